@@ -1,4 +1,4 @@
-//! Which backup a moment is restored from.
+//! Choice of the backup from which a point in time is restored.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::log::copy::End;
 use crate::model::position::shared_after;
 use crate::model::{LogId, Seq};
 
-/// Puts manifests in the order of what they reach, see [`Manifest::order`], each log's after another's; the log that was backed up
-/// last comes last.
+/// Sorts manifests by log, and those of one log by the position they reach, see [`Manifest::order`]. The log that was
+/// backed up last comes last.
 pub fn sort(manifests: &mut [Manifest]) {
     let mut last: BTreeMap<LogId, (u64, u64)> = BTreeMap::new();
     for manifest in manifests.iter() {
@@ -19,7 +19,7 @@ pub fn sort(manifests: &mut [Manifest]) {
     manifests.sort_by_key(|manifest| (last.get(&manifest.log_id).copied(), manifest.log_id, manifest.order()));
 }
 
-/// Says it where the times of backups disagree with what they reach.
+/// Returns a warning if the times of backups contradict the positions they reach.
 #[must_use]
 pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
     let mut sorted = manifests.to_vec();
@@ -34,10 +34,10 @@ pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
     ))
 }
 
-/// Chooses the backup from which `end` can be restored; `None`: the one that reaches furthest.
+/// Chooses the backup from which `end` can be restored. `None` stands for the most advanced backup.
 ///
 /// # Errors
-/// When none does, or it is not clear which log is meant; says what can be restored.
+/// Returns an error listing the restorable ranges if no backup covers `end`, or an error if the log is ambiguous.
 pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, RestoreError> {
     let newest = manifests.iter().max_by_key(|manifest| manifest.order());
     let newest = newest.ok_or_else(|| RestoreError::NotCovered("there is no backup".into()))?;
@@ -72,15 +72,16 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
     })
 }
 
-/// Whether what `manifest` holds up to `seq` is part of the history of `newest`.
+/// Returns whether the history of `newest` includes the entries of `manifest` up to `seq`.
 fn leads_to(newest: &Manifest, manifest: &Manifest, seq: Seq) -> bool {
     let shared_to = shared_after(&newest.lineage, manifest.generation);
     let is_ancestor = newest.lineage.iter().any(|entry| entry.generation == manifest.generation);
     (is_ancestor || manifest.generation == newest.generation) && shared_to.is_none_or(|shared_to| seq <= shared_to)
 }
 
-/// Of the generation that was current then: the earliest that holds everything of that moment, because the later, the more may
-/// have been compacted; or else the one that reaches furthest, which nothing was committed after.
+/// Chooses among the backups of the generation that was current at `time`. The result is the earliest one with all
+/// entries up to `time`, because more may have been compacted in later ones. If there is none, it is the most advanced
+/// one, after which nothing was committed.
 fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Option<&'a Manifest> {
     let begun = newest.generations.iter().filter(|info| info.time_ms <= time);
     let current = begun.map(|info| info.generation).max();
@@ -89,7 +90,7 @@ fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Op
     reaching.sort_by_key(|manifest| manifest.order());
     let (mut found, mut made_ms) = (reaching.last().copied(), u64::MAX);
     for manifest in reaching.into_iter().rev() {
-        // One that reaches further was made later, whatever its own time says.
+        // A backup that reaches further was made later, whatever its recorded time.
         made_ms = made_ms.min(manifest.made_ms);
         if manifest.time_ms > time || made_ms >= time {
             found = Some(manifest);
@@ -98,7 +99,7 @@ fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Op
     found.or(Some(newest))
 }
 
-/// The sequences that can be restored, as ranges.
+/// Returns the sequences that can be restored, as ranges.
 #[must_use]
 pub fn coverage<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<(Seq, Seq)> {
     let mut ranges: Vec<(Seq, Seq)> = manifests.into_iter().map(|manifest| (manifest.horizon, manifest.seq)).collect();
@@ -122,7 +123,7 @@ pub(super) mod tests {
     use crate::log::directory::SegmentName;
     use crate::model::{Digest, Generation, LineageEntry, LogId};
 
-    /// Of no bytes, and checked all the same.
+    /// Creates a segment of zero bytes that counts as checked.
     fn segment(seq: u64) -> Segment {
         let checked = Checked { last: Seq(seq), before: String::new(), after: String::new(), standing: None };
         Segment {
@@ -198,7 +199,8 @@ pub(super) mod tests {
 
     #[test]
     fn p13_what_backups_reach_counts_and_a_clock_that_was_wrong_is_named() {
-        // Two days ahead while the first was made; or far behind, as before a host without a battery has asked for the time.
+        // The clock was two days ahead when the first backup was made, or far behind for the last one, as on a host
+        // without a clock battery before time synchronization.
         let ahead = [manifest(1, 1, 900, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16)];
         let behind = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 1, 16)];
         for (mut all, named) in [(ahead, "1-1-900"), (behind, "1-1-60")] {
@@ -218,7 +220,7 @@ pub(super) mod tests {
         }
         let right = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(2, 1, 55, 3)];
         assert_eq!(disagreement(&right), None, "logs have nothing to do with each other");
-        // Of those that reach as far the one that was written last counts.
+        // Of backups that reach equally far, the one written last is chosen.
         let mut twice = [manifest(1, 1, 60, 15), manifest(1, 1, 50, 15)];
         twice[1].id = super::super::manifest::name(50, Seq(15), 2);
         assert_eq!(choose(&twice, None).expect("one").id, twice[1].id);

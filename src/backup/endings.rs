@@ -1,6 +1,7 @@
-//! What a restored log goes on with: what opened something at that moment, and may have been taken away since, is deleted.
+//! Deletions at the end of a restored log. Objects that granted access at that point in time, and may have been revoked
+//! since, are deleted.
 //!
-//! The deletions are part of the log before it is in place, so nothing of it is ever served.
+//! The deletions are appended before the log is put in place, so these objects are never served.
 
 use bytes::Bytes;
 
@@ -12,13 +13,14 @@ use crate::state::StateStore;
 
 /// Most deletions in one transaction.
 const OPS_MAX: usize = 10_000;
-/// In whose name the deletions are made.
+/// Member name on behalf of which the deletions are made.
 const MEMBER: &str = "restore";
 
-/// Deletes every object of `collections` at the end of `log`, which `state` is level with; how many there were.
+/// Deletes every object of `collections` at the end of `log` and returns their number. `state` must be at the head of
+/// `log`.
 ///
 /// # Errors
-/// When state or log cannot be read or written.
+/// Returns an error if state or log cannot be read or written.
 pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collection]) -> Result<u64, RestoreError> {
     let objects = objects_of(state, collections)?;
     let failed = |error: &dyn std::fmt::Display| RestoreError::Failed(error.to_string());
@@ -48,10 +50,10 @@ pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collectio
     Ok(objects.len() as u64)
 }
 
-/// The objects of `collections`.
+/// Lists the objects of `collections`.
 ///
 /// # Errors
-/// When the state cannot be read.
+/// Returns an error if the state cannot be read.
 pub(super) fn objects_of(
     state: &StateStore,
     collections: &[Collection],

@@ -1,4 +1,5 @@
-//! The head of a repository: how it is encrypted. It is kept twice, for without its salt no key opens anything.
+//! Head of a repository, which describes its encryption. It is stored twice, because without its salt no key can
+//! decrypt the backups.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +11,15 @@ use crate::trust::BackupKey;
 
 /// Name of the head.
 pub(super) const NAME: &str = "gravwell-backup.json";
-/// Name of its copy, which ends in a checksum. Programs before it was there make and read the head alone.
+/// Name of the copy, which ends in a checksum. Earlier versions write and read the head alone.
 pub(super) const COPY: &str = "gravwell-backup.copy";
 const VERSION: u32 = 1;
-/// Version of a repository under a backup key, which earlier programs do not know.
+/// Version of a repository with a backup key, which earlier versions reject.
 const VERSION_KEY: u32 = 2;
-/// What an encrypted repository proves a passphrase or a key with.
+/// Plaintext of the proof, by which a passphrase or key is verified.
 const PROOF: &[u8] = b"gravwell backup repository";
 
-/// What is needed to derive the keys of a repository from its secret, and to tell the right secret.
+/// Data needed to derive the keys of a repository from its secret, and to verify the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Head {
     #[serde(rename = "gravwell-backup-repository")]
@@ -31,19 +32,19 @@ pub(super) struct Head {
     key: Option<String>,
 }
 
-/// What a repository is encrypted with.
+/// Encryption of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// Nothing.
+    /// Not encrypted.
     Plain,
-    /// A passphrase.
+    /// Encrypted with a passphrase.
     Passphrase,
-    /// A backup key, of this name.
+    /// Encrypted with the backup key of this name.
     Key(String),
 }
 
 impl Encryption {
-    /// The word for programs that read.
+    /// Returns the identifier for machine-readable output.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
@@ -54,18 +55,18 @@ impl Encryption {
     }
 }
 
-/// What opens a repository.
+/// Secret that opens a repository.
 #[derive(Clone, Copy)]
 pub enum Secret<'a> {
-    /// Nothing: it is not encrypted.
+    /// None, for an unencrypted repository.
     None,
-    /// A passphrase.
+    /// A passphrase from which the keys are derived.
     Passphrase(&'a str),
-    /// A backup key.
+    /// A backup key from which the keys are derived.
     Key(&'a BackupKey),
 }
 
-/// Keys of an encrypted repository: one for contents, one for names.
+/// Keys of an encrypted repository: one encrypts contents, the other hashes names.
 pub(super) struct Keys {
     pub(super) contents: [u8; 32],
     pub(super) names: [u8; 32],
@@ -103,11 +104,11 @@ impl Secret<'_> {
 }
 
 impl Head {
-    /// Reads the head, or its copy where the head is lost or damaged; `None`: there is no repository.
+    /// Reads the head, or its copy if the head is lost or corrupt. Returns `None` if there is no repository.
     pub(super) fn load(store: &dyn Store) -> Result<Option<Head>, RepositoryError> {
         let (head, copy) = (Self::read(store, NAME, Self::parse)?, Self::read(store, COPY, Self::parse_copy)?);
         match (head, copy) {
-            // The copy has a checksum, the head has none.
+            // Prefer the copy: it has a checksum, the head has none.
             (head, Some(Ok(copy))) => {
                 let place = store.place();
                 match head {
@@ -130,12 +131,12 @@ impl Head {
         }
     }
 
-    /// Whether there are backups that need a head.
+    /// Returns whether backups exist, which cannot be opened without a head.
     fn is_missed(store: &dyn Store) -> Result<bool, RepositoryError> {
         Ok(!store.list(MANIFESTS)?.is_empty() || !store.list(PIECES)?.is_empty())
     }
 
-    /// One of the two; `None`: it is not there.
+    /// Reads the head or its copy; `None` if it does not exist.
     fn read(
         store: &dyn Store,
         name: &str,
@@ -165,7 +166,7 @@ impl Head {
         Ok(head)
     }
 
-    /// Makes the head of a new repository.
+    /// Creates the head of a new repository.
     pub(super) fn create(store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
         let mut id = [0; 16];
         let mut salt = [0; 16];
@@ -182,13 +183,13 @@ impl Head {
             proof: proof.map(|proof| hex(&proof)),
             key,
         };
-        // Of two who make one at the same time, the other one fails here.
+        // If two processes create a repository concurrently, one of them fails here.
         store.put_new(NAME, head.text()?.as_bytes())?;
         store.put(COPY, head.copy_text()?.as_bytes())?;
         Ok(keys)
     }
 
-    /// Writes what is missing of the two. One that is damaged stays as it is, for the other one counts.
+    /// Writes the head or its copy if missing. A corrupt one is not overwritten, because the other one is used.
     pub(super) fn complete(&self, store: &dyn Store) -> Result<(), RepositoryError> {
         for (name, text) in [(NAME, self.text()?), (COPY, self.copy_text()?)] {
             match store.get(name) {
@@ -197,7 +198,7 @@ impl Head {
                 Err(error) => return Err(error.into()),
             }
             match store.put_new(name, text.as_bytes()) {
-                // Somebody else was faster.
+                // Another process wrote it first.
                 Ok(()) | Err(StoreError::Exists(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -226,7 +227,7 @@ impl Head {
         }
     }
 
-    /// The keys, when `secret` is the one that it was made with.
+    /// Derives the keys, after verifying that `secret` is the one of the repository.
     pub(super) fn keys(&self, store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
         let (place, encryption) = (store.place(), self.encryption(store)?);
         let refused = match &encryption {
@@ -279,13 +280,13 @@ mod tests {
             let opens = || open(&path, secret, false).map(|it| it.piece(&piece).expect("reads"));
             let texts = [NAME, COPY].map(|name| (path.join(name), std::fs::read(path.join(name)).expect("reads")));
             for (file, text) in &texts {
-                // A passphrase takes its time, each time.
+                // Deriving a key from a passphrase is slow.
                 for at in (0..text.len()).step_by(if name == "passphrase" { 61 } else { 1 }) {
                     let mut bad = text.clone();
                     bad[at] ^= 1;
                     std::fs::write(file, &bad).expect("writes");
                     assert_eq!(opens().expect("the other one counts"), b"contents", "{name}, byte {at} of {file:?}");
-                    // Nothing is written over what somebody may want to look at.
+                    // Corrupt files are not overwritten, so that an operator can examine them.
                     open(&path, secret, true).expect("opens");
                     assert_eq!(std::fs::read(file).expect("reads"), bad);
                 }

@@ -1,7 +1,7 @@
-//! One at a time: who writes to a repository or removes from it holds its lock.
+//! Lock of a repository, held by processes that write to it or remove from it.
 //!
-//! The lock is whose token is in it. Its holder writes the time into it again and again while it works; one that has not been
-//! written for long was left behind, whoever and wherever its holder was.
+//! The token in the lock identifies its holder, which rewrites the lock with the current time at regular intervals. A
+//! lock that was not rewritten for long is stale, whichever process and host held it.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -12,9 +12,9 @@ use super::store::{Store, StoreError};
 use crate::env::{Clock, SystemClock};
 
 pub(super) const NAME: &str = "lock";
-/// A lock is written again this often.
+/// Interval at which a held lock is rewritten, in milliseconds.
 const KEEP_MS: u64 = 60 * 1000;
-/// A lock this old was left behind. Longer than one request to a slow store takes with all its attempts.
+/// Age of a stale lock, in milliseconds. Longer than one request to a slow store with all its retries.
 const STALE_MS: u64 = 20 * 60 * 1000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ struct Holder {
     host: String,
     process: u32,
     since_ms: u64,
-    /// When it was last written.
+    /// Time of the last write.
     #[serde(default)]
     kept_ms: u64,
     what: String,
@@ -65,7 +65,7 @@ impl Holder {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whether nobody holds it any more.
+    /// Returns whether the lock is stale.
     fn is_left(&self) -> bool {
         let is_here = !self.host.is_empty() && self.host == host();
         let is_own = is_here && self.process == std::process::id();
@@ -79,17 +79,17 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Held until it is dropped.
+/// A repository lock, released on drop.
 pub struct Lock<'a> {
     store: &'a dyn Store,
     holder: Mutex<Holder>,
 }
 
 impl<'a> Lock<'a> {
-    /// Takes the lock.
+    /// Acquires the lock.
     ///
     /// # Errors
-    /// When somebody else has it: the message says who, since when, and what to do.
+    /// Returns an error if another process holds it. The message contains the holder, its operation and the remedy.
     pub fn take(store: &'a dyn Store, what: &str) -> Result<Lock<'a>, StoreError> {
         let holder = Holder::new(what)?;
         match store.put_new(NAME, &holder.text()) {
@@ -101,10 +101,10 @@ impl<'a> Lock<'a> {
         Ok(Lock { store, holder: Mutex::new(holder) })
     }
 
-    /// Takes the lock in order to remove something, also where the disk is full: then the room that is kept for it is used.
+    /// Acquires the lock in order to remove objects. If the disk is full, the reserved space is used.
     ///
     /// # Errors
-    /// As [`Lock::take`].
+    /// Like [`Lock::take`].
     pub fn take_to_remove(store: &'a dyn Store, what: &str) -> Result<Lock<'a>, StoreError> {
         match Self::take(store, what) {
             Err(StoreError::Full(_)) if store.give_room() => Self::take(store, what),
@@ -112,11 +112,11 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// Takes the lock that is there, where its holder is gone.
+    /// Takes over the existing lock if it is stale.
     fn take_over(store: &dyn Store, holder: &Holder) -> Result<(), StoreError> {
         let failed = |reason| StoreError::Failed { name: format!("{}/{NAME}", store.place()), reason };
         match Holder::read(store)? {
-            // It was written, only the answer was lost.
+            // The write succeeded, only its response was lost.
             Some(other) if other.token == holder.token => {}
             Some(other) if !other.is_left() => {
                 let who = format!("{} (process {} on {})", other.what, other.process, other.host);
@@ -133,10 +133,10 @@ impl<'a> Lock<'a> {
         Ok(())
     }
 
-    /// Makes sure that the lock is still this one.
+    /// Checks that the lock is still held.
     ///
     /// # Errors
-    /// When somebody else has taken it, or the store cannot be reached.
+    /// Returns an error if another process has taken it over, or the store cannot be reached.
     pub fn check(&self) -> Result<(), StoreError> {
         let token = self.holder.lock().unwrap_or_else(PoisonError::into_inner).token.clone();
         match Holder::read(self.store)? {
@@ -148,10 +148,10 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// Says that the work goes on; to be called often, it does something now and then.
+    /// Keeps the lock alive. Must be called often; most calls return immediately.
     ///
     /// # Errors
-    /// As [`Lock::check`].
+    /// Like [`Lock::check`].
     pub fn keep(&self) -> Result<(), StoreError> {
         let now_ms = SystemClock.now_ms();
         let is_due = {
@@ -204,7 +204,8 @@ mod tests {
         lock.check().expect("is held");
         drop(lock);
         assert!(Holder::read(&store).expect("reads").is_none());
-        // Left by a process that is gone, by one that is silent, and by this one when the store could not be reached.
+        // Stale locks: of a process that is gone, of one that stopped rewriting it, and of this process, which could
+        // not reach the store to remove it.
         let left: [fn(&mut Holder); 3] = [
             |holder| holder.process = u32::MAX,
             |holder| (holder.host, holder.since_ms, holder.kept_ms) = ("elsewhere".into(), 1, 1),
@@ -214,7 +215,7 @@ mod tests {
             put(&store, left);
             drop(Lock::take(&store, "prune").expect("takes over"));
         }
-        // Hosts that do not say who they are are not the same one.
+        // Hosts with an empty name are not considered equal.
         put(&store, |holder| (holder.host, holder.process) = (String::new(), u32::MAX));
         assert!(Lock::take(&store, "prune").is_err());
     }

@@ -1,4 +1,4 @@
-//! What one backup consists of.
+//! Manifest of one backup.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,85 +7,86 @@ use crate::log::copy_check::Checked;
 pub use crate::log::copy_check::PIECE_BYTES;
 use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
 
-/// Version of this form.
+/// Version of the manifest format.
 pub const VERSION: u32 = 1;
 
-/// One backup.
+/// Manifest of one backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of this form.
+    /// Version of the manifest format.
     #[serde(rename = "gravwell-backup-manifest")]
     pub version: u32,
     /// Name of the backup.
     pub id: String,
-    /// When it was made, milliseconds since 1970-01-01 UTC.
+    /// Time of the backup, in milliseconds since 1970-01-01 UTC.
     pub made_ms: u64,
-    /// Which log.
+    /// ID of the log.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How that descends.
+    /// Ancestry of the generation.
     pub lineage: Vec<LineageEntry>,
-    /// How the generations began.
+    /// Records of how the generations started.
     pub generations: Vec<GenerationInfo>,
     /// Lowest sequence that can be restored from it.
     pub horizon: Seq,
-    /// Last sequence.
+    /// Last sequence in the backup.
     pub seq: Seq,
-    /// Chain there, hexadecimal.
+    /// Chain at `seq`, hexadecimal.
     pub chain: String,
     /// Commit time of the last record.
     pub time_ms: u64,
-    /// A sequence at or before the last, and the digest of the state there.
+    /// A sequence not after `seq`, and the digest of the state at it.
     pub checkpoint: ExportEnd,
-    /// The authority and the register of members, sealed under the recovery key; empty when there was none.
+    /// Encrypted backup of CA and member registry under the recovery key; empty if there was none.
     pub escrow: String,
-    /// The segments, oldest first.
+    /// Segments of the log, oldest first.
     pub segments: Vec<Segment>,
-    /// Chunks of contents that were kept beside the log, each with the piece that holds it.
+    /// Chunks that are stored outside the log, each with the piece that contains it.
     #[serde(default)]
     pub chunks: Vec<(ChunkId, String)>,
-    /// Chunks that its contents name and that were not at the datastore.
+    /// Chunks referenced by blobs that the datastore did not have.
     #[serde(default)]
     pub missing: Vec<ChunkId>,
-    /// Of the sealed copy: changes whenever somebody is invited, enrolled, renewed or cut off.
+    /// Stamp of the encrypted CA backup. It changes whenever a member is invited, enrolled, renewed or revoked.
     #[serde(default)]
     pub stamp: String,
 }
 
-/// One segment file.
+/// A segment file in a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Its name.
+    /// File name of the segment.
     pub name: String,
-    /// How much of it counts.
+    /// Number of valid bytes in it.
     pub bytes: u64,
-    /// Hash of its header.
+    /// Hash of the segment's header.
     pub header: String,
-    /// Hash of header and footer; empty when it was open.
+    /// Hash of header and footer; empty if the segment was open.
     pub mark: String,
-    /// Its pieces in order, by name.
+    /// Names of its pieces, in order.
     pub pieces: Vec<String>,
-    /// What the check of these very bytes showed; absent in backups of versions that did not check what they put together.
+    /// Result of checking exactly these bytes. Absent in backups of versions that did not check the assembled segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked: Option<Checked>,
 }
 
 impl Segment {
-    /// Its pieces, each with the number of bytes in it.
+    /// Returns its pieces, each with its length in bytes.
     pub fn lengths(&self) -> impl Iterator<Item = (&str, u64)> {
         let lengths = (0..).map(|number: u64| PIECE_BYTES.min(self.bytes.saturating_sub(number * PIECE_BYTES)));
         self.pieces.iter().map(String::as_str).zip(lengths)
     }
 }
 
-/// The name of a backup up to `seq` that is made at `made_ms`, the `number`th at its place.
+/// Returns the name of a backup up to `seq` made at `made_ms`; `number` counts the backups in the repository.
 #[must_use]
 pub fn name(made_ms: u64, seq: Seq, number: u64) -> String {
     format!("{made_ms:013}-{:012}-{number:06}", seq.0)
 }
 
-/// Which one at its place a backup of this name is, counted as they are written; 0: an earlier version did not count.
+/// Returns a backup's number in its repository, in the order of writing; 0 for names of earlier versions, which did not
+/// count.
 #[must_use]
 pub fn number_of(id: &str) -> u64 {
     match id.split('-').collect::<Vec<_>>()[..] {
@@ -95,36 +96,36 @@ pub fn number_of(id: &str) -> u64 {
 }
 
 impl Manifest {
-    /// What orders the backups of one log: how far they reach in the branch that went on. Clocks have no say where these differ: the
-    /// one of the host may have been wrong when a backup was made.
+    /// Returns the sort key of a log's backups: how far they reach in the branch that was continued. Times only break
+    /// ties, because the host's clock may have been wrong.
     #[must_use]
     pub fn order(&self) -> (Generation, Seq, u64, u64) {
         (self.generation, self.seq, number_of(&self.id), self.made_ms)
     }
 
-    /// Bytes of all segments.
+    /// Returns the total size of all segments, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Names of all pieces.
+    /// Returns the names of all pieces.
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         let of_log = self.segments.iter().flat_map(|segment| segment.pieces.iter().map(String::as_str));
         of_log.chain(self.chunks.iter().map(|(_, piece)| piece.as_str()))
     }
 
-    /// Whether another backup of the same generation would say nothing new.
+    /// Returns whether another backup of the same generation has the same contents.
     #[must_use]
     pub fn is_same(&self, other: &Manifest) -> bool {
         let what = |manifest: &Manifest| (manifest.seq, manifest.missing.clone(), manifest.stamp.clone());
         what(self) == what(other) && self.segments == other.segments && self.chunks == other.chunks
     }
 
-    /// Checks what the rest of the program relies on.
+    /// Checks the invariants on which the rest of the program relies.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// Returns a description of the violation.
     pub fn check(&self) -> Result<(), String> {
         if self.version != VERSION {
             return Err(format!("it has version {}; this program reads {VERSION}", self.version));
@@ -150,10 +151,11 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks that the segments follow each other and end where the log does, as far as their own checks tell.
+    /// Checks that the segments continue each other and end where the log does, according to the stored results of
+    /// their checks.
     ///
     /// # Errors
-    /// Says what does not fit, or that a segment was never checked.
+    /// Returns an error if they are inconsistent, or if a segment was never checked.
     pub fn check_links(&self) -> Result<(), String> {
         let mut end: Option<(Seq, &str)> = None;
         for Segment { name, checked, .. } in &self.segments {
@@ -173,7 +175,7 @@ impl Manifest {
         }
     }
 
-    /// Whether generation 2 of it was begun by a restore, and so on: how the last generation began.
+    /// Returns how the last generation started, for example by a restore.
     #[must_use]
     pub fn beginning(&self) -> Option<Beginning> {
         self.generations.iter().find(|info| info.generation == self.generation).map(|info| info.beginning)

@@ -1,8 +1,8 @@
-//! Backups of a datastore: content-addressed pieces of its log's files, and one manifest for each moment.
+//! Backups of a datastore: content-addressed pieces of its log files, and one manifest for each backup.
 //!
-//! `log-format.md` describes the files under *Backups*. A segment that has not changed is not stored again, one that has grown
-//! only by what was added, so every backup after the first is an incremental one, and each can be restored by itself. A
-//! manifest is written last, when everything that it names is there. Nothing is believed without its hash.
+//! `log-format.md` describes the files in the section *Backups*. An unchanged segment is not stored again, and of a
+//! grown segment only the addition is. So every backup after the first one is incremental, yet each can be restored
+//! independently. A manifest is written last, after everything that it references. All data is verified by its hash.
 
 pub mod choice;
 mod endings;

@@ -1,4 +1,4 @@
-//! Whether the pieces that backups name are in their place: a listing tells it, and nothing is read.
+//! Checks that the pieces referenced by backups exist, from a listing and without reading them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -7,18 +7,18 @@ use super::manifest::Manifest;
 use super::repository::{PIECES, Repository, RepositoryError};
 use crate::codec::sealed::sealed_length;
 
-/// Who backs up again and again looks into the place this often.
+/// Interval of the check during continuous backup.
 const EVERY: Duration = Duration::from_secs(3600);
 
 impl Repository {
-    /// Names and lengths of the pieces that are stored.
+    /// Returns names and lengths of the stored pieces.
     pub(super) fn stored(&self) -> Result<BTreeMap<String, u64>, RepositoryError> {
         let listed = self.store().list(PIECES)?;
         let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(listed.into_iter().map(|listed| (name(&listed.name), listed.bytes)).collect())
     }
 
-    /// The pieces of a backup that are not among those that are stored, or not as long as they have to be.
+    /// Returns the pieces of a backup that are not stored or have the wrong length.
     pub(super) fn lost(&self, manifest: &Manifest, stored: &BTreeMap<String, u64>) -> BTreeSet<String> {
         let length = |bytes| if self.is_sealed() { sealed_length(bytes) } else { bytes };
         let of_log = manifest.segments.iter().flat_map(|segment| segment.lengths());
@@ -29,7 +29,7 @@ impl Repository {
     }
 }
 
-/// The pieces of the last backup that its place has lost, so that they are stored again.
+/// Pieces of the last backup that the store has lost, which must be stored again.
 #[derive(Debug, Default)]
 pub struct Losses {
     looked: Option<Instant>,
@@ -37,11 +37,11 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Looks into the place for the pieces of `manifest`, which was written last there, and for what was left unfinished; not more
-    /// often than every hour. The caller holds the lock.
+    /// Checks the store for lost pieces of `manifest`, the last one written there, and removes leftovers of interrupted
+    /// writes. Does nothing if the last check was less than an hour ago. The caller holds the lock.
     ///
     /// # Errors
-    /// When the place cannot be listed.
+    /// Returns an error if the store cannot be listed.
     pub fn look(&mut self, repository: &Repository, manifest: Option<&Manifest>) -> Result<(), RepositoryError> {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
@@ -56,13 +56,13 @@ impl Losses {
         Ok(())
     }
 
-    /// Whether the place has lost a piece.
+    /// Returns whether the store has lost a piece.
     #[must_use]
     pub fn has(&self, piece: &str) -> bool {
         self.lost.contains(piece)
     }
 
-    /// Notes that a piece is stored; says whether it was lost.
+    /// Records that a piece was stored, and returns whether it was lost before.
     pub fn stored(&mut self, piece: &str) -> bool {
         self.lost.remove(piece)
     }

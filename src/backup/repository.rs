@@ -1,4 +1,4 @@
-//! A store with backups in it: the repository's head, pieces under the hash of what they hold, manifests.
+//! Repository of backups in a store: the head, pieces named by the hash of their contents, and manifests.
 
 use std::collections::BTreeSet;
 
@@ -14,43 +14,43 @@ use crate::trust::TrustError;
 pub(super) const MANIFESTS: &str = "manifests/";
 pub(super) const PIECES: &str = "pieces/";
 
-/// Why a repository cannot be used.
+/// Error of a repository operation.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There are no backups.
     #[error("{0} holds no backups: make one with `gravwell-logctl backup create`")]
     None(String),
-    /// It is encrypted under a passphrase, and none or the wrong one was given.
+    /// The repository is encrypted with a passphrase, which is missing or wrong.
     #[error("{0} is encrypted: give its passphrase with --passphrase-file or GRAVWELL_BACKUP_PASSPHRASE")]
     Locked(String),
-    /// It is encrypted under a backup key, and none or the wrong one was given.
+    /// The repository is encrypted with a backup key, which is missing or wrong.
     #[error("{place} is encrypted with the backup key {key}, not with the one that was given")]
     OtherKey {
-        /// The repository.
+        /// Location of the repository.
         place: String,
         /// Name of its key.
         key: String,
     },
-    /// It is not encrypted, but a passphrase or a key was given.
+    /// The repository is not encrypted, but a passphrase or key was provided.
     #[error("{0} is not encrypted, and stays so: use another place for encrypted backups")]
     NotEncrypted(String),
-    /// Its key.
+    /// The backup key cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// An object is not what it should be.
+    /// An object is corrupt.
     #[error(
         "{name} is damaged: {what}; `gravwell-logctl backup verify PLACE --all` names every damaged backup; make new ones at another place"
     )]
     Damaged {
-        /// The object.
+        /// Name of the object.
         name: String,
-        /// What is wrong.
+        /// Description of the corruption.
         what: String,
     },
-    /// There are backups, but nothing says any more how they are encrypted.
+    /// There are backups, but the description of their encryption is lost.
     #[error(
         "{place} holds backups, but {} and its copy {} are gone, without which nothing opens them: put one of the two back from \
          a copy of the place, or use another place",
@@ -58,13 +58,13 @@ pub enum RepositoryError {
         head::COPY
     )]
     HeadLost {
-        /// The repository.
+        /// Location of the repository.
         place: String,
     },
-    /// No such backup.
+    /// The backup does not exist, or the request is invalid for it.
     #[error("{0}")]
     NoSuch(String),
-    /// No randomness or memory.
+    /// No random bytes or memory are available.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -77,18 +77,18 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// What the repository in a store is encrypted with; `None`: there is none.
+    /// Returns the encryption of the repository in a store; `None` if there is no repository.
     ///
     /// # Errors
-    /// When its head is damaged or lost, or the store cannot be reached.
+    /// Returns an error if its head is corrupt or lost, or the store cannot be reached.
     pub fn encryption_of(store: &dyn Store) -> Result<Option<Encryption>, RepositoryError> {
         Head::load(store)?.map(|head| head.encryption(store)).transpose()
     }
 
-    /// Opens the repository in a store. `create`: makes one when there is none, and what is missing of its head.
+    /// Opens the repository in a store. With `create`, creates a missing repository, or a missing part of its head.
     ///
     /// # Errors
-    /// When there is none, its head is damaged or lost, or it was made with another secret.
+    /// Returns an error if there is no repository, its head is corrupt or lost, or it was created with another secret.
     pub fn open(store: Box<dyn Store>, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
         let keys = match Head::load(&*store)? {
             Some(head) => {
@@ -104,13 +104,13 @@ impl Repository {
         Ok(Repository { store, keys, encryption: secret.encryption() })
     }
 
-    /// What it is encrypted with.
+    /// Returns the encryption of the repository.
     #[must_use]
     pub fn encryption(&self) -> &Encryption {
         &self.encryption
     }
 
-    /// Where it is.
+    /// Returns the store of the repository.
     #[must_use]
     pub fn store(&self) -> &dyn Store {
         &*self.store
@@ -137,7 +137,8 @@ impl Repository {
         RepositoryError::Damaged { name: format!("{}/{name}", self.store.place()), what: what.into() }
     }
 
-    /// Name of a piece: the hash of what it holds, under a key where names must not tell what that is.
+    /// Returns the name of a piece: the hash of its contents. It is keyed if the repository is encrypted, so that names
+    /// reveal nothing about the contents.
     fn piece_name(&self, bytes: &[u8]) -> String {
         let hash = match &self.keys {
             Some(keys) => blake3::keyed_hash(&keys.names, bytes),
@@ -146,10 +147,10 @@ impl Repository {
         hash.to_hex().to_string()
     }
 
-    /// Stores a piece unless `known` says that it is there. Returns its name, and whether it was new.
+    /// Stores a piece unless it is in `known`. Returns its name, and whether it was new.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// Returns an error if it cannot be stored.
     pub fn put_piece(&self, bytes: &[u8], known: &mut BTreeSet<String>) -> Result<(String, bool), RepositoryError> {
         let name = self.piece_name(bytes);
         let is_new = known.insert(name.clone());
@@ -159,10 +160,10 @@ impl Repository {
         Ok((name, is_new))
     }
 
-    /// Reads a piece, and checks that it is what its name says.
+    /// Reads a piece and verifies it against its name.
     ///
     /// # Errors
-    /// When it is missing or damaged.
+    /// Returns an error if it is missing or corrupt.
     pub fn piece(&self, name: &str) -> Result<Vec<u8>, RepositoryError> {
         let path = path_of(name);
         let bytes = match self.store.get(&path) {
@@ -176,10 +177,10 @@ impl Repository {
         Ok(bytes)
     }
 
-    /// Stores a manifest; it must name only what is stored.
+    /// Stores a manifest. Everything that it references must have been stored.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// Returns an error if it cannot be stored.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
         let text = serde_json::to_string(manifest).map_err(std::io::Error::other)?;
         let bytes = self.seal(summed::seal(&text).into_bytes())?;
@@ -190,19 +191,19 @@ impl Repository {
         Ok(self.store.put_new(&format!("{MANIFESTS}{}", manifest.id), &bytes)?)
     }
 
-    /// Stores a manifest once more, under a name of its own.
+    /// Stores a manifest again under a new name.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// Returns an error if it cannot be stored.
     pub(super) fn repeat_manifest(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
         let id = name(manifest.made_ms, manifest.seq, self.next_number()?);
         self.put_manifest(&Manifest { id, ..manifest.clone() })
     }
 
-    /// Names of all backups, in the order in which they were written, as far as names say it.
+    /// Returns the names of all backups in the order of writing, as far as the names show it.
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// Returns an error if they cannot be listed.
     pub fn ids(&self) -> Result<Vec<String>, RepositoryError> {
         let listed = self.store.list(MANIFESTS)?;
         let names = listed.into_iter().filter_map(|listed| listed.name.strip_prefix(MANIFESTS).map(str::to_owned));
@@ -211,10 +212,10 @@ impl Repository {
         Ok(ids)
     }
 
-    /// Which one the next backup is, see [`number_of`].
+    /// Returns the number of the next backup, see [`number_of`].
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// Returns an error if they cannot be listed.
     pub fn next_number(&self) -> Result<u64, RepositoryError> {
         Ok(self.ids()?.last().map_or(0, |id| number_of(id)).saturating_add(1))
     }
@@ -222,7 +223,7 @@ impl Repository {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// When it is missing or damaged.
+    /// Returns an error if it is missing or corrupt.
     pub fn manifest(&self, id: &str) -> Result<Manifest, RepositoryError> {
         let name = format!("{MANIFESTS}{id}");
         let bytes = match self.store.get(&name) {
@@ -236,24 +237,25 @@ impl Repository {
         let body = summed::open(text).map_err(|what| damaged(&what))?;
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
-        // Sealed or not, a manifest is good under its own name alone: an older one is not taken for a newer one.
+        // A manifest, encrypted or not, is valid only under its own name, so that an older one cannot pose as a newer
+        // one.
         if manifest.id != id {
             return Err(damaged(&format!("it is the manifest of backup {}", manifest.id)));
         }
         Ok(manifest)
     }
 
-    /// All manifests, in the order of [`choice::sort`], and what is wrong with those that cannot be read.
+    /// Returns all manifests in the order of [`choice::sort`], and the errors of those that are corrupt.
     ///
     /// # Errors
-    /// When they cannot be listed, or the store cannot be reached.
+    /// Returns an error if they cannot be listed, or the store cannot be reached.
     pub fn manifests(&self) -> Result<(Vec<Manifest>, Vec<RepositoryError>), RepositoryError> {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for id in self.ids()? {
             match self.manifest(&id) {
                 Ok(manifest) => good.push(manifest),
                 Err(error @ RepositoryError::Damaged { .. }) => bad.push(error),
-                // Pruned meanwhile.
+                // Pruned since the listing.
                 Err(RepositoryError::NoSuch(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -262,10 +264,10 @@ impl Repository {
         Ok((good, bad))
     }
 
-    /// The manifest that was written last, of those that can be read.
+    /// Returns the readable manifest that was written last.
     ///
     /// # Errors
-    /// When they cannot be listed, or the store cannot be reached.
+    /// Returns an error if they cannot be listed, or the store cannot be reached.
     pub fn last_written(&self) -> Result<Option<Manifest>, RepositoryError> {
         for id in self.ids()?.iter().rev() {
             match self.manifest(id) {
@@ -277,18 +279,19 @@ impl Repository {
         Ok(None)
     }
 
-    /// Removes a manifest; pieces that no other names stay until they are swept.
+    /// Removes a manifest. Pieces that no other manifest references remain until they are swept.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// Returns an error if it cannot be removed.
     pub fn remove_manifest(&self, id: &str) -> Result<(), RepositoryError> {
         Ok(self.store.remove(&format!("{MANIFESTS}{id}"))?)
     }
 
-    /// Removes every piece that is not in `used`, unless `before_each` objects; returns how many, and their bytes.
+    /// Removes every piece that is not in `used`, and stops if `before_each` fails. Returns the number of pieces and
+    /// their bytes.
     ///
     /// # Errors
-    /// When they cannot be listed or removed.
+    /// Returns an error if they cannot be listed or removed.
     pub fn sweep(
         &self,
         used: &BTreeSet<String>,

@@ -1,4 +1,4 @@
-//! A backup made a datastore's log again.
+//! Restoring a datastore's log from a backup.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,158 +31,158 @@ use crate::trust::{
     Escrow, FoundCopy, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, key_that_counts, latest,
 };
 
-/// Why a backup is not restored.
+/// Reason why a backup was not restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The repository.
+    /// The repository cannot be read.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// The records in it do not reach where they should.
+    /// The records do not reach the requested end.
     #[error(transparent)]
     Cut(#[from] CutError),
-    /// No backup covers the wanted moment.
+    /// No backup covers the requested point in time.
     #[error("{0}")]
     NotCovered(String),
-    /// Something else is there.
+    /// The directory holds a log already.
     #[error("{0} holds a log already: say --replace, and it is kept beside the restored one")]
     NotEmpty(PathBuf),
-    /// The index that is left of a lost log holds more than the backup.
+    /// The leftover index of a lost log holds more than the backup.
     #[error(
         "{path}, the state index that is left of the log, is at sequence {index}, and the backup gives {restored}: the index holds \
          what the backup has not, and nothing was changed. Rebuild from the index, `gravwell-logctl repair --from {path} \
          --accept-loss`; or say --replace, and the index is kept beside the restored log", path = path.display()
     )]
     IndexHasMore {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
-        /// Its sequence.
+        /// Sequence of the index.
         index: Seq,
-        /// The backup's.
+        /// Sequence of the restored log.
         restored: Seq,
     },
-    /// The index that is left of a lost log may hold more than the backup, and the process lacks what it needs to read it.
+    /// The leftover index of a lost log may hold more than the backup, but cannot be read for unrelated reasons.
     #[error("the state index that is left of the log may know more than the backup, and cannot be examined now: {0}")]
     Index(OpenError),
-    /// What was restored is not what was backed up.
+    /// The restored log differs from the backup.
     #[error("the restored log is not what was backed up: {0}")]
     Wrong(String),
-    /// What restoring needs is not there, as on a full disk. It says nothing about the backup.
+    /// Restoring failed for reasons unrelated to the backup, for example because the disk is full.
     #[error(
         "the backup cannot be restored for now: {0}. Nothing was put in place; see that the disk has room for the log and its \
          index, and restore again"
     )]
     Failed(String),
-    /// The operating system refuses.
+    /// An operation of the file system failed.
     #[error(transparent)]
     Io(#[from] IoFailure),
-    /// Why generations began cannot be kept.
+    /// The file that records why generations started cannot be written.
     #[error(transparent)]
     Notes(#[from] NotesError),
-    /// A directory.
+    /// A directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The authority.
+    /// The certificate authority cannot be restored.
     #[error(transparent)]
     Trust(#[from] TrustError),
 }
 
-/// What was restored.
+/// Report of a restore.
 #[derive(Clone, Debug, Serialize)]
 pub struct Restored {
-    /// The backup.
+    /// Name of the backup.
     pub backup: String,
-    /// Last sequence.
+    /// Last sequence of the restored log.
     pub seq: Seq,
-    /// Its generation, which is a new one.
+    /// Generation of the restored log, which is a new one.
     pub generation: Generation,
-    /// Digest of the state there.
+    /// Digest of the state at `seq`.
     pub digest: Digest,
-    /// Objects in it.
+    /// Number of objects in the state.
     pub objects: u64,
-    /// Records that were read and checked.
+    /// Number of records that were read and verified.
     pub records: u64,
-    /// Where the former log is kept.
+    /// Path under which the previous log is kept.
     pub kept: Option<PathBuf>,
-    /// Objects that were deleted at its end, see [`Wishes::ended`].
+    /// Number of objects deleted at the end of the log, see [`Wishes::ended`].
     #[serde(skip)]
     pub ended: u64,
-    /// Objects of [`Wishes::told`].
+    /// Objects in the collections of [`Wishes::told`].
     #[serde(skip)]
     pub access: Vec<(Collection, Key, Bytes)>,
-    /// What is left of the index of a lost log, where it has more.
+    /// Sequence of the leftover index of a lost log, if it has more than the backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<Seq>,
     #[serde(skip)]
     contents: Contents,
-    /// What became of the authority.
+    /// Description of how the CA was treated.
     pub authority: String,
-    /// Of when the register of members is that came out of a backup, milliseconds since 1970-01-01 UTC, and of which backup.
+    /// Origin of the member registry, if it was restored from a backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub register: Option<RegisterOf>,
-    /// Resources whose contents are not complete in it.
+    /// Resources whose blobs are incomplete after the restore.
     pub incomplete: Vec<String>,
 }
 
-/// Of when a register of members is.
+/// Origin of a restored member registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RegisterOf {
-    /// The backup that it came out of.
+    /// Name of the backup that contained it.
     pub backup: String,
-    /// When the copy in it was made, milliseconds since 1970-01-01 UTC.
+    /// Time at which that copy was made, in milliseconds since 1970-01-01 UTC.
     pub made_ms: u64,
 }
 
-/// Where a restored log ends.
+/// End of a restored log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreEnd {
-    /// `None`: at the end of the backup.
+    /// Requested end; `None` for the end of the backup.
     pub end: Option<End>,
-    /// Whether it may end before the first record.
+    /// Whether the log may end before the first record.
     pub may_be_empty: bool,
 }
 
-/// The sealed copy of the authority in a backup.
+/// The encrypted CA backup in a backup.
 #[derive(Clone, Copy, Debug)]
 pub struct SealedIn<'a> {
-    /// The backup.
+    /// Name of the backup.
     pub backup: &'a str,
-    /// Its log.
+    /// Log ID of the backup.
     pub log_id: LogId,
-    /// The copy.
+    /// Text of the encrypted CA backup.
     pub escrow: &'a str,
 }
 
-/// What the caller wants.
+/// Options of a restore.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes<'a> {
-    /// Where the log is to end; `None`: at the end of the backup.
+    /// Requested end of the log; `None` for the end of the backup.
     pub end: Option<End>,
-    /// Whether it may end before the first record.
+    /// Whether the log may end before the first record.
     pub may_be_empty: bool,
-    /// Whether a log that is there may be put aside.
+    /// Whether an existing log may be replaced. It is kept under another name.
     pub replace: bool,
-    /// Opens the authority in the backup.
+    /// Key that decrypts the CA in the backup.
     pub recovery_key: Option<&'a RecoveryKey>,
-    /// Which register counts when a later one than the backup's is left.
+    /// Registry to use if a later one than the backup's is present.
     pub register: Option<RegisterChoice>,
-    /// The new generation is above this one.
+    /// The new generation must be greater than this one.
     pub above: Generation,
-    /// Chunks of contents to bring back, each with the piece that holds it.
+    /// Chunks to restore, each with the piece that contains it.
     pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
-    /// Sealed copies of the authority in the order of their backups: the newest that the recovery key opens counts.
+    /// Encrypted CA backups in the order of their backups. The newest that the recovery key decrypts is used.
     pub escrows: &'a [SealedIn<'a>],
-    /// Whether it counts although there is a later one that the key does not open.
+    /// Whether it is used even if there is a later one that the key does not decrypt.
     pub earlier_copy: bool,
-    /// Collections whose objects are deleted at the end of the restored log: what let somebody in then.
+    /// Collections whose objects are deleted at the end of the restored log, because they granted access.
     pub ended: &'a [Collection],
-    /// Collections whose objects the caller wants to know.
+    /// Collections whose objects are returned to the caller.
     pub told: &'a [Collection],
 }
 
 /// Restores a backup into the data directory `path`, whose lock the caller holds.
 ///
 /// # Errors
-/// When anything is missing or wrong. Nothing was put in place then.
+/// Returns an error if anything is missing or inconsistent. Nothing was put in place then.
 pub fn restore(
     repository: &Repository,
     manifest: &Manifest,
@@ -192,7 +192,7 @@ pub fn restore(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     let log = path.join(LOG);
-    // What an interrupted restore or repair had made whole is kept beside the restored log, too.
+    // A log that an interrupted restore or repair had completed is kept as well.
     let is_unfinished = finish_swap(&RealFs, path)?;
     if log.exists() && !wishes.replace && !is_unfinished {
         return Err(RestoreError::NotEmpty(log));
@@ -232,10 +232,11 @@ pub fn restore(
     Ok(restored)
 }
 
-/// Test-restores a backup in `scratch`, a directory of its own, which is empty again afterwards.
+/// Performs a trial restore of a backup in the directory `scratch`, which is reserved for it and empty again
+/// afterwards.
 ///
 /// # Errors
-/// As [`restore`].
+/// Like [`restore`].
 pub fn rehearse(
     repository: &Repository,
     manifest: &Manifest,
@@ -260,7 +261,7 @@ pub fn rehearse(
     };
     restored.incomplete = incomplete(&restored.contents, &mut read)?;
     match restored.incomplete.first() {
-        // Of an earlier moment other backups may have what this one lacks.
+        // For an earlier point in time, other backups may have the chunks that this one lacks.
         Some(first) if end.end.is_none() => {
             let count = restored.incomplete.len();
             Err(RestoreError::Wrong(format!("it lacks chunks of {count} contents, {first} first")))
@@ -277,7 +278,7 @@ fn failed(error: impl std::fmt::Display) -> RestoreError {
     RestoreError::Failed(error.to_string())
 }
 
-/// What a state that was made from the backup says.
+/// Converts an error of a state that was built from the backup.
 pub(super) fn of_state(error: StateError) -> RestoreError {
     match error.is_damage() {
         true => RestoreError::Wrong(error.to_string()),
@@ -294,12 +295,12 @@ fn of_built(error: OpenError) -> RestoreError {
     }
 }
 
-/// Where the index of a new log is made while that is checked.
+/// Returns the directory in which the index of a new log is built for verification.
 fn side_of(new: &Path) -> PathBuf {
     new.with_file_name("state.rebuild")
 }
 
-/// Removes what came to nothing: it was made from the backup, and would keep a full disk full.
+/// Removes the files of a failed restore, which would otherwise keep the disk full.
 fn discard(new: &Path) {
     for path in [new.to_owned(), side_of(new)] {
         if let Err(error) = remove(&path) {
@@ -310,7 +311,7 @@ fn discard(new: &Path) {
 
 type Read<'a> = dyn FnMut(&ChunkId) -> Result<Option<Bytes>, RestoreError> + 'a;
 
-/// The contents of which chunks are not to be had.
+/// Lists the blobs with missing chunks.
 fn incomplete(contents: &Contents, read: &mut Read<'_>) -> Result<Vec<String>, RestoreError> {
     let (mut names, mut known) = (Vec::new(), BTreeMap::new());
     for (key, head) in &contents.heads {
@@ -334,7 +335,7 @@ fn incomplete(contents: &Contents, read: &mut Read<'_>) -> Result<Vec<String>, R
     Ok(names)
 }
 
-/// The bytes of a chunk, compared with its name.
+/// Reads a chunk and verifies it against its ID.
 fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, RestoreError> {
     let bytes = repository.piece(piece).map_err(|error| match error {
         RepositoryError::Damaged { name, what } => {
@@ -348,8 +349,8 @@ fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, R
     Err(RestoreError::Wrong(format!("piece {piece} does not hold chunk {id}")))
 }
 
-/// Writes the chunks that the store beside the log lacks; durable when it returns. Those that are not the backup's `own` come
-/// from other backups, which may be damaged.
+/// Writes the chunks that the chunk store lacks; they are durable when this returns. Chunks not in `own` come from
+/// other backups, which may be corrupt.
 fn bring_chunks(
     repository: &Repository,
     chunks: &BTreeMap<ChunkId, String>,
@@ -399,7 +400,8 @@ fn rebuild(
     check(manifest, new, config, (seq, generation), wishes)
 }
 
-/// Every piece is what its name says: where the records in them do not belong together, the backup is wrong.
+/// Converts an error of joining the records. Every piece matches its name, so inconsistent records mean that the backup
+/// itself is corrupt.
 fn of_cut(error: CutError, manifest: &Manifest) -> RestoreError {
     match error {
         CutError::Damaged(damage) => RestoreError::Wrong(damage.to_string()),
@@ -410,7 +412,7 @@ fn of_cut(error: CutError, manifest: &Manifest) -> RestoreError {
     }
 }
 
-/// Puts one file together from its pieces.
+/// Assembles one file from its pieces.
 fn fetch(
     repository: &Repository,
     segment: &Segment,
@@ -434,7 +436,7 @@ fn fetch(
     Ok(file.sync_all().map_err(IoFailure::at("sync", path.display()))?)
 }
 
-/// Opens the new log like any other, verifies every byte, and adds it up.
+/// Opens the new log, verifies every byte, and compares the digest of the replayed state.
 fn check(
     manifest: &Manifest,
     new: &Path,
@@ -454,7 +456,7 @@ fn check(
     let side = side_of(new);
     remove(&side)?;
     fs::create_dir_all(&side).map_err(IoFailure::at("create", side.display()))?;
-    // It is empty: what it says is of this disk.
+    // The state is empty, so errors concern the local disk.
     let state = StateStore::open(&side, config.cache_bytes).map_err(failed)?;
     let checkpoint = &manifest.checkpoint;
     let first = seq.min(checkpoint.seq).max(log.horizon());
@@ -491,7 +493,7 @@ fn check(
     })
 }
 
-/// What the state names.
+/// Lists the blobs in the state.
 fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     let (mut contents, snapshot) = (Contents::default(), state.snapshot()?);
     for name in [content::COLLECTION, content::RESOURCES] {
@@ -506,7 +508,7 @@ fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     Ok(contents)
 }
 
-/// Brings the authority back where there is none.
+/// Restores the CA if there is none.
 fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String, Option<RegisterOf>), RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
@@ -514,12 +516,13 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
         if is_there {
             return Ok(("the one that was here".into(), None));
         }
-        // Shows that the authority is not missing, but was given up.
+        // Records that the CA is not missing but was abandoned.
         let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
         return Ok(("none: members have to join again, or restore with --recovery-key".into(), None));
     };
-    // Sealed copies of a moment that was given up are among them: the register is as of now, and no earlier one.
+    // Includes backups later than the restored point in time: the registry must be the current one, not that of an
+    // earlier time.
     match latest(copies(wishes.escrows, log_id)?, key) {
         Ok(Some(found)) if is_there => {
             found.escrow.check_same(&trust)?;
@@ -546,7 +549,7 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
     }
 }
 
-/// The sealed copies in backups, each after those that reach less far.
+/// Parses the encrypted CA backups, ordered by how far their backups reach.
 fn copies(sealed: &[SealedIn<'_>], log_id: LogId) -> Result<Vec<FoundCopy>, RestoreError> {
     let wrong = |what: String| RestoreError::Wrong(format!("the sealed authority: {what}"));
     let sealed = sealed.iter().enumerate().filter(|(_, sealed)| !sealed.escrow.is_empty());

@@ -1,4 +1,4 @@
-//! Which backups are kept, and what goes with those that are not.
+//! Retention of backups: which ones are kept, and which pieces are removed with the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,54 +13,55 @@ use crate::model::{ChunkId, Seq};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
-/// What is kept. A backup that any rule keeps is kept.
+/// Retention rules. A backup is kept if any rule keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest so many of each log.
+    /// Number of most advanced backups to keep per log.
     pub last: usize,
-    /// The newest of each of the last so many days that have one.
+    /// Number of days, among those with a backup, for which the most advanced one is kept.
     pub daily: usize,
-    /// The newest of each of the last so many weeks that have one.
+    /// Number of weeks, among those with a backup, for which the most advanced one is kept.
     pub weekly: usize,
 }
 
-/// What was removed, or would be.
+/// Report of a prune, or of its plan in a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// Backups that stay.
+    /// Names of the kept backups.
     pub kept: Vec<String>,
-    /// Backups that went.
+    /// Names of the removed backups.
     pub removed: Vec<String>,
-    /// Backups that cannot be restored, so that they keep no other's place.
+    /// Backups that cannot be restored and therefore do not count for the rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unsound: Vec<Unsound>,
-    /// Pieces that went with those that were removed.
+    /// Number of removed pieces.
     pub pieces: u64,
-    /// Their bytes.
+    /// Size of the removed pieces, in bytes.
     pub bytes: u64,
-    /// Says it where times disagree with what backups reach.
+    /// Warning if the times of backups contradict the positions they reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<String>,
-    /// First and last sequences that could be restored before.
+    /// First and last sequences that could be restored before the prune.
     pub covered_before: Vec<(Seq, Seq)>,
     /// First and last sequences that can be restored now.
     pub covered: Vec<(Seq, Seq)>,
-    /// Whether this was a rehearsal.
+    /// Whether this was a dry run.
     pub dry_run: bool,
 }
 
 /// A backup that cannot be restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unsound {
-    /// It.
+    /// Name of the backup.
     pub backup: String,
-    /// Why not.
+    /// Reason why it cannot be restored.
     pub why: String,
-    /// Whether it stays all the same: no sound one of its log reaches as far.
+    /// Whether it is kept nevertheless, because no sound backup of its log reaches as far.
     pub stays: bool,
 }
 
-/// Names of those that are kept. `made` gives name and time of each, the one that reaches furthest last: it is kept by every rule.
+/// Returns the names of the backups to keep. `made` contains the name and time of each, ordered by how far they reach.
+/// Any rule with a nonzero count keeps the last one.
 #[must_use]
 pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
     let mut kept: BTreeSet<String> = made.iter().rev().take(keep.last).map(|(id, _)| id.clone()).collect();
@@ -78,7 +79,7 @@ pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
     kept
 }
 
-/// What a kept backup lacks of its contents, and only another one has, keeps the newest such one, too.
+/// For chunks that kept backups lack, also keeps the most advanced backup that contains them.
 fn keep_holders(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
     let lacking =
         manifests.iter().filter(|manifest| kept.contains(&manifest.id)).flat_map(|manifest| &manifest.missing);
@@ -95,22 +96,23 @@ fn keep_holders(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
     }
 }
 
-/// What stays, and why some of it does although no rule says so.
+/// Result of applying the rules.
 struct Choice {
     kept: BTreeSet<String>,
-    /// What was found to be unsound, with the reason.
+    /// Unsound backups, with the reason.
     faults: BTreeMap<String, String>,
 }
 
-/// Chooses among the backups that can be restored. Those that the rules choose are looked at, and where one is unsound the rules
-/// choose again without it. It goes only when a sound one of its log reaches as far; of a log without a sound one nothing goes.
+/// Applies the rules to the backups that can be restored. Every backup selected is verified; if one is unsound, the
+/// rules are applied again without it. An unsound backup is removed only if a sound one of its log reaches as far. If a
+/// log has no sound backup, none of its backups is removed.
 fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {
     let mut faults: BTreeMap<String, String> = BTreeMap::new();
     let mut sound: BTreeSet<&str> = BTreeSet::new();
     let kept = loop {
         let left: Vec<&Manifest> = manifests.iter().filter(|found| !faults.contains_key(&found.id)).collect();
         let mut kept = BTreeSet::new();
-        // Another log's backups take nobody's place.
+        // The rules apply to each log separately.
         for of_log in left.chunk_by(|one, next| one.log_id == next.log_id) {
             let made: Vec<_> = of_log.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
             kept.extend(self::kept(&made, keep));
@@ -143,14 +145,15 @@ fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> 
     Ok(choice)
 }
 
-/// Removes every backup that `keep` does not keep, then every piece that no backup needs any more.
+/// Removes every backup that `keep` does not cover, then every piece that no remaining backup references.
 ///
 /// # Errors
-/// When nothing would be kept, a manifest is damaged, or the store fails. What was not removed then goes the next time.
+/// Returns an error if nothing would be kept, a manifest is corrupt, or the store fails. The next call removes the
+/// rest.
 pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
     let (manifests, bad) = repository.manifests()?;
     if let Some(error) = bad.into_iter().next() {
-        // What it needs is not known, so nothing is known to be needed by none.
+        // Its references are unknown, so no piece can be considered unused.
         return Err(error);
     }
     if keep == Keep::default() && !manifests.is_empty() {
@@ -206,7 +209,7 @@ mod tests {
         use crate::backup::repository::Secret;
         use crate::backup::store::LocalStore;
 
-        // The clock was ahead when the first was made, or behind when the last was; and another log has its own.
+        // The clock was ahead for the first backup, or behind for the last one. Backups of another log are independent.
         const NOW: u64 = 20_000 * DAY_MS;
         for times in [[NOW + 3 * DAY_MS, NOW, NOW + 10], [NOW, NOW + 5, 1]] {
             let temp = tempfile::tempdir().expect("temp dir");
@@ -245,7 +248,8 @@ mod tests {
         let unsound = |pruned: &Pruned| {
             pruned.unsound.iter().map(|found| (found.backup.clone(), found.stays)).collect::<Vec<_>>()
         };
-        // Of one a piece is gone, one does not end where it says, one was never checked and is no segment.
+        // One lacks a piece, one does not end at its recorded sequence, and one was never checked and is not a valid
+        // segment.
         let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16), manifest(1, 1, 80, 17)];
         (all[1].segments[0].bytes, all[1].segments[0].pieces) = (5, vec!["a".repeat(64)]);
         all[2].chain = "another".into();
@@ -262,7 +266,7 @@ mod tests {
         let why: Vec<&str> = found.unsound.iter().map(|found| found.why.as_str()).collect();
         assert!(why[0].contains(&"a".repeat(64)) && why[1].contains("16") && why[2].contains("file header"), "{why:?}");
 
-        // A sound one that reaches as far lets them go.
+        // They are removed once a sound backup reaches as far.
         let healed = manifest(1, 1, 90, 18);
         repository.put_manifest(&healed).expect("stores");
         for dry_run in [true, false] {

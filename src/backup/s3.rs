@@ -1,6 +1,5 @@
-//! An S3-compatible object store. Settings come from the environment, under the names that other tools use:
-//! `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for stores that
-//! are not Amazon's.
+//! S3-compatible object store. Settings come from the usual environment variables: `AWS_ACCESS_KEY_ID`,
+//! `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for stores other than Amazon's.
 
 use std::time::Duration;
 
@@ -9,14 +8,14 @@ use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 
 use super::store::{Listed, OBJECT_BYTES_MAX, Store, StoreError};
 
-/// Life of a signed request.
+/// Validity of a signed request.
 const SIGNED_FOR: Duration = Duration::from_secs(300);
-/// Longest wait for one request.
+/// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Attempts before a store counts as unreachable.
 const ATTEMPTS: u32 = 5;
 
-/// A bucket, or what lies under a prefix in it.
+/// A bucket, or the objects under a prefix in it.
 pub struct S3Store {
     bucket: Bucket,
     credentials: Credentials,
@@ -25,24 +24,24 @@ pub struct S3Store {
     place: String,
 }
 
-/// What a request was answered.
+/// Response to a request.
 struct Answer {
     status: u16,
     body: Vec<u8>,
 }
 
 impl S3Store {
-    /// The store that `s3://bucket/prefix` names.
+    /// Opens the store at `s3://bucket/prefix`.
     ///
     /// # Errors
-    /// When a setting is missing or the address makes no sense.
+    /// Returns an error if a setting is missing or the address is invalid.
     pub fn open(place: &str) -> Result<S3Store, StoreError> {
         let wrong = |reason: String| StoreError::Failed { name: place.to_owned(), reason };
         let rest = place.trim_start_matches("s3://").trim_end_matches('/');
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")).unwrap_or("us-east-1".into());
-        // Stores that are not Amazon's seldom have a name for each bucket.
+        // Stores other than Amazon's rarely support a host name per bucket.
         let (endpoint, style) = match variable("AWS_ENDPOINT_URL") {
             Some(endpoint) => (endpoint, UrlStyle::Path),
             None => (format!("https://s3.{region}.amazonaws.com"), UrlStyle::VirtualHost),
@@ -64,7 +63,7 @@ impl S3Store {
         StoreError::Failed { name: format!("{}/{name}", self.place), reason: reason.to_string() }
     }
 
-    /// Sends a request until it is answered; one that the store could not serve is sent again.
+    /// Sends a request. Retries if the connection fails or the store is overloaded or reports an internal error.
     fn ask(&self, name: &str, send: impl Fn() -> Result<Answer, String>) -> Result<Answer, StoreError> {
         let mut pause = Duration::from_millis(200);
         for attempt in 1.. {
@@ -123,7 +122,7 @@ impl Store for S3Store {
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        // Not every store knows the condition; looking first leaves a moment only.
+        // Not every store supports the condition. The preceding check leaves only a short race.
         match self.get(name) {
             Ok(_) => Err(StoreError::Exists(format!("{}/{name}", self.place))),
             Err(StoreError::Missing(_)) => self.send_put(name, bytes, true),

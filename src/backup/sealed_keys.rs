@@ -1,8 +1,9 @@
-//! The key of a repository, sealed under the recovery keys of those who back up into it: an object for each, by its name.
+//! The key of a repository, encrypted under the recovery keys of the datastores that back up into it. There is one
+//! object for each recovery key, named after it.
 //!
-//! Whose disk is lost has the recovery key alone. It has to open two things: the repository's key here, and the authority in a
-//! manifest. So a copy goes only when its recovery key counts no more and enough backups hold the authority under the one that
-//! does, and nobody removes what belongs to another authority.
+//! An operator whose disk is lost has only the recovery key. It must decrypt two things: the repository's key here, and
+//! the CA in a manifest. So an encrypted key is removed only when its recovery key was replaced and enough backups
+//! contain the CA under the present one. Objects of other CAs are never removed.
 
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
@@ -10,7 +11,8 @@ use super::store::{Store, StoreError};
 use crate::trust::{BackupKey, Escrow, RecoveryKey};
 
 const KEYS: &str = "keys/";
-/// So many backups hold the authority under the present recovery key before what a former one opens goes: one may be damaged.
+/// Number of backups that must contain the CA under the present recovery key before objects under a former one are
+/// removed. One of them may be corrupt.
 const BACKUPS_MIN: usize = 2;
 
 fn path_of(recovery: &str) -> String {
@@ -18,10 +20,11 @@ fn path_of(recovery: &str) -> String {
 }
 
 impl Repository {
-    /// The backup key of the name `key` that the store keeps sealed under a recovery key; `None` when it has none.
+    /// Returns the backup key named `key`, which the store holds encrypted under a recovery key; `None` if there is
+    /// none.
     ///
     /// # Errors
-    /// When the store cannot be reached.
+    /// Returns an error if the store cannot be reached.
     pub fn key_under(
         store: &dyn Store,
         recovery: &RecoveryKey,
@@ -34,10 +37,10 @@ impl Repository {
         }
     }
 
-    /// Keeps the backup key in the store, sealed under each of the recovery keys, beside what is there.
+    /// Stores the backup key encrypted under each of the recovery keys, in addition to existing ones.
     ///
     /// # Errors
-    /// When the store cannot be reached or written.
+    /// Returns an error if the store cannot be reached or written.
     pub fn keep_key(&self, key: &BackupKey, under: &[RecoveryKey]) -> Result<(), RepositoryError> {
         for recovery in under {
             if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
@@ -50,11 +53,12 @@ impl Repository {
         Ok(())
     }
 
-    /// Removes what recovery keys of the names `former` open, once `BACKUPS_MIN` backups can be read that hold the authority under
-    /// `present`. A single one is stored twice. Says how many went.
+    /// Removes the objects encrypted under the recovery keys named in `former`, once `BACKUPS_MIN` readable backups
+    /// contain the CA under `present`. If there are fewer but at least one, the last manifest is stored again. Returns
+    /// the number of removed objects.
     ///
     /// # Errors
-    /// When the store cannot be reached or written. What is needed is there then.
+    /// Returns an error if the store cannot be reached or written. All required objects still exist then.
     pub fn drop_former_keys(&self, former: &[String], present: &RecoveryKey) -> Result<usize, RepositoryError> {
         let is_former = |name: &str| name != present.name() && former.iter().any(|former| former == name);
         let listed = self.store().list(KEYS)?.into_iter().map(|listed| listed.name);
@@ -73,7 +77,7 @@ impl Repository {
         Ok(stale.len())
     }
 
-    /// The last backups that hold the authority under `present`, at most [`BACKUPS_MIN`].
+    /// Returns the last backups that contain the CA under `present`, at most [`BACKUPS_MIN`].
     fn holding_authority(&self, present: &RecoveryKey) -> Result<Vec<Manifest>, RepositoryError> {
         let mut found = Vec::new();
         for id in self.ids()?.iter().rev() {
@@ -104,7 +108,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000_000;
 
-    /// The authority in `trust`, sealed under the keys that count.
+    /// Encrypts the CA in `trust` under the current keys.
     fn escrow(trust: &Path) -> String {
         let mut register = Registry::open(trust, NOW).expect("register");
         register.establish(NOW).expect("writes");
@@ -131,7 +135,7 @@ mod tests {
         };
         backup(1);
         let old = RecoveryKey::load(&trust).expect("reads").expect("was made");
-        // Another authority's copy is in the same place, as after a restore that was only tried.
+        // An object of another CA is in the same place, as after a trial restore.
         let drill = RecoveryKey::open_or_create(&temp.path().join("drill")).expect("makes");
         for under in [&old, &drill] {
             repository.keep_key(&key, std::slice::from_ref(under)).expect("keeps");
@@ -145,20 +149,21 @@ mod tests {
         };
         assert_eq!(settle(), 0);
         RecoveryKeys::finish(&trust, &new).expect("ends");
-        // Killed before the new manifest was in place: the former key opens what there is.
+        // As if the process was killed before the new manifest was stored: only the former key decrypts the existing
+        // ones.
         assert_eq!(settle(), 0);
         assert_eq!([&old, &new, &drill].map(kept), [true; 3]);
         backup(2);
         assert_eq!(settle(), 1);
         assert_eq!([&old, &new, &drill].map(kept), [false, true, true]);
         assert_eq!(settle(), 0);
-        // Whichever backup is damaged now, the new key opens another one with the authority in it.
+        // Even if either backup is corrupt, the new key decrypts another one that contains the CA.
         let last = repository.last_written().expect("reads").expect("is there").id;
         std::fs::write(place.join("manifests").join(last), b"damaged").expect("writes");
         let left = repository.last_written().expect("reads").expect("is there");
         assert_eq!(left.seq, crate::model::Seq(2));
         Escrow::from_text(&left.escrow).expect("reads").check(&new).expect("opens");
-        // One that is damaged is written again.
+        // A corrupt object is written again.
         std::fs::write(place.join(path_of(&new.name())), b"damaged").expect("writes");
         assert!(!kept(&new));
         settle();

@@ -1,5 +1,5 @@
-//! Whether a backup can be restored, as far as its place tells without a restore: its pieces are there, and its segments follow
-//! each other. Those of versions that did not check what they put together are read, once each.
+//! Checks whether a backup can be restored, without restoring it: its pieces must exist, and its segments must continue
+//! each other. Segments written by versions that did not check the assembled bytes are read, once each.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::log::copy_check::{Checked, SegmentCheck};
 pub(super) struct Soundness<'a> {
     repository: &'a Repository,
     lock: &'a Lock<'a>,
-    /// Names and lengths of the pieces that are there.
+    /// Names and lengths of the stored pieces.
     stored: BTreeMap<String, u64>,
-    /// Segments that were read, by the hash of what they are put together of.
+    /// Segments found sound, by a hash of name, pieces and length.
     sound: BTreeMap<[u8; 32], Checked>,
-    /// Beginnings of segments that nothing makes whole: an archive has thousands of backups with the same one.
+    /// Prefixes of segments found corrupt, by hash. A continuous backup has thousands of backups with the same prefix.
     faulty: BTreeMap<[u8; 32], String>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Soundness<'a> {
         })
     }
 
-    /// Why a backup cannot be restored; `None`: nothing speaks against it.
+    /// Returns the reason why a backup cannot be restored; `None` if no problem was found.
     pub(super) fn fault(&mut self, manifest: &Manifest) -> Result<Option<String>, RepositoryError> {
         let lost = self.repository.lost(manifest, &self.stored);
         if let Some(piece) = lost.first() {

@@ -1,8 +1,9 @@
-//! Files that a directory's objects are written under first, and what is left of them when a process ends in between.
+//! Staged files: objects are written under a temporary name first. Cleans up the files that terminated processes left
+//! behind.
 //!
-//! A staged file is named after its object, then the process, its host and a number that no other process of that host has had:
-//! `NAME.PID-HOST-TOKEN.next`. Programs of earlier versions named the process alone. Nobody writes a file of a process that is
-//! gone; of one that nobody here knows, only its age tells.
+//! The name of a staged file consists of the object's name, the process ID, a hash of the host name, and a token that
+//! tells apart processes with the same ID: `NAME.PID-HOST-TOKEN.next`. Earlier versions used the process ID alone. A
+//! file of a terminated process is not written any more. If the process is not known here, only the file's age decides.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,32 +12,32 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-/// End of the names of staged files.
+/// Suffix of staged files.
 pub(super) const END: &str = ".next";
-/// A file of a process that is not known here was left behind when it is this old: no write takes as long.
+/// Age at which a staged file of an unknown process counts as abandoned. No write takes this long.
 pub(super) const STALE: Duration = Duration::from_secs(20 * 60);
 
 fn host() -> String {
     blake3::hash(rustix::system::uname().nodename().to_bytes()).to_hex()[..8].to_owned()
 }
 
-/// Of this process: another one may have its number after it.
+/// Returns the token of this process, because a later process may have the same ID.
 fn token() -> &'static str {
     static TOKEN: OnceLock<String> = OnceLock::new();
     TOKEN.get_or_init(|| {
         let mut random = [0; 4];
-        // Without randomness the number of the process has to do.
+        // Without random bytes, the process ID has to suffice.
         let _ = getrandom::fill(&mut random);
         format!("{:08x}", u32::from_le_bytes(random))
     })
 }
 
-/// Writes and syncs a file under a name of its own. Nothing is left of one that cannot be written.
+/// Writes and syncs a staged file. Removes it if the write fails.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     fs::create_dir_all(crate::env::fs::parent_dir(path))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let staged = path.with_file_name(format!("{name}.{}-{}-{}{END}", std::process::id(), host(), token()));
-    // What is not encrypted is for nobody else either.
+    // Unencrypted backups must not be readable by other users either.
     let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged);
     let written = opened.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     if let Err(error) = written {
@@ -46,18 +47,18 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(staged)
 }
 
-/// Who wrote a staged file.
+/// The process that wrote a staged file.
 #[derive(Debug, PartialEq, Eq)]
 enum Writer {
-    /// A process of this host that is gone.
+    /// A process of this host that has terminated.
     Gone,
-    /// One that goes on.
+    /// A running process.
     Alive,
-    /// One of another host, or one that cannot be told from it.
+    /// A process of another host, or one whose host is unknown.
     Unknown,
 }
 
-/// `None`: it is no staged file.
+/// Parses the name of a staged file; `None` if it is not one.
 fn writer(name: &str) -> Option<Writer> {
     let (_, by) = name.strip_suffix(END)?.rsplit_once('.')?;
     let mut parts = by.split('-');
@@ -74,8 +75,8 @@ fn writer(name: &str) -> Option<Writer> {
     })
 }
 
-/// Removes what was left behind in the directory `root` and those in it: staged files of processes that are gone, when they are
-/// older than `before`, and of others when they are much older. Says how many bytes there were.
+/// Removes abandoned staged files in `root` and its subdirectories. Files of terminated processes are removed if older
+/// than `before`, files of unknown processes only if [`STALE`] older than that. Returns the number of bytes removed.
 pub(super) fn sweep(root: &Path, before: SystemTime) -> io::Result<u64> {
     let (mut bytes, mut open) = (0, vec![root.to_owned()]);
     while let Some(directory) = open.pop() {
@@ -125,7 +126,7 @@ mod tests {
         let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
         let cases = [
             (format!("gone.{}-{host}-00000000", u32::MAX), 60, true),
-            // Of this number, and of another process.
+            // The ID of this process with the token of another one.
             (format!("before.{process}-{host}-0000000g"), 60, true),
             (format!("alive.{alive}-{host}-00000000"), 3600, false),
             (format!("elsewhere.{}-0000000g-00000000", u32::MAX), 60, false),
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_a_file_that_cannot_be_written() {
-        // Writing to it fails as on a full disk.
+        // Writing fails as on a full disk.
         let temp = tempfile::tempdir().expect("temp dir");
         let path = temp.path().join("object");
         let name = format!("object.{}-{}-{}{END}", std::process::id(), host(), token());

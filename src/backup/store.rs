@@ -1,4 +1,4 @@
-//! Where backups are kept: names and bytes, nothing more.
+//! Storage backends for backups, which store bytes under names.
 
 use std::fs;
 use std::io;
@@ -7,104 +7,106 @@ use std::time::SystemTime;
 
 use super::{lock, staged};
 
-/// Largest object that is read: more than any manifest or piece.
+/// Largest object that is read, in bytes. Larger than any manifest or piece.
 pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
 
-/// What keeps room for taking the lock, so that a full disk can be pruned: some blocks of any file system.
+/// File that reserves space for writing the lock, so that backups can be pruned on a full disk. Several blocks on any
+/// file system.
 const RESERVE: &str = "reserve";
 const RESERVE_BYTES: usize = 64 << 10;
 
-/// Why the store does not do what it should.
+/// Error of a store operation.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no such object.
+    /// The object does not exist.
     #[error("{0} is not there; check the place, and see `gravwell-logctl backup list PLACE`")]
     Missing(String),
-    /// An object of that name is there already.
+    /// An object of that name exists already.
     #[error("{0} is there already")]
     Exists(String),
-    /// The store refuses, or cannot be reached.
+    /// The store rejects the request or cannot be reached.
     #[error(
         "{name}: {reason}; see that the place is right, can be reached and written, and has room, then run the command again"
     )]
     Failed {
-        /// What was asked for.
+        /// Object or location of the request.
         name: String,
-        /// Why it is not had.
+        /// Cause of the failure.
         reason: String,
     },
-    /// The store has no room.
+    /// The store has no space.
     #[error(
         "{0}: there is no room for it; make room there, for one by `gravwell-logctl backup prune`, then run the command again"
     )]
     Full(String),
 }
 
-/// An object as a listing shows it.
+/// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name.
+    /// Name of the object, relative to the store.
     pub name: String,
-    /// Its size.
+    /// Size of the object in bytes.
     pub bytes: u64,
 }
 
-/// A place for backups. Names are relative paths with `/`.
+/// A storage backend for backups. Names are relative paths with `/`.
 pub trait Store: Send + Sync {
-    /// Writes an object, whole and durably, in the place of one of the same name.
+    /// Writes an object atomically and durably, replacing one of the same name.
     ///
     /// # Errors
-    /// When it was not written.
+    /// Returns an error if it was not written.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Writes an object unless one of that name is there.
+    /// Writes an object unless one of that name exists.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] when it is; others when it was not written.
+    /// Returns [`StoreError::Exists`] if it exists, and other errors if it was not written.
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Reads an object.
     ///
     /// # Errors
-    /// When it is not there, too large, or cannot be read.
+    /// Returns an error if it does not exist, is too large, or cannot be read.
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError>;
 
-    /// The objects whose names start with `prefix`, which ends in `/`, in order.
+    /// Lists the objects whose names start with `prefix`, which ends in `/`, ordered by name.
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// Returns an error if they cannot be listed.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
 
-    /// Removes an object; one that is not there is no error.
+    /// Removes an object. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// Returns an error if it cannot be removed.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
 
-    /// Removes what processes that are gone have left unfinished. The caller holds the lock.
+    /// Removes unfinished objects of terminated processes. The caller holds the lock.
     ///
     /// # Errors
-    /// When it cannot be looked for or removed.
+    /// Returns an error if they cannot be found or removed.
     fn tidy(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Keeps some room in hand for [`Store::give_room`]; none where the store has no room for it now.
+    /// Reserves space for [`Store::give_room`]. Does nothing if there is no space now.
     fn keep_room(&self) {}
 
-    /// Gives back the room that was kept, and that of what processes that are gone have left long ago. Says whether there was any.
+    /// Releases the reserved space, and removes unfinished objects that were abandoned long ago. Returns whether any
+    /// space was freed.
     fn give_room(&self) -> bool {
         false
     }
 
-    /// For people: where it is.
+    /// Returns the location for messages to users.
     fn place(&self) -> String;
 }
 
-/// Opens the store that `place` names: a directory, `file://…`, or `s3://bucket/prefix`.
+/// Opens the store at `place`: a directory, `file://…`, or `s3://bucket/prefix`.
 ///
 /// # Errors
-/// When the place means nothing, or lacks its settings.
+/// Returns an error if the place is invalid, or its settings are missing.
 pub fn open(place: &str) -> Result<Box<dyn Store>, StoreError> {
     if place.starts_with("s3://") {
         return Ok(Box::new(super::s3::S3Store::open(place)?));
@@ -118,20 +120,20 @@ pub fn open(place: &str) -> Result<Box<dyn Store>, StoreError> {
     }
 }
 
-/// The directory that `place` names; `None`: it is none.
+/// Returns the directory at `place`; `None` if it is not a directory.
 #[must_use]
 pub fn directory(place: &str) -> Option<PathBuf> {
     let path = place.strip_prefix("file://").unwrap_or(place);
     (!path.contains("://")).then(|| path.into())
 }
 
-/// A directory.
+/// A store in a local directory.
 pub struct LocalStore {
     root: PathBuf,
 }
 
 impl LocalStore {
-    /// The store in a directory, which is made when something is written.
+    /// Creates a store in a directory, which is created with the first object.
     #[must_use]
     pub fn new(root: &Path) -> LocalStore {
         LocalStore { root: root.to_owned() }
@@ -213,7 +215,7 @@ impl Store for LocalStore {
     }
 
     fn tidy(&self) -> Result<(), StoreError> {
-        // Both times are those of the file system's own clock.
+        // Both times come from the clock of the file system.
         let since = fs::metadata(self.root.join(lock::NAME)).and_then(|lock| lock.modified());
         let swept = since.and_then(|since| staged::sweep(&self.root, since)).map_err(self.failed(lock::NAME))?;
         if swept > 0 {
@@ -227,7 +229,7 @@ impl Store for LocalStore {
         if path.exists() {
             return;
         }
-        // A file system that compresses would keep nothing of zeros.
+        // A compressing file system would reserve no space for zeros.
         let mut bytes = vec![0; RESERVE_BYTES];
         let made = getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()));
         let made = made.and_then(|()| fs::rename(staged::write(&path, &bytes)?, &path));
@@ -238,7 +240,7 @@ impl Store for LocalStore {
 
     fn give_room(&self) -> bool {
         let had_reserve = fs::remove_file(self.root.join(RESERVE)).is_ok();
-        // Without the lock only what is long over is nobody's.
+        // Without the lock, only files that were abandoned long ago may be removed.
         let long_ago = SystemTime::now().checked_sub(staged::STALE);
         let swept = long_ago.and_then(|long_ago| staged::sweep(&self.root, long_ago).ok()).unwrap_or_default();
         had_reserve || swept > 0

@@ -428,14 +428,15 @@ fn judge(
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
     start.generation = generations::next(path, start.log_id, start.generation.max(options.above), options.known)?;
-    // A state without some values shares nothing: members that have them set aside what the new log lacks.
+    // A log rebuilt from a state without some values shares nothing with earlier generations. Members that have the
+    // values then archive the changes that the new log lacks.
     let shared_to = if report.withheld > 0 { Seq::ZERO } else { report.head };
     start.lineage.push(LineageEntry { generation: start.generation, shared_to });
     report.generation = start.generation;
     Ok(true)
 }
 
-/// Removes what an earlier attempt left, then builds the log in `log.new`.
+/// Removes leftovers of an earlier attempt, then builds the log in `log.new`.
 fn build(
     path: &Path,
     config: &DatastoreConfig,
@@ -456,7 +457,7 @@ fn build(
     if reach == expected { Ok(()) } else { Err(RepairError::Wrong(format!("it ends at {}", reach.head))) }
 }
 
-/// Opens the new log like any other, verifies every byte, and adds it up to the member's digest.
+/// Opens the new log, verifies every byte, and checks that replaying it yields the member's digest.
 fn check(
     path: &Path,
     config: &DatastoreConfig,
@@ -513,7 +514,7 @@ fn remove_leftovers(path: &Path) -> Result<(), RepairError> {
     [NEW, REPAIRED].iter().try_for_each(|name| remove(&path.join(name)))
 }
 
-/// Brings an interrupted swap to its end before the log is opened.
+/// Finishes an interrupted swap before the log is opened.
 pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
     if repair::finish_swap(&RealFs, path).map_err(crate::log::OpenError::from)? {
         tracing::info!("an interrupted repair was finished: the repaired log is in place");
@@ -521,7 +522,7 @@ pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes what an interrupted repair left beside a log that has opened: it must never take that log's place.
+/// Removes leftovers of an interrupted repair once the log was opened, because they must never replace it.
 pub(super) fn clean(path: &Path) {
     if let Err(error) = remove_leftovers(path) {
         tracing::warn!(%error, "what an interrupted repair left stays");

@@ -1,8 +1,8 @@
-//! The authority's rotation as the datastore carries it out: what members are told to trust, who signs their certificates, and the
-//! steps that an operator asks for.
+//! Rotation of the certificate authority at the datastore: the CAs that members must trust, the CA that signs their
+//! certificates, and the steps that an operator requests.
 //!
-//! A member gets a certificate of the new authority when it has said that it trusts that one, and when every other member that is
-//! connected has: they connect to each other as well, and none is to meet a certificate that it cannot judge.
+//! A member gets a certificate of the new CA once it has reported that it trusts that CA, and every other connected
+//! member has, too. Members also connect to each other, and none should be shown a certificate that it cannot verify.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,16 +26,16 @@ use super::members::Members;
 use super::proofs;
 use super::shared::{SharedRef, now_ms};
 
-/// Authorities that a member may say to trust.
+/// Most trusted CAs that a member may report.
 const KNOWN_MAX: usize = 8;
-/// Digits of a fingerprint.
+/// Length of a fingerprint in hex digits.
 const PRINT_CHARS: usize = 64;
 
 fn print_of(authority: &Authority) -> String {
     authority.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where a member stands among the authorities.
+/// Returns the stage of the rotation that a member has reached.
 fn stage(member: &Member, authorities: &Authorities, trusts_next: bool) -> AuthorityStage {
     let is = |authority: &Authority, name: &str| authority_name(&authority.fingerprint()) == name;
     let Some(issuer) = member.issuer().filter(|issuer| !is(authorities.current(), issuer)) else {
@@ -51,23 +51,23 @@ fn stage(member: &Member, authorities: &Authorities, trusts_next: bool) -> Autho
 }
 
 impl Members {
-    /// The authorities as they are now.
+    /// Returns the current set of CAs.
     pub(super) fn authorities(&self) -> Arc<Authorities> {
         Arc::clone(&self.authorities.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shows certificates of its own at `endpoint`, for `names`, from now on.
+    /// Starts presenting the datastore's own certificate for `names` at `endpoint`.
     pub(super) fn serve_at(&self, endpoint: &ServerEndpoint, names: &[String]) {
         let serving = Some((endpoint.clone(), names.to_vec()));
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
-    /// Whether members can connect.
+    /// Returns whether members can connect.
     pub(super) fn is_serving(&self) -> bool {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Makes the datastore's own certificate anew, for `names` or those of before.
+    /// Re-creates the datastore's own certificate, for `names` or else for the previous names.
     pub(super) fn renew_own(&self, names: Option<&[String]>) -> Result<(), String> {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((endpoint, for_names)) = serving.as_mut() else { return Ok(()) };
@@ -87,7 +87,7 @@ impl Members {
         self.trusting().get(member).is_some_and(|known| known.contains(&print_of(authority)))
     }
 
-    /// Whether every connected member that others connect to trusts an authority.
+    /// Returns whether every connected member that others connect to trusts a CA.
     fn all_trust(&self, authority: &Authority) -> bool {
         let print = print_of(authority);
         let (presences, trusting) = (self.presences(), self.trusting());
@@ -96,7 +96,8 @@ impl Members {
         following.all(|present| trusting.get(&present.member).is_some_and(|known| known.contains(&print)))
     }
 
-    /// The authority that is to sign a member's certificate; `None`: the present one, and the member waits for the new one.
+    /// Returns the CA that signs a member's next certificate. Returns `None` if the member must wait before it can get
+    /// one of the new CA; the current CA then signs.
     fn issuing<'a>(&self, member: &MemberName, authorities: &'a Authorities) -> Option<&'a Authority> {
         match authorities.next() {
             None => Some(authorities.current()),
@@ -104,7 +105,7 @@ impl Members {
         }
     }
 
-    /// A new certificate for a connected member.
+    /// Issues a new certificate for a connected member.
     pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
         let renewed = self.change_when_durable(member, |registry| {
             let authorities = self.authorities();
@@ -115,7 +116,8 @@ impl Members {
         renewed.map_err(|error| error.to_string())
     }
 
-    /// What a member is to trust, which says what it trusts and has.
+    /// Returns the CAs that a member must trust, after recording the CAs that it trusts and the certificate that it
+    /// holds.
     pub(super) fn roots(
         &self,
         member: &MemberName,
@@ -141,7 +143,7 @@ impl Members {
         };
         let root = |link: Link| RootInfo { certificate: STANDARD.encode(link.root), word: STANDARD.encode(link.word) };
         let issuing = self.issuing(member, &authorities).map(print_of);
-        // Those that said so before the last one did are told that they need not wait.
+        // Members that reported their trust before the last one did are notified that they need not wait.
         let is_first = authorities.next().is_some_and(|next| self.all_trust(next));
         if is_first && !self.is_issuing.swap(true, Ordering::Relaxed) {
             self.published().repeat();
@@ -149,7 +151,7 @@ impl Members {
         Ok(RootsInfo { roots: links.into_iter().map(root).collect(), issuing })
     }
 
-    /// Why a certificate counts no more, when the authority that signed it was replaced.
+    /// Returns the reason why a certificate is no longer valid, if the CA that signed it was replaced.
     pub(super) fn left_behind(&self, certificate: &[u8]) -> Option<Refusal> {
         let authorities = self.authorities();
         let former = authorities.replaced_issuer(certificate)?;
@@ -159,13 +161,14 @@ impl Members {
                 return None;
             }
             Some(name) => name.to_string(),
-            // Enrolled again a moment ago: it is about to show its new certificate, and keeps its outbox until then.
+            // The member was enrolled again a moment ago. It is about to present its new certificate, and keeps its
+            // outbox until then.
             None => "this member".into(),
         };
         Some(Refusal::LeftBehind(name, timestamp(former.ended_ms)))
     }
 
-    /// Members that have certificates of an authority of which nothing is known here, with its name.
+    /// Returns the members whose certificates were signed by an unknown CA, with the name of that CA.
     pub(super) fn of_no_authority(&self) -> Vec<(MemberName, String)> {
         let authorities = self.authorities();
         let known: BTreeSet<String> =
@@ -176,7 +179,7 @@ impl Members {
         issuers.filter(|(_, issuer)| !known.contains(issuer)).collect()
     }
 
-    /// How far the rotation is.
+    /// Returns the progress of the rotation.
     pub(super) fn rotation(&self) -> AuthorityRotation {
         let authorities = self.authorities();
         let connected: BTreeSet<String> = self.presence().into_iter().map(|presence| presence.name).collect();
@@ -204,7 +207,7 @@ impl Members {
         }
     }
 
-    /// Takes over the authorities as they are on the disk after a step, whether it was done to the end or not.
+    /// Loads the CAs from disk after a step, whether or not the step was completed.
     fn adopt(&self, trust: &Path, done: Result<Authorities, TrustError>) -> Result<(), String> {
         let (authorities, failed) = match done {
             Ok(authorities) => (authorities, None),
@@ -218,7 +221,7 @@ impl Members {
     }
 
     fn begin_rotation(&self, trust: &Path) -> Result<(), String> {
-        // Certificates of a version that did not note who signed them are the present one's.
+        // Earlier versions did not record who signed a certificate. Those certificates belong to the current CA.
         let name = authority_name(&self.authorities().current().fingerprint());
         let noted = self.change(|registry| {
             registry.note_issuer(&name);
@@ -231,7 +234,7 @@ impl Members {
     }
 
     fn finish_rotation(&self, trust: &Path, without: &[MemberName], generation: Generation) -> Result<(), String> {
-        // Nobody joins or renews meanwhile.
+        // Held so that no member joins or renews during the check.
         let turn = self.file();
         let rotation = self.rotation();
         if rotation.next.is_some() {
@@ -263,7 +266,7 @@ impl Members {
         self.adopt(trust, Authorities::abort(trust, generation, now_ms()))
     }
 
-    /// Ends the connections of members that have no certificate of an authority that counts.
+    /// Closes the connections of members whose certificates were signed by a CA that is no longer valid.
     fn close_left_behind(&self) {
         let rotation = self.rotation();
         let is_left = |name: &MemberName| {
@@ -278,10 +281,10 @@ impl Members {
     }
 }
 
-/// Carries out a step.
+/// Performs a step of the rotation.
 ///
 /// # Errors
-/// Why it was not.
+/// Returns the reason if the step was not performed.
 pub(super) fn step(shared: &SharedRef, step: &RotationStep) -> Result<AuthorityRotation, String> {
     let (members, trust) = (&shared.members, super::service::trust_dir(&shared.path));
     let generation = shared.log.generation();
@@ -292,7 +295,7 @@ pub(super) fn step(shared: &SharedRef, step: &RotationStep) -> Result<AuthorityR
         RotationStep::Abort => members.abort_rotation(&trust, generation)?,
     }
     members.publish_roster();
-    // Members look at once at what they are to trust.
+    // Members then check immediately which CAs they must trust.
     members.published().repeat();
     proofs::sign(shared);
     Ok(members.rotation())

@@ -1,4 +1,4 @@
-//! The datastore as a service: starts every part in order, serves until told to stop, drains.
+//! The datastore as a service: starts all parts in order, serves until it is stopped, and drains.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,30 +44,30 @@ use super::shared::{
 use super::snapshot::Snapshots;
 use super::{admin, audit, compaction, inspect, proofs, recovery};
 
-/// Proposals that may wait for the commit thread.
+/// Capacity of the commit thread's queue, in requests.
 const COMMIT_QUEUE: usize = 8192;
-/// Batches that may wait for the state index.
+/// Capacity of the applier's queue, in batches.
 const APPLIER_QUEUE: usize = 64;
-/// Members' positions are written this often.
+/// Interval at which members' positions are saved.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
-/// What is in force and could not be written is tried again this often.
+/// Interval at which a failed write of a change in force is retried.
 const SAVE_AGAIN_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait for open work at a stop.
+/// Longest wait for open work during a stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Why a datastore does not start.
+/// Error of starting a datastore.
 #[derive(Debug, thiserror::Error)]
 pub enum DatastoreError {
-    /// The directory.
+    /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// Log or state.
+    /// The log or the state cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Authority, registry or certificates.
+    /// The CA, the registry or a certificate cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// Authority or registry are damaged or missing.
+    /// CA or registry are corrupt or missing.
     #[error(
         "{source}; or bring both back from a sealed copy: `gravwell-logctl --data-dir {home} authority restore FILE \
          --recovery-key KEY`, where FILE is a member's identity/escrow or what `authority backup` wrote", home = home.display()
@@ -75,23 +75,23 @@ pub enum DatastoreError {
     TrustDamaged {
         /// The datastore's directory.
         home: PathBuf,
-        /// What is wrong.
+        /// Underlying error.
         source: TrustError,
     },
-    /// The network.
+    /// The network address cannot be bound.
     #[error("cannot listen on {address}: {source}; is another process using it? choose another one with --listen")]
     Listen {
-        /// The address.
+        /// Listen address.
         address: String,
-        /// Why.
+        /// Underlying error.
         source: std::io::Error,
     },
-    /// Threads or the local socket.
+    /// A thread or the local socket could not be created.
     #[error("{what}: {source}")]
     Io {
-        /// What failed.
+        /// The operation that failed.
         what: &'static str,
-        /// Why.
+        /// Underlying error.
         source: std::io::Error,
     },
     /// The state index cannot be read.
@@ -100,13 +100,13 @@ pub enum DatastoreError {
 }
 
 impl DatastoreError {
-    /// Whether another process holds the directory.
+    /// Returns whether another process has locked the directory.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         matches!(self, DatastoreError::Directory(DirectoryError::InUse { .. }))
     }
 
-    /// Whether what lies on the disk is damaged.
+    /// Returns whether the data on disk is corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
@@ -115,7 +115,7 @@ impl DatastoreError {
             || matches!(self, DatastoreError::TrustDamaged { .. })
     }
 
-    /// Names the datastore's directory in what has to be done.
+    /// Adds the datastore's directory to the remedy in the error message.
     fn of(self, home: &Path) -> DatastoreError {
         match self {
             DatastoreError::Trust(source @ TrustError::Damaged { .. }) => {
@@ -132,15 +132,15 @@ pub struct Datastore {
     place: Place,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
-    /// What recovery found at the start.
+    /// Findings of the log recovery at startup.
     pub recovery: RecoveryReport,
 }
 
-/// How the directory is held.
+/// The claim on the directory.
 enum Place {
-    /// By the only process that changes it.
+    /// Claimed for writing; no other process changes the directory.
     Write { _lock: std::fs::File, endpoint: Option<ServerEndpoint> },
-    /// To be looked at. What has to be made is in `scratch`.
+    /// Opened read-only. Files that must be created go to `scratch`.
     Read { _lock: Option<std::fs::File>, scratch: Scratch },
 }
 
@@ -153,12 +153,12 @@ impl Place {
     }
 }
 
-/// A datastore's members.
+/// Handle to query the members of a running datastore.
 #[derive(Clone)]
 pub struct Roster(SharedRef);
 
 impl Roster {
-    /// The webservers that a load balancer may send requests to.
+    /// Returns the webservers that a load balancer may send requests to.
     #[must_use]
     pub fn backends(&self) -> Vec<BackendInfo> {
         self.0.members.backends()
@@ -170,29 +170,29 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> DatastoreError {
 }
 
 impl Datastore {
-    /// Opens the directory, recovers what needs recovery, and listens. Runs within a tokio runtime.
+    /// Opens the directory, performs recovery if needed, and listens. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the directory is in use or damaged, or the address is taken. Nothing is served then.
+    /// Returns an error if the directory is in use or corrupt, or the address is in use. Nothing is served then.
     pub async fn start(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
         let home = config.data_dir.clone();
         Self::open(config, true).await.map_err(|error| error.of(&home))
     }
 
-    /// Opens the directory for this process's own requests, without listening to anyone.
+    /// Opens the directory for requests of this process, without listening.
     ///
     /// # Errors
-    /// As [`Datastore::start`].
+    /// Like [`Datastore::start`].
     pub async fn open_offline(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
         let home = config.data_dir.clone();
         Self::open(config, false).await.map_err(|error| error.of(&home))
     }
 
-    /// Opens the directory for this process's own requests that only read. Nothing in it is created, changed or removed,
-    /// whatever it is like.
+    /// Opens the directory for read-only requests of this process. Nothing in it is created, changed or removed,
+    /// whatever its condition.
     ///
     /// # Errors
-    /// As [`Datastore::start`]; also when there is no log.
+    /// Like [`Datastore::start`]; also returns an error if there is no log.
     pub async fn open_to_read(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
         let home = config.data_dir.clone();
         Self::view(config).await.map_err(|error| error.of(&home))
@@ -247,7 +247,7 @@ impl Datastore {
         };
         let trust = trust_dir(&path);
         check_trust(&trust, opened.0.log.head().0, config.recovery)?;
-        // A register that never was written is no register that was lost, as long as there is no authority.
+        // A registry that was never written does not count as lost as long as there is no CA.
         let mut registry = match config.recovery {
             Recovery::Off => {
                 if let Some(aside) = Registry::set_aside(&trust)? {
@@ -291,7 +291,7 @@ impl Datastore {
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
-        // Writes that are accepted all the same give up what the audit shows.
+        // If recovery is off, writes are accepted and the entries in the audit's evidence are abandoned.
         let audit_shows = audit::point_in(&path).and_then(|point| recovery::from_audit(&here, &point));
         let audit_shows = audit_shows.filter(|evidence| recovery::counts(config.recovery, evidence));
         let evidence = recovery::from_register(&here, &registry).or_else(|| audit_shows.clone());
@@ -353,7 +353,7 @@ impl Datastore {
             local: local_name(),
             config,
         });
-        // The register says so itself.
+        // The registry already contains this evidence, so nothing has to be recorded.
         shared.wait_for_recovery(evidence, || true);
         shared.wait_for_register(register_shows);
         let say =
@@ -369,7 +369,7 @@ impl Datastore {
         let spawn = |name, end: Option<fn(&'static str) -> !>, work: Box<dyn FnOnce() + Send>| {
             watch.thread(name, end, work).map_err(io("starting a thread"))
         };
-        // Who looks may ask what a compaction would do.
+        // Read-only commands may request a dry run of a compaction.
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
         let compacting = spawn("compact", None, Box::new(compacting))?;
         if let Place::Read { .. } = place {
@@ -401,16 +401,16 @@ impl Datastore {
         Ok(Datastore { shared, place, threads, tasks, recovery })
     }
 
-    /// Whether it was opened to be looked at only.
+    /// Returns whether the datastore was opened read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self.place, Place::Read { .. })
     }
 
-    /// Serves one administrative request of this process itself.
+    /// Serves one administrative request of this process.
     ///
     /// # Errors
-    /// When the other end goes away.
+    /// Returns an error if the other end closes the stream.
     pub async fn administer<R, W>(&self, receive: &mut R, send: &mut W) -> Result<(), WireError>
     where
         R: tokio::io::AsyncRead + Unpin,
@@ -421,28 +421,28 @@ impl Datastore {
         admin::serve(&self.shared, &caller, receive, send).await
     }
 
-    /// Invites a member that reaches this datastore at its own address.
+    /// Invites a member that reaches this datastore at its listen address.
     ///
     /// # Errors
-    /// When the name is taken or the registry cannot be written.
+    /// Returns an error if the name is taken or the registry cannot be written.
     pub fn invite(&self, name: &MemberName, role: Role, ttl_s: u64) -> Result<crate::codec::admin::Invitation, String> {
         let invited = self.shared.members.invite(name, role, ttl_s, vec![self.address().to_string()], false);
         invited.map_err(|error| error.to_string())
     }
 
-    /// The chunks that it keeps, for a webserver that keeps its log within its own process.
+    /// Returns the chunk store, for a webserver that runs the datastore within its own process.
     #[must_use]
     pub fn chunk_store(&self) -> ChunkStore {
         self.shared.contents.store.clone()
     }
 
-    /// Address on which it listens.
+    /// Returns the listen address.
     #[must_use]
     pub fn address(&self) -> std::net::SocketAddr {
         self.shared.address
     }
 
-    /// One line for people and for the service manager.
+    /// Returns a one-line status for operators and the service manager.
     #[must_use]
     pub fn summary(&self) -> String {
         let shared = &self.shared;
@@ -468,27 +468,27 @@ impl Datastore {
         )
     }
 
-    /// Its members, to be asked while it runs.
+    /// Returns a handle to query the members while the datastore runs.
     #[must_use]
     pub fn roster(&self) -> Roster {
         Roster(Arc::clone(&self.shared))
     }
 
-    /// Signs a certificate of its own anew, for the names that are configured now. Members notice nothing.
+    /// Issues a new certificate of the datastore for the configured names. Members are not affected.
     ///
     /// # Errors
-    /// When it cannot be made; the one in use stays.
+    /// Returns an error if the certificate cannot be issued; the current one stays in use.
     pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
         self.shared.members.renew_own(Some(names))
     }
 
-    /// Watches over its tasks and threads.
+    /// Returns the supervisor of the datastore's tasks and threads.
     #[must_use]
     pub fn watch_over(&self) -> &Watch {
         &self.shared.watch
     }
 
-    /// Whether the thread that commits answers within `patience`: the one without which the process is of no use.
+    /// Returns whether the commit thread answers within `patience`. Without that thread the process is useless.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let (reply, answer) = oneshot::channel();
         let asking = async {
@@ -498,7 +498,7 @@ impl Datastore {
         tokio::time::timeout(patience, asking).await.is_ok_and(|answer| answer.is_some())
     }
 
-    /// Brings gauges up to date; called now and then.
+    /// Updates gauges; must be called periodically.
     pub fn measure(&self) {
         let segments = self.shared.log.segments();
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
@@ -507,7 +507,7 @@ impl Datastore {
         crate::telemetry::metrics::health(inspect::status(&self.shared).health.level.word());
     }
 
-    /// Stops: no new work, open work is finished or refused, the log is closed cleanly.
+    /// Stops the datastore: no new work is accepted, open work is finished or refused, and the log is closed cleanly.
     pub async fn stop(mut self) {
         self.shared.watch.stop();
         self.shared.stopping.send_replace(true);
@@ -534,7 +534,8 @@ impl Datastore {
             for thread in threads.by_ref().take(2) {
                 let _ = thread.join();
             }
-            // Compaction ends at once unless it is in the middle of its work, which may be left at any point; so may the audit's.
+            // Compaction stops immediately unless it is in the middle of its work, which can be interrupted at any
+            // point. The same applies to the audit.
             let deadline = Instant::now() + Duration::from_millis(500);
             while threads.as_slice().iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(2));
@@ -549,7 +550,7 @@ fn local_name() -> MemberName {
 }
 
 async fn save_members(shared: SharedRef) {
-    // The first time makes the reserve.
+    // The first save creates the reserve.
     let mut saved: Option<Instant> = None;
     loop {
         if saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) || shared.members.waits_to_be_written() {
@@ -567,7 +568,7 @@ async fn save_now(shared: &SharedRef) {
     }
 }
 
-/// What must be beside a log that holds something, unless a command that put the log there wrote an empty register.
+/// Checks that the CA exists if the log has entries, unless the command that installed the log wrote an empty registry.
 fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError> {
     let is_there = |name: &str| trust.join(name).exists();
     let is_new = !is_there("ca.pem") && Registry::is_unused(trust);
@@ -578,7 +579,7 @@ fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError
     Err(TrustError::Damaged { path: trust.join("ca.key"), what: what.into() })
 }
 
-/// The datastore's own certificate is made anew long before it expires.
+/// Renews the datastore's own certificate long before it expires.
 async fn renew_certificate(shared: SharedRef) {
     loop {
         tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
@@ -589,7 +590,7 @@ async fn renew_certificate(shared: SharedRef) {
     }
 }
 
-/// Serves at the local socket and at `endpoint`.
+/// Serves the local socket and `endpoint`.
 fn listen(
     shared: &SharedRef,
     endpoint: &ServerEndpoint,
@@ -610,7 +611,8 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
         let (shared, from) = (Arc::clone(&shared), arrival.from.ip());
         tokio::spawn(async move {
             match arrival.handshake().await {
-                // Apart: one who has not proved anything takes no room for what a member needs.
+                // Boxed, so that the future of an unauthenticated client does not allocate the space that a member's
+                // session needs.
                 Ok((connection, turn)) => Box::pin(serve(shared, connection, turn)).await,
                 Err(error) => {
                     if matches!(&error, HandshakeError::Failed(error) if endpoint::is_distrusted(error)) {
@@ -623,7 +625,7 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
     }
 }
 
-/// Refusals that strangers can cause as often as they like.
+/// Log rate limits for refusals that unauthenticated clients can trigger at will.
 static JOINS_REFUSED: Seldom = Seldom::new();
 static CONNECTIONS_REFUSED: Seldom = Seldom::new();
 

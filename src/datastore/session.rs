@@ -1,4 +1,4 @@
-//! One member's connection: greeting, verdict, and the streams that follow.
+//! The connection of one member: handshake, verdict, and the streams that follow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ use super::recovery::{self, Here};
 use super::shared::{SharedRef, now_ms};
 use super::{admin, push, snapshot};
 
-/// Longest wait for a client's greeting.
+/// Timeout for a client's first message.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Close codes on the wire.
 const CLOSE_DONE: u32 = 0;
@@ -40,9 +40,9 @@ pub(super) struct Session {
     pub connection: quinn::Connection,
     pub member: MemberName,
     pub role: Role,
-    /// Whether the connection carries nothing but chunks.
+    /// Whether the connection carries only chunks.
     pub is_bulk: bool,
-    /// Whether it has had its control stream.
+    /// Whether the control stream was opened.
     pub has_control: Arc<AtomicBool>,
 }
 
@@ -51,7 +51,7 @@ impl Session {
     pub(super) async fn run(self, certificate: &[u8]) {
         let is_bulk = self.is_bulk;
         let presence = self.shared.members.arrive(&self.member, self.role, &self.connection, is_bulk);
-        // Whoever was cut off between the look at the certificate and here was not among those whose connection was closed.
+        // A member revoked after the check of its certificate was not yet listed when the connections were closed.
         if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
             self.connection.close(CLOSE_REFUSED.into(), b"the member was cut off");
             return self.shared.members.leave(presence);
@@ -93,7 +93,7 @@ impl Session {
                 }
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Ok(())) => {}
-                    // On a connection for chunks every stream stands for itself.
+                    // On a bulk connection the streams are independent.
                     Ok(Err(WireError::Refused(refused))) if !self.is_bulk => return Err(refused.into()),
                     Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
                     Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
@@ -116,7 +116,7 @@ impl Session {
                 let message = format!("{} is a {}, which may not ask for this", self.member, self.role);
                 refuse(&mut send, RefusalCode::Forbidden, message).await
             }
-            // What it carries is read at the low priority of chunks, and waits behind them.
+            // Other streams would be read at the low priority of chunks and queue behind them.
             open if self.is_bulk && open != Open::Chunks => {
                 refuse(&mut send, RefusalCode::Protocol, "this connection is for chunks alone").await
             }
@@ -125,7 +125,7 @@ impl Session {
             }
             Open::Control => {
                 let served = self.control(presence, &mut send, &mut receive).await;
-                // Who breaks the rules here is told which one.
+                // Tell the client which rule it violated.
                 served.map_err(|error| match error {
                     WireError::Message(bad) => refused(RefusalCode::Protocol, bad.to_string()).into(),
                     error => error,
@@ -161,7 +161,7 @@ impl Session {
         if kind != Kind::Renew {
             return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
         }
-        // Waits for the disk, and has every other member hear of it.
+        // Renewing waits for the disk and notifies all other members.
         let turn = match self.shared.renewals.begin(&self.member, Instant::now()) {
             Ok(turn) => turn,
             Err(why) => return refuse(send, RefusalCode::Busy, why).await,
@@ -187,7 +187,8 @@ impl Session {
     ) -> Result<(), WireError> {
         let hello: Hello = wire::expect_at_most(receive, Kind::Hello, REPORT_BYTES_MAX).await?;
         hello.check()?;
-        // Reads the log, and writes down what the member's position proves of it before the member is answered.
+        // The blocking part reads the log. It records the evidence in the member's position before the member gets an
+        // answer.
         let session = self.clone();
         let greeted = move || session.greeted(presence, &hello);
         let welcome = vital::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
@@ -231,7 +232,7 @@ impl Session {
                 }
                 Some(from) = subscription.recv() => {
                     may_follow(&welcome, from, self.shared.head())?;
-                    // A tail that is dropped leaves a reading of the log behind.
+                    // Replacing a running tail would leave its current read of the log behind.
                     if std::mem::replace(&mut is_fed, true) {
                         return Err(refused(RefusalCode::Protocol, "the log is followed on this stream already").into());
                     }
@@ -260,15 +261,15 @@ impl Session {
         Ok(welcome)
     }
 
-    /// Takes a member's position for what it proves of the log. A reader is believed what the authority has signed; a webserver
-    /// shows that next, when it is told that its position does not fit.
+    /// Examines a member's position for evidence against the log. A webserver's claim counts even if unsigned. A
+    /// reader's position counts only if it is signed; it is sent in a separate message.
     fn examine(&self, hello: &Hello) {
         if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
             self.examine_position(&position, recovery::unsigned);
         }
     }
 
-    /// A signed position is believed whoever shows it.
+    /// Examines a signed position. It is trusted whichever member presents it.
     fn examine_proof(&self, body: &[u8]) {
         match Proof::from_bytes(body) {
             Ok(proof) if self.shared.members.has_signed(&proof) => {
@@ -279,7 +280,7 @@ impl Session {
         }
     }
 
-    /// Reports a signed position that counts for nothing. A member can show as many as it likes.
+    /// Logs a signed position that is not trusted. Rate-limited, because a member can send any number of them.
     fn doubt(&self, why: &str) {
         if let Some(left_out) = DOUBTED.note() {
             tracing::warn!(member = %self.member, why, left_out, "a member shows a signed position that is not believed");
@@ -338,7 +339,7 @@ impl Session {
                     let examining = move || session.examine_proof(&body);
                     vital::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
                 }
-                // A newer member may say more on this stream; what is not understood is not needed.
+                // A newer member may send other messages on this stream. Unknown messages can be ignored.
                 _ => {}
             }
         }
@@ -353,7 +354,7 @@ impl Session {
     }
 }
 
-/// Refuses a stream; the connection stays.
+/// Refuses a stream; the connection remains open.
 async fn refuse(send: &mut quinn::SendStream, code: RefusalCode, message: impl Into<String>) -> Result<(), WireError> {
     wire::send(send, Kind::Refused, &refused(code, message)).await?;
     let _ = send.finish();

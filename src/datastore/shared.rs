@@ -1,4 +1,4 @@
-//! What all parts of a running datastore share.
+//! State shared by all parts of a running datastore.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,26 +35,26 @@ use super::snapshot::Snapshots;
 
 /// Memory for recent batches.
 const RING_BYTES: usize = 16 << 20;
-/// What to do about a damaged index.
+/// Remedy for a corrupt index.
 const RESTART: &str = "start the datastore again: it sets the index aside and rebuilds it from the log (systemctl restart gravwell_datastore)";
-/// Requests of members for much of the log that are answered at the same time, and those of one member.
+/// Most concurrent requests of members that read much of the log, in total and per member.
 const READINGS_MAX: usize = 8;
 const READINGS_OF_MEMBER: usize = 2;
-/// How many requests of one member may follow the log.
+/// Most requests per member that follow the log.
 const FOLLOWS_OF_MEMBER: usize = 2;
-/// Push streams of one member: an honest one has one, and a few of connections that were lost.
+/// Most push streams per member. A well-behaved client has one, plus a few of lost connections.
 const PUSHES_OF_MEMBER: usize = 8;
-/// Of pushes that arrive, so many units are in memory at the same time, and at least so many of one member.
+/// Memory for incoming pushes, in units of `ARRIVING_UNIT`: in total, and at least per member.
 const ARRIVING_MAX: usize = (256 << 20) / ARRIVING_UNIT;
 const ARRIVING_OF_MEMBER: usize = (16 << 20) / ARRIVING_UNIT;
-/// A push of less needs no place: the number of streams bounds them.
+/// Bytes per unit. Smaller pushes need no permit, because the number of streams limits them.
 pub(super) const ARRIVING_UNIT: usize = 64 << 10;
-/// Of the log, so many MiB are under way to one member at the same time, or as much as these streams take. Members are few enough
-/// for all of them together to be no concern.
+/// MiB of the log in transfer per member, unless its streams need more. The number of members is small enough that
+/// their total needs no limit.
 const BLOCKS_OF_MEMBER: usize = 64;
 const STREAMS_OF_MEMBER: usize = OF_REPLICA + FOLLOWS_OF_MEMBER + READINGS_OF_MEMBER;
 
-/// Most bytes of the log that are handed to a stream at once, unless a transaction or a batch is larger.
+/// Target size of a block of the log, in bytes. A larger transaction or batch is not split.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
 const _: () = assert!(ARRIVING_MAX >= 2 * crate::model::limits::HARD.txn_bytes_max.div_ceil(ARRIVING_UNIT));
 
@@ -62,7 +62,7 @@ const _: () = assert!(ARRIVING_MAX >= 2 * crate::model::limits::HARD.txn_bytes_m
 pub(super) struct Shared {
     pub config: DatastoreConfig,
     pub path: PathBuf,
-    /// Where states are made that are needed for a moment.
+    /// Directory for temporary states.
     pub work: PathBuf,
     pub log: LogReader,
     pub state: StateStore,
@@ -72,52 +72,52 @@ pub(super) struct Shared {
     /// Last sequence in the state index.
     pub applied: watch::Sender<Seq>,
     pub bookmarks: broadcast::Sender<Bookmark>,
-    /// The last position that was signed.
+    /// The last signed position.
     pub proof: watch::Sender<Option<Proof>>,
     pub commit: mpsc::Sender<commit::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
     pub contents: Contents,
     pub audit: Audit,
-    /// Joins that may be served at the same time.
+    /// Limits concurrent joins.
     pub joins: Semaphore,
     pub snapshots: Snapshots,
-    /// Requests for much of the log.
+    /// Limits requests that read much of the log.
     pub readings: Shares<MemberName>,
-    /// Requests that follow the log.
+    /// Limits requests that follow the log.
     pub follows: Arc<Quota<MemberName>>,
     pub renewals: Renewals,
-    /// Push streams.
+    /// Limits push streams.
     pub pushes: Arc<Quota<MemberName>>,
-    /// Large pushes from their header on until they wait for the commit thread.
+    /// Limits the memory for large pushes, from their header until they are queued for the commit thread.
     pub arriving: Shares<MemberName>,
-    /// Parts of the log that are read, and not taken yet: see [`Shared::room_for_block`].
+    /// Limits blocks of the log that were read but not yet sent: see [`Shared::room_for_block`].
     pub blocks: Shares<MemberName>,
-    /// Bounds the bytes that wait for the commit thread.
+    /// Limits the bytes queued for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
     pub limits: Limits,
-    /// Bytes free on the file system, as last measured by the committer.
+    /// Bytes free on the file system, as last measured.
     pub disk_free: AtomicU64,
-    /// What time it is for entries.
+    /// Source of commit times.
     pub clock: Mutex<CommitClock>,
-    /// Snapshots that were served to members which have not subscribed yet.
+    /// Snapshots served to members that have not subscribed yet.
     pub pins: Pins,
-    /// Why writes are refused; empty when they are not.
+    /// Reason for rejecting writes; empty if they are accepted.
     pub write_refusal: Mutex<String>,
-    /// Why the datastore waits to be recovered; empty when it does not.
+    /// Reason for recovery mode; empty outside of it.
     pub recovery: Mutex<String>,
-    /// Why the register does not count as the latest; empty when it does.
+    /// Reason why the registry does not count as the latest; empty if it does.
     pub register_shows: Mutex<String>,
-    /// Held while the register and `recovery` change together, which may take as long as the disk does.
+    /// Held while the registry and `recovery` change together, which may wait for the disk.
     pub evidence: Mutex<()>,
-    /// What the audit showed at the start of a log that is not here: for as long as this process runs.
+    /// Evidence of a lost or replaced log that the audit gave at startup. It remains valid while this process runs.
     pub audit_shows: Option<String>,
     pub address: std::net::SocketAddr,
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
-    /// Over its tasks and threads.
+    /// Supervises the datastore's tasks and threads.
     pub watch: Watch,
-    /// Name under which the datastore's own host administers.
+    /// Member name used for administration on the datastore's own host.
     pub local: MemberName,
 }
 
@@ -135,12 +135,12 @@ pub(super) fn follows() -> Arc<Quota<MemberName>> {
     Quota::new(FOLLOWS_OF_MEMBER)
 }
 
-/// Whoever has all that it may have of streams finds room on each.
+/// The quota lets a member with the maximum number of streams make progress on each.
 pub(super) fn blocks(limits: &Limits) -> Shares<MemberName> {
     Shares::new(Semaphore::MAX_PERMITS, BLOCKS_OF_MEMBER.max(STREAMS_OF_MEMBER * block_mib(limits)))
 }
 
-/// The most that one part of the log takes, in MiB.
+/// Returns the maximum size of one block of the log, in MiB.
 fn block_mib(limits: &Limits) -> usize {
     (limits.txn_bytes_max.max(commit::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
 }
@@ -149,7 +149,7 @@ pub(super) fn pushes() -> Arc<Quota<MemberName>> {
     Quota::new(PUSHES_OF_MEMBER)
 }
 
-/// A member has room for two transactions of any size that is taken.
+/// The quota of a member is enough for two transactions of the maximum size.
 pub(super) fn arriving(limits: &Limits) -> Shares<MemberName> {
     Shares::new(ARRIVING_MAX, ARRIVING_OF_MEMBER.max(2 * limits.txn_bytes_max.div_ceil(ARRIVING_UNIT)))
 }
@@ -167,13 +167,13 @@ impl Shared {
         *self.head.borrow()
     }
 
-    /// What a member of a role is not given.
+    /// Returns the redaction that applies to members of a role.
     pub(super) fn redaction_for(&self, role: Role) -> Option<Redaction> {
         (role == Role::Reader).then(|| self.config.redaction.clone())
     }
 
-    /// Waits until there is room for another part of the log that `member` takes. It is held from before it is read until it was
-    /// taken, so a reading that nobody waits for any more counts until it ends.
+    /// Waits until memory is available for another block of the log for `member`. It is held from before the read until
+    /// the block was sent, so an abandoned read counts until it ends.
     pub(super) async fn room_for_block(&self, member: &MemberName) -> Result<Share, AcquireError> {
         let mib = u32::try_from(block_mib(&self.limits)).unwrap_or(u32::MAX);
         self.blocks.take(Some(member.clone()), mib).await
@@ -191,12 +191,12 @@ impl Shared {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why writes wait for an operator; empty when they do not.
+    /// Returns the reason why writes wait for an operator; empty if they do not.
     pub(super) fn recovery(&self) -> String {
         Some(self.log_waits()).filter(|waits| !waits.is_empty()).or_else(|| self.register_waits()).unwrap_or_default()
     }
 
-    /// What to do about it, for the data directory `dir`.
+    /// Returns the remedy for the operator of the data directory `dir`.
     pub(super) fn recovery_remedy(&self, dir: &str) -> String {
         match self.log_waits().is_empty() {
             true => Shared::register_remedy(dir),
@@ -204,13 +204,13 @@ impl Shared {
         }
     }
 
-    /// How the generations of the log began.
+    /// Lists how the generations of the log started.
     pub(super) fn generations(&self) -> Result<Vec<GenerationInfo>, NotesError> {
         let listed = generations::list(&self.path, self.log.log_id(), &self.log.lineage());
         self.log.damage().checked(listed, |_| true)
     }
 
-    /// What reads have found damaged while this process runs, and what to do about it.
+    /// Returns the corruption found by reads since the process started, and the remedy.
     pub(super) fn damage(&self) -> Option<(String, String)> {
         let log = self.log.damage().summary().map(|found| (found, REPAIR_REMEDY.to_owned()));
         let index =
@@ -218,13 +218,13 @@ impl Shared {
         log.or_else(index)
     }
 
-    /// Whether the process has to end, so that nothing more is accepted.
+    /// Returns whether the process has to terminate, so that nothing more is accepted.
     pub(super) fn has_failed(&self) -> bool {
         self.watch.has_failed() || self.contents.store.health().is_err()
     }
 
-    /// Takes no writes from now on, when there is evidence that the log lost entries. `note` writes down in the register what
-    /// a member showed, and says whether it counts.
+    /// Enters recovery mode if there is evidence that the log lost entries. `note` records a member's evidence in the
+    /// registry and returns whether it counts.
     ///
     pub(super) fn wait_for_recovery(&self, evidence: Option<String>, note: impl FnOnce() -> bool) {
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
@@ -245,7 +245,7 @@ impl Shared {
         }
     }
 
-    /// Looks at the register again, after a member was revoked whose position was evidence.
+    /// Checks the registry again after revoking a member, because its position may have been the evidence.
     pub(super) fn look_at_register(&self) {
         let _turn = self.evidence();
         let evidence = self.members.evidence(&Here::of(&self.log, self.head())).or_else(|| self.audit_shows.clone());
@@ -257,10 +257,10 @@ impl Shared {
         }
     }
 
-    /// Notes in the register where the log stands, and writes what changed in it. Waits for the disk.
+    /// Records the log's position in the registry and saves the registry. Waits for the disk.
     pub(super) fn save_members(&self) {
         let _turn = self.evidence();
-        // What a register says that contradicts the log is evidence: it stays.
+        // A registry that contradicts the log is evidence and must not be changed.
         if self.log_waits().is_empty() {
             let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
             self.members.note_log(LogMark { log_id, generation, seq });
@@ -279,7 +279,7 @@ impl Shared {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time that an entry is given now.
+    /// Returns the commit time for an entry committed now.
     pub(super) fn commit_time(&self) -> u64 {
         let mut clock = self.clock();
         let before = clock.skew_ms();
@@ -295,17 +295,19 @@ impl Shared {
         now
     }
 
-    /// A member dated something.
+    /// Records the time of a transaction that a member dated.
     pub(super) fn note_clock(&self, theirs_ms: u64) {
         self.clock().member(theirs_ms, now_ms(), steady_ms());
     }
 
-    /// Whether commit times are to go back, because a clock was wrong when the last entries were dated. Reported once.
+    /// Returns whether commit times must go back, because the clock was wrong when the last entries were dated. Returns
+    /// `true` only once.
     pub(super) fn take_time_correction(&self) -> bool {
         self.clock().take_correction()
     }
 
-    /// How far the clock of this host is from the time that entries are given, in milliseconds; 0 when it is believed.
+    /// Returns the difference between the host's clock and the commit time, in milliseconds; 0 while the clock is
+    /// trusted.
     pub(super) fn clock_skew_ms(&self) -> i64 {
         self.commit_time();
         self.clock().skew_ms()
@@ -328,7 +330,7 @@ impl Shared {
     }
 }
 
-/// Milliseconds since 1970-01-01 UTC, by the machine's clock.
+/// Returns milliseconds since 1970-01-01 UTC, by the system clock.
 pub(super) fn now_ms() -> u64 {
     crate::env::Clock::now_ms(&crate::env::SystemClock)
 }

@@ -1,7 +1,7 @@
-//! Serving the whole state, as of one instant, to a member that cannot be served a tail.
+//! Serving a consistent snapshot of the whole state to a member that cannot be served a tail.
 //!
-//! A state is long, and a receiver may take it slowly or not at all. So a member is sent one at a time, readers leave a place to
-//! webservers, and whoever does not get on gives way to those who wait.
+//! A state may be large, and a receiver may read it slowly or not at all. So a member gets only one at a time, readers
+//! leave a slot to webservers, and slow receivers yield to waiting ones.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -24,40 +24,41 @@ use super::shared::SharedRef;
 use crate::model::{MemberName, Seq};
 use crate::trust::Role;
 
-/// States that are sent at the same time, and those to readers among them; others wait in line.
+/// Most concurrent transfers, in total and to readers. Other requests wait.
 const AT_ONCE: usize = 2;
 const TO_READERS: usize = 1;
-/// While others wait, whoever takes nothing for this long gives way.
+/// A transfer without progress for this long is aborted if others wait.
 const STALLED_MAX: Duration = Duration::from_secs(10);
-/// The same for whoever takes less than this many bytes in a second, over this time.
+/// A transfer below this rate, in bytes per second over this time, is aborted if others wait.
 const SLOW_BYTES_PER_S: u64 = 256 << 10;
 const SLOW_AFTER: Duration = Duration::from_secs(60);
-/// Whether others wait or not, whoever takes nothing for this long is given up,
+/// A transfer without progress for this long is always aborted.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
-/// and whoever takes less than this many bytes in a second, over this time: a state is not kept for good.
+/// A transfer below this rate, in bytes per second over this time, is always aborted, because its snapshot must not be
+/// held forever.
 const USELESS_BYTES_PER_S: u64 = 16 << 10;
 const USELESS_AFTER: Duration = Duration::from_secs(600);
-/// It is looked at this often.
+/// Interval at which progress is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Who is sent a state, and who waits for one.
+/// Running and waiting transfers of snapshots.
 pub(super) struct Snapshots {
     all: Semaphore,
     readers: Semaphore,
     waiting: AtomicUsize,
-    /// The newest request of each member.
+    /// The latest request of each member.
     current: Mutex<HashMap<MemberName, Request>>,
 }
 
 #[derive(Clone)]
 struct Request {
-    /// Ends it.
+    /// Aborts the request.
     ends: Arc<Notify>,
-    /// Held by the request that is served: the next one begins when it has ended.
+    /// Held while a request is served, so that the member's next request starts after it has ended.
     turn: Arc<Semaphore>,
 }
 
-/// Counts one that waits.
+/// Counts a waiting request until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -73,7 +74,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The newest request of a member.
+/// The latest request of a member; unregisters itself on drop.
 struct Newest<'a> {
     snapshots: &'a Snapshots,
     member: &'a MemberName,
@@ -89,13 +90,13 @@ impl Drop for Newest<'_> {
     }
 }
 
-/// Whether a state of which so many bytes were taken gives way to others.
+/// Returns whether a transfer must yield to waiting ones.
 fn gives_way(bytes: u64, elapsed: Duration, stalled: Duration) -> bool {
     let is_slow = elapsed >= SLOW_AFTER && bytes / elapsed.as_secs().max(1) < SLOW_BYTES_PER_S;
     stalled >= STALLED_MAX || is_slow
 }
 
-/// Whether it is given up although nobody else waits.
+/// Returns whether a transfer is aborted even if no other waits.
 fn is_useless(bytes: u64, elapsed: Duration, stalled: Duration) -> bool {
     let is_slow = elapsed >= USELESS_AFTER && bytes / elapsed.as_secs().max(1) < USELESS_BYTES_PER_S;
     stalled >= GIVEN_UP_AFTER || is_slow
@@ -115,7 +116,8 @@ impl Snapshots {
         }
     }
 
-    /// Ends what the member is sent already: it has given that up, or has no use for two.
+    /// Registers a member's latest request and aborts its previous one: the member has abandoned that, or cannot use
+    /// two.
     fn newest<'a>(&'a self, member: &'a MemberName) -> Newest<'a> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let former = current.get(member);
@@ -128,7 +130,7 @@ impl Snapshots {
         Newest { snapshots: self, member, request }
     }
 
-    /// Sends something to a member when it is its turn. `taken` counts the bytes that it has taken.
+    /// Runs a transfer to a member when it is its turn. `taken` counts the bytes received.
     async fn in_turn<T>(
         &self,
         member: &MemberName,
@@ -158,14 +160,14 @@ impl Snapshots {
         }
     }
 
-    /// Waits until others wait for somebody who does not get on, or nobody would get on like that; says which.
+    /// Waits until the transfer has to be aborted, and returns the reason.
     async fn obstructs(&self, taken: &AtomicU64) -> &'static str {
         let (mut begun, mut bytes, mut moved) = (Instant::now(), 0, Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = taken.load(Ordering::Relaxed);
             if now != bytes {
-                // Until then it waited for the index.
+                // Until then the transfer waited for the index.
                 begun = if bytes == 0 { Instant::now() } else { begun };
                 (bytes, moved) = (now, Instant::now());
             }
@@ -180,7 +182,7 @@ impl Snapshots {
     }
 }
 
-/// A stream whose bytes are counted when they are taken.
+/// Counts the bytes written to a stream.
 struct Counted<'a, W> {
     inner: &'a mut W,
     taken: &'a AtomicU64,
@@ -204,7 +206,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<'_, W> {
     }
 }
 
-/// What a member is sent, or was until a moment ago, is not compacted away.
+/// Pins the entries after a snapshot during and shortly after its transfer, so that they are not compacted.
 struct Pinned<'a> {
     pins: &'a Pins,
     member: &'a MemberName,
@@ -212,7 +214,7 @@ struct Pinned<'a> {
 }
 
 impl<'a> Pinned<'a> {
-    /// Readers hold compaction only where the configuration says so: one that is passed fetches another state.
+    /// Readers pin the horizon only if configured. A reader that falls behind the horizon fetches another state.
     fn new(shared: &'a SharedRef, member: &'a MemberName, role: Role, seq: Seq) -> Option<Pinned<'a>> {
         if role == Role::Reader && !shared.config.readers_hold_compaction {
             return None;
@@ -224,12 +226,12 @@ impl<'a> Pinned<'a> {
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        // Of a part of a state there is no use.
+        // A partial state is useless.
         self.pins.end(self.member, self.is_sent.then(Instant::now));
     }
 }
 
-/// Sends a snapshot; waits in line while too many others are being sent.
+/// Sends a snapshot; waits while too many others are being sent.
 pub(super) async fn serve(
     shared: &SharedRef,
     (member, role): (&MemberName, Role),
@@ -238,12 +240,13 @@ pub(super) async fn serve(
 ) -> Result<(), WireError> {
     let taken = AtomicU64::new(0);
     let sending = async {
-        // Nobody is given a state older than what was shown before: who fetches one may hold everything up to the head.
+        // The snapshot must not be older than the visible head, because the member may already hold all entries up to
+        // it.
         super::commit::wait_applied(shared, shared.head()).await;
         let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
         let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
         let mut pinned = Pinned::new(shared, member, role, seq);
-        // From here on it counts what is taken.
+        // Start counting progress here.
         taken.store(1, Ordering::Relaxed);
         let mut counted = Counted { inner: &mut *send, taken: &taken };
         state_stream::write(snapshot, open, shared.redaction_for(role), &mut counted).await?;
@@ -268,7 +271,7 @@ mod tests {
         MemberName::new(name).expect("a name")
     }
 
-    /// A stream of which nothing is taken.
+    /// A transfer of which the receiver reads nothing.
     async fn unread() -> Result<(), WireError> {
         std::future::pending().await
     }
@@ -286,7 +289,7 @@ mod tests {
         let mut waits = Box::pin(snapshots.in_turn(&second, Role::Reader, &count, taken()));
         assert!((&mut waits).now_or_never().is_none(), "another reader waits");
         snapshots.in_turn(&web, Role::Webserver, &count, taken()).await.expect("a webserver does not");
-        // The first asks anew, and nobody is sent two.
+        // The first member requests again, and its previous transfer is aborted.
         let mut again = Box::pin(snapshots.in_turn(&first, Role::Reader, &count, unread()));
         assert!((&mut again).now_or_never().is_none());
         held.await.expect_err("the newest counts");

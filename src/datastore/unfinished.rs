@@ -1,6 +1,6 @@
-//! The mark of a command that puts a log in its place. It is written before anything else and removed when the log is there:
-//! what such a command restores first, the authority and the register, looks like a datastore that was lost, and an empty
-//! log that begins beside them would be followed by no member.
+//! Marker file of a command that installs a log. It is written before anything else and removed once the log is in
+//! place. Such a command first restores CA and registry, which alone look like a datastore that lost its log. If an
+//! empty log were created next to them, no member would follow it.
 
 use std::fs;
 use std::path::Path;
@@ -19,13 +19,13 @@ use crate::trust::CopyRank;
 
 const FILE: &str = "unfinished";
 
-/// Which command it is.
+/// The interrupted command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Work {
-    /// `recover`
+    /// The command `recover`.
     Recover,
-    /// `restore`
+    /// The command `restore`.
     Restore,
 }
 
@@ -38,20 +38,20 @@ impl Work {
     }
 }
 
-/// What becomes of the authority.
+/// Treatment of the certificate authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
-    /// The one that was there is kept.
+    /// The existing CA is kept.
     Kept,
-    /// One comes back from a sealed copy.
+    /// The CA is restored from an encrypted backup.
     Restored,
-    /// A new one begins.
+    /// A new CA is created.
     New,
 }
 
 impl Trust {
-    /// The word for reports.
+    /// Returns the name used in reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -62,40 +62,40 @@ impl Trust {
     }
 }
 
-/// What was begun and has not come to its end.
+/// A command that was started and not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
-    /// Which command.
+    /// The command that was started.
     pub work: Work,
-    /// What becomes of the authority and the register of members.
+    /// Treatment of the CA and the member registry.
     pub trust: Trust,
-    /// The log that is to be there, once it is known.
+    /// ID of the log to be installed, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_id: Option<LogId>,
-    /// When the sealed copy of the authority was made that is restored, milliseconds since 1970-01-01 UTC.
+    /// Time at which the encrypted CA backup being restored was made, in milliseconds since 1970-01-01 UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_ms: Option<u64>,
-    /// Its place among sealed copies.
+    /// Rank of that backup among CA backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyRank>,
-    /// Generation of the log that is replaced, zero without one.
+    /// Generation of the replaced log; zero if there was none.
     pub replaces: Generation,
-    /// When, milliseconds since 1970-01-01 UTC.
+    /// Start time, in milliseconds since 1970-01-01 UTC.
     pub begun_ms: u64,
 }
 
 impl Unfinished {
-    /// What `work` in the data directory `path` is to be marked with, when it begins now.
+    /// Creates the marker of `work` in the data directory `path`, started now.
     #[must_use]
     pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
         let replaces = generation_in(path);
         Unfinished { work, trust, log_id: None, copy_ms: None, copy: None, replaces, begun_ms: super::shared::now_ms() }
     }
 
-    /// Puts the mark into the data directory `path`, whose lock the caller holds; durable when it returns.
+    /// Writes the marker to the data directory `path`, whose lock the caller holds. It is durable when this returns.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Returns an error if it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), DirectoryError> {
         let body = serde_json::to_string(self).map_err(std::io::Error::other).map_err(io_error(path))?;
         replace_file(&path.join(FILE), summed::seal(&body).as_bytes())
@@ -106,14 +106,14 @@ impl Unfinished {
     }
 }
 
-/// Generation of the log that is in the data directory `path`; zero when none can be seen.
+/// Returns the generation of the log in the data directory `path`; zero if it cannot be determined.
 #[must_use]
 pub fn generation_in(path: &Path) -> Generation {
     let found = salvage(&RealFs, &path.join(LOG), &mut |_, _| {});
     found.ok().and_then(|found| found.head).map(|head| head.generation).unwrap_or_default()
 }
 
-/// The mark in the data directory `path`; the words say why one that is there cannot be read.
+/// Reads the marker in the data directory `path`. The inner error is the reason why an existing marker cannot be read.
 #[must_use]
 pub fn find(path: &Path) -> Option<Result<Unfinished, String>> {
     match fs::read_to_string(path.join(FILE)) {
@@ -123,10 +123,10 @@ pub fn find(path: &Path) -> Option<Result<Unfinished, String>> {
     }
 }
 
-/// Removes the mark: the log is in place, or nothing was changed.
+/// Removes the marker, after the log was put in place or if nothing was changed.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// Returns an error if it cannot be removed.
 pub fn end(path: &Path) -> Result<(), DirectoryError> {
     let file = path.join(FILE);
     match fs::remove_file(&file) {
@@ -136,11 +136,11 @@ pub fn end(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-/// Whether the data directory `path` may be served with `log`, the head and generation of the log that is there. An
-/// interrupted command that had its log in place is no hindrance, nor is any when `mode` gives up what is missing.
+/// Checks that the data directory `path` may be served with `log`, the head and generation of its log. Serving is
+/// allowed if the interrupted command had put its log in place, or if `mode` accepts the loss.
 ///
 /// # Errors
-/// Says what was interrupted, and what to do.
+/// Returns the interrupted command and the remedy.
 pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Result<(), String> {
     let Some(found) = find(path) else { return Ok(()) };
     let replaces = found.as_ref().map_or(Generation::MAX, |found| found.replaces);

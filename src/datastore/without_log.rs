@@ -1,4 +1,4 @@
-//! What a datastore that waits for its log says at the local socket: that it waits, and for what. All else is refused.
+//! Status of a datastore that waits for its log, served at the local socket. All other requests are refused.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,13 +15,14 @@ use crate::codec::message::MESSAGE_BYTES_MAX;
 use crate::transport::answer::{self, Answer, Failure, refuse};
 use crate::transport::local;
 
-/// How long a caller may go on sending what is refused.
+/// Time for which the rest of a refused request is read.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Answers in the data directory `dir` until it is dropped. `message`: what the datastore waits for; `remedy`: what to do.
+/// Serves the status in the data directory `dir` until it is dropped. `message` is the reason for waiting, `remedy` the
+/// action required.
 ///
 /// # Errors
-/// When there is no such directory, or no socket can be made in it.
+/// Returns an error if the directory does not exist or the socket cannot be created.
 pub async fn say(dir: &Path, message: &str, remedy: &str) -> io::Result<Infallible> {
     let requests = local::Requests::new(local::listen(dir)?);
     let status = Arc::new(status(message, remedy));
@@ -60,7 +61,7 @@ async fn serve(stream: UnixStream, status: &Status) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     let ended = Answer::new(&mut send).end(done).await;
-    // Whoever is still sending reads the answer afterwards.
+    // Drain the stream, so that a client that is still sending can read the answer.
     let _ = send.shutdown().await;
     let _ = tokio::time::timeout(PATIENCE, tokio::io::copy(&mut receive, &mut tokio::io::sink())).await;
     Ok(ended?)

@@ -1,5 +1,5 @@
-//! What administrators ask of the datastore, as acts: who, from where, and what. Requests that only tell how things stand are left
-//! out, and so are those by which members do their own work.
+//! Administrative requests as acts of the audit: who requested what, and from where. Excluded are requests that only
+//! report status, and those that members make for their own operation.
 
 use tokio::net::unix::UCred;
 
@@ -12,28 +12,29 @@ use crate::model::Collection;
 use crate::model::exposure::{self, Exposure};
 use crate::trust::Role;
 
-/// An act, and whether it changes anything or gives away what opens something: then it is recorded before it is done.
+/// An act to record. If `is_change` is set, it changes something or discloses sensitive data and is recorded before it
+/// is performed.
 pub(in crate::datastore) struct Asked {
     pub act: Act,
     pub is_change: bool,
 }
 
 impl Asked {
-    /// The same act, which came to nothing.
+    /// Returns the same act, marked as failed.
     pub(in crate::datastore) fn failed(&self, why: &str) -> Act {
         Act { kind: format!("{}-failed", self.act.kind), what: format!("{}: {why}", self.act.what), ..self.act.clone() }
     }
 }
 
-/// The user at the other end of the local socket, as the kernel says. The login's user is who logged in to the host, whatever
-/// `su` and `sudo` made of them since, where the system keeps track of it.
+/// Describes the user at the other end of the local socket, as reported by the kernel. The login user is the one that
+/// logged in to the host, regardless of `su` and `sudo`, if the system tracks it.
 pub(in crate::datastore) fn local_user(caller: std::io::Result<UCred>) -> String {
     let Ok(caller) = caller else { return "an unknown user of this host".into() };
     let login = caller.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
     described(caller.uid(), login.as_deref())
 }
 
-/// The user of this process, which opened the directory itself.
+/// Describes the user of this process, which opened the directory itself.
 pub(in crate::datastore) fn own_user() -> String {
     let login = std::fs::read_to_string("/proc/self/loginuid").ok();
     described(rustix::process::getuid().as_raw(), login.as_deref())
@@ -47,7 +48,7 @@ fn described(uid: u32, login: Option<&str>) -> String {
     }
 }
 
-/// The act that a request is, if it is one.
+/// Returns the act to record for a request, if any.
 pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Option<Asked> {
     if caller.role != Role::Admin {
         return None;
@@ -61,7 +62,7 @@ pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Op
 fn described_request(request: &Request) -> Option<(&'static str, String, bool)> {
     let at = |at: &Option<crate::model::Seq>| at.map_or_else(String::new, |at| format!(" as of {at}"));
     let read = |what: String| Some(("read", what, false));
-    // Who reads what opens something is recorded before it is given, however many ask at a time.
+    // Reads of secret collections are recorded before they are answered, however many there are at a time.
     let read_of = |collection: &Collection, what: String| {
         Some(("read", what, exposure::of(collection.as_str()) == Exposure::Secret))
     };
@@ -127,7 +128,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         | Request::Audit { .. }
         | Request::AuditVerify { .. }
         | Request::AuditActs { .. }
-        // It is a record of its own.
+        // Acknowledgements have their own kind of record.
         | Request::AuditAcknowledge { .. }
         | Request::Upstream
         | Request::Barrier { .. } => None,

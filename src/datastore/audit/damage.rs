@@ -1,11 +1,13 @@
-//! An audit that began in the place of a damaged one: what only that one had is missing, until an administrator says that it was
-//! seen.
+//! Corruption of an audit that was replaced by a new one. The records of the corrupt audit are missing until an
+//! administrator acknowledges that.
 //!
-//! A record says so, the first of an audit that began anew; when old records go, what was not acknowledged of them is recorded again.
-//! What was acknowledged is a record as well, somewhere in the audit. Small files beside it say which record it is, and up to where,
-//! so that a start need not read all of it. They decide nothing: `audit verify` reads the records.
+//! The first record of the new audit states the corruption. When old records are removed, unacknowledged statements in
+//! them are recorded again. Acknowledgements are records, too, anywhere in the audit. Small files next to the audit
+//! store the numbers of these records, so that a start need not read all of it. They are only hints: `audit verify`
+//! reads the records.
 //!
-//! That an audit is missing, or an older copy, nothing in it says. So the register of members keeps the last record and its chain.
+//! An audit cannot show that it is missing or was replaced by an older copy. So the registry keeps the number and chain
+//! of the last record.
 
 use std::path::Path;
 
@@ -18,31 +20,31 @@ use crate::trust::AuditMark;
 
 use super::reading::{self, Said};
 
-/// Kind of the act by which a new audit says that it took the place of a damaged one.
+/// Kind of the act by which a new audit states that it replaced a corrupt one.
 pub(super) const KIND: &str = "audit-damaged";
 /// Names of the files in a datastore's directory.
 const FILE: &str = "audit-acknowledged";
 const NOTED: &str = "audit-damage";
-/// It is among the first records.
+/// Number of records at the start of the audit in which the statement is searched.
 const AMONG: u64 = 16;
 
-/// What was found.
+/// A statement of corruption in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::datastore) struct Damage {
-    /// The record that says so.
+    /// Number of the record that contains it.
     pub record: Seq,
-    /// Its words.
+    /// Text of the statement.
     pub what: String,
 }
 
-/// What an audit says of a damaged one, unless that was acknowledged.
+/// Finds an unacknowledged statement of corruption.
 pub(super) fn find(dir: &Path, reader: &LogReader) -> Option<Damage> {
     let acknowledged = acknowledged(dir, reader);
     let counts = |damage: &Damage| damage.record > acknowledged;
     noted(dir, reader).filter(counts).or_else(|| at_the_start(reader).filter(counts))
 }
 
-/// Notes beside the audit which record says it.
+/// Stores next to the audit which record contains the statement.
 pub(super) fn note(dir: &Path, reader: &LogReader, damage: &Damage) -> Result<(), DirectoryError> {
     let text = format!("{} {} {}\n", reader.log_id(), damage.record, damage.what.replace('\n', " "));
     replace_file(&dir.join(NOTED), text.as_bytes())
@@ -56,15 +58,15 @@ fn noted(dir: &Path, reader: &LogReader) -> Option<Damage> {
     Some(Damage { record, what: words.next()?.to_owned() })
 }
 
-/// What records up to `to`, which are about to go, say of damage and of what is missing, as far as it was not acknowledged: to be
-/// recorded again.
+/// Collects the unacknowledged statements of corruption and gaps in records up to `to`, which are about to be removed,
+/// as acts to be recorded again.
 pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Act>, ReadError> {
     let mut said = Said::default();
     reading::say(reader, (reader.horizon(), to), &mut said)?;
     if said.is_empty() {
         return Ok(Vec::new());
     }
-    // What is acknowledged later counts, and what is said later stays where it is.
+    // Later records may acknowledge these statements. Later statements remain where they are.
     reading::say(reader, (to, reader.head().0), &mut said)?;
     let act =
         |kind: &str, what: String| Act { kind: kind.into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
@@ -83,7 +85,7 @@ pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Ac
     Ok(acts)
 }
 
-/// What is missing of the audit that the register knows; `None`: nothing.
+/// Describes records that the registry knows and the audit lacks, if any.
 pub(super) fn missing(reader: &LogReader, known: &AuditMark) -> Option<String> {
     let (head, at) = (reader.head().0, known.seq);
     if reader.log_id() != known.log_id {
@@ -122,7 +124,7 @@ fn acknowledged(dir: &Path, reader: &LogReader) -> Seq {
     Seq(seq.unwrap_or(0))
 }
 
-/// Notes beside the audit what was acknowledged.
+/// Stores next to the audit up to which record statements were acknowledged.
 pub(super) fn acknowledge(dir: &Path, reader: &LogReader, to: Seq) -> Result<(), DirectoryError> {
     let to = to.max(acknowledged(dir, reader));
     replace_file(&dir.join(FILE), format!("{} {to}\n", reader.log_id()).as_bytes())

@@ -1,8 +1,8 @@
-//! Records of the audit from entries of the operation log, with what each object was before.
+//! Derives records of the audit from entries of the operation log, with the previous value of each object.
 //!
-//! What an object was is found in a snapshot of the state that is no later than the entries, and in what the entries themselves
-//! changed since. So it costs the way of a commit nothing, and is exact; only after a crash, or for entries that were there
-//! before the audit was, the state is ahead, and what is not known is said to be.
+//! Previous values come from a snapshot of the state that is not later than the entries, and from the entries since
+//! then. This is exact and adds nothing to the commit path. The state is ahead of the entries only after a crash, or
+//! for entries older than the audit. Values are then marked as unknown.
 
 use std::collections::HashMap;
 
@@ -13,32 +13,32 @@ use crate::model::exposure::{self, Exposure};
 use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LogId, Op, Seq, Txn};
 use crate::state::{StateError, StateSnapshot};
 
-/// Bytes of former values that are remembered between two snapshots.
+/// Most bytes of previous values remembered between two snapshots.
 const REMEMBERED_BYTES_MAX: usize = 16 << 20;
 
-/// What objects are just before the next entry.
+/// Values of objects just before the next entry.
 #[derive(Default)]
 pub struct Former {
     snapshot: Option<StateSnapshot>,
     changed: HashMap<(Collection, Key), Option<Bytes>>,
     bytes: usize,
-    /// Too much has changed since the snapshot to be remembered.
+    /// Whether more has changed since the snapshot than is remembered.
     is_lossy: bool,
 }
 
 impl Former {
-    /// Starts anew from a snapshot that is level with the next entry.
+    /// Restarts from a snapshot at the position before the next entry.
     pub fn begin(&mut self, snapshot: StateSnapshot) {
         *self = Former { snapshot: Some(snapshot), ..Former::default() };
     }
 
-    /// Whether there is nothing to find former values in.
+    /// Returns whether there is no snapshot yet.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.snapshot.is_none()
     }
 
-    /// The object as it was before the entry at `seq`.
+    /// Returns the object's value before the entry at `seq`.
     fn before(&self, op: &Op, seq: Seq, room: &mut usize) -> Result<Value, StateError> {
         if exposure::of(op.collection().as_str()) != Exposure::Open {
             return Ok(Value::Unknown);
@@ -69,27 +69,27 @@ impl Former {
     }
 }
 
-/// Which log the entries are of.
+/// Identifies the log of the entries.
 #[derive(Clone, Copy, Debug)]
 pub struct OfLog {
-    /// Identity of the log.
+    /// Log ID.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
 }
 
 impl OfLog {
-    /// A point of it.
+    /// Creates a point of this log.
     #[must_use]
     pub fn point(self, seq: Seq, chain: Chain) -> LogPoint {
         LogPoint { log_id: self.log_id, generation: self.generation, seq, chain }
     }
 }
 
-/// The record of an entry.
+/// Creates the record of an entry.
 ///
 /// # Errors
-/// When the state cannot be read.
+/// Returns an error if the state cannot be read.
 pub fn record(entry: &Entry, chain: Chain, log: OfLog, former: &mut Former) -> Result<AuditRecord, StateError> {
     let event = match &entry.body {
         EntryBody::Commit(txn) => commit(txn, entry.seq, former)?,

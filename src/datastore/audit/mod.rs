@@ -1,5 +1,5 @@
-//! The audit: who did what, kept apart from the operation log and for a time of its own. Compaction does not touch it, and nobody
-//! who is recorded in it can make it shorter.
+//! The audit: a record of all actions and their authors, separate from the operation log and with its own retention.
+//! Compaction does not affect it, and users recorded in it cannot shorten it.
 
 pub(super) mod acts;
 mod damage;
@@ -34,30 +34,30 @@ use super::shared::SharedRef;
 use damage::Damage;
 use writer::{Acts, Writer};
 
-/// Requests that may wait for the thread that writes.
+/// Capacity of the writer thread's queue, in requests.
 const QUEUE: usize = 64;
-/// Longest wait for a record to become durable. What waits longer is recorded later.
+/// Longest wait for a record to become durable. Later records are still written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the parts of a datastore have of its audit.
+/// Access of the datastore's other parts to its audit.
 pub(super) struct Audit {
     requests: mpsc::Sender<Acts>,
-    /// Taken by the thread that writes.
+    /// Moved to the writer thread when it starts.
     received: Mutex<Option<mpsc::Receiver<Acts>>>,
     reader: watch::Sender<Option<LogReader>>,
-    /// It was compared with what the register knows of it.
+    /// Whether the audit was compared with the registry's mark.
     is_checked: AtomicBool,
-    /// The audit has everything of the operation log up to here.
+    /// Last entry of the operation log that the audit has recorded.
     covered: watch::Sender<Seq>,
     problem: Mutex<String>,
-    /// What its first record says of a damaged one in the place of which it began, until that is acknowledged.
+    /// Unacknowledged statement that this audit replaced a corrupt one.
     damage: Mutex<Option<Damage>>,
-    /// Acts that are not recorded because too many waited; only their number is.
+    /// Number of acts dropped because too many were queued. Only the number is recorded.
     lost: AtomicU64,
 }
 
 impl Audit {
-    /// The audit of a log of which entries can be read from `horizon` on; nothing is opened yet.
+    /// Creates the audit of a log whose entries are readable from `horizon` on. Nothing is opened yet.
     pub(super) fn new(horizon: Seq) -> Audit {
         let (requests, received) = mpsc::channel(QUEUE);
         let (reader, covered) = (watch::channel(None).0, watch::channel(horizon).0);
@@ -74,7 +74,7 @@ impl Audit {
         }
     }
 
-    /// The work of the thread that writes; to be started once.
+    /// Returns the main function of the writer thread, which must be started only once.
     pub(super) fn work(shared: &SharedRef) -> impl FnOnce() + Send + 'static {
         let received = shared.audit.received.lock().unwrap_or_else(PoisonError::into_inner).take();
         let shared = Arc::clone(shared);
@@ -86,7 +86,7 @@ impl Audit {
         }
     }
 
-    /// How far the audit has the operation log. Compaction goes no further.
+    /// Returns the last recorded entry of the operation log. Compaction does not go beyond it.
     pub(super) fn covered(&self) -> Seq {
         *self.covered.borrow()
     }
@@ -103,7 +103,7 @@ impl Audit {
         self.is_checked.store(true, Ordering::Release);
     }
 
-    /// The last record that is durable, once it is known that nothing is missing before it that was not recorded.
+    /// Returns the last durable record, once it is known that no unrecorded gap precedes it.
     pub(super) fn mark(&self) -> Option<AuditMark> {
         let is_checked = self.is_checked.load(Ordering::Acquire);
         let reader = self.reader.borrow().clone().filter(|_| is_checked)?;
@@ -111,12 +111,12 @@ impl Audit {
         Some(AuditMark { log_id: reader.log_id(), seq, chain: reading::hex(&chain) })
     }
 
-    /// Why nothing can be recorded; empty when it can.
+    /// Returns the reason why nothing can be recorded; empty if recording works.
     pub(super) fn problem(&self) -> String {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is not acknowledged of a damaged audit, in the place of which this one began.
+    /// Returns the unacknowledged statement of corruption, if any.
     pub(super) fn damage(&self) -> Option<Damage> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -125,7 +125,7 @@ impl Audit {
         *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
     }
 
-    /// Whether that is news.
+    /// Stores the problem and returns whether it changed.
     fn set_problem(&self, problem: String) -> bool {
         let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = *known != problem;
@@ -133,19 +133,20 @@ impl Audit {
         is_news
     }
 
-    /// Waits until the audit has the operation log up to `seq`, for a while.
+    /// Waits, with a timeout, until the audit has recorded the operation log up to `seq`.
     pub(super) async fn wait_covered(&self, seq: Seq) -> bool {
         let mut covered = self.covered.subscribe();
         tokio::time::timeout(PATIENCE, covered.wait_for(|covered| *covered >= seq)).await.is_ok()
     }
 
-    /// [`Audit::wait_covered`] on a thread without a runtime.
+    /// Like [`Audit::wait_covered`], on a thread without a runtime.
     pub(super) fn wait_covered_blocking(&self, seq: Seq) {
         let mut covered = self.covered.subscribe();
         let _ = crate::env::wait::at_most(PATIENCE, covered.wait_for(|covered| *covered >= seq));
     }
 
-    /// Records an act at the datastore itself; waits until it is durable, but not for long. It is recorded later then.
+    /// Records an act at the datastore itself. Waits until it is durable, but only for a limited time; it is then
+    /// recorded later.
     pub(super) async fn note(&self, member: &MemberName, act: Act) {
         let (reply, recorded) = oneshot::channel();
         let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, acknowledged: None, reply };
@@ -155,12 +156,12 @@ impl Audit {
         }
     }
 
-    /// Counts an act that found no place to wait in; the number is recorded.
+    /// Counts an act that could not be queued; the number is recorded.
     fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records an act without waiting. When too many wait already, only that there was one is recorded.
+    /// Records an act without waiting. If the queue is full, only the number of dropped acts is recorded.
     pub(super) fn note_soon(&self, member: &MemberName, act: Act) {
         let (reply, _) = oneshot::channel();
         let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, acknowledged: None, reply };
@@ -172,7 +173,7 @@ impl Audit {
     /// Records acts that a member sent.
     ///
     /// # Errors
-    /// When they are not recorded: the member sends them again.
+    /// Returns an error if they were not recorded; the member sends them again.
     pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
         acts.iter().try_for_each(Act::check)?;
         let (reply, recorded) = oneshot::channel();
@@ -184,20 +185,20 @@ impl Audit {
         tokio::time::timeout(PATIENCE, receiving).await.map_err(|_| "the audit is busy".to_owned())?
     }
 
-    /// Whether no thread writes it: the directory is only looked at.
+    /// Returns whether the datastore was opened read-only, so that no thread writes the audit.
     pub(super) fn is_read_only(&self) -> bool {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
-/// The reader of an audit that a thread of this process writes, or of one that is only looked at.
+/// Returns a reader of the audit, whether it is written by this process or opened read-only.
 async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
     let opened = shared.audit.reader.borrow().clone();
     if let Some(reader) = opened {
         return Ok(reader);
     }
     if !shared.audit.is_read_only() {
-        // It is opened beside everything else, so that nothing waits for it at the start.
+        // The audit is opened in parallel with other parts, so that startup does not wait for it.
         let mut opening = shared.audit.reader.subscribe();
         let opened = tokio::time::timeout(PATIENCE, opening.wait_for(Option::is_some)).await;
         if let Ok(Ok(reader)) = opened.map(|opened| opened.map(|reader| reader.clone()))
@@ -215,7 +216,8 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
     Ok(reader)
 }
 
-/// How far the audit in the data directory `path` has the operation log, as far as that can be read; nothing is changed.
+/// Returns the last entry of the operation log recorded by the audit in the data directory `path`, if it can be read.
+/// Nothing is changed.
 pub(super) fn point_in(path: &std::path::Path) -> Option<LogPoint> {
     let (fs, dir) = (Arc::new(ViewFs::default()), path.join(store::AUDIT));
     if !crate::log::exists(&*fs, &dir).ok()? {
@@ -248,7 +250,8 @@ fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
     Ok(log.reader())
 }
 
-/// A page of the audit: frames, and what comes after them. `room` is held for as long as the page is read, and given back with it.
+/// Returns a page of the audit: frames and the position after them. `room` is held while the page is read, and returned
+/// with it.
 pub(super) async fn page(
     shared: &SharedRef,
     from: Seq,
@@ -258,7 +261,7 @@ pub(super) async fn page(
 ) -> Result<(Option<bytes::Bytes>, AuditPage, Option<Share>), Failure> {
     let head = shared.head();
     let reader = reader_of(shared).await?;
-    // What was done before this was asked is found.
+    // Include actions that preceded this request.
     let is_whole = shared.audit.covered() >= head || shared.audit.wait_covered(head).await;
     let reading = move || (reading::page(&reader, from, since_ms, until_ms), room);
     let (found, room) = off_thread(reading).await?;
@@ -270,7 +273,7 @@ pub(super) async fn page(
     Ok((block.map(|block| block.bytes), page, room))
 }
 
-/// Records that what the records up to `to` say of damage and of what is missing was seen.
+/// Records that an administrator acknowledges all statements of corruption and gaps in records up to `to`.
 pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
     if shared.audit.is_read_only() {
         return Err(refuse("the audit is only looked at: start the datastore, and acknowledge it then"));
@@ -290,12 +293,12 @@ pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) ->
     recorded.unwrap_or_else(|_| Err("the audit is busy: try again".into())).map_err(refuse)
 }
 
-/// Whether the audit is whole, and the chain at `at`.
+/// Verifies the audit, and returns the chain at `at`.
 pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditReport, Failure> {
     match reader_of(shared).await {
         Ok(reader) => {
             let bytes_max = shared.config.audit_bytes_max;
-            // A running datastore has recorded it.
+            // A running datastore has recorded the discrepancy itself.
             let known = shared.members.registry().audit_mark().filter(|_| shared.audit.is_read_only()).cloned();
             let missing = known.and_then(|known| damage::missing(&reader, &known));
             let mut report = off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse)?;
@@ -303,7 +306,7 @@ pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditR
             report.ok = report.findings.is_empty();
             Ok(AuditReport { bytes_max, ..report })
         }
-        // One that does not open is examined file by file, so that every damaged place is named.
+        // If the audit cannot be opened, its files are examined one by one, so that every corrupt location is reported.
         Err(Failure::Request(error)) if error.exit == 3 => {
             let dir = shared.path.join(store::AUDIT);
             off_thread(move || reading::examine(&dir)).await

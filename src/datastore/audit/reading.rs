@@ -1,4 +1,4 @@
-//! Reading the audit: pages of records for searches and commands, and whether it is whole.
+//! Reading the audit: pages of records for searches and commands, and verification.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,22 +9,22 @@ use crate::env::RealFs;
 use crate::log::{FrameBlock, IoFailure, LogReader, ReadError, VerifyReport};
 use crate::model::{Chain, MemberName, Seq};
 
-/// Bytes of one page: it is held whole in memory on both sides.
+/// Bytes of one page, which is held in memory on both sides.
 const PAGE_BYTES: usize = 1 << 20;
-/// Records are nearly in the order of their times; how far a clock may have gone back between them.
+/// Records are nearly ordered by time. This is the largest step back of a clock that is allowed for.
 const DISORDER_MS: u64 = 3_600_000;
 
 /// A page of the audit.
 pub(super) struct Page {
-    /// Records; `None`: there are no more.
+    /// Records; `None` if there are no more.
     pub block: Option<FrameBlock>,
     /// Lowest record from which reading can start.
     pub horizon: Seq,
 }
 
-/// The records after `from` that may be of a time between `since_ms` and `until_ms`; others are left out by segments only.
+/// Returns records after `from` that may be between `since_ms` and `until_ms`. Filtering is by whole segments only.
 pub(super) fn page(reader: &LogReader, from: Seq, since_ms: u64, until_ms: u64) -> Result<Page, ReadError> {
-    // Old segments may go while somebody reads.
+    // Old segments may be removed during the read.
     loop {
         let (horizon, head) = (reader.horizon(), reader.head().0);
         let mut start = from.max(horizon);
@@ -47,13 +47,14 @@ pub(super) fn page(reader: &LogReader, from: Seq, since_ms: u64, until_ms: u64) 
     }
 }
 
-/// Which act of which life of its member's buffer it is.
+/// Splits an act's ID into the incarnation of its member's buffer and the number within it.
 pub(super) fn number(act: &Act) -> Option<(&str, u64)> {
     let (life, number) = act.id.rsplit_once('/')?;
     Some((life, number.parse().ok()?))
 }
 
-/// The last acts that members sent, from the newest segments: what a member sends again was sent a moment before.
+/// Returns the last act of each member's buffer, from the newest segments. Acts that a member resends were sent shortly
+/// before.
 pub(super) fn seen(reader: &LogReader) -> HashMap<(MemberName, String), u64> {
     let segments = reader.segments();
     let from = segments.iter().rev().nth(1).or(segments.first()).map_or(Seq::ZERO, |segment| Seq(segment.first.0 - 1));
@@ -88,7 +89,7 @@ fn report_of(files: &VerifyReport) -> AuditReport {
     }
 }
 
-/// What records say of damage and of what is missing, as far as it was not acknowledged.
+/// Unacknowledged statements of corruption and gaps.
 #[derive(Default)]
 pub(super) struct Said {
     gaps: Vec<Seq>,
@@ -127,10 +128,10 @@ impl Said {
     }
 }
 
-/// Takes what the records after `from` up to `to` say.
+/// Collects the statements in records after `from` up to `to`.
 ///
 /// # Errors
-/// When they cannot be read.
+/// Returns an error if they cannot be read.
 pub(super) fn say(reader: &LogReader, (from, to): (Seq, Seq), said: &mut Said) -> Result<(), ReadError> {
     for entry in reader.entries(from, to) {
         let entry = entry?;
@@ -141,15 +142,15 @@ pub(super) fn say(reader: &LogReader, (from, to): (Seq, Seq), said: &mut Said) -
     Ok(())
 }
 
-/// Every damaged place of an audit that does not open.
+/// Reports every corrupt location of an audit that cannot be opened.
 pub(super) fn examine(dir: &Path) -> AuditReport {
     report_of(&crate::log::verify(&RealFs, dir, &mut |_, _| {}))
 }
 
-/// Checks every byte, the chain, and that what is left goes on from what was removed.
+/// Verifies every byte, the chain, and that the first record continues the removed ones.
 ///
 /// # Errors
-/// When the head file cannot be read.
+/// Returns an error if the head file cannot be read.
 pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport, IoFailure> {
     let files = reader.verify(&mut |_, _| {})?;
     let mut report = report_of(&files);

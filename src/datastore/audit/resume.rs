@@ -1,32 +1,33 @@
-//! Where the audit goes on in the operation log after a start: at what its last record had, unless the log is another one now.
+//! Position at which the audit continues in the operation log after a start: after the last recorded entry, unless the
+//! log was replaced.
 
 use crate::codec::audit::{AuditEvent, LogPoint};
 use crate::log::{LogReader, ReadError};
 use crate::model::position::shared_after;
 use crate::model::{Chain, Generation, LogId, Seq};
 
-/// What matters of the operation log.
+/// Properties of the operation log that decide the position.
 #[derive(Clone, Debug)]
 pub struct LogNow {
-    /// Identity.
+    /// Log ID.
     pub log_id: LogId,
-    /// Generation.
+    /// Generation of the log.
     pub generation: Generation,
-    /// Last sequence that the generation of the point asked for shares with the log.
+    /// Last sequence that the generation of the audit's last point shares with the log.
     pub shared_to: Seq,
     /// Lowest sequence from which entries can be read.
     pub horizon: Seq,
     /// Last durable sequence.
     pub head: Seq,
-    /// Chain at the point asked for, where it is known.
+    /// Chain at the audit's last point, if known.
     pub chain: Option<Chain>,
 }
 
 impl LogNow {
-    /// The log as it is, for an audit that got to `covered`.
+    /// Reads the properties for an audit that has recorded entries up to `covered`.
     ///
     /// # Errors
-    /// When the log cannot be read there.
+    /// Returns an error if the log cannot be read at that point.
     pub fn of(log: &LogReader, covered: Option<LogPoint>) -> Result<LogNow, ReadError> {
         let generation = covered.map_or(Generation(0), |point| point.generation);
         Ok(LogNow {
@@ -40,21 +41,22 @@ impl LogNow {
     }
 }
 
-/// Where to go on.
+/// Position at which the audit continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// The first entry to record is the one after this.
+    /// Recording starts with the entry after this one.
     pub from: Seq,
-    /// What has to be recorded before it: that something is missing, or was given up.
+    /// Event to record first: that entries are missing or were abandoned.
     pub said: Option<AuditEvent>,
 }
 
-/// Where an audit goes on that got to `covered`; `is_new_log`: the log had no entries when this process started.
+/// Determines the position for an audit that has recorded entries up to `covered`. `is_new_log`: the log had no entries
+/// when this process started.
 #[must_use]
 pub fn resume(covered: Option<LogPoint>, log: &LogNow, is_new_log: bool) -> Resume {
     let gap = |after: LogPoint, reason: String| Some(AuditEvent::Gap { after, reason });
     let Some(point) = covered.filter(|point| *point != LogPoint::default()) else {
-        // The audit is no part of the log. One that is missing beside a log that has entries may have been removed.
+        // The audit is not part of the log. If it is missing although the log has entries, it may have been removed.
         let reason =
             "no audit was here, though the log had entries: it was removed, lost with the disk, or an earlier version \
                       kept none. Acts before this that are no transactions are not recorded"

@@ -1,5 +1,5 @@
-//! The audit on disk: a log of its own in `audit/`, in the format of the operation log, which compaction does not know. It is
-//! appended to, and its oldest segments are removed whole when they are old enough, or when there is no more room for it.
+//! The audit on disk: a separate log in `audit/`, in the format of the operation log but never compacted. Records are
+//! appended. The oldest segments are removed as a whole when they are old enough or exceed the size limit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,29 +14,30 @@ use crate::model::{MemberName, Seq};
 
 use super::damage::{self, Damage};
 
-/// Directory of the audit within a datastore's.
+/// Directory of the audit within a datastore's directory.
 pub const AUDIT: &str = "audit";
-/// Small enough that whole segments get old soon.
+/// Size of a segment. Small, so that whole segments expire soon.
 const SEGMENT_BYTES: u64 = 16 << 20;
-/// Given back when the disk is full, so that what was acknowledged can still be recorded.
+/// Bytes of the disk reserve. It is released when the disk is full, so that acknowledged entries can still be recorded.
 const RESERVE_BYTES: u64 = 1 << 20;
-/// An open segment is closed after this part of the time for which the audit is kept, and after a day at the latest.
+/// The open segment is closed after this fraction of the retention time, and after a day at the latest.
 const SEGMENT_AGE_PARTS: u64 = 10;
 const SEGMENT_AGE_MAX_MS: u64 = 24 * 3_600_000;
 
-/// What of an audit is kept.
+/// Retention of the audit.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// Records for at least this long, as far as there is room for them.
+    /// Minimum age of removed records in milliseconds, as far as `bytes` allows.
     pub ms: u64,
-    /// Most bytes.
+    /// Most bytes on disk.
     pub bytes: u64,
 }
 
-/// When it has more bytes than it may, so much less than that is left, in parts: each time is a record.
+/// If the audit exceeds its size limit, it is reduced by this fraction below the limit, because each removal adds a
+/// record.
 const ROOM_PARTS: u64 = 16;
 
-/// Why nothing was recorded.
+/// Error of recording.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The audit cannot be opened.
@@ -45,19 +46,19 @@ pub enum AuditError {
     /// A record cannot be written.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// What was written may not be durable.
+    /// Written records may not be durable.
     #[error(transparent)]
     Sync(#[from] SyncError),
-    /// Its end cannot be read.
+    /// The end of the audit cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its head or its old segments.
+    /// The head file or old segments cannot be accessed.
     #[error(transparent)]
     Io(#[from] crate::log::IoFailure),
 }
 
 impl AuditError {
-    /// Whether what lies on the disk is damaged.
+    /// Returns whether data on disk is corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -67,7 +68,7 @@ impl AuditError {
         }
     }
 
-    /// Whether the same file may be written again as soon as there is room.
+    /// Returns whether the write can be retried once there is disk space.
     fn is_full(&self) -> bool {
         match self {
             AuditError::Append(error) => matches!(error, AppendError::Full { .. }),
@@ -81,43 +82,43 @@ impl AuditError {
 #[derive(Debug)]
 pub struct AuditStore {
     log: Log,
-    /// How far the audit has the operation log; `None`: nothing is in it yet.
+    /// Last recorded entry of the operation log; `None` if the audit is empty.
     covered: Option<LogPoint>,
     keep: Keep,
-    /// After an error that leaves the end of the file unknown it has to be opened again.
+    /// Whether the audit must be reopened, because an error left the end of the file unknown.
     is_lost: bool,
 }
 
-/// How the audit is kept.
+/// Returns the options of the audit's log.
 #[must_use]
 pub fn options() -> LogOptions {
     LogOptions { segment_bytes: SEGMENT_BYTES, preallocate: false, reserve_bytes: RESERVE_BYTES, is_trimmed: true }
 }
 
-/// How far an audit has the operation log, as its last record says.
+/// Returns the last entry of the operation log that the audit has recorded, according to its last record.
 ///
 /// # Errors
-/// When that record cannot be read.
+/// Returns an error if that record cannot be read.
 pub fn covered(reader: &LogReader) -> Result<Option<LogPoint>, ReadError> {
     let (head, _) = reader.head();
     let Some(found) = reader.read_record(head)? else { return Ok(None) };
     let damaged = |error: &_| ReadError::Damaged(crate::log::Damage::decode(&found.file, found.offset, error));
     let (header, payload) = decode_frame(&found.bytes).map_err(|error| damaged(&error))?;
     let entry = decode_entry(&header, &found.bytes.slice(payload)).map_err(|error| damaged(&error))?;
-    // A record of a later version is no damage; where it stood is not known then.
+    // A record of a later version is not corrupt, but its position is unknown.
     Ok(AuditRecord::of(&entry).ok().map(|record| record.covered))
 }
 
 impl AuditStore {
-    /// Opens the audit in `dir`, or makes an empty one. `keep`: what of it is kept.
+    /// Opens the audit in `dir`, or creates an empty one with retention `keep`.
     ///
     /// # Errors
-    /// When it is damaged or cannot be read. Nothing is changed then.
+    /// Returns an error if the audit is corrupt or cannot be read. Nothing is changed then.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, keep: Keep) -> Result<AuditStore, AuditError> {
         AuditStore::open_with(fs, dir, keep, options())
     }
 
-    /// [`AuditStore::open`] with segments of another size.
+    /// Like [`AuditStore::open`], with different log options.
     ///
     /// # Errors
     /// See [`AuditStore::open`].
@@ -130,28 +131,28 @@ impl AuditStore {
         Ok(AuditStore { log, covered, keep, is_lost: false })
     }
 
-    /// How far the audit has the operation log.
+    /// Returns the last recorded entry of the operation log.
     #[must_use]
     pub fn covered(&self) -> Option<LogPoint> {
         self.covered
     }
 
-    /// A reader of what is durable.
+    /// Returns a reader of durable records.
     #[must_use]
     pub fn reader(&self) -> LogReader {
         self.log.reader()
     }
 
-    /// Whether it has to be opened again before anything can be recorded.
+    /// Returns whether the audit must be reopened before anything can be recorded.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// Writes records and makes them durable; returns the number of the last one.
+    /// Writes records and makes them durable. Returns the number of the last one.
     ///
     /// # Errors
-    /// When nothing was recorded. On a full disk it may be tried again.
+    /// Returns an error if nothing was recorded. With a full disk the call may be repeated.
     pub fn append(&mut self, records: &[AuditRecord]) -> Result<Seq, AuditError> {
         let first = self.log.head().0.0 + 1;
         let entries: Vec<_> = records.iter().zip(first..).map(|(record, seq)| record.entry(Seq(seq))).collect();
@@ -179,12 +180,12 @@ impl AuditStore {
         Ok(self.log.sync()?.seq())
     }
 
-    /// What is due now and then: closes a segment that has been open for long, removes those that are too old, and lets the head
-    /// file say what is durable. `now_ms` is the time of entries. Says which record was made of damage that was not acknowledged, when
-    /// the one that said so is removed.
+    /// Performs periodic maintenance: closes a segment that was open for long, removes segments that are too old, and
+    /// updates the head file. `now_ms` is the commit time. If an unacknowledged statement of corruption is removed,
+    /// returns the record that repeats it.
     ///
     /// # Errors
-    /// When a file cannot be written or removed. Nothing is lost by it, and it is tried again.
+    /// Returns an error if a file cannot be written or removed. Nothing is lost then, and the next call tries again.
     pub(in crate::datastore) fn keep_house(
         &mut self,
         now_ms: u64,
@@ -205,14 +206,14 @@ impl AuditStore {
         Ok(carried)
     }
 
-    /// Bytes on disk.
+    /// Returns the size on disk, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.log.reader().segments().iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Removes the segments of which every record is older than the audit is kept, and the oldest for which there is no room. A
-    /// record says so before anything goes: what is left goes on from the chain that it names.
+    /// Removes segments in which every record exceeds the retention time, and the oldest ones beyond the size limit. A
+    /// record of the removal is written first. It contains the chain from which the remaining records continue.
     fn trim(&mut self, now_ms: u64, local: &MemberName) -> Result<Option<Damage>, AuditError> {
         let reader = self.log.reader();
         let segments: Vec<_> = reader.segments();
@@ -255,15 +256,15 @@ impl AuditStore {
         let end = self.append(&records)?;
         let count = self.log.trim(to)?;
         tracing::info!(count, %to, "the oldest segments of the audit were removed");
-        // It comes behind the record of the removal.
+        // The statement follows the record of the removal.
         let record = Seq(end.0.saturating_sub(records.len() as u64) + 2);
         Ok(first.map(|what| Damage { record, what }))
     }
 
-    /// Notes in the head file what is durable.
+    /// Updates the head file and closes the audit.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Returns an error if the head file cannot be written.
     pub fn close(self) -> Result<(), AuditError> {
         Ok(self.log.close()?)
     }

@@ -1,4 +1,4 @@
-//! The audit on the file system that crashes, rots and fills up.
+//! Tests of the audit on a file system with crashes, bit rot and limited space.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn record(number: u64, time_ms: u64) -> AuditRecord {
     AuditRecord { time_ms, member: name(), covered, event: AuditEvent::Act(act) }
 }
 
-/// Records `count` acts in batches, an hour apart each; the number of the last one.
+/// Records `count` acts in batches, one hour apart. Returns the number of the last record.
 fn fill(store: &mut AuditStore, from: u64, count: u64) -> Result<u64, AuditError> {
     let mut at = from;
     while at < from + count {
@@ -96,7 +96,7 @@ fn p01_what_was_recorded_survives_a_power_cut_and_the_chain_holds() {
     }
 }
 
-/// An audit of which the oldest segments were removed, in segments of about a dozen records.
+/// Creates an audit from which the oldest segments were removed, with about a dozen records per segment.
 fn trimmed() -> MemoryFs {
     let fs = MemoryFs::new();
     let mut store = open(&fs).expect("creates");
@@ -116,7 +116,7 @@ fn old_segments_go_whole_and_the_rest_is_anchored() {
     let found = acts(&store);
     assert_eq!(found.last().map(String::as_str), Some("number 60"));
     assert!(!found.contains(&"number 20".to_owned()) && found.contains(&"number 55".to_owned()), "{found:?}");
-    // Whoever reads from the beginning gets what is left.
+    // Reading from the start returns the remaining records.
     let page = reading::page(&store.reader(), Seq::ZERO, 0, u64::MAX).expect("reads");
     assert_eq!(page.block.map(|block| block.first), Some(report.first));
 }
@@ -182,12 +182,12 @@ fn p10_every_change_of_a_file_of_the_audit_is_found() {
     }
 }
 
-/// The same files on another file system.
+/// Copies the files to another file system.
 fn trimmed_again(whole: &MemoryFs) -> MemoryFs {
     whole.crash(Survival::Everything, 0)
 }
 
-/// Whoever removes the oldest records and makes the head say so cannot make a record that says so.
+/// An attacker who removes the oldest records and changes the head file cannot forge the record of a removal.
 #[test]
 fn records_that_were_removed_before_their_time_are_missed() {
     let fs = MemoryFs::new();
@@ -239,7 +239,7 @@ fn p14_an_audit_without_room_gives_up_its_oldest_records_and_says_which() {
     assert_eq!(report.gaps, 1);
     let said = acts(&store).pop().expect("a record");
     assert!(said.contains(&format!("records 1 to {horizon} of the audit")) && said.contains("Max-MB"), "{said}");
-    // Nothing more goes as long as there is room.
+    // Nothing more is removed as long as the size is within the limit.
     store.keep_house(START_MS + 202 * HOUR_MS, &name()).expect("keeps house");
     assert_eq!((store.reader().horizon(), check(&store).gaps), (horizon, 1));
 }
@@ -288,7 +288,7 @@ fn p14_what_was_not_acknowledged_outlives_the_records_that_say_it() {
             let event = AuditEvent::Acknowledged { to: Seq(4), from: "uid 0".into() };
             store.append(&[AuditRecord { event, ..record(at, START_MS + at * HOUR_MS) }]).expect("records");
         }
-        // As often as records go.
+        // Repeated for every removal of records.
         for round in 0..3 {
             let before = store.reader().horizon();
             let carried = store.keep_house(START_MS + at * HOUR_MS, &name()).expect("keeps house");
@@ -329,7 +329,7 @@ fn p14_an_audit_that_is_another_one_or_an_older_copy_is_told_by_its_last_record(
     assert!(of(&store, &ahead).is_some_and(|what| what.contains("older copy")));
     let altered = AuditMark { chain: early.chain.clone(), ..late };
     assert!(of(&store, &altered).is_some_and(|what| what.contains("not the one")));
-    // What was removed because of its age is no loss.
+    // Records removed because of their age do not count as lost.
     fill(&mut store, 21, 60).expect("records");
     store.keep_house(START_MS + 90 * HOUR_MS, &name()).expect("keeps house");
     assert!(store.reader().horizon() > early.seq);

@@ -1,10 +1,10 @@
-//! Acts that wait because the audit cannot be written: in memory, and in a file whose room was taken while there was some. A stop
-//! of the process loses none of them, however full the disk is.
+//! Acts waiting because the audit cannot be written. They are kept in memory and in a file that was allocated in
+//! advance. So a stop of the process loses none of them, even if the disk is full.
 //!
-//! The file `audit-waiting` begins with a head: the life of what is in it, and how many acts there were in it. Frames follow, each
-//! covered by a checksum together with the life; of acts that found no room the number is left. Once everything is recorded a new
-//! life begins, and the frames of the former one mean nothing. Every act is numbered in its life, so one that was recorded just
-//! before a crash is not recorded again.
+//! The file `audit-waiting` starts with a head: the incarnation of its contents, and the number of acts in it. Frames
+//! follow, each with a checksum that also covers the incarnation. Acts that do not fit into the file are only counted.
+//! Once everything is recorded, a new incarnation starts, which invalidates the old frames. Every act has a number
+//! within its incarnation, so an act recorded just before a crash is not recorded again.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -19,11 +19,11 @@ use crate::model::MemberName;
 
 /// Name of the file in a datastore's directory.
 pub(super) const FILE: &str = "audit-waiting";
-/// Acts that wait. Of more only the number is recorded.
+/// Most waiting acts. Only the number of further acts is recorded.
 const ACTS_MAX: usize = 4096;
 const FILE_BYTES: u64 = 1 << 20;
 const MAGIC: &[u8; 8] = b"GWWAIT1\n";
-/// Magic, life, number of acts, checksum.
+/// Magic, incarnation, number of acts, checksum.
 const HEAD_BYTES: usize = 8 + 8 + 8 + 8;
 /// Length and checksum.
 const FRAME_HEAD_BYTES: usize = 4 + 8;
@@ -33,21 +33,21 @@ const FRAME_HEAD_BYTES: usize = 4 + 8;
 pub(super) struct Waiting {
     acts: VecDeque<(MemberName, Act)>,
     file: Option<Room>,
-    /// Acts of a former process that found no place in the file, or cannot be read any more.
+    /// Number of acts of an earlier process that did not fit into the file or can no longer be read.
     lost_before: u64,
 }
 
-/// The file.
+/// The open file.
 struct Room {
     file: File,
     life: [u8; 8],
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     end: u64,
-    /// How many acts there were in this life, with those that are not in the file.
+    /// Number of acts in this incarnation, including those not stored in the file.
     count: u64,
 }
 
-/// A file, and the acts that it holds.
+/// A file and the acts stored in it.
 type Found = (Room, Vec<(MemberName, Act)>);
 
 fn checksum(life: [u8; 8], bytes: &[u8]) -> [u8; 8] {
@@ -63,11 +63,11 @@ fn fresh_life() -> io::Result<[u8; 8]> {
 }
 
 impl Waiting {
-    /// Opens the file of a data directory, or makes it; takes in what it holds. A file that cannot be understood is kept under
-    /// the name that is given back, and another one is made.
+    /// Opens the file in a data directory and loads its acts, or creates the file. An invalid file is renamed to the
+    /// returned path and replaced by a new one.
     ///
     /// # Errors
-    /// When it cannot be read or made, as on a disk that is full already.
+    /// Returns an error if the file cannot be read or created, for example if the disk is already full.
     pub(super) fn open(&mut self, dir: &Path) -> io::Result<Option<PathBuf>> {
         if self.file.is_some() {
             return Ok(None);
@@ -91,7 +91,7 @@ impl Waiting {
             None => (Room::make(&path)?, Vec::new()),
         };
         self.lost_before += room.count.saturating_sub(acts.len() as u64);
-        // What came before there was a file.
+        // Acts received before the file existed.
         for (member, act) in &mut self.acts {
             room.add(member, act);
         }
@@ -101,7 +101,7 @@ impl Waiting {
         Ok(aside)
     }
 
-    /// Keeps acts; how many of them found no place.
+    /// Stores acts and returns how many had to be dropped.
     pub(super) fn keep(&mut self, member: &MemberName, acts: Vec<Act>) -> u64 {
         let mut lost = 0;
         for mut act in acts {
@@ -121,17 +121,17 @@ impl Waiting {
         lost
     }
 
-    /// The acts, oldest first.
+    /// Returns the acts, oldest first.
     pub(super) fn acts(&self) -> impl Iterator<Item = &(MemberName, Act)> {
         self.acts.iter()
     }
 
-    /// Acts of a former process of which only the number is known.
+    /// Returns the number of lost acts of an earlier process.
     pub(super) fn lost_before(&self) -> u64 {
         self.lost_before
     }
 
-    /// Everything was recorded.
+    /// Drops all acts after they were recorded.
     pub(super) fn clear(&mut self) {
         self.acts.clear();
         self.lost_before = 0;
@@ -144,7 +144,7 @@ impl Waiting {
 }
 
 impl Room {
-    /// A file with room for acts, written once from end to end so that the room is its own.
+    /// Creates a file and writes it from end to end, so that its disk space is allocated.
     fn make(path: &Path) -> io::Result<Room> {
         let new = path.with_extension("new");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -159,7 +159,7 @@ impl Room {
         Ok(room)
     }
 
-    /// What a file holds; `None`: it is none of this version, or its head is damaged.
+    /// Reads a file. Returns `None` if it is of another version or its head is corrupt.
     fn read(file: File) -> io::Result<Option<Found>> {
         let mut bytes = vec![0; usize::try_from(file.metadata()?.len().min(FILE_BYTES)).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0)?;
@@ -181,13 +181,13 @@ impl Room {
             end += (FRAME_HEAD_BYTES + length) as u64;
             rest = behind;
         }
-        // What stands behind a frame that was damaged is read once that one is overwritten.
+        // Frames behind a corrupt one become readable once that one is overwritten, so sort by number.
         acts.sort_by_key(|(_, act): &(MemberName, Act)| super::reading::number(act).map_or(0, |(_, number)| number));
         let count = count.max(acts.len() as u64);
         Ok(Some((Room { file, life, end, count }, acts)))
     }
 
-    /// Numbers an act, and writes it where there is room.
+    /// Assigns a number to an act, and writes the act if there is space.
     fn add(&mut self, member: &MemberName, act: &mut Act) {
         self.count += 1;
         let life: String = self.life.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -216,7 +216,7 @@ impl Room {
         }
     }
 
-    /// Begins a new life: what was written counts no more.
+    /// Starts a new incarnation, which invalidates everything written so far.
     fn begin(&mut self) -> io::Result<()> {
         (self.life, self.end, self.count) = (fresh_life()?, HEAD_BYTES as u64, 0);
         self.write_head()?;
@@ -277,7 +277,7 @@ mod tests {
         let there = found(&again).len() as u64;
         assert!((900..1100).contains(&there), "{there}");
         assert_eq!(again.lost_before(), 4100 - there);
-        // What is added behind is counted, too, and everything once.
+        // Acts added at the end are counted as well, and each only once.
         let mut again = again;
         again.keep(&name(), vec![act(5000)]);
         let last = opened(temp.path());

@@ -1,6 +1,6 @@
-//! The thread that writes the audit. It follows the operation log, which has everything that is acknowledged, and takes acts that
-//! are no transactions from a queue. It is in nobody's way: commits do not wait for it, and what it could not write yet, as on a
-//! full disk, it reads from the log when it can, because compaction waits for it.
+//! The thread that writes the audit. It follows the operation log, which has everything that was acknowledged, and
+//! receives other acts from a queue. Commits do not wait for it. Entries that could not be recorded, for example
+//! because the disk was full, are read from the log later, because compaction waits for the audit.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,25 +24,26 @@ use super::resume::{LogNow, resume};
 use super::store::{AUDIT, AuditStore, Keep};
 use super::waiting::Waiting;
 
-/// Most entries and bytes of records that are written at once.
+/// Most records, and bytes of records, per batch.
 const BATCH_RECORDS: usize = 2048;
 const BATCH_BYTES: usize = 4 << 20;
-/// What gathers for this long is written at once, so that a busy log costs few syncs.
+/// Time for which entries accumulate before they are written, so that a busy log needs few syncs.
 const GATHER: Duration = Duration::from_millis(25);
-/// House is kept this often; after a failure it is tried again after this long.
+/// Interval of maintenance, and delay before a retry after a failure.
 const TICK: Duration = Duration::from_secs(1);
-/// Buffers of members of which it is remembered what they sent. A member has one, and begins another one when it was lost.
+/// Most buffers of members whose last act is remembered. A member has one buffer, and starts another one if it was
+/// lost.
 const SEEN_MAX: usize = 4096;
 
 /// Acts to record.
 pub(super) struct Acts {
     pub member: MemberName,
     pub acts: Vec<Act>,
-    /// Whether they are kept in memory when they cannot be written; otherwise whoever sent them has them.
+    /// Whether the acts are kept in memory if they cannot be written. Otherwise the sender keeps them.
     pub is_kept: bool,
-    /// What an administrator acknowledges with it: up to where, and from where.
+    /// Acknowledgement by an administrator: the last record it covers, and the address or user it came from.
     pub acknowledged: Option<(Seq, String)>,
-    /// Told when they are durable, or why not.
+    /// Receives the result once the acts are durable or have failed.
     pub reply: oneshot::Sender<Result<(), String>>,
 }
 
@@ -51,9 +52,9 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Acts>,
     store: Option<AuditStore>,
     former: Former,
-    /// Acts that nobody waits for and that could not be written yet.
+    /// Acts without a waiting sender that could not be written yet.
     waiting: Waiting,
-    /// The last number of the acts that each life of a member's buffer sent.
+    /// Number of the last act from each incarnation of each member's buffer.
     seen: HashMap<(MemberName, String), u64>,
     tried: Option<Instant>,
     /// Whether the log had no entries when this process started.
@@ -66,7 +67,7 @@ impl Writer {
         Writer { shared, requests, store: None, former: Former::default(), waiting, seen, tried: None, is_new_log }
     }
 
-    /// Works until the datastore stops; then it records what is there.
+    /// Runs until the datastore stops, and then records pending entries and acts.
     pub(super) fn run(mut self) {
         let mut stopping = self.shared.stopping.subscribe();
         let mut applied = self.shared.applied.subscribe();
@@ -98,7 +99,7 @@ impl Writer {
         }
     }
 
-    /// Records what is there: entries that were applied, acts that came.
+    /// Records pending entries and acts.
     fn work(&mut self, first: Option<Acts>) {
         let mut asked: Vec<Acts> = first.into_iter().collect();
         while asked.len() < 64
@@ -111,7 +112,7 @@ impl Writer {
             true => Err(self.shared.audit.problem()),
             false => self.open().and_then(|()| self.record_acts(&asked)),
         };
-        // Whoever waits is told of the acts alone.
+        // The reply concerns only the acts, not the entries.
         for acts in asked {
             if recorded.is_err() && acts.is_kept {
                 let lost = self.waiting.keep(&acts.member, acts.acts);
@@ -129,7 +130,7 @@ impl Writer {
         }
     }
 
-    /// Opens the file for acts that have to wait, and takes in what a former process has left there.
+    /// Opens the file for waiting acts and loads those left by an earlier process.
     fn open_waiting(&mut self) {
         match self.waiting.open(&self.shared.path) {
             Ok(None) => {}
@@ -154,14 +155,14 @@ impl Writer {
     fn fail(&mut self, error: &str) {
         telemetry::metrics::audit_write_failure();
         self.tried = Some(Instant::now());
-        // It may be ahead of what was recorded.
+        // The remembered values may be ahead of the recorded entries.
         self.former = Former::default();
         if self.shared.audit.set_problem(error.to_owned()) {
             tracing::error!(error, "the audit cannot be written; it goes on from the log when it can");
         }
     }
 
-    /// Opens the audit when it is not open. One that is damaged is set aside, and a new one says so.
+    /// Opens the audit if it is not open. A corrupt one is renamed, and its replacement records that.
     fn open(&mut self) -> Result<(), String> {
         if self.store.as_ref().is_some_and(|store| !store.is_lost()) {
             return Ok(());
@@ -190,7 +191,7 @@ impl Writer {
             .map(|(aside, error)| format!("the audit was damaged ({error}) and was set aside as {}", aside.display()));
         self.resume(damaged.or(missing))?;
         self.look_for_damage();
-        // The register may know this one from now on.
+        // From now on the registry may record the position of this audit.
         self.shared.audit.set_checked();
         self.shared.save_members();
         Ok(())
@@ -210,7 +211,7 @@ impl Writer {
         self.shared.audit.set_damage(damage);
     }
 
-    /// What was acknowledged is in the audit: it is noted beside it, too.
+    /// Stores next to the audit that statements up to `to` were acknowledged.
     fn acknowledged(&self, to: Seq) {
         let Some(store) = &self.store else { return };
         if let Err(error) = damage::acknowledge(&self.shared.path, &store.reader(), to) {
@@ -219,11 +220,11 @@ impl Writer {
         self.shared.audit.set_damage(self.shared.audit.damage().filter(|damage| damage.record > to));
     }
 
-    /// Finds out where to go on in the operation log, and records what stands between.
+    /// Determines where to continue in the operation log, and records the discontinuity, if any.
     fn resume(&mut self, damaged: Option<String>) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         let covered = store.covered();
-        // It is a witness of a log that is not here. Were it to go on with the one that is, it would say so no more.
+        // The audit is evidence of a lost log. If it followed the present log, that evidence would be overwritten.
         if let Some(point) = covered.filter(|_| self.shared.audit_shows.is_some() && damaged.is_none()) {
             self.shared.audit.set_covered(point.seq);
             return Ok(());
@@ -271,7 +272,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Records acts: those that had to wait, then those that are asked for now. What was recorded before is left out.
+    /// Records waiting acts, then the requested ones. Acts that are already recorded are skipped.
     fn record_acts(&mut self, asked: &[Acts]) -> Result<(), String> {
         let local = self.shared.local.clone();
         let lost_count = self.shared.audit.lost.load(Ordering::Relaxed);
@@ -318,7 +319,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Records the entries that the state has, in batches.
+    /// Records the entries that the state has applied, in batches.
     fn catch_up(&mut self) -> Result<(), String> {
         loop {
             let from = self.shared.audit.covered();
@@ -397,7 +398,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// About how many bytes a record takes.
+/// Estimates the size of a record, in bytes.
 fn weight(record: &AuditRecord) -> usize {
     match &record.event {
         AuditEvent::Commit { note, ops, .. } => {
@@ -412,7 +413,7 @@ fn weight(record: &AuditRecord) -> usize {
     }
 }
 
-/// Renames a damaged audit, so that nothing of it is lost and a new one can begin.
+/// Renames a corrupt audit, so that its data is kept and a new one can be created.
 fn set_aside(dir: &std::path::Path) -> std::io::Result<PathBuf> {
     let aside = first_free(|number| dir.with_extension(format!("damaged-{number}")));
     let aside = aside.ok_or(std::io::ErrorKind::AlreadyExists)?;
