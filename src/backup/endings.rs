@@ -16,8 +16,8 @@ const OPS_MAX: usize = 10_000;
 /// Member name on behalf of which the deletions are made.
 const MEMBER: &str = "restore";
 
-/// Deletes every object of `collections` at the end of `log` and returns their number. `state` must be at the head of
-/// `log`.
+/// Deletes every object of `collections` at the end of `log` and returns their number. `state` must be at the head
+/// of `log`.
 ///
 /// # Errors
 /// Returns an error if state or log cannot be read or written.

@@ -9,7 +9,6 @@ use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
 use crate::env::summed;
 use crate::trust::BackupKey;
 
-/// Name of the head.
 pub(super) const NAME: &str = "gravwell-backup.json";
 /// Name of the copy, which ends in a checksum. Earlier versions write and read the head alone.
 pub(super) const COPY: &str = "gravwell-backup.copy";

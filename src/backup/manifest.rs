@@ -85,8 +85,8 @@ pub fn name(made_ms: u64, seq: Seq, number: u64) -> String {
     format!("{made_ms:013}-{:012}-{number:06}", seq.0)
 }
 
-/// Returns a backup's number in its repository, in the order of writing; 0 for names of earlier versions, which did not
-/// count.
+/// Returns a backup's number in its repository, in the order of writing; 0 for names of earlier versions, which did
+/// not count.
 #[must_use]
 pub fn number_of(id: &str) -> u64 {
     match id.split('-').collect::<Vec<_>>()[..] {

@@ -61,7 +61,7 @@ pub enum RepositoryError {
         /// Location of the repository.
         place: String,
     },
-    /// The backup does not exist, or the request is invalid for it.
+    /// The backup does not exist, or the operation would break the repository's rules.
     #[error("{0}")]
     NoSuch(String),
     /// No random bytes or memory are available.
@@ -237,8 +237,8 @@ impl Repository {
         let body = summed::open(text).map_err(|what| damaged(&what))?;
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
-        // A manifest, encrypted or not, is valid only under its own name, so that an older one cannot pose as a newer
-        // one.
+        // A manifest, encrypted or not, is valid only under its own name, so that an older one cannot pose as a
+        // newer one.
         if manifest.id != id {
             return Err(damaged(&format!("it is the manifest of backup {}", manifest.id)));
         }

@@ -232,8 +232,8 @@ pub fn restore(
     Ok(restored)
 }
 
-/// Performs a trial restore of a backup in the directory `scratch`, which is reserved for it and empty again
-/// afterwards.
+/// Performs a trial restore of a backup in the directory `scratch`, which is reserved for it and empty
+/// again afterwards.
 ///
 /// # Errors
 /// Like [`restore`].
@@ -493,7 +493,6 @@ fn check(
     })
 }
 
-/// Lists the blobs in the state.
 fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     let (mut contents, snapshot) = (Contents::default(), state.snapshot()?);
     for name in [content::COLLECTION, content::RESOURCES] {

@@ -96,7 +96,6 @@ fn keep_holders(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
     }
 }
 
-/// Result of applying the rules.
 struct Choice {
     kept: BTreeSet<String>,
     /// Unsound backups, with the reason.
@@ -148,8 +147,8 @@ fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> 
 /// Removes every backup that `keep` does not cover, then every piece that no remaining backup references.
 ///
 /// # Errors
-/// Returns an error if nothing would be kept, a manifest is corrupt, or the store fails. The next call removes the
-/// rest.
+/// Returns an error if nothing would be kept, a manifest is corrupt, or the store fails. The next call removes
+/// the rest.
 pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
     let (manifests, bad) = repository.manifests()?;
     if let Some(error) = bad.into_iter().next() {
@@ -248,8 +247,8 @@ mod tests {
         let unsound = |pruned: &Pruned| {
             pruned.unsound.iter().map(|found| (found.backup.clone(), found.stays)).collect::<Vec<_>>()
         };
-        // One lacks a piece, one does not end at its recorded sequence, and one was never checked and is not a valid
-        // segment.
+        // One lacks a piece, one does not end at its recorded sequence, and one was never checked and is not a
+        // valid segment.
         let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16), manifest(1, 1, 80, 17)];
         (all[1].segments[0].bytes, all[1].segments[0].pieces) = (5, vec!["a".repeat(64)]);
         all[2].chain = "another".into();

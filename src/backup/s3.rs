@@ -24,7 +24,6 @@ pub struct S3Store {
     place: String,
 }
 
-/// Response to a request.
 struct Answer {
     status: u16,
     body: Vec<u8>,

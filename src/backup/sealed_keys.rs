@@ -20,8 +20,8 @@ fn path_of(recovery: &str) -> String {
 }
 
 impl Repository {
-    /// Returns the backup key named `key`, which the store holds encrypted under a recovery key; `None` if there is
-    /// none.
+    /// Returns the backup key named `key`, which the store holds encrypted under a recovery key; `None` if there
+    /// is none.
     ///
     /// # Errors
     /// Returns an error if the store cannot be reached.
@@ -149,8 +149,8 @@ mod tests {
         };
         assert_eq!(settle(), 0);
         RecoveryKeys::finish(&trust, &new).expect("ends");
-        // As if the process was killed before the new manifest was stored: only the former key decrypts the existing
-        // ones.
+        // As if the process was killed before the new manifest was stored: only the former key decrypts the
+        // existing ones.
         assert_eq!(settle(), 0);
         assert_eq!([&old, &new, &drill].map(kept), [true; 3]);
         backup(2);

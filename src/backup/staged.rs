@@ -1,9 +1,9 @@
-//! Staged files: objects are written under a temporary name first. Cleans up the files that terminated processes left
-//! behind.
+//! Staged files: objects are written under a temporary name first. Cleans up the files that terminated processes
+//! left behind.
 //!
-//! The name of a staged file consists of the object's name, the process ID, a hash of the host name, and a token that
-//! tells apart processes with the same ID: `NAME.PID-HOST-TOKEN.next`. Earlier versions used the process ID alone. A
-//! file of a terminated process is not written any more. If the process is not known here, only the file's age decides.
+//! The name of a staged file consists of the object's name, the process ID, a hash of the host name, and a token to
+//! distinguish processes with the same ID: `NAME.PID-HOST-TOKEN.next`. Earlier versions used the process ID alone.
+//! Files of terminated processes are abandoned. For unknown processes, only the file's age decides.
 
 use std::fs;
 use std::io::{self, Write};

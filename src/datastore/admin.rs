@@ -1,4 +1,4 @@
-//! Administration of the datastore, through its local socket or over an administrator's connection.
+//! Administration of the datastore, through its local socket or an administrator's connection.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -135,8 +135,8 @@ fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
 /// Capacity of the channel of entries on their way to the client.
 const ENTRIES_WAITING: usize = 2;
 
-/// Acquires a slot for a request that reads much of the log. Administrators need none: they may stop the datastore
-/// anyway.
+/// Acquires a slot for a request that reads much of the log. Administrators need none: they may stop the
+/// datastore anyway.
 async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
     if caller.role == Role::Admin {
         return Ok(None);
@@ -342,8 +342,8 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let sealing = move || {
                 let _share = share;
                 seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
-                // Only members hold the later copies of the register. A member of a version that cannot tell copies
-                // apart would overwrite them with this one.
+                // Members hold the only copies of the later registry. A member of a version that does not distinguish
+                // them would overwrite its copy with this one.
                 match shared.register_waits() {
                     Some(waits) if is_member => Err(format!("no sealed copy is given, because {waits}")),
                     _ => shared.members.escrow(&trust, known.as_deref()),

@@ -58,7 +58,7 @@ struct Kept {
     _hold: Option<Hold>,
 }
 
-/// The submitter of transactions.
+/// Member and stream from which transactions come.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub member: &'a MemberName,
@@ -320,12 +320,12 @@ impl Outlet for Publisher<'_> {
     }
 }
 
-/// Free bytes below which deletes are rejected, too: compaction, which turns deletes into free space, could no longer
-/// start.
+/// Free bytes below which deletes are rejected, too: compaction, which turns deletes into free space, could no
+/// longer start.
 const DELETES_MIN_FREE: u64 = 4 << 20;
 
-/// Decides whether a transaction is accepted. On a full disk only transactions that free space are: those with only
-/// deletes.
+/// Decides whether a transaction is accepted. On a full disk only transactions that free space are: those with
+/// only deletes.
 ///
 /// # Errors
 /// Returns a refusal if the disk is too full for the transaction.

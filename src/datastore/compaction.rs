@@ -64,8 +64,8 @@ fn log_bytes(shared: &SharedRef) -> u64 {
     shared.log.segments().iter().map(|segment| segment.bytes).sum()
 }
 
-/// Returns whether the datastore was opened read-only: it then works in another directory and records no audit. A
-/// compaction is then a dry run for a datastore of which the audit has recorded everything.
+/// Returns whether the datastore was opened read-only: it then works in another directory and records no audit. Its
+/// compactions are dry runs that assume a complete audit.
 fn is_viewed(shared: &SharedRef) -> bool {
     shared.work != shared.path
 }
@@ -161,8 +161,7 @@ fn compact(
     Ok(report)
 }
 
-/// Resolves the rejections of revoked members. No client asks for them any more, so they would be kept forever
-/// otherwise.
+/// Resolves the rejections of revoked members. No client asks for them any more, so they would be kept forever.
 fn settle_revoked(shared: &SharedRef) {
     let (reply, settled) = oneshot::channel();
     if shared.commit.blocking_send(commit::Request::Settle(shared.members.revoked(), reply)).is_ok() {

@@ -43,7 +43,7 @@ const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(31);
 /// Time for which a verification waits for repairs.
 const HEALING: Duration = Duration::from_secs(20);
 
-/// The blob subsystem of a datastore.
+/// Chunk store of a datastore, and the state of its maintenance.
 pub(super) struct Contents {
     pub store: ChunkStore,
     limiter: Limiter,
@@ -95,7 +95,6 @@ impl Contents {
         }
     }
 
-    /// Serves a chunk stream.
     pub(super) async fn serve(
         &self,
         takes: bool,
@@ -148,7 +147,6 @@ impl Contents {
     }
 }
 
-/// Lists the blobs in the state.
 pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, StateError> {
     let mut all = inventory::Contents::default();
     let snapshot = shared.state.snapshot()?;
@@ -411,7 +409,6 @@ pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>)
     Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
 }
 
-/// Returns the incomplete blobs.
 pub(super) fn incomplete(shared: &SharedRef) -> BTreeMap<String, Missing> {
     locked(&shared.contents).clone()
 }

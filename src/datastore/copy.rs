@@ -45,7 +45,6 @@ async fn left_out(copy: &mut LogCopy, have: Vec<CopyHave>) -> Result<Vec<u64>, F
     known.map_err(damaged)
 }
 
-/// Sends chunks.
 pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
     ids: &[ChunkId],

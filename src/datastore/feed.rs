@@ -121,8 +121,8 @@ mod tests {
     use crate::codec::message::{HEADER_BYTES, decode_header};
     use crate::model::limits::HARD;
 
-    /// The largest batch that the committer collects: a batch that is almost full, plus one transaction of maximum
-    /// size.
+    /// The largest batch that the committer collects: a batch that is almost full, plus one transaction of
+    /// maximum size.
     #[test]
     fn p02_a_batch_that_is_longer_than_a_message_is_sent_in_several() {
         let lengths = [(8 << 20) - 100, HARD.txn_bytes_max];

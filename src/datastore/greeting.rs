@@ -1,5 +1,5 @@
-//! The datastore's half of the handshake: its welcome, the verdict on a member's position, and permission to follow the
-//! log.
+//! The datastore's half of the handshake: its welcome, the verdict on a member's position, and permission to follow
+//! the log.
 
 use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
 use crate::log::LogReader;
@@ -8,7 +8,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::session::{check_generations, common_version, verdict};
 use crate::trust::Role;
 
-/// The datastore's view of itself during a handshake.
+/// State of the datastore that a handshake needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Greeter<'a> {
     /// Reader of the datastore's log.
@@ -30,8 +30,8 @@ impl Greeter<'_> {
     /// Answers a hello.
     ///
     /// # Errors
-    /// Returns a refusal if no version is common, the client cannot decode the log's generations, or the log cannot be
-    /// read.
+    /// Returns a refusal if no version is common, the client cannot decode the log's generations, or the log cannot
+    /// be read.
     pub fn welcome(&self, member: &str, role: Role, hello: &Hello) -> Result<Welcome, Refused> {
         let version = common_version(hello)?;
         check_redaction(version, role, hello)?;

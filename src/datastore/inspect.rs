@@ -17,7 +17,6 @@ use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
 use super::shared::SharedRef;
 
-/// Returns the datastore's status.
 pub(super) fn status(shared: &SharedRef) -> Status {
     let head = shared.head();
     let meta = shared.state.meta();

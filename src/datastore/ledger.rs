@@ -65,8 +65,8 @@ pub struct Submission {
     pub objection: Option<Reason>,
     /// The stream on which it arrived.
     pub stream: Stream,
-    /// Whether an administrator submitted it. The number of its rejections is then unlimited, because an import reports
-    /// only at its end what it has recorded.
+    /// Whether an administrator submitted it. The number of its rejections is then unlimited, because an import
+    /// acknowledges rejections only at its end.
     pub is_admins: bool,
 }
 

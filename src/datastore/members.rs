@@ -307,8 +307,8 @@ impl Members {
         self.presences().count()
     }
 
-    /// Returns connected members that may hold blobs, with a connection for requests: the bulk connection if there is
-    /// one.
+    /// Returns connected members that may hold blobs, with a connection for requests: the bulk connection if there
+    /// is one.
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
         let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();
@@ -333,8 +333,8 @@ impl Members {
         presences.present.values().filter(|present| !present.is_bulk).map(|present| present.info.clone()).collect()
     }
 
-    /// Describes members with two connections that coexist for longer than a lost connection is kept, with their
-    /// addresses.
+    /// Describes members with two connections that coexist for longer than a lost connection is kept, with
+    /// their addresses.
     pub(super) fn twice(&self) -> Vec<String> {
         let now = now_ms();
         let presences = self.presences();
@@ -372,7 +372,6 @@ impl Members {
         registry.members().map(info).collect()
     }
 
-    /// Returns the revoked members.
     pub(super) fn revoked(&self) -> BTreeSet<MemberName> {
         let registry = self.registry();
         let revoked = registry.members().filter(|member| member.state == MemberState::Revoked);
@@ -425,8 +424,8 @@ impl Members {
         }
     }
 
-    /// Returns the encrypted backup of CA and registry for a member. The text is `None` if the member already has this
-    /// version.
+    /// Returns the encrypted backup of CA and registry for a member. The text is `None` if the member already has
+    /// this version.
     pub(super) fn escrow(
         &self,
         trust: &std::path::Path,
@@ -452,7 +451,6 @@ impl Members {
         self.registry().note_copy(member, known.and_then(Escrow::keys_of));
     }
 
-    /// Signs a position of the log.
     pub(super) fn sign(&self, position: Position) -> Result<Proof, TrustError> {
         Proof::sign(self.authorities().current(), position, now_ms())
     }
@@ -478,12 +476,10 @@ impl Members {
         here.shown_by(&member, position)
     }
 
-    /// Records the position of the log.
     pub(super) fn note_log(&self, mark: LogMark) {
         self.registry().note_log(mark);
     }
 
-    /// Records the last record of the audit.
     pub(super) fn note_audit(&self, mark: AuditMark) {
         self.registry().note_audit(mark);
     }

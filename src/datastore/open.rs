@@ -88,8 +88,8 @@ pub const CHUNKS: &str = "chunks";
 /// Opens the chunk store of a data directory, which this process has claimed.
 ///
 /// # Errors
-/// Returns an error if the store cannot be read or written. Corrupt chunks count as missing and are re-fetched from
-/// members.
+/// Returns an error if the store cannot be read or written. Corrupt chunks count as missing and are re-fetched
+/// from members.
 pub fn open_chunks(data_dir: &Path) -> Result<ChunkStore, ChunkError> {
     open_chunks_on(Arc::new(RealFs), data_dir)
 }

@@ -22,8 +22,8 @@ use super::shared::{ARRIVING_UNIT, SharedRef};
 
 /// Most transactions of one stream with unwritten outcomes. Our own clients have fewer in flight.
 pub(super) const UNANSWERED_MAX: usize = 16 << 10;
-/// Time limit for receiving a transaction, plus one second for each `ARRIVAL_BYTES_PER_S` bytes. Any usable link is
-/// faster.
+/// Time limit for receiving a transaction, plus one second for each `ARRIVAL_BYTES_PER_S` bytes. Any usable link
+/// is faster.
 const ARRIVAL_MIN: Duration = Duration::from_secs(30);
 const ARRIVAL_BYTES_PER_S: u64 = 16 << 10;
 

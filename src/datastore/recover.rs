@@ -257,8 +257,7 @@ pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource
             shared_to: apart(other).shared_to().unwrap_or_default(),
         });
     }
-    // A newer generation does not record in readable form why it abandoned entries of an older one, so the operator
-    // decides.
+    // Whether these entries were abandoned on purpose cannot be determined here, so the operator decides.
     let has_more = |offer: &&(usize, &Offer)| offer.1.generation < first.generation && offer.1.seq > first.seq;
     if let Some((_, older)) = fit.iter().find(has_more) {
         return Err(NoSource::OlderHasMore {

@@ -1,11 +1,11 @@
-//! Read-only recovery mode: the datastore accepts no writes while evidence shows that its log lost entries or was
-//! replaced.
+//! Read-only recovery mode: the datastore accepts no writes while evidence shows that its log lost entries or
+//! was replaced.
 //!
-//! There are three sources of evidence: the registry, which records how far the log and its members had come; the
-//! audit, which has recorded the log's entries; and every position presented by a member with a valid certificate.
-//! Positions that contradict the log are stored in the registry, so they survive a restart. If the datastore accepted
-//! writes, its log would diverge from its members. Entries that an operator abandoned by starting a later generation
-//! are no evidence. Only members can trigger this mode; revoking a member retracts its evidence.
+//! Evidence comes from the registry, which records how far the log and its members had come, from the audit, which has
+//! recorded the log's entries, and from every position presented by a member with a valid certificate. Positions that
+//! contradict the log are stored in the registry, so they survive a restart. If the datastore accepted writes, its log
+//! would diverge from its members. Entries that an operator abandoned by starting a later generation are no evidence.
+//! Clients that are not members cannot trigger this mode. Revoking a member retracts its evidence.
 
 use crate::codec::audit::LogPoint;
 use crate::codec::message::{RefusalCode, Refused};

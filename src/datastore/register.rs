@@ -105,8 +105,8 @@ impl Members {
         }))
     }
 
-    /// Like [`Members::revoke`], for a datastore that serves no members: if the write fails, the revocation did not
-    /// happen.
+    /// Like [`Members::revoke`], for a datastore that serves no members: if the write fails, the revocation did
+    /// not happen.
     pub(super) fn revoke_when_durable(&self, name: &MemberName, remove: bool) -> Result<(), String> {
         let revoked = self.change_when_durable(name, |registry| match remove {
             true => registry.remove(name, now_ms()),

@@ -46,8 +46,8 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Reads the file in the data directory `dir`. A file that cannot be read, or that belongs to another CA, is
-    /// ignored.
+    /// Reads the file in the data directory `dir`. A file that cannot be read, or that belongs to another CA,
+    /// is ignored.
     pub(super) fn open(dir: &Path, authorities: &Authorities) -> Witness {
         let path = dir.join(FILE);
         let names: Vec<String> =
@@ -62,7 +62,6 @@ impl Witness {
         Witness { path, authority, noted: noted.map(|noted| noted.mark) }
     }
 
-    /// Returns the recorded progress.
     pub(super) fn mark(&self) -> Option<&RegisterMark> {
         self.noted.as_ref()
     }

@@ -402,8 +402,8 @@ pub(super) fn agrees(index: &index::View, member: &StateSnapshot) -> Result<(), 
     }
 }
 
-/// Checks whether acknowledged entries would be lost and whether that is allowed. Returns whether a new generation
-/// starts.
+/// Checks whether acknowledged entries would be lost and whether that is allowed. Returns whether a new
+/// generation starts.
 fn judge(
     path: &Path,
     report: &mut RepairReport,

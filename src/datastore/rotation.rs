@@ -51,7 +51,6 @@ fn stage(member: &Member, authorities: &Authorities, trusts_next: bool) -> Autho
 }
 
 impl Members {
-    /// Returns the current set of CAs.
     pub(super) fn authorities(&self) -> Arc<Authorities> {
         Arc::clone(&self.authorities.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -116,8 +115,8 @@ impl Members {
         renewed.map_err(|error| error.to_string())
     }
 
-    /// Returns the CAs that a member must trust, after recording the CAs that it trusts and the certificate that it
-    /// holds.
+    /// Returns the CAs that a member must trust, after recording the CAs that it trusts and the certificate that
+    /// it holds.
     pub(super) fn roots(
         &self,
         member: &MemberName,
@@ -179,7 +178,6 @@ impl Members {
         issuers.filter(|(_, issuer)| !known.contains(issuer)).collect()
     }
 
-    /// Returns the progress of the rotation.
     pub(super) fn rotation(&self) -> AuthorityRotation {
         let authorities = self.authorities();
         let connected: BTreeSet<String> = self.presence().into_iter().map(|presence| presence.name).collect();

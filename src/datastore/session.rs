@@ -125,7 +125,7 @@ impl Session {
             }
             Open::Control => {
                 let served = self.control(presence, &mut send, &mut receive).await;
-                // Tell the client which rule it violated.
+                // Report the violated rule to the client.
                 served.map_err(|error| match error {
                     WireError::Message(bad) => refused(RefusalCode::Protocol, bad.to_string()).into(),
                     error => error,
@@ -187,8 +187,7 @@ impl Session {
     ) -> Result<(), WireError> {
         let hello: Hello = wire::expect_at_most(receive, Kind::Hello, REPORT_BYTES_MAX).await?;
         hello.check()?;
-        // The blocking part reads the log. It records the evidence in the member's position before the member gets an
-        // answer.
+        // Reads the log, and records the evidence in the member's position before the member gets an answer.
         let session = self.clone();
         let greeted = move || session.greeted(presence, &hello);
         let welcome = vital::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
@@ -261,8 +260,8 @@ impl Session {
         Ok(welcome)
     }
 
-    /// Examines a member's position for evidence against the log. A webserver's claim counts even if unsigned. A
-    /// reader's position counts only if it is signed; it is sent in a separate message.
+    /// Examines a member's position for evidence against the log. An unsigned position counts only from members that
+    /// may write. A reader has to present a signed one, which a member sends when its position contradicts the log.
     fn examine(&self, hello: &Hello) {
         if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
             self.examine_position(&position, recovery::unsigned);

@@ -225,7 +225,6 @@ impl Shared {
 
     /// Enters recovery mode if there is evidence that the log lost entries. `note` records a member's evidence in the
     /// registry and returns whether it counts.
-    ///
     pub(super) fn wait_for_recovery(&self, evidence: Option<String>, note: impl FnOnce() -> bool) {
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
             return;
@@ -306,8 +305,8 @@ impl Shared {
         self.clock().take_correction()
     }
 
-    /// Returns the difference between the host's clock and the commit time, in milliseconds; 0 while the clock is
-    /// trusted.
+    /// Returns the difference between the host's clock and the commit time, in milliseconds; 0 while the clock
+    /// is trusted.
     pub(super) fn clock_skew_ms(&self) -> i64 {
         self.commit_time();
         self.clock().skew_ms()

@@ -116,8 +116,8 @@ impl Snapshots {
         }
     }
 
-    /// Registers a member's latest request and aborts its previous one: the member has abandoned that, or cannot use
-    /// two.
+    /// Registers a member's latest request and aborts its previous one: the member has abandoned that, or cannot
+    /// use two.
     fn newest<'a>(&'a self, member: &'a MemberName) -> Newest<'a> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let former = current.get(member);
@@ -240,8 +240,8 @@ pub(super) async fn serve(
 ) -> Result<(), WireError> {
     let taken = AtomicU64::new(0);
     let sending = async {
-        // The snapshot must not be older than the visible head, because the member may already hold all entries up to
-        // it.
+        // The snapshot must not be older than the visible head, because the member may already hold all entries up
+        // to it.
         super::commit::wait_applied(shared, shared.head()).await;
         let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
         let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);

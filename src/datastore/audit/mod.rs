@@ -39,7 +39,7 @@ const QUEUE: usize = 64;
 /// Longest wait for a record to become durable. Later records are still written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Access of the datastore's other parts to its audit.
+/// Handle to the audit for the other parts of the datastore.
 pub(super) struct Audit {
     requests: mpsc::Sender<Acts>,
     /// Moved to the writer thread when it starts.

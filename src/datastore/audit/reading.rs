@@ -14,7 +14,6 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Records are nearly ordered by time. This is the largest step back of a clock that is allowed for.
 const DISORDER_MS: u64 = 3_600_000;
 
-/// A page of the audit.
 pub(super) struct Page {
     /// Records; `None` if there are no more.
     pub block: Option<FrameBlock>,
@@ -53,8 +52,8 @@ pub(super) fn number(act: &Act) -> Option<(&str, u64)> {
     Some((life, number.parse().ok()?))
 }
 
-/// Returns the last act of each member's buffer, from the newest segments. Acts that a member resends were sent shortly
-/// before.
+/// Returns the last act of each member's buffer, from the newest segments. Acts that a member resends were sent
+/// shortly before.
 pub(super) fn seen(reader: &LogReader) -> HashMap<(MemberName, String), u64> {
     let segments = reader.segments();
     let from = segments.iter().rev().nth(1).or(segments.first()).map_or(Seq::ZERO, |segment| Seq(segment.first.0 - 1));

@@ -33,8 +33,8 @@ pub struct Keep {
     pub bytes: u64,
 }
 
-/// If the audit exceeds its size limit, it is reduced by this fraction below the limit, because each removal adds a
-/// record.
+/// If the audit exceeds its size limit, it is reduced by this fraction below the limit, because each removal adds
+/// a record.
 const ROOM_PARTS: u64 = 16;
 
 /// Error of recording.

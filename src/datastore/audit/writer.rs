@@ -31,8 +31,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const GATHER: Duration = Duration::from_millis(25);
 /// Interval of maintenance, and delay before a retry after a failure.
 const TICK: Duration = Duration::from_secs(1);
-/// Most buffers of members whose last act is remembered. A member has one buffer, and starts another one if it was
-/// lost.
+/// Most buffers of members whose last act is remembered. A member has one buffer, and starts another one if it
+/// was lost.
 const SEEN_MAX: usize = 4096;
 
 /// Acts to record.
