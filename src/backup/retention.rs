@@ -102,7 +102,7 @@ struct Choice {
     faults: BTreeMap<String, String>,
 }
 
-/// Applies the rules to the backups that can be restored. Every backup selected is verified; if one is unsound, the
+/// Applies the rules to the backups that can be restored. Every selected backup is verified; if one is unsound, the
 /// rules are applied again without it. An unsound backup is removed only if a sound one of its log reaches as far. If a
 /// log has no sound backup, none of its backups is removed.
 fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {

@@ -107,7 +107,7 @@ pub(super) struct Committer {
     pub applier: std::sync::mpsc::SyncSender<Committed>,
     pub disk_checked: Option<Instant>,
     pub is_reserve_dropped: bool,
-    /// Commit time of the first batch that the head file does not cover yet.
+    /// Time of the first commit that the head file does not cover yet.
     pub unvouched_since: Option<Instant>,
 }
 

@@ -294,7 +294,7 @@ impl Shared {
         now
     }
 
-    /// Records the time of a transaction that a member dated.
+    /// Feeds the time of a member's transaction to the commit clock.
     pub(super) fn note_clock(&self, theirs_ms: u64) {
         self.clock().member(theirs_ms, now_ms(), steady_ms());
     }

@@ -1,10 +1,10 @@
-//! Corruption of an audit that was replaced by a new one. The records of the corrupt audit are missing until an
-//! administrator acknowledges that.
+//! Corruption records: an audit that replaced a corrupt one states that records are missing, until an administrator
+//! acknowledges it.
 //!
-//! The first record of the new audit states the corruption. When old records are removed, unacknowledged statements in
-//! them are recorded again. Acknowledgements are records, too, anywhere in the audit. Small files next to the audit
-//! store the numbers of these records, so that a start need not read all of it. They are only hints: `audit verify`
-//! reads the records.
+//! A corruption record is the first record of the new audit. When old records are removed, unacknowledged corruption
+//! and gap records among them are written again. An acknowledgement is a record, too, anywhere in the audit. Small
+//! files next to the audit store the numbers of these records, so that a start need not read all of it. They are only
+//! hints: `audit verify` reads the records.
 //!
 //! An audit cannot show that it is missing or was replaced by an older copy. So the registry keeps the number and chain
 //! of the last record.
@@ -20,31 +20,31 @@ use crate::trust::AuditMark;
 
 use super::reading::{self, Said};
 
-/// Kind of the act by which a new audit states that it replaced a corrupt one.
+/// Kind of the act in a corruption record.
 pub(super) const KIND: &str = "audit-damaged";
 /// Names of the files in a datastore's directory.
 const FILE: &str = "audit-acknowledged";
 const NOTED: &str = "audit-damage";
-/// Number of records at the start of the audit in which the statement is searched.
+/// Number of records at the start of the audit that are searched for a corruption record.
 const AMONG: u64 = 16;
 
-/// A statement of corruption in the audit.
+/// A corruption record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::datastore) struct Damage {
-    /// Number of the record that contains it.
+    /// Number of the record.
     pub record: Seq,
-    /// Text of the statement.
+    /// Description of the corruption.
     pub what: String,
 }
 
-/// Finds an unacknowledged statement of corruption.
+/// Finds an unacknowledged corruption record.
 pub(super) fn find(dir: &Path, reader: &LogReader) -> Option<Damage> {
     let acknowledged = acknowledged(dir, reader);
     let counts = |damage: &Damage| damage.record > acknowledged;
     noted(dir, reader).filter(counts).or_else(|| at_the_start(reader).filter(counts))
 }
 
-/// Stores next to the audit which record contains the statement.
+/// Stores the number of the corruption record next to the audit.
 pub(super) fn note(dir: &Path, reader: &LogReader, damage: &Damage) -> Result<(), DirectoryError> {
     let text = format!("{} {} {}\n", reader.log_id(), damage.record, damage.what.replace('\n', " "));
     replace_file(&dir.join(NOTED), text.as_bytes())
@@ -58,15 +58,15 @@ fn noted(dir: &Path, reader: &LogReader) -> Option<Damage> {
     Some(Damage { record, what: words.next()?.to_owned() })
 }
 
-/// Collects the unacknowledged statements of corruption and gaps in records up to `to`, which are about to be removed,
-/// as acts to be recorded again.
+/// Collects the unacknowledged corruption and gap records up to `to`, which are about to be removed, as acts to be
+/// recorded again.
 pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Act>, ReadError> {
     let mut said = Said::default();
     reading::say(reader, (reader.horizon(), to), &mut said)?;
     if said.is_empty() {
         return Ok(Vec::new());
     }
-    // Later records may acknowledge these statements. Later statements remain where they are.
+    // Later records may acknowledge them. Later corruption and gap records remain where they are.
     reading::say(reader, (to, reader.head().0), &mut said)?;
     let act =
         |kind: &str, what: String| Act { kind: kind.into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
@@ -124,7 +124,7 @@ fn acknowledged(dir: &Path, reader: &LogReader) -> Seq {
     Seq(seq.unwrap_or(0))
 }
 
-/// Stores next to the audit up to which record statements were acknowledged.
+/// Stores next to the audit up to which record corruption and gaps were acknowledged.
 pub(super) fn acknowledge(dir: &Path, reader: &LogReader, to: Seq) -> Result<(), DirectoryError> {
     let to = to.max(acknowledged(dir, reader));
     replace_file(&dir.join(FILE), format!("{} {to}\n", reader.log_id()).as_bytes())

@@ -36,7 +36,7 @@ use writer::{Acts, Writer};
 
 /// Capacity of the writer thread's queue, in requests.
 const QUEUE: usize = 64;
-/// Longest wait for a record to become durable. Later records are still written.
+/// Longest wait for a record to become durable. The record may still be written afterwards.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Handle to the audit for the other parts of the datastore.
@@ -50,7 +50,7 @@ pub(super) struct Audit {
     /// Last entry of the operation log that the audit has recorded.
     covered: watch::Sender<Seq>,
     problem: Mutex<String>,
-    /// Unacknowledged statement that this audit replaced a corrupt one.
+    /// Unacknowledged corruption record, if this audit replaced a corrupt one.
     damage: Mutex<Option<Damage>>,
     /// Number of acts dropped because too many were queued. Only the number is recorded.
     lost: AtomicU64,
@@ -116,7 +116,7 @@ impl Audit {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns the unacknowledged statement of corruption, if any.
+    /// Returns the unacknowledged corruption record, if any.
     pub(super) fn damage(&self) -> Option<Damage> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -145,8 +145,8 @@ impl Audit {
         let _ = crate::env::wait::at_most(PATIENCE, covered.wait_for(|covered| *covered >= seq));
     }
 
-    /// Records an act at the datastore itself. Waits until it is durable, but only for a limited time; it is then
-    /// recorded later.
+    /// Records an act at the datastore itself. Waits until it is durable, with a timeout; recording continues after
+    /// that. If the queue stays full, the act is only counted.
     pub(super) async fn note(&self, member: &MemberName, act: Act) {
         let (reply, recorded) = oneshot::channel();
         let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, acknowledged: None, reply };
@@ -273,7 +273,7 @@ pub(super) async fn page(
     Ok((block.map(|block| block.bytes), page, room))
 }
 
-/// Records that an administrator acknowledges all statements of corruption and gaps in records up to `to`.
+/// Records that an administrator acknowledges all corruption and gap records up to `to`.
 pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
     if shared.audit.is_read_only() {
         return Err(refuse("the audit is only looked at: start the datastore, and acknowledge it then"));

@@ -88,7 +88,7 @@ fn report_of(files: &VerifyReport) -> AuditReport {
     }
 }
 
-/// Unacknowledged statements of corruption and gaps.
+/// Unacknowledged corruption and gap records.
 #[derive(Default)]
 pub(super) struct Said {
     gaps: Vec<Seq>,
@@ -127,7 +127,7 @@ impl Said {
     }
 }
 
-/// Collects the statements in records after `from` up to `to`.
+/// Collects corruption and gap records after `from` up to `to`, and applies acknowledgements.
 ///
 /// # Errors
 /// Returns an error if they cannot be read.

@@ -181,8 +181,8 @@ impl AuditStore {
     }
 
     /// Performs periodic maintenance: closes a segment that was open for long, removes segments that are too old, and
-    /// updates the head file. `now_ms` is the commit time. If an unacknowledged statement of corruption is removed,
-    /// returns the record that repeats it.
+    /// updates the head file. `now_ms` is the commit time. If an unacknowledged corruption record is removed, returns
+    /// the one that replaces it.
     ///
     /// # Errors
     /// Returns an error if a file cannot be written or removed. Nothing is lost then, and the next call tries again.
@@ -256,7 +256,7 @@ impl AuditStore {
         let end = self.append(&records)?;
         let count = self.log.trim(to)?;
         tracing::info!(count, %to, "the oldest segments of the audit were removed");
-        // The statement follows the record of the removal.
+        // The corruption record follows the record of the removal.
         let record = Seq(end.0.saturating_sub(records.len() as u64) + 2);
         Ok(first.map(|what| Damage { record, what }))
     }

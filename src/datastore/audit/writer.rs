@@ -211,7 +211,7 @@ impl Writer {
         self.shared.audit.set_damage(damage);
     }
 
-    /// Stores next to the audit that statements up to `to` were acknowledged.
+    /// Stores next to the audit that corruption and gap records up to `to` were acknowledged.
     fn acknowledged(&self, to: Seq) {
         let Some(store) = &self.store else { return };
         if let Err(error) = damage::acknowledge(&self.shared.path, &store.reader(), to) {
