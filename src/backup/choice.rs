@@ -79,9 +79,8 @@ fn leads_to(newest: &Manifest, manifest: &Manifest, seq: Seq) -> bool {
     (is_ancestor || manifest.generation == newest.generation) && shared_to.is_none_or(|shared_to| seq <= shared_to)
 }
 
-/// Chooses among the backups of the generation that was current at `time`. The result is the earliest one with all
-/// entries up to `time`, because more may have been compacted in later ones. If there is none, it is the most advanced
-/// one, after which nothing was committed.
+/// Of the generation current at `time`, returns the earliest backup with all entries up to `time`, because later ones
+/// may be compacted further. If there is none, returns the most advanced one, after which nothing was committed.
 fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Option<&'a Manifest> {
     let begun = newest.generations.iter().filter(|info| info.time_ms <= time);
     let current = begun.map(|info| info.generation).max();
@@ -199,8 +198,8 @@ pub(super) mod tests {
 
     #[test]
     fn p13_what_backups_reach_counts_and_a_clock_that_was_wrong_is_named() {
-        // The clock was two days ahead when the first backup was made, or far behind for the last one, as on a host
-        // without a clock battery before time synchronization.
+        // The clock was two days ahead for the first backup, or far behind for the last one, as before
+        // time synchronization.
         let ahead = [manifest(1, 1, 900, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16)];
         let behind = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 1, 16)];
         for (mut all, named) in [(ahead, "1-1-900"), (behind, "1-1-60")] {

@@ -59,9 +59,9 @@ impl Encryption {
 pub enum Secret<'a> {
     /// None, for an unencrypted repository.
     None,
-    /// A passphrase from which the keys are derived.
+    /// Passphrase from which the keys are derived.
     Passphrase(&'a str),
-    /// A backup key from which the keys are derived.
+    /// Backup key from which the keys are derived.
     Key(&'a BackupKey),
 }
 

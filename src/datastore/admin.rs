@@ -711,7 +711,7 @@ where
     };
     let give_out = async {
         while let Some(outcome) = outcomes.recv().await {
-            // Clients can read their own committed transactions as soon as they receive the outcome.
+            // A client can read its committed transactions once it has the outcome.
             if let Fate::Committed(seq) | Fate::Rejected(seq, _) = &outcome.fate {
                 wait_applied(shared, *seq).await;
             }

@@ -324,8 +324,7 @@ impl Outlet for Publisher<'_> {
 /// longer start.
 const DELETES_MIN_FREE: u64 = 4 << 20;
 
-/// Decides whether a transaction is accepted. On a full disk only transactions that free space are: those with
-/// only deletes.
+/// Checks that a transaction is accepted. On a full disk only those with nothing but deletes are, which free space.
 ///
 /// # Errors
 /// Returns a refusal if the disk is too full for the transaction.

@@ -9,8 +9,7 @@ use crate::model::{MemberName, Seq};
 
 /// Longest time for which a snapshot in transfer pins the horizon.
 const SERVING_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Time for which the pin continues after the transfer, while the member loads and verifies the snapshot and
-/// then subscribes.
+/// Time for which the pin remains afterwards, while the member loads and verifies the snapshot and subscribes.
 const LOADING_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy)]

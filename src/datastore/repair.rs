@@ -428,8 +428,8 @@ fn judge(
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
     start.generation = generations::next(path, start.log_id, start.generation.max(options.above), options.known)?;
-    // A log rebuilt from a state without some values shares nothing with earlier generations. Members that have the
-    // values then archive the changes that the new log lacks.
+    // Without these values the new log shares nothing with earlier generations. Members that have the values archive
+    // the changes that it lacks.
     let shared_to = if report.withheld > 0 { Seq::ZERO } else { report.head };
     start.lineage.push(LineageEntry { generation: start.generation, shared_to });
     report.generation = start.generation;

@@ -115,8 +115,7 @@ impl Members {
         renewed.map_err(|error| error.to_string())
     }
 
-    /// Returns the CAs that a member must trust, after recording the CAs that it trusts and the certificate that
-    /// it holds.
+    /// Returns the CAs that a member must trust. Records those that it trusts and the certificate that it holds.
     pub(super) fn roots(
         &self,
         member: &MemberName,

@@ -353,7 +353,7 @@ impl Datastore {
             local: local_name(),
             config,
         });
-        // The registry already contains this evidence, so nothing has to be recorded.
+        // The registry already contains this evidence.
         shared.wait_for_recovery(evidence, || true);
         shared.wait_for_register(register_shows);
         let say =

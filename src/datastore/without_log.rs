@@ -61,7 +61,7 @@ async fn serve(stream: UnixStream, status: &Status) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     let ended = Answer::new(&mut send).end(done).await;
-    // Drain the stream, so that a client that is still sending can read the answer.
+    // Drain the stream, so that a client still sending can read the answer.
     let _ = send.shutdown().await;
     let _ = tokio::time::timeout(PATIENCE, tokio::io::copy(&mut receive, &mut tokio::io::sink())).await;
     Ok(ended?)
