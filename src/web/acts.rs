@@ -1,9 +1,10 @@
-//! What happens at this webserver and is no transaction, for the audit: failed logins, tokens that are used, downloads.
+//! Audit records of events at this webserver that are no transactions: failed logins, uses of tokens, downloads.
 //!
-//! What is repeated is recorded at once the first time, and then once in an interval, with how often it happened. What is told
-//! apart is bounded, and by whom it is caused: nobody makes the acts of others less visible. A known caller who does too many
-//! different things stays named, with the address. Strangers are named as far as the names are users', which are few; of made-up
-//! names the first ones of each address are, and there is a bound on how many records all of them cause.
+//! A repeated act is recorded immediately the first time and then once per interval, with its count. The number of
+//! distinct acts is bounded separately for each cause, so no client can make the acts of others less visible. A known
+//! caller with too many distinct acts is still recorded with name and address. Of unauthenticated clients, names of
+//! existing users are recorded, which are few; of invented names, the first ones of each address are. The number of
+//! records that all unauthenticated clients cause together is bounded too.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,27 +17,27 @@ use crate::replica::acts::Acts;
 
 use super::caller::Caller;
 
-/// How long the same act is counted instead of being recorded again.
+/// Interval in which a repeated act is counted instead of recorded again.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The same for the use of a token.
+/// The same interval for uses of a token.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(3600);
-/// Different acts of one user that are told apart in an interval, those that were refused among them, and addresses beyond.
+/// Maximum numbers per user and interval of distinct acts, of distinct rejected acts, and of addresses of further acts.
 const ACTS_OF_USER: usize = 256;
 const REFUSALS_OF_USER: usize = 16;
 const ADDRESSES_OF_USER: usize = 32;
-/// Made-up names, and users' names, that are told apart of one place in an interval.
+/// Maximum numbers per place and interval of distinct invented names and of distinct users' names.
 const NAMES_OF_PLACE: usize = 8;
 const USERS_OF_PLACE: usize = 64;
-/// Places that are told apart of those that give one user's name in an interval.
+/// Maximum number of distinct places per user name and interval.
 const PLACES_OF_USER: usize = 32;
-/// Records of made-up names, and of users' names, that strangers cause at once, and in a second.
+/// Burst and rate per second of records that unauthenticated clients cause, with invented names and with users' names.
 const STRANGE: (f64, f64) = (1000.0, 0.5);
 const NAMED: (f64, f64) = (2000.0, 2.0);
 
 const MANY_ACTS: &str = "more than is told apart of one user";
 const MANY_NAMES: &str = "more names than are told apart";
 
-/// Acts that are counted together.
+/// Key of acts that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Same {
     kind: &'static str,
@@ -47,7 +48,7 @@ struct Same {
     what: String,
 }
 
-/// What is bounded.
+/// Resource that is bounded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Bound {
     Acts(i32),
@@ -58,7 +59,7 @@ enum Bound {
     Places(i32),
 }
 
-/// Records that strangers may cause: so many at once, and then so many in a second.
+/// Token bucket for records that unauthenticated clients cause.
 #[derive(Debug)]
 struct Purse {
     left: f64,
@@ -83,16 +84,16 @@ impl Purse {
     }
 }
 
-/// Whose purse a record is paid from.
+/// Token bucket that pays for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Paid {
-    /// Of nobody: it is bounded otherwise.
+    /// None: the record is bounded otherwise.
     Free,
     Strange,
     Named,
 }
 
-/// One way of counting an act: the first for which there is room is taken.
+/// One way to count an act; the first one with room is used.
 struct Way {
     same: Same,
     act: Act,
@@ -104,7 +105,7 @@ struct Counted {
     since: Instant,
     interval: Duration,
     act: Act,
-    /// How often since it was recorded.
+    /// Repetitions since the act was recorded.
     count: u64,
     bounds: Vec<Bound>,
 }
@@ -114,7 +115,7 @@ struct Books {
     used: HashMap<Bound, usize>,
     strange: Purse,
     named: Purse,
-    /// When something was last handed on to be written.
+    /// Time at which an act was last passed on to be written.
     noted: Option<Instant>,
 }
 
@@ -133,7 +134,7 @@ impl Books {
             }
     }
 
-    /// Counts an act; gives what is to be recorded at once.
+    /// Counts an act and returns it if it is to be recorded immediately.
     fn count(&mut self, ways: Vec<Way>, interval: Duration, now: Instant) -> Option<Act> {
         let last = ways.len().saturating_sub(1);
         for (place, way) in ways.into_iter().enumerate() {
@@ -157,7 +158,7 @@ impl Books {
         None
     }
 
-    /// Takes out what `is_over` says, and gives what is to be recorded of it.
+    /// Removes the counters for which `is_over` holds and returns records of their repetitions.
     fn take(&mut self, is_over: impl Fn(&Counted) -> bool) -> Vec<Act> {
         let over: Vec<Counted> = self.counted.extract_if(|_, known| is_over(known)).map(|(_, known)| known).collect();
         for bound in over.iter().flat_map(|known| &known.bounds) {
@@ -173,13 +174,13 @@ impl Books {
     }
 }
 
-/// Records acts.
+/// Records acts for the audit.
 pub(super) struct Recorder {
     acts: Acts,
     books: Mutex<Books>,
 }
 
-/// A known caller who does something.
+/// A known caller who performs an act.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Who {
     pub uid: i32,
@@ -195,16 +196,16 @@ impl From<&Caller> for Who {
     }
 }
 
-/// Somebody who has only given a name.
+/// An unauthenticated client that has given a name.
 #[derive(Clone, Debug)]
 pub(super) struct Stranger {
-    /// The name that was given.
+    /// Name that the client gave.
     pub name: String,
-    /// Whose name it is, and whether that is an administrator.
+    /// User with this name, if one exists; `is_admin` tells whether it is an administrator.
     pub uid: Option<i32>,
     pub is_admin: bool,
     pub from: IpAddr,
-    /// Whether the name was not even looked at, because of where it came from.
+    /// Whether the attempt was rejected because of its origin, before the name was examined.
     pub is_place_refused: bool,
 }
 
@@ -222,38 +223,39 @@ impl Recorder {
         act.into_iter().for_each(|act| self.acts.note(act));
     }
 
-    /// Records an act of a known caller; one that is repeated is counted.
+    /// Records an act of a known caller; repetitions are counted.
     pub(super) fn note(&self, kind: &'static str, who: &Who, what: impl Into<String>) {
         let what = what.into();
         let bound = (Bound::Acts(who.uid), ACTS_OF_USER);
         self.count(of_user(kind, who, what.clone(), what, bound), INTERVAL, Instant::now());
     }
 
-    /// Records what a known caller was refused. It takes no room from what was done.
+    /// Records a rejected act of a known caller. Such records have their own bound, apart from that of successful acts.
     pub(super) fn note_refused(&self, kind: &'static str, who: &Who, what: impl Into<String>) {
         let what = what.into();
         let bound = (Bound::Refusals(who.uid), REFUSALS_OF_USER);
         self.count(of_user(kind, who, what.clone(), what, bound), INTERVAL, Instant::now());
     }
 
-    /// Records that a token is used, the first time in an interval, whatever it is called by then.
+    /// Records the first use of a token in an interval. The token is identified by id, so renaming it causes no second
+    /// record.
     pub(super) fn note_token(&self, who: &Who, id: uuid::Uuid, name: &str) {
         let (what, bound) = (format!("the token {name} ({id})"), (Bound::Acts(who.uid), ACTS_OF_USER));
         self.count(of_user("token", who, id.to_string(), what, bound), TOKEN_INTERVAL, Instant::now());
     }
 
-    /// Records an attempt to log in that came to nothing.
+    /// Records a failed login attempt.
     pub(super) fn note_login(&self, kind: &'static str, stranger: &Stranger, what: &str) {
         self.count(of_stranger(kind, stranger, what), INTERVAL, Instant::now());
     }
 
-    /// Records how often acts were repeated whose interval is over; called now and then.
+    /// Records the repetitions of acts of which the interval is over; called periodically.
     pub(super) fn flush(&self) {
         self.flush_at(Instant::now());
     }
 
-    /// Records how often acts were repeated, whatever their interval; whether there was any, or another act so short a time ago that
-    /// it may not be written yet.
+    /// Records the repetitions of all acts, whatever their interval. Returns whether there were any, or whether another
+    /// act was recorded within `lately`, so that it may not be written yet.
     pub(super) fn flush_all(&self, lately: Duration) -> bool {
         let (acts, noted) = {
             let mut books = self.books();
@@ -270,7 +272,7 @@ impl Recorder {
     }
 }
 
-/// What one client has of an address: all of IPv4, the network of IPv6.
+/// Returns the address range that one client controls: an IPv4 address, or the /64 network of an IPv6 one.
 fn place_of(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
@@ -281,7 +283,7 @@ fn place_of(address: IpAddr) -> String {
     }
 }
 
-/// An act, and as what it is counted.
+/// Builds an act together with the key under which it is counted.
 fn way(same: Same, what: String, (bounds, purse): (Vec<(Bound, usize)>, Paid)) -> Way {
     let act = Act {
         kind: same.kind.into(),
@@ -297,7 +299,7 @@ fn way(same: Same, what: String, (bounds, purse): (Vec<(Bound, usize)>, Paid)) -
     Way { same, act, bounds, purse }
 }
 
-/// As itself; as one of too many of this user from this address; as one of too many of this user.
+/// Ways to count an act of a user: as itself; as one of many of this user from this address; as one of many of this user.
 fn of_user(kind: &'static str, who: &Who, same: String, what: String, bound: (Bound, usize)) -> Vec<Way> {
     let Who { uid, user, by, from } = who.clone();
     let itself = Same { kind, uid: Some(uid), user, by, from, what: same };
@@ -311,7 +313,7 @@ fn of_user(kind: &'static str, who: &Who, same: String, what: String, bound: (Bo
     ]
 }
 
-/// By its name; by the user whose name it is; by the place that it comes from; as one of all.
+/// Ways to count an act of an unauthenticated client: by name; by the user with this name; by place; as one of all.
 fn of_stranger(kind: &'static str, stranger: &Stranger, what: &str) -> Vec<Way> {
     let Stranger { name, uid, is_admin, from, is_place_refused } = stranger;
     let name: String = name.chars().take(100).collect();
@@ -327,7 +329,7 @@ fn of_stranger(kind: &'static str, stranger: &Stranger, what: &str) -> Vec<Way> 
     let mut ways = Vec::new();
     let named = Same { uid: *uid, user: name, from: from.to_string(), ..empty(what) };
     if let Some(uid) = uid {
-        // Many ways of writing one name, and many addresses of one place, are one.
+        // Spellings of one name, and addresses of one place, are counted together.
         let same = Same { user: String::new(), from: place.clone(), ..named.clone() };
         let places = (Bound::Places(*uid), PLACES_OF_USER);
         let rest = format!("{what} (from more places than are told apart)");
@@ -473,7 +475,7 @@ mod tests {
             recorder.flush_at(now + INTERVAL);
             records += taken(&mut from).len();
         }
-        // What there is at once, what comes in ten minutes, and each of them once more with its number.
+        // The initial burst, the rate over ten minutes, and one repetition count for each of them.
         assert!(records < 2 * (3000 + 25 * 60 + 400), "{records}");
         assert!(of_admin >= 10, "an administrator's name is told in each minute: {of_admin}");
         let books = recorder.books();

@@ -1,5 +1,5 @@
-//! Whom a route serves, and the one function that decides it: when a request arrives, and again for as long as its answer
-//! lasts.
+//! Access requirements of routes, and the one function that checks them: when a request arrives, and repeatedly while a
+//! long response lasts.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,39 +18,39 @@ use super::app::{App, AppRef};
 use super::caller::{self, Caller, Proof};
 use super::error::{ApiError, ApiResult};
 
-/// The right to an answer that lasts is checked this often, whatever happens on it.
+/// Interval at which the right to a long response is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
-/// What a caller must have beside being known. Tokens pass nowhere unless a row says so.
+/// Right that a caller needs in addition to being identified. Tokens are rejected unless the route's row allows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
-    /// This capability: a token needs it, and a user, where capabilities are controlled.
+    /// This capability, required of tokens, and of users where capabilities are controlled.
     Capability(&'static str),
-    /// A token needs this capability, a user none.
+    /// This capability, required of tokens only.
     OfToken(&'static str),
-    /// A token needs a capability, whichever; a user none.
+    /// Any capability, required of tokens only.
     Any,
-    /// A session: tokens never pass.
+    /// A session; tokens are rejected.
     Session,
 }
 
-/// Whom a route serves.
+/// Access requirement of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Everybody, known or not.
+    /// None: unauthenticated clients are served too.
     Nobody,
-    /// Every user.
+    /// Any user.
     User(Right),
-    /// Administrators with a session.
+    /// An administrator with a session.
     Admin,
-    /// The user of the path's `{uid}`, and administrators.
+    /// The user of the path's `{uid}`, or an administrator.
     SelfOrAdmin(Right),
-    /// Members of the path's `{gid}`, and administrators.
+    /// A member of the path's `{gid}`, or an administrator.
     MemberOrAdmin(Right),
 }
 
 impl Need {
-    /// What a known caller must have; tokens never pass as administrators.
+    /// Returns the right that an identified caller needs; tokens never count as administrators.
     pub(super) fn right(self) -> Option<Right> {
         match self {
             Need::Nobody => None,
@@ -60,17 +60,17 @@ impl Need {
     }
 }
 
-/// What the table says of a route, for the guard.
+/// Properties of a route that the authorization middleware needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub need: Need,
-    /// Whether it gives a file: only that is open to temporary tokens.
+    /// Whether the route returns a file: temporary tokens are accepted only for these.
     pub is_download: bool,
-    /// Whether it changes something although its method says that it only reads.
+    /// Whether the route changes state although its method is a safe one.
     pub is_change: bool,
 }
 
-/// What a request showed and asked for.
+/// Credential and scope of a request.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub proof: Proof,
@@ -79,18 +79,18 @@ pub(super) struct Admission {
     /// Parameters of the path.
     pub path: HashMap<String, String>,
     pub uri: String,
-    /// Whether it asks for everybody's objects.
+    /// Whether the request asks for the objects of all users.
     pub wants_all: bool,
 }
 
 impl Admission {
-    /// The caller of a request that arrives.
+    /// Returns the caller of an arriving request.
     ///
     /// # Errors
-    /// When the caller is not known, or may not do this.
+    /// If the caller cannot be identified, or lacks the right.
     pub(super) fn begin(self: &Arc<Admission>, app: &App) -> ApiResult<Caller> {
         let caller = caller::identify(app, self)?.ok_or_else(ApiError::unknown)?;
-        // A download that began in time goes on.
+        // Checked only here: a download that started before its token expired continues.
         if caller.temporary.is_some_and(Moment::is_past) {
             return Err(ApiError::unknown());
         }
@@ -98,12 +98,12 @@ impl Admission {
         Ok(caller)
     }
 
-    /// The caller of a request that is being answered, as of now.
+    /// Returns the caller of a request in progress, as of now.
     ///
     /// # Errors
-    /// When the caller is no longer known, or may not do this any more, or this webserver was revoked.
+    /// If the caller can no longer be identified or has lost the right, or if this webserver was revoked.
     pub(super) fn again(self: &Arc<Admission>, app: &App) -> ApiResult<Caller> {
-        // What is lost elsewhere is not known here any more.
+        // A revoked webserver no longer learns of rights that were withdrawn elsewhere.
         if let Some(refusal) = app.store.replica().refusal() {
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()));
         }
@@ -139,7 +139,7 @@ impl Admission {
         if is_allowed { Ok(()) } else { Err(ApiError::forbidden(format!("only {whom} may do this"))) }
     }
 
-    /// A session whose password must be changed first may do little else.
+    /// Rejects most requests of a session whose password must be changed first.
     fn check_password(&self, store: &Store, caller: &Caller) -> ApiResult<()> {
         if caller.session.is_none() {
             return Ok(());
@@ -160,7 +160,7 @@ impl Admission {
     }
 }
 
-/// What a session may do whose password must be changed first.
+/// Returns whether a path is open to a session whose password must be changed first.
 fn is_open_before_change(path: &str, uid: i32) -> bool {
     let own = format!("/api/users/{uid}/pwd");
     ["/api/info/whoami", "/api/settings", "/api/logout", "/api/testauth", own.as_str()]
@@ -186,12 +186,12 @@ fn check_right(right: Right, caller: &Caller) -> ApiResult<()> {
     }
 }
 
-/// Waits until `may` says no: it is asked at a fixed interval.
+/// Waits until `may`, which is called at a fixed interval, returns false.
 pub(super) fn unless<F>(app: &AppRef, may: F) -> impl Future<Output = ()> + Send + 'static + use<F>
 where
     F: Fn(&App) -> bool + Send + 'static,
 {
-    // Nothing of the webserver is held meanwhile.
+    // The future must not keep the webserver alive.
     let app = Arc::downgrade(app);
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
     async move {
@@ -204,8 +204,8 @@ where
     }
 }
 
-/// Waits until the caller has lost the right to what they were let in for, or what `may` asks for beside it. What cannot be
-/// read cannot be allowed.
+/// Waits until the caller loses the right to which they were admitted, or `may` returns false. A right that cannot be
+/// read counts as lost.
 pub(super) fn lost<F>(app: &AppRef, caller: &Caller, may: F) -> impl Future<Output = ()> + Send + 'static + use<F>
 where
     F: Fn(&App, &Caller) -> bool + Send + 'static,
@@ -214,12 +214,13 @@ where
     unless(app, move |app| caller.again(app).is_ok_and(|caller| may(app, &caller)))
 }
 
-/// As [`lost`], for what depends on nothing else.
+/// Like [`lost`], without an additional condition.
 pub(super) fn ended(app: &AppRef, caller: &Caller) -> impl Future<Output = ()> + Send + 'static + use<> {
     lost(app, caller, |_, _| true)
 }
 
-/// The pieces of a file until `lost`; then it breaks off, so that its part is not taken for the whole.
+/// Forwards the pieces of a file until `lost` completes; then fails, so that a partial file is not mistaken for a whole
+/// one.
 pub(super) fn until<S, E>(
     pieces: S,
     lost: impl Future<Output = ()> + Send,

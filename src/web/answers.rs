@@ -1,8 +1,8 @@
-//! Answers on their way to clients, which take them as they like: what waits of them is bounded, counts in the budget of their
-//! user, and is given up when nothing of it is taken for too long.
+//! Buffering of responses. The buffered part of a response is bounded, counts in its user's budget, and is dropped when
+//! the client reads nothing for too long.
 //!
-//! A connection with several streams is not closed for one that stands still, and such a stream is not even asked for its next
-//! piece: so a task of its own frees what waits.
+//! An HTTP/2 connection is not closed because one of its streams stalls, and a stalled stream is not even polled for its
+//! next piece. So a separate task frees the buffer.
 
 use std::any::Any;
 use std::io;
@@ -18,24 +18,24 @@ use tokio::sync::watch;
 
 use super::bodies::{ANSWERS, Share};
 
-/// Bytes that are handed over at a time. They are copies, so that one piece which waits in a connection does not hold a large
-/// answer in memory.
+/// Size of the pieces that are passed on. They are copies, so that one piece waiting in a connection does not keep a
+/// large response in memory.
 const PIECE_BYTES: usize = 16 << 10;
-/// An answer of which nothing is taken for this long is given up.
+/// A response of which the client reads nothing for this long is dropped.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
-/// Answers that are shorter are not counted; those of which nobody knows the length yet count as this. Downloads count what
-/// waits of them themselves.
+/// Smaller responses are not counted, and those of unknown length count as this many bytes. Downloads account for their
+/// buffers themselves.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// What is given back when an answer has been taken or given up.
+/// Resource that is released when a response has been read or dropped.
 type Kept = Box<dyn Any + Send>;
 
-/// Counts an answer of a user until the client has taken it.
+/// Counts a response in the budget of a user until the client has read it.
 pub(super) fn counted(uid: i32, response: Response) -> Response {
     counted_with(uid, response, Box::new(()))
 }
 
-/// The same of one that holds something as long.
+/// Like [`counted`], for a response that holds a resource for the same time.
 pub(super) fn counted_with(uid: i32, response: Response, kept: Kept) -> Response {
     let size = response.body().size_hint().exact();
     if size.is_some_and(|size| size < LARGE_BYTES as u64) {
@@ -48,23 +48,23 @@ pub(super) fn counted_with(uid: i32, response: Response, kept: Kept) -> Response
     response.map(|body| Body::new(Given::new(body, size, Box::new((share, kept)), TAKEN_WITHIN)))
 }
 
-/// What waits of an answer.
+/// Unsent part of a response.
 struct Waiting {
     body: Body,
     piece: Bytes,
     _kept: Kept,
 }
 
-/// Whom an answer waits for.
+/// Party for which a response waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
-    /// The client, to take the next piece.
+    /// The client, to read the next piece.
     Client,
-    /// Whoever makes it.
+    /// The producer of the body.
     Maker,
 }
 
-/// Wakes the connection, and notes that it is its turn.
+/// Waker that wakes the connection and records that the client is next.
 struct Ready {
     waits: watch::Sender<For>,
     connection: Waker,
@@ -77,11 +77,11 @@ impl Wake for Ready {
     }
 }
 
-/// An answer, handed over in pieces, so that it counts until the last of it was taken. One of which nothing is taken for too
-/// long is given up.
+/// A response body that is passed on in small pieces, so that it counts until the last one was read. It is dropped when
+/// nothing is read for too long.
 struct Given {
     waiting: Arc<Mutex<Option<Waiting>>>,
-    /// Bytes that are left, if that is known.
+    /// Remaining bytes, if known.
     left: Option<u64>,
     waits: watch::Sender<For>,
 }
@@ -127,7 +127,7 @@ impl HttpBody for Given {
             return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
         };
         while piece.is_empty() {
-            // Before it is asked, so that a piece which is ready at once is not overlooked.
+            // Set before the body is polled, so that a wake-up during the poll is not lost.
             self.waits.send_replace(For::Maker);
             let ready = Ready { waits: self.waits.clone(), connection: cx.waker().clone() };
             let frame = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(&Waker::from(Arc::new(ready))));
@@ -171,7 +171,7 @@ mod tests {
     use super::super::bodies::{Budget, USER_BYTES_MAX};
     use super::*;
 
-    /// Tells by its count whether bytes of it are held.
+    /// Buffer whose reference count shows whether bytes of it are held.
     struct Owner(Arc<Vec<u8>>);
 
     impl AsRef<[u8]> for Owner {
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(counted(4711, large()).status(), StatusCode::OK);
     }
 
-    /// An answer that a maker fills piece by piece.
+    /// Returns a response that a producer fills piece by piece.
     fn made(kept: Kept, patience: Duration) -> (mpsc::Sender<Bytes>, Given) {
         let (to, receiver) = mpsc::channel::<Bytes>(1);
         let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
@@ -247,7 +247,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(waiting.upgrade().is_some_and(|waiting| lock(&waiting).is_some()), "the client waits, not the maker");
         to.send(vec![7; 3 * PIECE_BYTES].into()).await.expect("is wanted");
-        // The connection is woken, and does not ask: its client gives it no room.
+        // The connection is woken but does not poll, because its client grants no flow-control window.
         has_given_up(&waiting).await;
         assert_eq!(BUDGET.used(), 0);
         assert!(to.is_closed(), "nothing more is made");

@@ -1,4 +1,4 @@
-//! Who calls: a session, a token, or nobody.
+//! Identification of the caller of a request: by session, by API token, or not at all.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -27,13 +27,13 @@ use super::admission::Admission;
 use super::app::App;
 use super::error::{ApiError, ApiResult};
 
-/// Name of the cookie that browsers hold over plain HTTP, and that clients of theirs set for downloads.
+/// Name of the cookie that browsers hold over plain HTTP, and that browser clients set for downloads.
 pub(super) const COOKIE: &str = "token";
-/// The same over HTTPS. A browser takes a cookie of such a name from this host alone, so that no other one of the domain puts it
-/// under a login of its choosing.
+/// Name of the cookie over HTTPS. With the `__Host-` prefix a browser accepts it from this host only, so another host of
+/// the domain cannot log a user in to an account of its choice.
 pub(super) const HOST_COOKIE: &str = "__Host-token";
 
-/// A known caller, as of the moment at which the caller was identified. Whatever lasts longer than one answer identifies the
+/// An identified caller, as of the time of identification. An operation that outlasts one response must identify the
 /// caller again: see [`Caller::again`].
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -41,18 +41,18 @@ pub(super) struct Caller {
     pub user: String,
     pub session: Option<Record<Session>>,
     pub token: Option<Token>,
-    /// The epoch of sessions, or of tokens, to which the one that was shown belongs.
+    /// Epoch of the session or API token that the caller presented.
     pub epoch: Option<AsRead>,
-    /// The administrators who act as this user in the session.
+    /// Administrators who act as this user in the session.
     pub behind: Vec<Backing>,
-    /// The end of a token for one download, if the caller has shown one.
+    /// Expiry of the download token, if the caller presented one.
     pub temporary: Option<Moment>,
-    /// Capabilities that were granted, where only these count.
+    /// Granted capabilities; `None` if capabilities are not restricted for this caller.
     pub granted: Option<HashSet<String>>,
-    /// Whether an administrator asks for everybody's objects.
+    /// Whether an administrator requests the objects of all users.
     pub all: bool,
     pub from: IpAddr,
-    /// By what the caller was let in, and to what.
+    /// Credentials and scope with which the caller was admitted.
     pub(super) admission: Arc<Admission>,
 }
 
@@ -80,13 +80,13 @@ impl Caller {
         }
     }
 
-    /// Whether somebody is behind the caller: the user, or an administrator who acts as the user.
+    /// Returns whether the caller is the user `uid`, or an administrator with this id who acts as another user.
     pub(super) fn is_or_acts_for(&self, uid: i32) -> bool {
         self.person.uid == uid || self.behind.iter().any(|one| one.uid == uid)
     }
 
-    /// Refuses an administrator who acts as the user what only the user may do: nothing is left behind that would act as the user
-    /// alone.
+    /// Rejects an action that only the user may perform when an administrator acts as the user: no credential may remain
+    /// that acts as the user without the administrator.
     pub(super) fn refuse_acting(&self, what: &str) -> ApiResult<()> {
         match self.author().su.as_str() {
             "" => Ok(()),
@@ -94,23 +94,23 @@ impl Caller {
         }
     }
 
-    /// The caller as one who searches.
+    /// Returns the caller as the author of searches.
     pub(super) fn searcher(&self) -> Searcher {
         Searcher { person: self.person.clone(), reads_resources: self.has(READ_RESOURCES) }
     }
 
-    /// Whether this is the user, or an administrator.
+    /// Returns whether the caller is the user `uid` or an administrator.
     pub(super) fn is_self_or_admin(&self, uid: i32) -> bool {
         self.person.admin || self.person.uid == uid
     }
 
-    /// Whether the caller has a capability: their token, if there is one, and what was granted, where that counts.
+    /// Returns whether both the token (if any) and the grants (if restricted) allow a capability.
     pub(super) fn has(&self, capability: &str) -> bool {
         self.token.as_ref().is_none_or(|token| token.allows(capability))
             && self.granted.as_ref().is_none_or(|granted| granted.contains(capability))
     }
 
-    /// Refuses a caller without a capability.
+    /// Returns an error if the caller lacks a capability.
     pub(super) fn require(&self, capability: &str) -> ApiResult<()> {
         if self.has(capability) {
             return Ok(());
@@ -120,17 +120,17 @@ impl Caller {
         Err(ApiError::forbidden(message).with("Cap", capability))
     }
 
-    /// Refuses sharing with groups of others. `before` is what it was shared with already.
+    /// Rejects sharing with groups of which the caller is no member. `before` lists the groups that already have access.
     pub(super) fn check_groups(&self, groups: &[i32], before: &[i32]) -> ApiResult<()> {
         let Some(foreign) = self.person.foreign_group(groups, before) else { return Ok(()) };
         let message = format!("you are no member of group {foreign}: share with your own groups");
         Err(ApiError::forbidden(message))
     }
 
-    /// The same caller as of now: known by the same session or token, with today's role, groups, grants and locks.
+    /// Identifies the same caller again, by the same session or token, with the current role, groups, grants and locks.
     ///
     /// # Errors
-    /// When the caller is no longer known, or would not be let in any more.
+    /// If the caller is no longer valid or would no longer be admitted.
     pub(super) fn again(&self, app: &App) -> ApiResult<Caller> {
         self.admission.again(app)
     }
@@ -139,24 +139,24 @@ impl Caller {
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
-    /// The guard has put it there.
+    /// The authorization middleware has inserted the caller.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Caller> {
         parts.extensions.get::<Caller>().cloned().ok_or_else(ApiError::unknown)
     }
 }
 
-/// How a token was shown.
+/// How a token was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// By the client itself.
+    /// In a header set by the client.
     Header,
-    /// By a browser, which has it from this webserver.
+    /// In a cookie that only this webserver can have set.
     Cookie,
-    /// By a browser, which may have it from another host.
+    /// In a cookie that another host may have set.
     AnyCookie,
 }
 
-/// The token of a request: `Authorization`, the protocol of a web socket, or a cookie.
+/// Returns the token of a request, from `Authorization`, the WebSocket subprotocol, or a cookie.
 fn presented(headers: &HeaderMap, is_plain_http: bool) -> (Option<&str>, Way) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text(header::AUTHORIZATION).and_then(|value| {
@@ -177,8 +177,8 @@ fn presented(headers: &HeaderMap, is_plain_http: bool) -> (Option<&str>, Way) {
     }
 }
 
-/// A browser sends a cookie along with whatever another site makes it send: only reading is harmless then, and what a
-/// page of our own asks for, which the browser says.
+/// Returns whether a request that carries a cookie is safe from cross-site request forgery. Browsers attach cookies to
+/// requests made by other sites, so only reads are accepted, and requests that the browser marks as same-origin.
 fn is_own_page(is_read: bool, headers: &HeaderMap) -> bool {
     if is_read {
         return true;
@@ -191,14 +191,14 @@ fn is_own_page(is_read: bool, headers: &HeaderMap) -> bool {
     origin.is_some() && origin == text(header::HOST)
 }
 
-/// Whether a browser says that a page from elsewhere asks: it is to be given no cookie, or it could put somebody under
-/// a login of its choosing.
+/// Returns whether the browser reports that the request comes from a page of another site. Such a request must not be
+/// answered with a cookie, or the page could log a user in to an account of its choice.
 pub(super) fn is_foreign_page(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     site.is_some_and(|site| !["same-origin", "none"].contains(&site))
 }
 
-/// By what a caller is known.
+/// Credential by which a caller is identified.
 #[derive(Clone)]
 pub(super) enum Proof {
     /// The value of an API token.
@@ -210,7 +210,7 @@ pub(super) enum Proof {
 }
 
 impl std::fmt::Debug for Proof {
-    /// Without the value, which opens the account.
+    /// Omits the value, which grants access to the account.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Proof::Token(_) => "Token",
@@ -221,7 +221,8 @@ impl std::fmt::Debug for Proof {
 }
 
 impl Proof {
-    /// What a request shows; nothing when a cookie comes from a page of another site and the request changes something.
+    /// Returns the credential of a request; `None` if a cookie comes from a page of another site and the request changes
+    /// state.
     pub(super) fn shown(is_change: bool, method: &Method, headers: &HeaderMap, is_plain_http: bool) -> Option<Proof> {
         if let Some(value) = headers.get("gravwell-token") {
             return Some(Proof::Token(value.to_str().unwrap_or_default().to_owned()));
@@ -233,8 +234,8 @@ impl Proof {
     }
 }
 
-/// Identifies a caller. All of it is looked up each time, so that a logout, a lock or a deleted user counts from the moment
-/// this webserver has it. The only place where that is done.
+/// Identifies a caller. Everything is looked up on each call, so that a logout, a lock or the deletion of a user takes
+/// effect as soon as this webserver has applied it. This is the only place that identifies callers.
 pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Option<Caller>> {
     let store = &app.store;
     let (uid, session, token, epoch, behind) = match &admission.proof {
@@ -264,28 +265,28 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let Some((person, user)) = known(store, uid)? else { return Ok(None) };
     let is_limited = app.config.capability_control && !person.admin;
     let granted = if is_limited { Some(capabilities::of_person(store, &person)?) } else { None };
-    // A token never opens what is for administrators.
+    // A token never grants administrator access.
     let person = Person { admin: person.admin && token.is_none(), ..person };
     let all = admission.wants_all && person.admin;
     let (from, admission) = (admission.from, Arc::clone(admission));
     Ok(Some(Caller { person, user, session, token, epoch, behind, temporary, granted, all, from, admission }))
 }
 
-/// Whether a session was begun with the second factor that is asked for here. It may be of a webserver that asked for none:
-/// one of an earlier version, or one where none is required.
+/// Returns whether a session was started with the second factor that is required here. The session may come from a
+/// webserver that required none: one of an earlier version, or one configured without.
 fn has_shown_enough(app: &App, session: &Session) -> ApiResult<bool> {
     if session.second_factor {
         return Ok(true);
     }
-    // Who acts as another user shows their own.
+    // An administrator who acts as another user presents their own second factor.
     let uid = session.behind.first().map_or(session.uid, |first| first.uid);
     Ok(!(app.config.mfa_required || app.store.has::<Factor>(&uid.to_string())?))
 }
 
-/// A user who exists and is not locked, as an administrator or not and with groups, and the name.
+/// Returns an existing, unlocked user with their role and groups, and their name.
 pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
     let key = uid.to_string();
-    // An account that is not understood is denied; nobody else is.
+    // An account that cannot be decoded is denied; other accounts are unaffected.
     let Some(user) = store.valid::<User>(&key)? else { return Ok(None) };
     if store.has::<Lock>(&key)? {
         return Ok(None);
@@ -353,7 +354,7 @@ mod tests {
         ];
         for (is_change, method, given, wanted) in cases {
             let mut given = headers(given);
-            // Only what a browser sends along by itself needs a page of our own.
+            // Only credentials that a browser attaches automatically require a same-origin page.
             given.insert(header::COOKIE, "token=x".parse().expect("value"));
             assert_eq!(Proof::shown(is_change, &method, &given, true).is_some(), wanted, "{method} {given:?}");
             given.insert(header::AUTHORIZATION, "Bearer x".parse().expect("value"));

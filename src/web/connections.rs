@@ -1,9 +1,9 @@
-//! The connections of clients: how many there are, how many of one address, and which give way.
+//! Client connections: their number, the limits per address and per user, and the choice of connections to close.
 //!
-//! A connection on which no user has been recognised yet is a stranger's. When places run short, or an address has its share,
-//! the oldest connection of a stranger ends, so that neither a crowd of them nor one that is slow keeps users out. A user has a share
-//! as well, wherever the connections come from: beyond it their oldest idle one ends. A user who was not heard for a while is a
-//! stranger again.
+//! A connection on which no user has been identified is unauthenticated. When slots run short, or an address reaches its
+//! limit, the oldest unauthenticated connection is closed, so that neither many of them nor slow ones keep users out. A
+//! user has a limit too, over all addresses: beyond it the user's oldest idle connection is closed. A connection without
+//! a recent request of a user counts as unauthenticated again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -26,23 +26,23 @@ use crate::env::process::{Place, places_max};
 use crate::telemetry::seldom::Seldom;
 use crate::transport::admission::Block;
 
-/// So long after the last request of a user a connection still counts as theirs.
+/// Time after the last request of a user for which a connection still counts as the user's.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
-/// Longest wait for the first request on a connection.
+/// Timeout for the first request on a connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 static REFUSED: Seldom = Seldom::new();
 
-/// What is known of one connection.
+/// State of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// The user who was recognised on it last, and when.
+    /// User who was identified last on the connection, and when.
     known: Mutex<Option<(i32, Instant)>>,
-    /// Requests of users under way, with their answers.
+    /// Requests of users in progress, including their responses.
     busy: AtomicUsize,
-    /// It is a web socket now.
+    /// Whether the connection was upgraded to a WebSocket.
     is_socket: AtomicBool,
-    /// A whole head of a request has arrived.
+    /// Whether a complete request head has arrived.
     has_asked: AtomicBool,
     gives_way: Notify,
 }
@@ -52,7 +52,7 @@ impl Standing {
         self.has_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the connection end at once.
+    /// Requests that the connection is closed immediately.
     pub(super) fn end(&self) {
         self.gives_way.notify_one();
     }
@@ -65,7 +65,7 @@ impl Standing {
         self.busy.load(Ordering::Relaxed) > 0 || self.is_socket.load(Ordering::Relaxed)
     }
 
-    /// Whether it is a user's.
+    /// Returns whether the connection counts as a user's.
     pub(super) fn is_known(&self) -> bool {
         self.known().is_some_and(|(_, at)| self.is_busy() || at.elapsed() < KNOWN_FOR)
     }
@@ -74,7 +74,7 @@ impl Standing {
         self.known().is_some_and(|(known, _)| known == uid)
     }
 
-    /// Waits until the connection has to end: it gives way, or no request has come in time.
+    /// Waits until the connection must be closed: it was evicted, or no request arrived in time.
     pub(super) async fn ends(self: Arc<Standing>) {
         self.ends_without_request_in(FIRST_REQUEST).await;
     }
@@ -94,7 +94,7 @@ impl Standing {
 }
 
 struct Held {
-    /// `None`: of a balancer, behind which there are many clients.
+    /// `None`: from a load balancer, behind which there are many clients.
     block: Option<Block>,
     standing: Arc<Standing>,
 }
@@ -117,7 +117,7 @@ impl Open {
         }
     }
 
-    /// Ends the oldest connection of a stranger, of one block or of all.
+    /// Closes the oldest unauthenticated connection, of one block of addresses or of all. Returns whether there was one.
     fn make_way(&mut self, block: Option<Block>) -> bool {
         let is_meant = |held: &Held| !held.standing.is_known() && (block.is_none() || held.block == block);
         let Some(id) = self.held.iter().find(|(_, held)| is_meant(held)).map(|(id, _)| *id) else { return false };
@@ -146,7 +146,7 @@ impl std::fmt::Debug for Connections {
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Inner>);
 
-/// One connection; it gives its place back when dropped.
+/// One connection; dropping it releases its slot.
 pub(super) struct Connection {
     connections: Connections,
     id: u64,
@@ -155,16 +155,16 @@ pub(super) struct Connection {
 }
 
 impl Connections {
-    /// At most `of_address` connections of one address are open, and `of_user` of one user, 0: as many as there may be;
-    /// `balancers` have as many as they like.
+    /// Creates the limits: `of_address` connections per address and `of_user` per user, where 0 means no limit. Load
+    /// balancers (`balancers`) are exempt from the limit per address.
     pub(super) fn new(of_address: usize, of_user: usize, balancers: Vec<Network>) -> Connections {
         let most = |most: usize| if most == 0 { usize::MAX } else { most };
         let (of_address, of_user) = (most(of_address), most(of_user));
         Connections(Arc::new(Inner { of_address, of_user, balancers, open: Mutex::default() }))
     }
 
-    /// Notes whose a connection is. When that user has too many, their oldest one gives way on which nothing is under way; false:
-    /// there is none.
+    /// Assigns a connection to a user. At the user's limit, closes the user's oldest idle connection; returns false if
+    /// none is idle.
     fn recognise(&self, standing: &Arc<Standing>, uid: i32) -> bool {
         if !standing.is_of(uid) {
             let mut open = self.open();
@@ -187,7 +187,7 @@ impl Connections {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection in; `None` when it has to be closed.
+    /// Registers a connection; `None` if it must be closed.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Connection> {
         let connection = self.find_place(address, places_max());
         if connection.is_none()
@@ -207,7 +207,7 @@ impl Connections {
         if of_block >= self.0.of_address && !open.make_way(block) {
             return None;
         }
-        // Some places stay free, because one that gives way takes a moment to end.
+        // Some slots stay free, because an evicted connection takes a moment to close.
         if open.held.len() >= most - most / 8 {
             open.make_way(None);
         }
@@ -228,7 +228,7 @@ impl Drop for Connection {
     }
 }
 
-/// A request of a user, until its answer was given.
+/// A request of a user in progress, until its response was sent.
 struct Busy(Arc<Standing>);
 
 impl Busy {
@@ -240,7 +240,7 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        // Of an answer that took long its user was there until now.
+        // During a long response the user counts as present until now.
         if let Some((_, at)) = self.0.known().as_mut() {
             *at = Instant::now();
         }
@@ -248,7 +248,7 @@ impl Drop for Busy {
     }
 }
 
-/// Notes behind the guard, which has let the request in, whose it is, if it is a user's.
+/// Middleware behind authorization that assigns the connection to the user of the request, if it has one.
 pub(super) async fn note_known(request: Request, next: Next) -> Response {
     let uid = request.extensions().get::<Caller>().map(|caller| caller.person.uid);
     let (standing, connections) =

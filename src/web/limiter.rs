@@ -1,9 +1,10 @@
-//! Logins are throttled, so that guessing is slow and hinders only those who guess.
+//! Throttling of logins, which slows down password guessing and hinders only the clients that guess.
 //!
-//! Failures are counted for a name together with the place that an attempt comes from (an IPv4 address, or the /64 of an
-//! IPv6 one), and for a place, whatever the names. So nobody is kept out by what is done elsewhere in their name. Passwords
-//! are compared a few at a time: users take turns apart from strangers where they logged in before ([`super::known_places`]), and
-//! of those who wait those have turns first that have not failed ([`super::turns`]). Existing, missing and special names are treated alike.
+//! Failures are counted per name and place of origin (an IPv4 address, or the /64 of an IPv6 one), and per place over all
+//! names. So failures elsewhere under a user's name do not lock the user out. Passwords are compared a few at a time.
+//! Users at a place where they logged in before ([`super::known_places`]) queue separately from unknown clients, and
+//! among waiting clients those without failures have precedence ([`super::turns`]). Existing, missing and special names
+//! are treated alike.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,15 +18,15 @@ use super::known_places::{self, KnownPlaces};
 use super::turns::{Comer, Key, Lane, Word, places};
 use crate::objects::names;
 
-/// Failures of one place, of whatever names, are allowed this many times as often as those of one name there.
+/// Factor by which the failure limit of a place, over all names, exceeds that of one name there.
 const PLACE_FACTOR: u32 = 10;
-/// Failures that are remembered: more than can be made within the usual window.
+/// Maximum number of counters kept: more than can be created within the usual window.
 const REMEMBERED_MAX: usize = 50_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
     failures: u32,
-    /// Attempts that are not decided yet.
+    /// Attempts in progress.
     under_way: u32,
     first: Instant,
 }
@@ -36,14 +37,14 @@ impl Count {
     }
 }
 
-/// Why there is no attempt.
+/// Reason for rejecting an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The name has failed too often from this place: until the window is over.
+    /// The name has failed too often from this place; lasts until the window is over.
     Name,
     /// The place has failed too often.
     Place,
-    /// Too many wait already: a moment later there is room.
+    /// The queue is full; a retry shortly after can succeed.
     Busy,
 }
 
@@ -59,7 +60,7 @@ impl Refusal {
 
 struct State {
     counts: HashMap<Key, Count>,
-    /// From where names logged in.
+    /// Places from which names have logged in.
     known: KnownPlaces,
     strangers: Lane,
     acquainted: Lane,
@@ -70,7 +71,8 @@ impl State {
         if is_known { &mut self.acquainted } else { &mut self.strangers }
     }
 
-    /// The count of a key within the window. Where there is no room, those go that matter least: over, few, old.
+    /// Returns the counter of a key within the window. When the table is full, evicts expired counters first, then those
+    /// with the fewest failures, oldest first.
     fn count(&mut self, key: Key, window: Duration) -> &mut Count {
         let is_over = |count: &Count| count.under_way == 0 && count.first.elapsed() >= window;
         if !self.counts.contains_key(&key) && self.counts.len() >= REMEMBERED_MAX {
@@ -98,15 +100,15 @@ impl State {
     }
 }
 
-/// Counts failures within a window, and hands out turns.
+/// Counts failures within a window and schedules attempts.
 pub(super) struct Limiter {
     count_max: u32,
     window: Duration,
     secret: [u8; 32],
-    /// Where known places are kept; `None`: nowhere.
+    /// File of known places; `None`: they are not stored.
     file: Option<PathBuf>,
     state: Mutex<State>,
-    /// An attempt was decided.
+    /// Notified when an attempt is resolved.
     decided: Notify,
 }
 
@@ -117,16 +119,16 @@ struct Keys {
     network: Key,
 }
 
-/// How an attempt went.
+/// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Failure,
     Success,
-    /// A password was right, but more is asked for: no failure, and no reason to forget any.
+    /// The password was correct, but a second factor is required: neither counts as a failure nor resets failures.
     HalfWay,
 }
 
-/// An attempt that was let in. Unless it is noted as good it counts as a failure, also when its client goes away.
+/// An admitted attempt. Unless its success is noted it counts as a failure, even if the client disconnects.
 pub(super) struct Attempt {
     limiter: Arc<Limiter>,
     keys: Keys,
@@ -136,17 +138,17 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Notes how it went.
+    /// Records the outcome.
     pub(super) fn note(mut self, succeeded: bool) {
         self.outcome = if succeeded { Outcome::Success } else { Outcome::Failure };
     }
 
-    /// Notes that a password was right, and that nothing is decided by that.
+    /// Records that the password was correct but that the login is not complete.
     pub(super) fn note_half_way(mut self) {
         self.outcome = Outcome::HalfWay;
     }
 
-    /// Leaves the queue: what is still to come takes no processor.
+    /// Releases the turn early, because the remaining work needs no processor time.
     pub(super) fn leave_turn(&mut self) {
         self.turn = None;
     }
@@ -170,7 +172,7 @@ impl Drop for Attempt {
                 state.counts.remove(&keys.name);
             }
         } else if self.has_tried {
-            // Whoever left before their turn has tried nothing.
+            // A client that left before its turn has tried nothing.
             for key in [keys.name, keys.place, keys.network] {
                 let count = state.count(key, window);
                 count.failures = count.failures.saturating_add(1);
@@ -181,7 +183,7 @@ impl Drop for Attempt {
     }
 }
 
-/// A turn, which the next one has when it is dropped.
+/// Permission to compare a password; dropping it passes the turn to the next in the queue.
 struct Turn {
     limiter: Arc<Limiter>,
     is_known: bool,
@@ -194,7 +196,7 @@ impl Drop for Turn {
     }
 }
 
-/// A place in a queue.
+/// An entry in a queue.
 struct Waiting {
     limiter: Arc<Limiter>,
     id: u64,
@@ -203,7 +205,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Waits for a turn, when nothing else is lacking.
+    /// Waits for a turn after all other conditions are met.
     async fn turn(mut self) -> Result<Turn, Refusal> {
         {
             let mut state = self.limiter.locked();
@@ -221,7 +223,7 @@ impl Drop for Waiting {
         let mut state = self.limiter.locked();
         let lane = state.lane(self.is_known);
         lane.leave(self.id);
-        // A turn that was given and not heard of.
+        // The turn was granted but not received.
         if matches!(self.word.try_recv(), Ok(Word::Turn)) {
             lane.note_over();
         }
@@ -229,10 +231,11 @@ impl Drop for Waiting {
 }
 
 impl Limiter {
-    /// Allows `count_max` failures of a name at a place within `window`; 0 in either: no limit. Known places are kept in a file.
+    /// Creates a limiter that allows `count_max` failures of a name at a place within `window`; 0 in either disables it.
+    /// Known places are stored in `file`.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub(super) fn open(count_max: u32, window: Duration, file: &Path) -> std::io::Result<Limiter> {
         Ok(Limiter { file: Some(file.to_owned()), ..Limiter::of(count_max, window, KnownPlaces::open(file)?) })
     }
@@ -243,7 +246,7 @@ impl Limiter {
         Limiter { count_max, window, secret, file: None, state, decided: Notify::new() }
     }
 
-    /// Writes known places down, if there are new ones; called now and then, and at the end.
+    /// Writes known places to the file if there are new ones; called periodically and at shutdown.
     pub(super) fn keep(&self) {
         let Some(file) = &self.file else { return };
         let changed = self.locked().known.changed();
@@ -269,15 +272,15 @@ impl Limiter {
             hasher.finalize_xof().fill(&mut key);
             key
         };
-        // No name is empty.
+        // No name is empty, so this key differs from that of the place.
         let name = key(&place, &format!("={}", names::key(name)));
         Keys { name, place: key(&place, ""), network: key(&network, "") }
     }
 
-    /// Waits for the turn of an attempt to prove who one is, before the password is looked at.
+    /// Waits for the turn of a login attempt, before the password is checked.
     ///
     /// # Errors
-    /// Says why there is none.
+    /// Returns the reason for the rejection.
     pub(super) async fn admit(self: &Arc<Limiter>, name: &str, address: IpAddr) -> Result<Attempt, Refusal> {
         let keys = self.keys(name, address);
         let mut waiting = self.queue(keys)?;
@@ -290,7 +293,7 @@ impl Limiter {
             }
             tokio::select! {
                 () = decided => {}
-                // Nothing else is said before one is ready.
+                // Before the entry is ready, the only possible message is its eviction.
                 _ = &mut waiting.word => return Err(Refusal::Busy),
             }
         };
@@ -309,12 +312,12 @@ impl Limiter {
         Ok(Waiting { limiter: Arc::clone(self), id, is_known, word })
     }
 
-    /// Lets an attempt in, refuses it, or, with nothing, leaves it waiting for others of this name from this place: attempts
-    /// that are made at the same time cannot slip past the count together.
+    /// Admits or rejects an attempt. Returns `None` if it must wait for other attempts of this name from this place, so
+    /// that concurrent attempts cannot exceed the limit together.
     fn judge(self: &Arc<Limiter>, keys: Keys, is_known: bool) -> Result<Option<Attempt>, Refusal> {
         let mut state = self.locked();
         if !self.is_off() {
-            // Others at the place of a known caller do not keep them out.
+            // Failures of others at the place of a known user do not lock the user out.
             let of_place = state.failures(&keys.place, self.window).failures;
             if !is_known && of_place >= self.count_max.saturating_mul(PLACE_FACTOR) {
                 return Err(Refusal::Place);
@@ -476,7 +479,7 @@ mod tests {
         let dave = begin("dave", "192.0.2.60".to_owned());
         let place = place_key(&limiter, "192.0.2.60");
         let waits = |limiter: &Limiter| limiter.locked().strangers.is_waiting_at(place);
-        // One that is refused at once never waits.
+        // An attempt that is rejected immediately never waits.
         while !dave.is_finished() && !waits(&limiter) {
             tokio::task::yield_now().await;
         }

@@ -1,9 +1,8 @@
-//! Closing a connection so that the client gets to read the last answer.
+//! Closing of a connection such that the client can read the last response.
 //!
-//! A request that is refused before its body has been read leaves bytes under way. Closing the socket on them makes the
-//! kernel reset the connection, and what the client finds is an error of its own sending instead of the answer. So the
-//! sending side is closed first, and what still arrives is thrown away for a while. This sits below TLS and HTTP: it
-//! serves every refusal of every route.
+//! A request that is rejected before its body was read leaves bytes in flight. If the socket were closed then, the kernel
+//! would reset the connection, and the client would see a send error instead of the response. So the sending side is
+//! closed first, and incoming bytes are discarded for a while. This works below TLS and HTTP, so it covers every route.
 
 use std::future::Future as _;
 use std::io;
@@ -23,18 +22,18 @@ use tower_service::Service;
 
 use super::connections::{Connection, Connections, Standing};
 
-/// Bytes that are thrown away at most.
+/// Maximum number of bytes discarded.
 const BYTES_MAX: u64 = 64 << 20;
-/// Time that is spent on it at most.
+/// Maximum time spent on discarding for a user's connection.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// The same for a client that is not known to be a user.
+/// Maximum time spent on discarding for an unauthenticated client.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(5);
-/// A client that takes nothing of an answer for this long is given up.
+/// Timeout for a client that reads nothing of a response.
 const STALLED_MAX: Duration = Duration::from_secs(60);
-/// A client that sends nothing for this long has read what it wanted to.
+/// A client that sends nothing for this long is assumed to have read the response.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Says that a body of this connection was left unread.
+/// Flag of a connection that a request body was left unread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unread(Arc<AtomicBool>);
 
@@ -44,11 +43,11 @@ impl Unread {
     }
 }
 
-/// The address of this host that a client connected to.
+/// Local address to which a client connected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivedAt(pub IpAddr);
 
-/// Puts [`Lingering`] around the connections that are let in.
+/// Wraps admitted connections in [`Lingering`].
 #[derive(Clone)]
 pub(super) struct Acceptor(pub Connections);
 
@@ -70,7 +69,7 @@ impl<S> Accept<TcpStream, S> for Acceptor {
         let (unread_too, stalled) = (unread.clone(), None);
         let lingering = Lingering { stream, unread: unread_too, ending: None, limit: Some(limit), stalled, connection };
         let arrived = lingering.stream.local_addr().ok().map(|address| ArrivedAt(address.ip()));
-        // Answers are whole when they are written: waiting for more only delays them.
+        // Responses are written as a whole, so Nagle's algorithm would only delay them.
         let ready = lingering.stream.set_nodelay(true);
         std::future::ready(
             ready.map(|()| (lingering, Marked { inner: service, unread, standing, connections, arrived })),
@@ -78,7 +77,7 @@ impl<S> Accept<TcpStream, S> for Acceptor {
     }
 }
 
-/// Gives every request of a connection the means to say that its body was left unread, and that it is a user's.
+/// Service that adds the connection's [`Unread`], [`Standing`] and [`Connections`] to every request as extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Marked<S> {
     inner: S,
@@ -109,7 +108,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
     }
 }
 
-/// The end of a connection: until when, and how much more.
+/// Bounds of the discarding phase.
 #[derive(Debug)]
 struct Ending {
     until: Instant,
@@ -119,20 +118,20 @@ struct Ending {
 
 type Limit = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A connection that outlives its last answer while the client still sends.
+/// A connection that stays open after its last response while the client still sends.
 pub(super) struct Lingering {
     stream: TcpStream,
     unread: Unread,
     ending: Option<Ending>,
-    /// Completes when the connection has to end at once; `None`: it has.
+    /// Completes when the connection must be closed immediately; `None` once it has.
     limit: Option<Limit>,
-    /// Runs while the client takes nothing of what is sent.
+    /// Runs while the client reads nothing of the sent data.
     stalled: Option<Pin<Box<Sleep>>>,
     connection: Connection,
 }
 
 impl Lingering {
-    /// Fails when the connection has to end at once.
+    /// Returns an error if the connection must be closed immediately.
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let has_to_end = self.limit.as_mut().is_none_or(|limit| limit.as_mut().poll(cx).is_ready());
         if has_to_end {
@@ -142,7 +141,7 @@ impl Lingering {
         Ok(())
     }
 
-    /// Gives a client up that takes nothing for too long.
+    /// Returns a timeout error if the client reads nothing for too long.
     fn poll_stalled<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -152,7 +151,7 @@ impl Lingering {
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Throws away what arrives, until the client has ended or a bound is reached.
+    /// Discards incoming bytes until the client closes the connection or a bound is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_limit(cx).is_err() {
             return Poll::Ready(());
@@ -170,7 +169,7 @@ impl Lingering {
                     ending.wake.as_mut().reset(ending.until.min(Instant::now() + SILENCE_MAX));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                // Nothing is under way, and nothing was left: no need to wait for the client.
+                // Nothing is in flight and no body was left unread: no need to wait for the client.
                 Poll::Pending if ending.bytes_left == BYTES_MAX && !self.unread.0.load(Ordering::Relaxed) => {
                     return Poll::Ready(());
                 }

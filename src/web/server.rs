@@ -1,4 +1,4 @@
-//! The webserver as a process: starts every part in order, serves until told to stop, drains.
+//! The webserver process: starts every part in order, serves requests until it is stopped, and drains connections.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -54,66 +54,66 @@ use super::searching::Asked;
 use super::uploads::Uploads;
 use super::{headers, leftover, listener, routes, standalone, strangers, sweeper, tls};
 
-/// A client that sends nothing for this long while its request is awaited is cut off.
+/// Read timeout of a request body: a client that sends nothing for this long is disconnected.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
-/// Requests under way are given this long when the process stops.
+/// Time allowed for requests in progress when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// What requests began in the background is given this long after that.
+/// Additional time allowed after [`DRAIN`] for background work that requests started.
 const RELEASE: Duration = Duration::from_secs(5);
-/// Acts, and counts of repeated ones, are written down within this time.
+/// Time within which audit records, including counts of repeated acts, are written.
 const WRITE_DOWN: Duration = Duration::from_millis(300);
-/// Where the first password is kept.
+/// Name of the file in the data directory that holds the first administrator's password.
 pub const PASSWORD_FILE: &str = "initial-admin-password";
 
-/// Why a webserver does not start.
+/// Error returned when a webserver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum WebserverError {
-    /// The replica.
+    /// The replica or its connections could not be started.
     #[error(transparent)]
     Replica(#[from] ServiceError),
-    /// Its own log.
+    /// The log of a standalone webserver could not be opened.
     #[error("the log of this webserver's own: {0}")]
     OwnLog(String),
-    /// Its own log is damaged.
+    /// The log of a standalone webserver is corrupt.
     #[error("the log of this webserver's own: {0}")]
     OwnLogDamaged(String),
-    /// Its own log, while another webserver of this process lets go of it.
+    /// The log of a standalone webserver is still in use by another webserver of this process.
     #[error("the log of this webserver's own: {0}")]
     OwnLogInUse(String),
-    /// The certificate.
+    /// The TLS certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] tls::CertificateError),
-    /// The network.
+    /// The listening socket could not be bound.
     #[error(
         "cannot listen on {address}: {source}; is another process using it, or is the port below 1024? choose another one with \
          {setting}"
     )]
     Listen {
-        /// What names the address.
+        /// Option that sets the address.
         setting: &'static str,
-        /// The address.
+        /// Address that could not be bound.
         address: SocketAddr,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A file.
+    /// Reading or writing a file or a setting failed.
     #[error("{what}: {source}")]
     Io {
-        /// Which.
+        /// File or setting concerned.
         what: String,
-        /// Why.
+        /// Underlying error.
         source: std::io::Error,
     },
-    /// Reading the state.
+    /// Reading the state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Writing what a webserver needs.
+    /// Committing a transaction that the webserver needs at startup failed.
     #[error(transparent)]
     Commit(#[from] CommitError),
 }
 
 impl WebserverError {
-    /// Whether something else still has the directory or the address.
+    /// Returns whether the directory or the address is still in use, by this or another process.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         use crate::env::data_dir::DirectoryError;
@@ -126,7 +126,7 @@ impl WebserverError {
         }
     }
 
-    /// Whether what lies on the disk is damaged.
+    /// Returns whether data on the disk is corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -145,7 +145,7 @@ pub struct Webserver {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     tasks: JoinSet<()>,
-    /// Asks for the certificate's files to be read again.
+    /// Notified to reload the certificate files.
     reread: Arc<Notify>,
     orders: Receiver<Order>,
 }
@@ -199,9 +199,10 @@ fn chunk_grace(config: &WebserverConfig) -> Duration {
     Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600))
 }
 
-/// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
+/// Returns the options of the blob store. A standalone webserver shares the chunk store of its own log, so that each
+/// chunk is stored once.
 fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
-    // What a log of its own keeps is no cache: there is nobody to fetch it from again.
+    // A standalone log is no cache: its chunks cannot be fetched again from another member.
     let fetching = if config.fetches_on_demand && own_log.is_none() {
         Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
     } else {
@@ -213,10 +214,10 @@ fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> Co
 }
 
 impl Webserver {
-    /// Starts a webserver. Runs within a tokio runtime.
+    /// Starts a webserver. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the directory is in use or damaged, the address is taken or the certificate cannot be used.
+    /// If the directory is in use or corrupt, the address is in use, or the certificate cannot be used.
     pub async fn start(config: WebserverConfig) -> Result<Webserver, WebserverError> {
         let data_dir = config.data_dir.clone();
         data_dir::create(&data_dir).and_then(|()| data_dir::close_to_others(&data_dir)).map_err(|error| {
@@ -346,13 +347,13 @@ impl Webserver {
         Ok(())
     }
 
-    /// Where it listens.
+    /// Returns the address on which the webserver listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its address for a browser.
+    /// Returns the URL for browsers.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.app.config.plain_http { "http" } else { "https" };
@@ -364,13 +365,13 @@ impl Webserver {
         format!("{scheme}://{host}:{}", self.address.port())
     }
 
-    /// One line for people and for the service manager.
+    /// Returns a one-line summary for operators and the service manager.
     #[must_use]
     pub fn summary(&self) -> String {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
-    /// Whether its own log, where it keeps one, commits within `patience`.
+    /// Returns whether the own log of a standalone webserver commits within `patience`; true if there is none.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         match &self.own_log {
             Some(own_log) => own_log.is_alive(patience).await,
@@ -378,27 +379,28 @@ impl Webserver {
         }
     }
 
-    /// Brings gauges up to date; called now and then.
+    /// Updates gauges; called periodically.
     pub fn measure(&self) {
         self.service.measure();
     }
 
-    /// Waits for what an administrator orders through the API.
+    /// Waits for the next control request that an administrator sends through the API.
     pub async fn order(&mut self) -> Order {
         match self.orders.recv().await {
             Some(order) => order,
-            // The other end lives as long as this does.
+            // The sender lives as long as this webserver.
             None => std::future::pending().await,
         }
     }
 
-    /// Reads the certificate's files again now, as SIGHUP asks for.
+    /// Reloads the certificate files now, as on SIGHUP.
     pub fn reload(&self) {
         self.reread.notify_one();
     }
 
-    /// Tells balancers to go elsewhere, stops listening, ends sockets and streams, lets requests under way end for a
-    /// bounded time, closes the replica. Afterwards nothing of it is in use, so that another one can start.
+    /// Stops the webserver: reports to load balancers that it is draining, stops listening, closes WebSocket connections
+    /// and streams, waits a bounded time for requests in progress, and closes the replica. Afterwards the directory and
+    /// the address are free, so that another webserver can start.
     pub async fn stop(mut self) {
         self.service.replica.watch_over().stop();
         self.app.is_draining.store(true, Ordering::Relaxed);
@@ -440,7 +442,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
         return next.run(request).await;
     }
     let started = Instant::now();
-    // The query may hold what is nobody's business.
+    // The query string may hold private data.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let from = super::guard::address(&app, request.extensions(), request.headers());
     let response = next.run(request).await;
@@ -449,7 +451,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     response
 }
 
-/// How much and how fast users may write, and who records what comes too fast.
+/// Returns the write limits of users; writes that exceed the rate are recorded for the audit.
 fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
     let rates = Rates {
         changes_per_s: config.writes_per_s,
@@ -465,7 +467,7 @@ fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
     Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
 }
 
-/// Removes with what this webserver signed logins as an earlier version.
+/// Deletes the login-signing keys of this webserver that an earlier version stored.
 async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
     let own = store.list::<FormerKey>("")?.into_iter().filter(|key| key.value.webserver == store.via());
     let own: Vec<String> = own.map(|key| key.value.key()).collect();
@@ -479,7 +481,7 @@ async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
     Ok(())
 }
 
-/// `Persist-Web-Logins=false`: what was begun at this webserver ends with its process.
+/// Ends the sessions that were started at this webserver by an earlier process (`Persist-Web-Logins=false`).
 async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     let own = store.list::<Session>("")?.into_iter().filter(|session| session.value.webserver == store.via());
     let own: Vec<String> = own.map(|session| session.value.key()).collect();
@@ -491,7 +493,8 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     Ok(())
 }
 
-/// Makes the first administrator as soon as it is known that there is none: only the datastore can say so.
+/// Creates the first administrator once the replica has caught up with the datastore: only then is it known that none
+/// exists.
 async fn first_administrator(app: AppRef) {
     let wanted = if app.config.default_password { FirstPassword::WellKnown } else { FirstPassword::Random };
     let file = app.config.data_dir.join(PASSWORD_FILE);
@@ -507,10 +510,11 @@ async fn first_administrator(app: AppRef) {
                 if is_random { write_password(&file, password) } else { Ok(()) }
             };
             match first_start::ensure(&app.store, &wanted, keep).await {
-                // Undecided: it is in the state of this webserver, or another one was first.
+                // The outcome is pending: either this webserver's transaction is committed, or another webserver's was
+                // first.
                 Ok(First::Made { password, .. }) => return announce(&file, &wanted, &password),
                 Ok(First::Exists) => {
-                    // Another webserver was first at the same moment: nobody has this password.
+                    // Another webserver created the administrator concurrently, so this password was never set.
                     if is_kept.load(Ordering::Relaxed) {
                         let _ = std::fs::remove_file(&file);
                     }
@@ -531,7 +535,7 @@ async fn first_administrator(app: AppRef) {
 
 fn write_password(file: &Path, password: &str) -> std::io::Result<()> {
     use std::io::Write as _;
-    // What is there is of an earlier attempt, and perhaps readable by others.
+    // The existing file is from an earlier attempt and may be readable by others.
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -541,8 +545,8 @@ fn write_password(file: &Path, password: &str) -> std::io::Result<()> {
     to.sync_all()
 }
 
-/// Says where the password is; the password itself only to a person at a terminal, because other output is kept, as in a
-/// journal that others read.
+/// Prints the path of the password file. Prints the password itself only to a terminal, because other output is kept, for
+/// example in a journal that others read.
 fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
     if *wanted == FirstPassword::WellKnown {
         tracing::warn!("the first administrator has the well-known password: change it before anybody else can log in");

@@ -1,44 +1,44 @@
-//! Turns to prove who one is, a few at a time. Places take turns, and whoever has guessed wrong of late comes after whoever has not.
-//! Where the queue is full, one gives way to a newcomer: the newest of the place with the most waiting, then of the network
-//! with the most, then of the network that has failed most often. So neither one guesser at many addresses nor many of them
-//! keep others out, who have not failed.
+//! Queue of login attempts, of which a few at a time may check credentials. Places take turns, and clients from networks
+//! with recent failures come after those without. When the queue is full, a newcomer may evict a waiting entry: the
+//! newest of the place with the most entries, then of the network with the most, then of the network with the most
+//! failures. So neither one guesser with many addresses nor many guessers keep out clients that have not failed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 
-/// A name at a place, a place, or a network, under a key of this webserver: short whatever a client sends.
+/// Keyed hash of a name at a place, of a place, or of a network. Its size does not depend on client input.
 pub(super) type Key = [u8; 16];
 
-/// Passwords that are compared at the same time, for strangers and for known callers each.
+/// Passwords compared concurrently, for unknown and for known clients each.
 pub(super) const TURNS: usize = 2;
-/// Attempts that wait for a turn in either of both, and those from one place among them.
+/// Maximum numbers of waiting attempts per lane, and per place within a lane.
 pub(super) const WAITING_MAX: usize = 48;
 pub(super) const WAITING_OF_PLACE_MAX: usize = 16;
-/// Of so many turns one goes to who has waited longest, however often they failed.
+/// One of this many turns goes to the longest waiting place regardless of failures.
 const ANYBODYS: u64 = 4;
 
-/// What one who waits is told.
+/// Message to a waiting attempt.
 pub(super) enum Word {
-    /// It is their turn.
+    /// The attempt may proceed.
     Turn,
-    /// Others come first: there are too many.
+    /// The attempt was evicted because the queue is full.
     GiveWay,
 }
 
-/// Where one comes from.
+/// Origin of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Comer {
     pub place: Key,
-    /// What the place is a part of.
+    /// Network that contains the place.
     pub network: Key,
-    /// How often one from there has failed of late.
+    /// Recent failures from the network.
     pub failures: u32,
 }
 
-/// The part of an address that one client has: all of IPv4, the network of IPv6, of which a host has 2^64 addresses. And the network
-/// that this is a part of: of IPv4 a /24, of IPv6 the /48 that one customer has.
+/// Returns the place and the network of an address. The place is the range that one client controls: an IPv4 address, or
+/// the /64 of an IPv6 one. The network contains the place: a /24 of IPv4, or the /48 that one customer has of IPv6.
 pub(super) fn places(address: IpAddr) -> ([u8; 8], [u8; 6]) {
     let (mut place, mut network) = ([0; 8], [0; 6]);
     match address.to_canonical() {
@@ -54,10 +54,10 @@ pub(super) fn places(address: IpAddr) -> ([u8; 8], [u8; 6]) {
     (place, network)
 }
 
-/// One who waits for a turn.
+/// A waiting attempt.
 struct Waiter {
     comer: Comer,
-    /// Whether nothing but a turn is lacking.
+    /// Whether the attempt waits for a turn only.
     is_ready: bool,
     word: oneshot::Sender<Word>,
 }
@@ -65,12 +65,12 @@ struct Waiter {
 /// A queue for turns.
 #[derive(Default)]
 pub(super) struct Lane {
-    /// Turns that are taken.
+    /// Turns in use.
     taken: usize,
-    /// Those who wait, in the order in which they came.
+    /// Waiting attempts in the order of arrival.
     waiting: BTreeMap<u64, Waiter>,
     next: u64,
-    /// When places that have somebody waiting last had a turn, and a count of turns.
+    /// Count of turns at which each place with waiting attempts was last served.
     served: HashMap<Key, u64>,
     turns: u64,
 }
@@ -80,7 +80,7 @@ impl Lane {
         self.waiting.values().filter(|waiter| waiter.comer.place == place).count()
     }
 
-    /// Lets one wait; nothing when there is no room.
+    /// Adds an attempt to the queue; `None` if there is no room.
     pub(super) fn enter(&mut self, comer: Comer, word: oneshot::Sender<Word>) -> Option<u64> {
         let is_full = self.waiting.len() >= WAITING_MAX;
         if self.waiting_at(comer.place) >= WAITING_OF_PLACE_MAX || (is_full && !self.make_way(comer)) {
@@ -92,7 +92,8 @@ impl Lane {
         Some(id)
     }
 
-    /// The newest of the place, or the network, with the most waiting, if it has more than the newcomer's would have.
+    /// Returns the newest entry of the place or network with the most entries, if it would still have more than the
+    /// newcomer's.
     fn newest_of_most(&self, newcomer: Comer, of: fn(Comer) -> Key) -> Option<u64> {
         let mut waiting: HashMap<Key, usize> = HashMap::new();
         for waiter in self.waiting.values() {
@@ -103,13 +104,13 @@ impl Lane {
         newest.filter(|(most, _)| *most > at(newcomer) + 1).map(|(_, id)| id)
     }
 
-    /// The newest of those who failed most often, if that is more often than the newcomer.
+    /// Returns the newest entry with the most failures, if these exceed the newcomer's.
     fn newest_of_worst(&self, newcomer: Comer) -> Option<u64> {
         let newest = self.waiting.iter().map(|(id, waiter)| (waiter.comer.failures, *id)).max();
         newest.filter(|(failures, _)| *failures > newcomer.failures).map(|(_, id)| id)
     }
 
-    /// Makes room for one more; whether there is any now.
+    /// Evicts an entry in favour of a newcomer. Returns whether there is room now.
     fn make_way(&mut self, newcomer: Comer) -> bool {
         let of_place = || self.newest_of_most(newcomer, |comer| comer.place);
         let of_network = || self.newest_of_most(newcomer, |comer| comer.network);
@@ -128,12 +129,12 @@ impl Lane {
         Some(waiter)
     }
 
-    /// One waits no more.
+    /// Removes an attempt that no longer waits.
     pub(super) fn leave(&mut self, id: u64) {
         drop(self.remove(id));
     }
 
-    /// Nothing but a turn is lacking to one who waits.
+    /// Marks an attempt as waiting for a turn only.
     pub(super) fn note_ready(&mut self, id: u64) {
         if let Some(own) = self.waiting.get_mut(&id) {
             own.is_ready = true;
@@ -141,13 +142,13 @@ impl Lane {
         self.give_turns();
     }
 
-    /// A turn is over, or was given to one who did not take it.
+    /// Releases a turn that is over, or that the attempt did not use.
     pub(super) fn note_over(&mut self) {
         self.taken = self.taken.saturating_sub(1);
         self.give_turns();
     }
 
-    /// Gives the turns that are free to those whose places have waited longest for one, first to those who have not failed.
+    /// Grants free turns to the places that have waited longest, those without failures first.
     fn give_turns(&mut self) {
         while self.taken < TURNS {
             let since = |waiter: &Waiter| self.served.get(&waiter.comer.place).copied().unwrap_or_default();
@@ -159,7 +160,7 @@ impl Lane {
             if self.waiting_at(waiter.comer.place) > 0 {
                 self.served.insert(waiter.comer.place, self.turns);
             }
-            // Whoever left at this moment takes no turn.
+            // An attempt that was dropped concurrently uses no turn.
             self.taken += usize::from(waiter.word.send(Word::Turn).is_ok());
         }
     }
@@ -174,7 +175,7 @@ impl Lane {
         self.waiting.len()
     }
 
-    /// Whether nothing is left of those who came.
+    /// Returns whether no state remains.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         self.taken == 0 && self.waiting.is_empty() && self.served.is_empty()
@@ -191,12 +192,12 @@ mod tests {
         key
     }
 
-    /// From a place of a network.
+    /// Returns an origin at a place in a network.
     fn comer(network: u32, place: u32, failures: u32) -> Comer {
         Comer { place: key(network * 1000 + place), network: key(network), failures }
     }
 
-    /// A full queue whose turns are taken, and what those who wait are told.
+    /// Returns a full queue of which all turns are in use, and the receivers of its entries.
     fn full(from: impl Fn(u32) -> Comer) -> (Lane, Vec<oneshot::Receiver<Word>>) {
         let mut lane = Lane { taken: TURNS, ..Lane::default() };
         let all =
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn p15_guessers_at_many_addresses_keep_nobody_out_who_has_not_failed() {
-        // Each at an address of its own in a network of its own, and has failed before.
+        // Each at a distinct address in a distinct network, with earlier failures.
         let (mut lane, mut words) = full(|number| comer(number, 0, 1 + number % 7));
         let better = enter(&mut lane, comer(900, 0, 6)).expect("one gives way that failed more often");
         let mut good = enter(&mut lane, comer(901, 0, 0)).expect("one gives way");
@@ -227,7 +228,7 @@ mod tests {
         lane.turns = 1;
         lane.note_over();
         assert!(matches!(good.try_recv(), Ok(Word::Turn)), "and is served first");
-        // Who has failed as often as any of them takes nobody's place.
+        // A newcomer with as many failures as the worst entry evicts none.
         assert_eq!(lane.depth(), WAITING_MAX - 1);
         assert!(enter(&mut lane, comer(902, 0, 0)).is_some(), "there is room");
         assert!(enter(&mut lane, comer(903, 0, 7)).is_none());
@@ -236,14 +237,14 @@ mod tests {
 
     #[test]
     fn p15_one_network_of_many_addresses_leaves_others_room() {
-        // As many places as there are of one network, none of which has failed, and no other one has more than it.
+        // All entries are from distinct places of one network and have not failed; no other network has more entries.
         let (mut lane, mut words) = full(|number| comer(1, number, 0));
         for other in 2..20 {
             assert!(enter(&mut lane, comer(other, 0, 3)).is_some(), "network {other}");
         }
         assert_eq!(gave_way(&mut words).len(), 18);
         assert_eq!(lane.depth(), WAITING_MAX);
-        // Where each network has one waiting and none has failed, nobody gives way.
+        // No entry is evicted if each network has one entry and none has failed.
         let (mut lane, mut words) = full(|number| comer(number, 0, 0));
         assert!(enter(&mut lane, comer(900, 0, 0)).is_none() && gave_way(&mut words).is_empty());
     }

@@ -1,4 +1,4 @@
-//! What resources hold: streamed in both directions, never whole in memory.
+//! Routes of resource contents, which are streamed in both directions and never held in memory as a whole.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ use crate::web::input::Wishes;
 use crate::web::routes::{Route, get, put};
 use crate::web::uploads;
 
-/// Bytes of a preview unless told otherwise, and the least that can be asked for.
+/// Default, minimum and maximum number of bytes in a preview.
 const PREVIEW_BYTES: usize = 512;
 const PREVIEW_BYTES_MIN: usize = 128;
 const PREVIEW_BYTES_MAX: usize = 512 << 10;
-/// An upload of which nothing comes for so long is given up: what it has brought is kept from being collected until then.
+/// Idle timeout of an upload. Until then its chunks are pinned against garbage collection.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Bytes of a form besides those of its file.
+/// Allowance for the bytes of a form other than those of its file.
 const FORM_BYTES: u64 = 64 << 10;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -44,18 +44,18 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Which bytes of a content a request asks for.
+/// Byte range of a content that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// All.
+    /// The whole content.
     Whole,
-    /// From the first of these to the last.
+    /// From the first offset to the last, both inclusive.
     Part(u64, u64),
-    /// None that there are.
+    /// A range outside the content.
     Outside,
 }
 
-/// Reads `Range`. What is not understood, and more than one range, is as if it were not there.
+/// Parses `Range`. Invalid values and multiple ranges are ignored.
 fn extent(range: Option<&str>, size: u64) -> Extent {
     let Some((unit, spec)) = range.and_then(|range| range.split_once('=')) else { return Extent::Whole };
     let Some((from, to)) = spec.trim().split_once('-').filter(|(_, to)| !to.contains(',')) else {
@@ -76,13 +76,13 @@ fn extent(range: Option<&str>, size: u64) -> Extent {
     }
 }
 
-/// A place in a content; one beyond all numbers is beyond every content.
+/// Parses a byte offset; a number too large for `u64` becomes `u64::MAX`, which is past the end of every content.
 fn place(digits: &str) -> Result<u64, std::num::ParseIntError> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse::<u64>().or_else(|error| if is_number { Ok(u64::MAX) } else { Err(error) })
 }
 
-/// Whether the caller may still read a resource; one that was deleted meanwhile is given to its end.
+/// Returns whether the caller may still read a resource; one that was deleted during the download is sent to its end.
 fn is_open_to(app: &App, caller: &Caller, guid: &str) -> bool {
     match resources::by_guid(&app.store, guid) {
         Ok(record) => record.is_none_or(|record| record.value.is_readable_by(&caller.person)),
@@ -90,14 +90,14 @@ fn is_open_to(app: &App, caller: &Caller, guid: &str) -> bool {
     }
 }
 
-/// What is left of a content, read while the client takes it and may read the resource.
+/// Streams the rest of a content until it ends or `lost` completes.
 fn stream(reader: Reader, lost: impl Future<Output = ()> + Send + 'static) -> Body {
     let pieces = futures_util::stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
             Ok(None) => None,
-            // The connection breaks off, so that nobody takes a part for the whole.
+            // The connection is aborted, so that a partial file is not mistaken for a whole one.
             Err(error) => {
                 tracing::warn!(%error, "contents could not be read to their end");
                 Some((Err(std::io::Error::other(error)), None))
@@ -132,7 +132,7 @@ async fn download(
     if told(header::IF_NONE_MATCH).is_some_and(|known| known.trim() == "*" || known.contains(&tag)) {
         return Ok((StatusCode::NOT_MODIFIED, same).into_response());
     }
-    // A part of another content is of no use to whoever has the rest of this one.
+    // A client that has part of another version cannot use a range of this one.
     let range = told(header::RANGE)
         .filter(|_| method == Method::GET)
         .filter(|_| told(header::IF_RANGE).is_none_or(|known| known.trim() == tag));
@@ -158,7 +158,7 @@ async fn download(
     Ok((status, [kind, disposition, length], same, AppendHeaders(place.into_iter().flatten()), body).into_response())
 }
 
-/// Bytes of contents that a user keeps, without those of the resource `but`.
+/// Returns the bytes of all contents that a user keeps, except those of the resource `but`.
 fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
     let resources = app.store.select::<Resource>("", |other| other.uid == uid && Some(other.guid) != but)?;
     let saved = app.store.select::<Search>("", |search| search.uid == uid && search.is_saved())?;
@@ -166,10 +166,10 @@ fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
     Ok(resources + saved.iter().map(|record| record.value.bytes).sum::<u64>())
 }
 
-/// Lets a user keep the results of a search as contents.
+/// Checks that a user may keep the results of a search as contents.
 ///
 /// # Errors
-/// When they are too many, with what the owner keeps already.
+/// If they exceed the user's quota together with the contents that the user keeps already.
 pub(in crate::web) fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
     let quota = app.config.resource_quota_bytes;
     if quota == 0 {
@@ -179,10 +179,10 @@ pub(in crate::web) fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<
     Room { bytes_max: u64::MAX, quota: Some((left, quota)) }.admit(bytes)
 }
 
-/// How large new contents of a resource may be.
+/// Size limits of new contents of a resource.
 struct Room {
     bytes_max: u64,
-    /// What is left of the owner's quota, and the quota.
+    /// Bytes left of the owner's quota, and the quota.
     quota: Option<(u64, u64)>,
 }
 
@@ -213,7 +213,7 @@ impl Room {
     }
 }
 
-/// Waits for the next part of an upload, but not for ever.
+/// Waits for the next part of an upload, at most [`IDLE_MAX`].
 async fn heard<T>(next: impl Future<Output = T>) -> ApiResult<T> {
     let silent = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "nothing came for a minute: the upload was given up");
     tokio::time::timeout(IDLE_MAX, next).await.map_err(silent)
@@ -229,7 +229,7 @@ async fn upload(
     let resource = owned(&app, &caller, &guid)?.value;
     let kept = contents::kept(&app.store)?;
     let room = Room::of(&app, &resource)?;
-    // The form's own bytes are few; what cannot fit is refused before it is read.
+    // The form itself adds few bytes; a file that cannot fit is rejected before it is read.
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if let Some(announced) = announced {
         let bytes = announced.saturating_sub(FORM_BYTES);
@@ -259,7 +259,7 @@ async fn upload(
     drop(part);
     let mut writes = Writes::new();
     let content = upload.finish(&mut writes).await?;
-    // The metadata, and who may change it, may have been changed while the contents arrived.
+    // The metadata and the caller's rights may have changed during the upload.
     let caller = caller.again(&app)?;
     let stored = Complete { content, writes, former: resource.content };
     let committed = repeated(|| stored.name(&app, &caller, &author, &guid)).await?;
@@ -267,17 +267,17 @@ async fn upload(
     Ok(answer(&found(&app, &caller, &guid)?))
 }
 
-/// Contents that are complete, to be those of a resource.
+/// Complete contents, to be assigned to a resource.
 struct Complete {
     content: Content,
     writes: Writes,
-    /// Those that the resource had when their upload began.
+    /// Contents that the resource had when the upload started.
     former: String,
 }
 
 impl Complete {
-    /// Lets a resource name them, as it is now. Others that came while these arrived stay: their author has been told that they
-    /// are stored, and this one is told what happened.
+    /// Assigns the contents to the resource in its current state. Contents that were stored during this upload are not
+    /// replaced: their author was informed that they are stored, and this caller receives a conflict.
     async fn name(&self, app: &AppRef, caller: &Caller, author: &Author, guid: &str) -> ApiResult<Committed> {
         let mut record = owned(app, caller, guid)?;
         if record.value.content != self.former {
@@ -297,12 +297,12 @@ impl Complete {
     }
 }
 
-/// What bytes look like, in the words that clients know from elsewhere.
+/// Returns the media type of bytes, in the form that clients expect.
 fn sniff(bytes: &[u8]) -> &'static str {
     if let Some(kind) = infer::get(bytes) {
         return kind.mime_type();
     }
-    // The end may cut a character in two.
+    // The end may split a character.
     let is_text = match std::str::from_utf8(bytes) {
         Ok(_) => true,
         Err(error) => error.error_len().is_none(),

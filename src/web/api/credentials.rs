@@ -1,5 +1,5 @@
-//! Who somebody is without a session: name and password, and the second factor where there is one. The only place where
-//! passwords of logins and codes are judged.
+//! Authentication without a session: by name and password, and the second factor if there is one. The only place where
+//! passwords and codes of logins are verified.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::input;
 use crate::web::limiter::{Attempt, Refusal};
 
-/// Kinds of codes, as clients name them.
+/// Kinds of codes in the API.
 const KINDS: [&str; 2] = ["TOTP", "RecoveryCodes"];
 
-/// What a client sends to say who it is.
+/// Credentials that a client sends.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Credentials {
@@ -46,7 +46,7 @@ struct Form {
 }
 
 impl Credentials {
-    /// A form or JSON, whichever it is.
+    /// Parses a form or JSON body.
     pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> ApiResult<Credentials> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
@@ -67,7 +67,7 @@ impl Credentials {
         }
     }
 
-    /// The code, if there is one.
+    /// Returns the code, if there is one.
     pub(super) fn code(&self) -> ApiResult<Option<Code<'_>>> {
         let code = self.authcode.trim();
         match self.authtype.as_str() {
@@ -79,13 +79,13 @@ impl Credentials {
         }
     }
 
-    /// The code as it was sent, whatever kind it is said to be.
+    /// Returns the code without regard to its kind.
     pub(super) fn bare_code(&self) -> &str {
         self.authcode.trim()
     }
 }
 
-/// A login that is refused, as clients read it.
+/// Builds the response to a rejected login, in the form that clients expect.
 fn refused(status: StatusCode, reason: &str) -> ApiError {
     ApiError::new(status, reason)
         .with("LoginStatus", false)
@@ -94,14 +94,14 @@ fn refused(status: StatusCode, reason: &str) -> ApiError {
         .with("MFASetupRequired", false)
 }
 
-/// Who tries to log in, for the audit: whose name was given is looked up whether it is let in or not.
+/// Builds the audit data of a login attempt; the name is looked up whether or not the attempt succeeds.
 fn stranger(app: &App, name: &str, from: IpAddr) -> ApiResult<Stranger> {
     let uid = users::by_name(&app.store, name)?;
     let is_admin = uid.map_or(Ok(false), |uid| app.store.has::<Admin>(&uid.to_string()))?;
     Ok(Stranger { name: name.to_owned(), uid, is_admin, from, is_place_refused: false })
 }
 
-/// A login that is not looked at.
+/// Builds the response to a throttled login.
 fn held_back(refusal: Refusal) -> ApiError {
     match refusal {
         Refusal::Busy => refused(StatusCode::TOO_MANY_REQUESTS, refusal.reason()).retry_after(Duration::from_secs(1)),
@@ -109,26 +109,27 @@ fn held_back(refusal: Refusal) -> ApiError {
     }
 }
 
-/// A user whose account is open, and who knows its password. Unless it is said otherwise this counts as a failed login.
+/// A user with an unlocked account whose password was verified. Unless another outcome is noted, dropping it counts as a
+/// failed login.
 pub(super) struct Known {
     pub user: User,
     pub must_change: bool,
-    /// The second factor that is asked for.
+    /// Second factor that is required.
     pub factor: Option<Record<Factor>>,
-    /// The password that was compared.
+    /// Version of the password record that was compared.
     compared: Option<AsRead>,
     from: IpAddr,
     attempt: Attempt,
 }
 
 impl Known {
-    /// Compares name and password.
+    /// Verifies name and password.
     pub(super) async fn by_password(app: &App, from: IpAddr, given: &Credentials) -> ApiResult<Known> {
         if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
             let reason = "a backup is being restored: try again when it has ended";
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
-        // As long as this webserver does not know of the first administrator it cannot say that a name is wrong.
+        // Until this webserver has the first administrator it cannot know that a name is wrong.
         if !app.store.has::<User>(&FIRST.to_string())? {
             let reason = "the first administrator is not known here yet: try again in a second";
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after(Duration::from_secs(1)));
@@ -157,7 +158,7 @@ impl Known {
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "wrong user name or password");
             return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
         };
-        // Only who knows the password learns that the account is locked.
+        // The lock is disclosed only to a client that knows the password.
         if app.store.has::<Lock>(&uid.to_string())? {
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "the account is locked");
             attempt.note_half_way();
@@ -184,7 +185,8 @@ impl Known {
         Stranger { name, uid: Some(uid), is_admin, from: self.from, is_place_refused: false }
     }
 
-    /// Says that the password is right and not enough. It is no failure: this is how clients learn what to ask for.
+    /// Responds that the password is correct but a second factor is required. This counts as no failure: clients learn
+    /// this way which factor to request.
     pub(super) fn asked_for_more(self) -> Response {
         let is_set = self.factor.is_some();
         self.attempt.note_half_way();
@@ -200,21 +202,21 @@ impl Known {
         axum::Json(body).into_response()
     }
 
-    /// As [`Known::asked_for_more`], as an error of other calls than logins.
+    /// Like [`Known::asked_for_more`], as an error of calls other than logins.
     fn lacks_code(self) -> ApiError {
         self.attempt.note_half_way();
         let reason = "a code of the second factor is asked for: send AuthType and AuthCode";
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason).with("MFARequired", true)
     }
 
-    /// A code that does not count.
+    /// Records a rejected code and builds the error.
     pub(super) fn wrong(&self, app: &App, what: &str, reason: &str) -> ApiError {
         tracing::warn!(from = %self.from, "a second factor failed");
         app.recorder.note_login("login-failed", &self.stranger(app), what);
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason)
     }
 
-    /// Whether a code of an app may be looked at; recovery codes always are.
+    /// Checks that codes of an authenticator app may be tried; recovery codes always may.
     pub(super) fn may_try(self, app: &App) -> ApiResult<Known> {
         if app.codes.may_try(self.user.uid) {
             return Ok(self);
@@ -225,14 +227,14 @@ impl Known {
         Err(refused(StatusCode::LOCKED, reason))
     }
 
-    /// What makes the proof count once, with all that this webserver knows by now.
+    /// Returns the writes that consume the proof, validated against the current local state.
     fn prove(&self, app: &App, code: Option<Code<'_>>) -> ApiResult<Writes> {
         let mut writes = Writes::new();
-        // Where it was changed before this is decided, another password opens the account.
+        // If the password changes before this transaction is resolved, the transaction must fail.
         let changed = "the password was changed in the meantime: log in with the new one";
         writes.require_as_read::<Password>(&self.user.uid.to_string(), self.compared, changed)?;
         let (Some(factor), Some(code)) = (&self.factor, code) else {
-            // This webserver may not know yet that there is one.
+            // A second factor may exist of which this webserver does not know yet.
             second_factors::require_none(self.user.uid, &mut writes)?;
             return Ok(writes);
         };
@@ -249,8 +251,8 @@ impl Known {
         }
     }
 
-    /// Makes a change for which the second factor is asked, where there is one: `change` adds to the transaction, which also
-    /// makes the proof count once. When another request changed what it was made from, it is made again.
+    /// Commits a change that requires the second factor, if there is one. `change` adds to the transaction, which also
+    /// consumes the proof. If a concurrent request invalidates the transaction, it is built again.
     pub(super) async fn commit<T>(
         mut self,
         app: &App,
@@ -282,7 +284,7 @@ impl Known {
                     self.factor = second_factors::of(&app.store, self.user.uid)?;
                 }
                 Err(error) => {
-                    // Who they are is shown; what failed is something else.
+                    // The credentials were valid; the failure has another cause.
                     app.codes.right(self.user.uid);
                     self.half_way();
                     return Err(error);
@@ -291,13 +293,13 @@ impl Known {
         }
     }
 
-    /// Says that all was shown that is asked for.
+    /// Records that all required credentials were valid.
     pub(super) fn succeeded(self, app: &App) {
         app.codes.right(self.user.uid);
         self.attempt.note(true);
     }
 
-    /// Says that the password was right and nothing follows from it.
+    /// Records that the password was valid, with no further consequence.
     pub(super) fn half_way(self) {
         self.attempt.note_half_way();
     }

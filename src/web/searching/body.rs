@@ -1,7 +1,7 @@
-//! Results on their way to a client: block by block, as fast as the client takes them.
+//! Streaming of results to a client: block by block, as fast as the client reads.
 //!
-//! Every block takes a place among those who work on results, for as long as that lasts, and room among what waits for the
-//! user's clients, until it was taken: so the downloads of one user, however many, take few threads and little memory.
+//! Each block holds a work slot while it is produced, and reserves memory from the user's share of buffered data until
+//! the client has read it. So the downloads of one user, however many, take few threads and little memory.
 
 use std::io;
 use std::pin::Pin;
@@ -19,25 +19,26 @@ use crate::search::searches::Places;
 use crate::web::bodies::{ANSWERS, Share};
 use crate::web::error::{ApiError, ApiResult};
 
-/// Bytes that come as they are ready; an error ends the connection, so that nobody takes a part for the whole.
+/// Stream of pieces of a file; an error ends the connection, so that a partial file is not mistaken for a whole one.
 pub(in crate::web) type Bytestream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// Where the pieces go. What waits there is given up by whoever hands it to the client: then this is closed.
+/// Sender of the pieces. It is closed once the receiving side has dropped its pieces.
 pub(super) type To = mpsc::Sender<io::Result<Bytes>>;
 
-/// Pieces that may wait for the client, beside the one that is taken and the one that is made.
+/// Pieces that may wait for the client, in addition to the one being read and the one being produced.
 const WAITING: usize = 1;
-/// Bytes of the file itself that are given at once.
+/// Size of a piece of a results file that is sent unchanged.
 const PIECE_BYTES: usize = 256 << 10;
-/// A block, its rows and what is made of it take so many times its bytes, roughly, and a little.
+/// Estimated memory per byte of a block, with its rows and rendered output, and a constant overhead in bytes.
 const FACTOR: usize = 4;
 const LITTLE: usize = 4 << 10;
 
-/// Downloads of one user that are under way, or wait in line; the next one is refused.
+/// Maximum number of downloads of one user, running or queued; a further one is rejected.
 const DOWNLOADS_OF_USER: usize = 256;
 static UNDER_WAY: LazyLock<Arc<Quota<i32>>> = LazyLock::new(|| Quota::new(DOWNLOADS_OF_USER));
 
-/// What a sender gives, up to an empty piece. One that is gone without it has given a part.
+/// Returns the pieces of a sender up to an empty one. If the sender is dropped before that, the stream ends with an
+/// error.
 pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestream {
     Box::pin(futures_util::stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;
@@ -50,12 +51,12 @@ pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestre
     }))
 }
 
-/// Hands a piece over as soon as the client has taken what came before it.
+/// Sends a piece as soon as the client has read the previous ones.
 pub(super) async fn hand_over(to: &To, item: io::Result<Bytes>) -> io::Result<()> {
     to.send(item).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
-/// Bytes with the room that they take for as long as anybody has them.
+/// Bytes with their memory reservation, which is released with the last reference.
 struct Roomed {
     bytes: Vec<u8>,
     _room: Arc<Share>,
@@ -67,14 +68,14 @@ impl AsRef<[u8]> for Roomed {
     }
 }
 
-/// Bytes that count until they were taken, in the place of what was needed to make them.
+/// Wraps bytes so that they count until they were read; the reservation shrinks from the estimate to their size.
 pub(super) fn with_room(mut bytes: Vec<u8>, room: Arc<Share>) -> Bytes {
     bytes.shrink_to_fit();
     room.resize(bytes.capacity());
     Bytes::from_owner(Roomed { bytes, _room: room })
 }
 
-/// Waits for something, but no longer than for the client.
+/// Waits for a future, or until the client is gone.
 async fn unless_gone<T>(to: &To, waited_for: impl Future<Output = T>) -> io::Result<T> {
     tokio::select! {
         waited = waited_for => Ok(waited),
@@ -82,12 +83,12 @@ async fn unless_gone<T>(to: &To, waited_for: impl Future<Output = T>) -> io::Res
     }
 }
 
-/// Room for what comes next to a user.
+/// Reserves memory for data buffered for a user.
 pub(super) async fn room(to: &To, uid: i32, bytes: usize) -> io::Result<Arc<Share>> {
     unless_gone(to, Share::waited_for(&ANSWERS, uid, bytes)).await
 }
 
-/// A download of a user: who it is for, and where its work is done.
+/// A download of a user, and the slots in which its work is done.
 pub(super) struct Download {
     pub results: Arc<Results>,
     pub about: About,
@@ -97,10 +98,10 @@ pub(super) struct Download {
 }
 
 impl Download {
-    /// Gives the results; while the search runs, until it ends.
+    /// Streams the results; while the search runs, until it ends.
     ///
     /// # Errors
-    /// When too many downloads of the user are under way.
+    /// If too many downloads of the user are running.
     pub(super) fn begin(self) -> ApiResult<Bytestream> {
         let under_way = UNDER_WAY.take(self.uid).ok_or_else(|| {
             let message = format!("{DOWNLOADS_OF_USER} downloads of yours are under way: wait for one to end");
@@ -113,15 +114,15 @@ impl Download {
 
     async fn run(self, to: To, under_way: Held<i32>) {
         let end = self.give(&to).await.map(|()| Bytes::new());
-        // Nobody may be there to be told.
+        // The receiver may already be gone.
         let _ = hand_over(&to, end).await;
-        // What waits is counted until it was taken or given up.
+        // The download counts until its buffered data was read or dropped.
         to.closed().await;
         drop(under_way);
     }
 
-    /// Does a slice of the work on a thread that may wait. The work itself holds the place, so that it is free only when the
-    /// work has ended, whether or not anybody still waits for it.
+    /// Runs a unit of work on a blocking thread. The work itself holds the slot, so that the slot is released only when
+    /// the work ends, even if the caller no longer waits for it.
     async fn slice<T: Send + 'static>(&self, to: &To, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let place = unless_gone(to, self.places.take(self.uid)).await??;
         let working = tokio::task::spawn_blocking(move || {
@@ -142,7 +143,7 @@ impl Download {
         }
         let mut rendering = Rendering::new(Arc::clone(&self.results), self.about.clone(), self.format);
         loop {
-            // What comes after this look is seen by the next one.
+            // Progress after this point wakes the next wait.
             progress.borrow_and_update();
             let room = room(to, self.uid, FACTOR * rendering.next_block_bytes() + LITTLE).await?;
             let (back, step) = self
@@ -191,7 +192,7 @@ mod tests {
     use crate::search::results::Writer;
     use crate::search::row::Row;
 
-    /// Results of so many blocks, each of one large row.
+    /// Returns results of so many blocks, each of one large row.
     fn results(blocks: i64) -> Arc<Results> {
         let temp = tempfile::tempdir().expect("temp dir");
         let mut writer = Writer::create(&temp.path().join("r"), (0, 1)).expect("creates");
@@ -272,7 +273,7 @@ mod tests {
             (0..100).map(|_| download(&results, Format::Csv, 903, &places).begin().expect("waits")).collect();
         drop(gone);
         drop(held);
-        // With all of the work still to be done this would take minutes.
+        // If the work of the dropped downloads were still done this would take minutes.
         let place = tokio::time::timeout(Duration::from_secs(20), places.take(903)).await;
         drop(place.expect("those that are gone are not in the line"));
         until(|| waits_of(903) == 0).await;
@@ -283,7 +284,7 @@ mod tests {
         let (results, places) = (results(50), Arc::new(Places::new(8, 8)));
         let mut all: Vec<_> =
             (0..64).map(|_| download(&results, Format::Text, 904, &places).begin().expect("begins")).collect();
-        // One that waits and one that is ready to be handed over, each.
+        // Each holds one piece that waits and one that is ready to be sent.
         until(|| waits_of(904) == 64 * 2 * ((300 << 10) + 9)).await;
         let piece = all[0].next().await.expect("a piece").expect("is given");
         assert!(piece.len() > 300 << 10);

@@ -1,10 +1,11 @@
-//! Asking the webserver that has the results, and answering such questions.
+//! Forwarding of search requests to the webserver that holds the results, and serving of forwarded requests.
 //!
-//! Who asks is known by its certificate, and only webservers are heard. For whom it asks is what it says, and this webserver
-//! looks that user up for itself: whether they exist, are locked, and may see the search by the state that it has.
+//! The requesting peer is identified by its certificate, and only webservers are accepted. The peer states the user on
+//! whose behalf it asks. This webserver looks the user up in its own state: whether they exist, are locked, and may see
+//! the search.
 //!
-//! After the opening: the question (length u32, JSON); back come a head (length u32, JSON) and, for a file, pieces (length
-//! u32, bytes) up to an empty one. A file that ends otherwise is a part, and whoever asked learns so.
+//! After the opening, the request is sent (length u32, JSON). The response is a head (length u32, JSON) and, for a file,
+//! pieces (length u32, bytes) up to an empty one. A file that ends otherwise is incomplete, which the requester reports.
 
 use std::io;
 use std::sync::{LazyLock, Weak};
@@ -34,45 +35,45 @@ use crate::web::app::{App, AppRef};
 use crate::web::caller;
 use crate::web::error::{ApiError, ApiResult};
 
-/// Largest question and head.
+/// Maximum size of a request and of a head.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// Largest piece of a file, and those that are sent: each of them is to be taken within a time.
+/// Maximum size of a received piece of a file, and size of the pieces sent, each of which must be acknowledged in time.
 const PIECE_BYTES_MAX: usize = 16 << 20;
 const PART_BYTES: usize = 256 << 10;
-/// Longest wait for the head of an answer: whoever was killed is not noticed at once.
+/// Timeout for the head of a response; it bounds the wait for a killed peer, which is not noticed immediately.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// The same, when results are saved.
+/// The same timeout when results are saved.
 const PATIENCE_SAVING: Duration = Duration::from_secs(300);
-/// A webserver that has answered keeps the stream open for this long until the answer was taken.
+/// Time for which a responding webserver keeps the stream open until the response is acknowledged.
 const LINGER: Duration = Duration::from_secs(300);
-/// Longest wait until a piece was taken: longer than the other side waits for its client.
+/// Timeout until a piece is acknowledged: longer than the other side waits for its client.
 const TAKEN_WITHIN: Duration = Duration::from_secs(90);
-/// Longest wait for a question.
+/// Timeout for a request.
 const QUESTION: Duration = Duration::from_secs(10);
-/// Longest wait until what the asker has seen is here.
+/// Longest wait until this replica has applied the position that the requester has seen.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
-/// What is asked.
+/// A forwarded request.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
-    /// For whom.
+    /// User on whose behalf the request is made.
     uid: i32,
-    /// Whether as an administrator; the other side decides whether the user is one.
+    /// Whether to act as an administrator; this side checks whether the user is one.
     as_admin: bool,
     /// Address of the client.
     from: String,
-    /// The administrator who acts as this user.
+    /// Administrator who acts as this user; empty if none.
     #[serde(default)]
     su: String,
-    /// Which search.
+    /// Id of the search.
     search: String,
-    /// What.
+    /// Operation to perform.
     deed: Deed,
-    /// What the asker has seen of the log.
+    /// Log position that the requester has applied.
     seen: Seq,
 }
 
-/// How it is answered.
+/// Head of a response.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     status: u16,
@@ -100,7 +101,7 @@ async fn read_length(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> i
 }
 
 async fn read_bytes(from: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Vec<u8>> {
-    // The buffer grows with what really arrives.
+    // The buffer grows with the data that arrives.
     let mut bytes = Vec::with_capacity(length.min(64 << 10));
     (&mut *from).take(length as u64).read_to_end(&mut bytes).await?;
     if bytes.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
@@ -111,7 +112,7 @@ async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::R
     Ok(serde_json::from_slice(&read_bytes(from, length).await?)?)
 }
 
-/// Reads a piece of a file for a user, which counts in what waits for them.
+/// Reads a piece of a file for a user, reserving memory from the user's share of buffered data.
 async fn read_piece(from: &mut (impl AsyncRead + Unpin), to: &To, uid: i32) -> io::Result<Bytes> {
     let length = read_length(from, PIECE_BYTES_MAX).await?;
     if length == 0 {
@@ -130,18 +131,19 @@ fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("Webserver", name.as_str())
 }
 
-/// Downloads from other webservers at the same time: of one user, and of all from one webserver. That is half of the streams that
-/// there may be, so that what is asked besides finds one.
+/// Limits of concurrent downloads from other webservers: per user, and from one webserver. The latter is half of the
+/// streams that a connection allows, so that other requests still find one.
 const DOWNLOADS_OF_USER: usize = 4;
 const DOWNLOADS_FROM: usize = 32;
-/// The next ones wait in line for this long: many small ones have their turn, and few large ones are refused in the end.
+/// Longest wait for a download slot: many small downloads get their turn; behind a few large ones the request is
+/// rejected.
 const IN_LINE: Duration = Duration::from_secs(8);
 
 static OF_USERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_OF_USER));
 static FROM_WEBSERVERS: LazyLock<Shares<String>> =
     LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_FROM));
 
-/// A place for a download from another webserver, until its last piece was taken.
+/// Waits for a download slot, which is held until the last piece is acknowledged.
 async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
     let own = tokio::time::timeout(IN_LINE, OF_USERS.take(Some(who.person.uid), 1)).await.map_err(|_| {
         let message =
@@ -153,10 +155,10 @@ async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
     Ok((own.map_err(ApiError::internal)?, from.map_err(ApiError::internal)?))
 }
 
-/// Asks the webserver that has the results.
+/// Sends a request to the webserver that holds the results.
 pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
     let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
-    // Before anything is asked, so that those that wait do not take streams from others.
+    // Acquired before the request is sent, so that waiting downloads occupy no streams.
     let places = if matches!(deed, Deed::Download { .. }) { Some(places(who, search).await?) } else { None };
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
@@ -196,7 +198,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
                 return;
             }
             if is_last {
-                // The place is theirs until all was taken or given up.
+                // The slot is held until the client has read everything or given up.
                 to.closed().await;
                 return;
             }
@@ -205,7 +207,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     Ok(Answer::File { kind, name, body: stream_of(receiver) })
 }
 
-/// Answers questions of other webservers.
+/// Handler of requests from other webservers.
 pub(in crate::web) struct Asked(pub Weak<App>);
 
 impl Asked {
@@ -219,7 +221,7 @@ impl Asked {
             true => owned(&app, &who, &question.search)?,
             false => found(&app, &who, &question.search)?,
         };
-        // Whatever is not here is not fetched from a third: questions travel one step.
+        // Results that are not here are not fetched from a third webserver: requests travel one hop.
         if !app.searches.is_here(&search) {
             return Err(ApiError::conflict(format!("the results are not here but at webserver {}", search.webserver)));
         }
@@ -234,7 +236,7 @@ impl Asked {
     }
 }
 
-/// For whom another webserver asks, as this one knows the user.
+/// Returns the user on whose behalf another webserver asks, from this webserver's state.
 fn asker(app: &App, uid: i32, as_admin: bool) -> ApiResult<(Person, String)> {
     let known = caller::known(&app.store, uid)?;
     let (person, user) = known.ok_or_else(|| ApiError::forbidden("the user is not known here, or is locked"))?;
@@ -260,7 +262,8 @@ impl Handler for Asked {
             write(&mut send, &head).await?;
             if let Some(mut body) = file {
                 while let Some(piece) = body.next().await {
-                    // Broken off without an end: whoever asked sees that it is a part.
+                    // On an error the stream ends without the empty piece, so that the requester sees that the file is
+                    // incomplete.
                     for part in piece?.chunks(PART_BYTES) {
                         let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, part)).await;
                         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -269,7 +272,7 @@ impl Handler for Asked {
                 write_piece(&mut send, &[]).await?;
             }
             let _ = send.finish();
-            // The answer is on its way; whoever asked closes the stream.
+            // The response is in flight; the requester closes the stream.
             let _ = tokio::time::timeout(LINGER, send.stopped()).await;
             Ok(())
         })
@@ -288,7 +291,7 @@ mod tests {
         Moment::from_ms(1_700_000_000_000)
     }
 
-    /// One question of every deed.
+    /// Returns one request for each operation.
     fn questions() -> Vec<Question> {
         let (format, now) = ("json".to_owned(), Some(moment()));
         let text = |text: &str| Some(text.to_owned());
@@ -329,7 +332,7 @@ mod tests {
         ]
     }
 
-    /// Compares with golden pieces, as `tests/protocol` does with messages.
+    /// Compares with golden files, as `tests/protocol` does with messages.
     async fn check<T: Serialize + DeserializeOwned>(name: &str, sent: &[T]) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire/v1").join(name);
         let mut written = Vec::new();
