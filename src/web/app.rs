@@ -1,4 +1,4 @@
-//! What all requests share.
+//! State shared by all requests.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
@@ -24,52 +24,52 @@ use super::limiter::Limiter;
 use super::orders::Orders;
 use super::uploads::Uploads;
 
-/// A running webserver.
+/// State of a running webserver.
 pub(super) struct App {
     pub store: Store,
-    /// Searches that run here, and those whose results are here.
+    /// Searches that run here, and those of which the results are here.
     pub searches: Arc<Searches>,
-    /// Other members; `None` when it stands alone.
+    /// Other members; `None` in standalone mode.
     pub peers: Option<Peers>,
     pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     pub limiter: Arc<Limiter>,
-    /// Wrong codes of second factors.
+    /// Counters of wrong second-factor codes.
     pub codes: Codes,
-    /// Records what happens here and is no transaction.
+    /// Records events for the audit that are no transactions.
     pub recorder: Arc<Recorder>,
     pub orders: Orders,
     pub started: Instant,
-    /// What users have brought as contents of late.
+    /// Recent uploads of each user.
     pub uploads: Uploads,
-    /// Event streams and web sockets of each user.
+    /// Open event streams and WebSocket connections of each user.
     pub streams: Arc<Quota<i32>>,
-    /// Whether it keeps a log of its own.
+    /// Whether the webserver runs in standalone mode, with its own log.
     pub stands_alone: bool,
-    /// Whether a backup or restore is under way.
+    /// Whether a backup or restore is running.
     pub backup: Mutex<bool>,
-    /// Whether a restore is changing everything.
+    /// Whether a restore is replacing all objects.
     pub restoring: Mutex<bool>,
-    /// Sessions whose life is being written anew.
+    /// Ids of sessions that are being extended.
     pub extending: Mutex<HashSet<String>>,
-    /// Whether it was told to stop.
+    /// Whether the webserver is shutting down.
     pub is_draining: AtomicBool,
-    /// True from the moment on at which open streams and sockets end.
+    /// Becomes true when open streams and sockets must end.
     pub ending: watch::Sender<bool>,
 }
 
-/// Handle to it.
+/// Shared handle to the state.
 pub(super) type AppRef = Arc<App>;
 
-/// Waits until open streams and sockets are to end. Holds nothing of the webserver meanwhile.
+/// Waits until open streams and sockets must end. The future does not keep the webserver alive.
 pub(super) fn ending(app: &App) -> impl Future<Output = ()> + Send + 'static + use<> {
     let mut ending = app.ending.subscribe();
     async move { drop(ending.wait_for(|is_ending| *is_ending).await) }
 }
 
 impl App {
-    /// A place for a stream or socket of a user, for as long as it is held.
+    /// Reserves one of the user's streams or sockets until the result is dropped.
     pub(super) fn stream_of(&self, caller: &Caller) -> ApiResult<Held<i32>> {
         self.streams.take(caller.person.uid).ok_or_else(|| {
             let max = self.streams.max();

@@ -1,5 +1,5 @@
-//! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time; how
-//! many requests of one user are worked on. The budgets are those of answers as well.
+//! Memory budgets of request bodies, the time limit for bodies of unauthenticated clients, and the limit of concurrent
+//! requests per user. Responses use the same kind of budgets.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,20 +23,21 @@ use super::caller::Caller;
 use super::error::ApiError;
 use crate::env::shares::Shares;
 
-/// A stranger's whole body arrives within this time, however it is sent.
+/// Time in which the whole body of an unauthenticated client must arrive.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
-/// Bytes of bodies in memory at a time: of strangers, of all users, and of one user, who has two of the largest.
+/// Maximum bytes of bodies in memory: of unauthenticated clients, of all users, and of one user (two of the largest
+/// bodies).
 const STRANGERS_BYTES_MAX: usize = 32 << 20;
 const USERS_BYTES_MAX: usize = 256 << 20;
 pub(super) const USER_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of one kind of bodies that are in memory.
+/// Memory budget for one kind of bodies.
 pub(super) struct Budget {
     used: AtomicUsize,
     most: usize,
-    /// The same of each user who has any.
+    /// Bytes in use per user.
     of_users: Mutex<BTreeMap<i32, usize>>,
-    /// Told whenever something was given back.
+    /// Notified whenever bytes are released.
     freed: Notify,
 }
 
@@ -46,7 +47,7 @@ impl Budget {
         Budget { used: AtomicUsize::new(0), most, of_users, freed: Notify::const_new() }
     }
 
-    /// Bytes of all.
+    /// Returns the bytes in use in total.
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -60,16 +61,16 @@ impl Budget {
 static STRANGERS: Budget = Budget::new(STRANGERS_BYTES_MAX);
 pub(super) static USERS: Budget = Budget::new(USERS_BYTES_MAX);
 pub(super) static ANSWERS: Budget = Budget::new(USERS_BYTES_MAX);
-/// Requests of one user that are worked on at the same time; the next ones wait for their turn.
+/// Maximum number of concurrent requests of one user; further ones wait.
 const REQUESTS_OF_USER: usize = 32;
 static TURNS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, REQUESTS_OF_USER));
 
-/// What one request or answer has taken of a budget; given back when it has been answered or taken.
+/// Bytes reserved by one request or response; released when the response was produced or read.
 pub(super) struct Share {
     budget: &'static Budget,
     uid: Option<i32>,
     bytes: AtomicUsize,
-    /// There was too little for everybody, or for this user.
+    /// Whether a reservation exceeded the total budget or that of the user.
     is_refused: AtomicBool,
     is_users_own: AtomicBool,
     is_late: AtomicBool,
@@ -82,9 +83,9 @@ impl Share {
         Arc::new(Share { budget, uid, bytes, is_refused: no(), is_users_own: no(), is_late: no() })
     }
 
-    /// Takes so many bytes more; they count even where there is no room for them, which is remembered.
+    /// Reserves more bytes. Returns whether they fit; if not, they count nevertheless, and the refusal is recorded.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        // Counted first, so that many who come at once cannot all find the last bytes.
+        // Counted before the check, so that concurrent requests cannot all claim the last bytes.
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let of_user = self.uid.map_or(0, |uid| {
@@ -99,13 +100,13 @@ impl Share {
         fits && !is_users_own
     }
 
-    /// Waits until there is room for so many bytes of a user, who never needs more than half of what they may have.
+    /// Waits until bytes can be reserved for a user. Requests for more than half of a user's budget are reduced to that.
     pub(super) async fn waited_for(budget: &'static Budget, uid: i32, bytes: usize) -> Arc<Share> {
         let bytes = bytes.min(USER_BYTES_MAX / 2);
         loop {
             let freed = budget.freed.notified();
             tokio::pin!(freed);
-            // What is given back from here on wakes this one.
+            // A release after this point wakes this task.
             freed.as_mut().enable();
             let share = Share::of(budget, Some(uid));
             if share.take_if_fits(uid, bytes) {
@@ -115,7 +116,7 @@ impl Share {
         }
     }
 
-    /// Bytes that a user has of a budget.
+    /// Returns the bytes that a user has reserved of a budget.
     #[cfg(test)]
     pub(super) fn bytes_of(budget: &Budget, uid: i32) -> usize {
         budget.of_users().get(&uid).copied().unwrap_or_default()
@@ -125,7 +126,7 @@ impl Share {
         if bytes == 0 {
             return true;
         }
-        // Looked at and taken under one lock, so that of two who wait one has it.
+        // Checked and reserved under one lock, so that only one of two waiting tasks succeeds.
         let mut of_users = self.budget.of_users();
         let of_user = of_users.get(&uid).copied().unwrap_or_default();
         if self.budget.used.load(Ordering::Relaxed) + bytes > self.budget.most || of_user + bytes > USER_BYTES_MAX {
@@ -137,7 +138,7 @@ impl Share {
         true
     }
 
-    /// It is so many bytes from now on, also if that is more.
+    /// Changes the reservation to `bytes`, even if they exceed the budget.
     pub(super) fn resize(&self, bytes: usize) {
         let has = self.bytes.load(Ordering::Relaxed);
         if bytes > has {
@@ -161,7 +162,7 @@ impl Share {
         }
     }
 
-    /// It did not come fast enough.
+    /// Records that the body did not arrive in time.
     pub(super) fn note_late(&self) {
         self.is_late.store(true, Ordering::Relaxed);
     }
@@ -170,7 +171,7 @@ impl Share {
         self.is_late.load(Ordering::Relaxed)
     }
 
-    /// Why there was no room, if there was none.
+    /// Returns the error for a reservation that did not fit, if there was one.
     pub(super) fn refusal(&self) -> Option<ApiError> {
         if !self.is_refused.load(Ordering::Relaxed) {
             return None;
@@ -195,7 +196,7 @@ impl Drop for Share {
     }
 }
 
-/// A body that is counted while it arrives, and ends with an error when it takes too long.
+/// A body that is counted while it arrives and fails when it takes too long.
 struct Counted {
     body: BodyDataStream,
     share: Arc<Share>,
@@ -242,12 +243,12 @@ async fn bounded(budget: &'static Budget, time_max: Option<Duration>, request: R
     response
 }
 
-/// For routes that strangers may use.
+/// Middleware for routes that unauthenticated clients may use.
 pub(super) async fn of_strangers(request: Request, next: Next) -> Response {
     bounded(&STRANGERS, Some(STRANGERS_TIME_MAX), request, next).await
 }
 
-/// For routes of users, behind the guard.
+/// Middleware for routes of users, behind authorization.
 pub(super) async fn of_users(request: Request, next: Next) -> Response {
     let uid = request.extensions().get::<Caller>().map(|caller| caller.person.uid);
     let Some(uid) = uid else { return bounded(&USERS, None, request, next).await };

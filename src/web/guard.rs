@@ -1,4 +1,4 @@
-//! Lets requests in: every route says in its row of the table whom it serves, and [`super::admission`] decides.
+//! Authorization middleware: each route's row states its access requirement, and [`super::admission`] checks it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,15 +26,15 @@ use super::error::{ApiError, ApiResult};
 use super::input::is_on;
 use super::position;
 
-/// Invalid objects that an answer names.
+/// Maximum number of invalid objects that a response names.
 const INVALID_NAMED: usize = 20;
 
 /// Address of the client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct From(pub IpAddr);
 
-/// The address from which a request came: that of the connection, or, through balancers that are trusted, the last one that
-/// is not theirs.
+/// Returns the address of the client: that of the connection or, behind trusted proxies, the last forwarded address that
+/// is not a trusted proxy's.
 pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
     let connection = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let mut address = connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ip| ip.to_canonical());
@@ -51,7 +51,7 @@ pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -
     address
 }
 
-/// Lets a request in, or says why not.
+/// Admits a request, or returns the reason for its rejection.
 pub(super) async fn check(State((app, rule)): State<(AppRef, Rule)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     match admit(&app, rule, &mut parts).await {
@@ -74,7 +74,7 @@ pub(super) async fn check(State((app, rule)): State<(AppRef, Rule)>, request: Re
     }
 }
 
-/// Tells an administrator of invalid objects that were left out of an answer: how many, and the first ones.
+/// Reports to an administrator, in response headers, how many invalid objects were omitted, and the first of their keys.
 fn report_invalid(response: &mut Response, invalid: &BTreeSet<String>) {
     if invalid.is_empty() {
         return;
@@ -86,17 +86,17 @@ fn report_invalid(response: &mut Response, invalid: &BTreeSet<String>) {
     }
 }
 
-/// Whether a request changes something, or begins what outlives it: a session, a search.
+/// Returns whether a request changes state or starts something that outlives it, such as a session or a search.
 fn begins_or_changes(rule: Rule, method: &Method, path: &str) -> bool {
     let begins = ["/api/login", "/api/ws/search"];
     rule.is_change || !method.is_safe() || begins.iter().any(|begin| path.starts_with(begin))
 }
 
-/// What a webserver that was revoked does not begin although nothing changes by it: what lasts, and copies of everything.
+/// Paths that a revoked webserver also rejects although they change nothing: long-lived streams and complete copies.
 const SHUT: [&str; 4] = ["/api/backup", "/api/events", "/api/log/live", "/api/ws/"];
 
-/// A webserver that its datastore refuses goes on in nothing until it is enrolled again. What it has can still be read for a
-/// time, but not taken away as a whole.
+/// Rejects new work when the datastore has revoked this webserver, until it is enrolled again. Existing data can still be
+/// read for a time, but not exported as a whole.
 fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
     let Some(refusal) = app.store.replica().refusal() else { return Ok(()) };
     let path = parts.uri.path();
@@ -108,14 +108,15 @@ fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()>
     Ok(())
 }
 
-/// Whether a webserver that was refused since then shows nothing any more: who was locked or lost a right since is not known here. As
-/// other members, it is believed for a time; 0: for ever.
+/// Returns whether a webserver that was revoked at `since_ms` may no longer serve any data, because it does not learn of
+/// locks and lost rights. Like other members, it is trusted for a limited time; 0 means without limit.
 fn is_over(since_ms: u64, hours_max: u64) -> bool {
     hours_max > 0 && SystemClock.now_ms().saturating_sub(since_ms) >= hours_max.saturating_mul(3_600_000)
 }
 
-/// A webserver whose state went back may have users, rights, sessions and tokens again that are gone elsewhere: it lets nobody in
-/// until it was level with its datastore once. Neither does one whose state is that of a reader, which lacks what a login needs.
+/// Rejects requests of users when the local state cannot be trusted. A state that went back may contain users, rights,
+/// sessions and tokens that were deleted since, until the replica has caught up with its datastore once. The state of a
+/// reader lacks the secrets that a login needs.
 fn refuse_when_lost(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
     let lets_in = ["/api/login", "/api/mfa/"].iter().any(|begin| parts.uri.path().starts_with(begin));
     let is_open = rule.need == Need::Nobody && !lets_in;
@@ -142,7 +143,7 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     };
     let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
     let admission = proof.map(|proof| Arc::new(Admission { proof, from, rule, path, uri, wants_all }));
-    // Who is not known here may be when this webserver has caught up; but there may be many of them.
+    // An unknown caller may become known once this webserver has caught up, but such waits must be bounded in number.
     let is_known = || admission.as_ref().is_some_and(|admission| admission.begin(app).is_ok());
     position::wait(&app.store, &parts.headers, is_known).await?;
     let Some(admission) = admission else { return Ok(()) };
@@ -158,7 +159,7 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Refuses a change of a user who has made too many of late before anything is done for it. It is counted where it is committed.
+/// Rejects a change by a user who exceeds the write rate, before any work is done. The change is counted at its commit.
 fn slow_down(app: &AppRef, caller: &Caller) -> ApiResult<()> {
     match app.store.allowance() {
         Some(allowance) => Ok(allowance.look(&app.store, &caller.author())?),
@@ -166,8 +167,8 @@ fn slow_down(app: &AppRef, caller: &Caller) -> ApiResult<()> {
     }
 }
 
-/// Records that a file is fetched as soon as its answer begins. Asking for what is not there, or not theirs, hides nobody's
-/// downloads, one's own neither.
+/// Records a download when its response starts. Rejected downloads have a separate bound, so that many of them do not
+/// hide successful ones.
 fn record_download(app: &AppRef, caller: &Caller, status: StatusCode) {
     let (who, what) = (caller.into(), &caller.admission.uri);
     if status.is_client_error() || status.is_server_error() {
@@ -182,7 +183,7 @@ fn wants_all(query: Option<&str>) -> bool {
     pairs.filter(|(name, _)| *name == "admin").any(|(_, value)| is_on(Some(value)))
 }
 
-/// Writes the life of a session anew when enough of it has passed.
+/// Extends a session when enough of its lifetime has passed.
 fn extend(app: &AppRef, caller: &Caller) {
     let Some(session) = &caller.session else { return };
     let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
@@ -210,10 +211,10 @@ async fn write_extension(
     author: &Author,
 ) -> Result<(), crate::objects::CommitError> {
     let mut writes = Writes::new();
-    // Whoever logs out meanwhile stays logged out.
+    // A concurrent logout takes precedence.
     writes.overwrite_existing(session, "the session was ended", sessions::ONLY_TIMES)?;
     let writes = writes.unmetered("the webserver makes it, once in a quarter of a session's life");
-    // That the session is there decides: its times give no right.
+    // The transaction only requires that the session exists: its times grant no right.
     let author = Author { standing: Standing::default(), ..author.clone() };
     app.store.commit(&author, "extend a session", writes).await.map(drop)
 }

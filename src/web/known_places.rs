@@ -1,5 +1,6 @@
-//! From where names have logged in before. It is kept over a restart, so that a webserver that was started again during an attack
-//! does not take everybody for a stranger. What is kept is bounded, and made of hashes under a secret that is kept with them.
+//! Places from which names have logged in before. They are stored across restarts, so that a webserver restarted during
+//! an attack does not treat all users as unknown. The file is bounded in size and holds keyed hashes together with their
+//! secret.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,14 +10,14 @@ use crate::env::data_dir::replace_file;
 use crate::env::summed;
 use crate::objects::sessions::{hex, random};
 
-/// Names at places that are remembered.
+/// Maximum number of stored pairs of name and place.
 pub(super) const KNOWN_MAX: usize = 20_000;
-/// Largest file that is read.
+/// Maximum size of a file that is read.
 const FILE_BYTES_MAX: u64 = 2 << 20;
 
-/// Names at places, and which of them logged in last.
+/// Pairs of name and place, ordered by their last login.
 pub(super) struct KnownPlaces {
-    /// Under it names and places are hashed.
+    /// Key of the hashes of names and places.
     pub secret: [u8; 32],
     last: HashMap<Key, u64>,
     next: u64,
@@ -35,18 +36,18 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 impl KnownPlaces {
-    /// None.
+    /// Returns an empty set with a new secret.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub(super) fn new() -> std::io::Result<KnownPlaces> {
         Ok(KnownPlaces { secret: random()?, last: HashMap::new(), next: 0, is_changed: false })
     }
 
-    /// Those of a file, if it is there and whole: without them a login may take longer, and nothing else.
+    /// Reads a file. Without a valid file the set is empty, which only makes logins slower.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub(super) fn open(file: &Path) -> std::io::Result<KnownPlaces> {
         let is_small = std::fs::metadata(file).is_ok_and(|of_file| of_file.len() <= FILE_BYTES_MAX);
         let text = is_small.then(|| std::fs::read_to_string(file).ok()).flatten();
@@ -74,7 +75,7 @@ impl KnownPlaces {
         summed::seal(&lines.join("\n"))
     }
 
-    /// What is to be written, if anything is new since this was asked.
+    /// Returns the text to be written if the set has changed since the last call.
     pub(super) fn changed(&mut self) -> Option<String> {
         std::mem::take(&mut self.is_changed).then(|| self.text())
     }
@@ -83,7 +84,7 @@ impl KnownPlaces {
         self.last.contains_key(key)
     }
 
-    /// Notes a login. Where there are too many, the one is forgotten that was not used for the longest time.
+    /// Records a login. When the set is full, evicts the pair that was unused for the longest time.
     pub(super) fn note(&mut self, key: Key) {
         if self.last.len() >= KNOWN_MAX
             && !self.last.contains_key(&key)
@@ -102,7 +103,7 @@ impl KnownPlaces {
     }
 }
 
-/// Writes what is known. That it fails costs nothing but time at a later login.
+/// Writes the file. A failure is only logged, because its only effect is that later logins are slower.
 pub(super) fn write(file: &Path, text: &str) {
     if let Err(error) = replace_file(file, text.as_bytes()) {
         tracing::warn!(%error, file = %file.display(), "from where users log in is not kept over a restart");
@@ -125,7 +126,7 @@ mod tests {
             key
         };
         (0..KNOWN_MAX).for_each(|number| known.note(key(number)));
-        // The first one is used again, so the second one is the oldest.
+        // The first key is used again, so the second one is the oldest.
         known.note(key(0));
         known.note(key(KNOWN_MAX));
         let text = known.changed().expect("is new");

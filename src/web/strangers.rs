@@ -1,8 +1,9 @@
-//! Requests on connections of which no user is known: how many are under way at a time, of one address and of all, and how long
-//! their answers may take to be read. A connection bounds only itself, and carries many requests that cost their client nothing.
+//! Limits for requests on unauthenticated connections: the number of concurrent requests, per address and in total, and
+//! the time in which their responses must be read. A connection alone only bounds itself, and can carry many requests
+//! that cost their client nothing.
 //!
-//! When there are too many, nobody who comes is turned away: of the address that has most under way, the connection that has most of
-//! them ends, the oldest first. So a few who take no answers are no hindrance to whoever comes next.
+//! At a limit, newcomers are not rejected. Instead, at the address with the most requests, the connection with the most
+//! of them is closed, the oldest first. So a few clients that do not read their responses cannot hinder others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -20,15 +21,15 @@ use super::connections::Standing;
 use super::guard;
 use crate::transport::admission::Block;
 
-/// Requests under way of strangers at one address, and of all strangers.
+/// Maximum number of concurrent unauthenticated requests, per address and in total.
 const OF_ADDRESS: usize = 256;
 const OF_ALL: usize = 2048;
-/// An answer that a stranger has not taken within this time ends its connection.
+/// Timeout for reading a response, after which an unauthenticated connection is closed.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 
 static UNDER_WAY: LazyLock<Arc<UnderWay>> = LazyLock::new(|| UnderWay::new(OF_ADDRESS, OF_ALL));
 
-/// The requests under way of an address, oldest first, each with its connection.
+/// Requests in progress of an address, oldest first, each with its connection.
 type OfBlock = BTreeMap<u64, Arc<Standing>>;
 
 #[derive(Default)]
@@ -47,7 +48,8 @@ impl Requests {
         }
     }
 
-    /// Ends the connection of an address that has most requests under way: of those with as many the one that began first.
+    /// Closes the connection of an address with the most requests in progress; among equals, the one with the oldest
+    /// request.
     fn end_one(&mut self, block: Block) {
         let Some(own) = self.blocks.get(&block) else { return };
         let mut counts: HashMap<*const Standing, usize> = HashMap::new();
@@ -66,14 +68,14 @@ impl Requests {
         }
     }
 
-    /// The address with the most requests under way: of those with as many the one whose oldest began first.
+    /// Returns the address with the most requests in progress; among equals, the one with the oldest request.
     fn greediest(&self) -> Option<Block> {
         let rank = |own: &OfBlock| (own.len(), std::cmp::Reverse(own.keys().next().copied()));
         self.blocks.iter().max_by_key(|(_, own)| rank(own)).map(|(block, _)| *block)
     }
 }
 
-/// The requests of strangers that are under way, until their answers were taken.
+/// Unauthenticated requests in progress, until their responses were read.
 struct UnderWay {
     of_address: usize,
     of_all: usize,
@@ -89,7 +91,7 @@ impl UnderWay {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more, which others make room for.
+    /// Registers a request, closing other connections if a limit is reached.
     fn admit(self: &Arc<UnderWay>, block: Block, standing: &Arc<Standing>) -> Place {
         let mut requests = self.requests();
         if requests.blocks.get(&block).is_some_and(|own| own.len() >= self.of_address) {
@@ -108,7 +110,7 @@ impl UnderWay {
     }
 }
 
-/// A place of a request, until its answer was taken.
+/// Registration of a request, until its response was read.
 struct Place {
     under_way: Arc<UnderWay>,
     block: Block,
@@ -121,14 +123,14 @@ impl Drop for Place {
     }
 }
 
-/// Ends the connection when the answer that holds `taken` is not dropped in time.
+/// Closes the connection unless the response, which holds the other end of `taken`, is dropped in time.
 async fn watch(standing: Arc<Standing>, taken: oneshot::Receiver<()>, within: Duration) {
     if tokio::time::timeout(within, taken).await.is_err() && !standing.is_known() {
         standing.end();
     }
 }
 
-/// A body with its place, which is given back when the last of it was taken.
+/// Attaches the registration to a body, so that it is released when the body was read.
 fn held(body: Body, place: Place, standing: Arc<Standing>) -> Body {
     let (on_its_way, taken) = oneshot::channel();
     tokio::spawn(watch(standing, taken, TAKEN_WITHIN));
@@ -139,14 +141,14 @@ fn held(body: Body, place: Place, standing: Arc<Standing>) -> Body {
     }))
 }
 
-/// Bounds what strangers have under way.
+/// Middleware that applies the limits to unauthenticated requests.
 pub(super) async fn bounded(State(app): State<AppRef>, request: Request, next: Next) -> Response {
     let standing = request.extensions().get::<Arc<Standing>>().cloned();
     let Some(standing) = standing.filter(|standing| !standing.is_known()) else { return next.run(request).await };
     let from = guard::address(&app, request.extensions(), request.headers());
     let place = UNDER_WAY.admit(Block::of(from), &standing);
     let response = next.run(request).await;
-    // A user who was recognised has bounds of their own.
+    // A user who was identified in the meantime has separate limits.
     if standing.is_known() || response.body().is_end_stream() {
         return response;
     }
@@ -163,7 +165,7 @@ mod tests {
         Block::of(format!("198.51.100.{last}").parse().expect("an address"))
     }
 
-    /// A connection on which a request has come.
+    /// Returns a connection on which a request has arrived.
     fn connection() -> Arc<Standing> {
         let standing = Arc::<Standing>::default();
         standing.note_request();

@@ -1,4 +1,4 @@
-//! Certificates for browsers: given ones, read again when they change, or one of our own making.
+//! TLS certificates for browsers: configured ones, reloaded when they change, or a self-signed one.
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,31 +19,31 @@ use crate::config::webserver::WebserverConfig;
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
 
-/// Files are looked at this often.
+/// Interval at which the files are checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Life of a certificate of our own making, and how old it may get.
+/// Lifetime of a self-signed certificate, and the age at which it is replaced.
 const LIFE: time::Duration = time::Duration::days(397);
 const RENEW_AFTER: Duration = Duration::from_secs(300 * 24 * 3600);
 
-/// Certificate and key as files.
+/// Files of a certificate and its key.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// Why browsers cannot be served over TLS.
+/// Error returned when the TLS certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A file.
+    /// A certificate or key file cannot be used.
     #[error("{path}: {reason}", path = path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the failure.
         reason: String,
     },
-    /// Making one.
+    /// Generating a certificate, or the TLS configuration, failed.
     #[error("no certificate could be made: {0}")]
     Make(String),
 }
@@ -53,7 +53,7 @@ fn wrong(path: &Path) -> impl Fn(String) -> CertificateError {
     move |reason| CertificateError::File { path: path.clone(), reason }
 }
 
-/// The configured files, or those of our own making.
+/// Returns the configured files, or those of a self-signed certificate, which is generated if missing or too old.
 pub(super) fn files(config: &WebserverConfig) -> Result<Files, CertificateError> {
     if let (Some(certificate), Some(key)) = (&config.certificate, &config.key) {
         return Ok(Files { certificate: certificate.clone(), key: key.clone() });
@@ -67,7 +67,7 @@ pub(super) fn files(config: &WebserverConfig) -> Result<Files, CertificateError>
     Ok(files)
 }
 
-/// The names that are known from the configuration and the host.
+/// Returns the host names and addresses known from the configuration and the host.
 pub(super) fn names(config: &WebserverConfig) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
     if let Ok(host) = rustix::system::uname().nodename().to_str() {
@@ -98,7 +98,7 @@ fn make(directory: &Path, files: &Files, config: &WebserverConfig) -> Result<(),
         move |error: std::io::Error| wrong(&path)(error.to_string())
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(kept(directory))?;
-    // The file exists with its mode before it holds a secret.
+    // The file must have its mode before it holds a secret.
     fs::OpenOptions::new()
         .create(true)
         .write(true)
@@ -136,22 +136,22 @@ impl Files {
         [&self.certificate, &self.key].map(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok())
     }
 
-    /// The settings of the listener.
+    /// Loads the TLS settings of the listener.
     pub(super) fn load(&self, names: &OwnNames) -> Result<RustlsConfig, CertificateError> {
         let config = self.read()?;
         self.note_names(names);
         Ok(RustlsConfig::from_config(config))
     }
 
-    /// Takes over the names in the certificate, which was read before.
+    /// Registers the names in the certificate, which has been loaded successfully.
     fn note_names(&self, names: &OwnNames) {
         if let Ok(certificate) = CertificateDer::from_pem_file(&self.certificate) {
             names.set_certified(&certificate);
         }
     }
 
-    /// Reads the files again whenever they change, and when `reread` asks for it, until the task is dropped. What cannot be
-    /// used is left unused.
+    /// Reloads the files whenever they change or `reread` is notified, until the task is dropped. If they cannot be used,
+    /// the previous certificate stays in use.
     pub(super) async fn follow(self, settings: RustlsConfig, reread: Arc<Notify>, names: Arc<OwnNames>) {
         let mut known = self.changed();
         loop {

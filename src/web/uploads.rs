@@ -1,5 +1,5 @@
-//! How much each user may bring as contents within a time. Chunks that nothing names any more stay for `Chunk-Grace-Hours`, so
-//! that uploads which are given up, or replace each other, take room on the disk as well as what is kept.
+//! Limit of the bytes that each user may upload as contents within a time. Unreferenced chunks are kept for
+//! `Chunk-Grace-Hours`, so uploads that are abandoned or replaced take disk space like those that are kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -11,20 +11,20 @@ use axum::http::StatusCode;
 use super::app::App;
 use super::error::{ApiError, ApiResult};
 
-/// Without a bound of its own, this part of the disk.
+/// Default limit, as the reciprocal of a fraction of the disk.
 const PART: u64 = 8;
-/// What comes within this time is counted together.
+/// Uploads within this time are counted as one piece.
 const GATHER: Duration = Duration::from_secs(60);
 
-/// What one user has brought of late.
+/// Recent uploads of one user.
 #[derive(Debug, Default)]
 struct Brought {
     all: u64,
-    /// When, and how much.
+    /// Time and size of each piece.
     pieces: VecDeque<(Instant, u64)>,
 }
 
-/// The bound, and what counts against it.
+/// The limit and the recent uploads of all users.
 #[derive(Debug)]
 pub(super) struct Uploads {
     most: u64,
@@ -33,7 +33,7 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    /// At most `most` bytes of each user `within` a time; 0: an eighth of the disk that `dir` is on.
+    /// Allows each user `most` bytes `within` a time; 0 means an eighth of the disk that holds `dir`.
     pub(super) fn new(most: u64, within: Duration, dir: &Path) -> Uploads {
         let size = || rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
         let most = if most == 0 { size() / PART } else { most };
@@ -47,7 +47,7 @@ impl Uploads {
     fn take_at(&self, uid: i32, bytes: u64, now: Instant) -> bool {
         let mut of_users = self.of_users();
         let is_over = |at: &Instant| now.saturating_duration_since(*at) >= self.within;
-        // The others' as well, so that nothing is kept of who came once.
+        // Expires the entries of all users, so that nothing is kept of users who no longer upload.
         of_users.retain(|_, brought| {
             while let Some((_, bytes)) = brought.pieces.front().filter(|(at, _)| is_over(at)).copied() {
                 brought.all -= bytes;
@@ -67,10 +67,10 @@ impl Uploads {
         true
     }
 
-    /// Counts bytes that a user brings.
+    /// Counts bytes that a user uploads.
     ///
     /// # Errors
-    /// When there are too many.
+    /// If the user exceeds the limit.
     fn take(&self, uid: i32, bytes: u64) -> ApiResult<()> {
         if self.take_at(uid, bytes, Instant::now()) {
             return Ok(());
@@ -84,10 +84,10 @@ impl Uploads {
     }
 }
 
-/// Counts bytes that a user brings; administrators import, and may bring as much as there is room for.
+/// Counts bytes that a user uploads; administrators, who import, are exempt.
 ///
 /// # Errors
-/// When there are too many.
+/// If the user exceeds the limit.
 pub(super) fn take(app: &App, person: &crate::objects::sharing::Person, bytes: u64) -> ApiResult<()> {
     if person.admin { Ok(()) } else { app.uploads.take(person.uid, bytes) }
 }

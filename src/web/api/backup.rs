@@ -1,4 +1,4 @@
-//! Backup of everything, and its restore.
+//! Export archive of all objects, and its import.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -36,12 +36,12 @@ use crate::web::guard::Need;
 use crate::web::input::{Wishes, is_on};
 use crate::web::routes::{Route, get, post};
 
-/// Bytes that are handed to the client at a time.
+/// Size of the pieces sent to the client.
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes and operations of one transaction of a restore.
+/// Maximum bytes and operations of one transaction of a restore.
 const TXN_BYTES: usize = 1 << 20;
 const TXN_OPS: usize = 2000;
-/// Largest backup that is restored while the datastore is away: it waits in memory.
+/// Largest backup that can be restored while the datastore is unreachable, because it is queued in memory.
 const OFFLINE_BYTES_MAX: u64 = 64 << 20;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -57,10 +57,10 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Holds the turn of a backup or restore: one at a time.
+/// Permission to run a backup or restore; one may run at a time.
 struct Turn(AppRef);
 
-/// Keeps logins away while everything changes.
+/// Rejects logins while a restore runs.
 struct Restoring<'a>(&'a Mutex<bool>);
 
 impl<'a> Restoring<'a> {
@@ -93,7 +93,7 @@ impl Drop for Turn {
     }
 }
 
-/// Writes into a channel, whose other end is the client.
+/// Writer into a channel that feeds the response.
 struct Sender(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for Sender {
@@ -129,7 +129,7 @@ async fn download(
     let password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let parts = Parts {
         without_secrets: is_on(wishes.omit_sensitive.as_deref()),
-        // Only who says so leaves them out: a backup is whole unless it is wanted otherwise.
+        // The backup is complete unless the request explicitly excludes searches.
         without_searches: wishes.savedsearch.as_deref().is_some_and(|wish| !is_on(Some(wish))),
     };
     let source = Source::of(app.store.replica()).map_err(ApiError::internal)?;
@@ -144,7 +144,7 @@ async fn download(
             }
             Err(error) => {
                 tracing::warn!(%error, "a backup was not completed");
-                // The client must not take a part for the whole.
+                // The client must not mistake a partial backup for a complete one.
                 let _ = sender.blocking_send(Err(io::Error::other("the backup was not completed")));
             }
         }
@@ -159,7 +159,7 @@ async fn download(
     Ok((head, Body::from_stream(admission::until(stream, lost))).into_response())
 }
 
-/// A file that goes when it is no longer needed.
+/// A temporary file, removed on drop.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -168,10 +168,10 @@ impl Drop for Temporary {
     }
 }
 
-/// The room on the disk is looked at after this many bytes of a backup that arrives.
+/// Interval, in received bytes, at which the free space is checked.
 const CHECKED_BYTES: usize = 4 << 20;
 
-/// Refuses what would leave too little room on the disk.
+/// Returns an error if less than `free_min` bytes are free.
 fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
     if RealFs.free_space(data_dir).is_ok_and(|free| free < free_min) {
         let message =
@@ -181,7 +181,7 @@ fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
     Ok(())
 }
 
-/// Takes the form's parts: the file goes to the disk.
+/// Receives the form and writes its file to the disk.
 async fn receive(data_dir: &Path, free_min: u64, mut form: Multipart) -> ApiResult<(Temporary, String)> {
     let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
     let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
@@ -219,7 +219,7 @@ async fn receive(data_dir: &Path, free_min: u64, mut form: Multipart) -> ApiResu
     Ok((file, password))
 }
 
-/// The backup's lines, opened with the password if it is sealed.
+/// Opens the backup's lines, decrypting them if the backup is encrypted.
 fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
     let mut file = File::open(path)?;
     let mut first = [0; MAGIC.len()];
@@ -245,7 +245,7 @@ async fn restore(
     if password.is_empty() {
         password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     }
-    // The backup may have taken a while to arrive.
+    // The upload may have taken a while.
     let caller = caller.again(&app)?;
     let (path, secret) = (file.0.clone(), password.clone());
     let unfit = |error: BackupError| match error {
@@ -276,13 +276,13 @@ async fn restore(
     let (path, objects) = (file.0.clone(), examined.objects);
     let replica = app.store.replica().clone();
     let chunks = contents::kept(&app.store)?.store().clone();
-    // Searches that the backup leaves alone keep their results.
+    // Searches that the backup does not contain keep their results.
     let is_left = examined.omits(Search::COLLECTION);
     let left = if is_left { searches::named_contents(&app.store)? } else { Default::default() };
     let before = Powers::read(&app.store)?;
     let producing = tokio::task::spawn_blocking(move || {
         let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
-        // Deletions first: a name that moves to another user is free before it is taken.
+        // Deletions come first, so that a name that moves to another user is free before it is assigned.
         for row in replica.state().snapshot()?.objects() {
             let (collection, key, _) = row?;
             let is_kept = collection.as_str() == Content::COLLECTION && left.contains(key.as_str());
@@ -293,7 +293,7 @@ async fn restore(
         let mut is_durable = false;
         backup::read(&mut open(&path, &password)?, |item| match item {
             Item::Chunk(id, raw) => chunks.write(&id, &raw).map(|_| ()).map_err(io::Error::other),
-            // Whoever was logged in then is not now, not for the moment until all logins are ended either.
+            // Sessions of the backup are not restored, not even until all sessions are ended below.
             Item::Object(op) if op.collection().as_str() == Session::COLLECTION => Ok(()),
             Item::Object(op) => {
                 if !std::mem::replace(&mut is_durable, true) {
@@ -318,7 +318,7 @@ async fn restore(
     Ok(Json(json!({ "Objects": objects, "Synced": !undecided, "Returned": returned.shown() })))
 }
 
-/// What lets people in, and what keeps them out.
+/// Objects that grant or deny access.
 #[derive(Default)]
 struct Powers {
     tokens: BTreeSet<String>,
@@ -336,7 +336,7 @@ impl Powers {
         })
     }
 
-    /// What came back: tokens and administrators that are new, and whoever is locked no longer.
+    /// Returns the access that was restored: new tokens and administrators, and users that are no longer locked.
     fn since(&self, before: &Powers) -> Powers {
         let new = |now: &BTreeSet<String>, then: &BTreeSet<String>| now.difference(then).cloned().collect();
         Powers {
@@ -350,7 +350,7 @@ impl Powers {
         json!({ "Tokens": self.tokens, "Administrators": self.administrators, "Unlocked": self.locked })
     }
 
-    /// Names it in the audit and the log: it was taken away once, and somebody should look whether it may stay.
+    /// Reports the access in the audit and the log, so that an administrator reviews it: it had been withdrawn before.
     fn report(&self, app: &AppRef, caller: &Caller) {
         let kinds = [("token", &self.tokens), ("administrator", &self.administrators), ("unlocked user", &self.locked)];
         for (kind, key) in kinds.into_iter().flat_map(|(kind, keys)| keys.iter().map(move |key| (kind, key))) {
@@ -360,7 +360,7 @@ impl Powers {
     }
 }
 
-/// Operations on their way into a transaction.
+/// Operations collected for a transaction.
 struct Batch {
     ops: Vec<Op>,
     bytes: usize,
@@ -384,10 +384,10 @@ impl Batch {
     }
 }
 
-/// Why a restored backup is written whatever is there.
+/// Reason for writing a backup without regard to existing objects.
 const WHAT_WAS: &str = "a restore brings back what was, in the place of what is";
 
-/// Why it may be as much as it is.
+/// Reason for exempting a restore from write limits.
 const ONE: &str = "a restore is one act of an administrator, however much it brings back";
 
 async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {

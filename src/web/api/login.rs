@@ -1,4 +1,4 @@
-//! Logging in and out, sessions, who one is, versions.
+//! Routes for login and logout, sessions, the caller's identity, and versions.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ use crate::web::guard::{self, Need, Right};
 use crate::web::input;
 use crate::web::routes::{Route, delete, get, post, put};
 
-/// Life of a token for one download.
+/// Lifetime in seconds of a token for one download.
 const TEMPORARY_S: u64 = 3;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -56,7 +56,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Being cut off is no fault: what is served is sound, if not the newest.
+/// Reports whether the state is sound. Being offline is no fault, although the served data may be stale.
 async fn test(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     let status = app.store.replica().status();
     if status.healthy {
@@ -104,21 +104,21 @@ async fn log_in(
     answer(&app, &headers, &claims, &must_change)
 }
 
-/// A member that is there only if it is so.
+/// Returns a JSON object with `MustChangePassword` if it is true, otherwise an empty one.
 pub(super) fn must_change(is_so: bool) -> Value {
     if is_so { json!({ "MustChangePassword": true }) } else { json!({}) }
 }
 
-/// A session that begins.
+/// Attributes of a new session.
 pub(super) struct Begun {
     pub uid: i32,
-    /// The administrator who begins it to act as this user; empty: the user does.
+    /// Administrator who starts the session to act as this user; empty for the user's own session.
     pub su: String,
-    /// Those on whom it rests then.
+    /// Administrators on whose accounts the session depends.
     pub behind: Vec<Behind>,
-    /// Whether a second factor was shown for it.
+    /// Whether a second factor was verified for the session.
     pub second_factor: bool,
-    /// The epoch to which it belongs.
+    /// Epoch to which the session belongs.
     pub epoch: String,
 }
 
@@ -158,7 +158,7 @@ pub(super) fn begin_session(
     Ok(claims)
 }
 
-/// What a client is told of its session, and what `besides` says.
+/// Builds the response for a session, extended by the members of `besides`.
 pub(super) fn answer(app: &App, headers: &HeaderMap, claims: &Claims, besides: &Value) -> ApiResult<Response> {
     let token = claims.token().map_err(ApiError::internal)?;
     let admin = app.store.has::<Admin>(&claims.uid.to_string())?;
@@ -179,7 +179,8 @@ pub(super) fn answer(app: &App, headers: &HeaderMap, claims: &Claims, besides: &
     Ok(response)
 }
 
-/// The cookies of a session. Over HTTPS the one of the plain name is for webservers of an earlier version, which know no other.
+/// Returns the cookies of a session. Over HTTPS, the one with the plain name is for webservers of earlier versions, which
+/// know no other.
 fn cookies(app: &App, token: &str, end: &str) -> Vec<String> {
     let cookie = |name: &str, secure: &str| format!("{name}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{end}");
     match app.config.plain_http {
@@ -188,7 +189,7 @@ fn cookies(app: &App, token: &str, end: &str) -> Vec<String> {
     }
 }
 
-/// What the caller has shown: only the caller knows the secret of a session.
+/// Returns the claims that the caller presented: the server does not store the secret of a session.
 fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
     let claims = match &caller.admission.proof {
         Proof::Session(token) => Claims::read(token),
@@ -272,7 +273,7 @@ async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
                 "Expires": record.value.expires,
                 "Webserver": record.value.webserver,
             });
-            // Whoever acts as the user.
+            // The administrator who acts as the user.
             if !record.value.su.is_empty() {
                 shown["Su"] = record.value.su.into();
             }
@@ -282,8 +283,8 @@ async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
     Ok(Json(json!({ "UID": uid, "User": user.value.user, "Sessions": sessions })))
 }
 
-/// Those who act in a login that the caller begins as another user, in words and as those on whom it rests: who acts as
-/// somebody who acts as somebody else is still known.
+/// Returns the administrators who act in a session that the caller starts as another user, as text and as dependencies.
+/// All of them remain known if an administrator acts as a user who acts as another.
 fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Behind>)> {
     let author = caller.author();
     let mut behind = caller.session.as_ref().map(|session| session.value.behind.clone()).unwrap_or_default();
@@ -316,7 +317,7 @@ async fn become_user(
     let claims = begin_session(&app, begun, caller.from, &headers, &mut writes)?;
     app.store.commit(&author, &what, writes).await?;
     let mut response = answer(&app, &headers, &claims, &json!({}))?;
-    // The administrator's browser stays the administrator's.
+    // The administrator's browser must keep the administrator's own session.
     response.headers_mut().remove(header::SET_COOKIE);
     Ok(response)
 }

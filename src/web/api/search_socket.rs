@@ -1,4 +1,5 @@
-//! Searches over a web socket, as existing clients run them: one socket, several conversations, each named in its frames.
+//! Searches over a WebSocket, as existing clients run them: one socket carries several conversations, named in each
+//! frame.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,17 +29,17 @@ use crate::web::input;
 use crate::web::routes::{Route, get};
 use crate::web::searching::{self, Who};
 
-/// The first frame must come within this.
+/// Timeout for the first frame.
 const FIRST: Duration = Duration::from_secs(2);
-/// A client that says nothing for this long is gone.
+/// Idle timeout of a client.
 const SILENCE: Duration = Duration::from_secs(90);
-/// Largest frame from a client.
+/// Maximum size of a frame from a client.
 const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Frames that are not understood, in a row, after which the socket is closed.
+/// Number of consecutive invalid frames after which the socket is closed.
 const BAD_FRAMES_MAX: u32 = 3;
-/// Which parts answer is told this often.
+/// Interval at which component states are sent.
 const STATES_EVERY: Duration = Duration::from_secs(5);
-/// Searches that one socket may look at.
+/// Maximum number of searches that one socket may view.
 const VIEWS_MAX: usize = 64;
 
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
@@ -57,13 +58,13 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// What is talked about.
+/// Subject of a socket.
 enum Subject {
-    /// Whatever the client asks for.
+    /// Searches, as requested by the client.
     Searches,
-    /// One search, which is attached to at once.
+    /// One search, attached immediately.
     One(String),
-    /// Which parts answer.
+    /// States of the components.
     States,
 }
 
@@ -85,7 +86,7 @@ async fn states(State(app): State<AppRef>, caller: Caller, request: Request) -> 
     upgrade(app, caller, request, Subject::States)
 }
 
-/// Whether a page may use the socket: one of this webserver's own, or of the configured origin; programs send none.
+/// Returns whether the origin may use the socket: this webserver's own, or the configured one. Programs send no `Origin`.
 fn is_welcome(headers: &HeaderMap, allowed: Option<&str>) -> bool {
     let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
     let Some(origin) = text(header::ORIGIN) else { return true };
@@ -100,7 +101,7 @@ fn upgrade(app: AppRef, caller: Caller, mut request: Request, subject: Subject) 
         return Err(ApiError::forbidden("pages of other webservers may not use this"));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
-    // Clients abort unless what they asked for comes back.
+    // Clients abort unless the subprotocol that they requested is returned.
     let protocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
     let upgrading = request.extensions_mut().remove::<OnUpgrade>();
     let needed = || ApiError::new(StatusCode::UPGRADE_REQUIRED, "this path serves web sockets");
@@ -136,27 +137,27 @@ struct Frame {
     data: Value,
 }
 
-/// A client is given this long to hear that the socket ends.
+/// Time allowed for the closing handshake.
 const CLOSING: Duration = Duration::from_secs(1);
 
 struct Conversation {
     app: AppRef,
     caller: Caller,
-    /// Which search a name of results stands for, and what is needed to look at it.
+    /// Open views by the name that stands for them in frames.
     views: HashMap<String, View>,
     begun: u64,
 }
 
-/// Results that a client looks at.
+/// Results that a client views.
 #[derive(Clone)]
 struct View {
     search: String,
-    /// The capability of the frame that opened it: whoever may run a search may see what it finds, as they do over
+    /// Capability of the frame that opened the view: a client that may run a search may see its results, as over
     /// `/api/search/direct`.
     capability: &'static str,
 }
 
-/// What it takes to run a search, and to look at one that exists.
+/// Capabilities to run a search, and to attach to an existing one.
 const SEARCH: &str = "Search";
 const ATTACH: &str = "AttachSearch";
 
@@ -171,7 +172,7 @@ async fn text(socket: &mut Socket, patience: Duration) -> Option<String> {
     }
 }
 
-/// Sends a frame; `None` when the client is gone.
+/// Sends a frame; `None` if the client is gone.
 async fn say(socket: &mut Socket, kind: &str, data: &Value) -> Option<()> {
     let frame = json!({ "type": kind, "data": data }).to_string();
     socket.send(Message::text(frame)).await.ok()
@@ -227,14 +228,14 @@ impl Conversation {
         None
     }
 
-    /// Tells which parts answer, again and again, until the client is gone or may no longer know.
+    /// Sends component states periodically until the client is gone or loses the right.
     async fn tell_states(&self, socket: &mut Socket, subjects: &[String]) -> Option<()> {
         loop {
             if subjects.iter().any(|subject| subject == "ping") {
                 say(socket, "ping", &json!({ "States": system::states(&self.app) })).await?;
             }
             let next = tokio::time::Instant::now() + STATES_EVERY;
-            // What the client says keeps the socket open, and needs no answer.
+            // Frames of the client keep the socket open and need no response.
             while let Ok(message) = tokio::time::timeout_at(next, socket.next()).await {
                 if matches!(message?.ok()?, Message::Close(_)) {
                     return None;
@@ -255,7 +256,7 @@ impl Conversation {
                 };
                 Some(judged.unwrap_or_else(|error| json!({ "GoodQuery": false, "ParseError": error.message() })))
             }
-            // The acknowledgement of a search that has begun needs no answer.
+            // The acknowledgement of a started search needs no response.
             "search" if frame.data.get("Ok").or(frame.data.get("OK")).is_some() => None,
             "search" => Some(self.begin(&data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
             "attach" => {

@@ -1,4 +1,4 @@
-//! Searches that are kept: listed, looked at, downloaded, shared, saved, ended.
+//! Routes of stored searches: listing, viewing, downloading, sharing, saving and deleting.
 
 use std::cmp::Reverse;
 
@@ -28,18 +28,18 @@ use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, patch, post, put};
 use crate::web::searching::{self, Answer, Deed, Who};
 
-/// Longest of what refers to what began a search, and of what a client wants kept with it.
+/// Maximum length of a reference in characters, and of the client's metadata in bytes.
 const REFERENCE_CHARS_MAX: usize = 4096;
 const METADATA_BYTES_MAX: usize = 64 << 10;
 
-/// A client touches its view of a search at least this often, in seconds; here nothing depends on it.
+/// Interval in seconds at which clients ping a search that they view; this webserver does not depend on it.
 const REFRESH_S: u32 = 30;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, User};
     use Right::Capability;
     let attach = User(Capability("AttachSearch"));
-    // Looking at a search is not ending it.
+    // The right to view a search does not include stopping it.
     let search = User(Capability("Search"));
     vec![
         get("/api/searchctrl", attach, "Lists the searches that the caller may see.", list),
@@ -108,7 +108,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// How a search stands, in the words of clients.
+/// Returns the state of a search in the form that clients expect.
 fn state(search: &Search) -> String {
     let mut words = vec![if search.state == Progress::Running { "ACTIVE" } else { "DORMANT" }];
     words.extend(search.background.then_some("BACKGROUNDED"));
@@ -135,7 +135,7 @@ fn import(search: &Search) -> Value {
     })
 }
 
-/// What is in both forms.
+/// Returns the fields common to both forms.
 fn common(search: &Search) -> Value {
     json!({
         "ID": search.id,
@@ -171,7 +171,7 @@ fn status(search: &Search) -> Value {
     joined(joined(common(search), status), error.unwrap_or_default())
 }
 
-/// A search with everything that is known of it.
+/// Returns all details of a search.
 pub(in crate::web) fn info(search: &Search) -> Value {
     let end = if search.state == Progress::Running { Moment::now() } else { search.updated };
     let details = json!({
@@ -208,7 +208,7 @@ fn metadata(search: &Search) -> Value {
     kept.unwrap_or_else(|| json!({ "name": search.name, "notes": search.notes }))
 }
 
-/// Searches that are listed for the caller, or all of them, the latest first.
+/// Lists the searches visible to the caller, or all of them, latest first.
 fn visible(app: &AppRef, caller: &Caller, all: bool, shown: fn(&Search) -> Value) -> ApiResult<Response> {
     let wanted = move |caller: &Caller, search: &Search| all || caller.all || search.is_listed_for(&caller.person);
     let list = List::new(String::new(), wanted, move |app: &App, record: &Record<Search>| {
@@ -229,7 +229,7 @@ async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Re
     visible(&app, &caller, false, info)
 }
 
-/// What clients say when they begin a search.
+/// Request to start a search.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(in crate::web) struct Start {
@@ -254,7 +254,7 @@ struct Begun {
     reference: String,
 }
 
-/// All who may see a search are sent these in their lists.
+/// Checks texts that are part of the lists of all users who may see the search.
 fn check_texts(name: &str, method: &str, reference: &str) -> ApiResult<()> {
     names::title("Name", name)?;
     names::title("Method", method)?;
@@ -262,7 +262,8 @@ fn check_texts(name: &str, method: &str, reference: &str) -> ApiResult<()> {
 }
 
 impl Start {
-    /// The search that the caller may begin: letting it go on alone and sharing it take what these take afterwards.
+    /// Returns the search to launch. Running it in the background and sharing it require the same capabilities as doing
+    /// so later.
     pub(in crate::web) fn launch(self, caller: &Caller) -> ApiResult<Launch> {
         if self.background {
             caller.require("BackgroundSearch")?;
@@ -304,7 +305,7 @@ fn launched(search: &Search) -> Value {
     })
 }
 
-/// How clients are to show the results.
+/// Returns the renderer with which clients display the results.
 pub(in crate::web) fn renderer(search: &Search) -> &'static str {
     if search.columns.is_some() { "table" } else { "text" }
 }
@@ -314,7 +315,7 @@ async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<S
     Ok(Json(launched(&live.search())))
 }
 
-/// The search as it stands where its results are; when that webserver is away, as it was last told of.
+/// Returns the current state from the webserver that holds the results, or the last replicated one if it is unreachable.
 async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<(Search, Value)> {
     let who = Who::from(caller);
     let search = searching::found(app, &who, id)?;
@@ -413,7 +414,7 @@ async fn save(
 
 async fn stop(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let search = searching::owned(&app, &Who::from(&caller), &id)?;
-    // What has ended needs no stop, wherever it is.
+    // A search that has ended needs no stop.
     if search.state == Progress::Running {
         searching::anywhere(&app, &Who::from(&caller), &id, Deed::Stop).await?;
     }
@@ -475,7 +476,7 @@ async fn set_global(
     Ok(DONE)
 }
 
-/// Which rows.
+/// Selects rows by index and time.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Page {
@@ -502,7 +503,7 @@ async fn rows(
     Ok(Json(searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value()))
 }
 
-/// Rows by their numbers from `first` up to `last`, or those of a stretch of time.
+/// Selects rows by index from `first` up to `last`, or by a time range.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Stretch {
@@ -601,7 +602,7 @@ async fn download(
     Ok(file(answer, lost))
 }
 
-/// A file as an answer, for as long as the caller may have it.
+/// Returns a file as a response, which is aborted when `lost` completes.
 pub(in crate::web) fn file(answer: Answer, lost: impl Future<Output = ()> + Send + 'static) -> Response {
     match answer {
         Answer::Value(value) => Json(value).into_response(),

@@ -1,4 +1,4 @@
-//! API tokens.
+//! Routes of API tokens.
 
 use std::collections::BTreeSet;
 
@@ -25,9 +25,9 @@ use crate::web::routes::{Route, delete, get, patch, post, put};
 
 const READ: Need = Need::User(Right::Capability("TokenRead"));
 const WRITE: Need = Need::User(Right::Capability("TokenWrite"));
-/// Longest description.
+/// Maximum length of a description in characters.
 const DESCRIPTION_CHARS_MAX: usize = 4096;
-/// Not listed: clients of earlier years refuse a list with a name that they do not know.
+/// Capability that is not listed, because older clients reject a list with an unknown name.
 const UNKNOWN_TO_OLD_CLIENTS: &str = "LogbotAI";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -52,7 +52,7 @@ async fn capabilities() -> Json<Value> {
     Json(json!(ALL.iter().map(|capability| capability.name).filter(known).collect::<Vec<_>>()))
 }
 
-/// A token as clients know it.
+/// Returns a token as JSON for clients.
 pub(super) fn shown(token: &Token) -> Value {
     json!({
         "id": token.id,
@@ -97,19 +97,20 @@ impl Fields {
             let known = capabilities::named(name).map(|capability| capability.name);
             let known = known
                 .ok_or_else(|| ApiError::bad(format!("{name:?} is not a capability: GET /api/tokens/capabilities")))?;
-            // A token must not beget a stronger one.
+            // A token must not create a more powerful one.
             caller.require(known)?;
             Ok(known.to_owned())
         });
         let mut capabilities: Vec<String> = named.collect::<ApiResult<_>>()?;
-        // However often each is named.
+        // Removes duplicates.
         let mut seen = BTreeSet::new();
         capabilities.retain(|name| seen.insert(name.clone()));
         Ok(capabilities)
     }
 }
 
-/// Makes room for one more token: those that have ended go. One that is in use is never taken away unasked.
+/// Returns writes that make room for one more token by deleting expired ones. A valid token is never deleted
+/// automatically.
 fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     let mut writes = Writes::new();
     let prefix = format!("{uid}/");
@@ -130,8 +131,8 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     Ok(writes)
 }
 
-/// The end that a caller may give a token. A token gives none that is later than its own: whoever has it for an hour has nothing of it
-/// afterwards. What another one has `already` stays.
+/// Returns the expiry that a caller may assign to a token. A token may assign none later than its own, so that access
+/// through it ends with it. An expiry that another token has `already` may be kept.
 fn end(caller: &Caller, asked: Option<Moment>, already: Option<Moment>) -> ApiResult<Moment> {
     let asked = asked.unwrap_or_default();
     let own = caller.token.as_ref().map(|token| token.expires).filter(|own| !own.is_never());
@@ -143,10 +144,10 @@ fn end(caller: &Caller, asked: Option<Moment>, already: Option<Moment>) -> ApiRe
     }
 }
 
-/// The tokens that one depends on to which the caller gives a value.
+/// Returns the tokens on which a token depends that the caller creates or renews.
 fn makers(caller: &Caller, id: uuid::Uuid) -> ApiResult<Vec<uuid::Uuid>> {
     let makers = match &caller.token {
-        // A new value of its own is its holder's as the former one was.
+        // A new value of the caller's own token has the same holder as the former one.
         Some(token) if token.id == id => token.makers.clone(),
         Some(token) => token.makers_of(id),
         None => Vec::new(),
@@ -157,10 +158,10 @@ fn makers(caller: &Caller, id: uuid::Uuid) -> ApiResult<Vec<uuid::Uuid>> {
     Ok(makers)
 }
 
-/// Why tokens are deleted blindly.
+/// Reason for deleting tokens regardless of their current contents.
 const TAKEN_AWAY: &str = "a right that is taken away is taken away, whatever name or end the token was given meanwhile";
 
-/// Tokens are the user's own.
+/// Message to an administrator who acts as the user.
 const BY_THE_USER: &str = "tokens are made, renewed and changed by the user";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
@@ -195,7 +196,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
     let nowhere = || ApiError::not_found(format!("token {id}"));
     let parsed = uuid::Uuid::parse_str(id).map_err(|_| nowhere())?;
-    // Only administrators have to be told of others' tokens, among all of which theirs are looked for.
+    // Only administrators may see tokens of other users, which requires a scan over all tokens.
     let own = app.store.valid::<Token>(&format!("{}/{parsed}", caller.uid()))?;
     let record = match own {
         None if caller.person.admin => aside::run(|| tokens::by_id(&app.store, parsed))?,
@@ -206,8 +207,8 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
     if record.value.is_kept(&app.store, &epoch)? { Ok(record) } else { Err(nowhere()) }
 }
 
-/// A token that the caller may change: one that allows nothing that the caller lacks. A new value of a stronger token would
-/// be that token, and one that is taken away is missed by the program that has it.
+/// Returns a token that the caller may change, which has no capability that the caller lacks. Otherwise the caller could
+/// obtain a more powerful token by renewing it, or break the program that uses it by deleting it.
 fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
     let record = found(app, caller, id)?;
     record.value.capabilities.iter().try_for_each(|capability| caller.require(capability))?;
@@ -271,7 +272,7 @@ async fn give_new_value(app: &AppRef, caller: &Caller, id: &str, fields: Fields)
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let others = match caller.person.admin {
         true => aside::run(|| app.store.keys::<Token>(""))?,
-        // Who may not see an invalid one, may not discard it.
+        // Only administrators may see invalid tokens, and so delete them.
         false => Vec::new(),
     };
     for key in others.iter().filter(|key| key.ends_with(&format!("/{id}"))) {
@@ -279,11 +280,11 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
             return Ok(DONE);
         }
     }
-    // Whoever is here in person may end any token of theirs.
+    // A caller with a session may delete any token of theirs.
     let record = if caller.token.is_some() { changeable } else { found }(&app, &caller, &id)?;
     let mut writes = Writes::new();
     writes.delete_whatever::<Token>(&record.value.key(), TAKEN_AWAY)?;
-    // They count no more without it, except at webservers of earlier versions.
+    // Tokens made with this one are invalid without it, except at webservers of earlier versions.
     for made in aside::run(|| tokens::made_with(&app.store, &record.value))? {
         writes.delete_whatever::<Token>(&made.value.key(), TAKEN_AWAY)?;
     }

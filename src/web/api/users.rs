@@ -1,4 +1,4 @@
-//! Users.
+//! Routes of users.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -69,14 +69,14 @@ pub(super) fn found(store: &Store, uid: i32) -> ApiResult<Record<User>> {
     store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }
 
-/// As [`found`]; an administrator makes an invalid user a valid one by changing it.
+/// Like [`found`], but completes an invalid record with default fields, so that an administrator can repair it.
 fn changeable(store: &Store, uid: i32) -> ApiResult<Record<User>> {
     let blank = json!({ "UID": uid, "User": format!("user {uid}"), "Created": Moment::now() });
     let record = store.get_completed::<User>(&uid.to_string(), &blank)?;
     record.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }
 
-/// A user as clients know it.
+/// Returns a user as JSON for clients.
 pub(super) fn details(store: &Store, uid: i32) -> Result<Option<Value>, StoreError> {
     match store.valid::<User>(&uid.to_string())? {
         Some(record) => described(store, &record).map(Some),
@@ -111,14 +111,14 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
         "SSOUser": false,
         "Groups": groups,
     });
-    // Clients take any number, 0 too, for a group.
+    // Clients take any number, including 0, for a group id, so the field is omitted without a group.
     if let Some(gid) = user.default_gid {
         body["DefaultGID"] = gid.into();
     }
     Ok(body)
 }
 
-/// A user as another one sees them: who has no second factor is only for administrators to know.
+/// Removes fields that only the user and administrators may see, such as the lack of a second factor.
 pub(super) fn as_seen_by(caller: &Caller, mut described: Value) -> Value {
     let uid = described["UID"].as_i64().and_then(|uid| i32::try_from(uid).ok());
     if !uid.is_some_and(|uid| caller.is_self_or_admin(uid)) {
@@ -149,7 +149,7 @@ struct NewUser {
     admin: bool,
 }
 
-/// A name that is not somebody else's, nor could be taken for it.
+/// Checks that a name is neither another user's nor confusable with one.
 fn checked_name(store: &Store, name: &str, uid: i32) -> ApiResult<String> {
     let name = names::checked("User", name)?;
     if users::by_name(store, &name)?.is_some_and(|other| other != uid) {
@@ -203,7 +203,7 @@ async fn change(
 ) -> ApiResult<Json<Value>> {
     let mut record = if caller.person.admin { changeable(&app.store, uid)? } else { found(&app.store, uid)? };
     let before = record.value.clone();
-    // Clients send back all that they have read: what stays as it is needs no judgement.
+    // Clients send all fields back, so fields that did not change are not checked.
     if !changes.user.is_empty() && changes.user != before.user {
         record.value.user = checked_name(&app.store, &changes.user, uid)?;
     }
@@ -220,7 +220,7 @@ async fn change(
     }
     let mut writes = accounts::update_user(&app.store, &before, &record)?;
     match_version(headers, &record, &mut writes)?;
-    // Clients send the role with every change; it counts when an administrator sends it.
+    // Clients send the role with every change; it is applied only if an administrator sends it.
     let is_admin = app.store.has::<Admin>(&uid.to_string())?;
     if let Some(admin) = changes.admin.filter(|admin| caller.person.admin && *admin != is_admin) {
         accounts::set_admin(&app.store, &mut writes, uid, admin)?;
@@ -270,7 +270,7 @@ async fn is_locked(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult
     Ok(Json(app.store.has::<Lock>(&uid.to_string())?))
 }
 
-/// Members that are zero are left out, as clients expect.
+/// Omits fields that are false, as clients expect.
 fn role_answer(uid: i32, admin: bool) -> Json<Value> {
     Json(if admin { json!({ "UID": uid, "Admin": true }) } else { json!({ "UID": uid }) })
 }
@@ -305,13 +305,13 @@ async fn demote(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
 struct Passwords {
     origpass: String,
     newpass: String,
-    /// What becomes of the user's API tokens: `keep` or `end`.
+    /// Treatment of the user's API tokens: `keep` or `end`; empty for the default.
     tokens: String,
 }
 
 impl Passwords {
-    /// Whether tokens end. Programs of one's own go on unless it is said otherwise; an administrator sets a password because the
-    /// account may be in the hands of others.
+    /// Returns whether API tokens are ended. By default, users keep the tokens of their programs, while an administrator
+    /// who sets a password ends them, because the account may be compromised.
     fn ends_tokens(&self, is_own: bool) -> ApiResult<bool> {
         match self.tokens.to_ascii_lowercase().as_str() {
             "" => Ok(!is_own),
@@ -332,7 +332,7 @@ async fn change_password(
     if caller.session.is_none() {
         return Err(ApiError::forbidden("a token cannot change passwords: log in"));
     }
-    // One's own takes the old one, in whosever name it is asked for.
+    // Changing one's own password requires the old one, even while acting as another user.
     if uid != caller.uid() && caller.is_or_acts_for(uid) {
         return Err(ApiError::forbidden("change your own password as yourself: it takes the old one"));
     }
@@ -348,7 +348,7 @@ async fn change_password(
         })?;
         let fits = passwords::verify(&given.origpass, hash).await?;
         attempt.note(fits);
-        // Not 401: clients would take that for the end of their session.
+        // Not 401, which clients would take for the end of their session.
         if !fits {
             return Err(ApiError::forbidden("the old password is wrong"));
         }
@@ -358,7 +358,7 @@ async fn change_password(
     }
     app.policy().check(&given.newpass, &user.user).map_err(ApiError::bad)?;
     let hash = passwords::hash(&given.newpass).await?;
-    // Whoever holds a session of the old password is put out; the session that changes it goes on.
+    // Ends the sessions that were opened with the old password, except the one that changes it.
     let own = caller.session.as_ref().filter(|_| uid == caller.uid());
     let mut writes = accounts::end_sessions(&app.store, uid, own)?;
     let password = Password { uid, hash, changed: Moment::now(), must_change: false };
@@ -413,7 +413,7 @@ async fn set_search_group(
     Path(uid): Path<i32>,
     Input(Group { gid }): Input<Group>,
 ) -> ApiResult<Json<Value>> {
-    // Administrators may name any group, also one that is gone.
+    // Administrators may set any group, even one that no longer exists.
     if !caller.person.admin && gid != 0 && !caller.person.groups.contains(&gid) {
         return Err(ApiError::forbidden(format!("only members of group {gid} and administrators may do this")));
     }

@@ -1,4 +1,4 @@
-//! What is done with a search where its results are.
+//! Operations on a search, performed at the webserver that holds its results.
 
 use std::sync::Arc;
 
@@ -21,34 +21,34 @@ use crate::web::app::AppRef;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::uploads;
 
-/// Rows of a page at most.
+/// Maximum number of rows in a page.
 pub(in crate::web) const PAGE_ROWS_MAX: usize = 4096;
-/// Bytes of a page, roughly.
+/// Approximate maximum size of a page in bytes.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
-/// For whom something is done.
+/// Principal on whose behalf an operation is performed.
 #[derive(Clone, Debug)]
 pub(in crate::web) struct Who {
     pub person: Person,
     pub author: Author,
 }
 
-/// What is to be done.
+/// Operation on a search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::web) enum Deed {
-    /// The search as it stands.
+    /// Returns the current search and its histogram.
     Status,
-    /// Some rows.
+    /// Returns a page of rows.
     Rows { first: u64, count: usize, since: Option<Moment>, until: Option<Moment> },
-    /// All rows in a form.
+    /// Returns all rows in a format.
     Download { format: String, since: Option<Moment>, until: Option<Moment> },
-    /// End it.
+    /// Stops the search.
     Stop,
-    /// Keep its results for good.
+    /// Saves the results permanently.
     Save(Box<Saving>),
 }
 
-/// How results are saved.
+/// Attributes of saved results.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::web) struct Saving {
     pub expires: Moment,
@@ -60,22 +60,22 @@ pub(in crate::web) struct Saving {
 }
 
 impl Deed {
-    /// Whether only the owner may do it.
+    /// Returns whether only the owner may perform the operation.
     pub(in crate::web) fn is_change(&self) -> bool {
         matches!(self, Deed::Stop | Deed::Save(_))
     }
 }
 
-/// What came of it.
+/// Result of an operation.
 pub(in crate::web) enum Answer {
-    /// A value of JSON.
+    /// A JSON value.
     Value(Value),
     /// A file.
     File { kind: String, name: String, body: Bytestream },
 }
 
 impl Answer {
-    /// The value; what is a file has none.
+    /// Returns the value; null for a file.
     pub(in crate::web) fn value(self) -> Value {
         match self {
             Answer::Value(value) => value,
@@ -84,12 +84,12 @@ impl Answer {
     }
 }
 
-/// The results of a search that are here.
+/// Returns the results of a search, which are on this webserver.
 async fn results_here(app: &AppRef, who: &Who, search: &Search) -> ApiResult<Arc<Results>> {
     Ok(app.searches.results(search, who.person.uid).await?)
 }
 
-/// Does something with a search whose results are here.
+/// Performs an operation on a search of which the results are on this webserver.
 pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
     match deed {
         Deed::Status => {
@@ -103,7 +103,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let count = count.min(PAGE_ROWS_MAX);
             let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
             let place = app.searches.places().take(who.person.uid).await?;
-            // Dropped with this request, so that a page which nobody waits for ends with its block.
+            // Dropped with this request, so that reading of an abandoned page stops after the current block.
             let wanted = Arc::new(());
             let is_wanted = Arc::downgrade(&wanted);
             let page = tokio::task::spawn_blocking(move || {
@@ -168,7 +168,7 @@ fn apply(saving: &Saving, search: &mut Search) {
 
 type Page = (Vec<Row>, u64, bool);
 
-/// Rows by their numbers; with a range, by their numbers among the rows of the range.
+/// Returns rows by index; with a range, by index among the rows of the range.
 fn page(
     results: &Results,
     first: u64,
@@ -193,7 +193,7 @@ fn page(
             }
             if passed >= first && rows.len() < count && bytes < PAGE_BYTES_MAX {
                 bytes += row.data.len();
-                // A few rows of many blocks must not hold all of these.
+                // Copied, so that a few rows from many blocks do not keep all these blocks in memory.
                 row.data = axum::body::Bytes::copy_from_slice(&row.data);
                 rows.push(row);
             }
@@ -205,7 +205,7 @@ fn page(
 
 fn shown(search: &Search, row: &Row) -> Value {
     let tag = search.tags.get(usize::from(row.tag)).map_or("", String::as_str);
-    // As text, so that the digits of numbers stay as they are.
+    // Sent as text, so that the digits of numbers are preserved.
     let text = serde_json::from_slice::<&RawValue>(&row.data).map_or("null", RawValue::get);
     json!({ "TS": Moment::from_ns(row.time), "Tag": tag, "Json": text })
 }
