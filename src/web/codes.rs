@@ -1,12 +1,12 @@
-//! Codes of second factors are throttled by user, wherever they come from: who tries them knows the password, and six digits
-//! are soon guessed from many addresses. Recovery codes cannot be guessed, so the user gets in with one all the same.
+//! Throttling of second-factor codes per user, regardless of origin: a client that tries them knows the password, and six
+//! digits could be guessed quickly from many addresses. Recovery codes cannot be guessed, so they are always accepted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong codes of a user within [`WINDOW`] before none is looked at. At this rate one in a thousand guessers finds a code in a
-/// quarter of a day.
+/// Wrong codes of a user within [`WINDOW`] after which further ones are rejected unchecked. At this rate, one in a
+/// thousand guessers finds a code within six hours.
 const WRONG_MAX: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(5 * 60);
 
@@ -15,13 +15,13 @@ struct Count {
     first: Instant,
 }
 
-/// Counts wrong codes. There are at most as many counts as users with a second factor.
+/// Counters of wrong codes. There are at most as many as users with a second factor.
 #[derive(Default)]
 pub(super) struct Codes(Mutex<HashMap<i32, Count>>);
 
 impl Codes {
-    /// Whether a code of this user may be looked at. It counts as wrong until [`Codes::right`] says otherwise, so that codes that
-    /// are tried at the same time do not slip past the count.
+    /// Returns whether a code of a user may be checked. The attempt counts as wrong until [`Codes::right`] is called, so
+    /// that concurrent attempts cannot exceed the limit.
     pub(super) fn may_try(&self, uid: i32) -> bool {
         self.may_try_at(uid, Instant::now())
     }
@@ -37,7 +37,7 @@ impl Codes {
         true
     }
 
-    /// A code was right.
+    /// Resets the counter after a valid code.
     pub(super) fn right(&self, uid: i32) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }

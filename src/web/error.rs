@@ -1,4 +1,4 @@
-//! Errors as clients read them: a status and `{"Error": "..."}`.
+//! Errors as JSON responses: a status and `{"Error": "..."}`.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::objects::{CommitError, StoreError};
 use crate::replica::SubmitError;
 use crate::replica::contents::ContentsError;
 
-/// A refused or failed request.
+/// A rejected or failed request.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
     message: String,
     besides: Map<String, Value>,
-    /// Seconds after which it may be tried again.
+    /// Seconds after which the client may retry.
     retry_after: Option<u64>,
     is_overtaken: bool,
 }
@@ -33,12 +33,12 @@ impl ApiError {
         ApiError { status, message, besides, retry_after: None, is_overtaken: false }
     }
 
-    /// The request cannot be understood.
+    /// The request is invalid.
     pub(super) fn bad(message: impl std::fmt::Display) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// Nobody known. Clients take any other use of 401 for the end of their session.
+    /// The caller is not identified. Clients take any other use of 401 for the end of their session.
     pub(super) fn unknown() -> ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, "log in first: the session is missing, unknown or over")
     }
@@ -55,23 +55,23 @@ impl ApiError {
         ApiError::new(StatusCode::CONFLICT, message)
     }
 
-    /// What was to be changed was changed by another request since it was read.
+    /// The object was changed by another request since it was read.
     pub(super) fn overtaken(message: impl std::fmt::Display) -> ApiError {
         ApiError { is_overtaken: true, ..ApiError::conflict(message) }
     }
 
-    /// Whether the same request, made again, reads something else and may succeed.
+    /// Returns whether the same request may succeed when repeated, because the object was changed since it was read.
     pub(super) fn is_overtaken(&self) -> bool {
         self.is_overtaken
     }
 
-    /// The fault is ours: details go to the log.
+    /// Internal error; its details are only logged.
     pub(super) fn internal(error: impl std::fmt::Display) -> ApiError {
         tracing::error!(%error, "a request failed");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the webserver failed to do this; its log says why")
     }
 
-    /// Says when it may be tried again.
+    /// Sets the time after which the client may retry.
     pub(super) fn retry_after(mut self, wait: Duration) -> ApiError {
         self.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
         self
@@ -85,7 +85,7 @@ impl ApiError {
         &self.message
     }
 
-    /// Adds a member to the body.
+    /// Adds a member to the JSON body.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> ApiError {
         self.besides.insert(name.into(), value.into());
         self

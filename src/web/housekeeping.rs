@@ -1,6 +1,6 @@
-//! What follows a change that took effect at once: what is left of deleted users, groups and histories is cleared away, and
-//! names that nobody bears become free. Everything is done under the condition that it is still as it was read, so it
-//! does not matter how many webservers do it, or how often one of them is stopped in the middle.
+//! Follow-up work of changes that took effect immediately: removes the data of deleted users, groups and search
+//! histories, and frees names without an owner. Each transaction requires that the objects are as they were read, so
+//! several webservers may do the same work, and it may be interrupted at any point.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::replica::{Change, Receipt};
 
 use super::app::AppRef;
 
-/// Work is looked for this often.
+/// Interval at which pending work is looked up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Slices of one work that are on their way at once: so few that they take little memory.
+/// Maximum number of slices in flight of one work item, chosen so that they take little memory.
 const SLICES_MAX: usize = 4;
-/// A dispute must have lasted this long: restores and imports write names and owners one after the other.
+/// Time for which a dispute must persist, because restores and imports write names and owners one after the other.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Collections of names and owners.
 const NAMED: [&str; 4] = ["users", "user-names", "groups", "group-names"];
@@ -44,8 +44,8 @@ async fn clear_away_once(app: &AppRef) -> Result<(), CommitError> {
     Ok(())
 }
 
-/// Clears away what one object asks for, until nothing is left or the datastore is away. Each slice requires what the one before
-/// it does, and is decided after it, so that some of them may be on their way at once.
+/// Removes the objects of one work item until none are left or the datastore is unreachable. Each slice has the same
+/// preconditions as the one before and is resolved after it, so several may be in flight.
 async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError> {
     let mut under_way: VecDeque<(Receipt, Writes)> = VecDeque::new();
     let (mut cursor, mut is_last) = (Cursor::default(), false);
@@ -54,7 +54,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
         if under_way.len() >= SLICES_MAX || is_halted {
             let Some((receipt, writes)) = under_way.pop_front() else { return Ok(()) };
             match app.store.decision(receipt, &writes).await {
-                // Another webserver has done it, or its owner is back.
+                // Another webserver has done the work, or the owner exists again.
                 Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
                 decided => drop(decided?),
             }
@@ -73,7 +73,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
     }
 }
 
-/// Frees names that nobody bears, and gives owners their names back. What needs a decision is left to `doctor --fix`.
+/// Frees names without an owner, and restores missing names of owners. Ambiguous disputes are left to `doctor --fix`.
 async fn free_names(app: &AppRef) {
     let mut changes = app.store.replica().watch();
     let mut tried: Vec<Dispute> = Vec::new();
@@ -94,7 +94,7 @@ async fn free_names(app: &AppRef) {
                 if let Err(error) = app.store.commit(&Author::default(), &repair.what, writes).await {
                     tracing::debug!(%error, dispute = %repair.dispute, "a name is not put right");
                 }
-                // What was refused once is not tried for ever.
+                // A rejected repair is not retried forever.
                 tried.push(repair.dispute);
             }
         }
@@ -112,7 +112,7 @@ fn disputes(app: &AppRef) -> Vec<crate::objects::claims::Repair> {
     })
 }
 
-/// Waits until names or owners change; false when there will be no more changes.
+/// Waits until names or owners change; returns false when there will be no more changes.
 async fn names_change(changes: &mut tokio::sync::broadcast::Receiver<Change>) -> bool {
     use tokio::sync::broadcast::error::RecvError;
     loop {

@@ -1,5 +1,5 @@
-//! Bodies and queries as clients send them: any content type or none, names in any case, `null` for "not set", no body
-//! where nothing is to be said.
+//! Parsing of request bodies and queries. Existing clients send any content type or none, names in any case, `null` for
+//! unset fields, and no body for an empty request.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::error::{ApiError, ApiResult};
 use crate::objects::depth;
 
-/// A body as it is.
+/// An unparsed body.
 pub(super) struct Raw(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Raw {
@@ -30,15 +30,15 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
     }
 }
 
-/// Whether a client that sends too slowly is at the bottom of an error.
+/// Returns whether an error was caused by a client that sends too slowly.
 fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<tower_http::timeout::TimeoutError>() || error.source().is_some_and(is_timeout)
 }
 
-/// A JSON body whose names are read without regard to case: `T` names its fields in lower case.
+/// A JSON body of which the names are read without regard to case: `T` names its fields in lower case.
 pub(super) struct Input<T>(pub T);
 
-/// What is nested too deeply is refused here: it could not be read by everything that meets it later.
+/// Rejects JSON that is nested too deeply for its later readers.
 pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
     if depth::is_deep(json) {
         return Err(ApiError::bad(format!("the body is nested more than {} levels deep", depth::DEPTH_MAX)));
@@ -46,7 +46,7 @@ pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
     Ok(())
 }
 
-/// Reads JSON of a client.
+/// Parses JSON sent by a client.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     let not_understood = |error: serde_json::Error| ApiError::bad(format!("the body is not understood: {error}"));
     let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
@@ -69,7 +69,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     }
 }
 
-/// What queries may say.
+/// Query parameters of all routes.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Wishes {
     pub refine: Option<String>,
@@ -93,7 +93,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Wishes {
     }
 }
 
-/// Whether a switch in a query is on.
+/// Returns whether a boolean query parameter is set.
 pub(super) fn is_on(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.is_empty() || value.eq_ignore_ascii_case("true") || value == "1")
 }

@@ -1,4 +1,4 @@
-//! Listeners: HTTPS, or plain HTTP where the configuration says so, and the way from one to the other.
+//! Listeners for HTTPS, or for plain HTTP if configured, and the redirector from HTTP to HTTPS.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use super::lingering::{Acceptor, ArrivedAt};
 use super::own_names::OwnNames;
 use super::server::{SLOW_CLIENT, WebserverError, io};
 
-/// What names the redirector's address, or switches it off.
+/// Settings that change or disable the redirector's address.
 const REDIRECT_SETTING: &str = "Web-Redirect-Port, or none with Disable-HTTP-Redirector=true or --no-redirect";
 
-/// Requests under way of one HTTP/2 connection: enough for the pages of a browser; what is more waits at the client.
+/// Maximum number of concurrent requests per HTTP/2 connection, enough for a browser's pages; clients queue further ones.
 const STREAMS_MAX: u32 = 64;
-/// Bytes of one answer that are buffered for such a connection.
+/// Send buffer in bytes of one response on an HTTP/2 connection.
 const SEND_BYTES_MAX: usize = 64 << 10;
 
-/// Takes an address, which `setting` names.
+/// Binds an address that comes from the option `setting`.
 pub(super) fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, WebserverError> {
     let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { setting, address, source })?;
     listener.set_nonblocking(true).map_err(io("the listener"))?;
@@ -41,7 +41,7 @@ fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<
     Ok(server)
 }
 
-/// A server of plain HTTP.
+/// Creates a plain HTTP server.
 pub(super) fn plain(
     listener: TcpListener,
     handle: &Handle<SocketAddr>,
@@ -50,7 +50,7 @@ pub(super) fn plain(
     Ok(patient(listener, handle)?.acceptor(Acceptor(connections)))
 }
 
-/// A server of HTTPS.
+/// Creates an HTTPS server.
 pub(super) fn secure(
     listener: TcpListener,
     settings: RustlsConfig,
@@ -61,14 +61,14 @@ pub(super) fn secure(
     Ok(patient(listener, handle)?.acceptor(acceptor))
 }
 
-/// Says in the log why a listener ended before its handle said so.
+/// Logs the error if a listener fails.
 pub(super) async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = serving.await {
         tracing::error!(%error, "the listener ended");
     }
 }
 
-/// The place at HTTPS that a plain request is sent to, if there is one.
+/// Returns the HTTPS URL to which a plain HTTP request is redirected, if there is one.
 fn moved(request: &Request, port: u16, names: &OwnNames) -> Option<String> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let local = request.extensions().get::<ArrivedAt>().map(|arrived| arrived.0);
@@ -76,11 +76,11 @@ fn moved(request: &Request, port: u16, names: &OwnNames) -> Option<String> {
     names.target(host, local, port).map(|target| format!("https://{target}{path}"))
 }
 
-/// What a client reads that uses a name by which this webserver is not known. It does not repeat that name.
+/// Response to a request that uses an unknown host name, which it does not repeat.
 const UNKNOWN_NAME: &str =
     "this webserver is not known by this name: use one that is in its certificate, or set External-Addr\n";
 
-/// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
+/// Redirects plain HTTP to HTTPS. Failure to bind the port is only logged.
 pub(super) async fn redirect(
     address: SocketAddr,
     port: u16,

@@ -1,5 +1,5 @@
-//! Lists of objects that may be many and large: read one at a time and sent as they are read, so that a list of any length needs
-//! the memory of its keys. What was deleted, or may no longer be seen, when its turn comes is left out.
+//! Lists of objects that may be many and large. Objects are read one at a time and sent as they are read, so a list needs
+//! only the memory of its keys. An object that was deleted, or is no longer visible, when its turn comes is omitted.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -15,18 +15,18 @@ use super::error::ApiResult;
 use crate::env::aside;
 use crate::objects::{Record, Store, StoreError, Stored};
 
-/// Bytes that are gathered before they are sent. A list that is no longer is sent whole.
+/// Size up to which bytes are collected before they are sent. A shorter list is sent as a whole.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A list: whom it shows what.
+/// Definition of a list.
 pub(super) struct List<T, W, S> {
-    /// Whether it shows an object to a caller.
+    /// Returns whether an object is visible to a caller.
     pub wanted: W,
-    /// An object as JSON.
+    /// Returns an object as JSON.
     pub shown: S,
-    /// What the keys of its objects begin with.
+    /// Prefix of the keys of the listed objects.
     pub prefix: String,
-    /// What it begins and ends with.
+    /// Opening and closing bracket of the JSON.
     brackets: [u8; 2],
     pub of: std::marker::PhantomData<fn(T)>,
 }
@@ -51,12 +51,12 @@ where
         List { wanted, shown, prefix, brackets: *b"[]", of: std::marker::PhantomData }
     }
 
-    /// As one JSON object, each object of the list being shown as a member of it, its name included.
+    /// Renders the list as one JSON object, of which each listed object is a member including its name.
     pub(super) fn into_object(self) -> List<T, W, S> {
         List { brackets: *b"{}", ..self }
     }
 
-    /// The keys of what it shows, by `order`.
+    /// Returns the keys of the visible objects, sorted by `order`.
     fn keys<O: Ord>(&self, store: &Store, caller: &Caller, order: impl Fn(&T) -> O) -> Result<Vec<String>, StoreError> {
         let mut chosen = Vec::new();
         aside::run(|| {
@@ -71,12 +71,12 @@ where
         Ok(chosen.into_iter().map(|(_, key)| key).collect())
     }
 
-    /// Answers with it in this order.
+    /// Responds with the list in this order.
     pub(super) fn answer<O: Ord>(self, app: &AppRef, caller: &Caller, order: impl Fn(&T) -> O) -> ApiResult<Response> {
         self.page(app, caller, order, 0, usize::MAX)
     }
 
-    /// As [`List::answer`], those from the `start`th to before the `end`th.
+    /// Like [`List::answer`], for the objects from index `start` up to but excluding `end`.
     pub(super) fn page<O: Ord>(
         self,
         app: &AppRef,
@@ -103,7 +103,7 @@ where
             let mut rest = rest.filter(|rest| !rest.has_ended)?;
             match rest.next() {
                 Ok(piece) => Some((Ok(piece), (None, Some(rest)))),
-                // The connection breaks off, so that nobody takes a part for the whole.
+                // The connection is aborted, so that a partial list is not mistaken for a whole one.
                 Err(error) => Some((Err(error), (None, None))),
             }
         });
@@ -119,7 +119,7 @@ where
     W: Fn(&Caller, &T) -> bool + Send + 'static,
     S: Fn(&App, &Record<T>) -> serde_json::Result<Vec<u8>> + Send + 'static,
 {
-    /// The next piece, for the caller as of now.
+    /// Returns the next piece, with the rights that the caller has now.
     fn next(&mut self) -> io::Result<Vec<u8>> {
         let lost = |error: &super::error::ApiError| {
             io::Error::new(io::ErrorKind::PermissionDenied, error.message().to_owned())

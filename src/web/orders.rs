@@ -1,19 +1,19 @@
-//! What administrators order through the API and only the process can do.
+//! Control requests that administrators send through the API and the process carries out.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// An order to the process.
+/// A control request to the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Stop serving, read the configuration again, serve again.
+    /// Stop serving, reload the configuration, and start again.
     Restart,
-    /// Log at this level from now on, in the form that the log's filter takes.
+    /// Change the log level, given in the syntax of the log filter.
     LogLevel(String),
 }
 
-/// Names of levels as clients know them, and what the log's filter calls them.
+/// Names of the levels in the API, and the corresponding log filters.
 const LEVELS: [(&str, &str); 5] = [
     ("Off", "off"),
     ("Error", "error"),
@@ -22,45 +22,45 @@ const LEVELS: [(&str, &str); 5] = [
     ("Web Access", "info,gravwell::access=debug"),
 ];
 
-/// Passes orders on; few wait at a time.
+/// Sender of control requests, through a channel of small capacity.
 pub(super) struct Orders {
     to: Sender<Order>,
-    /// Name of the level that counts now.
+    /// Name of the current level.
     level: Mutex<&'static str>,
 }
 
 impl Orders {
-    /// With the level that the configuration names; and the other end.
+    /// Creates the sender with the configured level, and its receiver.
     pub(super) fn new(configured: &str) -> (Orders, Receiver<Order>) {
         let configured = configured.to_ascii_lowercase();
-        // Whoever wants details wants the requests, too.
+        // An unlisted filter is more detailed, so it includes access logging.
         let found = LEVELS.iter().find(|(_, filter)| *filter == configured).unwrap_or(&LEVELS[4]);
         let (to, orders) = channel(4);
         (Orders { to, level: Mutex::new(found.0) }, orders)
     }
 
-    /// Names of all levels.
+    /// Returns the names of all levels.
     pub(super) fn levels() -> Vec<&'static str> {
         LEVELS.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Name of the level that counts now.
+    /// Returns the name of the current level.
     pub(super) fn level(&self) -> &'static str {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Orders a level by its name; whether there is one of that name.
+    /// Requests a level by name. Returns whether the name is known.
     pub(super) fn set_level(&self, name: &str) -> bool {
         let Some((name, filter)) = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
             return false;
         };
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) = name;
-        // Nobody listens where a webserver runs within another program.
+        // There may be no receiver when the webserver is embedded in another program.
         let _ = self.to.try_send(Order::LogLevel((*filter).to_owned()));
         true
     }
 
-    /// Orders a restart; whether anybody took the order.
+    /// Requests a restart. Returns whether the request was accepted.
     pub(super) fn restart(&self) -> bool {
         self.to.try_send(Order::Restart).is_ok()
     }

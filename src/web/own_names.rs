@@ -1,4 +1,4 @@
-//! The names under which browsers reach this webserver: the way from HTTP to HTTPS leads to these and nowhere else.
+//! Host names of this webserver, which are the only targets of the redirection from HTTP to HTTPS.
 
 use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
@@ -8,31 +8,32 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::model::address::host_and_port;
 
-/// Names of this webserver.
+/// Host names of this webserver.
 #[derive(Debug, Default)]
 pub(super) struct OwnNames {
-    /// From the configuration, and of the host.
+    /// Names from the configuration and the host.
     configured: Vec<String>,
-    /// From the certificate that browsers see, which may be exchanged.
+    /// Names in the current certificate, which may be replaced at runtime.
     certified: RwLock<Vec<String>>,
-    /// Where browsers are sent that use any other name.
+    /// Target for requests that use any other name.
     external: Option<(String, u16)>,
 }
 
 impl OwnNames {
-    /// Those that are configured; `external_addr` is where a request goes that uses none of them.
+    /// Creates the set from configured names; `external_addr` is the target for requests that use none of them.
     pub(super) fn new(configured: Vec<String>, external_addr: Option<&str>) -> OwnNames {
         let external = external_addr.and_then(|address| host_and_port(address).ok());
         OwnNames { configured, certified: RwLock::default(), external }
     }
 
-    /// Takes the names in a certificate, instead of those of the former one.
+    /// Replaces the certificate's names by those of a new certificate.
     pub(super) fn set_certified(&self, certificate: &[u8]) {
         *self.certified.write().unwrap_or_else(PoisonError::into_inner) = names_in(certificate);
     }
 
-    /// Host and port to which a plain request is sent: what its `Host` names when that is this webserver, else the
-    /// `External-Addr`; `None` without one. `local` is the address at which the request arrived, `port` that of HTTPS.
+    /// Returns the target `host:port` of a plain HTTP request: the name in its `Host` if that belongs to this webserver,
+    /// otherwise the `External-Addr`; `None` without one. `local` is the address at which the request arrived, and `port`
+    /// is the HTTPS port.
     pub(super) fn target(&self, host: &str, local: Option<IpAddr>, port: u16) -> Option<String> {
         let name = name_of(host)?;
         let (host, port) = match self.is_own(&name, local) {
@@ -50,13 +51,13 @@ impl OwnNames {
     }
 }
 
-/// The host of a `Host` field, in small letters and without brackets; `None` when it cannot be one.
+/// Returns the host of a `Host` field in lower case and without brackets; `None` if invalid.
 fn name_of(host: &str) -> Option<String> {
     let host = host.to_ascii_lowercase();
     host_and_port(&host).ok().map(|(name, _)| name)
 }
 
-/// Whether a name of a certificate, whose first part may be `*`, means a host.
+/// Returns whether a certificate name, of which the first label may be `*`, matches a host.
 fn means(known: &str, name: &str) -> bool {
     match known.strip_prefix("*.") {
         Some(domain) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),

@@ -1,4 +1,4 @@
-//! Positions in headers: whoever is moved to another webserver can ask it to catch up first.
+//! Log positions in headers, so that a client that changes to another webserver can wait until that has caught up.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::objects::Store;
 
 use super::error::{ApiError, ApiResult};
 
-/// In every answer: `LOG.GENERATION.SEQUENCE` of the state that it was made from.
+/// Response header: `LOG.GENERATION.SEQUENCE` of the state from which the response was made.
 pub(super) const POSITION: HeaderName = HeaderName::from_static("gravwell-position");
-/// In an answer while transactions of this webserver are not decided: how many.
+/// Response header: number of pending transactions of this webserver, if there are any.
 pub(super) const UNDECIDED: HeaderName = HeaderName::from_static("gravwell-undecided");
-/// In a request: a position from an earlier answer that must have been reached.
+/// Request header: position from an earlier response that must be reached first.
 pub(super) const WAIT_FOR: HeaderName = HeaderName::from_static("gravwell-wait-for");
-/// Longest wait.
+/// Longest wait for a position.
 const WAIT: Duration = Duration::from_secs(5);
 
 fn text(position: &Position) -> String {
     format!("{}.{}.{}", position.log_id, position.generation, position.seq)
 }
 
-/// Adds the position to an answer.
+/// Adds the position to the headers of a response.
 pub(super) fn tell(store: &Store, headers: &mut HeaderMap) {
     if let Some(position) = store.replica().position()
         && let Ok(value) = HeaderValue::from_str(&text(&position))
@@ -37,11 +37,11 @@ pub(super) fn tell(store: &Store, headers: &mut HeaderMap) {
     }
 }
 
-/// Strangers that wait at the same time.
+/// Maximum number of concurrent waits of unknown callers.
 const STRANGERS_MAX: usize = 64;
 static STRANGERS: Semaphore = Semaphore::const_new(STRANGERS_MAX);
 
-/// Waits until the position that a request asks for is reached. Of callers who are not known only so many wait.
+/// Waits until the position in a request is reached. The number of unknown callers that wait is limited.
 pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: impl FnOnce() -> bool) -> ApiResult<()> {
     let Some(wanted) = headers.get(&WAIT_FOR) else { return Ok(()) };
     let wanted = wanted.to_str().unwrap_or_default();

@@ -1,16 +1,16 @@
-//! A QR code as a picture: PNG with one bit for each pixel, uncompressed, because it is small.
+//! QR codes as PNG images with one bit per pixel, uncompressed because they are small.
 
 use qrcode::{Color, EcLevel, QrCode};
 
-/// Pixels of a module.
+/// Pixels per module and dimension.
 const SCALE: usize = 5;
-/// Modules of the light border, which readers need (ISO/IEC 18004).
+/// Width in modules of the light border that readers need (ISO/IEC 18004).
 const BORDER: usize = 4;
 
-/// The picture of a QR code for a text.
+/// Returns the QR code of a text as a PNG image.
 ///
 /// # Errors
-/// When the text is too long for one.
+/// If the text is too long for a QR code.
 pub(super) fn png(text: &str) -> std::io::Result<Vec<u8>> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M);
     let code = code.map_err(|error| std::io::Error::other(format!("no QR code can be made: {error}")))?;
@@ -22,7 +22,7 @@ pub(super) fn png(text: &str) -> std::io::Result<Vec<u8>> {
     };
     let mut lines = Vec::with_capacity(side * (side / 8 + 2));
     for y in 0..side {
-        // No filter.
+        // Filter type: none.
         lines.push(0);
         for from in (0..side).step_by(8) {
             let bit = |byte: u8, x: usize| byte << 1 | u8::from(!is_dark(x, y));
@@ -32,7 +32,7 @@ pub(super) fn png(text: &str) -> std::io::Result<Vec<u8>> {
     Ok(picture(side, &lines))
 }
 
-/// PNG (RFC 2083) of lines with one bit for each pixel, where 1 is white.
+/// Encodes lines with one bit per pixel, where 1 is white, as PNG (RFC 2083).
 fn picture(side: usize, lines: &[u8]) -> Vec<u8> {
     let length = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
     let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -42,14 +42,14 @@ fn picture(side: usize, lines: &[u8]) -> Vec<u8> {
         png.extend(&body);
         png.extend(crc32(&body).to_be_bytes());
     };
-    // Width, height, one bit, grey, and the only methods that there are.
+    // Width, height, bit depth 1, greyscale, and the only defined compression, filter and interlace methods.
     chunk(b"IHDR", &[&length(side)[..], &length(side), &[1, 0, 0, 0, 0]].concat());
     chunk(b"IDAT", &stored(lines));
     chunk(b"IEND", &[]);
     png
 }
 
-/// A zlib stream (RFC 1950) of stored blocks (RFC 1951, 3.2.4).
+/// Returns a zlib stream (RFC 1950) of stored blocks (RFC 1951, 3.2.4).
 fn stored(data: &[u8]) -> Vec<u8> {
     let mut stream = vec![0x78, 0x01];
     let mut blocks = data.chunks(usize::from(u16::MAX)).peekable();
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(adler32(b"Wikipedia"), 0x11e6_0398);
     }
 
-    /// What `stored` has put into a zlib stream.
+    /// Returns the data that `stored` put into a zlib stream.
     fn inflated(stream: &[u8]) -> Vec<u8> {
         let (mut at, mut data) = (2, Vec::new());
         loop {

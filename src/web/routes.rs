@@ -1,5 +1,5 @@
-//! The table of routes: what there is, whom it serves, and what it does. The router, the guard and the description of the
-//! API are made from the same rows.
+//! The table of routes: their paths, access requirements and descriptions. The router, the authorization middleware and
+//! the API description are built from the same rows.
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -18,32 +18,32 @@ use super::error::ApiError;
 use super::guard;
 use super::streamed;
 
-/// Paths whose bodies are streamed and bounded by their handlers.
+/// Paths with streamed bodies, which their handlers bound.
 const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/searchctrl/import"];
 
-/// Largest body that is taken from somebody whom nobody knows yet.
+/// Maximum size of a body from an unauthenticated client.
 const STRANGERS_BYTES_MAX: usize = 64 << 10;
 
-/// One row.
+/// A row of the table.
 pub(super) struct Route {
     pub method: Method,
     pub path: &'static str,
     pub need: Need,
     pub does: &'static str,
-    /// Whether it gives a file: only that is open to temporary tokens.
+    /// Whether the route returns a file: temporary tokens are accepted only for these.
     pub is_download: bool,
-    /// Whether it changes something although its method says that it only reads.
+    /// Whether the route changes state although its method is a safe one.
     pub is_change: bool,
     handler: MethodRouter<AppRef>,
 }
 
 impl Route {
-    /// Opens the route to temporary tokens.
+    /// Accepts temporary tokens for the route.
     pub(super) fn for_downloads(self) -> Route {
         Route { is_download: true, ..self }
     }
 
-    /// Says that the route changes something although it is a GET, which existing clients send.
+    /// Declares that the route changes state although it is a GET, which existing clients send.
     pub(super) fn that_changes(self) -> Route {
         Route { is_change: true, ..self }
     }
@@ -78,7 +78,7 @@ macro_rules! methods {
 
 methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 
-/// All rows.
+/// Returns all rows.
 pub(super) fn table() -> Vec<Route> {
     let parts = [
         api::login::routes(),
@@ -108,7 +108,7 @@ pub(super) fn table() -> Vec<Route> {
     parts.into_iter().flatten().collect()
 }
 
-/// The router of the table's rows.
+/// Builds the router from the table.
 pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
     for route in table() {

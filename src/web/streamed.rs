@@ -1,6 +1,6 @@
-//! Requests and answers that are streamed: uploads, imports, backups and contents. Each holds files, buffers and places on the
-//! disk for as long as it lasts, so a user has few of them at a time, the next ones wait in line, and a client that sends
-//! hardly anything is given up.
+//! Limits of streamed requests and responses: uploads, imports, backups and contents. Each holds files, buffers and disk
+//! space while it lasts. So their number per user is limited, further ones queue, and a client that sends too slowly is
+//! disconnected.
 
 use std::io;
 use std::pin::Pin;
@@ -23,33 +23,33 @@ use super::caller::Caller;
 use super::error::ApiError;
 use crate::env::shares::{self, Shares};
 
-/// Streamed requests under way, of all and of one user.
+/// Maximum number of concurrent streamed requests, of all users and of one.
 const REQUESTS_MAX: usize = 64;
 const REQUESTS_OF_USER: usize = 8;
-/// Streamed answers of one user under way.
+/// Maximum number of concurrent streamed responses of one user.
 const ANSWERS_OF_USER: usize = 32;
-/// The next ones wait in line for this long.
+/// Longest wait in the queue.
 const IN_LINE: Duration = Duration::from_secs(30);
-/// What a streamed request has in buffers.
+/// Buffer memory of a streamed request.
 const BUFFERS_BYTES: usize = 2 << 20;
-/// While it is waited for, a streamed request brings so much within this time, that is 4 KiB in a second.
+/// Minimum rate of a streamed request, measured while the handler waits for data: 4 KiB per second.
 const PACE: Pace = Pace { bytes: 256 << 10, within: Duration::from_secs(60) };
 
 static REQUESTS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(REQUESTS_MAX, REQUESTS_OF_USER));
 static ANSWERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, ANSWERS_OF_USER));
 
-/// How fast something has to come.
+/// A minimum data rate.
 #[derive(Clone, Copy)]
 struct Pace {
     bytes: usize,
     within: Duration,
 }
 
-/// A body that ends with an error when it comes too slowly. The time in which nobody asks for it does not count.
+/// A body that fails when data arrives too slowly. Time in which the handler does not poll it is not counted.
 struct Paced {
     body: BodyDataStream,
     pace: Pace,
-    /// What came since the time is counted.
+    /// Bytes received in the current measurement.
     brought: usize,
     waited: Duration,
     waits: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -119,7 +119,7 @@ async fn received(uid: i32, place: shares::Share, request: Request, next: Next) 
     answers::counted(uid, response)
 }
 
-/// For routes whose bodies are bounded by their handlers, behind the guard.
+/// Middleware for routes whose handlers bound their bodies, behind authorization.
 pub(super) async fn of_users(request: Request, next: Next) -> Response {
     let Some(uid) = request.extensions().get::<Caller>().map(|caller| caller.person.uid) else {
         return next.run(request).await;
@@ -143,7 +143,7 @@ mod tests {
 
     static BUDGET: Budget = Budget::new(100);
 
-    /// So many pieces, each of which is waited for.
+    /// Returns a body of `count` pieces with a delay before each.
     fn pieces(count: usize, bytes: usize, every: Duration) -> Body {
         let pieces = futures_util::stream::iter(0..count).then(move |_| async move {
             sleep(every).await;
@@ -166,7 +166,7 @@ mod tests {
         let mut came = 0;
         while let Some(piece) = fast.next().await {
             came += piece.expect("comes fast enough").len();
-            // It is asked for slowly: that is not the client's fault.
+            // The handler polls slowly, which does not count against the client.
             sleep(ms(150)).await;
         }
         assert!(!share.is_late() && came == 20 * 100);

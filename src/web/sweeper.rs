@@ -1,4 +1,4 @@
-//! What a webserver does by itself: tells people of rejected changes, leases numbers, clears away what has ended.
+//! Periodic work of a webserver: notifies authors of rejected changes, leases id ranges, and deletes expired objects.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::protocol::outbox::RejectedTxn;
 use super::app::AppRef;
 use super::{damaged, housekeeping};
 
-/// Leases are looked at this often.
+/// Interval at which id leases are checked.
 const LEASES_EVERY: Duration = Duration::from_secs(5);
-/// What has ended is cleared away this often.
+/// Interval at which expired objects are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
-/// Searches are looked at this often.
+/// Interval at which searches are checked.
 const SEARCHES_EVERY: Duration = Duration::from_secs(30);
-/// A rejection lives as a notification for this long; on the page of rejections it stays until somebody decides.
+/// Lifetime of the notification of a rejection; on the page of rejections it stays until it is handled.
 const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 
-/// Starts what a webserver does by itself, until the tasks are dropped.
+/// Starts the periodic tasks, which run until they are dropped.
 pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
     let watch = app.store.replica().watch_over();
     let of = || AppRef::clone(app);
@@ -78,7 +78,7 @@ async fn tell_of_rejections(app: &AppRef) {
                 Err(error) => tracing::warn!(%error, "somebody could not be told of a rejected change yet"),
             }
         }
-        // A maker that was attended may leave without having been told.
+        // A request that was to report the rejection may end before doing so.
         let waited = tokio::time::timeout(Duration::from_secs(2), changed.changed()).await;
         if matches!(waited, Ok(Err(_))) {
             return;
@@ -86,7 +86,7 @@ async fn tell_of_rejections(app: &AppRef) {
     }
 }
 
-/// What a rejection of one transaction is called: the same on every start, so that it is told once.
+/// Returns the notification id of a rejected transaction. It is the same after a restart, so that it is reported once.
 fn number_of(id: TxnId) -> u64 {
     let mut bytes = id.origin.0.to_vec();
     bytes.extend(id.counter.0.to_be_bytes());

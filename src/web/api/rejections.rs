@@ -1,4 +1,4 @@
-//! Changes that the datastore refused after they had been made here: nobody's work disappears without a word.
+//! Routes of locally accepted changes that the datastore rejected, so that no user's work is lost silently.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -87,7 +87,7 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
     own.find(|rejected| rejected.txn.id == id).ok_or_else(nowhere)
 }
 
-/// Rights that were taken away since the change was made are not there any more; the change stays on the list.
+/// Rejects a retry for which the caller no longer has the rights; the change stays on the list.
 fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<()> {
     let maker = Maker { person: &caller.person, has: &|capability| caller.has(capability), present: &app.store };
     maker.check(&rejected.txn.ops).map_err(|refusal| match refusal {
@@ -96,7 +96,7 @@ fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiRes
     })
 }
 
-/// One object of a refused change.
+/// One object of a rejected change, compared with its current state.
 struct Compared {
     seen: SeenVersion,
     present: Bytes,
@@ -104,14 +104,15 @@ struct Compared {
 }
 
 impl Compared {
-    /// Names what is there now. Its contents belong to it: after a recovery another write may have the same sequence.
+    /// Identifies the current state. It includes a hash of the value, because after a recovery another write may have the
+    /// same sequence.
     fn version(&self) -> String {
         format!("{}-{}", self.seen.version, &blake3::hash(&self.present).to_hex()[..16])
     }
 }
 
-/// What a refused change writes, beside what is there now. Only of changes that its author could make by hand at this moment:
-/// what is applied again overwrites what others have changed.
+/// Compares the writes of a rejected change with the current objects. Only for changes that the caller may make by hand
+/// now, because applying them again overwrites changes of others.
 fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<Vec<Compared>> {
     let txn = &rejected.txn;
     let mut all = Vec::new();
@@ -126,7 +127,7 @@ fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<
         check_right(caller, collection.as_str(), key.as_str(), (&present, mine.as_ref()))?;
         all.push(Compared { seen: SeenVersion { collection, key, version }, present, mine });
     }
-    // What was read besides, and is not written, has to be as it was.
+    // Objects that were read but not written must be unchanged.
     let is_written = |condition: &Condition| {
         txn.ops.iter().any(|op| op.collection() == condition.collection() && op.key() == condition.key())
     };
@@ -143,7 +144,7 @@ fn not_again() -> ApiError {
     )
 }
 
-/// Whether the caller may put `mine`, or nothing, in the place of `present`.
+/// Checks that the caller may replace `present` by `mine`, or delete it.
 fn check_right(
     caller: &Caller,
     collection: &str,
@@ -167,7 +168,7 @@ fn check_right(
     if !present.is_writable_by(person) {
         return Err(denied());
     }
-    // A share that was taken away must not come back with what was written before.
+    // A share that was withdrawn must not be restored by the old value.
     let shared = |one: &Dashboard| (one.owner(), one.readers(), one.writers());
     if shared(&mine) != shared(&present) {
         return Err(ApiError::conflict(
@@ -197,13 +198,13 @@ struct Given {
     upon: Vec<Seen>,
 }
 
-/// As `GET` gave it; the rest of it says nothing.
+/// An element of the response to `GET`; its other fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Seen {
     collection: Collection,
     key: Key,
-    /// One of another kind names nothing that is there.
+    /// A value of another type matches no version.
     version: Value,
 }
 
@@ -242,7 +243,8 @@ async fn retry(
     Ok(DONE)
 }
 
-/// Who makes a refused change again: its author still, for whom the caller answers now. Where an administrator does it both are named.
+/// Returns the author of a retried change: its original author, on whose behalf the caller acts. If an administrator
+/// retries it, both are named.
 fn made_again_by(caller: &Caller, txn: &Txn) -> Author {
     let author = Author::of(&txn.note).unwrap_or_default();
     let by = caller.author();
@@ -254,7 +256,7 @@ fn made_again_by(caller: &Caller, txn: &Txn) -> Author {
     Author { from: by.from, su, standing: by.standing, ..author }
 }
 
-/// Makes a change to access anew, on the ground of what the caller may do now instead of what its author could.
+/// Commits a change to access rights again, on the basis of the caller's current rights instead of its author's.
 async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn, read_in: History) -> ApiResult<Json<Value>> {
     let author = made_again_by(caller, txn);
     let conditions = standing::left_out(&txn.ops, &txn.conditions);

@@ -1,4 +1,4 @@
-//! Resources: what is known of them. What they hold is served by [`super::contents`].
+//! Routes of resource metadata. Contents are served by [`super::contents`].
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -44,7 +44,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// A resource as clients know it.
+/// Returns a resource as JSON for clients.
 fn shown(record: &Record<Resource>) -> Value {
     let resource = &record.value;
     json!({
@@ -71,7 +71,7 @@ pub(super) fn answer(record: &Record<Resource>) -> Response {
 pub(super) fn found(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Record<Resource>> {
     let nowhere = || ApiError::not_found(format!("resource {guid} that you may see"));
     let record = match resources::by_guid(&app.store, guid) {
-        // Whose it is is not known.
+        // The owner of an invalid resource is unknown.
         Err(StoreError::Invalid { .. }) if !caller.person.admin => return Err(nowhere()),
         record => record?,
     };
@@ -86,7 +86,7 @@ pub(super) fn owned(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Reco
     Err(ApiError::forbidden("only the owner and administrators may change this resource"))
 }
 
-/// As [`owned`]; an administrator makes an invalid resource a valid one by changing it.
+/// Like [`owned`], but completes an invalid record with default fields, so that an administrator can repair it.
 fn changeable(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Record<Resource>> {
     match owned(app, caller, guid) {
         Err(error) if caller.person.admin && error.status() == StatusCode::UNPROCESSABLE_ENTITY => {
@@ -134,7 +134,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// What is new must fit; what stays as it was may be longer, from before there were bounds.
+    /// Checks new values. Unchanged values may exceed the limits, because they may predate them.
     fn check(&self, before: Option<&Resource>) -> ApiResult<()> {
         let is_new = |name: &&String| before.is_none_or(|before| before.resource_name != **name);
         if let Some(name) = self.resourcename.as_ref().filter(is_new) {
@@ -230,7 +230,7 @@ async fn change(app: &AppRef, caller: &Caller, guid: &str, headers: &HeaderMap, 
     }
     resource.last_modified = Moment::now();
     writes.update(&record, "the resource was deleted meanwhile")?;
-    // Somebody may be storing contents elsewhere: what is known here must not name what is gone.
+    // A concurrent upload may replace the contents: the record must not reference contents that are deleted.
     contents::name_again(&app.store, &record.value.content, CHANGED, &mut writes)?;
     let what = format!("change resource {}", record.value.resource_name);
     app.store.commit(&caller.author(), &what, writes).await?;
@@ -254,8 +254,8 @@ async fn delete_resource(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult
     Ok(DONE)
 }
 
-/// Takes away a content that nothing names any more, once what named it no longer is committed: as long as that is not
-/// decided it may be rejected, and the former content is needed. What is not done here is done later by the sweeper.
+/// Deletes contents that are no longer referenced, once the transaction that removed the reference is committed: a
+/// pending one may still be rejected, and the contents would be needed. Remaining contents are deleted by the sweeper.
 pub(super) async fn take_away(app: &AppRef, caller: &Caller, committed: Committed, content: &str) {
     if content.is_empty() || !matches!(committed, Committed::At(_)) {
         return;

@@ -1,5 +1,5 @@
-//! Doing something with a search, wherever its results are: here, or at another webserver, which is asked and checks for
-//! itself whether the user may.
+//! Execution of operations on a search, here or at the webserver that holds the results. The latter checks the user's
+//! rights in its own state.
 
 mod body;
 mod peer;
@@ -17,10 +17,10 @@ use super::app::{App, AppRef};
 use super::caller::Caller;
 use super::error::{ApiError, ApiResult};
 
-/// A search that the caller may read.
+/// Returns a search that the caller may read.
 pub(super) fn found(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
     let record = match app.store.get::<Search>(id) {
-        // Whose it is is not known.
+        // The owner of an invalid search is unknown.
         Err(StoreError::Invalid { .. }) if !who.person.admin => None,
         record => record?.map(|record| record.value),
     };
@@ -28,7 +28,7 @@ pub(super) fn found(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
     readable.ok_or_else(|| ApiError::not_found(format!("search {id} that you may see")))
 }
 
-/// Whether a user may still read a search; one that was deleted meanwhile is given to its end.
+/// Returns whether a user may still read a search; one that was deleted during a download is sent to its end.
 pub(super) fn is_open_to(app: &App, person: &Person, id: &str) -> bool {
     match app.store.get::<Search>(id) {
         Ok(record) => record.is_none_or(|record| record.value.is_readable_by(person)),
@@ -36,7 +36,7 @@ pub(super) fn is_open_to(app: &App, person: &Person, id: &str) -> bool {
     }
 }
 
-/// A search that the caller may change.
+/// Returns a search that the caller may change.
 pub(super) fn owned(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
     let search = found(app, who, id)?;
     if search.is_owned_by(&who.person) {
@@ -51,7 +51,7 @@ impl From<&Caller> for Who {
     }
 }
 
-/// Does something with a search: here if its results are, else where they are.
+/// Performs an operation here if the results are here, otherwise at the webserver that holds them.
 pub(super) async fn anywhere(app: &AppRef, who: &Who, id: &str, deed: Deed) -> ApiResult<Answer> {
     let search = if deed.is_change() { owned(app, who, id)? } else { found(app, who, id)? };
     if app.searches.is_here(&search) {
@@ -60,7 +60,7 @@ pub(super) async fn anywhere(app: &AppRef, who: &Who, id: &str, deed: Deed) -> A
     peer::ask(app, who, &search, deed).await
 }
 
-/// Author of what is done at this webserver for somebody at another one.
+/// Returns the author of an action that is performed here for a user of another webserver.
 fn author_via(uid: i32, user: String, from: &str, su: &str) -> Author {
     Author { uid, user, from: from.to_owned(), su: su.to_owned(), ..Author::default() }
 }
