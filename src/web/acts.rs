@@ -237,8 +237,8 @@ impl Recorder {
         self.count(of_user(kind, who, what.clone(), what, bound), INTERVAL, Instant::now());
     }
 
-    /// Records the first use of a token in an interval. The token is identified by id, so renaming it causes no second
-    /// record.
+    /// Records the first use of a token in an interval. The token is identified by id, so renaming it causes no
+    /// second record.
     pub(super) fn note_token(&self, who: &Who, id: uuid::Uuid, name: &str) {
         let (what, bound) = (format!("the token {name} ({id})"), (Bound::Acts(who.uid), ACTS_OF_USER));
         self.count(of_user("token", who, id.to_string(), what, bound), TOKEN_INTERVAL, Instant::now());

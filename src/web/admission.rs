@@ -219,8 +219,8 @@ pub(super) fn ended(app: &AppRef, caller: &Caller) -> impl Future<Output = ()> +
     lost(app, caller, |_, _| true)
 }
 
-/// Forwards the pieces of a file until `lost` completes; then fails, so that a partial file is not mistaken for a whole
-/// one.
+/// Forwards the pieces of a file until `lost` completes; then fails, so that a partial file is not mistaken for a
+/// whole one.
 pub(super) fn until<S, E>(
     pieces: S,
     lost: impl Future<Output = ()> + Send,

@@ -1,4 +1,4 @@
-//! The interface's files, from the program itself or, if the configuration names a directory, from there.
+//! Files of the browser interface, embedded in the program or read from a configured directory.
 
 use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +16,7 @@ use super::error::ApiError;
 #[folder = "src/web/ui/"]
 struct Files;
 
-/// What is served at the root.
+/// File served at the root.
 const START: &str = "index.html";
 
 fn kind(path: &str) -> &'static str {
@@ -31,13 +31,13 @@ fn kind(path: &str) -> &'static str {
     }
 }
 
-/// A file of a directory, if the path stays within it.
+/// Reads a file of a directory; `None` if the path leads out of it.
 async fn read(directory: &Path, path: &str) -> Option<Vec<u8>> {
     let relative = PathBuf::from(path);
     if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
     }
-    // A link must not lead out of the directory either.
+    // Symbolic links must not lead out of the directory either.
     let root = tokio::fs::canonicalize(directory).await.ok()?;
     let file = tokio::fs::canonicalize(root.join(relative)).await.ok()?;
     if !file.starts_with(&root) {
@@ -52,7 +52,7 @@ fn answer(path: &str, contents: Cow<'static, [u8]>, headers: &HeaderMap) -> Resp
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return (StatusCode::NOT_MODIFIED, fixed).into_response();
     }
-    // Files of the program are sent from where they are.
+    // Embedded files are sent without copying.
     let body = match contents {
         Cow::Borrowed(contents) => Body::from(contents),
         Cow::Owned(contents) => Body::from(contents),
@@ -60,7 +60,7 @@ fn answer(path: &str, contents: Cow<'static, [u8]>, headers: &HeaderMap) -> Resp
     (fixed, [(header::CONTENT_TYPE, kind(path))], body).into_response()
 }
 
-/// Whatever is not part of the API.
+/// Serves the interface at all paths outside the API.
 pub(super) async fn serve(State(app): State<AppRef>, request: Request) -> Response {
     let path = request.uri().path();
     let is_read = [Method::GET, Method::HEAD].contains(request.method());

@@ -25,8 +25,8 @@ use crate::env::shares::Shares;
 
 /// Time in which the whole body of an unauthenticated client must arrive.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
-/// Maximum bytes of bodies in memory: of unauthenticated clients, of all users, and of one user (two of the largest
-/// bodies).
+/// Maximum bytes of bodies in memory: of unauthenticated clients, of all users, and of one user (two of the
+/// largest bodies).
 const STRANGERS_BYTES_MAX: usize = 32 << 20;
 const USERS_BYTES_MAX: usize = 256 << 20;
 pub(super) const USER_BYTES_MAX: usize = 64 << 20;

@@ -221,8 +221,8 @@ impl std::fmt::Debug for Proof {
 }
 
 impl Proof {
-    /// Returns the credential of a request; `None` if a cookie comes from a page of another site and the request changes
-    /// state.
+    /// Returns the credential of a request; `None` if a cookie comes from a page of another site and the request
+    /// changes state.
     pub(super) fn shown(is_change: bool, method: &Method, headers: &HeaderMap, is_plain_http: bool) -> Option<Proof> {
         if let Some(value) = headers.get("gravwell-token") {
             return Some(Proof::Token(value.to_str().unwrap_or_default().to_owned()));

@@ -1,4 +1,4 @@
-//! Which objects are invalid, as the log goes on: counted for the metric, and said once in the log.
+//! Tracking of invalid objects while the log is applied: counts them for the metric, and logs each once.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,12 +12,12 @@ use crate::objects::{Store, StoreError};
 use crate::replica::Change;
 use crate::telemetry::metrics;
 
-/// Keys that are looked at in one go.
+/// Maximum number of keys checked in one batch.
 const GATHERED: usize = 256;
 
 type Known = BTreeSet<(&'static str, String)>;
 
-/// Follows the log. Runs until dropped.
+/// Follows the changes of the state until dropped.
 pub(super) async fn follow(store: &Store) {
     let mut changes = store.replica().watch();
     let mut known = Known::new();
@@ -57,7 +57,7 @@ fn count(known: &Known) {
     }
 }
 
-/// Looks at what changes; true when everything must be looked at again.
+/// Checks changed objects. Returns true if all objects must be scanned again, and false if no more changes will come.
 async fn follow_changes(store: &Store, changes: &mut Receiver<Change>, known: &mut Known) -> bool {
     let mut next = Some(changes.recv().await);
     loop {

@@ -1,4 +1,4 @@
-//! Headers of every answer.
+//! Headers of all responses.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -8,18 +8,18 @@ use axum::response::{IntoResponse, Response};
 use super::app::AppRef;
 use super::position;
 
-/// Everything comes from this server; nothing is inline.
+/// All resources come from this server; nothing is inline.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; font-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; \
      frame-ancestors 'none'";
 
-/// Adds what every answer carries.
+/// Middleware that adds the common headers to every response.
 pub(super) async fn add(State(app): State<AppRef>, request: Request, next: Next) -> Response {
     let is_api = request.uri().path().starts_with("/api/");
     let is_asked_beforehand = app.config.allow_origin.is_some()
         && request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // A browser that asks whether a page from elsewhere may call has no session to show yet.
+    // A CORS preflight request carries no session.
     let mut response =
         if is_asked_beforehand { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
     let headers = response.headers_mut();

@@ -1,6 +1,6 @@
 //! Places from which names have logged in before. They are stored across restarts, so that a webserver restarted during
-//! an attack does not treat all users as unknown. The file is bounded in size and holds keyed hashes together with their
-//! secret.
+//! an attack does not treat all users as unknown. The file is bounded in size and holds keyed hashes together with
+//! their secret.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is left of a request's body when the answer is there: a handler that refuses does not read to the end.
+//! Draining of a request body that the handler did not read to the end, as when it rejects the request.
 
 use std::io;
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use futures_util::{Stream, StreamExt};
 
 use super::lingering::Unread;
 
-/// A rest up to this size is read, so that the connection can be used again.
+/// Maximum size of a remainder that is read so that the connection can be reused.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// As long as that takes no longer than this.
+/// Maximum time for reading the remainder.
 const READ_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What comes back: the rest, and how much of the body had been read before.
+/// Slot for the unread remainder of a body and the number of bytes read before it.
 type Place = Arc<Mutex<Option<(BodyDataStream, u64)>>>;
 
-/// A body that comes back when it is dropped before its end.
+/// A body that is put back into its slot when it is dropped before its end.
 struct Lent {
     body: Option<BodyDataStream>,
     read: u64,
@@ -63,7 +63,8 @@ async fn read_rest(mut body: BodyDataStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a short rest of the body; after a long one, the client is told that the connection ends, which then lingers.
+/// Middleware that reads a short remainder of the body. For a long one, it announces that the connection will be closed
+/// and marks it for lingering.
 pub(super) async fn settle(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -77,7 +78,7 @@ pub(super) async fn settle(request: Request, next: Next) -> Response {
     let Some((rest, read)) = left else { return response };
     let is_short = announced.saturating_sub(read) <= READ_BYTES_MAX as u64;
     let is_read = is_short && tokio::time::timeout(READ_TIME_MAX, read_rest(rest)).await.is_ok_and(|read| read.is_ok());
-    // A stream of HTTP/2 ends by itself, without the connection.
+    // An HTTP/2 stream can end without its connection.
     if !is_read && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Some(unread) = unread {

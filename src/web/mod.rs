@@ -1,8 +1,8 @@
-//! The webserver: the REST API of existing clients, and an interface for browsers, over a replica.
+//! The webserver: the REST API of existing clients, and a browser interface, on top of a replica.
 //!
-//! Every request passes the guard, which identifies the caller and checks that the route's row in the table lets them, and
-//! does so again while its answer lasts; what a handler then does with an object that has an owner is decided by
-//! [`crate::objects::sharing`]. Nothing else decides.
+//! Every request passes the authorization middleware, which identifies the caller and checks the access requirement of
+//! the route, initially and again while the response lasts. Access to objects with an owner is decided by
+//! [`crate::objects::sharing`]. No other code makes access decisions.
 
 mod acts;
 mod admission;

@@ -493,8 +493,8 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     Ok(())
 }
 
-/// Creates the first administrator once the replica has caught up with the datastore: only then is it known that none
-/// exists.
+/// Creates the first administrator once the replica has caught up with the datastore: only then is it known that
+/// none exists.
 async fn first_administrator(app: AppRef) {
     let wanted = if app.config.default_password { FirstPassword::WellKnown } else { FirstPassword::Random };
     let file = app.config.data_dir.join(PASSWORD_FILE);
@@ -510,8 +510,8 @@ async fn first_administrator(app: AppRef) {
                 if is_random { write_password(&file, password) } else { Ok(()) }
             };
             match first_start::ensure(&app.store, &wanted, keep).await {
-                // The outcome is pending: either this webserver's transaction is committed, or another webserver's was
-                // first.
+                // The outcome is pending: either this webserver's transaction is committed, or another webserver's
+                // was first.
                 Ok(First::Made { password, .. }) => return announce(&file, &wanted, &password),
                 Ok(First::Exists) => {
                     // Another webserver created the administrator concurrently, so this password was never set.

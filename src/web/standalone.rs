@@ -1,5 +1,5 @@
-//! A webserver without a datastore keeps a log of its own, so that it is a fleet of one: the same code, the same
-//! guarantees, and a directory that can become a datastore's when the fleet grows.
+//! Standalone mode: a webserver without a datastore runs one with its own log. It uses the same code with the same
+//! guarantees, and its directory can become that of a datastore when the fleet grows.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -14,15 +14,15 @@ use crate::trust::{Identity, Role, Token};
 
 use super::server::WebserverError;
 
-/// Life of the token with which the webserver joins its own log.
+/// Lifetime in seconds of the token with which the webserver joins its own log.
 const TOKEN_S: u64 = 60;
 
-/// Whether the webserver in `data_dir` is to keep a log of its own.
+/// Returns whether the webserver in `data_dir` runs in standalone mode.
 pub(super) fn is_wanted(data_dir: &Path, datastores: &[String]) -> bool {
     datastores.is_empty() && (data_dir.join(DIRECTORY).exists() || !Identity::exists(data_dir))
 }
 
-/// Starts the log and makes the webserver its member.
+/// Starts the log and enrolls the webserver as its member.
 pub(super) async fn start(data_dir: &Path) -> Result<Datastore, WebserverError> {
     let failed = |error: String| WebserverError::OwnLog(error);
     let path = data_dir.display();

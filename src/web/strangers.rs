@@ -48,8 +48,8 @@ impl Requests {
         }
     }
 
-    /// Closes the connection of an address with the most requests in progress; among equals, the one with the oldest
-    /// request.
+    /// Closes the connection of an address with the most requests in progress; among equals, the one with the
+    /// oldest request.
     fn end_one(&mut self, block: Block) {
         let Some(own) = self.blocks.get(&block) else { return };
         let mut counts: HashMap<*const Standing, usize> = HashMap::new();

@@ -1,6 +1,6 @@
 //! Limits of streamed requests and responses: uploads, imports, backups and contents. Each holds files, buffers and disk
-//! space while it lasts. So their number per user is limited, further ones queue, and a client that sends too slowly is
-//! disconnected.
+//! space while it lasts. So their number per user is limited, further ones queue, and a client that sends too slowly
+//! is disconnected.
 
 use std::io;
 use std::pin::Pin;

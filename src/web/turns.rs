@@ -92,8 +92,8 @@ impl Lane {
         Some(id)
     }
 
-    /// Returns the newest entry of the place or network with the most entries, if it would still have more than the
-    /// newcomer's.
+    /// Returns the newest entry of the place or network with the most entries, if it would still have more than
+    /// the newcomer's.
     fn newest_of_most(&self, newcomer: Comer, of: fn(Comer) -> Key) -> Option<u64> {
         let mut waiting: HashMap<Key, usize> = HashMap::new();
         for waiter in self.waiting.values() {

@@ -1,4 +1,4 @@
-//! Capabilities of users and groups, and the tags that they may search.
+//! Routes of the capabilities of users and groups, and of the tags that they may search.
 
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, get, put};
 
-/// Longest pattern of a tag, and most of them.
+/// Maximum length in bytes of a tag pattern, and maximum number of patterns.
 const TAG_CHARS_MAX: usize = 4096;
 const TAGS_MAX: usize = 10_000;
 
@@ -114,7 +114,7 @@ fn answer(grants: &[String]) -> Json<Value> {
     Json(json!({ "Grants": grants }))
 }
 
-/// The holder's name for the log, and that it must still exist.
+/// Returns the name of a holder for the audit, and adds the condition that the holder exists.
 fn requirement(store: &Store, holder: Holder, writes: &mut Writes) -> ApiResult<String> {
     match holder {
         Holder::User(uid) => {
@@ -147,7 +147,7 @@ async fn put_grants<T: Stored + serde::Serialize>(
 ) -> ApiResult<()> {
     let mut writes = Writes::new();
     let whom = requirement(&app.store, holder, &mut writes)?;
-    // What was taken away elsewhere must not come back with a list that was read before.
+    // A grant that was withdrawn elsewhere must not be restored by a list that was read before.
     let found = app.store.seen::<T>(&value.key())?;
     writes.replace(found, value, "the grants were changed meanwhile: read them again")?;
     app.store.commit(&caller.author(), &format!("{what} {whom}"), writes).await?;

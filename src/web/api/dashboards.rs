@@ -1,4 +1,4 @@
-//! Dashboards.
+//! Routes of dashboards.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -64,7 +64,7 @@ struct Shown<'a> {
     data: &'a RawValue,
 }
 
-/// A dashboard as clients know it.
+/// A dashboard as JSON for clients, without its data.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Head<'a> {
@@ -142,15 +142,15 @@ async fn of_group(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
     let nowhere = || ApiError::not_found(format!("dashboard {id} that you may see"));
     let record = match dashboards::find(&app.store, id, &caller.person) {
-        // Whose it is is not known.
+        // The owner of an invalid dashboard is unknown.
         Err(StoreError::Invalid { .. }) if !caller.person.admin => return Err(nowhere()),
         record => record?,
     };
-    // Who may not read it does not learn that it exists.
+    // A caller who may not read the dashboard must not learn that it exists.
     record.filter(|record| record.value.is_readable_by(&caller.person)).ok_or_else(nowhere)
 }
 
-/// As [`found`]; an administrator makes an invalid dashboard a valid one by changing it.
+/// Like [`found`], but completes an invalid record with default fields, so that an administrator can repair it.
 fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
     match (found(app, caller, id), id.parse::<u64>()) {
         (Err(error), Ok(number)) if caller.person.admin && error.status() == StatusCode::UNPROCESSABLE_ENTITY => {
@@ -208,7 +208,7 @@ impl Fields {
         }
     }
 
-    /// What is new must fit; what stays as it was may be longer, from before there were bounds.
+    /// Checks new values. Unchanged values may exceed the limits, because they may predate them.
     fn check(&self, before: Option<&Dashboard>) -> ApiResult<()> {
         if let Some(name) = self.name.as_ref().filter(|name| before.is_none_or(|before| before.name != **name)) {
             names::title("Name", name)?;
@@ -251,7 +251,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): In
         None => empty()?,
     };
     let asked = fields.guid.as_deref().and_then(|guid| uuid::Uuid::parse_str(guid).ok());
-    // What links to another user's goes on to mean that one; administrators import.
+    // Links to another user's dashboard must keep their meaning; administrators may import any GUID.
     let guid = match asked {
         Some(asked) if admin || !dashboards::is_guid_of_others(&app.store, asked, caller.uid())? => asked,
         _ => uuid::Uuid::new_v4(),
@@ -323,7 +323,7 @@ async fn change(
     dashboard.description = fields.description.unwrap_or(std::mem::take(&mut dashboard.description));
     dashboard.labels = fields.labels.unwrap_or(std::mem::take(&mut dashboard.labels));
     dashboard.data = data.unwrap_or_else(|| dashboard.data.clone());
-    // Clients send back all that they have read: what somebody may not change is left as it is.
+    // Clients send all fields back, so fields that the caller may not change are left unchanged without an error.
     if owns {
         caller.check_groups(fields.gids.as_deref().unwrap_or_default(), &dashboard.gids)?;
         let writers = access.as_ref().map_or(&[][..], |access| &access.groups);

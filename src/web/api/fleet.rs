@@ -1,4 +1,4 @@
-//! The fleet as this webserver sees it: itself, the datastore, and who is connected there.
+//! The fleet as seen by this webserver: itself, the datastore, and the connected members.
 
 use axum::Json;
 use axum::extract::State;
@@ -28,7 +28,7 @@ fn items<T: DeserializeOwned>(reply: &Reply) -> Vec<T> {
     reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect()
 }
 
-/// This webserver's own state, which needs nobody else.
+/// Returns this webserver's own state, which needs no other member.
 pub(super) fn own(app: &AppRef) -> Value {
     let status = app.store.replica().status();
     json!({

@@ -1,4 +1,4 @@
-//! Groups.
+//! Routes of groups.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -35,7 +35,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// A group as clients know it.
+/// Returns a group as JSON for clients.
 pub(super) fn group_details(record: &Record<Group>) -> Value {
     let Group { gid, name, desc } = &record.value;
     json!({ "GID": gid, "Name": name, "Desc": desc, "Synced": record.is_synced() })
@@ -51,7 +51,7 @@ async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     Ok(Json(groups.iter().map(group_details).collect()))
 }
 
-/// A name that is not another group's, nor could be taken for it.
+/// Checks that a name is neither another group's nor confusable with one.
 fn checked_name(store: &Store, name: &str, gid: i32) -> ApiResult<String> {
     let name = names::checked("Name", name)?;
     if groups::by_name(store, &name)?.is_some_and(|other| other != gid) {
@@ -104,7 +104,7 @@ async fn change(app: &AppRef, caller: &Caller, gid: i32, fields: &Fields) -> Api
     }
     if !fields.desc.is_empty() {
         names::bounded("Desc", &fields.desc, names::TEXT_CHARS_MAX)?;
-        // A blank is how clients clear a description.
+        // Clients send a blank to clear a description.
         record.value.desc = fields.desc.trim().to_owned();
     }
     let writes = accounts::update_group(&app.store, &before, &record)?;

@@ -1,4 +1,4 @@
-//! Search histories.
+//! Routes of search histories.
 
 use std::cmp::Reverse;
 
@@ -46,7 +46,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// An entry as clients know it.
+/// Returns an entry as JSON for clients.
 fn shown(record: &Record<Entry>) -> Value {
     let Entry { id, uid, gid, gids, global, user_query, effective_query, launched } = &record.value;
     json!({
@@ -62,7 +62,7 @@ fn shown(record: &Record<Entry>) -> Value {
     })
 }
 
-/// Entries, newest first, chosen by `wanted` and by `refine`, `start` and `end`; of one user, or of all.
+/// Lists entries, newest first, filtered by `wanted` and by `refine`, `start` and `end`; of one user, or of all.
 fn answer(
     app: &AppRef,
     caller: &Caller,

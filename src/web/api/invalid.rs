@@ -1,4 +1,5 @@
-//! Objects that are not what their collection holds: administrators see which, and replace or delete them by key.
+//! Routes of invalid objects, which do not match their collection's format: administrators list, replace or delete them
+//! by key.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -40,7 +41,7 @@ async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     Ok(Json(found.iter().map(shown).collect()))
 }
 
-/// Keys are shown as they are: they are needed to delete the object, and none of them opens anything.
+/// Returns the key without redaction: it is needed to delete the object, and no key grants access.
 fn shown_key(invalid: &invalid::Invalid) -> &str {
     &invalid.key
 }
@@ -51,7 +52,7 @@ struct Found {
     as_read: AsRead,
 }
 
-/// An invalid object that is to be changed; a valid one has its own calls, with their rules.
+/// Returns an invalid object that is to be changed; valid ones must be changed through their own routes.
 fn found(app: &AppRef, collection: &str, key: &str) -> ApiResult<Found> {
     let nowhere = || ApiError::not_found(format!("invalid object {collection}/{key}"));
     let (collection, key) =
@@ -95,7 +96,7 @@ async fn discard(app: &AppRef, caller: &Caller, Found { collection, key, as_read
     Ok(DONE)
 }
 
-/// Deletes the object at a place if it is invalid and an administrator asks; says whether it did.
+/// Deletes an object if it is invalid and the caller is an administrator. Returns whether it did.
 pub(super) async fn discarded(app: &AppRef, caller: &Caller, collection: &str, key: &str) -> ApiResult<bool> {
     if !caller.person.admin {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What happens, as it happens: for pages that show it, and for administrators who look at the log.
+//! Routes that stream changes as they happen: for pages that show them, and for administrators who inspect the log.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -29,11 +29,11 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::Wishes;
 use crate::web::routes::{Route, get};
 
-/// Changes that come within this time are told together.
+/// Time within which changes are combined into one event.
 const GATHER: Duration = Duration::from_millis(10);
-/// The state of the webserver is looked at this often when nothing else happens.
+/// Interval at which the webserver's state is checked when no change arrives.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Entries that are given at once unless told otherwise, and at most.
+/// Default and maximum number of entries in a response.
 const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 1000;
 
@@ -58,7 +58,7 @@ struct Watch<T: Clone> {
     app: AppRef,
     receiver: Receiver<T>,
     told: Value,
-    /// The stream's place among those of its user.
+    /// Reservation of the stream in the user's limit.
     _place: Held<i32>,
 }
 
@@ -136,7 +136,7 @@ fn shown_op(op: &Op) -> Value {
         json!({ "Op": kind, "Collection": op.collection(), "Key": exposed::key(op.collection(), op.key()) });
     if let Some(value) = op.value() {
         shown["Value"] = match exposed::value(op.collection(), value) {
-            // As text, so that the digits of numbers stay as they are.
+            // Sent as text, so that the digits of numbers are preserved.
             Some(raw) => json!({ "Bytes": value.len(), "Json": raw.get() }),
             None => json!({ "Bytes": value.len() }),
         };
@@ -157,7 +157,7 @@ fn shown_author(txn: &Txn) -> Value {
     }
 }
 
-/// An entry as the page of the log shows it; `None` when nothing of it concerns `collection`.
+/// Returns an entry as shown on the log page; `None` if no part of it concerns `collection`.
 fn shown(entry: &Entry, collection: Option<&str>) -> Option<Value> {
     let head =
         |entry: &Entry| json!({ "Seq": entry.seq, "Time": Moment::from_ms(entry.time_ms), "Member": entry.member });

@@ -1,5 +1,5 @@
-//! Second factors: an app's codes, and recovery codes for when the app is lost. Every change of them asks for the password and
-//! for the factor that is there, whatever session the caller has.
+//! Routes of second factors: codes of an authenticator app, and recovery codes for its loss. Every change requires the
+//! password and the current second factor, whatever session the caller has.
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -48,7 +48,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// What clients read about second factors of a user.
+/// Returns a user's second factors as JSON for clients.
 pub(super) fn described(store: &Store, uid: i32) -> Result<Value, StoreError> {
     let found = second_factors::summary(store, uid)?;
     Ok(json!({
@@ -66,7 +66,7 @@ async fn show(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
     Ok(Json(json!({ "UserConfig": described, "MFARequired": app.config.mfa_required })))
 }
 
-/// Refuses what comes faster than one user may change things: these calls pass no session at which that is seen.
+/// Rejects changes that exceed the user's write rate; the middleware cannot check it on calls without a session.
 fn slow_down(app: &App, known: &Known) -> ApiResult<()> {
     match app.store.allowance() {
         Some(allowance) => Ok(allowance.look(&app.store, &known.author())?),
@@ -103,7 +103,7 @@ async fn install(
     slow_down(&app, &known)?;
     let known = known.may_try(&app)?;
     let uid = known.user.uid;
-    // Sessions that were begun without this factor end.
+    // Ends sessions that were started without this factor.
     let (mut writes, epoch) = accounts::end_sessions_and(&app.store, uid, None)?;
     let codes = match second_factors::install(&app.store, uid, given.bare_code(), &mut writes)? {
         Installed::Yes(codes) => codes,
@@ -128,7 +128,7 @@ async fn install(
     answer(&app, &headers, &claims, &besides)
 }
 
-/// Who sends name and password with a session must be who the session is.
+/// Verifies name and password of a call with a session; they must be those of the session's user.
 async fn own(app: &App, caller: &Caller, given: &Credentials) -> ApiResult<Known> {
     caller.refuse_acting("a second factor is changed by the user")?;
     let known = Known::by_password(app, caller.from, given).await?;
@@ -178,7 +178,8 @@ async fn generate(
 
 async fn unset(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Response> {
     let user = found(&app.store, uid)?.value;
-    // A session alone must not take away what protects the account from it, not in the name of another administrator either.
+    // A session alone must not suffice to remove the account's protection, not even while acting as
+    // another administrator.
     if caller.is_or_acts_for(uid) && second_factors::summary(&app.store, uid)?.is_set {
         let message =
             "clear your own second factor with its code: POST /api/mfa/clear; another administrator can do it, too";

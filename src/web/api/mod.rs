@@ -34,15 +34,15 @@ use crate::objects::{Record, Stored, Writes};
 
 use super::error::{ApiError, ApiResult};
 
-/// Answered where there is nothing to say: every known client accepts it.
+/// Response without a value; all known clients accept it.
 const DONE: Json<Value> = Json(Value::Null);
 
-/// How often a change is made again that met others.
+/// Maximum number of attempts of a change that conflicts with others.
 const TRIES: usize = 5;
 
-/// Makes a change that is written only while the object is as it was read. When another request changed the object in
-/// between, it is read again and the change repeated, as if this request had come a moment later. A change that is decided
-/// later, because the datastore is unreachable, is not repeated: when it meets another one it is rejected.
+/// Makes a change that is conditional on the object being as it was read. When another request has changed the object, it
+/// is read again and the change is repeated, as if this request had come later. A change that stays pending, because the
+/// datastore is unreachable, is not repeated: if it conflicts, it is rejected.
 async fn repeated<T, F: Future<Output = ApiResult<T>>>(change: impl Fn() -> F) -> ApiResult<T> {
     for _ in 1..TRIES {
         match change().await {
@@ -53,7 +53,7 @@ async fn repeated<T, F: Future<Output = ApiResult<T>>>(change: impl Fn() -> F) -
     change().await
 }
 
-/// Compares what a client believes it changes (`If-Match`) with what is there, and lets the datastore compare again.
+/// Checks the version that a client expects (`If-Match`) locally, and adds it as a condition for the datastore.
 fn match_version<T: Stored>(headers: &HeaderMap, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
     const CHANGED: &str = "it was changed meanwhile: read it again";
     let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Notifications.
+//! Routes of notifications.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -17,9 +17,9 @@ use crate::web::input::{Input, Wishes};
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
 
-/// Longest life that a user may give to a message to themselves.
+/// Maximum lifetime in seconds of a notification that users send to themselves.
 const OWN_LIFE_MAX_S: u64 = 24 * 3600;
-/// Longest message.
+/// Maximum length of a message in characters.
 const MSG_CHARS_MAX: usize = 16 << 10;
 const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
 
@@ -39,7 +39,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// A notification with its number, as a member of a JSON object.
+/// Returns a notification as a member of a JSON object, named by its id.
 fn shown(notification: &Notification) -> serde_json::Result<Vec<u8>> {
     let mut shown = serde_json::to_value(notification)?;
     for name in ["Level", "Link"] {
@@ -69,7 +69,7 @@ fn of_caller(app: &AppRef, caller: &Caller, after: Option<Moment>) -> ApiResult<
 
 async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
     let Some(after) = wishes.after else { return of_caller(&app, &caller, None) };
-    // A plus sign of an offset arrives as a blank when a client does not quote it.
+    // A plus sign in a time zone offset arrives as a blank if the client does not escape it.
     let text = after.replace(' ', "+");
     let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
     of_caller(&app, &caller, Some(after))

@@ -1,4 +1,4 @@
-//! The description of the API, made from the table of routes.
+//! The OpenAPI description, generated from the table of routes.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![get("/api/openapi.json", Need::Nobody, "Describes this API.", description)]
 }
 
-/// Made once: it is the same for everybody, and everybody may ask.
+/// Cached, because it is the same for all callers and public.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
 
 async fn description() -> impl IntoResponse {
@@ -41,7 +41,7 @@ fn whom(need: Need) -> String {
     format!("{who}{right}")
 }
 
-/// OpenAPI 3.1.
+/// Returns the OpenAPI 3.1 document.
 pub(in crate::web) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for Route { method, path, need, does, is_download, .. } in routes::table() {

@@ -1,4 +1,4 @@
-//! Preferences of users.
+//! Routes of user preferences.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -83,7 +83,7 @@ async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     let mut body = Vec::new();
     for record in app.store.list::<Preference>("")? {
         let preference = &record.value;
-        // Stored while its user was being deleted elsewhere.
+        // The preferences were stored while their user was being deleted elsewhere.
         if !app.store.has::<User>(&preference.uid.to_string())? {
             continue;
         }

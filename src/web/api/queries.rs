@@ -1,4 +1,4 @@
-//! Queries that are only looked at, queries whose results are given at once, and the tags that there are.
+//! Routes to parse queries, to run queries with immediate results, and to list tags.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(in crate::web) struct Parse {
     filters: Vec<Condition>,
 }
 
-/// What is said of a query.
+/// Checks a query and returns the result as JSON.
 pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> ApiResult<Value> {
     let Parse { searchstring: text, sequence, filters } = wish;
     let checked = app.searches.check(&caller.searcher(), &text, &filters).await;
@@ -76,13 +76,13 @@ pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -
             answer["ParseError"] = message.into();
             answer["Column"] = column.into();
         }
-        // Nothing is wrong with the query as far as anybody knows: the client asks again.
+        // The query itself is not at fault, so the client may retry.
         Err(error) => return Err(error.into()),
     }
     Ok(answer)
 }
 
-/// What a request says of one thing: in a header, in its URL, or in its body.
+/// Parameters of a request, which may be in a header, the URL or the body.
 struct Said {
     headers: HeaderMap,
     url: HashMap<String, String>,
@@ -147,7 +147,7 @@ async fn direct(
     let live = Arc::clone(passing.live());
     let search = live.search();
     let deed = Deed::Download { format, since: None, until: None };
-    // Mistakes that show at once are told as such, not as an empty file.
+    // Waits briefly, so that immediate failures are reported as errors instead of an empty file.
     let _ = tokio::time::timeout(std::time::Duration::from_millis(300), live.ended()).await;
     let standing = live.search();
     if standing.state == crate::objects::searches::State::Failed && standing.rows == 0 {

@@ -1,4 +1,4 @@
-//! Commands to the results of a search: the one set that clients know over web sockets, and partly over paths.
+//! Commands on the results of a search, which clients send over WebSocket connections and partly as paths.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -56,7 +56,7 @@ pub(super) async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResu
     Ok((search, serde_json::from_value(told["Histogram"].clone()).unwrap_or_default()))
 }
 
-/// One command to a search's results, answered in the form of all such answers.
+/// Executes a command and returns the response in the common form.
 pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &Command) -> ApiResult<Value> {
     let (search, histogram) = standing(app, caller, id).await?;
     let mut answer = json!({
@@ -134,7 +134,7 @@ fn entries(search: &Search, rows: &[Row], is_raw: bool) -> Value {
     rows.iter().map(entry).collect()
 }
 
-/// The command for rows, by their numbers or between two times, with or without their fields.
+/// Returns the command that reads rows, by index or time, with or without their fields.
 pub(super) fn entries_command(is_between: bool, is_explored: bool) -> u32 {
     match (is_between, is_explored) {
         (false, false) => ENTRIES,
@@ -144,14 +144,14 @@ pub(super) fn entries_command(is_between: bool, is_explored: bool) -> u32 {
     }
 }
 
-/// The fields of a row, as clients show them beside it.
+/// Returns the fields of a row.
 fn explored(row: &Row) -> Value {
     let fields = serde_json::from_slice::<Map<String, Value>>(&row.data).unwrap_or_default();
     let field = |(name, value): (&String, &Value)| json!({ "Module": "json", "Name": name, "Value": cell(value) });
     json!({ "Elements": fields.iter().map(field).collect::<Vec<_>>() })
 }
 
-/// Rows in stretches of time; with a range, of those stretches that begin within it.
+/// Returns row counts per time interval; with a range, of the intervals that start within it.
 fn stats(search: &Search, histogram: &[u64], wish: &Value) -> Value {
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(histogram.len().max(1)).unwrap_or(1);
@@ -165,7 +165,7 @@ fn stats(search: &Search, histogram: &[u64], wish: &Value) -> Value {
             .filter(|(time, _)| (first..=end).contains(&time.ns()))
     };
     let overview = counts().map(|(time, count)| json!({ "Count": count, "Bytes": 0, "TS": time }));
-    // By stage; here the whole query is one.
+    // Statistics are per stage; here the whole query is one stage.
     let stage = |count: &u64| {
         json!({
             "Name": renderer(search),

@@ -1,4 +1,4 @@
-//! Results of a search that come as an archive, as one webserver gives them and another one takes them.
+//! Import of the results of a search as an archive that a webserver has exported.
 
 use axum::Json;
 use axum::extract::multipart::{Field, MultipartError};
@@ -15,7 +15,7 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, post};
 
-/// Longest of what is said of an archive, in bytes.
+/// Maximum size in bytes of a text field of the form.
 const TEXT_BYTES_MAX: usize = 4096;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -63,7 +63,7 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
     while let Some(part) = form.next_field().await.map_err(wrong)? {
         match part.name().unwrap_or_default() {
             "file" => {
-                // A little more than results may have: their summary.
+                // The archive also holds a summary, so it may be larger than the results.
                 let bytes_max = app.searches.options().bytes_max.saturating_add(1 << 20);
                 keep(part, &mut arriving, bytes_max).await?;
                 has_file = true;
@@ -81,7 +81,7 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
     if !has_file {
         return Err(ApiError::bad("the form has no part called file"));
     }
-    // The archive may have taken a while to arrive.
+    // The upload may have taken a while.
     let caller = caller.again(&app)?;
     if !wish.gids.is_empty() {
         caller.require("SetSearchGroup")?;

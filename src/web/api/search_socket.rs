@@ -1,5 +1,5 @@
-//! Searches over a WebSocket, as existing clients run them: one socket carries several conversations, named in each
-//! frame.
+//! Searches over a WebSocket, as existing clients run them: one socket carries several conversations, named in
+//! each frame.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -152,8 +152,8 @@ struct Conversation {
 #[derive(Clone)]
 struct View {
     search: String,
-    /// Capability of the frame that opened the view: a client that may run a search may see its results, as over
-    /// `/api/search/direct`.
+    /// Capability of the frame that opened the view: a client that may run a search may see its results, as
+    /// over `/api/search/direct`.
     capability: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Settings, deployment, health.
+//! Routes of settings, deployment, logging and health.
 
 use std::sync::atomic::Ordering;
 
@@ -20,9 +20,9 @@ use crate::web::input::Input;
 use crate::web::orders::Orders;
 use crate::web::routes::{Route, get, post, put};
 
-/// Largest JSON body.
+/// Maximum size of a JSON body.
 pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
-/// After a start, a datastore that does not answer is waited for this long.
+/// Time in milliseconds after a start for which a webserver that has not reached its datastore counts as not ready.
 const HEARING_MS_MAX: u64 = 10_000;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
@@ -77,7 +77,7 @@ async fn settings(State(app): State<AppRef>) -> Json<Value> {
     }))
 }
 
-/// Whether other webservers may share the log; a webserver without a datastore keeps one of its own.
+/// Returns whether other webservers may share the log; a standalone webserver keeps its own.
 fn is_distributed(app: &AppRef) -> bool {
     !app.config.datastores.is_empty() || !app.stands_alone
 }
@@ -105,7 +105,7 @@ async fn ping(State(app): State<AppRef>) -> Json<Value> {
     Json(states(&app))
 }
 
-/// Which parts answer.
+/// Returns the states of webserver and datastore.
 pub(super) fn states(app: &AppRef) -> Value {
     let datastore = if app.store.replica().is_connected() { "OK" } else { "Disconnected" };
     json!({ "webserver": "OK", "datastore": datastore })
@@ -164,7 +164,7 @@ async fn write_log(
     Ok(Json(true))
 }
 
-/// What keeps a webserver from being ready for requests; nothing when it is.
+/// Returns the reason why the webserver is not ready for requests; `None` if it is.
 pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     let cut_off_ms_max = app.config.ready_cut_off_s_max.saturating_mul(1000);
     if app.is_draining.load(Ordering::Relaxed) {
@@ -191,7 +191,7 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     None
 }
 
-/// Why the health of a status is not good.
+/// Returns the reasons why a status is not healthy.
 pub(in crate::web) fn reasons(status: &Status) -> Value {
     let reason = |reason: &Reason| json!({ "Code": reason.code, "Message": reason.message, "Remedy": reason.remedy });
     status.health.reasons.iter().map(reason).collect()

@@ -109,8 +109,8 @@ impl Fields {
     }
 }
 
-/// Returns writes that make room for one more token by deleting expired ones. A valid token is never deleted
-/// automatically.
+/// Returns writes that make room for one more token by deleting expired ones. A valid token is never
+/// deleted automatically.
 fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     let mut writes = Writes::new();
     let prefix = format!("{uid}/");

@@ -37,8 +37,8 @@ const LITTLE: usize = 4 << 10;
 const DOWNLOADS_OF_USER: usize = 256;
 static UNDER_WAY: LazyLock<Arc<Quota<i32>>> = LazyLock::new(|| Quota::new(DOWNLOADS_OF_USER));
 
-/// Returns the pieces of a sender up to an empty one. If the sender is dropped before that, the stream ends with an
-/// error.
+/// Returns the pieces of a sender up to an empty one. If the sender is dropped before that, the stream ends with
+/// an error.
 pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestream {
     Box::pin(futures_util::stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;

@@ -135,8 +135,8 @@ fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
 /// streams that a connection allows, so that other requests still find one.
 const DOWNLOADS_OF_USER: usize = 4;
 const DOWNLOADS_FROM: usize = 32;
-/// Longest wait for a download slot: many small downloads get their turn; behind a few large ones the request is
-/// rejected.
+/// Longest wait for a download slot: many small downloads get their turn; behind a few large ones the request
+/// is rejected.
 const IN_LINE: Duration = Duration::from_secs(8);
 
 static OF_USERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_OF_USER));
@@ -262,8 +262,8 @@ impl Handler for Asked {
             write(&mut send, &head).await?;
             if let Some(mut body) = file {
                 while let Some(piece) = body.next().await {
-                    // On an error the stream ends without the empty piece, so that the requester sees that the file is
-                    // incomplete.
+                    // On an error the stream ends without the empty piece, so that the requester sees that the file
+                    // is incomplete.
                     for part in piece?.chunks(PART_BYTES) {
                         let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, part)).await;
                         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
