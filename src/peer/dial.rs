@@ -1,4 +1,4 @@
-//! Connections to other members: made when they are needed, kept while they are used.
+//! Outgoing connections to other members, made on demand and kept while in use.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
@@ -16,50 +16,50 @@ use crate::transport::wire::{self, WireError};
 use super::listen::{Peer, serve_streams};
 use super::peers::{Inner, Peers};
 
-/// Longest wait for a host's word that nobody listens.
+/// Timeout for an ICMP reply of a host that no process listens on a port.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest wait until a stream can be opened.
+/// Timeout for opening a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Silence after which it is asked whether anybody listens at the other end.
+/// Silence after which it is checked whether a process still listens at the other end.
 const DOUBT_AFTER: Duration = Duration::from_millis(100);
-/// Longest pause after a failure during which nobody tries again.
+/// Maximum backoff delay after a failure, during which no new attempt is made.
 const RETRY_CAP: Duration = Duration::from_secs(5);
-/// A connection that nobody uses is closed after this long.
+/// Idle time after which an unused connection is closed.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// Why there is no stream to a member.
+/// Error returned when no stream to a member can be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
-    /// The roster does not know it.
+    /// The roster does not contain the member.
     #[error("{0} is not a member that is known here")]
     Unknown(MemberName),
-    /// It does not listen, or has not said where.
+    /// The member does not listen, or has not announced an address.
     #[error("{0} has not said where it listens to other members")]
     NoAddress(MemberName),
-    /// It is this member.
+    /// The member is this one itself.
     #[error("{0} is this member itself")]
     Itself(MemberName),
-    /// It does not answer.
+    /// The member cannot be reached.
     #[error("{member} cannot be reached: {reason}")]
     Unreachable {
-        /// Who.
+        /// Name of the member.
         member: MemberName,
-        /// Why.
+        /// Underlying error.
         reason: String,
     },
-    /// Whoever answers is not that member.
+    /// A different member answered at the address.
     #[error("at {address} answers {found}, not {expected}")]
     Somebody {
-        /// Where.
+        /// Address that was contacted.
         address: String,
-        /// Who should be there.
+        /// Member expected at the address.
         expected: MemberName,
-        /// Who is.
+        /// Member found there, or the reason why it is not trusted.
         found: String,
     },
 }
 
-/// A connection that was made, and when it was last used.
+/// An established connection; `used` counts its users.
 struct Made {
     connection: quinn::Connection,
     used: Arc<()>,
@@ -68,11 +68,11 @@ struct Made {
 struct State {
     made: Option<Made>,
     backoff: Backoff,
-    /// The last failure, and until when it is the answer.
+    /// Last failure, and the time until which it is returned without a new attempt.
     failed: Option<(PeerError, Instant)>,
 }
 
-/// The connection to one member; whoever needs it waits for the lock while it is being made.
+/// Connection to one member; concurrent callers wait for the lock while it is established.
 pub(super) struct Slot(tokio::sync::Mutex<State>);
 
 impl Slot {
@@ -82,17 +82,17 @@ impl Slot {
     }
 }
 
-/// An open stream. The connection is kept while the stream is.
+/// An open stream. It keeps its connection in use.
 pub struct PeerStream {
-    /// Towards the member.
+    /// Sending half, towards the member.
     pub send: quinn::SendStream,
-    /// From the member.
+    /// Receiving half.
     pub receive: quinn::RecvStream,
     _used: Arc<()>,
 }
 
 impl PeerStream {
-    /// The stream's halves, and what must live as long as they are used.
+    /// Returns the halves of the stream, and a guard that must live as long as they are used.
     #[must_use]
     pub fn into_parts(self) -> (quinn::SendStream, quinn::RecvStream, Arc<()>) {
         (self.send, self.receive, self._used)
@@ -100,10 +100,11 @@ impl PeerStream {
 }
 
 impl Peers {
-    /// Opens a stream to a member, over the connection that exists or over a new one. The stream's opening has been written.
+    /// Opens a stream to a member, over an existing connection or a new one. The opening message has been written.
     ///
     /// # Errors
-    /// See [`PeerError`]. After a failure the same answer is given for a moment, so that many who ask do not all wait.
+    /// See [`PeerError`]. For a short time after a failure the same error is returned, so that not every caller waits
+    /// for it.
     pub async fn open(&self, member: &MemberName, open: Open) -> Result<PeerStream, PeerError> {
         let unreachable = |reason: String| PeerError::Unreachable { member: member.clone(), reason };
         let (connection, used) = self.connect(member).await?;
@@ -148,7 +149,7 @@ impl Peers {
                 Ok((connection, used))
             }
             Err(error) => {
-                // Half of the bound at least: this pause is for those who ask, not to spread a fleet.
+                // At least half of the maximum: this delay protects callers, it does not spread the load of a fleet.
                 let pause = state.backoff.next_delay(u64::MAX / 3 * 2);
                 state.failed = Some((error.clone(), Instant::now() + pause));
                 Err(error)
@@ -157,8 +158,8 @@ impl Peers {
     }
 }
 
-/// Closes a connection on which nothing is heard of what was just sent, when the other side's host says that nobody listens there any
-/// more: a process that was killed is not waited for until the connection times out.
+/// Closes a connection on which nothing is received after data was sent, if the peer's host reports that no process
+/// listens there any more. So a killed process is noticed before the connection times out.
 async fn doubt(connection: quinn::Connection) {
     let heard = connection.stats().udp_rx.datagrams;
     tokio::time::sleep(DOUBT_AFTER).await;
@@ -168,7 +169,7 @@ async fn doubt(connection: quinn::Connection) {
     }
 }
 
-/// Whether a host says that nobody listens at an address. A host that says nothing is waited for.
+/// Returns whether a host reports that no process listens at an address. Waits if the host sends no reply.
 async fn refused(address: SocketAddr) -> bool {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -176,12 +177,13 @@ async fn refused(address: SocketAddr) -> bool {
     if socket.connect(address).await.is_err() {
         return false;
     }
-    // Too short for anything but an answer of the host.
+    // The datagram is too short for any reply but an ICMP error of the host.
     let _ = socket.send(&[0]).await;
     matches!(socket.recv(&mut [0; 64]).await, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// The slot holds one share of a connection's use, this task another; every stream has its own.
+/// Closes a connection when it is unused. The slot holds one reference to `used` and this task another; each stream
+/// holds one.
 async fn close_unused(connection: quinn::Connection, used: Arc<()>) {
     let mut idle_since = Instant::now();
     loop {
@@ -229,7 +231,7 @@ async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connecti
     Ok(connection)
 }
 
-/// What every address answered, as one error.
+/// Combines the errors of all addresses into one.
 fn all_of(mut errors: Vec<PeerError>, member: &MemberName) -> PeerError {
     if errors.len() == 1 {
         return errors.remove(0);

@@ -1,4 +1,4 @@
-//! Members that connect to this one, and what serves their streams.
+//! Connections from other members, and the handlers that serve their streams.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,30 +16,30 @@ use crate::trust::Role;
 
 use super::peers::{CLOSE_REVOKED, Inner};
 
-/// Longest wait for what a stream is for.
+/// Timeout for the opening message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The member at the other end.
+/// The member at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Name.
+    /// Name of the member.
     pub name: MemberName,
-    /// Role.
+    /// Role of the member.
     pub role: Role,
 }
 
-/// A handler at work.
+/// Future of a running handler.
 pub type Serving<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), WireError>> + Send + 'a>>;
 
 /// Serves the streams of one kind.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether members of this role may open such streams.
+    /// Returns whether members with this role may open such streams.
     fn allows(&self, role: Role) -> bool;
 
-    /// Serves one stream, whose opening has been read.
+    /// Serves one stream, after its opening message was read.
     fn serve(&self, peer: Peer, send: quinn::SendStream, receive: quinn::RecvStream) -> Serving<'_>;
 }
 
-/// Refusals that others can cause as often as they like.
+/// Rate limit for logging rejections, which peers can cause without limit.
 static REFUSED: Seldom = Seldom::new();
 
 /// Accepts connections until the endpoint is closed.
@@ -49,7 +49,7 @@ pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
         let Some(inner) = inner.upgrade() else { return };
         tokio::spawn(async move {
             match arrival.handshake().await {
-                // Apart: one who has not proved anything takes no room for what a member needs.
+                // Boxed, so that unauthenticated peers do not take the memory that a member's future needs.
                 Ok((connection, turn)) => Box::pin(connected(inner, &connection, turn)).await,
                 Err(error) => tracing::debug!(%error, "a member's handshake failed"),
             }
@@ -71,7 +71,7 @@ async fn connected(inner: Arc<Inner>, connection: &quinn::Connection, turn: Turn
     drop(turn);
     trusted(connection);
     let peer = Peer { name, role };
-    // What lives as long as the connection must not keep this member's endpoint open.
+    // A task that lives as long as the connection must not keep this member's endpoint open.
     let weak = Arc::downgrade(&inner);
     drop(inner);
     serve_streams(&weak, &peer, connection).await;

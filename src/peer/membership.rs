@@ -1,9 +1,9 @@
-//! What a member believes about the others: the roster, how old it is, and why none is believed.
+//! The trusted view of other members: the roster, its age, and the reason if it is not trusted.
 //!
-//! It fails closed. A roster that cannot be read might be the one that revokes a member, so from then on no member is believed
-//! until a good one arrives, also over a restart. Revocations arrive in a message of their own, which applies whatever becomes
-//! of the roster. And a roster that the datastore has not confirmed for too long is not believed, because who was revoked in
-//! the meantime is not known.
+//! It fails closed. A roster that cannot be read might be the one that revokes a member, so no member is trusted until
+//! a valid one arrives, even after a restart. Revocations arrive in a separate message, which applies independently of
+//! the roster. A roster that the datastore has not confirmed for too long is not trusted, because revocations may have
+//! been missed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::env::{Clock, SystemClock};
 use crate::model::MemberName;
 use crate::trust::{Fingerprint, KeptRoster, Refusal, Role, Roster};
 
-/// That the datastore is there is written down this often.
+/// Interval in milliseconds at which the time of the last confirmation is stored.
 const WRITTEN_EVERY_MS: u64 = 600_000;
 
 /// The roster of one member, on its disk and in memory.
@@ -24,17 +24,17 @@ pub(super) struct Membership {
     data_dir: PathBuf,
     roster: watch::Sender<Arc<Roster>>,
     state: Mutex<State>,
-    /// `None`: a roster is believed however old it is.
+    /// Maximum age of a trusted roster; `None` means no limit.
     age_max: Option<Duration>,
 }
 
 struct State {
-    /// When the datastore was last heard, by the clock of the host, which goes on over a restart.
+    /// Wall-clock time of the last contact with the datastore, which survives a restart.
     confirmed_ms: u64,
-    /// The same by a clock that nobody sets.
+    /// The same time by the monotonic clock, which cannot be set.
     confirmed: Instant,
     written_ms: u64,
-    /// Why no roster is believed.
+    /// Reason why no roster is trusted.
     refused: Option<String>,
 }
 
@@ -43,10 +43,10 @@ fn now_ms() -> u64 {
 }
 
 impl Membership {
-    /// Starts with what the data directory holds.
+    /// Loads the stored roster from the data directory.
     pub(super) fn load(data_dir: &Path, age_max: Option<Duration>) -> Membership {
         let KeptRoster { roster, confirmed_ms, refused } = KeptRoster::load(data_dir);
-        // A time in the future is that of a clock that was wrong.
+        // A time in the future was written while the clock was wrong.
         let confirmed_ms = confirmed_ms.min(now_ms());
         let state = State { confirmed_ms, confirmed: Instant::now(), written_ms: confirmed_ms, refused };
         Membership {
@@ -69,7 +69,7 @@ impl Membership {
         self.roster.subscribe()
     }
 
-    /// Why no other member is believed; `None` when those of the roster are.
+    /// Returns the reason why no other member is trusted; `None` if the members of the roster are.
     pub(super) fn problem(&self) -> Option<String> {
         let state = self.state();
         if let Some(why) = &state.refused {
@@ -89,12 +89,12 @@ impl Membership {
         ))
     }
 
-    /// Whether it was refused: unlike one that is too old, that is a fault.
+    /// Returns whether the last roster was rejected, which is a fault, unlike an outdated roster.
     pub(super) fn is_refused(&self) -> bool {
         self.state().refused.is_some()
     }
 
-    /// Whose certificate this is.
+    /// Returns the member that owns a certificate.
     pub(super) fn authorise(&self, certificate: &Fingerprint) -> Result<(MemberName, Role), Refusal> {
         match self.problem() {
             Some(problem) => Err(Refusal::Unverifiable(problem)),
@@ -102,7 +102,7 @@ impl Membership {
         }
     }
 
-    /// Takes over a roster as the datastore sent it, or refuses it and believes no member from now on.
+    /// Replaces the roster by an encoded one from the datastore. If it is invalid, no member is trusted from now on.
     pub(super) fn handle_roster(&self, body: &[u8]) {
         match Roster::decode(body) {
             Ok(roster) => self.replace(roster),
@@ -132,12 +132,12 @@ impl Membership {
             "the datastore sent a list of members that cannot be read: no other member is believed until it sends another"
         );
         self.state().refused = Some(crate::codec::reports::reportable(why));
-        // Addresses are learned again with the next roster.
+        // Addresses come again with the next roster.
         self.roster.send_replace(Arc::default());
         self.keep();
     }
 
-    /// Takes certificates off the roster as the datastore says, whatever roster follows.
+    /// Removes revoked certificates from the roster, as instructed by the datastore. This holds whichever roster follows.
     pub(super) fn handle_revocations(&self, body: &[u8]) {
         match message::decode::<Revocations>(Kind::Revocations, body) {
             Ok(revocations) => self.revoke(&revocations.certificates),
@@ -153,7 +153,7 @@ impl Membership {
         }
     }
 
-    /// The datastore is there, and would have sent a roster if that had changed.
+    /// Records that the datastore is reachable; it would have sent a roster if the members had changed.
     pub(super) fn confirm(&self) {
         let is_due = {
             let mut state = self.state();
@@ -271,7 +271,7 @@ mod tests {
             let again = Membership::load(temp.path(), age_max);
             assert!(again.authorise(&[1; 32]).is_ok(), "and after a restart");
         }
-        // A clock that was ahead does not make a roster young for ever.
+        // A clock that was ahead must not extend the lifetime of a roster.
         KeptRoster { confirmed_ms: u64::MAX, ..kept(0) }.save(temp.path()).expect("keeps");
         let membership = Membership::load(temp.path(), AGE_MAX);
         assert!(membership.state().confirmed_ms <= now_ms());

@@ -1,12 +1,12 @@
-//! Members that speak with each other without the datastore between them.
+//! Connections between members without the datastore.
 //!
-//! Every webserver may listen on a UDP port of its own. Who may connect, and where to, is in the [`Roster`] that the
-//! datastore sends and every member keeps on its disk, so that members find and authenticate each other while the
-//! datastore is away. A certificate counts only while the last roster names it: when a member is revoked, its
-//! connections to others are closed as soon as they hear of it.
+//! Every webserver may listen on a separate UDP port for other members. The [`Roster`], which the datastore sends and
+//! every member stores, contains the members and their addresses, so that members find and authenticate each other while
+//! the datastore is unreachable. A certificate is valid only while the last roster contains it: when a member is revoked,
+//! others close its connections as soon as they are informed.
 //!
-//! A stream begins with what it is for ([`Open`]). What serves such streams is registered with [`Peers::serve`]; the other side
-//! uses [`Peers::open`], which connects when there is no connection yet, and keeps connections that are in use.
+//! A stream starts with its purpose ([`Open`]). Handlers of such streams are registered with [`Peers::serve`]. The other
+//! side uses [`Peers::open`], which connects if there is no connection yet and reuses connections.
 //!
 //! [`Roster`]: crate::trust::Roster
 //! [`Open`]: crate::codec::message::Open

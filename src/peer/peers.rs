@@ -1,4 +1,4 @@
-//! What all parts of a member's dealings with others share.
+//! State shared by all connections to other members.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,18 +18,18 @@ use super::dial::Slot;
 use super::listen::{Handler, accept};
 use super::membership::Membership;
 
-/// Whether connections still count is checked this often, besides whenever the roster changes.
+/// Interval at which certificates of open connections are checked, in addition to every change of the roster.
 const CHECKED_EVERY: Duration = Duration::from_secs(5);
-/// Connections of one member, whoever began them.
+/// Maximum number of connections per member, in either direction.
 const CONNECTIONS_MAX: usize = 4;
-/// Close code of a connection that gives way to a newer one.
+/// Close code of a connection that is replaced by a newer one.
 const CLOSE_REPLACED: u32 = 5;
 /// Close code for a member that is no longer in the roster.
 pub(super) const CLOSE_REVOKED: u32 = 2;
 
-/// One live connection, whoever began it.
+/// An open connection, in either direction.
 struct Live {
-    /// Whose it is; `None` until its certificate was found in the roster.
+    /// The other member; `None` until its certificate was found in the roster.
     member: Option<MemberName>,
     certificate: Fingerprint,
     connection: quinn::Connection,
@@ -54,8 +54,8 @@ pub(super) struct Inner {
 }
 
 impl Lives {
-    /// Connection `id` is `member`'s. Those of it that are too many end, the oldest first, so that a member that was restarted is
-    /// not kept out by connections that it has lost.
+    /// Assigns connection `id` to `member`. Closes the member's oldest connections above the limit, so that a restarted
+    /// member is not rejected because of connections that it has lost.
     fn admit(&mut self, id: u64, member: &MemberName) {
         if let Some(live) = self.open.get_mut(&id) {
             live.member = Some(member.clone());
@@ -71,13 +71,13 @@ impl Lives {
     }
 }
 
-/// A member's connections to other members. Cheap to clone; the last clone closes them.
+/// A member's connections to other members. Cheap to clone; dropping the last clone closes them.
 #[derive(Clone)]
 pub struct Peers {
     pub(super) inner: Arc<Inner>,
 }
 
-/// Takes a connection off the list of live ones, however its task ends.
+/// Removes a connection from the list of open ones when dropped.
 pub(super) struct Listed(Weak<Inner>, u64);
 
 impl Drop for Listed {
@@ -101,8 +101,8 @@ impl Inner {
         self.membership.roster()
     }
 
-    /// Whose connection this is. It is on the list, and closed when its certificate no longer counts, until the returned
-    /// value is dropped.
+    /// Authenticates a connection. Until the returned guard is dropped, the connection is listed, and is closed when its
+    /// certificate becomes invalid.
     pub(super) fn admit(
         self: &Arc<Self>,
         connection: &quinn::Connection,
@@ -116,13 +116,13 @@ impl Inner {
             lives.open.insert(id, Live { member: None, certificate, connection: connection.clone() });
             Listed(Arc::downgrade(self), id)
         };
-        // After it is on the list, so that a roster that comes now does not miss it.
+        // Checked after the connection is listed, so that a concurrent roster change cannot miss it.
         let (name, role) = self.membership.authorise(&certificate)?;
         self.lives().admit(listed.1, &name);
         Ok((name, role, listed))
     }
 
-    /// A connection that a member has made to this one. It may have moved to another address since the roster was made.
+    /// Returns an open connection from a member. The member may have changed its address since the roster was made.
     pub(super) fn connection_from(&self, member: &MemberName) -> Option<quinn::Connection> {
         let lives = self.lives();
         let mut its = lives.open.values().filter(|live| live.member.as_ref() == Some(member));
@@ -153,7 +153,7 @@ impl Inner {
     }
 }
 
-/// Closes connections whose members are no longer believed although nothing arrived: a roster ages, a certificate ends.
+/// Closes connections that become untrusted without any message: a roster ages, or a certificate expires.
 async fn keep_checking(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(CHECKED_EVERY).await;
@@ -173,12 +173,12 @@ impl Drop for Inner {
 }
 
 impl Peers {
-    /// Begins with the roster that the data directory holds, which counts for `age_max` after the datastore was last heard.
-    /// With an address it listens there, otherwise it only connects to others. Runs within a tokio runtime. `hosts` are names
-    /// and addresses of this host for others, best first.
+    /// Starts with the roster stored in the data directory, which is trusted for `age_max` after the last contact with
+    /// the datastore. Listens on `listen` if given, otherwise only connects to others. Must be called within a tokio
+    /// runtime. `hosts` are names and addresses of this host for other members, best first.
     ///
     /// # Errors
-    /// When the identity cannot be read, or the address is taken.
+    /// If the identity cannot be read, or the address is in use.
     pub fn start(
         data_dir: &Path,
         listen: Option<SocketAddr>,
@@ -222,63 +222,65 @@ impl Peers {
         Ok(Peers { inner })
     }
 
-    /// Serves streams of one kind by `handler` from now on.
+    /// Registers `handler` for the streams of one kind.
     pub fn serve(&self, open: Open, handler: Arc<dyn Handler>) {
         self.inner.handlers.write().unwrap_or_else(PoisonError::into_inner).insert(open, handler);
     }
 
-    /// What the datastore is told, for the rosters of others; `None` when this member does not listen.
+    /// Returns the announcement for the rosters of other members; `None` if this member does not listen.
     #[must_use]
     pub fn announcement(&self) -> Option<Announce> {
         self.inner.server.as_ref().map(|_| self.inner.announce.clone())
     }
 
-    /// The members as the datastore last said.
+    /// Returns the current roster.
     #[must_use]
     pub fn roster(&self) -> Arc<Roster> {
         self.inner.roster()
     }
 
-    /// The roster and its changes.
+    /// Returns a receiver of the roster and its changes.
     #[must_use]
     pub fn watch_roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.inner.membership.watch()
     }
 
-    /// Takes over a roster from the datastore: keeps it on the disk and closes the connections of whoever is no longer in it.
+    /// Replaces the roster: stores it, and closes the connections of members that are no longer in it.
     pub fn take_roster(&self, roster: Roster) {
         self.inner.membership.replace(roster);
         self.inner.close_unlisted();
     }
 
-    /// [`Peers::take_roster`] of one as it is sent. When it cannot be read no member is believed until another one comes.
+    /// Like [`Peers::take_roster`], for an encoded roster. If it is invalid, no member is trusted until another
+    /// one arrives.
     pub fn handle_roster(&self, body: &[u8]) {
         self.inner.membership.handle_roster(body);
         self.inner.close_unlisted();
     }
 
-    /// Takes revoked certificates off the roster, as the datastore sends them, and closes their connections.
+    /// Removes the certificates in an encoded revocation message from the roster, and closes their connections.
     pub fn handle_revocations(&self, body: &[u8]) {
         self.inner.membership.handle_revocations(body);
         self.inner.close_unlisted();
     }
 
-    /// The datastore was heard: the roster is as good as new.
+    /// Records contact with the datastore, which confirms the roster.
     pub fn confirm_roster(&self) {
         self.inner.membership.confirm();
     }
 
-    /// Why no other member is believed, and whether that is a fault; `None` when those of the roster are.
+    /// Returns the reason why no other member is trusted, and whether it is a fault; `None` if the members of the
+    /// roster are.
     #[must_use]
     pub fn membership_problem(&self) -> Option<(String, bool)> {
         let membership = &self.inner.membership;
         membership.problem().map(|problem| (problem, membership.is_refused()))
     }
 
-    /// The identity was renewed: new connections use it.
+    /// Reloads the identity after its renewal; new connections use it.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn take_identity(&self) -> Result<(), TrustError> {
         let identity = Identity::load(&self.inner.data_dir)?;
         if let Some(server) = &self.inner.server {
@@ -289,7 +291,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Closes every connection and stops listening.
+    /// Closes all connections and stops listening.
     pub fn close(&self) {
         if let Some(server) = &self.inner.server {
             server.close(b"the member is stopping");
@@ -299,7 +301,7 @@ impl Peers {
         }
     }
 
-    /// Name of this member.
+    /// Returns the name of this member.
     #[must_use]
     pub fn me(&self) -> &MemberName {
         self.inner.me()

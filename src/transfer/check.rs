@@ -1,4 +1,4 @@
-//! Which chunks of contents a store lacks.
+//! Queries for the chunks of contents that a store is missing.
 
 use std::collections::HashSet;
 
@@ -8,47 +8,47 @@ use crate::codec::chunks::{Lacking, NAMES_MAX};
 use crate::codec::error::DecodeError;
 use crate::model::ChunkId;
 
-/// Why it is not known what a chunk lists.
+/// Error returned when the chunks that an index chunk lists are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// It is there, whole, and no list: nor will it ever be one.
+    /// The chunk is intact but no index, and cannot become one.
     #[error("chunk {id} is named as a list of chunks and is none: {reason}")]
     Malformed {
-        /// The chunk.
+        /// Id of the chunk.
         id: ChunkId,
-        /// What is wrong.
+        /// Decoding error.
         reason: DecodeError,
     },
-    /// It is a list of a later version.
+    /// The index was written by a later version.
     #[error(
         "the list of chunks {id} is of a later version ({format}): this program is too old to say what it names; upgrade it"
     )]
     Later {
-        /// The chunk.
+        /// Id of the chunk.
         id: ChunkId,
-        /// Version of its layout.
+        /// Version of the index format.
         format: u8,
     },
-    /// The store cannot be read at this moment.
+    /// The store cannot be read now.
     #[error(transparent)]
     Store(#[from] ChunkError),
 }
 
-/// What a store lacks of contents, and what of them can never be had.
+/// Result of a query for missing chunks.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// What is missing.
+    /// Missing chunks.
     pub lacking: Lacking,
-    /// Why something can never be had.
+    /// Error of a malformed index, of which the listed chunks can never be determined.
     pub malformed: Option<ListError>,
-    /// Why it is not known whether something is missing.
+    /// Error because of which it is unknown whether chunks are missing.
     pub unknown: Option<ListError>,
 }
 
-/// The parts that an index chunk lists; `None` when it is not there, or damaged: it counts as missing then.
+/// Returns the parts that an index chunk lists; `None` if the chunk is missing or corrupt, which counts as missing.
 ///
 /// # Errors
-/// When it is not known, see [`ListError`].
+/// If the parts are unknown, see [`ListError`].
 pub fn parts_of(store: &ChunkStore, id: &ChunkId) -> Result<Option<Vec<Part>>, ListError> {
     let raw = match store.read(id) {
         Ok(Some(raw)) => raw,
@@ -61,10 +61,10 @@ pub fn parts_of(store: &ChunkStore, id: &ChunkId) -> Result<Option<Vec<Part>>, L
     }
 }
 
-/// All parts of a content in order; `None` when one of its index chunks is not there.
+/// Returns all parts of a content in order; `None` if one of its index chunks is missing.
 ///
 /// # Errors
-/// As [`parts_of`].
+/// See [`parts_of`].
 pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Part>>, ListError> {
     let mut all = Vec::new();
     for id in index {
@@ -74,14 +74,14 @@ pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Par
     Ok(Some(all))
 }
 
-/// Which of `ids` are missing. With `are_indexes` they are lists of chunks, and what they list counts, too. Chunks that are
-/// there begin their grace period anew.
+/// Returns which of `ids` are missing. With `are_indexes` these are index chunks, and the chunks that they list are
+/// checked too. The grace period of chunks that are stored is restarted.
 #[must_use]
 pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
     lacking_of(store, ids, are_indexes, |ids| store.missing(ids))
 }
 
-/// [`lacking`] for a member that will name none of them: nothing becomes of their grace period.
+/// Like [`lacking`], for a member that will reference none of them: grace periods are unchanged.
 #[must_use]
 pub fn lacking_unrenewed(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
     lacking_of(store, ids, are_indexes, |ids| store.absent(ids))
@@ -93,12 +93,12 @@ fn lacking_of(
     are_indexes: bool,
     missing: impl Fn(&[ChunkId]) -> Vec<ChunkId>,
 ) -> Checked {
-    // One that is named again is looked at once.
+    // Each id is checked once.
     let mut named = HashSet::new();
     let ids: Vec<ChunkId> = ids.iter().filter(|id| named.insert(**id)).copied().collect();
     let mut checked = Checked { lacking: Lacking { ids: missing(&ids), more: false }, ..Checked::default() };
     if are_indexes {
-        // Behind a list that is missing more may be missing.
+        // A missing index may list further missing chunks.
         checked.lacking.more = !checked.lacking.ids.is_empty();
         let missing_lists: HashSet<ChunkId> = checked.lacking.ids.iter().copied().collect();
         for id in ids.into_iter().filter(|id| !missing_lists.contains(id)) {

@@ -1,4 +1,4 @@
-//! The asking end of a chunk stream.
+//! Client side of a chunk stream.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use super::Limiter;
 use super::resolve;
 use super::serve::{Arrived, blocking};
 
-/// Nothing heard for this long is the end of a stream. Longer than a lower bound of the bandwidth needs for a message.
+/// Timeout for a message. It exceeds the time that a message takes at the lowest bandwidth limit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Priority among the streams of a connection: behind operations.
+/// Priority among the streams of a connection, lower than that of operations.
 const PRIORITY: i32 = -2;
 
-/// Why a transfer broke off. What has arrived is kept.
+/// Error that ended a transfer. Chunks that arrived before are kept.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The stream, or the other side refuses.
+    /// The stream failed, or the other side rejected a request.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// The own store.
+    /// The local store failed.
     #[error(transparent)]
     Store(#[from] ChunkError),
-    /// Nothing came.
+    /// No message arrived in time.
     #[error("nothing was heard for {} s", PATIENCE.as_secs())]
     Silent,
-    /// There is nobody to ask.
+    /// No peer is reachable.
     #[error("{0}")]
     Away(String),
 }
@@ -43,12 +43,12 @@ pub struct ChunkStream {
     receive: quinn::RecvStream,
     store: ChunkStore,
     limiter: Limiter,
-    /// Whatever must live as long as the stream.
+    /// Guard that must live as long as the stream.
     _kept: Box<dyn std::any::Any + Send>,
 }
 
 impl ChunkStream {
-    /// Uses a stream whose opening has been written. `kept` lives as long as the stream.
+    /// Uses a stream after its opening message was written. `kept` is dropped with the stream.
     pub fn new(
         send: quinn::SendStream,
         receive: quinn::RecvStream,
@@ -70,10 +70,10 @@ impl ChunkStream {
         Ok((kind, body))
     }
 
-    /// Which chunks the other side lacks.
+    /// Returns the chunks that the other side is missing.
     ///
     /// # Errors
-    /// When the stream breaks.
+    /// If the stream breaks.
     pub async fn ask(&mut self, ids: &[ChunkId], are_indexes: bool) -> Result<Lacking, TransferError> {
         let asked = Asked { ids: ids.to_vec(), are_indexes };
         wire::send(&mut self.send, Kind::ChunksAsked, &asked).await?;
@@ -83,10 +83,11 @@ impl ChunkStream {
         }
     }
 
-    /// Sends chunks and waits until they are durable on the other side. Returns those that are not here.
+    /// Sends chunks and waits until the other side has stored them durably. Returns the chunks that the local store does
+    /// not have.
     ///
     /// # Errors
-    /// When the stream breaks, the other side cannot keep them, or the own store fails.
+    /// If the stream breaks, the other side cannot store them, or the local store fails.
     pub async fn send(&mut self, chunks: Vec<Want>) -> Result<Vec<ChunkId>, TransferError> {
         let mut lost = Vec::new();
         self.send_each(chunks, &mut lost).await?;
@@ -115,7 +116,7 @@ impl ChunkStream {
         let written = timeout(PATIENCE, self.send.write_all_chunks(&mut message)).await;
         match written {
             Ok(Ok(())) => Ok(()),
-            // The other side said why before it stopped reading.
+            // The other side sent the reason before it stopped reading.
             Ok(Err(quinn::WriteError::Stopped(_))) => Err(self.hear().await.err().unwrap_or(TransferError::Silent)),
             Ok(Err(error)) => Err(WireError::from(std::io::Error::from(error)).into()),
             Err(_) => Err(TransferError::Silent),
@@ -133,11 +134,11 @@ impl ChunkStream {
         }
     }
 
-    /// Fetches chunks and keeps them; they are durable after the store's next sync. Returns those that the other side does
-    /// not have.
+    /// Fetches chunks and stores them; they are durable after the store's next sync. Returns the chunks that the other
+    /// side does not have.
     ///
     /// # Errors
-    /// When the stream breaks, what comes is not what its name says, or the own store fails.
+    /// If the stream breaks, a chunk does not match its id, or the local store fails.
     pub async fn fetch(&mut self, chunks: Vec<Want>, is_urgent: bool) -> Result<Vec<ChunkId>, TransferError> {
         let mut absent = Vec::new();
         let unresolved = self.fetch_each(chunks, is_urgent, &mut absent).await?;
@@ -158,7 +159,7 @@ impl ChunkStream {
         wire::send(&mut self.send, Kind::ChunksWanted, &Wanted { is_urgent, chunks }).await?;
         let mut arrived = Arrived::default();
         let heard = self.hear_each(ids, absent, &mut arrived).await;
-        // What came before the stream broke need not come again.
+        // Chunks that arrived before the stream broke need not be sent again.
         arrived.keep(&self.store).await?;
         heard.map(|()| arrived.unresolved)
     }

@@ -1,4 +1,4 @@
-//! What the contents of a state need, compared with what a store has.
+//! Comparison of the chunks that the contents of a state need with those in a store.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,22 +8,22 @@ use crate::codec::admin::{BlobCollection, BlobInfo, BlobStats};
 use crate::codec::content::{self, ContentHead};
 use crate::model::ChunkId;
 
-/// Chunks that are listed by name for each content.
+/// Maximum number of missing chunks listed per content.
 const NAMED_MAX: usize = 16;
 
-/// The contents of a state, by key, and the names of the resources that name each.
+/// The contents of a state, with the names of the resources that reference them.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// By key.
+    /// Heads of the contents by key.
     pub heads: BTreeMap<String, ContentHead>,
-    /// An object that is not understood: perhaps a later version's.
+    /// Key of an object that cannot be decoded, possibly written by a later version.
     pub unknown: Option<String>,
-    /// Names of resources by content.
+    /// Names of the resources that reference a content, by the content's key.
     pub resources: BTreeMap<String, Vec<String>>,
 }
 
 impl Contents {
-    /// Takes in an object of `contents`.
+    /// Adds an object of the collection `contents`.
     pub fn add(&mut self, key: &str, value: &[u8]) {
         match content::known_head_of(value) {
             Some(head) => drop(self.heads.insert(key.to_owned(), head)),
@@ -31,7 +31,7 @@ impl Contents {
         }
     }
 
-    /// Takes in an object of `resources`.
+    /// Adds an object of the collection `resources`.
     pub fn add_resource(&mut self, value: &[u8]) {
         let label = content::label_of(value);
         if !label.content.is_empty() {
@@ -39,11 +39,11 @@ impl Contents {
         }
     }
 
-    /// All chunks that the contents need.
+    /// Returns all chunks that the contents need.
     ///
     /// # Errors
-    /// When a list of chunks is not here or cannot be read, so that it is not known what else is needed; names the resources
-    /// concerned.
+    /// If an index chunk is missing or cannot be read, so that the set is unknown; the error names the
+    /// resources concerned.
     pub fn live(&self, store: &ChunkStore) -> Result<HashSet<ChunkId>, String> {
         let mut live = HashSet::new();
         if let Some(key) = &self.unknown {
@@ -57,7 +57,7 @@ impl Contents {
                 if live.insert(*id) {
                     let parts = match parts_of(store, id) {
                         Ok(parts) => parts,
-                        // It names nothing, and never will.
+                        // It references nothing, and cannot become a valid index.
                         Err(ListError::Malformed { .. }) => Some(Vec::new()),
                         Err(error) => return Err(error.to_string()),
                     };
@@ -69,7 +69,7 @@ impl Contents {
         Ok(live)
     }
 
-    /// A content as people know it.
+    /// Returns a description of a content for users.
     #[must_use]
     pub fn label(&self, key: &str) -> String {
         match self.resources.get(key) {
@@ -112,7 +112,7 @@ impl Contents {
         self.heads.keys().map(|key| self.examine(store, key)).collect()
     }
 
-    /// Counts everything.
+    /// Returns statistics of contents and store.
     #[must_use]
     pub fn stats(&self, store: &ChunkStore) -> BlobStats {
         let kept = store.stats();
@@ -131,10 +131,11 @@ impl Contents {
         }
     }
 
-    /// Removes what none of the contents needs and what `cutoff`, taken before the contents were looked up, does not spare.
+    /// Removes chunks that no content needs, except those protected by `cutoff`, which must be taken before the contents
+    /// are read.
     ///
     /// # Errors
-    /// When it is not known what is needed, or the store fails. Nothing is removed then.
+    /// If the set of needed chunks is unknown, or the store fails. Nothing is removed then.
     pub fn collect(&self, store: &ChunkStore, cutoff: Cutoff, dry_run: bool) -> Result<BlobCollection, String> {
         let live = self.live(store)?;
         let collected: Collected = store.collect(&live, cutoff, dry_run).map_err(|error| error.to_string())?;
@@ -188,7 +189,7 @@ mod tests {
         let mut odd = named(good);
         odd.add("odd", b"{\"size\":\"of a later kind\"}");
         assert!(collect(&odd).expect_err("unknown").contains("upgrade"));
-        // What is whole and no list will never be one.
+        // A chunk that is intact and no index can never become one.
         assert_eq!(collect(&named(never)).expect("counts").chunks, 3);
     }
 }

@@ -1,32 +1,32 @@
-//! The bandwidth cap for chunks: a token bucket that all streams of a process share.
+//! Bandwidth limit for chunks: a token bucket that all streams of a process share.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// What may be sent at once after a pause.
+/// Burst allowed after a pause, as a duration at the configured rate.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Bounds what a process sends of chunks. Clones share the bound.
+/// Limits the bandwidth with which a process sends chunks. Clones share the limit.
 #[derive(Clone, Debug, Default)]
 pub struct Limiter(Option<Arc<Bucket>>);
 
 #[derive(Debug)]
 struct Bucket {
     bytes_per_s: u64,
-    /// When the next byte may be sent.
+    /// Earliest time at which the next byte may be sent.
     next: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
-    /// At most so many bytes a second; 0: no bound.
+    /// Creates a limiter; 0 means no limit.
     #[must_use]
     pub fn new(bytes_per_s: u64) -> Limiter {
         Limiter((bytes_per_s > 0).then(|| Arc::new(Bucket { bytes_per_s, next: Mutex::default() })))
     }
 
-    /// Waits until `bytes` more may be sent. Whoever asks first goes first.
+    /// Waits until `bytes` more may be sent. Callers are served in order.
     pub async fn pass(&self, bytes: usize) {
         let Some(bucket) = &self.0 else { return };
         let turn = bucket.take(bytes, Instant::now());
@@ -35,7 +35,7 @@ impl Limiter {
 }
 
 impl Bucket {
-    /// When `bytes` may be sent.
+    /// Reserves `bytes` and returns the time at which they may be sent.
     fn take(&self, bytes: usize, now: Instant) -> Instant {
         let micros = (bytes as u64).saturating_mul(1_000_000) / self.bytes_per_s;
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! Moving chunks between the stores of members: which are missing, sending, fetching.
+//! Transfer of chunks between the stores of members: queries for missing ones, sending, fetching.
 //!
-//! Chunks travel on streams of their own, and between a member and its datastore on a connection of their own, so that
-//! operations never wait behind them. What is there is not sent, so a transfer that broke off goes on where it was; what
-//! arrives is compared with its name before it is kept. Memory is bounded by a few megabytes for each stream.
+//! Chunks use separate streams, and between a member and its datastore a separate connection, so that operations never
+//! queue behind them. Chunks that the receiver has are not sent, so an interrupted transfer resumes where it stopped. A
+//! received chunk is verified against its id before it is stored. Memory is limited to a few megabytes per stream.
 
 pub mod check;
 pub mod client;

@@ -1,4 +1,4 @@
-//! A chunk as it is sent and as it is kept: whole, or as the difference from others.
+//! Conversion of chunks between the store and their transfer form: whole, or as a delta against other chunks.
 
 use bytes::Bytes;
 
@@ -9,14 +9,14 @@ use crate::telemetry::metrics;
 
 use super::Limiter;
 
-/// What became of a chunk that arrived.
+/// Result of receiving a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It was written.
+    /// The chunk was written.
     New,
-    /// It was there already.
+    /// The chunk was stored already.
     Known,
-    /// The difference could not be resolved: it must come whole.
+    /// The delta could not be resolved: the chunk must be sent whole.
     Unresolved,
 }
 
@@ -24,7 +24,7 @@ fn read_all(store: &ChunkStore, ids: &[ChunkId]) -> Option<Vec<Bytes>> {
     ids.iter().map(|id| store.read(id).ok().flatten()).collect()
 }
 
-/// A chunk on its way out, as the difference from `bases` where that pays; `None` when it is not here.
+/// Reads a chunk for sending, as a delta against `bases` where worthwhile; `None` if it is not stored.
 pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Result<Option<Sent>, ChunkError> {
     let bytes = match store.read(&id) {
         Ok(Some(bytes)) => bytes,
@@ -42,7 +42,7 @@ pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Re
     Ok(Some(Sent { id, bases: Vec::new(), bytes }))
 }
 
-/// The message with a chunk, once the bandwidth allows to send it.
+/// Encodes a chunk as a message, after waiting for the rate limiter.
 pub(super) async fn released(sent: &Sent, limiter: &Limiter) -> [Bytes; 2] {
     let message = encode_chunk(sent);
     let length = message.iter().map(Bytes::len).sum();
@@ -51,10 +51,10 @@ pub(super) async fn released(sent: &Sent, limiter: &Limiter) -> [Bytes; 2] {
     message
 }
 
-/// Keeps a chunk that arrived.
+/// Stores a received chunk.
 ///
 /// # Errors
-/// When it is not what its name says, or cannot be written.
+/// If its hash does not match its id, or it cannot be written.
 pub(super) fn incoming(store: &ChunkStore, sent: &Sent) -> Result<Arrival, ChunkError> {
     let arrived = |is_new: bool| if is_new { Arrival::New } else { Arrival::Known };
     if sent.bases.is_empty() {

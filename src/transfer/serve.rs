@@ -1,4 +1,4 @@
-//! The serving end of a chunk stream.
+//! Server side of a chunk stream.
 
 use crate::chunks::{ChunkError, ChunkStore};
 use crate::codec::chunks::{
@@ -14,22 +14,22 @@ use super::Limiter;
 use super::check::{lacking, lacking_unrenewed};
 use super::resolve::{self, Arrival};
 
-/// Chunks that arrived are written in batches of about this many bytes.
+/// Approximate size in bytes of the batches in which received chunks are written.
 const BATCH_BYTES: usize = 1 << 20;
-/// Priority of a stream on which somebody waits, and of others, among the streams of a connection.
+/// Priorities among the streams of a connection: of a stream with urgent requests, and of others.
 const PRIORITY_URGENT: i32 = -1;
 const PRIORITY: i32 = -2;
 
 /// Serves chunk streams from a store.
 #[derive(Clone)]
 pub struct Server {
-    /// The store.
+    /// Store to read from and write to.
     pub store: ChunkStore,
-    /// Bounds what is sent.
+    /// Limits the bandwidth of sent chunks.
     pub limiter: Limiter,
     /// Whether clients may send chunks.
     pub takes: bool,
-    /// Told of every chunk that was wanted and is not here.
+    /// Receives the id of every requested chunk that is not in the store.
     pub missed: tokio::sync::mpsc::Sender<ChunkId>,
 }
 
@@ -37,7 +37,7 @@ fn refused(code: RefusalCode, message: impl std::fmt::Display) -> WireError {
     Refused { code, message: message.to_string() }.into()
 }
 
-/// What clients are told of a failing store.
+/// Converts an error of the store into a refusal for the client.
 fn failed(error: &ChunkError) -> WireError {
     let code = match error {
         ChunkError::Full { .. } => RefusalCode::DiskFull,
@@ -52,10 +52,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 impl Server {
-    /// Serves a stream until the client finishes it. A refusal has been sent when it is returned.
+    /// Serves a stream until the client finishes it. A returned refusal has been sent already.
     ///
     /// # Errors
-    /// When the stream breaks, or a request is refused.
+    /// If the stream breaks, or a request is refused.
     pub async fn serve(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
         let _ = send.set_priority(PRIORITY);
         let result = self.answer(send, receive).await;
@@ -69,7 +69,7 @@ impl Server {
     async fn answer(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
         let mut arrived = Arrived::default();
         let answered = self.answer_each(send, receive, &mut arrived).await;
-        // What came without being asked after, or before the stream broke, is kept as well: it need not come again.
+        // Chunks whose transfer was not completed are kept as well, so that they need not be sent again.
         let kept = arrived.keep(&self.store).await;
         answered.and(kept)
     }
@@ -89,7 +89,8 @@ impl Server {
                     }
                     arrived.keep(&self.store).await?;
                     let store = self.store.clone();
-                    // Who may send no chunks names none in a transaction either: that it asks keeps nothing.
+                    // A client that may send no chunks also references none in a transaction, so its query must not
+                    // extend their grace period.
                     let look = if self.takes { lacking } else { lacking_unrenewed };
                     let checked = blocking(move || look(&store, &ids, are_indexes)).await?;
                     wire::send(send, Kind::ChunksLacking, &checked.lacking).await?;
@@ -119,7 +120,7 @@ impl Server {
         if wanted.chunks.len() > WANTED_MAX {
             return Err(refused(RefusalCode::Protocol, format!("at most {WANTED_MAX} chunks at a time")));
         }
-        // Each of them is read before it is compared.
+        // Each base is read before it is compared.
         if wanted.chunks.iter().any(|want| want.bases.len() > BASES_MAX) {
             return Err(refused(RefusalCode::Protocol, format!("at most {BASES_MAX} bases for a chunk")));
         }
@@ -145,12 +146,12 @@ impl Server {
     }
 }
 
-/// Chunks that have arrived and are not written yet.
+/// Received chunks that are not written yet.
 #[derive(Default)]
 pub(super) struct Arrived {
     batch: Vec<Sent>,
     bytes: usize,
-    /// Those that must come whole.
+    /// Chunks that must be sent whole.
     pub(super) unresolved: Vec<ChunkId>,
 }
 
@@ -161,7 +162,7 @@ impl Arrived {
         if self.bytes < BATCH_BYTES { Ok(()) } else { self.keep(store).await }
     }
 
-    /// Writes what has arrived.
+    /// Writes the received chunks.
     pub(super) async fn keep(&mut self, store: &ChunkStore) -> Result<(), WireError> {
         if self.batch.is_empty() {
             return Ok(());
