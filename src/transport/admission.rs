@@ -1,8 +1,9 @@
-//! Bounds for peers that have not proved who they are: how many there are at a time, of one address, and for how long.
+//! Limits for unauthenticated peers: their number, in total and per address, and the time they may take.
 //!
-//! While there are few, a handshake starts at once. Beyond that an address must answer first (RFC 9000, section 8.1.2), which
-//! costs the server nothing and is impossible for who forges it. Of those that answered, each block of addresses has its share,
-//! so that one network cannot take all places; within it, one that is slow gives way to one that is new.
+//! While there are few, a handshake starts immediately. Above a limit, an address must be validated first (RFC 9000,
+//! section 8.1.2), which costs the server nothing and is impossible with a forged address. The number of validated peers
+//! is limited per block of addresses, so that one network cannot occupy all slots; within a block, a slow peer is evicted
+//! in favour of a new one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -12,28 +13,28 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Longest wait for a handshake, and then for the request of one who joins.
+/// Timeout for a handshake, and then for the request of a joining client.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// Handshakes of addresses that have not answered yet.
+/// Maximum number of concurrent handshakes from addresses that are not validated.
 const UNVALIDATED_MAX: usize = 64;
-/// Peers of one block of addresses, and of all: each takes some 40 KiB until it has proved who it is, and what is given up takes
-/// as much for a second more.
+/// Maximum number of unauthenticated peers, per block of addresses and in total. Each takes about 40 KiB until it is
+/// authenticated, and an abandoned one takes as much for another second.
 const BLOCK_MAX: usize = 256;
 const TOTAL_MAX: usize = 1024;
-/// A handshake takes a few round trips; one that is younger does not give way.
+/// Minimum age for eviction, because a handshake takes a few round trips.
 const YOUNG: Duration = Duration::from_millis(500);
 
-/// What an address shares with its neighbours: a host may use a whole /64 of IPv6 as it likes.
+/// Block of addresses that one client may control: a host can use a whole IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Block {
-    /// One address.
+    /// An IPv4 address.
     V4(u32),
-    /// The first half of an address.
+    /// The upper half of an IPv6 address.
     V6(u64),
 }
 
 impl Block {
-    /// The block of an address.
+    /// Returns the block of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Block {
         match address.to_canonical() {
@@ -44,7 +45,7 @@ impl Block {
 }
 
 struct Held {
-    /// `None`: the address may be forged.
+    /// `None`: the address is not validated and may be forged.
     block: Option<Block>,
     since: Instant,
     gives_way: Arc<Notify>,
@@ -70,7 +71,7 @@ impl State {
         }
     }
 
-    /// Ends the oldest one of a block, or of all, when it has had its time.
+    /// Evicts the oldest peer, of one block or of all, if it is old enough. Returns whether it did.
     fn make_way(&mut self, block: Option<Block>, now: Instant) -> bool {
         let is_meant = |held: &Held| block.is_none() || held.block == block;
         let oldest = self.held.iter().find(|(_, held)| is_meant(held)).map(|(id, held)| (*id, held.since));
@@ -85,34 +86,34 @@ impl State {
     }
 }
 
-/// The peers of one endpoint that have not proved who they are.
+/// The unauthenticated peers of an endpoint.
 #[derive(Clone, Default)]
 pub struct Admission(Arc<Mutex<State>>);
 
-/// A place among them; given back when dropped.
+/// Slot of an unauthenticated peer; released when dropped.
 pub struct Turn {
     admission: Admission,
     id: u64,
     gives_way: Arc<Notify>,
 }
 
-/// What is to be done with a handshake.
+/// Decision on a handshake.
 pub enum Decision {
-    /// It may start.
+    /// The handshake may start.
     Start(Turn),
-    /// The address has to answer first.
+    /// The address must be validated first.
     Retry,
-    /// There is no place.
+    /// No slot is free.
     Refuse,
 }
 
-/// Why a peer did not come to prove who it is.
+/// Reason for which a peer was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum Delay {
     /// It took too long.
     #[error("nothing came within {} s", PATIENCE.as_secs())]
     Slow,
-    /// It gave way to a newer one.
+    /// It was evicted in favour of a newer peer.
     #[error("it was slow, and others wait")]
     GaveWay,
 }
@@ -122,7 +123,7 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides about a handshake that comes from `address`, which has answered if it `is_validated`.
+    /// Decides on a handshake from `address`, which has been validated if `is_validated`.
     #[must_use]
     pub fn decide(&self, address: IpAddr, is_validated: bool, now: Instant) -> Decision {
         let mut state = self.state();
@@ -152,7 +153,7 @@ impl Admission {
         Turn { admission: self.clone(), id, gives_way }
     }
 
-    /// How many there are.
+    /// Returns the number of unauthenticated peers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.state().held.len()
@@ -160,10 +161,10 @@ impl Admission {
 }
 
 impl Turn {
-    /// Does what a peer that has not proved who it is may take [`PATIENCE`] for.
+    /// Runs `work` of an unauthenticated peer with the timeout [`PATIENCE`].
     ///
     /// # Errors
-    /// When it takes longer, or has to give way.
+    /// If it takes longer, or the peer is evicted.
     pub async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, Delay> {
         tokio::select! {
             done = timeout(PATIENCE, work) => done.map_err(|_| Delay::Slow),
@@ -171,10 +172,10 @@ impl Turn {
         }
     }
 
-    /// Does what has a bound of its own, until it is done or has to give way.
+    /// Runs `work`, which has a separate timeout, until it completes or the peer is evicted.
     ///
     /// # Errors
-    /// When it has to give way.
+    /// If the peer is evicted.
     pub async fn unless_it_gives_way<T>(&self, work: impl Future<Output = T>) -> Result<T, Delay> {
         tokio::select! {
             done = work => Ok(done),
@@ -213,7 +214,7 @@ mod tests {
         for _ in 0..10_000 {
             assert!(matches!(admission.decide(address(1), false, now), Decision::Retry));
         }
-        // Those whose address was forged are served as well.
+        // Peers at the address that was forged are served as well.
         let honest: Vec<Turn> = (0..BLOCK_MAX).map(|_| started(admission.decide(address(1), true, now))).collect();
         assert_eq!(admission.count(), UNVALIDATED_MAX + BLOCK_MAX);
         drop((forged, honest));

@@ -1,4 +1,4 @@
-//! Answering an administrative request: items, rows, frames, then an end or an error.
+//! Response to an administrative request: items, rows, frames, then an end or an error.
 
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -8,16 +8,16 @@ use crate::codec::message::{self, Kind, Row};
 
 use super::wire::{self, WireError};
 
-/// Rows are sent in messages of about this size.
+/// Approximate size in bytes of messages with rows.
 pub const ROWS_BYTES: usize = 256 << 10;
 
-/// Why a request came to no good end.
+/// Reason for which a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The client is gone.
+    /// The connection to the client failed.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// The request failed; the client is told.
+    /// The request failed; the error is sent to the client.
     #[error(transparent)]
     Request(#[from] AdminError),
 }
@@ -28,12 +28,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// A request that fails with exit code 1.
+/// Returns a failure with exit code 1.
 pub fn refuse(message: impl std::fmt::Display) -> Failure {
     AdminError { message: message.to_string(), exit: 1 }.into()
 }
 
-/// A request that found damage or divergence: exit code 3.
+/// Returns a failure with exit code 3, for corruption or divergence.
 pub fn damaged(message: impl std::fmt::Display) -> Failure {
     AdminError { message: message.to_string(), exit: 3 }.into()
 }
@@ -41,7 +41,7 @@ pub fn damaged(message: impl std::fmt::Display) -> Failure {
 /// Reads the request that opens an administrative stream, of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// When the stream breaks, or what comes is not a request that this version knows.
+/// If the stream breaks, or the message is not a request known to this version.
 pub async fn request<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Result<Request, Failure> {
     let (kind, body) = wire::read_at_most(stream, bytes_max).await?.ok_or(WireError::Closed)?;
     if kind != Kind::AdminRequest {
@@ -52,13 +52,13 @@ pub async fn request<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> 
     })
 }
 
-/// The answering side of an administrative stream.
+/// The responding side of an administrative stream.
 pub struct Answer<'a, W> {
     stream: &'a mut W,
 }
 
 impl<'a, W: AsyncWrite + Unpin> Answer<'a, W> {
-    /// Answers on `stream`.
+    /// Responds on `stream`.
     pub fn new(stream: &'a mut W) -> Answer<'a, W> {
         Answer { stream }
     }
@@ -66,7 +66,7 @@ impl<'a, W: AsyncWrite + Unpin> Answer<'a, W> {
     /// Sends one item.
     ///
     /// # Errors
-    /// When the client is gone; so for every method here.
+    /// If the client is gone; the same holds for every method here.
     pub async fn item<T: Serialize>(&mut self, item: &T) -> Result<(), Failure> {
         Ok(wire::send_json(self.stream, Kind::AdminItem, item).await?)
     }
@@ -95,7 +95,7 @@ impl<'a, W: AsyncWrite + Unpin> Answer<'a, W> {
         Ok(self.stream.write_all(message).await?)
     }
 
-    /// Ends the answer according to `result`.
+    /// Ends the response according to `result`.
     ///
     /// # Errors
     /// See [`Answer::item`].
@@ -110,7 +110,7 @@ impl<'a, W: AsyncWrite + Unpin> Answer<'a, W> {
     }
 }
 
-/// Gathers rows into batches of about [`ROWS_BYTES`].
+/// Collects rows into batches of about [`ROWS_BYTES`].
 #[derive(Default)]
 pub struct RowBatch {
     rows: Vec<Row>,
@@ -118,7 +118,7 @@ pub struct RowBatch {
 }
 
 impl RowBatch {
-    /// Takes in a row; gives the batch back when it is full.
+    /// Adds a row; returns the batch when it is full.
     pub fn push(&mut self, row: Row) -> Option<Vec<Row>> {
         self.bytes += match &row {
             Row::Object { key, value, .. } => key.len() + value.len() + 64,
@@ -128,7 +128,7 @@ impl RowBatch {
         (self.bytes >= ROWS_BYTES).then(|| self.take())
     }
 
-    /// What has gathered.
+    /// Returns the collected rows.
     pub fn take(&mut self) -> Vec<Row> {
         self.bytes = 0;
         std::mem::take(&mut self.rows)

@@ -1,8 +1,8 @@
-//! Why a connection ended, in the words of its other side.
+//! Reason for which the other side closed a connection.
 //!
-//! QUIC carries a code and a reason when an application closes a connection. Quinn reports them as the cause of the error
-//! of whichever stream is used next, and that error's own text is only "connection lost". Every error of a stream becomes a
-//! [`WireError`], so the reason is taken out of its causes here, once for all callers.
+//! QUIC carries a code and a reason when an application closes a connection. Quinn reports them as the source of the
+//! error of the stream used next, and that error's own text is only "connection lost". Every stream error is converted to
+//! a [`WireError`], so the reason is extracted from its sources here, for all callers.
 
 use std::error::Error;
 use std::io;
@@ -16,18 +16,18 @@ use crate::model::printable;
 use super::endpoint::clock_trouble;
 use super::wire::WireError;
 
-/// Characters of a reason that are kept. It fits into one packet, so this only bounds what its escapes take.
+/// Maximum characters kept of a reason. The reason fits into one packet, so this only bounds its escapes.
 const REASON_CHARS_MAX: usize = 1024;
-/// Longest wait for the close of a connection of which a stream has ended: both leave the other side at the same time.
+/// Longest wait for the close of a connection after the end of a stream: the other side sends both at the same time.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the other side gave as the reason for closing a connection.
+/// Code and reason with which the other side closed a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct ClosedBy {
-    /// The application's code, such as [`CLOSE_REVOKED`](super::endpoint::CLOSE_REVOKED).
+    /// Application code, such as [`CLOSE_REVOKED`](super::endpoint::CLOSE_REVOKED).
     pub code: u64,
-    /// The reason: printable and bounded, because it comes from a peer.
+    /// Reason, made printable and bounded because it comes from a peer.
     pub reason: String,
 }
 
@@ -53,14 +53,15 @@ impl From<io::Error> for WireError {
     }
 }
 
-/// The end of the connection, when that is what an error of a stream comes from.
+/// Returns the connection error that caused an error of a stream, if there is one.
 fn connection_error(error: &io::Error) -> Option<ConnectionError> {
     let first = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
     let mut causes = std::iter::successors(first, |&cause| cause.source());
     causes.find_map(|cause| cause.downcast_ref::<ConnectionError>()).cloned()
 }
 
-/// `error`, or the reason for which the other side closed the connection: the end of a stream may arrive a moment before it.
+/// Returns the reason for which the other side closed the connection, or `error` if there is none. The end of a stream
+/// may arrive shortly before the close.
 pub async fn explained(connection: &quinn::Connection, error: WireError) -> WireError {
     if !matches!(error, WireError::Io(_) | WireError::Closed) {
         return error;
@@ -84,7 +85,7 @@ mod tests {
 
     const CODE: u32 = 4;
 
-    /// A connection to a server that accepts one stream, does `first` to its halves, and closes with `reason`.
+    /// Connects to a server that accepts one stream, applies `first` to its halves, and closes with `reason`.
     async fn closed_with(
         reason: &'static str,
         first: impl FnOnce(quinn::SendStream, quinn::RecvStream) + Send + 'static,
@@ -136,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn p11_the_reason_of_a_close_is_reported_when_the_stream_ended_before_it() {
-        // The halves are dropped: the one ends, the other is stopped.
+        // Dropping the halves ends one and stops the other.
         let (connection, mut send, mut receive) = closed_with("too many members", |send, receive| {
             drop((send, receive));
         })

@@ -1,4 +1,4 @@
-//! QUIC endpoints with the settings that both sides share.
+//! QUIC endpoints, with the transport settings of both sides.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -17,39 +17,40 @@ use crate::codec::jsonl::timestamp;
 use crate::env::{Clock, SystemClock, background};
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ROTATED, SERVER_NAME};
 
-/// Asked of the operating system for each socket; what was granted is reported.
-/// Size of the UDP buffers that are asked for, each way.
+/// Size in bytes of the UDP buffers, in each direction, requested for every socket; the granted size is logged
+/// if smaller.
 pub const UDP_BUFFER_BYTES: usize = 4 << 20;
-/// A connection on which nothing is heard for this long is given up.
+/// Idle timeout of a connection.
 const IDLE_TIMEOUT_MS: u32 = 12_000;
-/// A client that has heard nothing for this long asks whether the other side is there: often enough to notice soon when it is
-/// not, see [`super::pulse`].
+/// Interval of a client's keep-alive packets on a silent connection, short enough to detect a lost peer soon,
+/// see [`super::pulse`].
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Longest wait for one address. Short, because a handshake that was begun while nobody listened repeats itself ever more
-/// rarely, while a new one is answered at once.
+/// Timeout for one address. It is short, because a handshake that was started while no process listened is retransmitted
+/// at increasing intervals, while a new one is answered immediately.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Code with which the datastore closes the connection of a member that was revoked.
+/// Code with which the datastore closes the connection of a revoked member.
 pub const CLOSE_REVOKED: u32 = 4;
-/// Bytes buffered per connection for sending: small, because many subscribe.
+/// Send buffer in bytes per connection: small, because there are many subscribers.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
-/// Bytes buffered of one who has not proved yet who it is.
+/// Receive window of an unauthenticated peer.
 const UNTRUSTED_WINDOW: u32 = 256 << 10;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
-/// Between members that are no datastore the streams of many users share a connection: unread, each takes its part of the window
-/// and no more.
+/// Stream window between members other than the datastore. There the streams of many users share a connection: an unread
+/// one occupies its part of the connection's window and no more.
 const PEER_STREAM_WINDOW: u32 = RECEIVE_WINDOW / STREAMS_MAX;
 /// Close code for a client that is not, or no longer, a member.
 pub const CLOSE_NOT_A_MEMBER: u32 = 2;
-/// Close code for a member whose certificate is of an authority that was replaced while it was away: it loses nothing, and has to
-/// be enrolled again.
+/// Close code for a member with a certificate from a CA that was replaced while the member was offline: its data is kept,
+/// but it has to be enrolled again.
 pub const CLOSE_LEFT_BEHIND: u32 = 6;
-/// Streams that a client may have open at the same time.
+/// Maximum number of concurrent streams of a client.
 const STREAMS_MAX: u32 = 64;
-/// Streams of one who has not proved yet who it is: memory is set aside for each. A member has the rest a moment after its handshake.
+/// Maximum number of streams before authentication, because memory is allocated for each. A member gets the rest shortly
+/// after its handshake.
 const UNTRUSTED_STREAMS: u32 = 4;
-/// What a server takes a round trip for before there was one. What is left of a handshake that was given up is kept for nine of these,
-/// so that a third of what is usual (RFC 9002, section 6.2.2) frees the memory of strangers three times as fast.
+/// Initial round-trip time that a server assumes. The state of an abandoned handshake is kept for nine of these, so a
+/// third of the usual value (RFC 9002, section 6.2.2) releases the memory of unauthenticated peers three times as fast.
 const SERVER_INITIAL_RTT: Duration = Duration::from_millis(100);
 
 fn transport(keep_alive: Option<Duration>) -> TransportConfig {
@@ -66,9 +67,9 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     config
 }
 
-/// That of a server, for one who has not proved yet who it is, see [`trusted`].
+/// Returns the settings of a server for unauthenticated peers, see [`trusted`].
 fn untrusted_transport(stream_window: u32) -> TransportConfig {
-    // One side keeping a connection alive is enough, and a fleet's datastore has many of them.
+    // A keep-alive from one side is enough, and the datastore of a fleet has many connections.
     let mut config = transport(None);
     config
         .receive_window(VarInt::from_u32(UNTRUSTED_WINDOW))
@@ -84,7 +85,7 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // The system may grant less; the kernel's limits are the operator's to raise.
+    // The system may grant less; the operator can raise the kernel's limits.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
     socket.bind(&address.into())?;
@@ -96,8 +97,8 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Keyed BLAKE3 for stateless resets: the key outlives the process, so a client whose datastore was killed and started
-/// again is told at once instead of after the idle timeout.
+/// Keyed BLAKE3 for stateless resets. The key outlives the process, so after a restart of a killed datastore its clients
+/// are informed immediately instead of after the idle timeout.
 struct ResetKey([u8; 32]);
 
 impl quinn::crypto::HmacKey for ResetKey {
@@ -129,25 +130,25 @@ fn server_settings(tls: rustls::ServerConfig, stream_window: u32) -> io::Result<
     Ok(config)
 }
 
-/// The datastore's endpoint, or that on which a member listens to others.
+/// Endpoint of the datastore, or of a member that listens to other members.
 #[derive(Clone)]
 pub struct ServerEndpoint {
     endpoint: Endpoint,
     stream_window: u32,
 }
 
-/// Listens on `address`. `reset_key` is the same at every start.
+/// Listens on `address`. `reset_key` must be the same at every start.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 32]) -> io::Result<ServerEndpoint> {
     listen(address, tls, reset_key, STREAM_RECEIVE_WINDOW)
 }
 
-/// As [`server`], for members among themselves.
+/// Like [`server`], for connections between members.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn peer_server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 32]) -> io::Result<ServerEndpoint> {
     listen(address, tls, reset_key, PEER_STREAM_WINDOW)
 }
@@ -167,34 +168,34 @@ fn listen(
 pub struct Arrival {
     incoming: quinn::Incoming,
     turn: Turn,
-    /// Where it comes from.
+    /// Remote address of the handshake.
     pub from: SocketAddr,
 }
 
-/// Why a handshake came to nothing.
+/// Error of a handshake.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// It failed.
+    /// The handshake failed.
     #[error(transparent)]
     Failed(#[from] quinn::ConnectionError),
-    /// It took too long.
+    /// The handshake took too long, or was evicted by another one.
     #[error(transparent)]
     Delay(#[from] Delay),
 }
 
 impl Arrival {
-    /// Completes the handshake. The peer holds its place until it has proved who it is: drop it then, and
-    /// [let it send](trusted) as much as members may.
+    /// Completes the handshake. The peer holds the returned turn until it has authenticated: drop it then, and raise the
+    /// peer's limits with [`trusted`].
     ///
     /// # Errors
-    /// When the handshake fails or takes too long.
+    /// If the handshake fails or takes too long.
     pub async fn handshake(self) -> Result<(quinn::Connection, Turn), HandshakeError> {
         let connection = self.turn.within(self.incoming.into_future()).await??;
         Ok((connection, self.turn))
     }
 }
 
-/// The other side has proved who it is: it may send ahead and open what a member may.
+/// Raises the limits of an authenticated peer to those of a member.
 pub fn trusted(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW));
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_MAX));
@@ -202,15 +203,15 @@ pub fn trusted(connection: &quinn::Connection) {
 }
 
 impl ServerEndpoint {
-    /// Where it listens.
+    /// Returns the address on which the endpoint listens.
     ///
     /// # Errors
-    /// When the socket is gone.
+    /// If the socket is closed.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
 
-    /// The next handshake that may start; `None` once closed.
+    /// Returns the next handshake that may start; `None` once closed.
     pub async fn accept(&self, admission: &Admission) -> Option<Arrival> {
         loop {
             let incoming = self.endpoint.accept().await?;
@@ -218,69 +219,69 @@ impl ServerEndpoint {
             match admission.decide(from.ip(), incoming.remote_address_validated(), Instant::now()) {
                 Decision::Start(turn) => return Some(Arrival { incoming, turn, from }),
                 Decision::Refuse => incoming.refuse(),
-                // One that cannot be asked to answer once more has answered.
+                // `retry` fails only for an address that has been validated already.
                 Decision::Retry => drop(incoming.retry()),
             }
         }
     }
 
-    /// Serves new connections with another certificate.
+    /// Uses another certificate for new connections.
     ///
     /// # Errors
-    /// When the certificate does not suit QUIC.
+    /// If the certificate is not suitable for QUIC.
     pub fn replace_certificate(&self, tls: rustls::ServerConfig) -> io::Result<()> {
         self.endpoint.set_server_config(Some(server_settings(tls, self.stream_window)?));
         Ok(())
     }
 
-    /// Closes every connection.
+    /// Closes all connections.
     pub fn close(&self, reason: &[u8]) {
         self.endpoint.close(VarInt::from_u32(0), reason);
     }
 
-    /// Waits until every connection has been told.
+    /// Waits until the close of all connections has been sent.
     pub async fn wait_idle(&self) {
         self.endpoint.wait_idle().await;
     }
 }
 
-/// Why no connection came about.
+/// Error returned when no connection can be established.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address means nothing.
+    /// The address cannot be resolved.
     #[error("{address}: {source}")]
     Address {
-        /// The address.
+        /// Address as given.
         address: String,
-        /// Why.
+        /// Resolution error.
         source: io::Error,
     },
-    /// Whoever answers is not the datastore that the identity or token belongs to.
+    /// The peer is not the datastore to which the identity or token belongs.
     #[error("{address} answers with a certificate of another authority: it is another datastore, or was set up anew")]
     Foreign {
-        /// The address.
+        /// Address that was contacted.
         address: String,
     },
-    /// The datastore's authority is another one than before.
+    /// The datastore's CA was replaced.
     #[error(
         "{address}: the datastore's authority was replaced while this member was away: enrol it again (`gravwell-logctl enroll NAME \
          --replace` at the datastore, `gravwell-logctl join TOKEN` here); its state and its outbox are kept"
     )]
     Rotated {
-        /// The address.
+        /// Address that was contacted.
         address: String,
     },
-    /// No connection.
+    /// The connection failed for another reason.
     #[error("{address}: {reason}")]
     Failed {
-        /// The address.
+        /// Address that was contacted.
         address: String,
-        /// Why.
+        /// Description of the failure.
         reason: String,
     },
 }
 
-/// What one socket address answered.
+/// Error of one socket address.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("the certificate of another authority")]
@@ -295,10 +296,10 @@ enum Refusal {
     Failed(String),
 }
 
-/// What to do about a certificate that is out of its time, on either side; `None`: it is something else.
+/// Returns a remedy if a connection failed because a certificate, on either side, is expired or not yet valid.
 #[must_use]
 pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
-    // RFC 8446, section 6: certificate_expired, which is also said of one that is not valid yet.
+    // RFC 8446, section 6: certificate_expired, which is also used for a certificate that is not valid yet.
     const OUT_OF_TIME: u8 = 45;
     let shows = || format!("the clock of this host shows {}", timestamp(SystemClock.now_ms()));
     if let quinn::ConnectionError::ConnectionClosed(close) = error
@@ -325,33 +326,33 @@ pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
     ))
 }
 
-/// What each address answered, in one line.
+/// Returns the errors of all addresses in one line.
 #[must_use]
 pub fn summary(errors: &[ConnectError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// A client's endpoint with its TLS settings.
+/// Endpoint of a client with its TLS settings.
 #[derive(Clone)]
 pub struct ClientEndpoint {
     v4: Endpoint,
     config: quinn::ClientConfig,
-    /// Where connections are driven, if not where they are made.
+    /// Runtime that drives the connections, if it is not the caller's.
     runtime: Option<tokio::runtime::Handle>,
 }
 
-/// Makes a client's endpoint.
+/// Creates the endpoint of a client.
 ///
 /// # Errors
-/// When no socket can be had.
+/// If no socket can be created.
 pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     client_with(tls, transport(Some(KEEP_ALIVE)))
 }
 
-/// As [`client`], for members among themselves.
+/// Like [`client`], for connections between members.
 ///
 /// # Errors
-/// When no socket can be had.
+/// If no socket can be created.
 pub fn peer_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let mut transport = transport(Some(KEEP_ALIVE));
     transport.stream_receive_window(VarInt::from_u32(PEER_STREAM_WINDOW));
@@ -369,12 +370,12 @@ fn client_with(tls: rustls::ClientConfig, transport: TransportConfig) -> io::Res
     })
 }
 
-/// Makes a client's endpoint for connections that carry bulk, which [give way](super::window).
+/// Creates the endpoint of a client for bulk connections, which [yield to others](super::window).
 ///
 /// # Errors
-/// When no socket can be had.
+/// If no socket can be created.
 pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
-    // What drives the endpoint and its connections runs where they are made.
+    // The tasks that drive the endpoint and its connections run on the runtime in which these are created.
     let runtime = background::handle();
     let _entered = runtime.enter();
     let mut transport = transport(Some(KEEP_ALIVE));
@@ -386,17 +387,17 @@ pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
 }
 
 impl ClientEndpoint {
-    /// Connects to the first of `addresses`, each a `host:port`, that answers; also says to which. They are tried one a
-    /// little after the other, and each is given 2 s.
+    /// Connects to the first of `addresses`, each a `host:port`, that answers, and returns that address. The attempts
+    /// start one shortly after the other, and each has a timeout of 2 s.
     ///
     /// # Errors
-    /// What each of them answered, in their order.
+    /// Returns the error of each address, in their order.
     pub async fn connect_any(&self, addresses: &[String]) -> Result<(quinn::Connection, String), Vec<ConnectError>> {
         let attempts = addresses.iter().map(async |address| Ok((self.connect(address).await?, address.clone())));
         race::first(attempts.collect()).await
     }
 
-    /// Connects to `address`, a `host:port`; a name with several addresses is reached at the first that answers.
+    /// Connects to `address`, a `host:port`; for a name with several addresses, to the first that answers.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -454,7 +455,7 @@ impl ClientEndpoint {
         }
     }
 
-    /// Waits until every connection has been told that it is over.
+    /// Waits until the close of all connections has been sent.
     pub async fn wait_idle(&self) {
         self.v4.wait_idle().await;
     }
@@ -465,28 +466,29 @@ fn speaks(connection: &quinn::Connection, wanted: &[u8]) -> bool {
     data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == wanted)
 }
 
-/// Whether a handshake failed because the client does not trust our certificate authority: it is a member of another log.
+/// Returns whether a handshake failed because the client does not trust our CA, so it is a member of another log.
 #[must_use]
 pub fn is_distrusted(error: &quinn::ConnectionError) -> bool {
-    // TLS alerts, RFC 8446 section 6: bad_certificate, unknown_ca, decrypt_error (a signature of another key of that name).
+    // TLS alerts, RFC 8446 section 6: bad_certificate, unknown_ca, decrypt_error (a signature by another key of
+    // that name).
     const ALERTS: [u8; 3] = [42, 48, 51];
     let quinn::ConnectionError::ConnectionClosed(close) = error else { return false };
     ALERTS.iter().any(|alert| close.error_code == quinn::TransportErrorCode::crypto(*alert))
 }
 
-/// Whether a connection speaks the join protocol.
+/// Returns whether a connection uses the join protocol.
 #[must_use]
 pub fn is_join(connection: &quinn::Connection) -> bool {
     speaks(connection, ALPN_JOIN)
 }
 
-/// Whether a connection carries nothing but chunks.
+/// Returns whether a connection is for chunks only.
 #[must_use]
 pub fn is_bulk(connection: &quinn::Connection) -> bool {
     speaks(connection, ALPN_CHUNKS)
 }
 
-/// The certificate that the other side has proved to hold.
+/// Returns the certificate with which the other side has authenticated.
 #[must_use]
 pub fn peer_certificate(connection: &quinn::Connection) -> Option<Vec<u8>> {
     let identity = connection.peer_identity()?;
@@ -500,7 +502,7 @@ mod tests {
     use crate::model::{Generation, MemberName};
     use crate::trust::{Authorities, Identity, NewKey, Role, tls};
 
-    /// A server that takes handshakes, and nothing after them.
+    /// Starts a server that completes handshakes and does nothing after them.
     fn serving(config: rustls::ServerConfig) -> (String, tokio::task::JoinHandle<()>) {
         let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
         let address = listening.local_addr().expect("an address").to_string();
@@ -513,7 +515,7 @@ mod tests {
         (address, serving)
     }
 
-    /// What a client is told by a datastore of which the certificates were made so many days from now.
+    /// Returns the error that a client reports for a datastore of which the certificates were made `days` from now.
     async fn told(days: i64) -> String {
         let now_ms = SystemClock.now_ms();
         let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
@@ -527,7 +529,7 @@ mod tests {
         summary(&errors)
     }
 
-    /// What a member of which `home` holds the identity is told by a datastore with these authorities.
+    /// Connects the member with the identity in `home` to a datastore with these CAs.
     async fn greeted(home: &std::path::Path, authorities: &Authorities) -> Result<(), ConnectError> {
         let config = tls::server_config(authorities, &[], SystemClock.now_ms()).expect("a configuration");
         let (address, serving) = serving(config);
@@ -576,7 +578,8 @@ mod tests {
         let other = Authorities::finish(&temp.path().join("other"), Generation(1), now_ms).expect("ends");
         assert!(matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })), "a rotation elsewhere");
 
-        // Who trusts the new one alone is shown a certificate of that one, also by a datastore that came back from a copy.
+        // A client that trusts only the new CA receives a certificate of it, even from a datastore that was restored from
+        // a backup.
         assert!(identity.take_roots(&begun.roots(|_| false).expect("roots")).expect("takes"));
         assert!(identity.take_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
         let back = Authorities::load(&overlap).expect("loads");

@@ -1,4 +1,4 @@
-//! The join exchange: a token's secret and a request for a certificate against a certificate.
+//! The join exchange: a client sends a token's secret and a certificate signing request, and receives a certificate.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,16 +19,16 @@ use super::closed;
 use super::endpoint;
 use super::wire::{self, WireError};
 
-/// Largest request of somebody who has not said who they are.
+/// Maximum size of a request from an unauthenticated client.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// Tokens that are redeemed at the same time: each waits for the disk.
+/// Maximum number of tokens redeemed concurrently: each waits for the disk.
 pub const AT_ONCE: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait until one whose token was refused has read why, and closes.
+/// Longest wait until a client with a rejected token has read the reason and closes the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Close code of a connection on which no request came.
+/// Close code of a connection on which no request arrived.
 const CLOSE_IDLE: u32 = 3;
-/// Longest wait until the datastore has heard that the join is over.
+/// Longest wait until the datastore has received the close of the connection.
 const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Body of [`Kind::Renew`] in a join.
@@ -47,19 +47,19 @@ pub struct JoinRequest {
 pub struct Joined {
     /// The member's certificate, DER.
     pub certificate_der: Vec<u8>,
-    /// Certificate of the authority that signed it, DER.
+    /// Certificate of the CA that signed it, DER.
     pub authority_der: Vec<u8>,
     /// The member's role.
     pub role: Role,
 }
 
-/// What redeems tokens at the datastore.
+/// Redeems tokens at the datastore.
 pub trait Redeem: Send + Sync + 'static {
-    /// Exchanges a secret, which came from an address, for a certificate, the authority's certificate and the role. May wait for
-    /// the disk.
+    /// Exchanges a secret, received from the address `from`, for a certificate, the CA's certificate and the role. May
+    /// block on the disk.
     ///
     /// # Errors
-    /// The reason for refusing, for the one who joins.
+    /// Returns the reason for the rejection, which is sent to the client.
     fn redeem(
         &self,
         name: &MemberName,
@@ -69,11 +69,11 @@ pub trait Redeem: Send + Sync + 'static {
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String>;
 }
 
-/// Serves one join. It is one of those who have not said who they are, and holds their `turn` to the end, so it gives way like
-/// them. When its request is there it waits for one of `places`, which idle connections never hold.
+/// Serves one join. The client stays unauthenticated and holds `turn` to the end, so it may be evicted. After its request
+/// has arrived it waits for one of `places`, which idle connections never hold.
 ///
 /// # Errors
-/// When the connection breaks or the token is refused.
+/// If the connection breaks or the token is rejected.
 pub async fn serve(
     connection: &quinn::Connection,
     redeemer: Arc<dyn Redeem>,
@@ -93,7 +93,7 @@ pub async fn serve(
     let (mut send, request) = turn.within(asked).await.map_err(close)??;
     let waiting = turn.unless_it_gives_way(timeout(TIMEOUT, places.acquire())).await.map_err(close)?;
     let place = waiting.map_err(|_| close(Delay::GaveWay))?.map_err(std::io::Error::other)?;
-    // A token that is used up is not let go: few are at a time.
+    // Redeeming is not interrupted by an eviction: the number of concurrent ones is small.
     let from = connection.remote_address().ip();
     let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der, from);
     let redeemed = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
@@ -103,7 +103,7 @@ pub async fn serve(
             let telling = async {
                 wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await?;
                 let _ = send.finish();
-                // The client closes when it has read the answer.
+                // The client closes the connection after reading the response.
                 connection.closed().await;
                 Ok(())
             };
@@ -117,7 +117,7 @@ pub async fn serve(
                 connection.closed().await;
                 Ok::<_, WireError>(())
             };
-            // Who has no token stays no longer than it takes to read why.
+            // A client without a valid token may stay only as long as it takes to read the reason.
             let _ = turn.unless_it_gives_way(timeout(FAREWELL, telling)).await;
             connection.close(CLOSE_IDLE.into(), refused.message.as_bytes());
             Err(refused.into())
@@ -125,44 +125,44 @@ pub async fn serve(
     }
 }
 
-/// Why a join failed.
+/// Error of a join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The token names no address that answers.
+    /// No address in the token answers.
     #[error("no datastore answers: {0}")]
     Unreachable(String),
-    /// The exchange failed or was refused.
+    /// The exchange failed or was rejected.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// Keys or files.
+    /// Generating the key, or writing the identity, failed.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// It is too late, by the clock here, and the datastore did not say otherwise.
+    /// The token has expired by the local clock, and the exchange failed.
     #[error(
         "{cause}; by the clock of this host, which shows {now}, the token expired at {expired}: compare the clock with the \
          datastore's, set the wrong one (a time service does it), and try again; when both are right, get a new token with \
          `gravwell-logctl enroll`"
     )]
     Expired {
-        /// Why nothing came of it.
+        /// Error of the exchange.
         cause: Box<JoinError>,
-        /// What the clock shows.
+        /// Time of the local clock.
         now: String,
-        /// When the token ended.
+        /// Time at which the token expired.
         expired: String,
     },
-    /// Sockets.
+    /// Creating the endpoint failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Exchanges `token` for an identity in `data_dir`.
+/// Exchanges `token` for an identity, which is stored in `data_dir`.
 ///
 /// # Errors
-/// When nobody answers, or the datastore refuses.
+/// If no datastore answers, or it rejects the token.
 pub async fn join(data_dir: &Path, token: &Token, now_ms: u64) -> Result<Identity, JoinError> {
     let joined = redeem(data_dir, token).await;
-    // Whether a token has expired is for the datastore's clock to say: this one may be wrong.
+    // The datastore decides whether a token has expired, because the local clock may be wrong.
     joined.map_err(|cause| match now_ms >= token.expires_ms {
         true => {
             JoinError::Expired { cause: Box::new(cause), now: timestamp(now_ms), expired: timestamp(token.expires_ms) }
@@ -183,7 +183,7 @@ async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
         Err(error) => Err(closed::explained(&connection, error).await),
     };
     connection.close(0u32.into(), b"");
-    // Until it has been told; not until those are forgotten that have never answered.
+    // Waits until the close was received, but not for attempts at addresses that have never answered.
     let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
     let Joined { certificate_der, authority_der, role } = joined?;
     let (name, addresses) = (token.name.clone(), token.addresses.clone());

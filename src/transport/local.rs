@@ -1,7 +1,8 @@
-//! The local socket of a running process: `ctl.sock` in its data directory, for the owner of that directory alone.
+//! The local socket of a running process: `ctl.sock` in its data directory, accessible only to the owner of
+//! the directory.
 //!
-//! Socket paths are limited to about 100 bytes while data directories are not, so both sides name the socket through
-//! a descriptor of its directory.
+//! Socket paths are limited to about 100 bytes while data directories are not, so both sides address the socket through a
+//! descriptor of its directory.
 
 use std::fs::File;
 use std::io;
@@ -18,25 +19,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Name of the socket within the data directory.
 pub const SOCKET: &str = "ctl.sock";
 
-/// Requests that are served at the same time; others wait. A few are long: who follows the log.
+/// Maximum number of concurrent requests; others wait. A few are long-lived, such as those that follow the log.
 const AT_ONCE: usize = 128;
-/// Pause after a connection could not be taken, as when there is no descriptor for it.
+/// Delay after a failed accept, for example when no file descriptor is available.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A short path to the socket in `directory`, valid while the returned file is open.
+/// Returns a short path to the socket in `directory`, valid while the returned file is open.
 ///
 /// # Errors
-/// When the directory cannot be opened.
+/// If the directory cannot be opened.
 pub fn short_path(directory: &Path) -> io::Result<(File, PathBuf)> {
     let handle = File::open(directory)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(SOCKET);
     Ok((handle, path))
 }
 
-/// Listens in `directory`, whose lock the caller holds: a socket left by a dead process is replaced.
+/// Listens in `directory`, of which the caller must hold the lock: a socket left by a dead process is replaced.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system denies it.
 pub fn listen(directory: &Path) -> io::Result<UnixListener> {
     let (_handle, path) = short_path(directory)?;
     match std::fs::remove_file(&path) {
@@ -48,26 +49,27 @@ pub fn listen(directory: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether the caller is the user of this process, or root: the mode of the socket says so already, and a mode is easily lost.
+/// Returns whether the caller runs as the user of this process, or as root. The socket's mode ensures this already, but a
+/// mode is easily changed by mistake.
 fn is_allowed(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|caller| caller.uid() == 0 || caller.uid() == own)
 }
 
-/// The requests that come in at the local socket.
+/// Incoming requests at the local socket.
 pub struct Requests {
     listener: UnixListener,
     places: Arc<Semaphore>,
 }
 
 impl Requests {
-    /// Takes them from `listener`.
+    /// Accepts requests from `listener`.
     #[must_use]
     pub fn new(listener: UnixListener) -> Requests {
         Requests { listener, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The next one; it has its place as long as the permit lives.
+    /// Returns the next request; its slot is released when the permit is dropped.
     pub async fn next(&self) -> (UnixStream, Option<OwnedSemaphorePermit>) {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         loop {

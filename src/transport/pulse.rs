@@ -1,19 +1,20 @@
-//! Whether the other side of a connection is still there.
+//! Detection of an unreachable peer.
 //!
-//! The transport gives a connection up after its idle timeout, which is long, so that a side that is stopped for a moment is
-//! not lost. Who depends on the other side looks here: [keep-alive](super::endpoint) makes it answer every second.
+//! The transport closes a connection after its idle timeout, which is long, so that a peer that is paused briefly is not
+//! lost. Code that depends on a prompt detection uses this module: [keep-alive](super::endpoint) makes the peer answer
+//! every second.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// It is looked this often.
+/// Interval at which the connection is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Silence after which the other side is given up: one second until it is asked, and what it may need to answer when it is
-/// stopped for two.
+/// Silence after which the peer is considered lost: one second until the next keep-alive, and the time to answer it for a
+/// peer that is paused for two seconds.
 pub const SILENCE_MAX: Duration = Duration::from_millis(3400);
 
-/// Adds up silence; a moment in which this side itself did not look counts as one look.
+/// Accumulates silence. A time in which this process itself was paused counts as at most two checks.
 #[derive(Debug, Default)]
 struct Silence {
     heard: u64,
@@ -28,8 +29,8 @@ impl Silence {
     }
 }
 
-/// Waits until nothing has been heard on `connection` for [`SILENCE_MAX`]; `note` is given the length of the silence at every
-/// look.
+/// Waits until nothing was received on `connection` for [`SILENCE_MAX`]; calls `note` with the length of the silence at
+/// every check.
 pub async fn lost(connection: &quinn::Connection, note: impl Fn(Duration)) {
     let (mut silence, mut looked) = (Silence::default(), Instant::now());
     loop {
@@ -53,7 +54,7 @@ mod tests {
         let mut silence = Silence::default();
         assert_eq!(silence.look(1, LOOK_EVERY), Duration::ZERO);
         assert_eq!(silence.look(1, LOOK_EVERY), LOOK_EVERY);
-        // This side was stopped: what was said meanwhile has not been read yet.
+        // This process was paused, so data that arrived in the meantime has not been read yet.
         assert_eq!(silence.look(1, Duration::from_secs(60)), LOOK_EVERY * 3);
         assert_eq!(silence.look(2, LOOK_EVERY), Duration::ZERO);
     }

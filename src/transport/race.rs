@@ -1,5 +1,5 @@
-//! Several ways to one place: each is tried a little after the one before it, and the first that works is taken (RFC 8305).
-//! So a way that leads nowhere costs a moment, wherever it stands in the list.
+//! Concurrent attempts to reach one target: each starts shortly after the one before it, and the first that succeeds is
+//! used (RFC 8305). So an address that does not answer costs little time, whatever its position in the list.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
-/// The next way is tried after this long, or at once when one has failed.
+/// Delay until the next attempt is started; it starts immediately when one has failed.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// The output of the first of `attempts` that succeeds; the others are dropped.
+/// Returns the output of the first of `attempts` that succeeds; the others are dropped.
 ///
 /// # Errors
-/// When all have failed: why, in their order.
+/// If all have failed, returns their errors in the order of the attempts.
 pub async fn first<T, E, F: Future<Output = Result<T, E>>>(attempts: Vec<F>) -> Result<T, Vec<E>> {
     let mut waiting = attempts.into_iter().enumerate().peekable();
     let (mut running, mut errors) = (FuturesUnordered::new(), Vec::new());
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(first(vec![silent(), after(0, Ok(2))]).await, Ok(2));
         assert_eq!(first(vec![after(0, Err("refused")), after(0, Ok(2)), silent()]).await, Ok(2));
         assert_eq!(first(vec![silent(), silent(), after(0, Err("refused")), after(0, Ok(4))]).await, Ok(4));
-        // One that is slow is not given up for the next.
+        // A slow attempt is not cancelled in favour of the next.
         assert_eq!(first(vec![after(600, Ok(1)), silent()]).await, Ok(1));
         let all = first(vec![after(300, Err("late")), after(0, Err("refused"))]).await;
         assert_eq!(all, Err(vec!["late", "refused"]), "in their order");

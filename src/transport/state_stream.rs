@@ -1,8 +1,8 @@
-//! A whole state on a stream: sent row by row as of one instant, and loaded into a new state that counts only when it adds
-//! up to the digest announced.
+//! Transfer of a complete state: sent row by row as of one point in time, and loaded into a new state, which is used only
+//! if its digest matches the announced one.
 //!
-//! The datastore sends its state to a member that cannot be served a tail; a member lends its own to a datastore that has
-//! lost its log.
+//! The datastore sends its state to a member to which it cannot send the missing log entries; a member donates its state
+//! to a datastore that has lost its log.
 
 use std::path::Path;
 
@@ -18,20 +18,20 @@ use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateSt
 
 use super::wire::{self, WireError};
 
-/// Rows are sent in messages of about this size.
+/// Approximate size in bytes of messages with rows.
 const BATCH_BYTES: usize = 256 << 10;
-/// Bytes of a row besides what it holds, roughly.
+/// Approximate overhead of a row in bytes.
 const ROW_BYTES: usize = 64;
-/// Messages that may wait for the network.
+/// Maximum number of messages queued for the network.
 const BATCHES_WAITING: usize = 4;
-/// Pieces that may wait for the disk.
+/// Maximum number of pieces queued for the disk.
 const PIECES_WAITING: usize = 4;
 
-/// Sends a state, as a stream was opened for it with `open`, without the values that are withheld by `redaction`; ends the
-/// stream.
+/// Sends a state on a stream that was opened with `open`, without the values withheld by `redaction`, and finishes
+/// the stream.
 ///
 /// # Errors
-/// When the state cannot be read or is itself redacted, or the stream breaks.
+/// If the state cannot be read or is itself redacted, or the stream breaks.
 pub async fn send(
     snapshot: StateSnapshot,
     open: Open,
@@ -43,7 +43,7 @@ pub async fn send(
     Ok(())
 }
 
-/// As [`send`], to any stream, which is not ended.
+/// Like [`send`], for any stream, which is not finished.
 ///
 /// # Errors
 /// See [`send`].
@@ -74,21 +74,22 @@ pub async fn write<W: AsyncWrite + Unpin>(
     wire::send(send, Kind::SnapshotEnd, &end(&meta, rows)).await
 }
 
-/// Why a state that was sent is not taken over.
+/// Error because of which a received state is discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// The stream.
+    /// The stream failed.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// What came, or where it should go.
+    /// The state is invalid, or could not be written.
     #[error("{0}")]
     Load(String),
 }
 
-/// Loads the state that follows `begin` on a stream into the new directory `path`; `is_redacted`: values may be withheld.
+/// Loads the state that follows `begin` on a stream into the new directory `path`. If `is_redacted`, values may
+/// be withheld.
 ///
 /// # Errors
-/// When the stream breaks or what came is not what was announced. The directory is to be removed then.
+/// If the stream breaks or the state does not match its announcement. The caller must remove the directory then.
 pub async fn receive<R: AsyncRead + Unpin>(
     stream: &mut R,
     begin: SnapshotBegin,
@@ -106,31 +107,31 @@ pub async fn receive<R: AsyncRead + Unpin>(
     loaded.map_err(ReceiveError::Load)
 }
 
-/// A part of a snapshot after its beginning.
+/// A part of a snapshot after its begin message.
 #[derive(Clone, Debug)]
 pub enum Piece {
-    /// What was deleted lately; before any rows.
+    /// Recent deletions; precede all rows.
     Deletions(Deletions),
-    /// Some rows.
+    /// A batch of rows.
     Rows(Vec<Row>),
-    /// The end.
+    /// End of the snapshot.
     End(SnapshotEnd),
 }
 
-/// A snapshot on its way into a new state.
+/// A snapshot that is being loaded into a new state.
 pub struct Loading {
     loader: Loader,
     target: Target,
     rows: u64,
-    /// An origin's row whose further parts may follow.
+    /// Row of an origin of which further parts may follow.
     origin: Option<(Origin, OriginRow)>,
 }
 
 impl Loading {
-    /// Begins to fill `store`, which is new; `is_redacted`: values may be withheld.
+    /// Starts to fill `store`, which must be new. If `is_redacted`, values may be withheld.
     ///
     /// # Errors
-    /// When it is not.
+    /// If it is not new.
     pub fn begin(store: &StateStore, begin: &SnapshotBegin, is_redacted: bool) -> Result<Loading, String> {
         let mut loader = store.loader().map_err(|error| error.to_string())?;
         if is_redacted {
@@ -149,10 +150,10 @@ impl Loading {
         Ok(Loading { loader, target, rows: 0, origin: None })
     }
 
-    /// Takes in what was deleted lately; at most once.
+    /// Loads recent deletions; at most once.
     ///
     /// # Errors
-    /// When it comes twice or cannot be written.
+    /// If they arrive twice or cannot be written.
     pub fn deletions(&mut self, deletions: Deletions) -> Result<(), String> {
         if self.target.deletions_after.replace(deletions.complete_after()).is_some() {
             return Err("what was deleted lately comes twice".into());
@@ -160,10 +161,10 @@ impl Loading {
         self.loader.deletions(deletions).map_err(|error| error.to_string())
     }
 
-    /// Takes in rows.
+    /// Loads rows.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// If they cannot be written.
     pub fn rows(&mut self, rows: Vec<Row>) -> Result<(), String> {
         for row in rows {
             self.rows += 1;
@@ -188,7 +189,7 @@ impl Loading {
         Ok(())
     }
 
-    /// A long row comes in parts, one after another.
+    /// Collects the consecutive parts of a long row.
     fn part(&mut self, origin: Origin, row: OriginRow) -> Result<(), String> {
         match &mut self.origin {
             Some((open, whole)) if *open == origin => {
@@ -203,7 +204,7 @@ impl Loading {
         }
     }
 
-    /// The maker of the origin whose row came last.
+    /// Loads the maker of the origin in the preceding row.
     fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), String> {
         match &self.origin {
             Some((open, row)) if *open == origin && row.last_counter == maker.counter => {}
@@ -220,10 +221,10 @@ impl Loading {
         }
     }
 
-    /// Checks that what came is whole and what it should be.
+    /// Checks that the snapshot is complete and matches its announcement.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// Returns a description of the mismatch.
     pub fn finish(mut self, end: &SnapshotEnd) -> Result<StateStore, String> {
         self.flush_origin()?;
         if Some(end.digest) != self.target.digest {
@@ -236,7 +237,7 @@ impl Loading {
     }
 }
 
-/// Passes pieces on until the last one, or until the loader has given up.
+/// Forwards pieces until the last one, or until the loader has failed.
 async fn receive_pieces<R: AsyncRead + Unpin>(receive: &mut R, pieces: &mpsc::Sender<Piece>) -> Result<(), WireError> {
     loop {
         let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
@@ -313,7 +314,7 @@ fn read(
     Ok(())
 }
 
-/// What a snapshot says of itself first.
+/// Returns the first message of a snapshot, which announces it.
 #[must_use]
 pub fn begin(meta: &StateMeta) -> SnapshotBegin {
     SnapshotBegin {
@@ -325,13 +326,13 @@ pub fn begin(meta: &StateMeta) -> SnapshotBegin {
     }
 }
 
-/// What a snapshot says of itself last, so that one that broke off is never taken for a whole one.
+/// Returns the last message of a snapshot, without which an interrupted one is never accepted.
 #[must_use]
 pub fn end(meta: &StateMeta, rows: u64) -> SnapshotEnd {
     SnapshotEnd { rows, digest: meta.digest, chain: meta.chain }
 }
 
-/// The rows of a snapshot, each with about its size in bytes, without the values that are withheld by `redaction`.
+/// Returns the rows of a snapshot, each with its approximate size in bytes, without the values withheld by `redaction`.
 pub fn rows_of(
     snapshot: &StateSnapshot,
     with_makers: bool,
@@ -365,7 +366,7 @@ pub fn rows_of(
     }))
 }
 
-/// A row in parts that fit into messages: each has some of the rejections, in their order.
+/// Splits a row into parts that fit into messages: each has some of the rejections, in their order.
 fn parts_of(row: OriginRow) -> Vec<(OriginRow, usize)> {
     let OriginRow { last_counter, last_seq, rejected } = row;
     let empty = || OriginRow { last_counter, last_seq, rejected: Vec::new() };
@@ -393,7 +394,7 @@ mod tests {
         TxnId,
     };
 
-    /// A state in which one object is and another one was deleted.
+    /// Returns a state with one existing and one deleted object.
     fn state() -> StateStore {
         let state = StateStore::in_memory();
         state.init(LogId([1; 16]), Generation(1), Vec::new()).expect("begins");

@@ -1,29 +1,31 @@
-//! Bulk gives way: a connection for chunks has only so much under way that what comes beside it waits for a few milliseconds.
+//! Flow control of bulk connections: a connection for chunks has only so much in flight that other traffic is delayed by
+//! a few milliseconds.
 //!
-//! Whoever receives decides how much the other side may send ahead. The window is kept at what the path carries in its
-//! shortest round trip and two milliseconds more, so that about that much waits in sockets and on links, whatever their speed. The
-//! idea is that of LEDBAT (RFC 6817), with the receiver's window in place of the sender's.
+//! The receiver controls how much the other side may send ahead. The window is kept at the amount that the path carries
+//! in its shortest round trip plus two milliseconds, so that about that much is queued in sockets and on links, whatever
+//! their speed. The idea is that of LEDBAT (RFC 6817), with the receiver's window in place of the sender's.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use quinn::VarInt;
 
-/// What waits may delay others by this.
+/// Delay that queued data may cause.
 const QUEUE: Duration = Duration::from_millis(2);
-/// The window is looked at this often while something comes, and this often while nothing does.
+/// Interval at which the window is adapted while data arrives, and while none does.
 const BUSY: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(1);
-/// Bytes in the time between two looks from which on something comes.
+/// Bytes per interval from which on the connection counts as busy.
 const BUSY_BYTES: u64 = 256 << 10;
-/// Bounds of the window. The first is where it begins.
+/// Initial size and bounds of the window in bytes.
 pub(super) const WINDOW_FIRST: u32 = 1 << 20;
 const WINDOW_MIN: u64 = 256 << 10;
 const WINDOW_MAX: u64 = 16 << 20;
-/// The shortest round trip is forgotten by this part at each look, so that a path that became longer is noticed.
+/// Fraction, as a divisor, by which the shortest round trip grows at each check, so that a path that became longer
+/// is noticed.
 const FORGET: u32 = 512;
 
-/// Adapts the window of a connection for as long as it lasts.
+/// Adapts the window of a connection until it is dropped.
 pub async fn give_way(connection: &quinn::Connection) -> Infallible {
     connection.set_receive_window(VarInt::from_u32(WINDOW_FIRST));
     let mut shortest = connection.rtt();
@@ -41,7 +43,7 @@ pub async fn give_way(connection: &quinn::Connection) -> Infallible {
     }
 }
 
-/// The window for a path on which so many bytes came in some time.
+/// Returns the window for a path on which `bytes` arrived in `time`.
 fn window(bytes: u64, time: Duration, shortest: Duration) -> u32 {
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
     let wanted = bytes.saturating_mul(micros(shortest + QUEUE)) / micros(time);
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_window_settles_where_the_queue_is_as_long_as_it_may_be() {
-        // A path of 200 MB/s and 1 ms: what is under way beyond 200 kB waits.
+        // A path of 200 MB/s and 1 ms: data in flight beyond 200 kB is queued.
         let (rate, path) = (200.0, 1000.0);
         for first in [WINDOW_MIN, WINDOW_MAX] {
             let mut size = first as f64;

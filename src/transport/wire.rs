@@ -1,4 +1,4 @@
-//! Messages on streams: QUIC streams and the local socket alike.
+//! Messages on streams, both QUIC streams and the local socket.
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
@@ -9,13 +9,13 @@ use crate::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_
 
 use super::closed::ClosedBy;
 
-/// Why reading or writing a message failed.
+/// Error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The stream failed or ended within a message.
     #[error("the connection broke: {0}")]
     Io(std::io::Error),
-    /// What came is not a message that belongs here.
+    /// The message is malformed or not expected here.
     #[error(transparent)]
     Message(#[from] BadMessage),
     /// The stream ended where a message was expected.
@@ -24,7 +24,7 @@ pub enum WireError {
     /// The other side closed the connection, with its reason.
     #[error(transparent)]
     ClosedBy(#[from] ClosedBy),
-    /// The other side refuses, with its reason.
+    /// The other side rejected the request, with its reason.
     #[error(transparent)]
     Refused(#[from] Refused),
 }
@@ -32,12 +32,12 @@ pub enum WireError {
 /// Reads the next message; `None` at the end of the stream.
 ///
 /// # Errors
-/// When the stream breaks or the message is malformed.
+/// If the stream breaks or the message is malformed.
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, Bytes)>, WireError> {
     read_at_most(stream, MESSAGE_BYTES_MAX).await
 }
 
-/// [`read`] on a stream where a newer version may say more: messages of unknown kinds are passed over.
+/// Like [`read`], but ignores messages of unknown kinds, which a newer version may send.
 ///
 /// # Errors
 /// See [`read`].
@@ -45,7 +45,7 @@ pub async fn read_known<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(
     read_known_at_most(stream, MESSAGE_BYTES_MAX).await
 }
 
-/// [`read_known`] with a bound of the caller's.
+/// Like [`read_known`], with a given size limit.
 ///
 /// # Errors
 /// See [`read`].
@@ -62,7 +62,7 @@ pub async fn read_known_at_most<R: AsyncRead + Unpin>(
     }
 }
 
-/// [`read`] with a bound of the caller's, for those who have not said who they are.
+/// Like [`read`], with a given size limit, as for unauthenticated peers.
 ///
 /// # Errors
 /// See [`read`].
@@ -95,7 +95,7 @@ async fn any_header<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> R
     Ok(Some((kind.ok_or(BadMessage::UnknownKind(header[4])), length)))
 }
 
-/// Reads the header of the next message alone: its kind, and how many bytes its body has. `None` at the end of the stream.
+/// Reads only the header of the next message: its kind and the size of its body. `None` at the end of the stream.
 ///
 /// # Errors
 /// See [`read`].
@@ -106,12 +106,12 @@ pub async fn read_header<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<
     }
 }
 
-/// Reads so many bytes of a body.
+/// Reads `length` bytes of a body.
 ///
 /// # Errors
-/// When the stream breaks or ends before.
+/// If the stream breaks or ends before.
 pub async fn read_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> Result<Bytes, WireError> {
-    // The buffer grows with what really arrives, not with what the header promises.
+    // The buffer grows with the data that arrives, not with the length that the header announces.
     let mut body = BytesMut::with_capacity(length.min(1 << 18));
     while body.len() < length {
         let missing = length - body.len();
@@ -123,10 +123,10 @@ pub async fn read_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> R
     Ok(body.freeze())
 }
 
-/// Passes over so many bytes of a body.
+/// Skips `length` bytes of a body.
 ///
 /// # Errors
-/// As [`read_body`].
+/// See [`read_body`].
 pub async fn skip_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> Result<(), WireError> {
     let skipped = tokio::io::copy(&mut stream.take(length as u64), &mut tokio::io::sink()).await?;
     if skipped < length as u64 {
@@ -135,15 +135,15 @@ pub async fn skip_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> R
     Ok(())
 }
 
-/// Reads a message of exactly the kind `kind` and decodes its body.
+/// Reads a message that must be of the kind `kind`, and decodes its body.
 ///
 /// # Errors
-/// When another kind comes (a refusal is passed on as such), or as [`read`].
+/// If another kind arrives (a refusal is returned as such), or as [`read`].
 pub async fn expect<T: DeserializeOwned, R: AsyncRead + Unpin>(stream: &mut R, kind: Kind) -> Result<T, WireError> {
     expect_at_most(stream, kind, MESSAGE_BYTES_MAX).await
 }
 
-/// [`expect`] with a bound of the caller's.
+/// Like [`expect`], with a given size limit.
 ///
 /// # Errors
 /// See [`expect`].
@@ -175,19 +175,19 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// Writes one message with a postcard body.
+/// Writes a message with a postcard body.
 ///
 /// # Errors
-/// When the stream breaks.
+/// If the stream breaks.
 pub async fn send<T: Serialize, W: AsyncWrite + Unpin>(stream: &mut W, kind: Kind, body: &T) -> Result<(), WireError> {
     stream.write_all(&message::encode(kind, body)).await?;
     Ok(())
 }
 
-/// Writes one message whose body is already bytes.
+/// Writes a message with an encoded body.
 ///
 /// # Errors
-/// When the stream breaks.
+/// If the stream breaks.
 pub async fn send_raw<W: AsyncWrite + Unpin>(stream: &mut W, kind: Kind, body: &[u8]) -> Result<(), WireError> {
     if body.len() < 4096 {
         stream.write_all(&message::encode_raw(kind, body)).await?;
@@ -198,10 +198,10 @@ pub async fn send_raw<W: AsyncWrite + Unpin>(stream: &mut W, kind: Kind, body: &
     Ok(())
 }
 
-/// Writes one message with a JSON body, as administration uses them.
+/// Writes a message with a JSON body, as used for administration.
 ///
 /// # Errors
-/// When the stream breaks.
+/// If the stream breaks.
 pub async fn send_json<T: Serialize, W: AsyncWrite + Unpin>(
     stream: &mut W,
     kind: Kind,
