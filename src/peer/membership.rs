@@ -137,7 +137,8 @@ impl Membership {
         self.keep();
     }
 
-    /// Removes revoked certificates from the roster, as instructed by the datastore. This holds whichever roster follows.
+    /// Removes revoked certificates from the roster, as instructed by the datastore, without waiting for the next roster.
+    /// rosters too.
     pub(super) fn handle_revocations(&self, body: &[u8]) {
         match message::decode::<Revocations>(Kind::Revocations, body) {
             Ok(revocations) => self.revoke(&revocations.certificates),

@@ -11,7 +11,7 @@ use crate::model::ChunkId;
 /// Error returned when the chunks that an index chunk lists are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// The chunk is intact but no index, and cannot become one.
+    /// The chunk is intact but is not an index, and cannot become one.
     #[error("chunk {id} is named as a list of chunks and is none: {reason}")]
     Malformed {
         /// Id of the chunk.
@@ -39,9 +39,9 @@ pub enum ListError {
 pub struct Checked {
     /// Missing chunks.
     pub lacking: Lacking,
-    /// Error of a malformed index, of which the listed chunks can never be determined.
+    /// Error of a malformed index, whose list of chunks can never be determined.
     pub malformed: Option<ListError>,
-    /// Error because of which it is unknown whether chunks are missing.
+    /// Error that leaves unknown whether chunks are missing.
     pub unknown: Option<ListError>,
 }
 

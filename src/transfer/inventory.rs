@@ -189,7 +189,7 @@ mod tests {
         let mut odd = named(good);
         odd.add("odd", b"{\"size\":\"of a later kind\"}");
         assert!(collect(&odd).expect_err("unknown").contains("upgrade"));
-        // A chunk that is intact and no index can never become one.
+        // An intact chunk that is not an index can never become one.
         assert_eq!(collect(&named(never)).expect("counts").chunks, 3);
     }
 }

@@ -69,7 +69,7 @@ impl Server {
     async fn answer(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
         let mut arrived = Arrived::default();
         let answered = self.answer_each(send, receive, &mut arrived).await;
-        // Chunks whose transfer was not completed are kept as well, so that they need not be sent again.
+        // Chunks that arrived without a final request, or before the stream broke, are kept: they need not be sent again.
         let kept = arrived.keep(&self.store).await;
         answered.and(kept)
     }

@@ -515,7 +515,7 @@ mod tests {
         (address, serving)
     }
 
-    /// Returns the error that a client reports for a datastore of which the certificates were made `days` from now.
+    /// Returns the error that a client reports for a datastore whose certificates were made `days` from now.
     async fn told(days: i64) -> String {
         let now_ms = SystemClock.now_ms();
         let made_ms = now_ms.saturating_add_signed(days * 86_400_000);

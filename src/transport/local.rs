@@ -34,7 +34,7 @@ pub fn short_path(directory: &Path) -> io::Result<(File, PathBuf)> {
     Ok((handle, path))
 }
 
-/// Listens in `directory`, of which the caller must hold the lock: a socket left by a dead process is replaced.
+/// Listens in `directory`, replacing a socket left by a dead process. The caller must hold the directory's lock.
 ///
 /// # Errors
 /// If the operating system denies it.

@@ -74,7 +74,7 @@ pub async fn write<W: AsyncWrite + Unpin>(
     wire::send(send, Kind::SnapshotEnd, &end(&meta, rows)).await
 }
 
-/// Error because of which a received state is discarded.
+/// Error that causes a received state to be discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// The stream failed.
@@ -123,7 +123,7 @@ pub struct Loading {
     loader: Loader,
     target: Target,
     rows: u64,
-    /// Row of an origin of which further parts may follow.
+    /// Row of an origin that may be continued by further parts.
     origin: Option<(Origin, OriginRow)>,
 }
 

@@ -25,7 +25,7 @@ const WINDOW_MAX: u64 = 16 << 20;
 /// is noticed.
 const FORGET: u32 = 512;
 
-/// Adapts the window of a connection until it is dropped.
+/// Adapts the window of a connection until the future is dropped.
 pub async fn give_way(connection: &quinn::Connection) -> Infallible {
     connection.set_receive_window(VarInt::from_u32(WINDOW_FIRST));
     let mut shortest = connection.rtt();

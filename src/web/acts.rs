@@ -1,10 +1,10 @@
-//! Audit records of events at this webserver that are no transactions: failed logins, uses of tokens, downloads.
+//! Audit records of events at this webserver that are not transactions: failed logins, uses of tokens, downloads.
 //!
 //! A repeated act is recorded immediately the first time and then once per interval, with its count. The number of
 //! distinct acts is bounded separately for each cause, so no client can make the acts of others less visible. A known
-//! caller with too many distinct acts is still recorded with name and address. Of unauthenticated clients, names of
-//! existing users are recorded, which are few; of invented names, the first ones of each address are. The number of
-//! records that all unauthenticated clients cause together is bounded too.
+//! caller with too many distinct acts is still recorded with name and address. For unauthenticated clients, names of
+//! existing users are recorded, because these are few; of invented names, only the first ones from each address are. The
+//! number of records that all unauthenticated clients cause together is bounded too.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -201,7 +201,7 @@ impl From<&Caller> for Who {
 pub(super) struct Stranger {
     /// Name that the client gave.
     pub name: String,
-    /// User with this name, if one exists; `is_admin` tells whether it is an administrator.
+    /// User with this name, if one exists; `is_admin` states whether it is an administrator.
     pub uid: Option<i32>,
     pub is_admin: bool,
     pub from: IpAddr,
@@ -249,7 +249,7 @@ impl Recorder {
         self.count(of_stranger(kind, stranger, what), INTERVAL, Instant::now());
     }
 
-    /// Records the repetitions of acts of which the interval is over; called periodically.
+    /// Records the repetitions of acts whose interval is over; called periodically.
     pub(super) fn flush(&self) {
         self.flush_at(Instant::now());
     }

@@ -21,7 +21,7 @@ use super::bodies::{ANSWERS, Share};
 /// Size of the pieces that are passed on. They are copies, so that one piece waiting in a connection does not keep a
 /// large response in memory.
 const PIECE_BYTES: usize = 16 << 10;
-/// A response of which the client reads nothing for this long is dropped.
+/// A response is dropped when the client reads nothing of it for this long.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Smaller responses are not counted, and those of unknown length count as this many bytes. Downloads account for their
 /// buffers themselves.

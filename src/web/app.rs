@@ -27,7 +27,7 @@ use super::uploads::Uploads;
 /// State of a running webserver.
 pub(super) struct App {
     pub store: Store,
-    /// Searches that run here, and those of which the results are here.
+    /// Searches that run here, and those whose results are here.
     pub searches: Arc<Searches>,
     /// Other members; `None` in standalone mode.
     pub peers: Option<Peers>,
@@ -37,7 +37,7 @@ pub(super) struct App {
     pub limiter: Arc<Limiter>,
     /// Counters of wrong second-factor codes.
     pub codes: Codes,
-    /// Records events for the audit that are no transactions.
+    /// Records events for the audit that are not transactions.
     pub recorder: Arc<Recorder>,
     pub orders: Orders,
     pub started: Instant,

@@ -120,7 +120,8 @@ impl Caller {
         Err(ApiError::forbidden(message).with("Cap", capability))
     }
 
-    /// Rejects sharing with groups of which the caller is no member. `before` lists the groups that already have access.
+    /// Rejects sharing with groups that the caller is not a member of. `before` lists the groups that already
+    /// have access.
     pub(super) fn check_groups(&self, groups: &[i32], before: &[i32]) -> ApiResult<()> {
         let Some(foreign) = self.person.foreign_group(groups, before) else { return Ok(()) };
         let message = format!("you are no member of group {foreign}: share with your own groups");

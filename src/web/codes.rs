@@ -1,5 +1,5 @@
 //! Throttling of second-factor codes per user, regardless of origin: a client that tries them knows the password, and six
-//! digits could be guessed quickly from many addresses. Recovery codes cannot be guessed, so they are always accepted.
+//! digits could be guessed quickly from many addresses. Recovery codes cannot be guessed, so they are not throttled.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

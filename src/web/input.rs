@@ -35,7 +35,7 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<tower_http::timeout::TimeoutError>() || error.source().is_some_and(is_timeout)
 }
 
-/// A JSON body of which the names are read without regard to case: `T` names its fields in lower case.
+/// A JSON body whose names are read without regard to case: `T` names its fields in lower case.
 pub(super) struct Input<T>(pub T);
 
 /// Rejects JSON that is nested too deeply for its later readers.

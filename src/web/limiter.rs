@@ -231,8 +231,8 @@ impl Drop for Waiting {
 }
 
 impl Limiter {
-    /// Creates a limiter that allows `count_max` failures of a name at a place within `window`; 0 in either disables it.
-    /// Known places are stored in `file`.
+    /// Creates a limiter that allows `count_max` failures of a name at a place within `window`; 0 in either disables the
+    /// limit. Known places are stored in `file`.
     ///
     /// # Errors
     /// If no random bytes are available.

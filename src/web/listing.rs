@@ -51,7 +51,7 @@ where
         List { wanted, shown, prefix, brackets: *b"[]", of: std::marker::PhantomData }
     }
 
-    /// Renders the list as one JSON object, of which each listed object is a member including its name.
+    /// Renders the list as one JSON object; each listed object is shown as a member, including its name.
     pub(super) fn into_object(self) -> List<T, W, S> {
         List { brackets: *b"{}", ..self }
     }

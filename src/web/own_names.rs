@@ -57,7 +57,7 @@ fn name_of(host: &str) -> Option<String> {
     host_and_port(&host).ok().map(|(name, _)| name)
 }
 
-/// Returns whether a certificate name, of which the first label may be `*`, matches a host.
+/// Returns whether a certificate name, whose first label may be `*`, matches a host.
 fn means(known: &str, name: &str) -> bool {
     match known.strip_prefix("*.") {
         Some(domain) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),

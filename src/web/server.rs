@@ -54,7 +54,7 @@ use super::searching::Asked;
 use super::uploads::Uploads;
 use super::{headers, leftover, listener, routes, standalone, strangers, sweeper, tls};
 
-/// Read timeout of a request body: a client that sends nothing for this long is disconnected.
+/// Read timeout: a client that sends nothing for this long while its request is awaited is disconnected.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 /// Time allowed for requests in progress when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -96,10 +96,10 @@ pub enum WebserverError {
         /// Error of the operating system.
         source: std::io::Error,
     },
-    /// Reading or writing a file or a setting failed.
+    /// A file, a setting or another resource cannot be used.
     #[error("{what}: {source}")]
     Io {
-        /// File or setting concerned.
+        /// File, setting or resource concerned.
         what: String,
         /// Underlying error.
         source: std::io::Error,
@@ -199,10 +199,10 @@ fn chunk_grace(config: &WebserverConfig) -> Duration {
     Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600))
 }
 
-/// Returns the options of the blob store. A standalone webserver shares the chunk store of its own log, so that each
+/// Returns the options for storing contents. A standalone webserver shares the chunk store of its own log, so that each
 /// chunk is stored once.
 fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
-    // A standalone log is no cache: its chunks cannot be fetched again from another member.
+    // The chunk store of a standalone log is not a cache: its chunks cannot be fetched again from another member.
     let fetching = if config.fetches_on_demand && own_log.is_none() {
         Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
     } else {
@@ -510,8 +510,8 @@ async fn first_administrator(app: AppRef) {
                 if is_random { write_password(&file, password) } else { Ok(()) }
             };
             match first_start::ensure(&app.store, &wanted, keep).await {
-                // The outcome is pending: either this webserver's transaction is committed, or another webserver's
-                // was first.
+                // If still pending, the administrator is in this webserver's state, or another webserver turns out to
+                // be first.
                 Ok(First::Made { password, .. }) => return announce(&file, &wanted, &password),
                 Ok(First::Exists) => {
                     // Another webserver created the administrator concurrently, so this password was never set.

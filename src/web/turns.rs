@@ -1,4 +1,4 @@
-//! Queue of login attempts, of which a few at a time may check credentials. Places take turns, and clients from networks
+//! Queue of login attempts, a few of which may check credentials at a time. Places take turns, and clients from networks
 //! with recent failures come after those without. When the queue is full, a newcomer may evict a waiting entry: the
 //! newest of the place with the most entries, then of the network with the most, then of the network with the most
 //! failures. So neither one guesser with many addresses nor many guessers keep out clients that have not failed.
@@ -197,7 +197,7 @@ mod tests {
         Comer { place: key(network * 1000 + place), network: key(network), failures }
     }
 
-    /// Returns a full queue of which all turns are in use, and the receivers of its entries.
+    /// Returns a full queue with all turns in use, and the receivers of its entries.
     fn full(from: impl Fn(u32) -> Comer) -> (Lane, Vec<oneshot::Receiver<Word>>) {
         let mut lane = Lane { taken: TURNS, ..Lane::default() };
         let all =

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use super::app::App;
 use super::error::{ApiError, ApiResult};
 
-/// Default limit, as the reciprocal of a fraction of the disk.
+/// Divisor of the disk size that gives the default limit.
 const PART: u64 = 8;
 /// Uploads within this time are counted as one piece.
 const GATHER: Duration = Duration::from_secs(60);

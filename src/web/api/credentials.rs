@@ -185,8 +185,8 @@ impl Known {
         Stranger { name, uid: Some(uid), is_admin, from: self.from, is_place_refused: false }
     }
 
-    /// Responds that the password is correct but a second factor is required. This counts as no failure: clients learn
-    /// this way which factor to request.
+    /// Responds that the password is correct but a second factor is required. This does not count as a failure: clients
+    /// learn this way which factor to request.
     pub(super) fn asked_for_more(self) -> Response {
         let is_set = self.factor.is_some();
         self.attempt.note_half_way();
@@ -234,7 +234,7 @@ impl Known {
         let changed = "the password was changed in the meantime: log in with the new one";
         writes.require_as_read::<Password>(&self.user.uid.to_string(), self.compared, changed)?;
         let (Some(factor), Some(code)) = (&self.factor, code) else {
-            // A second factor may exist of which this webserver does not know yet.
+            // A second factor may exist that this webserver does not know yet.
             second_factors::require_none(self.user.uid, &mut writes)?;
             return Ok(writes);
         };

@@ -56,7 +56,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Reports whether the state is sound. Being offline is no fault, although the served data may be stale.
+/// Reports whether the state is sound. Being offline is not a fault, although the served data may be stale.
 async fn test(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     let status = app.store.replica().status();
     if status.healthy {

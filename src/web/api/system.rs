@@ -22,7 +22,7 @@ use crate::web::routes::{Route, get, post, put};
 
 /// Maximum size of a JSON body.
 pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
-/// Time in milliseconds after a start for which a webserver that has not reached its datastore counts as not ready.
+/// Time in milliseconds after a start for which a webserver that has not reached its datastore yet counts as not ready.
 const HEARING_MS_MAX: u64 = 10_000;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 

@@ -144,7 +144,7 @@ fn end(caller: &Caller, asked: Option<Moment>, already: Option<Moment>) -> ApiRe
     }
 }
 
-/// Returns the tokens on which a token depends that the caller creates or renews.
+/// Returns the tokens on which a token that the caller creates or renews will depend.
 fn makers(caller: &Caller, id: uuid::Uuid) -> ApiResult<Vec<uuid::Uuid>> {
     let makers = match &caller.token {
         // A new value of the caller's own token has the same holder as the former one.

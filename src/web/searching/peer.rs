@@ -37,7 +37,7 @@ use crate::web::error::{ApiError, ApiResult};
 
 /// Maximum size of a request and of a head.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// Maximum size of a received piece of a file, and size of the pieces sent, each of which must be acknowledged in time.
+/// Maximum size of a received piece of a file, and of the pieces sent, each of which has a timeout.
 const PIECE_BYTES_MAX: usize = 16 << 20;
 const PART_BYTES: usize = 256 << 10;
 /// Timeout for the head of a response; it bounds the wait for a killed peer, which is not noticed immediately.
@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE_SAVING: Duration = Duration::from_secs(300);
 /// Time for which a responding webserver keeps the stream open until the response is acknowledged.
 const LINGER: Duration = Duration::from_secs(300);
-/// Timeout until a piece is acknowledged: longer than the other side waits for its client.
+/// Timeout for sending a piece: longer than the other side waits for its client.
 const TAKEN_WITHIN: Duration = Duration::from_secs(90);
 /// Timeout for a request.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -143,7 +143,7 @@ static OF_USERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore:
 static FROM_WEBSERVERS: LazyLock<Shares<String>> =
     LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_FROM));
 
-/// Waits for a download slot, which is held until the last piece is acknowledged.
+/// Waits for a download slot, which is held until the client has read the last piece.
 async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
     let own = tokio::time::timeout(IN_LINE, OF_USERS.take(Some(who.person.uid), 1)).await.map_err(|_| {
         let message =

@@ -89,7 +89,7 @@ async fn results_here(app: &AppRef, who: &Who, search: &Search) -> ApiResult<Arc
     Ok(app.searches.results(search, who.person.uid).await?)
 }
 
-/// Performs an operation on a search of which the results are on this webserver.
+/// Performs an operation on a search whose results are on this webserver.
 pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
     match deed {
         Deed::Status => {
