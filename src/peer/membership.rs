@@ -138,7 +138,6 @@ impl Membership {
     }
 
     /// Removes revoked certificates from the roster, as instructed by the datastore, without waiting for the next roster.
-    /// rosters too.
     pub(super) fn handle_revocations(&self, body: &[u8]) {
         match message::decode::<Revocations>(Kind::Revocations, body) {
             Ok(revocations) => self.revoke(&revocations.certificates),

@@ -1,8 +1,8 @@
 //! Buffering of responses. The buffered part of a response is bounded, counts in its user's budget, and is dropped when
 //! the client reads nothing for too long.
 //!
-//! An HTTP/2 connection is not closed because one of its streams stalls, and a stalled stream is not even polled for its
-//! next piece. So a separate task frees the buffer.
+//! A stalled stream does not close its HTTP/2 connection, and is not even polled for its next piece. So a separate task
+//! frees the buffer.
 
 use std::any::Any;
 use std::io;

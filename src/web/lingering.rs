@@ -33,7 +33,7 @@ const STALLED_MAX: Duration = Duration::from_secs(60);
 /// A client that sends nothing for this long is assumed to have read the response.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Flag of a connection that a request body was left unread.
+/// Flag that a request body of this connection was left unread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unread(Arc<AtomicBool>);
 

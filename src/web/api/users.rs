@@ -118,7 +118,7 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
     Ok(body)
 }
 
-/// Removes fields that only the user and administrators may see, such as the lack of a second factor.
+/// Removes the second factors from a user's JSON unless the caller is the user or an administrator.
 pub(super) fn as_seen_by(caller: &Caller, mut described: Value) -> Value {
     let uid = described["UID"].as_i64().and_then(|uid| i32::try_from(uid).ok());
     if !uid.is_some_and(|uid| caller.is_self_or_admin(uid)) {

@@ -5,7 +5,7 @@
 //! the search.
 //!
 //! After the opening, the request is sent (length u32, JSON). The response is a head (length u32, JSON) and, for a file,
-//! pieces (length u32, bytes) up to an empty one. A file that ends otherwise is incomplete, which the requester reports.
+//! pieces (length u32, bytes) up to an empty one. A file that ends otherwise is incomplete; the requester detects this.
 
 use std::io;
 use std::sync::{LazyLock, Weak};
