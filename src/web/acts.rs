@@ -48,7 +48,6 @@ struct Same {
     what: String,
 }
 
-/// Resource that is bounded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Bound {
     Acts(i32),
@@ -174,7 +173,6 @@ impl Books {
     }
 }
 
-/// Records acts for the audit.
 pub(super) struct Recorder {
     acts: Acts,
     books: Mutex<Books>,

@@ -24,7 +24,6 @@ use super::limiter::Limiter;
 use super::orders::Orders;
 use super::uploads::Uploads;
 
-/// State of a running webserver.
 pub(super) struct App {
     pub store: Store,
     /// Searches that run here, and those whose results are here.
@@ -35,13 +34,11 @@ pub(super) struct App {
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     pub limiter: Arc<Limiter>,
-    /// Counters of wrong second-factor codes.
     pub codes: Codes,
     /// Records events for the audit that are not transactions.
     pub recorder: Arc<Recorder>,
     pub orders: Orders,
     pub started: Instant,
-    /// Recent uploads of each user.
     pub uploads: Uploads,
     /// Open event streams and WebSocket connections of each user.
     pub streams: Arc<Quota<i32>>,

@@ -47,7 +47,6 @@ impl Budget {
         Budget { used: AtomicUsize::new(0), most, of_users, freed: Notify::const_new() }
     }
 
-    /// Returns the bytes in use in total.
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -116,7 +115,6 @@ impl Share {
         }
     }
 
-    /// Returns the bytes that a user has reserved of a budget.
     #[cfg(test)]
     pub(super) fn bytes_of(budget: &Budget, uid: i32) -> usize {
         budget.of_users().get(&uid).copied().unwrap_or_default()

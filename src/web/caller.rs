@@ -110,7 +110,6 @@ impl Caller {
             && self.granted.as_ref().is_none_or(|granted| granted.contains(capability))
     }
 
-    /// Returns an error if the caller lacks a capability.
     pub(super) fn require(&self, capability: &str) -> ApiResult<()> {
         if self.has(capability) {
             return Ok(());
@@ -140,7 +139,6 @@ impl Caller {
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
-    /// The authorization middleware has inserted the caller.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Caller> {
         parts.extensions.get::<Caller>().cloned().ok_or_else(ApiError::unknown)
     }

@@ -33,7 +33,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 static REFUSED: Seldom = Seldom::new();
 
-/// State of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// User who was identified last on the connection, and when.
@@ -142,7 +141,6 @@ impl std::fmt::Debug for Connections {
     }
 }
 
-/// The connections of all listeners of a webserver.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Inner>);
 

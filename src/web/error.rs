@@ -14,7 +14,6 @@ use crate::objects::{CommitError, StoreError};
 use crate::replica::SubmitError;
 use crate::replica::contents::ContentsError;
 
-/// A rejected or failed request.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,

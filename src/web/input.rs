@@ -46,7 +46,6 @@ pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
     Ok(())
 }
 
-/// Parses JSON sent by a client.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     let not_understood = |error: serde_json::Error| ApiError::bad(format!("the body is not understood: {error}"));
     let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };

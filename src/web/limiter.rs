@@ -26,7 +26,6 @@ const REMEMBERED_MAX: usize = 50_000;
 #[derive(Clone, Copy, Debug)]
 struct Count {
     failures: u32,
-    /// Attempts in progress.
     under_way: u32,
     first: Instant,
 }
@@ -119,7 +118,6 @@ struct Keys {
     network: Key,
 }
 
-/// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Failure,
@@ -138,7 +136,6 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Records the outcome.
     pub(super) fn note(mut self, succeeded: bool) {
         self.outcome = if succeeded { Outcome::Success } else { Outcome::Failure };
     }

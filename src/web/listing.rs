@@ -18,7 +18,6 @@ use crate::objects::{Record, Store, StoreError, Stored};
 /// Size up to which bytes are collected before they are sent. A shorter list is sent as a whole.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Definition of a list.
 pub(super) struct List<T, W, S> {
     /// Returns whether an object is visible to a caller.
     pub wanted: W,

@@ -25,7 +25,6 @@ const LEVELS: [(&str, &str); 5] = [
 /// Sender of control requests, through a channel of small capacity.
 pub(super) struct Orders {
     to: Sender<Order>,
-    /// Name of the current level.
     level: Mutex<&'static str>,
 }
 
@@ -39,12 +38,10 @@ impl Orders {
         (Orders { to, level: Mutex::new(found.0) }, orders)
     }
 
-    /// Returns the names of all levels.
     pub(super) fn levels() -> Vec<&'static str> {
         LEVELS.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Returns the name of the current level.
     pub(super) fn level(&self) -> &'static str {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }

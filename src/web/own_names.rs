@@ -8,7 +8,6 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::model::address::host_and_port;
 
-/// Host names of this webserver.
 #[derive(Debug, Default)]
 pub(super) struct OwnNames {
     /// Names from the configuration and the host.

@@ -24,7 +24,6 @@ const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/s
 /// Maximum size of a body from an unauthenticated client.
 const STRANGERS_BYTES_MAX: usize = 64 << 10;
 
-/// A row of the table.
 pub(super) struct Route {
     pub method: Method,
     pub path: &'static str,
@@ -78,7 +77,6 @@ macro_rules! methods {
 
 methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 
-/// Returns all rows.
 pub(super) fn table() -> Vec<Route> {
     let parts = [
         api::login::routes(),
@@ -108,7 +106,6 @@ pub(super) fn table() -> Vec<Route> {
     parts.into_iter().flatten().collect()
 }
 
-/// Builds the router from the table.
 pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
     for route in table() {

@@ -38,7 +38,6 @@ const PACE: Pace = Pace { bytes: 256 << 10, within: Duration::from_secs(60) };
 static REQUESTS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(REQUESTS_MAX, REQUESTS_OF_USER));
 static ANSWERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, ANSWERS_OF_USER));
 
-/// A minimum data rate.
 #[derive(Clone, Copy)]
 struct Pace {
     bytes: usize,

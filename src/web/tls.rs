@@ -25,7 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LIFE: time::Duration = time::Duration::days(397);
 const RENEW_AFTER: Duration = Duration::from_secs(300 * 24 * 3600);
 
-/// Files of a certificate and its key.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     certificate: PathBuf,

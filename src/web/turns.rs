@@ -54,7 +54,6 @@ pub(super) fn places(address: IpAddr) -> ([u8; 8], [u8; 6]) {
     (place, network)
 }
 
-/// A waiting attempt.
 struct Waiter {
     comer: Comer,
     /// Whether the attempt waits for a turn only.
@@ -62,7 +61,6 @@ struct Waiter {
     word: oneshot::Sender<Word>,
 }
 
-/// A queue for turns.
 #[derive(Default)]
 pub(super) struct Lane {
     /// Turns in use.

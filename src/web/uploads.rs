@@ -16,7 +16,6 @@ const PART: u64 = 8;
 /// Uploads within this time are counted as one piece.
 const GATHER: Duration = Duration::from_secs(60);
 
-/// Recent uploads of one user.
 #[derive(Debug, Default)]
 struct Brought {
     all: u64,
@@ -24,7 +23,6 @@ struct Brought {
     pieces: VecDeque<(Instant, u64)>,
 }
 
-/// The limit and the recent uploads of all users.
 #[derive(Debug)]
 pub(super) struct Uploads {
     most: u64,

@@ -47,7 +47,6 @@ pub(in crate::web) fn routes() -> Vec<Route> {
 /// Byte range of a content that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// The whole content.
     Whole,
     /// From the first offset to the last, both inclusive.
     Part(u64, u64),
@@ -267,7 +266,6 @@ async fn upload(
     Ok(answer(&found(&app, &caller, &guid)?))
 }
 
-/// Complete contents, to be assigned to a resource.
 struct Complete {
     content: Content,
     writes: Writes,

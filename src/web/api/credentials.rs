@@ -123,7 +123,6 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Verifies name and password.
     pub(super) async fn by_password(app: &App, from: IpAddr, given: &Credentials) -> ApiResult<Known> {
         if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
             let reason = "a backup is being restored: try again when it has ended";

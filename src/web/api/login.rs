@@ -118,11 +118,9 @@ pub(super) struct Begun {
     pub behind: Vec<Behind>,
     /// Whether a second factor was verified for the session.
     pub second_factor: bool,
-    /// Epoch to which the session belongs.
     pub epoch: String,
 }
 
-/// Adds a new session to a transaction.
 pub(super) fn begin_session(
     app: &App,
     Begun { uid, su, behind, second_factor, epoch }: Begun,

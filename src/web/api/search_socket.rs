@@ -58,13 +58,11 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Subject of a socket.
 enum Subject {
     /// Searches, as requested by the client.
     Searches,
     /// One search, attached immediately.
     One(String),
-    /// States of the components.
     States,
 }
 

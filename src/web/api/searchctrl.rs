@@ -229,7 +229,6 @@ async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Re
     visible(&app, &caller, false, info)
 }
 
-/// Request to start a search.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(in crate::web) struct Start {

@@ -53,19 +53,16 @@ const QUESTION: Duration = Duration::from_secs(10);
 /// Longest wait until this replica has applied the position that the requester has seen.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
-/// A forwarded request.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     /// User on whose behalf the request is made.
     uid: i32,
     /// Whether to act as an administrator; this side checks whether the user is one.
     as_admin: bool,
-    /// Address of the client.
     from: String,
     /// Administrator who acts as this user; empty if none.
     #[serde(default)]
     su: String,
-    /// Id of the search.
     search: String,
     /// Operation to perform.
     deed: Deed,
@@ -73,7 +70,6 @@ struct Question {
     seen: Seq,
 }
 
-/// Head of a response.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     status: u16,
