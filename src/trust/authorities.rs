@@ -1,13 +1,14 @@
-//! The authority's rotation: two side by side until every member has a certificate of the new one.
+//! Rotation of the CA: two CAs are valid until every member has a certificate from the new one.
 //!
-//! The new authority lies beside the present one, `next.key` and `next.pem`, from `begin` to `finish`. As long as it does, members
-//! trust both and exchange their certificates for ones of the new one; the datastore itself shows a certificate of the present
-//! one, which all of them trust. Each step has one file that counts: `next.pem` appears last at the beginning, from `next.pem.made`, and
-//! goes first when the rotation is taken back, and the new key takes the present one's place at the end. Whatever is interrupted
-//! leaves the state before or after it. A `next.key` of which neither is there, and which was not taken back, has lost its certificate.
+//! The new CA is stored next to the current one, in `next.key` and `next.pem`, from `begin` to `finish`. During that
+//! time members trust both and exchange their certificates for ones from the new CA. The datastore itself presents a
+//! certificate from the current CA, which all members trust. Each step is decided by a single file. At the start,
+//! `next.pem` appears last, renamed from `next.pem.made`; on abort, it is removed first. At the end, the new key
+//! replaces the current one. An interruption leaves the state from before or after the step. A `next.key` that has
+//! neither file and was not aborted has lost its certificate.
 //!
-//! What was replaced stays known by its certificate, in `former.json`: positions that it signed are still proofs, and a member that
-//! holds one of its certificates is told why it is refused.
+//! A replaced CA stays known by its certificate, in `former.json`: positions that it signed are still proofs, and a
+//! member that holds one of its certificates is informed why it is rejected.
 
 use std::fs;
 use std::path::Path;
@@ -27,24 +28,24 @@ use crate::model::Generation;
 
 pub(super) const FORMER: &str = "former.json";
 const VERSION: u32 = 1;
-/// Former authorities that are remembered of each kind.
+/// Maximum number of former CAs that are remembered of each kind.
 const FORMER_MAX: usize = 16;
-/// Digits of a fingerprint that make its name.
+/// Hexadecimal digits of a fingerprint that form its name.
 const NAME_CHARS: usize = 16;
 
-/// What an authority is called where its whole fingerprint would be too long.
+/// Returns the short name of a CA, for use where its whole fingerprint would be too long.
 #[must_use]
 pub fn authority_name(print: &Fingerprint) -> String {
     hex(print).chars().take(NAME_CHARS).collect()
 }
 
-/// How an authority ended.
+/// How the lifetime of a CA ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Another one took its place.
+    /// Another CA replaced it.
     Replaced,
-    /// It was to take the place of another one, and that was taken back.
+    /// It was the next CA of a rotation that was aborted.
     TakenBack,
 }
 
@@ -54,7 +55,7 @@ struct FormerEntry {
     end: End,
     ended_ms: u64,
     generation: Generation,
-    /// Of the one that was replaced: its successor. Of the other kind: itself, with the word of the present one.
+    /// For a replaced CA: its successor. For an aborted one: the CA itself, with the signature of the current one.
     root: String,
     word: String,
 }
@@ -66,14 +67,14 @@ struct FormerFile {
     former: Vec<FormerEntry>,
 }
 
-/// An authority whose key is gone.
+/// A CA whose key was deleted.
 #[derive(Clone)]
 pub struct Former {
-    /// Its certificate.
+    /// Certificate of the CA.
     pub certificate: CertificateDer<'static>,
-    /// How it ended.
+    /// How its lifetime ended.
     pub end: End,
-    /// When: milliseconds since 1970-01-01 UTC.
+    /// End of its lifetime in milliseconds since 1970-01-01 UTC.
     pub ended_ms: u64,
     /// Generation of the log at that time.
     generation: Generation,
@@ -103,14 +104,14 @@ impl Former {
         }
     }
 
-    /// Its name.
+    /// Returns the short name of the CA.
     #[must_use]
     pub fn name(&self) -> String {
         authority_name(&fingerprint(&self.certificate))
     }
 }
 
-/// The authorities of a datastore.
+/// The current, next and former CAs of a datastore.
 pub struct Authorities {
     current: Authority,
     next: Option<Authority>,
@@ -127,7 +128,8 @@ fn none() -> TrustError {
 }
 
 impl Authorities {
-    /// Opens those in `dir`, making the first one on the first start. The last step of a rotation that was interrupted is done.
+    /// Opens the CAs in `dir`, creating the first one on the first start. Completes the last step of an
+    /// interrupted rotation.
     ///
     /// # Errors
     /// As [`Authority::open_or_create`].
@@ -139,7 +141,7 @@ impl Authorities {
         Self::beside(dir, current)
     }
 
-    /// Opens those in `dir`; nothing is created or changed.
+    /// Opens the CAs in `dir`; nothing is created or changed.
     ///
     /// # Errors
     /// As [`Authority::load`].
@@ -156,7 +158,7 @@ impl Authorities {
         }
         let next = is_waiting.then(|| Authority::open(&key, &certificate)).transpose()?;
         let mut former = read_former(dir)?;
-        // What an interrupted step wrote ahead.
+        // An interrupted step writes the entry of a CA that is still present.
         let is_here = |former: &Former| {
             let here = [Some(&current), next.as_ref()].into_iter().flatten();
             here.map(Authority::certificate).any(|certificate| *certificate == former.certificate)
@@ -165,10 +167,10 @@ impl Authorities {
         Ok(Authorities { current, next, former })
     }
 
-    /// Begins a rotation, or goes on with the one that is under way.
+    /// Starts a rotation, or continues the one that is under way.
     ///
     /// # Errors
-    /// When a file cannot be written, or there is no randomness.
+    /// If a file cannot be written, or no random bytes are available.
     pub fn begin(dir: &Path, now_ms: u64) -> Result<Authorities, TrustError> {
         let here = Self::open_or_create(dir, now_ms)?;
         if here.next.is_some() {
@@ -177,13 +179,13 @@ impl Authorities {
         private_dir(dir)?;
         let (path, made) = (dir.join(NEXT_KEY), dir.join(NEXT_MADE));
         if path.exists() && !made.exists() {
-            // Of a rotation that was taken back: the last step was interrupted.
+            // Left from an aborted rotation whose last step was interrupted.
             remove(&path)?;
         }
         if !path.exists() {
             let (key, certificate) = Authority::make(now_ms)?;
             write_private(&made, certificate.as_bytes())?;
-            // A key that is there is never replaced: members may have certificates of it.
+            // An existing key is never replaced: members may have certificates signed with it.
             write_new_private(&path, key.as_bytes())?;
         }
         Authority::open(&path, &made)?;
@@ -191,10 +193,10 @@ impl Authorities {
         Self::load(dir)
     }
 
-    /// Ends the rotation: the new authority alone counts from now on, and the key of the former one is gone.
+    /// Finishes the rotation: only the new CA is valid from now on, and the key of the former one is deleted.
     ///
     /// # Errors
-    /// When no rotation is under way, or a file cannot be written.
+    /// If no rotation is under way, or a file cannot be written.
     pub fn finish(dir: &Path, generation: Generation, now_ms: u64) -> Result<Authorities, TrustError> {
         let Authorities { current, next, mut former } = Self::open_or_create(dir, now_ms)?;
         let next = next.ok_or_else(none)?;
@@ -207,10 +209,10 @@ impl Authorities {
         Self::load(dir)
     }
 
-    /// Takes the rotation back: the present authority stays, and the key of the new one is gone.
+    /// Aborts the rotation: the current CA is kept, and the key of the new one is deleted.
     ///
     /// # Errors
-    /// When none is under way, or a file cannot be written.
+    /// If no rotation is under way, or a file cannot be written.
     pub fn abort(dir: &Path, generation: Generation, now_ms: u64) -> Result<Authorities, TrustError> {
         let Authorities { current, next, mut former } = Self::open_or_create(dir, now_ms)?;
         let certificate = next.ok_or_else(none)?.certificate().clone();
@@ -221,32 +223,33 @@ impl Authorities {
         Self::load(dir)
     }
 
-    /// Whether a rotation is under way in `dir`.
+    /// Returns whether a rotation is under way in `dir`.
     #[must_use]
     pub fn is_rotating(dir: &Path) -> bool {
         let certificate = dir.join(NEXT_CERTIFICATE);
         certificate.exists() && Authority::certificate_path(dir) != certificate
     }
 
-    /// The present one.
+    /// Returns the current CA.
     #[must_use]
     pub fn current(&self) -> &Authority {
         &self.current
     }
 
-    /// The one that takes its place.
+    /// Returns the CA that will replace the current one, during a rotation.
     #[must_use]
     pub fn next(&self) -> Option<&Authority> {
         self.next.as_ref()
     }
 
-    /// Those whose keys are gone, oldest first.
+    /// Returns the CAs whose keys were deleted, oldest first.
     #[must_use]
     pub fn former(&self) -> &[Former] {
         &self.former
     }
 
-    /// Certificates of all of them. A certificate that one of them signed shows who connects, not that it may.
+    /// Returns the certificates of all CAs, including former ones. A certificate signed by one of them identifies the
+    /// client; it does not authorize it.
     #[must_use]
     pub fn all(&self) -> Vec<CertificateDer<'static>> {
         let here = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
@@ -254,11 +257,12 @@ impl Authorities {
         here.chain(self.former.iter().map(|former| former.certificate.clone())).collect()
     }
 
-    /// What members are to trust, the one of the datastore's own certificate first, each with the word of another one for it:
-    /// those that are here, and those that were taken back as long as a member has a certificate of theirs, which `in_use` tells.
+    /// Returns the roots that members should trust, each with another CA's signature. The issuer of the datastore's own
+    /// certificate comes first. Includes the next CA, and aborted CAs as long as a member has a certificate from them
+    /// according to `in_use`.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn roots(&self, in_use: impl Fn(&str) -> bool) -> Result<Vec<Link>, TrustError> {
         let current = self.current.certificate();
         let before =
@@ -274,13 +278,13 @@ impl Authorities {
         Ok(roots)
     }
 
-    /// The way from former authorities to the present one.
+    /// Returns the chain of links from former CAs to the current one.
     pub(super) fn links(&self) -> Vec<Link> {
         let replaced = self.former.iter().filter(|former| former.end == End::Replaced);
         replaced.map(|former| former.link.clone()).collect()
     }
 
-    /// The replaced authority that signed a certificate, when none that counts did.
+    /// Returns the replaced CA that signed a certificate, if there is one.
     #[must_use]
     pub fn replaced_issuer(&self, certificate: &[u8]) -> Option<&Former> {
         let replaced = || self.former.iter().filter(|former| former.end == End::Replaced);
@@ -288,7 +292,8 @@ impl Authorities {
         replaced().find(|former| is_issued_by(certificate, &former.certificate))
     }
 
-    /// Whether one of them signed a position. One that was replaced is believed for the time until then.
+    /// Returns whether one of the CAs signed a position. A replaced CA is trusted only for positions from before
+    /// its end.
     #[must_use]
     pub fn has_signed(&self, proof: &Proof) -> bool {
         let here = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
@@ -299,7 +304,7 @@ impl Authorities {
             })
     }
 
-    /// Changes with every step of a rotation; empty where there never was one.
+    /// Returns a value that changes with every step of a rotation; empty if there never was one.
     #[must_use]
     pub fn stamp(&self) -> String {
         if self.next.is_none() && self.former.is_empty() {
@@ -313,12 +318,12 @@ impl Authorities {
     }
 }
 
-/// Whether `dir` lacks one half of an authority of which the other one is there. Little is read where that is not so.
+/// Checks that `dir` does not contain only one half of the next CA. Reads few files in the normal case.
 ///
 /// # Errors
-/// Names the file that is missing, and what to do.
+/// If a half is missing; the message names the file and the remedy.
 pub fn check_halves(dir: &Path) -> Result<(), TrustError> {
-    // In this order, in which no step that is done meanwhile looks like a loss.
+    // In this order, no step that another process completes concurrently looks like a loss.
     let key = dir.join(NEXT_KEY);
     if !key.exists() || dir.join(NEXT_MADE).exists() || dir.join(NEXT_CERTIFICATE).exists() {
         return Ok(());
@@ -327,7 +332,7 @@ pub fn check_halves(dir: &Path) -> Result<(), TrustError> {
         match Authority::is_key_of(&key, &former.certificate) {
             Ok(false) => {}
             Ok(true) => return Ok(()),
-            // The end of a rotation has just moved it.
+            // The end of a rotation has just renamed it.
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -345,7 +350,7 @@ fn remove(path: &Path) -> Result<(), TrustError> {
     sync_dir(crate::env::fs::parent_dir(path))
 }
 
-/// Whether the authority with the certificate `root` signed a certificate.
+/// Returns whether the CA with the certificate `root` signed a certificate.
 pub(super) fn is_issued_by(certificate: &[u8], root: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
     let Ok((_, root)) = x509_parser::parse_x509_certificate(root) else { return false };

@@ -1,4 +1,4 @@
-//! The datastore's own certificate authority.
+//! The datastore's own certificate authority (CA).
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -17,21 +17,21 @@ use super::succession::{self, Link};
 use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
-/// Name that every datastore's certificate carries, so that members need not know its address beforehand.
+/// Name in every datastore's certificate, so that members need not know its address beforehand.
 pub const SERVER_NAME: &str = "datastore.gravwell.internal";
-/// Clocks of members may be this much behind.
+/// Maximum time by which clocks of members may be slow.
 const CLOCK_SLACK: Duration = Duration::hours(1);
 const CA_YEARS: i64 = 20;
-/// Files of the present authority, and of the one that takes its place in a rotation.
+/// Files of the current CA, and of the next one during a rotation.
 pub(super) const KEY: &str = "ca.key";
 pub(super) const CERTIFICATE: &str = "ca.pem";
 pub(super) const NEXT_KEY: &str = "next.key";
 pub(super) const NEXT_CERTIFICATE: &str = "next.pem";
-/// The certificate of the new one until its key is there.
+/// Certificate of the next CA until its key is written.
 pub(super) const NEXT_MADE: &str = "next.pem.made";
 const SERVER_DAYS: i64 = 365;
 
-/// Key and certificate of the authority.
+/// Key and certificate of a CA.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -54,9 +54,10 @@ fn serial() -> Result<SerialNumber, TrustError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Atomically writes a file that only its owner may read.
 pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustError> {
-    // Its name is that of no other file, whole: `recovery.key` has a neighbour `recovery.next` that is a key, too.
+    // The temporary name contains the whole file name so that it matches no other file: a key, `recovery.next`, is
+    // stored next to `recovery.key`.
     let next = path.with_file_name(format!("{}.next", path.file_name().unwrap_or_default().to_string_lossy()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
@@ -65,7 +66,8 @@ pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustErr
     sync_dir(crate::env::fs::parent_dir(path))
 }
 
-/// As [`write_private`], where no file is yet; several who write at a time leave one of theirs. False: a file is there.
+/// As [`write_private`], but only if no file exists; of several concurrent writers one succeeds. Returns `false` if a
+/// file exists.
 pub(super) fn write_new_private(path: &Path, contents: &[u8]) -> Result<bool, TrustError> {
     let staged = path.with_extension(format!("{}.next", super::hex(&super::key_text::random()?[..8])));
     let mut options = fs::OpenOptions::new();
@@ -88,7 +90,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), TrustError> {
     fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path))
 }
 
-/// Makes a directory that only its owner may enter.
+/// Creates a directory that only its owner may enter.
 pub(super) fn private_dir(path: &Path) -> Result<(), TrustError> {
     fs::create_dir_all(path).map_err(io_error(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))
@@ -103,7 +105,7 @@ pub(super) fn read_private(path: &Path) -> Result<String, TrustError> {
     read_text(path)
 }
 
-/// Reads a file of text; one that is none is damaged.
+/// Reads a text file; a file that is not text is reported as corrupt.
 pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
     fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => TrustError::Damaged { path: path.to_owned(), what: "it is not text".into() },
@@ -112,10 +114,10 @@ pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
 }
 
 impl Authority {
-    /// Opens the authority in `dir`, making it on the first start.
+    /// Opens the CA in `dir`, creating it on the first start.
     ///
     /// # Errors
-    /// When its files are damaged, incomplete or readable by others. It is never replaced: its members would all
+    /// If its files are corrupt, incomplete or readable by others. It is never replaced, because all its members would
     /// have to join again.
     pub fn open_or_create(dir: &Path, now_ms: u64) -> Result<Authority, TrustError> {
         private_dir(dir)?;
@@ -124,7 +126,7 @@ impl Authority {
             (false, _) if dir.join(super::registry::FILE).exists() && !super::Registry::is_unused(dir) => {
                 Err(TrustError::Damaged { path: key_path, what: "it is missing, but there are members".into() })
             }
-            // The certificate is written first, so a lone one is an interrupted first start.
+            // The certificate is written first, so a certificate without a key is an interrupted first start.
             (false, _) => {
                 let (key, certificate) = Self::make(now_ms)?;
                 write_private(&certificate_path, certificate.as_bytes())?;
@@ -136,10 +138,10 @@ impl Authority {
         }
     }
 
-    /// Opens the authority in `dir`; nothing is created or changed.
+    /// Opens the CA in `dir`; nothing is created or changed.
     ///
     /// # Errors
-    /// As [`Authority::open_or_create`], and when there is none.
+    /// As [`Authority::open_or_create`], and if there is none.
     pub fn load(dir: &Path) -> Result<Authority, TrustError> {
         let certificate_path = Self::certificate_path(dir);
         if !certificate_path.exists() {
@@ -148,8 +150,8 @@ impl Authority {
         Self::open(&dir.join(KEY), &certificate_path)
     }
 
-    /// Where the certificate of the key in `dir` is: beside it, or, where the last step of a rotation was interrupted, still where
-    /// the new authority waited.
+    /// Returns the path of the certificate for the key in `dir`. If the last step of a rotation was interrupted, this
+    /// is still the path of the next CA's certificate.
     pub(super) fn certificate_path(dir: &Path) -> PathBuf {
         let waiting = dir.join(NEXT_CERTIFICATE);
         let has_waiting = waiting.exists() && !dir.join(NEXT_KEY).exists();
@@ -159,8 +161,8 @@ impl Authority {
         }
     }
 
-    /// The texts of the files of a new one: its key and its certificate. Its name is its own, so that who trusts several can say
-    /// which.
+    /// Creates the texts of a new CA's files: its key and its certificate. Its subject name is unique, so that a client
+    /// that trusts several CAs can state which.
     pub(super) fn make(now_ms: u64) -> Result<(String, String), TrustError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -175,12 +177,12 @@ impl Authority {
         Ok((key.serialize_pem(), summed::seal(&certificate.pem())))
     }
 
-    /// The fingerprint of the certificate in `dir`, when it can be read, whether or not the key is there.
+    /// Returns the fingerprint of the certificate in `dir` if it is readable, whether or not the key exists.
     pub(super) fn certificate_in(dir: &Path) -> Option<super::Fingerprint> {
         Self::certificate_from(&read_text(&Self::certificate_path(dir)).ok()?)
     }
 
-    /// The fingerprint of the certificate in the text of a file, when it can be read.
+    /// Returns the fingerprint of the certificate in a file's text if it can be decoded.
     pub(super) fn certificate_from(text: &str) -> Option<super::Fingerprint> {
         let is_bare = text.trim_end().ends_with("-----");
         let pem = if is_bare { text } else { summed::open(text).ok()? };
@@ -191,7 +193,8 @@ impl Authority {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
         let text = read_text(certificate_path)?;
-        // The signature does not cover every byte of a certificate. Files made before there was a checksum end in PEM.
+        // The signature does not cover every byte of a certificate, hence the checksum. Files from before it was added
+        // end in PEM.
         let is_bare = text.trim_end().ends_with("-----");
         let pem = if is_bare { &text } else { summed::open(&text).map_err(|what| damaged(certificate_path, what))? };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
@@ -210,7 +213,7 @@ impl Authority {
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
     }
 
-    /// Whether the key in the file `key_path` is that of a certificate.
+    /// Returns whether the key in the file `key_path` belongs to a certificate.
     pub(super) fn is_key_of(key_path: &Path, certificate: &CertificateDer<'_>) -> Result<bool, TrustError> {
         let damaged = |error: rcgen::Error| TrustError::Damaged { path: key_path.to_owned(), what: error.to_string() };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(damaged)?;
@@ -218,37 +221,38 @@ impl Authority {
         Ok(parsed.is_ok_and(|(_, parsed)| *parsed.public_key().subject_public_key.data == *key.public_key_raw()))
     }
 
-    /// The authority's certificate.
+    /// Returns the CA's certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Secret from which a datastore makes the tokens that tell clients of an earlier life that it was restarted.
+    /// Returns the secret from which a datastore derives stateless reset tokens. They show clients of an earlier
+    /// incarnation that it was restarted.
     #[must_use]
     pub fn reset_key(&self) -> [u8; 32] {
         blake3::derive_key("gravwell datastore stateless reset v1", self.issuer.key().serialized_der())
     }
 
-    /// What tokens pin.
+    /// Returns the fingerprint of the CA's certificate, which join tokens pin.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint(&self.certificate)
     }
 
-    /// Signs a message that cannot be taken for a certificate.
+    /// Signs a message, which must have a form that cannot be mistaken for a certificate.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
         Ok(SigningKey::sign(self.issuer.key(), message)?)
     }
 
-    /// A fresh key and certificate for the datastore itself, with the authority's certificate behind it. It carries `links` from
-    /// former authorities to this one.
+    /// Creates a new key and certificate for the datastore itself, with the CA's certificate as the rest of the chain.
+    /// The certificate carries `links` from former CAs to this one.
     ///
     /// # Errors
-    /// When a name cannot stand in a certificate.
+    /// If a name is not allowed in a certificate.
     pub fn server(
         &self,
         names: &[String],
@@ -270,10 +274,10 @@ impl Authority {
         Ok((vec![certificate.der().clone(), self.certificate.clone()], key.into()))
     }
 
-    /// Signs a member's request. Name and role are what the datastore says, whatever the request asks for.
+    /// Signs a member's certificate request. The datastore decides on name and role, whatever the request contains.
     ///
     /// # Errors
-    /// When the request does not decode or is not signed by its own key.
+    /// If the request does not decode or is not signed with its own key.
     pub fn sign_member(
         &self,
         request_der: &[u8],

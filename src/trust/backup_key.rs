@@ -1,7 +1,8 @@
-//! The key that backups are encrypted with: 32 random bytes in a file of their own.
+//! The key that backups are encrypted with: 32 random bytes in a separate file.
 //!
-//! It lies outside the place of the backups, whose reader is who it keeps out. So that it is not lost with the disk that it lies
-//! on, a copy in the place of the backups is sealed under the operator's recovery key, where that is known.
+//! It is stored outside the backup location, because it protects against readers of that location. So that it is not
+//! lost together with its disk, a copy encrypted under the operator's recovery key, if that is known, is stored with
+//! the backups.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,21 +40,21 @@ impl FromStr for BackupKey {
 }
 
 impl BackupKey {
-    /// Name of the file in a data directory that holds the key unless another one is named.
+    /// Default name of the key file in a data directory.
     pub const FILE: &str = "backup.key";
 
-    /// Makes one.
+    /// Generates a key.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn generate() -> Result<BackupKey, TrustError> {
         key_text::random().map(BackupKey)
     }
 
-    /// Reads one from a file; `None` when there is no file.
+    /// Reads a key from a file; `None` if the file does not exist.
     ///
     /// # Errors
-    /// When the file is damaged or readable by others.
+    /// If the file is corrupt or readable by others.
     pub fn load(path: &Path) -> Result<Option<BackupKey>, TrustError> {
         let text = match read_private(path) {
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -63,19 +64,19 @@ impl BackupKey {
         text.parse().map(Some).map_err(damaged)
     }
 
-    /// Writes it to a file that only the owner may read, and that is not there yet; durable when it returns. False: another
-    /// one is there.
+    /// Writes the key to a new file that only the owner may read; durable when it returns. Returns `false` if the file
+    /// already exists.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn save_new(&self, path: &Path) -> Result<bool, TrustError> {
         write_new_private(path, format!("{self}\n").as_bytes())
     }
 
-    /// The key in a file, made when there is none yet, and whether it was made now.
+    /// Reads the key in a file, creating it if it does not exist. Also returns whether it was created.
     ///
     /// # Errors
-    /// When the file is damaged or readable by others, or cannot be written.
+    /// If the file is corrupt or readable by others, or cannot be written.
     pub fn open_or_create(path: &Path) -> Result<(BackupKey, bool), TrustError> {
         if let Some(key) = BackupKey::load(path)? {
             return Ok((key, false));
@@ -88,34 +89,34 @@ impl BackupKey {
         Ok((BackupKey::load(path)?.ok_or_else(gone)?, false))
     }
 
-    /// Where it is in a data directory unless another file is named.
+    /// Returns the default path of the key file in a data directory.
     #[must_use]
     pub fn path_in(data_dir: &Path) -> PathBuf {
         data_dir.join(BackupKey::FILE)
     }
 
-    /// Tells it from others, and says nothing of it.
+    /// Returns a name that identifies the key without revealing anything about it.
     #[must_use]
     pub fn name(&self) -> String {
         key_text::name(NAME, &self.0)
     }
 
-    /// The key of one repository, which its salt tells from others.
+    /// Derives the key of a repository, which is identified by its salt.
     #[must_use]
     pub fn for_repository(&self, salt: &[u8; 16]) -> [u8; 32] {
         *blake3::keyed_hash(&self.0, salt).as_bytes()
     }
 
-    /// Seals it under the recovery key.
+    /// Encrypts the key under the recovery key.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn seal(&self, under: &RecoveryKey) -> Result<Vec<u8>, TrustError> {
         let sealed = seal_bytes(&under.for_backup_keys(), self.to_string().as_bytes());
         sealed.map_err(|error| TrustError::Refused(error.to_string()))
     }
 
-    /// Opens what [`BackupKey::seal`] sealed; `None`: under another key, or it was changed.
+    /// Decrypts the output of [`BackupKey::seal`]; `None` if it was encrypted under another key or altered.
     #[must_use]
     pub fn unseal(sealed: &[u8], under: &RecoveryKey) -> Option<BackupKey> {
         let text = open_bytes(&under.for_backup_keys(), sealed).ok()?;

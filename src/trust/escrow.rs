@@ -1,10 +1,10 @@
-//! The authority in the keeping of its members: sealed under a key that only the operator has.
+//! Encrypted backups of the CA, kept by its members and encrypted under a key that only the operator has.
 //!
-//! A datastore's disk holds the only copy of its authority's key. So it hands every member a copy, with the register of
-//! members, sealed under the *recovery key*: 32 random bytes in `trust/recovery.key`, which the operator writes down. A
-//! member can do nothing with its copy; with the recovery key any single copy brings the authority back, and every
-//! member's certificate stays good. Whoever can read `recovery.key` on the datastore can read the authority's key beside
-//! it, so keeping it there gives nothing away.
+//! A datastore's disk holds the only copy of its CA's key. The datastore therefore sends every member a backup of the
+//! CA and the member registry, encrypted under the *recovery key*: 32 random bytes in `trust/recovery.key`, which the
+//! operator writes down. The backup is useless to a member. With the recovery key, any single backup restores the CA,
+//! and every member's certificate stays valid. A process that can read `recovery.key` on the datastore can also read
+//! the CA's key next to it, so storing it there reveals nothing more.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,14 +30,15 @@ pub(super) const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
 const NAME: &str = "gravwell recovery key name v1";
 const VERSION: u32 = 1;
-/// Digits of a fingerprint that are shown.
+/// Hexadecimal digits of a fingerprint that are shown.
 const NAME_CHARS: usize = 16;
-/// Two names of keys and what is between them.
+/// Two key names and their separator.
 const KEY_NAMES_BYTES_MAX: usize = 40;
-/// Longest escrow that is read.
+/// Maximum size of a backup that is read.
 pub const ESCROW_BYTES_MAX: u64 = 64 << 20;
 
-/// What opens an escrow. Text form: `gwr1.`, then base64url of the key and the first 4 bytes of its BLAKE3 hash.
+/// Key that opens an encrypted CA backup. Text form: `gwr1.`, then base64url of the key and the first 4 bytes of its
+/// BLAKE3 hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecoveryKey([u8; 32]);
 
@@ -62,7 +63,7 @@ impl FromStr for RecoveryKey {
 }
 
 impl RecoveryKey {
-    /// The key of the datastore whose trust directory is `dir`, made when there never was one.
+    /// Returns the key of the datastore with the trust directory `dir`, creating it if there never was one.
     ///
     /// # Errors
     /// As [`RecoveryKeys::open_or_create`].
@@ -74,10 +75,10 @@ impl RecoveryKey {
         key_text::random().map(RecoveryKey)
     }
 
-    /// The key of the datastore whose trust directory is `dir`; `None`: it has none yet.
+    /// Returns the key of the datastore with the trust directory `dir`; `None` if it has none yet.
     ///
     /// # Errors
-    /// When the file is damaged or readable by others.
+    /// If the file is corrupt or readable by others.
     pub fn load(dir: &Path) -> Result<Option<RecoveryKey>, TrustError> {
         RecoveryKey::read(&dir.join(KEY_FILE))
     }
@@ -94,10 +95,10 @@ impl RecoveryKey {
         text.parse().map(Some).map_err(damaged)
     }
 
-    /// Checks that it is the key of the authority in the trust directory `dir`.
+    /// Checks that this is a recovery key of the CA in the trust directory `dir`.
     ///
     /// # Errors
-    /// When that one has another key, or none yet. The words name what to do.
+    /// If that CA has another key, or none yet. The message contains the remedy.
     pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
         if RecoveryKeys::load(dir)?.is_some_and(|keys| keys.all().contains(self)) {
             return Ok(());
@@ -105,58 +106,60 @@ impl RecoveryKey {
         Err(other_authority(dir, "the recovery key is another one's"))
     }
 
-    /// Tells it from others, and says nothing of it.
+    /// Returns a name that identifies the key without revealing anything about it.
     #[must_use]
     pub fn name(&self) -> String {
         key_text::name(NAME, &self.0)
     }
 
-    /// Seals keys of backups; nothing else is sealed under it.
+    /// Returns the key under which backup keys are encrypted, and nothing else.
     pub(super) fn for_backup_keys(&self) -> [u8; 32] {
         blake3::derive_key("gravwell backup key under a recovery key v1", &self.0)
     }
 }
 
-/// What is sealed.
+/// The encrypted part of a backup.
 #[derive(Clone, Serialize, Deserialize)]
 struct Contents {
     files: BTreeMap<String, String>,
 }
 
-/// A sealed copy of an authority with its register. What it says in the clear only helps to choose among several.
+/// Encrypted backup of a CA with its member registry. The unencrypted fields only help to choose among several backups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Escrow {
-    /// Version of this form.
+    /// Version of this format.
     #[serde(rename = "gravwell-escrow")]
     version: u32,
-    /// When it was made: milliseconds since 1970-01-01 UTC.
+    /// Time of creation in milliseconds since 1970-01-01 UTC.
     pub made_ms: u64,
-    /// Fingerprint of the authority's certificate, hexadecimal.
+    /// Fingerprint of the CA's certificate, hexadecimal.
     pub authority: String,
-    /// Changes whenever somebody is enrolled, renewed or cut off, and with the recovery keys, whose names are its end.
+    /// Changes whenever a member is enrolled, renewed or revoked, and when the recovery keys change. It ends with
+    /// their names.
     pub stamp: String,
     sealed: String,
-    /// The same, sealed under the key that takes the place of the present one.
+    /// The same contents, encrypted under the next recovery key during a rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sealed_next: Option<String>,
-    /// The stamp of a copy that is sealed under both keys: an earlier version, which drops the second seal, drops it as well.
+    /// Stamp of a backup that is encrypted under both keys. Earlier versions drop it together with the
+    /// second ciphertext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stamp_next: Option<String>,
-    /// How far the register in it has come; absent in copies of a version that did not say.
+    /// Signed mark of the registry in the backup; absent in backups of versions that did not record it.
     #[serde(rename = "register", default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<SignedMark>,
 }
 
-/// The files that make up the trust of a datastore.
+/// The files that make up the trust directory of a datastore.
 const FILES: [&str; 3] = [CERTIFICATE, registry::FILE, "ca.key"];
-/// And those of a rotation, where there is or was one: the new authority, and those that were replaced.
+/// Additional files if a rotation is or was under way: the next CA, and the list of former CAs.
 const OF_ROTATION: [&str; 3] = [NEXT_KEY, NEXT_CERTIFICATE, FORMER];
 
 impl Escrow {
-    /// Seals what is in the trust directory `dir`, with the register as it stands in memory.
+    /// Encrypts the trust directory `dir`, with the registry from memory.
     ///
     /// # Errors
-    /// When a file cannot be read, or there is no randomness.
+    /// If a file cannot be read, or no random bytes are available.
     pub fn seal(dir: &Path, authority: &Authority, register: &mut Registry, now_ms: u64) -> Result<Escrow, TrustError> {
         let keys = RecoveryKeys::open_or_create(dir)?;
         let here = Authorities::load(dir)?;
@@ -193,13 +196,13 @@ impl Escrow {
         Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next, stamp_next, mark })
     }
 
-    /// The stamp of a copy of this register and these authorities under these keys.
+    /// Returns the stamp of a backup of this registry and these CAs under these keys.
     #[must_use]
     pub fn stamp_of(register: &Registry, authorities: &Authorities, keys: &RecoveryKeys) -> String {
         format!("{}{}.{}", register.stamp(), authorities.stamp(), keys.names())
     }
 
-    /// What its keeper has: the stamp, with the names of the keys that open it as it is kept.
+    /// Returns the stamp that its keeper reports, with the names of the keys that open the backup as stored there.
     #[must_use]
     pub fn known(&self) -> &str {
         match (&self.stamp_next, &self.sealed_next) {
@@ -209,7 +212,8 @@ impl Escrow {
         }
     }
 
-    /// The names of the keys that open a copy with this stamp; `None`: it is of a version that does not say.
+    /// Returns the names of the keys that open a backup with this stamp; `None` if it comes from a version that does
+    /// not record them.
     #[must_use]
     pub fn keys_of(stamp: &str) -> Option<&str> {
         let (_, names) = stamp.split_once('.')?;
@@ -217,19 +221,19 @@ impl Escrow {
         (names.len() <= KEY_NAMES_BYTES_MAX && names.bytes().all(is_name)).then_some(names)
     }
 
-    /// The text of a file that holds it.
+    /// Encodes the backup as the text of a file.
     ///
     /// # Errors
-    /// When it cannot be encoded.
+    /// If it cannot be encoded.
     pub fn to_text(&self) -> Result<String, TrustError> {
         let body = serde_json::to_string(self).map_err(|error| TrustError::Refused(error.to_string()))?;
         Ok(summed::seal(&body))
     }
 
-    /// Reads [`Escrow::to_text`].
+    /// Decodes the output of [`Escrow::to_text`].
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// If the text is invalid, with a description.
     pub fn from_text(text: &str) -> Result<Escrow, String> {
         let escrow: Escrow = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
         if escrow.version != VERSION {
@@ -238,10 +242,10 @@ impl Escrow {
         Ok(escrow)
     }
 
-    /// Reads one from a file.
+    /// Reads a backup from a file.
     ///
     /// # Errors
-    /// When there is none, or it is damaged.
+    /// If the file does not exist or is corrupt.
     pub fn load(path: &Path) -> Result<Escrow, TrustError> {
         let length = std::fs::metadata(path).map_err(|source| io(path, source))?.len();
         let damaged = |what| TrustError::Damaged { path: path.to_owned(), what };
@@ -251,19 +255,19 @@ impl Escrow {
         Escrow::from_text(&read(path)?).map_err(damaged)
     }
 
-    /// Writes it where only the owner may read it.
+    /// Writes the backup to a file that only its owner may read.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), TrustError> {
         write_private(path, self.to_text()?.as_bytes())
     }
 
-    /// Opens it, and puts the authority into the trust directory `dir`, which has none, and the register, unless a later one is
-    /// left there. Says whether that one stays.
+    /// Restores the CA into the trust directory `dir`, which has none. Also restores the registry, unless a later one
+    /// is left there. Returns whether the existing registry was kept.
     ///
     /// # Errors
-    /// When the key does not fit, there is an authority already, a person has to say which register counts, or a file cannot
+    /// If the key does not open the backup, there already is a CA, an operator must choose a registry, or a file cannot
     /// be written.
     pub fn restore(
         &self,
@@ -277,7 +281,7 @@ impl Escrow {
         Ok(stays.is_some())
     }
 
-    /// Puts the authority into `dir`, with the register `stays`, or the one that it holds.
+    /// Writes the CA to `dir`, with the registry text `stays` if given, and with the registry in the backup otherwise.
     pub(super) fn put(
         &self,
         key: &RecoveryKey,
@@ -291,10 +295,11 @@ impl Escrow {
             return Err(TrustError::Refused(what));
         }
         private_dir(dir)?;
-        // One that is left is what the operator has since the copy was made; the one that opens the copy may be a former one.
+        // An existing key is the one that the operator has received since this backup was made; the key that opens the
+        // backup may be a former one.
         let is_same = self.may_be_of(dir);
         let has_key = is_same && RecoveryKeys::stays(dir, key)?;
-        // The authority's key comes last: without it nothing counts, and the next attempt begins anew.
+        // The CA's key is written last: without it the rest is ignored, and the next attempt starts over.
         let staged = dir.join("incoming");
         match std::fs::remove_dir_all(&staged) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(&staged, source)),
@@ -306,14 +311,14 @@ impl Escrow {
         for (name, text) in OF_ROTATION.into_iter().filter_map(|name| Some((name, files.get(name)?))) {
             write_private(&staged.join(name), text.as_bytes())?;
         }
-        // Tokens that were redeemed after the copy was made would be good again.
+        // Tokens that were redeemed after the backup was made would become valid again.
         Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
         Authorities::open_or_create(&staged, now_ms)?;
         for name in OF_ROTATION {
             let path = dir.join(name);
             match files.get(name) {
                 Some(text) => write_private(&path, text.as_bytes())?,
-                // What is left of another rotation does not fit what comes back.
+                // Leftover files of another rotation do not match the restored CA.
                 None if path.exists() => set_aside(&path)?,
                 None => {}
             }
@@ -331,29 +336,29 @@ impl Escrow {
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
     }
 
-    /// When it was made, as it says under the seal.
+    /// Returns the time at which the backup was made, taken from its encrypted part.
     ///
     /// # Errors
-    /// When `key` does not open it, or the register in it is damaged.
+    /// If `key` does not open it, or the registry in it is corrupt.
     pub fn made(&self, key: &RecoveryKey) -> Result<u64, TrustError> {
         Ok(self.register(key)?.saved_ms())
     }
 
-    /// The register that it holds.
+    /// Returns the registry in the backup.
     pub(super) fn register(&self, key: &RecoveryKey) -> Result<Registry, TrustError> {
         let files = self.open(key)?;
         Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)
     }
 
-    /// Whether the register that it holds has come further than `here`, or is none that `here` went on from.
+    /// Returns whether the registry in the backup is later than `here`, or is not one that `here` descends from.
     pub(super) fn is_beyond(&self, key: &RecoveryKey, here: &Registry) -> Result<bool, TrustError> {
         Ok(here.relation(&self.register(key)?.mark()).is_some())
     }
 
-    /// Checks that the authority in the trust directory `dir` is the one that it holds.
+    /// Checks that the CA in the trust directory `dir` is the one in the backup.
     ///
     /// # Errors
-    /// When it is another one, or cannot be read. The words name both, and what to do.
+    /// If it is a different CA or cannot be read. The message names both and the remedy.
     pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
         let here = Authorities::load(dir)?;
         let names = |certificate: &CertificateDer<'_>| super::hex(&super::fingerprint(certificate)) == self.authority;
@@ -377,12 +382,13 @@ impl Escrow {
         Err(TrustError::Refused(format!("{} has the authority {own}, and {what}: nothing was changed", dir.display())))
     }
 
-    /// Whether nothing says that the trust directory `dir` is of another authority.
+    /// Returns false only if the trust directory `dir` shows that it belongs to a different CA.
     pub(super) fn may_be_of(&self, dir: &Path) -> bool {
         Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
     }
 
-    /// Whether it holds the authority of which a part is left in the trust directory `dir`, as that of a rotation.
+    /// Returns whether the backup contains, as the new CA of a rotation, the CA of which a part is left in the trust
+    /// directory `dir`.
     pub(super) fn holds_next_of(&self, key: &RecoveryKey, dir: &Path) -> Result<bool, TrustError> {
         let files = self.open(key)?;
         let is_same =
@@ -390,23 +396,23 @@ impl Escrow {
         Ok(files.contains_key(NEXT_KEY) && [NEXT_KEY, NEXT_CERTIFICATE].into_iter().any(is_same))
     }
 
-    /// The name of the authority that it holds beside the present one, in a rotation.
+    /// Returns the name of the next CA in the backup, if it was made during a rotation.
     pub(super) fn next_name(&self, key: &RecoveryKey) -> Result<Option<String>, TrustError> {
         let files = self.open(key)?;
         let certificate = files.get(NEXT_CERTIFICATE).and_then(|text| Authority::certificate_from(text));
         Ok(certificate.map(|print| authority_name(&print)))
     }
 
-    /// Enough of the authority's fingerprint to tell it from others.
+    /// Returns the first digits of the CA's fingerprint, enough to distinguish it from others.
     #[must_use]
     pub fn name(&self) -> String {
         self.authority.chars().take(NAME_CHARS).collect()
     }
 
-    /// Whether `key` opens it.
+    /// Checks that `key` opens the backup.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not.
     pub fn check(&self, key: &RecoveryKey) -> Result<(), TrustError> {
         self.open(key).map(drop)
     }
@@ -426,16 +432,16 @@ impl Escrow {
     }
 }
 
-/// A stamp without the key that is to come.
+/// Returns a stamp without the name of the next recovery key.
 fn alone(stamp: &str) -> &str {
     let names = stamp.find('.').unwrap_or_default();
     stamp[names..].find('+').map_or(stamp, |end| &stamp[..names + end])
 }
 
-/// Checks that one of `certificates` is that of an authority in the trust directory `dir`; `whose` says who trusts them.
+/// Checks that one of `certificates` is that of a CA in the trust directory `dir`; `whose` describes who trusts them.
 ///
 /// # Errors
-/// When it is not. The words name both, and what to do.
+/// If none is. The message names both and the remedy.
 pub fn check_authority(dir: &Path, certificates: &[CertificateDer<'_>], whose: &str) -> Result<(), TrustError> {
     let theirs: Vec<_> = certificates.iter().map(|certificate| super::fingerprint(certificate)).collect();
     if Authorities::load(dir)?.all().iter().any(|own| theirs.contains(&super::fingerprint(own))) {
@@ -445,7 +451,8 @@ pub fn check_authority(dir: &Path, certificates: &[CertificateDer<'_>], whose: &
     Err(other_authority(dir, &format!("{whose} {theirs}")))
 }
 
-/// The trust directory `dir` has an authority, and `given`, in words, is of another one.
+/// Returns the error for a trust directory `dir` that already has a CA while `given`, a description, belongs to
+/// another one.
 #[must_use]
 pub fn other_authority(dir: &Path, given: &str) -> TrustError {
     let own = match Authority::load(dir) {
@@ -552,7 +559,8 @@ mod tests {
         assert_eq!(names, [old.name(), format!("{}+{}", old.name(), new.name()), new.name()]);
         assert_eq!(Escrow::keys_of("0123456789abcdef"), None, "a version that does not say");
         assert_eq!(Escrow::keys_of(&format!("x.{}", "a".repeat(41))), None, "a member that makes it up");
-        // A member of an earlier version keeps what it knows of it: no second seal, and it does not claim one.
+        // A member of an earlier version drops the fields it does not know: it keeps no second seal and does not
+        // claim one.
         let (body, dropped) =
             (summed::open(&text_of(&during)).expect("opens").to_owned(), ["sealed_next", "stamp_next"]);
         let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&body).expect("JSON");
@@ -561,7 +569,7 @@ mod tests {
         let kept = Escrow::from_text(&kept).expect("reads");
         assert_eq!((opens(&kept), Escrow::keys_of(kept.known())), ([true, false], Some(old.name().as_str())));
         assert_eq!(Escrow::keys_of(&kept.stamp), Some(old.name().as_str()), "which is what it tells the datastore");
-        // With either key the datastore is what it was; the key that was given is its key.
+        // Either key restores the datastore, and the key that was used becomes its recovery key.
         for key in [&old, &new] {
             let back = temp.path().join(key.name());
             during.restore(key, &back, NOW, None).expect("restores");

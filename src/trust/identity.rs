@@ -1,6 +1,6 @@
-//! A member's own identity: key, certificate, authority, and where the datastore is.
+//! A member's identity: key, certificate, trusted CA, and addresses of the datastore.
 //!
-//! It lives in one file, so that it is replaced whole or not at all.
+//! It is stored in a single file, so that it is always replaced as a whole.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
-/// Roots that are trusted at a time.
+/// Maximum number of roots that are trusted at the same time.
 const ROOTS_MAX: usize = 8;
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,30 +27,30 @@ struct File {
     authority_pem: String,
     certificate_pem: String,
     key_pem: String,
-    /// Further roots that are trusted, while one takes the place of another.
+    /// Additional trusted roots, during a rotation of the CA.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     more_roots_pem: Vec<String>,
 }
 
-/// An enrolled member's identity.
+/// Identity of an enrolled member.
 #[derive(Clone)]
 pub struct Identity {
     file: File,
     path: PathBuf,
 }
 
-/// A fresh key with the request to certify it.
+/// A new key with the request to certify it.
 pub struct NewKey {
     key: KeyPair,
-    /// The request, DER.
+    /// The certificate request, DER.
     pub request_der: Vec<u8>,
 }
 
 impl NewKey {
-    /// Makes one.
+    /// Generates a key and a certificate request.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn generate(name: &MemberName) -> Result<NewKey, TrustError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -69,34 +69,35 @@ fn pem(der: &[u8]) -> String {
 }
 
 impl Identity {
-    /// Directory of the identity within a data directory.
+    /// Returns the identity directory within a data directory.
     #[must_use]
     pub fn dir(data_dir: &Path) -> PathBuf {
         data_dir.join("identity")
     }
 
-    /// File of the sealed copy of the authority that the member keeps for its datastore.
+    /// Returns the path of the encrypted CA backup that the member keeps for its datastore.
     #[must_use]
     pub fn escrow(data_dir: &Path) -> PathBuf {
         Self::dir(data_dir).join("escrow")
     }
 
-    /// File of one that the datastore gave since, and that is earlier than that: the register of the datastore went back.
+    /// Returns the path of a backup that the datastore sent later and that holds an earlier registry: the datastore's
+    /// registry was rolled back.
     #[must_use]
     pub fn earlier_escrow(data_dir: &Path) -> PathBuf {
         Self::dir(data_dir).join("escrow.earlier")
     }
 
-    /// Whether a data directory has one.
+    /// Returns whether a data directory contains an identity.
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {
         Self::dir(data_dir).join(FILE).exists()
     }
 
-    /// Puts a new identity together and writes it.
+    /// Creates a new identity and writes it.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// If the directory cannot be written.
     pub fn create(
         data_dir: &Path,
         name: MemberName,
@@ -129,12 +130,12 @@ impl Identity {
     /// Reads the identity of a data directory.
     ///
     /// # Errors
-    /// When there is none, or it is damaged or readable by others.
+    /// If there is none, or it is corrupt or readable by others.
     pub fn load(data_dir: &Path) -> Result<Identity, TrustError> {
         let path = Self::dir(data_dir).join(FILE);
         let text = read_private(&path)?;
         let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
-        // Identities made before there was a checksum are one JSON object.
+        // Identities from before the checksum was added consist of one JSON object.
         let is_bare = text.trim_end().ends_with('}');
         let body = if is_bare { text.as_str() } else { summed::open(&text).map_err(damaged)? };
         let file = serde_json::from_str(body).map_err(|error| damaged(error.to_string()))?;
@@ -145,10 +146,10 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Takes over a renewed certificate with its key.
+    /// Adopts a renewed certificate with its key.
     ///
     /// # Errors
-    /// When the file cannot be written; the former one stays then.
+    /// If the file cannot be written; the former certificate is kept then.
     pub fn renew(&mut self, certificate_der: &[u8], key: &NewKey) -> Result<(), TrustError> {
         let mut next = self.clone();
         next.file.certificate_pem = pem(certificate_der);
@@ -158,19 +159,19 @@ impl Identity {
         Ok(())
     }
 
-    /// The member's name.
+    /// Returns the member's name.
     #[must_use]
     pub fn name(&self) -> &MemberName {
         &self.file.name
     }
 
-    /// The member's role.
+    /// Returns the member's role.
     #[must_use]
     pub fn role(&self) -> Role {
         self.file.role
     }
 
-    /// Where the datastore may be reached.
+    /// Returns the addresses at which the datastore may be reached.
     #[must_use]
     pub fn addresses(&self) -> &[String] {
         &self.file.addresses
@@ -180,21 +181,21 @@ impl Identity {
         TrustError::Damaged { path: self.path.clone(), what: error.to_string() }
     }
 
-    /// Certificates of the authorities that are trusted: one, or in a rotation several.
+    /// Returns the certificates of the trusted CAs: one, or several during a rotation.
     ///
     /// # Errors
-    /// When one does not decode.
+    /// If a certificate does not decode.
     pub fn roots(&self) -> Result<Vec<CertificateDer<'static>>, TrustError> {
         let texts = std::iter::once(&self.file.authority_pem).chain(&self.file.more_roots_pem);
         let roots = texts.map(|text| CertificateDer::from_pem_slice(text.as_bytes()));
         roots.collect::<Result<_, _>>().map_err(|error| self.damaged(&error))
     }
 
-    /// Trusts what the datastore says to trust, each root that is not trusted yet by the word of one that is. Says whether those
-    /// are others than before.
+    /// Adopts the roots that the datastore sends. A root that is not trusted yet must be signed by one that is. Returns
+    /// whether the set of roots changed.
     ///
     /// # Errors
-    /// When none of them is vouched for, or the file cannot be written; the former ones stay then.
+    /// If no root is trusted or signed by a trusted one, or the file cannot be written; the former roots are kept then.
     pub fn take_roots(&mut self, told: &[Link]) -> Result<bool, TrustError> {
         let known = self.roots()?;
         let is_vouched_for = |link: &&Link| {
@@ -215,20 +216,21 @@ impl Identity {
         Ok(true)
     }
 
-    /// Whether the authority of that fingerprint, which is trusted, signed this member's certificate; `None`: it is not trusted.
+    /// Returns whether the trusted CA with that fingerprint signed this member's certificate; `None` if that CA is
+    /// not trusted.
     ///
     /// # Errors
-    /// When a certificate does not decode.
+    /// If a certificate does not decode.
     pub fn is_issued_by(&self, print: &Fingerprint) -> Result<Option<bool>, TrustError> {
         let root = self.roots()?.into_iter().find(|root| fingerprint(root) == *print);
         let certificate = self.certificate()?;
         Ok(root.map(|root| is_issued_by(&certificate, &root)))
     }
 
-    /// Holds other processes off that would change the identity, too; `None`: one is at it.
+    /// Locks the identity against other processes that would also change it; `None` if another process holds the lock.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// If the directory cannot be opened.
     pub fn turn(data_dir: &Path) -> Result<Option<std::fs::File>, TrustError> {
         let path = Self::dir(data_dir);
         let file = std::fs::File::open(&path).map_err(|source| TrustError::Io { path, source })?;
@@ -236,44 +238,45 @@ impl Identity {
         Ok(locked.is_ok().then_some(file))
     }
 
-    /// The member's certificate.
+    /// Returns the member's certificate.
     ///
     /// # Errors
-    /// When it does not decode.
+    /// If it does not decode.
     pub fn certificate(&self) -> Result<CertificateDer<'static>, TrustError> {
         CertificateDer::from_pem_slice(self.file.certificate_pem.as_bytes()).map_err(|error| self.damaged(&error))
     }
 
-    /// The member's key.
+    /// Returns the member's key.
     ///
     /// # Errors
-    /// When it does not decode.
+    /// If it does not decode.
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, TrustError> {
         PrivatePkcs8KeyDer::from_pem_slice(self.file.key_pem.as_bytes())
             .map(PrivateKeyDer::from)
             .map_err(|error| self.damaged(&error))
     }
 
-    /// End of the certificate's life, milliseconds since 1970-01-01 UTC.
+    /// Returns the expiry time of the certificate in milliseconds since 1970-01-01 UTC.
     ///
     /// # Errors
-    /// When the certificate does not decode.
+    /// If the certificate does not decode.
     pub fn expires_ms(&self) -> Result<u64, TrustError> {
         let certificate = self.certificate()?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| self.damaged(&error))?;
         Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
     }
 
-    /// Secret from which this member makes the tokens that tell peers of an earlier life that it was restarted.
+    /// Returns the secret from which this member derives stateless reset tokens. They show peers of an earlier
+    /// incarnation that it was restarted.
     #[must_use]
     pub fn reset_key(&self) -> [u8; 32] {
         blake3::derive_key("gravwell member stateless reset v1", self.file.key_pem.as_bytes())
     }
 
-    /// Whether two thirds of the certificate's life are over.
+    /// Returns whether two thirds of the certificate's lifetime have passed.
     ///
     /// # Errors
-    /// When the certificate does not decode.
+    /// If the certificate does not decode.
     pub fn needs_renewal(&self, now_ms: u64) -> Result<bool, TrustError> {
         let certificate = self.certificate()?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| self.damaged(&error))?;

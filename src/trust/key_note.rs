@@ -1,9 +1,10 @@
-//! Which recovery keys there are: their names, in a file of their own beside the keys.
+//! Record of the names of the recovery keys, in a separate file next to the keys.
 //!
-//! A key that is gone must not be taken for one that never was: another one would be made in its place, and every sealed copy
-//! exchanged for one under a key that nobody wrote down. So the names are noted whenever the keys change, after the change; what a
-//! key that was replaced or taken back was called is in the list of the former ones before it goes. A directory of a version that
-//! noted nothing gets the note with its first use; until then the register tells, by the copies that members have.
+//! A key that was lost must not be mistaken for one that never existed. Otherwise a new key would be created in its
+//! place, and all CA backups would be replaced by ones under a key that no operator has written down. The names are
+//! therefore recorded whenever the keys change, after the change. The name of a replaced or abandoned key is added to
+//! the list of former keys before the key is deleted. Directories of versions without this record receive it on first
+//! use; until then the registry provides the names, from the backups that members hold.
 
 use std::path::Path;
 
@@ -17,7 +18,7 @@ use super::{RecoveryKey, RecoveryKeys, TrustError, left, summed};
 pub(super) const NOTE_FILE: &str = "recovery.name";
 const VERSION: u32 = 1;
 
-/// Names of the keys that count.
+/// Names of the valid keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyNote {
     #[serde(rename = "gravwell-recovery-keys")]
@@ -28,10 +29,10 @@ pub(super) struct KeyNote {
 }
 
 impl KeyNote {
-    /// The note in the trust directory `dir`; `None`: there is none.
+    /// Reads the record in the trust directory `dir`; `None` if there is none.
     ///
     /// # Errors
-    /// When it is damaged or readable by others.
+    /// If it is corrupt or readable by others.
     pub(super) fn read(dir: &Path) -> Result<Option<KeyNote>, TrustError> {
         let path = dir.join(NOTE_FILE);
         let text = match read_private(&path) {
@@ -47,10 +48,10 @@ impl KeyNote {
         }
     }
 
-    /// Notes the names of `keys` in `dir`, unless they are noted.
+    /// Records the names of `keys` in `dir`, unless they are already recorded.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub(super) fn keep(dir: &Path, keys: &RecoveryKeys) -> Result<(), TrustError> {
         let (current, next) = (keys.current.name(), keys.next.as_ref().map(RecoveryKey::name));
         let note = KeyNote { version: VERSION, current, next };
@@ -61,7 +62,8 @@ impl KeyNote {
         write_private(&dir.join(NOTE_FILE), summed::seal(&text).as_bytes())
     }
 
-    /// The names as they are when a step was interrupted before it was noted: what is among the `former` ones counts no more.
+    /// Adjusts the names for a step that was interrupted before it was recorded: keys among the `former` ones are no
+    /// longer valid.
     pub(super) fn after(self, former: &[String]) -> KeyNote {
         let counts = |name: &String| !former.contains(name);
         let next = self.next.filter(counts);
@@ -71,10 +73,10 @@ impl KeyNote {
         }
     }
 
-    /// Whether the keys that are there are those that were noted.
+    /// Checks that the existing keys are the recorded ones.
     ///
     /// # Errors
-    /// Names the one that is missing.
+    /// If a recorded key is missing; the message names it.
     pub(super) fn check(&self, dir: &Path, keys: &RecoveryKeys) -> Result<(), TrustError> {
         let here = |name: &String| keys.all().iter().any(|key| key.name() == *name);
         if !here(&self.current) {
@@ -92,14 +94,14 @@ impl KeyNote {
     }
 }
 
-/// What to do about a key that is missing or cannot be read.
+/// Remedy for a key that is missing or unreadable.
 pub(super) const PUT_BACK: &str = "no sealed copy of the authority is made until `gravwell-logctl --data-dir D authority recovery-key \
                                    --set KEY` puts back the key that was written down";
 
-/// That `recovery.key` is missing in `dir`, when anything says that it was there.
+/// Checks that nothing indicates that the missing `recovery.key` in `dir` ever existed.
 ///
 /// # Errors
-/// Names what says so.
+/// If something does; the message names it.
 pub(super) fn check_never_was(
     dir: &Path,
     noted: Option<&KeyNote>,
@@ -118,7 +120,7 @@ pub(super) fn check_never_was(
     Err(TrustError::Damaged { path: dir.join(KEY_FILE), what: format!("it is missing, and {says}; {PUT_BACK}") })
 }
 
-/// Names of the keys that open the copies that members have, as the register in `dir` says.
+/// Returns the names of the keys that open the members' backups, according to the registry in `dir`.
 pub(super) fn copies(dir: &Path) -> Vec<String> {
     let register = left::readable(dir).map(|(_, register)| register);
     let members = register.iter().flat_map(|register| register.members());

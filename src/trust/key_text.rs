@@ -1,5 +1,5 @@
-//! Keys of 32 random bytes, as operators write them down: a prefix, then base64url of the key and the first 4 bytes of its
-//! BLAKE3 hash, so that one that was copied wrong is told from another key.
+//! Text form of 32-byte random keys, for operators to write down: a prefix, then base64url of the key and the first 4
+//! bytes of its BLAKE3 hash, so that a typing error can be distinguished from another key.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,9 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::TrustError;
 
 const CHECK_BYTES: usize = 4;
-/// Longest text after the prefix that is looked at.
+/// Maximum length of the text after the prefix that is decoded.
 const BODY_BYTES_MAX: usize = 100;
-/// Bytes of a key's name, which is shown in hexadecimal.
+/// Length of a key's name in bytes; the name is shown in hexadecimal.
 const NAME_BYTES: usize = 8;
 
 pub(super) fn random() -> Result<[u8; 32], TrustError> {
@@ -24,7 +24,7 @@ pub(super) fn encode(prefix: &str, key: &[u8; 32]) -> String {
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// `kind` says in words what it should be.
+/// Decodes a key. `kind` describes the expected key in error messages.
 pub(super) fn decode(prefix: &str, kind: &str, text: &str) -> Result<[u8; 32], TrustError> {
     let wrong =
         || TrustError::Refused(format!("this is not a whole {kind}: one starts with `{prefix}`; copy it again"));
@@ -35,7 +35,7 @@ pub(super) fn decode(prefix: &str, kind: &str, text: &str) -> Result<[u8; 32], T
     if blake3::hash(&key).as_bytes()[..CHECK_BYTES] == *check { Ok(key) } else { Err(wrong()) }
 }
 
-/// What a key is called where it must not be shown. `context` sets kinds of keys apart.
+/// Returns the name of a key, which does not reveal it. `context` separates the kinds of keys.
 pub(super) fn name(context: &str, key: &[u8; 32]) -> String {
     super::hex(&blake3::derive_key(context, key)[..NAME_BYTES])
 }

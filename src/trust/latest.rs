@@ -1,5 +1,5 @@
-//! Which of several sealed copies of an authority is the latest: the clock of the datastore may have been wrong, and whoever was
-//! revoked after the latest copy was made comes back with an earlier one.
+//! Choice of the latest of several CA backups. The datastore's clock may have been wrong, and members that were revoked
+//! after the chosen backup was made regain access if an earlier one is restored.
 
 use std::path::Path;
 
@@ -11,54 +11,55 @@ use super::{Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, left}
 use crate::codec::jsonl::timestamp;
 use crate::model::Generation;
 
-/// What orders sealed copies: the log's generation, how often the register was written, and only then the time.
+/// Sort order of CA backups: the log's generation first, then the registry's counters, and only then the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CopyRank {
-    /// Generation of the log, as the register knew it; zero: not yet.
+    /// Generation of the log according to the registry; zero if it knew none yet.
     pub generation: Generation,
-    /// How often it was changed who may take part.
+    /// Number of membership changes.
     #[serde(default)]
     pub changes: u64,
-    /// How often the register was written.
+    /// Number of writes of the registry.
     pub revision: u64,
-    /// When the copy was made, milliseconds since 1970-01-01 UTC.
+    /// Time of the backup in milliseconds since 1970-01-01 UTC.
     pub made_ms: u64,
 }
 
-/// A sealed copy, and where it was found.
+/// A CA backup, and its location.
 #[derive(Clone, Debug)]
 pub struct FoundCopy {
-    /// It.
+    /// The backup that was found.
     pub escrow: Escrow,
-    /// Where it was found, for people.
+    /// Description of its location, for messages.
     pub place: String,
-    /// Its place among those that were written one after another, which no clock decides; `None`: only its time tells.
+    /// Its position in a sequence of backups that were written one after another, independent of clocks; `None` if only
+    /// its time is known.
     pub order: Option<usize>,
-    /// Whether it is known to be of the datastore that is brought back; else its authority tells.
+    /// Whether it is known to belong to the datastore being restored; otherwise its CA decides.
     pub is_own: bool,
 }
 
-/// The latest of several sealed copies.
+/// The latest of several CA backups.
 #[derive(Debug)]
 pub struct Latest {
-    /// It.
+    /// The latest backup that the key opens.
     pub escrow: Escrow,
-    /// Where it was found.
+    /// Description of its location.
     pub place: String,
-    /// Its place among the others.
+    /// Its rank among the others.
     pub rank: CopyRank,
-    /// Says it where another one was made later by its time, and knows other members: a clock was wrong, or the register went on
-    /// from an earlier copy.
+    /// Warning if another backup has a later time but different members: a clock was wrong, or the registry continued
+    /// from an earlier backup.
     pub doubt: Option<String>,
-    /// Says it where the key does not open a later one.
+    /// Message if the key does not open a later backup.
     closed: Option<String>,
 }
 
 impl Latest {
-    /// Fails where the key does not open a later copy, unless the caller wants the earlier one.
+    /// Returns an error if the key does not open a later backup, unless the caller accepts an earlier one.
     ///
     /// # Errors
-    /// Names the later copy, and what to do.
+    /// The message names the later backup and the remedy.
     pub fn check(&self, is_earlier_wanted: bool) -> Result<(), TrustError> {
         match &self.closed {
             Some(closed) if !is_earlier_wanted => Err(TrustError::Refused(closed.clone())),
@@ -68,10 +69,10 @@ impl Latest {
 }
 
 impl Escrow {
-    /// Its place among copies of one authority, as it says under the seal.
+    /// Returns its rank among backups of the same CA, taken from the encrypted part.
     ///
     /// # Errors
-    /// When `key` does not open it, or the register in it is damaged.
+    /// If `key` does not open it, or the registry in it is corrupt.
     pub fn rank(&self, key: &RecoveryKey) -> Result<CopyRank, TrustError> {
         let register = self.register(key)?;
         let generation = register.log_mark().map(|mark| mark.generation).unwrap_or_default();
@@ -80,11 +81,11 @@ impl Escrow {
     }
 }
 
-/// The latest of the copies that `key` opens; `None`: there is no copy. Those that it does not open are compared by what they say
-/// in the clear, which their keepers can alter: so they make a person look, and nothing more.
+/// Returns the latest of the backups that `key` opens; `None` if there is no backup. Backups that it does not open are
+/// compared by their unencrypted fields. Their keepers can alter these, so they only cause an operator to be asked.
 ///
 /// # Errors
-/// When there are copies, and `key` opens none of them.
+/// If there are backups and `key` opens none of them.
 pub fn latest(copies: Vec<FoundCopy>, key: &RecoveryKey) -> Result<Option<Latest>, TrustError> {
     let (mut opened, mut closed, mut refused) = (Vec::new(), Vec::new(), None);
     for copy in copies {
@@ -117,7 +118,7 @@ pub fn latest(copies: Vec<FoundCopy>, key: &RecoveryKey) -> Result<Option<Latest
     Ok(Some(Latest { escrow: found.escrow, place: found.place, rank, doubt, closed }))
 }
 
-/// Whether a copy that cannot be opened is later than `found`, which was made at `made_ms`.
+/// Returns whether a backup that cannot be opened is later than `found`, which was made at `made_ms`.
 fn is_later(closed: &FoundCopy, found: &FoundCopy, made_ms: u64) -> bool {
     let is_of_same = closed.is_own || closed.escrow.authority == found.escrow.authority;
     is_of_same
@@ -127,7 +128,7 @@ fn is_later(closed: &FoundCopy, found: &FoundCopy, made_ms: u64) -> bool {
         }
 }
 
-/// The names of the keys that open a copy, as it says.
+/// Describes the keys that open a backup, according to its unencrypted fields.
 fn keys_of(escrow: &Escrow) -> String {
     match Escrow::keys_of(escrow.known()) {
         Some(names) => format!("the recovery key {}", names.replace('+', " or ")),
@@ -150,11 +151,11 @@ fn question(closed: &FoundCopy, count: usize, (found, made_ms): (&FoundCopy, u64
     )
 }
 
-/// Fails when `key`, which opens `escrow`, is a former one in the trust directory `dir`, so that there are later copies under the
-/// one that took its place; unless the register that is left there stays, or the caller wants the earlier one.
+/// Returns an error if `key`, which opens `escrow`, is a former key in the trust directory `dir`, because later backups
+/// exist under its successor. Succeeds anyway if the existing registry is kept or the caller accepts an earlier backup.
 ///
 /// # Errors
-/// Names both keys, and what to do; or the register that is left cannot be compared with the copy.
+/// The message names both keys and the remedy. Also fails if the existing registry cannot be compared with the backup.
 pub fn check_key_counts(
     escrow: &Escrow,
     key: &RecoveryKey,
@@ -167,7 +168,7 @@ pub fn check_key_counts(
     }
     let present = RecoveryKeys::load(dir).ok().flatten();
     let is_present = present.as_ref().is_some_and(|keys| keys.all().contains(key));
-    // Whatever is wrong with the present ones, a name that is noted as a former one's is one.
+    // A recorded former name identifies a former key even if the current keys are unreadable.
     let noted = read_text(&dir.join(FORMER_FILE)).unwrap_or_default();
     let is_former = noted.lines().any(|name| name.trim() == key.name());
     let other = match present {
@@ -224,7 +225,8 @@ mod tests {
             latest.check(true).expect("is wanted");
             latest.check(false).map(|()| latest.escrow)
         };
-        // Both keys open the copy of the time between; whoever has the former one is told of what is later.
+        // Both keys open the backup made during the rotation; the former key is rejected with a notice of the
+        // later backup.
         assert_eq!(check(found(copies.to_vec()), &new).expect("opens the last"), late);
         assert_eq!(check(found(copies[..2].to_vec()), &old).expect("is the last"), during);
         for copies in [copies.to_vec(), vec![late.clone(), early.clone()]] {
@@ -234,7 +236,7 @@ mod tests {
                 assert!(said.contains(word), "{word}: {said}");
             }
         }
-        // Where an order is known, no clock counts: the later one says that it is from before.
+        // If the order is known, clocks are ignored: the later backup claims an earlier time.
         let ordered = |times: [u64; 2]| {
             let with = |escrow: &Escrow, made_ms, order| {
                 let mut escrow = escrow.clone();
@@ -246,7 +248,7 @@ mod tests {
         let said = check(ordered([1, NOW + DAY]), &old).expect_err("is not the last").to_string();
         assert!(said.contains("backup 2") && !said.contains("backup 0"), "{said}");
         assert!(check(ordered([1, NOW + DAY]).split_off(1), &new).is_ok());
-        // Another authority's copies are another's, unless they are known to be of this datastore.
+        // Backups of another CA are ignored unless they are known to belong to this datastore.
         let mut stranger = found(vec![early, late]);
         stranger[1].escrow.authority = "f".repeat(64);
         assert!(check(stranger.clone(), &old).is_ok());
@@ -297,7 +299,7 @@ mod tests {
         let request = NewKey::generate(&name).expect("a key").request_der;
         let secret = register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
         register.redeem(&authority, &name, &secret, &request, 30, NOW).expect("joins");
-        // The clock is two days ahead for a while, and right when the member is revoked.
+        // The clock is two days ahead for a while, and correct when the member is revoked.
         let ahead = Escrow::seal(&dir, &authority, &mut register, NOW + 2 * DAY).expect("seals");
         register.revoke(&name, NOW + 1000).expect("revokes");
         let revoked = Escrow::seal(&dir, &authority, &mut register, NOW + 1000).expect("seals");
@@ -310,7 +312,7 @@ mod tests {
                 assert!(doubt.contains(word), "{word}: {doubt}");
             }
         }
-        // Copies that differ in nothing leave no doubt, and neither do times that agree.
+        // Backups with the same members cause no doubt, and neither do consistent times.
         let again = Escrow::seal(&dir, &authority, &mut register, NOW + 500).expect("seals");
         assert_eq!(latest(vec![revoked.clone(), again.clone()], &key).expect("opens").expect("one").doubt, None);
         let later = Escrow::seal(&dir, &authority, &mut register, NOW + 3 * DAY).expect("seals");

@@ -1,7 +1,7 @@
-//! A register of members that is left where a sealed copy of the authority is to be put in place: which of the two counts.
+//! Choice between a member registry left in a trust directory and the one in the CA backup being restored there.
 //!
-//! A copy that is older knows nothing of who was enrolled or revoked since. So the register that is left stays wherever it is
-//! the later one; when the two differ in more than positions a person is asked.
+//! An older backup lacks later enrolments and revocations. The existing registry is therefore kept if it is the later
+//! one. If the two differ in more than positions, the operator must choose.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,29 +13,30 @@ use super::{Authority, Escrow, MemberState, RecoveryKey, Registry, TrustError, h
 use crate::codec::jsonl::timestamp;
 use crate::env::fs::first_free;
 
-/// Which register is to count.
+/// The registry to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegisterChoice {
-    /// The one that is left here.
+    /// The existing registry.
     Here,
-    /// The one in the sealed copy.
+    /// The registry in the encrypted backup.
     Copy,
 }
 
-/// Most members that are named.
+/// Maximum number of members named in a message.
 const NAMED_MAX: usize = 8;
 
-/// The later of the register in `dir` and its copy, as far as they can be read, and its text.
+/// Returns the text and contents of the later of the registry in `dir` and its copy, as far as they are readable.
 pub(super) fn readable(dir: &Path) -> Option<(String, Registry)> {
     let texts = [FILE, COPY].into_iter().filter_map(|name| read_text(&dir.join(name)).ok());
     let registers = texts.filter_map(|text| Registry::from_text(&text, 0).ok().map(|register| (text, register)));
     registers.max_by_key(|(_, register)| register.revision())
 }
 
-/// The text of the register in `dir` that is to stay when `escrow` is put in place; `None`: the one in `escrow` counts.
+/// Returns the text of the registry in `dir` if it is kept when `escrow` is restored; `None` if the one in `escrow`
+/// is used.
 ///
 /// # Errors
-/// When the one in `dir` is the later one, and nobody has said which is to count; or it is another authority's.
+/// If the one in `dir` is the later one and the operator has not chosen, or if it belongs to another CA.
 pub(super) fn stays(
     escrow: &Escrow,
     key: &RecoveryKey,
@@ -68,7 +69,7 @@ pub(super) fn stays(
             dir,
             &format!("its register was to be kept, and the sealed copy holds {}", escrow.name()),
         )),
-        // A person has said so: it is the latest from now on, whatever members have seen.
+        // The operator chose it: it is the latest from now on, whatever members have seen.
         _ if wish.is_some() => {
             here.set_on(now_ms);
             here.text(now_ms).map(Some)
@@ -77,8 +78,8 @@ pub(super) fn stays(
     }
 }
 
-/// Whether `here` is one that `sealed` went on from. A higher revision alone does not say that: a register that went on from an
-/// earlier copy counts on from there, beside those that were written after it.
+/// Returns whether `sealed` descends from `here`. A higher revision alone does not show that: a registry restored from
+/// an earlier backup counts on from there, in parallel with the original one.
 fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
     if sealed.goes_on_from(here) && sealed.mark() != here.mark() {
         return true;
@@ -89,7 +90,8 @@ fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
         && generation(here) <= generation(sealed)
 }
 
-/// Who is not the same in both, but for positions and for invitations, which a sealed copy does not bring back.
+/// Returns the members that differ between the two, apart from positions and invitations, which a backup does
+/// not restore.
 pub(super) fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> {
     let lasting = |register: &Registry| -> BTreeSet<(String, String)> {
         let members = register.members().filter(|member| member.state != MemberState::Invited);
@@ -106,7 +108,7 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
     let named: Vec<&str> = differing.iter().map(String::as_str).take(NAMED_MAX).collect();
     let more = differing.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    // Of two branches neither is the later one.
+    // If the two have diverged, neither is the later one.
     let relation = if here.revision() < sealed.revision() { "went on apart from" } else { "is later than" };
     format!(
         "the register of members that is left in {} ({}) {relation} the one in the sealed copy ({}), and they differ in {}{more}: \
@@ -120,7 +122,7 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
     )
 }
 
-/// Puts `text` in the place of the register in `dir`. What is left of another one is kept beside it first.
+/// Replaces the registry in `dir` with `text`. A different existing registry is first copied to another name.
 pub(super) fn replace(dir: &Path, text: &str) -> Result<(), TrustError> {
     for name in [FILE, COPY] {
         let path = dir.join(name);
@@ -152,7 +154,7 @@ mod tests {
         register.redeem(authority, &name(member), &secret, &request, 30, NOW).expect("joins");
     }
 
-    /// A trust directory with two members, and a sealed copy of it.
+    /// Creates a trust directory with two members, and an encrypted backup of it.
     fn sealed(dir: &Path) -> (Registry, Escrow, RecoveryKey) {
         let mut register = Registry::open(dir, NOW).expect("register");
         let authority = Authority::open_or_create(dir, NOW).expect("authority");
@@ -170,7 +172,7 @@ mod tests {
     const BEFORE: [&str; 2] = ["web1 enrolled", "web2 enrolled"];
     const AFTER: [&str; 2] = ["web1 enrolled", "web2 revoked"];
 
-    /// A directory whose register knows of a revocation that the sealed copy does not, and that `damage` damages.
+    /// Creates a directory whose registry contains a revocation that the backup lacks, and which `damage` then damages.
     fn damaged(damage: impl Fn(&Path)) -> (tempfile::TempDir, Escrow, RecoveryKey) {
         let temp = tempfile::tempdir().expect("temp dir");
         let dir = temp.path().join("trust");
@@ -232,7 +234,7 @@ mod tests {
         assert!(restore_trust(&escrow, &key, &dir, NOW, None).expect("restores").has_kept_register);
         let back = Registry::open(&dir, NOW).expect("opens");
         assert_eq!(back.member(&name("web1")).expect("is there").applied, Some(Seq(7)));
-        // A copy that is later than what is here is taken.
+        // A backup that is later than the existing registry is used.
         let (temp, _, key) = damaged(|_| {});
         let dir = temp.path().join("trust");
         let (mut register, authority) =
@@ -245,7 +247,7 @@ mod tests {
 
     #[test]
     fn p13_what_is_left_of_a_register_where_the_authority_is_gone_is_kept_or_asked_about() {
-        // As `recover` and `restore` find it.
+        // The situation in which `recover` and `restore` find it.
         let damage = |dir: &Path| fs::remove_file(dir.join("ca.key")).expect("removes");
         let (temp, escrow, key) = damaged(damage);
         let dir = temp.path().join("trust");
@@ -275,7 +277,7 @@ mod tests {
         let authority = Authority::load(&dir).expect("loads");
         let late = Escrow::seal(&dir, &authority, &mut register, NOW + 10).expect("seals");
         drop(register);
-        // Recovered with the early copy, and a member was revoked since.
+        // Restored from the early backup, after which a member was revoked.
         fs::remove_dir_all(&dir).expect("wipes");
         early.restore(&key, &dir, NOW + 20, None).expect("restores");
         Registry::open(&dir, NOW + 20).expect("opens").revoke(&name("web2"), NOW + 21).expect("revokes");

@@ -1,8 +1,8 @@
-//! Who may take part: the datastore's own certificate authority, one-time tokens, members and their roles.
+//! Membership: the datastore's own certificate authority (CA), one-time tokens, members and their roles.
 //!
-//! There is no default secret and no mode without TLS. A member proves itself by a certificate from the datastore's
-//! authority, and the registry has the last word on every connection: a certificate that it does not hold as current
-//! is refused, however long it would still be valid.
+//! There is no default secret and no mode without TLS. A member authenticates with a certificate from the datastore's
+//! CA. The registry makes the final decision on every connection: a certificate that it does not list as current is
+//! rejected, even if it has not expired.
 
 mod authorities;
 mod authority;
@@ -49,7 +49,7 @@ pub use rotation::RecoveryKeys;
 pub use succession::Link;
 pub use token::{BadToken, Token};
 
-/// What a member may do.
+/// Role of a member, which decides its permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -57,20 +57,20 @@ pub enum Role {
     Webserver,
     /// Reads only.
     Reader,
-    /// Administers; holds no replica.
+    /// Administers the datastore; holds no replica.
     Admin,
-    /// Watches the datastore and lists the webservers for a load balancer; holds no replica.
+    /// Monitors the datastore and lists the webservers for a load balancer; holds no replica.
     Balancer,
 }
 
 impl Role {
-    /// Whether its members hold a replica, so that they follow the log.
+    /// Returns whether members with this role hold a replica and therefore follow the log.
     #[must_use]
     pub fn holds_replica(self) -> bool {
         matches!(self, Role::Webserver | Role::Reader)
     }
 
-    /// Whether it may push transactions.
+    /// Returns whether members with this role may push transactions.
     #[must_use]
     pub fn may_write(self) -> bool {
         matches!(self, Role::Webserver | Role::Admin) || planted::is(Bug::ReaderPushes)
@@ -88,7 +88,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Not a role.
+/// Error for a text that is not the name of a role.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a role: use webserver, reader, balancer or admin")]
 pub struct BadRole(String);
@@ -107,7 +107,7 @@ impl FromStr for Role {
     }
 }
 
-/// Name of a certificate: BLAKE3 of its DER form.
+/// Fingerprint of a certificate: BLAKE3 of its DER form.
 pub type Fingerprint = [u8; 32];
 
 /// Computes a certificate's fingerprint.
@@ -120,39 +120,39 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Why something of trust fails.
+/// Errors of this module.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// A file.
+    /// A file cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause reported by the operating system.
         source: std::io::Error,
     },
-    /// A file that others can read or write.
+    /// A file is accessible to other users of the host.
     #[error("{path} may be read or written by others (mode {mode:o}): run `chmod {wanted:o}` on it", path = path.display())]
     Exposed {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Its mode.
+        /// Its current mode.
         mode: u32,
-        /// The mode it should have.
+        /// The mode that it should have.
         wanted: u32,
     },
-    /// A file that does not hold what it should.
+    /// A file has invalid contents.
     #[error("{path} is damaged ({what}): bring it back from a backup; it is not replaced by an empty one", path = path.display())]
     Damaged {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the corruption.
         what: String,
     },
-    /// Making or reading a certificate.
+    /// A certificate cannot be created or decoded.
     #[error("certificates: {0}")]
     Certificate(String),
-    /// A refused request, with its reason.
+    /// The request was rejected, with the reason.
     #[error("{0}")]
     Refused(String),
 }

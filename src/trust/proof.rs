@@ -1,7 +1,7 @@
-//! Signed positions: which state the log had at a sequence, in the datastore's own word.
+//! Proofs: positions of the log that the datastore has signed.
 //!
-//! A member's position is a claim. What the authority's key has signed is none: after the datastore's disk is lost it tells
-//! what was committed from what somebody made up.
+//! A member's report of its position is only a claim. After the datastore's disk is lost, signatures by the CA's key
+//! distinguish committed entries from fabricated ones.
 
 use std::path::Path;
 
@@ -14,17 +14,17 @@ use super::{Authority, TrustError, summed};
 use crate::env::data_dir::replace_file;
 use crate::model::Position;
 
-/// Begins what is signed, so that no other signature of the authority's key can be taken for one.
+/// Domain separator: prevents other signatures of the CA's key from being accepted as a proof.
 const DOMAIN: &[u8] = b"gravwell position v1\0";
-/// Longest one that is read.
+/// Maximum size of a proof that is read.
 pub const PROOF_BYTES_MAX: usize = 4 << 10;
 
-/// A position that the datastore has signed with its authority's key.
+/// A position that the datastore has signed with its CA's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// The position.
+    /// The signed position.
     pub position: Position,
-    /// When it was signed: milliseconds since 1970-01-01 UTC.
+    /// Time of the signature in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
     /// Signature, base64.
     signature: String,
@@ -35,7 +35,7 @@ fn message(position: &Position, time_ms: u64) -> Vec<u8> {
     bytes.expect("invariant: encoding numbers into memory cannot fail")
 }
 
-/// Whether the key of `certificate` has signed `message`.
+/// Returns whether the key of `certificate` has signed `message`.
 pub(super) fn has_signed(certificate: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
     let key = &certificate.public_key().subject_public_key.data;
@@ -44,42 +44,42 @@ pub(super) fn has_signed(certificate: &CertificateDer<'_>, message: &[u8], signa
 }
 
 impl Proof {
-    /// Name of the file in a member's directory that keeps the last one.
+    /// Name of the file in a member's directory that holds the latest proof.
     pub const FILE: &str = "proof";
 
     /// Signs a position.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn sign(authority: &Authority, position: Position, time_ms: u64) -> Result<Proof, TrustError> {
         let signature = authority.sign(&message(&position, time_ms))?;
         Ok(Proof { position, time_ms, signature: STANDARD.encode(signature) })
     }
 
-    /// Whether the authority with this certificate has signed it.
+    /// Returns whether the CA with this certificate has signed the proof.
     #[must_use]
     pub fn is_of(&self, authority: &CertificateDer<'_>) -> bool {
         let signature = STANDARD.decode(&self.signature);
         signature.is_ok_and(|signature| has_signed(authority, &message(&self.position, self.time_ms), &signature))
     }
 
-    /// Whether it is of the same log and says less than `other`.
+    /// Returns whether it is for the same log as `other` and for an earlier position.
     #[must_use]
     pub fn is_older_than(&self, other: &Proof) -> bool {
         let at = |proof: &Proof| (proof.position.generation, proof.position.seq);
         self.position.log_id == other.position.log_id && at(self) < at(other)
     }
 
-    /// On the wire, and in a file.
+    /// Encodes the proof as text, for messages and files.
     #[must_use]
     pub fn to_text(&self) -> String {
         summed::seal(&serde_json::to_string(self).expect("invariant: it has no map with odd keys"))
     }
 
-    /// Reads [`Proof::to_text`].
+    /// Decodes the output of [`Proof::to_text`].
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// If it is invalid, with a description.
     pub fn from_bytes(bytes: &[u8]) -> Result<Proof, String> {
         if bytes.len() > PROOF_BYTES_MAX {
             return Err(format!("it has {} bytes; at most {PROOF_BYTES_MAX} are read", bytes.len()));
@@ -88,10 +88,10 @@ impl Proof {
         serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
     }
 
-    /// The one that a member's directory keeps; `None` when it has none.
+    /// Reads the proof in a member's directory; `None` if there is none.
     ///
     /// # Errors
-    /// Says what is wrong with the file.
+    /// If the file is invalid, with a description.
     pub fn load(directory: &Path) -> Result<Option<Proof>, String> {
         let path = directory.join(Self::FILE);
         let problem = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
@@ -105,10 +105,10 @@ impl Proof {
         Proof::from_bytes(&bytes).map(Some).map_err(|what| problem(&what))
     }
 
-    /// Keeps it in a member's directory, in the place of an earlier one.
+    /// Stores the proof in a member's directory, replacing an earlier one.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<(), String> {
         replace_file(&directory.join(Self::FILE), self.to_text().as_bytes()).map_err(|error| error.to_string())
     }

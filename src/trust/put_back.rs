@@ -1,4 +1,4 @@
-//! Puts the authority and the register of a stopped datastore back, where either is damaged or missing.
+//! Restores the CA and the member registry of a stopped datastore if either is corrupt or missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,16 @@ use super::{
 };
 use crate::env::fs::{first_free, parent_dir};
 
-/// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing: authority, register, the
-/// new authority of a rotation, or the recovery key, which is put back alone. What was there is renamed. A register that is left and later than the one in `escrow` stays, and so do the recovery keys that are left: whoever
-/// rotated them since has no other. Interrupted at any point it can be run again: what an earlier attempt had finished is put in
-/// place first.
+/// Restores the contents of `escrow` into the trust directory `dir`, of which a part is corrupt or missing: the CA, the
+/// registry, the next CA of a rotation, or the recovery key, which is restored alone. The former directory is renamed.
+/// An existing registry is kept if it is later than the one in `escrow`. Existing recovery keys are kept too: an
+/// operator who has rotated them has no others. After an interruption it can be called again, and first completes the
+/// earlier attempt.
 ///
 /// # Errors
-/// When nothing is damaged or missing, the key does not fit, the copy is of another authority than the one whose certificate
-/// is still here, a person has to say which register counts, or the operating system refuses. Nothing else was changed then.
+/// If nothing is corrupt or missing, the key does not fit, the backup belongs to a CA other than the one whose
+/// certificate is still present, an operator must choose a registry, or a file operation fails. Nothing else was
+/// changed then.
 pub fn restore_trust(
     escrow: &Escrow,
     key: &RecoveryKey,
@@ -49,7 +51,7 @@ pub fn restore_trust(
     Ok(PutBack { aside, has_kept_register: stays.is_some(), is_key_alone: false })
 }
 
-/// Whether `escrow` holds the new authority of a rotation of which nothing is here, while members have certificates of it.
+/// Returns whether `escrow` holds the next CA of a rotation that is lost here while members have certificates from it.
 fn holds_a_lost_authority(
     escrow: &Escrow,
     key: &RecoveryKey,
@@ -62,7 +64,7 @@ fn holds_a_lost_authority(
     Ok(is_current && !is_known && register.is_in_use(&next))
 }
 
-/// Authority and register are sound: the recovery key may be what is missing.
+/// Restores the recovery key if it is the missing part. The CA and the registry are intact.
 fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBack, TrustError> {
     if !matches!(RecoveryKeys::load(dir), Err(TrustError::Damaged { .. })) {
         let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
@@ -73,8 +75,8 @@ fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBac
     Ok(PutBack { aside: None, has_kept_register: true, is_key_alone: true })
 }
 
-/// The present authority may be sound, and what is damaged a part of a rotation: a copy of another one, or of another time, is no
-/// help then.
+/// Checks that the backup helps if the current CA may be intact and a part of a rotation is corrupt. A backup of
+/// another CA, or from another time, does not.
 fn check_rotation(escrow: &Escrow, key: &RecoveryKey, dir: &Path, error: &TrustError) -> Result<(), TrustError> {
     if Authority::load(dir).is_err() {
         return Ok(());
@@ -93,8 +95,8 @@ fn check_rotation(escrow: &Escrow, key: &RecoveryKey, dir: &Path, error: &TrustE
     Ok(())
 }
 
-/// Puts the directory in place that an interrupted exchange had finished: the former one was renamed, and the new one was not
-/// yet. It may hold the only register that knows of the last revocations.
+/// Completes an interrupted exchange that had renamed the former directory but not yet put the new one in its place.
+/// The new directory may hold the only registry that contains the latest revocations.
 fn finish_exchange(dir: &Path, now_ms: u64) -> Result<bool, TrustError> {
     let next = dir.with_extension("next");
     if dir.exists() || newest_aside(dir).is_none() || !next.join(FILE).exists() {
@@ -107,7 +109,7 @@ fn finish_exchange(dir: &Path, now_ms: u64) -> Result<bool, TrustError> {
     Ok(is_whole)
 }
 
-/// Where the directory that was renamed last is kept.
+/// Returns the path of the directory that was renamed last.
 fn newest_aside(dir: &Path) -> Option<PathBuf> {
     let places = (1..).map(|number| dir.with_extension(format!("damaged-{number}")));
     places.take_while(|place| place.exists()).last()
@@ -119,22 +121,22 @@ fn put_in_place(next: &Path, dir: &Path) -> Result<(), TrustError> {
     fs::File::open(parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io)
 }
 
-/// What came of it.
+/// Result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutBack {
-    /// Where the former directory is kept.
+    /// Path of the former directory.
     pub aside: Option<PathBuf>,
-    /// The register that was left, which was the later one, is in place.
+    /// The existing registry was the later one, and is in place.
     pub has_kept_register: bool,
-    /// Nothing but the recovery key was missing.
+    /// Only the recovery key was missing.
     pub is_key_alone: bool,
 }
 
-/// Puts what `escrow` holds in the place of the trust directory `dir`, which is renamed; its new name is returned. Interrupted
-/// at any point it can be run again.
+/// Replaces the trust directory `dir` with the contents of `escrow`. Returns the new path of the former directory,
+/// which is renamed. After an interruption it can be called again.
 ///
 /// # Errors
-/// When the key does not fit, or the operating system refuses. Nothing was changed then.
+/// If the key does not fit, or a file operation fails. Nothing was changed then.
 pub fn replace_trust(
     escrow: &Escrow,
     key: &RecoveryKey,
@@ -174,13 +176,13 @@ fn exchange(
     Ok(aside)
 }
 
-/// After the authority came back with `given`: says which recovery key counts in the trust directory `dir`.
+/// Describes which recovery key is valid in the trust directory `dir` after the CA was restored with `given`.
 ///
 /// # Errors
-/// When there is none, or it cannot be read.
+/// If there is none, or it cannot be read.
 pub fn key_that_counts(dir: &Path, given: &RecoveryKey) -> Result<String, TrustError> {
     let keys = match RecoveryKeys::open_or_create(dir) {
-        // The authority is back all the same.
+        // The CA was restored anyway.
         Err(error @ TrustError::Damaged { .. }) => return Ok(error.to_string()),
         keys => keys?,
     };
@@ -228,7 +230,7 @@ mod tests {
             let said = key_that_counts(&dir, &first).expect("says");
             assert!(said.contains(&second.name()) && said.contains("left here"), "{what}: {said}");
         }
-        // Another authority's key is not taken over, and one that cannot be read is no key.
+        // A key of another CA is not kept, and a corrupt key counts as missing.
         let other = temp.path().join("other");
         let stranger = RecoveryKey::open_or_create(&other).expect("makes");
         Authority::open_or_create(&other, NOW).expect("authority");
@@ -241,7 +243,7 @@ mod tests {
         let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("another one is damaged").to_string();
         assert!(said.contains(&second.name()) && said.contains("recovery-key --set"), "{said}");
         assert!(dir.exists() && !dir.join("ca.key").exists(), "nothing was changed");
-        // A file that cannot be read for now is neither absent nor damaged.
+        // A file that is unreadable for a temporary reason is neither missing nor corrupt.
         RecoveryKeys::put_back(&dir, &second).expect("puts it back");
         for name in ["recovery.next", "recovery.key"] {
             let mode = |mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).expect("chmod");
@@ -252,7 +254,7 @@ mod tests {
             assert!(!dir.join("ca.key").exists(), "nothing was changed");
             mode(0o600);
         }
-        // The operator has nothing but the former one.
+        // The operator has only the former key.
         fs::write(dir.join("recovery.key"), "damaged").expect("writes");
         fs::remove_file(dir.join("recovery.name")).expect("removes");
         restore_trust(&copy, &first, &dir, NOW, None).expect("restores");
@@ -277,7 +279,7 @@ mod tests {
         assert!(restore_trust(&copy, &key, &dir, NOW, wish).expect("restores").has_kept_register);
         let revision = Registry::open(&dir, NOW).expect("opens").revision();
         assert!(revision > register.revision(), "it is the latest from now on");
-        // As a crash leaves it: the former directory is renamed, the finished one is not in place.
+        // State after a crash: the former directory is renamed, and the new one is not in place yet.
         fs::rename(&dir, dir.with_extension("next")).expect("renames");
         let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("goes on");
         assert_eq!(
@@ -286,7 +288,7 @@ mod tests {
         );
         assert_eq!(Registry::open(&dir, NOW).expect("opens").revision(), revision);
         assert!(!dir.with_extension("next").exists() && Authorities::load(&dir).is_ok());
-        // There is nothing that could stay.
+        // There is no registry that could be kept.
         fs::remove_dir_all(&dir).expect("removes");
         let refused = restore_trust(&copy, &key, &dir, NOW, wish).expect_err("nothing is left").to_string();
         assert!(refused.contains("--register copy"), "{refused}");

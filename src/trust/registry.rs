@@ -1,7 +1,7 @@
-//! The register of members: one file, checksummed, replaced whole.
+//! The member registry: a single checksummed file that is always replaced as a whole.
 //!
-//! Enrolments and revocations are durable before they are answered. Positions are written lazily: one that is lost
-//! only makes the floor lower than it could be.
+//! Enrolments and revocations are durable before they are answered. Positions are written lazily: a lost position can
+//! only make the floor lower than necessary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,29 +18,29 @@ use crate::model::ids::hex_bytes;
 use crate::model::{Generation, LogId, MemberName, Position, Seq, printable};
 use crate::planted::{self, Bug};
 
-/// The register's file, beside the authority's.
+/// File name of the registry, next to the CA's files.
 pub(super) const FILE: &str = "members.json";
-/// A second copy of it, written after it: shows that there was a register, when that is missing.
+/// Second copy of the registry, written after it. It shows that a registry existed when [`FILE`] is missing.
 pub(super) const COPY: &str = "members.copy";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
-/// Members in the register, whatever their state: a roster of so many, with the longest values that are accepted, fits into one
-/// message.
+/// Maximum number of members in the registry, in any state. A roster of this many members, each with the longest
+/// accepted values, fits into one message.
 pub const MEMBERS_MAX: usize = 4096;
-/// Characters of an address beyond the bounds that are kept, to be shown.
+/// Maximum characters shown of an address that exceeds today's limits.
 const SHOWN_CHARS: usize = 64;
 
-/// Longest life of a token to join with: a year.
+/// Maximum lifetime of a join token: one year.
 pub const TOKEN_LIFE_MAX_MS: u64 = 365 * 24 * 3_600_000;
 
-/// Where a member stands.
+/// Enrolment state of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberState {
-    /// Has a token that it has not used yet.
+    /// Has a join token that it has not used yet.
     Invited,
     /// Has a certificate.
     Enrolled,
-    /// Was cut off.
+    /// Its membership was revoked.
     Revoked,
 }
 
@@ -58,10 +58,10 @@ impl fmt::Display for MemberState {
 struct Certificate {
     fingerprint: String,
     expires_ms: u64,
-    /// Name of the authority that signed it; absent in files of a version that did not say.
+    /// Name of the CA that signed it; absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     issuer: Option<String>,
-    /// The member said that it has it.
+    /// The member has reported that it holds this certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_held: bool,
 }
@@ -73,84 +73,86 @@ struct Invite {
     role: Role,
 }
 
-/// One member.
+/// A member in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Name.
+    /// Unique name of the member.
     pub name: MemberName,
-    /// Role.
+    /// Decides which operations the member may perform.
     pub role: Role,
-    /// Where it stands.
+    /// Enrolment state.
     pub state: MemberState,
-    /// Durably applied sequence as it last reported; `None` when it never did.
+    /// Sequence that the member last reported as durably applied; `None` if it never reported one.
     pub applied: Option<Seq>,
-    /// The highest sequence that it ever reported in this log: the entries up to here are not kept for it.
+    /// Highest sequence that it ever reported in this log. Entries up to this sequence are not kept for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     passed: Option<Seq>,
-    /// When that last rose, or was the head.
+    /// Time at which `passed` last rose, or at which the member was caught up with the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     advanced_ms: Option<u64>,
-    /// When it was last heard of.
+    /// Time of the last contact with the member, in milliseconds since 1970-01-01 UTC.
     pub last_seen_ms: Option<u64>,
-    /// When it joined.
+    /// Time at which it joined.
     enrolled_ms: Option<u64>,
     revoked_ms: Option<u64>,
-    /// Current certificate, and the one before until the current one has been used.
+    /// The current certificate, preceded by the former one until the current one has been used.
     certificates: Vec<Certificate>,
     invite: Option<Invite>,
-    /// Where other webservers and balancers reach it, as it last said.
+    /// Address at which other webservers and load balancers reach it, as it last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_addr: Option<String>,
-    /// A position that it showed and that proves that the log lost entries.
+    /// A position reported by the member which proves that the log lost entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contradiction: Option<Position>,
-    /// The log that was here when it joined; absent in files of a version that did not say.
+    /// Log that the datastore served when the member joined; absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrolled_in: Option<LogId>,
-    /// Names of the recovery keys that open the sealed copy that it last said it has.
+    /// Names of the recovery keys that open the encrypted CA backup which the member last reported to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_keys: Option<String>,
 }
 
-/// Where the log stood when the register was last written.
+/// Position of the log when the registry was last written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogMark {
-    /// Which log.
+    /// Identifies the log.
     pub log_id: LogId,
-    /// Its generation, which is that of the members' positions.
+    /// Generation of the log, to which the members' positions refer.
     pub generation: Generation,
-    /// Its last sequence.
+    /// Last sequence of the log.
     pub seq: Seq,
 }
 
-/// The last record of the datastore's audit, when the register was last written.
+/// Last record of the datastore's audit log when the registry was last written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditMark {
-    /// Which audit: it is a log of its own.
+    /// Identifies the audit log, which is separate from the replicated log.
     pub log_id: LogId,
-    /// The record.
+    /// Sequence of the record.
     pub seq: Seq,
-    /// Chain there, hexadecimal.
+    /// Chain value at that record, hexadecimal.
     pub chain: String,
 }
 
 impl Member {
-    /// Whether it has been heard of within the retention. Time during which the datastore could hear no member does not count.
+    /// Returns whether the member was heard from within the retention period. Time during which the datastore could not
+    /// receive messages from members does not count.
     fn is_heard(&self, now_ms: u64, retention_ms: u64, absences: &[Absence]) -> bool {
         let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(absence::since(absences, seen));
         let is_recent = |seen: Option<u64>| seen.is_some_and(|seen| silence(seen) <= retention_ms);
-        // One that is heard of and does not get on is as good as silent.
+        // A member that is in contact but makes no progress is treated like a silent one.
         is_recent(self.last_seen_ms) && is_recent(self.advanced_ms.or(self.last_seen_ms))
     }
 
-    /// The highest sequence that it ever reported as durably applied in this log; `None` before it has reported any. Where it
-    /// stands itself may be lower: after a start it reports 0 until it has written something, and its state may have gone back.
+    /// Returns the highest sequence that the member ever reported as durably applied in this log; `None` if it has
+    /// reported none. Its current position may be lower: after a restart it reports 0 until it has written something,
+    /// and its state may have been rolled back.
     #[must_use]
     pub fn passed(&self) -> Option<Seq> {
         self.passed.max(self.applied)
     }
 
-    /// Everything of it but positions.
+    /// Returns a text form of everything but positions and other reported values.
     fn described(&self) -> String {
         let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
         let (contradiction, copy_keys) = (None, None);
@@ -160,29 +162,29 @@ impl Member {
         format!("{described:?}")
     }
 
-    /// Everything of it but positions and an invitation.
+    /// Returns a text form of everything but positions and a pending invitation.
     pub(super) fn lasting(&self) -> String {
         Member { invite: None, ..self.clone() }.described()
     }
 
-    /// Whether it holds a certificate of this fingerprint.
+    /// Returns whether it holds a certificate with this fingerprint.
     fn has(&self, print: &str) -> bool {
         self.certificates.iter().any(|certificate| certificate.fingerprint == print)
     }
 
-    /// End of its certificate's life.
+    /// Returns the expiry time of its latest certificate.
     #[must_use]
     pub fn certificate_expires_ms(&self) -> Option<u64> {
         self.certificates.last().map(|certificate| certificate.expires_ms)
     }
 }
 
-/// Which members pin the floor.
+/// Selects the members that pin the floor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FloorPolicy {
-    /// Whether readers do. Without that, one that is too far behind takes a snapshot, and loses nothing.
+    /// Whether readers pin it. Otherwise a reader that lags too far fetches a snapshot, and loses nothing.
     pub readers: bool,
-    /// Entries that are kept for one member at most.
+    /// Maximum number of entries kept for a single member.
     pub lag_ops_max: u64,
 }
 
@@ -195,38 +197,38 @@ impl Default for FloorPolicy {
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Contents {
     members: BTreeMap<MemberName, Member>,
-    /// When this was written; 0 in files of a version that did not say.
+    /// Time of the last write; 0 in files of versions that did not record it.
     #[serde(default)]
     saved_ms: u64,
-    /// Rises with every write; 0 in files of a version that did not count.
+    /// Incremented by every write; 0 in files of versions that did not count.
     #[serde(default)]
     revision: u64,
-    /// Absent in files of a version that did not say.
+    /// Absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log: Option<LogMark>,
-    /// Absent in files of a version that counted none.
+    /// Absent in files of versions that counted no changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     changes: Option<changes::Changes>,
-    /// Absent in files of a version that did not say.
+    /// Absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     audit: Option<AuditMark>,
-    /// When nobody could be heard, the latest last.
+    /// Periods during which no member could be heard, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     absences: Vec<Absence>,
 }
 
-/// The open register.
+/// The open member registry.
 #[derive(Default)]
 pub struct Registry {
-    /// `None`: it lives in memory, and whoever holds it keeps its text.
+    /// `None` if the registry lives in memory only and its holder persists its text.
     path: Option<PathBuf>,
     contents: Contents,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
     policy: FloorPolicy,
-    /// Certificates that no longer count because a renewed one was used.
+    /// Number of certificates that became invalid because a renewed one was used.
     retired: u64,
-    /// Names of the authorities that were replaced.
+    /// Names of the CAs that were replaced.
     replaced: Vec<String>,
 }
 
@@ -236,16 +238,17 @@ impl Registry {
         self.policy = policy;
     }
 
-    /// Rises whenever the use of a renewed certificate ends the one before.
+    /// Returns a counter that rises whenever the use of a renewed certificate invalidates the former one.
     #[must_use]
     pub fn retired(&self) -> u64 {
         self.retired
     }
 
-    /// Opens the register in `dir`; one that never was written is empty.
+    /// Opens the registry in `dir`. A registry that was never written is empty.
     ///
     /// # Errors
-    /// When the file is damaged, older than its copy, or missing although there was one: it is never replaced by an empty one.
+    /// If the file is corrupt, older than its copy, or missing although one existed: it is never replaced by an
+    /// empty one.
     pub fn open(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
         let path = dir.join(FILE);
         let contents = match read_text(&path) {
@@ -257,25 +260,26 @@ impl Registry {
         Ok(Registry::of(Some(path), contents, now_ms))
     }
 
-    /// What the copy of the register in `dir` says of a member; `None`: it cannot be read, or does not know the member. It may be
-    /// one change behind. For where the register itself cannot be read.
+    /// Returns the state of a member according to the copy of the registry in `dir`; `None` if the copy cannot be read
+    /// or does not contain the member. The copy may be one change behind. Used when the registry itself cannot be read.
     #[must_use]
     pub fn state_in_copy(dir: &Path, name: &str) -> Option<MemberState> {
         let contents = parse(&read_text(&dir.join(COPY)).ok()?).ok()?;
         contents.members.values().find(|member| member.name.as_str() == name).map(|member| member.state)
     }
 
-    /// The register as it is now, without a file.
+    /// Returns a copy of the registry in memory, without a file.
     #[must_use]
     pub fn copy(&self) -> Registry {
         let (contents, by_fingerprint) = (self.contents.clone(), self.by_fingerprint.clone());
         Registry { path: None, contents, by_fingerprint, policy: self.policy, ..Registry::default() }
     }
 
-    /// What `file`, which is this register's, is to hold from now on; `None` when it does already. Whoever takes it writes it.
+    /// Returns the text that `file`, the file of this registry, should hold now; `None` if it already does. The caller
+    /// must write it.
     ///
     /// # Errors
-    /// When it cannot be encoded.
+    /// If it cannot be encoded.
     pub fn unwritten(&mut self, file: &RegistryFile, now_ms: u64) -> Result<Option<String>, TrustError> {
         if !self.is_dirty && !file.is_behind() {
             return Ok(None);
@@ -285,7 +289,8 @@ impl Registry {
         Ok(Some(text))
     }
 
-    /// An empty register in `dir`, where what is lost is given up. One of which anything is left is opened.
+    /// Opens the registry in `dir`, or an empty one if neither the file nor its copy is left and the operator has
+    /// accepted the loss.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -297,26 +302,26 @@ impl Registry {
         Ok(Registry::of(Some(path), Contents::default(), now_ms))
     }
 
-    /// A register that is looked at: nothing of it is written from now on.
+    /// Detaches the registry from its file for inspection: no change is written from now on.
     #[must_use]
     pub fn detached(self) -> Registry {
         Registry { path: None, ..self }
     }
 
-    /// Writes a register that never was written, so that its absence can be noticed from now on.
+    /// Writes a registry that was never written, so that its loss can be detected later.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn establish(&mut self, now_ms: u64) -> Result<(), TrustError> {
         let is_there = self.path.as_ref().is_none_or(|path| path.exists() && path.with_file_name(COPY).exists());
         if is_there { Ok(()) } else { self.write(now_ms) }
     }
 
-    /// Puts a trust directory aside of which the authority's key is gone and that has members, so that a new authority can begin.
-    /// Says where it is kept, when there was one.
+    /// Moves a trust directory aside that has members but lost the CA's key, so that a new CA can be created. Returns
+    /// its new path if it was moved.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// If it cannot be renamed.
     pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, TrustError> {
         if dir.join("ca.key").exists() || !dir.join(FILE).exists() || Registry::is_unused(dir) {
             return Ok(None);
@@ -328,38 +333,39 @@ impl Registry {
         Ok(Some(aside))
     }
 
-    /// Whether the register in `dir` names no member: it was written before there was an authority.
+    /// Returns whether the registry in `dir` has no members, because it was written before there was a CA.
     #[must_use]
     pub fn is_unused(dir: &Path) -> bool {
         let text = std::fs::read_to_string(dir.join(FILE)).unwrap_or_default();
         parse(&text).is_ok_and(|contents| contents.members.is_empty())
     }
 
-    /// Where the log stood when this was last written; `None` in files of a version that did not say.
+    /// Returns the position of the log at the last write; `None` in files of versions that did not record it.
     #[must_use]
     pub fn log_mark(&self) -> Option<LogMark> {
         self.contents.log
     }
 
-    /// Notes where the log stands. Written lazily, as positions are.
+    /// Records the position of the log. Written lazily, like positions of members.
     pub fn note_log(&mut self, mark: LogMark) {
         self.is_dirty |= self.contents.log != Some(mark);
         self.contents.log = Some(mark);
     }
 
-    /// The last record of the audit that is known; `None` in files of a version that did not say.
+    /// Returns the last known record of the audit log; `None` in files of versions that did not record it.
     #[must_use]
     pub fn audit_mark(&self) -> Option<&AuditMark> {
         self.contents.audit.as_ref()
     }
 
-    /// Notes the last record of the audit. Written lazily, as positions are.
+    /// Records the last record of the audit log. Written lazily, like positions.
     pub fn note_audit(&mut self, mark: AuditMark) {
         self.is_dirty |= self.contents.audit.as_ref() != Some(&mark);
         self.contents.audit = Some(mark);
     }
 
-    /// Notes which recovery keys open the sealed copy that a member has. Written lazily: one that is lost is said again.
+    /// Records which recovery keys open the encrypted CA backup that a member holds. Written lazily: the member reports
+    /// it again if it is lost.
     pub fn note_copy(&mut self, name: &MemberName, keys: Option<&str>) {
         let Some(member) = self.contents.members.get_mut(name).filter(|member| member.role.holds_replica()) else {
             return;
@@ -370,7 +376,8 @@ impl Registry {
         }
     }
 
-    /// Takes `mark` for the log's position, when nothing contradicts it: positions beyond it were of another generation.
+    /// Adopts `mark` as the position of the log when no member contradicts it: higher positions belong to
+    /// another generation.
     pub fn enter(&mut self, mark: LogMark) {
         for member in self.contents.members.values_mut() {
             member.applied = member.applied.map(|applied| applied.min(mark.seq));
@@ -380,11 +387,11 @@ impl Registry {
         self.note_log(mark);
     }
 
-    /// Notes a position of a member that the log contradicts; durable when it returns. False: the name is not, or no
-    /// longer, an enrolled member's, and what it shows does not count.
+    /// Records a member's position that contradicts the log; durable when it returns. Returns `false` if the name is
+    /// not, or no longer, that of an enrolled member: its position does not count.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn note_contradiction(
         &mut self,
         name: &MemberName,
@@ -400,25 +407,25 @@ impl Registry {
         self.write(now_ms).map(|()| true)
     }
 
-    /// A register without a file, from what [`Registry::text`] gave; an empty text is an empty register.
+    /// Decodes a registry from the output of [`Registry::text`], without a file. An empty text is an empty registry.
     ///
     /// # Errors
-    /// When the text is damaged.
+    /// If the text is corrupt.
     pub fn from_text(text: &str, now_ms: u64) -> Result<Registry, TrustError> {
         let damaged = |what| TrustError::Damaged { path: FILE.into(), what };
         let contents = if text.is_empty() { Contents::default() } else { parse(text).map_err(damaged)? };
         Ok(Registry::of(None, contents, now_ms))
     }
 
-    /// What the file is to hold when it is written now.
+    /// Returns the text to write to the file now, with a new revision.
     ///
     /// # Errors
-    /// When it cannot be encoded.
+    /// If it cannot be encoded.
     pub fn text(&mut self, now_ms: u64) -> Result<String, TrustError> {
         self.contents.saved_ms = now_ms;
         self.contents.revision = self.contents.revision.saturating_add(1);
         let changes = self.changes();
-        // A version that counts no changes takes the revision for their count, which is never to be less.
+        // Versions that count no changes use the revision as that count, which must never decrease.
         self.contents.revision = self.contents.revision.max(changes.count());
         self.contents.changes = Some(changes);
         let body =
@@ -431,7 +438,7 @@ impl Registry {
             absence::add(&mut contents.absences, contents.saved_ms, now_ms);
         }
         let mut registry = Registry { path, contents, ..Registry::default() };
-        // A version without bounds accepted any address. What is beyond them is only shown.
+        // Versions without limits accepted any address. An address that exceeds them is kept for display only.
         for member in registry.contents.members.values_mut() {
             let wrong = member.external_addr.as_ref().filter(|text| host_and_port(text).is_err());
             let shown = wrong.map(|text| format!("{} ({} bytes)", printable::shorten(text, SHOWN_CHARS), text.len()));
@@ -441,10 +448,10 @@ impl Registry {
         registry
     }
 
-    /// Whether `text` is a register; the words say what is wrong.
+    /// Checks that `text` is a valid registry.
     ///
     /// # Errors
-    /// When its checksum or its contents are not in order.
+    /// If its checksum or its contents are invalid; the text describes the error.
     pub fn examine(text: &str) -> Result<(), String> {
         let mut registry = Registry { contents: parse(text)?, ..Registry::default() };
         registry.index();
@@ -460,7 +467,7 @@ impl Registry {
     }
 
     fn write(&mut self, now_ms: u64) -> Result<(), TrustError> {
-        // Without a file of its own its holder writes it.
+        // Without a file, the holder of the registry writes it.
         self.is_dirty = true;
         if let Some(path) = self.path.clone() {
             let text = self.text(now_ms)?;
@@ -471,21 +478,21 @@ impl Registry {
         Ok(())
     }
 
-    /// Writes positions that changed since the last write.
+    /// Writes changed positions that were not written yet.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn save(&mut self, now_ms: u64) -> Result<(), TrustError> {
         if self.is_dirty { self.write(now_ms) } else { Ok(()) }
     }
 
-    /// Writes a change of who may take part.
+    /// Counts and writes a change of membership.
     fn write_change(&mut self, now_ms: u64) -> Result<(), TrustError> {
         self.note_change(now_ms);
         self.write(now_ms)
     }
 
-    /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
+    /// Returns a value that changes whenever a member is invited, enrolled, renewed or revoked, but not with positions.
     #[must_use]
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -496,47 +503,48 @@ impl Registry {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    /// When this was last written, milliseconds since 1970-01-01 UTC; 0 when it does not say.
+    /// Returns the time of the last write in milliseconds since 1970-01-01 UTC; 0 if it is not recorded.
     #[must_use]
     pub fn saved_ms(&self) -> u64 {
         self.contents.saved_ms
     }
 
-    /// How often it was written, or sealed; 0 when it does not say.
+    /// Returns how often the registry was written or sealed; 0 if it is not recorded.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.contents.revision
     }
 
-    /// Takes every invitation back, and forgets who was invited only: the register comes from a copy, and is the latest from now on.
+    /// Withdraws all invitations and removes members that were only invited. Called for a registry that was restored
+    /// from a copy and counts as the latest from now on.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn forget_invitations(&mut self, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
-        // It may be on another disk, without the audit.
+        // The restored registry may be on another disk, without the audit log.
         self.contents.audit = None;
         self.set_on(now_ms);
         self.write(now_ms)
     }
 
-    /// The members by name.
+    /// Iterates over the members, ordered by name.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.contents.members.values()
     }
 
-    /// The member of that name.
+    /// Returns the member with that name.
     #[must_use]
     pub fn member(&self, name: &MemberName) -> Option<&Member> {
         self.contents.members.get(name)
     }
 
-    /// Invites a member; returns the secret of its token, of which only a hash is kept.
+    /// Invites a member. Returns the secret of its token, of which only a hash is stored.
     ///
     /// # Errors
-    /// When the name is a current member's and `replace` is not set, the token would be good for more than a year, or the file
-    /// cannot be written.
+    /// If the name belongs to an enrolled member and `replace` is not set, the token's lifetime exceeds one year, or
+    /// the file cannot be written.
     pub fn invite(
         &mut self,
         name: &MemberName,
@@ -567,9 +575,10 @@ impl Registry {
                 member.invite = Some(invite);
                 if member.state == MemberState::Revoked {
                     member.state = MemberState::Invited;
-                    // Whoever was cut off stays so until the token is redeemed.
+                    // A revoked member stays locked out until it redeems the token.
                     member.certificates.clear();
-                    // Revoking took back what it showed. Who joins anew says again where it stands.
+                    // Revoking discarded the evidence of the member's position. A member that joins again reports its
+                    // position again.
                     (member.applied, member.passed, member.advanced_ms) = (None, None, None);
                     member.contradiction = None;
                 }
@@ -608,7 +617,8 @@ impl Registry {
     /// Exchanges the secret of an invitation for a certificate, exactly once.
     ///
     /// # Errors
-    /// When there is no such invitation, or it was used or has expired. The answer does not tell which names exist.
+    /// If there is no such invitation, or it was already used or has expired. The error does not reveal which
+    /// names exist.
     pub fn redeem(
         &mut self,
         authority: &Authority,
@@ -624,7 +634,7 @@ impl Registry {
         let member = self.contents.members.get_mut(name).ok_or_else(refused)?;
         let invite = member.invite.clone().ok_or_else(refused)?;
         let wanted = hex_bytes::<32>(&invite.secret_hash).map(blake3::Hash::from_bytes);
-        // Comparison of BLAKE3 hashes takes the same time wherever they differ.
+        // BLAKE3 hashes are compared in constant time.
         if wanted != Some(blake3::hash(secret)) {
             return Err(refused());
         }
@@ -641,10 +651,10 @@ impl Registry {
         Ok((certificate.to_vec(), role))
     }
 
-    /// Makes an invited member one that holds `certificate`; its invitation is used up.
+    /// Enrols an invited member with `certificate` and uses up its invitation.
     ///
     /// # Errors
-    /// When there is no such member, or the file cannot be written.
+    /// If there is no such member, or the file cannot be written.
     pub fn enrol(
         &mut self,
         name: &MemberName,
@@ -675,10 +685,10 @@ impl Registry {
         self.write_change(now_ms)
     }
 
-    /// A new certificate for a member. The former one stays good until the new one has been used.
+    /// Issues a new certificate for a member. The former one stays valid until the new one has been used.
     ///
     /// # Errors
-    /// When the member is not enrolled, the request is bad, or the file cannot be written.
+    /// If the member is not enrolled, the request is invalid, or the file cannot be written.
     pub fn renew(
         &mut self,
         authority: &Authority,
@@ -693,7 +703,8 @@ impl Registry {
             return Err(refused());
         }
         let certificate = authority.sign_member(request_der, name, member.role, days, now_ms)?;
-        // One that it said to have is as good as one that it has used: it may never have this one.
+        // A certificate that the member reported to hold counts like one that it has used: the new one may never
+        // reach it.
         let held = member.certificates.iter().rposition(|certificate| certificate.is_held).unwrap_or(0);
         member.certificates.drain(..held);
         member.certificates.truncate(1);
@@ -702,10 +713,10 @@ impl Registry {
         Ok(certificate.to_vec())
     }
 
-    /// Who holds a certificate. Using a renewed one ends the life of the one before.
+    /// Returns the holder of a certificate. Using a renewed certificate invalidates the former one.
     ///
     /// # Errors
-    /// When it is nobody's, expired, or its holder was revoked.
+    /// If no member holds it, it has expired, or its holder was revoked.
     pub fn authorise(&mut self, certificate_der: &[u8], now_ms: u64) -> Result<(MemberName, Role), Refusal> {
         let print: Fingerprint = fingerprint(certificate_der);
         let print = hex(&print);
@@ -734,31 +745,31 @@ impl Registry {
         Ok((name, role))
     }
 
-    /// Cuts a member off, and takes back what it showed of the log.
+    /// Revokes a member and discards the evidence that its position provided about the log.
     ///
     /// # Errors
-    /// When there is no such member, or the file cannot be written.
+    /// If there is no such member, or the file cannot be written.
     pub fn revoke(&mut self, name: &MemberName, now_ms: u64) -> Result<(), TrustError> {
         let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
         member.state = MemberState::Revoked;
         member.revoked_ms = Some(now_ms);
         member.invite = None;
-        // Revoking a member whose position is evidence accepts the loss, also for when it is invited again.
+        // Revoking a member whose position proves a loss accepts that loss, even if the member is invited again later.
         member.contradiction = None;
         self.write_change(now_ms)
     }
 
-    /// Forgets a member; its certificates are nobody's from now on.
+    /// Removes a member; its certificates are unknown from now on.
     ///
     /// # Errors
-    /// When there is no such member, or the file cannot be written.
+    /// If there is no such member, or the file cannot be written.
     pub fn remove(&mut self, name: &MemberName, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.remove(name).ok_or_else(|| no_such(name))?;
         self.write_change(now_ms)
     }
 
-    /// Notes how far a member has come in a log that ends at `head`. `true` the first time: from then on it may pin the floor,
-    /// which has to be saved at once, while a later position that is lost does no harm.
+    /// Records the position of a member in a log that ends at `head`. Returns `true` the first time: from then on the
+    /// member may pin the floor, which must be saved immediately, while losing a later position does no harm.
     pub fn note_position(&mut self, name: &MemberName, applied: Seq, head: Seq, now_ms: u64) -> bool {
         let Some(member) = self.contents.members.get_mut(name) else { return false };
         let applied = applied.min(head);
@@ -771,7 +782,7 @@ impl Registry {
         member.applied.replace(applied).is_none() && !planted::is(Bug::FirstPositionLazy)
     }
 
-    /// Notes where a member says that it is reached. Written lazily, as positions are: it says so again.
+    /// Records the address that a member reports. Written lazily, like positions: the member reports it again.
     pub fn note_address(&mut self, name: &MemberName, external_addr: Option<&str>) {
         let Some(member) = self.contents.members.get_mut(name) else { return };
         if member.external_addr.as_deref() != external_addr {
@@ -780,8 +791,8 @@ impl Registry {
         }
     }
 
-    /// Whether a member pins the floor of a log that ends at `head`: it follows the log, has been heard of and got on within the
-    /// retention, and is not further behind than entries are kept for.
+    /// Returns whether a member pins the floor of a log that ends at `head`: it follows the log, was heard from and
+    /// made progress within the retention period, and does not lag by more entries than are kept for one member.
     #[must_use]
     pub fn counts(&self, member: &Member, now_ms: u64, retention_ms: u64, head: Seq) -> bool {
         let role_counts = member.role == Role::Webserver || (member.role == Role::Reader && self.policy.readers);
@@ -790,13 +801,13 @@ impl Registry {
         role_counts && is_enrolled && is_near && member.is_heard(now_ms, retention_ms, &self.contents.absences)
     }
 
-    /// Whether a member has been heard of within the retention.
+    /// Returns whether a member was heard from within the retention period.
     #[must_use]
     pub fn is_heard(&self, member: &Member, now_ms: u64, retention_ms: u64) -> bool {
         member.is_heard(now_ms, retention_ms, &self.contents.absences)
     }
 
-    /// Lowest sequence durably applied by all members that count; `head` when none does.
+    /// Returns the lowest sequence durably applied by all members that pin the floor; `head` if none does.
     #[must_use]
     pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
         let retention_ms = if planted::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
@@ -833,8 +844,8 @@ fn issued(authority: &Authority, certificate: &[u8], days: u32, now_ms: u64) -> 
     Certificate { issuer, ..certificate_of(&fingerprint(certificate), days, now_ms) }
 }
 
-/// Fails when the register in `path` is older than its copy: it is written first, so it was put in the place of a newer one. A
-/// copy that cannot be read says nothing.
+/// Returns an error if the registry in `path` is older than its copy. The registry is written first, so in that case an
+/// older file has replaced a newer one. A copy that cannot be read is ignored.
 fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
     let copy = path.with_file_name(COPY);
     let Some(newer) = read_text(&copy).ok().and_then(|text| parse(&text).ok()) else { return Ok(()) };
@@ -852,10 +863,10 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
     Err(TrustError::Damaged { path: path.to_owned(), what })
 }
 
-/// What is to be made of a file that is not there.
+/// Handles a registry file that does not exist: returns an empty registry only if there never was one.
 fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
     let has_copy = dir.join(COPY).exists();
-    // The register is written before the authority's key is made.
+    // The registry is written before the CA's key is created.
     if !has_copy && !dir.join("ca.key").exists() {
         return Ok(Contents::default());
     }

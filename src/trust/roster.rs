@@ -1,7 +1,7 @@
-//! Who may speak with whom when the datastore is not there to be asked: its members, as it last said.
+//! The membership list that members use among themselves while the datastore is unreachable.
 //!
-//! A member accepts another one's certificate only when its last roster names it. A roster is replaced as a whole by
-//! the next one, so whoever is no longer in it is cut off.
+//! A member accepts another member's certificate only if its latest roster contains it. Each roster replaces the former
+//! one as a whole, so a member that is no longer listed is locked out.
 
 use std::path::{Path, PathBuf};
 
@@ -12,35 +12,36 @@ use super::registry::Refusal;
 use super::{Fingerprint, Identity, Role, TrustError, fingerprint, hex, summed};
 use crate::model::MemberName;
 
-/// The roster's file, beside the identity.
+/// File name of the roster, next to the identity.
 const FILE: &str = "roster.json";
-/// Longest roster: more than that of [`super::MEMBERS_MAX`] members with the longest values that are accepted.
+/// Maximum size of a roster; more than [`super::MEMBERS_MAX`] members with the longest accepted values need.
 pub const BYTES_MAX: usize = 8 << 20;
-/// Version of rosters. A higher one means something that has to be understood.
+/// Version of the format. Rosters with a higher version are rejected.
 const VERSION: u32 = 1;
 
-/// A certificate that counts as its member's.
+/// A valid certificate of a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterCertificate {
-    /// Fingerprint, in hexadecimal.
+    /// Fingerprint, hexadecimal.
     pub fingerprint: String,
-    /// End of its life, milliseconds since 1970-01-01 UTC.
+    /// Expiry time in milliseconds since 1970-01-01 UTC.
     pub expires_ms: u64,
 }
 
-/// One member.
+/// A member in the roster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterMember {
-    /// Name.
+    /// Unique name of the member.
     pub name: MemberName,
-    /// Role.
+    /// Decides which operations the member may perform.
     pub role: Role,
     /// Its certificate, and a renewed one that it may not have received yet.
     pub certificates: Vec<RosterCertificate>,
-    /// Where it listens to other members, best first; empty when it does not, or has not said.
+    /// Addresses on which it accepts connections from other members, best first; empty if it accepts none or has not
+    /// reported them.
     #[serde(default)]
     pub peer_addresses: Vec<String>,
-    /// Where users and balancers reach it.
+    /// Address at which users and load balancers reach it.
     #[serde(default)]
     pub external_addr: Option<String>,
 }
@@ -48,10 +49,10 @@ pub struct RosterMember {
 /// The members of a fleet. Fields may be added; unknown ones are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
-    /// Version; the first one did not say.
+    /// Version of the format; absent in the first version.
     #[serde(default = "first_version")]
     pub version: u32,
-    /// The members by name.
+    /// The members, ordered by name.
     pub members: Vec<RosterMember>,
 }
 
@@ -65,23 +66,23 @@ impl Default for Roster {
     }
 }
 
-/// The part of a roster that every version has.
+/// The field that all versions share.
 #[derive(Deserialize)]
 struct Versioned {
     #[serde(default = "first_version")]
     version: u32,
 }
 
-/// A roster on a member's disk.
+/// A roster stored on a member's disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptRoster {
-    /// The roster.
+    /// The stored roster.
     #[serde(flatten)]
     pub roster: Roster,
-    /// When the datastore last sent or confirmed it, milliseconds since 1970-01-01 UTC.
+    /// Time at which the datastore last sent or confirmed it, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub confirmed_ms: u64,
-    /// Why the one that the datastore sent last is not believed. The roster is empty then.
+    /// Reason why the latest roster from the datastore was rejected. The roster is empty then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
@@ -91,10 +92,10 @@ fn path(data_dir: &Path) -> PathBuf {
 }
 
 impl Roster {
-    /// Reads a roster as it is sent.
+    /// Decodes a roster from its wire form.
     ///
     /// # Errors
-    /// When it is too long or not a roster.
+    /// If it is too long or not a roster.
     pub fn decode(body: &[u8]) -> Result<Roster, String> {
         if body.len() > BYTES_MAX {
             return Err(format!("a roster of {} bytes is too long", body.len()));
@@ -106,13 +107,13 @@ impl Roster {
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
 
-    /// The roster as it is sent.
+    /// Encodes the roster in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Takes certificates off the roster; returns whether any of them was on it.
+    /// Removes certificates from the roster. Returns whether any of them was listed.
     pub fn revoke(&mut self, certificates: &[Fingerprint]) -> bool {
         let revoked: std::collections::BTreeSet<String> = certificates.iter().map(|print| hex(print)).collect();
         let mut is_changed = false;
@@ -125,24 +126,24 @@ impl Roster {
         is_changed
     }
 
-    /// One member.
+    /// Returns the member with that name.
     #[must_use]
     pub fn member(&self, name: &MemberName) -> Option<&RosterMember> {
         self.members.iter().find(|member| member.name == *name)
     }
 
-    /// Who holds a certificate.
+    /// Returns the holder of a certificate.
     ///
     /// # Errors
-    /// When it is nobody's, or has expired.
+    /// If no member holds it, or it has expired.
     pub fn authorise(&self, certificate_der: &[u8], now_ms: u64) -> Result<(MemberName, Role), Refusal> {
         self.authorise_print(&fingerprint(certificate_der), now_ms)
     }
 
-    /// [`Roster::authorise`] for a certificate of which the fingerprint is known.
+    /// As [`Roster::authorise`], for a certificate whose fingerprint is known.
     ///
     /// # Errors
-    /// See [`Roster::authorise`].
+    /// As [`Roster::authorise`].
     pub fn authorise_print(&self, print: &Fingerprint, now_ms: u64) -> Result<(MemberName, Role), Refusal> {
         let print = hex(print);
         for member in &self.members {
@@ -156,8 +157,8 @@ impl Roster {
         Err(Refusal::Unknown)
     }
 
-    /// Takes over the addresses of members that `former` knew and this one does not: a datastore that was started anew
-    /// has not heard from everybody yet.
+    /// Copies the addresses of members from `former` where this roster has none: a restarted datastore has not received
+    /// them from all members yet.
     pub fn remember_addresses(&mut self, former: &Roster) {
         for member in self.members.iter_mut().filter(|member| member.peer_addresses.is_empty()) {
             if let Some(known) = former.member(&member.name) {
@@ -168,8 +169,8 @@ impl Roster {
 }
 
 impl KeptRoster {
-    /// The roster that was kept in `data_dir`; empty when there is none. A damaged one is as good as none: it would say
-    /// who may be believed, and the datastore sends another.
+    /// Reads the roster in `data_dir`; empty if there is none. A corrupt roster is treated as missing, because it
+    /// decides which peers are trusted. The datastore sends a new one.
     #[must_use]
     pub fn load(data_dir: &Path) -> KeptRoster {
         let path = path(data_dir);
@@ -179,7 +180,7 @@ impl KeptRoster {
             serde_json::from_str::<KeptRoster>(body).map_err(|error| error.to_string())
         });
         match decoded {
-            // Earlier versions did not note when; they wrote the file with every change.
+            // Earlier versions did not record the time, but wrote the file with every change.
             Ok(kept) if kept.confirmed_ms == 0 => KeptRoster { confirmed_ms: written_ms(&path), ..kept },
             Ok(kept) => kept,
             Err(error) => {
@@ -189,23 +190,23 @@ impl KeptRoster {
         }
     }
 
-    /// Whether the datastore ever sent one.
+    /// Returns whether the datastore ever sent a roster.
     #[must_use]
     pub fn is_kept(data_dir: &Path) -> bool {
         path(data_dir).exists()
     }
 
-    /// Keeps the roster in `data_dir`.
+    /// Stores the roster in `data_dir`.
     ///
     /// # Errors
-    /// When the file cannot be written; the former one stays then.
+    /// If the file cannot be written; the former one is kept then.
     pub fn save(&self, data_dir: &Path) -> Result<(), TrustError> {
         let body = serde_json::to_string(self).map_err(|error| TrustError::Refused(error.to_string()))?;
         write_private(&path(data_dir), summed::seal(&body).as_bytes())
     }
 }
 
-/// When a file was last written.
+/// Returns the modification time of a file.
 fn written_ms(path: &Path) -> u64 {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let since = modified.and_then(|modified| modified.duration_since(std::time::UNIX_EPOCH).ok());

@@ -1,9 +1,9 @@
-//! The recovery key's rotation: two keys side by side until every member holds a copy that the new one opens.
+//! Rotation of the recovery key: both keys are valid until every member holds a backup that the new one opens.
 //!
-//! The new key lies beside the present one, `recovery.next`, from `begin` to `finish`. As long as it does, copies of the authority
-//! are sealed under both, so that none is ever lost with a key: either opens every new copy, and the present one the old copies.
-//! Each step is one file that appears, takes the other's place or goes; an interruption leaves the state before or after it.
-//! Afterwards the names are noted (`key_note.rs`).
+//! The new key is stored next to the current one, in `recovery.next`, from `begin` to `finish`. During that time CA
+//! backups are encrypted under both keys, so that losing a key never loses a backup: either key opens every new backup,
+//! and the current key opens the old ones. Each step creates, renames or deletes one file, so an interruption leaves
+//! the state from before or after the step. Afterwards the names of the keys are recorded (`key_note.rs`).
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,26 +14,27 @@ use super::key_note::{self, KeyNote, NOTE_FILE};
 use super::{RecoveryKey, TrustError};
 
 pub(super) const NEXT_FILE: &str = "recovery.next";
-/// Names of keys that counted once, or were to count, one a line.
+/// File with the names of former and abandoned keys, one per line.
 pub(super) const FORMER_FILE: &str = "recovery.former";
 
-/// The recovery keys that count.
+/// The valid recovery keys of a datastore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryKeys {
-    /// The present one.
+    /// The current key.
     pub current: RecoveryKey,
-    /// The one that takes its place.
+    /// The key that will replace it, during a rotation.
     pub next: Option<RecoveryKey>,
 }
 
 impl RecoveryKeys {
-    /// Those of the datastore whose trust directory is `dir`; `None`: it has none yet. Nothing is created or changed.
+    /// Reads the keys of the datastore with the trust directory `dir`; `None` if it has none yet. Changes nothing.
     ///
     /// # Errors
-    /// When a file is damaged or readable by others, or a key that was there is missing, or another one is in its place.
+    /// If a file is corrupt or readable by others, or a recorded key is missing or was replaced by another one.
     pub fn load(dir: &Path) -> Result<Option<RecoveryKeys>, TrustError> {
-        // In this order, in which steps that are done meanwhile are no contradiction: what is noted was there before; a rotation
-        // that ends shows the new key twice, and no moment without it; what a key was called is a former name before it goes.
+        // In this order, steps that another process completes concurrently cause no contradiction. Recorded names
+        // belong to keys that existed earlier. The end of a rotation shows the new key twice rather than not at all. A
+        // key's name is recorded as former before the key is deleted.
         let noted = KeyNote::read(dir);
         let next = RecoveryKey::read(&dir.join(NEXT_FILE))?;
         let current = RecoveryKey::load(dir)?;
@@ -44,17 +45,17 @@ impl RecoveryKeys {
         };
         let next = next.filter(|next| *next != current);
         let keys = RecoveryKeys { current, next };
-        // A note that cannot be read says nothing against keys that can.
+        // An unreadable record does not invalidate readable keys.
         if let Ok(Some(noted)) = noted {
             noted.after(&former).check(dir, &keys)?;
         }
         Ok(Some(keys))
     }
 
-    /// As [`RecoveryKeys::load`]; the first key is made when there never was one. Their names are noted.
+    /// As [`RecoveryKeys::load`], but creates the first key if there never was one. Records the names of the keys.
     ///
     /// # Errors
-    /// As [`RecoveryKeys::load`], and when there is no randomness.
+    /// As [`RecoveryKeys::load`], and if no random bytes are available.
     pub fn open_or_create(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         let found = match RecoveryKeys::load(dir)? {
             Some(keys) => Some(keys),
@@ -73,10 +74,11 @@ impl RecoveryKeys {
         RecoveryKeys::load(dir)?.ok_or_else(none)
     }
 
-    /// Begins a rotation, or goes on with the one that is under way. The new key counts from now on, beside the present one.
+    /// Starts a rotation, or continues the one that is under way. From now on both the new and the current key
+    /// are valid.
     ///
     /// # Errors
-    /// As [`RecoveryKeys::open_or_create`], and when the file cannot be written.
+    /// As [`RecoveryKeys::open_or_create`], and if the file cannot be written.
     pub fn begin(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         let keys = RecoveryKeys::open_or_create(dir)?;
         if keys.next.is_some() {
@@ -85,17 +87,17 @@ impl RecoveryKeys {
         private_dir(dir)?;
         let path = dir.join(NEXT_FILE);
         if RecoveryKey::read(&path)?.is_some() {
-            // It is the present key once more, which some other hand put there.
+            // It is a second copy of the current key, which this program did not write.
             std::fs::remove_file(&path).map_err(|source| TrustError::Io { path: path.clone(), source })?;
         }
         write_new_private(&path, format!("{}\n", RecoveryKey::generate()?).as_bytes())?;
         RecoveryKeys::open_or_create(dir)
     }
 
-    /// Ends the rotation: only the new key counts from now on. `shown` is the new key as the operator has it.
+    /// Finishes the rotation: only the new key is valid from now on. `shown` is the new key as the operator has it.
     ///
     /// # Errors
-    /// When no rotation is under way, `shown` is another key, or the file cannot be renamed.
+    /// If no rotation is under way, `shown` is another key, or the file cannot be renamed.
     pub fn finish(dir: &Path, shown: &RecoveryKey) -> Result<RecoveryKeys, TrustError> {
         let keys = RecoveryKeys::existing(dir)?;
         let next = keys.next.ok_or_else(none)?;
@@ -115,11 +117,11 @@ impl RecoveryKeys {
         Ok(keys)
     }
 
-    /// Takes a rotation back: only the present key counts. A new key that is missing or cannot be read is given up; what is there
-    /// of it is kept beside.
+    /// Aborts a rotation: only the current key is valid. A new key that is missing or unreadable is abandoned, and the
+    /// rest of its file is kept under another name.
     ///
     /// # Errors
-    /// When none is under way, or the file cannot be removed.
+    /// If no rotation is under way, or the file cannot be removed.
     pub fn abort(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         let path = dir.join(NEXT_FILE);
         let noted = KeyNote::read(dir).ok().flatten().map(|noted| noted.after(&former_names(dir).unwrap_or_default()));
@@ -149,10 +151,11 @@ impl RecoveryKeys {
         Ok(keys)
     }
 
-    /// Puts a key back that was written down, where its file is missing or cannot be read. What is there of it is kept beside.
+    /// Restores a key that the operator had written down, if its file is missing or unreadable. The rest of that file
+    /// is kept under another name.
     ///
     /// # Errors
-    /// When it is not the key that is missing, as far as its name is known, or the file cannot be written.
+    /// If it is not the missing key, as far as its name is known, or the file cannot be written.
     pub fn put_back(dir: &Path, key: &RecoveryKey) -> Result<(), TrustError> {
         let (former, name) = (former_names(dir)?, key.name());
         let noted = KeyNote::read(dir).ok().flatten().map(|noted| noted.after(&former));
@@ -184,11 +187,11 @@ impl RecoveryKeys {
         Ok(())
     }
 
-    /// Gives up a key that is missing or damaged, which nobody has any more, and makes another one: no copy that was made before
-    /// opens with it. What is left of the former keys is kept beside.
+    /// Abandons a missing or corrupt key of which no copy exists, and creates a new one. The new key opens none of the
+    /// earlier backups. The rest of the former keys' files is kept under other names.
     ///
     /// # Errors
-    /// When no key is missing or damaged, or a file cannot be written.
+    /// If no key is missing or corrupt, or a file cannot be written.
     pub fn give_up(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         match RecoveryKeys::load(dir) {
             Err(TrustError::Damaged { .. }) => {}
@@ -213,11 +216,11 @@ impl RecoveryKeys {
         Ok(keys)
     }
 
-    /// Whether the key in `dir` stays when `given`, which opens a copy of its authority, comes with that copy: `given` may be a former
-    /// one.
+    /// Returns whether the key in `dir` is kept when a CA backup is restored that is opened by `given`, which may be a
+    /// former key.
     ///
     /// # Errors
-    /// When a key cannot be read only for now, or the one that is missing or damaged is another one than `given`.
+    /// If a key is unreadable for a temporary reason, or the missing or corrupt key is not `given`.
     pub(super) fn stays(dir: &Path, given: &RecoveryKey) -> Result<bool, TrustError> {
         let noted = match RecoveryKey::load(dir) {
             Ok(Some(_)) => return Ok(true),
@@ -237,21 +240,22 @@ impl RecoveryKeys {
         }
     }
 
-    /// Notes the names of the keys in `dir`, of which one has just come there.
+    /// Records the names of the keys in `dir` after one was written there.
     pub(super) fn note_those_of(dir: &Path) {
         if let Ok(Some(keys)) = RecoveryKeys::load(dir) {
             note(dir, &keys);
         }
     }
 
-    /// Makes `key`, which opens the copy that is put in place, the present key in `dir`. What is left of another one is kept beside;
-    /// of another authority's keys, unless `is_same`, everything is.
+    /// Makes `key`, which opens the backup that is being restored, the current key in `dir`. An existing file of
+    /// another key is kept under another name; unless `is_same`, so are all key files, because they belong to
+    /// another CA.
     pub(super) fn take(dir: &Path, key: &RecoveryKey, is_same: bool) -> Result<(), TrustError> {
         let others: &[&str] = if is_same { &[KEY_FILE] } else { &[KEY_FILE, NEXT_FILE, FORMER_FILE, NOTE_FILE] };
         for path in others.iter().map(|name| dir.join(name)).filter(|path| path.exists()) {
             set_aside(&path)?;
         }
-        // A former one counts again.
+        // A former key becomes valid again.
         let (mut names, name) = (former_names(dir)?, key.name());
         if names.contains(&name) {
             names.retain(|former| *former != name);
@@ -260,21 +264,21 @@ impl RecoveryKeys {
         write_private(&dir.join(KEY_FILE), format!("{key}\n").as_bytes())
     }
 
-    /// Names of the keys of the datastore whose trust directory is `dir` that count no more, as far as it knows.
+    /// Returns the known names of the keys that are no longer valid for the datastore with the trust directory `dir`.
     ///
     /// # Errors
-    /// When the file that names them cannot be read, or the keys cannot.
+    /// If the file with the names, or a key, cannot be read.
     pub fn former(dir: &Path) -> Result<Vec<String>, TrustError> {
         let current = RecoveryKeys::load(dir)?.map(|keys| keys.all()).unwrap_or_default();
         let names = former_names(dir)?;
         Ok(names.into_iter().filter(|name| !current.iter().any(|key| key.name() == *name)).collect())
     }
 
-    /// Copies the keys in `from`, and what is known of them, to `to`, a new trust directory. A present key that is damaged is not
-    /// copied; a new one is, as it is.
+    /// Copies the keys in `from`, and the records about them, to `to`, a new trust directory. A corrupt current key is
+    /// not copied; a next key is copied unchanged even if it is corrupt.
     ///
     /// # Errors
-    /// When a file cannot be read only for now, or cannot be written.
+    /// If a file is unreadable for a temporary reason, or cannot be written.
     pub(super) fn carry_over(from: &Path, to: &Path) -> Result<(), TrustError> {
         let mut files = Vec::new();
         for name in [FORMER_FILE, NEXT_FILE, NOTE_FILE] {
@@ -291,19 +295,19 @@ impl RecoveryKeys {
         files.iter().try_for_each(|(name, bytes)| write_private(&to.join(name), bytes))
     }
 
-    /// Whether a rotation is under way.
+    /// Returns whether a rotation is under way.
     #[must_use]
     pub fn is_rotating(dir: &Path) -> bool {
         dir.join(NEXT_FILE).exists()
     }
 
-    /// All of them.
+    /// Returns the current key and, during a rotation, the next one.
     #[must_use]
     pub fn all(&self) -> Vec<RecoveryKey> {
         [Some(&self.current), self.next.as_ref()].into_iter().flatten().cloned().collect()
     }
 
-    /// Their names, as a copy that they open tells them: `current`, or `current+next`.
+    /// Returns their names in the form that stamps of backups use: `current`, or `current+next`.
     #[must_use]
     pub fn names(&self) -> String {
         self.all().iter().map(RecoveryKey::name).collect::<Vec<_>>().join("+")
@@ -317,7 +321,7 @@ fn former_names(dir: &Path) -> Result<Vec<String>, TrustError> {
     }
 }
 
-/// Before the key goes: what is sealed under it in other places can be told from what is another authority's.
+/// Called before a key is deleted: data encrypted under it elsewhere can then be distinguished from that of another CA.
 fn note_former(dir: &Path, name: &str) -> Result<(), TrustError> {
     let mut names = former_names(dir)?;
     if !names.iter().any(|known| known == name) {
@@ -331,7 +335,7 @@ fn write_former(dir: &Path, names: &[String]) -> Result<(), TrustError> {
     write_private(&dir.join(FORMER_FILE), text.as_bytes())
 }
 
-/// The present key, without which no step is done.
+/// Returns the current key, which every step requires.
 fn present(dir: &Path) -> Result<RecoveryKey, TrustError> {
     let missing = || {
         let what = format!("it is missing; {}", key_note::PUT_BACK);
@@ -340,14 +344,14 @@ fn present(dir: &Path) -> Result<RecoveryKey, TrustError> {
     RecoveryKey::load(dir)?.ok_or_else(missing)
 }
 
-/// Notes which keys there are. What is not noted now is noted with the next use.
+/// Records the names of the keys. If this fails, the next use records them.
 fn note(dir: &Path, keys: &RecoveryKeys) {
     if let Err(error) = KeyNote::keep(dir, keys) {
         tracing::warn!(%error, "the names of the recovery keys could not be noted");
     }
 }
 
-/// A file that only its owner may read, whatever it holds.
+/// Reads a file that only its owner may read, whatever its contents.
 fn raw(path: &Path) -> Result<Option<Vec<u8>>, TrustError> {
     let io = |source| TrustError::Io { path: path.to_owned(), source };
     let mode = match std::fs::metadata(path) {
@@ -398,7 +402,7 @@ mod tests {
         assert_eq!(RecoveryKeys::finish(&dir, &third).expect("ends").all(), from_ref(&third));
         assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&third));
 
-        // What counted, or was to count, is known by name, and goes with the keys to where they are taken.
+        // Former and abandoned keys are known by name, and the names are copied along with the keys.
         assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name(), first.name()]);
         let next = RecoveryKeys::begin(&dir).expect("begins once more");
         let other = temp.path().join("other");
@@ -407,7 +411,7 @@ mod tests {
         assert_eq!(RecoveryKeys::former(&other).expect("reads"), [second.name(), first.name()]);
     }
 
-    /// A directory with a key, or with one that is being replaced.
+    /// Starts a rotation in a directory. Returns the current and the next key.
     fn rotating(dir: &Path) -> (RecoveryKey, RecoveryKey) {
         let keys = RecoveryKeys::begin(dir).expect("begins");
         (keys.current, keys.next.expect("a new one"))
@@ -444,7 +448,7 @@ mod tests {
                 assert!(RecoveryKeys::put_back(&dir, key).is_err(), "it is there");
                 assert_eq!(dir.join(format!("{file}.left-1")).exists(), torn, "what is there of it is kept");
             }
-            // A new key that is gone may be given up.
+            // A next key that is lost may be abandoned.
             match torn {
                 true => std::fs::write(dir.join(NEXT_FILE), "gwr1.").expect("tears"),
                 false => std::fs::remove_file(dir.join(NEXT_FILE)).expect("removes"),
@@ -452,7 +456,7 @@ mod tests {
             assert_eq!(RecoveryKeys::abort(&dir).expect("takes it back").all(), from_ref(&first));
             assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name()]);
             assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&first));
-            // The key of another time is not the key.
+            // A former key is not accepted as the current one.
             std::fs::write(dir.join(KEY_FILE), format!("{second}\n")).expect("writes");
             damaged(&dir, KEY_FILE);
             RecoveryKeys::put_back(&dir, &second).expect_err("is a former one");

@@ -1,9 +1,10 @@
-//! From one authority to the one that took its place: what the former key says of the next one.
+//! Links from a CA to its successor, signed with the former CA's key.
 //!
-//! While both keys are there, the former one signs the certificate of its successor. A member takes a new root only with the word
-//! of one that it trusts. A datastore carries these words in its own certificate, so that a member that was away until the former
-//! root was gone can tell a rotation from another datastore. It does not follow them by itself then: a rotation may be the answer
-//! to a key that leaked, and whoever has that key could lead members anywhere.
+//! While both keys exist, the former CA signs the certificate of its successor. A member accepts a new root only with
+//! the signature of a root that it trusts. A datastore includes these signatures in its own certificate. A member that
+//! was offline until the former root was gone can therefore distinguish a rotation from a different datastore. In that
+//! case it does not follow the links automatically: the rotation may be the response to a leaked key, and an attacker
+//! with that key could redirect members anywhere.
 
 use rcgen::CustomExtension;
 use rustls::pki_types::CertificateDer;
@@ -12,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use super::proof::has_signed;
 use super::{Authority, TrustError};
 
-/// Begins what is signed, so that no other signature of the authority's key can be taken for it.
+/// Domain separator: prevents other signatures of the CA's key from being accepted as a link.
 const DOMAIN: &[u8] = b"gravwell successor v1\0";
-/// Name of the extension: below the arc of UUIDs, which nobody has to be asked for.
+/// Object identifier of the certificate extension, in the UUID arc, which needs no registration.
 const OID: [u64; 3] = [2, 25, 7_245_316_871_093_465_112];
-/// Links that a certificate carries: it travels in every handshake.
+/// Maximum number of links in a certificate, which is sent in every handshake.
 pub(super) const LINKS_MAX: usize = 4;
 
-/// One step: a root, and the word of the root before it.
+/// One step of the succession: a root, with the signature of the root before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Certificate of the authority that followed, DER.
+    /// Certificate of the succeeding CA, DER.
     pub root: Vec<u8>,
-    /// Signature of the one before it.
+    /// Signature by the preceding CA.
     pub word: Vec<u8>,
 }
 
@@ -33,28 +34,28 @@ fn message(root: &[u8]) -> Vec<u8> {
 }
 
 impl Authority {
-    /// Its word for another authority.
+    /// Signs another CA's certificate as a successor.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub(super) fn vouch(&self, other: &CertificateDer<'_>) -> Result<Vec<u8>, TrustError> {
         self.sign(&message(other))
     }
 }
 
-/// Whether `word` is that of the authority with the certificate `root` for the one with the certificate `other`.
+/// Returns whether `word` is a signature by the CA with the certificate `root` for the CA with the certificate `other`.
 pub(super) fn vouches(root: &CertificateDer<'_>, other: &[u8], word: &[u8]) -> bool {
     has_signed(root, &message(other), word)
 }
 
-/// What a certificate carries; the latest links, when there are more than fit.
+/// Returns the certificate extension with the links; only the latest ones if there are too many.
 pub(super) fn extension(links: &[Link]) -> Option<CustomExtension> {
     let latest = &links[links.len().saturating_sub(LINKS_MAX)..];
     let bytes = postcard::to_stdvec(latest).expect("invariant: encoding into memory cannot fail");
     (!latest.is_empty()).then(|| CustomExtension::from_oid_content(&OID, bytes))
 }
 
-/// The root to which the links in `leaf` lead from one of `trusted`; `None`: they lead nowhere.
+/// Returns the root to which the links in `leaf` lead from one of `trusted`; `None` if they lead to none.
 pub(super) fn successor(
     leaf: &CertificateDer<'_>,
     trusted: &[CertificateDer<'static>],

@@ -1,7 +1,7 @@
-//! TLS 1.3 configurations for both sides: no tickets, no early data, one explicit provider.
+//! TLS 1.3 configurations for both sides: no tickets, no early data, one explicit crypto provider.
 //!
-//! Session tickets are off because a resumed session would skip the check of the certificate, and a revoked member
-//! would come back.
+//! Session tickets are disabled because a resumed session would skip the certificate check and readmit a
+//! revoked member.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use super::{Authorities, Authority, Fingerprint, Identity, TrustError, fingerpri
 
 /// Protocol of members, with certificates on both sides.
 pub const ALPN_LOG: &[u8] = b"gravwell-log/1";
-/// Protocol of a member's connection that carries nothing but chunks.
+/// Protocol of a member's separate connection for chunks.
 pub const ALPN_CHUNKS: &[u8] = b"gravwell-chunks/1";
 /// Protocol between members, with certificates on both sides.
 pub const ALPN_PEER: &[u8] = b"gravwell-peer/1";
-/// Protocol of those who have a token but no certificate yet.
+/// Protocol of clients that have a token but no certificate yet.
 pub const ALPN_JOIN: &[u8] = b"gravwell-join/1";
 
 fn provider() -> Arc<CryptoProvider> {
@@ -39,7 +39,7 @@ fn roots(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<RootCertStore>
     Ok(Arc::new(roots))
 }
 
-/// A certificate of the datastore's own, and the name of the authority that signed it.
+/// A server certificate of the datastore, and the name of the CA that signed it.
 #[derive(Debug)]
 struct Own {
     certified: Arc<CertifiedKey>,
@@ -61,7 +61,8 @@ impl Own {
     }
 }
 
-/// Shows the certificate of the present authority; in a rotation, that of the new one to who says to trust it alone.
+/// Selects the server certificate: that of the current CA or, in a rotation, that of the next CA for clients that
+/// announce to trust only the next one.
 #[derive(Debug)]
 struct Chosen {
     current: Own,
@@ -77,11 +78,12 @@ impl ResolvesServerCert for Chosen {
     }
 }
 
-/// The datastore's side. Clients without a certificate get no further than the join protocol. Former authorities are among those
-/// whose certificates show who connects, so that it can be told why it is refused: the register says who may.
+/// Returns the configuration of the datastore. Clients without a certificate can only use the join protocol.
+/// Certificates signed by former CAs are accepted in the handshake, so that their holders can be informed why they are
+/// rejected: the registry decides on authorization.
 ///
 /// # Errors
-/// When no certificate can be made.
+/// If the server certificate cannot be created.
 pub fn server_config(authorities: &Authorities, names: &[String], now_ms: u64) -> Result<ServerConfig, TrustError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(authorities.all())?, provider())
         .allow_unauthenticated()
@@ -100,10 +102,10 @@ pub fn server_config(authorities: &Authorities, names: &[String], now_ms: u64) -
     Ok(config)
 }
 
-/// A member's side, for one of the protocols.
+/// Returns the configuration of a member that connects to the datastore, for one of the protocols.
 ///
 /// # Errors
-/// When the identity does not decode.
+/// If the identity does not decode.
 pub fn member_config(identity: &Identity, protocol: &[u8]) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -116,10 +118,11 @@ pub fn member_config(identity: &Identity, protocol: &[u8]) -> Result<ClientConfi
     Ok(config)
 }
 
-/// A member's side towards members that connect to it. Whether a certificate counts is for the roster to say.
+/// Returns the configuration of a member for connections from other members. The roster decides which certificates
+/// are accepted.
 ///
 /// # Errors
-/// When the identity does not decode.
+/// If the identity does not decode.
 pub fn peer_server_config(identity: &Identity) -> Result<ServerConfig, TrustError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -132,10 +135,11 @@ pub fn peer_server_config(identity: &Identity) -> Result<ServerConfig, TrustErro
     Ok(config)
 }
 
-/// A member's side towards members that it connects to. Whether a certificate counts is for the roster to say.
+/// Returns the configuration of a member for connections to other members. The roster decides which certificates
+/// are accepted.
 ///
 /// # Errors
-/// When the identity does not decode.
+/// If the identity does not decode.
 pub fn peer_client_config(identity: &Identity) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -148,16 +152,16 @@ pub fn peer_client_config(identity: &Identity) -> Result<ClientConfig, TrustErro
     Ok(config)
 }
 
-/// What a handshake's error says when the datastore's authority was replaced by another one.
+/// Text in a handshake error if the datastore's CA was replaced by another one.
 pub const ROTATED: &str = "AuthorityRotated";
 
-/// The datastore's authority was replaced by one that this member does not trust.
+/// The datastore's CA was replaced by one that this member does not trust.
 #[derive(Debug, thiserror::Error)]
 #[error("the datastore's authority was replaced")]
 struct AuthorityRotated;
 
-/// Accepts the datastore by the roots that a member trusts, and says which those are. Tells one whose authority was replaced from
-/// others.
+/// Verifies the datastore against the roots that a member trusts, and announces these roots in the handshake.
+/// Distinguishes a replaced CA from a foreign one.
 #[derive(Debug)]
 struct KnownDatastore {
     roots: Vec<CertificateDer<'static>>,
@@ -172,7 +176,7 @@ impl KnownDatastore {
         Ok(KnownDatastore { roots: trusted, names, inner: server_verifier(store)? })
     }
 
-    /// Whether the links in a certificate lead from a root that is trusted to the one that signed it.
+    /// Returns whether the links in a certificate lead from a trusted root to the CA that signed it.
     fn is_rotated(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
         let Some(successor) = succession::successor(leaf, &self.roots) else { return false };
         let verifier = roots(vec![successor]).and_then(server_verifier);
@@ -234,8 +238,9 @@ fn member_verifier(identity: &Identity) -> Result<Arc<dyn ClientCertVerifier>, T
         .map_err(|error| TrustError::Certificate(error.to_string()))
 }
 
-/// Accepts the certificates of members on the side that was connected to. They are made for clients, so that no member
-/// can pass for the datastore; between members, who is a client is an accident, and names are the roster's affair.
+/// Accepts certificates of members in the server role. Member certificates are issued for client authentication only,
+/// so that no member can impersonate the datastore. Between members the TLS roles are arbitrary, and the roster
+/// checks names.
 #[derive(Debug)]
 struct AnyMember {
     members: Arc<dyn ClientCertVerifier>,
@@ -276,10 +281,10 @@ impl ServerCertVerifier for AnyMember {
     }
 }
 
-/// The side of one who joins: believes only the authority that the token pins.
+/// Returns the configuration of a joining process, which trusts only the CA that the token pins.
 ///
 /// # Errors
-/// When the provider is refused.
+/// If the crypto provider is rejected.
 pub fn join_config(authority: Fingerprint) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -292,7 +297,7 @@ pub fn join_config(authority: Fingerprint) -> Result<ClientConfig, TrustError> {
     Ok(config)
 }
 
-/// Accepts servers whose chain carries the pinned authority and verifies against it.
+/// Accepts servers whose chain contains the pinned CA and verifies against it.
 #[derive(Debug)]
 struct PinnedAuthority {
     authority: Fingerprint,

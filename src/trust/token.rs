@@ -1,7 +1,7 @@
-//! The one-time token that lets a process join: where to go, whom to believe there, and a secret.
+//! The one-time token with which a process joins: addresses of the datastore, fingerprint of its CA, and a secret.
 //!
-//! Text form: `gw1.`, then base64url of a postcard body and the first 4 bytes of its BLAKE3 hash, so that a
-//! token cut short in copying is told from a wrong one.
+//! Text form: `gw1.`, then base64url of a postcard body and the first 4 bytes of its BLAKE3 hash, so that a truncated
+//! token can be distinguished from an invalid one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,27 +14,27 @@ use super::Fingerprint;
 use crate::model::MemberName;
 
 const PREFIX: &str = "gw1.";
-/// Longest text that is looked at.
+/// Maximum length of a text that is decoded.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 const CHECK_BYTES: usize = 4;
 
 /// A join token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// Where the datastore may be reached, `host:port`, to be tried in this order.
+    /// Addresses of the datastore, `host:port`, to be tried in this order.
     pub addresses: Vec<String>,
-    /// Fingerprint of its authority.
+    /// Fingerprint of the datastore's CA.
     pub authority: Fingerprint,
     /// Proves the invitation.
     pub secret: [u8; 32],
-    /// Name of the member-to-be.
+    /// Name of the invited member.
     pub name: MemberName,
-    /// When it expires, milliseconds since 1970-01-01 UTC.
+    /// Expiry time in milliseconds since 1970-01-01 UTC.
     pub expires_ms: u64,
 }
 
 impl Token {
-    /// Puts a token together.
+    /// Creates a token from its parts.
     #[must_use]
     pub fn new(
         addresses: Vec<String>,
@@ -62,13 +62,13 @@ impl fmt::Display for Token {
     }
 }
 
-/// Text that is not a token.
+/// Error for text that is not a valid token.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadToken {
-    /// It does not look like one.
+    /// The text does not have the form of a token.
     #[error("this is not a join token: a token starts with `{PREFIX}`; make one with `gravwell-logctl enroll`")]
     NotAToken,
-    /// It was cut or altered.
+    /// The token was truncated or altered.
     #[error("the join token is incomplete or altered: copy it again, whole")]
     Altered,
 }

@@ -76,7 +76,7 @@ fn p13_a_rotation_that_is_interrupted_at_any_file_leaves_the_state_before_or_aft
     let remove = |name: &'static str| -> Step<'static> {
         Box::new(move |dir: &Path| fs::remove_file(dir.join(name)).expect("removes"))
     };
-    // From where, through which steps, and after how many of them it counts as done.
+    // Name, initial directory, steps, number of steps after which it counts as done, and the expected CAs.
     type Case<'a> = (&'a str, &'a Path, Vec<Step<'a>>, usize, Fingerprint, Option<Fingerprint>);
     let cases: [Case<'_>; 3] = [
         (
@@ -125,11 +125,11 @@ fn p13_a_rotation_that_is_interrupted_at_any_file_leaves_the_state_before_or_aft
             let looked = Authorities::load(&dir).expect("loads");
             assert_eq!(state(&looked), expected, "{what}, {count} steps");
             assert_eq!(Authorities::is_rotating(&dir), expected.1.is_some(), "{what}, {count} steps");
-            // The authority alone, as recoveries read it.
+            // The CA alone, as recovery reads it.
             assert_eq!(Authority::load(&dir).expect("loads").fingerprint(), expected.0, "{what}, {count} steps");
             let opened = Authorities::open_or_create(&dir, NOW).expect("opens");
             assert_eq!(state(&opened), expected, "{what}, {count} steps");
-            // Whatever comes next can be done.
+            // All later operations succeed.
             let begun = Authorities::begin(&dir, NOW).expect("begins");
             assert_eq!(print(begun.current()), expected.0, "{what}, {count} steps");
             let ended = Authorities::finish(&dir, Generation(1), NOW).expect("ends");
@@ -156,7 +156,7 @@ fn p13_a_replaced_authority_vouches_for_its_own_time_alone() {
         [true, false, false, true],
         "of its time, of a later generation, of a later time, of the present one"
     );
-    // One that was taken back never signed a position.
+    // A CA whose rotation was aborted never signed a position.
     let begun = Authorities::begin(&dir, NOW).expect("begins");
     let taken_back = proof_of(begun.next().expect("a new one"), 1, NOW);
     let back = Authorities::abort(&dir, Generation(3), NOW + 7).expect("takes it back");
@@ -187,7 +187,7 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
         (&during, begun.current(), begun.next(), 0),
         (&after, done.current(), None, 1),
     ] {
-        // What is left of the other phases is not taken for a part of this one.
+        // Leftover files of the other phases are not mistaken for a part of this one.
         let left = temp.path().join(format!("left-{}-{former}", u8::from(next.is_some())));
         copied(&dir, &left);
         fs::write(left.join(NEXT_KEY), "left").expect("writes");
@@ -198,7 +198,7 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
         assert_eq!((print(back.current()), back.next().map(print)), (print(current), next.map(print)));
         assert_eq!(back.former().len(), former);
     }
-    // Copies of other phases are told from those of another datastore.
+    // Backups from other phases are distinguished from those of another datastore.
     assert!(after.check_same(&dir).is_ok());
     let said = before.check_same(&dir).expect_err("is former").to_string();
     assert!(said.contains("which that one replaced at"), "{said}");
@@ -251,7 +251,7 @@ fn p13_half_of_the_new_authority_is_damage_is_never_overwritten_and_comes_back_f
                 .is_in_use(&authority_name(&print(back.next().expect("is back"))))
         );
     }
-    // A key that was to go with a rotation that was taken back is no damage, and what is there is never overwritten.
+    // The leftover key of an aborted rotation is not corruption, and existing files are never overwritten.
     let ended = temp.path().join("ended");
     copied(&dir, &ended);
     Authorities::abort(&ended, Generation(1), NOW).expect("takes it back");
@@ -316,7 +316,7 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
         |identity: &Identity| identity.roots().expect("roots").iter().map(|root| fingerprint(root)).collect::<Vec<_>>();
     let (old, new) = (print(begun.current()), print(begun.next().expect("a new one")));
 
-    // Somebody else's root is not trusted, whatever word comes with it.
+    // The root of another datastore is not trusted, whatever signature it carries.
     let other = Authorities::begin(&temp.path().join("other"), NOW).expect("begins");
     let foreign = other.roots(|_| false).expect("roots");
     assert!(identity.take_roots(&foreign).is_err());
@@ -334,7 +334,7 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
     assert!(identity.take_roots(&done.roots(|_| false).expect("roots")).expect("takes"));
     assert_eq!(prints(&Identity::load(&home).expect("loads")), [new]);
 
-    // What was taken back stays trusted while somebody has a certificate of it.
+    // A CA whose rotation was aborted stays trusted while a member has a certificate from it.
     let third = Authorities::begin(&trust, NOW).expect("begins").next().map(print).expect("a new one");
     let back = Authorities::abort(&trust, Generation(1), NOW).expect("takes it back");
     let in_use = authority_name(&third);

@@ -1,25 +1,25 @@
-//! When the datastore could hear nobody: from when the register was written last to when it was opened again. It is kept in the
-//! register, because the members' silence is judged again after each start.
+//! Periods during which the datastore could not receive from any member: from the last write of the registry until it
+//! was opened again. They are stored in the registry because the members' silence is evaluated again after each start.
 
 use serde::{Deserialize, Serialize};
 
-/// Absences that are kept apart.
+/// Maximum number of absences that are stored separately.
 const APART_MAX: usize = 32;
 
-/// A time in which nobody could be heard.
+/// A period during which no member could be heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Absence {
     from_ms: u64,
     lasted_ms: u64,
 }
 
-/// How much of `absences` lies after `seen_ms`.
+/// Returns the total duration of the absences that start at or after `seen_ms`.
 pub(super) fn since(absences: &[Absence], seen_ms: u64) -> u64 {
     let after = absences.iter().filter(|absence| seen_ms <= absence.from_ms);
     after.fold(0, |sum, absence| sum.saturating_add(absence.lasted_ms))
 }
 
-/// Adds one. Of too many the two oldest become one, which a member that was heard between them has in its favour.
+/// Adds an absence. If there are too many, the two oldest are merged, in favour of members that were seen between them.
 pub(super) fn add(absences: &mut Vec<Absence>, from_ms: u64, to_ms: u64) {
     let lasted_ms = to_ms.saturating_sub(from_ms);
     if lasted_ms == 0 {

@@ -1,9 +1,11 @@
-//! Changes of who may take part, counted and named: by them a register is told from an earlier one, and from one that went another way.
+//! Counts and names membership changes, so that a registry can be distinguished from an earlier one and from one that
+//! has diverged.
 //!
-//! Every write of the register has a revision, also one of positions alone, so an old register that is in use for an hour has a higher
-//! one than the register that it took the place of. Changes are counted apart. The latest of them have names, so that of two
-//! registers one is known to go on from the other, or not to. The datastore signs the last one for its members; what they show later
-//! is believed as far as the datastore has signed it.
+//! Every write of the registry increments its revision, even a write of positions alone. An old registry that has been
+//! in use for an hour therefore has a higher revision than the registry that it replaced, so changes are counted
+//! separately. The latest changes have names, which show whether one registry descends from another. The datastore
+//! signs the mark of the last change for its members. A mark that a member presents later is believed only if the
+//! datastore signed it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,16 +17,17 @@ use crate::codec::jsonl::timestamp;
 use crate::trust::proof::has_signed;
 use crate::trust::{Authorities, Authority, TrustError};
 
-/// Begins what is signed, so that no other signature of the authority's key can be taken for one.
+/// Domain separator: prevents other signatures of the CA's key from being accepted as signed marks.
 const DOMAIN: &[u8] = b"gravwell register v1\0";
-/// Changes of which the names are kept.
+/// Maximum number of changes whose names are kept.
 const NAMED_MAX: usize = 256;
-/// A register that an operator takes for the latest is so much further, and counts from the time at which that was: no other one has
-/// come as far, also not one that was taken for the latest before, and went on from there.
+/// Amount by which the count is raised when an operator accepts a registry as the latest. The count also starts no
+/// lower than the time of acceptance, so that it exceeds every other registry, even one that was accepted earlier and
+/// has been changed since.
 const ACCEPTED: u64 = 1 << 32;
-/// Changes in a millisecond are fewer. The count stays below 2^53, which JSON keeps exact.
+/// Upper bound on the changes per millisecond. Counts stay below 2^53, which JSON represents exactly.
 const CHANGES_PER_MS: u64 = 1 << 10;
-/// Digits of a name.
+/// Hexadecimal digits of a change's name.
 const NAME_CHARS: usize = 16;
 
 impl std::fmt::Display for RegisterMark {
@@ -42,13 +45,13 @@ impl SignedMark {
     /// Signs a mark.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn sign(authority: &Authority, mark: RegisterMark) -> Result<SignedMark, TrustError> {
         let signature = STANDARD.encode(authority.sign(&message(&mark))?);
         Ok(SignedMark { mark, signature })
     }
 
-    /// Whether one of `authorities` has signed it, also one that was replaced.
+    /// Returns whether one of `authorities`, including replaced ones, has signed the mark.
     #[must_use]
     pub fn is_of(&self, authorities: &Authorities) -> bool {
         let Ok(signature) = STANDARD.decode(&self.signature) else { return false };
@@ -56,24 +59,24 @@ impl SignedMark {
     }
 }
 
-/// How a register that was seen is related to the one that is here.
+/// Relation of a registry that was seen to the local one, if the local one does not descend from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// It has come further.
+    /// The other registry is later.
     Later,
-    /// It is none that this one went on from.
+    /// The local registry does not descend from the other one.
     Apart,
 }
 
-/// What a register keeps of its changes.
+/// The membership changes as stored in a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Changes {
     count: u64,
     #[serde(default)]
     changed_ms: u64,
-    /// Names of the latest ones, the last one last.
+    /// Names of the latest changes, oldest first.
     names: Vec<String>,
-    /// A later register that a member has shown.
+    /// Mark of a later registry that a member has presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shown: Option<RegisterMark>,
 }
@@ -91,26 +94,28 @@ impl Changes {
 }
 
 impl Registry {
-    /// Its changes. A version that counted none wrote its revision with every change, so that this is never less than before.
+    /// Returns the changes. Versions that count no changes wrote a new revision with every change, so starting from the
+    /// revision never lowers the count.
     pub(super) fn changes(&self) -> Changes {
         let (count, changed_ms) = (self.contents.revision.saturating_add(1), self.contents.saved_ms);
         self.contents.changes.clone().unwrap_or(Changes { count, changed_ms, ..Changes::default() })
     }
 
-    /// How far it has come.
+    /// Returns the mark of the latest change.
     #[must_use]
     pub fn mark(&self) -> RegisterMark {
         let Changes { count, changed_ms, mut names, .. } = self.changes();
         RegisterMark { count, name: names.pop().unwrap_or_default(), changed_ms }
     }
 
-    /// How a register that was seen is related to this one; `None`: this one goes on from it, as far as is known.
+    /// Returns how a registry that was seen is related to this one; `None` if this one descends from it, as far as
+    /// is known.
     #[must_use]
     pub fn relation(&self, seen: &RegisterMark) -> Option<Relation> {
         self.changes().relation(seen)
     }
 
-    /// Whether it is known to go on from `earlier`.
+    /// Returns whether this registry is known to descend from `earlier`.
     #[must_use]
     pub fn goes_on_from(&self, earlier: &Registry) -> bool {
         let (mark, changes) = (earlier.mark(), self.changes());
@@ -118,13 +123,13 @@ impl Registry {
         is_named && changes.relation(&mark).is_none()
     }
 
-    /// A later register that a member has shown, or one that went another way.
+    /// Returns the mark of a later or diverged registry that a member has presented.
     #[must_use]
     pub fn shown(&self) -> Option<RegisterMark> {
         self.changes().shown.filter(|shown| self.relation(shown).is_some())
     }
 
-    /// Notes a register that a member has shown. False: it is no news.
+    /// Records a mark that a member has presented. Returns `false` if it adds nothing new.
     pub fn note_shown(&mut self, seen: &RegisterMark) -> bool {
         let mut changes = self.changes();
         if self.relation(seen).is_none() || changes.shown.as_ref().is_some_and(|shown| shown.count >= seen.count) {
@@ -136,7 +141,7 @@ impl Registry {
         true
     }
 
-    /// Counts a change.
+    /// Counts a change and names it.
     pub(super) fn note_change(&mut self, now_ms: u64) {
         let mut changes = self.changes();
         changes.count = changes.count.saturating_add(1);
@@ -153,7 +158,8 @@ impl Registry {
         self.contents.changes = Some(changes);
     }
 
-    /// Takes this register for the latest, whatever others have come to: an operator said so. To be written.
+    /// Makes this registry the latest, whatever others have reached, because an operator decided so. The caller must
+    /// write it.
     pub(in crate::trust) fn set_on(&mut self, now_ms: u64) {
         let mut changes = self.changes();
         let shown = changes.shown.take().map_or(0, |shown| shown.count);
@@ -165,10 +171,10 @@ impl Registry {
         self.is_dirty = true;
     }
 
-    /// As `set_on`, durably; `least`, which was seen of another one, is passed as well.
+    /// As `set_on`, but durable. The new count also exceeds `least`, a mark of another registry.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn accept(&mut self, least: Option<&RegisterMark>, now_ms: u64) -> Result<(), TrustError> {
         if let Some(least) = least {
             let mut changes = self.changes();
@@ -179,8 +185,8 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Takes over the changes of a copy of this one, of which `before` is the mark when the copy was made. What changed here since
-    /// is a change more.
+    /// Adopts the changes made in a copy of this registry; `before` is the mark at the time of the copy. If this
+    /// registry has changed since, the adoption counts as one more change.
     pub(super) fn adopt_changes(&mut self, before: &RegisterMark, changed: &Registry, now_ms: u64) {
         if self.mark() == *before {
             let shown = self.changes().shown;
@@ -208,7 +214,7 @@ mod tests {
         Registry::from_text(text, NOW).expect("reads")
     }
 
-    /// A register with a member, and its text before that one is revoked.
+    /// Returns a registry with a revoked member, and its text from before the revocation.
     fn revoked() -> (Registry, String) {
         let mut registry = of("");
         registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
@@ -232,21 +238,21 @@ mod tests {
         }
         assert!(old.revision() > latest.revision());
         assert_eq!(old.relation(&latest.mark()), Some(Relation::Later));
-        // It goes another way, and comes as far and further.
+        // The old registry diverges, and reaches and exceeds the latest one's count.
         for count in 0..3 {
             old.invite(&MemberName::new(format!("new{count}")).expect("name"), Role::Reader, 9, NOW + 3, false)
                 .expect("invites");
             assert_eq!(old.relation(&latest.mark()), Some(Relation::Apart), "{count}");
             assert!(!old.goes_on_from(&latest));
         }
-        // What was seen is kept until an operator takes it for the latest.
+        // The mark that was seen is kept until an operator accepts the registry as the latest.
         assert!(old.note_shown(&latest.mark()) && !old.note_shown(&latest.mark()));
         let mut old = of(&old.text(NOW).expect("text"));
         assert_eq!(old.shown(), Some(latest.mark()));
         old.accept(None, NOW + 9).expect("accepts");
         assert_eq!((old.shown(), old.relation(&latest.mark())), (None, None));
         assert_eq!(latest.relation(&old.mark()), Some(Relation::Later));
-        // So is a copy of before that, when it is put back later.
+        // An earlier copy that is restored later can be accepted as well.
         old.revoke(&name(), NOW + 10).expect("revokes");
         let mut earliest = of(&before);
         earliest.accept(None, NOW + 20).expect("accepts");
@@ -264,7 +270,7 @@ mod tests {
         };
         let (mut latest, before) = revoked();
         let text = latest.text(NOW).expect("text");
-        // An upgrade, with a copy that was sealed just before it; and a version that counts none in between.
+        // An upgrade, with a copy that was sealed just before it, and a version in between that counts no changes.
         let (old, mut upgraded) = (of(&without(&before)), of(&without(&text)));
         assert_eq!(upgraded.relation(&old.mark()), None);
         assert_eq!(upgraded.relation(&latest.mark()), None);
@@ -297,7 +303,7 @@ mod tests {
         let mut altered = signed.clone();
         altered.mark.count += 1;
         assert!(!altered.is_of(&one));
-        // Also once that authority was replaced.
+        // Holds even after that CA was replaced.
         Authorities::begin(&dirs[0], NOW).expect("begins");
         let ended = Authorities::finish(&dirs[0], crate::model::Generation(1), NOW).expect("ends");
         assert!(signed.is_of(&ended));

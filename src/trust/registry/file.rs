@@ -1,4 +1,4 @@
-//! The register's file where it is held apart from the register, and the room that is kept for it on a full disk.
+//! The registry's file when it is held separately from the registry, and its disk reserve.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::env::reserve::Reserve;
 use crate::model::MemberName;
 use crate::trust::TrustError;
 
-/// Space that is kept beside the register: on a full disk a member can still be revoked.
+/// Disk reserve next to the registry: it allows members to be revoked even if the disk is full.
 const RESERVE: &str = "members.reserve";
-/// Room for a register of the most members.
+/// Enough for a registry with the maximum number of members.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// The file of a register that is held apart from it.
+/// The file of a registry from which it was split.
 #[derive(Debug)]
 pub struct RegistryFile {
-    /// `None`: nothing is written.
+    /// `None`: writes are ignored.
     path: Option<PathBuf>,
-    /// It does not hold what was to be written last.
+    /// The file does not hold the text that was last to be written.
     is_behind: bool,
 }
 
@@ -37,15 +37,15 @@ impl RegistryFile {
         self.is_behind
     }
 
-    /// Writes what [`Registry::unwritten`] gave; durable when it returns.
+    /// Writes the text returned by [`Registry::unwritten`]; durable when it returns.
     ///
     /// # Errors
-    /// When it cannot be written; the next [`Registry::unwritten`] gives all of it again.
+    /// If it cannot be written; the next [`Registry::unwritten`] returns the whole text again.
     pub fn write(&mut self, text: &str) -> Result<(), TrustError> {
         self.is_behind = true;
         if let Some(path) = &self.path {
             write_register(path, text)?;
-            // The register itself counts. Its copy shows that there was one, and may be a change behind.
+            // Only the registry itself is authoritative. Its copy shows that one existed and may be one change behind.
             if let Err(error) = write_copy(path, text) {
                 tracing::warn!(%error, "{COPY} could not be written; it is tried again");
                 return Ok(());
@@ -55,7 +55,7 @@ impl RegistryFile {
         Ok(())
     }
 
-    /// As [`RegistryFile::write`]; on a full disk the reserve is given back for it.
+    /// As [`RegistryFile::write`], but releases the disk reserve and tries again if the disk is full.
     ///
     /// # Errors
     /// As [`RegistryFile::write`].
@@ -66,7 +66,7 @@ impl RegistryFile {
         if has_room { self.write(text) } else { written }
     }
 
-    /// Makes the reserve again, where it is gone and there is room for it.
+    /// Re-creates the disk reserve if it was released and there is room for it.
     pub fn keep_reserve(&self) {
         if let Some(path) = &self.path {
             reserve_of(path).restore();
@@ -74,36 +74,38 @@ impl RegistryFile {
     }
 }
 
-/// What decides whether a member may take part.
+/// Returns the fields that decide whether a member may take part.
 fn standing(member: &Member) -> impl PartialEq + '_ {
     (member.state, member.role, &member.invite, member.enrolled_ms, member.revoked_ms)
 }
 
-/// What was reported since `before`, or else what `changed` makes of it.
+/// Returns `now` if it was reported after `before`, and the value from `changed` otherwise.
 fn later<T: PartialEq>(now: T, before: T, changed: T) -> T {
     if now == before { changed } else { now }
 }
 
 impl Registry {
-    /// Parts the register from its file, so that it can be read while the file is written.
+    /// Splits the registry from its file, so that it can be read while the file is written.
     #[must_use]
     pub fn into_parts(self) -> (Registry, RegistryFile) {
         let file = RegistryFile::new(self.path.clone(), self.is_dirty);
         (self.detached(), file)
     }
 
-    /// Goes on from the revision of `other`, a copy of this that was written, or was to be: no two texts have the same one.
+    /// Continues from the revision of `other`, a copy of this registry that was written or was about to be: no two
+    /// texts may have the same revision.
     pub fn count_on_from(&mut self, other: &Registry) {
         let (here, there) = (&mut self.contents, &other.contents);
         here.revision = here.revision.max(there.revision);
         here.saved_ms = here.saved_ms.max(there.saved_ms);
     }
 
-    /// Takes over what `changed` says of a member: a copy of this from when the member was `before` and this had come to the mark, which
-    /// was changed since. What the member has reported in the meantime stays.
+    /// Merges the change that `changed` made to a member. `changed` is a modified copy of this registry, taken when the
+    /// member was `before` and the registry was at the given mark. Values that the member has reported in the meantime
+    /// are kept.
     ///
     /// # Errors
-    /// When the member was revoked, or changed otherwise, in the meantime. Nothing is taken over then.
+    /// If the member was revoked or otherwise changed in the meantime. Nothing is merged then.
     pub fn adopt(
         &mut self,
         name: &MemberName,
@@ -134,7 +136,7 @@ impl Registry {
 
 fn merged(now: &Member, before: &Member, changed: &Member) -> Member {
     let mut merged = changed.clone();
-    // A certificate that was used, or said to be held, in the meantime has ended the life of those before it.
+    // A certificate that was used, or reported as held, in the meantime has invalidated its predecessors.
     if now.certificates != before.certificates {
         let was = |print: &str| before.certificates.iter().any(|certificate| certificate.fingerprint == print);
         let made = changed.certificates.iter().filter(|certificate| !was(&certificate.fingerprint));

@@ -1,18 +1,19 @@
-//! Which authority signed the members' certificates: in a rotation, and after it, that is not one and the same.
+//! Tracks which CA signed each member's certificates. During and after a rotation, members can differ.
 
 use super::{Certificate, Member, MemberState, Registry};
 use crate::model::MemberName;
 use crate::trust::{Authorities, End, Former, fingerprint, hex};
 
 impl Member {
-    /// Name of the authority that signed the latest certificate that it is known to have; `None`: it has none, or is of a version
-    /// that did not say.
+    /// Returns the name of the CA that signed the latest certificate that the member is known to hold; `None` if it has
+    /// none or the registry comes from a version that did not record it.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.usable().first()?.issuer.as_deref()
     }
 
-    /// The latest certificate that it is known to have, and those that it may have received since.
+    /// Returns the latest certificate that the member is known to hold, followed by those that it may have
+    /// received since.
     fn usable(&self) -> &[Certificate] {
         let held = self.certificates.iter().rposition(|certificate| certificate.is_held).unwrap_or(0);
         &self.certificates[held..]
@@ -20,7 +21,8 @@ impl Member {
 }
 
 impl Registry {
-    /// Notes that a member says which certificate it has. True: it is a renewed one that it was not known to have.
+    /// Records which certificate a member reports to hold. Returns whether it is a renewed one that the member was not
+    /// known to hold.
     pub fn note_held(&mut self, name: &MemberName, print: &str) -> bool {
         let Some(member) = self.contents.members.get_mut(name) else { return false };
         let mut renewed = member.certificates.iter_mut().skip(1);
@@ -31,7 +33,7 @@ impl Registry {
         true
     }
 
-    /// Notes that certificates of which it is not known who signed them are of the authority of that name.
+    /// Assigns certificates with an unknown issuer to the CA with that name.
     pub fn note_issuer(&mut self, authority: &str) {
         let all = self.contents.members.values_mut().flat_map(|member| &mut member.certificates);
         for certificate in all.filter(|certificate| certificate.issuer.is_none()) {
@@ -40,7 +42,7 @@ impl Registry {
         }
     }
 
-    /// Whether an enrolled member may show a certificate of the authority of that name.
+    /// Returns whether an enrolled member may present a certificate of the CA with that name.
     #[must_use]
     pub fn is_in_use(&self, authority: &str) -> bool {
         let enrolled = self.members().filter(|member| member.state == MemberState::Enrolled);
@@ -48,24 +50,24 @@ impl Registry {
         all.any(|certificate| certificate.issuer.as_deref() == Some(authority))
     }
 
-    /// Takes note of which authorities were replaced.
+    /// Sets which CAs were replaced.
     pub fn set_replaced(&mut self, authorities: &Authorities) {
         let replaced = authorities.former().iter().filter(|former| former.end == End::Replaced);
         self.replaced = replaced.map(Former::name).collect();
     }
 
-    /// Whether a member has no certificate but one of an authority that was replaced: nobody believes it.
+    /// Returns whether the member holds only a certificate of a replaced CA, which is no longer accepted.
     pub(super) fn is_left_behind(&self, member: &Member) -> bool {
         member.issuer().is_some_and(|issuer| self.replaced.iter().any(|replaced| replaced == issuer))
     }
 
-    /// Who was invited and has not come yet.
+    /// Iterates over the names of members with an unexpired invitation.
     pub fn invited(&self, now_ms: u64) -> impl Iterator<Item = &MemberName> {
         let is_open = move |member: &&Member| member.invite.as_ref().is_some_and(|invite| now_ms < invite.expires_ms);
         self.members().filter(is_open).map(|member| &member.name)
     }
 
-    /// Who holds a certificate, whatever it is worth.
+    /// Returns the holder of a certificate, whether or not the certificate is still valid.
     #[must_use]
     pub fn holder(&self, certificate_der: &[u8]) -> Option<&MemberName> {
         self.by_fingerprint.get(&hex(&fingerprint(certificate_der)))

@@ -1,11 +1,11 @@
-//! What members are told of each other.
+//! The membership information that the datastore sends to members.
 
 use super::{Certificate, Member, MemberState, Registry};
 use crate::model::ids::hex_bytes;
 use crate::trust::{Fingerprint, Role, Roster, RosterCertificate, RosterMember};
 
 impl Registry {
-    /// The members that may speak with others, with the certificates that count as theirs and no addresses.
+    /// Returns the members that may communicate with each other, with their valid certificates and without addresses.
     #[must_use]
     pub fn roster(&self) -> Roster {
         let certificate = |known: &Certificate| RosterCertificate {
@@ -22,12 +22,12 @@ impl Registry {
             peer_addresses: Vec::new(),
             external_addr: None,
         };
-        // A balancer has nothing to do with other members, and earlier versions could not read its role.
+        // Load balancers do not communicate with other members, and earlier versions could not decode their role.
         let is_listed = |member: &&Member| member.state == MemberState::Enrolled && member.role != Role::Balancer;
         Roster { members: self.members().filter(is_listed).map(member).collect(), ..Roster::default() }
     }
 
-    /// Certificates of members that were revoked and not forgotten, the latest last.
+    /// Returns the certificates of members that were revoked and not removed, latest revocation last.
     #[must_use]
     pub fn revoked_certificates(&self) -> Vec<Fingerprint> {
         let mut revoked: Vec<&Member> = self.members().filter(|member| member.state == MemberState::Revoked).collect();

@@ -1,26 +1,26 @@
-//! Why a certificate is not accepted.
+//! Reasons for rejecting a certificate.
 
 use crate::model::MemberName;
 
-/// Why a certificate is not accepted.
+/// Reason why a certificate is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its holder is not, or no longer, a member.
+    /// The certificate does not, or no longer, belong to a member.
     #[error("this certificate is not, or no longer, a member's: ask an administrator for a new token")]
     Unknown,
-    /// Its holder was cut off.
+    /// The membership of its holder was revoked.
     #[error("{0} was revoked: ask an administrator for a new token")]
     Revoked(MemberName),
-    /// Who holds it cannot be told now.
+    /// The holder cannot be determined at present.
     #[error("{0}")]
     Unverifiable(String),
-    /// The authority that signed it was replaced while its holder was away.
+    /// The CA that signed it was replaced while its holder was offline.
     #[error(
         "the datastore's authority was replaced at {1} while {0} was away: enrol it again (`gravwell-logctl enroll NAME --replace` \
          at the datastore, `gravwell-logctl join TOKEN` here); its state and its outbox are kept"
     )]
     LeftBehind(String, String),
-    /// It has expired.
+    /// The certificate has expired.
     #[error("the certificate of {0} has expired: ask an administrator for a new token")]
     Expired(MemberName),
 }

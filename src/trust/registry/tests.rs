@@ -86,7 +86,7 @@ fn enrolled(registry: &mut Registry, name: &MemberName, role: Role) {
     registry.enrol(name, role, name.as_str().as_bytes(), 90, NOW).expect("enrols");
 }
 
-/// All members that there may be, each with the longest values that are accepted.
+/// A registry of [`MEMBERS_MAX`] members, each with the longest accepted values.
 fn largest() -> Registry {
     let mut registry = Registry::default();
     for number in 0..MEMBERS_MAX {
@@ -124,7 +124,7 @@ fn largest() -> Registry {
 fn p15_the_largest_roster_that_the_bounds_allow_fits_into_one_message() {
     let mut roster = largest().roster();
     for member in &mut roster.members {
-        // The announced hosts, and the address from which the member is seen.
+        // The announced hosts, plus the address from which the datastore sees the member.
         let host = "a".repeat(HOSTS_BYTES_MAX / HOSTS_MAX);
         member.peer_addresses = vec![format!("{host}:65535"); HOSTS_MAX];
         member.peer_addresses.push(format!("[{}]:65535", "ffff:".repeat(7) + "ffff"));
@@ -191,7 +191,7 @@ fn p15_no_member_pins_the_floor_with_a_position_that_does_not_rise() {
     assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), Seq(51), "it gets on again");
     registry.set_floor_policy(FloorPolicy { readers: false, lag_ops_max: 48 });
     assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), head, "it is too far behind");
-    // One that has everything is never late, however long nothing is written.
+    // A member that is caught up never counts as stalled, however long the log does not grow.
     registry.set_floor_policy(FloorPolicy::default());
     registry.note_position(&web, head, head, NOW);
     registry.note_position(&web, head, head, NOW + 10 * RETENTION);
@@ -220,7 +220,7 @@ fn p04_the_floor_waits_for_members_that_count() {
     let back = Registry::open(temp.path(), NOW + 90_000).expect("reopens");
     assert_eq!(back.floor(NOW + 90_500, 1000, head), Seq(40), "nobody could be heard while the datastore was down");
     assert_eq!(back.floor(NOW + 90_700, 1000, head), head);
-    // Also after any number of starts, and what was heard in between counts.
+    // Holds after any number of restarts, and contact between them counts.
     let mut back = back;
     for number in 1..4_u64 {
         back.note_log(LogMark { log_id: LogId([7; 16]), generation: Generation(1), seq: Seq(number) });
@@ -261,7 +261,7 @@ fn p13_a_register_that_is_older_than_its_copy_is_not_believed() {
     std::fs::write(&file, &old).expect("writes");
     let refused = Registry::open(temp.path(), NOW).err().expect("refused").to_string();
     assert!(refused.contains("older") && refused.contains("mv "), "{refused}");
-    // Where the register is not believed, its copy still knows who was revoked.
+    // When the registry is rejected, its copy still shows who was revoked.
     assert_eq!(Registry::state_in_copy(temp.path(), name().as_str()), Some(MemberState::Revoked));
     assert_eq!(Registry::state_in_copy(temp.path(), "nobody"), None);
     std::fs::rename(&copy, &file).expect("as it is told");
