@@ -1,5 +1,5 @@
-//! What changes several objects of a user or a group together. Each is one small transaction that takes effect at once; what
-//! is too much for one is cleared away afterwards ([`super::cleaning`]).
+//! Changes to several objects of a user or a group. Each is one small transaction that takes effect at once; rows that
+//! do not fit are deleted afterwards ([`super::cleaning`]).
 
 use super::capabilities::{Grants, Holder, TagGrants};
 use super::cleaning::{self, Cleaning, Of, SLICE};
@@ -12,25 +12,25 @@ use super::tokens::TokenEpoch;
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Moment, Record, Store, StoreError, Writes, claims, second_factors};
 
-/// Said when a change meets the deletion of its user.
+/// Message if a change conflicts with the deletion of its user.
 pub const USER_GONE: &str = "the user was deleted";
-/// Said when a change meets the deletion of its group.
+/// Message if a change conflicts with the deletion of its group.
 pub const GROUP_GONE: &str = "the group was deleted";
-/// Said when a right is given on the ground of what has changed since.
+/// Message if rights are granted on the basis of outdated rights.
 const RIGHTS_CHANGED: &str = "the rights of the user were changed in the meantime: look again, and repeat it";
-/// Why a right is taken away blindly.
+/// Reason for revoking a right unconditionally.
 const TAKEN_AWAY: &str = "a right that is taken away is taken away, whoever gave it, and when";
-/// Why what belongs to a user is written, or deleted, whatever is there: the condition on the user decides.
+/// Reason for writing or deleting a user's objects unconditionally: the condition on the user decides.
 const WITH_THE_USER: &str = "it comes and goes with the user";
-/// The same for a group.
+/// The same reason for a group.
 const WITH_THE_GROUP: &str = "it goes with the group";
-/// Numbers that are tried before one is found of which nothing is left.
+/// Maximum number of candidates when looking for a number without leftover objects.
 const NUMBERS_TRIED: usize = 1000;
 
-/// A number of which nothing is left from an earlier user or group.
+/// Returns a number without leftover objects of an earlier user or group.
 ///
 /// # Errors
-/// When there is no randomness, or the state is damaged.
+/// If no random bytes are available, or the state is corrupt.
 pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, StoreError> {
     let of = match numbers {
         Numbers::Users => Of::User,
@@ -48,7 +48,7 @@ pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, Sto
 /// Creates a user; the name must be free at commit.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn create_user(
     store: &Store,
     user: &User,
@@ -69,25 +69,25 @@ pub fn create_user(
     Ok(writes)
 }
 
-/// Changes a user; a new name must be free at commit, and the user still be called as before.
+/// Changes a user; a new name must be free at commit, and the former name must be unchanged.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::update(store, before, record, USER_GONE, &mut writes)?;
     Ok(writes)
 }
 
-/// Makes a user an administrator, or no longer one. UID 1 stays one.
+/// Grants or revokes administrator rights. UID 1 always keeps them.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> Result<(), StoreError> {
     let key = uid.to_string();
     writes.require::<User>(&key, USER_GONE)?;
     if admin || uid == users::FIRST {
-        // Who was made an ordinary user in the meantime stays one.
+        // Fails if the rights were revoked in the meantime.
         return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Moment::now() }, RIGHTS_CHANGED);
     }
     writes.delete_whatever::<Admin>(&key, TAKEN_AWAY)
@@ -96,7 +96,7 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
 /// Locks an account, which ends its sessions, or unlocks it.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreError> {
     let (key, lock) = (uid.to_string(), Lock { uid, since: Moment::now() });
     let mut writes = if locked { end_sessions(store, uid, None)? } else { Writes::new() };
@@ -104,18 +104,18 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
     if locked {
         writes.overwrite(&lock, TAKEN_AWAY)?;
     } else {
-        // Only the lock that is known here is opened.
+        // Removes only the lock that this webserver knows.
         writes.require_as_read::<Lock>(&key, store.seen::<Lock>(&key)?, RIGHTS_CHANGED)?;
         writes.delete_whatever::<Lock>(&key, "the condition names the lock")?;
     }
     Ok(writes)
 }
 
-/// Deletes a user with everything that belongs to nobody else. Dashboards and resources stay: others may use them, and
-/// administrators can give them away.
+/// Deletes a user and everything that belongs to no other user. Dashboards and resources are kept: others may use them,
+/// and administrators can transfer them.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, StoreError> {
     let uid = record.value.uid;
     let key = record.value.key();
@@ -140,19 +140,19 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     Ok(writes)
 }
 
-/// Ends sessions of a user, all but `kept`, at once: a new epoch begins to which they do not belong. The first of them are
-/// deleted with it, for webservers that know no epochs; the rest is cleared away later.
+/// Immediately ends all sessions of a user except `kept` by starting a new epoch to which they do not belong. The first
+/// of them are deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> Result<Writes, StoreError> {
     end_sessions_and(store, uid, kept).map(|(writes, _)| writes)
 }
 
-/// As [`end_sessions`]; also gives the epoch to which a session belongs that begins in the same transaction.
+/// As [`end_sessions`]; also returns the epoch for a session that starts in the same transaction.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn end_sessions_and(
     store: &Store,
     uid: i32,
@@ -176,10 +176,10 @@ pub fn end_sessions_and(
     Ok((writes, epoch.id))
 }
 
-/// Takes the second factor of a user away, and ends the sessions that it opened.
+/// Removes the second factor of a user, and ends the sessions that it opened.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     let mut writes = end_sessions(store, uid, None)?;
     second_factors::clear(uid, &mut writes)?;
@@ -189,7 +189,7 @@ pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError
 /// Creates a group; the name must be free at commit.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::create(store, group, &mut writes)?;
@@ -198,20 +198,20 @@ pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> 
     Ok(writes)
 }
 
-/// Changes a group; a new name must be free at commit, and the group still be called as before.
+/// Changes a group; a new name must be free at commit, and the former name must be unchanged.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn update_group(store: &Store, before: &Group, record: &Record<Group>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::update(store, before, record, GROUP_GONE, &mut writes)?;
     Ok(writes)
 }
 
-/// Deletes a group and its memberships. What was shared with it keeps the number, which is never used again.
+/// Deletes a group and its memberships. Objects shared with it keep its number, which is never reused.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, StoreError> {
     let gid = record.value.gid;
     let rows = cleaning::of_group(store, gid, SLICE)?;
@@ -229,7 +229,7 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
 /// Adds a user to groups.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn join_groups(uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     writes.require::<User>(&uid.to_string(), USER_GONE)?;

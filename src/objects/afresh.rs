@@ -1,6 +1,6 @@
-//! Whether somebody may make a transaction now that was made earlier: a change that was refused and is tried again. What was
-//! allowed then says nothing, so every operation is judged by what it writes and by what is there. What is not known here is
-//! for administrators.
+//! Authorization of transactions that are made again: changes that were rejected and are retried. Rights at the time of
+//! the first attempt are irrelevant, so every operation is checked against its contents and the present state. Unknown
+//! operations require an administrator.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -29,27 +29,27 @@ const PROOF: &str =
     "a login, or a password of one's own, is not made by trying again: log in, or choose a password anew";
 const CONTENTS: &str = "it names contents that you may not read";
 
-/// What is there now.
+/// Access to the present state.
 pub trait Present {
-    /// The value of an object.
+    /// Returns the value of an object.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     fn value(&self, collection: &str, key: &str) -> Result<Option<Bytes>, StoreError>;
 
-    /// Whether a resource or a search that the person may read names a content.
+    /// Returns whether a resource or a search that `person` may read references a blob.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     fn is_content_open(&self, content: &str, person: &Person) -> Result<bool, StoreError>;
 }
 
-/// Why not.
+/// Reason why a transaction may not be made.
 #[derive(Debug)]
 pub enum Refusal {
-    /// A right that is missing, in words.
+    /// Description of the missing right.
     Right(String),
-    /// What is there cannot be read.
+    /// The present state cannot be read.
     Store(StoreError),
 }
 
@@ -80,13 +80,13 @@ fn only_if(allowed: bool, reason: &str) -> Judged {
     if allowed { Ok(()) } else { Err(Refusal::Right(reason.to_owned())) }
 }
 
-/// Somebody who wants to make operations.
+/// A user who wants to make operations.
 pub struct Maker<'a> {
-    /// Who.
+    /// The user, with groups and administrator rights.
     pub person: &'a Person,
-    /// Whether the person has a capability.
+    /// Returns whether the user has a capability.
     pub has: &'a dyn Fn(&str) -> bool,
-    /// What is there.
+    /// The present state.
     pub present: &'a dyn Present,
 }
 
@@ -101,10 +101,10 @@ fn understood<T: Stored>(key: &str, value: &[u8]) -> Option<T> {
 }
 
 impl Maker<'_> {
-    /// Whether the person may make all of these operations now.
+    /// Checks that the user may make all of these operations now.
     ///
     /// # Errors
-    /// Says which right is missing.
+    /// If a right is missing; the text names it.
     pub fn check(&self, ops: &[Op]) -> Judged {
         ops.iter().try_for_each(|op| self.judge(op))
     }
@@ -118,7 +118,7 @@ impl Maker<'_> {
         key.split('/').next() == Some(uid.as_str())
     }
 
-    /// What cannot be read is nobody's, so that only administrators change it.
+    /// Returns the change made by an operation. Objects that do not decode can be changed only by administrators.
     fn change<T: Stored>(&self, op: &Op) -> Result<Change<T>, Refusal> {
         let key = op.key().as_str();
         let read = |value: Option<&Bytes>| match value.map(|value| understood::<T>(key, value)) {
@@ -172,7 +172,8 @@ impl Maker<'_> {
         }
     }
 
-    /// Whoever logs in or chooses a password of their own shows a secret for it; who made the change may no longer know it.
+    /// Rejects logins and changes of the user's own secrets: they require proof of a secret, which the user who made
+    /// the change may no longer know.
     fn judge_proof(&self, collection: &str, key: &str, is_put: bool) -> Judged {
         let is_login = collection == Session::COLLECTION && is_put;
         let is_of_owner = [Token::COLLECTION, Session::COLLECTION].contains(&collection);
@@ -199,7 +200,7 @@ impl Maker<'_> {
         Ok(change)
     }
 
-    /// Groups, and everybody, with whom it is shared already stay.
+    /// Groups, and all users, with whom the object is already shared may be kept.
     fn judge_audiences(&self, before: &[Audience], after: &impl Shared) -> Judged {
         let none = Audience::default();
         for (place, audience) in [after.readers(), after.writers()].into_iter().enumerate() {
@@ -212,7 +213,7 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// Contents that are there already may be named by who may read them.
+    /// An existing blob may be referenced by users who may read it.
     fn judge_content(&self, before: Option<String>, after: Option<String>) -> Judged {
         let Some(named) = after.filter(|content| !content.is_empty() && before.as_ref() != Some(content)) else {
             return Ok(());
@@ -221,7 +222,7 @@ impl Maker<'_> {
         only_if(!is_there || self.present.is_content_open(&named, self.person)?, CONTENTS)
     }
 
-    /// A content never changes, and is taken away by webservers when nothing names it.
+    /// A blob never changes, and is deleted by webservers when it is unreferenced.
     fn judge_same(&self, op: &Op) -> Judged {
         let Some(value) = op.value() else { return only_if(false, ADMINISTRATORS) };
         let there = self.present.value(Content::COLLECTION, op.key().as_str())?;
@@ -244,12 +245,12 @@ impl Maker<'_> {
         only_if(self.person.may_share_with(&groups), "you are no member of a group that it names")
     }
 
-    /// A token allows nothing that its owner may not do.
+    /// A token grants nothing that its owner may not do.
     fn judge_token(&self, op: &Op) -> Judged {
         self.needs("TokenWrite")?;
         only_if(self.is_own(op.key().as_str()), NOT_YOURS)?;
         let Change { before, after } = self.change::<Token>(op)?;
-        // Any token of one's own may be deleted.
+        // A user may delete any of their own tokens.
         let is_put = after.is_some();
         let concerned = before.iter().filter(|_| is_put).chain(&after);
         concerned.flat_map(|token| &token.capabilities).try_for_each(|capability| self.needs(capability))
@@ -284,7 +285,7 @@ mod tests {
     #[derive(Default)]
     struct There {
         objects: HashMap<(String, String), Bytes>,
-        /// Contents that a resource names which may be read.
+        /// Blobs referenced by a resource that the user may read.
         open: Vec<String>,
     }
 
@@ -313,7 +314,7 @@ mod tests {
         Op::Delete { collection: Collection::new(collection).expect("name"), key: Key::new(key).expect("key") }
     }
 
-    /// User 9 as somebody with these rights.
+    /// User 9 with these rights.
     #[derive(Clone, Copy)]
     struct As {
         admin: bool,
@@ -372,7 +373,7 @@ mod tests {
         json!({ "ID": "a", "UID": 9, "GIDs": gids, "UserQuery": "q", "EffectiveQuery": "q", "Launched": DATE })
     }
 
-    /// One kind of change, with whom may make it, and with who has lost the right since.
+    /// For each kind of change: a user who may make it, and a user who has lost the right.
     #[test]
     fn p11_a_change_is_judged_by_the_rights_of_today() {
         let token_key = format!("9/{GUID}");
@@ -445,7 +446,7 @@ mod tests {
         for (what, there, ops, with, without) in table {
             assert!(with.may(&there, &ops), "{what}: who has the right may");
             assert!(!without.may(&there, &ops), "{what}: who lost it may not");
-            // One operation that is not allowed is enough.
+            // One forbidden operation is enough to reject all.
             let own_first = [vec![put("preferences", "9/prefs", &json!({}))], ops].concat();
             assert!(!without.may(&there, &own_first), "{what}: also among others");
         }
@@ -469,7 +470,7 @@ mod tests {
             put("session-epochs", "9", &json!({})),
             delete("sessions", "9/x"),
             delete("notifications", "5"),
-            // Shared as it is: with a group that was left, and with everybody.
+            // Existing shares are kept: with a group that the user has left, and with all users.
             put("dashboards", "5", &dashboard(9, &[4], true, &[4])),
         ];
         for op in allowed {
@@ -483,7 +484,7 @@ mod tests {
             open: open.iter().map(|&it| it.to_owned()).collect(),
             ..There::default().with("contents", "c", &json!({ "id": "c", "size": 1 }))
         };
-        // A copy, as it was made while the original could be read.
+        // A copy, made while the user could read the original.
         let ops =
             [put("contents", "c", &json!({ "size": 1, "id": "c" })), put("resources", GUID, &resource(9, &[], "c"))];
         assert!(PLAIN.may(&there(&["c"]), &ops));
@@ -508,7 +509,7 @@ mod tests {
         for kind in KINDS {
             for key in ["66", "66/x", "user/66", "x"] {
                 let ops = [put(kind.collection, key, &json!({})), delete(kind.collection, key)];
-                // What is not there can be deleted by anybody: that changes nothing.
+                // Any user may delete an object that does not exist: nothing changes.
                 let there = There::default().with(kind.collection, key, &json!({}));
                 let refused = ops.map(|op| !MEMBER.may(&there, &[op]));
                 let is_same_content = kind.collection == "contents";

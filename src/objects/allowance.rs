@@ -1,4 +1,5 @@
-//! How much and how fast users may write. It is asked where every change passes, so that no way of making one goes around it.
+//! Limits on the amount and rate of users' writes. They are checked at the point that every change passes, so that no
+//! kind of change bypasses them.
 
 use super::passwords::Password;
 use super::quotas::{Added, QuotaError, Quotas, UntilRefused};
@@ -13,10 +14,11 @@ use super::{Store, StoreError, Writes};
 use crate::model::Op;
 use crate::replica::Room;
 
-/// Hears of a change that came too fast.
+/// Callback for changes that were rejected by the rate limit.
 pub type Told = Box<dyn Fn(&Author) + Send + Sync>;
 
-/// Collections that end access, or let in who may come in: each change of them is small. Tokens are made in advance, and wait.
+/// Collections whose changes end access or authenticate users; each such change is small. Tokens are created in
+/// advance, and can wait.
 const KEPT: [&str; 9] = [
     Session::COLLECTION,
     Epoch::COLLECTION,
@@ -29,12 +31,12 @@ const KEPT: [&str; 9] = [
     Setup::COLLECTION,
 ];
 
-/// Whether operations only take away, or concern who may come in.
+/// Returns whether operations only delete, or concern authentication.
 fn is_kept_for(ops: &[Op]) -> bool {
     ops.iter().all(|op| op.value().is_none() || KEPT.contains(&op.collection().as_str()))
 }
 
-/// The bounds.
+/// The limits.
 pub struct Allowance {
     rate: WriteRate,
     quotas: Quotas,
@@ -47,17 +49,17 @@ impl std::fmt::Debug for Allowance {
     }
 }
 
-/// What a change has taken; given back when it is dropped without having been kept.
+/// Amounts that a change was charged; returned on drop unless kept.
 #[derive(Debug)]
 pub struct Spent<'a>(Added<'a>);
 
 impl<'a> Spent<'a> {
-    /// The change was made.
+    /// Keeps the charge, because the change was made.
     pub fn keep(self) {
         self.0.keep();
     }
 
-    /// Counts from now on until it is known that the change was not made.
+    /// Keeps the charge unless the change is reported as not made.
     #[must_use]
     pub fn until_refused(self) -> UntilRefused<'a> {
         self.0.until_refused()
@@ -69,14 +71,14 @@ fn is_admin(store: &Store, uid: i32) -> Result<bool, StoreError> {
 }
 
 impl Allowance {
-    /// Bounds, and who hears of changes that come too fast.
+    /// Creates the limits; `told` is called for changes that exceed the rate.
     #[must_use]
     pub fn new(rate: WriteRate, quotas: Quotas, told: Told) -> Allowance {
         Allowance { rate, quotas, told }
     }
 
-    /// How much of the outbox a change may take. Administrators import, and clean up after others; what the webserver does to bring
-    /// to an end what was counted when it began is never much.
+    /// Returns how much of the outbox a change may use. Administrators import data, and clean up after others. Changes
+    /// with which the webserver completes work that was charged at its start are always small.
     pub(super) fn room(store: &Store, author: &Author, writes: &Writes) -> Result<Room, StoreError> {
         if author.uid == 0 || is_admin(store, author.uid)? {
             return Ok(Room::Whole);
@@ -89,10 +91,10 @@ impl Allowance {
         CommitError::TooFast(wait)
     }
 
-    /// Whether a change of this user would be taken now: asked before much is done for one.
+    /// Checks whether a change of this user would be accepted now; called before expensive work for one.
     ///
     /// # Errors
-    /// When changes came too fast.
+    /// If the user's changes exceeded the rate.
     pub fn look(&self, store: &Store, author: &Author) -> Result<(), CommitError> {
         let is_admin = is_admin(store, author.uid)?;
         self.rate.look(author.uid, is_admin).map_err(|wait| self.too_fast(author, wait))
@@ -102,7 +104,7 @@ impl Allowance {
         let is_admin = is_admin(store, author.uid)?;
         let bytes = ops.iter().map(|op| op.key().len() + op.value().map_or(0, bytes::Bytes::len)).sum();
         self.rate.take(author.uid, is_admin, bytes).map_err(|wait| self.too_fast(author, wait))?;
-        // Administrators import, and clean up after others.
+        // Administrators import data, and clean up after others.
         if is_admin {
             return Ok(Spent(self.quotas.add_anyway(store, ops)?));
         }

@@ -1,5 +1,5 @@
-//! A backup: every object, as lines of JSON between a first line that says what it is and a last line that proves that it
-//! is whole.
+//! Export archives of all objects: lines of JSON between a header line and a final line that proves that the archive
+//! is complete.
 //!
 //! ```text
 //! {"gravwell-backup":1,"created":"…","log":"…","seq":17,"omitted":["sessions", …]}
@@ -8,10 +8,10 @@
 //! {"end":{"objects":1,"chunks":1,"blake3":"…"}}
 //! ```
 //!
-//! The chunks of which contents consist come first, each once, in base64: a restore has them before an object names them.
-//! Contents of which a chunk cannot be had are left out, and said to be.
+//! The chunks of all blobs come first, each once, in base64, so that a restore has them before an object references
+//! them. Blobs with a chunk that cannot be read are left out and reported.
 //!
-//! What the `omitted` collections hold is not in it, and is left alone by a restore.
+//! The archive does not contain the `omitted` collections, and a restore leaves them unchanged.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, BufRead, Write};
@@ -34,8 +34,8 @@ use super::record::Stored;
 use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
-/// Never in a backup, and left alone by a restore: logins, keys that sign them, second factors, numbers given out, messages that
-/// end by themselves.
+/// Collections that no archive contains and a restore leaves unchanged: logins, keys that sign them, second factors,
+/// leased number ranges, and notifications, which expire.
 const NEVER: [&str; 10] = [
     "sessions",
     "session-epochs",
@@ -48,10 +48,10 @@ const NEVER: [&str; 10] = [
     "id-leases",
     "notifications",
 ];
-/// Not in a backup without secrets.
+/// Collections that an archive without secrets omits.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;
-/// Chunks that are fetched together when the first of them is not here.
+/// Number of chunks that are fetched together if the first of them is not stored locally.
 const READ_AHEAD: usize = 16;
 
 #[derive(Serialize, Deserialize)]
@@ -83,59 +83,59 @@ struct ChunkLine {
     data: String,
 }
 
-/// Why a file is not a backup that can be restored.
+/// Error while writing or reading an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Reading or writing.
+    /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What it says.
+    /// A line of the archive is invalid.
     #[error("line {line}: {reason}")]
     Line {
-        /// Which, from 1.
+        /// Line number, starting at 1.
         line: u64,
-        /// What is wrong.
+        /// Description of the error.
         reason: String,
     },
-    /// The state.
+    /// Reading the state failed.
     #[error(transparent)]
     State(#[from] crate::state::StateError),
 }
 
-/// What a backup is made from: the committed state at one sequence, with what this replica has not yet had decided.
+/// State that an archive is made from: the committed state at one sequence, plus this replica's pending transactions.
 pub struct Source {
     snapshot: StateSnapshot,
     undecided: BTreeMap<(Collection, Key), Option<Bytes>>,
     contents: Option<(Contents, tokio::runtime::Handle)>,
 }
 
-/// What is left out of a backup.
+/// Parts that are left out of an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Passwords and tokens.
+    /// Leave out passwords and tokens.
     pub without_secrets: bool,
-    /// Searches with their results.
+    /// Leave out searches with their results.
     pub without_searches: bool,
 }
 
-/// What a backup came to.
+/// Summary of a written archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Chunks.
+    /// Number of chunks.
     pub chunks: u64,
-    /// Contents that were left out, because chunks of them cannot be had.
+    /// Ids of blobs that were left out because some of their chunks cannot be read.
     pub left_out: Vec<String>,
 }
 
 impl Source {
-    /// Takes the state as it is now; what changes later does not change the source.
+    /// Captures the present state. Later changes do not affect the source.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn of(replica: &Replica) -> Result<Source, BackupError> {
-        // What is pending before the snapshot is taken is either in it or still to be laid over it.
+        // Transactions pending before the snapshot are either in it or still to be applied on top of it.
         let pending = replica.pending();
         let snapshot = replica.state().snapshot()?;
         let mut undecided = BTreeMap::new();
@@ -145,12 +145,12 @@ impl Source {
                 lay_over(&mut undecided, &txn);
             }
         }
-        // Only within a runtime can chunks be fetched that are not here.
+        // Chunks that are not stored locally can be fetched only within a runtime.
         let contents = replica.contents().zip(tokio::runtime::Handle::try_current().ok());
         Ok(Source { snapshot, undecided, contents })
     }
 
-    /// Contents that hold the results of saved searches.
+    /// Returns the blobs that hold the results of saved searches.
     fn contents_of_searches(&self) -> Result<HashSet<String>, BackupError> {
         let collection = Collection::new(Search::COLLECTION).map_err(io::Error::other)?;
         let content = |value: &Bytes| serde_json::from_slice::<Search>(value).ok().map(|search| search.content);
@@ -164,7 +164,7 @@ impl Source {
         Ok(found)
     }
 
-    /// Writes the chunks of all contents, each once.
+    /// Writes the chunks of all blobs, each once.
     fn write_chunks(
         &self,
         passed_over: &HashSet<String>,
@@ -194,7 +194,7 @@ impl Source {
         Ok(())
     }
 
-    /// The inner error: a chunk cannot be had.
+    /// Writes the chunks of a blob. The inner error means that a chunk cannot be read.
     fn write_content(
         &self,
         head: &ContentHead,
@@ -231,10 +231,10 @@ impl Source {
         Ok(Ok(()))
     }
 
-    /// Writes the backup.
+    /// Writes the archive.
     ///
     /// # Errors
-    /// When the state is damaged or writing fails.
+    /// If the state is corrupt or writing fails.
     pub fn write(&self, parts: Parts, to: &mut impl Write) -> Result<Written, BackupError> {
         let mut omitted: Vec<String> = NEVER.iter().map(|name| (*name).to_owned()).collect();
         if parts.without_secrets {
@@ -297,44 +297,44 @@ fn lay_over(undecided: &mut BTreeMap<(Collection, Key), Option<Bytes>>, txn: &Tx
     }
 }
 
-/// What a whole and sound backup holds, as far as it must be known before anything is restored.
+/// Summary of a valid archive, which is needed before anything is restored.
 pub struct Examined {
-    /// Objects in it.
+    /// Number of objects.
     pub objects: u64,
-    /// Bytes of its objects, as they are written in it.
+    /// Total size of the objects' lines in bytes.
     pub object_bytes: u64,
     keys: BTreeSet<(Collection, Key)>,
     omitted: Vec<String>,
 }
 
 impl Examined {
-    /// Whether a collection is left alone by a restore: it was left out, or belongs in no backup, which one of an earlier
-    /// version does not know.
+    /// Returns whether a restore leaves a collection unchanged: it was omitted, or belongs in no archive, which earlier
+    /// versions did not know.
     #[must_use]
     pub fn omits(&self, collection: &str) -> bool {
         NEVER.contains(&collection) || self.omitted.iter().any(|name| name == collection)
     }
 
-    /// Whether an object that exists now must be deleted for the state to be that of the backup.
+    /// Returns whether an existing object must be deleted to reach the state in the archive.
     #[must_use]
     pub fn lacks(&self, collection: &Collection, key: &Key) -> bool {
         !self.omits(collection.as_str()) && !self.keys.contains(&(collection.clone(), key.clone()))
     }
 }
 
-/// What a backup holds, one after the other.
+/// An item of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// A chunk; its bytes are those of its name.
+    /// A chunk. Its bytes match its id.
     Chunk(ChunkId, Vec<u8>),
-    /// An object.
+    /// Operation that writes an object.
     Object(Op),
 }
 
-/// Reads a backup to its end, and gives everything in it to `take`.
+/// Reads an archive to its end and passes all items to `take`.
 ///
 /// # Errors
-/// When it is not whole, not sound, or would leave nobody who can log in as an administrator.
+/// If it is incomplete or corrupt, or its restore would leave no user who can log in as an administrator.
 pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()>) -> Result<Examined, BackupError> {
     let mut lines = Lines { from, number: 0, text: String::new() };
     let mut hash = blake3::Hasher::new();
@@ -376,7 +376,7 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
         if !keys.insert((collection.clone(), key.clone())) {
             return Err(wrong(number, format!("{collection}/{key} is there twice")));
         }
-        // An earlier version keeps what it does not know.
+        // Archives of earlier versions may contain collections that those did not know to omit.
         if !NEVER.contains(&collection.as_str()) {
             take(Item::Object(Op::Put { collection, key, value }))?;
         }

@@ -1,5 +1,5 @@
-//! Administrators who act as another user. What is done in such a login rests on each of those behind it: they exist, are
-//! not locked, are administrators, and have not ended their logins since it was begun.
+//! Administrators who act as another user. The validity of such a login depends on each administrator behind it: they
+//! must exist, be administrators, not be locked, and not have ended their logins since it was started.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,8 @@ use super::sessions::Session;
 use super::users::{Admin, Lock, User};
 use super::{Store, StoreError, Writes};
 
-/// Most administrators behind one login. Each of them is a part of the session, and of the conditions of what it changes.
+/// Maximum number of administrators behind one login. Each is a part of the session, and of the conditions of
+/// its changes.
 pub const BEHIND_MAX: usize = 4;
 
 const ACTS_NO_MORE: &str = "the administrator who acts as the user has lost the right to it: log in as yourself";
@@ -17,26 +18,26 @@ const ACTS_NO_MORE: &str = "the administrator who acts as the user has lost the 
 /// An administrator who acts as another user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Behind {
-    /// Who.
+    /// UID of the administrator.
     pub uid: i32,
-    /// The epoch of their own logins in which they began to.
+    /// Epoch of the administrator's own logins when they started to act as the user.
     pub epoch: String,
 }
 
-/// The same, as long as it counts.
+/// An administrator who acts as another user and has the right to do so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backing {
-    /// Who.
+    /// UID of the administrator.
     pub uid: i32,
-    /// The epoch as it was read; `None`: there has been none yet.
+    /// Last write of the epoch; `None` if there has been none yet.
     pub epoch: Option<AsRead>,
 }
 
 impl Behind {
-    /// A user who begins to act as another one now. None whose logins do not count can.
+    /// Records that a user starts to act as another one. Returns `None` if the user's logins are invalid.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn now(store: &Store, uid: i32) -> Result<Option<Behind>, StoreError> {
         let known = Known::<Session>::of(store, uid)?;
         Ok(known.current().map(|epoch| Behind { uid, epoch: epoch.to_owned() }))
@@ -52,12 +53,13 @@ impl Behind {
     }
 }
 
-/// Those behind a session, first the one who acts; nothing when one of them has lost the right to it.
+/// Returns the administrators behind a session, starting with the one who acts; `None` if one of them has lost
+/// the right.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of(store: &Store, session: &Session) -> Result<Option<Vec<Backing>>, StoreError> {
-    // A webserver of an earlier version names them and does not say by which login: then the session counts no more.
+    // Webservers of earlier versions record no login epoch for them, so their sessions are invalid.
     if session.behind.is_empty() != session.su.is_empty() {
         return Ok(None);
     }
@@ -65,7 +67,7 @@ pub fn of(store: &Store, session: &Session) -> Result<Option<Vec<Backing>>, Stor
 }
 
 impl Backing {
-    /// Makes what is written depend on it.
+    /// Adds the conditions that the administrator still has the role and has not ended the login.
     ///
     /// # Errors
     /// When a key cannot be one.
@@ -74,7 +76,7 @@ impl Backing {
         writes.require_as_read::<super::sessions::Epoch>(&self.uid.to_string(), self.epoch, ACTS_NO_MORE)
     }
 
-    /// Makes what is written depend on the role alone.
+    /// Adds the conditions that the administrator still has the role and is not locked.
     ///
     /// # Errors
     /// When a key cannot be one.

@@ -1,8 +1,8 @@
-//! Capabilities: names of what somebody may be allowed to do, and who has been given which.
+//! Capabilities: names of actions that a user may be allowed, and grants of capabilities to users and groups.
 //!
-//! They limit tokens always, and users where `Enable-CBAC` is set: then a user who is no administrator may do what has been
-//! granted to them or to one of their groups, and nothing else. Grants are objects of their own, one for each user or
-//! group, written as a whole.
+//! They always limit tokens, and they limit users if `Enable-CBAC` is set: a user who is not an administrator may then
+//! do only what was granted to the user or to one of the user's groups. Grants are separate objects, one for each user
+//! or group, written as a whole.
 
 use std::collections::HashSet;
 
@@ -12,18 +12,18 @@ use super::record::Stored;
 use super::sharing::{Person, null_is_empty};
 use super::{Store, StoreError};
 
-/// One capability.
+/// A capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
-    /// Its number, which clients know; never used again.
+    /// Number known to clients; never reused.
     pub number: u8,
-    /// Its name.
+    /// Name in grants and tokens.
     pub name: &'static str,
-    /// Under what interfaces list it.
+    /// Category for display in interfaces.
     pub category: &'static str,
-    /// What it allows, for people.
+    /// Description of what it allows.
     pub allows: &'static str,
-    /// Whether somebody who only reads has it.
+    /// Whether a read-only user has it.
     pub reads: bool,
 }
 
@@ -31,7 +31,7 @@ const fn may(number: u8, name: &'static str, category: &'static str, reads: bool
     Capability { number, name, category, allows, reads }
 }
 
-/// All of them. The number 5 is not in use.
+/// All capabilities. The number 5 is not in use.
 pub const ALL: [Capability; 51] = [
     may(0, "Search", "Search", true, "Run searches"),
     may(1, "Download", "Search", true, "Download results of searches"),
@@ -86,24 +86,24 @@ pub const ALL: [Capability; 51] = [
     may(51, "LogbotAI", "Logbot AI", true, "Ask the assistant"),
 ];
 
-/// The capability of a name, in any case.
+/// Returns the capability with a name; case is ignored.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Capability> {
     ALL.iter().find(|known| known.name.eq_ignore_ascii_case(name))
 }
 
-/// Whose grants.
+/// Holder of grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Holder {
-    /// A user.
+    /// The user with this UID.
     User(i32),
-    /// A group.
+    /// The group with this GID.
     Group(i32),
 }
 
 impl Holder {
-    /// Key of the holder's grants.
+    /// Returns the key of the holder's grants.
     #[must_use]
     pub fn key(self) -> String {
         match self {
@@ -113,10 +113,10 @@ impl Holder {
     }
 }
 
-/// Capabilities that were granted.
+/// Capabilities granted to a user or group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Grants {
-    /// To whom.
+    /// Holder of the capabilities.
     pub holder: Holder,
     /// Names of capabilities.
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -130,12 +130,12 @@ impl Stored for Grants {
     }
 }
 
-/// Tags, or patterns of tags, that may be searched.
+/// Tags, or patterns of tags, that a user or group may search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TagGrants {
-    /// By whom.
+    /// Holder of the access.
     pub holder: Holder,
-    /// Names and patterns.
+    /// Names and patterns of tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub grants: Vec<String>,
 }
@@ -147,18 +147,18 @@ impl Stored for TagGrants {
     }
 }
 
-/// What was granted to one holder.
+/// Returns the capabilities granted to one holder.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_holder(store: &Store, holder: Holder) -> Result<Vec<String>, StoreError> {
     Ok(store.valid::<Grants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default())
 }
 
-/// What a person was granted, directly or through groups.
+/// Returns the capabilities granted to a person, directly or through groups.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_person(store: &Store, person: &Person) -> Result<HashSet<String>, StoreError> {
     let mut granted: HashSet<String> = of_holder(store, Holder::User(person.uid))?.into_iter().collect();
     for gid in &person.groups {
@@ -167,10 +167,10 @@ pub fn of_person(store: &Store, person: &Person) -> Result<HashSet<String>, Stor
     Ok(granted)
 }
 
-/// Tags, or patterns of tags, that a person was granted, directly or through groups.
+/// Returns the tags, or patterns of tags, granted to a person, directly or through groups.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn tags_of_person(store: &Store, person: &Person) -> Result<Vec<String>, StoreError> {
     let holders = std::iter::once(Holder::User(person.uid)).chain(person.groups.iter().copied().map(Holder::Group));
     let mut granted = Vec::new();
@@ -180,7 +180,7 @@ pub fn tags_of_person(store: &Store, person: &Person) -> Result<Vec<String>, Sto
     Ok(granted)
 }
 
-/// Whether a pattern, in which `*` stands for anything, means a tag.
+/// Returns whether a pattern, in which `*` matches any text, matches a tag.
 #[must_use]
 pub fn means_tag(pattern: &str, tag: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once('*') else { return pattern == tag };

@@ -1,6 +1,7 @@
-//! Names and their owners. The object of a name says whose it is, and so makes it unique; the owner's own record says the
-//! name. Both are changed in one transaction, and only while both are as they were read, so of two changes that meet, one
-//! is rejected. A name counts only while its owner bears it, whatever a damaged or older state says.
+//! Unique names and their owners. The object of a name records its owner, which makes the name unique, and the owner's
+//! record contains the name. Both are changed in one transaction under the condition that both are unchanged since they
+//! were read, so of two conflicting changes one is rejected. A name is valid only while its owner has it, whatever a
+//! corrupt or older state contains.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +14,25 @@ use super::{AsRead, Record, Store, StoreError, Writes, names};
 use crate::model::{Collection, Condition, Key, Op, Seq};
 use crate::replica::History;
 
-/// What bears a name that is unique.
+/// An object with a unique name.
 pub trait Owner: Stored + Clone {
-    /// What it is called.
+    /// Kind of the owner, for messages.
     const WHAT: &'static str;
-    /// The object of its name.
+    /// Type of the object that reserves its name.
     type Claim: Claim;
-    /// Its number.
+    /// Returns its UID or GID.
     fn number(&self) -> i32;
-    /// Its name.
+    /// Returns its name.
     fn called(&self) -> &str;
-    /// Gives it another name.
+    /// Changes its name.
     fn rename(&mut self, name: String);
 }
 
-/// The object of a name.
+/// An object that reserves a name.
 pub trait Claim: Stored {
-    /// The claim of a name.
+    /// Creates the claim of a name.
     fn of(name: &str, number: i32) -> Self;
-    /// Whose it is.
+    /// Returns the number of the owner.
     fn owner(&self) -> i32;
 }
 
@@ -81,15 +82,15 @@ impl Claim for GroupName {
     }
 }
 
-/// Whether an owner of this name may be found under this key.
+/// Returns whether an owner with this name may be found under this key.
 fn bears(name: &str, key: &str) -> bool {
     names::keys(name).iter().any(|own| own == key)
 }
 
-/// The number of the owner that bears a name.
+/// Returns the number of the owner with a name.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn find<O: Owner>(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
     for key in names::keys(name) {
         if let Some(claim) = store.valid::<O::Claim>(&key)?
@@ -106,12 +107,12 @@ fn is_borne<O: Owner>(store: &Store, claim: &Record<O::Claim>) -> Result<bool, S
     Ok(owner.is_some_and(|owner| bears(owner.value.called(), &claim.value.key())))
 }
 
-/// A name that exists and that people could take for `name`; `number`'s own does not count.
+/// Returns an existing name that users could mistake for `name`; names of the owner `number` are ignored.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn look_alike<O: Owner>(store: &Store, name: &str, number: i32) -> Result<Option<String>, StoreError> {
-    // Two names in ASCII are told apart by their keys.
+    // Two ASCII names are distinguished by their keys.
     let is_ascii = name.is_ascii();
     let others = store.list::<O>("")?.into_iter().map(|record| record.value);
     let mut others = others.filter(|other| other.number() != number && !(is_ascii && other.called().is_ascii()));
@@ -126,16 +127,16 @@ fn moved<O: Owner>(name: &str) -> String {
     format!("the {} {name} was renamed or deleted meanwhile: look again", O::WHAT)
 }
 
-/// Takes a name for `number`: it must be free at commit.
+/// Claims a name for `number`; it must be free at commit.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let said = taken::<O>(name);
     let claim = O::Claim::of(name, number);
     let key = claim.key();
     match store.valid::<O::Claim>(&key)? {
-        // Nobody bears it: what is left of it gives way, if it is still that.
+        // No owner has the name: the stale claim is replaced, provided that it is unchanged.
         Some(found) if found.value.owner() != number && !is_borne::<O>(store, &found)? && found.version.is_some() => {
             writes.replace(Some(found.as_read), &claim, &said)?;
         }
@@ -152,7 +153,7 @@ pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Write
     Ok(())
 }
 
-/// Requires that an owner still bears its name, and, if it gives the name up, deletes the claims.
+/// Requires that an owner still has its name and, if it gives the name up, deletes the claims.
 fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writes) -> Result<(), StoreError> {
     let said = moved::<O>(owner.called());
     for key in names::keys(owner.called()) {
@@ -169,10 +170,10 @@ fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writ
     Ok(())
 }
 
-/// Creates an owner with its name.
+/// Creates an owner together with its name.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result<(), StoreError> {
     take::<O>(store, owner.called(), owner.number(), writes)?;
     let what = O::WHAT;
@@ -180,10 +181,10 @@ pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result
     writes.create(owner, &said)
 }
 
-/// Rewrites an owner; a new name must be free at commit, and the former one still this owner's.
+/// Rewrites an owner; a new name must be free at commit, and the former one must still belong to this owner.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn update<O: Owner>(
     store: &Store,
     before: &O,
@@ -199,36 +200,36 @@ pub fn update<O: Owner>(
     writes.update(record, gone)
 }
 
-/// Deletes an owner with its name.
+/// Deletes an owner together with its name.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn delete<O: Owner>(store: &Store, record: &Record<O>, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
     hold(store, &record.value, true, writes)?;
     writes.delete(record, gone)
 }
 
-/// A name and an owner that do not agree.
+/// A name and an owner that are inconsistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dispute {
-    /// A name that its owner does not bear: nobody else can have it.
+    /// A claim whose owner does not have the name: no other owner can get it.
     Idle {
         /// `user` or `group`.
         what: &'static str,
-        /// The name.
+        /// The claimed name.
         name: String,
-        /// Whose it is said to be.
+        /// Number of the owner recorded in the claim.
         number: i32,
     },
-    /// An owner whose name leads to nobody, or to another.
+    /// An owner whose name is claimed by no owner, or by another one.
     Unnamed {
         /// `user` or `group`.
         what: &'static str,
-        /// The name.
+        /// Name in the owner's record.
         name: String,
-        /// Whose it should be.
+        /// Number of the owner.
         number: i32,
-        /// Whose it is instead.
+        /// Number of the owner that has the name instead.
         held_by: Option<i32>,
     },
 }
@@ -252,21 +253,21 @@ impl std::fmt::Display for Dispute {
     }
 }
 
-/// What ends a dispute: one transaction, under the condition that everything is as it was read.
+/// Resolution of a dispute: one transaction, under the condition that nothing has changed since it was read.
 #[derive(Clone, Debug)]
 pub struct Repair {
-    /// What it is about.
+    /// The dispute that it resolves.
     pub dispute: Dispute,
-    /// What is done, in words.
+    /// Description of the change.
     pub what: String,
-    /// The operations.
+    /// Operations of the transaction.
     pub ops: Vec<Op>,
-    /// What must hold for them.
+    /// Conditions of the transaction.
     pub conditions: Vec<Condition>,
 }
 
 impl Repair {
-    /// Whether it gives somebody another name, which is a person's to decide.
+    /// Returns whether it renames an owner, which an administrator must decide.
     #[must_use]
     pub fn needs_a_decision(&self) -> bool {
         matches!(self.dispute, Dispute::Unnamed { held_by: Some(_), .. })
@@ -285,7 +286,7 @@ struct Side {
     claims: BTreeMap<String, (i32, Seq)>,
 }
 
-/// Names and owners of a whole state.
+/// All names and owners of a state.
 #[derive(Default)]
 pub struct Claims {
     users: Side,
@@ -293,10 +294,10 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The names and owners of a store, as far as they are decided.
+    /// Collects the committed names and owners of a store.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn of(store: &Store) -> Result<Claims, StoreError> {
         let mut claims = Claims::default();
         for name in [User::COLLECTION, UserName::COLLECTION, Group::COLLECTION, GroupName::COLLECTION] {
@@ -310,7 +311,7 @@ impl Claims {
         Ok(claims)
     }
 
-    /// Takes an object into account, if it is a name or an owner.
+    /// Adds an object if it is a name or an owner.
     pub fn take(&mut self, collection: &Collection, key: &Key, value: &Bytes, version: Seq) {
         match collection.as_str() {
             User::COLLECTION => self.users.own::<User>(value, version),
@@ -321,22 +322,22 @@ impl Claims {
         }
     }
 
-    /// Number of names.
+    /// Returns the number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.users.claims.len() + self.groups.claims.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no names.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What ends every dispute that can be seen; some come to light only when others have ended.
+    /// Returns repairs for all visible disputes; some disputes become visible only after others are resolved.
     ///
     /// # Errors
-    /// When an object cannot be written.
+    /// If an object cannot be encoded or its key is invalid.
     pub fn repairs(&self) -> Result<Vec<Repair>, StoreError> {
         let mut found = self.users.repairs::<User>()?;
         found.extend(self.groups.repairs::<Group>()?);
@@ -403,7 +404,8 @@ impl Side {
         Ok(found)
     }
 
-    /// Gives an owner its name; when another bears it, a name that says whose it was.
+    /// Claims the name for its owner, or, if another owner has it, renames the owner to its name with its
+    /// number appended.
     fn named<O: Owner>(&self, number: i32, owner: &Owned) -> Result<Repair, StoreError> {
         let bearer = names::keys(&owner.name).iter().find_map(|key| {
             let (holder, _) = self.claims.get(key)?;

@@ -1,6 +1,7 @@
-//! What is left of a user, a group or a history after one small transaction has ended it. It may exceed a transaction, so it
-//! is cleared away in slices. An object says what is still to be done, so that this survives every restart, and that only
-//! what was ended is cleared away: rows whose owner is merely not there (yet) are nobody's to delete.
+//! Deletion of the rows that are left after a small transaction has deleted a user, a group or a history. They may
+//! exceed one transaction, so they are deleted in slices. An object records the remaining work, so that it survives
+//! restarts and only rows of deleted owners are deleted: rows whose owner does not exist (yet) for other reasons
+//! are kept.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +18,22 @@ use super::tokens::Token;
 use super::users::{Membership, User};
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Rows that are deleted in one transaction.
+/// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;
-/// Another webserver than the one that began takes over after this long.
+/// Seconds after which other webservers take over the work of the one that started it.
 const TAKEN_OVER_S: u64 = 60;
 
-/// What is to be cleared away.
+/// Kind of rows to delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Of {
-    /// Everything of a deleted user.
+    /// All rows of a deleted user.
     User,
     /// Memberships of a deleted group.
     Group,
-    /// A user's history up to some entry.
+    /// A user's search history up to some entry.
     History,
-    /// Something of a later version.
+    /// A kind from a later version.
     #[serde(other)]
     Unknown,
 }
@@ -48,21 +49,22 @@ impl Of {
     }
 }
 
-/// Work that is left.
+/// Remaining work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cleaning {
-    /// What.
+    /// Kind of rows to delete.
     pub of: Of,
-    /// Number of the user or group.
+    /// UID or GID of the owner.
     pub number: i32,
-    /// Last entry of a history that goes.
+    /// For a history: id of the last entry to delete.
     #[serde(default)]
     pub until: String,
-    /// Since when.
+    /// Time at which the work started.
     pub since: Moment,
-    /// The webserver that began.
+    /// Name of the webserver that started it.
     pub webserver: String,
-    /// Of a history: whether it has a place of its own, which names its last entry. Earlier versions put one in another's place.
+    /// For a history: whether its key contains the id of the last entry. In earlier versions, all cleanings of a
+    /// history shared one key.
     #[serde(default)]
     pub is_apart: bool,
 }
@@ -77,37 +79,38 @@ impl Stored for Cleaning {
     }
 }
 
-/// What the keys of the work for a user's history start with, each clearing's, but for that of an earlier version.
+/// Returns the key prefix of all history cleanings of a user, except those from earlier versions.
 #[must_use]
 pub fn history_prefix(uid: i32) -> String {
     format!("{}/", key(Of::History, uid))
 }
 
-/// The work for a user's history.
+/// Returns the history cleanings of a user.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_user_history(store: &Store, uid: i32) -> Result<Vec<Record<Cleaning>>, StoreError> {
     let mut found = store.list::<Cleaning>(&history_prefix(uid))?;
     found.extend(store.valid::<Cleaning>(&key(Of::History, uid))?);
     Ok(found)
 }
 
-/// Key of the work of a kind for a number.
+/// Returns the key of a cleaning by kind and number.
 #[must_use]
 pub fn key(of: Of, number: i32) -> String {
     format!("{}/{number}", of.name())
 }
 
 impl Cleaning {
-    /// New work.
+    /// Creates a new cleaning.
     #[must_use]
     pub fn new(store: &Store, of: Of, number: i32, until: String) -> Cleaning {
         let is_apart = of == Of::History;
         Cleaning { of, number, until, since: Moment::now(), webserver: store.via().to_owned(), is_apart }
     }
 
-    /// Whether its owner exists: then the number lives again, as after a restore, and nothing may go.
+    /// Returns whether its owner exists: the number is in use again, for example after a restore, and no row may
+    /// be deleted.
     fn is_void(&self, store: &Store) -> Result<bool, StoreError> {
         match self.of {
             Of::User => store.has::<User>(&self.number.to_string()),
@@ -117,18 +120,18 @@ impl Cleaning {
     }
 }
 
-/// Up to which key rows of each collection were taken: what was deleted before it need not be passed over again and again.
+/// Key up to which the rows of each collection were processed, so that deleted rows are not scanned again and again.
 #[derive(Clone, Debug, Default)]
 pub struct Cursor(BTreeMap<&'static str, String>);
 
-/// Rows that belong to somebody alone, to be deleted.
+/// Rows of a single owner, to be deleted.
 #[derive(Default)]
 pub struct Rows {
     writes: Writes,
 }
 
 impl Rows {
-    /// Adds those of one collection whose keys start with `prefix` and that come after the cursor, which moves on.
+    /// Adds rows of one collection with keys that start with `prefix` and follow the cursor, and advances the cursor.
     fn add_after<T: Stored>(
         &mut self,
         store: &Store,
@@ -166,23 +169,23 @@ impl Rows {
         Ok(())
     }
 
-    /// Their number.
+    /// Returns the number of rows.
     #[must_use]
     pub fn count(&self) -> usize {
         self.writes.len()
     }
 
-    /// Their deletion.
+    /// Returns the writes that delete the rows.
     #[must_use]
     pub fn into_writes(self) -> Writes {
         self.writes
     }
 }
 
-/// What belongs to a user alone, at most `rows_max` rows.
+/// Returns the rows that belong to a single user, at most `rows_max`.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_user(store: &Store, uid: i32, rows_max: usize) -> Result<Rows, StoreError> {
     of_user_after(store, uid, &mut Cursor::default(), rows_max)
 }
@@ -203,20 +206,20 @@ fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) 
     Ok(rows)
 }
 
-/// Memberships of a group, at most `rows_max` rows.
+/// Returns the memberships of a group, at most `rows_max` rows.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_group(store: &Store, gid: i32, rows_max: usize) -> Result<Rows, StoreError> {
     let (mut rows, suffix) = (Rows::default(), format!("/{gid}"));
     rows.add::<Membership>(store.keys::<Membership>("")?, |key| key.ends_with(&suffix), rows_max)?;
     Ok(rows)
 }
 
-/// Entries of a user's history up to `until`, at most `rows_max` rows.
+/// Returns the entries of a user's history up to `until`, at most `rows_max` rows.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn of_history(
     store: &Store,
     uid: i32,
@@ -230,10 +233,10 @@ pub fn of_history(
     Ok(rows)
 }
 
-/// Whether anything is left of a user or group of this number, so that it must not be given again.
+/// Returns whether objects of a user or group with this number are left, so that it must not be assigned again.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, StoreError> {
     if store.has::<Cleaning>(&key(of, number))? {
         return Ok(true);
@@ -248,13 +251,13 @@ pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, Stor
     })
 }
 
-/// Work that this webserver should do now.
+/// Returns the cleanings that this webserver should continue now.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
     let mut found = store.list::<Cleaning>("")?;
-    // As long as its owner's end is not decided it may yet be rejected.
+    // The deletion of the owner may still be rejected while it is pending.
     found.retain(|record| {
         let work = &record.value;
         let is_ours = work.webserver == store.via() || work.since.plus(TAKEN_OVER_S).is_past();
@@ -263,11 +266,11 @@ pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
     Ok(found)
 }
 
-/// The next slice of some work, after the cursor, which moves on; with the last one the work itself goes. The flag says that it
-/// is the last one.
+/// Returns the writes for the next slice of a cleaning, and whether it is the last one. Advances the cursor. The last
+/// slice also deletes the cleaning itself.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Result<(Writes, bool), StoreError> {
     let Cleaning { of, number, until, .. } = &work.value;
     let is_void = work.value.is_void(store)?;
@@ -280,7 +283,7 @@ pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Res
     };
     let mut rows = next(cursor)?;
     if rows.count() < SLICE && !cursor.0.is_empty() {
-        // Something may have come before the cursor since.
+        // Rows may have been added before the cursor.
         *cursor = Cursor::default();
         rows = next(cursor)?;
     }

@@ -1,11 +1,12 @@
-//! What resources hold: contents of any size, cut into chunks that lie beside the log.
+//! Blobs: contents of resources, of any size, split into chunks that are stored outside the log.
 //!
-//! An object says what a content is and names the lists of its chunks. It is written once, together with what names it, after
-//! all its chunks are durable here; see [`crate::replica::contents`] for how they reach the others. A content never changes; a
-//! resource with new contents names a new one.
+//! An object describes a blob and references the lists of its chunks. It is written together with the first reference
+//! to it, after all chunks are durable locally; see [`crate::replica::contents`] for how they reach other members. A
+//! blob never changes; a resource with new contents references a new blob.
 //!
-//! Whoever takes a content away requires its object to be as it was when nothing named it; whoever makes a second resource
-//! name it rewrites the object. So of a clone and a removal that meet, one is refused: nothing is named that is gone.
+//! Deleting a blob requires that its object is unchanged since it was found to be unreferenced. Adding a second
+//! reference rewrites the object. If a new reference and a deletion conflict, one of them is rejected, so no deleted
+//! blob is referenced.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,36 +24,36 @@ use super::resources::Resource;
 use super::sessions::{hex, random};
 use super::{Moment, Store, StoreError, Writes};
 
-/// Bytes that are gathered before they are cut and written.
+/// Number of bytes that are buffered before they are chunked and written.
 const GATHER_BYTES: usize = 1 << 20;
-/// Chunks that are handed over for sending at a time.
+/// Number of chunks that are handed over for sending at once.
 const AHEAD_PARTS: usize = 48;
-/// A content that nothing names is taken away by another webserver than its maker only after this long.
+/// Age at which an unreferenced blob is deleted by webservers other than its creator.
 const ABANDONED_S: u64 = 30 * 24 * 3600;
-/// A content that nothing names is taken away by its maker after this long.
+/// Age at which an unreferenced blob is deleted by its creator.
 const UNNAMED_S: u64 = 24 * 3600;
 
-/// A content.
+/// A blob.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Content {
-    /// Name.
+    /// Random id of the blob.
     pub id: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Chunks.
+    /// Number of chunks.
     pub parts: u64,
-    /// The lists of its chunks, which are chunks themselves.
+    /// Chunks that hold the lists of the blob's chunks.
     pub index: Vec<ChunkId>,
-    /// The lists of the content that it replaced: whoever has that is sent the difference.
+    /// Chunk lists of the blob that it replaces: receivers that have that blob are sent the difference.
     #[serde(default)]
     pub base: Vec<ChunkId>,
-    /// MD5 in base64, as clients expect it.
+    /// MD5 in base64, the form that clients expect.
     pub md5: String,
-    /// BLAKE3 in hexadecimal.
+    /// BLAKE3, hexadecimal.
     pub blake3: String,
-    /// When it was written.
+    /// Time at which it was written.
     pub created: Moment,
-    /// Who wrote it.
+    /// Name of the webserver that wrote it.
     pub webserver: String,
 }
 
@@ -63,32 +64,32 @@ impl Stored for Content {
     }
 }
 
-/// Why a content could not be written or read.
+/// Error while writing or reading a blob.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// The replica keeps none.
+    /// The replica does not store blobs.
     #[error("this replica keeps no contents")]
     None,
-    /// The chunk store.
+    /// The chunk store failed.
     #[error(transparent)]
     Chunks(#[from] ChunkError),
-    /// Reading or writing the object.
+    /// Reading or writing the object failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No randomness, or the process is stopping.
+    /// No random bytes are available, or the process is stopping.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// The contents that a store's replica keeps.
+/// Returns the blobs that a store's replica keeps.
 ///
 /// # Errors
-/// When it keeps none.
+/// If the replica does not store blobs.
 pub fn kept(store: &Store) -> Result<Contents, UploadError> {
     store.replica().contents().ok_or(UploadError::None)
 }
 
-/// What cuts, hashes and keeps; it moves to a thread for each piece of work.
+/// State for chunking, hashing and storing; moved to a blocking thread for each step.
 struct Writer {
     store: ChunkStore,
     cutter: Cutter,
@@ -111,7 +112,7 @@ impl Writer {
         cutter.push(bytes, &mut |raw| Writer::keep(store, parts, raw))
     }
 
-    /// Writes what is left and the lists, and makes everything durable.
+    /// Writes the remaining bytes and the chunk lists, and makes everything durable.
     fn finish(&mut self) -> Result<Vec<ChunkId>, ChunkError> {
         let Writer { store, parts, .. } = self;
         std::mem::take(&mut self.cutter).finish(|raw| Writer::keep(store, parts, raw))?;
@@ -125,7 +126,7 @@ impl Writer {
     }
 }
 
-/// A content that is being written. Nothing of it is in the log before it is complete.
+/// A blob that is being written. It does not appear in the log before it is complete.
 pub struct Upload {
     writer: Option<Writer>,
     buffer: BytesMut,
@@ -138,10 +139,10 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Begins a content that replaces the content named `former`, if there is one.
+    /// Starts a blob that replaces the blob `former`, unless that is empty.
     ///
     /// # Errors
-    /// When the replica keeps no contents, or the state is damaged.
+    /// If the replica does not store blobs, or the state is corrupt.
     pub fn begin(store: &Store, former: &str) -> Result<Upload, UploadError> {
         let contents = kept(store)?;
         let hold = contents.store().hold();
@@ -166,16 +167,16 @@ impl Upload {
         })
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes written so far.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes the next bytes; waits when too much is under way.
+    /// Writes the next bytes; waits if too much data is in flight.
     ///
     /// # Errors
-    /// When they cannot be kept.
+    /// If they cannot be stored.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(bytes);
@@ -203,7 +204,7 @@ impl Upload {
         Ok(done?)
     }
 
-    /// Hands chunks over for sending when there are enough of them.
+    /// Hands chunks over for sending once there are at least `least` of them.
     async fn hand_over(&mut self, least: usize) {
         let Some(writer) = &self.writer else { return };
         if writer.parts.len() - self.handed_over >= least.max(1) {
@@ -213,11 +214,11 @@ impl Upload {
         }
     }
 
-    /// Completes the content: everything is durable here, and sent as far as the datastore is there. The object is written by
-    /// the transaction that names it.
+    /// Completes the blob: all chunks are durable locally, and sent if the datastore is reachable. The object is
+    /// written by the transaction that references it.
     ///
     /// # Errors
-    /// When it cannot be kept.
+    /// If it cannot be stored.
     pub async fn finish(mut self, writes: &mut Writes) -> Result<Content, UploadError> {
         let rest = std::mem::take(&mut self.buffer).freeze();
         let index = self
@@ -248,7 +249,7 @@ impl Upload {
     }
 }
 
-/// Reads a content from some place on, a chunk at a time.
+/// Reads a range of a blob, one chunk at a time.
 pub struct Reader {
     contents: Contents,
     parts: std::vec::IntoIter<Part>,
@@ -256,14 +257,14 @@ pub struct Reader {
     left: u64,
 }
 
-/// Chunks that are fetched together when the first of them is not here.
+/// Number of chunks that are fetched together if the first of them is not stored locally.
 const READ_AHEAD: usize = 16;
 
 impl Reader {
-    /// Reads `length` bytes from `from` on.
+    /// Opens the blob for reading `length` bytes, starting at `from`.
     ///
     /// # Errors
-    /// When the lists of its chunks are not here and cannot be fetched.
+    /// If the chunk lists are not stored locally and cannot be fetched.
     pub async fn open(contents: Contents, content: &Content, from: u64, length: u64) -> Result<Reader, ContentsError> {
         let parts = contents.parts(&content.index).await?;
         let total: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
@@ -284,10 +285,10 @@ impl Reader {
         Ok(Reader { contents, parts, skip, left: length.min(total.saturating_sub(from)) })
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// When a chunk is not here and nobody who answers has it.
+    /// If a chunk is not stored locally and no reachable peer has it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ContentsError> {
         if self.left == 0 {
             return Ok(None);
@@ -306,10 +307,12 @@ impl Reader {
     }
 }
 
-/// Reads a content from its beginning; for threads that may wait and belong to a runtime, as those of `spawn_blocking` do.
+/// Opens a blob for synchronous reading; for threads that may block and belong to a runtime, such as those of
+/// `spawn_blocking`.
 ///
 /// # Errors
-/// When there is no such content, or its lists cannot be had. What is missing later is told by the reader.
+/// If there is no such blob, or its chunk lists cannot be fetched. The reader itself reports chunks that are
+/// missing later.
 pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, UploadError> {
     let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
     let missing = || UploadError::Io(std::io::Error::other(format!("the content {id} is missing")));
@@ -319,7 +322,7 @@ pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use
     Ok(Waiting { reader, runtime, piece: Bytes::new() })
 }
 
-/// A [`Reader`] for threads that may wait.
+/// A [`Reader`] for threads that may block.
 struct Waiting {
     reader: Reader,
     runtime: tokio::runtime::Handle,
@@ -340,11 +343,11 @@ impl std::io::Read for Waiting {
     }
 }
 
-/// Names a content once more: it must still exist, else `gone` is said, and its object is rewritten, so that a removal under
-/// way is refused. No content is named by an empty `id`.
+/// Adds another reference to a blob. The blob must still exist, otherwise `gone` is the message; its object is
+/// rewritten, so that a concurrent deletion is rejected. Does nothing if `id` is empty.
 ///
 /// # Errors
-/// When the state is damaged or the object cannot be written.
+/// If the state is corrupt or the object cannot be encoded.
 pub fn name_again(store: &Store, id: &str, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
     match store.get::<Content>(id)? {
         Some(record) => writes.overwrite_existing(&record, gone, "a content never changes: the same is written again"),
@@ -353,18 +356,19 @@ pub fn name_again(store: &Store, id: &str, gone: &str, writes: &mut Writes) -> R
     }
 }
 
-/// Whether something is undecided here that names contents or ceases to. What is rejected in the end leaves everything as it
-/// was, so nothing can be said before.
+/// Returns whether a pending transaction may add or remove references to blobs. It may still be rejected, so references
+/// are uncertain until it is resolved.
 fn is_undecided(store: &Store) -> bool {
     let concerned = [Content::COLLECTION, Resource::COLLECTION, super::searches::Search::COLLECTION];
     let pending = store.replica().pending();
     pending.iter().any(|txn| txn.ops.iter().any(|op| concerned.contains(&op.collection().as_str())))
 }
 
-/// What takes a content away, if nothing names it any more and nothing undecided could. Its chunks are collected later.
+/// Returns the writes that delete a blob, if it is unreferenced and no pending transaction could reference it. Its
+/// chunks are garbage-collected later.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
     if is_undecided(store) {
         return Ok(None);
@@ -383,10 +387,10 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
     Ok(Some(writes))
 }
 
-/// Contents that nothing names and that were not taken away when that began.
+/// Returns unreferenced blobs that were not deleted together with their last reference.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut named = std::collections::HashSet::new();
     store.each_whole::<Resource>("", |resource| named.extend([resource.content]))?;

@@ -1,4 +1,4 @@
-//! Dashboards: their contents are the interface's business, kept as they came.
+//! Dashboards. Their contents belong to the user interface and are stored unchanged.
 
 use std::ops::ControlFlow;
 
@@ -14,37 +14,37 @@ use super::{Moment, Record, Store, StoreError};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Dashboard {
-    /// Number: random, below 2^53, so that every client can read it and webservers that cannot see each other do not
-    /// choose the same one.
+    /// Random number below 2^53, so that every client can represent it and webservers without a connection to each
+    /// other do not choose the same one.
     #[serde(rename = "ID")]
     pub id: u64,
-    /// Name.
+    /// Title of the dashboard.
     pub name: String,
-    /// Owner.
+    /// UID of the owner.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Groups that may read it.
+    /// GIDs of groups that may read it.
     #[serde(rename = "GIDs", default, deserialize_with = "null_is_empty")]
     pub gids: Vec<i32>,
-    /// Whether everybody may read it.
+    /// Whether all users may read it.
     #[serde(default)]
     pub global: bool,
-    /// Who may change it.
+    /// Users who may change it, besides the owner.
     #[serde(default)]
     pub write_access: Audience,
-    /// Description.
+    /// Description by its owner.
     #[serde(default)]
     pub description: String,
-    /// When it was made.
+    /// Time of its creation.
     pub created: Moment,
-    /// When it was last changed.
+    /// Time of its last change.
     pub updated: Moment,
-    /// Contents: an object.
+    /// Contents: a JSON object.
     pub data: Box<RawValue>,
-    /// Labels.
+    /// Labels for searching and grouping.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub labels: Vec<String>,
-    /// Name that survives export and import; several dashboards may share one.
+    /// Id that survives export and import; several dashboards may share one.
     #[serde(rename = "GUID", default)]
     pub guid: String,
     /// Whether the last change was marked as trivial.
@@ -71,12 +71,13 @@ impl Shared for Dashboard {
     }
 }
 
-/// How near a dashboard is to a person, and of equals the older one first: anybody may give theirs a GUID that there is already.
+/// Sort key of a dashboard's closeness to a person. Of equally close ones, the older is first: any user may choose a
+/// GUID that already exists.
 type Closeness = (u8, Moment, u64);
 
 impl Dashboard {
-    /// Of several of one GUID the nearest is meant: an own one, then one shared with a group of the person's, then one shared with
-    /// everybody, as with names of resources; then any other.
+    /// Returns the closeness that selects among several dashboards with one GUID: first the person's own, then one
+    /// shared with one of their groups, then one shared with all users, as for names of resources; then any other.
     fn closeness(&self, person: &Person) -> Closeness {
         let (readers, writers) = (self.readers(), self.writers());
         let is_in = |audience: &Audience| audience.groups.iter().any(|group| person.groups.contains(group));
@@ -93,19 +94,19 @@ impl Dashboard {
     }
 }
 
-/// A number for a new dashboard, from 2^32 to 2^53 - 1.
+/// Returns a number for a new dashboard, from 2^32 to 2^53 - 1.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no random bytes are available.
 pub fn new_id() -> std::io::Result<u64> {
     let random = u64::from_le_bytes(random::<8>()?) >> 11;
     Ok(random.max(1 << 32))
 }
 
-/// The dashboard with this number, or the one that a GUID means to a person, whether the person may read it or not.
+/// Returns the dashboard with this number, or the closest one with this GUID, whether or not the person may read it.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn find(store: &Store, id: &str, person: &Person) -> Result<Option<Record<Dashboard>>, StoreError> {
     if id.bytes().all(|byte| byte.is_ascii_digit()) {
         return store.get(id);
@@ -123,10 +124,10 @@ pub fn find(store: &Store, id: &str, person: &Person) -> Result<Option<Record<Da
     Ok(found)
 }
 
-/// Whether a dashboard of another user has this GUID.
+/// Returns whether a dashboard of another user has this GUID.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn is_guid_of_others(store: &Store, guid: uuid::Uuid, uid: i32) -> Result<bool, StoreError> {
     let guid = guid.to_string();
     Ok(store.first::<Dashboard>("", |dashboard| dashboard.guid == guid && dashboard.uid != uid)?.is_some())
@@ -166,7 +167,7 @@ mod tests {
             all.iter().map(|dashboard| dashboard.id).collect::<Vec<_>>()
         };
         assert_eq!(order(&mut all, 7, false, &[3]), [5, 4, 3, 2, 1]);
-        // The role makes nothing nearer.
+        // Administrator rights do not affect closeness.
         assert_eq!(order(&mut all, 7, true, &[3]), [5, 4, 3, 2, 1]);
         assert_eq!(order(&mut all, 8, true, &[])[0], 2);
     }

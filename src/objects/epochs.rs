@@ -1,5 +1,5 @@
-//! Epochs: which of a user's logins, and which of the API tokens, count. A new one ends all that came before it at once, however
-//! many there are, whatever the clocks say, and also those that are made at the same time at another webserver.
+//! Epochs determine which of a user's logins and API tokens are valid. A new epoch immediately ends all earlier ones,
+//! however many there are and whatever the clocks show, including those made at the same time at another webserver.
 
 use std::marker::PhantomData;
 
@@ -9,29 +9,29 @@ use super::record::{AsRead, Stored};
 use super::sessions::{hex, random};
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// What belongs to an epoch of its user.
+/// An object that belongs to an epoch of its user.
 pub trait OfEpoch {
-    /// Where the epochs of these are.
+    /// Collection of the epochs of this kind.
     const EPOCHS: &'static str;
-    /// The name of the epoch of those that are made before there is one.
+    /// Id of the epoch of objects made before there is one.
     const FIRST: &'static str;
 
-    /// The epoch to which it belongs; empty: a webserver of an earlier version, which does not say, made it.
+    /// Returns the epoch to which it belongs; empty if a webserver of an earlier version, without epochs, made it.
     fn epoch(&self) -> &str;
 
-    /// When it was made.
+    /// Returns the time of its creation.
     fn created(&self) -> Moment;
 }
 
-/// Those of a user that count.
+/// An epoch: the set of a user's valid objects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Epoch<T> {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// Which.
+    /// Random id of the epoch.
     pub id: String,
-    /// Since when, for those that say no epoch.
+    /// Start time, which decides for objects without an epoch.
     pub since: Moment,
     #[serde(skip)]
     pub(super) of: PhantomData<T>,
@@ -45,36 +45,36 @@ impl<T: OfEpoch> Stored for Epoch<T> {
 }
 
 impl<T: OfEpoch> Epoch<T> {
-    /// A new one.
+    /// Creates a new epoch.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn begin(uid: i32) -> std::io::Result<Epoch<T>> {
         Ok(Epoch { uid, id: hex(&random::<16>()?), since: Moment::now(), of: PhantomData })
     }
 
-    /// Whether one belongs to it.
+    /// Returns whether an object belongs to it.
     pub(super) fn includes(&self, one: &T) -> bool {
         if one.epoch().is_empty() { one.created() > self.since } else { one.epoch() == self.id }
     }
 }
 
-/// What is known of a user's epoch.
+/// State of a user's epoch.
 #[derive(Debug)]
 pub enum Known<T> {
-    /// There was none yet: every one counts.
+    /// There was no epoch yet: all objects are valid.
     Never,
-    /// This one.
+    /// The current epoch.
     Now(Record<Epoch<T>>),
-    /// It is invalid, so none counts.
+    /// The epoch is invalid, so no object is valid.
     Invalid,
 }
 
 impl<T: OfEpoch> Known<T> {
-    /// What is known of a user's.
+    /// Reads the state of a user's epoch.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn of(store: &Store, uid: i32) -> Result<Known<T>, StoreError> {
         let key = uid.to_string();
         Ok(match store.valid::<Epoch<T>>(&key)? {
@@ -84,7 +84,7 @@ impl<T: OfEpoch> Known<T> {
         })
     }
 
-    /// Whether one counts, as far as epochs are concerned.
+    /// Returns whether an object is valid as far as epochs are concerned.
     #[must_use]
     pub fn includes(&self, one: &T) -> bool {
         match self {
@@ -94,7 +94,7 @@ impl<T: OfEpoch> Known<T> {
         }
     }
 
-    /// Whether what was made in an epoch of this name counts.
+    /// Returns whether objects made in the epoch with this id are valid.
     #[must_use]
     pub fn counts(&self, epoch: &str) -> bool {
         match self {
@@ -104,7 +104,7 @@ impl<T: OfEpoch> Known<T> {
         }
     }
 
-    /// The name of the epoch that counts; `None`: it is invalid.
+    /// Returns the id of the current epoch; `None` if it is invalid.
     #[must_use]
     pub fn current(&self) -> Option<&str> {
         match self {
@@ -114,16 +114,16 @@ impl<T: OfEpoch> Known<T> {
         }
     }
 
-    /// The epoch as it was read; `None`: there is no valid one.
+    /// Returns the last write of the epoch; `None` if there is no valid one.
     #[must_use]
     pub fn as_read(&self) -> Option<AsRead> {
         if let Known::Now(epoch) = self { Some(epoch.as_read) } else { None }
     }
 
-    /// The name of the epoch of a new one. An invalid epoch has no reader: a new one takes its place.
+    /// Returns the id of the epoch for a new object. An invalid epoch is replaced by a new one.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn for_new(self, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
         if let Some(epoch) = self.current() {
             return Ok(epoch.to_owned());

@@ -1,4 +1,4 @@
-//! The first administrator.
+//! Bootstrap of the first administrator.
 
 use super::accounts;
 use super::passwords;
@@ -7,12 +7,13 @@ use super::store::Author;
 use super::users::{FIRST, User};
 use super::{CommitError, Committed, Moment, Store};
 
-/// How the first administrator comes to be.
+/// Initial password of the first administrator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstPassword {
-    /// `admin` with the well-known password, for demonstrations and tests, to be changed at the first login, too.
+    /// User `admin` with the well-known password, for demonstrations and tests; must also be changed at the
+    /// first login.
     WellKnown,
-    /// `admin` with a random password, to be changed at the first login.
+    /// User `admin` with a random password; must be changed at the first login.
     Random,
 }
 
@@ -21,31 +22,31 @@ pub const WELL_KNOWN: &str = "changeme";
 /// Name of the first administrator.
 pub const NAME: &str = "admin";
 
-/// What became of it.
+/// Result of the bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum First {
-    /// There is one already.
+    /// There already is a first administrator.
     Exists,
-    /// Made here, with this password; decided or not.
+    /// The administrator was created here, with this password; committed or pending.
     Made {
-        /// The password.
+        /// The initial password.
         password: String,
-        /// Whether the datastore has it.
+        /// Whether the datastore has committed it.
         is_decided: bool,
     },
 }
 
-/// 20 characters that are easily told apart: more than 100 bits.
+/// Returns 20 characters that are easy to distinguish: about 100 bits.
 fn new_password() -> std::io::Result<String> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     Ok(random::<20>()?.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
 }
 
-/// Makes the first administrator unless there is one. Of two webservers that try at the same time, one finds the other's.
-/// The password is given to `keep` first, so that no administrator is made whose password nobody has.
+/// Creates the first administrator unless there is one. If two webservers try at the same time, one of them finds the
+/// other's. The password is passed to `keep` first, so that no administrator is created with a lost password.
 ///
 /// # Errors
-/// When the password cannot be kept, or the state not be read or written.
+/// If the password cannot be stored, or the state cannot be read or written.
 pub async fn ensure(
     store: &Store,
     wanted: &FirstPassword,

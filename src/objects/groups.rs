@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 use super::record::Stored;
 use super::{Store, StoreError};
 
-/// A group.
+/// A group of users.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Group {
-    /// Number; never used again after the group is deleted.
+    /// Number of the group; never reused after the group is deleted.
     #[serde(rename = "GID")]
     pub gid: i32,
-    /// Name; unique without regard to case.
+    /// Name; unique, ignoring case.
     pub name: String,
-    /// Description.
+    /// Description for users.
     #[serde(default)]
     pub desc: String,
 }
@@ -26,17 +26,17 @@ impl Stored for Group {
     }
 }
 
-/// Makes a group's name unique.
+/// Claim that makes a group's name unique.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupName {
-    /// As it is looked up.
+    /// Name in its lookup form.
     pub name: String,
-    /// Whose.
+    /// GID of the owner.
     pub gid: i32,
 }
 
 impl GroupName {
-    /// The claim of a name.
+    /// Creates the claim of a name.
     #[must_use]
     pub fn of(name: &str, gid: i32) -> GroupName {
         GroupName { name: super::names::key(name), gid }
@@ -50,10 +50,10 @@ impl Stored for GroupName {
     }
 }
 
-/// The group that bears this name.
+/// Returns the GID of the group with this name.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
     super::claims::find::<Group>(store, name)
 }

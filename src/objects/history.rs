@@ -1,4 +1,5 @@
-//! Search histories: one object a search, its key ordered by time, the oldest deleted by name when there are too many.
+//! Search histories: one object per search, with keys ordered by time. The oldest entries are deleted individually if
+//! there are too many.
 
 use std::collections::HashMap;
 
@@ -10,33 +11,33 @@ use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
 use super::{Moment, Store, StoreError, Writes};
 
-/// Why entries are deleted without a condition.
+/// Reason for deleting entries unconditionally.
 const NEVER_CHANGED: &str = "an entry never changes";
 
-/// One search.
+/// A search in the history.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Entry {
     /// Key within the user's history.
     #[serde(rename = "ID")]
     pub id: String,
-    /// Who searched.
+    /// UID of the user who searched.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Group to which the search was given; 0: none.
+    /// GID of the group with which the search was shared; 0 for none.
     #[serde(rename = "GID", default)]
     pub gid: i32,
-    /// Groups to which the search was given.
+    /// GIDs of the groups with which the search was shared.
     #[serde(rename = "GIDs", default, deserialize_with = "null_is_empty")]
     pub gids: Vec<i32>,
-    /// Whether everybody may see it.
+    /// Whether all users may see it.
     #[serde(default)]
     pub global: bool,
-    /// What was typed.
+    /// Query as entered by the user.
     pub user_query: String,
-    /// What was run.
+    /// Query that was executed.
     pub effective_query: String,
-    /// When.
+    /// Start of the search.
     pub launched: Moment,
 }
 
@@ -47,11 +48,11 @@ impl Stored for Entry {
     }
 }
 
-/// Key of a search that was begun at `launched`: keys of later searches are greater, and so are those of all searches
-/// after the history was cleared, whatever the clocks say.
+/// Returns the key of a search that started at `launched`. Keys of later searches are greater. After the history was
+/// cleared, keys of new searches are greater than those of cleared ones, whatever the clocks show.
 ///
 /// # Errors
-/// When there is no randomness, or the state is damaged.
+/// If no random bytes are available, or the state is corrupt.
 pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, StoreError> {
     let cleared = cleared_until(store, uid)?.unwrap_or_default();
     let cleared_ms = cleared.split('-').next().and_then(|ms| u64::from_str_radix(ms, 16).ok());
@@ -59,15 +60,15 @@ pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, Store
     Ok(format!("{ms:012x}-{}", hex(&random::<4>()?)))
 }
 
-/// The last entry of a user's history that was cleared and is not yet gone.
+/// Returns the id of the last cleared entry of a user's history while its deletion is incomplete.
 fn cleared_until(store: &Store, uid: i32) -> Result<Option<String>, StoreError> {
     Ok(cleaning::of_user_history(store, uid)?.into_iter().map(|record| record.value.until).max())
 }
 
-/// Clears a user's history, at once; what is too much for a transaction is taken away afterwards.
+/// Clears a user's history with immediate effect; entries that exceed one transaction are deleted afterwards.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     let keys = store.keys::<Entry>(&format!("{uid}/"))?;
     let mut writes = Writes::new();
@@ -76,20 +77,20 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     } else if let Some((_, until)) = keys.last().and_then(|key| key.split_once('/')) {
         writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
         let work = Cleaning::new(store, Of::History, uid, until.to_owned());
-        // One that was made cut off may be committed after a later one: it takes no other's place.
+        // A cleaning made while disconnected may be committed after a later one: it must not replace another one.
         writes.overwrite(&work, "its key names its last entry, so another one there says the same")?;
     }
     Ok(writes)
 }
 
-/// What was cleared of users' histories and is not gone yet.
+/// Entries of users' histories that were cleared but not yet deleted.
 pub struct Cleared(HashMap<i32, String>);
 
 impl Cleared {
-    /// Reads it.
+    /// Reads the cleanings of all histories.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn read(store: &Store) -> Result<Cleared, StoreError> {
         let work = store.list::<Cleaning>("")?.into_iter().map(|record| record.value);
         let mut cleared: HashMap<i32, String> = HashMap::new();
@@ -100,24 +101,24 @@ impl Cleared {
         Ok(Cleared(cleared))
     }
 
-    /// Whether an entry was cleared.
+    /// Returns whether an entry was cleared.
     #[must_use]
     pub fn includes(&self, entry: &Entry) -> bool {
         self.0.get(&entry.uid).is_some_and(|until| entry.id <= *until)
     }
 }
 
-/// Adds a search and deletes those that are beyond `entries_max`, oldest first.
+/// Adds a search, and deletes the oldest entries in excess of `entries_max`.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn add(store: &Store, entry: &Entry, entries_max: usize) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     writes.require::<super::users::User>(&entry.uid.to_string(), "the user was deleted")?;
     writes.overwrite(entry, "its number is random")?;
     let keys = store.keys::<Entry>(&format!("{}/", entry.uid))?;
     let excess = (keys.len() + 1).saturating_sub(entries_max.max(1));
-    // More than a few only after the setting was lowered: the rest goes with the searches that follow.
+    // A large excess occurs only after the setting was lowered: the searches that follow delete the rest.
     for key in keys.iter().take(excess.min(SLICE)) {
         writes.delete_whatever::<Entry>(key, NEVER_CHANGED)?;
     }

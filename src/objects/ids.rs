@@ -1,9 +1,9 @@
-//! Numbers for users and groups, unique even when two webservers that cannot see each other give them.
+//! Allocation of numbers for users and groups that are unique even if two webservers without a connection assign them.
 //!
-//! While connected, a webserver leases ranges from a counter object (compare-and-set at commit) and keeps what is left in
-//! a file of its own. Out of leases and cut off, it draws at random from the upper half of the numbers. However
-//! a number came about, the object is created on the condition that there is none: should two ever meet, the later one
-//! is rejected and reported, not mixed up.
+//! While connected, a webserver leases ranges from a counter object (compare-and-set at commit) and keeps the remainder
+//! in a local file. Without leases and disconnected, it draws random numbers from the upper half of the range. In both
+//! cases, the object is created under the condition that none exists: if two objects ever have the same number, the
+//! later one is rejected and reported, rather than mixed up with the other.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -17,24 +17,24 @@ use super::{CommitError, Committed, Store, Writes};
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
 
-/// Numbers leased at a time.
+/// Numbers per lease.
 const LEASE: i32 = 64;
-/// Below this many left, more are leased.
+/// If fewer numbers are left, more are leased.
 const LOW: i32 = 16;
-/// Numbers from here on are drawn at random.
+/// Start of the range of random numbers.
 const RANDOM_FROM: i32 = 1 << 30;
 
-/// Kinds of numbers.
+/// Kind of number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// Users; 1 is the first administrator's.
+    /// UIDs. The first administrator has UID 1.
     Users,
-    /// Groups.
+    /// GIDs of groups.
     Groups,
 }
 
 impl Numbers {
-    /// Both.
+    /// All kinds of numbers.
     pub const ALL: [Numbers; 2] = [Numbers::Users, Numbers::Groups];
 
     fn name(self) -> &'static str {
@@ -52,7 +52,7 @@ impl Numbers {
     }
 }
 
-/// First number of a kind that no webserver has taken for itself.
+/// First number of a kind that no webserver has leased.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Counter {
     kind: String,
@@ -87,7 +87,7 @@ impl Leases {
     }
 }
 
-/// What this webserver has leased.
+/// Ranges leased by this webserver.
 #[derive(Debug)]
 pub struct Ids {
     file: PathBuf,
@@ -95,7 +95,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Reads what is left of earlier leases from `directory`; an unreadable file is as good as none.
+    /// Reads the remainder of earlier leases from `directory`; an unreadable file is treated as missing.
     #[must_use]
     pub fn open(directory: &Path) -> Ids {
         let file = directory.join("id-leases.json");
@@ -104,10 +104,10 @@ impl Ids {
         Ids { file, leases: Mutex::new(leases) }
     }
 
-    /// A number that nobody else is given.
+    /// Returns a number that is assigned to no other object.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn next(&self, numbers: Numbers) -> std::io::Result<i32> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = *leases;
@@ -115,7 +115,7 @@ impl Ids {
         if range.next < range.end {
             let number = range.next;
             range.next += 1;
-            // A number counts as taken before it is used; without the file it would be given twice.
+            // The lease is saved before the number is used: without the file the number would be assigned twice.
             if self.save(&taken).is_ok() {
                 *leases = taken;
                 return Ok(number);
@@ -129,17 +129,17 @@ impl Ids {
         replace_file(&RealFs, &self.file, &serde_json::to_vec(leases)?)
     }
 
-    /// Whether there are numbers of every kind.
+    /// Returns whether leased numbers of every kind are left.
     #[must_use]
     pub fn is_stocked(&self) -> bool {
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         [leases.users, leases.groups].iter().all(|range| range.next < range.end)
     }
 
-    /// Leases more where little is left; does nothing while the datastore is away.
+    /// Leases more numbers if few are left; does nothing while the datastore is unreachable.
     ///
     /// # Errors
-    /// When the counter cannot be read, or the local disk refuses.
+    /// If the counter cannot be read, or the local disk fails.
     pub async fn refill(&self, store: &Store) -> Result<(), CommitError> {
         for numbers in Numbers::ALL {
             let left = {
@@ -173,7 +173,7 @@ impl Ids {
             }
         }
         let what = format!("lease numbers for {}", numbers.name());
-        // Only a decided lease counts: one that is still under way may yet be given to another webserver.
+        // Only a committed lease is used: the range of a pending one may still go to another webserver.
         if let Committed::At(_) = store.commit(&Author::default(), &what, writes).await? {
             let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
             let mut taken = *leases;

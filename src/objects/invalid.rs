@@ -1,5 +1,6 @@
-//! Objects that are not what their collection holds: another version, another tool or a person wrote them. One of them never
-//! hides the others, and is shown with its key, so that it can be replaced or deleted.
+//! Invalid objects: values that do not have the form that their collection requires, written by another version,
+//! another tool or by hand. An invalid object never hides others, and is listed with its key, so that it can be
+//! replaced or deleted.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,14 +14,14 @@ use super::{Store, StoreError};
 use crate::model::exposure::{self, Exposure};
 use crate::model::{Collection, Key};
 
-/// Objects that are read at a time.
+/// Number of objects that are read at once.
 const PAGE: usize = 512;
 
 tokio::task_local! {
     static NOTED: RefCell<BTreeSet<String>>;
 }
 
-/// Does something and gives the invalid objects that it met, as `collection/key`.
+/// Runs a future, and returns its output with the invalid objects that it found, as `collection/key`.
 pub async fn noting<T>(work: impl Future<Output = T>) -> (T, BTreeSet<String>) {
     NOTED
         .scope(RefCell::default(), async {
@@ -30,7 +31,7 @@ pub async fn noting<T>(work: impl Future<Output = T>) -> (T, BTreeSet<String>) {
         .await
 }
 
-/// Notes an invalid object for whoever asked.
+/// Records an invalid object for the enclosing [`noting`].
 pub(super) fn note(error: &StoreError) {
     tracing::debug!(%error, "left out");
     if let StoreError::Invalid { collection, key, .. } = error {
@@ -38,7 +39,7 @@ pub(super) fn note(error: &StoreError) {
     }
 }
 
-/// Why JSON is not what was wanted, without the place in a text that nobody sees.
+/// Returns why JSON does not decode, without the position in a text that users do not see.
 #[must_use]
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -46,23 +47,23 @@ fn reason(error: &serde_json::Error) -> String {
     text.replace('`', "")
 }
 
-/// The same without anything of the object, where that is not for the eyes of those who read this.
+/// Returns why JSON does not decode without quoting the object, for objects with secret contents.
 fn place(error: &serde_json::Error) -> String {
     let reason = reason(error);
-    // Names of members are those of the kind.
+    // Missing fields are fields of the kind, so they reveal nothing.
     if reason.starts_with("missing field ") {
         return reason;
     }
     format!("it is not of this kind at line {}, column {}; its contents are secret", error.line(), error.column())
 }
 
-/// Why bytes are not an object of a kind.
+/// Returns why bytes do not decode as an object of a kind.
 #[must_use]
 pub fn reason_for<T: Stored>(error: &serde_json::Error) -> String {
     if exposure::of(T::COLLECTION) == Exposure::Secret { place(error) } else { reason(error) }
 }
 
-/// That an object lies under the key of another one.
+/// Returns the message for an object that is stored under another object's key.
 #[must_use]
 pub fn misplaced<T: Stored>(own: &str) -> String {
     if exposure::of(T::COLLECTION) == Exposure::Secret {
@@ -71,24 +72,24 @@ pub fn misplaced<T: Stored>(own: &str) -> String {
     format!("what it says belongs to the key {own}")
 }
 
-/// Whether bytes are an object of a kind.
+/// Checks that bytes are a valid object of a kind.
 ///
 /// # Errors
-/// Says why not.
+/// If they are not; the text contains the reason.
 pub fn check<T: Stored>(key: &str, value: &[u8]) -> Result<(), String> {
     let object: T = serde_json::from_slice(value).map_err(|error| reason_for::<T>(&error))?;
     let own = object.key();
     if own == key { Ok(()) } else { Err(misplaced::<T>(&own)) }
 }
 
-/// One invalid object.
+/// An invalid object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// Where.
+    /// Collection of the object.
     pub collection: &'static str,
-    /// Which.
+    /// Key of the object.
     pub key: String,
-    /// Why.
+    /// Reason why it is invalid.
     pub reason: String,
 }
 
@@ -98,10 +99,10 @@ impl std::fmt::Display for Invalid {
     }
 }
 
-/// All invalid objects, of every kind.
+/// Returns all invalid objects, of every kind.
 ///
 /// # Errors
-/// When the replica's state is damaged.
+/// If the replica's state is corrupt.
 pub fn scan(store: &Store) -> Result<Vec<Invalid>, StoreError> {
     let mut found = Vec::new();
     for kind in KINDS {
@@ -124,10 +125,10 @@ pub fn scan(store: &Store) -> Result<Vec<Invalid>, StoreError> {
     Ok(found)
 }
 
-/// Why the object at a place is invalid; `None` when it is valid, is not there or is of no known kind.
+/// Returns the object at a key if it is invalid; `None` if it is valid, does not exist or is of an unknown kind.
 ///
 /// # Errors
-/// When the replica's state is damaged.
+/// If the replica's state is corrupt.
 pub fn at(store: &Store, collection: &Collection, key: &Key) -> Result<Option<Invalid>, StoreError> {
     let Some(kind) = kinds::of(collection.as_str()) else { return Ok(None) };
     let Some((value, _)) = store.raw(collection, key)? else { return Ok(None) };
@@ -135,10 +136,10 @@ pub fn at(store: &Store, collection: &Collection, key: &Key) -> Result<Option<In
     Ok(reason.map(|reason| Invalid { collection: kind.collection, key: key.to_string(), reason }))
 }
 
-/// Makes of an invalid object one that is valid: `blank`, with every member of the invalid one that fits.
+/// Makes a valid object from an invalid one: `blank`, with every member of the invalid object that is acceptable.
 ///
 /// # Errors
-/// When not even `blank` fits.
+/// If not even `blank` is valid.
 pub fn completed(blank: &Value, invalid: &[u8], fits: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
     type Members = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;
     let text = |members: &Members| serde_json::to_vec(members).map_err(|error| error.to_string());

@@ -1,4 +1,4 @@
-//! The table of collections: what each holds, and who may ever see it.
+//! The table of collections: contents and visibility.
 
 use super::capabilities::{Grants, TagGrants};
 use super::cleaning::Cleaning;
@@ -22,27 +22,27 @@ use crate::model::exposure;
 
 pub use crate::model::exposure::Exposure;
 
-/// One collection.
+/// A collection of the webserver.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
     /// Name of the collection.
     pub collection: &'static str,
-    /// What it holds, for people.
+    /// Description of its keys and contents.
     pub holds: &'static str,
-    /// Who may see it.
+    /// Visibility of its objects.
     pub exposure: Exposure,
-    /// Whether bytes are an object of this kind; else why not.
+    /// Checks that bytes are a valid object of this kind.
     pub check: Check,
 }
 
-/// Judges the bytes at a key.
+/// Checks the bytes at a key; the error is the reason why they are invalid.
 pub type Check = fn(key: &str, value: &[u8]) -> Result<(), String>;
 
 const fn kind<T: Stored>(exposure: Exposure, holds: &'static str) -> Kind {
     Kind { collection: T::COLLECTION, holds, exposure, check: check::<T> }
 }
 
-/// Every collection of the webserver. Keys stand in angle brackets.
+/// Every collection of the webserver. Keys are in angle brackets.
 pub const KINDS: &[Kind] = &[
     kind::<User>(Exposure::Open, "<uid>: names and address of a user"),
     kind::<UserName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
@@ -86,19 +86,19 @@ pub const KINDS: &[Kind] = &[
     kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has taken for itself"),
 ];
 
-/// The kind of a collection.
+/// Returns the kind of a collection.
 #[must_use]
 pub fn of(collection: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.collection == collection)
 }
 
-/// What may be seen of a collection; of one that this version does not know, nothing.
+/// Returns the visibility of a collection; that of an unknown collection is secret.
 #[must_use]
 pub fn exposure(collection: &str) -> Exposure {
     exposure::of(collection)
 }
 
-/// Whether a collection is one of those that are kept secret.
+/// Returns whether a collection is secret.
 #[must_use]
 pub fn is_secret(collection: &str) -> bool {
     exposure::SECRET.contains(&collection)

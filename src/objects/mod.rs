@@ -1,9 +1,9 @@
-//! What webservers keep in sync, as typed objects over the log: one file per kind.
+//! The data that webservers keep in sync, as typed objects on top of the log: one file per kind.
 //!
-//! Every object is JSON. A field that this version does not know is carried along when the object is rewritten, so
-//! members of different versions can share a log. What must commute between webservers that cannot see each other (a lock,
-//! the role of administrator, a membership) is an object of its own rather than a field: two changes made apart never
-//! undo each other.
+//! Every object is JSON. A field that is unknown to this version is preserved when the object is rewritten, so members
+//! of different versions can share a log. State that must commute between webservers without a connection (a lock, the
+//! administrator role, a membership) is a separate object rather than a field: two independent changes never undo
+//! each other.
 
 pub mod accounts;
 pub mod afresh;

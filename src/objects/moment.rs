@@ -1,4 +1,4 @@
-//! Points in time as clients write them: RFC 3339, with year 1 meaning "never".
+//! Timestamps in the form that clients use: RFC 3339, where year 1 means "never".
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::format_description::well_known::Rfc3339;
@@ -7,65 +7,66 @@ use time::{Duration, OffsetDateTime};
 
 use crate::env::{Clock, SystemClock};
 
-/// A point in time, in UTC, to the nanosecond. The default is [`Moment::NEVER`].
+/// A timestamp in UTC, with nanosecond precision. The default is [`Moment::NEVER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(OffsetDateTime);
 
 impl Moment {
-    /// What clients send and expect for "never" and "unset".
+    /// Value that clients send and expect for "never" and "unset".
     pub const NEVER: Moment = Moment(datetime!(0001-01-01 00:00:00 UTC));
 
-    /// The machine's time, to the millisecond.
+    /// Returns the system time, with millisecond precision.
     #[must_use]
     pub fn now() -> Moment {
         Moment::from_ms(SystemClock.now_ms())
     }
 
-    /// From milliseconds since 1970-01-01 UTC; what lies beyond the year 9999 becomes [`Moment::NEVER`].
+    /// Converts from milliseconds since 1970-01-01 UTC; times after the year 9999 become [`Moment::NEVER`].
     #[must_use]
     pub fn from_ms(ms: u64) -> Moment {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).map_or(Moment::NEVER, Moment)
     }
 
-    /// Milliseconds since 1970-01-01 UTC; 0 before.
+    /// Returns milliseconds since 1970-01-01 UTC; 0 for earlier times.
     #[must_use]
     pub fn ms(self) -> u64 {
         u64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
     }
 
-    /// From nanoseconds since 1970-01-01 UTC.
+    /// Converts from nanoseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn from_ns(ns: i64) -> Moment {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(ns)).map_or(Moment::NEVER, Moment)
     }
 
-    /// Nanoseconds since 1970-01-01 UTC; the nearest that there are for what lies beyond the years 1678 to 2262.
+    /// Returns nanoseconds since 1970-01-01 UTC; times outside the years 1678 to 2262 return the nearest
+    /// representable value.
     #[must_use]
     pub fn ns(self) -> i64 {
         let ns = self.0.unix_timestamp_nanos();
         i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// Whether this is "never".
+    /// Returns whether this is "never".
     #[must_use]
     pub fn is_never(self) -> bool {
         self == Moment::NEVER
     }
 
-    /// This much later; the end of time at most.
+    /// Adds seconds, saturating at the maximum timestamp.
     #[must_use]
     pub fn plus(self, seconds: u64) -> Moment {
         let duration = Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX));
         Moment(self.0.saturating_add(duration))
     }
 
-    /// Whether it lies in the past; "never" does not.
+    /// Returns whether it is in the past; "never" is not.
     #[must_use]
     pub fn is_past(self) -> bool {
         !self.is_never() && self <= Moment::now()
     }
 
-    /// Reads RFC 3339, also with an offset of hours only, as Go's layout `Z07` writes it.
+    /// Parses RFC 3339. Also accepts an offset of hours only, as Go's layout `Z07` writes it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Moment> {
         let parsed =
@@ -73,7 +74,7 @@ impl Moment {
         parsed.ok().map(|time| Moment(time.to_offset(time::UtcOffset::UTC)))
     }
 
-    /// RFC 3339 in UTC, without trailing zeros.
+    /// Formats as RFC 3339 in UTC, without trailing zeros.
     #[must_use]
     pub fn text(self) -> String {
         self.0.format(&Rfc3339).unwrap_or_else(|_| "0001-01-01T00:00:00Z".into())
@@ -93,7 +94,7 @@ impl Serialize for Moment {
 }
 
 impl<'de> Deserialize<'de> for Moment {
-    /// `null` and the empty text are "never".
+    /// `null` and the empty text decode as "never".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Moment, D::Error> {
         let text: Option<std::borrow::Cow<'de, str>> = Option::deserialize(deserializer)?;
         match text.as_deref() {

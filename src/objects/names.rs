@@ -1,7 +1,7 @@
-//! Names of users and groups: one form and one check on every way in, so that no two names look the same to people.
+//! Names of users and groups: one normal form and one check for every input, so that no two names look the same.
 //!
-//! A name is kept as it was typed, in Unicode's composed form (NFC). It is looked up by its [`key`]. Names that were made
-//! before there was a check go on working: a lookup also tries the keys that they had.
+//! A name is stored as entered, in Unicode's composed form (NFC), and is looked up by its [`key`]. Names from before
+//! the check was added still work: a lookup also tries the keys that they had.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -10,20 +10,20 @@ use unicode_security::mixed_script::AugmentedScriptSet;
 
 use crate::model::limits::Limits;
 
-/// Longest name of a user or a group, in characters.
+/// Maximum length of the name of a user or a group, in characters.
 pub const NAME_CHARS_MAX: usize = 128;
-/// Longest title, such as the name of a dashboard or a resource, in characters.
+/// Maximum length of a title, such as the name of a dashboard or a resource, in characters.
 pub const TITLE_CHARS_MAX: usize = 256;
-/// Longest name of a person, and longest address, in characters.
+/// Maximum length of a person's name or an address, in characters.
 pub const PERSON_CHARS_MAX: usize = 256;
-/// Longest description, in characters.
+/// Maximum length of a description, in characters.
 pub const TEXT_CHARS_MAX: usize = 1 << 16;
-/// Most groups that are named together.
+/// Maximum number of groups in one list.
 pub const GROUPS_MAX: usize = 10_000;
-/// Most labels of one object.
+/// Maximum number of labels of one object.
 pub const LABELS_MAX: usize = 1_000;
 
-/// A text that a field does not take; the message names the field.
+/// Error for an invalid text; the message names the field.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{field} {fault}")]
 pub struct FieldError {
@@ -35,7 +35,7 @@ fn fault<T>(field: &'static str, fault: impl Into<String>) -> Result<T, FieldErr
     Err(FieldError { field, fault: fault.into() })
 }
 
-/// Characters that cannot be seen, that change how others are shown, or that mean something to one program only.
+/// Characters that are invisible, affect the display of others, or are private to a program.
 const UNSEEN: [(u32, u32); 34] = [
     (0x00, 0x1f),
     (0x7f, 0x9f),
@@ -78,8 +78,8 @@ fn is_unseen(c: char) -> bool {
     is_odd_blank || UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
 }
 
-/// Whether the letters are those of one script, or of the scripts that are usual together: Chinese, Japanese or Korean
-/// ones with each other and with ASCII.
+/// Returns whether all letters belong to one script, or to scripts that are commonly combined: Chinese, Japanese or
+/// Korean ones, also with ASCII.
 fn is_of_one_script(name: &str) -> bool {
     if !AugmentedScriptSet::for_str(name).is_empty() {
         return true;
@@ -89,10 +89,10 @@ fn is_of_one_script(name: &str) -> bool {
     !set.is_empty() && (set.jpan || set.hanb || set.kore)
 }
 
-/// A name of a user or a group in the form in which it is kept.
+/// Normalizes the name of a user or a group.
 ///
 /// # Errors
-/// When it is empty, too long, or could be taken for another one.
+/// If it is empty, too long, or could be mistaken for another name.
 pub fn checked(field: &'static str, text: &str) -> Result<String, FieldError> {
     let text = text.trim();
     bounded(field, text, NAME_CHARS_MAX)?;
@@ -111,10 +111,10 @@ pub fn checked(field: &'static str, text: &str) -> Result<String, FieldError> {
     Ok(name)
 }
 
-/// A text of at most so many characters.
+/// Checks that a text has at most `chars_max` characters.
 ///
 /// # Errors
-/// When it has more.
+/// If it has more.
 pub fn bounded(field: &'static str, text: &str, chars_max: usize) -> Result<(), FieldError> {
     let is_short = text.len() <= chars_max;
     let chars = if is_short { 0 } else { text.chars().count() };
@@ -124,10 +124,10 @@ pub fn bounded(field: &'static str, text: &str, chars_max: usize) -> Result<(), 
     Ok(())
 }
 
-/// What a person is called, or an address: bounded, and all of it can be seen.
+/// Checks a person's name or an address: its length is limited, and all characters must be visible.
 ///
 /// # Errors
-/// When it is too long, or has characters that cannot be seen or that change how others are shown.
+/// If it is too long, or has characters that are invisible or affect the display of others.
 pub fn person(field: &'static str, text: &str) -> Result<(), FieldError> {
     bounded(field, text, PERSON_CHARS_MAX)?;
     seen(field, text)
@@ -140,10 +140,10 @@ fn seen(field: &'static str, text: &str) -> Result<(), FieldError> {
     }
 }
 
-/// A list of at most so many items.
+/// Checks that a list has at most `items_max` items.
 ///
 /// # Errors
-/// When it has more.
+/// If it has more.
 pub fn few<T>(field: &'static str, items: &[T], items_max: usize) -> Result<(), FieldError> {
     if items.len() > items_max {
         return fault(field, format!("has {} items; at most {items_max} are allowed", items.len()));
@@ -151,10 +151,10 @@ pub fn few<T>(field: &'static str, items: &[T], items_max: usize) -> Result<(), 
     Ok(())
 }
 
-/// A title: bounded, on one line.
+/// Checks a title: limited length, on one line.
 ///
 /// # Errors
-/// When it is too long or has control characters.
+/// If it is too long or has control characters.
 pub fn title(field: &'static str, text: &str) -> Result<(), FieldError> {
     bounded(field, text, TITLE_CHARS_MAX)?;
     match text.chars().find(|c| c.is_control()) {
@@ -163,23 +163,23 @@ pub fn title(field: &'static str, text: &str) -> Result<(), FieldError> {
     }
 }
 
-/// Labels of an object.
+/// Checks the labels of an object.
 ///
 /// # Errors
-/// When they are too many, or one is too long.
+/// If there are too many, or one is too long.
 pub fn labels(field: &'static str, labels: &[String]) -> Result<(), FieldError> {
     few(field, labels, LABELS_MAX)?;
     labels.iter().try_for_each(|label| title(field, label))
 }
 
-/// Under what a name is looked up: the same for everything that people type for it.
+/// Returns the lookup key of a name: the same for all spellings that users may enter.
 #[must_use]
 pub fn key(name: &str) -> String {
     let folded: String = name.trim().nfkc().collect::<String>().to_lowercase();
     folded.replace('ς', "σ").nfkc().collect()
 }
 
-/// Under what a name may be kept, the present form first: earlier versions only made letters small.
+/// Returns the keys under which a name may be stored, the present form first: earlier versions only lower-cased names.
 #[must_use]
 pub fn keys(name: &str) -> Vec<String> {
     let trimmed = name.trim();
@@ -199,7 +199,7 @@ pub fn keys(name: &str) -> Vec<String> {
     found
 }
 
-/// Whether people could take one name for the other. Names in ASCII are compared by their keys alone.
+/// Returns whether users could mistake one name for the other. Names in ASCII are compared only by their keys.
 #[must_use]
 pub fn look_alike(one: &str, other: &str) -> bool {
     let (one, other) = (key(one), key(other));
@@ -283,7 +283,7 @@ mod tests {
         {
             assert_eq!(key(one), key(other), "{one} {other}");
         }
-        // A claim that an earlier version made is found, too.
+        // Claims made by earlier versions are found, too.
         assert!(keys("josé").contains(&decomposed.to_lowercase()));
         assert_eq!(keys("bob"), ["bob"]);
         assert!(look_alike("аdmin", "admin") && look_alike("admın", "admin") && look_alike("ѕсоре", "scope"));

@@ -1,4 +1,4 @@
-//! Notifications: messages to one user, to a group, or to everybody, that end by themselves.
+//! Notifications: messages to one user, to a group, or to all users, which expire automatically.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::sessions::random;
 use super::sharing::Person;
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Seconds for which a notification lives unless told otherwise.
+/// Default lifetime of a notification in seconds.
 pub const LIFE_S: u64 = 12 * 3600;
 /// Type of the notification that a change was rejected.
 pub const REJECTED: u32 = 0x5245_4a00;
@@ -17,35 +17,35 @@ pub const REJECTED: u32 = 0x5245_4a00;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Notification {
-    /// Number.
+    /// Random number of the notification.
     #[serde(rename = "ID")]
     pub id: u64,
-    /// For whom; 0: for the group, or everybody.
+    /// UID of the receiver; 0 if it is for a group or for all users.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// For which group; 0: none.
+    /// GID of the receiving group; 0 for none.
     #[serde(rename = "GID")]
     pub gid: i32,
-    /// Who sent it.
+    /// UID of the sender.
     pub sender: i32,
-    /// Kind: of one kind, a receiver keeps the latest only; 0: all are kept.
+    /// Kind: a receiver keeps only the latest notification of a kind; 0: all are kept.
     #[serde(rename = "Type")]
     pub kind: u32,
-    /// For everybody.
+    /// Whether it is for all users.
     pub broadcast: bool,
-    /// When it was sent.
+    /// Time at which it was sent.
     pub sent: Moment,
-    /// When it ends.
+    /// Time at which it expires.
     pub expires: Moment,
-    /// Until when it is not shown.
+    /// Time until which it is hidden.
     pub ignore_until: Moment,
-    /// What it says.
+    /// Text of the message.
     pub msg: String,
-    /// The webserver from which it came.
+    /// UUID of the webserver that sent it.
     pub origin: uuid::Uuid,
     /// `info`, `warn`, `error` or `critical`.
     pub level: String,
-    /// Where to read more.
+    /// Link to more information.
     pub link: String,
 }
 
@@ -57,7 +57,7 @@ impl Stored for Notification {
 }
 
 impl Notification {
-    /// Whether it is meant for the person.
+    /// Returns whether it is addressed to the person.
     #[must_use]
     pub fn is_for(&self, person: &Person) -> bool {
         self.broadcast
@@ -65,25 +65,25 @@ impl Notification {
             || (self.gid != 0 && person.groups.contains(&self.gid))
     }
 
-    /// Whether it is shown now.
+    /// Returns whether it is shown now.
     #[must_use]
     pub fn is_shown(&self) -> bool {
         !self.expires.is_past() && (self.ignore_until.is_never() || self.ignore_until.is_past())
     }
 }
 
-/// A number for a new notification, below 2^53.
+/// Returns a random number for a new notification, below 2^53.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no random bytes are available.
 pub fn new_id() -> std::io::Result<u64> {
     Ok((u64::from_le_bytes(random::<8>()?) >> 11).max(1))
 }
 
-/// Sends a notification, in the place of an earlier one of its kind to the same receiver.
+/// Sends a notification, which replaces earlier ones of its kind to the same receiver.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     if notification.kind != 0 {
@@ -99,10 +99,11 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
     Ok(writes)
 }
 
-/// Notifications that have ended, for their removal: one webserver's own, and after an hour anybody's.
+/// Returns expired notifications, for deletion: those of the webserver `own`, and after an hour those of
+/// all webservers.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn ended(store: &Store, own: uuid::Uuid) -> Result<Vec<Record<Notification>>, StoreError> {
     let all = store.list::<Notification>("")?;
     let is_over = |record: &Record<Notification>| {

@@ -1,4 +1,4 @@
-//! Passwords: how they are judged, kept and compared. Nothing here blocks an asynchronous thread.
+//! Checking, hashing and verifying passwords. Nothing here blocks an asynchronous thread.
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,25 +13,25 @@ use super::record::Stored;
 use super::weak_passwords::weakness;
 use crate::env::vital;
 
-/// Shortest password unless the configuration says otherwise, in characters.
+/// Default minimum length of a password, in characters.
 pub const CHARS_MIN: usize = 12;
-/// Longest password, in bytes: hashing must not become a way to keep the processor busy.
+/// Maximum length of a password in bytes: hashing must not become a way to keep the processor busy.
 pub const BYTES_MAX: usize = 1024;
-/// Passwords hashed at the same time; each takes [`MEMORY_KIB`] of memory. More than logins take, so that these do not keep
-/// those from changing a password who are in already.
+/// Number of passwords hashed concurrently; each uses [`MEMORY_KIB`] of memory. Higher than the number of concurrent
+/// logins, so that logins do not prevent logged-in users from changing their passwords.
 const AT_ONCE: usize = 6;
 /// OWASP's first choice for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 
-/// The hash of a user's password.
+/// Hash of a user's password.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Password {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// In PHC form.
+    /// Hash in PHC string format.
     pub hash: String,
-    /// When it was set.
+    /// Time at which it was set.
     pub changed: Moment,
     /// Whether it must be changed at the next login.
     #[serde(default)]
@@ -51,7 +51,7 @@ impl Stored for Password {
     }
 }
 
-/// What a new password must have: `[Password-Control]` of the configuration.
+/// Requirements for new passwords: `[Password-Control]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// `Min-Length`, in characters.
@@ -73,10 +73,10 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Judges a new password of a user.
+    /// Checks a new password of a user.
     ///
     /// # Errors
-    /// Says everything that is missing.
+    /// If requirements are not met; the text lists all of them.
     pub fn check(&self, password: &str, user: &str) -> Result<(), String> {
         if password.is_empty() {
             return Err("the password must not be empty".into());
@@ -104,7 +104,7 @@ impl Policy {
     }
 }
 
-/// Why a password could not be hashed or compared.
+/// Error while hashing or verifying a password.
 #[derive(Debug, thiserror::Error)]
 #[error("the password could not be hashed: {0}")]
 pub struct HashError(String);
@@ -131,7 +131,7 @@ async fn off_thread<T: Send + 'static>(
 /// Hashes a new password.
 ///
 /// # Errors
-/// When there is no randomness or memory.
+/// If no random bytes or memory are available.
 pub async fn hash(password: &str) -> Result<String, HashError> {
     let password = password.to_owned();
     off_thread(move || {
@@ -142,10 +142,10 @@ pub async fn hash(password: &str) -> Result<String, HashError> {
     .await
 }
 
-/// Compares a password with a hash; without a hash it takes as long, and says no.
+/// Verifies a password against a hash. Without a hash it takes the same time and returns `false`.
 ///
 /// # Errors
-/// When the hash is not understood, or there is no memory.
+/// If the hash is invalid, or no memory is available.
 pub async fn verify(password: &str, hash: Option<String>) -> Result<bool, HashError> {
     static NOBODY: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
     if password.len() > BYTES_MAX {
@@ -194,7 +194,7 @@ mod tests {
         assert!(default.check("", "bob").is_err() && default.check("elevenchars", "bob").is_err());
         assert!(default.check("twelve chars", "bob").is_ok() && default.check("Password1234", "bob").is_err());
         assert!(default.check(&"ab c".repeat(BYTES_MAX), "bob").is_err());
-        // What an installation has chosen counts, down to what is guessed first.
+        // The configured policy decides, except for the most common passwords.
         let none = Policy { length_min: 0, ..default };
         assert!(none.check("p", "bob").is_ok() && none.check("password", "bob").is_err());
     }

@@ -1,4 +1,4 @@
-//! Preferences: JSON that belongs to a user and means something to the interface only.
+//! Preferences: JSON that belongs to a user and has a meaning only for the user interface.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,21 +6,21 @@ use serde_json::value::RawValue;
 use super::Moment;
 use super::record::Stored;
 
-/// The name under which the interface keeps its preferences.
+/// Name under which the user interface stores its preferences.
 pub const PREFERENCES: &str = "prefs";
 
 /// Preferences of a user.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Preference {
-    /// Whose.
+    /// UID of the user.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Which.
+    /// Name of the set of preferences.
     pub name: String,
-    /// When they were last written.
+    /// Time of the last write.
     pub updated: Moment,
-    /// The value, as it came.
+    /// The value, stored unchanged.
     pub data: Box<RawValue>,
 }
 
@@ -31,7 +31,7 @@ impl Stored for Preference {
     }
 }
 
-/// Key of a user's preferences.
+/// Returns the key of a user's preferences.
 #[must_use]
 pub fn key(uid: i32, name: &str) -> String {
     format!("{uid}/{name}")

@@ -1,9 +1,9 @@
-//! How much one user may keep of each kind of object that has owners: so many objects, and so many bytes. Nobody else's list
-//! becomes slow, and no member's memory or disk is filled, by what one user makes.
+//! Quotas: limits on the number and size of the objects of each kind that one user may keep. One user's objects must
+//! not slow down other users' lists, or fill the memory or disk of members.
 //!
-//! What a user has is counted by reading it, when the user changes something for the first time, and from then on by the
-//! changes made here. Changes made elsewhere are found when it is counted again: after a while, sooner near the bound, and
-//! before anything is refused.
+//! A user's objects are counted by scanning them at the user's first change. From then on, changes made at this
+//! webserver adjust the count. Changes made elsewhere are found by counting again: after a while, sooner near the
+//! limit, and before any change is rejected.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -21,19 +21,20 @@ use super::{Store, StoreError};
 use crate::env::aside;
 use crate::model::{Collection, Op};
 
-/// A count is believed for this long.
+/// Time for which a count is used.
 const BELIEVED: Duration = Duration::from_secs(600);
-/// The same where half of the bound is reached.
+/// Time for which a count is used if it exceeds half of the limit.
 const BELIEVED_NEAR: Duration = Duration::from_secs(60);
-/// One that refuses was counted no longer ago than this.
+/// Maximum age of a count that causes a rejection.
 const BELIEVED_FULL: Duration = Duration::from_secs(2);
-/// Counts that are remembered.
+/// Maximum number of counts that are remembered.
 const REMEMBERED_MAX: usize = 4096;
 
-/// Kinds that are bounded. Histories have a bound of their own, at which the oldest entries go: no search is refused for them.
+/// Collections with quotas. Histories have a separate limit, at which the oldest entries are deleted, so that no search
+/// is rejected because of them.
 const BOUNDED: [&str; 4] = [Dashboard::COLLECTION, Resource::COLLECTION, Search::COLLECTION, Notification::COLLECTION];
 
-/// Objects and their bytes.
+/// Number of objects and their total size in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Amount {
     objects: i64,
@@ -59,7 +60,7 @@ impl Amount {
     }
 }
 
-/// Whose objects of which kind.
+/// UID of the owner, and collection.
 type Of = (i32, &'static str);
 
 #[derive(Clone, Copy, Debug)]
@@ -68,14 +69,14 @@ struct Counted {
     at: Instant,
 }
 
-/// What users have, as far as it was counted.
+/// Amounts of objects that users own, as far as they were counted.
 #[derive(Debug)]
 pub struct Quotas {
     most: Amount,
     counted: Mutex<HashMap<Of, Counted>>,
 }
 
-/// What a change adds to what users have; taken back when it is dropped without having been kept.
+/// Amounts that a change adds to the counts; subtracted again on drop unless kept.
 #[derive(Debug)]
 pub struct Added<'a> {
     quotas: &'a Quotas,
@@ -83,25 +84,25 @@ pub struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// The change was made.
+    /// Keeps the amounts, because the change was made.
     pub fn keep(mut self) {
         self.amounts.clear();
     }
 }
 
 impl<'a> Added<'a> {
-    /// Counts from now on until it is known that the change was not made.
+    /// Keeps the amounts unless the change is reported as not made.
     #[must_use]
     pub fn until_refused(self) -> UntilRefused<'a> {
         UntilRefused(Some(self))
     }
 }
 
-/// What a change costs that is being made. Dropped, it counts: whoever made the change may not wait for what becomes of it.
+/// Amounts of a change in progress. They are kept on drop, because the caller may stop waiting for the outcome.
 pub struct UntilRefused<'a>(Option<Added<'a>>);
 
 impl UntilRefused<'_> {
-    /// The change was not made.
+    /// Subtracts the amounts again, because the change was not made.
     pub fn give_back(mut self) {
         drop(self.0.take());
     }
@@ -126,12 +127,12 @@ impl Drop for Added<'_> {
     }
 }
 
-/// Why a change is too much.
+/// Reason why a change is not charged.
 #[derive(Debug)]
 pub enum QuotaError {
-    /// A user has as much as a user may have, in words.
+    /// A user has reached a quota; contains a description.
     Full(String),
-    /// What is there cannot be read.
+    /// The present state cannot be read.
     Store(StoreError),
 }
 
@@ -152,7 +153,7 @@ fn owner(value: &[u8]) -> Option<i32> {
 }
 
 impl Quotas {
-    /// Bounds of each kind for each user; 0: none.
+    /// Creates quotas with the limits for each kind and user; 0 means no limit.
     #[must_use]
     pub fn new(objects_max: u64, bytes_max: u64) -> Quotas {
         let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
@@ -163,7 +164,7 @@ impl Quotas {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What operations add to what users have.
+    /// Returns the amounts that operations add to users' counts.
     fn added(store: &Store, ops: &[Op]) -> Result<Vec<(Of, Amount)>, StoreError> {
         let mut added: HashMap<Of, Amount> = HashMap::new();
         for op in ops {
@@ -197,7 +198,7 @@ impl Quotas {
         Ok(sum)
     }
 
-    /// What a user has, counted no longer ago than `believed` says.
+    /// Returns the amount that a user owns, from a count no older than `believed` permits.
     fn known(&self, store: &Store, of: Of, believed: &impl Fn(Amount) -> Duration) -> Result<Amount, StoreError> {
         let known = self.counted().get(&of).copied();
         if let Some(known) = known.filter(|known| known.at.elapsed() <= believed(known.amount)) {
@@ -212,10 +213,10 @@ impl Quotas {
         Ok(amount)
     }
 
-    /// Adds what operations of an ordinary user make to what users have. Who has more than the bound may still make it less.
+    /// Charges operations of an ordinary user. A user above the limit may still reduce the amount.
     ///
     /// # Errors
-    /// When it is too much.
+    /// If a quota is exceeded.
     pub fn add(&self, store: &Store, author: i32, ops: &[Op]) -> Result<Added<'_>, QuotaError> {
         let amounts = Quotas::added(store, ops)?;
         let half = self.half();
@@ -232,7 +233,7 @@ impl Quotas {
         Amount { objects: self.most.objects / 2, bytes: self.most.bytes / 2 }
     }
 
-    /// Whoever may change what another user owns fills at most half of that user's room.
+    /// Limits a user who may change another user's objects to half of the owner's quota.
     fn most_for(&self, author: i32, owner: i32) -> Amount {
         if author == owner { self.most } else { self.half() }
     }
@@ -241,7 +242,7 @@ impl Quotas {
         self.most != Amount::default() && (amount.objects > 0 || amount.bytes > 0)
     }
 
-    /// Counts what was counted longer ago than `believed` says, as far as it becomes more.
+    /// Renews counts older than `believed` permits, where the amount grows.
     fn count_again(
         &self,
         store: &Store,
@@ -252,7 +253,8 @@ impl Quotas {
         more.map(|(of, _)| of).try_for_each(|of| self.known(store, *of, &believed).map(drop))
     }
 
-    /// Adds all of it, if there is room for all: of changes at the same time only so many fit. Says for what there is none.
+    /// Adds all amounts if all fit, so that concurrent changes cannot exceed the limit together. Otherwise returns the
+    /// owner and kind that are full.
     fn note_if_fits(&self, author: i32, amounts: &[(Of, Amount)]) -> Result<Added<'_>, Of> {
         let mut counted = self.counted();
         for (of, amount) in amounts.iter().filter(|(_, amount)| self.is_bounded(*amount)) {
@@ -265,10 +267,10 @@ impl Quotas {
         Ok(Added { quotas: self, amounts: amounts.to_vec() })
     }
 
-    /// Adds what operations of an administrator make, however much it is.
+    /// Charges operations of an administrator without checking the limits.
     ///
     /// # Errors
-    /// When what is there cannot be read.
+    /// If the present state cannot be read.
     pub fn add_anyway(&self, store: &Store, ops: &[Op]) -> Result<Added<'_>, StoreError> {
         let amounts = Quotas::added(store, ops)?;
         Quotas::note(&mut self.counted(), &amounts);

@@ -1,4 +1,4 @@
-//! Objects as JSON whose unknown fields survive being rewritten by a version that does not know them.
+//! Objects encoded as JSON. Unknown fields are preserved when an older version rewrites an object.
 
 use std::collections::BTreeMap;
 
@@ -10,38 +10,38 @@ use serde_json::value::RawValue;
 use crate::model::{Collection, Condition, Key, Seq, TxnId};
 use crate::replica::{History, Object};
 
-/// A kind of object. All fields are always written, so that what is not written is what this version does not know.
+/// A kind of object. All its fields are always written, so that all other fields are unknown to this version.
 pub trait Stored: Serialize + DeserializeOwned {
-    /// Where objects of this kind lie.
+    /// Collection of objects of this kind.
     const COLLECTION: &'static str;
 
-    /// The key of this object.
+    /// Returns the key of this object.
     fn key(&self) -> String;
 }
 
-/// The write of an object that was read. A change that is computed from it is made on the condition that this is still the
-/// last one.
+/// Identifies the write of an object that was read. A change computed from the object is made under the condition that
+/// this is still the last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsRead {
     /// Committed at this sequence of a history.
     Committed(Seq, History),
-    /// By a transaction of this webserver that is not decided yet.
+    /// Made by a pending transaction of this webserver.
     Pending(TxnId, History),
 }
 
 impl AsRead {
-    /// The last write of an object that the replica shows.
+    /// Returns the last write of an object returned by the replica.
     #[must_use]
     pub fn of(object: &Object) -> AsRead {
         match (object.version, object.pending) {
             (Some(version), _) => AsRead::Committed(version, object.read_in),
             (None, Some(id)) => AsRead::Pending(id, object.read_in),
-            // The replica always names one of them. No object has this version, so nothing would be overwritten unseen.
+            // The replica always sets one of them. No object has version zero, so nothing would be overwritten unseen.
             (None, None) => AsRead::Committed(Seq::ZERO, object.read_in),
         }
     }
 
-    /// Its sequence; `None` while it is not decided.
+    /// Returns its sequence; `None` while it is pending.
     #[must_use]
     pub fn version(self) -> Option<Seq> {
         match self {
@@ -50,7 +50,7 @@ impl AsRead {
         }
     }
 
-    /// The history in which it was read.
+    /// Returns the history in which it was read.
     #[must_use]
     pub fn read_in(self) -> History {
         match self {
@@ -58,7 +58,7 @@ impl AsRead {
         }
     }
 
-    /// The condition that it is still the last write at this place.
+    /// Returns the condition that it is still the last write of the object.
     #[must_use]
     pub fn condition(self, collection: Collection, key: Key) -> Condition {
         match self {
@@ -68,27 +68,27 @@ impl AsRead {
     }
 }
 
-/// An object as it was read.
+/// An object together with its stored form.
 #[derive(Clone, Debug)]
 pub struct Record<T> {
-    /// The object.
+    /// The decoded object.
     pub value: T,
-    /// Sequence of its last write; `None` while that is not decided.
+    /// Sequence of its last write; `None` while that is pending.
     pub version: Option<Seq>,
-    /// Its last write.
+    /// Identifies its last write.
     pub as_read: AsRead,
     raw: Bytes,
 }
 
 impl<T> Record<T> {
-    /// Whether the datastore has it in this version.
+    /// Returns whether the datastore has committed this version.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.version.is_some()
     }
 
-    /// Names this version in `ETag` and `If-Match`. Its contents belong to it: after a recovery another write may have the
-    /// same sequence.
+    /// Returns the tag of this version for `ETag` and `If-Match`. It includes a hash of the contents, because after a
+    /// recovery another write may have the same sequence.
     #[must_use]
     pub fn tag(&self) -> String {
         let version = self.version.map_or("p".to_owned(), |version| version.0.to_string());
@@ -97,19 +97,19 @@ impl<T> Record<T> {
 }
 
 impl<T: Stored> Record<T> {
-    /// Reads an object.
+    /// Decodes an object.
     ///
     /// # Errors
-    /// When the bytes are not JSON of this kind.
+    /// If the bytes are not JSON of this kind.
     pub fn read(raw: Bytes, as_read: AsRead) -> Result<Record<T>, serde_json::Error> {
         let value = serde_json::from_slice(&raw)?;
         Ok(Record { value, version: as_read.version(), as_read, raw })
     }
 
-    /// The bytes to be written: this value, and what was in the object besides.
+    /// Encodes the value, together with the unknown fields of the object.
     ///
     /// # Errors
-    /// When the value cannot be written as JSON.
+    /// If the value cannot be encoded as JSON.
     pub fn rewritten(&self) -> Result<Bytes, serde_json::Error> {
         type Fields = BTreeMap<String, Box<RawValue>>;
         let mut fields: Fields = serde_json::from_slice(&self.raw)?;
@@ -119,10 +119,10 @@ impl<T: Stored> Record<T> {
     }
 }
 
-/// The bytes of a new object.
+/// Encodes a new object.
 ///
 /// # Errors
-/// When the value cannot be written as JSON.
+/// If the value cannot be encoded as JSON.
 pub fn written<T: Stored>(value: &T) -> Result<Bytes, serde_json::Error> {
     Ok(serde_json::to_vec(value)?.into())
 }

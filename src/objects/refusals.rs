@@ -1,8 +1,8 @@
-//! What a refused change means to people.
+//! Messages for rejected changes.
 
 use crate::model::{Condition, Reason};
 
-/// What an object of a collection is called, in the singular.
+/// Returns the singular noun for an object of a collection.
 fn thing(collection: &str) -> &'static str {
     match collection {
         "users" | "user-names" => "user",
@@ -23,7 +23,7 @@ fn thing(collection: &str) -> &'static str {
     }
 }
 
-/// Why a transaction with these conditions was refused, in words for whoever made it.
+/// Returns why a transaction with these conditions was rejected, as a message for its author.
 #[must_use]
 pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
     let Reason::ConditionFailed { condition, .. } = reason else { return reason.to_string() };
@@ -52,7 +52,7 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         }
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
-            // Objects that have no number of their own.
+            // Objects without a separate number.
             name @ ("passwords" | "preferences" | "capabilities" | "tag-access") => {
                 format!("the {} was changed by somebody else meanwhile", thing(name))
             }

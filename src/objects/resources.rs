@@ -1,4 +1,4 @@
-//! Resources: files for searches, found by name. What they hold lies beside them, see [`super::contents`].
+//! Resources: files used by searches, found by name. Their contents are stored as blobs, see [`super::contents`].
 
 use serde::{Deserialize, Serialize};
 
@@ -6,45 +6,45 @@ use super::record::Stored;
 use super::sharing::{Audience, Person, Shared, null_is_empty};
 use super::{Moment, Record, Store, StoreError, groups, users};
 
-/// What is known of a resource.
+/// Metadata of a resource.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Resource {
-    /// Owner.
+    /// UID of the owner.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Name for programs.
+    /// Unique id of the resource.
     #[serde(rename = "GUID")]
     pub guid: uuid::Uuid,
-    /// Name space.
+    /// Namespace of the resource.
     #[serde(default)]
     pub domain: i16,
-    /// When contents or metadata were last changed.
+    /// Time at which contents or metadata were last changed.
     pub last_modified: Moment,
-    /// Rises by one with every new contents.
+    /// Incremented whenever the contents change.
     #[serde(default)]
     pub version_number: i64,
-    /// Groups that may read it.
+    /// GIDs of groups that may read it.
     #[serde(rename = "GroupACL", default, deserialize_with = "null_is_empty")]
     pub group_acl: Vec<i32>,
-    /// Whether everybody may read it.
+    /// Whether all users may read it.
     #[serde(default)]
     pub global: bool,
-    /// Name for people and searches; not unique.
+    /// Name for users and searches; not unique.
     pub resource_name: String,
-    /// Description.
+    /// Description by its owner.
     #[serde(default)]
     pub description: String,
-    /// Bytes of the contents.
+    /// Size of the contents in bytes.
     #[serde(default)]
     pub size: u64,
-    /// MD5 of the contents in base64; empty when there are none.
+    /// MD5 of the contents in base64; empty if there are none.
     #[serde(default)]
     pub hash: String,
-    /// Labels.
+    /// Labels for searching and grouping.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub labels: Vec<String>,
-    /// The contents; empty when there are none.
+    /// Id of the blob with the contents; empty if there are none.
     #[serde(default)]
     pub content: String,
 }
@@ -68,10 +68,10 @@ impl Shared for Resource {
     }
 }
 
-/// The resource with this GUID.
+/// Returns the resource with this GUID.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn by_guid(store: &Store, guid: &str) -> Result<Option<Record<Resource>>, StoreError> {
     match uuid::Uuid::parse_str(guid) {
         Ok(guid) => store.get(&guid.to_string()),
@@ -79,12 +79,12 @@ pub fn by_guid(store: &Store, guid: &str) -> Result<Option<Record<Resource>>, St
     }
 }
 
-/// The resource that a name means to a person: an own one, then one shared with a group of the person's, then one shared
-/// with everybody; among equals the one with the smallest GUID. `global:NAME`, `user=WHO:NAME` and `group=WHICH:NAME`
-/// look in one place only. A GUID names itself.
+/// Resolves a name to a resource for a person: first the person's own resources, then those shared with one of their
+/// groups, then those shared with all users; among equals, the one with the smallest GUID. `global:NAME`,
+/// `user=WHO:NAME` and `group=WHICH:NAME` restrict the search accordingly. A GUID resolves to its resource.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn resolve(store: &Store, person: &Person, name: &str) -> Result<Option<Record<Resource>>, StoreError> {
     if let Some(record) = by_guid(store, name)? {
         return Ok(record.value.is_readable_by(person).then_some(record));

@@ -1,6 +1,8 @@
-//! Names in a backup are checked as those that are typed in: what no other call takes does not come in by a restore.
+//! Checks the names in an export archive like names entered by users: a restore must not create names that no other
+//! request could.
 //!
-//! A name from a time before there was a check stays valid where it is: it may be restored to the account that bears it.
+//! A name from before the check was introduced stays valid for its account: it may be restored to the account that
+//! has it.
 
 use std::collections::BTreeMap;
 
@@ -12,25 +14,25 @@ use super::store::Store;
 use super::users::User;
 use crate::model::Op;
 
-/// Checks the names of a backup's users and groups, one after the other.
+/// Checks the names of an archive's users and groups, one after the other.
 pub struct RestoredNames<'a> {
     store: &'a Store,
-    /// Whose each name is, as it is looked up.
+    /// Owner of each name, by lookup key.
     users: BTreeMap<String, i32>,
     groups: BTreeMap<String, i32>,
 }
 
 impl<'a> RestoredNames<'a> {
-    /// Starts; `store` holds what is there now.
+    /// Starts the check; `store` has the present state.
     #[must_use]
     pub fn new(store: &'a Store) -> RestoredNames<'a> {
         RestoredNames { store, users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Checks one object of a backup.
+    /// Checks one object of an archive.
     ///
     /// # Errors
-    /// When it has a name that could not be given, or that another object of the backup has.
+    /// If its name is not allowed, or is also the name of another object in the archive.
     pub fn check(&mut self, op: &Op) -> Result<(), String> {
         let Op::Put { collection, value, .. } = op else { return Ok(()) };
         match collection.as_str() {
@@ -47,7 +49,7 @@ fn one<O: Owner>(
     field: &'static str,
     value: &[u8],
 ) -> Result<(), String> {
-    // An object that is no such one is restored as it is, and listed as invalid.
+    // An invalid object is restored unchanged, and listed as invalid.
     let Ok(owner) = serde_json::from_slice::<O>(value) else { return Ok(()) };
     let (name, number) = (owner.called(), owner.number());
     let what = O::WHAT;

@@ -1,5 +1,6 @@
-//! Which rights a change needs that others may take away: the role of administrator for what concerns everybody or belongs to
-//! another user, a membership for what is shared with a group. Work on what is one's own needs neither.
+//! Rights that a change needs and that its author can lose: the administrator role for changes that affect all users or
+//! objects of another user, and a membership for objects shared with a group. Work on the user's own objects
+//! needs neither.
 
 use std::collections::BTreeSet;
 
@@ -17,23 +18,23 @@ use super::users::Membership;
 use super::{Store, StoreError};
 use crate::model::Op;
 
-/// Beyond so many groups an administrator answers for a change with the role.
+/// With more groups than this, a change by an administrator depends on the role instead of the memberships.
 const GROUPS_OF_ADMIN_MAX: usize = 8;
 
-/// What a change needs.
+/// Rights that a change needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rights {
-    /// The role of administrator.
+    /// Whether it needs the administrator role.
     pub role: bool,
-    /// Memberships.
+    /// GIDs of groups in which the author must be a member.
     pub groups: BTreeSet<i32>,
 }
 
-/// What is there, as far as it decides.
+/// The part of the present state that affects the rights needed.
 pub(super) trait There {
-    /// The value of the object that an operation concerns.
+    /// Returns the present value of the object that an operation changes.
     fn before(&self, op: &Op) -> Result<Option<bytes::Bytes>, StoreError>;
-    /// Whether a user is a member of a group.
+    /// Returns whether a user is a member of a group.
     fn is_member(&self, uid: i32, gid: i32) -> Result<bool, StoreError>;
 }
 
@@ -47,7 +48,7 @@ impl There for Store {
     }
 }
 
-/// What these operations of a user need.
+/// Returns the rights that these operations of a user need.
 pub(super) fn of<'a>(
     there: &impl There,
     uid: i32,
@@ -57,7 +58,7 @@ pub(super) fn of<'a>(
     let mut needed = Needed { there, uid, rights: Rights::default() };
     for op in ops {
         needed.add(op)?;
-        // With the role everything is allowed.
+        // The role permits everything, so memberships are irrelevant.
         if is_admin && (needed.rights.role || needed.rights.groups.len() > GROUPS_OF_ADMIN_MAX) {
             return Ok(Rights { role: true, groups: BTreeSet::new() });
         }
@@ -92,7 +93,7 @@ impl<T: There> Needed<'_, T> {
                 self.rights.role |= !is_own;
                 let Some(entry) = op.value().and_then(|value| understood::<Entry>(value)) else { return Ok(()) };
                 self.rights.role |= entry.global;
-                // Members of the groups may look at it.
+                // Members of the groups can read it.
                 let groups = entry.gids.iter().copied().chain(Some(entry.gid).filter(|gid| *gid != 0));
                 groups.collect::<BTreeSet<i32>>().into_iter().try_for_each(|gid| self.add_group(gid))
             }
@@ -102,9 +103,9 @@ impl<T: There> Needed<'_, T> {
                 self.rights.role |= !is_own_history;
                 Ok(())
             }
-            // Who names a content is judged by what names it.
+            // The object that references a blob determines the right.
             Content::COLLECTION => Ok(()),
-            // Nobody else writes anything that is not named here.
+            // Only administrators write to other collections.
             _ => {
                 self.rights.role = true;
                 Ok(())
@@ -125,7 +126,7 @@ impl<T: There> Needed<'_, T> {
         let before = self.there.before(op)?;
         let (before, after) =
             match (before.map(|value| understood::<S>(&value)), op.value().map(|value| understood::<S>(value))) {
-                // Of an invalid one nobody knows whose it is.
+                // The owner of an invalid object is unknown.
                 (Some(None), _) | (_, Some(None)) => {
                     self.rights.role = true;
                     return Ok(());
@@ -155,7 +156,7 @@ impl<T: There> Needed<'_, T> {
         }
     }
 
-    /// Whom it is shared with already stay.
+    /// Adds the rights needed for new shares. Existing shares may be kept.
     fn add_audiences(&mut self, before: &[Audience; 2], after: &[Audience; 2]) -> Result<(), StoreError> {
         for (known, audience) in before.iter().zip(after) {
             self.rights.role |= audience.global && !known.global;
@@ -175,7 +176,7 @@ impl<T: There> Needed<'_, T> {
         Ok(())
     }
 
-    /// What another user lets others change is changed by right of a membership, unless everybody may.
+    /// Adds the right to change another user's object: a membership, unless all users may change it.
     fn add_writer(&mut self, is_as_before: bool, writers: &Audience) -> Result<(), StoreError> {
         if is_as_before && writers.global {
             return Ok(());
@@ -238,7 +239,7 @@ mod tests {
             (None, own(&[], false)),
             (own(&[], false), own(&[], false)),
             (own(&[], false), None),
-            // What is shared already stays so, also with a group that was left and with everybody.
+            // Existing shares are kept, even with a group that the user has left, or with all users.
             (own(&[3, 9], true), own(&[3, 9], true)),
             (own(&[3, 9], true), own(&[], false)),
             (None, None),
@@ -258,7 +259,7 @@ mod tests {
         let of_group = |after| needed(Some(dashboard(7, &[9], false, &[])), after);
         assert_eq!(of_group(Some(dashboard(7, &[9, 3], false, &[4]))), (false, vec![3, 4]));
         assert_eq!(needed(None, Some(dashboard(7, &[3], false, &[]))), (false, vec![3]));
-        // Another user's that the group may change, as it was shared.
+        // Another user's object that the group may change, with unchanged shares.
         let others = |gids: &[i32]| Some(dashboard(66, gids, false, &[8, 4]));
         assert_eq!(needed(others(&[]), others(&[])), (false, vec![4]));
         assert_eq!(needed(others(&[]), others(&[4])), (true, vec![]), "only its owner shares it");

@@ -1,4 +1,4 @@
-//! Searches as everybody knows them: who searched for what, how far it is, and which webserver has the results.
+//! Searches as all webservers know them: query, owner, progress, and the webserver that has the results.
 
 use std::collections::HashSet;
 
@@ -9,129 +9,129 @@ use super::record::Stored;
 use super::sharing::{Audience, Shared, null_is_empty};
 use super::{Moment, Store, StoreError};
 
-/// How far a search is.
+/// State of a search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It runs.
+    /// It is running.
     #[default]
     Running,
-    /// It has all results.
+    /// All results are complete.
     Done,
-    /// Somebody or a bound ended it; what it had found is kept.
+    /// It was stopped by a user or a limit; the results found so far are kept.
     Stopped,
-    /// It could not go on; what it had found is kept.
+    /// It failed; the results found so far are kept.
     Failed,
-    /// Its webserver ended while it ran; what it had found is kept.
+    /// Its webserver exited while it was running; the results found so far are kept.
     Interrupted,
-    /// A state of a later version.
+    /// A state from a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// One search.
+/// A search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Search {
-    /// Name: decimal digits.
+    /// Id of the search: decimal digits.
     #[serde(rename = "ID")]
     pub id: String,
-    /// Owner.
+    /// UID of the owner.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Groups that may read it.
+    /// GIDs of groups that may read it.
     #[serde(rename = "GIDs", default, deserialize_with = "null_is_empty")]
     pub gids: Vec<i32>,
-    /// Whether everybody may read it.
+    /// Whether all users may read it.
     #[serde(default)]
     pub global: bool,
-    /// What was typed.
+    /// Query as entered by the user.
     pub user_query: String,
-    /// What was run, when that is not what was typed.
+    /// Query that was executed, if it differs from the entered one.
     #[serde(default)]
     pub effective_query: String,
-    /// Tags of the query; rows name them by place.
+    /// Tags of the query; rows refer to them by index.
     #[serde(default)]
     pub tags: Vec<String>,
-    /// Columns, if the query says so.
+    /// Columns, if the query defines them.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
-    /// First time.
+    /// Start of the time range, inclusive.
     pub start_range: Moment,
-    /// First time after it.
+    /// End of the time range, exclusive.
     pub end_range: Moment,
-    /// When it began.
+    /// Time at which it started.
     pub started: Moment,
-    /// When this was last written.
+    /// Time of the last write of this object.
     pub updated: Moment,
-    /// How long it ran, in milliseconds.
+    /// Run time in milliseconds.
     #[serde(default)]
     pub duration_ms: u64,
-    /// How far it is.
+    /// Current state.
     #[serde(default)]
     pub state: State,
-    /// Rows found.
+    /// Number of result rows.
     #[serde(default)]
     pub rows: u64,
-    /// Bytes of the results.
+    /// Size of the results in bytes.
     #[serde(default)]
     pub bytes: u64,
-    /// Rows looked at.
+    /// Number of rows examined.
     #[serde(default)]
     pub rows_in: u64,
-    /// Whether results were left out because there is a limit.
+    /// Whether results were dropped because of a limit.
     #[serde(default)]
     pub over_limit: bool,
-    /// Why it failed or was ended.
+    /// Reason why it failed or was stopped.
     #[serde(default)]
     pub error: String,
-    /// What a reader of the results should know.
+    /// Warnings for readers of the results.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// The webserver that has the results.
+    /// Name of the webserver that has the results.
     pub webserver: String,
-    /// Whether it goes on when nobody looks.
+    /// Whether it continues when no client is attached.
     #[serde(default)]
     pub background: bool,
-    /// The content with the results, once it was saved: then every webserver has them.
+    /// Id of the blob with the results, once it is saved: from then on every webserver has them.
     #[serde(default)]
     pub content: String,
-    /// When it is cleared away; never, if it was saved so.
+    /// Time at which it is deleted; never if it was saved that way.
     #[serde(default)]
     pub expires: Moment,
-    /// Whether it is left out of the history.
+    /// Whether it is excluded from the history.
     #[serde(default)]
     pub no_history: bool,
-    /// Name for people.
+    /// Display name.
     #[serde(default)]
     pub name: String,
-    /// Notes of people.
+    /// Notes by users.
     #[serde(default)]
     pub notes: String,
-    /// How it was begun: manual, dashboard and so on.
+    /// How it was started: manually, by a dashboard and so on.
     #[serde(default)]
     pub method: String,
-    /// What began it.
+    /// Identifies the object that started it.
     #[serde(default)]
     pub reference: String,
-    /// Whatever a client wants kept.
+    /// Arbitrary data stored for clients.
     #[serde(default)]
     pub metadata: Option<Box<RawValue>>,
-    /// Where results came from that were brought here as an archive.
+    /// Origin of results that were imported from an archive.
     #[serde(default)]
     pub imported: Option<Imported>,
 }
 
-/// An archive of results that was brought here.
+/// Origin of an imported archive of results.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Imported {
-    /// When.
+    /// Time of the import.
     pub time: Moment,
-    /// What its owner calls it.
+    /// Name chosen by its owner.
     #[serde(default)]
     pub batch_name: String,
-    /// What its owner says of it.
+    /// Description by its owner.
     #[serde(default)]
     pub batch_info: String,
 }
@@ -156,13 +156,13 @@ impl Shared for Search {
 }
 
 impl Search {
-    /// What was run.
+    /// Returns the query that was executed.
     #[must_use]
     pub fn ran(&self) -> &str {
         if self.effective_query.is_empty() { &self.user_query } else { &self.effective_query }
     }
 
-    /// How far it is, in one word.
+    /// Returns the state as one word.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self.state {
@@ -175,17 +175,17 @@ impl Search {
         }
     }
 
-    /// Whether its results are kept for good.
+    /// Returns whether its results are kept permanently.
     #[must_use]
     pub fn is_saved(&self) -> bool {
         !self.content.is_empty()
     }
 }
 
-/// Contents that searches name.
+/// Returns the blobs that searches reference.
 ///
 /// # Errors
-/// When the state is damaged, or a search is invalid: it may name any.
+/// If the state is corrupt, or a search is invalid: it could reference any blob.
 pub fn named_contents(store: &Store) -> Result<HashSet<String>, StoreError> {
     let mut named = HashSet::new();
     store.each_whole::<Search>("", |search| named.extend([search.content]))?;

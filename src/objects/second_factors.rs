@@ -1,8 +1,9 @@
-//! Second factors of logins: the seed of an app's codes, the codes that were used, and codes for when the app is lost.
+//! Second factors of logins: the seed of an authenticator app, the codes already used, and recovery codes for a
+//! lost app.
 //!
-//! What counts once in the whole fleet is an object that is changed under the condition that it is as it was read: the
-//! last step of the app's codes, and the set of recovery codes. It is written in the transaction of the login itself, so of two
-//! logins with one code, wherever they are made, one is rejected.
+//! State that must be used at most once in the whole fleet is an object that is changed only under the condition that
+//! it still is as read: the last time step of the app's codes, and the set of recovery codes. It is written in the same
+//! transaction as the login. Of two logins with the same code, at any webservers, one is therefore rejected.
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -13,31 +14,31 @@ use super::totp::{self, Judged, SEED_BYTES};
 use super::users::User;
 use super::{Moment, Record, Store, StoreError, Writes, accounts};
 
-/// Recovery codes that are made together.
+/// Number of recovery codes that are created together.
 pub const CODES: usize = 10;
-/// Random bytes of a recovery code: too many to be guessed from its hash, so that no slow hash is needed.
+/// Random bytes of a recovery code: too many to guess from its hash, so that no slow hash is needed.
 const CODE_BYTES: usize = 10;
-/// Sets the hashes of recovery codes apart from other hashes.
+/// Domain separation of recovery code hashes from other hashes.
 const CODE_CONTEXT: &str = "gravwell recovery code v1";
-/// A set-up that was begun is finished within this time, or begun again.
+/// Time in seconds within which a setup must be finished.
 pub const SETUP_S: u64 = 15 * 60;
 
 const USED: &str = "the code was used already, here or at another webserver: wait for the next one";
 const CHANGED: &str = "the second factor was changed in the meantime: try again";
-/// Said when a password alone meets a second factor that this webserver did not know of.
+/// Message if a password alone is used for a login and a second factor exists that this webserver did not know of.
 pub const SET_UP: &str = "a second factor was set up for this account in the meantime: log in again";
 const WITH_THE_FACTOR: &str = "it comes and goes with the second factor";
 
-/// A second factor of a user: an app that makes codes from a seed.
+/// A second factor of a user: an app that derives codes from a seed.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Factor {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// Which: steps and recovery codes of an earlier one do not count.
+    /// Identifies this factor: steps and recovery codes of an earlier factor are ignored.
     pub id: String,
-    /// In base 32. The app has it as well, so it can be no hash.
+    /// Base 32. The app needs the same seed, so it cannot be stored as a hash.
     seed: String,
-    /// Since when.
+    /// Time of its setup.
     pub since: Moment,
 }
 
@@ -54,14 +55,14 @@ impl Stored for Factor {
     }
 }
 
-/// The last step of which a code was used.
+/// The last time step for which a code was used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastStep {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// Of which factor.
+    /// Id of the factor.
     pub factor: String,
-    /// The step.
+    /// Number of the time step.
     pub step: u64,
 }
 
@@ -72,18 +73,18 @@ impl Stored for LastStep {
     }
 }
 
-/// Codes that each count once instead of one of the app.
+/// Single-use codes that can replace a code of the app.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct RecoveryCodes {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// Of which factor.
+    /// Id of the factor.
     pub factor: String,
-    /// What is hashed with each, so that hashes of different users tell nothing together.
+    /// Salt, so that equal hashes of different users reveal nothing.
     salt: String,
-    /// Hashes of those that are left.
+    /// Hashes of the unused codes.
     hashes: Vec<String>,
-    /// When they were made.
+    /// Time of their creation.
     pub generated: Moment,
 }
 
@@ -101,10 +102,10 @@ impl Stored for RecoveryCodes {
 }
 
 impl RecoveryCodes {
-    /// New codes: what is kept, and what the user is shown this once.
+    /// Creates new codes. Returns the record to store, and the codes, which are shown to the user only once.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn new(uid: i32, factor: &str) -> std::io::Result<(RecoveryCodes, Vec<String>)> {
         let salt = hex(&random::<16>()?);
         let shown =
@@ -114,13 +115,13 @@ impl RecoveryCodes {
         Ok((kept, shown))
     }
 
-    /// How many are left.
+    /// Returns the number of unused codes.
     #[must_use]
     pub fn left(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Takes a code away; whether it was one of them.
+    /// Removes a code. Returns whether it was one of them.
     fn take(&mut self, code: &str) -> bool {
         let wanted = hash(&self.salt, code);
         let before = self.hashes.len();
@@ -129,13 +130,13 @@ impl RecoveryCodes {
     }
 }
 
-/// In groups that are easily copied by hand.
+/// Splits a code into groups that are easy to copy by hand.
 fn grouped(code: &str) -> String {
     let groups = code.as_bytes().chunks(5).map(|group| String::from_utf8_lossy(group).into_owned());
     groups.collect::<Vec<_>>().join("-")
 }
 
-/// Case and what stands between groups do not count.
+/// Hashes a code, ignoring case and separators.
 fn hash(salt: &str, code: &str) -> String {
     let code: String = code.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     let mut hasher = blake3::Hasher::new_derive_key(CODE_CONTEXT);
@@ -143,16 +144,16 @@ fn hash(salt: &str, code: &str) -> String {
     hex(hasher.finalize().as_bytes())
 }
 
-/// A factor that its user has not proved yet to have.
+/// A new factor for which the user has not yet proved possession of the app.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Setup {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
     seed: String,
-    /// The factor that it takes the place of, which was proved when it was begun; empty: there was none.
+    /// Id of the factor that it replaces, which was proved at the start of the setup; empty if there was none.
     #[serde(default)]
     replaces: String,
-    /// When it was begun.
+    /// Start of the setup.
     pub begun: Moment,
 }
 
@@ -169,44 +170,44 @@ impl Stored for Setup {
     }
 }
 
-/// What is sent to prove a second factor.
+/// A code that the user sends as a second factor.
 #[derive(Clone, Copy, Debug)]
 pub enum Code<'a> {
-    /// What the app shows.
+    /// Code displayed by the app.
     OfApp(&'a str),
-    /// One of the recovery codes.
+    /// A recovery code.
     Recovery(&'a str),
 }
 
-/// Whether a code counts.
+/// Result of checking a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proved {
-    /// It does; the transaction must be the one that it is used for.
+    /// The code is valid, provided that the transaction which uses it is committed.
     Yes,
-    /// It was used already.
+    /// The code was already used.
     Used,
-    /// It is none.
+    /// The code is wrong.
     No,
 }
 
-/// The second factor of a user.
+/// Returns the second factor of a user.
 ///
 /// # Errors
-/// When the state is damaged, or the factor is invalid: then it must not be taken for none.
+/// If the state is corrupt, or the factor is invalid: an invalid factor must not be treated as missing.
 pub fn of(store: &Store, uid: i32) -> Result<Option<Record<Factor>>, StoreError> {
     store.get::<Factor>(&uid.to_string())
 }
 
-/// The recovery codes of a factor.
+/// Returns the recovery codes of a factor.
 fn codes_of(store: &Store, factor: &Factor) -> Result<Option<Record<RecoveryCodes>>, StoreError> {
     let codes = store.valid::<RecoveryCodes>(&factor.key())?;
     Ok(codes.filter(|codes| codes.value.factor == factor.id))
 }
 
-/// Judges a code, and adds to `writes` what makes it count once.
+/// Checks a code, and adds the operations that make it single-use to `writes`.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn prove(
     store: &Store,
     factor: &Record<Factor>,
@@ -240,18 +241,18 @@ pub fn prove(
     Ok(Proved::Yes)
 }
 
-/// Requires that a user has no second factor at commit.
+/// Requires that the user has no second factor at commit.
 ///
 /// # Errors
-/// When the key cannot be one.
+/// If the key is invalid.
 pub fn require_none(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     writes.require_absent::<Factor>(&uid.to_string(), SET_UP)
 }
 
-/// Begins to set up a factor, in the place of `former`, which was proved. The seed is for the user's app.
+/// Starts the setup of a factor that replaces `former`, which was proved. Returns the seed for the user's app.
 ///
 /// # Errors
-/// When there is no randomness, or an object cannot be written.
+/// If no random bytes are available, or an object cannot be encoded.
 pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> Result<Vec<u8>, StoreError> {
     let seed = random::<SEED_BYTES>()?;
     let replaces = former.map(|former| former.value.id.clone()).unwrap_or_default();
@@ -265,20 +266,20 @@ pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> 
     Ok(seed.to_vec())
 }
 
-/// What a set-up comes to.
+/// Result of finishing a setup.
 pub enum Installed {
-    /// The factor counts with the transaction; these are its recovery codes.
+    /// The factor becomes valid with the transaction; these are its recovery codes.
     Yes(Vec<String>),
-    /// The code is not that of the app.
+    /// The code is not from the app.
     No,
-    /// There is no set-up that could be finished.
+    /// There is no setup that could be finished.
     NotBegun,
 }
 
-/// Finishes a set-up with a code that proves that the app has the seed.
+/// Finishes a setup with a code that proves that the app has the seed.
 ///
 /// # Errors
-/// When the state is damaged or there is no randomness.
+/// If the state is corrupt or no random bytes are available.
 pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Result<Installed, StoreError> {
     let key = uid.to_string();
     let former = of(store, uid)?;
@@ -298,10 +299,10 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
     Ok(Installed::Yes(shown))
 }
 
-/// New recovery codes in the place of those that are left.
+/// Replaces the remaining recovery codes with new ones.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no random bytes are available.
 pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
     let (codes, shown) = RecoveryCodes::new(factor.value.uid, &factor.value.id)?;
     writes.unchanged(factor, CHANGED)?;
@@ -309,10 +310,10 @@ pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(Recove
     Ok((codes, shown))
 }
 
-/// Takes everything of a second factor away.
+/// Deletes all objects of a second factor.
 ///
 /// # Errors
-/// When an object cannot be written.
+/// If an object cannot be encoded or its key is invalid.
 pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let key = uid.to_string();
     writes.delete_whatever::<Factor>(&key, "who clears it has proved it, or is an administrator")?;
@@ -321,23 +322,23 @@ pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     writes.delete_whatever::<Setup>(&key, WITH_THE_FACTOR)
 }
 
-/// What a user has, without anything that could be used.
+/// State of a user's second factor, without secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Whether there is a second factor.
     pub is_set: bool,
-    /// Recovery codes that are left.
+    /// Number of unused recovery codes.
     pub codes_left: usize,
-    /// When they were made.
+    /// Time at which the recovery codes were created.
     pub generated: Option<Moment>,
 }
 
-/// What a user has.
+/// Returns the state of a user's second factor.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn summary(store: &Store, uid: i32) -> Result<Summary, StoreError> {
-    // An invalid one is asked for, too, so it is there.
+    // An invalid factor is also required at login, so it counts as set.
     if !store.has::<Factor>(&uid.to_string())? {
         return Ok(Summary::default());
     }

@@ -1,9 +1,9 @@
-//! Logins. A session is an object, so it is valid on every webserver and gone from all of them when it is deleted. A client
-//! holds a random secret, and the session is named by the secret's hash: who reads everything that is replicated can
-//! begin no request with it.
+//! Login sessions. A session is an object, so it is valid on every webserver, and deleting it ends it on all of them.
+//! The client holds a random secret, and the session is named by the secret's hash: read access to the replicated data
+//! is not enough to make a request in the session.
 //!
-//! A session lives as long as it is used. Writing every use into the log would make reading expensive, so a webserver
-//! extends a session only when a quarter of its life has passed: the log sees at most four writes per life.
+//! A session stays valid while it is used. Logging every use would make reads expensive, so a webserver extends a
+//! session only after a quarter of its lifetime: the log receives at most four writes per lifetime.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,27 +17,29 @@ use super::epochs::{self, OfEpoch};
 use super::record::{AsRead, Stored};
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Name of the algorithm of a token's last part: BLAKE3 with 64 bytes of output, keyed with the secret in the token.
+/// Algorithm number for a token's last part: BLAKE3 with 64 bytes of output, keyed with the secret in the token.
 const ALGORITHM: u32 = 4;
-/// Sets the names of sessions apart from other hashes.
+/// Domain separation of session names from other hashes.
 const NAME_CONTEXT: &str = "gravwell session name v1";
-/// Most sessions of one user; a new login ends the one that was not used for the longest time.
+/// Maximum number of sessions of one user; a new login ends the least recently used one.
 pub const SESSIONS_MAX: usize = 256;
-/// A webserver clears away its own sessions of an earlier epoch after this long, and those of others after a day.
+/// Delay in seconds after which a webserver deletes its own sessions of an earlier epoch; those of others follow after
+/// a day.
 const OWN_AFTER_S: u64 = 60;
 const OTHERS_AFTER_S: u64 = 24 * 3600;
-/// Why sessions are deleted whatever they are by then: ending one always counts.
+/// Reason for deleting sessions unconditionally: the end of a session always takes precedence.
 pub const ENDED: &str = "a session that is ended stays ended, however it was extended";
-/// Why a session is rewritten whatever else wrote it: the same login is extended at several webservers at once.
+/// Reason for rewriting a session unconditionally: several webservers may extend the same login at the same time.
 pub const ONLY_TIMES: &str = "only its times and epoch change, and of an old epoch it counts nowhere";
-/// Longest token that is looked at.
+/// Maximum length of a token that is decoded.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// A key with which a webserver of an earlier version signed logins. This version believes none, and removes its own.
+/// Key with which a webserver of an earlier version signed logins. This version accepts no such login and deletes its
+/// own keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FormerKey {
     id: String,
-    /// Whose.
+    /// Name of the webserver that used the key.
     pub webserver: String,
 }
 
@@ -48,51 +50,53 @@ impl Stored for FormerKey {
     }
 }
 
-/// A login.
+/// A login session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
-    /// Whose.
+    /// UID of the user.
     pub uid: i32,
-    /// Which.
+    /// Hash of the secret, which identifies the session.
     pub id: String,
-    /// Address from which it was begun.
+    /// Address of the client that logged in.
     pub origin: String,
-    /// Program with which it was begun.
+    /// User agent that logged in.
     #[serde(default)]
     pub agent: String,
-    /// When it was begun.
+    /// Time of the login.
     pub created: Moment,
-    /// Last use that is known here.
+    /// Last use known to this webserver.
     pub last_hit: Moment,
-    /// When it ends unless it is used.
+    /// Time at which it expires unless it is used.
     pub expires: Moment,
-    /// The webserver at which it was begun.
+    /// Name of the webserver that started it.
     #[serde(default)]
     pub webserver: String,
-    /// The epoch to which it belongs; empty: an earlier version began it.
+    /// Epoch to which it belongs; empty if an earlier version started it.
     #[serde(default)]
     pub epoch: String,
-    /// Name of the login for whose downloads it was made: these begin until `expires`. Empty: it is a login itself.
+    /// For a download session: id of the login session it belongs to. Downloads can start until `expires`. Empty for a
+    /// login session.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub of: String,
-    /// The administrator who began it to act as this user; empty: the user did.
+    /// Administrator who started it to act as this user; empty if the user did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
-    /// Those on whom it rests then: the administrator, and whom else they act as on the way, in this order.
+    /// Users on whose rights it rests in that case: the administrator, then the users acted as in between, in
+    /// this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub behind: Vec<Behind>,
-    /// Whether it was begun with a second factor: of its user, or of the administrator who acts as this user.
+    /// Whether a second factor was used at login: that of the user, or of the administrator who acts as this user.
     #[serde(default)]
     pub second_factor: bool,
 }
 
-/// The logins of a user that count.
+/// Epoch of the valid sessions of a user.
 pub type Epoch = epochs::Epoch<Session>;
 type Known = epochs::Known<Session>;
 
 impl OfEpoch for Session {
     const EPOCHS: &'static str = "session-epochs";
-    // Not empty: what was begun before there is an epoch ends with the first one, whatever the clocks say.
+    // Not empty: sessions from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
 
     fn epoch(&self) -> &str {
@@ -112,39 +116,41 @@ impl Stored for Session {
 }
 
 impl Session {
-    /// When it ends if it is used now and not again: after `timeout_s`, and at the latest `lifetime_s` after it was begun;
-    /// 0: however old it is.
+    /// Returns its expiry time if it is used now and never again: after `timeout_s`, but no later than `lifetime_s`
+    /// after its start; `lifetime_s` 0 means no such limit.
     #[must_use]
     pub fn end_if_used(&self, timeout_s: u64, lifetime_s: u64) -> Moment {
         let end = Moment::now().plus(timeout_s);
         if lifetime_s == 0 { end } else { end.min(self.created.plus(lifetime_s)) }
     }
 
-    /// Whether it has reached the age at which all sessions end.
+    /// Returns whether it has reached the maximum age of sessions.
     #[must_use]
     pub fn is_too_old(&self, lifetime_s: u64) -> bool {
         lifetime_s != 0 && self.created.plus(lifetime_s).is_past()
     }
 
-    /// Whether its life must be written anew: a quarter has passed since the last time, and there is more to come.
+    /// Returns whether its expiry time must be rewritten: a quarter of the timeout has passed since the last write, and
+    /// the new time would be later.
     #[must_use]
     pub fn needs_extension(&self, timeout_s: u64, lifetime_s: u64) -> bool {
         let is_due = Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires;
         is_due && !self.is_temporary() && self.end_if_used(timeout_s, lifetime_s) > self.expires
     }
 
-    /// Whether it is for downloads only.
+    /// Returns whether it is a download session.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         !self.of.is_empty()
     }
 }
 
-/// A session that counts: it has not ended, belongs to its user's epoch, and those who act in it as this user may do so. One for
-/// downloads counts as long as the login that it was made for, because a download that has begun goes on.
+/// Returns a session if it is valid: it has not expired, belongs to its user's current epoch, and the administrators
+/// who act in it as this user may do so. A download session is valid as long as its login session, because a started
+/// download continues.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreError> {
     let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
     let epoch = Known::of(store, uid)?;
@@ -158,21 +164,21 @@ pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreErro
     Ok(Some(Live { session, epoch: epoch.as_read(), behind }))
 }
 
-/// A session that counts.
+/// A valid session.
 #[derive(Debug)]
 pub struct Live {
-    /// The session.
+    /// The session record.
     pub session: Record<Session>,
-    /// The epoch that it belongs to; `None`: its user has had none yet.
+    /// The epoch to which it belongs; `None` if its user has had none yet.
     pub epoch: Option<AsRead>,
-    /// The administrators who act in it as its user.
+    /// The administrators who act as its user.
     pub behind: Vec<Backing>,
 }
 
-/// The sessions of a user that count, without those for one download.
+/// Returns the valid sessions of a user, except download sessions.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
     let epoch = Known::of(store, uid)?;
     let mut found = Vec::new();
@@ -189,19 +195,19 @@ fn is_live(session: &Session, epoch: &Known) -> bool {
     epoch.includes(session) && !session.expires.is_past()
 }
 
-/// Name of the epoch to which a new session of a user belongs; an invalid epoch gives way to a new one.
+/// Returns the id of the epoch for a new session of a user; an invalid epoch is replaced by a new one.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
     Known::of(store, uid)?.for_new(uid, writes)
 }
 
-/// Sessions of a user that a new one displaces: ended ones, and of those that count the longest unused, so that with the
-/// new one there are at most [`SESSIONS_MAX`].
+/// Returns the sessions of a user that a new one displaces: ended sessions, and the least recently used valid ones, so
+/// that at most [`SESSIONS_MAX`] remain together with the new one.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     let epoch = Known::of(store, uid)?;
     let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
@@ -213,10 +219,11 @@ pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     Ok(displaced.take(SLICE).map(Stored::key).collect())
 }
 
-/// Sessions that a webserver clears away: its own that have ended and are not needed to tell so, a while later anybody's.
+/// Returns the sessions that this webserver should delete: its own that have ended and are no longer needed as evidence
+/// of that, and after a longer delay those of all webservers.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut epochs: HashMap<i32, Known> = HashMap::new();
     let mut found = Vec::new();
@@ -228,7 +235,7 @@ pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
         };
         let after = if session.webserver == store.via() { OWN_AFTER_S } else { OTHERS_AFTER_S };
         let is_over = match epoch {
-            // An epoch that is not decided may be rejected.
+            // The epoch may still be rejected while it is pending.
             Known::Now(epoch) if epoch.version.is_some() && !epoch.value.includes(session) => {
                 epoch.value.since.plus(after).is_past()
             }
@@ -247,16 +254,16 @@ struct Header {
     typ: String,
 }
 
-/// What a token says. Only whose it is and the secret count; how long it lives is up to the session.
+/// Contents of a token. Only the UID and the secret are checked; the session determines the lifetime.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who.
+    /// UID of the user.
     pub uid: i32,
-    /// When it ends, unless the session is extended.
+    /// Time at which it expires unless the session is extended.
     pub expires: Moment,
-    /// The secret.
+    /// The random secret.
     iat: [u8; 32],
-    /// A token for downloads.
+    /// Whether it is a token for downloads.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub temporary: bool,
 }
@@ -268,29 +275,29 @@ impl std::fmt::Debug for Claims {
 }
 
 impl Claims {
-    /// Claims of a new login.
+    /// Creates the claims of a new login.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn new(uid: i32, expires: Moment) -> std::io::Result<Claims> {
         Ok(Claims { uid, expires, iat: random()?, temporary: false })
     }
 
-    /// Claims for downloads.
+    /// Creates claims for downloads.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// If no random bytes are available.
     pub fn for_downloads(uid: i32, expires: Moment) -> std::io::Result<Claims> {
         Ok(Claims { temporary: true, ..Claims::new(uid, expires)? })
     }
 
-    /// The same secret with another end.
+    /// Returns the same claims with another expiry time.
     #[must_use]
     pub fn until(self, expires: Moment) -> Claims {
         Claims { expires, ..self }
     }
 
-    /// The claims of a token; whether its session exists is not said yet.
+    /// Decodes a token. Does not check that its session exists.
     #[must_use]
     pub fn read(token: &str) -> Option<Claims> {
         if token.len() > TOKEN_BYTES_MAX {
@@ -304,23 +311,23 @@ impl Claims {
         (header.algo == ALGORITHM && is_whole).then_some(claims)
     }
 
-    /// Name of the session: the hash of the secret.
+    /// Returns the id of the session: the hash of the secret.
     #[must_use]
     pub fn session(&self) -> String {
         hex(&blake3::derive_key(NAME_CONTEXT, &self.iat)[..16])
     }
 
-    /// The token: three parts in lower case hexadecimal, joined by dots.
+    /// Encodes the token: three parts in lower-case hexadecimal, joined by dots.
     ///
     /// # Errors
-    /// When it cannot be encoded.
+    /// If it cannot be encoded.
     pub fn token(&self) -> serde_json::Result<String> {
         let header = hex(&serde_json::to_vec(&Header { algo: ALGORITHM, typ: "jwt".into() })?);
         let text = format!("{header}.{}", hex(&serde_json::to_vec(self)?));
         Ok(format!("{text}.{}", hex(&self.sum(&text))))
     }
 
-    /// The last part, where clients expect a signature: it shows that the token is whole.
+    /// Returns the checksum in the last part, where clients expect a signature. It shows that the token is complete.
     fn sum(&self, text: &str) -> [u8; 64] {
         let mut sum = [0; 64];
         blake3::Hasher::new_keyed(&self.iat).update(text.as_bytes()).finalize_xof().fill(&mut sum);
@@ -328,17 +335,17 @@ impl Claims {
     }
 }
 
-/// Random bytes.
+/// Returns random bytes.
 ///
 /// # Errors
-/// When the system has none.
+/// If the system provides none.
 pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(bytes)
 }
 
-/// Lower case hexadecimal.
+/// Encodes bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
@@ -415,10 +422,10 @@ mod tests {
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
-        // One from before the first epoch, at a webserver whose clock is ahead.
+        // A session from before the first epoch, at a webserver whose clock is ahead.
         let first = Known::Never.current().map(str::to_owned).expect("a name");
         assert!(Known::Never.includes(&session(&first, ahead)) && !epoch.includes(&session(&first, ahead)));
-        // A webserver of an earlier version does not know of epochs.
+        // Webservers of earlier versions do not know epochs.
         assert!(epoch.includes(&session("", ahead)) && !epoch.includes(&session("", now)));
     }
 
@@ -440,12 +447,12 @@ mod tests {
             behind: Vec::new(),
             second_factor: false,
         };
-        // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.
+        // (started, expires), timeout, lifetime: whether it is extended, whether it is over.
         let cases = [
             ((-10, 590), 600, 0, false, false),
             ((-200, 400), 600, 0, true, false),
             ((-200, 400), 600, 3600, true, false),
-            // The end of its life is near: it is written once, and not at every request.
+            // Near the maximum age the expiry time is written once, and not at every request.
             ((-3500, 50), 600, 3600, true, false),
             ((-3500, 100), 600, 3600, false, false),
             ((-3601, 500), 600, 3600, false, true),

@@ -1,48 +1,49 @@
-//! Who may read and change an object that has an owner and may be shared. The only place where that is decided.
+//! Access rules for objects that have an owner and may be shared. This is the only place that decides them.
 
 use serde::{Deserialize, Serialize};
 
-/// Groups, and everybody, that may do something.
+/// Users with whom an object is shared: members of groups, or all users.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audience {
-    /// Everybody.
+    /// Whether all users are included.
     #[serde(rename = "Global", default)]
     pub global: bool,
-    /// Members of these groups.
+    /// GIDs of the groups that are included.
     #[serde(rename = "GIDs", default, deserialize_with = "super::sharing::null_is_empty")]
     pub groups: Vec<i32>,
 }
 
-/// Reads a list for which clients may write `null`.
+/// Decodes a list for which clients may send `null`.
 ///
 /// # Errors
-/// When it is neither a list nor `null`.
+/// If it is neither a list nor `null`.
 pub fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Somebody who wants to do something.
+/// A user who requests access.
 #[derive(Clone, Debug, Default)]
 pub struct Person {
-    /// Number.
+    /// UID of the user.
     pub uid: i32,
-    /// Whether the person is an administrator.
+    /// Whether the user is an administrator.
     pub admin: bool,
-    /// The person's groups.
+    /// GIDs of the user's groups.
     pub groups: Vec<i32>,
 }
 
 impl Person {
-    /// Whether the person may share something with these groups: those of which one is a member.
+    /// Returns whether the user may share an object with these groups, i.e. is a member of all of them or
+    /// an administrator.
     #[must_use]
     pub fn may_share_with(&self, groups: &[i32]) -> bool {
         self.foreign_group(groups, &[]).is_none()
     }
 
-    /// The first of these groups with which the person may not share. Clients send back all that they have read, so groups
-    /// that something was shared with `before` stay, also after its owner has left them.
+    /// Returns the first of these groups with which the user may not share. Clients send back all groups that they have
+    /// read, so groups with which the object was shared `before` are accepted, even after its owner has left them.
     #[must_use]
     pub fn foreign_group(&self, groups: &[i32], before: &[i32]) -> Option<i32> {
         let is_foreign = |group: &&i32| !self.admin && !self.groups.contains(group) && !before.contains(group);
@@ -51,7 +52,7 @@ impl Person {
 }
 
 impl Audience {
-    /// Whether the person belongs to it.
+    /// Returns whether the person is included.
     #[must_use]
     pub fn includes(&self, person: &Person) -> bool {
         self.global || self.groups.iter().any(|group| person.groups.contains(group))
@@ -60,29 +61,30 @@ impl Audience {
 
 /// An object with an owner.
 pub trait Shared {
-    /// The owner.
+    /// Returns the UID of the owner.
     fn owner(&self) -> i32;
-    /// Who may read it besides.
+    /// Returns the users who may read it in addition to the owner and the writers.
     fn readers(&self) -> Audience;
-    /// Who may change it besides.
+    /// Returns the users who may change it in addition to the owner.
     fn writers(&self) -> Audience;
 
-    /// Whether an ordinary list shows it to the person: own, shared with a group, or with everybody.
+    /// Returns whether ordinary lists include it for the person: it is their own, or shared with one of their groups or
+    /// all users.
     fn is_listed_for(&self, person: &Person) -> bool {
         self.owner() == person.uid || self.readers().includes(person) || self.writers().includes(person)
     }
 
-    /// Whether the person may read it: administrators may, by its name.
+    /// Returns whether the person may read it. Administrators may read any object by its id.
     fn is_readable_by(&self, person: &Person) -> bool {
         person.admin || self.is_listed_for(person)
     }
 
-    /// Whether the person may change it.
+    /// Returns whether the person may change it.
     fn is_writable_by(&self, person: &Person) -> bool {
         person.admin || self.owner() == person.uid || self.writers().includes(person)
     }
 
-    /// Whether the person may delete it, give it away or share it.
+    /// Returns whether the person may delete, transfer or share it.
     fn is_owned_by(&self, person: &Person) -> bool {
         person.admin || self.owner() == person.uid
     }
@@ -128,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Who may list, read, change, own: one row a case.
+    /// Rights to list, read, change and own; one row per case.
     #[test]
     fn the_table_of_sharing() {
         let group = |gid| Audience { global: false, groups: vec![gid] };

@@ -1,10 +1,12 @@
-//! What the right of an author to make a change rests on: for accounts and access a login or a token, an account that is not
-//! locked, and for administrators that they are some; for everything else the role or the memberships that it needs (`objects/rights.rs`).
+//! Basis of an author's right to make a change. Changes of accounts and access require a valid login or token, an
+//! account that is not locked and, for administrators, the administrator role. All other changes require the role or
+//! the memberships that they depend on (`objects/rights.rs`).
 //!
-//! It is checked where a change is made. The datastore decides on the change later, by milliseconds or, when the webserver is
-//! cut off, by days. So the change carries it as conditions: whoever has lost a right meanwhile cannot write it back, and what
-//! a login made that did not stand falls with it. What a user does with their own objects carries none: the work of a user whose
-//! password was changed, or whose account was locked, is not lost for that.
+//! The right is checked where a change is made. The datastore decides on the change later, by milliseconds or, if the
+//! webserver is disconnected, by days. The change therefore carries its basis as conditions: an author who lost a right
+//! in the meantime cannot restore it, and changes made with an invalid login are rejected together with it. Changes of
+//! a user's own objects carry no such conditions, so that a user whose password was changed or whose account was locked
+//! loses no work.
 
 use crate::model::{Condition, Op};
 
@@ -20,7 +22,7 @@ use super::users::{Admin, Lock, Membership, User};
 use super::writes::Writes;
 use super::{Store, StoreError, rights};
 
-/// Collections whose objects give or take away access.
+/// Collections whose objects grant or revoke access.
 const ACCESS: [&str; 15] = [
     Admin::COLLECTION,
     Epoch::COLLECTION,
@@ -43,18 +45,18 @@ const LOGIN_ENDED: &str = "your login has ended: log in again";
 const NO_ADMINISTRATOR: &str = "you are not an administrator any more";
 const LOCKED: &str = "your account is locked";
 
-/// By what an author was known, and as what.
+/// How an author was authenticated, and with which rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The user; 0: the webserver itself, which needs no right.
+    /// UID of the user; 0 for the webserver itself, which needs no right.
     pub uid: i32,
     /// Key of the session.
     pub session: Option<String>,
     /// Key of the API token.
     pub token: Option<String>,
-    /// Keys of the tokens with which that was made.
+    /// Keys of the tokens with which that token was made.
     pub makers: Vec<String>,
-    /// The epoch of sessions or tokens that counted; `None`: there was none yet.
+    /// The valid epoch of sessions or tokens; `None` if there was none yet.
     pub epoch: Option<AsRead>,
     /// Whether the author acted as an administrator.
     pub is_admin: bool,
@@ -63,10 +65,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Makes operations depend on what they need of this.
+    /// Adds the conditions that operations need from this basis.
     ///
     /// # Errors
-    /// When a key cannot be one, or the state is damaged.
+    /// If a key is invalid, or the state is corrupt.
     pub(super) fn require(&self, store: &Store, writes: &mut Writes) -> Result<(), StoreError> {
         if self.uid == 0 {
             return Ok(());
@@ -79,7 +81,8 @@ impl Standing {
         self.require_rights(&rights, writes)
     }
 
-    /// What does not concern access depends on few objects that seldom change: a new login or password costs nobody their work.
+    /// Adds conditions for operations that do not concern access. They depend on few objects, which seldom change, so
+    /// that a new login or password does not cause the user's work to be rejected.
     fn require_rights(&self, rights: &rights::Rights, writes: &mut Writes) -> Result<(), StoreError> {
         let uid = self.uid.to_string();
         if self.is_admin && rights.role {
@@ -115,12 +118,12 @@ impl Standing {
         writes.require_absent::<Lock>(&uid, LOCKED)
     }
 
-    /// Whether an operation concerns access.
+    /// Returns whether an operation concerns access.
     fn needs_right(&self, op: &Op) -> bool {
         ACCESS.contains(&op.collection().as_str()) && !self.ends_own(op)
     }
 
-    /// Ending a login or a token of one's own always counts.
+    /// Returns whether an operation ends one of the user's own logins or tokens, which is always allowed.
     fn ends_own(&self, op: &Op) -> bool {
         let is_own = op.key().as_str().split('/').next() == Some(self.uid.to_string().as_str());
         let ends = [Session::COLLECTION, Token::COLLECTION].contains(&op.collection().as_str());
@@ -128,13 +131,14 @@ impl Standing {
     }
 }
 
-/// Whether operations concern access.
+/// Returns whether any of the operations concerns access.
 #[must_use]
 pub fn concern_access(ops: &[Op]) -> bool {
     ops.iter().any(|op| ACCESS.contains(&op.collection().as_str()))
 }
 
-/// Whether an operation gives access, or may: who writes again what was written once looks at each of these first.
+/// Returns whether an operation may grant access. Each such operation must be reviewed before old writes are
+/// made again.
 #[must_use]
 pub fn gives_access(op: &Op) -> bool {
     let collection = op.collection().as_str();
@@ -143,14 +147,15 @@ pub fn gives_access(op: &Op) -> bool {
     if op.value().is_some() { ACCESS.contains(&collection) && !takes_away } else { protects }
 }
 
-/// Whether an operation is a login.
+/// Returns whether an operation is a login.
 #[must_use]
 pub fn is_login(op: &Op) -> bool {
     op.value().is_some() && op.collection().as_str() == Session::COLLECTION
 }
 
-/// The conditions of a transaction without those that its author's standing has added: who makes it anew stands for it. Nothing
-/// else depends on a role, a membership, a login or a token that it does not write.
+/// Returns the conditions of a transaction except those that represent its author's rights: when it is made again, the
+/// new author's rights apply. No other conditions depend on a role, membership, login or token that the transaction
+/// does not write.
 #[must_use]
 pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
     const PRESENT: [&str; 4] = [Admin::COLLECTION, Membership::COLLECTION, Session::COLLECTION, Token::COLLECTION];
@@ -179,7 +184,7 @@ mod tests {
         Op::Delete { collection, key: Key::new(key).expect("key") }
     }
 
-    /// What needs no right of others.
+    /// Adds conditions for operations that do not need rights on shared objects.
     fn require(standing: &Standing, writes: &mut Writes) {
         if writes.ops().iter().any(|op| standing.needs_right(op)) {
             standing.require_all(writes).expect("keys");
@@ -237,7 +242,7 @@ mod tests {
         let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
         require(&acting, &mut writes);
         assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "those behind as well");
-        // Whatever is done in another's name needs the role, and nothing else.
+        // Changes made on behalf of another user need the role, and nothing else.
         let found = conditions(&acting, delete("dashboards", "1"));
         assert_eq!(found.len(), 4, "{found:?}");
         assert!(conditions(&acting, delete("sessions", "7/s")).is_empty(), "to end it always counts");

@@ -1,4 +1,4 @@
-//! Reading and writing typed objects through the replica.
+//! Typed access to objects through the replica.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -19,104 +19,106 @@ use super::record::{AsRead, Record, Stored};
 use super::standing::{self, Standing};
 use super::writes::{Writes, place};
 
-/// A writer waits this long for the datastore's decision while the replica is connected.
+/// Maximum time a writer waits for the datastore's decision while the replica is connected.
 const DECISION: Duration = Duration::from_secs(5);
-/// While it waits it looks this often whether the datastore is still there.
+/// Interval at which a waiting writer checks whether the datastore is still reachable.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// After a wait in vain, until a decision comes in time again: the datastore may hang, and everybody would wait for it.
+/// Shorter timeout, used after a wait was in vain and until a decision arrives in time again: the datastore may hang,
+/// and every writer would wait for it.
 const DOUBTFUL: Duration = Duration::from_millis(400);
 
-/// Characters of each part of a note.
+/// Maximum characters of each field of an audit note.
 const NOTE_CHARS_MAX: usize = 1024;
 
-/// Why an object could not be read.
+/// Error while reading or encoding an object.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The replica.
+    /// The replica failed to read its state.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// An object is not what its collection holds.
+    /// The stored value is not a valid object of its collection.
     #[error("invalid {collection}/{key}: {reason}; replace or delete it")]
     Invalid {
-        /// Where.
+        /// Collection of the object.
         collection: &'static str,
-        /// Which.
+        /// Key of the object.
         key: String,
-        /// Why.
+        /// Reason why the value is invalid.
         reason: String,
     },
-    /// A value cannot be written.
+    /// A value cannot be encoded.
     #[error("the object cannot be written as JSON: {0}")]
     Write(#[from] serde_json::Error),
-    /// A name that cannot be a key.
+    /// The text is not a valid key or collection name.
     #[error("{0}")]
     BadKey(String),
-    /// The randomness or the disk of this machine.
+    /// The random number generator or the disk of this machine failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Why a change was not made.
+/// Reason why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A name or number is taken, or what was to be changed is gone.
+    /// A name or number is taken, or the object to be changed is gone.
     #[error("{0}")]
     Conflict(String),
-    /// What was to be changed has been changed since it was read. Reading it again and repeating the change may succeed.
+    /// The object was changed since it was read. Reading it again and repeating the change may succeed.
     #[error("{0}")]
     Changed(String),
-    /// Its author makes changes faster than they may.
+    /// The author exceeds the write rate limit. The duration is the time to wait.
     #[error("you make changes faster than this webserver takes them: wait a moment")]
     TooFast(Duration),
-    /// Its author has as much as one user may have.
+    /// The author has reached a quota.
     #[error("{0}")]
     TooMuch(String),
-    /// What waits for the datastore of this author is as much as may wait.
+    /// The author's pending changes fill their share of the outbox.
     #[error(
         "your changes fill your share of what can wait for the datastore: try again when it has decided them (deleting, and \
          ending sessions, is possible)"
     )]
     TooMuchWaits,
-    /// The replica does not take it.
+    /// The replica rejected the transaction.
     #[error(transparent)]
     Refused(SubmitError),
-    /// Reading what was to be changed.
+    /// Reading the object to be changed failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// How far a change has come.
+/// Progress of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// Committed at the datastore, at this sequence.
+    /// Committed at the datastore, with this sequence.
     At(Seq),
-    /// Durable here, not decided yet: the datastore is away or slow.
+    /// Durable locally, but pending: the datastore is unreachable or slow.
     Pending(TxnId),
 }
 
-/// Who makes a change, for the audit note of its transaction.
+/// Author of a change, for the audit note of its transaction.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Author {
-    /// Number of the user; 0: the webserver itself.
+    /// UID of the user; 0 for the webserver itself.
     pub uid: i32,
     /// Name of the user.
     pub user: String,
     /// Address of the client.
     pub from: String,
-    /// The webserver.
+    /// Name of the webserver.
     pub via: String,
-    /// What is done, in words.
+    /// Description of the change.
     pub what: String,
-    /// The administrator who acts as this user; empty: nobody does.
+    /// Administrator who acts as this user; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
-    /// What the author's right to change accounts rests on; no part of the note.
+    /// Basis of the author's right to change accounts; not a part of the note.
     #[serde(skip)]
     pub standing: Standing,
 }
 
 impl Author {
-    /// The note of a transaction. It may be shortened, and is never a reason to refuse one.
+    /// Encodes the note of a transaction. Texts are shortened if necessary, so that no transaction is rejected for
+    /// its note.
     fn note(mut self) -> Result<Bytes, StoreError> {
         let mut chars_max = NOTE_CHARS_MAX;
         loop {
@@ -131,7 +133,7 @@ impl Author {
         }
     }
 
-    /// The author of a transaction, if its note says so.
+    /// Decodes the author from the note of a transaction; `None` if the note has another form.
     #[must_use]
     pub fn of(note: &[u8]) -> Option<Author> {
         serde_json::from_slice(note).ok()
@@ -145,20 +147,20 @@ fn shorten(text: &mut String, chars_max: usize) {
     }
 }
 
-/// The replica, seen as a store of typed objects. Cheap to clone.
+/// Store of typed objects on top of the replica. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     replica: Replica,
     via: Arc<str>,
-    /// Transactions whose makers are waiting for the answer, so that nobody else needs to tell them.
+    /// Transactions whose authors are waiting for the decision, so that no notification is needed.
     attended: Arc<Mutex<HashSet<TxnId>>>,
     /// Whether the last wait for a decision was in vain.
     is_doubtful: Arc<AtomicBool>,
-    /// How much and how fast users may write; `None`: without bounds.
+    /// Limits on the amount and rate of users' writes; `None` for no limits.
     allowance: Option<Arc<Allowance>>,
 }
 
-/// Takes a transaction off the list of attended ones, however its maker ends.
+/// Removes a transaction from the attended ones on drop, even if the waiting future is cancelled.
 struct Attending<'a>(&'a Mutex<HashSet<TxnId>>, TxnId);
 
 impl Drop for Attending<'_> {
@@ -168,29 +170,29 @@ impl Drop for Attending<'_> {
 }
 
 impl Store {
-    /// Wraps a replica; `via` names this webserver in audit notes.
+    /// Wraps a replica; `via` is the name of this webserver in audit notes.
     #[must_use]
     pub fn new(replica: Replica, via: &str) -> Store {
         let (attended, is_doubtful) = (Arc::default(), Arc::default());
         Store { replica, via: via.into(), attended, is_doubtful, allowance: None }
     }
 
-    /// The same store with bounds on what users write.
+    /// Returns the store with limits on users' writes.
     #[must_use]
     pub fn with_allowance(self, allowance: Allowance) -> Store {
         Store { allowance: Some(Arc::new(allowance)), ..self }
     }
 
-    /// How much and how fast users may write.
+    /// Returns the limits on users' writes.
     #[must_use]
     pub fn allowance(&self) -> Option<&Allowance> {
         self.allowance.as_deref()
     }
 
-    /// Takes what operations of a user cost, or says why they cannot be made now.
+    /// Charges operations to a user's allowance, or returns the reason why they cannot be made now.
     ///
     /// # Errors
-    /// When they come too fast, or are too much.
+    /// If the user writes too fast or too much.
     pub fn spend(&self, author: &Author, ops: &[Op]) -> Result<Option<Spent<'_>>, CommitError> {
         match &self.allowance {
             Some(allowance) if author.uid != 0 => allowance.spend(self, author, ops).map(Some),
@@ -198,28 +200,28 @@ impl Store {
         }
     }
 
-    /// The replica.
+    /// Returns the underlying replica.
     #[must_use]
     pub fn replica(&self) -> &Replica {
         &self.replica
     }
 
-    /// Name of this webserver.
+    /// Returns the name of this webserver.
     #[must_use]
     pub fn via(&self) -> &str {
         &self.via
     }
 
-    /// Whether somebody waits for the decision on a transaction.
+    /// Returns whether a caller is waiting for the decision on a transaction.
     #[must_use]
     pub fn is_attended(&self, id: TxnId) -> bool {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// One object.
+    /// Reads an object.
     ///
     /// # Errors
-    /// When the replica's state is damaged or the object is not understood.
+    /// If the replica's state is corrupt or the object is invalid.
     pub fn get<T: Stored>(&self, key: &str) -> Result<Option<Record<T>>, StoreError> {
         if key.is_empty() {
             return Ok(None);
@@ -229,19 +231,19 @@ impl Store {
         Ok(Some(understood::<T>(&key, AsRead::of(&object), object.value)?))
     }
 
-    /// Whether an object exists.
+    /// Returns whether an object exists.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn has<T: Stored>(&self, key: &str) -> Result<bool, StoreError> {
         let (collection, key) = place::<T>(key)?;
         Ok(self.replica.get(&collection, &key)?.is_some())
     }
 
-    /// One object, or nothing when it is invalid: what an invalid object would allow is not allowed.
+    /// Reads an object; `None` if it is invalid, so that an invalid object grants nothing.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn valid<T: Stored>(&self, key: &str) -> Result<Option<Record<T>>, StoreError> {
         match self.get(key) {
             Err(error @ StoreError::Invalid { .. }) => {
@@ -252,10 +254,10 @@ impl Store {
         }
     }
 
-    /// One object; an invalid one is made valid by `blank`, which lends it the members that it lacks or that do not fit.
+    /// Reads an object. An invalid object is completed with members from `blank` where its own are missing or invalid.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn get_completed<T: Stored>(
         &self,
         key: &str,
@@ -272,37 +274,37 @@ impl Store {
         understood::<T>(&at, as_read, made.into()).map(Some)
     }
 
-    /// Whether an object exists, and if so, whether the datastore has it as it is here.
+    /// Returns whether an object exists and, if so, whether its local value is committed at the datastore.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn synced<T: Stored>(&self, key: &str) -> Result<Option<bool>, StoreError> {
         let (collection, key) = place::<T>(key)?;
         Ok(self.raw(&collection, &key)?.map(|(_, as_read)| as_read.version().is_some()))
     }
 
-    /// An object as it is stored, whatever it is, and its last write.
+    /// Reads the stored bytes of an object, valid or not, with its last write.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn raw(&self, collection: &Collection, key: &Key) -> Result<Option<(Bytes, AsRead)>, StoreError> {
         Ok(self.replica.get(collection, key)?.map(|object| (object.value.clone(), AsRead::of(&object))))
     }
 
-    /// The last write of an object, whether the object is valid or not; `None` when there is none.
+    /// Returns the last write of an object, whether the object is valid or not; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn seen<T: Stored>(&self, key: &str) -> Result<Option<AsRead>, StoreError> {
         let (collection, key) = place::<T>(key)?;
         Ok(self.raw(&collection, &key)?.map(|(_, as_read)| as_read))
     }
 
-    /// The valid objects whose keys start with `prefix`, in key order, one at a time until `visit` has seen enough. Those
-    /// that are not valid are noted ([`invalid::noting`]) and left out: one of them must not hide all the others.
+    /// Visits the valid objects whose keys start with `prefix`, in key order, until `visit` breaks. Invalid objects are
+    /// recorded ([`invalid::noting`]) and skipped: one of them must not hide all the others.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn each<T: Stored>(
         &self,
         prefix: &str,
@@ -319,10 +321,10 @@ impl Store {
         Ok(self.replica.each(&collection, prefix, each)?)
     }
 
-    /// As [`Store::each`], those that are wanted: only they are held in memory.
+    /// As [`Store::each`], but collects the objects selected by `wanted`. Only these are held in memory.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn select<T: Stored>(
         &self,
         prefix: &str,
@@ -338,10 +340,10 @@ impl Store {
         Ok(found)
     }
 
-    /// The first valid object that is wanted, in key order.
+    /// Returns the first valid object selected by `wanted`, in key order.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn first<T: Stored>(
         &self,
         prefix: &str,
@@ -358,18 +360,19 @@ impl Store {
         Ok(found)
     }
 
-    /// All valid objects whose keys start with `prefix`: for kinds of which there is little.
+    /// Returns all valid objects whose keys start with `prefix`. Meant for small collections.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn list<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
         self.select(prefix, |_| true)
     }
 
-    /// As [`Store::each`], for decisions that remove what no object names: an invalid one may name anything.
+    /// As [`Store::each`], but fails on an invalid object, which could reference anything. Used before unreferenced
+    /// objects are deleted.
     ///
     /// # Errors
-    /// When the replica's state is damaged or an object is invalid.
+    /// If the replica's state is corrupt or an object is invalid.
     pub fn each_whole<T: Stored>(&self, prefix: &str, mut visit: impl FnMut(T)) -> Result<(), StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let mut wrong = None;
@@ -388,18 +391,18 @@ impl Store {
         wrong.map_or(Ok(()), Err)
     }
 
-    /// The first keys that start with `prefix`, in order, at most `keys_max`.
+    /// Returns the first keys that start with `prefix`, in order, at most `keys_max`.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn some_keys<T: Stored>(&self, prefix: &str, keys_max: usize) -> Result<Vec<String>, StoreError> {
         self.some_keys_after::<T>(prefix, None, keys_max)
     }
 
-    /// The same, after a key.
+    /// As [`Store::some_keys`], but only keys greater than `after`.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn some_keys_after<T: Stored>(
         &self,
         prefix: &str,
@@ -412,16 +415,16 @@ impl Store {
         Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
     }
 
-    /// The keys that start with `prefix`, in order.
+    /// Returns all keys that start with `prefix`, in order.
     ///
     /// # Errors
-    /// When the replica's state is damaged.
+    /// If the replica's state is corrupt.
     pub fn keys<T: Stored>(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         self.some_keys::<T>(prefix, usize::MAX)
     }
 
-    /// Waits until there is no reason to wait for a decision: the replica is disconnected, or nothing at all has been heard
-    /// from the datastore for as long as this caller has waited.
+    /// Waits until waiting for a decision is pointless: the replica is disconnected, or has received nothing from the
+    /// datastore for as long as this caller has waited.
     async fn given_up(&self) {
         let since = Instant::now();
         let is_silent = || since.elapsed() >= DOUBTFUL && self.replica.silence() >= DOUBTFUL;
@@ -430,14 +433,14 @@ impl Store {
         }
     }
 
-    /// Makes a change. While the replica is connected this waits for the datastore's decision; while it is cut off, the
-    /// change is durable here, takes effect here at once and is decided later.
+    /// Makes a change. While the replica is connected, this waits for the datastore's decision. While it is
+    /// disconnected, the change is durable locally, takes effect locally at once and is decided later.
     ///
     /// # Errors
-    /// When a condition fails, here or at the datastore, or the local disk refuses.
+    /// If a condition fails, locally or at the datastore, or the local disk fails.
     pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<Committed, CommitError> {
         author.standing.require(self, &mut writes)?;
-        // From here on it may be committed although nobody waits for that any more.
+        // From here on the change may be committed even if the caller stops waiting.
         let spent =
             if writes.is_unmetered() { None } else { self.spend(author, writes.ops())?.map(Spent::until_refused) };
         let committed = match self.begin(author, what, &writes).await {
@@ -450,10 +453,11 @@ impl Store {
         committed
     }
 
-    /// How a rejected transaction is made again by an author: on the ground of what the author may do now, whoever made it before.
+    /// Prepares a rejected transaction for another attempt by `author`. The author's present rights apply, regardless of who made
+    /// the transaction originally.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn again(&self, author: &Author, txn: &Txn) -> Result<Again, StoreError> {
         let mut writes = Writes::whatever(txn.ops.clone(), "its conditions are kept where it is made again");
         author.standing.require(self, &mut writes)?;
@@ -464,11 +468,11 @@ impl Store {
         Ok(Again { note: Some(note), without, with: writes.conditions(), ..Again::default() })
     }
 
-    /// The first half of [`Store::commit`] for changes of the webserver itself, which cost nothing and need no right: the change is durable here, and takes effect here, when
-    /// this returns.
+    /// First half of [`Store::commit`], for changes by the webserver itself, which are not charged and need no right.
+    /// When this returns, the change is durable locally and has taken effect locally.
     ///
     /// # Errors
-    /// When a condition fails here, or the local disk refuses.
+    /// If a condition fails locally, or the local disk fails.
     pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let room = if self.allowance.is_some() { Allowance::room(self, &author, writes)? } else { Room::Whole };
@@ -483,10 +487,10 @@ impl Store {
         })
     }
 
-    /// The second half: waits for the datastore's decision on `writes`, while the replica is connected.
+    /// Second half of [`Store::commit`]: waits for the datastore's decision on `writes` while the replica is connected.
     ///
     /// # Errors
-    /// When a condition fails at the datastore.
+    /// If a condition fails at the datastore.
     pub async fn decision(&self, mut receipt: Receipt, writes: &Writes) -> Result<Committed, CommitError> {
         let id = receipt.id();
         if !self.replica.is_connected() {
@@ -502,13 +506,13 @@ impl Store {
         self.is_doubtful.store(!decided.is_final(), Ordering::Relaxed);
         let outcome = match decided {
             Stage::Acknowledged(seq) => {
-                // So that the position told with the answer includes the change.
+                // So that the position sent with the response includes the change.
                 self.replica.barrier(seq, DECISION).await;
                 Ok(Committed::At(seq))
             }
             Stage::Rejected(_, reason) => {
                 let refused = refused(writes, &reason);
-                // Whoever made it is told now; it need not wait on the list.
+                // The author receives the rejection in the response, so it need not stay on the list.
                 if let Err(error) = self.replica.dismiss(id).await {
                     tracing::debug!(%error, "a rejection that was answered stays on the list");
                 }
@@ -521,7 +525,7 @@ impl Store {
     }
 }
 
-/// What a failed condition or another rejection means to the author of a change.
+/// Converts a failed condition or another rejection to an error for the author of a change.
 fn refused(writes: &Writes, reason: &Reason) -> CommitError {
     let said = writes.explain(reason);
     if writes.is_overtaken(reason) { CommitError::Changed(said) } else { CommitError::Conflict(said) }

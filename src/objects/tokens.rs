@@ -1,4 +1,4 @@
-//! API tokens: a secret that stands for a user, with part of the user's rights.
+//! API tokens: secrets that act for a user with a part of the user's rights.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,51 +11,51 @@ use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Most tokens of one user.
+/// Maximum number of tokens of one user.
 pub const TOKENS_MAX: usize = 1000;
-/// Most tokens with which one was made in turn.
+/// Maximum length of the chain of tokens with which a token was made.
 pub const MAKERS_MAX: usize = 8;
 
-/// A token, without its value.
+/// A token, without its secret value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Token {
-    /// Name for programs.
+    /// Id for programs.
     pub id: uuid::Uuid,
-    /// Name for people.
+    /// Display name.
     pub name: String,
-    /// Description.
+    /// Description by its owner.
     #[serde(default)]
     pub description: String,
-    /// Whose.
+    /// UID of the owner.
     pub uid: i32,
-    /// When it was made.
+    /// Time of its creation.
     #[serde(rename = "createdAt")]
     pub created: Moment,
-    /// When it ends.
+    /// Time at which it expires.
     #[serde(rename = "expiresAt", default)]
     pub expires: Moment,
-    /// What it allows, of what its owner may do.
+    /// Capabilities that it grants, as far as its owner has them.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub capabilities: Vec<String>,
     /// BLAKE3 of the value. The value is random and long, so no slow hash is needed.
     pub hash: String,
-    /// The epoch to which it belongs; empty: an earlier version made it.
+    /// Epoch to which it belongs; empty if an earlier version made it.
     #[serde(default)]
     pub epoch: String,
-    /// The tokens with which it was made, or given its value, in turn. It ends with each of them, and allows nothing that one of
-    /// them does not.
+    /// Chain of tokens with which it was made or given its value. It becomes invalid with each of them, and grants
+    /// nothing that one of them does not grant.
     #[serde(rename = "madeBy", default, deserialize_with = "null_is_empty")]
     pub makers: Vec<uuid::Uuid>,
 }
 
-/// The tokens of a user that count.
+/// Epoch of the valid tokens of a user.
 pub type TokenEpoch = epochs::Epoch<Token>;
-/// What is known of it.
+/// State of a user's token epoch.
 pub type Known = epochs::Known<Token>;
 
 impl OfEpoch for Token {
     const EPOCHS: &'static str = "token-epochs";
-    // Not empty: whatever is made before there is an epoch ends with the first one, whatever the clocks say.
+    // Not empty: tokens from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
 
     fn epoch(&self) -> &str {
@@ -67,10 +67,11 @@ impl OfEpoch for Token {
     }
 }
 
-/// Ends the tokens of a user, all of them: those that are known here are deleted, for webservers that know no epochs of tokens.
+/// Ends all tokens of a user. Tokens known to this webserver are also deleted, for webservers that do not know
+/// token epochs.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn end_all(store: &Store, uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     for key in store.keys::<Token>(&format!("{uid}/"))? {
         writes.delete_whatever::<Token>(&key, "a right that is taken away is taken away, whatever it is by then")?;
@@ -86,24 +87,25 @@ impl Stored for Token {
 }
 
 impl Token {
-    /// Whether it allows something of this name.
+    /// Returns whether it grants a capability; case is ignored.
     #[must_use]
     pub fn allows(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|own| own.eq_ignore_ascii_case(capability))
     }
 
-    /// Where the tokens are with which it was made.
+    /// Returns the keys of the tokens with which it was made.
     pub fn maker_keys(&self) -> impl Iterator<Item = String> {
         self.makers.iter().map(|maker| format!("{}/{maker}", self.uid))
     }
 
-    /// What is made with it names as its makers; those of a token that it gives a new value are without that one itself.
+    /// Returns the makers of a token that is made with this one. If this token gives a new value to token `id`, that
+    /// token is excluded.
     #[must_use]
     pub fn makers_of(&self, id: uuid::Uuid) -> Vec<uuid::Uuid> {
         self.makers.iter().copied().chain([self.id]).filter(|maker| *maker != id).collect()
     }
 
-    /// The tokens with which it was made; nothing when one of them is gone.
+    /// Returns the tokens with which it was made; `None` if one of them is gone.
     fn made_by(&self, store: &Store, epoch: &Known) -> Result<Option<Vec<Token>>, StoreError> {
         let mut makers = Vec::with_capacity(self.makers.len());
         for key in self.maker_keys() {
@@ -115,27 +117,28 @@ impl Token {
         Ok(Some(makers))
     }
 
-    /// Whether it is there for its user: it belongs to their epoch, and those with which it was made are there. It may have ended.
+    /// Returns whether it exists for its user: it and its makers belong to the user's current epoch. It may
+    /// have expired.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn is_kept(&self, store: &Store, epoch: &Known) -> Result<bool, StoreError> {
         Ok(epoch.includes(self) && self.made_by(store, epoch)?.is_some())
     }
 }
 
-/// The tokens of a user that were made with one of theirs.
+/// Returns the tokens of a user that were made with one of the user's tokens.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn made_with(store: &Store, token: &Token) -> Result<Vec<Record<Token>>, StoreError> {
     store.select::<Token>(&format!("{}/", token.uid), |other| other.makers.contains(&token.id))
 }
 
-/// A new value for a token, and its hash: user and name of the token, so that it can be found, and a secret.
+/// Creates a new value for a token, and its hash. The value contains the UID and id of the token, and a secret.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no random bytes are available.
 pub fn new_value(uid: i32, id: uuid::Uuid) -> std::io::Result<(String, String)> {
     let mut bytes = Vec::with_capacity(39);
     bytes.extend(uid.to_be_bytes());
@@ -150,10 +153,10 @@ fn hash(value: &str) -> String {
     hex(blake3::hash(value.as_bytes()).as_bytes())
 }
 
-/// The token with this value, if it exists and has not ended.
+/// Returns the token with this value if it exists and has not expired.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn by_value(store: &Store, value: &str) -> Result<Option<Live>, StoreError> {
     let Ok(bytes) = URL_SAFE_NO_PAD.decode(value) else { return Ok(None) };
     let (Some(uid), Some(id)) = (bytes.first_chunk::<4>(), bytes.get(4..20)) else { return Ok(None) };
@@ -175,19 +178,19 @@ pub fn by_value(store: &Store, value: &str) -> Result<Option<Live>, StoreError> 
     Ok(Some(Live { token, epoch: epoch.as_read() }))
 }
 
-/// A token that counts.
+/// A valid token.
 #[derive(Debug)]
 pub struct Live {
-    /// The token, with what it allows now.
+    /// The token, with the capabilities that it grants now.
     pub token: Record<Token>,
-    /// The epoch that it belongs to; `None`: its user has had none yet.
+    /// The epoch to which it belongs; `None` if its user has had none yet.
     pub epoch: Option<AsRead>,
 }
 
-/// The token of this name, whoever owns it.
+/// Returns the token with this id, regardless of its owner.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn by_id(store: &Store, id: uuid::Uuid) -> Result<Option<Record<Token>>, StoreError> {
     store.first::<Token>("", |token| token.id == id)
 }

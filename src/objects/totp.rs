@@ -1,31 +1,31 @@
-//! Time-based one-time passwords (RFC 6238) as every authenticator app makes them: HMAC-SHA-1, six digits, steps of 30
-//! seconds.
+//! Time-based one-time passwords (RFC 6238) in the form that all authenticator apps support: HMAC-SHA-1, six digits,
+//! steps of 30 seconds.
 
 use data_encoding::BASE32_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use subtle::ConstantTimeEq;
 
-/// Bytes of a seed: as many as SHA-1 has, which RFC 4226 recommends.
+/// Length of a seed in bytes: that of a SHA-1 hash, as RFC 4226 recommends.
 pub const SEED_BYTES: usize = 20;
-/// Seconds for which a code is shown.
+/// Length of a time step in seconds.
 pub const STEP_S: u64 = 30;
 const DIGITS: usize = 6;
-/// Clocks may differ by this many steps.
+/// Number of steps by which clocks may differ.
 const SKEW: u64 = 1;
 
-/// What a code comes to.
+/// Result of checking a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judged {
-    /// It is that of this step, which was not used yet.
+    /// The code of this step, which was not used yet.
     Fresh(u64),
-    /// It was right, but it, or one after it, was used already.
+    /// The code is correct, but it or a later one was already used.
     Used,
-    /// It belongs to no step that counts now.
+    /// The code belongs to no step that is accepted now.
     Wrong,
 }
 
-/// The step of a time, given in milliseconds since 1970-01-01 UTC.
+/// Returns the step of a time in milliseconds since 1970-01-01 UTC.
 #[must_use]
 pub fn step_at(ms: u64) -> u64 {
     ms / 1000 / STEP_S
@@ -34,28 +34,28 @@ pub fn step_at(ms: u64) -> u64 {
 fn code(seed: &[u8], step: u64, digits: usize) -> String {
     let tag = match Hmac::<Sha1>::new_from_slice(seed) {
         Ok(mac) => mac.chain_update(step.to_be_bytes()).finalize().into_bytes(),
-        // HMAC takes keys of any length.
+        // HMAC accepts keys of any length.
         Err(_) => unreachable!("a key of any length is taken"),
     };
-    // RFC 4226, 5.3: the last half byte says which 31 bits count.
+    // RFC 4226, 5.3: the last half byte selects the 31 bits to use.
     let at = usize::from(tag[19] & 0xf);
     let bits = u32::from_be_bytes([tag[at] & 0x7f, tag[at + 1], tag[at + 2], tag[at + 3]]);
     let text = format!("{bits:010}");
     text[text.len() - digits..].to_owned()
 }
 
-/// The code of a step.
+/// Returns the code of a step.
 #[must_use]
 pub fn code_of(seed: &[u8], step: u64) -> String {
     code(seed, step, DIGITS)
 }
 
-/// Judges a code at `step`, when the steps up to `last` were used. Spaces are ignored: apps show codes in groups.
+/// Checks a code at `step`, given that the steps up to `last` were used. Spaces are ignored: apps show codes in groups.
 #[must_use]
 pub fn judge(seed: &[u8], given: &str, step: u64, last: Option<u64>) -> Judged {
     let given: String = given.chars().filter(|c| !c.is_whitespace()).collect();
     let mut judged = Judged::Wrong;
-    // All are compared, so that the time tells nothing.
+    // All steps are compared, so that the time reveals nothing.
     for step in step.saturating_sub(SKEW)..=step.saturating_add(SKEW) {
         if bool::from(code_of(seed, step).as_bytes().ct_eq(given.as_bytes())) {
             judged = if last.is_none_or(|last| step > last) { Judged::Fresh(step) } else { Judged::Used };
@@ -64,20 +64,20 @@ pub fn judge(seed: &[u8], given: &str, step: u64, last: Option<u64>) -> Judged {
     judged
 }
 
-/// A seed as apps take it when it is typed in.
+/// Returns the form of a seed that users can type into an app.
 #[must_use]
 pub fn seed_text(seed: &[u8]) -> String {
     BASE32_NOPAD.encode(seed)
 }
 
-/// The seed of a text, in any case and with spaces.
+/// Decodes the text form of a seed, ignoring case and spaces.
 #[must_use]
 pub fn seed_of(text: &str) -> Option<Vec<u8>> {
     let text: String = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_uppercase()).collect();
     BASE32_NOPAD.decode(text.as_bytes()).ok()
 }
 
-/// The address that apps read from a QR code.
+/// Returns the URL that apps read from a QR code.
 #[must_use]
 pub fn url(issuer: &str, user: &str, seed: &[u8]) -> String {
     let (issuer, user) = (escaped(issuer), escaped(user));
@@ -87,7 +87,7 @@ pub fn url(issuer: &str, user: &str, seed: &[u8]) -> String {
     )
 }
 
-/// RFC 3986: everything but unreserved characters as bytes. Apps do not take `+` for a space.
+/// Percent-encodes all bytes except unreserved characters of RFC 3986. Apps do not accept `+` for a space.
 fn escaped(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
@@ -139,7 +139,7 @@ mod tests {
             (at(102), None, Judged::Wrong),
             (at(100), Some(99), Judged::Fresh(100)),
             (at(100), Some(100), Judged::Used),
-            // One that was passed over is as good as used.
+            // A skipped step counts as used.
             (at(99), Some(100), Judged::Used),
             (at(101), Some(100), Judged::Fresh(101)),
             (format!("{} {}", &at(100)[..3], &at(100)[3..]), None, Judged::Fresh(100)),

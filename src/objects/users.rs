@@ -1,32 +1,32 @@
-//! Users, and what makes somebody an administrator, locked, or a member of a group.
+//! Users, and the objects that record administrators, locked accounts and group memberships.
 
 use serde::{Deserialize, Serialize};
 
 use super::record::Stored;
 use super::{Moment, Store, StoreError};
 
-/// Number of the first administrator, who can be neither locked, deleted nor demoted.
+/// UID of the first administrator, who can be neither locked, deleted nor demoted.
 pub const FIRST: i32 = 1;
 
-/// A user.
+/// A user account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct User {
-    /// Number.
+    /// Unique number of the user.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Name to log in with; unique without regard to case.
+    /// Login name; unique, ignoring case.
     pub user: String,
-    /// Name for people.
+    /// Display name.
     #[serde(default)]
     pub name: String,
-    /// Address.
+    /// Email address.
     #[serde(default)]
     pub email: String,
-    /// Group to which searches belong unless told otherwise.
+    /// GID of the group to which searches belong by default.
     #[serde(rename = "DefaultGID", default)]
     pub default_gid: Option<i32>,
-    /// When the account was made.
+    /// Time of the account's creation.
     #[serde(default)]
     pub created: Moment,
 }
@@ -38,17 +38,17 @@ impl Stored for User {
     }
 }
 
-/// Makes a user's name unique.
+/// Claim that makes a user's name unique.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserName {
-    /// As it is looked up.
+    /// Name in its lookup form.
     pub name: String,
-    /// Whose.
+    /// UID of the owner.
     pub uid: i32,
 }
 
 impl UserName {
-    /// The claim of a name.
+    /// Creates the claim of a name.
     #[must_use]
     pub fn of(name: &str, uid: i32) -> UserName {
         UserName { name: super::names::key(name), uid }
@@ -65,9 +65,9 @@ impl Stored for UserName {
 /// Exists while a user is an administrator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Admin {
-    /// Who.
+    /// UID of the administrator.
     pub uid: i32,
-    /// Since when.
+    /// Time at which the rights were granted.
     pub since: Moment,
 }
 
@@ -81,9 +81,9 @@ impl Stored for Admin {
 /// Exists while an account is locked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lock {
-    /// Whose.
+    /// UID of the locked user.
     pub uid: i32,
-    /// Since when.
+    /// Time at which the account was locked.
     pub since: Moment,
 }
 
@@ -94,12 +94,12 @@ impl Stored for Lock {
     }
 }
 
-/// Exists while a user is in a group.
+/// Exists while a user is a member of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Membership {
-    /// Who.
+    /// UID of the member.
     pub uid: i32,
-    /// In which group.
+    /// GID of the group.
     pub gid: i32,
 }
 
@@ -110,18 +110,18 @@ impl Stored for Membership {
     }
 }
 
-/// The user who bears this name.
+/// Returns the UID of the user with this name.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
     super::claims::find::<User>(store, name)
 }
 
-/// Groups of a user, in the order of their keys; those that no longer exist are left out.
+/// Returns the GIDs of a user's groups, sorted; groups that no longer exist are left out.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn groups_of(store: &Store, uid: i32) -> Result<Vec<i32>, StoreError> {
     let memberships = store.list::<Membership>(&format!("{uid}/"))?;
     let mut groups = Vec::with_capacity(memberships.len());
@@ -134,10 +134,10 @@ pub fn groups_of(store: &Store, uid: i32) -> Result<Vec<i32>, StoreError> {
     Ok(groups)
 }
 
-/// Members of a group, by number.
+/// Returns the UIDs of a group's members, sorted.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is corrupt.
 pub fn members_of(store: &Store, gid: i32) -> Result<Vec<i32>, StoreError> {
     let all = store.list::<Membership>("")?;
     let mut members: Vec<i32> =

@@ -1,18 +1,19 @@
-//! Passwords that are guessed first: common ones, common words with something added, rows of keys, repetitions, the user's name.
+//! Detection of passwords that are guessed first: common passwords, common words with additions, keyboard rows,
+//! repetitions, and the user's name.
 //!
-//! The list is `common-passwords.txt`; where it comes from stands at its beginning.
+//! The list is `common-passwords.txt`; its origin is stated at its start.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// Names shorter than this say nothing when a password holds them.
+/// Minimum length of a user name that is searched for in passwords.
 const NAME_CHARS_MIN: usize = 3;
-/// A repetition of so few characters is as weak as these.
+/// Maximum length of the unit of a repetition that is always weak.
 const UNIT_CHARS_MAX: usize = 4;
-/// A password is a walk over keys when its steps come in runs of so many characters on average.
+/// A password is a keyboard walk if its runs have at least this average length.
 const RUN_CHARS: usize = 4;
 
-/// Rows in which neighbours are typed or counted one after the other.
+/// Rows of keys or characters whose neighbours are typed one after the other.
 const ROWS: [&str; 8] = [
     "1234567890",
     "abcdefghijklmnopqrstuvwxyz",
@@ -29,7 +30,7 @@ static COMMON: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     lines.filter(|line| !line.starts_with('#') && !line.is_empty()).collect()
 });
 
-/// Why a password of the user is guessed early; `None` when nothing says so.
+/// Returns why a password is easy to guess; `None` if no reason is known.
 #[must_use]
 pub fn weakness(password: &str, user: &str) -> Option<&'static str> {
     let (folded, name) = (fold(password), fold(user));
@@ -48,7 +49,7 @@ fn fold(text: &str) -> String {
     text.trim().nfkc().collect::<String>().to_lowercase()
 }
 
-/// Whether what is left without the user's name adds next to nothing.
+/// Returns whether the rest of a password without the user's name adds next to nothing.
 fn is_little(rest: &str) -> bool {
     let letters = rest.chars().filter(|c| c.is_alphabetic()).count();
     letters < NAME_CHARS_MIN || is_guessed(rest)
@@ -58,7 +59,8 @@ fn is_guessed(folded: &str) -> bool {
     is_common(folded) || is_repetition(folded) || is_walk(folded)
 }
 
-/// Whether the list has it, as it is or as a word with something around it or signs in place of letters.
+/// Returns whether the list contains it, either unchanged or after removing characters around a word and replacing
+/// signs with letters.
 fn is_common(folded: &str) -> bool {
     let is_letter = |c: char| c.is_alphabetic();
     let after = folded.trim_end_matches(|c| !is_letter(c));
@@ -71,7 +73,7 @@ fn is_common(folded: &str) -> bool {
     })
 }
 
-/// The letter for which a sign stands; `1` is an `l` or an `i`.
+/// Returns the letter that a sign stands for; `1` is an `l` or an `i`.
 fn plain(c: char, one: char) -> char {
     match c {
         '0' => 'o',
@@ -84,7 +86,7 @@ fn plain(c: char, one: char) -> char {
     }
 }
 
-/// Whether a few characters, or a common word, are only said again and again.
+/// Returns whether it only repeats a few characters or a common word.
 fn is_repetition(folded: &str) -> bool {
     let chars: Vec<char> = folded.chars().collect();
     let unit =
@@ -92,7 +94,7 @@ fn is_repetition(folded: &str) -> bool {
     unit.is_some_and(|length| length <= UNIT_CHARS_MAX || is_common(&chars[..length].iter().collect::<String>()))
 }
 
-/// Whether it follows rows, in either direction, for most of its length.
+/// Returns whether it follows rows, in either direction, for most of its length.
 fn is_walk(folded: &str) -> bool {
     let chars: Vec<char> = folded.chars().collect();
     let is_step = |pair: &[char]| {
@@ -169,7 +171,7 @@ mod tests {
             assert_eq!(weakness(password, "alice"), None, "{password}");
         }
         assert_eq!(weakness("the walk of alice at noon", "alice"), None);
-        // Two letters of a name are in many passwords.
+        // Two letters of a name occur in many passwords.
         assert_eq!(weakness("go to the river", "go"), None);
     }
 }

@@ -1,29 +1,30 @@
-//! How fast one user may change things: buckets of changes and of bytes that fill at fixed rates. So nobody fills the log, its
-//! history or the audit with what others would have to read, and a burst of a page or of a script still passes.
+//! Rate limits on users' writes: token buckets for changes and for bytes, refilled at fixed rates. No user can fill the
+//! log, its history or the audit log with data that others must read, while a burst from a page or a script
+//! still passes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Administrators import and clean up: they may do this many times as much.
+/// Factor by which administrators may exceed the limits, for imports and cleanups.
 const ADMIN_FACTOR: u32 = 4;
-/// Users of whom it is remembered how full their buckets are. Full ones need not be remembered.
+/// Maximum number of users whose bucket levels are remembered. Full buckets need not be remembered.
 const REMEMBERED_MAX: usize = 4096;
 
-/// What one user may write.
+/// Write limits of one user.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    /// Changes in a second; 0: as many as one likes.
+    /// Changes per second; 0 for no limit.
     pub changes_per_s: u32,
-    /// Changes at once.
+    /// Maximum burst of changes.
     pub changes_burst: u32,
-    /// Bytes in a second; 0: as many as one likes.
+    /// Bytes per second; 0 for no limit.
     pub bytes_per_s: u64,
-    /// Bytes at once.
+    /// Maximum burst of bytes.
     pub bytes_burst: u64,
 }
 
-/// A bucket: how fast it fills, how much it holds.
+/// A bucket: fill rate per second, and capacity.
 #[derive(Clone, Copy)]
 struct Kind {
     rate: f64,
@@ -35,7 +36,7 @@ impl Kind {
         if self.rate == 0.0 { self.most } else { (left + elapsed.as_secs_f64() * self.rate).min(self.most) }
     }
 
-    /// How long to wait until it holds `wanted`, if it does not.
+    /// Returns the time until the bucket contains `wanted`; `None` if it does already.
     fn lacks(self, left: f64, wanted: f64) -> Option<Duration> {
         (self.rate != 0.0 && left < wanted).then(|| Duration::from_secs_f64((wanted - left) / self.rate))
     }
@@ -43,7 +44,7 @@ impl Kind {
 
 struct Left {
     changes: f64,
-    /// Below zero after a change that was larger than what was left.
+    /// Negative after a change that was larger than the remaining amount.
     bytes: f64,
     at: Instant,
 }
@@ -62,24 +63,24 @@ impl std::fmt::Debug for Left {
 }
 
 impl WriteRate {
-    /// Empty books: every bucket is full.
+    /// Creates limits with all buckets full.
     #[must_use]
     pub fn new(rates: Rates) -> WriteRate {
         WriteRate { rates, left: Mutex::default() }
     }
 
-    /// Takes one change of so many bytes from a user's buckets.
+    /// Takes one change of the given size from a user's buckets.
     ///
     /// # Errors
-    /// When one is empty: how long to wait.
+    /// If a bucket is empty; returns the time to wait.
     pub fn take(&self, uid: i32, is_admin: bool, bytes: usize) -> Result<(), Duration> {
         self.take_at(uid, is_admin, Some(bytes), Instant::now())
     }
 
-    /// Whether a change would be taken now.
+    /// Checks whether a change would be accepted now.
     ///
     /// # Errors
-    /// When a bucket is empty: how long to wait.
+    /// If a bucket is empty; returns the time to wait.
     pub fn look(&self, uid: i32, is_admin: bool) -> Result<(), Duration> {
         self.take_at(uid, is_admin, None, Instant::now())
     }
@@ -103,7 +104,7 @@ impl WriteRate {
             known.retain(|_, left| filled(left) != (changes.most, amounts.most));
         }
         let (changes_left, bytes_left) = known.get(&uid).map_or((changes.most, amounts.most), filled);
-        // A change may be larger than what is left: the debt is paid before the next one.
+        // A change may be larger than the remaining amount: the deficit must be refilled before the next one.
         if let Some(wait) = changes.lacks(changes_left, 1.0).max(amounts.lacks(bytes_left, 1.0)) {
             return Err(wait);
         }

@@ -1,9 +1,10 @@
-//! What a transaction of a webserver does, and on which conditions.
+//! Operations and conditions of a webserver's transaction.
 //!
-//! What is computed from an object that was read is written on the condition that the object is still as it was read
-//! ([`Writes::update`], [`Writes::replace`], [`Writes::delete`]), so a webserver that was cut off cannot undo what was committed
-//! in the meantime: of two changes that meet, the later one is rejected, and its author learns it. The few writes that must
-//! take effect whatever is there have names of their own (`overwrite`, `…_whatever`) and state the reason where they are made.
+//! A value computed from an object that was read is written under the condition that the object is unchanged
+//! ([`Writes::update`], [`Writes::replace`], [`Writes::delete`]). A webserver that was disconnected therefore cannot
+//! undo changes that were committed in the meantime: of two conflicting changes, the later one is rejected, and its
+//! author is notified. The few unconditional writes have separate methods (`overwrite`, `…_whatever`), whose callers
+//! state the reason.
 
 use bytes::Bytes;
 
@@ -14,29 +15,29 @@ use crate::replica::History;
 use super::StoreError;
 use super::record::{AsRead, Record, Stored, written};
 
-/// Said when an object was changed since it was read.
+/// Message if an object was changed since it was read.
 const CHANGED: &str = "it was changed in the meantime: read it again and repeat the change";
 
-/// Operations of one transaction with what must hold for it, each condition with what it means to people.
+/// Operations of one transaction with their conditions, and a message for each condition.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     ops: Vec<Op>,
     required: Vec<Required>,
-    /// Keep the chunks that the operations name, until these are in the outbox.
+    /// Pin the chunks that the operations reference until these are in the outbox.
     holds: Vec<Hold>,
-    /// Whether they cost their author nothing.
+    /// Whether they are exempt from the author's limits.
     is_unmetered: bool,
-    /// The history in which what was read first was read; `None`: nothing was.
+    /// History in which the first object was read; `None` if no object was read.
     read_in: Option<History>,
 }
 
-/// What must hold.
+/// A condition of the transaction.
 #[derive(Clone, Debug)]
 struct Required {
     condition: Condition,
-    /// What it means to people when it does not hold; empty: what the condition itself says.
+    /// Message for the author if the condition does not hold; empty for the default text of the condition.
     meaning: String,
-    /// Whether it compares an object with what was read.
+    /// Whether it compares an object with the value that was read.
     is_of_read: bool,
 }
 
@@ -47,19 +48,19 @@ pub(super) fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreErro
 }
 
 impl Writes {
-    /// Nothing yet.
+    /// Creates an empty set of writes.
     #[must_use]
     pub fn new() -> Writes {
         Writes::default()
     }
 
-    /// Operations as they are, without conditions, for a reason that is stated where it is called.
+    /// Wraps operations without conditions, for the reason given by the caller.
     #[must_use]
     pub fn whatever(ops: Vec<Op>, _why: &'static str) -> Writes {
         Writes { ops, ..Writes::default() }
     }
 
-    /// Operations as they are, under conditions on what was read in a history.
+    /// Wraps operations with conditions on objects that were read in a history.
     #[must_use]
     pub fn under(ops: Vec<Op>, conditions: Vec<Condition>, read_in: History) -> Writes {
         let mut writes = Writes { ops, read_in: Some(read_in), ..Writes::default() };
@@ -67,58 +68,60 @@ impl Writes {
         writes
     }
 
-    /// The same without a bound on how much and how fast their author writes, for a reason that is stated where it is called.
+    /// Exempts the writes from the author's limits, for the reason given by the caller.
     #[must_use]
     pub fn unmetered(self, _why: &'static str) -> Writes {
         Writes { is_unmetered: true, ..self }
     }
 
-    /// Whether they cost their author nothing.
+    /// Returns whether they are exempt from the author's limits.
     #[must_use]
     pub fn is_unmetered(&self) -> bool {
         self.is_unmetered
     }
 
-    /// Keeps the chunks that the operations name, until these are made.
+    /// Keeps a pin on chunks that the operations reference, until the transaction is submitted.
     pub fn hold(&mut self, hold: Hold) {
         self.holds.push(hold);
     }
 
-    /// Whether there is nothing to do.
+    /// Returns whether there are no operations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
 
-    /// Number of operations.
+    /// Returns the number of operations.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ops.len()
     }
 
-    /// Creates an object that must not exist; `taken` is said when it does.
+    /// Creates an object that must not exist; `taken` is the message if it does.
     ///
     /// # Errors
-    /// When the object cannot be written.
+    /// If the object cannot be encoded or its key is invalid.
     pub fn create<T: Stored>(&mut self, value: &T, taken: &str) -> Result<(), StoreError> {
         self.require_absent::<T>(&value.key(), taken)?;
         self.put(value)
     }
 
-    /// Rewrites an object that must still be as it was read, unknown members included; `gone` is said when it was deleted.
+    /// Rewrites an object that must be unchanged since it was read, unknown members included; `gone` is the message if
+    /// it was deleted.
     ///
     /// # Errors
-    /// When the object cannot be written.
+    /// If the object cannot be encoded or its key is invalid.
     pub fn update<T: Stored>(&mut self, record: &Record<T>, gone: &str) -> Result<(), StoreError> {
         self.require::<T>(&record.value.key(), gone)?;
         self.unchanged(record, CHANGED)?;
         self.put_back(record)
     }
 
-    /// Puts an object in the place of what was read there, or of nothing; `changed` is said when there is something else now.
+    /// Replaces the object or absence that was found when reading; `changed` is the message if something else is
+    /// there now.
     ///
     /// # Errors
-    /// When the object cannot be written.
+    /// If the object cannot be encoded or its key is invalid.
     pub fn replace<T: Stored>(&mut self, found: Option<AsRead>, value: &T, changed: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(&value.key())?;
         match found {
@@ -128,10 +131,10 @@ impl Writes {
         self.put(value)
     }
 
-    /// Deletes an object that must still be as it was read; `gone` is said when it was deleted already.
+    /// Deletes an object that must be unchanged since it was read; `gone` is the message if it was already deleted.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn delete<T: Stored>(&mut self, record: &Record<T>, gone: &str) -> Result<(), StoreError> {
         let key = record.value.key();
         self.require::<T>(&key, gone)?;
@@ -141,19 +144,19 @@ impl Writes {
         Ok(())
     }
 
-    /// Writes an object whatever is there, for a reason that is stated where it is called.
+    /// Writes an object unconditionally, for the reason given by the caller.
     ///
     /// # Errors
-    /// When the object cannot be written.
+    /// If the object cannot be encoded or its key is invalid.
     pub fn overwrite<T: Stored>(&mut self, value: &T, _why: &'static str) -> Result<(), StoreError> {
         self.put(value)
     }
 
-    /// Rewrites an object that must still exist, whatever else of it was changed, for a reason that is stated where it is
-    /// called; `gone` is said when it was deleted.
+    /// Rewrites an object that must still exist but may have been changed, for the reason given by the caller; `gone`
+    /// is the message if it was deleted.
     ///
     /// # Errors
-    /// When the object cannot be written.
+    /// If the object cannot be encoded or its key is invalid.
     pub fn overwrite_existing<T: Stored>(
         &mut self,
         record: &Record<T>,
@@ -164,18 +167,18 @@ impl Writes {
         self.put_back(record)
     }
 
-    /// Deletes what is at a key, whatever it is, for a reason that is stated where it is called.
+    /// Deletes an object unconditionally, for the reason given by the caller.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn delete_whatever<T: Stored>(&mut self, key: &str, _why: &'static str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
         self.ops.push(Op::Delete { collection, key });
         Ok(())
     }
 
-    /// Puts bytes, or with `None` nothing, in the place of what was read there; `changed` is said when there is something else
-    /// now.
+    /// Replaces the object that was found when reading with bytes, or deletes it for `None`; `changed` is the message
+    /// if something else is there now.
     pub fn replace_at(
         &mut self,
         (collection, key): (Collection, Key),
@@ -190,20 +193,20 @@ impl Writes {
         });
     }
 
-    /// That an object is still as it was read.
+    /// Adds the condition that an object is unchanged since it was read.
     fn add_read(&mut self, as_read: AsRead, (collection, key): (Collection, Key), changed: &str, is_of_read: bool) {
         let read_in = as_read.read_in();
         self.read_in = Some(self.read_in.map_or(read_in, |earlier| earlier.min(read_in)));
         self.add(as_read.condition(collection, key), changed, is_of_read);
     }
 
-    /// The history in which what they depend on was read; `None`: nothing was read.
+    /// Returns the earliest history in which an object was read that the writes depend on; `None` if none was read.
     #[must_use]
     pub fn read_in(&self) -> Option<History> {
         self.read_in
     }
 
-    /// Of the same condition the first meaning counts.
+    /// If a condition is added twice, the first message is used.
     fn add(&mut self, condition: Condition, meaning: &str, is_of_read: bool) {
         if self.required.iter().all(|known| known.condition != condition) {
             self.required.push(Required { condition, meaning: meaning.to_owned(), is_of_read });
@@ -222,42 +225,42 @@ impl Writes {
         Ok(())
     }
 
-    /// An object must exist at commit; `gone` is said when it does not.
+    /// Requires that an object exists at commit; `gone` is the message if it does not.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn require<T: Stored>(&mut self, key: &str, gone: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
         self.add(Condition::Present { collection, key }, gone, false);
         Ok(())
     }
 
-    /// No such object may exist at commit; `there` is said when one does.
+    /// Requires that an object does not exist at commit; `there` is the message if it does.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn require_absent<T: Stored>(&mut self, key: &str, there: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
         self.add(Condition::Absent { collection, key }, there, false);
         Ok(())
     }
 
-    /// The object must still be as it was read; `changed` is said when it is not. A write of this
-    /// webserver that is not decided is named by its transaction: when that is rejected, so is what was made upon it.
+    /// Requires that an object is unchanged since it was read; `changed` is the message if it is not. A pending write
+    /// of this webserver is identified by its transaction: if that is rejected, so are the changes based on it.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn unchanged<T: Stored>(&mut self, record: &Record<T>, changed: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(&record.value.key())?;
         self.add_read(record.as_read, (collection, key), changed, true);
         Ok(())
     }
 
-    /// The object must still be as it was read, or still not be there; `changed` is said when it is not. Reading it again is
-    /// not the remedy.
+    /// Requires that an object is unchanged, or still absent, since it was read; `changed` is the message if it is not.
+    /// Unlike after [`Writes::unchanged`], reading the object again is not the remedy.
     ///
     /// # Errors
-    /// When the key cannot be one.
+    /// If the key is invalid.
     pub fn require_as_read<T: Stored>(
         &mut self,
         key: &str,
@@ -272,37 +275,37 @@ impl Writes {
         Ok(())
     }
 
-    /// The operations.
+    /// Returns the operations.
     #[must_use]
     pub fn ops(&self) -> &[Op] {
         &self.ops
     }
 
-    /// The operations alone.
+    /// Returns the operations, without conditions.
     #[must_use]
     pub fn into_ops(self) -> Vec<Op> {
         self.ops
     }
 
-    /// The conditions alone.
+    /// Returns the conditions.
     #[must_use]
     pub fn conditions(&self) -> Vec<Condition> {
         self.required.iter().map(|required| required.condition.clone()).collect()
     }
 
-    /// The condition that a rejection names.
+    /// Returns the condition that failed according to a rejection.
     fn failed(&self, reason: &Reason) -> Option<&Required> {
         let Reason::ConditionFailed { condition, .. } = reason else { return None };
         self.required.iter().find(|required| required.condition.to_string() == *condition)
     }
 
-    /// What a rejection means to people.
+    /// Returns the message for a rejection.
     pub(super) fn explain(&self, reason: &Reason) -> String {
         let failed = self.failed(reason).filter(|required| !required.meaning.is_empty());
         failed.map_or_else(|| reason.to_string(), |required| required.meaning.clone())
     }
 
-    /// Whether a rejection is for a change of what was read, so that reading it again may help.
+    /// Returns whether a rejection was caused by a change since an object was read, so that reading it again may help.
     pub(super) fn is_overtaken(&self, reason: &Reason) -> bool {
         self.failed(reason).is_some_and(|required| required.is_of_read)
     }
