@@ -30,7 +30,7 @@ const NUMBERS_TRIED: usize = 1000;
 /// Returns a number without leftover objects of an earlier user or group.
 ///
 /// # Errors
-/// If no random bytes are available, or the state is corrupt.
+/// If random bytes are unavailable, or the state is corrupt.
 pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, StoreError> {
     let of = match numbers {
         Numbers::Users => Of::User,
@@ -48,7 +48,7 @@ pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, Sto
 /// Creates a user; the name must be free at commit.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn create_user(
     store: &Store,
     user: &User,
@@ -72,7 +72,7 @@ pub fn create_user(
 /// Changes a user; a new name must be free at commit, and the former name must be unchanged.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::update(store, before, record, USER_GONE, &mut writes)?;
@@ -82,7 +82,7 @@ pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Resul
 /// Grants or revokes administrator rights. UID 1 always keeps them.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> Result<(), StoreError> {
     let key = uid.to_string();
     writes.require::<User>(&key, USER_GONE)?;
@@ -140,8 +140,8 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     Ok(writes)
 }
 
-/// Immediately ends all sessions of a user except `kept` by starting a new epoch to which they do not belong. The first
-/// of them are deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later.
+/// Ends all sessions of a user except `kept`, at once: they do not belong to the new epoch. The first of them are
+/// deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -189,7 +189,7 @@ pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError
 /// Creates a group; the name must be free at commit.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::create(store, group, &mut writes)?;
@@ -201,7 +201,7 @@ pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> 
 /// Changes a group; a new name must be free at commit, and the former name must be unchanged.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn update_group(store: &Store, before: &Group, record: &Record<Group>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::update(store, before, record, GROUP_GONE, &mut writes)?;
@@ -229,7 +229,7 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
 /// Adds a user to groups.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn join_groups(uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     writes.require::<User>(&uid.to_string(), USER_GONE)?;

@@ -44,7 +44,7 @@ pub trait Present {
     fn is_content_open(&self, content: &str, person: &Person) -> Result<bool, StoreError>;
 }
 
-/// Reason why a transaction may not be made.
+/// Reason for a rejection.
 #[derive(Debug)]
 pub enum Refusal {
     /// Description of the missing right.
@@ -82,7 +82,7 @@ fn only_if(allowed: bool, reason: &str) -> Judged {
 
 /// A user who wants to make operations.
 pub struct Maker<'a> {
-    /// The user, with groups and administrator rights.
+    /// The user.
     pub person: &'a Person,
     /// Returns whether the user has a capability.
     pub has: &'a dyn Fn(&str) -> bool,
@@ -118,7 +118,7 @@ impl Maker<'_> {
         key.split('/').next() == Some(uid.as_str())
     }
 
-    /// Returns the change made by an operation. Objects that do not decode can be changed only by administrators.
+    /// Returns the change by an operation. Only administrators may change undecodable objects.
     fn change<T: Stored>(&self, op: &Op) -> Result<Change<T>, Refusal> {
         let key = op.key().as_str();
         let read = |value: Option<&Bytes>| match value.map(|value| understood::<T>(key, value)) {
@@ -200,7 +200,7 @@ impl Maker<'_> {
         Ok(change)
     }
 
-    /// Groups, and all users, with whom the object is already shared may be kept.
+    /// Groups, and all users, that already have access may keep it.
     fn judge_audiences(&self, before: &[Audience], after: &impl Shared) -> Judged {
         let none = Audience::default();
         for (place, audience) in [after.readers(), after.writers()].into_iter().enumerate() {

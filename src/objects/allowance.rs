@@ -1,5 +1,4 @@
-//! Limits on the amount and rate of users' writes. They are checked at the point that every change passes, so that no
-//! kind of change bypasses them.
+//! Limits on the amount and rate of users' writes, checked where every change passes.
 
 use super::passwords::Password;
 use super::quotas::{Added, QuotaError, Quotas, UntilRefused};
@@ -14,7 +13,7 @@ use super::{Store, StoreError, Writes};
 use crate::model::Op;
 use crate::replica::Room;
 
-/// Callback for changes that were rejected by the rate limit.
+/// Callback for changes that exceed the rate.
 pub type Told = Box<dyn Fn(&Author) + Send + Sync>;
 
 /// Collections whose changes end access or authenticate users; each such change is small. Tokens are created in
@@ -71,7 +70,7 @@ fn is_admin(store: &Store, uid: i32) -> Result<bool, StoreError> {
 }
 
 impl Allowance {
-    /// Creates the limits; `told` is called for changes that exceed the rate.
+    /// Creates the limits, with a callback for changes that exceed the rate.
     #[must_use]
     pub fn new(rate: WriteRate, quotas: Quotas, told: Told) -> Allowance {
         Allowance { rate, quotas, told }

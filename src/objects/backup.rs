@@ -51,7 +51,7 @@ const NEVER: [&str; 10] = [
 /// Collections that an archive without secrets omits.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;
-/// Number of chunks that are fetched together if the first of them is not stored locally.
+/// Number of chunks fetched together if the first is not stored locally.
 const READ_AHEAD: usize = 16;
 
 #[derive(Serialize, Deserialize)]
@@ -125,7 +125,7 @@ pub struct Written {
     pub objects: u64,
     /// Number of chunks.
     pub chunks: u64,
-    /// Ids of blobs that were left out because some of their chunks cannot be read.
+    /// Blobs left out because some of their chunks cannot be read.
     pub left_out: Vec<String>,
 }
 
@@ -194,7 +194,7 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the chunks of a blob. The inner error means that a chunk cannot be read.
+    /// Writes the chunks of a blob. The inner error: a chunk cannot be read.
     fn write_content(
         &self,
         head: &ContentHead,
@@ -376,7 +376,7 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
         if !keys.insert((collection.clone(), key.clone())) {
             return Err(wrong(number, format!("{collection}/{key} is there twice")));
         }
-        // Archives of earlier versions may contain collections that those did not know to omit.
+        // Archives of earlier versions may contain collections unknown to those versions.
         if !NEVER.contains(&collection.as_str()) {
             take(Item::Object(Op::Put { collection, key, value }))?;
         }

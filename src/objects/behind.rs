@@ -20,11 +20,11 @@ const ACTS_NO_MORE: &str = "the administrator who acts as the user has lost the 
 pub struct Behind {
     /// UID of the administrator.
     pub uid: i32,
-    /// Epoch of the administrator's own logins when they started to act as the user.
+    /// Epoch of the administrator's own logins at that time.
     pub epoch: String,
 }
 
-/// An administrator who acts as another user and has the right to do so.
+/// An administrator who may act as another user now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backing {
     /// UID of the administrator.
@@ -67,19 +67,19 @@ pub fn of(store: &Store, session: &Session) -> Result<Option<Vec<Backing>>, Stor
 }
 
 impl Backing {
-    /// Adds the conditions that the administrator still has the role and has not ended the login.
+    /// Requires that the administrator still has the role and the login.
     ///
     /// # Errors
-    /// When a key cannot be one.
+    /// If the key is invalid.
     pub(super) fn require(&self, writes: &mut Writes) -> Result<(), StoreError> {
         self.require_role(writes)?;
         writes.require_as_read::<super::sessions::Epoch>(&self.uid.to_string(), self.epoch, ACTS_NO_MORE)
     }
 
-    /// Adds the conditions that the administrator still has the role and is not locked.
+    /// Requires that the administrator still has the role and is not locked.
     ///
     /// # Errors
-    /// When a key cannot be one.
+    /// If the key is invalid.
     pub(super) fn require_role(&self, writes: &mut Writes) -> Result<(), StoreError> {
         let key = self.uid.to_string();
         writes.require::<Admin>(&key, ACTS_NO_MORE)?;

@@ -1,7 +1,7 @@
 //! Capabilities: names of actions that a user may be allowed, and grants of capabilities to users and groups.
 //!
 //! They always limit tokens, and they limit users if `Enable-CBAC` is set: a user who is not an administrator may then
-//! do only what was granted to the user or to one of the user's groups. Grants are separate objects, one for each user
+//! use only capabilities granted to the user or to one of the user's groups. Grants are separate objects, one for each user
 //! or group, written as a whole.
 
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ pub struct Capability {
     pub name: &'static str,
     /// Category for display in interfaces.
     pub category: &'static str,
-    /// Description of what it allows.
+    /// Description for users.
     pub allows: &'static str,
     /// Whether a read-only user has it.
     pub reads: bool,

@@ -170,10 +170,10 @@ fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writ
     Ok(())
 }
 
-/// Creates an owner together with its name.
+/// Creates an owner with its name.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result<(), StoreError> {
     take::<O>(store, owner.called(), owner.number(), writes)?;
     let what = O::WHAT;
@@ -181,10 +181,10 @@ pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result
     writes.create(owner, &said)
 }
 
-/// Rewrites an owner; a new name must be free at commit, and the former one must still belong to this owner.
+/// Rewrites an owner; a new name must be free at commit, and the former one still belong to this owner.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn update<O: Owner>(
     store: &Store,
     before: &O,
@@ -212,7 +212,7 @@ pub fn delete<O: Owner>(store: &Store, record: &Record<O>, gone: &str, writes: &
 /// A name and an owner that are inconsistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dispute {
-    /// A claim whose owner does not have the name: no other owner can get it.
+    /// A claim whose owner does not have the name, which is blocked.
     Idle {
         /// `user` or `group`.
         what: &'static str,
@@ -221,7 +221,7 @@ pub enum Dispute {
         /// Number of the owner recorded in the claim.
         number: i32,
     },
-    /// An owner whose name is claimed by no owner, or by another one.
+    /// An owner whose name has no claim, or another owner's.
     Unnamed {
         /// `user` or `group`.
         what: &'static str,
@@ -229,7 +229,7 @@ pub enum Dispute {
         name: String,
         /// Number of the owner.
         number: i32,
-        /// Number of the owner that has the name instead.
+        /// Number of the present owner.
         held_by: Option<i32>,
     },
 }
@@ -334,10 +334,10 @@ impl Claims {
         self.len() == 0
     }
 
-    /// Returns repairs for all visible disputes; some disputes become visible only after others are resolved.
+    /// Returns repairs for all visible disputes; resolving them may reveal others.
     ///
     /// # Errors
-    /// If an object cannot be encoded or its key is invalid.
+    /// If an object cannot be encoded.
     pub fn repairs(&self) -> Result<Vec<Repair>, StoreError> {
         let mut found = self.users.repairs::<User>()?;
         found.extend(self.groups.repairs::<Group>()?);
@@ -404,8 +404,7 @@ impl Side {
         Ok(found)
     }
 
-    /// Claims the name for its owner, or, if another owner has it, renames the owner to its name with its
-    /// number appended.
+    /// Claims the name for its owner. If another owner has it, the owner's number is appended to the name.
     fn named<O: Owner>(&self, number: i32, owner: &Owned) -> Result<Repair, StoreError> {
         let bearer = names::keys(&owner.name).iter().find_map(|key| {
             let (holder, _) = self.claims.get(key)?;

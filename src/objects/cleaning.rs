@@ -20,7 +20,7 @@ use super::{Moment, Record, Store, StoreError, Writes};
 
 /// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;
-/// Seconds after which other webservers take over the work of the one that started it.
+/// Seconds after which other webservers may take over.
 const TAKEN_OVER_S: u64 = 60;
 
 /// Kind of rows to delete.
@@ -109,8 +109,7 @@ impl Cleaning {
         Cleaning { of, number, until, since: Moment::now(), webserver: store.via().to_owned(), is_apart }
     }
 
-    /// Returns whether its owner exists: the number is in use again, for example after a restore, and no row may
-    /// be deleted.
+    /// Returns whether its owner exists: the number is in use again, as after a restore, and nothing may be deleted.
     fn is_void(&self, store: &Store) -> Result<bool, StoreError> {
         match self.of {
             Of::User => store.has::<User>(&self.number.to_string()),
@@ -175,7 +174,7 @@ impl Rows {
         self.writes.len()
     }
 
-    /// Returns the writes that delete the rows.
+    /// Returns the writes that delete them.
     #[must_use]
     pub fn into_writes(self) -> Writes {
         self.writes

@@ -167,7 +167,7 @@ impl Upload {
         })
     }
 
-    /// Returns the number of bytes written so far.
+    /// Returns the bytes written so far.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -257,7 +257,7 @@ pub struct Reader {
     left: u64,
 }
 
-/// Number of chunks that are fetched together if the first of them is not stored locally.
+/// Number of chunks fetched together if the first is not stored locally.
 const READ_AHEAD: usize = 16;
 
 impl Reader {
@@ -364,8 +364,7 @@ fn is_undecided(store: &Store) -> bool {
     pending.iter().any(|txn| txn.ops.iter().any(|op| concerned.contains(&op.collection().as_str())))
 }
 
-/// Returns the writes that delete a blob, if it is unreferenced and no pending transaction could reference it. Its
-/// chunks are garbage-collected later.
+/// Returns the deletion of a blob, unless it is or may become referenced. Its chunks are garbage-collected later.
 ///
 /// # Errors
 /// If the state is corrupt.

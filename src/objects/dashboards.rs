@@ -97,7 +97,7 @@ impl Dashboard {
 /// Returns a number for a new dashboard, from 2^32 to 2^53 - 1.
 ///
 /// # Errors
-/// If no random bytes are available.
+/// If random bytes are unavailable.
 pub fn new_id() -> std::io::Result<u64> {
     let random = u64::from_le_bytes(random::<8>()?) >> 11;
     Ok(random.max(1 << 32))

@@ -48,7 +48,7 @@ impl<T: OfEpoch> Epoch<T> {
     /// Creates a new epoch.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn begin(uid: i32) -> std::io::Result<Epoch<T>> {
         Ok(Epoch { uid, id: hex(&random::<16>()?), since: Moment::now(), of: PhantomData })
     }
@@ -84,7 +84,7 @@ impl<T: OfEpoch> Known<T> {
         })
     }
 
-    /// Returns whether an object is valid as far as epochs are concerned.
+    /// Returns whether an object's epoch is valid.
     #[must_use]
     pub fn includes(&self, one: &T) -> bool {
         match self {
@@ -123,7 +123,7 @@ impl<T: OfEpoch> Known<T> {
     /// Returns the id of the epoch for a new object. An invalid epoch is replaced by a new one.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn for_new(self, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
         if let Some(epoch) = self.current() {
             return Ok(epoch.to_owned());

@@ -27,7 +27,7 @@ pub const NAME: &str = "admin";
 pub enum First {
     /// There already is a first administrator.
     Exists,
-    /// The administrator was created here, with this password; committed or pending.
+    /// Created here with this password; committed or pending.
     Made {
         /// The initial password.
         password: String,
@@ -36,7 +36,7 @@ pub enum First {
     },
 }
 
-/// Returns 20 characters that are easy to distinguish: about 100 bits.
+/// Returns 20 characters that are easy to distinguish: 100 bits.
 fn new_password() -> std::io::Result<String> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     Ok(random::<20>()?.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())

@@ -14,7 +14,7 @@ use super::{Moment, Store, StoreError, Writes};
 /// Reason for deleting entries unconditionally.
 const NEVER_CHANGED: &str = "an entry never changes";
 
-/// A search in the history.
+/// A search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Entry {
@@ -48,11 +48,11 @@ impl Stored for Entry {
     }
 }
 
-/// Returns the key of a search that started at `launched`. Keys of later searches are greater. After the history was
-/// cleared, keys of new searches are greater than those of cleared ones, whatever the clocks show.
+/// Returns the key of a search that started at `launched`: greater than the keys of earlier searches, and than those of
+/// all cleared ones, whatever the clocks show.
 ///
 /// # Errors
-/// If no random bytes are available, or the state is corrupt.
+/// If random bytes are unavailable, or the state is corrupt.
 pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, StoreError> {
     let cleared = cleared_until(store, uid)?.unwrap_or_default();
     let cleared_ms = cleared.split('-').next().and_then(|ms| u64::from_str_radix(ms, 16).ok());

@@ -107,7 +107,7 @@ impl Ids {
     /// Returns a number that is assigned to no other object.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn next(&self, numbers: Numbers) -> std::io::Result<i32> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = *leases;

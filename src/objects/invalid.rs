@@ -1,6 +1,5 @@
-//! Invalid objects: values that do not have the form that their collection requires, written by another version,
-//! another tool or by hand. An invalid object never hides others, and is listed with its key, so that it can be
-//! replaced or deleted.
+//! Invalid objects: values that do not fit their collection, written by another version, another tool or by hand. An
+//! invalid object never hides others, and is listed with its key, so that it can be replaced or deleted.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +20,7 @@ tokio::task_local! {
     static NOTED: RefCell<BTreeSet<String>>;
 }
 
-/// Runs a future, and returns its output with the invalid objects that it found, as `collection/key`.
+/// Runs a future; also returns the invalid objects that it found, as `collection/key`.
 pub async fn noting<T>(work: impl Future<Output = T>) -> (T, BTreeSet<String>) {
     NOTED
         .scope(RefCell::default(), async {
@@ -72,10 +71,10 @@ pub fn misplaced<T: Stored>(own: &str) -> String {
     format!("what it says belongs to the key {own}")
 }
 
-/// Checks that bytes are a valid object of a kind.
+/// Checks that bytes are an object of a kind.
 ///
 /// # Errors
-/// If they are not; the text contains the reason.
+/// If not; the text is the reason.
 pub fn check<T: Stored>(key: &str, value: &[u8]) -> Result<(), String> {
     let object: T = serde_json::from_slice(value).map_err(|error| reason_for::<T>(&error))?;
     let own = object.key();

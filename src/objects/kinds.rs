@@ -35,7 +35,7 @@ pub struct Kind {
     pub check: Check,
 }
 
-/// Checks the bytes at a key; the error is the reason why they are invalid.
+/// Checks the bytes at a key; fails with a reason.
 pub type Check = fn(key: &str, value: &[u8]) -> Result<(), String>;
 
 const fn kind<T: Stored>(exposure: Exposure, holds: &'static str) -> Kind {

@@ -17,13 +17,13 @@ pub const REJECTED: u32 = 0x5245_4a00;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Notification {
-    /// Random number of the notification.
+    /// Random number.
     #[serde(rename = "ID")]
     pub id: u64,
-    /// UID of the receiver; 0 if it is for a group or for all users.
+    /// UID of the receiver; 0: a group, or all users.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// GID of the receiving group; 0 for none.
+    /// GID of the receiving group; 0: none.
     #[serde(rename = "GID")]
     pub gid: i32,
     /// UID of the sender.
@@ -31,7 +31,7 @@ pub struct Notification {
     /// Kind: a receiver keeps only the latest notification of a kind; 0: all are kept.
     #[serde(rename = "Type")]
     pub kind: u32,
-    /// Whether it is for all users.
+    /// Addressed to all users.
     pub broadcast: bool,
     /// Time at which it was sent.
     pub sent: Moment,
@@ -75,7 +75,7 @@ impl Notification {
 /// Returns a random number for a new notification, below 2^53.
 ///
 /// # Errors
-/// If no random bytes are available.
+/// If random bytes are unavailable.
 pub fn new_id() -> std::io::Result<u64> {
     Ok((u64::from_le_bytes(random::<8>()?) >> 11).max(1))
 }

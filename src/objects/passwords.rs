@@ -76,7 +76,7 @@ impl Policy {
     /// Checks a new password of a user.
     ///
     /// # Errors
-    /// If requirements are not met; the text lists all of them.
+    /// If requirements are not met; lists all of them.
     pub fn check(&self, password: &str, user: &str) -> Result<(), String> {
         if password.is_empty() {
             return Err("the password must not be empty".into());

@@ -16,7 +16,7 @@ pub struct Preference {
     /// UID of the user.
     #[serde(rename = "UID")]
     pub uid: i32,
-    /// Name of the set of preferences.
+    /// Name of the set.
     pub name: String,
     /// Time of the last write.
     pub updated: Moment,

@@ -23,11 +23,11 @@ use crate::model::{Collection, Op};
 
 /// Time for which a count is used.
 const BELIEVED: Duration = Duration::from_secs(600);
-/// Time for which a count is used if it exceeds half of the limit.
+/// The same above half of the limit.
 const BELIEVED_NEAR: Duration = Duration::from_secs(60);
 /// Maximum age of a count that causes a rejection.
 const BELIEVED_FULL: Duration = Duration::from_secs(2);
-/// Maximum number of counts that are remembered.
+/// Maximum number of counts remembered.
 const REMEMBERED_MAX: usize = 4096;
 
 /// Collections with quotas. Histories have a separate limit, at which the oldest entries are deleted, so that no search
@@ -102,7 +102,7 @@ impl<'a> Added<'a> {
 pub struct UntilRefused<'a>(Option<Added<'a>>);
 
 impl UntilRefused<'_> {
-    /// Subtracts the amounts again, because the change was not made.
+    /// Subtracts the amounts: the change was not made.
     pub fn give_back(mut self) {
         drop(self.0.take());
     }
@@ -153,7 +153,7 @@ fn owner(value: &[u8]) -> Option<i32> {
 }
 
 impl Quotas {
-    /// Creates quotas with the limits for each kind and user; 0 means no limit.
+    /// Creates limits for each kind and user; 0: no limit.
     #[must_use]
     pub fn new(objects_max: u64, bytes_max: u64) -> Quotas {
         let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
@@ -198,7 +198,7 @@ impl Quotas {
         Ok(sum)
     }
 
-    /// Returns the amount that a user owns, from a count no older than `believed` permits.
+    /// Returns a user's amount, counted no longer ago than `believed` permits.
     fn known(&self, store: &Store, of: Of, believed: &impl Fn(Amount) -> Duration) -> Result<Amount, StoreError> {
         let known = self.counted().get(&of).copied();
         if let Some(known) = known.filter(|known| known.at.elapsed() <= believed(known.amount)) {

@@ -87,8 +87,8 @@ impl<T> Record<T> {
         self.version.is_some()
     }
 
-    /// Returns the tag of this version for `ETag` and `If-Match`. It includes a hash of the contents, because after a
-    /// recovery another write may have the same sequence.
+    /// Returns the tag of this version for `ETag` and `If-Match`. It covers the contents: after a recovery another
+    /// write may have the same sequence.
     #[must_use]
     pub fn tag(&self) -> String {
         let version = self.version.map_or("p".to_owned(), |version| version.0.to_string());

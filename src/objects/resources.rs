@@ -44,7 +44,7 @@ pub struct Resource {
     /// Labels for searching and grouping.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub labels: Vec<String>,
-    /// Id of the blob with the contents; empty if there are none.
+    /// Blob with the contents; empty if there are none.
     #[serde(default)]
     pub content: String,
 }

@@ -18,7 +18,7 @@ use super::users::Membership;
 use super::{Store, StoreError};
 use crate::model::Op;
 
-/// With more groups than this, a change by an administrator depends on the role instead of the memberships.
+/// With more groups, a change by an administrator depends on the role instead.
 const GROUPS_OF_ADMIN_MAX: usize = 8;
 
 /// Rights that a change needs.
@@ -26,11 +26,11 @@ const GROUPS_OF_ADMIN_MAX: usize = 8;
 pub(super) struct Rights {
     /// Whether it needs the administrator role.
     pub role: bool,
-    /// GIDs of groups in which the author must be a member.
+    /// GIDs of required memberships.
     pub groups: BTreeSet<i32>,
 }
 
-/// The part of the present state that affects the rights needed.
+/// Present state that affects the required rights.
 pub(super) trait There {
     /// Returns the present value of the object that an operation changes.
     fn before(&self, op: &Op) -> Result<Option<bytes::Bytes>, StoreError>;
@@ -156,7 +156,7 @@ impl<T: There> Needed<'_, T> {
         }
     }
 
-    /// Adds the rights needed for new shares. Existing shares may be kept.
+    /// Adds rights for new shares. Existing shares may stay.
     fn add_audiences(&mut self, before: &[Audience; 2], after: &[Audience; 2]) -> Result<(), StoreError> {
         for (known, audience) in before.iter().zip(after) {
             self.rights.role |= audience.global && !known.global;

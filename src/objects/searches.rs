@@ -18,7 +18,7 @@ pub enum State {
     Running,
     /// All results are complete.
     Done,
-    /// It was stopped by a user or a limit; the results found so far are kept.
+    /// A user or a limit stopped it; results found so far are kept.
     Stopped,
     /// It failed; the results found so far are kept.
     Failed,
@@ -93,7 +93,7 @@ pub struct Search {
     /// Whether it continues when no client is attached.
     #[serde(default)]
     pub background: bool,
-    /// Id of the blob with the results, once it is saved: from then on every webserver has them.
+    /// Blob with the results, once saved: from then on every webserver has them.
     #[serde(default)]
     pub content: String,
     /// Time at which it is deleted; never if it was saved that way.
@@ -162,7 +162,7 @@ impl Search {
         if self.effective_query.is_empty() { &self.user_query } else { &self.effective_query }
     }
 
-    /// Returns the state as one word.
+    /// Returns the name of the state.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self.state {

@@ -25,7 +25,7 @@ pub const SETUP_S: u64 = 15 * 60;
 
 const USED: &str = "the code was used already, here or at another webserver: wait for the next one";
 const CHANGED: &str = "the second factor was changed in the meantime: try again";
-/// Message if a password alone is used for a login and a second factor exists that this webserver did not know of.
+/// Message for a login with a password alone if this webserver did not know of the second factor.
 pub const SET_UP: &str = "a second factor was set up for this account in the meantime: log in again";
 const WITH_THE_FACTOR: &str = "it comes and goes with the second factor";
 
@@ -102,10 +102,10 @@ impl Stored for RecoveryCodes {
 }
 
 impl RecoveryCodes {
-    /// Creates new codes. Returns the record to store, and the codes, which are shown to the user only once.
+    /// Creates new codes. Returns the record to store, and the codes to show once.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn new(uid: i32, factor: &str) -> std::io::Result<(RecoveryCodes, Vec<String>)> {
         let salt = hex(&random::<16>()?);
         let shown =
@@ -130,7 +130,7 @@ impl RecoveryCodes {
     }
 }
 
-/// Splits a code into groups that are easy to copy by hand.
+/// Splits a code into groups for copying by hand.
 fn grouped(code: &str) -> String {
     let groups = code.as_bytes().chunks(5).map(|group| String::from_utf8_lossy(group).into_owned());
     groups.collect::<Vec<_>>().join("-")
@@ -144,7 +144,7 @@ fn hash(salt: &str, code: &str) -> String {
     hex(hasher.finalize().as_bytes())
 }
 
-/// A new factor for which the user has not yet proved possession of the app.
+/// A new factor whose app is not proved yet.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Setup {
     /// UID of the user.
@@ -252,7 +252,7 @@ pub fn require_none(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
 /// Starts the setup of a factor that replaces `former`, which was proved. Returns the seed for the user's app.
 ///
 /// # Errors
-/// If no random bytes are available, or an object cannot be encoded.
+/// If random bytes are unavailable, or an object cannot be encoded.
 pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> Result<Vec<u8>, StoreError> {
     let seed = random::<SEED_BYTES>()?;
     let replaces = former.map(|former| former.value.id.clone()).unwrap_or_default();
@@ -302,7 +302,7 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
 /// Replaces the remaining recovery codes with new ones.
 ///
 /// # Errors
-/// If no random bytes are available.
+/// If random bytes are unavailable.
 pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
     let (codes, shown) = RecoveryCodes::new(factor.value.uid, &factor.value.id)?;
     writes.unchanged(factor, CHANGED)?;
@@ -310,10 +310,10 @@ pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(Recove
     Ok((codes, shown))
 }
 
-/// Deletes all objects of a second factor.
+/// Deletes a second factor with all its objects.
 ///
 /// # Errors
-/// If an object cannot be encoded or its key is invalid.
+/// If an object cannot be encoded.
 pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let key = uid.to_string();
     writes.delete_whatever::<Factor>(&key, "who clears it has proved it, or is an administrator")?;
@@ -329,7 +329,7 @@ pub struct Summary {
     pub is_set: bool,
     /// Number of unused recovery codes.
     pub codes_left: usize,
-    /// Time at which the recovery codes were created.
+    /// Creation time of the recovery codes.
     pub generated: Option<Moment>,
 }
 

@@ -39,7 +39,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FormerKey {
     id: String,
-    /// Name of the webserver that used the key.
+    /// Name of that webserver.
     pub webserver: String,
 }
 
@@ -55,7 +55,7 @@ impl Stored for FormerKey {
 pub struct Session {
     /// UID of the user.
     pub uid: i32,
-    /// Hash of the secret, which identifies the session.
+    /// Hash of the secret.
     pub id: String,
     /// Address of the client that logged in.
     pub origin: String,
@@ -130,8 +130,8 @@ impl Session {
         lifetime_s != 0 && self.created.plus(lifetime_s).is_past()
     }
 
-    /// Returns whether its expiry time must be rewritten: a quarter of the timeout has passed since the last write, and
-    /// the new time would be later.
+    /// Returns whether its expiry must be rewritten: a quarter of the timeout has passed since the last write, and the
+    /// new expiry is later.
     #[must_use]
     pub fn needs_extension(&self, timeout_s: u64, lifetime_s: u64) -> bool {
         let is_due = Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires;
@@ -219,8 +219,8 @@ pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     Ok(displaced.take(SLICE).map(Stored::key).collect())
 }
 
-/// Returns the sessions that this webserver should delete: its own that have ended and are no longer needed as evidence
-/// of that, and after a longer delay those of all webservers.
+/// Returns sessions that this webserver should delete: its own that have ended and are not needed as evidence of that,
+/// and, after a longer delay, those of any webserver.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -278,7 +278,7 @@ impl Claims {
     /// Creates the claims of a new login.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn new(uid: i32, expires: Moment) -> std::io::Result<Claims> {
         Ok(Claims { uid, expires, iat: random()?, temporary: false })
     }
@@ -286,7 +286,7 @@ impl Claims {
     /// Creates claims for downloads.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn for_downloads(uid: i32, expires: Moment) -> std::io::Result<Claims> {
         Ok(Claims { temporary: true, ..Claims::new(uid, expires)? })
     }
@@ -327,7 +327,7 @@ impl Claims {
         Ok(format!("{text}.{}", hex(&self.sum(&text))))
     }
 
-    /// Returns the checksum in the last part, where clients expect a signature. It shows that the token is complete.
+    /// Returns the last part, where clients expect a signature: a checksum over the token.
     fn sum(&self, text: &str) -> [u8; 64] {
         let mut sum = [0; 64];
         blake3::Hasher::new_keyed(&self.iat).update(text.as_bytes()).finalize_xof().fill(&mut sum);

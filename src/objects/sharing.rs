@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Users with whom an object is shared: members of groups, or all users.
+/// Users with whom an object is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audience {
-    /// Whether all users are included.
+    /// Includes all users.
     #[serde(rename = "Global", default)]
     pub global: bool,
-    /// GIDs of the groups that are included.
+    /// Includes members of the groups with these GIDs.
     #[serde(rename = "GIDs", default, deserialize_with = "super::sharing::null_is_empty")]
     pub groups: Vec<i32>,
 }
@@ -35,8 +35,7 @@ pub struct Person {
 }
 
 impl Person {
-    /// Returns whether the user may share an object with these groups, i.e. is a member of all of them or
-    /// an administrator.
+    /// Returns whether the user may share with these groups: administrators may, and members of all of them.
     #[must_use]
     pub fn may_share_with(&self, groups: &[i32]) -> bool {
         self.foreign_group(groups, &[]).is_none()
@@ -63,18 +62,18 @@ impl Audience {
 pub trait Shared {
     /// Returns the UID of the owner.
     fn owner(&self) -> i32;
-    /// Returns the users who may read it in addition to the owner and the writers.
+    /// Returns the additional users who may read it.
     fn readers(&self) -> Audience;
-    /// Returns the users who may change it in addition to the owner.
+    /// Returns the additional users who may change it.
     fn writers(&self) -> Audience;
 
-    /// Returns whether ordinary lists include it for the person: it is their own, or shared with one of their groups or
+    /// Returns whether ordinary lists include it: the person's own objects, and those shared with their groups or
     /// all users.
     fn is_listed_for(&self, person: &Person) -> bool {
         self.owner() == person.uid || self.readers().includes(person) || self.writers().includes(person)
     }
 
-    /// Returns whether the person may read it. Administrators may read any object by its id.
+    /// Returns whether the person may read it. Administrators may, by its id.
     fn is_readable_by(&self, person: &Person) -> bool {
         person.admin || self.is_listed_for(person)
     }

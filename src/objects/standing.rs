@@ -81,8 +81,8 @@ impl Standing {
         self.require_rights(&rights, writes)
     }
 
-    /// Adds conditions for operations that do not concern access. They depend on few objects, which seldom change, so
-    /// that a new login or password does not cause the user's work to be rejected.
+    /// Adds conditions for operations that do not concern access. They depend on few objects, which seldom change: a
+    /// new login or password costs no user their work.
     fn require_rights(&self, rights: &rights::Rights, writes: &mut Writes) -> Result<(), StoreError> {
         let uid = self.uid.to_string();
         if self.is_admin && rights.role {
@@ -123,7 +123,7 @@ impl Standing {
         ACCESS.contains(&op.collection().as_str()) && !self.ends_own(op)
     }
 
-    /// Returns whether an operation ends one of the user's own logins or tokens, which is always allowed.
+    /// Returns whether an operation ends the user's own login or token, which is always allowed.
     fn ends_own(&self, op: &Op) -> bool {
         let is_own = op.key().as_str().split('/').next() == Some(self.uid.to_string().as_str());
         let ends = [Session::COLLECTION, Token::COLLECTION].contains(&op.collection().as_str());
@@ -131,7 +131,7 @@ impl Standing {
     }
 }
 
-/// Returns whether any of the operations concerns access.
+/// Returns whether any operation concerns access.
 #[must_use]
 pub fn concern_access(ops: &[Op]) -> bool {
     ops.iter().any(|op| ACCESS.contains(&op.collection().as_str()))
@@ -184,7 +184,7 @@ mod tests {
         Op::Delete { collection, key: Key::new(key).expect("key") }
     }
 
-    /// Adds conditions for operations that do not need rights on shared objects.
+    /// Adds conditions for operations without rights on shared objects.
     fn require(standing: &Standing, writes: &mut Writes) {
         if writes.ops().iter().any(|op| standing.needs_right(op)) {
             standing.require_all(writes).expect("keys");

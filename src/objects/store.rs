@@ -23,8 +23,8 @@ use super::writes::{Writes, place};
 const DECISION: Duration = Duration::from_secs(5);
 /// Interval at which a waiting writer checks whether the datastore is still reachable.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Shorter timeout, used after a wait was in vain and until a decision arrives in time again: the datastore may hang,
-/// and every writer would wait for it.
+/// Shorter timeout after a wait in vain, until a decision arrives in time again: the datastore may hang, and every
+/// writer would wait.
 const DOUBTFUL: Duration = Duration::from_millis(400);
 
 /// Maximum characters of each field of an audit note.
@@ -36,23 +36,23 @@ pub enum StoreError {
     /// The replica failed to read its state.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The stored value is not a valid object of its collection.
+    /// An object is invalid in its collection.
     #[error("invalid {collection}/{key}: {reason}; replace or delete it")]
     Invalid {
         /// Collection of the object.
         collection: &'static str,
         /// Key of the object.
         key: String,
-        /// Reason why the value is invalid.
+        /// Reason for the error.
         reason: String,
     },
     /// A value cannot be encoded.
     #[error("the object cannot be written as JSON: {0}")]
     Write(#[from] serde_json::Error),
-    /// The text is not a valid key or collection name.
+    /// Invalid key or collection name.
     #[error("{0}")]
     BadKey(String),
-    /// The random number generator or the disk of this machine failed.
+    /// The random number generator or the disk failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -66,7 +66,7 @@ pub enum CommitError {
     /// The object was changed since it was read. Reading it again and repeating the change may succeed.
     #[error("{0}")]
     Changed(String),
-    /// The author exceeds the write rate limit. The duration is the time to wait.
+    /// The author exceeds the write rate; contains the time to wait.
     #[error("you make changes faster than this webserver takes them: wait a moment")]
     TooFast(Duration),
     /// The author has reached a quota.
@@ -117,8 +117,7 @@ pub struct Author {
 }
 
 impl Author {
-    /// Encodes the note of a transaction. Texts are shortened if necessary, so that no transaction is rejected for
-    /// its note.
+    /// Encodes the note of a transaction. Long texts are shortened, so that it is never rejected.
     fn note(mut self) -> Result<Bytes, StoreError> {
         let mut chars_max = NOTE_CHARS_MAX;
         loop {
@@ -133,7 +132,7 @@ impl Author {
         }
     }
 
-    /// Decodes the author from the note of a transaction; `None` if the note has another form.
+    /// Decodes the author from a transaction's note.
     #[must_use]
     pub fn of(note: &[u8]) -> Option<Author> {
         serde_json::from_slice(note).ok()
@@ -160,7 +159,7 @@ pub struct Store {
     allowance: Option<Arc<Allowance>>,
 }
 
-/// Removes a transaction from the attended ones on drop, even if the waiting future is cancelled.
+/// Removes a transaction from the attended ones on drop.
 struct Attending<'a>(&'a Mutex<HashSet<TxnId>>, TxnId);
 
 impl Drop for Attending<'_> {
@@ -212,7 +211,7 @@ impl Store {
         &self.via
     }
 
-    /// Returns whether a caller is waiting for the decision on a transaction.
+    /// Returns whether a caller awaits the decision on a transaction.
     #[must_use]
     pub fn is_attended(&self, id: TxnId) -> bool {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
@@ -453,8 +452,8 @@ impl Store {
         committed
     }
 
-    /// Prepares a rejected transaction for another attempt by `author`. The author's present rights apply, regardless of who made
-    /// the transaction originally.
+    /// Prepares a rejected transaction for another attempt by `author`, whose present rights apply, regardless of who
+    /// made the transaction originally.
     ///
     /// # Errors
     /// If the state is corrupt.

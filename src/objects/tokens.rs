@@ -13,7 +13,7 @@ use super::{Moment, Record, Store, StoreError, Writes};
 
 /// Maximum number of tokens of one user.
 pub const TOKENS_MAX: usize = 1000;
-/// Maximum length of the chain of tokens with which a token was made.
+/// Maximum number of makers of a token.
 pub const MAKERS_MAX: usize = 8;
 
 /// A token, without its secret value.
@@ -127,7 +127,7 @@ impl Token {
     }
 }
 
-/// Returns the tokens of a user that were made with one of the user's tokens.
+/// Returns the tokens made with a token of the same user.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -138,7 +138,7 @@ pub fn made_with(store: &Store, token: &Token) -> Result<Vec<Record<Token>>, Sto
 /// Creates a new value for a token, and its hash. The value contains the UID and id of the token, and a secret.
 ///
 /// # Errors
-/// If no random bytes are available.
+/// If random bytes are unavailable.
 pub fn new_value(uid: i32, id: uuid::Uuid) -> std::io::Result<(String, String)> {
     let mut bytes = Vec::with_capacity(39);
     bytes.extend(uid.to_be_bytes());

@@ -49,7 +49,7 @@ fn fold(text: &str) -> String {
     text.trim().nfkc().collect::<String>().to_lowercase()
 }
 
-/// Returns whether the rest of a password without the user's name adds next to nothing.
+/// Returns whether the rest without the user's name adds next to nothing.
 fn is_little(rest: &str) -> bool {
     let letters = rest.chars().filter(|c| c.is_alphabetic()).count();
     letters < NAME_CHARS_MIN || is_guessed(rest)

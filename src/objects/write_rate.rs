@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Factor by which administrators may exceed the limits, for imports and cleanups.
 const ADMIN_FACTOR: u32 = 4;
-/// Maximum number of users whose bucket levels are remembered. Full buckets need not be remembered.
+/// Number of remembered users above which full buckets are forgotten.
 const REMEMBERED_MAX: usize = 4096;
 
 /// Write limits of one user.

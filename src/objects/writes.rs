@@ -48,7 +48,7 @@ pub(super) fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreErro
 }
 
 impl Writes {
-    /// Creates an empty set of writes.
+    /// Creates an empty set.
     #[must_use]
     pub fn new() -> Writes {
         Writes::default()
@@ -80,7 +80,7 @@ impl Writes {
         self.is_unmetered
     }
 
-    /// Keeps a pin on chunks that the operations reference, until the transaction is submitted.
+    /// Keeps a pin on chunks that the operations reference.
     pub fn hold(&mut self, hold: Hold) {
         self.holds.push(hold);
     }
@@ -100,7 +100,7 @@ impl Writes {
     /// Creates an object that must not exist; `taken` is the message if it does.
     ///
     /// # Errors
-    /// If the object cannot be encoded or its key is invalid.
+    /// If the object cannot be encoded.
     pub fn create<T: Stored>(&mut self, value: &T, taken: &str) -> Result<(), StoreError> {
         self.require_absent::<T>(&value.key(), taken)?;
         self.put(value)
@@ -110,7 +110,7 @@ impl Writes {
     /// it was deleted.
     ///
     /// # Errors
-    /// If the object cannot be encoded or its key is invalid.
+    /// If the object cannot be encoded.
     pub fn update<T: Stored>(&mut self, record: &Record<T>, gone: &str) -> Result<(), StoreError> {
         self.require::<T>(&record.value.key(), gone)?;
         self.unchanged(record, CHANGED)?;
@@ -121,7 +121,7 @@ impl Writes {
     /// there now.
     ///
     /// # Errors
-    /// If the object cannot be encoded or its key is invalid.
+    /// If the object cannot be encoded.
     pub fn replace<T: Stored>(&mut self, found: Option<AsRead>, value: &T, changed: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(&value.key())?;
         match found {
@@ -147,7 +147,7 @@ impl Writes {
     /// Writes an object unconditionally, for the reason given by the caller.
     ///
     /// # Errors
-    /// If the object cannot be encoded or its key is invalid.
+    /// If the object cannot be encoded.
     pub fn overwrite<T: Stored>(&mut self, value: &T, _why: &'static str) -> Result<(), StoreError> {
         self.put(value)
     }
@@ -156,7 +156,7 @@ impl Writes {
     /// is the message if it was deleted.
     ///
     /// # Errors
-    /// If the object cannot be encoded or its key is invalid.
+    /// If the object cannot be encoded.
     pub fn overwrite_existing<T: Stored>(
         &mut self,
         record: &Record<T>,
@@ -200,13 +200,13 @@ impl Writes {
         self.add(as_read.condition(collection, key), changed, is_of_read);
     }
 
-    /// Returns the earliest history in which an object was read that the writes depend on; `None` if none was read.
+    /// Returns the earliest history in which an object was read; `None`: none was read.
     #[must_use]
     pub fn read_in(&self) -> Option<History> {
         self.read_in
     }
 
-    /// If a condition is added twice, the first message is used.
+    /// Of the same condition, the first message is used.
     fn add(&mut self, condition: Condition, meaning: &str, is_of_read: bool) {
         if self.required.iter().all(|known| known.condition != condition) {
             self.required.push(Required { condition, meaning: meaning.to_owned(), is_of_read });
@@ -257,7 +257,7 @@ impl Writes {
     }
 
     /// Requires that an object is unchanged, or still absent, since it was read; `changed` is the message if it is not.
-    /// Unlike after [`Writes::unchanged`], reading the object again is not the remedy.
+    /// Reading it again is not the remedy.
     ///
     /// # Errors
     /// If the key is invalid.
@@ -305,7 +305,7 @@ impl Writes {
         failed.map_or_else(|| reason.to_string(), |required| required.meaning.clone())
     }
 
-    /// Returns whether a rejection was caused by a change since an object was read, so that reading it again may help.
+    /// Returns whether a rejection was caused by a change since an object was read, so that rereading may help.
     pub(super) fn is_overtaken(&self, reason: &Reason) -> bool {
         self.failed(reason).is_some_and(|required| required.is_of_read)
     }

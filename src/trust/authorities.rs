@@ -33,7 +33,7 @@ const FORMER_MAX: usize = 16;
 /// Hexadecimal digits of a fingerprint that form its name.
 const NAME_CHARS: usize = 16;
 
-/// Returns the short name of a CA, for use where its whole fingerprint would be too long.
+/// Returns a CA's name, for use where its whole fingerprint would be too long.
 #[must_use]
 pub fn authority_name(print: &Fingerprint) -> String {
     hex(print).chars().take(NAME_CHARS).collect()
@@ -104,7 +104,7 @@ impl Former {
         }
     }
 
-    /// Returns the short name of the CA.
+    /// Returns the CA's name.
     #[must_use]
     pub fn name(&self) -> String {
         authority_name(&fingerprint(&self.certificate))
@@ -158,7 +158,7 @@ impl Authorities {
         }
         let next = is_waiting.then(|| Authority::open(&key, &certificate)).transpose()?;
         let mut former = read_former(dir)?;
-        // An interrupted step writes the entry of a CA that is still present.
+        // Written ahead by an interrupted step.
         let is_here = |former: &Former| {
             let here = [Some(&current), next.as_ref()].into_iter().flatten();
             here.map(Authority::certificate).any(|certificate| *certificate == former.certificate)
@@ -236,7 +236,7 @@ impl Authorities {
         &self.current
     }
 
-    /// Returns the CA that will replace the current one, during a rotation.
+    /// Returns the next CA of a rotation.
     #[must_use]
     pub fn next(&self) -> Option<&Authority> {
         self.next.as_ref()
@@ -248,8 +248,8 @@ impl Authorities {
         &self.former
     }
 
-    /// Returns the certificates of all CAs, including former ones. A certificate signed by one of them identifies the
-    /// client; it does not authorize it.
+    /// Returns the certificates of all CAs. A certificate signed by one of them identifies the client; it does not
+    /// authorize it.
     #[must_use]
     pub fn all(&self) -> Vec<CertificateDer<'static>> {
         let here = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
@@ -262,7 +262,7 @@ impl Authorities {
     /// according to `in_use`.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn roots(&self, in_use: impl Fn(&str) -> bool) -> Result<Vec<Link>, TrustError> {
         let current = self.current.certificate();
         let before =
@@ -304,7 +304,7 @@ impl Authorities {
             })
     }
 
-    /// Returns a value that changes with every step of a rotation; empty if there never was one.
+    /// Returns a value that changes with every rotation step; empty without rotations.
     #[must_use]
     pub fn stamp(&self) -> String {
         if self.next.is_none() && self.former.is_empty() {

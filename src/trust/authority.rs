@@ -56,8 +56,7 @@ fn serial() -> Result<SerialNumber, TrustError> {
 
 /// Atomically writes a file that only its owner may read.
 pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustError> {
-    // The temporary name contains the whole file name so that it matches no other file: a key, `recovery.next`, is
-    // stored next to `recovery.key`.
+    // The temporary name contains the whole file name: `recovery.next` is another key, next to `recovery.key`.
     let next = path.with_file_name(format!("{}.next", path.file_name().unwrap_or_default().to_string_lossy()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
@@ -105,7 +104,7 @@ pub(super) fn read_private(path: &Path) -> Result<String, TrustError> {
     read_text(path)
 }
 
-/// Reads a text file; a file that is not text is reported as corrupt.
+/// Reads a text file; other contents are reported as corruption.
 pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
     fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => TrustError::Damaged { path: path.to_owned(), what: "it is not text".into() },
@@ -150,8 +149,8 @@ impl Authority {
         Self::open(&dir.join(KEY), &certificate_path)
     }
 
-    /// Returns the path of the certificate for the key in `dir`. If the last step of a rotation was interrupted, this
-    /// is still the path of the next CA's certificate.
+    /// Returns the path of the certificate for the key in `dir`; after an interrupted last step of a rotation, still
+    /// that of the next CA.
     pub(super) fn certificate_path(dir: &Path) -> PathBuf {
         let waiting = dir.join(NEXT_CERTIFICATE);
         let has_waiting = waiting.exists() && !dir.join(NEXT_KEY).exists();
@@ -234,22 +233,22 @@ impl Authority {
         blake3::derive_key("gravwell datastore stateless reset v1", self.issuer.key().serialized_der())
     }
 
-    /// Returns the fingerprint of the CA's certificate, which join tokens pin.
+    /// Returns the certificate's fingerprint, which tokens pin.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint(&self.certificate)
     }
 
-    /// Signs a message, which must have a form that cannot be mistaken for a certificate.
+    /// Signs a message, which must not be mistakable for a certificate.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
         Ok(SigningKey::sign(self.issuer.key(), message)?)
     }
 
-    /// Creates a new key and certificate for the datastore itself, with the CA's certificate as the rest of the chain.
-    /// The certificate carries `links` from former CAs to this one.
+    /// Creates a key and certificate for the datastore itself, with the CA's certificate as the rest of the chain. It
+    /// carries `links` from former CAs.
     ///
     /// # Errors
     /// If a name is not allowed in a certificate.

@@ -46,7 +46,7 @@ impl BackupKey {
     /// Generates a key.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn generate() -> Result<BackupKey, TrustError> {
         key_text::random().map(BackupKey)
     }
@@ -95,7 +95,7 @@ impl BackupKey {
         data_dir.join(BackupKey::FILE)
     }
 
-    /// Returns a name that identifies the key without revealing anything about it.
+    /// Returns a name that identifies the key without revealing it.
     #[must_use]
     pub fn name(&self) -> String {
         key_text::name(NAME, &self.0)
@@ -110,7 +110,7 @@ impl BackupKey {
     /// Encrypts the key under the recovery key.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn seal(&self, under: &RecoveryKey) -> Result<Vec<u8>, TrustError> {
         let sealed = seal_bytes(&under.for_backup_keys(), self.to_string().as_bytes());
         sealed.map_err(|error| TrustError::Refused(error.to_string()))

@@ -34,7 +34,7 @@ const VERSION: u32 = 1;
 const NAME_CHARS: usize = 16;
 /// Two key names and their separator.
 const KEY_NAMES_BYTES_MAX: usize = 40;
-/// Maximum size of a backup that is read.
+/// Maximum size of a backup in bytes.
 pub const ESCROW_BYTES_MAX: u64 = 64 << 20;
 
 /// Key that opens an encrypted CA backup. Text form: `gwr1.`, then base64url of the key and the first 4 bytes of its
@@ -106,7 +106,7 @@ impl RecoveryKey {
         Err(other_authority(dir, "the recovery key is another one's"))
     }
 
-    /// Returns a name that identifies the key without revealing anything about it.
+    /// Returns a name that identifies the key without revealing it.
     #[must_use]
     pub fn name(&self) -> String {
         key_text::name(NAME, &self.0)
@@ -233,7 +233,7 @@ impl Escrow {
     /// Decodes the output of [`Escrow::to_text`].
     ///
     /// # Errors
-    /// If the text is invalid, with a description.
+    /// If the text is invalid.
     pub fn from_text(text: &str) -> Result<Escrow, String> {
         let escrow: Escrow = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
         if escrow.version != VERSION {
@@ -281,7 +281,7 @@ impl Escrow {
         Ok(stays.is_some())
     }
 
-    /// Writes the CA to `dir`, with the registry text `stays` if given, and with the registry in the backup otherwise.
+    /// Writes the CA to `dir`, with the registry `stays` or, without it, the one in the backup.
     pub(super) fn put(
         &self,
         key: &RecoveryKey,
@@ -336,7 +336,7 @@ impl Escrow {
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
     }
 
-    /// Returns the time at which the backup was made, taken from its encrypted part.
+    /// Returns the time of the backup from its encrypted part.
     ///
     /// # Errors
     /// If `key` does not open it, or the registry in it is corrupt.
@@ -382,13 +382,12 @@ impl Escrow {
         Err(TrustError::Refused(format!("{} has the authority {own}, and {what}: nothing was changed", dir.display())))
     }
 
-    /// Returns false only if the trust directory `dir` shows that it belongs to a different CA.
+    /// Returns whether nothing shows that `dir` belongs to a different CA.
     pub(super) fn may_be_of(&self, dir: &Path) -> bool {
         Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
     }
 
-    /// Returns whether the backup contains, as the new CA of a rotation, the CA of which a part is left in the trust
-    /// directory `dir`.
+    /// Returns whether the backup's next CA is the one of which a part is left in the trust directory `dir`.
     pub(super) fn holds_next_of(&self, key: &RecoveryKey, dir: &Path) -> Result<bool, TrustError> {
         let files = self.open(key)?;
         let is_same =
@@ -403,7 +402,7 @@ impl Escrow {
         Ok(certificate.map(|print| authority_name(&print)))
     }
 
-    /// Returns the first digits of the CA's fingerprint, enough to distinguish it from others.
+    /// Returns the start of the CA's fingerprint.
     #[must_use]
     pub fn name(&self) -> String {
         self.authority.chars().take(NAME_CHARS).collect()
@@ -451,8 +450,7 @@ pub fn check_authority(dir: &Path, certificates: &[CertificateDer<'_>], whose: &
     Err(other_authority(dir, &format!("{whose} {theirs}")))
 }
 
-/// Returns the error for a trust directory `dir` that already has a CA while `given`, a description, belongs to
-/// another one.
+/// Returns the error for a `dir` with a CA, while `given`, a description, belongs to another one.
 #[must_use]
 pub fn other_authority(dir: &Path, given: &str) -> TrustError {
     let own = match Authority::load(dir) {

@@ -16,7 +16,7 @@ use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
-/// Maximum number of roots that are trusted at the same time.
+/// Maximum number of roots trusted at the same time.
 const ROOTS_MAX: usize = 8;
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -47,10 +47,10 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// Generates a key and a certificate request.
+    /// Generates a key with its request.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn generate(name: &MemberName) -> Result<NewKey, TrustError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -191,11 +191,11 @@ impl Identity {
         roots.collect::<Result<_, _>>().map_err(|error| self.damaged(&error))
     }
 
-    /// Adopts the roots that the datastore sends. A root that is not trusted yet must be signed by one that is. Returns
-    /// whether the set of roots changed.
+    /// Adopts the roots that the datastore sends, if they are trusted or signed by a trusted one. Returns whether the
+    /// set changed.
     ///
     /// # Errors
-    /// If no root is trusted or signed by a trusted one, or the file cannot be written; the former roots are kept then.
+    /// If none is trusted or signed by a trusted one, or the file cannot be written; the former roots are kept then.
     pub fn take_roots(&mut self, told: &[Link]) -> Result<bool, TrustError> {
         let known = self.roots()?;
         let is_vouched_for = |link: &&Link| {

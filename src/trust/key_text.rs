@@ -9,7 +9,7 @@ use super::TrustError;
 const CHECK_BYTES: usize = 4;
 /// Maximum length of the text after the prefix that is decoded.
 const BODY_BYTES_MAX: usize = 100;
-/// Length of a key's name in bytes; the name is shown in hexadecimal.
+/// Bytes of a key's name, which is shown in hexadecimal.
 const NAME_BYTES: usize = 8;
 
 pub(super) fn random() -> Result<[u8; 32], TrustError> {

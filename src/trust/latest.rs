@@ -28,12 +28,11 @@ pub struct CopyRank {
 /// A CA backup, and its location.
 #[derive(Clone, Debug)]
 pub struct FoundCopy {
-    /// The backup that was found.
+    /// The encrypted backup.
     pub escrow: Escrow,
     /// Description of its location, for messages.
     pub place: String,
-    /// Its position in a sequence of backups that were written one after another, independent of clocks; `None` if only
-    /// its time is known.
+    /// Position in a sequence of backups, independent of clocks; `None` if only its time is known.
     pub order: Option<usize>,
     /// Whether it is known to belong to the datastore being restored; otherwise its CA decides.
     pub is_own: bool,
@@ -42,7 +41,7 @@ pub struct FoundCopy {
 /// The latest of several CA backups.
 #[derive(Debug)]
 pub struct Latest {
-    /// The latest backup that the key opens.
+    /// The encrypted backup.
     pub escrow: Escrow,
     /// Description of its location.
     pub place: String,

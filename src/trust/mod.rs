@@ -88,7 +88,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Error for a text that is not the name of a role.
+/// Error for an unknown role name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a role: use webserver, reader, balancer or admin")]
 pub struct BadRole(String);
@@ -123,12 +123,12 @@ fn hex(bytes: &[u8]) -> String {
 /// Errors of this module.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// A file cannot be read or written.
+    /// A file operation failed.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// Path of the file.
         path: PathBuf,
-        /// Cause reported by the operating system.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// A file is accessible to other users of the host.

@@ -16,7 +16,7 @@ use crate::model::Position;
 
 /// Domain separator: prevents other signatures of the CA's key from being accepted as a proof.
 const DOMAIN: &[u8] = b"gravwell position v1\0";
-/// Maximum size of a proof that is read.
+/// Maximum size of a proof in bytes.
 pub const PROOF_BYTES_MAX: usize = 4 << 10;
 
 /// A position that the datastore has signed with its CA's key.
@@ -50,7 +50,7 @@ impl Proof {
     /// Signs a position.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn sign(authority: &Authority, position: Position, time_ms: u64) -> Result<Proof, TrustError> {
         let signature = authority.sign(&message(&position, time_ms))?;
         Ok(Proof { position, time_ms, signature: STANDARD.encode(signature) })
@@ -63,7 +63,7 @@ impl Proof {
         signature.is_ok_and(|signature| has_signed(authority, &message(&self.position, self.time_ms), &signature))
     }
 
-    /// Returns whether it is for the same log as `other` and for an earlier position.
+    /// Returns whether it is for an earlier position of the same log as `other`.
     #[must_use]
     pub fn is_older_than(&self, other: &Proof) -> bool {
         let at = |proof: &Proof| (proof.position.generation, proof.position.seq);
@@ -79,7 +79,7 @@ impl Proof {
     /// Decodes the output of [`Proof::to_text`].
     ///
     /// # Errors
-    /// If it is invalid, with a description.
+    /// If it is invalid; the text is the reason.
     pub fn from_bytes(bytes: &[u8]) -> Result<Proof, String> {
         if bytes.len() > PROOF_BYTES_MAX {
             return Err(format!("it has {} bytes; at most {PROOF_BYTES_MAX} are read", bytes.len()));

@@ -64,7 +64,7 @@ fn holds_a_lost_authority(
     Ok(is_current && !is_known && register.is_in_use(&next))
 }
 
-/// Restores the recovery key if it is the missing part. The CA and the registry are intact.
+/// Restores a missing recovery key. The CA and the registry are intact.
 fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBack, TrustError> {
     if !matches!(RecoveryKeys::load(dir), Err(TrustError::Damaged { .. })) {
         let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
@@ -75,8 +75,8 @@ fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBac
     Ok(PutBack { aside: None, has_kept_register: true, is_key_alone: true })
 }
 
-/// Checks that the backup helps if the current CA may be intact and a part of a rotation is corrupt. A backup of
-/// another CA, or from another time, does not.
+/// Checks that the backup helps if the current CA is intact and a part of a rotation is corrupt. One of another CA or
+/// time does not.
 fn check_rotation(escrow: &Escrow, key: &RecoveryKey, dir: &Path, error: &TrustError) -> Result<(), TrustError> {
     if Authority::load(dir).is_err() {
         return Ok(());

@@ -18,7 +18,7 @@ use crate::model::ids::hex_bytes;
 use crate::model::{Generation, LogId, MemberName, Position, Seq, printable};
 use crate::planted::{self, Bug};
 
-/// File name of the registry, next to the CA's files.
+/// The registry's file, next to the CA's.
 pub(super) const FILE: &str = "members.json";
 /// Second copy of the registry, written after it. It shows that a registry existed when [`FILE`] is missing.
 pub(super) const COPY: &str = "members.copy";
@@ -78,7 +78,7 @@ struct Invite {
 pub struct Member {
     /// Unique name of the member.
     pub name: MemberName,
-    /// Decides which operations the member may perform.
+    /// Role, which decides its permissions.
     pub role: Role,
     /// Enrolment state.
     pub state: MemberState,
@@ -87,10 +87,10 @@ pub struct Member {
     /// Highest sequence that it ever reported in this log. Entries up to this sequence are not kept for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     passed: Option<Seq>,
-    /// Time at which `passed` last rose, or at which the member was caught up with the head.
+    /// Last time at which `passed` rose or was the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     advanced_ms: Option<u64>,
-    /// Time of the last contact with the member, in milliseconds since 1970-01-01 UTC.
+    /// Last contact, in milliseconds since 1970-01-01 UTC.
     pub last_seen_ms: Option<u64>,
     /// Time at which it joined.
     enrolled_ms: Option<u64>,
@@ -136,7 +136,7 @@ pub struct AuditMark {
 
 impl Member {
     /// Returns whether the member was heard from within the retention period. Time during which the datastore could not
-    /// receive messages from members does not count.
+    /// receive does not count.
     fn is_heard(&self, now_ms: u64, retention_ms: u64, absences: &[Absence]) -> bool {
         let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(absence::since(absences, seen));
         let is_recent = |seen: Option<u64>| seen.is_some_and(|seen| silence(seen) <= retention_ms);
@@ -152,7 +152,7 @@ impl Member {
         self.passed.max(self.applied)
     }
 
-    /// Returns a text form of everything but positions and other reported values.
+    /// Returns a text form without reported values.
     fn described(&self) -> String {
         let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
         let (contradiction, copy_keys) = (None, None);
@@ -162,7 +162,7 @@ impl Member {
         format!("{described:?}")
     }
 
-    /// Returns a text form of everything but positions and a pending invitation.
+    /// Returns a text form without reported values and invitation.
     pub(super) fn lasting(&self) -> String {
         Member { invite: None, ..self.clone() }.described()
     }
@@ -238,7 +238,7 @@ impl Registry {
         self.policy = policy;
     }
 
-    /// Returns a counter that rises whenever the use of a renewed certificate invalidates the former one.
+    /// Returns a counter of certificates invalidated by the use of a renewed one.
     #[must_use]
     pub fn retired(&self) -> u64 {
         self.retired
@@ -260,8 +260,8 @@ impl Registry {
         Ok(Registry::of(Some(path), contents, now_ms))
     }
 
-    /// Returns the state of a member according to the copy of the registry in `dir`; `None` if the copy cannot be read
-    /// or does not contain the member. The copy may be one change behind. Used when the registry itself cannot be read.
+    /// Returns a member's state in the copy of the registry in `dir`; `None` if the copy is unreadable or lacks the
+    /// member. It may be one change behind. For use when the registry itself cannot be read.
     #[must_use]
     pub fn state_in_copy(dir: &Path, name: &str) -> Option<MemberState> {
         let contents = parse(&read_text(&dir.join(COPY)).ok()?).ok()?;
@@ -289,8 +289,7 @@ impl Registry {
         Ok(Some(text))
     }
 
-    /// Opens the registry in `dir`, or an empty one if neither the file nor its copy is left and the operator has
-    /// accepted the loss.
+    /// Opens the registry in `dir`; an empty one if neither the file nor its copy is left and that loss is accepted.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -492,7 +491,7 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Returns a value that changes whenever a member is invited, enrolled, renewed or revoked, but not with positions.
+    /// Returns a value that changes with invitations, enrolments, renewals and revocations, but not with positions.
     #[must_use]
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -503,7 +502,7 @@ impl Registry {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    /// Returns the time of the last write in milliseconds since 1970-01-01 UTC; 0 if it is not recorded.
+    /// Returns the time of the last write, milliseconds since 1970-01-01 UTC; 0 if unknown.
     #[must_use]
     pub fn saved_ms(&self) -> u64 {
         self.contents.saved_ms
@@ -515,8 +514,8 @@ impl Registry {
         self.contents.revision
     }
 
-    /// Withdraws all invitations and removes members that were only invited. Called for a registry that was restored
-    /// from a copy and counts as the latest from now on.
+    /// Withdraws all invitations and removes members that were only invited. The registry was restored from a copy, and
+    /// is the latest from now on.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -577,8 +576,7 @@ impl Registry {
                     member.state = MemberState::Invited;
                     // A revoked member stays locked out until it redeems the token.
                     member.certificates.clear();
-                    // Revoking discarded the evidence of the member's position. A member that joins again reports its
-                    // position again.
+                    // Revoking discarded the evidence of its position. A member that joins again reports its position.
                     (member.applied, member.passed, member.advanced_ms) = (None, None, None);
                     member.contradiction = None;
                 }
@@ -792,7 +790,7 @@ impl Registry {
     }
 
     /// Returns whether a member pins the floor of a log that ends at `head`: it follows the log, was heard from and
-    /// made progress within the retention period, and does not lag by more entries than are kept for one member.
+    /// progressed within the retention period, and does not lag too far.
     #[must_use]
     pub fn counts(&self, member: &Member, now_ms: u64, retention_ms: u64, head: Seq) -> bool {
         let role_counts = member.role == Role::Webserver || (member.role == Role::Reader && self.policy.readers);
@@ -844,8 +842,8 @@ fn issued(authority: &Authority, certificate: &[u8], days: u32, now_ms: u64) -> 
     Certificate { issuer, ..certificate_of(&fingerprint(certificate), days, now_ms) }
 }
 
-/// Returns an error if the registry in `path` is older than its copy. The registry is written first, so in that case an
-/// older file has replaced a newer one. A copy that cannot be read is ignored.
+/// Returns an error if the registry in `path` is older than its copy: it is written first, so an older file has
+/// replaced it. An unreadable copy is ignored.
 fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
     let copy = path.with_file_name(COPY);
     let Some(newer) = read_text(&copy).ok().and_then(|text| parse(&text).ok()) else { return Ok(()) };
@@ -863,7 +861,7 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
     Err(TrustError::Damaged { path: path.to_owned(), what })
 }
 
-/// Handles a registry file that does not exist: returns an empty registry only if there never was one.
+/// Handles a missing registry: it is empty only if there never was one.
 fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
     let has_copy = dir.join(COPY).exists();
     // The registry is written before the CA's key is created.

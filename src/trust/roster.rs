@@ -33,12 +33,11 @@ pub struct RosterCertificate {
 pub struct RosterMember {
     /// Unique name of the member.
     pub name: MemberName,
-    /// Decides which operations the member may perform.
+    /// Role, which decides its permissions.
     pub role: Role,
     /// Its certificate, and a renewed one that it may not have received yet.
     pub certificates: Vec<RosterCertificate>,
-    /// Addresses on which it accepts connections from other members, best first; empty if it accepts none or has not
-    /// reported them.
+    /// Addresses for connections from other members, best first; empty if there are none or none were reported.
     #[serde(default)]
     pub peer_addresses: Vec<String>,
     /// Address at which users and load balancers reach it.

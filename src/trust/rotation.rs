@@ -55,7 +55,7 @@ impl RecoveryKeys {
     /// As [`RecoveryKeys::load`], but creates the first key if there never was one. Records the names of the keys.
     ///
     /// # Errors
-    /// As [`RecoveryKeys::load`], and if no random bytes are available.
+    /// As [`RecoveryKeys::load`], and if random bytes are unavailable.
     pub fn open_or_create(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         let found = match RecoveryKeys::load(dir)? {
             Some(keys) => Some(keys),
@@ -247,9 +247,8 @@ impl RecoveryKeys {
         }
     }
 
-    /// Makes `key`, which opens the backup that is being restored, the current key in `dir`. An existing file of
-    /// another key is kept under another name; unless `is_same`, so are all key files, because they belong to
-    /// another CA.
+    /// Makes `key`, which opens the restored backup, the current key in `dir`. Existing files of another key, and
+    /// unless `is_same` all key files of the other CA, are kept under other names.
     pub(super) fn take(dir: &Path, key: &RecoveryKey, is_same: bool) -> Result<(), TrustError> {
         let others: &[&str] = if is_same { &[KEY_FILE] } else { &[KEY_FILE, NEXT_FILE, FORMER_FILE, NOTE_FILE] };
         for path in others.iter().map(|name| dir.join(name)).filter(|path| path.exists()) {
@@ -301,7 +300,7 @@ impl RecoveryKeys {
         dir.join(NEXT_FILE).exists()
     }
 
-    /// Returns the current key and, during a rotation, the next one.
+    /// Returns the current and the next key.
     #[must_use]
     pub fn all(&self) -> Vec<RecoveryKey> {
         [Some(&self.current), self.next.as_ref()].into_iter().flatten().cloned().collect()

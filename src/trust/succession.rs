@@ -37,7 +37,7 @@ impl Authority {
     /// Signs another CA's certificate as a successor.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub(super) fn vouch(&self, other: &CertificateDer<'_>) -> Result<Vec<u8>, TrustError> {
         self.sign(&message(other))
     }
@@ -55,7 +55,7 @@ pub(super) fn extension(links: &[Link]) -> Option<CustomExtension> {
     (!latest.is_empty()).then(|| CustomExtension::from_oid_content(&OID, bytes))
 }
 
-/// Returns the root to which the links in `leaf` lead from one of `trusted`; `None` if they lead to none.
+/// Returns the root to which the links in `leaf` lead from one of `trusted`, if any.
 pub(super) fn successor(
     leaf: &CertificateDer<'_>,
     trusted: &[CertificateDer<'static>],

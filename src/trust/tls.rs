@@ -61,8 +61,7 @@ impl Own {
     }
 }
 
-/// Selects the server certificate: that of the current CA or, in a rotation, that of the next CA for clients that
-/// announce to trust only the next one.
+/// Selects the current CA's certificate or, in a rotation, the next CA's for clients that announce only that root.
 #[derive(Debug)]
 struct Chosen {
     current: Own,
@@ -78,9 +77,9 @@ impl ResolvesServerCert for Chosen {
     }
 }
 
-/// Returns the configuration of the datastore. Clients without a certificate can only use the join protocol.
-/// Certificates signed by former CAs are accepted in the handshake, so that their holders can be informed why they are
-/// rejected: the registry decides on authorization.
+/// Returns the datastore's configuration. Clients without a certificate can only use the join protocol. Former CAs are
+/// accepted in the handshake, so that holders of their certificates can be informed why they are rejected: the
+/// registry authorizes.
 ///
 /// # Errors
 /// If the server certificate cannot be created.
@@ -102,7 +101,7 @@ pub fn server_config(authorities: &Authorities, names: &[String], now_ms: u64) -
     Ok(config)
 }
 
-/// Returns the configuration of a member that connects to the datastore, for one of the protocols.
+/// Returns a member's configuration for one of the protocols.
 ///
 /// # Errors
 /// If the identity does not decode.

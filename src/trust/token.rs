@@ -62,10 +62,10 @@ impl fmt::Display for Token {
     }
 }
 
-/// Error for text that is not a valid token.
+/// Error for invalid token text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadToken {
-    /// The text does not have the form of a token.
+    /// The text is not a token.
     #[error("this is not a join token: a token starts with `{PREFIX}`; make one with `gravwell-logctl enroll`")]
     NotAToken,
     /// The token was truncated or altered.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Maximum number of absences that are stored separately.
+/// Maximum number of absences stored separately.
 const APART_MAX: usize = 32;
 
 /// A period during which no member could be heard.
@@ -13,7 +13,7 @@ pub(super) struct Absence {
     lasted_ms: u64,
 }
 
-/// Returns the total duration of the absences that start at or after `seen_ms`.
+/// Returns the total duration of absences that started since `seen_ms`.
 pub(super) fn since(absences: &[Absence], seen_ms: u64) -> u64 {
     let after = absences.iter().filter(|absence| seen_ms <= absence.from_ms);
     after.fold(0, |sum, absence| sum.saturating_add(absence.lasted_ms))

@@ -45,7 +45,7 @@ impl SignedMark {
     /// Signs a mark.
     ///
     /// # Errors
-    /// If no random bytes are available.
+    /// If random bytes are unavailable.
     pub fn sign(authority: &Authority, mark: RegisterMark) -> Result<SignedMark, TrustError> {
         let signature = STANDARD.encode(authority.sign(&message(&mark))?);
         Ok(SignedMark { mark, signature })
@@ -59,7 +59,7 @@ impl SignedMark {
     }
 }
 
-/// Relation of a registry that was seen to the local one, if the local one does not descend from it.
+/// Relation of another registry to the local one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// The other registry is later.
@@ -185,8 +185,8 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Adopts the changes made in a copy of this registry; `before` is the mark at the time of the copy. If this
-    /// registry has changed since, the adoption counts as one more change.
+    /// Adopts the changes of a copy of this registry; `before` is the mark at the time of the copy. Changes made here
+    /// since then count as one more change.
     pub(super) fn adopt_changes(&mut self, before: &RegisterMark, changed: &Registry, now_ms: u64) {
         if self.mark() == *before {
             let shown = self.changes().shown;

@@ -20,7 +20,7 @@ const RESERVE_BYTES: u64 = 4 << 20;
 pub struct RegistryFile {
     /// `None`: writes are ignored.
     path: Option<PathBuf>,
-    /// The file does not hold the text that was last to be written.
+    /// The last text was not written.
     is_behind: bool,
 }
 
@@ -100,9 +100,8 @@ impl Registry {
         here.saved_ms = here.saved_ms.max(there.saved_ms);
     }
 
-    /// Merges the change that `changed` made to a member. `changed` is a modified copy of this registry, taken when the
-    /// member was `before` and the registry was at the given mark. Values that the member has reported in the meantime
-    /// are kept.
+    /// Merges the change of a member made in `changed`, a copy of this registry from when the member was `before` and
+    /// the registry was at the mark. Values that the member reported since are kept.
     ///
     /// # Errors
     /// If the member was revoked or otherwise changed in the meantime. Nothing is merged then.

@@ -5,15 +5,14 @@ use crate::model::MemberName;
 use crate::trust::{Authorities, End, Former, fingerprint, hex};
 
 impl Member {
-    /// Returns the name of the CA that signed the latest certificate that the member is known to hold; `None` if it has
-    /// none or the registry comes from a version that did not record it.
+    /// Returns the name of the CA that signed the latest certificate the member is known to hold; `None` if it has none
+    /// or a version that did not record it.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.usable().first()?.issuer.as_deref()
     }
 
-    /// Returns the latest certificate that the member is known to hold, followed by those that it may have
-    /// received since.
+    /// Returns the latest certificate the member is known to hold, and those it may have received since.
     fn usable(&self) -> &[Certificate] {
         let held = self.certificates.iter().rposition(|certificate| certificate.is_held).unwrap_or(0);
         &self.certificates[held..]
@@ -67,7 +66,7 @@ impl Registry {
         self.members().filter(is_open).map(|member| &member.name)
     }
 
-    /// Returns the holder of a certificate, whether or not the certificate is still valid.
+    /// Returns the holder of a certificate, valid or not.
     #[must_use]
     pub fn holder(&self, certificate_der: &[u8]) -> Option<&MemberName> {
         self.by_fingerprint.get(&hex(&fingerprint(certificate_der)))

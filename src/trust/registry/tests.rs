@@ -191,7 +191,7 @@ fn p15_no_member_pins_the_floor_with_a_position_that_does_not_rise() {
     assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), Seq(51), "it gets on again");
     registry.set_floor_policy(FloorPolicy { readers: false, lag_ops_max: 48 });
     assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), head, "it is too far behind");
-    // A member that is caught up never counts as stalled, however long the log does not grow.
+    // A caught-up member never counts as stalled, however long nothing is written.
     registry.set_floor_policy(FloorPolicy::default());
     registry.note_position(&web, head, head, NOW);
     registry.note_position(&web, head, head, NOW + 10 * RETENTION);
