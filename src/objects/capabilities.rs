@@ -1,8 +1,8 @@
 //! Capabilities: names of actions that a user may be allowed, and grants of capabilities to users and groups.
 //!
 //! They always limit tokens, and they limit users if `Enable-CBAC` is set: a user who is not an administrator may then
-//! use only capabilities granted to the user or to one of the user's groups. Grants are separate objects, one for each user
-//! or group, written as a whole.
+//! use only capabilities granted to the user or to one of the user's groups. Grants are separate objects, one for each
+//! user or group, written as a whole.
 
 use std::collections::HashSet;
 

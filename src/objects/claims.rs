@@ -229,7 +229,7 @@ pub enum Dispute {
         name: String,
         /// Number of the owner.
         number: i32,
-        /// Number of the present owner.
+        /// Number of the owner that has the name, if any.
         held_by: Option<i32>,
     },
 }

@@ -81,7 +81,7 @@ pub enum UploadError {
     Io(#[from] std::io::Error),
 }
 
-/// Returns the blobs that a store's replica keeps.
+/// Returns the blob storage of the store's replica.
 ///
 /// # Errors
 /// If the replica does not store blobs.

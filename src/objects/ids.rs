@@ -1,4 +1,5 @@
-//! Allocation of numbers for users and groups that are unique even if two webservers without a connection assign them.
+//! Allocation of numbers for users and groups, unique even if two webservers without a connection to each other
+//! assign them.
 //!
 //! While connected, a webserver leases ranges from a counter object (compare-and-set at commit) and keeps the remainder
 //! in a local file. Without leases and disconnected, it draws random numbers from the upper half of the range. In both

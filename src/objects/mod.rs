@@ -1,9 +1,9 @@
 //! The data that webservers keep in sync, as typed objects on top of the log: one file per kind.
 //!
 //! Every object is JSON. A field that is unknown to this version is preserved when the object is rewritten, so members
-//! of different versions can share a log. State that must commute between webservers without a connection (a lock, the
-//! administrator role, a membership) is a separate object rather than a field: two independent changes never undo
-//! each other.
+//! of different versions can share a log. State that must commute between webservers without a connection to each other
+//! (a lock, the administrator role, a membership) is a separate object rather than a field: two independent changes
+//! never undo each other.
 
 pub mod accounts;
 pub mod afresh;

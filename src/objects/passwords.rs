@@ -17,8 +17,8 @@ use crate::env::vital;
 pub const CHARS_MIN: usize = 12;
 /// Maximum length of a password in bytes: hashing must not become a way to keep the processor busy.
 pub const BYTES_MAX: usize = 1024;
-/// Number of passwords hashed concurrently; each uses [`MEMORY_KIB`] of memory. Higher than the number of concurrent
-/// logins, so that logins do not prevent logged-in users from changing their passwords.
+/// Number of passwords hashed concurrently; each uses [`MEMORY_KIB`] of memory. Higher than the maximum for logins, so
+/// that logins do not prevent logged-in users from changing their passwords.
 const AT_ONCE: usize = 6;
 /// OWASP's first choice for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;

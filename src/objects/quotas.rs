@@ -127,7 +127,7 @@ impl Drop for Added<'_> {
     }
 }
 
-/// Reason why a change is not charged.
+/// Reason why a change is rejected.
 #[derive(Debug)]
 pub enum QuotaError {
     /// A user has reached a quota; contains a description.

@@ -81,8 +81,7 @@ pub struct Session {
     /// Administrator who started it to act as this user; empty if the user did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
-    /// Users on whose rights it rests in that case: the administrator, then the users acted as in between, in
-    /// this order.
+    /// Chain of administrators on whose rights it rests in that case, starting with the one who acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub behind: Vec<Behind>,
     /// Whether a second factor was used at login: that of the user, or of the administrator who acts as this user.

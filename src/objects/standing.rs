@@ -184,7 +184,7 @@ mod tests {
         Op::Delete { collection, key: Key::new(key).expect("key") }
     }
 
-    /// Adds conditions for operations without rights on shared objects.
+    /// Adds the conditions of operations that need no role or membership.
     fn require(standing: &Standing, writes: &mut Writes) {
         if writes.ops().iter().any(|op| standing.needs_right(op)) {
             standing.require_all(writes).expect("keys");

@@ -36,7 +36,7 @@ pub enum StoreError {
     /// The replica failed to read its state.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// An object is invalid in its collection.
+    /// A stored object is invalid.
     #[error("invalid {collection}/{key}: {reason}; replace or delete it")]
     Invalid {
         /// Collection of the object.
@@ -433,7 +433,7 @@ impl Store {
     }
 
     /// Makes a change. While the replica is connected, this waits for the datastore's decision. While it is
-    /// disconnected, the change is durable locally, takes effect locally at once and is decided later.
+    /// disconnected, the change is durable locally, takes effect locally immediately and is decided later.
     ///
     /// # Errors
     /// If a condition fails, locally or at the datastore, or the local disk fails.

@@ -127,7 +127,7 @@ impl Token {
     }
 }
 
-/// Returns the tokens made with a token of the same user.
+/// Returns the tokens that were made with `token`.
 ///
 /// # Errors
 /// If the state is corrupt.

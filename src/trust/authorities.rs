@@ -179,7 +179,7 @@ impl Authorities {
         private_dir(dir)?;
         let (path, made) = (dir.join(NEXT_KEY), dir.join(NEXT_MADE));
         if path.exists() && !made.exists() {
-            // Left from an aborted rotation whose last step was interrupted.
+            // Left over from an aborted rotation whose last step was interrupted.
             remove(&path)?;
         }
         if !path.exists() {

@@ -15,7 +15,7 @@ const RESERVE: &str = "members.reserve";
 /// Enough for a registry with the maximum number of members.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// The file of a registry from which it was split.
+/// The file of a registry, split off from it.
 #[derive(Debug)]
 pub struct RegistryFile {
     /// `None`: writes are ignored.

@@ -5,8 +5,8 @@ use crate::model::MemberName;
 use crate::trust::{Authorities, End, Former, fingerprint, hex};
 
 impl Member {
-    /// Returns the name of the CA that signed the latest certificate the member is known to hold; `None` if it has none
-    /// or a version that did not record it.
+    /// Returns the name of the CA that signed the latest certificate the member is known to hold; `None` if it has
+    /// none, or its issuer was not recorded.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.usable().first()?.issuer.as_deref()
