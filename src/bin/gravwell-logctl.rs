@@ -1,4 +1,4 @@
-//! The operator's tool.
+//! Administration tool for a replicated operation log.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use gravwell::telemetry::output;
 fn main() -> ExitCode {
     close_files_to_others();
     let args = Args::parse();
-    // Before there are threads: this may replace the process.
+    // This may replace the process, so it must come before threads are started.
     if let Err(error) = gravwell::ctl::owner::act_as_owner(&args) {
         output::say(format_args!("gravwell-logctl: {error}"));
         output::flush();

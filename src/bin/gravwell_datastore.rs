@@ -1,4 +1,4 @@
-//! The datastore's process.
+//! Datastore process.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use gravwell::ctl::process;
 use gravwell::env::process::close_files_to_others;
 use gravwell::telemetry::output;
 
-/// Keep the operation log of a fleet of webservers, and serve it over QUIC.
+/// Store the operation log of a fleet of webservers and serve it over QUIC.
 #[derive(Debug, Parser)]
 #[command(name = "gravwell_datastore", version, max_term_width = 100)]
 struct Args {

@@ -1,4 +1,4 @@
-//! The webserver's process.
+//! Webserver process.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use gravwell::env::process::close_files_to_others;
 use gravwell::search::worker;
 use gravwell::telemetry::output;
 
-/// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
+/// Serve users, dashboards, resources and searches from a local replica of the log.
 #[derive(Debug, Parser)]
 #[command(name = "gravwell_webserver", version, max_term_width = 100)]
 struct Args {
@@ -24,7 +24,7 @@ struct Args {
 
 fn main() -> ExitCode {
     close_files_to_others();
-    // A webserver starts itself again to run a filter of a search; that must come before everything else.
+    // A webserver re-executes itself to run a search filter. This check must come before everything else.
     worker::run_if_asked().unwrap_or_else(serve)
 }
 

@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of `gravwell-logctl`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,17 +12,17 @@ use crate::balance::{Choice, Format, Hop};
 use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
 use crate::trust::RegisterChoice;
 
-/// Inspect, verify, compact and repair a replicated operation log, and administer its members.
+/// Inspect, verify and repair a replicated operation log and manage its members.
 ///
-/// Commands work on the data directory of a datastore or of a replica; those about the log, its members and the audit on
-/// a datastore's. When a process runs there, the command asks that process through its local socket; when none runs, the command opens the files itself. Root acts as the
-/// owner of the directory, so that no file in it comes to belong to root.
+/// Commands work on the data directory of a datastore or of a replica; commands for the log, its members and the audit
+/// need a datastore's. If a process runs on the directory, the command talks to it through its local socket; otherwise
+/// it opens the files itself. Root acts as the owner of the directory, so that no file in it ends up owned by root.
 ///
-/// Exit codes: 0 fine; 1 refused or failed; 2 usage; 3 damage or divergence found.
+/// Exit codes: 0 success; 1 rejected or failed; 2 usage error; 3 damage or divergence found.
 #[derive(Debug, Parser)]
 #[command(name = "gravwell-logctl", version, max_term_width = 100)]
 pub struct Args {
-    /// Data directory of a datastore or replica; the configuration file is not asked.
+    /// Data directory of a datastore or replica (not read from the configuration file).
     #[arg(
         long,
         global = true,
@@ -31,285 +31,313 @@ pub struct Args {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
-    /// Print JSON: one object, or one object a line.
+    /// Print JSON: one object, or one object per line.
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
+/// Commands of `gravwell-logctl`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Position, head, digest, verdict, lag, outbox and health. Exits with 1 when something needs attention, with the
-    /// remedy, and with 3 when histories have diverged.
+    /// Show replication position, lag, outbox and health.
+    ///
+    /// Exits with 1 if something needs attention, and prints the remedy. Exits with 3 if the history has diverged.
     Status,
-    /// The enrolled members, their positions and who holds the floor back.
+    /// List enrolled members and their positions.
+    ///
+    /// HOLDS FLOOR marks the members that pin the compaction floor.
     Members,
-    /// Who is connected now, with External-Addr and applied sequence.
+    /// List connected members with their External-Addr and applied sequence.
     Presence,
-    /// The collections with their number of objects, size and digest.
+    /// List collections with their number of objects, size and digest.
     Collections,
-    /// The segment files of the log.
+    /// List the segment files of the log.
     Segments,
-    /// Print one object. Exits with 1 when it is absent.
+    /// Print one object; exit with 1 if it does not exist.
     Get {
-        /// Its collection.
+        /// Collection of the object.
         collection: Collection,
-        /// Its key.
+        /// Key of the object.
         key: Key,
-        /// As of this sequence instead of now.
+        /// Print the state at this sequence instead of the current one.
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         at: Option<Seq>,
     },
     /// List the objects of a collection in key order.
     Ls {
-        /// The collection.
+        /// Collection to list.
         collection: Collection,
-        /// Only keys that start so.
+        /// List only keys with this prefix.
         #[arg(long, default_value = "", value_name = "TEXT")]
         prefix: String,
-        /// Print at most this many.
+        /// Print at most this many objects.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
-    /// Print the log, one transaction a line; deletions appear as such.
+    /// Print the log, one transaction per line, including deletions.
     Tail {
-        /// First sequence to print; default: the oldest that is served.
+        /// First sequence to print [default: the oldest that is available].
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         from: Option<Seq>,
         /// Last sequence to print.
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         to: Option<Seq>,
-        /// Go on with new transactions until interrupted.
+        /// Keep printing new transactions until interrupted.
         #[arg(long, short)]
         follow: bool,
     },
-    /// Print every change of one object that the log still holds.
+    /// Print every change of one object that is still in the log.
     History {
-        /// Its collection.
+        /// Collection of the object.
         collection: Collection,
-        /// Its key.
+        /// Key of the object.
         key: Key,
     },
-    /// Print one record of the log with its frame, as it lies on disk.
+    /// Print one record of the log and its frame as stored on disk.
     DumpRecord {
-        /// Its sequence.
+        /// Sequence of the record.
         #[arg(value_parser = seq)]
         seq: Seq,
     },
-    /// Print the whole state as sorted JSON lines, byte-identical on every member at the same sequence.
+    /// Print the whole state as sorted JSON lines.
+    ///
+    /// The output is byte-identical on every member at the same sequence.
     Export {
-        /// As of this sequence instead of now (datastore only).
+        /// Print the state at this sequence instead of the current one (datastore only).
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         at: Option<Seq>,
-        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins.
+        /// Include secrets of webservers: password and token hashes, logins.
         #[arg(long)]
         with_secrets: bool,
     },
-    /// Check every checksum, the chain and the digests; on a running datastore also what its members report.
+    /// Check every checksum, the hash chain and the digests.
+    ///
+    /// On a running datastore, also checks the digests that its members report.
     Verify,
     /// Rebuild the damaged log of a stopped datastore from a stopped member.
     ///
     /// The member's state becomes the base of a new log, and every intact record of the old log that follows it is
-    /// taken over. When nothing acknowledged is lost, history goes on as if nothing had happened. When something would
-    /// be lost, nothing is changed, and the answer says what, and which member to ask. The damaged log is kept beside
-    /// the new one as log.damaged-N.
+    /// copied. If no acknowledged transaction is lost, history continues unchanged. If some would be lost, nothing is
+    /// changed, and the output lists them and the member to use instead. The damaged log is kept next to the new one as
+    /// log.damaged-N.
     Repair(Repair),
     /// Rebuild a datastore that has lost its disk from its members.
     ///
-    /// Members keep connecting to their datastore's address; this command listens there, asks each what it has, shows it,
-    /// fetches the state of the most advanced one, verifies it and makes it the base of a new log. Stopped members, or
-    /// copies of their directories, can be named with --from instead. The log keeps its identity and begins a new
-    /// generation. Members at or behind the chosen position go on as if nothing had happened; one that has more, and comes
-    /// back later, pushes its own transactions again and sets everything else aside (see `quarantine`).
+    /// Members keep connecting to their datastore's address. This command listens there, queries and prints the
+    /// position of each member, fetches the state of the most advanced one, verifies it and makes it the base of a new
+    /// log. Stopped members, or copies of their directories, can be named with --from instead. The log keeps its
+    /// identity and starts a new generation. Members at or behind the chosen position continue normally. A member that
+    /// is ahead and reconnects later pushes its own transactions again and archives all other changes (see
+    /// `quarantine`).
     ///
-    /// The authority's key, by which members' certificates stay good, comes from a sealed copy that every member keeps; it
-    /// opens with the key that `authority recovery-key` printed. Without that key: --new-authority.
+    /// The CA key, which keeps members' certificates valid, comes from the encrypted CA backup that every member
+    /// stores. The key printed by `authority recovery-key` decrypts it. Without that key, use --new-authority.
     Recover(Recover),
-    /// The audit: who did what, kept by the datastore apart from the log.
+    /// Show, verify and export the audit, the datastore's record of who did what.
+    ///
+    /// The datastore keeps the audit separately from the log.
     Audit {
-        /// What to do with it.
+        /// Command to run on the audit.
         #[command(subcommand)]
         action: super::audit::Action,
     },
-    /// What brings the datastore's authority back when its disk does not.
+    /// Back up and restore the certificate authority.
     Authority {
-        /// What to do.
+        /// Command to run on the authority.
         #[command(subcommand)]
         action: AuthorityAction,
     },
-    /// Changes of a former history that the log has not, set aside on this replica when it came back to a log that was
-    /// recovered or restored without them.
+    /// List and re-apply local changes that a recovered log lacks.
+    ///
+    /// A replica archives such changes when it rejoins a log that was recovered or restored without them.
     Quarantine {
-        /// What to do with them; default: list.
+        /// Command to run on the archived changes [default: list].
         #[command(subcommand)]
         action: Option<QuarantineAction>,
     },
-    /// Backups of a datastore, online: in a directory, or in an S3-compatible store.
+    /// Back up a running datastore to a directory or an S3-compatible store.
     Backup {
-        /// What to do.
+        /// Command to run on the backups.
         #[command(subcommand)]
         action: BackupAction,
     },
-    /// Make a backup a stopped datastore's log, as of its end or any sequence or time that it covers.
+    /// Restore a stopped datastore from a backup.
     ///
-    /// What is restored is verified to the last byte and added up before it takes its place; a log that is there already is
-    /// kept beside it. The log goes on in a new generation. Members that have more follow it: what they had beyond it is set
-    /// aside (see `quarantine`), because going back was the purpose.
+    /// Restores up to the end of the backup, or up to any sequence or time that it covers. The restored log is verified
+    /// completely before it is put in place; an existing log is kept next to it. The log continues in a new generation.
+    /// Members that are ahead follow the restored log and archive the changes that it lacks (see `quarantine`), because
+    /// going back was the purpose.
     Restore(BackupRestore),
-    /// Write an object as it was at an earlier sequence, or delete it if it was not there then: an ordinary transaction, on
-    /// the condition that nobody changes the object meanwhile.
+    /// Restore an object to its value at an earlier sequence.
+    ///
+    /// Deletes the object if it did not exist then. This is an ordinary transaction, which is rejected if the object is
+    /// changed concurrently.
     Revert {
-        /// Its collection.
+        /// Collection of the object.
         collection: Collection,
-        /// Its key.
+        /// Key of the object.
         key: Key,
-        /// As of this sequence.
+        /// Sequence to go back to.
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         to: Seq,
-        /// Only say what would be done.
+        /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print what differs between the whole state at two sequences. Exits with 1 when something does.
+    /// Compare the whole state at two sequences; exit with 1 if it differs.
     Diff {
         /// The earlier sequence.
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         from: Seq,
-        /// The later sequence; default: now.
+        /// The later sequence [default: the current one].
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         to: Option<Seq>,
-        /// Print the values, too.
+        /// Print the values as well.
         #[arg(long)]
         values: bool,
     },
-    /// The generations of the log: how each began, and what it shares with the one before.
+    /// List the generations of the log.
+    ///
+    /// Shows how each generation started and how much history it shares with the previous one.
     Generations {
-        /// What to do.
+        /// Command to run [default: list].
         #[command(subcommand)]
         action: Option<super::generations::Action>,
     },
-    /// Drop superseded operations that every member has passed, and give their disk space back.
+    /// Drop superseded operations that every member has passed and free their space.
     Compact {
-        /// Only say what would be done.
+        /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,
-        /// Keep this many transactions of history instead of the configured window.
+        /// Keep this many transactions of history instead of the configured number.
         #[arg(long, value_name = "N")]
         history_ops: Option<u64>,
     },
-    /// The contents of resources and the chunks that they consist of, at a datastore or a webserver.
+    /// List, verify and garbage-collect the contents of resources and their chunks.
+    ///
+    /// Works on a datastore or a webserver.
     Blobs {
-        /// What to do with them.
+        /// Command to run on the contents.
         #[command(subcommand)]
         action: BlobAction,
     },
     /// Write one object.
     Put(Put),
-    /// Delete one object. Deleting what is absent is allowed.
+    /// Delete one object; deleting an object that does not exist is not an error.
     Delete {
-        /// Its collection.
+        /// Collection of the object.
         collection: Collection,
-        /// Its key.
+        /// Key of the object.
         key: Key,
-        /// Return when it is durable here, without waiting for the datastore.
+        /// Return once the change is durable locally, without waiting for the datastore.
         #[arg(long)]
         no_wait: bool,
     },
     /// Commit one transaction per line of a JSON-lines file.
     ///
-    /// A line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}},{"delete":{"collection":"c","key":"k2"}}],
-    /// "if":[{"absent":{"collection":"c","key":"k"}}]}. A line of `export` is taken as well. An interrupted import of a
-    /// file resumes where it stopped when the same command is given again, also when the file has grown; nothing is
-    /// committed twice. A file that was shortened or changed in the meantime is refused.
+    /// A line looks like
+    /// {"ops":[{"put":{"collection":"c","key":"k","value":1}},{"delete":{"collection":"c","key":"k2"}}],
+    /// "if":[{"absent":{"collection":"c","key":"k"}}]}. Lines printed by `export` are accepted as well. To resume an
+    /// interrupted import, run the same command again; nothing is committed twice. The file may have grown in the
+    /// meantime, but a file that was shortened or changed is rejected.
     Import(Import),
-    /// Bring users, groups, preferences, dashboards, resources and search histories over from an existing Gravwell webserver,
-    /// through its public API.
+    /// Import users, dashboards and other objects from an existing Gravwell webserver.
     ///
-    /// Everything is created through the API of a webserver here, in the name of its owner; search histories, which the API
-    /// does not take, go into the log of --data-dir. Users and groups that exist here under the same name are taken for the
-    /// same. The same command goes on where it stopped. Passwords cannot be had: set new ones.
+    /// Reads users, groups, preferences, dashboards, resources and search histories through the public API of the
+    /// existing webserver. Objects are created through the API of a webserver here, on behalf of their owners. Search
+    /// histories, which the API does not accept, are written to the log of --data-dir. Users and groups that exist here
+    /// under the same name are treated as the same. To resume, run the same command again. Passwords cannot be read
+    /// from the source: set new ones.
     ImportGravwell(ImportGravwell),
-    /// Wait until a sequence is applied; without one, until the outbox has drained.
+    /// Wait until a sequence is applied or, without one, until the outbox is empty.
     Barrier {
-        /// The sequence.
+        /// Sequence to wait for.
         #[arg(value_parser = seq)]
         seq: Option<Seq>,
         /// Give up after this many seconds.
         #[arg(long, default_value_t = 60, value_name = "S")]
         timeout: u64,
     },
-    /// Print a one-time token with which a new member joins.
+    /// Print a one-time token with which a new member can join.
     Enroll(Enroll),
-    /// Exchange a token for this host's certificate, kept in the data directory.
+    /// Exchange a token for this host's certificate, stored in the data directory.
     Join {
         /// The token; `-` reads it from standard input.
         token: String,
     },
-    /// Cut a member off at once, live connections included.
+    /// Revoke a member and close its connections.
     Revoke {
-        /// Its name.
+        /// Name of the member.
         name: MemberName,
-        /// Forget it altogether.
+        /// Also delete the member from the member registry.
         #[arg(long)]
         remove: bool,
     },
     /// Run a replica without a webserver until interrupted.
     Replica(Replica),
-    /// Run a datastore until interrupted: the same as `gravwell_datastore`.
+    /// Run a datastore until interrupted; same as `gravwell_datastore`.
     #[command(hide = true)]
     Datastore(super::datastore::DatastoreArgs),
-    /// Run a webserver until interrupted: the same as `gravwell_webserver`.
+    /// Run a webserver until interrupted; same as `gravwell_webserver`.
     #[command(hide = true)]
     Webserver(super::webserver::WebserverArgs),
-    /// The transactions of a replica that wait or were rejected.
+    /// List, retry or dismiss a replica's pending and rejected transactions.
     Outbox {
-        /// What to do with them; default: list.
+        /// Command to run on the outbox [default: list].
         #[command(subcommand)]
         action: Option<OutboxAction>,
-        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins, seeds of second factors.
+        /// Include secrets of webservers, such as password hashes, in the output.
+        ///
+        /// These are the hashes of passwords and tokens, logins, and the seeds of second factors.
         #[arg(long, global = true)]
         with_secrets: bool,
     },
-    /// Look at configuration, certificates, clocks, UDP buffers, disk space, permissions, reachability and versions.
+    /// Check configuration, certificates, clocks, disk, permissions and network.
     ///
-    /// Every finding comes with its remedy. Exits with 1 when there is a problem, with 3 when histories have diverged;
-    /// warnings alone are 0. Nothing is changed.
+    /// Also checks UDP buffers, reachability and versions. Every finding comes with its remedy. Exits with 1 if there
+    /// is a problem and with 3 if the history has diverged; warnings alone exit with 0. Nothing is changed without
+    /// --fix.
     Doctor(Doctor),
-    /// Show the fleet as it stands, live: the datastore, and every member with its position, lag, outbox and health.
+    /// Show a live view of the datastore and its members.
+    ///
+    /// Shows the position, lag, outbox and health of each member.
     Top(Top),
-    /// Put what somebody who helps needs to see into one tar file: state, settings, files, findings, metrics, logs.
+    /// Collect diagnostics into a tar file.
     ///
-    /// No object, key, password or token is in it: settings that may be secret are named without their values, and lines of
-    /// logs that speak of what is delicate are left out.
+    /// The file contains status, settings, a list of files, findings, metrics and logs. It contains no object, key,
+    /// password or token: settings that may be secret are listed without their values, and log lines that mention
+    /// passwords, tokens or keys are left out.
     DebugBundle(DebugBundle),
-    /// Make the configuration of a load balancer from the list of webservers, and keep it fresh.
+    /// Generate the configuration of a load balancer from the list of webservers.
     ///
-    /// Webservers are listed with their External-Addr until they are revoked; whether one answers is for the balancer's
-    /// health check (/api/ready) to find out. Nothing is taken out because the datastore cannot be asked.
+    /// Webservers are listed with their External-Addr until they are revoked; the balancer's health check (/api/ready)
+    /// finds out whether they respond. No webserver is removed because the datastore is unreachable.
     ///
-    /// Traefik and Prometheus can also ask the datastore themselves: see --metrics of gravwell_datastore.
+    /// Traefik and Prometheus can also query the datastore directly: see --metrics of gravwell_datastore.
     Lb(Lb),
-    /// Make certificates for webservers and balancers, or look at them.
+    /// Create or show certificates for webservers and load balancers.
     Cert {
-        /// What to do.
+        /// Command to run on certificates.
         #[command(subcommand)]
         action: CertAction,
     },
-    /// See the whole system work: a datastore and two replicas on this machine, real data, a cut, a proof.
+    /// Run a datastore and two webservers locally and test a disconnect.
     Demo(Demo),
-    /// Measure this machine: durable pushes, propagation, catch-up, import; beside them the raw disk and network.
+    /// Measure durable pushes, propagation, catch-up and import on this machine.
+    ///
+    /// Also measures the raw disk and network for comparison.
     Bench(Bench),
     /// Print a completion script for a shell.
     Completions {
-        /// The shell.
+        /// Shell to generate the script for.
         shell: clap_complete::Shell,
     },
     /// Write the manual pages of all programs and commands.
     Man {
-        /// Directory for the files.
+        /// Directory to write the pages to.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
@@ -318,23 +346,23 @@ pub enum Command {
 /// Arguments of `put`.
 #[derive(Debug, clap::Args)]
 pub struct Put {
-    /// Its collection.
+    /// Collection of the object.
     pub collection: Collection,
-    /// Its key.
+    /// Key of the object.
     pub key: Key,
-    /// The new value, JSON.
+    /// New value as JSON.
     #[arg(long, value_name = "JSON", conflicts_with = "file", required_unless_present = "file")]
     pub value: Option<String>,
-    /// Read the new value from a file, byte for byte; `-`: standard input.
+    /// Read the new value from a file, byte for byte; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Only when no such object exists.
+    /// Write only if the object does not exist.
     #[arg(long, conflicts_with = "if_version")]
     pub if_absent: bool,
-    /// Only when the object has this version.
+    /// Write only if the object has this version.
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub if_version: Option<Seq>,
-    /// Return when it is durable here, without waiting for the datastore.
+    /// Return once the change is durable locally, without waiting for the datastore.
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -342,13 +370,17 @@ pub struct Put {
 /// Arguments of `repair`.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
-    /// Data directory of a stopped member, or a copy of one; best that of the member which is furthest.
+    /// Data directory of a stopped member, or a copy of one.
+    ///
+    /// Choose the member that is most advanced.
     #[arg(long, value_name = "MEMBER_DIR")]
     pub from: PathBuf,
-    /// Only say what would be done.
+    /// Print the plan without changing anything.
     #[arg(long)]
     pub dry_run: bool,
-    /// Go on although acknowledged transactions are lost, in a new generation. Members that hold them say so.
+    /// Continue in a new generation although acknowledged transactions are lost.
+    ///
+    /// Members that hold the lost transactions report it.
     #[arg(long)]
     pub accept_loss: bool,
 }
@@ -356,55 +388,62 @@ pub struct Repair {
 /// Arguments of `recover`.
 #[derive(Debug, clap::Args)]
 pub struct Recover {
-    /// Data directory of a stopped member, or a copy of one; may be repeated. Then nobody is listened to, unless --listen
-    /// says so.
+    /// Data directory of a stopped member, or a copy of one; may be repeated.
+    ///
+    /// Without --listen, the command then does not wait for members to connect.
     #[arg(long, value_name = "MEMBER_DIR")]
     pub from: Vec<PathBuf>,
-    /// Where to listen for members [default: as the datastore is configured, if no --from is given].
+    /// Address to listen on for members.
+    ///
+    /// [default: as configured for the datastore, if no --from is given]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// How long to listen. It ends earlier when every enrolled member was heard.
+    /// Seconds to wait for members; ends early once every enrolled member responded.
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub wait: u64,
-    /// Stop listening when this many were heard [default: all that are enrolled].
+    /// Stop waiting once this many members responded [default: all enrolled members].
     #[arg(long, value_name = "N")]
     pub expect: Option<usize>,
-    /// Rebuild from this one instead of the most advanced.
+    /// Rebuild from this member instead of the most advanced one.
     #[arg(long, value_name = "NAME")]
     pub member: Option<String>,
-    /// A sealed copy of the authority: the file identity/escrow of any member, or one that `authority backup` wrote; may be
-    /// repeated, and the newest counts.
+    /// Encrypted CA backup to use; may be repeated, the newest one is used.
+    ///
+    /// Either the file identity/escrow of any member, or a file written by `authority backup`.
     #[arg(long, value_name = "FILE")]
     pub authority: Vec<PathBuf>,
-    /// The key that `authority recovery-key` printed.
+    /// Recovery key printed by `authority recovery-key`.
     #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
     pub recovery_key: Option<String>,
-    /// A file with that key.
+    /// File with the recovery key.
     #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
     pub recovery_key_file: Option<PathBuf>,
-    /// Which register of members counts when a later one than the sealed copy's is left here.
+    /// Member registry to use if the local one is newer than the encrypted CA backup.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub register: Option<RegisterOf>,
-    /// Go back to the latest register that the recovery key opens, although there is a later sealed copy that it does not open.
+    /// Use an older member registry although a newer encrypted CA backup exists.
+    ///
+    /// Uses the latest registry that the recovery key decrypts, and ignores later encrypted CA backups that this key
+    /// does not decrypt.
     #[arg(long)]
     pub earlier_copy: bool,
-    /// Begin with a new authority: every member has to join again, with its state and outbox kept.
+    /// Start with a new CA; every member must join again and keeps its state and outbox.
     #[arg(long)]
     pub new_authority: bool,
     /// Configuration file of the datastore.
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Only say what each member has and what would be done.
+    /// Print the position of each member and the plan without changing anything.
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// Which register of members counts.
+/// Member registry to use.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum RegisterOf {
-    /// The one that is left here: the authority alone comes back.
+    /// Keep the local registry and restore only the CA.
     Here,
-    /// The one in the sealed copy; the other one is kept beside it.
+    /// Use the registry in the encrypted CA backup; the local one is kept next to it.
     Copy,
 }
 
@@ -417,90 +456,101 @@ impl From<RegisterOf> for RegisterChoice {
     }
 }
 
-/// What to do about the authority.
+/// Commands of `authority`.
 #[derive(Debug, Subcommand)]
 pub enum AuthorityAction {
-    /// Print the key that opens every sealed copy of the authority. Write it down, away from this host.
+    /// Print the recovery key, which decrypts every encrypted CA backup.
+    ///
+    /// Write it down and keep it away from this host.
     RecoveryKey {
-        /// Put a key back that was written down, where its file is missing or damaged.
+        /// Restore a key from your notes because its file is missing or damaged.
         #[arg(long, value_name = "KEY")]
         set: Option<String>,
-        /// The same, from a file.
+        /// File with the key to restore.
         #[arg(long, value_name = "FILE", conflicts_with = "set")]
         set_file: Option<PathBuf>,
-        /// Give up one that is missing or damaged, which nobody has any more, and make another.
+        /// Replace a missing or damaged recovery key that cannot be restored.
         #[arg(long, conflicts_with_all = ["set", "set_file"])]
         give_up: bool,
     },
-    /// Replace the recovery key: begin, then finish when every member has a copy that the new key opens.
+    /// Replace the recovery key.
+    ///
+    /// Run `begin`, then `finish` once every member holds an encrypted CA backup that the new key decrypts.
     RotateRecoveryKey {
-        /// What to do.
+        /// Step of the rotation.
         #[command(subcommand)]
         action: RotationAction,
     },
-    /// Let another authority take the place of this one, while members run: they exchange their certificates by themselves. The
-    /// datastore's own directory is where this is done.
+    /// Replace the CA while members keep running.
+    ///
+    /// Members renew their certificates automatically. Run this on the datastore's own directory.
     Rotate {
-        /// Which step.
+        /// Step of the rotation.
         #[command(subcommand)]
         action: RotateAction,
     },
-    /// Write a sealed copy of the authority and the register of members to a file. Every member keeps one as well.
+    /// Write an encrypted backup of the CA and the member registry to a file.
+    ///
+    /// Every member stores such a backup as well.
     Backup {
-        /// The file.
+        /// File to write.
         file: PathBuf,
     },
-    /// Bring the authority and the register of members of a stopped datastore back from a sealed copy.
+    /// Restore the CA and member registry of a stopped datastore.
     Restore {
-        /// The sealed copy: a member's identity/escrow, or what `authority backup` wrote.
+        /// Encrypted CA backup: a member's identity/escrow or an `authority backup` file.
         file: PathBuf,
-        /// The key that `authority recovery-key` printed.
+        /// Recovery key printed by `authority recovery-key`.
         #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
         recovery_key: Option<String>,
-        /// A file with that key.
+        /// File with the recovery key.
         #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
         recovery_key_file: Option<PathBuf>,
-        /// Which register of members counts when a later one than the sealed copy's is left here.
+        /// Member registry to use if the local one is newer than the encrypted CA backup.
         #[arg(long, value_enum, value_name = "WHICH")]
         register: Option<RegisterOf>,
-        /// Go back to the register in this copy, although the recovery key is a former one here, so that there are later copies.
+        /// Use the registry in this backup although the recovery key was replaced since.
+        ///
+        /// Later encrypted CA backups exist in that case, under the new key.
         #[arg(long)]
         earlier_copy: bool,
     },
 }
 
-/// A step of the recovery key's rotation.
+/// Steps of the rotation of the recovery key.
 #[derive(Debug, Subcommand)]
 pub enum RotationAction {
-    /// Make a new recovery key and print it. Copies are sealed under both from now on. Given again, it prints the same one.
+    /// Create a new recovery key and print it.
+    ///
+    /// From then on, CA backups are encrypted under both keys. Running it again prints the same key.
     Begin,
-    /// Show the keys' names, and which of them open the copy that each member has.
+    /// Show the names of the keys and which of them decrypt each member's CA backup.
     Status,
-    /// Let the new key alone count, when every member has a copy that it opens.
+    /// Activate only the new key, once it decrypts every member's CA backup.
     Finish {
-        /// The new key, as `begin` printed it: shows that it was written down.
+        /// The new key as printed by `begin`, as proof that it was written down.
         #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
         recovery_key: Option<String>,
-        /// A file with the new key.
+        /// File with the new key.
         #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
         recovery_key_file: Option<PathBuf>,
-        /// Do not wait for this member's copy; may be repeated.
+        /// Do not wait for the CA backup of this member; may be repeated.
         #[arg(long, value_name = "NAME")]
         without: Vec<MemberName>,
     },
-    /// Take the rotation back: the present key stays.
+    /// Cancel the rotation and keep the current key.
     Abort,
 }
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub struct Import {
-    /// The file; `-`: standard input, which cannot be resumed.
+    /// File to import; `-` is standard input, which cannot be resumed.
     pub file: PathBuf,
-    /// When the process goes away, try to reach it again for this many seconds.
+    /// Seconds to try to reach the process again if it becomes unreachable.
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub retry_for: u64,
-    /// Return when everything is durable here, without waiting for the datastore.
+    /// Return once everything is durable locally, without waiting for the datastore.
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -508,37 +558,37 @@ pub struct Import {
 /// Arguments of `import-gravwell`.
 #[derive(Debug, clap::Args)]
 pub struct ImportGravwell {
-    /// The existing webserver, https://host.
+    /// URL of the existing webserver, https://host.
     #[arg(value_name = "URL")]
     pub source: String,
-    /// File with an API token of the source: brings over what its owner may see.
+    /// File with an API token of the source; imports what the token's owner can see.
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     pub token_file: Option<PathBuf>,
-    /// An administrator of the source: brings over everything.
+    /// Administrator of the source; imports everything.
     #[arg(long, value_name = "NAME", requires = "password_file")]
     pub user: Option<String>,
-    /// File with that administrator's password.
+    /// File with the password of --user.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// The webserver here, https://host.
+    /// URL of the webserver to import into, https://host.
     #[arg(long, value_name = "URL")]
     pub to: String,
-    /// An administrator here.
+    /// Administrator of the webserver to import into.
     #[arg(long, value_name = "NAME", default_value = "admin")]
     pub to_user: String,
-    /// File with that administrator's password.
+    /// File with the password of --to-user.
     #[arg(long, value_name = "FILE")]
     pub to_password_file: PathBuf,
-    /// What was brought over; the same file lets the command go on where it stopped.
+    /// File that records the imported objects; needed to resume an interrupted import.
     #[arg(long, value_name = "FILE", default_value = "import-gravwell.json")]
     pub state: PathBuf,
-    /// Certificates that the webservers' certificates are checked against.
+    /// CA certificates to verify the certificates of both webservers.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Do not check certificates.
+    /// Do not verify certificates.
     #[arg(long, conflicts_with = "ca")]
     pub insecure: bool,
-    /// Only say what would be created.
+    /// Print what would be created without changing anything.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -548,19 +598,19 @@ pub struct ImportGravwell {
 pub struct Enroll {
     /// Name of the new member.
     pub name: MemberName,
-    /// What it may do: webserver (read and write), reader (read), balancer (list the webservers), admin (administer).
+    /// Role: webserver (read, write), reader (read), balancer (list webservers), admin.
     #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "balancer", "admin"])]
     pub role: String,
-    /// Life of the token in hours, up to a year.
+    /// Lifetime of the token in hours, at most one year.
     #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8760))]
     pub ttl: u64,
-    /// Address of the datastore to put into the token, host:port; may be repeated.
+    /// Address of the datastore to put into the token; may be repeated.
     #[arg(long = "address", value_name = "HOST:PORT")]
     pub addresses: Vec<String>,
-    /// Replace the certificate of an enrolled member of this name.
+    /// Replace the certificate of an enrolled member with this name.
     #[arg(long)]
     pub replace: bool,
-    /// Wait this long for a datastore that is just starting.
+    /// Seconds to wait for a datastore that is starting.
     #[arg(long, default_value_t = 3, value_name = "SECONDS")]
     pub wait: u64,
 }
@@ -571,84 +621,90 @@ pub struct Replica {
     /// Address of the datastore instead of the one in the token; may be repeated.
     #[arg(long = "datastore", value_name = "HOST:PORT")]
     pub datastores: Vec<String>,
-    /// Keep the contents of resources, too, as webservers do.
+    /// Store the contents of resources as well, as webservers do.
     #[arg(long)]
     pub resources: bool,
-    /// Where other webservers reach this one, for `presence`.
+    /// Address at which other webservers reach this one, shown by `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
-    /// With less room on the disk, in MiB, it only reads.
+    /// Stop accepting writes below this much free disk space, in MiB.
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     pub min_free_mb: u64,
-    /// Kept for when the disk is full, in MiB.
+    /// Disk reserve for when the disk is full, in MiB.
     #[arg(long, default_value_t = 16, value_name = "MIB")]
     pub reserve_mb: u64,
-    /// Prometheus endpoint.
+    /// Address of the Prometheus endpoint.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// error, warn, info, debug or trace.
+    /// Log level: error, warn, info, debug or trace.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
 }
 
-/// What to do with the outbox.
+/// Commands of `outbox`.
 #[derive(Debug, Subcommand)]
 pub enum OutboxAction {
-    /// List what waits and what was rejected.
+    /// List pending and rejected transactions.
     List,
-    /// Print what a rejected transaction would write, and what is there now.
+    /// Show the writes of a rejected transaction and the current values.
     Show {
-        /// Which, as `ORIGIN/COUNTER`.
+        /// Transaction, as `ORIGIN/COUNTER`.
         #[arg(value_parser = txn_id)]
         id: TxnId,
     },
     /// Submit rejected transactions again, as new ones.
     Retry {
-        /// Which, as `ORIGIN/COUNTER`.
+        /// Transaction, as `ORIGIN/COUNTER`.
         #[arg(value_parser = txn_id, required_unless_present = "all")]
         id: Option<TxnId>,
-        /// All of them.
+        /// Retry all rejected transactions.
         #[arg(long, conflicts_with = "id")]
         all: bool,
-        /// Print what is there now, and write upon it: over the changes for which it was rejected, and over none that comes
-        /// after them. An object that was deleted is not brought back.
+        /// Print the current values and overwrite them.
+        ///
+        /// Overwrites the changes that caused the rejection, but no later ones. Objects that were deleted are not
+        /// re-created.
         #[arg(long, conflicts_with = "all")]
         upon_present: bool,
     },
-    /// Begin again with what can be read of a damaged or missing journal. The damaged files are kept next to it.
+    /// Restart a damaged or missing journal with its readable part.
+    ///
+    /// The damaged files are kept next to it.
     AcceptLoss,
-    /// Take rejected transactions off the list.
+    /// Remove rejected transactions from the list.
     Dismiss {
-        /// Which, as `ORIGIN/COUNTER`.
+        /// Transaction, as `ORIGIN/COUNTER`.
         #[arg(value_parser = txn_id, required_unless_present = "all")]
         id: Option<TxnId>,
-        /// All of them.
+        /// Dismiss all rejected transactions.
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
 }
 
-/// What to do with chunks.
+/// Commands of `blobs`.
 #[derive(Debug, Subcommand)]
 pub enum BlobAction {
-    /// The contents with their size, chunks and resources, and what is missing of them here.
+    /// List contents with their size, chunks, resources and missing chunks.
     List,
-    /// How much there is, how much it takes on disk, how much of that is of no use.
+    /// Show the amount of data, its size on disk and the share that is garbage.
     Stats,
-    /// Read every chunk and compare it with its name.
+    /// Read every chunk and check it against its name.
     ///
-    /// A running process fetches what is damaged again from a member that has it, and says so. Exits with 3 when something
-    /// is missing in the end, with the resources concerned.
+    /// A running process fetches damaged chunks again from a member that has them and reports it. Exits with 3 if
+    /// chunks are still missing in the end, and lists the resources concerned.
     Verify,
-    /// Remove chunks that nothing names, as the running process does by itself every hour.
+    /// Remove unreferenced chunks, as a running process does every hour.
     ///
-    /// Chunks are kept for a grace period after they were last written or asked for, because a transaction that names them may
-    /// be on its way, and because a backup or an earlier state of the log may name them.
+    /// Chunks are kept for a grace period after they were last written or requested, because a transaction that
+    /// references them may still be in transit, and because a backup or an earlier state of the log may reference them.
     Gc {
-        /// Only say what would be done.
+        /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,
-        /// Grace period in seconds instead of the configured one (`Chunk-Grace-Hours`); at least 60 while a process runs.
+        /// Grace period in seconds; at least 60 while a process runs.
+        ///
+        /// Overrides the configured one (`Chunk-Grace-Hours`).
         #[arg(long, value_name = "S")]
         grace: Option<u64>,
     },
@@ -660,7 +716,9 @@ pub struct Doctor {
     /// Configuration file [default: /opt/gravwell/etc/gravwell.conf, when it exists].
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Put names right that do not agree with their users and groups, where nobody is asked.
+    /// Repair names that are inconsistent with their users and groups.
+    ///
+    /// Does not ask for confirmation.
     #[arg(long)]
     pub fix: bool,
 }
@@ -668,10 +726,10 @@ pub struct Doctor {
 /// Arguments of `top`.
 #[derive(Debug, clap::Args)]
 pub struct Top {
-    /// Print it once and end.
+    /// Print the view once and exit.
     #[arg(long)]
     pub once: bool,
-    /// Seconds between looks.
+    /// Seconds between updates.
     #[arg(long, default_value_t = 2, value_name = "S", conflicts_with = "once")]
     pub interval: u64,
 }
@@ -679,13 +737,13 @@ pub struct Top {
 /// Arguments of `debug-bundle`.
 #[derive(Debug, clap::Args)]
 pub struct DebugBundle {
-    /// The file to make [default: gravwell-debug-TIME.tar].
+    /// File to create [default: gravwell-debug-TIME.tar].
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Configuration file [default: /opt/gravwell/etc/gravwell.conf].
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A log to put in beside the journal; may be repeated.
+    /// Log file to include in addition to the journal; may be repeated.
     #[arg(long = "log", value_name = "FILE")]
     pub logs: Vec<PathBuf>,
 }
@@ -693,59 +751,69 @@ pub struct DebugBundle {
 /// Arguments of `lb`.
 #[derive(Debug, clap::Args)]
 pub struct Lb {
-    /// For whom: traefik, nginx, haproxy or prometheus.
+    /// Output format: traefik, nginx, haproxy or prometheus.
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
-    /// Write this file, whole or not at all, instead of printing.
+    /// Replace this file atomically instead of printing.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Go on until interrupted, and write the file whenever it would change.
+    /// Keep running until interrupted and rewrite the file when it changes.
     #[arg(long, requires = "output")]
     pub watch: bool,
-    /// Run this command after the file has changed; it is tried again until it succeeds.
+    /// Command to run after the file has changed; retried until it succeeds.
     #[arg(long, value_name = "COMMAND", requires = "output")]
     pub exec: Option<String>,
-    /// Seconds between looks at the members.
+    /// Seconds between checks of the members.
     #[arg(long, default_value_t = 5, value_name = "S", requires = "watch")]
     pub interval: u64,
-    /// How the balancer reaches webservers: https, https-unverified (any certificate will do) or http.
+    /// Protocol from the balancer to webservers: https, https-unverified or http.
+    ///
+    /// https-unverified accepts any certificate.
     #[arg(long, default_value_t = Hop::Https, value_name = "HOW")]
     pub backend: Hop,
-    /// Authority that signed the webservers' certificates, on the balancer's host [default: whom its system trusts].
+    /// CA file on the balancer's host that signed the webservers' certificates.
+    ///
+    /// [default: the CAs that its system trusts]
     #[arg(long, value_name = "FILE")]
     pub backend_ca: Option<PathBuf>,
-    /// Name for which all webservers' certificates are checked [default: the host of each; where that is an address,
-    /// webserver.gravwell.internal, which `cert server --ca` puts into every certificate].
+    /// Name to verify in the certificates of all webservers.
+    ///
+    /// [default: the host of each webserver; for an IP address, webserver.gravwell.internal, which `cert server --ca`
+    /// puts into every certificate]
     #[arg(long, value_name = "HOST")]
     pub backend_name: Option<String>,
-    /// Check each webserver's certificate for the name of its member, which `cert server --member` puts into it.
+    /// Verify each webserver's certificate against the name of its member.
+    ///
+    /// `cert server --member` puts this name into the certificate.
     #[arg(long, conflicts_with = "backend_name")]
     pub member_names: bool,
-    /// Where browsers connect [default: :443 with a certificate, :80 without].
+    /// Address for browsers [default: :443 with a certificate, :80 without].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// Certificate for browsers, on the balancer's host; for haproxy with its key in the same file.
+    /// Certificate for browsers, a path on the balancer's host.
+    ///
+    /// For haproxy, the file must contain the key as well.
     #[arg(long, value_name = "FILE")]
     pub certificate: Option<PathBuf>,
-    /// Its key, for nginx.
+    /// Key of the certificate, for nginx.
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// Traefik's entry point.
+    /// Entry point of Traefik.
     #[arg(long, default_value = "websecure", value_name = "NAME")]
     pub entry_point: String,
-    /// Traefik's rule for the router.
+    /// Router rule of Traefik.
     #[arg(long, default_value = "PathPrefix(`/`)", value_name = "RULE")]
     pub rule: String,
-    /// Port of the webservers' metrics, for prometheus.
+    /// Port of the webservers' metrics, for Prometheus.
     #[arg(long, default_value_t = 9408, value_name = "PORT")]
     pub metrics_port: u16,
-    /// List webservers at loopback, link-local, multicast and unspecified addresses, too.
+    /// List webservers at loopback, link-local, multicast and unspecified addresses too.
     #[arg(long)]
     pub allow_local_backends: bool,
 }
 
 impl Lb {
-    /// What the configuration is made with.
+    /// Returns the options that the configuration is generated with.
     #[must_use]
     pub fn choice(&self) -> Choice {
         Choice {
@@ -764,29 +832,31 @@ impl Lb {
     }
 }
 
-/// What to do with certificates.
+/// Commands of `cert`.
 #[derive(Debug, Subcommand)]
 pub enum CertAction {
-    /// Make an authority that signs the certificates of your webservers: ca.pem and ca-key.pem.
+    /// Create a CA for the certificates of your webservers: ca.pem and ca-key.pem.
     Ca {
-        /// Directory for the files.
+        /// Directory to write the files to.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Its name.
+        /// Name of the CA.
         #[arg(long, default_value = "Gravwell webservers", value_name = "TEXT")]
         name: String,
-        /// Life in days.
+        /// Lifetime in days.
         #[arg(long, default_value_t = 3650, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
-        /// Replace what is there. Every certificate that it signed is worthless then.
+        /// Replace an existing CA; every certificate that it signed becomes worthless.
         #[arg(long)]
         replace: bool,
     },
-    /// Make a certificate for a webserver or balancer: cert.pem, key.pem, and bundle.pem with both for haproxy.
+    /// Create a certificate for a webserver or load balancer.
+    ///
+    /// Writes cert.pem, key.pem, and bundle.pem with both for haproxy.
     Server(CertServer),
-    /// Show whose a certificate is, for which names, and how long it lives.
+    /// Show the owner, names and remaining lifetime of certificates.
     Show {
-        /// Files in PEM form.
+        /// Files in PEM format.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -795,26 +865,32 @@ pub enum CertAction {
 /// Arguments of `cert server`.
 #[derive(Debug, clap::Args)]
 pub struct CertServer {
-    /// Host name or address that it is good for; may be repeated.
+    /// Host name or address that the certificate is valid for; may be repeated.
     #[arg(long = "name", required = true, value_name = "HOST")]
     pub names: Vec<String>,
-    /// Member that it is for: it is good for MEMBER.webserver.gravwell.internal, too, for balancers with --member-names.
+    /// Member that the certificate is for.
+    ///
+    /// Adds the name MEMBER.webserver.gravwell.internal, for balancers with --member-names.
     #[arg(long, value_name = "MEMBER")]
     pub member: Option<MemberName>,
-    /// Directory for the files.
+    /// Directory to write the files to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Directory of the authority that signs it [default: it signs itself, and browsers ask].
+    /// Directory of the CA that signs the certificate.
+    ///
+    /// [default: the certificate is self-signed, and browsers show a warning]
     #[arg(long, value_name = "DIR")]
     pub ca: Option<PathBuf>,
-    /// Life in days.
+    /// Lifetime in days.
     #[arg(long, default_value_t = 397, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub days: u32,
-    /// Replace what is there.
+    /// Replace existing files.
     #[arg(long)]
     pub replace: bool,
-    /// Replace what is there when less than a third of --days is left of its life, or it is of another authority or for other
-    /// names; otherwise leave it. For a timer.
+    /// Replace the certificate only if necessary; for use in a timer.
+    ///
+    /// Replaces it if less than a third of --days remains, if it was signed by a different CA, or if it is for
+    /// different names.
     #[arg(long, conflicts_with = "replace")]
     pub renew: bool,
 }
@@ -822,10 +898,10 @@ pub struct CertServer {
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// Leave everything running until interrupted, and print how to look at it.
+    /// Keep everything running until interrupted, and print how to inspect it.
     #[arg(long)]
     pub keep: bool,
-    /// Rows of the table to use.
+    /// Number of table rows to use.
     #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rows: usize,
 }
@@ -833,16 +909,16 @@ pub struct Demo {
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// Small transactions to import.
+    /// Number of small transactions to import.
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub ops: u64,
     /// Also measure an idle datastore with this many connected replicas.
     #[arg(long, value_name = "N")]
     pub idle: Option<usize>,
-    /// Measure only this: contents of so many MiB from a member over the datastore to another.
+    /// Only measure the transfer of this many MiB between members via the datastore.
     #[arg(long, value_name = "MIB")]
     pub resource_mb: Option<u64>,
-    /// Put data here instead of in a temporary directory, to measure that disk.
+    /// Directory for the data, to measure its disk [default: a temporary directory].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `audit`: the audit of a datastore as a table or as JSON lines, whether it is whole, and what other systems take.
+//! `audit`: lists, verifies and exports the audit of a datastore.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -19,48 +19,52 @@ use super::client::{Client, Piece, entries};
 use super::output::{Output, or_dash, size};
 use super::{CtlError, CtlResult};
 
-/// What to do with the audit.
+/// Commands of `audit`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// List what was done, oldest first.
+    /// List audit records, oldest first.
     Ls(Range),
-    /// Check every byte and the chain: whether a record was removed, altered or inserted. Exits with 3 when one was.
+    /// Check every byte and the hash chain; exit with 3 if a record was tampered with.
+    ///
+    /// Detects records that were removed, altered or inserted.
     Verify {
-        /// A record and its chain as an earlier `audit verify` printed them: checks that it is still the same one.
+        /// Record and chain hash printed by an earlier `audit verify`, to compare with.
         #[arg(long, value_name = "RECORD:CHAIN", value_parser = expected)]
         expect: Option<(Seq, String)>,
     },
-    /// Say that what the records up to this one say of damage and of what is missing was looked into: `audit verify`, `status` and
-    /// `doctor` do not name it any more. That is a record, too.
+    /// Acknowledge reported damage and gaps up to a record.
+    ///
+    /// `audit verify`, `status` and `doctor` no longer report them. The acknowledgement is itself recorded in
+    /// the audit.
     Acknowledge {
-        /// The last one of them, as `audit verify` prints it.
+        /// Last record to acknowledge, as printed by `audit verify`.
         #[arg(value_name = "RECORD")]
         to: u64,
     },
-    /// Write what was done for other systems: JSON lines, or lines of syslog (RFC 5424).
+    /// Export audit records as JSON lines or syslog lines (RFC 5424).
     Export {
-        /// What to write.
+        /// Range of records to export.
         #[command(flatten)]
         range: Range,
-        /// Lines of syslog instead of JSON. Values of objects are left out.
+        /// Print syslog lines instead of JSON, without values of objects.
         #[arg(long)]
         syslog: bool,
-        /// Write to this new file instead of standard output; it is readable for its owner alone.
+        /// Write to this new file, readable only by its owner, instead of standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
 }
 
-/// A part of the audit.
+/// Range of audit records.
 #[derive(Clone, Debug, Args)]
 pub struct Range {
-    /// From this time on: 2026-01-31T12:00:00Z, or so long ago: 90s, 15m, 12h, 7d.
+    /// Start time, such as 2026-01-31T12:00:00Z, or an age: 90s, 15m, 12h or 7d.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<u64>,
-    /// Up to this time.
+    /// End time.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<u64>,
-    /// After this record, as its field `audit` has it: goes on where an earlier export ended.
+    /// Start after this record (field `audit`), to continue an earlier export.
     #[arg(long, value_name = "RECORD", default_value_t = 0)]
     after: u64,
 }
@@ -103,7 +107,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Action) -> CtlResult {
     done
 }
 
-/// Gives every row of a range to `take`. What is missing at its end is said on standard error.
+/// Passes every row of a range to `take`. Transactions that are not in the audit yet are reported on standard error.
 async fn each_row(client: &Client, range: &Range, mut take: impl FnMut(&AuditRow<'_>) -> CtlResult) -> CtlResult {
     let (since_ms, until_ms) = (range.since.unwrap_or(0), range.until.unwrap_or(u64::MAX));
     let mut from = Seq(range.after);
@@ -149,7 +153,7 @@ fn who(row: &AuditRow<'_>) -> String {
     }
 }
 
-/// Headings with the widths that most of what is below them fits into: rows are printed as they come, for their number has no bound.
+/// Column headings with widths that fit most cells. Rows are printed as they arrive, because their number is unbounded.
 const COLUMNS: [(&str, usize); 6] =
     [("TIME", 24), ("MEMBER", 12), ("WHO", 12), ("FROM", 22), ("DONE", 14), ("OBJECT", 32)];
 
@@ -187,7 +191,7 @@ async fn list(client: &Client, json: bool, range: &Range) -> CtlResult {
         each_row(client, range, |row| output.json(row)).await?;
         return output.flush();
     }
-    // Nothing is printed of an audit that cannot be read.
+    // Print the headings with the first row, so that nothing is printed if the audit cannot be read.
     let mut headings =
         Some(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).chain(["WHAT".to_owned()]).collect::<Vec<_>>());
     each_row(client, range, |row| {

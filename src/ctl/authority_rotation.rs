@@ -1,4 +1,4 @@
-//! `authority rotate`: another authority takes the place of the present one once every member has a certificate of the new one.
+//! `authority rotate`: replaces the CA once every member has a certificate from the new one.
 
 use std::path::Path;
 
@@ -13,21 +13,26 @@ use super::client::Client;
 use super::output::{Output, or_dash};
 use super::{CtlError, CtlResult, authority};
 
-/// A step of the authority's rotation.
+/// Steps of the CA rotation.
 #[derive(Debug, Subcommand)]
 pub enum RotateAction {
-    /// Make the new authority. Members come to trust it beside the present one, then exchange their certificates, within a minute.
+    /// Create the new CA.
+    ///
+    /// Within a minute, members trust it in addition to the current one and renew their certificates.
     Begin,
-    /// Which members have a certificate of the new one.
+    /// Show which members have a certificate from the new CA.
     Status,
-    /// The new authority alone counts from now on, and the key of the former one is gone from here. Refused while a member has no
-    /// certificate of the new one, unless it is named.
+    /// Trust only the new CA and delete the key of the old one.
+    ///
+    /// Rejected while a member has no certificate from the new CA, unless it is named with --without.
     Finish {
-        /// A member that may be left behind: it has to be enrolled again, and keeps its state and outbox; may be repeated.
+        /// Member to leave behind; it must be re-enrolled; may be repeated.
+        ///
+        /// It keeps its state and outbox.
         #[arg(long)]
         without: Vec<MemberName>,
     },
-    /// Take the rotation back: the present authority stays, and members exchange their certificates back.
+    /// Cancel the rotation; members renew their certificates from the current CA.
     Abort,
 }
 
@@ -41,7 +46,7 @@ pub(super) fn word(stage: AuthorityStage) -> &'static str {
     }
 }
 
-/// Names of the members of which `of` is true.
+/// Returns the names of the members for which `of` holds.
 pub(super) fn names(rotation: &AuthorityRotation, of: impl Fn(&MemberAuthority) -> bool) -> String {
     let chosen = rotation.members.iter().filter(|member| of(member));
     chosen.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")

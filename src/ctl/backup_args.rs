@@ -1,4 +1,4 @@
-//! The command line of `backup` and `restore`.
+//! Command-line arguments of `backup` and `restore`.
 
 use std::path::PathBuf;
 
@@ -6,85 +6,93 @@ use clap::Subcommand;
 
 use super::args::RegisterOf;
 
-/// Where backups are.
+/// Location and encryption of backups.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackupPlace {
-    /// A directory, or s3://bucket/prefix. For S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for stores that
-    /// are not Amazon's, AWS_ENDPOINT_URL are read from the environment.
+    /// Directory of the backups, or s3://bucket/prefix.
+    ///
+    /// For S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION are read from the environment, and
+    /// AWS_ENDPOINT_URL for stores other than Amazon's.
     #[arg(value_name = "DIR|URL")]
     pub place: String,
-    /// File with the key of encrypted backups; made with the first backup when it is not there [default: backup.key in the data
-    /// directory].
+    /// File with the backup key [default: backup.key in the data directory].
+    ///
+    /// The first encrypted backup creates the key if the file does not exist.
     #[arg(long, value_name = "FILE", env = "GRAVWELL_BACKUP_KEY_FILE")]
     pub key_file: Option<PathBuf>,
-    /// File with the passphrase of backups that are encrypted with one instead; given with the first backup, they are.
+    /// File with a passphrase to encrypt backups with, instead of a key.
+    ///
+    /// Give it with the first backup to make the backups passphrase-encrypted.
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-    /// The backups there are not encrypted, and are meant not to be: a new place begins so, and one that is so is not asked about.
+    /// Store backups unencrypted, and accept existing backups that are unencrypted.
     #[arg(long, env = "GRAVWELL_BACKUP_PLAIN", value_parser = clap::builder::BoolishValueParser::new())]
     pub plain: bool,
-    /// The passphrase.
+    /// Passphrase from the environment variable `GRAVWELL_BACKUP_PASSPHRASE`.
     #[arg(skip = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok())]
     pub passphrase: Option<String>,
 }
 
-/// What to do with backups.
+/// Commands of `backup`.
 #[derive(Debug, Subcommand)]
 pub enum BackupAction {
-    /// Make a backup while the datastore runs: consistent, and of what the last one lacks only.
+    /// Create a consistent, incremental backup while the datastore runs.
     ///
-    /// Backups are encrypted with the key in DIR/backup.key, which the first one makes: keep a copy of it elsewhere.
+    /// Backups are encrypted with the key in DIR/backup.key, which the first backup creates. Keep a copy of
+    /// that key elsewhere.
     Create {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// Go on for ever, with a backup whenever something was committed: any moment can be restored then.
+        /// Keep running and back up new commits, so that any point in time is restorable.
         #[arg(long)]
         follow: bool,
         /// Seconds between two backups with --follow.
         #[arg(long, default_value_t = 60, value_name = "S")]
         every: u64,
     },
-    /// List the backups, and the sequences that can be restored.
+    /// List the backups and the sequences that can be restored.
     List {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
     },
-    /// Test-restore the backup that reaches furthest, or others, in a directory of its own: every byte is read, checked and added up.
+    /// Restore a backup into a scratch directory and verify every byte.
+    ///
+    /// Verifies the most advanced backup unless --id or --all is given.
     Verify {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// This one.
+        /// Verify this backup.
         #[arg(long, value_name = "BACKUP")]
         id: Option<String>,
-        /// All of them.
+        /// Verify all backups.
         #[arg(long, conflicts_with = "id")]
         all: bool,
-        /// Where there is room for it [default: the system's temporary directory].
+        /// Directory with enough free space [default: the system's temporary directory].
         #[arg(long, value_name = "DIR")]
         scratch: Option<PathBuf>,
     },
-    /// Remove old backups, and what only they needed.
+    /// Delete old backups and the data that only they needed.
     Prune {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// Keep so many of each log, those that reach furthest.
+        /// Keep this many backups of each log, the most advanced ones.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_last: usize,
-        /// Keep the newest of each of the last so many days.
+        /// Keep the newest backup of each of the last N days.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_daily: usize,
-        /// Keep the newest of each of the last so many weeks.
+        /// Keep the newest backup of each of the last N weeks.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_weekly: usize,
-        /// Only say what would be done.
+        /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print the key of encrypted backups. Keep it away from this host and from the backups.
+    /// Print the backup key; store it away from this host and from the backups.
     Key {
         /// File with the key [default: backup.key in the data directory].
         #[arg(long, value_name = "FILE", env = "GRAVWELL_BACKUP_KEY_FILE")]
@@ -98,35 +106,43 @@ pub struct BackupRestore {
     #[command(flatten)]
     #[expect(missing_docs, reason = "it would become the command's help")]
     pub place: BackupPlace,
-    /// Which backup [default: the one that reaches furthest, or covers --at].
+    /// Backup to restore [default: the most advanced one, or one that covers --at].
     #[arg(long, value_name = "BACKUP")]
     pub backup: Option<String>,
-    /// Restore the state as of this sequence, or of this time (2026-11-25T22:35:13Z), instead of the backup's end.
+    /// Restore the state at this sequence or time instead of the end of the backup.
+    ///
+    /// A time looks like 2026-11-25T22:35:13Z.
     #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup_restore::end)]
     pub at: Option<crate::log::copy::End>,
-    /// Allow a moment before the first record: the log is empty then, and members set aside everything.
+    /// Allow a time before the first record.
+    ///
+    /// The restored log is empty then, and members archive all their changes.
     #[arg(long, requires = "at")]
     pub at_empty: bool,
-    /// Put the log that is there aside.
+    /// Replace the existing log; it is kept under a different name.
     #[arg(long)]
     pub replace: bool,
-    /// End all API tokens of the restored moment, as its logins are ended in any case.
+    /// Revoke all API tokens in the restored state; its logins are revoked in any case.
     #[arg(long)]
     pub rotate_secrets: bool,
-    /// The key that `authority recovery-key` printed: brings the authority back where there is none, and opens backups the key
-    /// of which is lost.
+    /// Recovery key printed by `authority recovery-key`.
+    ///
+    /// Restores the CA if there is none, and decrypts backups of which the backup key is lost.
     #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
     pub recovery_key: Option<String>,
-    /// A file with the recovery key.
+    /// File with the recovery key.
     #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
     pub recovery_key_file: Option<PathBuf>,
-    /// Which register of members counts when a later one than the sealed copy's is left here.
+    /// Member registry to use if the local one is newer than the encrypted CA backup.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub register: Option<RegisterOf>,
-    /// Go back to the latest register that the recovery key opens, although there is a later sealed copy that it does not open.
+    /// Use an older member registry although a newer encrypted CA backup exists.
+    ///
+    /// Uses the latest registry that the recovery key decrypts, ignoring later encrypted CA backups that it
+    /// does not decrypt.
     #[arg(long)]
     pub earlier_copy: bool,
-    /// Restore elsewhere, verify, and change nothing.
+    /// Restore into a scratch directory and verify it without changing anything.
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -1,4 +1,4 @@
-//! The datastore's process, shared by `gravwell_datastore` and the tools that start one.
+//! The datastore process, shared by `gravwell_datastore` and the tools that start one.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,33 +14,33 @@ use crate::transport::local::SOCKET;
 use super::hangup::Hangup;
 use super::monitor::{self, Monitor};
 
-/// The service manager hears of the process at least this often.
+/// Longest interval between two status reports to the service manager.
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Why the process ends badly.
+/// Reason for which the process exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    /// The datastore.
+    /// The datastore failed.
     #[error(transparent)]
     Datastore(#[from] DatastoreError),
-    /// The Prometheus endpoint.
+    /// The Prometheus endpoint could not be started.
     #[error("metrics on {address}: {reason}; choose another address with --metrics, or none")]
     Metrics {
-        /// Where.
+        /// Configured address of the endpoint.
         address: SocketAddr,
-        /// Why.
+        /// Cause, as reported by the operating system or the exporter.
         reason: String,
     },
-    /// A part that does not end by itself.
+    /// A task that should run until shutdown has ended; holds its name.
     #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
     Ended(&'static str),
 }
 
 impl RunError {
-    /// Exit code of the process: 3 for damage, 1 for everything else.
+    /// Returns the exit code of the process: 3 for damage, 1 for everything else.
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
@@ -50,59 +50,62 @@ impl RunError {
     }
 }
 
-/// Keep the operation log of a fleet of webservers, and serve it over QUIC.
+/// Store the operation log of a fleet of webservers and serve it over QUIC.
 ///
-/// Without a configuration file everything works by flags alone: --data-dir and --listen are enough. Flags win over
-/// the file; GRAVWELL_DATA_DIR and GRAVWELL_CONFIG stand for the flags of these names where they are not given.
+/// No configuration file is required: --data-dir and --listen are enough. Flags take precedence over the file. If
+/// --data-dir or --config is not given, GRAVWELL_DATA_DIR or GRAVWELL_CONFIG is used.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DatastoreArgs {
-    /// Configuration file, with `FILE.d/*.conf` laid over it.
+    /// Configuration file; files in `FILE.d/*.conf` override its settings.
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen (UDP) [default: all addresses, port 9405].
+    /// UDP address to listen on [default: all addresses, port 9405].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Name or address under which members reach this datastore; may be repeated.
+    /// Host name or address at which members reach this datastore; may be repeated.
     #[arg(long = "advertise", value_name = "HOST")]
     pub advertise: Vec<String>,
-    /// Serve /metrics, and /traefik and /prometheus with the list of webservers, here [default: nowhere].
+    /// Address to serve /metrics and lists of webservers on [default: none].
+    ///
+    /// The lists of webservers are served at /traefik and /prometheus.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// error, warn, info, debug or trace.
+    /// Log level: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Form of log lines: text or json.
+    /// Format of log lines: text or json.
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: logging::LogFormat,
-    /// Entries of history that compaction keeps.
+    /// Number of history entries that compaction keeps.
     #[arg(long, value_name = "N")]
     pub history_ops: Option<u64>,
-    /// Hours after which a silent member no longer holds compaction back.
+    /// Hours after which a silent member no longer pins the compaction floor.
     #[arg(long, value_name = "HOURS")]
     pub member_retention_hours: Option<u64>,
-    /// Refuse writes below this much free disk space, in MiB.
+    /// Reject writes below this much free disk space, in MiB.
     #[arg(long, value_name = "MIB")]
     pub min_free_mb: Option<u64>,
-    /// Size of a log segment, in MiB.
+    /// Size of a log segment in MiB.
     #[arg(long, value_name = "MIB")]
     pub segment_mb: Option<u64>,
-    /// Longest key, in bytes.
+    /// Maximum key length in bytes.
     #[arg(long, value_name = "BYTES")]
     pub max_key_bytes: Option<usize>,
-    /// Largest inline value, in KiB.
+    /// Maximum size of an inline value in KiB.
     #[arg(long, value_name = "KIB")]
     pub max_value_kb: Option<usize>,
-    /// Largest transaction, in KiB.
+    /// Maximum size of a transaction in KiB.
     #[arg(long, value_name = "KIB")]
     pub max_txn_kb: Option<usize>,
-    /// What to do without a log: refuse writes while members know of one (auto), wait for a recovery (wait), or begin anew
-    /// (off).
+    /// Behavior without a log: auto, wait or off.
+    ///
+    /// auto: reject writes while members know of an earlier log. wait: wait for a recovery. off: start a new log.
     #[arg(long, value_name = "MODE")]
     pub recovery: Option<Recovery>,
-    /// Make backups continuously into this directory or S3 bucket.
+    /// Back up continuously to this directory or S3 bucket.
     #[arg(long, value_name = "DIR|URL")]
     pub archive: Option<String>,
-    /// Data directory.
+    /// Data directory; overrides the configuration file.
     #[arg(skip)]
     pub data_dir: Option<PathBuf>,
 }
@@ -137,7 +140,7 @@ impl DatastoreArgs {
     }
 }
 
-/// Waits for SIGTERM or SIGINT; from the call on, neither ends the process by itself.
+/// Waits for SIGTERM or SIGINT; once this was called, neither signal terminates the process.
 pub fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| {
@@ -158,7 +161,8 @@ pub fn stop_signal() -> impl Future<Output = ()> {
     }
 }
 
-/// Says at the local socket that the datastore waits. A directory that is not there may be made, as by a mount.
+/// Serves the local socket and reports that the datastore is waiting for a log. A missing directory is retried, because
+/// it may be created later, for example by a mount.
 async fn keep_saying(dir: &Path, what: &str, remedy: &str) -> Infallible {
     loop {
         let Err(error) = without_log::say(dir, what, remedy).await;
@@ -167,7 +171,7 @@ async fn keep_saying(dir: &Path, what: &str, remedy: &str) -> Infallible {
     }
 }
 
-/// Waits, when the configuration wants it, until a recovery or a restore has made a log. False: told to stop.
+/// Waits, if configured, until a recovery or a restore has created a log. Returns `false` when the process must stop.
 async fn wait_for_log(config: &DatastoreConfig) -> bool {
     let has_log = || config.data_dir.join(crate::log::repair::LOG).exists();
     if config.recovery != Recovery::Wait || has_log() {
@@ -201,10 +205,10 @@ async fn wait_for_log(config: &DatastoreConfig) -> bool {
     has_log
 }
 
-/// Runs a datastore until it is told to stop.
+/// Runs a datastore until a stop signal arrives.
 ///
 /// # Errors
-/// When the configuration is wrong or the datastore cannot start.
+/// If the configuration is invalid, or the datastore or its metrics endpoint cannot start or fails.
 pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     let mut hangup = Hangup::listen();
     let mut stop = std::pin::pin!(stop_signal());
@@ -246,7 +250,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
                 notify::ready(&datastore.summary());
             }
             () = tokio::time::sleep(period) => {
-                // A process that cannot commit any more is worth restarting.
+                // A process that can no longer commit should be restarted by the watchdog.
                 if datastore.is_alive(period).await {
                     notify::watchdog();
                 }
@@ -262,7 +266,8 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Ends the process while it opens its directory, which may take long and may be left at any point, as a kill does.
+/// Exits the process while it opens its directory. Opening may take long and can be interrupted at any point,
+/// as by SIGKILL.
 pub(super) fn stopped_while_starting() -> ! {
     notify::stopping();
     tracing::info!("stopped while starting; the next start begins it again");
@@ -276,7 +281,7 @@ fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), Con
     Ok((config, warnings))
 }
 
-/// SIGHUP: the level of logging and the names in the datastore's certificate are taken anew; everything else needs a restart.
+/// Handles SIGHUP: re-reads the log level and the names in the datastore's certificate; other settings need a restart.
 fn reload(args: &DatastoreArgs, level: &logging::Level, datastore: &Datastore) {
     let (config, warnings) = match settings(args) {
         Ok(read) => read,

@@ -1,4 +1,4 @@
-//! `generations`: how the generations of the log began, and saying it again when it is lost.
+//! `generations`: lists how the generations of the log started, and records it again if it was lost.
 
 use std::path::Path;
 
@@ -14,15 +14,15 @@ use super::client::Client;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// What to do about how generations began.
+/// Commands of `generations`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Say how a generation began, when the datastore does not know it any more.
+    /// Record how a generation started if the datastore no longer knows it.
     Set {
-        /// Its number.
+        /// Number of the generation.
         #[arg(value_name = "N")]
         generation: Generation,
-        /// Whether an earlier state was restored on purpose, or a lost log recovered, or a damaged one repaired.
+        /// Cause: restored (on purpose), recovered (lost log) or repaired (damaged log).
         #[arg(value_parser = beginning)]
         beginning: Beginning,
     },
@@ -57,7 +57,8 @@ async fn list(dir: &Path, json: bool) -> CtlResult {
     output.flush()
 }
 
-/// Needs the log's head alone, and may be done while the datastore runs: it is read whenever a member asks.
+/// Writes the start of a generation. Needs only the log's head and is safe while the datastore runs, which reads the
+/// file on every request of a member.
 fn set(dir: &Path, generation: Generation, beginning: Beginning) -> CtlResult {
     let (log_id, lineage) = generations::of_log(dir).map_err(CtlError::new)?;
     let Some(entry) = lineage.iter().find(|entry| entry.generation == generation && generation > Generation(1)) else {

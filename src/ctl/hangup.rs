@@ -1,8 +1,8 @@
-//! SIGHUP: read the settings again.
+//! SIGHUP, the signal to re-read settings.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signal, from the moment on which this is made: it no longer ends the process.
+/// Listener for SIGHUP; once created, the signal no longer terminates the process.
 pub(super) struct Hangup(Option<Signal>);
 
 impl Hangup {
@@ -10,7 +10,7 @@ impl Hangup {
         Hangup(signal(SignalKind::hangup()).ok())
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn heard(&mut self) {
         match &mut self.0 {
             Some(signal) => drop(signal.recv().await),

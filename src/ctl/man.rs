@@ -1,4 +1,4 @@
-//! `man`: manual pages of all programs and commands, from the same words as their help.
+//! `man`: manual pages of all programs and commands, generated from their help texts.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::output::Output;
 use super::webserver::WebserverArgs;
 use super::{CtlError, CtlResult};
 
-/// Writes `NAME.1` and a page for each command into a directory, and prints their names.
+/// Writes `NAME.1` and a page for each command to a directory and prints the file names.
 pub(super) fn run(json: bool, out: &Path) -> CtlResult {
     let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", out.display()));
     std::fs::create_dir_all(out).map_err(named)?;

@@ -1,10 +1,11 @@
-//! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
+//! Commands of `gravwell-logctl`, one file per group, with a common way to access a data directory with or without a
+//! running process.
 
-/// Says a line on standard error; that it cannot be written ends nothing.
+/// Prints a message on standard error; a failed write is ignored.
 macro_rules! complain {
     ($($arguments:tt)*) => {{
         let text = format!($($arguments)*);
-        // What others said may be a part of it.
+        // The message may contain text from other processes.
         let lines: Vec<_> = text.split('\n').map($crate::model::printable::escape).collect();
         let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", lines.join("\n")));
     }};
@@ -72,13 +73,13 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 
-/// A command that failed: what to say, and the exit code.
+/// Failed command: error message and exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct CtlError {
-    /// What failed, why, and what to do.
+    /// Cause and remedy; if empty, nothing is printed.
     pub message: String,
-    /// 1 refused or failed, 2 usage, 3 damage or divergence.
+    /// 1 rejected or failed, 2 usage error, 3 damage or divergence.
     pub exit: u8,
 }
 
@@ -90,7 +91,7 @@ impl CtlError {
 
 type CtlResult = Result<(), CtlError>;
 
-/// Runs a command to its end.
+/// Runs a command to completion and returns its exit code.
 pub async fn run(args: Args) -> ExitCode {
     match dispatch(args).await {
         Ok(()) => ExitCode::SUCCESS,

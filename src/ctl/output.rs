@@ -1,4 +1,4 @@
-//! Tables for people and JSON for scripts, from the same values.
+//! Output as tables for people and as JSON for scripts, from the same values.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -8,7 +8,7 @@ use crate::model::printable;
 
 use super::{CtlError, CtlResult};
 
-/// Buffered standard output. A reader that went away ends the command quietly.
+/// Buffered standard output. If the reader closes the pipe, the command exits without an error message.
 pub(super) struct Output(BufWriter<StdoutLock<'static>>);
 
 impl Output {
@@ -16,12 +16,13 @@ impl Output {
         Output(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
     }
 
-    /// Prints one line for people: whatever is part of it, it stays one line and does nothing to a terminal.
+    /// Prints one line for people. Control characters are escaped, so that it stays one line and cannot
+    /// affect the terminal.
     pub(super) fn line(&mut self, line: &str) -> CtlResult {
         self.raw_line(&printable::escape(line))
     }
 
-    /// Prints a line of JSON, or one of which every part was escaped.
+    /// Prints a line of JSON, or a line whose parts are already escaped.
     pub(super) fn raw_line(&mut self, line: &str) -> CtlResult {
         self.0.write_all(line.as_bytes()).and_then(|()| self.0.write_all(b"\n")).map_err(output_error)
     }
@@ -38,7 +39,7 @@ impl Output {
         self.0.flush().map_err(output_error)
     }
 
-    /// Prints `rows` as JSON lines, or as a table with `headings` and the cells that `cells` makes.
+    /// Prints `rows` as JSON lines, or as a table with `headings` and the cells returned by `cells`.
     pub(super) fn list<T: Serialize>(
         &mut self,
         json: bool,
@@ -49,7 +50,7 @@ impl Output {
         if json {
             rows.iter().try_for_each(|row| self.json(row))?;
         } else {
-            // Escaped before the width of a column is taken.
+            // Escape before column widths are computed.
             let escaped = |cells: Vec<String>| cells.iter().map(|cell| printable::escape(cell).into_owned()).collect();
             let rows = rows.iter().map(cells).map(escaped).collect::<Vec<Vec<String>>>();
             self.table(headings, &rows)?;
@@ -78,7 +79,7 @@ fn output_error(error: io::Error) -> CtlError {
     CtlError { message, exit }
 }
 
-/// A size for people.
+/// Formats a size for people.
 pub(super) fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "rounded for display anyway")]
     let value = bytes as f64;
@@ -90,7 +91,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// What may be absent, for people.
+/// Formats an optional value for people; `None` is a dash.
 pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

@@ -1,5 +1,5 @@
-//! A command that root gives acts as the owner of the data directory: a file that belonged to root would keep the service
-//! from starting.
+//! Runs commands given by root as the owner of the data directory: a file owned by root would keep the
+//! service from starting.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -7,11 +7,11 @@ use std::process::Command as Process;
 
 use super::args::{Args, Command};
 
-/// Starts this program again as the data directory's owner, when root runs it and the owner is somebody else. What is on
-/// standard input and output stays; files that are named on the command line must be open to the owner.
+/// Re-executes this program as the owner of the data directory if root runs it and does not own the directory. Standard
+/// input and output are inherited; files named on the command line must be accessible to the owner.
 ///
 /// # Errors
-/// When the program cannot be started again. It does not return when it was.
+/// If the program cannot be started again. On success, this function does not return.
 pub fn act_as_owner(args: &Args) -> Result<(), String> {
     if !rustix::process::geteuid().is_root() || !opens_data(&args.command) {
         return Ok(());
@@ -26,7 +26,7 @@ pub fn act_as_owner(args: &Args) -> Result<(), String> {
     Err(format!("acting as user {}, who owns {}: {}", owner.uid(), args.data_dir.display(), again.exec()))
 }
 
-/// Whether a command may write into the data directory. The others look at the machine, or write elsewhere.
+/// Returns whether a command may write to the data directory. The others inspect the machine, or write elsewhere.
 fn opens_data(command: &Command) -> bool {
     !matches!(
         command,

@@ -1,4 +1,4 @@
-//! What every program does at its start and at its end.
+//! Common startup and shutdown of all programs.
 
 use std::process::ExitCode;
 
@@ -7,8 +7,8 @@ use tokio::runtime::Runtime;
 use crate::env::process;
 use crate::telemetry::output;
 
-/// Runs `work` as the whole of the process called `name`: what it makes is closed to other users, it may use as many
-/// descriptors as the system allows it, and what it has said is written before it ends.
+/// Runs `work` as the process `name`. Files that it creates are inaccessible to other users, its descriptor limit is
+/// raised to the system's maximum, and its log output is flushed before it exits.
 pub fn main(name: &str, work: impl Future<Output = ExitCode>) -> ExitCode {
     process::close_files_to_others();
     process::raise_descriptors();

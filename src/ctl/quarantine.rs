@@ -1,4 +1,4 @@
-//! `quarantine`: what a replica had beyond the log that it came back to.
+//! `quarantine`: archived changes, which a replica had and the log that it rejoined lacks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,36 +17,42 @@ use super::client::{Client, Piece};
 use super::output::{Output, size};
 use super::{CtlError, CtlResult, transact};
 
-/// What to do with what was set aside.
+/// Commands of `quarantine`.
 #[derive(Debug, Subcommand)]
 pub enum QuarantineAction {
-    /// List the files, with what each is about.
+    /// List the archive files with a summary of each.
     List,
-    /// Print the changes of one file, and how each compares with the present state.
+    /// Print the changes of one file, compared with the current state.
     Show {
-        /// Its number.
+        /// Number of the file.
         number: u64,
-        /// Print what webservers keep secret, too (with --json, which prints values).
+        /// Include secrets of webservers (only with --json, which prints values).
         #[arg(long)]
         with_secrets: bool,
     },
-    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed or deleted since.
+    /// Write the changes of one file to the log.
+    ///
+    /// Groups them into their original transactions. Skips a transaction if one of its objects was changed or
+    /// deleted since.
     Apply {
-        /// Its number.
+        /// Number of the file.
         number: u64,
-        /// Also where the object was changed or deleted since, or that is not known.
+        /// Also apply changes to objects that were or may have been changed since.
         #[arg(long)]
         force: bool,
-        /// Also what gives access: accounts, passwords, rights, API tokens, the end of a lock. Without it they are named, and left.
+        /// Also apply changes that grant access.
+        ///
+        /// These are accounts, passwords, rights, API tokens, and the end of a lock. Without this option, they are
+        /// listed and skipped.
         #[arg(long)]
         with_access: bool,
-        /// Only say what would be done.
+        /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Remove one file.
+    /// Delete one archive file.
     Drop {
-        /// Its number.
+        /// Number of the file.
         number: u64,
     },
 }
@@ -119,7 +125,7 @@ fn list(dir: &Path, json: bool) -> CtlResult {
     if damaged.is_empty() { Ok(()) } else { Err(CtlError { message: damaged.join("; "), exit: 3 }) }
 }
 
-/// What the present state has in the place of a change: its version, and whether it is what the change made.
+/// Current state of the object of a change: its version (`None` if absent), and whether it already equals the change.
 struct Present {
     version: Option<Seq>,
     is_same: bool,
@@ -134,19 +140,20 @@ async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> 
     })
 }
 
-/// What the replica's state knows of deletions.
+/// Deletions known to the replica's state.
 #[derive(Default)]
 struct Deletions {
     complete_after: Seq,
-    /// Up to where it was asked.
+    /// Sequence up to which deletions were requested.
     seq: Seq,
     rows: HashMap<Named, Seq>,
-    /// How the log descends that the replica follows.
+    /// Lineage of the log that the replica follows.
     lineage: Vec<LineageEntry>,
 }
 
 impl Deletions {
-    /// Asks for what is new. False: another history was followed in between, of which it is all asked again.
+    /// Requests new deletions. Returns `false` if the replica followed a different log in between; all deletions are
+    /// then requested again.
     async fn renew(&mut self, client: &Client) -> Result<bool, CtlError> {
         let former = std::mem::take(&mut self.lineage);
         self.ask(client).await?;
@@ -178,7 +185,8 @@ impl Deletions {
     }
 }
 
-/// Why a change is left unless it is forced: its maker did not see what became of the object in the log that was followed.
+/// Returns why a change is skipped unless forced: its author did not see later changes of the object in the
+/// current log.
 fn objection(
     set: &Set,
     change: &Change,
@@ -186,7 +194,7 @@ fn objection(
     deletions: &Deletions,
     is_connected: bool,
 ) -> Option<String> {
-    // The log may have left the one that was followed when this was set aside: then less is shared.
+    // The current log may have diverged from the one that was followed when this set was archived; then less is shared.
     let shared_to = set.shared_with(&deletions.lineage);
     let is_other = change.there.is_some_and(|there| present.version.unwrap_or_default() != there);
     if present.version.is_some_and(|version| version > shared_to) {
@@ -195,7 +203,7 @@ fn objection(
     if present.version.is_some() {
         return is_other.then(|| "was changed since".into());
     }
-    // Of an object that is absent its version says nothing: it may have been made and deleted since.
+    // An absent object has no version to compare: it may have been created and deleted since.
     let deleted = deletions.rows.get(&(change.collection.clone(), change.key.clone()));
     if let Some(seq) = deleted.filter(|seq| **seq > shared_to) {
         return Some(format!("was changed since: it was deleted, at sequence {seq}"));
@@ -229,7 +237,7 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
             _ => "as it was before".to_owned(),
         };
         if json {
-            // Operators paste this.
+            // Operators paste this output.
             let withheld = !with_secrets && kinds::is_secret(change.collection.as_str());
             let value = change.value.as_ref().filter(|_| !withheld);
             let value = value.map(|value| String::from_utf8_lossy(value).into_owned());
@@ -248,7 +256,7 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
     output.flush()
 }
 
-/// How changes are to be applied.
+/// Options for applying changes.
 #[derive(Clone, Copy)]
 struct Wish {
     force: bool,
@@ -259,12 +267,12 @@ struct Wish {
 async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
     let path = file(dir, number)?;
     let (set, changes) = load(&path)?;
-    // Who was logged in logs in again, as after a restore.
+    // Logins are not restored; users log in again, as after a restore.
     let (logins, changes): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| standing::is_login(&change.op()));
     let mut groups: BTreeMap<(u64, usize), Vec<Change>> = BTreeMap::new();
     for (place, change) in changes.into_iter().enumerate() {
-        // What was written together is written together again; of deletions that is not known.
+        // Changes of one transaction are applied together. The original transaction of a deletion is unknown.
         let group = change.seq.map_or((u64::MAX, place), |seq| (seq.0, 0));
         groups.entry(group).or_default().push(change);
     }
@@ -326,7 +334,7 @@ impl Applying<'_> {
         for change in group {
             found.push((change, present(self.client, change).await?));
         }
-        // After the objects: one that is deleted now is seen here, or fails the condition.
+        // Checked after reading the objects: a concurrent deletion is either seen here or fails the condition.
         if !self.wish.force && !self.deletions.renew(self.client).await? {
             let name = format!("{}/{}", group[0].collection, group[0].key);
             return Ok(Applied::No(format!("{name} was read while the log was left: try again")));
@@ -402,7 +410,7 @@ mod tests {
         };
         assert_eq!(objection(&[(1, 0), (2, 10)], Some(9), None), None, "as it was");
         assert!(objection(&[(1, 0), (2, 10)], Some(11), None).is_some());
-        // The log that was followed was lost, too: the one that goes on gives the sequences from 9 on out again.
+        // The followed log was lost as well: the log that replaced it assigns the sequences from 9 on again.
         let second = [(1, 0), (3, 8)];
         assert!(objection(&second, Some(9), None).is_some(), "another write has the sequence");
         assert!(objection(&second, None, Some(9)).is_some_and(|why| why.contains("deleted")));

@@ -1,4 +1,4 @@
-//! The webserver's process, shared by `gravwell_webserver` and the tools that start one.
+//! The webserver process, shared by `gravwell_webserver` and the tools that start one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,30 +14,30 @@ use super::datastore::{REPORT_EVERY, stop_signal, stopped_while_starting};
 use super::hangup::Hangup;
 use super::monitor::{self, Monitor};
 
-/// Why the process ends badly.
+/// Reason for which the process exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    /// The webserver.
+    /// The webserver failed.
     #[error(transparent)]
     Webserver(#[from] WebserverError),
-    /// The Prometheus endpoint.
+    /// The Prometheus endpoint could not be started.
     #[error("metrics on {address}: {reason}; choose another address with --metrics, or none")]
     Metrics {
-        /// Where.
+        /// Configured address of the endpoint.
         address: SocketAddr,
-        /// Why.
+        /// Cause, as reported by the operating system or the exporter.
         reason: String,
     },
-    /// A part that does not end by itself.
+    /// A task that should run until shutdown has ended; holds its name.
     #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
     Ended(&'static str),
 }
 
 impl RunError {
-    /// Exit code of the process: 3 for damage, 1 for everything else.
+    /// Returns the exit code of the process: 3 for damage, 1 for everything else.
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
@@ -47,53 +47,56 @@ impl RunError {
     }
 }
 
-/// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
+/// Serve users, dashboards, resources and searches from a local replica of the log.
 ///
-/// Without a datastore the webserver keeps a log of its own. With one, join first:
-/// `gravwell-logctl --data-dir DATASTORE enroll NAME`, then `gravwell-logctl --data-dir DIR join TOKEN`. Flags win over the
-/// configuration file; GRAVWELL_DATA_DIR and GRAVWELL_CONFIG stand for the flags of these names where they are not given.
+/// Serves users, groups, dashboards, preferences, search histories and resources. Without a datastore, the webserver
+/// keeps its own log (standalone mode). With a datastore, join it first: `gravwell-logctl --data-dir DATASTORE enroll
+/// NAME`, then `gravwell-logctl --data-dir DIR join TOKEN`. Flags take precedence over the configuration file. If
+/// --data-dir or --config is not given, GRAVWELL_DATA_DIR or GRAVWELL_CONFIG is used.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebserverArgs {
-    /// Configuration file, with `FILE.d/*.conf` laid over it.
+    /// Configuration file; files in `FILE.d/*.conf` override its settings.
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen (TCP) [default: all addresses, port 443].
+    /// TCP address to listen on [default: all addresses, port 443].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Address of the datastore; may be repeated [default: as in the token with which the webserver joined].
+    /// Address of the datastore; may be repeated [default: as in the join token].
     #[arg(long = "datastore", value_name = "ADDR:PORT")]
     pub datastores: Vec<String>,
-    /// Where other webservers and load balancers reach this one.
+    /// Address at which other webservers and load balancers reach this one.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
-    /// Where to listen to other webservers (UDP) [default: all addresses, any free port].
+    /// UDP address for other webservers [default: all addresses, any free port].
     #[arg(long, value_name = "ADDR:PORT")]
     pub peer_listen: Option<SocketAddr>,
-    /// Certificate in PEM form [default: one is made].
+    /// Certificate in PEM format [default: generated].
     #[arg(long, value_name = "FILE", requires = "key")]
     pub certificate: Option<PathBuf>,
-    /// Key of the certificate in PEM form.
+    /// Key of the certificate in PEM format.
     #[arg(long, value_name = "FILE", requires = "certificate")]
     pub key: Option<PathBuf>,
-    /// Serve plain HTTP: only behind something that speaks TLS, or on loopback.
+    /// Serve plain HTTP; use it only behind a TLS proxy or on loopback.
     #[arg(long)]
     pub insecure_disable_https: bool,
-    /// Do not answer plain HTTP with the way to HTTPS.
+    /// Do not redirect plain HTTP requests to HTTPS.
     #[arg(long)]
     pub no_redirect: bool,
-    /// Give the first administrator the well-known password `changeme`: for demonstrations and tests.
+    /// Give the first administrator the well-known password `changeme`.
+    ///
+    /// For demonstrations and tests only.
     #[arg(long)]
     pub default_password: bool,
-    /// Prometheus endpoint [default: none].
+    /// Address of the Prometheus endpoint [default: none].
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// error, warn, info, debug (with every request) or trace.
+    /// Log level: error, warn, info, debug (includes every request) or trace.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Form of log lines: text or json.
+    /// Format of log lines: text or json.
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: logging::LogFormat,
-    /// Data directory.
+    /// Data directory; overrides the configuration file.
     #[arg(skip)]
     pub data_dir: Option<PathBuf>,
 }
@@ -126,10 +129,10 @@ impl WebserverArgs {
     }
 }
 
-/// Runs a webserver until it is told to stop.
+/// Runs a webserver until a stop signal arrives.
 ///
 /// # Errors
-/// When the configuration is wrong or the webserver cannot start.
+/// If the configuration is invalid, or the webserver or its metrics endpoint cannot start or fails.
 pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     let mut hangup = Hangup::listen();
     let mut stop = std::pin::pin!(stop_signal());
@@ -166,7 +169,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
                 Order::Restart => webserver = restarted(&args, webserver).await?,
             },
             () = tokio::time::sleep(period) => {
-                // One that cannot commit any more is worth restarting.
+                // A process that can no longer commit should be restarted by the watchdog.
                 if webserver.is_alive(period).await {
                     notify::watchdog();
                 }
@@ -181,11 +184,11 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A webserver that was stopped is given this long to let go of what it used.
+/// Longest wait for a stopped webserver to release its directory and address.
 const LETTING_GO: Duration = Duration::from_secs(30);
 
-/// Ends a webserver and starts one with the configuration as it is now, within the same process. One that cannot be used
-/// ends nothing.
+/// Stops a webserver and starts one with the current configuration in the same process. If that configuration is
+/// invalid, the running webserver is kept.
 async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserver, RunError> {
     let (config, warnings) = match settings(args) {
         Ok(found) => found,
@@ -196,7 +199,7 @@ async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserv
     };
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     notify::reloading();
-    // The address stays the same, so that clients find it again.
+    // Keep the address, so that clients can reconnect.
     let address = webserver.address();
     webserver.stop().await;
     let listen = if config.port == 0 { (Some(address.ip()), address.port()) } else { (config.listen, config.port) };
@@ -207,7 +210,8 @@ async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserv
     Ok(webserver)
 }
 
-/// Starts where another webserver of this process has just ended: its last tasks may hold on to the directory a moment longer.
+/// Starts a webserver after another one of this process has stopped. Retries, because the last tasks of the stopped one
+/// may hold the directory a moment longer.
 async fn started_again(config: WebserverConfig) -> Result<Webserver, WebserverError> {
     let begun = Instant::now();
     loop {
@@ -228,7 +232,7 @@ fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), Con
     Ok((config, warnings))
 }
 
-/// SIGHUP: the level of logging and the certificate's files are read anew; everything else needs a restart.
+/// Handles SIGHUP: re-reads the log level and the certificate files; other settings need a restart.
 fn reload(args: &WebserverArgs, level: &logging::Level, webserver: &Webserver) {
     webserver.reload();
     match settings(args) {
