@@ -1,4 +1,4 @@
-//! What a restore gives back that opens something: API tokens and the rights of administrators.
+//! Access that a restore grants again: API tokens and the rights of administrators.
 
 use serde::Serialize;
 
@@ -12,14 +12,14 @@ use crate::objects::users::{Admin, User};
 use super::CtlResult;
 use super::output::Output;
 
-/// Who can get in after a restore.
+/// Access after a restore.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Access {
-    /// Logins, and tokens when that was asked for, that were ended.
+    /// Number of revoked logins and, if requested, API tokens.
     ended: u64,
-    /// API tokens that are good again as they were then.
+    /// API tokens that are valid again.
     tokens: Vec<RestoredToken>,
-    /// Names of those who are administrators again as they were then.
+    /// Names of the users that are administrators again.
     administrators: Vec<String>,
 }
 
@@ -30,14 +30,14 @@ struct RestoredToken {
     id: String,
 }
 
-/// Collections whose objects are deleted at the end of a restored log.
+/// Returns the collections whose objects are deleted at the end of a restored log.
 pub(super) fn ended(with_tokens: bool) -> Vec<Collection> {
     let names =
         [Session::COLLECTION, FormerKey::COLLECTION].into_iter().chain(with_tokens.then_some(Token::COLLECTION));
     names.filter_map(|name| Collection::new(name).ok()).collect()
 }
 
-/// Collections of which a restore tells the objects.
+/// Returns the collections whose objects a restore reports.
 pub(super) fn told() -> Vec<Collection> {
     let names = [User::COLLECTION, Token::COLLECTION, Admin::COLLECTION];
     names.into_iter().filter_map(|name| Collection::new(name).ok()).collect()
@@ -66,7 +66,7 @@ impl Access {
         Access { ended: restored.ended, tokens: tokens.collect(), administrators: administrators.collect() }
     }
 
-    /// What people are told.
+    /// Prints the report for people.
     pub(super) fn print(&self, output: &mut Output) -> CtlResult {
         if self.ended > 0 {
             output.line(&format!("ended: {} logins and keys of that moment; everybody logs in again", self.ended))?;

@@ -1,4 +1,4 @@
-//! Rows of the audit as lines of syslog, RFC 5424.
+//! Audit rows as syslog lines (RFC 5424).
 
 use std::fmt::Write;
 
@@ -9,10 +9,10 @@ use crate::model::printable;
 const FACILITY: u8 = 13;
 const NOTICE: u8 = 5;
 const WARNING: u8 = 4;
-/// The number that RFC 5612 keeps for examples and private use: this product has no number of its own.
+/// Enterprise number that RFC 5612 reserves for examples and private use: this product has none assigned.
 const ENTERPRISE: u32 = 32473;
 
-/// One row as a line. The field `audit` of its structured data is the number to go on after.
+/// Formats a row as one line. To continue an export, start after the field `audit` of its structured data.
 pub(super) fn line(row: &AuditRow<'_>) -> String {
     let is_warning = row.op.contains("failed") || matches!(row.op.as_ref(), "rejected" | "gap" | "audit-damaged");
     let priority = FACILITY * 8 + if is_warning { WARNING } else { NOTICE };
@@ -40,13 +40,13 @@ pub(super) fn line(row: &AuditRow<'_>) -> String {
     line.trim_end().to_owned()
 }
 
-/// A word of the header: visible ASCII, never empty.
+/// Formats a header field: visible ASCII, never empty.
 fn header(text: &str, bytes_max: usize) -> String {
     let word: String = text.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).take(bytes_max).collect();
     if word.is_empty() { "-".into() } else { word }
 }
 
-/// A value within quotes, on one line.
+/// Escapes a value for use within quotes, on one line.
 fn quoted(text: &str) -> String {
     let escaped = printable::escape(text);
     let mut quoted = String::with_capacity(escaped.len());

@@ -1,4 +1,4 @@
-//! `authority`: the recovery key, and a sealed copy of the authority in a file.
+//! `authority`: manages the recovery key, and backs up and restores the CA.
 
 use std::path::Path;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
     }
 }
 
-/// Whether `dir` is the datastore's own directory, where the keys are.
+/// Fails unless `dir` is the datastore's own directory, which contains the keys.
 pub(super) fn check_local(dir: &Path) -> CtlResult {
     if trust_dir(dir).join("ca.key").exists() {
         return Ok(());
@@ -76,7 +76,7 @@ fn put_key_back(dir: &Path, json: bool, key: &RecoveryKey) -> CtlResult {
     Ok(())
 }
 
-/// Damage has an exit code of its own.
+/// Converts an error; corruption has its own exit code.
 pub(super) fn failed(error: TrustError) -> CtlError {
     let exit = if matches!(error, TrustError::Damaged { .. }) { 3 } else { 1 };
     CtlError { exit, ..CtlError::new(error) }

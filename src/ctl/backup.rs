@@ -1,4 +1,4 @@
-//! `backup`.
+//! `backup`: creates, lists, verifies and prunes backups.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) fn failed(error: RepositoryError) -> CtlError {
     CtlError { message: error.to_string(), exit }
 }
 
-/// Where it is the backup that is wrong, it is named.
+/// Adds the id of the backup to an error if the backup itself is inconsistent.
 pub(super) fn not_restored(error: RestoreError, id: &str) -> CtlError {
     let error = match error {
         RestoreError::Repository(error) => failed(error),
@@ -67,7 +67,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
                 let directory = directory.clone();
                 off_thread(move || verify(&repository, id.as_deref(), all, &directory, json))
             };
-            // What was restored for a moment is removed, whatever happens.
+            // The scratch directory is removed in any case.
             let verified = tokio::select! {
                 verified = verifying => verified,
                 () = super::datastore::stop_signal() => Err(CtlError::new("interrupted")),
@@ -89,7 +89,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?
 }
 
-/// Makes backups for ever, whenever something was committed.
+/// Creates backups until cancelled, whenever something was committed.
 async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: bool) -> CtlResult {
     let (mut trouble, mut notices) = (String::new(), Notices::new(on_standard_error));
     let mut losses = Losses::default();
@@ -116,7 +116,7 @@ fn on_standard_error(notice: &str) {
     complain!("gravwell-logctl: {notice}");
 }
 
-/// Keeps an archive of the datastore with these settings, from within its own process.
+/// Runs the continuous backup of a datastore from within its own process.
 pub(super) async fn archive(config: DatastoreConfig, place: String) {
     let passphrase = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok();
     let key_file = config.backup_key_file.or_else(|| std::env::var_os("GRAVWELL_BACKUP_KEY_FILE").map(PathBuf::from));
@@ -160,7 +160,7 @@ async fn create(
     client.close().await;
     let mut made = made?;
     if !is_kept {
-        // The first copy of a datastore makes its recovery key.
+        // The first CA backup creates the recovery key, so the key could not be stored before.
         tokio::task::block_in_place(|| opened.keep_key(dir))?;
     }
     tokio::task::block_in_place(|| opened.drop_former_keys(dir))?;
@@ -254,7 +254,7 @@ fn list(repository: &Repository, json: bool) -> CtlResult {
     all_are_good(bad)
 }
 
-/// On standard error.
+/// Prints a warning on standard error.
 pub(super) fn tell(what: Option<String>) {
     what.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
@@ -268,7 +268,7 @@ pub(super) fn all_are_good(bad: Vec<RepositoryError>) -> CtlResult {
     if named.is_empty() { Ok(()) } else { Err(CtlError { message: named.join("; "), exit: 3 }) }
 }
 
-/// A new directory that nobody else can read or have prepared.
+/// Creates a scratch directory that is new and inaccessible to other users.
 fn scratch_dir(base: Option<PathBuf>) -> Result<PathBuf, CtlError> {
     use std::os::unix::fs::DirBuilderExt;
     let mut random = [0; 8];
@@ -352,7 +352,7 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
     all_are_sound(&pruned.unsound)
 }
 
-/// Says it where backups cannot be restored.
+/// Fails if any backup cannot be restored.
 fn all_are_sound(unsound: &[Unsound]) -> CtlResult {
     let named = unsound.iter().map(|Unsound { backup, why, stays }| {
         let stays = if *stays { "; it stays, because no sound one reaches as far" } else { "" };

@@ -1,4 +1,4 @@
-//! Copying a datastore into a repository: segments by their pieces, then the chunks that they name.
+//! Copies a datastore into a repository: first the pieces of its segments, then the chunks that they reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use super::client::{Call, Client, Piece};
 use super::maintain::bytes_bar;
 use super::{CtlError, CtlResult};
 
-/// Chunks asked for at a time.
+/// Number of chunks per request.
 const CHUNKS_AT_ONCE: usize = 64;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -30,34 +30,34 @@ fn is_none(count: &u64) -> bool {
     *count == 0
 }
 
-/// What one backup brought.
+/// Result of one backup.
 #[derive(Serialize)]
 pub(super) struct Made {
     pub backup: String,
     pub seq: Seq,
     pub horizon: Seq,
-    /// Bytes of the log.
+    /// Size of the log in bytes.
     pub bytes: u64,
-    /// Chunks of contents.
+    /// Number of chunks.
     pub chunks: u64,
-    /// Chunks that the datastore's contents name and that it did not have.
+    /// Number of chunks that current blobs reference and the datastore lacks.
     pub missing: u64,
-    /// Chunks that only the history names, and that are gone already.
+    /// Number of chunks that only the history references and that are already deleted.
     pub forgotten: u64,
     pub new_bytes: u64,
     pub new_pieces: u64,
-    /// Pieces that the last backup has and its place had lost, which are stored again.
+    /// Number of pieces of the last backup that the location had lost and that were stored again.
     #[serde(skip_serializing_if = "is_none")]
     pub again: u64,
-    /// Whether there was anything new.
+    /// Whether anything changed since the last backup.
     pub is_new: bool,
-    /// Sequences between the last backup and this one that cannot be restored one by one.
+    /// Sequences between the last backup and this one that cannot be restored individually.
     pub gap: Option<(Seq, Seq)>,
     #[serde(flatten)]
     pub encryption: Described,
 }
 
-/// Pieces on their way into a repository.
+/// Writer of pieces into a repository.
 struct Storing<'a> {
     repository: &'a Repository,
     lock: &'a Lock<'a>,
@@ -65,7 +65,7 @@ struct Storing<'a> {
     losses: &'a mut Losses,
     new_bytes: u64,
     new_pieces: u64,
-    /// Those that were lost there.
+    /// Number of new pieces that the location had lost.
     again: u64,
 }
 
@@ -88,16 +88,16 @@ fn broke_off() -> CtlError {
     CtlError::new("the copy broke off: try again")
 }
 
-/// What a backup that is about to be made would be, and cannot be.
+/// Returns the error for a backup that could not be restored and is therefore not written.
 fn unsound(what: impl std::fmt::Display) -> CtlError {
     CtlError { message: format!("the copy cannot be restored: {what}. No backup was written; try again"), exit: 3 }
 }
 
-/// What the last backup has of the segments, as far as it was checked and is in its place.
+/// Segments of the last backup, as far as they were checked and their pieces are still present.
 #[derive(Default)]
 struct Before<'a> {
     whole: Vec<&'a Segment>,
-    /// Open then; each with where its check stood, and the bytes of the record that was not whole there.
+    /// Segments that were open, each with the state of its check and the bytes of its incomplete last record.
     begun: Vec<(&'a Segment, &'a Standing, Vec<u8>)>,
 }
 
@@ -135,13 +135,14 @@ impl<'a> Before<'a> {
     }
 }
 
-/// The whole pieces of a segment that was open.
+/// Returns the complete pieces of a segment that was open.
 fn kept_of<'a>(segment: &'a Segment, standing: &Standing) -> Option<&'a [String]> {
     let whole = usize::try_from(standing.bytes / PIECE_BYTES).ok()?;
     segment.pieces.get(..whole).filter(|_| standing.bytes <= segment.bytes && standing.at <= standing.bytes)
 }
 
-/// The bytes of the whole pieces behind the last record that is whole in them. What cannot be read is sent anew.
+/// Returns the bytes in the complete pieces after their last complete record. If a piece is unreadable, the segment is
+/// sent again.
 fn rest_of(repository: &Repository, kept: &[String], standing: &Standing) -> Option<Vec<u8>> {
     let (first, skipped) = (standing.at / PIECE_BYTES, usize::try_from(standing.at % PIECE_BYTES).ok()?);
     let mut bytes = Vec::new();
@@ -157,7 +158,7 @@ fn rest_of(repository: &Repository, kept: &[String], standing: &Standing) -> Opt
     Some(bytes.split_off(skipped.min(bytes.len())))
 }
 
-/// Copies what is new since `earlier`.
+/// Copies everything that is new since `earlier`.
 pub(super) async fn copy(
     client: &Client,
     repository: &Repository,
@@ -200,7 +201,8 @@ async fn names(call: &mut Call, begin: &CopyBegin) -> Result<Vec<CopyNames>, Ctl
     Ok(names)
 }
 
-/// The pieces that are left out because they are here, and the check that goes on behind them.
+/// Returns the pieces that the datastore did not send because the last backup has them, and the check that continues
+/// after them.
 fn left_out(before: &Before<'_>, announced: &CopySegment) -> Result<(Vec<String>, SegmentCheck), CtlError> {
     let CopySegment { name, bytes, header, mark, sent_from } = announced;
     if *sent_from == 0 {
@@ -251,10 +253,10 @@ async fn copy_segment(
     Ok(Segment { name, bytes: *bytes, header, mark, pieces, checked: Some(ended.checked) })
 }
 
-/// The chunks of a backup.
+/// Chunks of a backup.
 #[derive(Default)]
 struct Chunks {
-    /// Each with the piece that holds it.
+    /// Stored chunks, each with its piece.
     have: BTreeMap<ChunkId, String>,
     missing: BTreeSet<ChunkId>,
     forgotten: u64,
@@ -271,7 +273,7 @@ async fn copy_chunks(
     let known = earlier.into_iter().flat_map(|manifest| manifest.chunks.clone());
     let known: BTreeMap<ChunkId, String> = known.filter(|(_, piece)| !storing.losses.has(piece)).collect();
     let mut chunks = Chunks::default();
-    // What history names may be here from earlier backups only, its lists as well.
+    // Chunks that only the history references, and their chunk lists, may exist only in earlier backups.
     let mut wanted: BTreeMap<ChunkId, bool> = BTreeMap::new();
     for CopyNames { is_live, ids, unread } in names {
         let listed = unread.iter().filter_map(|list| known.get(list));
@@ -367,7 +369,7 @@ fn finish(
     })
 }
 
-/// Says it when contents are not complete.
+/// Fails if chunks of blobs are missing.
 pub(super) fn check_complete(made: &Made) -> CtlResult {
     if made.missing == 0 {
         return Ok(());

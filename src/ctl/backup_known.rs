@@ -1,5 +1,5 @@
-//! What is known here of places of backups: which are encrypted, and with what. Whoever may write to a place may put another one in
-//! it that is not; then backups would tell everything, and what is restored could be anybody's.
+//! Locally recorded encryption of backup locations. An attacker with write access to a location could replace it with
+//! an unencrypted one; later backups would then be readable, and restored data could come from the attacker.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::env::data_dir::replace_file;
 
 use super::CtlError;
 
-/// The file in a data directory.
+/// Name of the file in a data directory.
 pub(super) const FILE: &str = "backup.places";
 
-/// What a place is encrypted with.
+/// Recorded encryption of a location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Known {
@@ -25,7 +25,7 @@ enum Known {
 
 type Places = BTreeMap<String, Known>;
 
-/// A directory has one name however it is written.
+/// Normalizes a location, so that a directory has one name however it is written.
 fn name(place: &str) -> String {
     let path = store::directory(place).and_then(|directory| std::path::absolute(directory).ok());
     let resolved = path.map(|path| path.canonicalize().unwrap_or(path));
@@ -47,7 +47,7 @@ fn read(dir: &Path) -> Result<Places, CtlError> {
     })
 }
 
-/// What `place` is encrypted with as far as is known in `dir`, in words; `None`: nothing is known.
+/// Describes the encryption of `place` as recorded in `dir`; `None` if nothing is recorded.
 pub(super) fn of(dir: &Path, place: &str) -> Result<Option<String>, CtlError> {
     Ok(read(dir)?.get(&name(place)).map(|known| match known {
         Known::Passphrase => "a passphrase".to_owned(),
@@ -55,7 +55,8 @@ pub(super) fn of(dir: &Path, place: &str) -> Result<Option<String>, CtlError> {
     }))
 }
 
-/// Notes what `place` is encrypted with, where there is a data directory. What is not encrypted is not noted, and takes nothing back.
+/// Records the encryption of `place` if the data directory exists. Unencrypted locations are not recorded and do not
+/// overwrite an earlier record.
 pub(super) fn note(dir: &Path, place: &str, encryption: &Encryption) -> Result<(), CtlError> {
     let known = match encryption {
         Encryption::Plain => return Ok(()),

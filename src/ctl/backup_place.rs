@@ -1,4 +1,4 @@
-//! Opening a place of backups: what it is encrypted with, and where the key is.
+//! Opening a backup location: its encryption, and finding the key.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::backup::failed;
 use super::backup_args::BackupPlace;
 use super::backup_known;
 
-/// What an operator should know, once.
+/// Notices for the operator, each given only once.
 pub(super) struct Notices {
     given: Vec<String>,
     give: fn(&str),
@@ -34,7 +34,7 @@ impl Notices {
     }
 }
 
-/// What a backup is encrypted with.
+/// Encryption of a backup, for reports.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Described {
     /// `key`, `passphrase` or `none`.
@@ -42,7 +42,7 @@ pub(super) struct Described {
     /// Name of the backup key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    /// The file that holds it.
+    /// File that contains the backup key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key_file: Option<PathBuf>,
 }
@@ -63,18 +63,19 @@ impl fmt::Display for Described {
     }
 }
 
-/// An open repository, and its key.
+/// Open repository with its key.
 pub(super) struct Opened {
     pub(super) repository: Repository,
     pub(super) notices: Vec<String>,
-    /// The key, when it is not in its file but came out of the repository.
+    /// Backup key, if its file was missing and it was decrypted from the repository.
     pub(super) unsealed: Option<BackupKey>,
     key: Option<BackupKey>,
     key_file: PathBuf,
 }
 
 impl Opened {
-    /// Keeps the key in the repository, sealed under the recovery keys of the datastore in `dir`. False: none is known there.
+    /// Stores the backup key in the repository, encrypted under the recovery keys of the datastore in `dir`. Returns
+    /// `false` if that datastore has no recovery key.
     pub(super) fn keep_key(&self, dir: &Path) -> Result<bool, CtlError> {
         let Some(key) = &self.key else { return Ok(true) };
         let recovery = recovery_keys(dir)?;
@@ -82,7 +83,8 @@ impl Opened {
         Ok(!recovery.is_empty())
     }
 
-    /// Removes from the repository what former recovery keys of the datastore in `dir` open, where enough backups do without.
+    /// Deletes copies of the backup key encrypted under former recovery keys of the datastore in `dir`, once enough
+    /// backups hold the CA under the current one.
     pub(super) fn drop_former_keys(&self, dir: &Path) -> Result<(), CtlError> {
         let trust = trust_dir(dir);
         let keys = RecoveryKeys::load(&trust).map_err(CtlError::new)?;
@@ -112,12 +114,12 @@ fn recovery_keys(dir: &Path) -> Result<Vec<RecoveryKey>, CtlError> {
     Ok(keys.map(|keys| keys.all()).unwrap_or_default())
 }
 
-/// Opens a repository that is there. Nothing is written.
+/// Opens an existing repository. Nothing is written.
 pub(super) fn open(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
     open_to_restore(dir, place, None)
 }
 
-/// What a backup is encrypted with, in a few words.
+/// Describes an encryption in a few words.
 pub(super) fn in_words(encryption: &Encryption) -> String {
     match encryption {
         Encryption::Plain => "NOT ENCRYPTED".to_owned(),
@@ -126,8 +128,8 @@ pub(super) fn in_words(encryption: &Encryption) -> String {
     }
 }
 
-/// A place that says that it is not encrypted is asked about where it was, and where there is a key: whoever may write there may say
-/// so, and nothing that lies there shows who it is from.
+/// Rejects an unencrypted location that was encrypted before or for which a key exists, unless `--plain` is given. An
+/// attacker with write access can make a location look unencrypted, and unencrypted backups have no proof of origin.
 fn ask_when_plain(
     dir: &Path,
     place: &BackupPlace,
@@ -152,7 +154,7 @@ fn ask_when_plain(
     )))
 }
 
-/// As [`open`]; the recovery key may be given, with which the backup key is found in the repository.
+/// Like [`open`], but can also decrypt the backup key in the repository with the given recovery key.
 pub(super) fn open_to_restore(
     dir: &Path,
     place: &BackupPlace,
@@ -164,7 +166,7 @@ pub(super) fn open_to_restore(
     open_found(dir, place, store, &encryption, recovery)
 }
 
-/// Opens a repository, or makes one: encrypted, unless it is to be plain. What it is encrypted with is noted.
+/// Opens or creates a repository, which is encrypted unless `--plain` is given. Records its encryption.
 pub(super) fn open_or_create(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
     let opened = found_or_made(dir, place)?;
     backup_known::note(dir, &place.place, opened.repository.encryption())?;
@@ -251,7 +253,8 @@ fn open_found(
 
 type Found = (Option<BackupKey>, Option<BackupKey>);
 
-/// The key `name`: from its file, or else from the repository with a recovery key, and then once more.
+/// Returns the key `name` from its file, or else decrypted from the repository with a recovery key. In the latter case,
+/// the second value is the key as well if the file is missing.
 fn find_key(
     dir: &Path,
     key_file: &Path,
@@ -299,7 +302,7 @@ fn passphrase(place: &BackupPlace) -> Result<Option<String>, CtlError> {
     }
 }
 
-/// A key beside the backups that it opens keeps no reader out.
+/// Rejects a key file inside the backup directory: next to the backups that it decrypts, the key protects nothing.
 fn lies_outside(place: &BackupPlace, key_file: &Path) -> Result<(), CtlError> {
     let Some(directory) = store::directory(&place.place) else { return Ok(()) };
     let (Some(directory), Some(file)) = (resolved(&directory), resolved(key_file)) else { return Ok(()) };
@@ -312,7 +315,7 @@ fn lies_outside(place: &BackupPlace, key_file: &Path) -> Result<(), CtlError> {
     )))
 }
 
-/// A path of which the end may not exist, without links and dots.
+/// Resolves symbolic links and dots in a path, the end of which may not exist.
 fn resolved(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().find_map(|above| {

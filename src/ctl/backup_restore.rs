@@ -1,4 +1,4 @@
-//! `restore`.
+//! `restore`: restores a stopped datastore from a backup.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -93,16 +93,16 @@ struct WithAccess<'a> {
     restored: &'a Restored,
     /// `key`, `passphrase` or `none`.
     encryption: &'static str,
-    /// Name of the backup key that was brought back.
+    /// Name of the backup key that was restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     backup_key: Option<String>,
     access: Access,
 }
 
-/// What was restored, and from what.
+/// Result of a restore.
 struct Done {
     restored: Restored,
-    /// The backup key, when it was brought back.
+    /// Backup key, if it was restored.
     key: Option<BackupKey>,
     encryption: Encryption,
 }
@@ -141,7 +141,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let mark = Mark::begin(dir)?;
-    // The register of members is as of now, whatever moment the state is of.
+    // The latest member registry is restored, whatever point in time the state is from.
     let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
     let escrows: Vec<_> = (!is_listed).then_some(manifest).into_iter().chain(&manifests).map(sealed_in).collect();
     let above = manifests
@@ -150,7 +150,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         .max()
         .unwrap_or_default()
         .max(unfinished::generation_in(dir));
-    // What an earlier moment needs may be in earlier backups only; what it does not need is collected in time.
+    // Chunks of an earlier point in time may exist only in earlier backups; unneeded ones are garbage-collected later.
     let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
     let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
     let wishes = Wishes {
@@ -176,7 +176,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     Ok(Done { restored, key, encryption })
 }
 
-/// Restores into a directory within `dir`, where the room is that a restore needs, and leaves `dir` as it was.
+/// Restores into a directory within `dir`, which has the space that a restore needs, and leaves `dir` unchanged.
 fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) -> Result<Restored, CtlError> {
     let was_there = dir.exists();
     let scratch = dir.join("restore.rehearsal");
@@ -185,13 +185,13 @@ fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) 
     let restored = made.and_then(|()| work(&scratch));
     let _ = std::fs::remove_dir_all(&scratch);
     if !was_there {
-        // Only an empty one goes.
+        // Succeeds only if the directory is empty.
         let _ = std::fs::remove_dir(dir);
     }
     restored
 }
 
-/// The mark of a restore that is under way.
+/// Mark of an unfinished restore.
 struct Mark {
     had: [bool; 3],
 }
@@ -205,13 +205,13 @@ impl Mark {
         Ok(Mark { had })
     }
 
-    /// What an interruption would leave: authority, register, an earlier mark.
+    /// Returns which traces of an interrupted restore exist: CA, member registry, mark.
     fn has(dir: &Path) -> [bool; 3] {
         let trust = trust_dir(dir);
         [trust.join("ca.key").exists(), trust.join("members.json").exists(), unfinished::find(dir).is_some()]
     }
 
-    /// Removes the mark when the log is in place, or nothing was changed.
+    /// Removes the mark if the log is in place or nothing was changed.
     fn end(&self, dir: &Path, is_done: bool) -> CtlResult {
         let [has_authority, has_register, _] = Mark::has(dir);
         if is_done || self.had == [has_authority, has_register, false] {
@@ -238,7 +238,7 @@ fn sealed_in(manifest: &Manifest) -> SealedIn<'_> {
     SealedIn { backup: &manifest.id, log_id: manifest.log_id, escrow: &manifest.escrow }
 }
 
-/// Where the backup is wrong, another one may be right.
+/// Adds a hint to try another backup if this one is inconsistent.
 fn other_backup(mut error: CtlError, repository: &Repository) -> CtlError {
     if error.exit == 3 {
         let place = repository.store().place();
@@ -258,7 +258,7 @@ fn recovery_key(args: &BackupRestore) -> Result<Option<RecoveryKey>, CtlError> {
     super::recover::read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())
 }
 
-/// Reads `--at`: a sequence, or a time.
+/// Parses `--at`: a sequence or a time.
 pub(super) fn end(text: &str) -> Result<End, String> {
     if let Ok(seq) = text.parse() {
         return Ok(End::Seq(Seq(seq)));

@@ -1,6 +1,6 @@
-//! `bench`: what this machine does with this product, beside what it can do at all, measured in one run.
+//! `bench`: measures this product on this machine, together with the raw disk and network, in one run.
 //!
-//! The datastore is a process of its own. Writers and subscribers live in this process and reach it over QUIC.
+//! The datastore is a separate process. Writers and subscribers run in this process and connect to it over QUIC.
 
 use std::io::Write;
 use std::path::Path;
@@ -27,10 +27,10 @@ const RAW_COUNT: usize = 2000;
 const TURNS: usize = 8;
 const PUSH_COUNT: usize = 2000;
 const PIPELINED_COUNT: usize = 50_000;
-/// What a process does while nothing is asked of it is observed for this long.
+/// Observation time for an idle process.
 const IDLE_WATCH: Duration = Duration::from_secs(20);
 
-/// Half of the measurements are below `p50_us`, 99 of 100 below `p99_us`; microseconds.
+/// Median and 99th percentile of measurements, in microseconds.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Spread {
     pub(super) p50_us: f64,
@@ -56,25 +56,25 @@ struct Idle {
     rss_bytes: u64,
 }
 
-/// Everything measured; the form of `--json`.
+/// All measurements; serialized as the output of `--json`.
 #[derive(Default, Serialize)]
 struct Results {
     cpus: usize,
-    /// While the processors sleep in between.
+    /// Measured while the processors sleep between writes.
     raw_fdatasync_asleep: Spread,
-    /// While one of them is kept awake.
+    /// Measured while one processor is kept awake.
     raw_fdatasync: Spread,
     raw_quic_round_trip: Spread,
-    /// One transaction at a time over QUIC until it is durable at the datastore.
+    /// One transaction at a time over QUIC, until it is durable at the datastore.
     push: Spread,
     /// `push` p50 over the sum of both raw p50.
     push_over_raw: f64,
     pipelined_per_s: f64,
-    /// From pushing until a subscriber's state has it.
+    /// From the start of a push until the state of a subscriber contains it.
     propagation: Spread,
-    /// A write to a replica, until it is durable in its outbox.
+    /// Write to a replica, until it is durable in the outbox.
     replica_durable: Spread,
-    /// The same, until it is durable at the datastore.
+    /// Write to a replica, until it is durable at the datastore.
     replica_acknowledged: Spread,
     import_ops: u64,
     import_s: f64,
@@ -91,7 +91,7 @@ struct Results {
     idle: Option<Idle>,
 }
 
-/// Runs the measurements.
+/// Runs the measurements and prints them.
 pub(super) async fn run(json: bool, args: Bench) -> CtlResult {
     let parent = args.dir.as_deref();
     if let Some(megabytes) = args.resource_mb {
@@ -126,7 +126,7 @@ async fn measure(parent: Option<&Path>, args: &Bench) -> Result<Results, CtlErro
         let mut idle = Fleet::new(parent, "bench-idle")?;
         results.idle = Some(measure_idle(&mut idle, replicas).await?);
     }
-    // All history is kept, so that a fresh replica reads the log and not a snapshot.
+    // Keep all history, so that a new replica reads the log instead of a snapshot.
     let history = u64::MAX.to_string();
     let client = fleet.start_datastore(&["--history-ops", &history]).await?;
     measure_pushes(&fleet, &client, &mut results).await?;
@@ -170,7 +170,7 @@ async fn measure_pushes(fleet: &Fleet, client: &Client, results: &mut Results) -
     }
     results.raw_fdatasync_asleep = Spread::of(raw::fdatasync(&fleet.dir(""), RAW_COUNT / TURNS)?);
     let (mut measured, mut raw) = (Vec::with_capacity(PUSH_COUNT), Vec::with_capacity(RAW_COUNT));
-    // In turns, because what a disk does varies from one second to the next.
+    // Alternate between both, because disk performance varies from one second to the next.
     for _ in 0..TURNS {
         let awake = raw::Awake::start();
         raw.extend(raw::fdatasync(&fleet.dir(""), RAW_COUNT / TURNS)?);
@@ -202,7 +202,7 @@ async fn propagation(pusher: &mut Pusher, reader: &Replica) -> Result<Vec<Durati
     let mut changes = reader.watch();
     for _ in 0..PUSH_COUNT {
         let began = Instant::now();
-        // Nobody else writes, so the next change is the one that is being pushed.
+        // No other client writes, so the next change is the pushed one.
         let seeing = async {
             loop {
                 match changes.recv().await {

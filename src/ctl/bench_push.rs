@@ -1,4 +1,4 @@
-//! A member that pushes as fast as it is let, or one transaction at a time, straight over QUIC.
+//! Member that pushes transactions directly over QUIC, one at a time or pipelined.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use super::CtlError;
 use super::bench_raw::PAYLOAD_BYTES;
 use super::write::new_origin;
 
-/// Most transactions pushed but not answered.
+/// Maximum number of unacknowledged transactions.
 const WINDOW: usize = 4096;
 
-/// A push stream of its own connection.
+/// Push stream on a dedicated connection.
 pub(super) struct Pusher {
     _connection: quinn::Connection,
     send: quinn::SendStream,
@@ -54,7 +54,7 @@ impl Pusher {
         Ok((committed(outcome)?, began.elapsed()))
     }
 
-    /// Pushes `count` transactions with many outstanding; the time until all are durable.
+    /// Pushes `count` transactions, pipelined. Returns the time until all are durable.
     pub(super) async fn push_many(&mut self, count: usize) -> Result<Duration, CtlError> {
         let messages = (0..count).map(|_| self.next()).collect::<Result<Vec<_>, _>>()?;
         let window = Semaphore::new(WINDOW);
@@ -89,7 +89,7 @@ fn committed(outcome: Outcome) -> Result<Seq, CtlError> {
 
 fn txn(origin: Origin, counter: u64) -> Result<Vec<u8>, CtlError> {
     let collection = Collection::new("bench").map_err(CtlError::new)?;
-    // A working set that is written over and over.
+    // A fixed set of keys that are overwritten repeatedly.
     let key = Key::new(format!("key-{:05}", counter % 10_000)).map_err(CtlError::new)?;
     let value = Bytes::from(format!("\"{counter:0width$}\"", width = PAYLOAD_BYTES - 100));
     let id = TxnId { origin, counter: OriginCounter(counter) };

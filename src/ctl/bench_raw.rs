@@ -1,4 +1,4 @@
-//! What the machine itself can do, measured in the same run: the floor that every other figure stands on.
+//! Raw performance of the machine, measured in the same run as a baseline for all other figures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::trust::{Authorities, tls};
 
 use super::CtlError;
 
-/// Bytes that each raw write and each raw round trip carries: about those of a small record.
+/// Payload of each raw write and round trip in bytes, about that of a small record.
 pub(super) const PAYLOAD_BYTES: usize = 300;
 
-/// Writes small records to a preallocated file, each made durable before the next.
+/// Writes small records to a preallocated file and syncs each one before the next. Returns the time of each write.
 pub(super) fn fdatasync(dir: &Path, count: usize) -> Result<Vec<Duration>, CtlError> {
     let path = dir.join("raw");
     let file = RealFs.create(&path).map_err(CtlError::new)?;
@@ -32,17 +32,17 @@ pub(super) fn fdatasync(dir: &Path, count: usize) -> Result<Vec<Duration>, CtlEr
     Ok(measured)
 }
 
-/// Keeps one processor from sleeping while it lives.
+/// Keeps one processor from sleeping while it exists.
 ///
-/// Some virtual machines deliver the end of a disk request only at the next tick of the clock when every processor
-/// sleeps, as they do while a single thread waits for the disk. A busy service does not see that delay, so the floor to
-/// compare with is the one without it.
+/// If every processor sleeps, as happens while a single thread waits for the disk, some virtual machines deliver the
+/// completion of a disk request only at the next clock tick. A busy service does not see this delay, so the baseline
+/// for comparisons excludes it.
 pub(super) struct Awake {
     is_over: Arc<AtomicBool>,
 }
 
 impl Awake {
-    /// Starts to keep it awake.
+    /// Starts a thread that spins until the value is dropped.
     pub(super) fn start() -> Awake {
         let is_over = Arc::new(AtomicBool::new(false));
         let watched = Arc::clone(&is_over);
@@ -61,7 +61,8 @@ impl Drop for Awake {
     }
 }
 
-/// Round trips of a small message on one QUIC stream over loopback, with the settings of this product.
+/// Measures round trips of a small message on one QUIC stream over loopback, with the transport settings of
+/// this product.
 pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Duration>, CtlError> {
     let now_ms = SystemClock.now_ms();
     let authorities = Authorities::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
@@ -89,7 +90,7 @@ pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Dur
     Ok(measured)
 }
 
-/// How long so many bytes take on one QUIC stream over loopback.
+/// Measures the transfer of `bytes` bytes on one QUIC stream over loopback.
 pub(super) async fn quic_bulk(dir: &Path, bytes: u64) -> Result<Duration, CtlError> {
     let now_ms = SystemClock.now_ms();
     let authorities = Authorities::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
@@ -139,7 +140,7 @@ async fn echo(server: Arc<endpoint::ServerEndpoint>) -> Option<()> {
     }
 }
 
-/// Resident memory of a process in bytes: now, and at its highest.
+/// Returns the resident memory of a process in bytes: current and peak.
 pub(super) fn memory(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
@@ -149,17 +150,17 @@ pub(super) fn memory(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("VmHWM:"))
 }
 
-/// Processor time that a process has used.
+/// Returns the processor time that a process has used.
 pub(super) fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The fields after the name, which may itself hold anything, are counted from its closing parenthesis.
+    // The process name may contain any character, so fields are counted from its closing parenthesis.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    // Linux reports in hundredths of a second, whatever its own clock.
+    // Linux reports hundredths of a second, independent of the kernel's tick rate.
     Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
-/// Bytes that a directory takes on disk.
+/// Returns the disk space that a directory uses, in bytes.
 pub(super) fn disk_bytes(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);

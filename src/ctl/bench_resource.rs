@@ -1,7 +1,7 @@
-//! `bench --resource-mb`: one large content from a member over the datastore to another, beside what network and disk can do,
-//! and what small operations notice of it.
+//! `bench --resource-mb`: transfers one large blob from a member via the datastore to another member. Compares it with
+//! the raw disk and network, and measures its effect on small operations.
 //!
-//! The datastore and the receiving member are processes of their own; the sending member lives in this process.
+//! The datastore and the receiving member are separate processes; the sending member runs in this process.
 
 use std::io::Write;
 use std::path::Path;
@@ -29,27 +29,27 @@ use super::output::{Output, size};
 use super::{CtlError, CtlResult};
 
 const PATIENCE: Duration = Duration::from_secs(1800);
-/// One small operation is made in this time, if the one before it has arrived: so many that they are felt, and not so many that they
-/// are what the machine is busy with.
+/// Interval between small operations; a new one starts only after the previous one has arrived. Short enough to notice
+/// an effect, and long enough not to dominate the load.
 const PACE: Duration = Duration::from_millis(2);
-/// Small operations measured before the transfer.
+/// Number of small operations measured before the transfer.
 const IDLE_COUNT: usize = 1000;
-/// The contents are made in pieces of this size.
+/// Size of the pieces in which the blob is generated.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Everything measured; the form of `--json`.
+/// All measurements; serialized as the output of `--json`.
 #[derive(Default, Serialize)]
 struct Results {
     resource_bytes: u64,
     raw_disk_mb_per_s: f64,
     raw_quic_mb_per_s: f64,
-    /// From the first byte until it is committed, and so at the datastore.
+    /// From the first byte until the blob is committed, and so stored at the datastore.
     upload_s: f64,
     upload_mb_per_s: f64,
-    /// From the first byte until the other member has all of it.
+    /// From the first byte until the other member has all chunks.
     total_s: f64,
     total_mb_per_s: f64,
-    /// Propagation of small operations: alone, and during the transfer.
+    /// Propagation of small operations: idle, and during the transfer.
     ops_idle: Spread,
     ops_during: Spread,
     ops_measured: usize,
@@ -59,7 +59,7 @@ struct Results {
     rss_peak_sender_bytes: u64,
 }
 
-/// Runs the measurement.
+/// Runs the measurement and prints it.
 pub(super) async fn run(json: bool, parent: Option<&Path>, megabytes: u64) -> CtlResult {
     let results = measure(parent, megabytes << 20).await?;
     let mut output = Output::new();
@@ -99,7 +99,7 @@ fn rate(bytes: u64, took: Duration) -> f64 {
     (bytes as f64 / 1e6 / took.as_secs_f64()).round()
 }
 
-/// Bytes that neither repeat nor compress.
+/// Generator of bytes that neither repeat nor compress.
 struct Noise(u64);
 
 impl Noise {
@@ -142,7 +142,7 @@ async fn connected(replica: &Replica) {
     }
 }
 
-/// Pushes one small operation when its time has come and waits until a subscriber has it.
+/// Pushes one small operation at the next tick and waits until a subscriber has it.
 async fn one(pusher: &mut Pusher, reader: &Replica, pace: &mut Interval) -> Result<Duration, CtlError> {
     pace.tick().await;
     let mut changes = reader.watch();

@@ -1,4 +1,4 @@
-//! `blobs`: the chunks of contents, at a datastore or a webserver.
+//! `blobs`: lists, verifies and garbage-collects the chunks of blobs on a datastore or a webserver.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::maintain::with_progress;
 use super::output::{Output, size};
 use super::{CtlError, CtlResult};
 
-/// Runs one of the actions.
+/// Runs a `blobs` command.
 pub(super) async fn run(dir: &Path, json: bool, action: BlobAction) -> CtlResult {
     let client = Client::open(dir).await?;
     match action {
@@ -103,7 +103,7 @@ async fn verify(client: Client, json: bool) -> CtlResult {
 }
 
 async fn collect(client: Client, json: bool, dry_run: bool, grace: Option<u64>) -> CtlResult {
-    // What is being uploaded is named a moment later; where no process runs, nothing is.
+    // Chunks of an upload in progress are not referenced yet. Without a process, there are no uploads.
     if client.is_running() && grace.is_some_and(|grace| grace < GRACE_MIN_S) && !dry_run {
         client.close().await;
         return Err(CtlError::new(format!(
@@ -128,5 +128,5 @@ async fn collect(client: Client, json: bool, dry_run: bool, grace: Option<u64>) 
     output.flush()
 }
 
-/// Shortest grace period while a process runs.
+/// Minimum grace period in seconds while a process runs.
 const GRACE_MIN_S: u64 = 60;

@@ -1,4 +1,4 @@
-//! A TCP listener with a bounded number of connections, of which none stays that is silent for too long.
+//! TCP listener with a bounded number of connections, which closes idle ones.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Accepts connections while there is a place for them. Others wait in the kernel's queue, which is bounded as well.
+/// Listener that accepts a connection only while a permit is available. Other connections wait in the kernel's queue,
+/// which is bounded as well.
 pub(super) struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
@@ -32,7 +33,7 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-            // Its places are never closed.
+            // Unreachable: the semaphore is never closed.
             return std::future::pending().await;
         };
         let (stream, address) = Listener::accept(&mut self.listener).await;
@@ -45,7 +46,7 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that holds a place, and fails when nothing has moved on it for too long.
+/// Connection that holds a permit, and fails if no data was transferred for too long.
 pub(super) struct Connection {
     stream: TcpStream,
     silence: Duration,

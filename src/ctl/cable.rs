@@ -1,4 +1,5 @@
-//! A cable between a replica and its datastore that can be cut: it carries datagrams both ways while it is whole.
+//! UDP link proxy between a replica and its datastore, which forwards datagrams in both directions until it
+//! is disconnected.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-/// A forwarder of datagrams on loopback; gone when dropped.
+/// Proxy on loopback; stops when dropped.
 pub(super) struct Cable {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
@@ -17,7 +18,7 @@ pub(super) struct Cable {
 }
 
 impl Cable {
-    /// Lays a cable to `far`.
+    /// Starts a proxy to `far`.
     pub(super) async fn lay(far: SocketAddr) -> io::Result<Cable> {
         let near = UdpSocket::bind("127.0.0.1:0").await?;
         let (address, is_cut) = (near.local_addr()?, Arc::new(AtomicBool::new(false)));
@@ -31,12 +32,12 @@ impl Cable {
         Ok(Cable { address, is_cut, _tasks: tasks })
     }
 
-    /// Where the near end is.
+    /// Returns the address of the near end.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts it, or makes it whole.
+    /// Disconnects the link, or connects it again.
     pub(super) fn set_cut(&self, is_cut: bool) {
         self.is_cut.store(is_cut, Ordering::Release);
     }
@@ -61,7 +62,7 @@ async fn carry(near: Arc<UdpSocket>, far: SocketAddr, is_cut: Arc<AtomicBool>) -
                 end
             }
         };
-        // What is not taken is lost, as on any network.
+        // A failed send loses the datagram, as on any network.
         let _ = end.send(&datagram[..length]).await;
     }
 }
@@ -69,7 +70,7 @@ async fn carry(near: Arc<UdpSocket>, far: SocketAddr, is_cut: Arc<AtomicBool>) -
 async fn bring_back(end: Arc<UdpSocket>, near: Arc<UdpSocket>, to: SocketAddr, is_cut: Arc<AtomicBool>) {
     let mut datagram = vec![0; 64 << 10];
     loop {
-        // An error tells that nobody listened just now; somebody may again.
+        // An error reports that no socket listened just now; that may change.
         if let Ok(length) = end.recv(&mut datagram).await
             && !is_cut.load(Ordering::Acquire)
         {

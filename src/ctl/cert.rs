@@ -1,4 +1,4 @@
-//! `cert`: certificates for webservers and balancers, of one's own making.
+//! `cert`: creates CAs and certificates for webservers and load balancers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,24 +22,24 @@ use super::args::{CertAction, CertServer};
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// Clocks of others may be this much behind.
+/// Tolerance for peers with slow clocks.
 const CLOCK_SLACK: Duration = Duration::hours(1);
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca-key.pem";
 
-/// What a certificate says.
+/// Details of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Shown {
-    /// File that it is in.
+    /// File that contains the certificate.
     pub file: PathBuf,
-    /// Whose it is.
+    /// Distinguished name of the subject.
     pub subject: String,
-    /// Who signed it.
+    /// Distinguished name of the issuer.
     pub issuer: String,
-    /// Names and addresses that it is good for.
+    /// Host names and addresses that the certificate is valid for.
     pub names: Vec<String>,
-    /// End of its life, milliseconds since 1970-01-01 UTC.
+    /// Expiry in milliseconds since 1970-01-01 UTC.
     pub expires_ms: u64,
 }
 
@@ -52,7 +52,7 @@ fn named(path: &Path) -> impl Fn(std::io::Error) -> CtlError {
     move |error| CtlError::new(format!("{}: {error}", path.display()))
 }
 
-/// Runs one of the commands.
+/// Runs a `cert` command.
 pub(super) fn run(json: bool, action: CertAction) -> CtlResult {
     let made = match action {
         CertAction::Ca { out, name, days, replace } => vec![authority(&out, &name, days, replace)?],
@@ -128,7 +128,7 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
     show(&certificate_file)
 }
 
-/// Whether a certificate is what would be made now, with enough of its life left.
+/// Returns whether an existing certificate equals the requested one and has enough lifetime left.
 fn is_fresh(server: &CertServer, shown: &Shown, names: &[String]) -> Result<bool, CtlError> {
     let left_ms = shown.expires_ms.saturating_sub(SystemClock.now_ms());
     let is_for = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
@@ -157,7 +157,7 @@ fn live(params: &mut CertificateParams, days: u32) {
     params.not_after = OffsetDateTime::now_utc() + Duration::days(i64::from(days));
 }
 
-/// An authority that is replaced takes every certificate that it signed with it: never unasked.
+/// Refuses to replace existing files unless requested: replacing a CA invalidates every certificate that it signed.
 fn refuse_existing(files: &[&Path], replace: bool) -> CtlResult {
     match files.iter().find(|file| file.exists()) {
         Some(file) if !replace => {
@@ -167,12 +167,12 @@ fn refuse_existing(files: &[&Path], replace: bool) -> CtlResult {
     }
 }
 
-/// A file that has its mode before it has its contents, and is whole under its name.
+/// Writes a file atomically; its mode is set before its contents are written.
 fn write(path: &Path, contents: &str, mode: u32) -> CtlResult {
     let beside = path.with_extension("pem.tmp");
     let _ = fs::remove_file(&beside);
     let written = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside).and_then(|mut file| {
-        // Of the mode of a new file the umask takes away what others may do.
+        // The umask restricts the mode of a new file, so set it explicitly.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(contents.as_bytes())?;
         file.sync_all()
@@ -181,7 +181,7 @@ fn write(path: &Path, contents: &str, mode: u32) -> CtlResult {
     fs::rename(&beside, path).map_err(named(path))
 }
 
-/// What the first certificate of a file says.
+/// Returns the details of the first certificate in a file.
 pub(super) fn show(file: &Path) -> Result<Shown, CtlError> {
     let pem = fs::read(file).map_err(named(file))?;
     let wrong = |what: String| CtlError::new(format!("{}: {what}", file.display()));
@@ -235,7 +235,7 @@ mod tests {
             let found = fs::metadata(out.join(file)).expect("exists").permissions().mode();
             assert_eq!(found & 0o777, mode, "{file}");
         }
-        // What was signed is verified by who signed it, as a balancer does.
+        // Verify the certificate with the key of its issuer, as a balancer does.
         let root = CertificateDer::from_pem_file(ca.join(CA_CERTIFICATE)).expect("reads");
         let chain: Vec<_> = CertificateDer::pem_file_iter(out.join("cert.pem")).expect("reads").flatten().collect();
         let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("parses");

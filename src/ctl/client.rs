@@ -1,6 +1,6 @@
-//! Reaching a data directory: through the socket of the process that runs there, or by opening it.
+//! Access to a data directory: through the socket of the process that runs on it, or by opening it.
 //!
-//! Both ways speak the same protocol; a directory that nothing runs on is served within this process.
+//! Both ways use the same protocol; a directory without a process is served within this process.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -30,23 +30,23 @@ use crate::trust::Identity;
 
 use super::CtlError;
 
-/// A process that holds the directory but does not answer yet is given this long.
+/// Longest wait for a process that holds the directory but does not respond yet.
 const STARTING: Duration = Duration::from_secs(15);
-/// A process that runs answers within this time.
+/// Longest wait for a response of a running process.
 const ANSWERING: Duration = Duration::from_secs(8);
-/// Longest wait for a certificate that is due.
+/// Longest wait for the renewal of a certificate that is due.
 const RENEWING: Duration = Duration::from_secs(5);
-/// A task that has answered is given this long to end.
+/// Longest wait for the task of the last request to finish.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
 type Reader = Box<dyn AsyncRead + Unpin + Send>;
 type Writer = Box<dyn AsyncWrite + Unpin + Send>;
 
-/// What serves a directory.
+/// Server that handles the requests for a directory.
 #[derive(Clone)]
 enum Server {
     Process,
-    /// The datastore that an administrator's identity belongs to.
+    /// Datastore of an identity without a replica, such as an administrator's.
     Remote(quinn::Connection),
     Replica(Box<Replica>),
     Datastore(std::sync::Arc<Datastore>),
@@ -58,7 +58,7 @@ pub(super) struct Client {
     server: Mutex<Server>,
 }
 
-/// One request under way.
+/// Request in progress.
 pub(super) struct Call {
     pub read: Reader,
     pub write: Writer,
@@ -66,7 +66,7 @@ pub(super) struct Call {
     has_ended: bool,
 }
 
-/// A piece of an answer.
+/// Part of a response.
 pub(super) enum Piece {
     Item(Bytes),
     Rows(Vec<Row>),
@@ -82,7 +82,7 @@ fn damaged(error: impl std::fmt::Display) -> CtlError {
 }
 
 impl Client {
-    /// Reaches `directory`.
+    /// Connects to the process on `directory`, or opens it.
     pub(super) async fn open(directory: &Path) -> Result<Client, CtlError> {
         if !directory.is_dir() {
             let path = directory.display();
@@ -90,7 +90,8 @@ impl Client {
         }
         if let Some(identity) = remote_identity(directory)? {
             let connection = dial(directory, &identity).await?;
-            // A role without a replica has no process that renews its certificate: its commands do. Their work does not wait.
+            // A role without a replica has no process that renews its certificate, so its commands do. A failed renewal
+            // does not stop the command.
             let connector = MemberConnector::new(directory, Vec::new());
             let renewing = tokio::time::timeout(RENEWING, connector.keep_identity(&connection));
             if let Ok(Err(error)) = renewing.await {
@@ -105,7 +106,7 @@ impl Client {
                 Ok(()) => return Ok(Client { directory: directory.to_owned(), server: Mutex::new(Server::Process) }),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => return Err(failed(error)),
-                // It closed the connection: a process that is about to end, or to start again.
+                // The process closed the connection: it is about to exit or to restart.
                 Err(error) if error.kind() == ErrorKind::Other && started.elapsed() <= STARTING => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -122,7 +123,7 @@ impl Client {
         }
     }
 
-    /// An object as it is, or was `at` a sequence; `None` where there is none.
+    /// Returns the current version of an object, or its version `at` a sequence; `None` if it does not exist.
     pub(super) async fn object(
         &self,
         collection: &Collection,
@@ -141,7 +142,7 @@ impl Client {
         Ok(found)
     }
 
-    /// Whether a process runs on the directory.
+    /// Returns whether a process runs on the directory.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.server(), Server::Process | Server::Remote(_))
     }
@@ -150,7 +151,7 @@ impl Client {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who answers a request. A directory that was opened to be looked at is opened anew for one that changes it.
+    /// Returns the server for a request. A directory opened read-only is reopened for a request that writes.
     async fn server_for(&self, request: &Request) -> Result<Server, CtlError> {
         let server = self.server();
         let is_read_only = match &server {
@@ -158,14 +159,14 @@ impl Client {
             Server::Replica(replica) => replica.is_read_only(),
             Server::Datastore(datastore) => datastore.is_read_only(),
         };
-        // The chunks are opened for who asks for them only: it takes a while.
+        // Chunks are opened only for requests that need them, because opening takes a while.
         let lacks_contents = request.is_of_contents()
             && self.directory.join(CHUNKS).is_dir()
             && matches!(&server, Server::Replica(replica) if replica.contents().is_none());
         if !is_read_only || (request.is_reading() && !lacks_contents) {
             return Ok(server);
         }
-        // From here on whoever is running would be reached.
+        // From here on, a process that starts on the directory is used.
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Server::Process;
         let_go(server).await;
         let access = if request.is_reading() { Access::Read } else { Access::Write };
@@ -219,7 +220,7 @@ impl Client {
         Ok(Call { read, write, remote, has_ended: false })
     }
 
-    /// Sends a request and gives every piece of the answer to `take`.
+    /// Sends a request and passes every piece of the response to `take`.
     pub(super) async fn each(
         &self,
         request: &Request,
@@ -245,18 +246,18 @@ impl Client {
         Ok(items)
     }
 
-    /// Sends a request whose answer is one item.
+    /// Sends a request with a response of one item.
     pub(super) async fn item<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CtlError> {
         self.items(request).await?.pop().ok_or_else(|| failed("the answer is empty"))
     }
 
-    /// The status, as it is for the directory when no process runs on it.
+    /// Returns the status; if no process runs on the directory, it states so.
     pub(super) async fn status(&self) -> Result<Status, CtlError> {
         let status: Status = self.item(&Request::Status).await?;
         Ok(self.as_seen(status))
     }
 
-    /// A status as it is for who looks at the directory: where this process opened it, none runs there.
+    /// Adjusts a status to the caller's view: if this process opened the directory, no other process runs there.
     pub(super) fn as_seen(&self, mut status: Status) -> Status {
         if !self.is_running() {
             (status.running, status.connected) = (false, false);
@@ -265,7 +266,7 @@ impl Client {
         status
     }
 
-    /// Fails, as for damage, where it is known that what a replica shows is older than what it showed before.
+    /// Fails with the exit code for damage if a replica's state is known to be older than one that it showed before.
     pub(super) async fn check_shown(&self) -> Result<(), CtlError> {
         if matches!(self.server(), Server::Remote(_)) {
             return Ok(());
@@ -275,7 +276,7 @@ impl Client {
         lost.map_or(Ok(()), |lost| Err(damaged(format!("older than what was shown before: {}", lost.message))))
     }
 
-    /// Closes what this process opened.
+    /// Closes everything that this client opened.
     pub(super) async fn close(self) {
         let_go(self.server.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
     }
@@ -287,7 +288,7 @@ async fn let_go(server: Server) {
         Server::Remote(connection) => connection.close(0u32.into(), b"done"),
         Server::Replica(replica) => replica.close().await,
         Server::Datastore(mut datastore) => {
-            // The task of the last request lets go of it a moment after its answer.
+            // The task of the last request releases the datastore shortly after its response.
             let asked = Instant::now();
             while asked.elapsed() < LETTING_GO {
                 match std::sync::Arc::try_unwrap(datastore) {
@@ -301,7 +302,7 @@ async fn let_go(server: Server) {
 }
 
 impl Call {
-    /// The next piece; `None` at the end, and from then on.
+    /// Returns the next piece; `None` at the end and on every later call.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, CtlError> {
         if self.has_ended {
             return Ok(None);
@@ -322,7 +323,7 @@ impl Call {
         }
     }
 
-    /// What became of a transaction, or why the submission was refused.
+    /// Returns the outcome of a transaction, or an error if the submission was rejected.
     pub(super) async fn outcome(&mut self) -> Result<Outcome, CtlError> {
         let message = wire::read(&mut self.read).await;
         let message = message.and_then(|message| message.ok_or(WireError::Closed));
@@ -335,7 +336,7 @@ impl Call {
     }
 }
 
-/// The words of whoever refused a request.
+/// Decodes the error that the server returned for a request.
 fn refusal(body: &[u8]) -> CtlError {
     match serde_json::from_slice(body) {
         Ok(AdminError { message, exit }) => CtlError { message, exit },
@@ -343,14 +344,14 @@ fn refusal(body: &[u8]) -> CtlError {
     }
 }
 
-/// A stream of requests to a datastore on another host.
+/// Opens a request stream to a datastore on another host.
 async fn open_remote(connection: &quinn::Connection) -> Result<(Reader, Writer), WireError> {
     let (mut send, receive) = connection.open_bi().await?;
     wire::send(&mut send, Kind::Open, &Open::Admin).await?;
     Ok((Box::new(receive), Box::new(send)))
 }
 
-/// What became of a use of a stream. The reason that a datastore gives for closing the connection is reported as it is.
+/// Maps an error of a stream. If the datastore closed the connection with a reason, the error is that reason.
 async fn explain<T>(remote: Option<&quinn::Connection>, result: Result<T, WireError>) -> Result<T, CtlError> {
     let error = match (result, remote) {
         (Ok(value), _) => return Ok(value),
@@ -368,12 +369,12 @@ async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
 
-/// Whether the process on `directory` answers. One that is stopped, or that has no file descriptor left for another
-/// connection, lets clients connect and says nothing.
+/// Checks whether the process on `directory` responds. A process that is stopped, or that has no file descriptor left,
+/// lets clients connect but sends nothing.
 async fn answers(directory: &Path) -> std::io::Result<()> {
     let asking = async {
         let mut stream = connect(directory).await?;
-        // It waits for nothing that a member can hold up: the index of a datastore may be far behind its log.
+        // The status request never blocks on members: the index of a datastore may lag far behind its log.
         wire::send_json(&mut stream, Kind::AdminRequest, &Request::Status).await.map_err(std::io::Error::other)?;
         wire::read(&mut stream).await.map_err(std::io::Error::other).map(drop)
     };
@@ -387,7 +388,7 @@ async fn answers(directory: &Path) -> std::io::Result<()> {
     })
 }
 
-/// The identity in `directory`, when it is of a role without a replica: such a directory holds nothing else.
+/// Returns the identity in `directory` if its role has no replica; such a directory holds nothing else.
 fn remote_identity(directory: &Path) -> Result<Option<Identity>, CtlError> {
     if !Identity::exists(directory) {
         return Ok(None);
@@ -396,7 +397,8 @@ fn remote_identity(directory: &Path) -> Result<Option<Identity>, CtlError> {
     Ok(Some(identity).filter(|identity| !identity.role().holds_replica()))
 }
 
-/// Whether somebody answers for a directory: a process on it, or the datastore that an identity without a replica belongs to.
+/// Returns whether requests for a directory can be served: by a process on it, or by the datastore of an identity
+/// without a replica.
 pub(super) async fn is_served(directory: &Path) -> bool {
     matches!(remote_identity(directory), Ok(Some(_))) || answers(directory).await.is_ok()
 }
@@ -409,18 +411,18 @@ pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn:
     Ok(connection)
 }
 
-/// Opens a directory that no process runs on, a replica's with its contents or without; the flag of an error says that one does
-/// run, after all.
+/// Opens a directory without a running process; a replica's with or without its blobs. The flag of an error is true if
+/// a process runs on it after all.
 async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Result<Server, (CtlError, bool)> {
     let role = std::fs::read_to_string(directory.join("role")).unwrap_or_default();
-    // Where the role is lost, other files say whose it was.
+    // If the role file is lost, other files identify the owner.
     let was_replicas = || Identity::exists(directory) || outbox_loss::is_replicas(directory).unwrap_or(false);
     let is_replica = role.trim() == "replica" || (role.is_empty() && was_replicas());
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
             let has_contents = with_contents && path.join(CHUNKS).is_dir();
-            // Where the contents are asked for, this process has just let go of the directory.
+            // If contents are requested, this process has just released the directory, so wait for it.
             let is_first = access == Access::Read && !with_contents;
             let patience = if is_first { Duration::ZERO } else { PATIENCE };
             let is_standalone = path.join(OWN_LOG).is_dir();
@@ -455,7 +457,8 @@ async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Re
     }
 }
 
-/// The configuration of the datastore in `directory`: what the host's file says, when that is about this directory.
+/// Returns the configuration of the datastore in `directory`: the host's configuration file if it names this directory,
+/// else the defaults.
 fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
     let same = |other: &Path| match (other.canonicalize(), directory.canonicalize()) {
         (Ok(other), Ok(directory)) => other == directory,
@@ -471,7 +474,7 @@ fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
     }
 }
 
-/// Decodes the frames of a piece, without their chain.
+/// Decodes the frames of a piece without checking their chain.
 pub(super) fn entries(frames: &Bytes) -> Result<Vec<Entry>, CtlError> {
     decode_loose_frames(frames).map_err(damaged)
 }
@@ -486,7 +489,7 @@ mod tests {
         let listener = local::listen(temp.path()).expect("listens");
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("accepts");
-            // Everything that waits for the index waits for good.
+            // Every other request that needs the index waits forever.
             match crate::transport::answer::request(&mut stream, 1 << 16).await.expect("a request") {
                 Request::Status => wire::send_json(&mut stream, Kind::AdminItem, &Status::default()).await,
                 _ => std::future::pending().await,

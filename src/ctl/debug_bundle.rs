@@ -1,7 +1,7 @@
-//! `debug-bundle`: what somebody who helps needs to see, in one tar file, without any secret.
+//! `debug-bundle`: diagnostics in one tar file, without any secret.
 //!
-//! What goes in is named here, one thing after the other; nothing is copied as a whole. Of settings only those are shown whose
-//! values cannot be secret; of logs no line that speaks of passwords, tokens or keys; of objects nothing at all.
+//! Every entry is listed explicitly; nothing is copied as a whole. Settings are included with their values only if
+//! these cannot be secret; log lines that mention passwords, tokens or keys are left out; objects are not included.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -26,14 +26,14 @@ use super::doctor;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// Most bytes of one log, from its end.
+/// Maximum bytes of one log, taken from its end.
 const LOG_BYTES_MAX: u64 = 4 << 20;
-/// Most files listed of the data directory.
+/// Maximum number of listed files of the data directory.
 const FILES_MAX: usize = 20_000;
-/// Lines of the journal of each service.
+/// Number of journal lines for each service.
 const JOURNAL_LINES: &str = "5000";
 const UNITS: [&str; 3] = ["gravwell_datastore", "gravwell_webserver", "gravwell_balancer"];
-/// A line of a log that speaks of one of these is left out.
+/// Log lines that contain one of these words are left out.
 const DELICATE: [&str; 9] =
     ["password", "passwd", "secret", "token", "bearer", "cookie", "private key", "authorization", "hash"];
 
@@ -56,7 +56,7 @@ impl Bundle {
     }
 }
 
-/// Makes the bundle and says what is in it.
+/// Creates the bundle and prints its contents.
 pub(super) async fn run(dir: &Path, json: bool, args: DebugBundle) -> CtlResult {
     let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
     let default = format!("gravwell-debug-{}.tar", timestamp(now_ms).replace([':', '.'], "-"));
@@ -120,7 +120,7 @@ fn host() -> String {
     text
 }
 
-/// The settings as they are written, without the values of those that may be secret.
+/// Returns the settings as written, without the values of those that may be secret.
 fn settings(file: Option<&Path>) -> String {
     let main = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
     let mut overlay = main.as_os_str().to_owned();
@@ -177,7 +177,7 @@ fn files(dir: &Path) -> String {
     text
 }
 
-/// What the process says of itself, when one runs; nothing is opened for this.
+/// Adds the status of the process if one runs; nothing is opened otherwise.
 async fn process(dir: &Path, bundle: &mut Bundle) -> CtlResult {
     if !client::is_served(dir).await {
         return bundle.add("status.json", "{\"running\":false}\n");
@@ -240,7 +240,7 @@ fn tail_of(path: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A log without the lines that speak of what is delicate.
+/// Returns a log without the lines that mention sensitive data.
 fn without_secrets(log: &str) -> String {
     let mut text = String::with_capacity(log.len());
     for line in log.lines() {

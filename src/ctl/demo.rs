@@ -1,8 +1,8 @@
-//! `demo`: the whole system on one machine, with real processes, real QUIC and real data, and a proof at the end.
+//! `demo`: the whole system on one machine with real processes, QUIC and data, and a proof at the end.
 //!
-//! Everything is done as people and programs do it, through the REST API of two webservers. The demonstration keeps a model
-//! of its own of what they must hold. What it claims it has compared: with the model, and between the members. A claim that
-//! does not hold ends it with an error.
+//! All changes are made through the REST API of two webservers, as users and programs do. The demonstration keeps its
+//! own model of the expected contents. Every claim is checked against the model and between the members; a claim that
+//! does not hold ends the demonstration with an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -26,17 +26,17 @@ use super::fleet::{Fleet, duration, quantile, wait_for};
 use super::{CtlError, CtlResult, datastore};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What the demonstration makes of the well-known password.
+/// Password that replaces the well-known one.
 const PASSWORD: &str = "two-webservers-at-play";
-/// Connections that create dashboards at the same time.
+/// Number of connections that create dashboards concurrently.
 const AT_ONCE: usize = 16;
-/// Changes that each webserver makes at each stage: edits, and deletions.
+/// Number of edits and deletions that each webserver makes per stage.
 const EDITS: usize = 100;
 const DELETIONS: usize = 50;
 const PROBES: usize = 40;
-/// Changes of the webserver that is cut off which meet changes of the other one.
+/// Number of changes of the disconnected webserver that conflict with the other one.
 const REJECTIONS: usize = 2;
-/// What all stages change, and one dashboard that both webservers change.
+/// Number of rows changed by all stages, and one dashboard that both webservers change.
 const ROWS_MIN: usize = 4 * (EDITS + DELETIONS) + 1;
 
 /// Runs the demonstration.
@@ -47,7 +47,7 @@ pub(super) async fn run(args: Demo) -> CtlResult {
         result = show(&mut fleet, table) => result,
         () = datastore::stop_signal() => Err(CtlError::new("interrupted; everything was stopped and removed")),
     };
-    // The cable to the second webserver is part of the stage: it must last as long as the processes.
+    // The stage owns the UDP link proxy of the second webserver, which must live as long as the processes.
     let stage = result?;
     if args.keep {
         keep_running(&fleet, stage.web.each_ref().map(|web| web.rest.address())).await;
@@ -80,7 +80,7 @@ async fn keep_running(fleet: &Fleet, [first, second]: [SocketAddr; 2]) {
 }
 
 fn say(line: &str) {
-    // A closed output must not end the demonstration before it has stopped what it started.
+    // A closed output must not end the demonstration before it has stopped its processes.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
@@ -92,22 +92,22 @@ fn claim(holds: bool, what: &str) -> CtlResult {
     Ok(())
 }
 
-/// A webserver: its administration, and its REST API.
+/// A webserver with its administration client and its REST client.
 struct Web {
     name: &'static str,
     admin: Client,
     rest: Rest,
 }
 
-/// Members, what they must hold, and the cable that will be cut.
+/// Members, the expected contents, and the UDP link that is disconnected later.
 struct Stage {
     datastore: Client,
     web: [Web; 2],
     cable: Cable,
     table: Table,
-    /// Dashboards by number, as they must be: name, description, contents.
+    /// Expected dashboards by number: name, description, contents.
     model: BTreeMap<u64, (String, String, Value)>,
-    /// Those that nobody has touched yet, for the changes to come.
+    /// Dashboards that were not changed yet.
     untouched: Vec<u64>,
     deleted: BTreeSet<u64>,
 }
@@ -126,7 +126,7 @@ async fn start_webserver(
     Ok((admin, address))
 }
 
-/// The first login, which must change the password.
+/// Logs in for the first time and changes the password, as required.
 async fn first_login(name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
     let started = Instant::now();
     let mut rest = loop {
@@ -141,7 +141,7 @@ async fn first_login(name: &'static str, (admin, address): (Client, SocketAddr))
     Ok(Web { name, admin, rest })
 }
 
-/// A login at another webserver, as soon as that knows of the first one, and so of its password.
+/// Logs in at another webserver once it has received the first login and the new password.
 async fn login_after(first: &Web, name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
     let started = Instant::now();
     while let Err(error) = first.rest.again(name, address).get("/api/groups").await {
@@ -174,7 +174,7 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     Ok(Stage { datastore, web: [first, second], cable, table, model, untouched, deleted })
 }
 
-/// Makes one dashboard; its number.
+/// Creates one dashboard and returns its number.
 async fn create(rest: &mut Rest, name: &str, data: &Value) -> Result<u64, CtlError> {
     let made = rest.post("/api/dashboards", &json!({ "Name": name, "Data": data })).await?;
     made.as_u64().ok_or_else(|| CtlError::new(format!("a dashboard's number is {made}")))
@@ -247,14 +247,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until nothing is on its way any more.
+    /// Waits until every outbox is empty and every member has reached the head.
     async fn settle(&self) -> Result<Seq, CtlError> {
         for web in &self.web {
             let is_level = |status: &Status| status.connected && status.outbox == 0;
             wait_for(&web.admin, "the outbox drains", PATIENCE, is_level).await?;
         }
         let head = self.datastore.item::<Status>(&Request::Status).await?.head;
-        // The datastore's state follows its log, too.
+        // The datastore's state follows its log with a delay, too.
         let all = [("the datastore", &self.datastore)].into_iter();
         for (name, client) in all.chain(self.web.iter().map(|web| (web.name, &web.admin))) {
             wait_for(client, &format!("{name} reaches {head}"), PATIENCE, |status| status.seq >= head).await?;
@@ -289,14 +289,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Numbers of dashboards that nobody has touched yet: to edit, and to delete.
+    /// Returns numbers of dashboards that were not changed yet: to edit, and to delete.
     fn choose(&mut self) -> (Vec<u64>, Vec<u64>) {
         let mut chosen = self.untouched.split_off(self.untouched.len().saturating_sub(EDITS + DELETIONS));
         let deletions = chosen.split_off(chosen.len().saturating_sub(DELETIONS));
         (chosen, deletions)
     }
 
-    /// Edits and deletes at one webserver; how many of the changes are not decided yet according to its last answer.
+    /// Edits and deletes dashboards at one webserver. Returns the number of pending changes according to its
+    /// last response.
     async fn change(&mut self, at: usize, by: &str) -> Result<u64, CtlError> {
         let (edits, deletions) = self.choose();
         let rest = &mut self.web[at].rest;
@@ -335,7 +336,7 @@ impl Stage {
         say(&format!("  web2 noticed within {} and goes on serving", duration(cut.elapsed())));
         self.change(0, "changed at web1 meanwhile").await?;
         let undecided = self.change(1, "changed at web2, cut off").await?;
-        // Both change one dashboard, both make a user of one name, and web2 makes and deletes another one.
+        // Both change one dashboard and create a user of the same name; web2 creates and deletes another user.
         let both = self.untouched.pop().ok_or_else(|| CtlError::new("no dashboard is left"))?;
         for web in &mut self.web {
             let change = json!({ "Description": web.name });
@@ -356,7 +357,7 @@ impl Stage {
         self.cable.set_cut(false);
         let mended = Instant::now();
         self.settle().await?;
-        // A webserver that learns of a rejection writes a notification: a change of its own, to be decided in turn.
+        // A webserver that receives a rejection writes a notification, which is a change to be committed in turn.
         let rest = &mut self.web[1].rest;
         wait_until("the notifications of both rejections arrive", async || {
             let notifications = rest.get("/api/notifications").await?;
@@ -365,7 +366,7 @@ impl Stage {
         .await?;
         self.settle().await?;
         say(&format!("  level again after {}: {}", duration(mended.elapsed()), self.positions().await?));
-        // Of two changes that meet, the one that was committed first stands.
+        // Of two conflicting changes, the one that was committed first wins.
         if let Some((_, description, _)) = self.model.get_mut(&both) {
             "web1".clone_into(description);
         }
@@ -445,7 +446,7 @@ impl Stage {
         )
     }
 
-    /// Numbers of the dashboards that the log says were deleted.
+    /// Returns the numbers of the dashboards that are deleted according to the log.
     async fn deletions_in_log(&self) -> Result<BTreeSet<u64>, CtlError> {
         let mut deleted = BTreeSet::new();
         let request = Request::Tail { from: Seq::ZERO, to: None, follow: false };
@@ -473,7 +474,7 @@ fn undecided_of(answer: &super::demo_client::Answer) -> u64 {
     header.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Reads until the dashboard has the description; the time since `began`.
+/// Reads until the dashboard has the description and returns the time since `began`.
 async fn see(rest: &mut Rest, path: &str, description: &str, began: Instant) -> Result<Duration, CtlError> {
     while began.elapsed() < PATIENCE {
         if rest.get(path).await?["Description"] == description {

@@ -1,4 +1,4 @@
-//! A client of the REST API on loopback, for the demonstration.
+//! REST client on loopback, for the demonstration.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 
 use super::CtlError;
 
-/// Longest wait for an answer.
+/// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Largest answer.
+/// Maximum size of a response body.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
-/// One connection to a webserver, with the login of somebody.
+/// Connection to a webserver with the login of one user.
 pub(super) struct Rest {
     name: String,
     address: SocketAddr,
@@ -26,7 +26,7 @@ pub(super) struct Rest {
     connection: Option<SendRequest<Body>>,
 }
 
-/// An answer.
+/// HTTP response.
 pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -34,7 +34,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The JSON in it.
+    /// Parses the body as JSON.
     pub(super) fn json(&self) -> Result<Value, CtlError> {
         serde_json::from_slice(&self.body).map_err(CtlError::new)
     }
@@ -50,12 +50,12 @@ impl Rest {
         Ok(rest)
     }
 
-    /// Another connection, with the same login: at the same webserver, or at another one.
+    /// Returns another connection with the same login, to the same webserver or to another one.
     pub(super) fn again(&self, name: &str, address: SocketAddr) -> Rest {
         Rest { name: name.to_owned(), address, token: self.token.clone(), connection: None }
     }
 
-    /// Where it leads.
+    /// Returns the address of the webserver.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -88,7 +88,7 @@ impl Rest {
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
-    /// Any answer, also a refusal.
+    /// Sends a request and returns the response, whatever its status.
     pub(super) async fn ask(
         &mut self,
         method: Method,
@@ -101,7 +101,7 @@ impl Rest {
         answer.map_err(|_| CtlError::new(format!("{what}: no answer within {PATIENCE:?}")))?
     }
 
-    /// A good answer, or an error that says what the webserver said.
+    /// Sends a request; a status other than success is an error that includes the body.
     pub(super) async fn call(&mut self, method: Method, path: &str, body: &Value) -> Result<Answer, CtlError> {
         let text = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let what = format!("{}: {method} {path}", self.name);
@@ -112,17 +112,17 @@ impl Rest {
         Err(CtlError::new(format!("{what}: {}: {}", answer.status, String::from_utf8_lossy(&answer.body))))
     }
 
-    /// Reads.
+    /// Sends a GET request.
     pub(super) async fn get(&mut self, path: &str) -> Result<Value, CtlError> {
         self.call(Method::GET, path, &Value::Null).await?.json()
     }
 
-    /// Creates.
+    /// Sends a POST request.
     pub(super) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, CtlError> {
         self.call(Method::POST, path, body).await?.json()
     }
 
-    /// Stores the contents of a resource.
+    /// Uploads the contents of a resource.
     pub(super) async fn upload(&mut self, guid: &str, contents: &[u8]) -> Result<Value, CtlError> {
         const EDGE: &str = "an-edge-that-no-table-holds";
         let mut form = format!("--{EDGE}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"table\"\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The table that `demo` uses: vendors of network cards where the system has the list, else the USB ids shipped here.
+//! Sample data for `demo`: vendors of network cards if the system has the list, else the bundled USB ids.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,21 +9,21 @@ use crate::model::{Collection, Key};
 
 use super::CtlError;
 
-/// Debian's package `ieee-data` puts it here.
+/// Path in Debian's package `ieee-data`.
 const OUI: &str = "/usr/share/ieee-data/oui.csv";
 const USB: &str = include_str!("../../examples/data/usb.ids");
 
 /// A lookup table.
 pub(super) struct Table {
-    /// Where it comes from.
+    /// Description of the origin, for people.
     pub source: String,
-    /// Collection that it becomes.
+    /// Name of the resource that stores the table.
     pub collection: Collection,
     /// Rows in key order; values are compact JSON.
     pub rows: BTreeMap<Key, Bytes>,
 }
 
-/// The best table at hand, cut to at most `rows_max` rows.
+/// Loads the best available table, truncated to at most `rows_max` rows.
 pub(super) fn load(rows_max: usize) -> Result<Table, CtlError> {
     let (source, name, rows) = match std::fs::read(Path::new(OUI)) {
         Ok(text) => {
@@ -42,7 +42,8 @@ fn row(rows: &mut BTreeMap<Key, Bytes>, key: String, value: &serde_json::Value) 
     }
 }
 
-/// `Registry,Assignment,Organization Name,Organization Address`; quoted fields may hold commas and line ends.
+/// Parses `Registry,Assignment,Organization Name,Organization Address`; quoted fields may contain commas and
+/// line breaks.
 fn oui(text: &str) -> BTreeMap<Key, Bytes> {
     let mut rows = BTreeMap::new();
     for record in csv(text).into_iter().skip(1) {
@@ -76,7 +77,8 @@ fn csv(text: &str) -> Vec<Vec<String>> {
     records
 }
 
-/// Vendors at the start of a line, their products behind one tab; other classes of ids follow after the vendors.
+/// Parses vendors, which start at column 0, with their products behind one tab. Other classes of ids follow
+/// the vendors.
 fn usb(text: &str) -> BTreeMap<Key, Bytes> {
     let mut rows = BTreeMap::new();
     let mut vendor: Option<(&str, &str)> = None;

@@ -1,4 +1,4 @@
-//! `diff`: what two states differ in. Both are read in the order of their keys, side by side.
+//! `diff`: compares two states. Both are read in key order and merged.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ struct Object {
     value: Bytes,
 }
 
-/// The objects of one state, in order.
+/// Objects of one state, in key order.
 struct Side {
     call: Call,
     waiting: VecDeque<Object>,
@@ -35,7 +35,7 @@ impl Side {
         Ok(Side { call, waiting: VecDeque::new() })
     }
 
-    /// Makes the next object the first of those that wait; false at the end.
+    /// Ensures that `waiting` is not empty; returns `false` at the end.
     async fn fill(&mut self) -> Result<bool, CtlError> {
         while self.waiting.is_empty() {
             match self.call.next().await? {
@@ -60,7 +60,7 @@ struct Counts {
     removed: u64,
 }
 
-/// `diff`. Exit codes are those of diff(1): 1 when something differs, 2 when that could not be found out.
+/// `diff`. Exit codes are those of diff(1): 1 if the states differ, 2 if they cannot be compared.
 pub(super) async fn run(dir: &Path, json: bool, from: Seq, to: Option<Seq>, values: bool) -> CtlResult {
     let found = ask(dir, json, from, to, values).await;
     let (to, counts) =
@@ -121,7 +121,7 @@ fn print(output: &mut Output, json: bool, values: bool, before: Option<&Object>,
         (Some(_), None) => ("removed", '-'),
         _ => ("added", '+'),
     };
-    // What webservers keep secret is not printed.
+    // Never print secrets of webservers.
     let values = values && !kinds::is_secret(named.collection.as_str());
     let value = |object: Option<&Object>| {
         object

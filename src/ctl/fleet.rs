@@ -1,5 +1,5 @@
-//! A small fleet on this machine: a datastore and replicas as processes of this very program, each with a directory
-//! of its own below one that goes with the fleet. However the fleet ends, its processes end with it.
+//! Small fleet on this machine: a datastore and replicas as processes of this program, each with its own directory
+//! below a common one. When the fleet is dropped, its processes are killed and the common directory is removed.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -15,22 +15,22 @@ use crate::transport::local;
 use super::client::Client;
 use super::{CtlError, CtlResult};
 
-/// A process is given this long to answer.
+/// Longest wait for a process to respond.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// A process that was asked to stop is given this long.
+/// Longest wait for a process to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Processes and their directories.
 pub(super) struct Fleet {
     base: PathBuf,
     program: PathBuf,
-    /// Where the datastore listens; kept over a restart, because members know it.
+    /// Address of the datastore; kept across a restart, because members know it.
     listen: String,
     processes: Vec<(String, Child)>,
 }
 
 impl Fleet {
-    /// An empty fleet in a new directory below `parent`, or below the system's directory for temporary files.
+    /// Creates an empty fleet in a new directory below `parent`, or below the system's temporary directory.
     pub(super) fn new(parent: Option<&Path>, purpose: &str) -> Result<Fleet, CtlError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let base = parent.join(format!("gravwell-{purpose}-{}", std::process::id()));
@@ -40,7 +40,7 @@ impl Fleet {
         Ok(Fleet { base, program, listen: "127.0.0.1:0".into(), processes: Vec::new() })
     }
 
-    /// Directory of a process.
+    /// Returns the directory of a process.
     pub(super) fn dir(&self, name: &str) -> PathBuf {
         self.base.join(name)
     }
@@ -48,12 +48,12 @@ impl Fleet {
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--data-dir").arg(self.dir(name)).args(arguments).stdin(Stdio::null());
-        // An interrupt from the terminal reaches this process alone, which then ends the others in order.
+        // An interrupt from the terminal must reach only this process, which then stops the others in order.
         command.process_group(0);
         command
     }
 
-    /// Runs a command of this program on the directory of `name` to its end.
+    /// Runs a command of this program on the directory of `name` to completion.
     pub(super) fn call(&self, name: &str, arguments: &[&str]) -> Result<Output, CtlError> {
         let output = self.command(name, arguments).output().map_err(CtlError::new)?;
         if output.status.success() {
@@ -63,7 +63,7 @@ impl Fleet {
         Err(CtlError::new(format!("`{}` on {name} failed: {}", arguments.join(" "), said.trim())))
     }
 
-    /// Starts a command of this program and leaves it running, its output captured.
+    /// Starts a command of this program in the background and captures its standard error.
     pub(super) fn begin(&mut self, name: &str, task: &str, arguments: &[&str]) -> CtlResult {
         let mut command = self.command(name, arguments);
         let child = command.stdout(Stdio::null()).stderr(self.journal(task)?).spawn().map_err(CtlError::new)?;
@@ -81,7 +81,7 @@ impl Fleet {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether a task that was begun has ended well; an error when it ended badly.
+    /// Returns whether a started task has succeeded; a failed task is an error.
     pub(super) fn has_ended(&mut self, task: &str) -> Result<bool, CtlError> {
         let Some(at) = self.processes.iter().position(|(name, _)| name == task) else { return Ok(true) };
         match self.processes[at].1.try_wait().map_err(CtlError::new)? {
@@ -94,7 +94,7 @@ impl Fleet {
         }
     }
 
-    /// Starts the datastore and waits until it answers.
+    /// Starts the datastore and waits until it responds.
     pub(super) async fn start_datastore(&mut self, options: &[&str]) -> Result<Client, CtlError> {
         let listen = self.listen.clone();
         let mut arguments = vec!["datastore", "--listen", &listen, "--log-level", "warn"];
@@ -105,12 +105,12 @@ impl Fleet {
         Ok(client)
     }
 
-    /// Where the datastore listens.
+    /// Returns the address of the datastore.
     pub(super) fn listen(&self) -> &str {
         &self.listen
     }
 
-    /// Invites `name` and has it join: afterwards its directory holds an identity.
+    /// Enrolls `name` and joins it, so that its directory contains an identity.
     pub(super) async fn enroll(&self, datastore: &Client, name: &str) -> CtlResult {
         let invited = Request::Enroll {
             name: MemberName::new(name).map_err(CtlError::new)?,
@@ -123,8 +123,8 @@ impl Fleet {
         self.call(name, &["join", &token]).map(|_| ())
     }
 
-    /// Starts a webserver that listens at `listen` (plain HTTP) and reaches its datastore at `datastore`, and waits until its
-    /// replica answers.
+    /// Starts a webserver that listens at `listen` (plain HTTP) and connects to its datastore at `datastore`. Waits
+    /// until its replica responds.
     pub(super) async fn start_webserver(
         &mut self,
         name: &str,
@@ -138,7 +138,7 @@ impl Fleet {
         self.answer(name).await
     }
 
-    /// Waits until a process that was begun answers.
+    /// Waits until a started process responds.
     pub(super) async fn answer(&mut self, name: &str) -> Result<Client, CtlError> {
         let (dir, started) = (self.dir(name), Instant::now());
         while started.elapsed() < START_TIMEOUT {
@@ -155,7 +155,7 @@ impl Fleet {
         Err(CtlError::new(format!("{name} does not answer: {}", self.said(name))))
     }
 
-    /// Asks a process to stop and waits until it has.
+    /// Sends a process SIGTERM and waits until it has exited.
     pub(super) async fn stop(&mut self, name: &str) -> CtlResult {
         let Some(at) = self.processes.iter().position(|(process, _)| process == name) else { return Ok(()) };
         let (_, mut child) = self.processes.remove(at);
@@ -172,7 +172,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Process id, for measuring.
+    /// Returns the process id, for measurements.
     pub(super) fn pid(&self, name: &str) -> Option<u32> {
         self.processes.iter().find(|(process, _)| process == name).map(|(_, child)| child.id())
     }
@@ -217,7 +217,7 @@ pub(super) async fn wait_for(
     }
 }
 
-/// The `share` quantile of measurements, which are sorted by this.
+/// Returns the `share` quantile of measurements; sorts them.
 pub(super) fn quantile(measured: &mut [Duration], share: f64) -> Duration {
     measured.sort_unstable();
     #[expect(
@@ -230,7 +230,7 @@ pub(super) fn quantile(measured: &mut [Duration], share: f64) -> Duration {
     measured.get(at).copied().unwrap_or_default()
 }
 
-/// A duration for people, in the unit that suits it.
+/// Formats a duration for people, in a suitable unit.
 pub(super) fn duration(duration: Duration) -> String {
     let micros = duration.as_secs_f64() * 1e6;
     match micros {

@@ -1,8 +1,8 @@
-//! `import`: a stream of transactions, pipelined, resumable, each committed exactly once.
+//! `import`: commits a stream of transactions exactly once; pipelined and resumable.
 //!
-//! An import has an origin of its own, and a transaction's counter is the ordinal of its line among the good lines. So
-//! what was taken before an interruption is known by its counter alone, for ever. The origin is written beside the
-//! data, see [`super::import_record`], before the first transaction is sent.
+//! Each import has its own origin, and the counter of a transaction is the ordinal of its line among the valid lines.
+//! The counter alone therefore identifies the transactions that were accepted before an interruption, permanently. The
+//! origin is stored next to the data (see [`super::import_record`]) before the first transaction is sent.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,9 +32,9 @@ use super::output::Output;
 use super::write::note;
 use super::{CtlError, CtlResult};
 
-/// Most transactions sent but not answered.
+/// Maximum number of transactions sent but not answered.
 const WINDOW: usize = 4096;
-/// Lines gathered before they are written.
+/// Bytes of messages collected before they are written.
 const CHUNK_BYTES: usize = 64 << 10;
 const MESSAGES_MAX: u64 = 20;
 
@@ -55,15 +55,16 @@ struct Source {
     file: Option<File>,
     record: Option<PathBuf>,
     known: Record,
-    /// Last transaction whose outcome was reported.
+    /// Last transaction with a reported outcome.
     heard: AtomicU64,
-    /// Rejections among those.
+    /// Number of rejections among the reported outcomes.
     rejected: AtomicU64,
-    /// Up to here the datastore need not remember rejections any more: they were reported, and that is written down.
+    /// Acknowledged-rejections watermark: up to here, rejections were reported and this is recorded, so the datastore
+    /// may forget them.
     settled: Arc<AtomicU64>,
 }
 
-/// Rejections after which it is written down how far they were reported.
+/// Number of rejections after which the last reported outcome is recorded.
 const SAVE_EVERY: u64 = 1024;
 
 impl Source {
@@ -72,7 +73,7 @@ impl Source {
         Source { file, record, known, heard: heard.into(), rejected, settled: Arc::new(heard.into()) }
     }
 
-    /// An outcome was reported.
+    /// Records that an outcome was reported.
     fn note(&self, counter: OriginCounter, is_rejection: bool) -> Result<(), CtlError> {
         self.heard.store(counter.0, Ordering::Relaxed);
         if is_rejection && (self.rejected.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(SAVE_EVERY) {
@@ -81,8 +82,8 @@ impl Source {
         Ok(())
     }
 
-    /// All of it was sent and answered: the record goes when everything is decided, and stays until then, so that the same
-    /// command never commits it again. Returns whether it went.
+    /// Ends an import of which all transactions were sent and answered. Deletes the record once all are resolved; until
+    /// then it is kept, so that the same command never commits them again. Returns whether the record was deleted.
     async fn finish(&self, client: &Client, last: OriginCounter) -> Result<bool, CtlError> {
         let Some(path) = &self.record else { return Ok(true) };
         if has_decided(client, self.known.origin, last).await.unwrap_or(false) {
@@ -95,7 +96,7 @@ impl Source {
         Ok(false)
     }
 
-    /// Writes down how far outcomes were reported.
+    /// Records the last reported outcome.
     fn save(&self) -> Result<(), CtlError> {
         let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
         if let Some(record) = &self.record {
@@ -107,7 +108,8 @@ impl Source {
     }
 }
 
-/// Whether everything of `origin` up to `last` that was taken is committed or rejected, as far as the state here knows.
+/// Returns whether all accepted transactions of `origin` up to `last` are committed or rejected, as far as the local
+/// state knows.
 async fn has_decided(client: &Client, origin: Origin, last: OriginCounter) -> Result<bool, CtlError> {
     let known: OriginInfo = client.item(&Request::OriginStatus { origin }).await?;
     Ok(known.decided >= last.min(known.taken))
@@ -154,7 +156,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
             }
         }
     };
-    // Those of earlier attempts, too.
+    // Includes the rejections of earlier attempts.
     summary.rejected = source.rejected.load(Ordering::Relaxed);
     let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
     bar.finish_and_clear();
@@ -182,7 +184,7 @@ fn progress_bar(total: u64) -> ProgressBar {
 
 async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
-        // It is never resumed, so the process that takes it can number it.
+        // Standard input cannot be resumed, so the process that receives a transaction may assign its id.
         let known = Record { origin: Origin::default(), ..Record::new(path.to_owned())? };
         return Ok(Source::new(None, None, known));
     }
@@ -199,7 +201,8 @@ async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     Ok(source)
 }
 
-/// Removes the record of an earlier import from this path when everything of it is decided, and the file holds something else now.
+/// Deletes the record of an earlier import from this path if all of it is resolved and the file has different
+/// contents now.
 async fn forget_finished(dir: &Path, imports: &Path, path: &Path, file: &mut File) -> CtlResult {
     let Some((last, earlier, at)) = import_record::replaced(imports, path, file) else { return Ok(()) };
     let client = Client::open(dir).await?;
@@ -211,7 +214,7 @@ async fn forget_finished(dir: &Path, imports: &Path, path: &Path, file: &mut Fil
     }
 }
 
-/// The flag of an error says that the process went away and may come back.
+/// Sends all transactions. The flag of an error is true if the process became unreachable and a retry may help.
 async fn send(
     client: &Client,
     source: &Source,
@@ -224,7 +227,7 @@ async fn send(
     let status: Status = client.item(&Request::Status).await.map_err(gone)?;
     let origin = source.known.origin;
     let known = client.item(&Request::OriginStatus { origin }).await;
-    // An identity that belongs to another member will not come right by trying again.
+    // Retrying does not help if the identity belongs to a different member.
     let known: OriginInfo = known.map_err(|error: CtlError| {
         let is_gone = error.exit != 3;
         (error, is_gone)
@@ -238,12 +241,13 @@ async fn send(
         Some(file) => {
             let mut file = file.try_clone().map_err(|error| (CtlError::new(error), false))?;
             file.rewind().map_err(|error| (CtlError::new(error), false))?;
-            // What is appended from now on is not part of what the record describes.
+            // Bytes appended from now on are not covered by the record.
             Box::new(BufReader::with_capacity(1 << 20, file.take(source.known.length)))
         }
     };
     let bad_reported = Arc::clone(bad_reported);
-    // What was taken but not heard of is sent again, and answered again: a rejection among it is still to be reported.
+    // Transactions that were accepted without a reported outcome are sent and answered again, so that a rejection among
+    // them is reported.
     let taken = known.taken.min(OriginCounter(source.heard.load(Ordering::Relaxed)));
     let settled = Arc::clone(&source.settled);
     let parsing = tokio::task::spawn_blocking(move || parse(reader, (origin, taken), &settled, &bad_reported, &chunks));
@@ -318,7 +322,7 @@ struct Chunk {
     source_bytes: u64,
 }
 
-/// Numbers of lines, bad lines, and lines taken before, and the counter of the last good one.
+/// Numbers of all lines, invalid lines and lines accepted before, and the counter of the last valid line.
 struct Parsed {
     lines: u64,
     bad: u64,
@@ -326,7 +330,7 @@ struct Parsed {
     last: OriginCounter,
 }
 
-/// Reads lines and makes messages of them.
+/// Reads lines and encodes them as messages.
 fn parse(
     mut reader: Box<dyn BufRead + Send>,
     (origin, taken): (Origin, OriginCounter),

@@ -1,21 +1,21 @@
-//! Lines of bounded length from a stream of any length.
+//! Lines of bounded length from a stream of unbounded length.
 
 use std::io::{self, BufRead};
 
-/// Byte order mark that some editors write at the start of a file.
+/// Byte order mark, which some editors write at the start of a file.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What was read.
+/// Result of reading one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Bytes taken from the stream, the line break included.
+    /// Bytes consumed from the stream, including the line break.
     pub bytes: u64,
-    /// The line is longer than allowed: only its first bytes were kept, the rest was skipped to its line break.
+    /// Whether the line is too long: only its first bytes were kept, and the rest was skipped up to the line break.
     pub is_too_long: bool,
 }
 
-/// Reads the next line into `line`, without its line break; `None` at the end. At most `max` bytes are kept, so that no part of a
-/// longer line is taken for a line of its own.
+/// Reads the next line into `line`, without its line break; returns `None` at the end. Keeps at most `max` bytes and
+/// skips the rest, so that no part of a longer line is mistaken for a line.
 pub(super) fn next_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, max: usize) -> io::Result<Option<Piece>> {
     line.clear();
     let mut piece = Piece { bytes: 0, is_too_long: false };
@@ -42,7 +42,7 @@ pub(super) fn next_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, max: usize
     }
 }
 
-/// The first line of a file without its byte order mark.
+/// Returns the first line of a file without its byte order mark.
 pub(super) fn without_mark(line: &[u8]) -> &[u8] {
     line.strip_prefix(MARK).unwrap_or(line)
 }

@@ -1,9 +1,9 @@
-//! What is known of an import that was interrupted: a small file beside the data, with a checksum.
+//! Record of an interrupted import: a small checksummed file next to the data.
 //!
-//! A record is found by the path of the file that is imported, or, when that was moved, by its contents. It holds for as long
-//! as the file begins with the bytes that were there when the import started: a file that has grown continues, one that was
-//! shortened or changed is refused, and so is a record that is damaged. "No record" would mean that everything is committed a
-//! second time.
+//! A record is found by the path of the imported file or, if that was moved, by its contents. It is valid while the
+//! file starts with the bytes that it had when the import started. A file that has grown continues; a file that was
+//! shortened or changed is rejected, and so is a corrupt record. Treating a corrupt record as missing would commit
+//! everything twice.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -17,45 +17,45 @@ use crate::model::{Origin, OriginCounter};
 use super::CtlError;
 use super::write::new_origin;
 
-/// One import.
+/// Persistent state of one import.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Origin of its transactions.
+    /// Origin of the import's transactions.
     pub origin: Origin,
-    /// Absolute path of what is imported.
+    /// Absolute path of the imported file.
     pub file: PathBuf,
-    /// Last transaction of which the outcome was reported.
+    /// Last transaction with a reported outcome.
     #[serde(default)]
     pub heard: OriginCounter,
-    /// Rejections among those.
+    /// Number of rejections among the reported outcomes.
     #[serde(default)]
     pub rejected: u64,
-    /// Bytes of the file that belong to this import.
+    /// Number of bytes of the file that belong to this import.
     #[serde(default)]
     pub length: u64,
-    /// BLAKE3 of those bytes, hexadecimal.
+    /// BLAKE3 hash of those bytes, hexadecimal.
     #[serde(default)]
     pub hash: String,
-    /// The last transaction of the import, once all of them were sent and answered. They may wait in an outbox still.
+    /// Last transaction of the import, once all were sent and answered. They may still be pending in an outbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<OriginCounter>,
 }
 
 impl Record {
-    /// A record of an import that has not started.
+    /// Creates the record of an import that has not started.
     pub(super) fn new(file: PathBuf) -> Result<Record, CtlError> {
         let (heard, rejected) = (OriginCounter(0), 0);
         Ok(Record { origin: new_origin()?, file, heard, rejected, length: 0, hash: String::new(), last: None })
     }
 
-    /// Writes it to `path`, whole or not at all.
+    /// Writes the record to `path` atomically.
     pub(super) fn save(&self, path: &Path) -> Result<(), CtlError> {
         let sealed = Sealed { sum: self.sum().map_err(CtlError::new)?, record: self.clone() };
         let text = serde_json::to_string(&sealed).map_err(CtlError::new)?;
         replace_file(path, text.as_bytes()).map_err(CtlError::new)
     }
 
-    /// BLAKE3 of what it says, hexadecimal.
+    /// Returns the BLAKE3 hash of the serialized record, hexadecimal.
     fn sum(&self) -> serde_json::Result<String> {
         Ok(blake3::hash(serde_json::to_string(self)?.as_bytes()).to_hex().to_string())
     }
@@ -63,9 +63,9 @@ impl Record {
     fn load(path: &Path) -> Result<Record, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let Sealed { sum, record } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        // Earlier versions wrote no checksum, and no hash of the file, which was the record's name.
+        // Earlier versions wrote no checksum and no hash of the file, which was part of the record's name.
         let is_earlier = sum.is_empty() && record.hash.is_empty() && record.length == 0;
-        // Read and written again it must be the same: what is not understood is damage, too.
+        // Serializing the parsed record must yield the same text, so unknown fields count as corruption, too.
         let again = serde_json::to_string(&Sealed { sum: sum.clone(), record: record.clone() });
         let is_whole =
             sum == record.sum().map_err(|error| error.to_string())? && again.is_ok_and(|again| again == text);
@@ -73,7 +73,7 @@ impl Record {
     }
 }
 
-/// A record with its checksum, in one JSON object.
+/// Record with its checksum, as one JSON object.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     #[serde(flatten)]
@@ -82,7 +82,7 @@ struct Sealed {
     sum: String,
 }
 
-/// BLAKE3 of the first `length` bytes; `None` when there are fewer.
+/// Returns the BLAKE3 hash of the first `length` bytes; `None` if the file is shorter.
 fn hash_of(file: &mut File, length: u64) -> io::Result<Option<String>> {
     file.rewind()?;
     let mut hasher = blake3::Hasher::new();
@@ -90,7 +90,7 @@ fn hash_of(file: &mut File, length: u64) -> io::Result<Option<String>> {
     Ok((hasher.count() == length).then(|| hasher.finalize().to_hex().to_string()))
 }
 
-/// Whether the line at the end of the first `length` bytes ends there, so that more can follow.
+/// Returns whether the first `length` bytes end at a line break, so that lines can be appended.
 fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
     file.seek(io::SeekFrom::Start(length.saturating_sub(1)))?;
     let mut around = [0; 2];
@@ -98,10 +98,10 @@ fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
     Ok(around[..read].contains(&b'\n') || around[..read].ends_with(b"\r"))
 }
 
-/// Finds or makes the record of the import of `path`; with it, where it is and whether it was there.
+/// Finds or creates the record of the import of `path`. Returns the record, its path, and whether it existed.
 ///
 /// # Errors
-/// When the record is damaged, or about other contents than the file has.
+/// If the record is corrupt, or if the file no longer starts with the recorded contents.
 pub(super) fn find(imports: &Path, path: &Path, file: &mut File) -> Result<(Record, PathBuf, bool), CtlError> {
     let named = |error: io::Error| CtlError::new(format!("{}: {error}", path.display()));
     let absolute = path.canonicalize().map_err(named)?;
@@ -140,8 +140,9 @@ pub(super) fn find(imports: &Path, path: &Path, file: &mut File) -> Result<(Reco
     Ok((now, at, true))
 }
 
-/// The record of an import from `path` of which all was sent, when the file does not begin as it did then; with its last
-/// transaction and where it is. Such a record says nothing of the file any more once all of it is decided.
+/// Returns the record of an import from `path` that was sent completely, if the file no longer starts with its
+/// contents; also returns its last transaction and its path. Once all of its transactions are resolved, such a record
+/// does not apply to the file any more.
 pub(super) fn replaced(imports: &Path, path: &Path, file: &mut File) -> Option<(OriginCounter, Record, PathBuf)> {
     let absolute = path.canonicalize().ok()?;
     let at = imports.join(format!("{}.json", hex(absolute.as_os_str().as_encoded_bytes())));
@@ -150,7 +151,7 @@ pub(super) fn replaced(imports: &Path, path: &Path, file: &mut File) -> Option<(
     same_start(&record, path, file, "").is_err().then_some((last, record, at))
 }
 
-/// Refuses a file that does not begin as it did when its import started.
+/// Rejects a file that does not start with the contents that it had when its import started.
 fn same_start(known: &Record, path: &Path, file: &mut File, remedy: &str) -> Result<(), CtlError> {
     let named = |error: io::Error| CtlError::new(format!("{}: {error}", path.display()));
     let refused = |what: &str| {
@@ -172,7 +173,7 @@ fn same_start(known: &Record, path: &Path, file: &mut File, remedy: &str) -> Res
     }
 }
 
-/// The record of a file with the same contents that has another path now.
+/// Returns the record of a file with the same contents that was moved from another path.
 fn moved(imports: &Path, hash: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(imports).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.path()).find(|path| {
@@ -197,7 +198,7 @@ mod tests {
     }
 
     impl Bench {
-        /// An import of `TEXT` that was interrupted.
+        /// Creates the record of an interrupted import of `TEXT`.
         fn new() -> (Bench, Record, PathBuf) {
             let temp = tempfile::tempdir().expect("temp dir");
             let path = temp.path().join("in.jsonl");
@@ -255,7 +256,7 @@ mod tests {
                     Err(error) => {
                         assert!(error.message.contains("damaged") && error.message.contains("remove "), "{error}")
                     }
-                    // Blanks at the end carry nothing.
+                    // Trailing whitespace has no meaning.
                     Ok((found, ..)) => assert_eq!((Record::load(&at).as_ref(), place), (Ok(&found), good.len() - 1)),
                 }
             }

@@ -1,4 +1,4 @@
-//! Commands that only look.
+//! Read-only commands.
 
 use std::path::Path;
 
@@ -149,8 +149,8 @@ pub(super) async fn segments(dir: &Path, json: bool) -> CtlResult {
     })
 }
 
-/// One object with its version, which is 0 while the last write is not decided. The value is printed as it is kept:
-/// taking it apart and putting it together again could change the digits of its numbers.
+/// Formats an object and its version, which is 0 while the last write is pending. The value is printed as stored,
+/// because parsing and serializing it could change the digits of its numbers.
 fn object_json(row: &Row) -> Result<Option<String>, CtlError> {
     let Row::Object { collection, key, version, time_ms, value } = row else { return Ok(None) };
     let quoted = |text: &str| serde_json::to_string(text).map_err(CtlError::new);
@@ -364,7 +364,7 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
 /// `barrier`
 pub(super) async fn barrier(dir: &Path, json: bool, seq: Option<Seq>, timeout_s: u64) -> CtlResult {
     let client = Client::open(dir).await?;
-    // Where no process runs nothing gets on: what is not reached now is not waited for.
+    // Without a process there is no progress, so there is nothing to wait for.
     let timeout_ms = if client.is_running() { timeout_s.saturating_mul(1000) } else { 0 };
     let status: Result<Status, _> = client.item(&Request::Barrier { seq, timeout_ms }).await;
     let status = status.map(|status| client.as_seen(status));

@@ -1,4 +1,4 @@
-//! `lb`: configuration of load balancers, once or kept fresh.
+//! `lb`: generates load balancer configuration, once or continuously.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -19,10 +19,10 @@ use super::datastore::stop_signal;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// The balancer's command is given this long.
+/// Longest run time of the balancer's command.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Prints or writes the configuration; with `--watch` again and again, whenever it changes.
+/// Prints or writes the configuration; with `--watch`, rewrites it whenever it changes.
 pub(super) async fn run(dir: &Path, json: bool, args: Lb) -> CtlResult {
     let choice = args.choice();
     choice.check(args.format).map_err(|message| CtlError { message, exit: 2 })?;
@@ -59,7 +59,7 @@ fn report(left_out: &[String]) {
     left_out.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
 
-/// What hosts' names meant when that was last known: a name service that does not answer takes no webserver out of a balancer.
+/// Last known addresses of host names: an unavailable name service must not remove a webserver from a balancer.
 type Resolved = BTreeMap<(String, u16), Vec<SocketAddr>>;
 
 async fn ask(
@@ -87,7 +87,7 @@ async fn resolve(backend: &mut Backend, resolved: &mut Resolved) -> Result<(), S
     let found = tokio::net::lookup_host((host.0.as_str(), host.1)).await;
     let outcome = match found {
         Ok(addresses) => {
-            // In order, and each once: a name service that turns them round changes nothing.
+            // Sorted and without duplicates, so that a different order of the answers changes nothing.
             let addresses: BTreeSet<SocketAddr> = addresses.collect();
             resolved.insert(host.clone(), addresses.into_iter().collect());
             Ok(())
@@ -99,8 +99,8 @@ async fn resolve(backend: &mut Backend, resolved: &mut Resolved) -> Result<(), S
     outcome
 }
 
-/// The webservers that the datastore lists. One of an earlier version does not know the request, and is asked for the members,
-/// which it lists for administrators only.
+/// Returns the webservers that the datastore lists. A datastore of an earlier version does not know the request; the
+/// list is then built from its members, which only administrators may list.
 pub(super) async fn webservers(client: &Client) -> Result<Vec<BackendInfo>, CtlError> {
     let error = match client.items(&Request::Backends).await {
         Ok(webservers) => return Ok(webservers),
@@ -126,7 +126,7 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
                 }
                 keeper.keep(&backends).await.err().unwrap_or_default()
             }
-            // Nothing is known, so nothing is changed.
+            // Without an answer, nothing is changed.
             Err(error) => format!("{error}; the configuration stays as it is"),
         };
         if now != trouble && !now.is_empty() {
@@ -145,12 +145,12 @@ struct Keeper {
     choice: Choice,
     file: PathBuf,
     exec: Option<String>,
-    /// Whether the balancer has not been told of what the file holds.
+    /// Whether the balancer must still be notified of the current file.
     is_pending: bool,
 }
 
 impl Keeper {
-    /// Writes the file when it would change, whole or not at all, and tells the balancer.
+    /// Writes the file atomically if its contents would change, and notifies the balancer.
     async fn keep(&mut self, backends: &[Backend]) -> Result<(), String> {
         let text = balance::render(self.format, backends, &self.choice);
         let named = |error: std::io::Error| format!("{}: {error}", self.file.display());
@@ -159,7 +159,7 @@ impl Keeper {
                 return Err("no webserver has said its External-Addr; the file stays as it is".into());
             }
             replace_file(&RealFs, &self.file, text.as_bytes()).map_err(named)?;
-            // It holds no secret, and balancers do not read it as the user who writes it.
+            // The file holds no secret, and the balancer reads it as a different user.
             std::fs::set_permissions(&self.file, std::fs::Permissions::from_mode(0o644)).map_err(named)?;
             self.is_pending = true;
             let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
@@ -172,7 +172,7 @@ impl Keeper {
     }
 }
 
-/// Runs the command that makes the balancer read its file again.
+/// Runs the command that makes the balancer reload its file.
 async fn tell(command: &str) -> Result<(), String> {
     let again = "; it is tried again";
     let mut child = tokio::task::spawn_blocking({

@@ -13,7 +13,7 @@ use super::client::{Client, Piece};
 use super::output::{Output, size};
 use super::{CtlError, CtlResult};
 
-/// A progress bar on a terminal, nothing elsewhere.
+/// Creates a progress bar, which is hidden if standard error is not a terminal.
 fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -22,7 +22,7 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A bar over bytes, on a terminal.
+/// Creates a progress bar over bytes, which is hidden if standard error is not a terminal.
 pub(super) fn bytes_bar() -> ProgressBar {
     bar()
 }
@@ -33,7 +33,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_position(progress.done);
 }
 
-/// Sends a request, shows its progress, and returns the report at its end.
+/// Sends a request, shows its progress, and returns the final report.
 pub(super) async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
     let bar = bar();
     let mut report: Option<T> = None;
@@ -57,7 +57,7 @@ pub(super) async fn with_progress<T: DeserializeOwned>(client: Client, request: 
 pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
     let client = match Client::open(dir).await {
         Ok(client) => client,
-        // A log that does not open is examined file by file, so that every damaged place is named.
+        // A log that does not open is checked file by file, so that every corrupt position is reported.
         Err(error) if error.exit == 3 && dir.join("log").is_dir() => {
             let report = examine(dir, &error)?;
             return print(json, &report, Some(dir));
@@ -111,7 +111,7 @@ fn print(json: bool, report: &VerifyReport, datastore: Option<&Path>) -> CtlResu
         for finding in &report.findings {
             let offset = finding.offset.map_or_else(String::new, |offset| format!(" at byte {offset}"));
             let place = format!("{}{offset}: ", finding.place);
-            // Most problems name their place themselves.
+            // Most problems already include their position.
             let problem = finding.problem.strip_prefix(&format!("damage in {place}")).unwrap_or(&finding.problem);
             output.line(&format!("DAMAGE {place}{problem}"))?;
         }

@@ -16,7 +16,7 @@ use super::client::Client;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// `enroll`: the token alone on standard output.
+/// `enroll`: prints only the token on standard output.
 pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult {
     let Enroll { name, role, ttl, addresses, replace, wait } = enroll;
     let client = open_soon(dir, Duration::from_secs(wait)).await?;
@@ -40,7 +40,7 @@ pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult 
     output.flush()
 }
 
-/// Reaches a datastore that may have been started a moment ago: its directory and what marks it come about then.
+/// Connects to a datastore that may still be starting: waits until its directory is claimed or has an identity.
 async fn open_soon(dir: &Path, wait: Duration) -> Result<Client, CtlError> {
     let started = Instant::now();
     while started.elapsed() < wait && !data_dir::is_claimed(dir) && !Identity::exists(dir) {
@@ -89,7 +89,7 @@ pub(super) async fn revoke(dir: &Path, json: bool, name: MemberName, remove: boo
     let done = done?;
     let mut output = Output::new();
     let state = if remove { "forgotten" } else { "revoked" };
-    // A datastore of an earlier version does not say, and revokes nothing that it cannot write.
+    // A datastore of an earlier version does not report this; it revokes a member only if it can store the revocation.
     let is_durable = done["durable"].as_bool().unwrap_or(true);
     if json {
         output.json(&done)?;

@@ -1,7 +1,7 @@
-//! `import-gravwell`: what an existing Gravwell webserver has, through its public API.
+//! `import-gravwell`: imports the objects of an existing Gravwell webserver through its public API.
 //!
-//! What was brought over is noted, after each step, in a state file with the numbers that things got here; the same command
-//! goes on from there. Users and groups that exist here under the same name are taken for the same.
+//! After each step, imported objects and their new ids are recorded in a state file, so that the same command can
+//! resume. Users and groups that exist here under the same name are treated as the same.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,41 +21,41 @@ use super::output::Output;
 use super::rest::{Rest, Trusting};
 use super::{CtlError, CtlResult, transact};
 
-/// Transactions of histories have this many searches.
+/// Number of searches in one transaction.
 const SEARCHES_PER_TXN: usize = 100;
 
-/// What was brought over, by the names that things have at the source.
+/// Imported objects by their ids at the source.
 #[derive(Default, Serialize, Deserialize)]
 struct State {
     source: String,
     users: BTreeMap<i64, i64>,
     groups: BTreeMap<i64, i64>,
-    /// Steps that are done, `kind/name`, with what became of each.
+    /// Completed steps, `kind/name`, with the id of the created object, if any.
     done: BTreeMap<String, String>,
 }
 
 impl State {
-    /// Writes it with a checksum, whole or not at all.
+    /// Writes the state with a checksum, atomically.
     fn save(&self, path: &Path) -> CtlResult {
         let text = serde_json::to_string_pretty(self).map_err(CtlError::new)?;
         replace_file(path, summed::seal(&text).as_bytes()).map_err(CtlError::new)
     }
 }
 
-/// What happened.
+/// Result of the import.
 #[derive(Default, Serialize)]
 struct Report {
     dry_run: bool,
     created: BTreeMap<&'static str, u64>,
     found: BTreeMap<&'static str, u64>,
-    /// What could not be brought over, and why.
+    /// Objects that were not imported, with the reason.
     left: Vec<String>,
 }
 
 struct Migration {
     source: Rest,
     target: Rest,
-    /// Whether the source lets us see what belongs to others.
+    /// Whether the source shows objects of other users.
     sees_all: bool,
     state: State,
     path: PathBuf,
@@ -139,7 +139,7 @@ impl Migration {
         let sees_all = args.token_file.is_none() && source.get("/api/users/preferences").is_ok();
         let report = Report { dry_run: args.dry_run, ..Report::default() };
         let migration = Migration { source, target, sees_all, state, path, report, searches: Vec::new() };
-        // A file that cannot be written is found before anything is created.
+        // Detect an unwritable file before anything is created.
         migration.save()?;
         Ok(migration)
     }
@@ -179,7 +179,7 @@ impl Migration {
         is_done
     }
 
-    /// Does one step, unless this is a rehearsal; one that fails is reported and does not end the rest.
+    /// Runs one step unless this is a dry run. A failed step is reported and does not stop the import.
     fn step(
         &mut self,
         kind: &'static str,
@@ -315,7 +315,7 @@ impl Migration {
             (search["UID"], search["GID"], search["GIDs"]) = (json!(here), json!(gid), json!(gids));
             match serde_json::from_value::<Entry>(search) {
                 Ok(mut entry) => {
-                    // The same search gets the same name whenever it is brought over.
+                    // The key is derived from the search, so that a repeated import finds it again.
                     entry.id = format!("{:012x}-{}", entry.launched.ms(), &hash[..8]);
                     self.searches.push(entry);
                 }
@@ -373,7 +373,7 @@ impl Migration {
             let contents = self.source.raw(&format!("/api/resources/{}/raw", text(resource, "GUID")))?;
             owner.put_raw(&format!("/api/resources/{guid}/raw"), contents)?;
         }
-        // The administrator shares it: its owner need not be a member of the groups that it was shared with.
+        // The administrator shares the resource: its owner need not be a member of the groups that it was shared with.
         let (groups, is_global) = (self.gids_in(resource, "GroupACL"), resource["Global"].as_bool() == Some(true));
         if is_global || !groups.is_empty() {
             made = self.target.get(&format!("/api/resources/{guid}"))?;
@@ -384,7 +384,8 @@ impl Migration {
     }
 }
 
-/// Histories cannot be written through the API: they go into the log, each search on the condition that it is not there.
+/// Imports search histories. The API cannot write them, so they are written to the log, each search on the condition
+/// that it does not exist.
 async fn histories(
     dir: &Path,
     mut report: Report,

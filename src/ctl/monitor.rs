@@ -1,5 +1,5 @@
-//! A small HTTP listener for those who watch a process: metrics, and on a datastore what balancers and Prometheus need to
-//! know of its members. It has no authentication; it is meant for loopback or a network of its own.
+//! HTTP listener for monitoring: metrics and, on a datastore, lists of members for load balancers and Prometheus. It
+//! has no authentication and is intended for loopback or a dedicated network.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::telemetry::exporter::{self, Exporter};
 
 use super::bounded::Bounded;
 
-/// Connections at the same time. Whoever watches needs one, and nothing here says who that is.
+/// Maximum number of concurrent connections. Clients are not authenticated, and each needs only one.
 const CONNECTIONS_MAX: usize = 32;
-/// A connection on which nothing moves for longer is closed: longer than between two scrapes.
+/// Connections that are idle for longer are closed; exceeds the usual interval between scrapes.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 
-/// Media type of the text form of metrics.
+/// Media type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The listener; it ends when this is dropped.
+/// Running listener; stops when dropped.
 pub(super) struct Monitor {
     tasks: JoinSet<()>,
 }
 
 impl Monitor {
-    /// Waits until one of its tasks has ended, which none does by itself.
+    /// Waits until one of the listener's tasks has ended, which happens only on failure.
     pub(super) async fn ended(monitor: &mut Option<Monitor>) {
         match monitor {
             Some(monitor) => drop(monitor.tasks.join_next().await),
@@ -41,13 +41,13 @@ impl Monitor {
     }
 }
 
-/// Records metrics and serves them at `address`; with a roster, the members as well.
+/// Records metrics and serves them at `address`; if `roster` is given, serves the list of members as well.
 ///
 /// # Errors
-/// Says why it cannot.
+/// If the listener or the exporter cannot start; the error is the cause.
 pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result<Monitor, String> {
     let listener = TcpListener::bind(address).await.map_err(|error| error.to_string())?;
-    // Port 0 is whichever was free.
+    // Port 0 selects a free port.
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     tracing::info!(%address, "serving metrics");
     let exporter = exporter::start().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! `outbox`: what waits at a replica, and what was rejected.
+//! `outbox`: pending and rejected transactions of a replica.
 
 use std::path::Path;
 
@@ -57,14 +57,14 @@ pub(super) fn name(id: &TxnId) -> String {
     format!("{}/{}", id.origin, id.counter)
 }
 
-/// Takes out what webservers keep secret: operators paste this list.
+/// Removes secrets of webservers, because operators paste this list.
 fn withhold(item: &mut OutboxItem) {
     let (OutboxItem::Pending(PendingInfo { txn, .. }) | OutboxItem::Rejected(RejectedInfo { txn, .. })) = item;
     let ops = txn.get_mut("ops").and_then(Value::as_array_mut);
     for put in ops.into_iter().flatten().filter_map(|op| op.get_mut("put")?.as_object_mut()) {
         let is_secret = put.get("collection").and_then(Value::as_str).is_none_or(kinds::is_secret);
         if is_secret {
-            // Whatever form the value has: only what names the object stays.
+            // Keep only the object's name, whatever form the value has.
             put.retain(|name, _| ["collection", "key"].contains(&name.as_str()));
             put.insert("withheld".into(), true.into());
         }

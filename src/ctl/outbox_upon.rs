@@ -1,4 +1,4 @@
-//! A rejected transaction beside what is there now, and submitted again upon it.
+//! Compares a rejected transaction with the current objects, and submits it again on top of them.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use super::outbox::name;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// A rejected transaction with what is in the places that it is about.
+/// Rejected transaction with the current objects that it concerns.
 struct Compared {
     info: RejectedInfo,
     ops: Vec<Op>,
-    /// What it requires to be as it was read.
+    /// Objects that the transaction requires to be unchanged since they were read.
     required: Vec<Named>,
     present: Vec<(Named, Option<Present>)>,
 }
@@ -51,7 +51,8 @@ impl Compared {
         Ok(Compared { info, ops, required, present })
     }
 
-    /// Operators paste what this prints: what webservers keep secret is compared, and shown only `with_secrets`.
+    /// Prints the comparison. Operators paste this output, so secrets of webservers are compared but printed
+    /// only `with_secrets`.
     fn print(&self, output: &mut Output, json: bool, with_secrets: bool) -> CtlResult {
         if !json {
             output.line(&format!("rejected: {}", self.info.reason))?;
@@ -92,7 +93,8 @@ impl Compared {
     }
 }
 
-/// Of a change: what it does, `None` when it only relies on the object, and whether it puts a value there.
+/// Effect of a change on an object: `None` if it only depends on the object, else whether it writes a value (`true`) or
+/// deletes the object (`false`).
 type Done = Option<bool>;
 
 impl Compared {

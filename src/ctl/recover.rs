@@ -1,4 +1,4 @@
-//! `recover`: a datastore that has lost its disk, rebuilt from its members.
+//! `recover`: rebuilds a datastore that has lost its disk from its members.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,41 +28,41 @@ use super::output::Output;
 use super::repair::{MemberSource, find_member, open_member};
 use super::{CtlError, CtlResult};
 
-/// The state is read once, from one end to the other.
+/// Cache size for a state, which is read sequentially and only once.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// What was found and done.
+/// Result of a recovery.
 #[derive(Serialize)]
 struct Report {
     dry_run: bool,
-    /// How members' certificates stay good.
+    /// Origin of the CA: kept, restored or new.
     authority: &'static str,
     offers: Vec<Offer>,
     chosen: String,
     log: RepairReport,
-    /// Enrolled members that were not heard of.
+    /// Enrolled members that did not respond.
     unheard: Vec<String>,
 }
 
-/// Where a member's state is kept while it is compared with the chosen one.
+/// Directory of a member's state while it is compared with the chosen one.
 const COMPARED: &str = "state.compared";
 
-/// Said after a register came back from a copy.
+/// Hint printed after a member registry was restored from a backup.
 pub(super) const REVOKE_AGAIN: &str =
     "check `members`: who was revoked after the copy of the authority was made is to be revoked again";
 
-/// Where a rehearsal has the authority.
+/// Directory of the CA in a dry run.
 const REHEARSAL: &str = "trust.rehearsal";
 
 /// `recover`
 pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
-    // A rehearsal leaves the directory as it is.
+    // A dry run works in a scratch directory and leaves `dir` unchanged.
     let scratch = args.dry_run.then(Scratch::new).transpose().map_err(CtlError::new)?;
     let work = scratch.as_ref().map_or(dir, Scratch::path).to_owned();
     tokio::select! {
         result = recover_from(dir, &work, json, args) => result,
         () = super::datastore::stop_signal() => {
-            // What takes the old log's place does so at once, or at the next start: it may be left at any point.
+            // Safe at any point: the old log is replaced atomically, now or at the next start.
             drop(scratch);
             complain!("gravwell-logctl: interrupted");
             std::process::exit(1);
@@ -70,13 +70,13 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
     }
 }
 
-/// `work`: where states are put for a moment.
+/// Recovers `dir`; `work` is the directory for temporary states.
 async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
     let in_use = |error: data_dir::DirectoryError| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
     };
-    // What was named is looked at before the directory is marked as a datastore's.
+    // Check the sources before the directory is marked as a datastore's.
     let looking = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let kept = kept(dir, &args)?;
     check_empty(dir).map_err(CtlError::new)?;
@@ -96,7 +96,7 @@ async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> Ctl
     let (trust, authority) = found?;
     let recovered = rebuild((dir, work), json, &args, config, lock, (trust, authority)).await;
     if recovered.is_err() && authority == Authority::Kept && !was_marked && !args.dry_run {
-        // Nothing was changed.
+        // Nothing was changed, so the mark is removed.
         unfinished::end(dir).map_err(CtlError::new)?;
     }
     recovered
@@ -172,7 +172,7 @@ async fn rebuild(
     let unheard = trust.unheard(&offers);
     let path = dir.to_owned();
     let dry_run = args.dry_run;
-    // The chosen one's counts in any case; others may claim anything.
+    // The chosen member's generation always counts; other members could claim any.
     let claimed = offers.iter().map(|offer| offer.generation).filter(|generation| generation.is_plausible());
     let above = claimed.max().unwrap_or_default();
     let building = move || recover(&path, &config, &state, above, &known, dry_run, &mut |what| complain!("{what}"));
@@ -182,7 +182,7 @@ async fn rebuild(
     print(json, dir, &Report { dry_run, authority: authority.word(), offers, chosen: name, log, unheard })
 }
 
-/// What the members know of how the log's generations began.
+/// Returns how the log's generations started, as known to the members.
 fn known(log_id: LogId, sources: &[MemberSource], gathered: Option<&Gathered>) -> Vec<GenerationInfo> {
     let mut known = gathered.map(|gathered| gathered.known(log_id)).unwrap_or_default();
     for source in sources {
@@ -203,18 +203,18 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
     Ok(config)
 }
 
-/// Where the authority is for now.
+/// Trust directory in use during the recovery.
 struct Trust {
     path: PathBuf,
 }
 
 impl Trust {
-    /// Where the register says that the log stood.
+    /// Returns the position of the log that is recorded in the member registry.
     fn log_mark(&self) -> Option<LogMark> {
         Registry::open(&self.path, SystemClock.now_ms()).ok()?.log_mark()
     }
 
-    /// Whether a member was cut off.
+    /// Returns whether a member was revoked.
     fn has_revoked(&self, name: &str) -> bool {
         let registry = match Registry::open(&self.path, SystemClock.now_ms()) {
             Ok(registry) => registry,
@@ -229,7 +229,7 @@ impl Trust {
         registry.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)
     }
 
-    /// Enrolled members that are not among the offers.
+    /// Returns the enrolled members that are not among the offers.
     fn unheard(&self, offers: &[Offer]) -> Vec<String> {
         let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return Vec::new() };
         let enrolled = registry.members().filter(|member| member.state == MemberState::Enrolled);
@@ -238,8 +238,8 @@ impl Trust {
     }
 }
 
-/// The authority: the one that is still here, or one from a sealed copy, or, when that is wanted, a new one. Whatever becomes
-/// of it, the mark of a recovery is written first.
+/// Provides the CA: the existing one, one from an encrypted CA backup or, if requested, a new one. In each case, the
+/// mark of an unfinished recovery is written first.
 fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
@@ -297,7 +297,8 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     Ok((found, Authority::Restored))
 }
 
-/// What became of the authority that is here, where there is one: what an interrupted recovery made of it, or nothing.
+/// Returns the origin of the existing CA, if there is one: as recorded by an interrupted recovery,
+/// else [`Authority::Kept`].
 fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     let here = trust_dir(dir);
     if !here.join("ca.key").exists() {
@@ -312,8 +313,8 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     Ok(Some(found))
 }
 
-/// An interrupted recovery brought the authority back from the sealed copy that `earlier` names: a later one that is given now
-/// takes its place, because members and revocations since are in that one only.
+/// Replaces the CA that an interrupted recovery restored from the backup named in `earlier` if a later backup is given
+/// now, because only the later one contains the members and revocations since.
 fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> CtlResult {
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let Some((escrow, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
@@ -342,7 +343,7 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
     Ok(())
 }
 
-/// The mark of this recovery, with what an earlier step noted of the sealed copy.
+/// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt.
 fn mark(dir: &Path, becomes: Authority) -> Unfinished {
     let (copy_ms, copy) =
         unfinished::find(dir).and_then(Result::ok).map_or((None, None), |earlier| (earlier.copy_ms, earlier.copy));
@@ -354,7 +355,7 @@ fn mark_restored(dir: &Path, rank: CopyRank) -> CtlResult {
     Unfinished { copy_ms: Some(rank.made_ms), copy: Some(rank), ..mark }.write(dir).map_err(CtlError::new)
 }
 
-/// Fails when what is given of an authority is of another one than the one that is here, which would be used all the same.
+/// Fails if a given CA backup or key belongs to a different CA than the existing one, which would be used nonetheless.
 fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
     if args.new_authority {
         let own = (found != Authority::New).then(|| other_authority(here, "--new-authority asks for a new one"));
@@ -371,8 +372,8 @@ fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
     checked.map_err(CtlError::new)
 }
 
-/// Fails when the member in `home` belongs to another authority than a new one that has no members: all of them would have to
-/// join again, which nothing would say.
+/// Fails if the member in `home` belongs to a different CA, while the local CA is new and has no members: all members
+/// would silently have to join again.
 fn check_member(here: &Path, home: &Path) -> CtlResult {
     if !Registry::is_unused(here) {
         return Ok(());
@@ -382,7 +383,7 @@ fn check_member(here: &Path, home: &Path) -> CtlResult {
     checked.map_err(CtlError::new)
 }
 
-/// How long, for people.
+/// Formats a duration for people.
 fn lasting(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -392,8 +393,8 @@ fn lasting(seconds: u64) -> String {
     }
 }
 
-/// The latest by what is said under the seal: what a copy says in the clear its keeper can alter. Where the times say something
-/// else, the one that a person names counts.
+/// Returns the latest CA backup according to its authenticated contents, because the holder of a backup can alter its
+/// plaintext part. If the timestamps contradict each other, the one that the operator named is used.
 fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Escrow>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
@@ -424,7 +425,7 @@ fn copy_in(path: &Path, escrow: Escrow) -> FoundCopy {
     FoundCopy { escrow, place: path.display().to_string(), order: None, is_own: false }
 }
 
-/// The recovery key, as given or in a file.
+/// Returns the recovery key from its text or from a file.
 pub(super) fn read_key(text: Option<&str>, file: Option<&Path>) -> Result<Option<RecoveryKey>, CtlError> {
     let text = match (text, file) {
         (Some(text), _) => text.to_owned(),
@@ -436,7 +437,7 @@ pub(super) fn read_key(text: Option<&str>, file: Option<&Path>) -> Result<Option
     text.trim().parse().map(Some).map_err(CtlError::new)
 }
 
-/// Opens a member's directory and reads its state to the last row.
+/// Opens a member's directory and verifies its whole state.
 fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
     let source = open_member(from)?;
     let name = Identity::load(&source.home)
@@ -450,7 +451,7 @@ fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
     Ok((offer, source))
 }
 
-/// Names offers of one member by their directories.
+/// Distinguishes offers of the same member by their directories.
 fn tell_apart(offers: &mut [Offer], from: &[PathBuf]) {
     let names: Vec<String> = offers.iter().map(|offer| offer.member.clone()).collect();
     for (index, (offer, from)) in offers.iter_mut().zip(from).enumerate() {
@@ -490,8 +491,8 @@ async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Resu
     gathered.fetch(name, side, CACHE_BYTES).await.map_err(CtlError::new)
 }
 
-/// Fails when the chosen state is a fork of what another member has. Members at one position with one digest have one state,
-/// which is compared once.
+/// Fails if the chosen state has diverged from that of another member. Members at the same position with the same
+/// digest have the same state, which is compared once.
 async fn compare(
     work: &Path,
     chosen: (&str, &StateStore),

@@ -1,4 +1,4 @@
-//! `repair`: a damaged datastore from a member.
+//! `repair`: rebuilds the damaged log of a datastore from a member.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::args::Repair;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// The state is read once, from one end to the other.
+/// Cache size for a state, which is read sequentially and only once.
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// `repair`
@@ -32,7 +32,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Repair) -> CtlResult {
 }
 
 fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
-    // Claiming a directory would make one; here both must be what they are said to be.
+    // Claiming a directory would create it, so check first that both exist and have the expected roles.
     role(dir, "datastore", "--data-dir")?;
     let member = source(&args.from)?;
     let known = member.state.meta().map(|meta| generations::all(&member.home, meta.log_id)).unwrap_or(Ok(Vec::new()));
@@ -46,7 +46,7 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)
 }
 
-/// The state to build on: a member's current one, with a claim to its directory, or a datastore's index.
+/// Opens the state to build on: the current state of a member, whose directory is claimed, or the index of a datastore.
 fn source(from: &Path) -> Result<MemberSource, CtlError> {
     let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_index = from.is_dir() && (name == STATE || name.starts_with("state.damaged-"));
@@ -57,10 +57,11 @@ fn source(from: &Path) -> Result<MemberSource, CtlError> {
     open_member(from)
 }
 
-/// A member's state. Its directory is held, so that nothing runs on it meanwhile, and left as it is.
+/// State of a member. The member's directory is locked, so that no process runs on it in the meantime, and is
+/// not modified.
 pub(super) struct MemberSource {
     pub state: StateStore,
-    /// The member's directory.
+    /// Directory of the member.
     pub home: PathBuf,
     _scratch: Scratch,
     _lock: Option<std::fs::File>,
@@ -75,7 +76,7 @@ impl MemberSource {
     }
 }
 
-/// Opens the current state of a member's directory, or one that `from` itself is: a state directory in it.
+/// Opens the current state of a member's directory, or the state directory that `from` itself names.
 pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
     let is_state = from.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
     let home = if is_state { parent_dir(from) } else { from };
@@ -92,7 +93,7 @@ pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
     MemberSource::open(&path, home.to_owned(), lock)
 }
 
-/// Fails where `from` is no member's directory, or has no state, without opening anything.
+/// Fails if `from` is not a member's directory or has no state, without opening anything.
 pub(super) fn find_member(from: &Path) -> CtlResult {
     let is_state = from.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
     if is_state {
@@ -110,7 +111,7 @@ fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
     Err(CtlError::new(format!("{} is not a {expected}'s directory: check {flag}", dir.display())))
 }
 
-/// The state that a member's directory names as current. Where it names none, the only one that there is.
+/// Returns the state that a member's directory marks as current or, if none is marked, the only one.
 fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
     let (problem, states) = match directory::current_in(member) {
         Ok(state) => return Ok(state),
@@ -157,7 +158,7 @@ fn print(dir: &Path, json: bool, report: &RepairReport) -> CtlResult {
     if let Some(kept) = &report.kept {
         output.line(&format!("the damaged log is kept in {}", kept.display()))?;
     }
-    // A log that is built again says nothing of who may take part.
+    // A rebuilt log contains no information about membership.
     if let Ok(register) = Registry::open(&trust_dir(dir), SystemClock.now_ms()) {
         output.line(&format!(
             "members: as the register here has them, of {}; when that is a copy of an earlier time, check `members`, and revoke again who \

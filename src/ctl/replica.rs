@@ -1,4 +1,4 @@
-//! `replica`: a replica as a process of its own.
+//! `replica`: runs a replica without a webserver.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::telemetry::{logging, notify};
 use super::args::Replica;
 use super::{CtlError, CtlResult, datastore, monitor};
 
-/// Runs until interrupted.
+/// Runs a replica until a stop signal arrives.
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let _level = logging::start(&args.log_level, logging::LogFormat::Text);
     let contents = args.resources.then(ContentsOptions::default);
@@ -22,7 +22,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
         reserve_bytes: args.reserve_mb.saturating_mul(1 << 20),
         ..ReplicaOptions::default()
     };
-    // Without a webserver there is nothing that others would ask it for.
+    // Without contents, other members have nothing to request from this replica.
     let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
     let service = Service::start(dir, args.datastores, options, peers)
         .await

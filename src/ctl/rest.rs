@@ -1,4 +1,4 @@
-//! A client of the webserver's API, ours or the original one, for what `import-gravwell` needs.
+//! Client of a webserver's REST API, this product's or the original Gravwell's, for `import-gravwell`.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::CtlError;
 
-/// Longest wait for one answer; contents may be large.
+/// Longest wait for one response; contents may be large.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Largest JSON answer.
+/// Maximum size of a JSON response.
 const JSON_BYTES_MAX: u64 = 256 << 20;
 
-/// A webserver, as somebody.
+/// Webserver API with the credentials of one user.
 #[derive(Clone)]
 pub(super) struct Rest {
     agent: ureq::Agent,
@@ -21,12 +21,12 @@ pub(super) struct Rest {
     header: (&'static str, String),
 }
 
-/// How a webserver's certificate is checked.
+/// Verification of a webserver's certificate.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trusting<'a> {
-    /// Not at all.
+    /// Disables verification.
     pub insecure: bool,
-    /// Against the certificates in this file.
+    /// File with the CA certificates to trust.
     pub ca: Option<&'a Path>,
 }
 
@@ -54,13 +54,13 @@ fn agent(trusting: &Trusting<'_>) -> Result<ureq::Agent, CtlError> {
 }
 
 impl Rest {
-    /// With an API token: what its owner may see.
+    /// Uses an API token; grants access to everything that its owner may read.
     pub(super) fn with_token(url: &str, token: &str, trusting: &Trusting<'_>) -> Result<Rest, CtlError> {
         let header = ("Gravwell-Token", token.trim().to_owned());
         Ok(Rest { agent: agent(trusting)?, url: url.trim_end_matches('/').to_owned(), header })
     }
 
-    /// With name and password.
+    /// Logs in with a user name and password.
     pub(super) fn login(url: &str, user: &str, password: &str, trusting: &Trusting<'_>) -> Result<Rest, CtlError> {
         let mut rest = Rest::with_token(url, "", trusting)?;
         let answer = rest.send("POST", "/api/login", &json!({ "User": user, "Pass": password }))?;
@@ -75,7 +75,7 @@ impl Rest {
         Ok(rest)
     }
 
-    /// The same webserver, as another user; administrators only.
+    /// Returns a session of another user on the same webserver; requires an administrator.
     pub(super) fn become_user(&self, uid: i64) -> Result<Rest, CtlError> {
         let answer = self.get(&format!("/api/users/su/{uid}"))?;
         let jwt = answer["JWT"].as_str().ok_or_else(|| CtlError::new("no session as another user was given"))?;
@@ -107,7 +107,7 @@ impl Rest {
         self.json(path, self.agent.get(format!("{}{path}", self.url)).header(*name, value).call())
     }
 
-    /// Items of a list; `null` is an empty one.
+    /// Returns the items of a list; `null` is an empty list.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Value>, CtlError> {
         match self.get(path)? {
             Value::Array(items) => Ok(items),
@@ -123,7 +123,7 @@ impl Rest {
         self.json(path, request.header(*name, value).send_json(body))
     }
 
-    /// Contents of a resource, as a stream.
+    /// Returns the contents of a resource as a stream.
     pub(super) fn raw(&self, path: &str) -> Result<impl Read + use<>, CtlError> {
         let (name, value) = &self.header;
         let sent = self.agent.get(format!("{}{path}", self.url)).header(*name, value).call();
@@ -134,7 +134,7 @@ impl Rest {
         Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
     }
 
-    /// Sends contents as the one part of a form.
+    /// Uploads contents as the only part of a multipart form.
     pub(super) fn put_raw(&self, path: &str, contents: impl Read) -> Result<(), CtlError> {
         const BOUNDARY: &str = "gravwell-import-5f1c7c9a41b84b0e";
         let head = format!(

@@ -1,4 +1,4 @@
-//! `revert`: one object as it was.
+//! `revert`: restores one object to its value at an earlier sequence.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! `authority rotate-recovery-key`: a new recovery key takes the place of the present one once every member holds a copy of the
-//! authority that the new one opens.
+//! `authority rotate-recovery-key`: replaces the recovery key once every member holds an encrypted CA backup that the
+//! new key decrypts.
 
 use std::path::Path;
 
@@ -17,21 +17,21 @@ use super::output::{Output, or_dash};
 use super::recover::read_key;
 use super::{CtlError, CtlResult, authority};
 
-/// Whose copy is opened by what.
+/// Recovery keys that decrypt a member's CA backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OpensWith {
-    /// The present key alone.
+    /// Only the current key.
     Present,
-    /// The present key, and one that was replaced or taken back.
+    /// The current key, and one that was replaced or whose rotation was cancelled.
     FormerToo,
-    /// The present and the new one.
+    /// The current key and the new one.
     Both,
-    /// The new key alone.
+    /// Only the new key.
     New,
     /// A key that was replaced.
     Former,
-    /// It said nothing of a copy.
+    /// The member did not report a backup.
     Unknown,
 }
 
@@ -48,7 +48,8 @@ impl OpensWith {
         }
     }
 
-    /// Whether the key that stays opens it: the new one in a rotation, the present one outside.
+    /// Returns whether the key in use after the rotation decrypts the backup: the new one during a rotation, else the
+    /// current one.
     pub(super) fn is_ready(self, keys: &RecoveryKeys) -> bool {
         match keys.next {
             Some(_) => matches!(self, OpensWith::Both | OpensWith::New),
@@ -68,7 +69,7 @@ impl OpensWith {
     }
 }
 
-/// A member that keeps a copy.
+/// Member that stores a CA backup.
 #[derive(Clone, Serialize)]
 pub(super) struct Holder {
     pub(super) name: String,
@@ -76,7 +77,7 @@ pub(super) struct Holder {
     last_seen_ms: Option<u64>,
 }
 
-/// The enrolled members that keep a copy.
+/// Returns the enrolled members that store a CA backup.
 pub(super) fn holders(members: &[MemberInfo], keys: &RecoveryKeys) -> Vec<Holder> {
     let keeps_one =
         |member: &&MemberInfo| member.state == "enrolled" && (member.role == "webserver" || member.role == "reader");

@@ -1,4 +1,4 @@
-//! `top`: the fleet as it stands, again and again.
+//! `top`: live view of the fleet.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,12 +18,12 @@ use super::datastore::stop_signal;
 use super::output::{Output, or_dash, size};
 use super::{CtlError, CtlResult};
 
-/// The fleet at one moment.
+/// State of the fleet at one point in time.
 #[derive(Debug, Serialize)]
 struct View {
     time: String,
     datastore: Status,
-    /// Transactions per second since the last look; absent at the first.
+    /// Transactions per second since the previous view; `None` for the first.
     rate: Option<f64>,
     members: Vec<Row>,
 }
@@ -32,7 +32,7 @@ struct View {
 struct Row {
     name: String,
     role: String,
-    /// `good`, `away`, or what is wrong.
+    /// `good`, `away`, the state of a member that is not enrolled, or a health problem.
     health: String,
     external_addr: Option<String>,
     applied: Option<Seq>,
@@ -43,7 +43,7 @@ struct Row {
     holds_floor: bool,
 }
 
-/// Shows it until interrupted; once, when told so or when nobody sits before it.
+/// Shows the view until interrupted, or once with `--once`.
 pub(super) async fn run(dir: &Path, json: bool, args: Top) -> CtlResult {
     let client = Client::open(dir).await?;
     let term = Term::stdout();
@@ -128,7 +128,7 @@ fn print(json: bool, view: &View, live: Option<&Term>) -> CtlResult {
         return output.flush();
     }
     if let Some(term) = live {
-        // Overwriting instead of clearing: nothing flickers.
+        // Overwriting instead of clearing avoids flicker.
         let _ = term.move_cursor_to(0, 0);
     }
     let width = live.map_or(usize::MAX, |term| usize::from(term.size().1));

@@ -1,4 +1,4 @@
-//! One transaction of this tool's own, and what became of it.
+//! Submits a single transaction of this tool and returns its outcome.
 
 use tokio::io::AsyncWriteExt;
 
@@ -11,14 +11,15 @@ use super::CtlError;
 use super::client::Client;
 use super::write::note;
 
-/// Submits operations under conditions; waits for the decision when `wait` says so.
+/// Submits operations with conditions; waits for the outcome if `wait` is true.
 pub(super) async fn submit(
     client: &Client,
     ops: Vec<Op>,
     conditions: Vec<Condition>,
     wait: bool,
 ) -> Result<Fate, CtlError> {
-    // The process that takes it numbers it: an origin for each command would stay in the log for good.
+    // The process that receives the transaction assigns its id: an origin per command would stay in
+    // the log permanently.
     let id = TxnId { origin: Origin::default(), counter: OriginCounter(1) };
     let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note(), conditions, ops };
     let mut call = client.call(&Request::Submit { wait }).await?;

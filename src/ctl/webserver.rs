@@ -184,7 +184,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Longest wait for a stopped webserver to release its directory and address.
+/// Longest wait for a stopped webserver to release its data directory.
 const LETTING_GO: Duration = Duration::from_secs(30);
 
 /// Stops a webserver and starts one with the current configuration in the same process. If that configuration is

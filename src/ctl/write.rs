@@ -15,7 +15,7 @@ use super::client::Client;
 use super::output::Output;
 use super::{CtlError, CtlResult, transact};
 
-/// Largest value that is read from a file.
+/// Maximum size of a value read from a file.
 const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
 
 /// `put`
@@ -59,13 +59,13 @@ pub(super) async fn delete(dir: &Path, json: bool, collection: Collection, key: 
     submit(dir, json, Op::Delete { collection, key }, Vec::new(), no_wait).await
 }
 
-/// Note of every transaction made by this tool: who, by what.
+/// Returns the note of every transaction of this tool: its name and the operator's user name.
 pub(super) fn note() -> Bytes {
     let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
     Bytes::from(serde_json::json!({ "by": "gravwell-logctl", "user": user }).to_string())
 }
 
-/// A random origin.
+/// Returns a random origin.
 pub(super) fn new_origin() -> Result<Origin, CtlError> {
     let mut origin = [0; 16];
     getrandom::fill(&mut origin).map_err(CtlError::new)?;
@@ -75,7 +75,7 @@ pub(super) fn new_origin() -> Result<Origin, CtlError> {
 async fn submit(dir: &Path, json: bool, op: Op, conditions: Vec<Condition>, no_wait: bool) -> CtlResult {
     let client = Client::open(dir).await?;
     let status: Status = client.item(&Request::Status).await?;
-    // A replica that is cut off would keep us waiting; the transaction is as safe in its outbox.
+    // A disconnected replica would block; its outbox stores the transaction just as safely.
     let wait = !no_wait && (status.role == "datastore" || status.connected);
     let fate = transact::submit(&client, vec![op], conditions, wait).await;
     client.close().await;

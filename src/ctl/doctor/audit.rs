@@ -1,4 +1,4 @@
-//! The audit of a datastore: whether it is whole.
+//! Integrity of a datastore's audit.
 
 use crate::codec::admin::Request;
 use crate::codec::audit::AuditReport;

@@ -1,4 +1,4 @@
-//! Certificates and how long they live.
+//! Certificates and their remaining lifetime.
 
 use crate::balance::host_and_port;
 use crate::ctl::cert::{self, Shown};
@@ -7,7 +7,7 @@ use crate::trust::Identity;
 use super::{Findings, Subject, days_until, now_ms};
 
 const SUBJECT: &str = "certificate";
-/// Who should have renewed by now.
+/// Certificates should have been renewed when fewer days remain.
 const SOON_DAYS: i64 = 14;
 
 pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {

@@ -1,4 +1,4 @@
-//! The process, its datastore or its members: health, reachability, clocks, versions.
+//! The process, and its datastore or its members: health, reachability, clocks, versions.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
@@ -19,9 +19,9 @@ use crate::trust::{Identity, RecoveryKeys, Role};
 
 use super::{Findings, Subject, now_ms};
 
-/// Clocks may differ by this much before it is worth a word.
+/// Clock differences up to this one are not reported.
 const SKEW_MS_MAX: u64 = 2_000;
-/// How long a webserver may take to take a call.
+/// Longest wait for a TCP connection to a webserver.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -56,7 +56,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     client.close().await;
 }
 
-/// Whether it is the directory of a member that may only watch the datastore.
+/// Returns whether the directory belongs to a member that may only watch the datastore.
 fn watches_only(dir: &Path) -> bool {
     Identity::load(dir).is_ok_and(|identity| identity.role() == Role::Balancer)
 }
@@ -80,7 +80,7 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
     }
 }
 
-/// What a directory that no process runs on holds: whether it can be opened, and whether it is well.
+/// Checks a directory without a process: whether it can be opened, and whether it is healthy.
 async fn at_rest(dir: &Path, findings: &mut Findings) {
     const SUBJECT: &str = "data";
     if !data_dir::is_claimed(dir) && !outbox_loss::is_replicas(dir).unwrap_or(false) {
@@ -135,8 +135,8 @@ fn process(status: &Status, findings: &mut Findings) {
     }
 }
 
-/// The reasons for a health that is not good, at the level that `status` gives them; of connections, the subject `datastore`
-/// tells.
+/// Reports the reasons for bad health, at the level that `status` assigns them. Connection problems are reported under
+/// the subject `datastore` instead.
 fn report(subject: &'static str, status: &Status, findings: &mut Findings) {
     findings.reaches(status.health.exit());
     let reasons = status.health.reasons.iter().filter(|reason| reason.code != Code::Disconnected);
@@ -152,7 +152,7 @@ fn tell(subject: &'static str, reason: &Reason, findings: &mut Findings) {
     }
 }
 
-/// A replica's datastore.
+/// Checks a replica's datastore.
 async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
     const SUBJECT: &str = "datastore";
     if !status.connected {
@@ -198,13 +198,13 @@ fn compare_versions(who: &str, version: &str, findings: &mut Findings) {
     }
 }
 
-/// Whose sealed copy of the authority opens with which key. Only the datastore's own directory tells.
+/// Checks which recovery key decrypts each member's CA backup. Only works on the datastore's own directory.
 fn copies(dir: &Path, members: &[MemberInfo], findings: &mut Findings) {
     const SUBJECT: &str = "recovery key";
     let keys = match RecoveryKeys::load(&trust_dir(dir)) {
         Ok(Some(keys)) => keys,
         Ok(None) => return,
-        // The status of the process says so.
+        // Already reported by the status of the process.
         Err(_) => return,
     };
     let holders = rotation::holders(members, &keys);
@@ -229,10 +229,10 @@ fn copies(dir: &Path, members: &[MemberInfo], findings: &mut Findings) {
     }
 }
 
-/// Which authority signed whose certificate.
+/// Checks which CA signed each member's certificate.
 async fn authorities(client: &Client, findings: &mut Findings) {
     const SUBJECT: &str = "authority";
-    // Administrators may ask; a datastore of an earlier version has one authority, and does not say.
+    // Only administrators may send this request; a datastore of an earlier version has one CA and does not support it.
     let step = RotationStep::Status;
     let Ok(rotation) = client.item::<AuthorityRotation>(&Request::RotateAuthority { step }).await else { return };
     let names = |of: &dyn Fn(AuthorityStage) -> bool| authority_rotation::names(&rotation, |member| of(member.stage));
@@ -253,7 +253,7 @@ async fn authorities(client: &Client, findings: &mut Findings) {
     findings.warning(SUBJECT, found, remedy);
 }
 
-/// A datastore's members.
+/// Checks a datastore's members.
 async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     const SUBJECT: &str = "members";
     let answers = async {
@@ -303,7 +303,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
         }
         compare_versions(&present.name, present.software.rsplit(' ').next().unwrap_or_default(), findings);
     }
-    // Whether an address is the balancer's own is for the balancer's host to say.
+    // Only a balancer's host can check whether an address is the balancer's own.
     let choice = Choice { allow_local_backends: true, ..Choice::default() };
     let (backends, left_out) = balance::backends(&BackendInfo::among(&members, &presence), &choice);
     left_out.iter().for_each(|what| findings.warning("External-Addr", what, "balancers leave it out until then"));
@@ -312,7 +312,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     }
 }
 
-/// Whether anybody takes calls at an address.
+/// Checks whether an address accepts TCP connections.
 async fn reach(subject: &'static str, address: &str, findings: &mut Findings) {
     let calling = {
         let address = address.to_owned();

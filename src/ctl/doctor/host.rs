@@ -1,4 +1,4 @@
-//! The machine: buffers, space, permissions, clock.
+//! The machine: UDP buffers, disk space, permissions, clock.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use crate::transport::endpoint::UDP_BUFFER_BYTES;
 
 use super::{Findings, Subject};
 
-/// Files that are looked at for their owner; beyond, the answer is about the first so many.
+/// Maximum number of files to check for their owner and mode; others are not checked.
 const FILES_MAX: usize = 10_000;
 /// Files that only their owner may read, relative to a data directory.
 const PRIVATE: [&str; 9] = [
@@ -116,7 +116,7 @@ fn permissions(dir: &Path, findings: &mut Findings) {
     }
 }
 
-/// What others could use if they came there; they come there when the directory itself is open.
+/// Reports entries that other users could access. They can reach them only if the directory itself is open.
 fn open_to_others(dir: &Path, wide: &[Wide], findings: &mut Findings) {
     const SUBJECT: &str = "permissions";
     let shown = dir.display();
@@ -135,7 +135,7 @@ fn open_to_others(dir: &Path, wide: &[Wide], findings: &mut Findings) {
     }
 }
 
-/// The first file that does not belong to `owner`.
+/// Returns the first file that does not belong to `owner`.
 fn foreign(dir: &Path, owner: u32) -> Option<PathBuf> {
     let mut waiting = vec![dir.to_owned()];
     let mut seen = 0;
@@ -157,7 +157,7 @@ fn foreign(dir: &Path, owner: u32) -> Option<PathBuf> {
     None
 }
 
-/// Whether something keeps the clock right. Nothing breaks when it is wrong, but certificates and histories carry its time.
+/// Checks whether a time service is running. A wrong clock breaks nothing, but certificates and histories use its time.
 fn clock(findings: &mut Findings) {
     const SUBJECT: &str = "clock";
     let marks = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];

@@ -1,4 +1,4 @@
-//! Copies that were set aside: each may be the last one of what was lost.
+//! Preserved copies: each may be the last copy of lost data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use crate::env::fs::parent_dir;
 
 use super::Findings;
 
-/// Folders of a data directory in which something is set aside. A webserver without a datastore has a log of its own.
+/// Directories of a data directory that can contain preserved copies. A standalone webserver has its own log.
 const FOLDERS: [&str; 8] = ["", "outbox", "log", "trust", "identity", "own-log", "own-log/log", "own-log/trust"];
-/// Folders in which everything was set aside.
+/// Directories in which every file is a preserved copy.
 const WHOLE: [&str; 5] =
     ["log/quarantine", "audit/quarantine", "outbox/quarantine", "own-log/log/quarantine", ARCHIVED];
-/// Changes of an abandoned history.
+/// Directory of the archived changes of an abandoned history.
 const ARCHIVED: &str = "quarantine";
-/// What names of copies have in them, with a number behind.
+/// Marks in the names of preserved copies; a number follows.
 const MARKS: [&str; 3] = [".damaged-", ".of-another-log-", ".aside-"];
 
-/// A copy that was set aside.
+/// A preserved copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(in crate::ctl) struct Kept {
     path: PathBuf,
@@ -52,12 +52,12 @@ fn is_copy(path: &Path) -> bool {
     MARKS.iter().any(|mark| name_of(path).rsplit_once(mark).is_some_and(|(_, number)| is_number(number)))
 }
 
-/// Whether a file in a folder of what was set aside is finished.
+/// Returns whether a file in a directory of preserved copies is completely written.
 fn is_whole(path: &Path) -> bool {
     path.extension().is_none_or(|extension| extension != "next")
 }
 
-/// What a file of archived changes is, and what to do with it.
+/// Describes a file of archived changes and its remedy.
 fn describe_changes(path: &Path) -> (&'static str, String) {
     let shown = path.display();
     let is_waiting = path.extension().is_some_and(|extension| extension == "jsonl");
@@ -71,7 +71,7 @@ fn describe_changes(path: &Path) -> (&'static str, String) {
     ("changes that were archived and have been dealt with", format!("rm {shown} when nothing is missed"))
 }
 
-/// What it is, and what to do with it.
+/// Describes a preserved copy and its remedy.
 fn describe(path: &Path) -> (&'static str, String) {
     let (name, shown) = (name_of(path), path.display());
     let keep = |until: &str| format!("keep it {until}; then rm -r {shown}");
@@ -116,7 +116,7 @@ fn describe(path: &Path) -> (&'static str, String) {
     }
 }
 
-/// Bytes of all files in it. Links are not followed.
+/// Returns the size of all files in `path`. Symbolic links are not followed.
 fn bytes_in(path: &Path) -> u64 {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {

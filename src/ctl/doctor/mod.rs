@@ -1,4 +1,4 @@
-//! `doctor`: looks at everything that an operator would look at, and says of each finding what to do.
+//! `doctor`: checks configuration, host, data and fleet; every finding comes with its remedy.
 
 mod audit;
 mod certificates;
@@ -19,44 +19,44 @@ use super::args::Doctor;
 use super::output::Output;
 use super::{CtlError, CtlResult};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// As it should be.
+    /// Nothing to do.
     Good,
-    /// Works, but will not always, or not as well as it could.
+    /// Works, but not permanently, or not as well as it could.
     Warning,
     /// Does not work.
     Problem,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
-    /// What was looked at.
+    /// Subject of the check.
     pub subject: &'static str,
-    /// How it is.
+    /// Severity of the finding.
     pub level: Level,
-    /// What was found.
+    /// Description of the finding.
     pub found: String,
-    /// What to do; empty when it is as it should be.
+    /// Remedy; empty if there is nothing to do.
     pub remedy: String,
-    /// The copy that was set aside, when it is about one.
+    /// The preserved copy that the finding is about, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<kept::Kept>,
 }
 
-/// Everything that was found.
+/// All findings.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Finding>,
-    /// Exit code that `status` gives at least.
+    /// Minimum exit code, from the health of the checked status.
     exit: u8,
 }
 
 impl Findings {
-    /// The exit code is at least that of the status that was looked at.
+    /// Raises the exit code to at least that of the checked status.
     fn reaches(&mut self, exit: u8) {
         self.exit = self.exit.max(exit);
     }
@@ -82,7 +82,7 @@ impl Findings {
         self.add(subject, Level::Problem, found, remedy);
     }
 
-    /// All of them as one JSON object.
+    /// Returns all findings as one JSON object.
     pub(super) fn text(&self) -> String {
         format!("{}\n", serde_json::json!({ "worst": self.worst(), "findings": self.list }))
     }
@@ -92,7 +92,7 @@ impl Findings {
     }
 }
 
-/// What is looked at.
+/// Directory and settings to check.
 pub(super) struct Subject<'a> {
     dir: &'a Path,
     datastore: DatastoreConfig,
@@ -126,7 +126,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Doctor) -> CtlResult {
     if exit == 0 { Ok(()) } else { Err(CtlError { message: String::new(), exit }) }
 }
 
-/// Looks at everything; what cannot be looked at is a finding, too.
+/// Runs all checks; a check that cannot run is a finding, too.
 pub(super) async fn examine(dir: &Path, file: Option<&Path>) -> Findings {
     let mut findings = Findings::default();
     let datastore = configuration::<DatastoreConfig>(file, DatastoreConfig::check, &mut findings);
@@ -139,7 +139,7 @@ pub(super) async fn examine(dir: &Path, file: Option<&Path>) -> Findings {
     findings
 }
 
-/// The settings of a process, or the defaults when they cannot be used.
+/// Returns the settings of a process, or the defaults if they are invalid.
 fn configuration<C: Configured>(
     file: Option<&Path>,
     check: impl Fn(&C) -> Result<(), ConfigError>,
@@ -172,7 +172,7 @@ fn has_been_said_in(findings: &Findings, text: &str) -> bool {
     findings.list.iter().any(|finding| finding.found == text)
 }
 
-/// Days from now until a moment.
+/// Returns the number of days from now until a timestamp.
 fn days_until(expires_ms: u64, now_ms: u64) -> i64 {
     let [expires, now] = [expires_ms, now_ms].map(|ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
     (expires - now) / (24 * 3600)

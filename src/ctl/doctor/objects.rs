@@ -1,4 +1,4 @@
-//! The objects of webservers: whether each is what its collection holds, and whether names and their owners agree.
+//! Objects of webservers: whether each is valid for its collection, and whether names and their owners are consistent.
 
 use std::path::Path;
 
@@ -12,9 +12,9 @@ use crate::objects::kinds;
 
 use super::Findings;
 
-/// Findings of one kind that are named; the others are counted.
+/// Maximum number of findings of one kind that are listed; the rest is counted.
 const NAMED: usize = 20;
-/// Rounds of repairs: one may bring the next dispute to light.
+/// Maximum number of repair rounds; one repair may uncover the next dispute.
 const ROUNDS: usize = 4;
 
 #[derive(Default)]
@@ -77,7 +77,7 @@ pub(super) async fn examine(client: &Client, findings: &mut Findings) {
     }
 }
 
-/// Puts names right, each in one transaction under the condition that all is as it was read.
+/// Repairs names, each in one transaction on the condition that nothing it read has changed.
 pub(super) async fn fix(dir: &Path) -> CtlResult {
     let client = Client::open(dir).await?;
     let mut output = Output::new();
