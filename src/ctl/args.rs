@@ -48,7 +48,7 @@ pub enum Command {
     Status,
     /// List enrolled members and their positions.
     ///
-    /// HOLDS FLOOR marks the members that pin the compaction floor.
+    /// HOLDS FLOOR marks the members that can pin the compaction floor.
     Members,
     /// List connected members with their External-Addr and applied sequence.
     Presence,
@@ -203,7 +203,7 @@ pub enum Command {
     ///
     /// Shows how each generation started and how much history it shares with the previous one.
     Generations {
-        /// Command to run [default: list].
+        /// Command to run [default: list the generations].
         #[command(subcommand)]
         action: Option<super::generations::Action>,
     },
@@ -667,7 +667,7 @@ pub enum OutboxAction {
         #[arg(long, conflicts_with = "all")]
         upon_present: bool,
     },
-    /// Restart a damaged or missing journal with its readable part.
+    /// Start a new journal from the readable part of a damaged or missing one.
     ///
     /// The damaged files are kept next to it.
     AcceptLoss,
