@@ -1,34 +1,34 @@
-//! Conditions that clients put beside a query, written into it: they become a filter right behind the words.
+//! Filters that clients send alongside a query; they are inserted as jq filters right after the terms.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::query::{self, QueryError};
 
-/// Most conditions of a query.
+/// Maximum number of filters of a query.
 const CONDITIONS_MAX: usize = 32;
 
 /// One condition on one field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Condition {
-    /// Rows of which tag; empty: of all.
+    /// Tag of the rows that it applies to; empty: all rows.
     pub tag: String,
-    /// The field, as names with dots between.
+    /// Path of the field, names separated by dots.
     pub path: String,
-    /// The field, when there is no path.
+    /// Name of the field, used if `path` is empty.
     pub name: String,
     /// `==`, `!=`, `>`, `>=`, `<`, `<=`, `~` or `!~`.
     pub op: String,
-    /// What it is compared with; for `~` an expression.
+    /// Value to compare with; for `~` and `!~` a regular expression.
     pub value: String,
 }
 
 impl Condition {
-    /// The filter of jq that keeps the rows for which it holds.
+    /// Returns the jq filter that selects the rows for which the condition holds.
     fn code(&self, tags: &[query::Tag]) -> Result<String, String> {
         if self.op.is_empty() && self.value.is_empty() {
-            // Clients ask in this way that a field be taken out of the row; all are.
+            // Clients send this to extract a field; all fields are extracted anyway.
             return Ok(".".into());
         }
         let is_of_all = self.tag.is_empty() || (tags.len() == 1 && tags.iter().all(|tag| tag.name == self.tag));
@@ -58,17 +58,17 @@ impl Condition {
     }
 }
 
-/// A query with its conditions, and what was put into it.
+/// A query with its conditions inserted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conditioned {
-    /// What is to be run.
+    /// Query to run.
     pub text: String,
-    /// Characters before what was put in, and how many these are.
+    /// Number of characters before the insertion, and number of inserted characters.
     inserted: (usize, usize),
 }
 
 impl Conditioned {
-    /// The error as it concerns the query that was typed.
+    /// Maps the position of an error back to the query as entered.
     #[must_use]
     pub fn of_typed(&self, mut error: QueryError) -> QueryError {
         let (before, characters) = self.inserted;
@@ -79,10 +79,10 @@ impl Conditioned {
     }
 }
 
-/// Writes conditions into a query.
+/// Inserts conditions into a query.
 ///
 /// # Errors
-/// When the query or a condition is not understood.
+/// If the query or a condition is invalid.
 pub fn applied(text: &str, conditions: &[Condition]) -> Result<Conditioned, QueryError> {
     if conditions.is_empty() {
         return Ok(Conditioned { text: text.to_owned(), inserted: (usize::MAX, 0) });

@@ -1,4 +1,4 @@
-//! How a running search is watched and ended: shared by its threads, its sources and whoever asks.
+//! Control of a running search: counters and cancellation, shared by its threads, its sources and its clients.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::AbortHandle;
 
-/// Most warnings that are kept.
+/// Maximum number of warnings that are kept.
 const WARNINGS_MAX: usize = 20;
 
-/// Why a search was ended before its sources had nothing more.
+/// Reason why a search was stopped before its sources finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// Somebody wished so.
+    /// A user stopped it.
     ByUser,
-    /// It ran for too long.
+    /// It exceeded the time limit.
     TooLong(String),
-    /// The webserver stops.
+    /// The webserver is shutting down.
     Shutdown,
 }
 
-/// Counters and switches of one search.
+/// Counters and cancellation state of one search.
 #[derive(Debug, Default)]
 pub struct Control {
     ended: AtomicBool,
@@ -28,9 +28,9 @@ pub struct Control {
     children: Mutex<HashMap<u32, Arc<Mutex<std::process::Child>>>>,
     sources: Mutex<Vec<AbortHandle>>,
     warnings: Mutex<Vec<String>>,
-    /// Rows that sources gave, before any stage.
+    /// Rows that sources produced, before any stage.
     pub rows_in: AtomicU64,
-    /// Bytes that sources gave.
+    /// Bytes that sources produced.
     pub bytes_in: AtomicU64,
     /// Rows for which a filter failed.
     pub rows_failed: AtomicU64,
@@ -41,37 +41,37 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// Ends the search; what it has found so far is kept. The first reason counts.
+    /// Stops the search; results found so far are kept. The first reason wins.
     pub fn stop(&self, reason: Stopped) {
         locked(&self.stopped).get_or_insert(reason);
         self.end();
     }
 
-    /// Ends everything that still works for the search, for whatever reason.
+    /// Ends all tasks and processes that still work for the search.
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         for source in locked(&self.sources).drain(..) {
             source.abort();
         }
         for child in locked(&self.children).values() {
-            // A filter that has ended already needs nothing.
+            // Killing a filter that has already exited has no effect.
             let _ = locked(child).kill();
         }
     }
 
-    /// Why it was stopped, if it was.
+    /// Returns why the search was stopped, if it was.
     #[must_use]
     pub fn stopped(&self) -> Option<Stopped> {
         locked(&self.stopped).clone()
     }
 
-    /// Whether nothing more is wanted.
+    /// Returns whether no more rows are wanted.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// A source's task, to be ended with the search.
+    /// Registers the task of a source, which is aborted when the search ends.
     pub fn add_source(&self, handle: AbortHandle) {
         locked(&self.sources).push(handle);
         if self.is_ended() {
@@ -79,7 +79,7 @@ impl Control {
         }
     }
 
-    /// A filter's process, to be ended with the search.
+    /// Registers the process of a filter, which is killed when the search ends.
     pub fn add_child(&self, child: &Arc<Mutex<std::process::Child>>) {
         let id = locked(child).id();
         locked(&self.children).insert(id, Arc::clone(child));
@@ -88,12 +88,12 @@ impl Control {
         }
     }
 
-    /// A filter's process has ended.
+    /// Unregisters the process of a filter after it has exited.
     pub fn remove_child(&self, id: u32) {
         locked(&self.children).remove(&id);
     }
 
-    /// Notes what the reader of the results should know.
+    /// Records a warning for readers of the results.
     pub fn warn(&self, warning: String) {
         let mut warnings = locked(&self.warnings);
         if warnings.len() < WARNINGS_MAX && !warnings.contains(&warning) {
@@ -101,7 +101,7 @@ impl Control {
         }
     }
 
-    /// What the reader of the results should know.
+    /// Returns the warnings for readers of the results.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         locked(&self.warnings).clone()

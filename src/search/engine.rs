@@ -1,4 +1,4 @@
-//! Runs a query: sources, stages and the file of results as one chain, on threads that may wait.
+//! Runs a query: sources, stages and the results file as one chain, on threads that may block.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,50 +11,50 @@ use super::searches::Lease;
 use super::source::{self, Range, Sources, Words};
 use super::stages::{self, Failure, Rows};
 
-/// Rows are shown to readers after this long at the latest, while more come.
+/// Maximum time until rows become visible to readers, while more arrive.
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 /// A query that is about to run.
 pub struct Job {
-    /// The query.
+    /// The parsed query.
     pub query: Query,
-    /// Where its rows come from.
+    /// Sources of its rows.
     pub sources: Sources,
-    /// The stretch of time.
+    /// Time range of the search.
     pub range: Range,
-    /// Its switches.
+    /// Counters and cancellation of the search.
     pub control: Arc<Control>,
-    /// How filters are run.
+    /// Starts the processes of filters.
     pub runner: Runner,
-    /// Where results go.
+    /// Writer of the results.
     pub writer: Writer,
-    /// Most bytes of results.
+    /// Maximum size of the results, in bytes.
     pub bytes_max: u64,
-    /// Room for them on the disk.
+    /// Disk space reserved for the results.
     pub room: Lease,
 }
 
-/// How it ended.
+/// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Everything was found.
+    /// All sources and stages finished, or the size limit was reached.
     Complete,
-    /// A bound or a person ended it.
+    /// A time limit, a user or a shutdown stopped it.
     Stopped,
-    /// It could not go on.
+    /// It failed.
     Failed,
 }
 
-/// What came of it.
+/// Outcome of a search.
 #[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
-    /// Why it was stopped or failed.
+    /// Reason why it was stopped, failed or was cut short; otherwise empty.
     pub reason: String,
-    /// Whether results were left out because there were too many.
+    /// Whether results were dropped because of a size limit.
     pub over_limit: bool,
-    /// What was written.
+    /// Summary of the written results.
     pub summary: Summary,
 }
 
@@ -81,7 +81,7 @@ fn chain(job: Job) -> Result<(Rows, Writer, Lease), Failure> {
     Ok((rows, writer, room))
 }
 
-/// Writes rows until there are none, too many, or no more wanted; says why there were too many.
+/// Writes rows until the source ends or a limit is reached; returns the reason if a limit was reached.
 fn write(rows: Rows, writer: &mut Writer, bytes_max: u64, room: &mut Lease) -> Result<Option<String>, Failure> {
     let disk = |error: std::io::Error| Failure::Broken(format!("the results cannot be written: {error}"));
     let mut shown = Instant::now();
@@ -104,7 +104,7 @@ fn write(rows: Rows, writer: &mut Writer, bytes_max: u64, room: &mut Lease) -> R
     Ok(None)
 }
 
-/// Runs a query to its end. Blocks; wants a runtime around for its sources.
+/// Runs a query to its end. Blocks; must be called within a runtime, which runs the sources.
 #[must_use]
 pub fn run(job: Job) -> Outcome {
     let (control, bytes_max) = (Arc::clone(&job.control), job.bytes_max);
@@ -113,7 +113,7 @@ pub fn run(job: Job) -> Outcome {
         Err(failure) => (Err(failure), Ok(Summary::default())),
         Ok((rows, mut writer, mut room)) => {
             let written = write(rows, &mut writer, bytes_max, &mut room);
-            // Whoever still works for it need not.
+            // Sources and filters that still run are no longer needed.
             control.end();
             (written, writer.finish())
         }

@@ -1,9 +1,11 @@
-//! Searches: a query over sources, run on one webserver, its results kept there and told of everywhere.
+//! Searches: a query over sources that runs on one webserver, which keeps the results and announces the search in the
+//! log.
 //!
-//! [`query`] reads what was typed; [`source`] says where rows come from, one file per kind; [`engine`] runs a query as a
-//! chain of iterators that hold little; [`filter`] lets a process of its own run jq, so that what runs away can be ended;
-//! [`results`] is the file in which rows are kept, [`render`] turns them into text, JSON and CSV. [`searches`] holds what
-//! runs and what is kept here, and tells everybody through the log. Nothing here knows HTTP.
+//! [`query`] parses the query text. [`source`] produces rows; each kind of source has its own file. [`engine`] runs a
+//! query as a chain of iterators that buffer little. [`filter`] runs jq in a separate process, so that a runaway filter
+//! can be killed. [`results`] is the file that stores rows, and [`render`] converts them to text, JSON and CSV.
+//! [`searches`] manages the searches that run here and the results kept here, and publishes both through the log. Nothing
+//! here depends on HTTP.
 
 pub mod conditions;
 pub mod control;

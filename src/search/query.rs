@@ -1,34 +1,34 @@
-//! The language of queries: `tag=audit,journal since=-1h until=now "words" -without | FILTER`.
+//! Query language: `tag=audit,journal since=-1h until=now "words" -without | FILTER`.
 //!
-//! What stands before the first bar chooses rows; what follows are stages. A stage that begins with `count`, `sort`, `limit`
-//! or `table` is ours; everything else is jq, which keeps its own bars: neighbouring parts of jq are one filter. Whoever
-//! means jq's own `sort` writes `(sort)`. Errors name the column.
+//! The part before the first bar selects rows; stages follow. A stage that starts with `count`, `sort`, `limit` or
+//! `table` is built in; everything else is jq. jq keeps its own bars: adjacent jq stages form one filter. To call jq's
+//! own `sort`, a user writes `(sort)`. Errors name the column.
 
 use crate::objects::Moment;
 
-/// Longest query, in bytes.
+/// Maximum length of a query, in bytes.
 pub const QUERY_BYTES_MAX: usize = 16 << 10;
-/// Most tags of a query.
+/// Maximum number of tags of a query.
 const TAGS_MAX: usize = 32;
-/// Most words of a query.
+/// Maximum number of search terms of a query.
 const WORDS_MAX: usize = 32;
-/// Most stages of a query: each filter is a process.
+/// Maximum number of stages of a query; each filter is a process.
 const STAGES_MAX: usize = 16;
-/// Rows that `limit` may ask for.
+/// Maximum number of rows that `limit` accepts.
 const LIMIT_MAX: u64 = 1 << 40;
 
-/// What is wrong with a query, and where.
+/// Error in a query, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {message}")]
 pub struct QueryError {
-    /// Character of the query, from 1.
+    /// Position in the query, in characters, starting at 1.
     pub column: usize,
-    /// What is wrong and what to write instead.
+    /// Description of the error and how to fix it.
     pub message: String,
 }
 
 impl QueryError {
-    /// An error at a byte of the query.
+    /// Creates an error at byte offset `byte` of the query.
     #[must_use]
     pub fn at(text: &str, byte: usize, message: impl Into<String>) -> QueryError {
         let before = text.char_indices().take_while(|(at, _)| *at < byte).count();
@@ -36,74 +36,74 @@ impl QueryError {
     }
 }
 
-/// A tag with its place in the query.
+/// A tag and its position in the query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// Name, as it was written.
+    /// Name as written in the query.
     pub name: String,
-    /// Byte of the query where it begins.
+    /// Byte offset of the tag in the query.
     pub at: usize,
 }
 
-/// A word that rows must contain, or must not.
+/// A term that rows must or must not contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// The word.
+    /// Text of the term.
     pub text: String,
-    /// Whether rows with it are left out.
+    /// Whether rows that contain the term are excluded.
     pub is_excluded: bool,
 }
 
-/// A member of a row: names from outside to inside.
+/// Path of a field in a row, outermost name first.
 pub type Field = Vec<String>;
 
-/// What is done with the rows that were chosen.
+/// Stage that processes the selected rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// jq, with the byte of the query where it begins.
+    /// A jq filter.
     Filter {
-        /// The filter.
+        /// Source text of the filter.
         code: String,
-        /// Where it begins.
+        /// Byte offset of the filter in the query.
         at: usize,
     },
-    /// Counts rows, or rows of equal fields.
+    /// Counts all rows, or rows with equal fields.
     Count {
-        /// The fields; none: all rows.
+        /// Fields to group by; empty: count all rows.
         by: Vec<Field>,
     },
-    /// Orders rows.
+    /// Sorts rows.
     Sort {
-        /// The fields; none: by time.
+        /// Fields to sort by; empty: by time.
         by: Vec<Field>,
-        /// Whether the greatest come first.
+        /// Whether the largest value comes first.
         descending: bool,
     },
-    /// Lets the first rows through.
+    /// Passes on this many rows.
     Limit(u64),
     /// Shows these fields as columns.
     Table(Vec<Field>),
 }
 
-/// A query that was understood.
+/// A parsed query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// As it was written.
+    /// Query as written.
     pub text: String,
-    /// Where rows come from.
+    /// Tags to search.
     pub tags: Vec<Tag>,
-    /// First time, if the query says so.
+    /// Start of the time range, inclusive, if the query sets one.
     pub since: Option<Moment>,
-    /// First time that is left out, if the query says so.
+    /// End of the time range, exclusive, if the query sets one.
     pub until: Option<Moment>,
-    /// Words.
+    /// Terms, in the order of the query.
     pub words: Vec<Word>,
     /// Stages, in order.
     pub stages: Vec<Stage>,
 }
 
 impl Query {
-    /// Columns, if the last stage that decides it is `table` or `count`.
+    /// Returns the columns if `table` or `count` determines them; a filter after these makes the columns unknown.
     #[must_use]
     pub fn columns(&self) -> Option<Vec<String>> {
         for stage in self.stages.iter().rev() {
@@ -120,17 +120,17 @@ impl Query {
         None
     }
 
-    /// How the results are shown by clients that ask for a renderer.
+    /// Returns the renderer for clients that ask for one.
     #[must_use]
     pub fn renderer(&self) -> &'static str {
         if self.columns().is_some() { "table" } else { "text" }
     }
 }
 
-/// Reads a query; relative times count from `now`.
+/// Parses a query; relative times are relative to `now`.
 ///
 /// # Errors
-/// Names the column and what to write instead.
+/// Returns the column of the error and how to fix it.
 pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
     if text.len() > QUERY_BYTES_MAX {
         return Err(QueryError::at(text, 0, format!("a query may have {QUERY_BYTES_MAX} bytes")));
@@ -160,7 +160,7 @@ pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
     Ok(query)
 }
 
-/// Places of the parts between bars that stand outside quotation marks and brackets.
+/// Returns the ranges of the parts between those bars that are outside quotation marks and brackets.
 fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
     let (mut parts, mut begin) = (Vec::new(), 0);
     let mut open: Vec<(char, usize)> = Vec::new();
@@ -176,7 +176,7 @@ fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
             '"' if in_text => drop(open.pop()),
             _ if in_text => {}
             '"' => open.push(('"', at)),
-            // A comment of jq ends with its line.
+            // A jq comment ends at the end of its line.
             '#' if !parts.is_empty() => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
             '(' | '[' | '{' => open.push((c, at)),
             ')' | ']' | '}' => {
@@ -189,7 +189,7 @@ fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
                     return Err(QueryError::at(text, at, format!("{c} closes nothing: remove it, or open it before")));
                 }
             }
-            // jq's `|=` is one sign.
+            // jq's `|=` is one operator.
             '|' if open.is_empty() && chars.peek().is_none_or(|(_, next)| *next != '=') => {
                 parts.push(begin..at);
                 begin = at + 1;
@@ -204,15 +204,15 @@ fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
     Ok(parts)
 }
 
-/// Byte at which the first stage begins with its bar, or the end.
+/// Returns the byte offset of the bar before the first stage, or the length of the query.
 ///
 /// # Errors
-/// When something is not closed.
+/// If a quotation mark or bracket is not closed.
 pub fn head_end(text: &str) -> Result<usize, QueryError> {
     Ok(split(text)?.first().map_or(text.len(), |head| head.end))
 }
 
-/// A token of the part before the first bar.
+/// Token of the part before the first bar.
 struct Token {
     at: usize,
     text: String,
@@ -296,10 +296,10 @@ fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<()
     Ok(())
 }
 
-/// A time: `now`, `-1h30m`, `2026-01-31`, or RFC 3339.
+/// Parses a time: `now`, `-1h30m`, `2026-01-31`, or RFC 3339.
 ///
 /// # Errors
-/// Says what to write.
+/// Returns a message that lists the accepted forms.
 pub fn read_time(text: &str, now: Moment) -> Result<Moment, String> {
     let wrong =
         || format!("{text:?} is not a time: write now, -90s, -15m, -1h, -7d, 2026-01-31 or 2026-01-31T12:00:00Z");
@@ -315,7 +315,7 @@ pub fn read_time(text: &str, now: Moment) -> Result<Moment, String> {
     parsed.ok_or_else(wrong)
 }
 
-/// Nanoseconds of a span such as `1h30m`, `7d` or `150ms`.
+/// Parses a duration such as `1h30m`, `7d` or `150ms` and returns nanoseconds.
 #[must_use]
 pub fn read_span(text: &str) -> Option<i64> {
     let (mut total, mut rest) = (0f64, text);
@@ -339,11 +339,11 @@ pub fn read_span(text: &str) -> Option<i64> {
         total += number * seconds;
         rest = &rest[unit..];
     }
-    // A thousand years are enough for anybody.
+    // The limit of about a thousand years keeps the result in range.
     (total <= 3.2e10).then_some(total * 1e9).map(|ns| ns as i64)
 }
 
-/// The stage of ours with which a part begins, and the rest.
+/// Splits a built-in stage into its keyword and arguments; `None` if the part is jq.
 fn own_stage(part: &str) -> Option<(&str, &str)> {
     let word = ["count", "sort", "limit", "table"].into_iter().find(|word| part.starts_with(word))?;
     let rest = &part[word.len()..];
@@ -364,7 +364,7 @@ fn read_stage(text: &str, range: std::ops::Range<usize>, query: &mut Query) -> R
     }
     let Some((word, rest)) = own_stage(trimmed) else {
         if let Some(Stage::Filter { code, .. }) = query.stages.last_mut() {
-            // From the beginning of the first part to the end of this one, so that columns stay what they are.
+            // The text is appended unchanged, so that byte offsets in the filter still match columns of the query.
             code.push('|');
             code.push_str(part);
         } else {

@@ -10,33 +10,33 @@ use super::results::{Results, ResultsError};
 use super::row::{Row, cell};
 use crate::objects::Moment;
 
-/// Columns that are found by looking at all rows, and bytes of their names.
+/// Maximum number of columns found by scanning all rows, and maximum total length of their names in bytes.
 const COLUMNS_MAX: usize = 500;
 const NAMES_BYTES_MAX: usize = 256 << 10;
 
-/// A form in which results are given.
+/// Output format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A line a row: texts as they are, everything else as JSON.
+    /// One line per row: strings unquoted, everything else as JSON.
     Text,
-    /// A list of objects with time, tag and data.
+    /// Array of objects with time, tag and data.
     Json,
-    /// A line a row, with a head; cells that a spreadsheet would calculate are marked as text.
+    /// One line per row, with a header; cells that a spreadsheet would evaluate are marked as text.
     Csv,
-    /// The same with cells as they are.
+    /// CSV with unmodified cells.
     RawCsv,
-    /// The file of results itself.
+    /// The results file itself.
     Archive,
 }
 
 impl Format {
-    /// Names that clients use.
+    /// Format names used by clients.
     pub const NAMES: [&'static str; 5] = ["text", "json", "csv", "csv-raw", "archive"];
 
-    /// The form of this name.
+    /// Returns the format with this name.
     ///
     /// # Errors
-    /// Names the forms that there are.
+    /// Returns a message that lists the available formats.
     pub fn wanted(name: &str) -> Result<Format, String> {
         let given = Format::NAMES.join(", ");
         Format::named(name).ok_or_else(|| match name {
@@ -47,7 +47,7 @@ impl Format {
         })
     }
 
-    /// The form of this name.
+    /// Returns the format with this name, if it exists.
     #[must_use]
     pub fn named(name: &str) -> Option<Format> {
         match name.to_ascii_lowercase().as_str() {
@@ -60,7 +60,7 @@ impl Format {
         }
     }
 
-    /// Its kind for clients.
+    /// Returns the MIME type.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl Format {
         }
     }
 
-    /// End of the file's name.
+    /// Returns the file name extension.
     #[must_use]
     pub fn suffix(self) -> &'static str {
         match self {
@@ -87,30 +87,30 @@ impl Format {
     }
 }
 
-/// What is known of results besides their rows.
+/// Properties of results that are not part of the rows.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Names of tags, by place.
+    /// Names of the tags; rows refer to them by index.
     pub tags: Vec<String>,
-    /// Columns, if the query says so.
+    /// Columns, if the query defines them.
     pub columns: Option<Vec<String>>,
-    /// Rows outside are left out, in nanoseconds.
+    /// Time range in nanoseconds, end exclusive; rows outside it are omitted.
     pub range: Option<(i64, i64)>,
 }
 
-/// Writes results of one form, block by block.
+/// Renders results in one format, block by block.
 pub struct Rendering {
     results: Arc<Results>,
     about: About,
     format: Format,
     columns: Vec<String>,
-    /// While columns are looked for.
+    /// Set while the columns are being collected.
     looking: Option<Looking>,
     next: usize,
     is_first: bool,
 }
 
-/// Looks for the columns of rows that do not come as a table: all names of fields, in order of the alphabet.
+/// Collects the columns of rows that are not a table: the names of all fields, in alphabetical order.
 #[derive(Default)]
 struct Looking {
     names: BTreeSet<String>,
@@ -119,7 +119,7 @@ struct Looking {
 }
 
 impl Looking {
-    /// Looks at the next block; false beyond the last one.
+    /// Scans the next block; returns false past the last one.
     fn step(&mut self, results: &Results) -> Result<bool, ResultsError> {
         let Some(rows) = results.block(self.next)? else { return Ok(false) };
         self.next += 1;
@@ -146,13 +146,13 @@ impl Looking {
     }
 }
 
-/// How far a rendering is.
+/// Result of one step of a rendering.
 pub enum Step {
-    /// The next bytes.
+    /// The next bytes; may be empty.
     Bytes(Vec<u8>),
-    /// The next block is not written yet.
+    /// The next block has not been written yet.
     Wait,
-    /// All is given.
+    /// The rendering is complete.
     End,
 }
 
@@ -170,24 +170,24 @@ fn quoted(text: &str, line: &mut String) {
     }
 }
 
-/// Whether a spreadsheet would take a cell for a formula: see OWASP, CSV Injection. A number is what it looks like.
+/// Returns whether a spreadsheet would evaluate a cell as a formula (see OWASP, CSV Injection). Numbers are not formulas.
 fn is_formula(text: &str) -> bool {
     let is_number = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) && text.parse::<f64>().is_ok();
     text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number
 }
 
-/// What begins a cell of its own where a spreadsheet separates by semicolons or tabs; quotes do not help there, because they
-/// do not begin the cell for it.
+/// Characters that start a new cell in a spreadsheet that separates by semicolons or tabs. Quoting does not help there,
+/// because such a spreadsheet does not see the quote at the start of the cell.
 const SEPARATORS: [char; 4] = [';', '\t', '\n', '\r'];
 
-/// A cell of which no part is taken for a formula.
+/// Returns a cell text of which no part is evaluated as a formula.
 fn marked(text: &str) -> Cow<'_, str> {
     let begins = |part: &str| is_formula(part.trim_start_matches(['"', ' ']));
     if !text.split(SEPARATORS).any(begins) && !is_formula(text) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
-    // A tab or line break at the very begin is one itself.
+    // A leading tab or line break makes the text itself a formula.
     let mut is_marked = is_formula(text);
     safe.push_str(if is_marked { "'" } else { "" });
     for part in text.split_inclusive(SEPARATORS) {
@@ -216,7 +216,7 @@ fn csv_line<'a>(cells: impl Iterator<Item = Cow<'a, str>>, format: Format, to: &
     to.extend_from_slice(line.as_bytes());
 }
 
-/// A row of JSON as a line of text.
+/// Formats a row as a line of text.
 #[must_use]
 pub fn text_of(data: &[u8]) -> Vec<u8> {
     match data.first() {
@@ -225,7 +225,7 @@ pub fn text_of(data: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Cells of a row, by the names of columns.
+/// Returns the cells of a row for the given columns.
 #[must_use]
 pub fn cells(row: &Row, columns: &[String]) -> Vec<String> {
     match serde_json::from_slice::<Value>(&row.data) {
@@ -238,8 +238,8 @@ pub fn cells(row: &Row, columns: &[String]) -> Vec<String> {
 }
 
 impl Rendering {
-    /// Begins; for CSV without columns of its own, only when the results are complete, because all rows are looked at
-    /// first: see [`Rendering::must_be_complete`].
+    /// Starts a rendering. CSV without columns in the query needs complete results, because all rows are scanned first:
+    /// see [`Rendering::must_be_complete`].
     #[must_use]
     pub fn new(results: Arc<Results>, about: About, format: Format) -> Rendering {
         let columns = about.columns.clone().unwrap_or_default();
@@ -247,22 +247,22 @@ impl Rendering {
         Rendering { results, about, format, columns, looking, next: 0, is_first: true }
     }
 
-    /// Bytes of the block that the next step looks at.
+    /// Returns the size in bytes of the block that the next step reads.
     #[must_use]
     pub fn next_block_bytes(&self) -> usize {
         self.results.block_bytes(self.looking.as_ref().map_or(self.next, |looking| looking.next))
     }
 
-    /// Whether a form can be given only once there are all rows.
+    /// Returns whether a format requires complete results.
     #[must_use]
     pub fn must_be_complete(about: &About, format: Format) -> bool {
         format == Format::Archive || (format.is_csv() && about.columns.is_none())
     }
 
-    /// The next bytes, possibly none: it looks at one block at a time. Blocks.
+    /// Returns the next bytes, possibly none; each step reads one block. Blocks.
     ///
     /// # Errors
-    /// When the results are damaged.
+    /// If the results are corrupt.
     pub fn step(&mut self) -> Result<Step, ResultsError> {
         let mut out = Vec::new();
         if let Some(looking) = &mut self.looking {

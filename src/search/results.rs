@@ -1,14 +1,14 @@
-//! The file in which a search keeps its rows: written once from begin to end, readable while it grows.
+//! File that stores the rows of a search: written once from start to end, readable while it grows.
 //!
 //! ```text
 //! head    "gwresult", version u32 = 1, CRC-32C of these 12 bytes u32
-//! block   length of what follows the head of the block u32, rows u32, first time i64, last time i64, CRC-32C u32 over these
-//!         24 bytes and what follows; then rows: time i64, tag u16, length u32, that many bytes of JSON
+//! block   length of the body u32, rows u32, first time i64, last time i64, CRC-32C u32 over these 24 bytes and the body;
+//!         then the body, rows: time i64, tag u16, length u32, that many bytes of JSON
 //! end     a block with rows = 2^32-1, which holds the summary as JSON
 //! ```
 //!
-//! Numbers are little-endian. A file without an end is one whose webserver ended while it was written: its whole blocks
-//! are good. A block whose checksum does not fit is never given to anybody.
+//! Numbers are little-endian. A file without an end block was left by a webserver that exited while writing; its complete
+//! blocks are valid. A block with a wrong checksum is never returned.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -28,64 +28,64 @@ const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 16;
 const BLOCK_HEAD_BYTES: usize = 28;
 const END: u32 = u32::MAX;
-/// A block is written when it has this many bytes.
+/// A block is written once it has this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
-/// No block is longer: one largest row, and what was there before it.
+/// Maximum length of a block: one row of maximum size and the rows before it.
 const BLOCK_BYTES_MAX: usize = ROW_BYTES_MAX + BLOCK_BYTES + 64;
-/// Blocks of a file are no more than one for so many bytes, and some: rows are shown while they come, so the first ones may be
-/// small. What is known of each is in memory while the file is open.
+/// A file has at most one block per `BYTES_OF_BLOCK` plus `SMALL_BLOCKS`. Rows become visible while they arrive, so
+/// blocks may be small at first. The limit bounds the block index, which is in memory while the file is open.
 const BYTES_OF_BLOCK: u64 = 4 << 10;
 const SMALL_BLOCKS: u64 = 16 << 10;
-/// Stretches of time in the histogram.
+/// Number of time intervals in the histogram.
 pub const BUCKETS: usize = 100;
 
-/// Why results cannot be read.
+/// Error of reading results.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
-    /// The file.
+    /// The file could not be read.
     #[error("the results cannot be read: {0}")]
     Io(#[from] std::io::Error),
-    /// What is in it.
+    /// The content is invalid.
     #[error("the results are damaged at byte {offset}: {what}")]
     Damaged {
-        /// Where.
+        /// Offset of the invalid block in the file.
         offset: u64,
-        /// What is wrong.
+        /// Description of the defect.
         what: &'static str,
     },
 }
 
-/// What is known at the end.
+/// Summary in the end block of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// Rows in equal stretches of the range, first to last.
+    /// Number of rows in each of [`BUCKETS`] equal intervals of the time range, in order.
     pub histogram: Vec<u64>,
-    /// What the search was.
+    /// Description of the search.
     #[serde(default)]
     pub about: About,
 }
 
-/// What a search was, as its results say it wherever they are brought.
+/// Description of a search, stored in its results so that it survives an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// What was typed.
+    /// Query as entered by the user.
     pub query: String,
-    /// What was run, when that is something else.
+    /// Query that was executed, if it differs from the entered one.
     #[serde(default)]
     pub effective_query: String,
-    /// Names of tags, by place.
+    /// Names of the tags; rows refer to them by index.
     pub tags: Vec<String>,
-    /// Columns, if the query says so.
+    /// Columns, if the query defines them.
     pub columns: Option<Vec<String>>,
-    /// First time.
+    /// Start of the time range, inclusive.
     pub since: Moment,
-    /// First time after it.
+    /// End of the time range, exclusive.
     pub until: Moment,
-    /// When it began.
+    /// Time at which it started.
     pub started: Moment,
-    /// Name for people.
+    /// Name chosen by the user.
     #[serde(default)]
     pub name: String,
 }
@@ -100,16 +100,16 @@ struct Block {
     last_time: i64,
 }
 
-/// How far a file is written.
+/// Progress of writing a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Whole blocks.
+    /// Number of complete blocks.
     pub blocks: usize,
-    /// Rows in them.
+    /// Number of rows in them.
     pub rows: u64,
-    /// Bytes of the file.
+    /// Size of the file, in bytes.
     pub bytes: u64,
-    /// Whether nothing more is written.
+    /// Whether no more data will be written.
     pub is_finished: bool,
 }
 
@@ -120,7 +120,7 @@ struct Index {
     histogram: Vec<u64>,
 }
 
-/// A file of results, to be read.
+/// Reader of a results file.
 #[derive(Debug)]
 pub struct Results {
     file: File,
@@ -153,7 +153,7 @@ fn block_head(rows: u32, times: (i64, i64), body: &[u8]) -> Option<[u8; BLOCK_HE
     Some(head)
 }
 
-/// How many blocks a file of so many bytes may have.
+/// Maximum number of blocks of a file of `bytes` bytes.
 fn most_blocks(bytes: u64) -> u64 {
     SMALL_BLOCKS + bytes / BYTES_OF_BLOCK
 }
@@ -166,7 +166,7 @@ fn i64_at(bytes: &[u8], at: usize) -> i64 {
     bytes.get(at..at + 8).and_then(|part| part.try_into().ok()).map_or(0, i64::from_le_bytes)
 }
 
-/// Writes results.
+/// Writer of a results file.
 pub struct Writer {
     file: File,
     results: Arc<Results>,
@@ -181,10 +181,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file; the range is that of the histogram.
+    /// Creates a file; `range` is the time range of the histogram.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// If the file cannot be created.
     pub fn create(path: &Path, range: (i64, i64)) -> std::io::Result<Writer> {
         let mut file = File::options().create_new(true).read(true).write(true).open(path)?;
         file.write_all(&head())?;
@@ -208,18 +208,18 @@ impl Writer {
         })
     }
 
-    /// Says what the search is; it stands at the end of the file.
+    /// Sets the description of the search, which is stored in the end block.
     pub fn describe(&mut self, about: About) {
         self.about = about;
     }
 
-    /// The same file, to be read while it grows.
+    /// Returns a reader of the same file, usable while it grows.
     #[must_use]
     pub fn results(&self) -> Arc<Results> {
         Arc::clone(&self.results)
     }
 
-    /// Bytes so far, those not yet in the file included.
+    /// Returns the size so far in bytes, including rows not yet written.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.offset + self.body.len() as u64
@@ -228,7 +228,7 @@ impl Writer {
     /// Adds a row.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If the row is too large or the file cannot be written.
     pub fn push(&mut self, row: &Row) -> std::io::Result<()> {
         if row.data.len() > ROW_BYTES_MAX {
             return Err(std::io::Error::other("a row is too large"));
@@ -245,21 +245,21 @@ impl Writer {
         if (since..until).contains(&time) {
             let width = (until.abs_diff(since) / BUCKETS as u64).max(1);
             let at = usize::try_from(time.abs_diff(since) / width).unwrap_or(usize::MAX);
-            // What is left of the range by division belongs to the last stretch.
+            // The last interval also covers the remainder of the division.
             if let Some(bucket) = self.histogram.get_mut(at.min(BUCKETS - 1)) {
                 *bucket += 1;
             }
         }
     }
 
-    /// Writes what there is as a block, so that readers see it.
+    /// Writes the buffered rows as a block, so that readers see them.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If the file cannot be written.
     pub fn show(&mut self) -> std::io::Result<()> {
-        // Beyond the small ones that there may be, rows are shown when there are enough of them.
+        // Once the limit of blocks is reached, rows become visible only in full blocks.
         let blocks = locked(&self.results.index).blocks.len() as u64;
-        // The last one comes in any case.
+        // One block is reserved for the last rows.
         let has_room = blocks + 1 < most_blocks(self.bytes());
         if has_room { self.flush() } else { Ok(()) }
     }
@@ -293,10 +293,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the end and makes the file durable.
+    /// Writes the end block and syncs the file.
     ///
     /// # Errors
-    /// When the disk refuses; what is whole stays readable.
+    /// If the file cannot be written; complete blocks remain readable.
     pub fn finish(mut self) -> std::io::Result<Summary> {
         let written = self.flush().and_then(|()| {
             let summary = Summary { rows: self.row, histogram: self.histogram.clone(), about: self.about.clone() };
@@ -316,25 +316,25 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// However writing ends, nobody waits for more.
+    /// Marks the file as finished, so that no reader waits for more rows.
     fn drop(&mut self) {
         self.results.progress.send_modify(|progress| progress.is_finished = true);
     }
 }
 
 impl Results {
-    /// Opens a file that is not written any more, and finds its whole blocks.
+    /// Opens a file that is no longer written, and indexes its complete blocks.
     ///
     /// # Errors
-    /// When it is not a file of results.
+    /// If it is not a results file.
     pub fn open(path: &Path) -> Result<Arc<Results>, ResultsError> {
         Results::read(path, u64::MAX)
     }
 
-    /// The same with a file of which it is not known who wrote it.
+    /// Opens a file of unknown origin.
     ///
     /// # Errors
-    /// When it is not a file of results, or has more blocks than such files have.
+    /// If it is not a results file, or has more blocks than a writer would create.
     pub fn open_foreign(path: &Path) -> Result<Arc<Results>, ResultsError> {
         Results::read(path, most_blocks(std::fs::metadata(path)?.len()))
     }
@@ -391,7 +391,7 @@ impl Results {
         if offset + (BLOCK_HEAD_BYTES + length) as u64 > size {
             return Ok(None);
         }
-        // None is written without rows: here it broke off, or somebody made it so that it takes memory.
+        // A writer never creates blocks without rows. The file was truncated here, or crafted to consume memory.
         if rows == 0 {
             return Ok(None);
         }
@@ -409,40 +409,40 @@ impl Results {
         Ok(Bytes::from(bytes).slice(BLOCK_HEAD_BYTES..))
     }
 
-    /// Where the file is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How far it is written.
+    /// Returns the progress of the writer.
     #[must_use]
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
     }
 
-    /// Tells of every block.
+    /// Subscribes to the progress, which changes with every block.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// The end, if the file has one.
+    /// Returns the summary, if the file has an end block.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
         locked(&self.index).summary.clone()
     }
 
-    /// Rows so far in equal stretches of the range.
+    /// Returns the number of rows so far in each interval of the time range.
     #[must_use]
     pub fn histogram(&self) -> Vec<u64> {
         locked(&self.index).histogram.clone()
     }
 
-    /// The rows of one block; `None` beyond the last one.
+    /// Returns the rows of one block; `None` past the last one.
     ///
     /// # Errors
-    /// When the block is damaged or the disk fails.
+    /// If the block is corrupt or the file cannot be read.
     pub fn block(&self, number: usize) -> Result<Option<Vec<Row>>, ResultsError> {
         let Some(block) = locked(&self.index).blocks.get(number).copied() else { return Ok(None) };
         let damaged = || ResultsError::Damaged { offset: block.offset, what: "rows do not fit into their block" };
@@ -454,22 +454,22 @@ impl Results {
         if rows.len() == block.rows as usize { Ok(Some(rows)) } else { Err(damaged()) }
     }
 
-    /// Bytes of memory that it takes while it is open.
+    /// Returns the memory of the block index, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         locked(&self.index).blocks.capacity() * size_of::<Block>()
     }
 
-    /// Bytes of one block; 0 beyond the last one.
+    /// Returns the size of one block in bytes; 0 past the last one.
     #[must_use]
     pub fn block_bytes(&self, number: usize) -> usize {
         locked(&self.index).blocks.get(number).map_or(0, |block| BLOCK_HEAD_BYTES + block.length)
     }
 
-    /// At most `bytes_max` bytes of the file itself from `offset` on; none at its end.
+    /// Returns at most `bytes_max` bytes of the file starting at `offset`; empty at the end of the file.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the file cannot be read.
     pub fn piece(&self, offset: u64, bytes_max: usize) -> std::io::Result<Vec<u8>> {
         let left = usize::try_from(self.file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left.min(bytes_max)];
@@ -477,15 +477,15 @@ impl Results {
         Ok(bytes)
     }
 
-    /// Number of the block that holds a row.
+    /// Returns the number of the block that contains a row.
     fn block_of(&self, row: u64) -> usize {
         locked(&self.index).blocks.partition_point(|block| block.first_row + u64::from(block.rows) <= row)
     }
 
-    /// Rows from `first` on, at most `rows_max` of them and little more than `bytes_max` bytes.
+    /// Returns rows starting at `first`: at most `rows_max`, and slightly more than `bytes_max` bytes at most.
     ///
     /// # Errors
-    /// When a block is damaged or the disk fails.
+    /// If a block is corrupt or the file cannot be read.
     pub fn page(&self, first: u64, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ResultsError> {
         let (mut page, mut bytes, mut number) = (Vec::new(), 0, self.block_of(first));
         while page.len() < rows_max && bytes < bytes_max {
@@ -504,7 +504,7 @@ impl Results {
         Ok(page)
     }
 
-    /// Whether a block may hold rows of a range.
+    /// Returns whether a block may contain rows of a time range.
     #[must_use]
     pub fn may_hold(&self, number: usize, since: i64, until: i64) -> bool {
         locked(&self.index).blocks.get(number).is_some_and(|block| block.last_time >= since && block.first_time < until)
@@ -604,7 +604,7 @@ mod tests {
         written(&path, 3, 5);
         let good = std::fs::read(&path).expect("reads");
         let whole = Results::open(&path).and_then(|results| results.page(0, 10, usize::MAX)).expect("reads");
-        // Two bits of every byte, which are others from byte to byte.
+        // Flips two bits of every byte; the bit positions change from byte to byte.
         for bit in (0..good.len()).flat_map(|byte| [byte * 8 + byte % 8, byte * 8 + (byte + 3) % 8]) {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -613,7 +613,7 @@ mod tests {
                 let rows = results.page(0, 10, usize::MAX)?;
                 Ok((rows, results.summary()))
             });
-            // The end may be lost, which is noticed as such; rows are never others than they were.
+            // The end block may be lost, which readers notice. Returned rows are always the original ones.
             if let Ok((rows, summary)) = read {
                 assert!(rows == whole || (rows.is_empty() && summary.is_none()), "bit {bit}");
                 assert!(summary.is_none_or(|summary| summary.rows == 3), "bit {bit}");

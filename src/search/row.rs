@@ -1,9 +1,9 @@
-//! What a search is about: rows of JSON with a time and a tag.
+//! Rows of a search: JSON with a time and a tag.
 
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Largest row, in bytes.
+/// Maximum size of a row, in bytes.
 pub const ROW_BYTES_MAX: usize = 8 << 20;
 
 /// One row.
@@ -11,24 +11,25 @@ pub const ROW_BYTES_MAX: usize = 8 << 20;
 pub struct Row {
     /// Nanoseconds since 1970-01-01 UTC.
     pub time: i64,
-    /// Place of its tag in the query.
+    /// Index of its tag in the query.
     pub tag: u16,
-    /// One JSON value, without a line break.
+    /// One JSON value, without line breaks.
     pub data: Bytes,
 }
 
-/// Bytes before the data of a row that is written.
+/// Size of the header before the data of an encoded row.
 pub const ROW_HEAD_BYTES: usize = 14;
 
 impl Row {
-    /// Adds it to `to` as it stands in files of results and travels to filters: time i64, tag u16, length u32, data;
-    /// numbers are little-endian.
+    /// Appends the row to `to`, in the encoding of results files and filter processes: time i64, tag u16, length u32,
+    /// data; numbers are little-endian.
     pub fn write(&self, to: &mut Vec<u8>) {
         write_head(self.time, self.tag, self.data.len(), to);
         to.extend_from_slice(&self.data);
     }
 
-    /// Takes a row off the front, sharing the memory; `None` when what is there is not one.
+    /// Removes a row from the front of `from`, sharing its memory; returns `None` if `from` does not start with a
+    /// complete row.
     #[must_use]
     pub fn take(from: &mut Bytes) -> Option<Row> {
         let (time, tag, length) = read_head(from)?;
@@ -40,14 +41,14 @@ impl Row {
     }
 }
 
-/// Writes what stands before the data of a row, which has `length` bytes: never more than [`ROW_BYTES_MAX`] and a little.
+/// Writes the header of a row with `length` bytes of data; `length` is never much more than [`ROW_BYTES_MAX`].
 pub fn write_head(time: i64, tag: u16, length: usize, to: &mut Vec<u8>) {
     to.extend_from_slice(&time.to_le_bytes());
     to.extend_from_slice(&tag.to_le_bytes());
     to.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-/// Reads the head of a row: time, tag, length of the data.
+/// Reads the header of a row: time, tag, length of the data.
 #[must_use]
 pub fn read_head(from: &[u8]) -> Option<(i64, u16, usize)> {
     let (time, rest) = from.split_first_chunk()?;
@@ -56,7 +57,7 @@ pub fn read_head(from: &[u8]) -> Option<(i64, u16, usize)> {
     Some((i64::from_le_bytes(*time), u16::from_le_bytes(*tag), usize::try_from(length).ok()?))
 }
 
-/// The member of a value that a path such as `a.b` names; `null` when there is none.
+/// Returns the member of a value at a path such as `a.b`; `null` if there is none.
 #[must_use]
 pub fn member<'a>(value: &'a Value, path: &[String]) -> &'a Value {
     let mut found = value;
@@ -70,7 +71,7 @@ pub fn member<'a>(value: &'a Value, path: &[String]) -> &'a Value {
     found
 }
 
-/// A value as it stands in a cell: text without quotation marks, nothing for `null`, JSON for the rest.
+/// Formats a value for a table cell: strings without quotation marks, nothing for `null`, JSON for all other values.
 #[must_use]
 pub fn cell(value: &Value) -> String {
     match value {

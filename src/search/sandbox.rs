@@ -1,9 +1,9 @@
-//! Confines a process that runs a filter to computing, and to reading and writing the descriptors that it has.
+//! Confines a filter process to computing and to using its open file descriptors.
 //!
-//! A filter of jq has no function that opens anything. The confinement is for the day on which a defect in the
-//! interpreter lets one do so. There are three layers, because each has gaps that another one closes: a limit on
-//! descriptors works on every kernel, but does not stop what needs none; landlock (Linux 5.13) denies files by what they are,
-//! and connections from Linux 6.7 on; seccomp denies every system call that is not on a short list, whatever it is for.
+//! jq has no function that opens files or sockets. The confinement is for the case that a defect in the interpreter
+//! allows it. There are three layers, because each has gaps that another one closes. A limit on descriptors works on
+//! every kernel, but does not stop operations that need no descriptor. Landlock (Linux 5.13) denies access to files, and
+//! connections since Linux 6.7. Seccomp denies every system call that is not on a short list.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -14,10 +14,10 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Newest rights that are denied; a kernel that does not know some of them denies the others.
+/// Newest set of rights to deny; a kernel that does not know some of them denies the others.
 const NEWEST: ABI = ABI::V6;
 
-/// System calls that a filter needs: memory, input and output, its end, and what Rust does around them.
+/// System calls that a filter needs: memory, input and output, exit, and those of the Rust runtime.
 const CALLS: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -47,14 +47,14 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// Confines the calling thread, and every thread that it starts, for good. Call it before the first thread is started.
+/// Permanently confines the calling thread and every thread that it starts. Call it before starting any thread.
 ///
-/// Returns what this kernel does not offer, in one line, or an empty text when every layer is in place.
+/// Returns the layers that this kernel does not offer, in one line, or an empty string if every layer is active.
 ///
 /// # Errors
-/// When not even the limit on descriptors can be set.
+/// If the limit on descriptors cannot be set.
 pub fn confine() -> std::io::Result<String> {
-    // In this order: landlock needs a descriptor, and a system call that seccomp does not let through.
+    // The order matters: landlock needs a descriptor and a system call that seccomp denies.
     let landlock = deny_files_and_network().map_err(|reason| format!("no landlock ({reason})"));
     deny_descriptors()?;
     let seccomp = deny_system_calls().map_err(|reason| format!("no seccomp ({reason})"));
@@ -76,7 +76,7 @@ fn deny_files_and_network() -> Result<(), String> {
     }
 }
 
-/// No further descriptor; those that are open stay usable.
+/// Denies new descriptors; open ones remain usable.
 fn deny_descriptors() -> std::io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
@@ -87,7 +87,7 @@ fn deny_system_calls() -> Result<(), String> {
         error.to_string()
     }
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    // An abort is a signal to itself; a signal to any other process is not let through.
+    // An abort signals its own process; signals to any other process are denied.
     let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, std::process::id().into());
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own.map_err(text)?]).map_err(text)?]);
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(text)?;
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Names the layer in the process that is confined.
+    /// Selects the layer in the confined process.
     const LAYER: &str = "GRAVWELL_TEST_SANDBOX_LAYER";
 
     fn attempts(open: SocketAddr) -> [(&'static str, io::Result<()>); 8] {
@@ -123,7 +123,7 @@ mod tests {
         ]
     }
 
-    /// Runs in a process of its own, which the test below starts once for each layer.
+    /// Runs in a separate process, which the test below starts once for each layer.
     #[test]
     fn confined() {
         let Ok(layer) = std::env::var(LAYER) else { return };
@@ -180,7 +180,7 @@ mod tests {
         let denied = |text: &str| everything.into_iter().filter(|what| text.contains(what)).collect::<Vec<_>>();
         assert_eq!(denied(&denies("all")), everything);
         assert_eq!(denied(&denies("seccomp")), everything);
-        // Neither of the others needs seccomp for what it denies.
+        // The other two layers deny files without the help of seccomp.
         let files = &everything[..3];
         let landlock = denies("landlock");
         let is_left_out = landlock.contains("LEFT OUT");

@@ -1,4 +1,4 @@
-//! Stages of a query as iterators: each takes rows from the one before and holds no more than it must.
+//! Stages of a query as iterators: each consumes the rows of the previous one and buffers as little as possible.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,34 +10,34 @@ use super::query::Field;
 use super::row::{Row, cell, member};
 use crate::objects::depth;
 
-/// Groups that `count by` may find.
+/// Maximum number of groups of `count by`.
 pub const GROUPS_MAX: usize = 100_000;
-/// Bytes of rows that `sort` may hold.
+/// Maximum number of bytes that `sort` buffers.
 pub const SORT_BYTES_MAX: usize = 48 << 20;
 
-/// Why a search gives nothing more.
+/// Reason why a search ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It was stopped; what it has found is kept.
+    /// The search was stopped; its results so far are kept.
     #[error("stopped")]
     Stopped,
-    /// It cannot go on.
+    /// The search failed with this reason.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Rows on their way.
+/// Stream of rows between stages.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, Failure>> + Send>;
 
 fn value_of(row: &Row) -> Result<Value, Failure> {
     serde_json::from_slice(&row.data).or_else(|error| match std::str::from_utf8(&row.data) {
-        // Valid, but deeper than can be read: it has no fields that a query could name.
+        // Valid JSON, but nested too deeply to parse: no field of it can be selected.
         Ok(text) if depth::is_deep(&row.data) => Ok(Value::String(text.to_owned())),
         _ => Err(Failure::Broken(format!("a row is not JSON: {error}"))),
     })
 }
 
-/// What a row has in these fields; without fields the row is not even read.
+/// Returns the values of the given fields. Without fields the row is not parsed.
 fn values_of(row: &Row, fields: &[Field]) -> Result<Vec<Value>, Failure> {
     if fields.is_empty() {
         return Ok(Vec::new());
@@ -51,13 +51,13 @@ fn data_of(value: &Value) -> Bytes {
     value.to_string().into()
 }
 
-/// Lets the first `limit` rows through, and asks for no more than those.
+/// Passes on the first `limit` rows and requests no more than those.
 #[must_use]
 pub fn limited(rows: Rows, limit: u64) -> Rows {
     Box::new(rows.take(usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
-/// Makes objects of the wanted fields, by their paths.
+/// Replaces each row by an object of the given fields, keyed by path.
 #[must_use]
 pub fn tabled(rows: Rows, fields: Vec<Field>) -> Rows {
     let names: Vec<String> = fields.iter().map(|field| field.join(".")).collect();
@@ -66,7 +66,7 @@ pub fn tabled(rows: Rows, fields: Vec<Field>) -> Rows {
         let value = value_of(&row)?;
         let mut shown = Map::new();
         for (name, field) in names.iter().zip(&fields) {
-            // Columns of a stage before have dots in their names.
+            // Columns of a previous stage have dots in their names.
             let found = value.get(name).unwrap_or_else(|| member(&value, field));
             shown.insert(name.clone(), found.clone());
         }
@@ -75,7 +75,7 @@ pub fn tabled(rows: Rows, fields: Vec<Field>) -> Rows {
     }))
 }
 
-/// A stage that needs all rows before it gives the first.
+/// Creates a stage that needs all rows before it returns the first.
 fn gathered(gather: impl FnOnce() -> Result<Vec<Row>, Failure> + Send + 'static) -> Rows {
     let mut gather = Some(gather);
     let mut ready: std::vec::IntoIter<Row> = Vec::new().into_iter();
@@ -97,7 +97,7 @@ struct Group {
     tag: u16,
 }
 
-/// Counts rows, or rows whose fields are equal, most frequent first.
+/// Counts all rows, or rows whose fields are equal, most frequent first.
 #[must_use]
 pub fn counted(rows: Rows, by: Vec<Field>) -> Rows {
     gathered(move || {
@@ -132,7 +132,7 @@ pub fn counted(rows: Rows, by: Vec<Field>) -> Rows {
     })
 }
 
-/// Order of values: as jq has it, null, false, true, numbers, texts, lists, objects.
+/// Compares values in the order of jq: null, false, true, numbers, strings, arrays, objects.
 #[must_use]
 pub fn compare(a: &Value, b: &Value) -> Ordering {
     let rank = |value: &Value| match value {
@@ -161,7 +161,7 @@ fn compare_all(a: &[Value], b: &[Value]) -> Ordering {
     differing.unwrap_or_else(|| a.len().cmp(&b.len()))
 }
 
-/// A row with what it is ordered by. The greatest is the one that would come last.
+/// A row with its sort keys. The greatest is the row that would come last.
 struct Ranked {
     keys: Vec<Value>,
     number: u64,
@@ -194,14 +194,14 @@ impl PartialEq for Ranked {
 
 impl Eq for Ranked {}
 
-/// Orders rows; of equal ones the first stays first. With a `limit` behind it, it holds no more rows than that.
+/// Sorts rows; the sort is stable. If a `limit` follows, it buffers no more rows than that.
 #[must_use]
 pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) -> Rows {
     gathered(move || {
         let (mut heap, mut bytes) = (BinaryHeap::new(), 0);
         for (number, row) in (0u64..).zip(rows) {
             let mut row = row?;
-            // What is held must not hold the rest of its batch.
+            // A shared slice would keep the rest of its batch in memory.
             row.data = Bytes::copy_from_slice(&row.data);
             let keys = values_of(&row, &by)?;
             bytes += cost(&row);
@@ -220,7 +220,7 @@ pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) 
     })
 }
 
-/// Memory of a row that is held, its keys roughly included.
+/// Returns the memory of a buffered row, including a rough estimate for its keys.
 fn cost(row: &Row) -> usize {
     row.data.len() + 256
 }

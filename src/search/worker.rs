@@ -1,15 +1,17 @@
-//! The process in which a filter of jq runs.
+//! Process in which a jq filter runs.
 //!
-//! A filter is a program that somebody typed: it may never end, ask for all memory, or recurse until its stack is gone.
-//! None of that may touch the webserver, so the webserver starts itself again as this: one filter, bounds that the kernel
-//! keeps, rows in through standard input, rows out through standard output. Whatever happens to it, the search ends with
-//! a reason and everything else goes on.
+//! A filter is a program typed by a user: it may loop forever, allocate all memory, or recurse until the stack overflows.
+//! None of that may affect the webserver. The webserver therefore starts its own executable as a worker with one filter
+//! and limits enforced by the kernel; rows arrive on standard input and leave on standard output. If the worker fails,
+//! only its search ends, with a reason.
 //!
-//! As soon as it has its bounds it confines itself (`search/sandbox.rs`), before it reads a byte of what was typed.
+//! After setting its limits the worker confines itself (`search/sandbox.rs`), before it reads any byte of the filter.
 //!
-//! In: the filter, a length (u32, little-endian) and its text; then batches, each a length (u32, little-endian) and that many bytes of rows, as [`super::row::Row::write`] writes them. Out: first a
-//! line, `+` when the filter is understood, with what it is not confined by behind it, or `-BYTE MESSAGE`; then rows in the same form, in pieces, and after what comes of
-//! each batch a length of nothing. A row with the tag [`MESSAGE_TAG`] is no row but says why the filter failed on one.
+//! Input: the filter, as a length (u32, little-endian) and its text; then batches, each a length (u32, little-endian) and
+//! that many bytes of rows in the format of [`super::row::Row::write`]. Output: first one line, either `+` if the filter
+//! compiles, followed by the sandbox layers that are missing, or `-BYTE MESSAGE`. Then follow frames of rows in the same
+//! format, and a frame of length zero after the output of each batch. A row with the tag [`MESSAGE_TAG`] is an error
+//! message of the filter instead of a row.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -29,20 +31,20 @@ use super::query::QUERY_BYTES_MAX;
 use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, read_head, write_head};
 use super::sandbox;
 
-/// First argument with which a program becomes this.
+/// First argument that makes the program run as a filter worker.
 pub const ARGUMENT: &str = "--run-search-filter";
-/// Memory of a filter, in bytes.
+/// Memory limit of a filter, in bytes.
 pub const MEMORY_BYTES: u64 = 128 << 20;
-/// Longest message, in bytes.
+/// Maximum length of a message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
-/// Longest batch in and longest piece out, in bytes: one largest row, and what was there before it.
+/// Maximum length of a batch (in) and of a frame (out), in bytes: one row of maximum size and the rows before it.
 pub const FRAME_BYTES_MAX: usize = ROW_BYTES_MAX + (64 << 10);
-/// A piece is written when it has this many bytes.
+/// A frame is written once it has this many bytes.
 const PIECE_BYTES: usize = 48 << 10;
-/// Tag of messages; queries do not have so many.
+/// Tag of messages; queries cannot have that many tags.
 pub const MESSAGE_TAG: u16 = u16::MAX;
 
-/// What a filter sees besides its input.
+/// Data that a filter can access besides its input.
 struct Kind;
 
 impl DataT for Kind {
@@ -67,13 +69,13 @@ impl<'a> input::HasInputs<'a, Val> for &'a Around<'a> {
     }
 }
 
-/// What happens on a kernel that cannot confine filters fully.
+/// Behavior on a kernel that cannot confine filters fully.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// They run as confined as they can be, and the log says so.
+    /// Filters run with the confinement that is available, and a warning is logged.
     #[default]
     Preferred,
-    /// They do not run.
+    /// Filters do not run.
     Required,
 }
 
@@ -98,7 +100,7 @@ impl FromStr for Sandbox {
     }
 }
 
-/// Whether this process was started as a filter; if so, it is one and nothing else.
+/// Runs this process as a filter worker if it was started as one, and returns its exit code.
 #[must_use]
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -106,17 +108,17 @@ pub fn run_if_asked() -> Option<ExitCode> {
         return None;
     }
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(60);
-    // Anything that is not understood is taken for the stricter one.
+    // An invalid value selects the stricter mode.
     let sandbox = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(Sandbox::Required);
     Some(match start(seconds, sandbox) {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody reads any more, or nobody writes: either way there is nothing to do.
+        // The other end of a pipe was closed, so there is nothing left to do.
         Err(_) => ExitCode::FAILURE,
     })
 }
 
 fn start(seconds: u64, sandbox: Sandbox) -> std::io::Result<()> {
-    // Batches are read and written whole: buffers between would only copy them once more.
+    // Batches are read and written whole, so buffering would only add a copy.
     let mut stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let mut stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let missing = match bound(seconds).and_then(|()| sandbox::confine()) {
@@ -147,9 +149,9 @@ fn read_code(stdin: &mut File) -> std::io::Result<String> {
     String::from_utf8(code).map_err(std::io::Error::other)
 }
 
-/// From here on the kernel holds the bounds.
+/// Sets the resource limits, which the kernel enforces from here on.
 fn bound(seconds: u64) -> std::io::Result<()> {
-    // When memory runs short it is the first to go. A host where that cannot be said takes whom it takes.
+    // The OOM killer should pick this process first. Failing to set the score is not an error.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
     setrlimit(Resource::Data, limit(MEMORY_BYTES))?;
@@ -211,7 +213,7 @@ fn run(code: &str, stdin: File, mut stdout: File, missing: &str) -> std::io::Res
     };
     stdout.write_all(format!("+{missing}\n").as_bytes())?;
     let out = RefCell::new(Out { stdout, piece: Vec::with_capacity(PIECE_BYTES * 2) });
-    // The row that was read last gives its time and tag to what comes out.
+    // Output rows have the time and tag of the input row that was read last.
     let head = Cell::new((0i64, 0u16));
     let rows = Rows { head: &head, out: &out, stdin, batch: Vec::new(), at: 0, is_first: true };
     let rows = RcIter::new(rows);
@@ -233,7 +235,7 @@ fn run(code: &str, stdin: File, mut stdout: File, missing: &str) -> std::io::Res
     out.borrow_mut().write_piece()
 }
 
-/// Where rows go out, a piece at a time. The first bytes of a piece are its length.
+/// Writer of output frames. The first bytes of a frame are its length.
 struct Out {
     stdout: File,
     piece: Vec<u8>,
@@ -300,7 +302,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The next batch; `None` when there is none, or nobody takes what comes of it.
+    /// Reads the next batch; returns `None` at the end of the input, or if the output was closed.
     fn next_batch(&mut self) -> Option<()> {
         if !std::mem::replace(&mut self.is_first, false) {
             self.out.borrow_mut().end_batch().ok()?;

@@ -1,4 +1,5 @@
-//! Rows through a filter, in as many processes as it pays for: batches are handed out in turn, and taken back in the same order.
+//! Runs rows through a filter in up to [`LANES_MAX`] processes. Batches go to the processes in turn, and results are read
+//! back in the same order.
 
 use std::process::ChildStdin;
 use std::sync::atomic::Ordering;
@@ -15,31 +16,31 @@ use crate::search::row::{ROW_HEAD_BYTES, Row};
 use crate::search::stages::{Failure, Rows};
 use crate::search::worker::MESSAGE_TAG;
 
-/// Bytes of a batch; with its length it fits into a pipe, so whoever gives it need not wait for a filter that works.
+/// Size of a batch. A batch and its length fit into a pipe, so the giver need not wait for a filter that is busy.
 const BATCH_BYTES: usize = 60 << 10;
-/// A batch that is not full waits no longer for another row.
+/// A batch that is not full is sent after this time.
 const BATCH_AGE: Duration = Duration::from_millis(250);
-/// Batches for which one process is enough: most searches have no more.
+/// Number of batches handled by a single process; most searches have no more.
 const BATCHES_ALONE: u64 = 4;
-/// Most processes of one filter.
+/// Maximum number of processes of one filter.
 const LANES_MAX: usize = 2;
-/// Batches under way.
+/// Maximum number of turns in flight.
 const UNDER_WAY: usize = 16;
 
-/// Processes in which a filter may run at the same time: one, if it takes rows for itself, because then rows depend on
-/// those before them.
+/// Returns the number of processes in which a filter may run. A filter that reads input itself gets one, because each of
+/// its results may depend on previous rows.
 fn lanes_of(code: &str) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     if code.contains("input") { 1 } else { processors.min(LANES_MAX) }
 }
 
-/// What the taker is told: which process gives the next batch.
+/// Message from giver to taker: a new process, or the process that outputs the next batch.
 enum Turn {
     Lane(Process),
     Batch(usize),
 }
 
-/// Hands rows out.
+/// Sends rows to the processes.
 struct Giver {
     runner: Runner,
     code: String,
@@ -56,7 +57,7 @@ impl Giver {
         self.turns.send(Turn::Lane(process)).ok()
     }
 
-    /// Hands a batch to the next process; `None` when nobody wants more.
+    /// Sends a batch to the next process; returns `None` when no more rows are wanted.
     fn give(&mut self, batch: &mut Vec<u8>) -> Option<()> {
         if batch.is_empty() {
             return Some(());
@@ -64,20 +65,20 @@ impl Giver {
         if self.batches >= BATCHES_ALONE && self.lanes.len() < self.lanes_max {
             match self.runner.begin_more(&self.code, &self.control) {
                 Some(process) => self.add_lane(process)?,
-                // Those that run do.
+                // No further process is available, so the running ones have to suffice.
                 None => self.lanes_max = self.lanes.len(),
             }
         }
         let lane = usize::try_from(self.batches % self.lanes.len() as u64).ok()?;
         self.batches += 1;
         self.turns.send(Turn::Batch(lane)).ok()?;
-        // A filter that has ended is asked why by the taker.
+        // If a filter has exited, the taker determines the reason.
         give(self.lanes.get_mut(lane)?, batch).ok()?;
         batch.clear();
         Some(())
     }
 
-    /// Hands out all rows; the failure that ended them, if one did.
+    /// Sends all rows; returns the failure that ended them, if any.
     fn give_all(&mut self, rows: Rows) -> Option<Failure> {
         let mut batch = Vec::with_capacity(BATCH_BYTES);
         let (mut begun, mut failure) = (Instant::now(), None);
@@ -100,14 +101,14 @@ impl Giver {
     }
 }
 
-/// Takes rows back.
+/// Reads the results back.
 struct Taker {
     control: Arc<Control>,
     lanes: Vec<Process>,
     turns: Receiver<Turn>,
-    /// The process that gives a batch.
+    /// The process whose output is being read.
     turn: Option<usize>,
-    /// Processes that have given everything, once there are no more turns.
+    /// Number of processes that have been read to the end, once there are no more turns.
     drained: usize,
     ready: Bytes,
     trouble: Arc<Mutex<Option<Failure>>>,
@@ -116,7 +117,7 @@ struct Taker {
     _alive: SyncSender<()>,
 }
 
-/// Puts a filter behind `rows`; its first process runs already.
+/// Applies a filter to `rows`; its first process is already running.
 pub(super) fn filtered(
     runner: Runner,
     code: &str,
@@ -141,9 +142,9 @@ pub(super) fn filtered(
     let give_all = move || {
         let failure = giver.give_all(rows);
         *told.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-        // Only now do filters and taker see that there is no more: the taker asks for the failure then.
+        // Only now do the filters and the taker see the end of the rows, so the taker finds the failure in place.
         drop(giver);
-        // A process ends with the thread that started it.
+        // A process is killed when the thread that started it exits (parent death signal).
         let _ = over.recv();
     };
     std::thread::Builder::new()
@@ -164,7 +165,7 @@ pub(super) fn filtered(
 }
 
 impl Taker {
-    /// Waits for what comes next; `Err` at the end, with the failure if there is one.
+    /// Waits for the next output or turn; returns `Err` at the end, with the failure if there is one.
     fn advance(&mut self) -> Result<(), Option<Failure>> {
         let Some(lane) = self.turn else {
             match self.turns.recv() {
@@ -182,7 +183,7 @@ impl Taker {
         Ok(())
     }
 
-    /// Takes what filters give after the last batch.
+    /// Reads the output that filters write after the last batch.
     fn drain(&mut self) -> Result<(), Option<Failure>> {
         let lane = self.drained;
         let Some(process) = self.lanes.get_mut(lane) else { return Err(None) };
@@ -197,7 +198,7 @@ impl Taker {
         Ok(())
     }
 
-    /// Why a process gives nothing more; `None` when it was done.
+    /// Returns the reason why a process has no more output; `None` if it succeeded.
     fn ending(&self, lane: usize, cut: &str) -> Option<Failure> {
         if self.control.is_ended() {
             return Some(Failure::Stopped);

@@ -1,4 +1,4 @@
-//! A filter of jq as a stage: rows go to processes of its own and come back. See [`super::worker`].
+//! jq filters as a stage: rows pass through separate processes. See [`super::worker`].
 
 mod lanes;
 mod places;
@@ -20,22 +20,23 @@ use super::worker::{ARGUMENT, Sandbox};
 
 pub use places::{Busy, Reserved};
 
-/// A filter that is only looked at has this long.
+/// Processor time of a filter that is only checked, in seconds.
 const CHECK_SECONDS: u64 = 10;
-/// Processes that look at filters of queries, besides those of searches.
+/// Maximum number of processes that check filters of queries, separate from those of searches.
 const CHECKS_MAX: usize = 8;
-/// A filter that does nothing.
+/// A filter that passes its input on unchanged.
 const NOTHING: &str = ".";
 
-/// How filters are run.
+/// Starts the processes of filters.
 #[derive(Clone, Debug)]
 pub struct Runner {
-    /// Program that becomes a filter.
+    /// Program that runs as the filter process.
     program: PathBuf,
-    /// Processor time of one filter, in seconds.
+    /// Processor time limit of one filter, in seconds.
     seconds: u64,
     sandbox: Sandbox,
-    /// Processes of searches, and those that check queries: a search must not keep queries from being checked.
+    /// Limits on processes of searches and of checks. They are separate so that searches cannot block the checking of
+    /// queries.
     searches: Arc<Places>,
     checks: Arc<Places>,
     /// Whether it was logged that filters are not fully confined.
@@ -43,8 +44,8 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// The program that runs now, also when it was replaced on disk meanwhile. A filter has `seconds` of processor time;
-    /// all searches together have `processes_max` processes.
+    /// Uses the running program, even if its file was replaced on disk. A filter has `seconds` of processor time; all
+    /// searches together have `processes_max` processes.
     #[must_use]
     pub fn own(seconds: u64, processes_max: usize, sandbox: Sandbox) -> Runner {
         Runner {
@@ -57,25 +58,25 @@ impl Runner {
         }
     }
 
-    /// Starts a process and hands it the filter through its input: arguments can be read by every user of the host.
+    /// Starts a process and sends it the filter through its input, because every user of the host can read arguments.
     fn start(&self, code: &str, seconds: u64) -> Result<(Child, BufReader<ChildStdout>), Failure> {
         let broken = |error: std::io::Error| Failure::Broken(format!("the filter's process does not start: {error}"));
         let mut command = Command::new(&self.program);
         command.arg0("gravwell-search-filter").arg(ARGUMENT).arg(seconds.to_string()).arg(self.sandbox.to_string());
-        // Its time zone is UTC, without a look at any file.
+        // An empty `TZ` selects UTC without reading any file.
         command.env_clear().env("TZ", "").current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(broken)?;
         let out = child.stdout.take().ok_or_else(|| Failure::Broken("the filter has no output".into()))?;
         if let Some(input) = &mut child.stdin {
-            // Why it takes nothing is what it says on its output.
+            // A write error is ignored: the output of the process states the reason.
             let length = u32::try_from(code.len()).unwrap_or(u32::MAX);
             let _ = input.write_all(&length.to_le_bytes()).and_then(|()| input.write_all(code.as_bytes()));
         }
         Ok((child, BufReader::with_capacity(64 << 10, out)))
     }
 
-    /// Reads what a filter says of itself first: the byte and the message when it is not understood.
+    /// Reads the first line of a filter's output; on a compile error returns the byte offset and the message.
     fn verdict(&self, out: &mut BufReader<ChildStdout>) -> std::io::Result<Result<(), (usize, String)>> {
         let mut line = String::new();
         out.take(4096).read_line(&mut line)?;
@@ -89,7 +90,7 @@ impl Runner {
         Ok(Err(told.unwrap_or((0, "the filter is too deep or too large to be understood".into()))))
     }
 
-    /// Logs once what filters are not confined by.
+    /// Logs, once, the sandbox layers that are missing.
     fn note_missing(&self, missing: &str) {
         if !missing.is_empty() && !self.is_noted.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -102,30 +103,31 @@ impl Runner {
     /// Reserves a process for each filter of a query.
     ///
     /// # Errors
-    /// When they do not become free in time.
+    /// If the processes do not become free in time.
     pub async fn reserve(&self, uid: Option<i32>, query: &Query) -> Result<Reserved, Busy> {
         let filters = query.stages.iter().filter(|stage| matches!(stage, Stage::Filter { .. })).count();
         self.searches.reserve(uid, filters).await
     }
 
-    /// Reserves the process in which filters of a query are checked.
+    /// Reserves the process in which the filters of a query are checked.
     ///
     /// # Errors
-    /// When it does not become free in time.
+    /// If the process does not become free in time.
     pub async fn reserve_check(&self, uid: Option<i32>) -> Result<Reserved, Busy> {
         self.checks.reserve(uid, 1).await
     }
 
-    /// Whether filters run on this host as configured; logs what confines them less than wished. Blocks.
+    /// Checks that filters run on this host as configured, and logs missing sandbox layers. Blocks.
     ///
     /// # Errors
-    /// Says why they do not.
+    /// Returns the reason why filters do not run.
     pub fn probe(&self) -> Result<(), String> {
         let tried = self.tried(NOTHING).map_err(|(_, message)| message);
         tried.inspect_err(|error| tracing::error!(%error, "searches with filters will fail"))
     }
 
-    /// Starts a process with a filter and ends it again; the byte and the message when it is not understood.
+    /// Starts a process with a filter and kills it after its first line; on a compile error returns the byte offset and
+    /// the message.
     fn tried(&self, code: &str) -> Result<(), (usize, String)> {
         let (mut child, mut out) = self.start(code, CHECK_SECONDS).map_err(|failure| (0, failure.to_string()))?;
         drop(child.stdin.take());
@@ -135,10 +137,10 @@ impl Runner {
         verdict.map_err(|error| (0, error.to_string()))?
     }
 
-    /// Whether all filters of a query are understood. Takes some milliseconds; blocks.
+    /// Checks that all filters of a query compile. Takes some milliseconds; blocks.
     ///
     /// # Errors
-    /// Names the column.
+    /// If a filter does not compile; the error has the column.
     pub fn check(&self, query: &Query) -> Result<(), QueryError> {
         for stage in &query.stages {
             let Stage::Filter { code, at } = stage else { continue };
@@ -150,7 +152,7 @@ impl Runner {
     /// Starts a process that runs a filter.
     fn begin(&self, code: &str, control: &Arc<Control>) -> Result<Process, Failure> {
         let (child, mut out) = self.start(code, self.seconds)?;
-        // From here on it ends with the search, whatever it does.
+        // From here on the process is killed when the search ends.
         let verdict = self.verdict(&mut out);
         let process = Process::new(child, out, control);
         match verdict.map_err(|error| Failure::Broken(error.to_string()))? {
@@ -159,16 +161,16 @@ impl Runner {
         }
     }
 
-    /// Starts one more process of a filter, if there is a place for it.
+    /// Starts one more process of a filter if a slot is free.
     fn begin_more(&self, code: &str, control: &Arc<Control>) -> Option<Process> {
         let place = self.searches.spare()?;
         self.begin(code, control).ok().map(|process| process.in_place(place))
     }
 
-    /// Puts a filter behind `rows`, in a process that was reserved.
+    /// Applies a filter to `rows`, in a process that was reserved.
     ///
     /// # Errors
-    /// When its process does not start, or does not understand the filter.
+    /// If the process does not start or the filter does not compile.
     pub fn run(&self, code: &str, rows: Rows, control: &Arc<Control>) -> Result<Rows, Failure> {
         let first = self.begin(code, control)?;
         lanes::filtered(self.clone(), code, rows, first, control)

@@ -1,9 +1,9 @@
-//! Bounds the processes that filters have at the same time, over all searches of a webserver.
+//! Limits the number of concurrent filter processes over all searches of a webserver.
 //!
-//! A search reserves a place for each of its filters before it starts, all at once: two searches that hold some places
-//! and wait for more would wait for each other. The second process of a filter is an extra, taken only while half of the
-//! places are free. One user who is no
-//! administrator has at most a quarter of them, or those of one search: who has more to run waits for their own.
+//! A search reserves a slot for each of its filters before it starts, all at once. Otherwise two searches that hold some
+//! slots and wait for more could deadlock. The second process of a filter is optional and is started only while half of
+//! the slots are free. A user who is not an administrator has at most a quarter of the slots, or as many as one search
+//! needs. A user who needs more waits for their own searches to end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,24 +12,24 @@ use std::time::Duration;
 use crate::env::quota::Quota;
 use crate::env::shares::{Share, Shares};
 
-/// Longest wait for places.
+/// Maximum time to wait for slots.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Searches that wait at the same time, of all and of one user; the next one is refused without a wait.
+/// Maximum number of waiting searches, in total and per user; further ones are rejected immediately.
 const WAITING_MAX: usize = 256;
 const WAITING_OF_USER: usize = 32;
 
-/// Why there are no places.
+/// Error if no slots are available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all {0} filter processes of this webserver are busy; try again in a moment (Search-Filter-Processes)")]
 pub struct Busy(usize);
 
-/// Places of filter processes, given back when dropped.
+/// Reserved slots, released on drop.
 #[derive(Debug)]
 pub struct Reserved {
     _share: Option<Share>,
 }
 
-/// Filter processes that there may be.
+/// Limit on filter processes.
 #[derive(Debug)]
 pub(super) struct Places {
     shares: Shares<i32>,
@@ -39,7 +39,7 @@ pub(super) struct Places {
     waiting_of_users: Arc<Quota<i32>>,
 }
 
-/// Counts a search that waits.
+/// Counts a waiting search until dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -59,10 +59,10 @@ impl Places {
         }
     }
 
-    /// Reserves `count` places for a user, `None`: an administrator, in the order of those who ask.
+    /// Reserves `count` slots for a user (`None`: an administrator). Requests are served in order.
     ///
     /// # Errors
-    /// When they do not become free within [`WAIT_MAX`], or too many wait already.
+    /// If the slots do not become free within [`WAIT_MAX`], or too many searches are waiting.
     pub(super) async fn reserve(&self, uid: Option<i32>, count: usize) -> Result<Reserved, Busy> {
         if count == 0 {
             return Ok(Reserved { _share: None });
@@ -79,7 +79,7 @@ impl Places {
         Ok(Reserved { _share: Some(share.map_err(|_| busy())?.map_err(|_| busy())?) })
     }
 
-    /// A place for a process that a filter can do without; `None` unless half of the places are free.
+    /// Reserves a slot for an optional process; returns `None` unless half of the slots are free.
     pub(super) fn spare(&self) -> Option<Reserved> {
         self.shares.spare(self.max / 2).map(|share| Reserved { _share: Some(share) })
     }

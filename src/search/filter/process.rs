@@ -1,4 +1,4 @@
-//! One process of a filter, as the webserver sees it: rows in, rows out, and why it ended.
+//! One filter process, as seen by the webserver: rows in, rows out, and the reason of its exit.
 
 use std::io::{BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,28 +12,28 @@ use crate::search::control::Control;
 use crate::search::stages::Failure;
 use crate::search::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};
 
-/// What a filter gives.
+/// Output of a filter.
 pub(super) enum Given {
     /// Rows, as [`crate::search::row::Row::take`] reads them.
     Rows(Bytes),
-    /// Everything of one batch was given.
+    /// The output of one batch is complete.
     BatchEnd,
-    /// The process gives nothing more; what was left of a row that is too large or cut off.
+    /// The process has no more output; the text describes an oversized row, otherwise it is empty.
     End(&'static str),
 }
 
-/// A running filter, which ends with this.
+/// A running filter, killed on drop.
 pub(super) struct Process {
     child: Arc<Mutex<Child>>,
     id: u32,
     control: Arc<Control>,
     out: BufReader<ChildStdout>,
-    /// Its place among all filters, unless the search holds that.
+    /// Its slot, unless the search holds it.
     place: Option<Reserved>,
 }
 
 impl Process {
-    /// Keeps a filter that has said it is ready.
+    /// Wraps a filter process that was started.
     pub(super) fn new(child: Child, out: BufReader<ChildStdout>, control: &Arc<Control>) -> Process {
         let id = child.id();
         let child = Arc::new(Mutex::new(child));
@@ -41,19 +41,19 @@ impl Process {
         Process { child, id, control: Arc::clone(control), out, place: None }
     }
 
-    /// Gives the place back when it has ended.
+    /// Attaches a slot, which is released after the process has exited.
     pub(super) fn in_place(self, place: Reserved) -> Process {
         let mut process = self;
         process.place = Some(place);
         process
     }
 
-    /// Where its rows go in.
+    /// Takes the standard input, to which rows are written.
     pub(super) fn input(&self) -> Option<ChildStdin> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).stdin.take()
     }
 
-    /// What it gives next. Blocks.
+    /// Reads the next output. Blocks.
     pub(super) fn next(&mut self) -> Given {
         let mut length = [0; 4];
         if self.out.read_exact(&mut length).is_err() {
@@ -72,7 +72,7 @@ impl Process {
         }
     }
 
-    /// Why it gives nothing more; `None` when it was done. Blocks until it has ended.
+    /// Waits for the process to exit and returns the reason of a failure; `None` if it succeeded. Blocks.
     pub(super) fn ending(&self) -> Option<Failure> {
         let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
         match status {
@@ -100,7 +100,7 @@ impl Drop for Process {
     }
 }
 
-/// Gives a batch to a filter: its length and its rows.
+/// Sends a batch to a filter: its length and its rows.
 pub(super) fn give(to: &mut ChildStdin, batch: &[u8]) -> std::io::Result<()> {
     let length = u32::try_from(batch.len()).map_err(std::io::Error::other)?;
     to.write_all(&length.to_le_bytes())?;

@@ -1,4 +1,4 @@
-//! Why a search does not begin, or something cannot be done with it.
+//! Error of starting a search or of an operation on it.
 
 use super::NoRoom;
 use crate::objects::contents::UploadError;
@@ -7,46 +7,46 @@ use crate::search::filter::Busy;
 use crate::search::query::QueryError;
 use crate::search::results::ResultsError;
 
-/// Why a search does not begin, or something cannot be done with it.
+/// Error of starting a search or of an operation on it.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
-    /// The query.
+    /// The query is invalid.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// Too many run.
+    /// Too many searches of the user are running or waiting.
     #[error("{0} of your searches run, or wait to run, already: wait, or stop one (Search-Max-Per-User)")]
     TooMany(usize),
-    /// All processes of filters are in use.
+    /// All filter processes are in use.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// All threads for searches are in use.
+    /// All search threads are in use.
     #[error("too many searches run at this webserver; try again in a moment")]
     Crowded,
-    /// Not allowed.
+    /// The user is not allowed to do this.
     #[error("{0}")]
     Forbidden(String),
-    /// A group of others.
+    /// The user is not a member of a group with which to share.
     #[error("a search can be shared with groups of which one is a member")]
     NotMember,
-    /// It still runs, or does not any more.
+    /// The operation does not fit the current state of the search.
     #[error("{0}")]
     Conflict(String),
-    /// The disk or the randomness of this machine.
+    /// The disk or the random number generator failed.
     #[error("the results cannot be kept: {0}")]
     Io(#[from] std::io::Error),
-    /// The results find no room.
+    /// There is no disk space for the results.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
-    /// What was brought is no archive.
+    /// The imported file is not a valid archive.
     #[error("this is no archive of a search: {0}; download one with the format archive")]
     Archive(String),
-    /// The results.
+    /// The results cannot be read.
     #[error(transparent)]
     Results(#[from] ResultsError),
-    /// The log.
+    /// The log rejected the change.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// Making a content of them.
+    /// The results could not be stored as a blob.
     #[error(transparent)]
     Upload(#[from] UploadError),
 }

@@ -1,4 +1,4 @@
-//! Results that are brought from elsewhere as an archive: looked at from begin to end before they become a search.
+//! Import of results from an archive. The archive is validated completely before it becomes a search.
 
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,18 @@ use crate::objects::store::Author;
 use crate::objects::{Moment, Writes};
 use crate::search::results::{About, Results, ResultsError, Summary};
 
-/// What somebody says of an archive.
+/// Properties of an import, set by the user.
 #[derive(Clone, Debug, Default)]
 pub struct Import {
-    /// Groups that may read it.
+    /// GIDs of groups that may read it.
     pub gids: Vec<i32>,
-    /// Name for people.
+    /// Name chosen by the user; empty: the name in the archive.
     pub batch_name: String,
-    /// What there is to know of it.
+    /// Notes of the user.
     pub batch_info: String,
 }
 
-/// Looks at every row of an archive.
+/// Validates every row of an archive.
 fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
     let wrong = |reason: String| SearchError::Archive(reason);
     let results = Results::open_foreign(file).map_err(|error| match error {
@@ -52,26 +52,26 @@ fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
     Ok((summary, bytes))
 }
 
-/// An archive while it arrives; it goes unless it was taken.
+/// An archive that is being received; its file is deleted on drop unless it was imported.
 pub struct Arriving {
-    /// Where it is put.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The room that it takes.
+    /// Disk space reserved for the file.
     pub lease: Lease,
 }
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        // What was taken lies elsewhere.
+        // An imported file was moved away.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl Searches {
-    /// A place for an archive of a user while it arrives; what is left behind there is cleared away at the next start.
+    /// Reserves a file for an archive that a user uploads. A leftover file is deleted at the next start.
     ///
     /// # Errors
-    /// When there is no randomness, or no room.
+    /// If random numbers or disk space are not available.
     pub fn arriving(&self, uid: i32) -> Result<Arriving, SearchError> {
         let id = new_id()?;
         let path = self.stock.dir().join(format!("{id}.part"));
@@ -79,10 +79,10 @@ impl Searches {
         Ok(Arriving { path, lease })
     }
 
-    /// Makes an archive a search of the person. Its file is gone in any case.
+    /// Imports an archive as a search of the user. Its file is consumed in any case.
     ///
     /// # Errors
-    /// When it is no whole archive, or the log refuses.
+    /// If the archive is incomplete or invalid, or the log rejects the change.
     pub async fn import(
         &self,
         person: &Person,
@@ -95,7 +95,7 @@ impl Searches {
         }
         let place = self.places.take(person.uid).await?;
         let examining = tokio::task::spawn_blocking(move || {
-            // The file stays while it is looked at, and the place is taken, also when nobody waits for it any more.
+            // The file and the slot are held until the validation ends, even if the caller no longer waits.
             let examined = examined(&file.path);
             drop(place);
             (file, examined)

@@ -1,4 +1,4 @@
-//! Results that are kept: found again, saved for everybody, deleted.
+//! Stored results: opened, saved for all webservers, deleted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::objects::store::{Author, Committed};
 use crate::objects::{CommitError, Moment, Store, Writes};
 use crate::search::results::{Results, ResultsError};
 
-/// How often a change is made again that met others.
+/// Maximum number of retries of a change that conflicts with others.
 const TRIES: usize = 5;
-/// Bytes that are read at once to be saved.
+/// Number of bytes read at a time when saving.
 const SAVE_BYTES: usize = 256 << 10;
 
-/// What is said of results that are gone.
+/// Message for results that were deleted.
 const CLEARED: &str = "the results were cleared away: their time was over, or newer ones needed the room; run the search again, \
                        and save what must stay";
 
-/// Brings the results of a saved search here.
+/// Fetches the results of a saved search to this webserver.
 fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Result<(), SearchError> {
     let part = file.with_extension("part");
     let mut lease = stock.begin(&search.id, &part, search.uid)?;
@@ -30,9 +30,9 @@ fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Res
     Ok(lease.rename(&search.id, file)?)
 }
 
-/// The results of a search from the disk, where they are fetched to if they are not here.
+/// Opens the results of a search; fetches saved ones first if they are not on this disk.
 fn opened(store: &Store, stock: &Arc<Stock>, search: &Search) -> Result<Arc<Results>, SearchError> {
-    // Others may have waited for them before.
+    // Another request may have opened them while this one waited.
     if let Some(opened) = stock.opened(&search.id) {
         return Ok(opened);
     }
@@ -51,10 +51,10 @@ fn opened(store: &Store, stock: &Arc<Stock>, search: &Search) -> Result<Arc<Resu
 }
 
 impl Searches {
-    /// Changes a search that still exists, whatever else of it others change meanwhile.
+    /// Changes a search that still exists; retries if other fields of it change at the same time.
     ///
     /// # Errors
-    /// When it was deleted, or the log refuses.
+    /// If the search was deleted, or the log rejects the change.
     pub async fn rewrite(
         &self,
         author: &Author,
@@ -65,7 +65,7 @@ impl Searches {
         self.rewrite_with(author, id, what, &Writes::new(), change).await
     }
 
-    /// [`Searches::rewrite`], with more in the same transaction.
+    /// Like [`Searches::rewrite`], with further writes in the same transaction.
     pub(super) async fn rewrite_with(
         &self,
         author: &Author,
@@ -96,10 +96,10 @@ impl Searches {
         }
     }
 
-    /// The results of a search, from here, for a user.
+    /// Returns the results of a search, on behalf of a user.
     ///
     /// # Errors
-    /// When they are damaged or were cleared away.
+    /// If the results are corrupt or were deleted.
     pub async fn results(&self, search: &Search, uid: i32) -> Result<Arc<Results>, SearchError> {
         if let Some(live) = self.live(&search.id) {
             return Ok(live.results());
@@ -112,14 +112,15 @@ impl Searches {
         let (store, stock, search) = (self.store.clone(), Arc::clone(&self.stock), search.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let opened = opened(&store, &stock, &search);
-            // Held until here although nobody may wait any more: two that fetch at once would spoil each other's file.
+            // Held until here even if the caller no longer waits: two concurrent fetches would overwrite each other's
+            // file.
             drop(place);
             opened
         });
         opened.await.map_err(std::io::Error::other)?
     }
 
-    /// Stops a search that runs here and waits for its end; one that has ended needs no stop.
+    /// Stops a search that runs here and waits for its end; does nothing if it has ended.
     pub async fn stop(&self, id: &str) {
         if let Some(live) = self.live(id) {
             live.stop();
@@ -127,10 +128,10 @@ impl Searches {
         }
     }
 
-    /// Makes the results of a search of this webserver a content that every webserver has. Waits for its end.
+    /// Saves the results of a search of this webserver as a blob that every webserver has. Waits for the search to end.
     ///
     /// # Errors
-    /// When there are no results, or the log does not take them.
+    /// If there are no results, or the log rejects the change.
     pub async fn save(
         &self,
         author: &Author,
@@ -174,16 +175,16 @@ impl Searches {
         Ok(self.rewrite_with(author, &search.id, "save a search", &writes, named).await?)
     }
 
-    /// Deletes a search everywhere; its webserver clears its results away as soon as it hears of it.
+    /// Deletes a search on all webservers; its webserver deletes the results as soon as it receives the change.
     ///
     /// # Errors
-    /// When the log refuses.
+    /// If the log rejects the change.
     pub async fn remove(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
         let mut writes = Writes::new();
         writes.delete_whatever::<Search>(&search.id, "a search goes with its owner's wish, however far it has come")?;
         let committed = self.store.commit(author, "delete a search", writes).await?;
         self.forget(&search.id);
-        // While it is not decided, it may be rejected, and the contents are needed: the sweeper takes them away later.
+        // A pending deletion may be rejected, and then the blob is still needed; housekeeping deletes it later.
         if search.is_saved()
             && matches!(committed, Committed::At(_))
             && let Some(writes) = contents::removal(&self.store, &search.content)?
@@ -194,7 +195,7 @@ impl Searches {
         Ok(())
     }
 
-    /// Forgets a search here: ends it and clears its file away.
+    /// Forgets a search on this webserver: stops it and deletes its file.
     pub fn forget(&self, id: &str) {
         let live = locked(&self.live).remove(id);
         if let Some(live) = live {

@@ -1,4 +1,4 @@
-//! How a search begins, runs and ends.
+//! Start, run and end of a search.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,56 +23,56 @@ use crate::search::results::{About, Writer};
 use crate::search::source::{self, Range, Sources};
 use crate::telemetry::metrics::{self, SearchEnded};
 
-/// A search that goes on in the background is kept this many times as long as others.
+/// Results of a background search are kept this many times as long as others.
 const BACKGROUND_FACTOR: u64 = 7;
-/// Without a range, a search looks back this far.
+/// Default time range of a search: this many seconds up to now.
 const DEFAULT_RANGE_S: u64 = 3600;
 
-/// Whose share of the filter processes a search takes; administrators have all of them.
+/// Returns the user whose share of filter processes a search uses; `None`: an administrator, who has no limit.
 fn counted(person: &Person) -> Option<i32> {
     (!person.admin).then_some(person.uid)
 }
 
-/// Tells everybody of a search.
+/// Task that publishes a search in the log.
 type Telling = tokio::task::JoinHandle<Result<(), SearchError>>;
 
-/// What somebody wants searched.
+/// Request to start a search.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
-    /// The query.
+    /// Query text.
     pub query: String,
-    /// Conditions beside it.
+    /// Conditions in addition to the query.
     pub conditions: Vec<Condition>,
-    /// First time, unless the query says.
+    /// Start of the time range, inclusive, unless the query sets it.
     pub since: Option<Moment>,
-    /// First time after it, unless the query says.
+    /// End of the time range, exclusive, unless the query sets it.
     pub until: Option<Moment>,
-    /// Whether it goes on when nobody looks.
+    /// Whether it continues when no client reads its results.
     pub background: bool,
-    /// Whether it is left out of the history.
+    /// Whether it is omitted from the search history.
     pub no_history: bool,
-    /// Groups that may read it.
+    /// GIDs of groups that may read it.
     pub gids: Vec<i32>,
-    /// Whether everybody may read it.
+    /// Whether all users may read it.
     pub global: bool,
-    /// Name for people.
+    /// Name chosen by the user.
     pub name: String,
-    /// How it was begun.
+    /// How it was started, as reported by the client.
     pub method: String,
-    /// What began it.
+    /// Object that started it, as reported by the client.
     pub reference: String,
-    /// Whatever a client wants kept.
+    /// Metadata of the client, stored unchanged.
     pub metadata: Option<Box<serde_json::value::RawValue>>,
 }
 
-/// A search of which nobody needs to be told: its results are given at once, and forgotten with this.
+/// An ephemeral search: it is not published in the log, and it is forgotten on drop.
 pub struct Passing {
     live: Arc<Live>,
     searches: Arc<Searches>,
 }
 
 impl Passing {
-    /// The search.
+    /// Returns the search.
     #[must_use]
     pub fn live(&self) -> &Arc<Live> {
         &self.live
@@ -85,7 +85,7 @@ impl Drop for Passing {
     }
 }
 
-/// A query that may begin.
+/// A validated query.
 struct Prepared {
     query: Query,
     sources: Sources,
@@ -93,12 +93,12 @@ struct Prepared {
     until: Moment,
 }
 
-/// A search that begins.
+/// A search that is being started.
 struct Running {
     job: Job,
-    /// Its place among the searches of its user.
+    /// Its slot among the searches of its user.
     held: Held<i32>,
-    /// The places of its filters.
+    /// The slots of its filters.
     reserved: Reserved,
     /// Its threads.
     threads: Share,
@@ -106,7 +106,7 @@ struct Running {
     is_kept: bool,
 }
 
-/// What an archive of the results says of itself.
+/// Returns the description that is stored with the results.
 fn about(search: &Search) -> About {
     About {
         query: search.user_query.clone(),
@@ -121,15 +121,15 @@ fn about(search: &Search) -> About {
 }
 
 pub(super) fn new_id() -> std::io::Result<String> {
-    // Exact in every client's numbers, should one take it for a number.
+    // At most 53 bits, so that clients that parse the ID as a floating-point number do not lose precision.
     Ok((u64::from_le_bytes(random::<8>()?) >> 11).to_string())
 }
 
 impl Searches {
-    /// Whether a query is understood and may be run by the person; filters are looked at in a process of their own.
+    /// Checks that a query is valid and that the user may run it; filters are compiled in a separate process.
     ///
     /// # Errors
-    /// Names the column, or says that too many are checked already.
+    /// If the query is invalid (the error has the column), or too many queries are being checked.
     pub async fn check(&self, searcher: &Searcher, text: &str, conditions: &[Condition]) -> Result<Query, SearchError> {
         let conditioned = conditions::applied(text, conditions)?;
         self.check_text(searcher, &conditioned.text).await.map_err(|error| match error {
@@ -145,7 +145,7 @@ impl Searches {
         let place = self.runner.reserve_check(counted(&searcher.person)).await?;
         let (runner, checked) = (self.runner.clone(), query.clone());
         let check = tokio::task::spawn_blocking(move || {
-            // Given back when its process has ended, also when nobody waits for it any more.
+            // Held until the process has exited, even if the caller no longer waits.
             let _place = place;
             runner.check(&checked)
         });
@@ -165,11 +165,11 @@ impl Searches {
         Ok(Prepared { query, sources, since, until })
     }
 
-    /// Begins a search. It runs already when this returns, and everybody has been told or will be, also when nobody waits for
-    /// this any more.
+    /// Starts a search. When this returns, the search is running and published in the log. Both happen even if the caller
+    /// stops waiting.
     ///
     /// # Errors
-    /// When the query is wrong, too many run, or this machine or the log refuse.
+    /// If the query is invalid, too many searches run, or this host or the log fails.
     pub async fn launch(
         self: &Arc<Self>,
         searcher: &Searcher,
@@ -181,10 +181,11 @@ impl Searches {
         Ok(live)
     }
 
-    /// Begins a search of which only the history is told. It is forgotten, wherever this is, when nobody wants it any more.
+    /// Starts an ephemeral search, of which only the history entry is written to the log. It is forgotten when the
+    /// returned value, or this future, is dropped.
     ///
     /// # Errors
-    /// As of [`Searches::launch`].
+    /// See [`Searches::launch`].
     pub async fn launch_passing(
         self: &Arc<Self>,
         searcher: &Searcher,
@@ -192,14 +193,14 @@ impl Searches {
         launch: Launch,
     ) -> Result<Passing, SearchError> {
         let (live, told) = self.begin(searcher, author, launch, false).await?;
-        // From here on there is no wait without it.
+        // There is no await point before this, so a dropped future always forgets the search.
         let passing = Passing { live, searches: Arc::clone(self) };
         told.await.map_err(std::io::Error::other)??;
         Ok(passing)
     }
 
-    /// Begins a search, and tells of it in a task of its own: that may be committed although nobody waits for it any more, so
-    /// what follows from it must not depend on that. Nothing is waited for once the search is there.
+    /// Starts a search, and publishes it in a separate task. The publication may be committed although the caller no
+    /// longer waits, so the work that follows from it runs in that task. There is no await point once the search exists.
     async fn begin(
         self: &Arc<Self>,
         searcher: &Searcher,
@@ -215,7 +216,7 @@ impl Searches {
             return Err(SearchError::NotMember);
         }
         let prepared = self.prepare(searcher, &launch).await?;
-        // Before the wait for processes, so that the searches of one user cannot fill the queue for them.
+        // Counted before waiting for processes, so that the searches of one user cannot fill that queue.
         let held = self.of_users.take(person.uid).ok_or(SearchError::TooMany(self.options.per_user_max))?;
         let reserved = self.runner.reserve(counted(person), &prepared.query).await?;
         let resources = prepared.query.tags.iter().filter(|tag| tag.name.starts_with("resource:")).count();
@@ -267,7 +268,7 @@ impl Searches {
         let mut gids = launch.gids;
         if gids.is_empty() {
             let user = self.store.get::<User>(&person.uid.to_string())?;
-            // A group that the user has left is no longer one to share with.
+            // A search cannot be shared with a group that the user has left.
             let default = user.and_then(|user| user.value.default_gid);
             gids.extend(default.filter(|gid| person.may_share_with(&[*gid])));
         }
@@ -311,7 +312,7 @@ impl Searches {
         })
     }
 
-    /// Tells everybody of a search, and its owner's history, in one transaction.
+    /// Publishes a search and its history entry in one transaction.
     async fn tell(&self, author: &Author, search: &Search, launch: &Launch, is_kept: bool) -> Result<(), SearchError> {
         let mut writes = Writes::new();
         if !launch.no_history {
@@ -363,17 +364,18 @@ impl Searches {
             bytes: search.bytes,
             took: live.begun.elapsed(),
         });
-        // The last word comes after the first; where it is not known whether that came, there may be a search that waits for it.
+        // The end is published after the start. If it is unknown whether the start was committed, the end is written too,
+        // because the object may exist.
         if is_told.await.unwrap_or(true)
             && is_kept
             && let Err(error) = self.write_ending(&author, &search).await
         {
             tracing::warn!(%error, id = search.id, "the end of a search could not be told");
         }
-        // Whoever is told of its end may begin another one.
+        // Released first: a client that learns of the end may start another search.
         drop(held);
         live.done.send_replace(true);
-        // From now on its results are opened when somebody wants them; a passing one is forgotten by whoever asked.
+        // From now on the results are opened from the file on demand. An ephemeral search is forgotten by its owner.
         if is_kept {
             locked(&self.live).remove(&search.id);
         }

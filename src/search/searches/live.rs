@@ -1,4 +1,4 @@
-//! A search that runs here, or ran in this life of the process.
+//! A search that runs here, or ran in this incarnation of the process.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use crate::search::control::{Control, Stopped};
 use crate::search::engine::{End, Outcome};
 use crate::search::results::Results;
 
-/// A search that runs here, or ran in this life of the process.
+/// A search that runs here, or ran in this incarnation of the process.
 pub struct Live {
     pub(super) id: String,
     pub(super) control: Arc<Control>,
@@ -22,7 +22,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// The search as it stands at this moment.
+    /// Returns the search with its current progress.
     #[must_use]
     pub fn search(&self) -> Search {
         let mut search = locked(&self.search).clone();
@@ -37,18 +37,18 @@ impl Live {
         search
     }
 
-    /// Its results, as far as there are any.
+    /// Returns its results, which may be incomplete.
     #[must_use]
     pub fn results(&self) -> Arc<Results> {
         Arc::clone(&self.results)
     }
 
-    /// Waits until it has ended.
+    /// Waits until the search has ended.
     pub async fn ended(&self) {
         let _ = self.done.subscribe().wait_for(|done| *done).await;
     }
 
-    /// Ends it; what it has found is kept.
+    /// Stops the search; results found so far are kept.
     pub fn stop(&self) {
         self.control.stop(Stopped::ByUser);
     }
@@ -58,7 +58,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Notes how it ended.
+/// Records how the search ended.
 pub(super) fn note(live: &Live, outcome: Outcome) -> Search {
     let control = &live.control;
     let mut search = locked(&live.search);

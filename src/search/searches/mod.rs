@@ -1,7 +1,7 @@
-//! Searches of this webserver: those that run, those whose results are kept here, and what everybody is told of them.
+//! Searches of this webserver: those that run, those whose results are stored here, and their publication in the log.
 //!
-//! A search is an object in the log from its first moment, so every webserver lists it; its rows stay in a file here
-//! until they are saved, which makes them a content that every webserver has.
+//! A search is an object in the log from its start, so every webserver lists it. Its rows stay in a local file until they
+//! are saved; saved results are a blob that every webserver has.
 
 mod error;
 mod import;
@@ -35,43 +35,43 @@ pub use live::Live;
 pub use places::Places;
 pub use stock::{Bounds, Lease, NoRoom};
 
-/// Threads that work on results at the same time, and those of them that work for one user.
+/// Maximum number of threads that process results, in total and per user.
 const PLACES: usize = 32;
 const PLACES_OF_USER: usize = 4;
 
-/// Bounds and places.
+/// Limits and directories of searches.
 #[derive(Clone)]
 pub struct Options {
-    /// Where results lie.
+    /// Directory of results.
     pub dir: PathBuf,
-    /// Most bytes of one search's results.
+    /// Maximum size of the results of one search, in bytes.
     pub bytes_max: u64,
-    /// How much room results may take.
+    /// Limits on the disk space of all results.
     pub room: Bounds,
-    /// Longest run, in seconds.
+    /// Maximum run time, in seconds.
     pub run_seconds: u64,
-    /// Searches of one user that may run, or wait to run, at the same time.
+    /// Maximum number of searches of one user that run or wait to run.
     pub per_user_max: usize,
-    /// Processes of filters that may run at the same time.
+    /// Maximum number of concurrent filter processes.
     pub filters_max: usize,
-    /// What happens to filters that cannot be confined fully.
+    /// Behavior if filters cannot be confined fully.
     pub sandbox: Sandbox,
-    /// Results that are not saved are kept this long, in seconds.
+    /// Time that unsaved results are kept, in seconds.
     pub keep_s: u64,
-    /// Entries of a user's history.
+    /// Maximum number of entries in the search history of a user.
     pub history_max: usize,
-    /// Whether all tags of indexers must have been granted, not only those that are not for everybody.
+    /// Whether every indexer tag must be granted, not only sensitive ones.
     pub tags_are_granted: bool,
-    /// Indexers.
+    /// Configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
 }
 
-/// Who searches, and what they may beside that.
+/// Principal that searches, with its permission to read resources.
 #[derive(Clone, Debug, Default)]
 pub struct Searcher {
-    /// The person.
+    /// The principal.
     pub person: Person,
-    /// Whether they may read resources.
+    /// Whether it may read resources.
     pub reads_resources: bool,
 }
 
@@ -84,7 +84,7 @@ pub struct Searches {
     store: Store,
     options: Options,
     runner: Runner,
-    /// Searches of each user.
+    /// Number of searches of each user.
     of_users: Arc<Quota<i32>>,
     live: Mutex<HashMap<String, Arc<Live>>>,
     stock: Arc<Stock>,
@@ -94,10 +94,10 @@ pub struct Searches {
 }
 
 impl Searches {
-    /// Begins with what the directory holds.
+    /// Opens the directory and indexes the results in it.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// If the directory cannot be created or read.
     pub fn open(store: Store, options: Options) -> std::io::Result<Searches> {
         let owner = |id: &str| Some(store.valid::<Search>(id).ok()??.value.uid);
         let stock = Arc::new(Stock::open(&options.dir, options.room, owner)?);
@@ -108,33 +108,34 @@ impl Searches {
         Ok(Searches { store, options, runner, of_users, live, stock, places, openings, threads })
     }
 
-    /// Its bounds and places.
+    /// Returns the limits and directories.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Tries whether filters run on this host as configured, and logs it when they do not.
+    /// Checks that filters run on this host as configured, and logs an error if not.
     pub async fn probe(&self) {
         let runner = self.runner.clone();
-        // What is wrong is in the log; searches without filters run all the same.
+        // The error has been logged; searches without filters still work.
         let _ = tokio::task::spawn_blocking(move || runner.probe()).await;
     }
 
-    /// What sources need for a person.
+    /// Returns the context that sources need for a principal.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn around(&self, searcher: &Searcher) -> Result<Surroundings, StoreError> {
         let Searcher { person, reads_resources } = searcher;
-        // Not what the user is but what the caller may: a token never opens what is for administrators.
+        // Depends on the caller's permissions, not on the user's: a token never grants access that only administrators
+        // have.
         let granted = (!person.admin).then(|| tags_of_person(&self.store, person)).transpose()?;
         let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
         let (reads_resources, all_are_granted) = (*reads_resources, self.options.tags_are_granted);
         Ok(Surroundings { store, person, indexers, reads_resources, granted, all_are_granted })
     }
 
-    /// Places for work on results.
+    /// Returns the slots for work on results.
     #[must_use]
     pub fn places(&self) -> &Arc<Places> {
         &self.places
@@ -144,13 +145,13 @@ impl Searches {
         self.stock.file(id)
     }
 
-    /// A search of this life of the process.
+    /// Returns a search of this incarnation of the process.
     #[must_use]
     pub fn live(&self, id: &str) -> Option<Arc<Live>> {
         locked(&self.live).get(id).cloned()
     }
 
-    /// The search with what only this webserver knows of it.
+    /// Returns the search, updated with progress that only this webserver knows.
     #[must_use]
     pub fn current(&self, search: Search) -> Search {
         match self.live(&search.id).filter(|_| search.state == State::Running) {
@@ -163,7 +164,7 @@ impl Searches {
         }
     }
 
-    /// Whether the results are to be had here: they were made here, or saved.
+    /// Returns whether the results are available here: they were produced here, or saved.
     #[must_use]
     pub fn is_here(&self, search: &Search) -> bool {
         search.is_saved() || search.webserver == self.store.via()

@@ -1,4 +1,4 @@
-//! Places for work on results: threads are few, so nobody has more than a share of them, and who asks for more waits in line.
+//! Slots for work on results. Threads are scarce, so each user is limited to a share of them and waits for more.
 
 use std::io;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use tokio::sync::Semaphore;
 use super::SearchError;
 use crate::env::shares::{Share, Shares};
 
-/// Threads of all searches that run, and of those of one user who is no administrator: one for each search and for each resource
-/// that it reads. There are 512 for what waits for disks and processors.
+/// Maximum number of threads of all searches, and of the searches of one user who is not an administrator. A search uses
+/// one thread, and one for each resource that it reads. The runtime has 512 blocking threads.
 const THREADS: usize = 320;
 const THREADS_OF_USER: usize = 96;
-/// Longest wait for them.
+/// Maximum time to wait for threads.
 const THREADS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Threads of searches. Each has all of its own before it begins: two that had some and waited for more would wait for each
-/// other.
+/// Threads of searches. A search reserves all of its threads before it starts; otherwise two searches that hold some and
+/// wait for more could deadlock.
 pub(super) struct Threads(Shares<i32>);
 
 impl Default for Threads {
@@ -26,7 +26,7 @@ impl Default for Threads {
 }
 
 impl Threads {
-    /// Waits for the threads of a search that reads so many resources; `None`: of an administrator.
+    /// Waits for the threads of a search that reads `resources` resources; `uid` is `None` for an administrator.
     pub(super) async fn take(&self, uid: Option<i32>, resources: usize) -> Result<Share, SearchError> {
         let count = u32::try_from(resources.saturating_add(1).min(THREADS)).unwrap_or(1);
         let taken = tokio::time::timeout(THREADS_WITHIN, self.0.take(uid, count)).await;
@@ -34,13 +34,13 @@ impl Threads {
     }
 }
 
-/// Results that are opened at the same time, and those that are fetched from elsewhere first, which takes as long as it takes;
-/// and how many of either for one user.
+/// Maximum number of results opened concurrently, in total and per user. Results that must be fetched first are counted
+/// separately, because that takes an unbounded time.
 const OPENINGS: usize = 32;
 const OPENINGS_OF_USER: usize = 4;
 
-/// Places for opening results: one for each search, so that of those who want it at once one fetches it and the others find it,
-/// and nobody waits behind other searches; few for each user.
+/// Slots for opening results. There is one per search: of several concurrent requests, one fetches the results and the
+/// others find them, and other searches are not delayed. Each user has a limited number.
 pub(super) struct Openings {
     of_searches: Shares<String>,
     here: Shares<i32>,
@@ -55,31 +55,31 @@ impl Default for Openings {
 }
 
 impl Openings {
-    /// Waits for the place of a search and one of a user. They go into the work itself, which may last longer than anybody
-    /// waits for it.
+    /// Waits for the slot of a search and one of a user. The caller moves both into the work, which may last longer than
+    /// its requester waits.
     pub(super) async fn take(&self, uid: i32, id: &str, is_here: bool) -> io::Result<(Share, Share)> {
         let of_users = if is_here { &self.here } else { &self.fetched };
-        // Who waits for a search that another one fetches takes only their own places.
+        // A request that waits for another one to fetch the same search uses only slots of its own user.
         let of_user = of_users.take(Some(uid), 1).await.map_err(io::Error::other)?;
         let of_search = self.of_searches.take(Some(id.to_owned()), 1).await.map_err(io::Error::other)?;
         Ok((of_user, of_search))
     }
 }
 
-/// Places, and how many of them each user may have.
+/// Slots with a limit per user.
 pub struct Places(Shares<i32>);
 
 impl Places {
-    /// So many places, of which each user may have `of_user`.
+    /// Creates `all` slots, of which each user may have `of_user`.
     #[must_use]
     pub fn new(all: usize, of_user: usize) -> Places {
         Places(Shares::new(all, of_user))
     }
 
-    /// Waits for a place of a user. It goes into the work itself, which may last longer than anybody waits for it.
+    /// Waits for a slot of a user. The caller moves it into the work, which may last longer than its requester waits.
     ///
     /// # Errors
-    /// Never: no place is ever closed.
+    /// Never: the semaphores are not closed.
     pub async fn take(&self, uid: i32) -> io::Result<Share> {
         self.0.take(Some(uid), 1).await.map_err(io::Error::other)
     }

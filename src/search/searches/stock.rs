@@ -1,9 +1,9 @@
-//! Files of results, and the room on the disk that they may take.
+//! Results files and the disk space that they may use.
 //!
-//! Results that are not saved are for a while. When a user has their share of the room, their oldest ones go first; when all
-//! of it is taken, or the disk has little left, those of whoever has most, unless that is less than who asks would have.
-//! What somebody reads at the moment stays, and so does what still grows. So the disk never becomes so full of results that
-//! the replica beside them could not receive.
+//! Unsaved results are temporary. If a user reaches their share of the space, their oldest results are evicted first. If
+//! the total is used up, or the disk is nearly full, the oldest results of the user with the most are evicted, unless
+//! that user has less than the requester would have. Results that are being read or written are kept. This keeps results
+//! from filling the disk that the replica needs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,50 +13,50 @@ use std::time::SystemTime;
 use crate::search::results::Results;
 use crate::telemetry::metrics;
 
-/// Room is asked for in steps of this many bytes.
+/// Space is reserved in steps of this many bytes.
 const STEP: u64 = 256 << 10;
-/// Without a bound of their own, results take this part of the disk, and those of one user this part of that.
+/// Default limits: results use at most 1/`PART` of the disk, and one user at most 1/`PART` of that.
 const PART: u64 = 4;
-/// Files that are kept open, and bytes of memory that they take.
+/// Maximum number of files that are kept open, and maximum memory of their indexes.
 const OPENED_MAX: usize = 64;
 const OPENED_BYTES_MAX: usize = 32 << 20;
 const MIB: u64 = 1 << 20;
 
-/// How much room results may take, in bytes.
+/// Limits on the space of results, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// All of them; 0: a quarter of the disk.
+    /// All results; 0: a quarter of the disk.
     pub total: u64,
-    /// Those of one user; 0: a quarter of all.
+    /// Results of one user; 0: a quarter of all results.
     pub of_user: u64,
-    /// With less room on the disk no results are written.
+    /// No results are written while the disk has less free space.
     pub free_min: u64,
 }
 
-/// Why there is no room for more results.
+/// Reason why there is no space for more results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    /// The user has their share.
+    /// The user has reached their limit.
     #[error("your results may take {} MiB together (Render-Store-User-MB): delete searches that you do not need", .0 / MIB)]
     OfUser(u64),
-    /// All of it is taken.
+    /// All results together have reached the limit.
     #[error("the results at this webserver may take {} MiB together (Render-Store-Total-MB), and others need theirs", .0 / MIB)]
     OfAll(u64),
-    /// The disk.
+    /// The disk is nearly full.
     #[error("the disk of this webserver has less than {} MiB left, and no results are written then (Render-Store-Min-Free-MB)", .0 / MIB)]
     Disk(u64),
 }
 
-/// One file.
+/// One results file.
 #[derive(Default)]
 struct Kept {
     path: PathBuf,
-    /// Whose it is; `None`: not known yet.
+    /// UID of the owner; `None`: not known yet.
     uid: Option<i32>,
     bytes: u64,
     since: Option<SystemTime>,
     is_growing: bool,
-    /// Deleted; its room is free only when nobody reads it any more.
+    /// Whether it was deleted; its space is counted until the last reader closes it.
     is_gone: bool,
     opened: Option<Arc<Results>>,
     readers: Vec<Weak<Results>>,
@@ -84,10 +84,10 @@ impl Kept {
 #[derive(Default)]
 struct State {
     files: HashMap<String, Kept>,
-    /// Sums of `files`.
+    /// Sums over `files`.
     of_users: BTreeMap<i32, u64>,
     all: u64,
-    /// Those that are gone and may be read still.
+    /// Deleted files that may still have readers.
     gone: Vec<String>,
 }
 
@@ -121,7 +121,7 @@ impl State {
         self.count(uid, bytes, before);
     }
 
-    /// Forgets what is gone and read no more.
+    /// Drops deleted files that no longer have readers.
     fn purge(&mut self) {
         let stays = |kept: &Kept| kept.is_gone && (kept.is_growing || kept.is_read());
         let (gone, over): (Vec<String>, Vec<String>) =
@@ -138,19 +138,20 @@ impl State {
         self.of_users.get(&uid).copied().unwrap_or_default()
     }
 
-    /// How many are kept open, and the memory that they take.
+    /// Returns the number of files kept open and the memory of their indexes.
     fn opened(&self) -> (usize, usize) {
         let opened = self.files.values().filter_map(|kept| kept.opened.as_ref());
         opened.fold((0, 0), |(count, bytes), results| (count + 1, bytes + results.memory()))
     }
 
-    /// The oldest file of a user that may go.
+    /// Returns the oldest file of a user that may be evicted.
     fn oldest_of(&self, uid: i32) -> Option<String> {
         let its = self.files.iter().filter(|(_, kept)| kept.uid == Some(uid) && kept.may_go());
         its.min_by_key(|(id, kept)| (kept.since, (*id).clone())).map(|(id, _)| id.clone())
     }
 
-    /// The oldest file of whoever has most, but of nobody who has less than `least`.
+    /// Returns the oldest evictable file of the user with the most bytes; users with fewer than `least` bytes are
+    /// skipped.
     fn oldest_of_greatest(&self, least: u64) -> Option<String> {
         let mut users: Vec<_> = self.of_users.iter().filter(|(_, bytes)| **bytes >= least).collect();
         users.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
@@ -158,7 +159,7 @@ impl State {
     }
 }
 
-/// The files of results of this webserver.
+/// Results files of this webserver.
 pub(super) struct Stock {
     dir: PathBuf,
     bounds: Bounds,
@@ -171,7 +172,7 @@ fn disk(dir: &Path) -> Option<(u64, u64)> {
 }
 
 impl Stock {
-    /// Begins with the files that a directory holds; `owner` says whose each is, as far as that is known.
+    /// Indexes the files in a directory; `owner` returns the owner of a search, if known.
     pub(super) fn open(dir: &Path, bounds: Bounds, owner: impl Fn(&str) -> Option<i32>) -> std::io::Result<Stock> {
         std::fs::create_dir_all(dir)?;
         let size = disk(dir).map_or(u64::MAX, |(size, _)| size);
@@ -207,7 +208,7 @@ impl Stock {
         self.dir.join(format!("{id}.results"))
     }
 
-    /// Files whose owner was not known yet.
+    /// Returns the files whose owner is not known yet.
     pub(super) fn unowned(&self) -> Vec<String> {
         let state = self.state();
         state.files.iter().filter(|(_, kept)| kept.uid.is_none()).map(|(id, _)| id.clone()).collect()
@@ -220,15 +221,15 @@ impl Stock {
         }
     }
 
-    /// Results that are open already.
+    /// Returns results that are already open.
     pub(super) fn opened(&self, id: &str) -> Option<Arc<Results>> {
         let state = self.state();
         let kept = state.files.get(id).filter(|kept| !kept.is_gone)?;
-        // Also those that only somebody else still has: they are not opened twice.
+        // Includes results that only readers still hold, so that they are not opened twice.
         kept.opened.clone().or_else(|| kept.readers.iter().find_map(Weak::upgrade))
     }
 
-    /// Keeps results open for those who read them next.
+    /// Keeps results open for later readers.
     pub(super) fn keep_open(&self, id: &str, results: &Arc<Results>) {
         let mut state = self.state();
         let (opened, bytes) = state.opened();
@@ -241,7 +242,7 @@ impl Stock {
         }
     }
 
-    /// Clears a file away. Whoever reads it reads on.
+    /// Deletes a file. Readers that have it open can continue.
     pub(super) fn forget(&self, id: &str) {
         let mut state = self.state();
         let path = match state.files.get_mut(id) {
@@ -257,10 +258,10 @@ impl Stock {
         metrics::result_store(state.all);
     }
 
-    /// Begins a file of a user, which lies at `path`.
+    /// Starts a file of a user at `path`.
     ///
     /// # Errors
-    /// When there is no room for the least of it.
+    /// If there is no space for the first step.
     pub(super) fn begin(self: &Arc<Self>, id: &str, path: &Path, uid: i32) -> Result<Lease, NoRoom> {
         let since = Some(SystemTime::now());
         let kept = Kept { path: path.to_owned(), uid: Some(uid), since, is_growing: true, ..Kept::default() };
@@ -270,7 +271,7 @@ impl Stock {
         Ok(lease)
     }
 
-    /// What stands in the way of so many bytes more of a user.
+    /// Returns the limit that prevents a user from using `more` bytes.
     fn shortage(&self, state: &State, uid: i32, more: u64) -> Option<NoRoom> {
         let Bounds { total, of_user, free_min } = self.bounds;
         if state.of_user(uid) + more > of_user {
@@ -292,7 +293,7 @@ impl Stock {
                 NoRoom::OfUser(_) => state.oldest_of(uid),
                 NoRoom::OfAll(_) | NoRoom::Disk(_) => state.oldest_of_greatest(state.of_user(uid) + more),
             };
-            // One's own make room as well when nobody has more.
+            // If no user has more, the requester's own results are evicted.
             let Some(goes) = goes.or_else(|| state.oldest_of(uid)) else { return Err(shortage) };
             if let Some(kept) = state.remove(&goes) {
                 let _ = std::fs::remove_file(&kept.path);
@@ -307,7 +308,7 @@ impl Stock {
     }
 }
 
-/// The right to let a file grow.
+/// Permission to let a file grow.
 pub struct Lease {
     stock: Arc<Stock>,
     id: String,
@@ -315,10 +316,10 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Makes room for a file of so many bytes.
+    /// Reserves space for a total of `bytes` bytes.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no space.
     pub fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
         if bytes > self.granted {
             let more = (bytes - self.granted).next_multiple_of(STEP);
@@ -328,14 +329,14 @@ impl Lease {
         Ok(())
     }
 
-    /// Who reads the file while it grows.
+    /// Registers a reader of the growing file.
     pub(super) fn read_by(&self, results: &Arc<Results>) {
         if let Some(kept) = self.stock.state().files.get_mut(&self.id) {
             kept.read_by(results);
         }
     }
 
-    /// The file is another one's, at another place, from now on.
+    /// Moves the file to another search and path.
     pub(super) fn rename(&mut self, id: &str, path: &Path) -> std::io::Result<()> {
         let mut state = self.stock.state();
         let Some(mut kept) = state.remove(&self.id) else { return Err(std::io::ErrorKind::NotFound.into()) };
@@ -350,7 +351,7 @@ impl Lease {
 }
 
 impl Drop for Lease {
-    /// From now on the file takes what it has.
+    /// Counts the actual size of the file from now on.
     fn drop(&mut self) {
         let mut state = self.stock.state();
         let Some(kept) = state.files.get_mut(&self.id) else { return };
@@ -378,7 +379,7 @@ mod tests {
         Arc::new(Stock::open(dir, Bounds { total, of_user, free_min: 1 }, |_| None).expect("opens"))
     }
 
-    /// A file of two steps.
+    /// Writes a file of two steps.
     fn keep(stock: &Arc<Stock>, id: &str, uid: i32) -> Result<(), NoRoom> {
         let path = stock.file(id);
         let mut lease = stock.begin(id, &path, uid)?;

@@ -1,4 +1,4 @@
-//! What is done for searches though nobody asks: expired ones are cleared away, broken off ones are noted, deletions are heard of.
+//! Maintenance of searches: deletes expired ones, marks interrupted ones, and follows deletions in the log.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::replica::Change;
 use crate::search::control::Stopped;
 use crate::search::results::Results;
 
-/// A file whose search is not known is cleared away after this long.
+/// A file of an unknown search is deleted after this time.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(3600);
-/// Searches of a webserver that does not clear them away itself are cleared away by others after this long.
+/// An expired search whose webserver does not delete it is deleted by other webservers after this time.
 const FORSAKEN_S: u64 = 7 * 24 * 3600;
 
 impl Searches {
-    /// Ends all searches, because the process ends.
+    /// Stops all searches because the process is shutting down.
     pub async fn shut_down(&self) {
         let all: Vec<Arc<Live>> = locked(&self.live).values().cloned().collect();
         for live in &all {
@@ -29,10 +29,10 @@ impl Searches {
         }
     }
 
-    /// Says of searches that a former life of this process left running that they are not.
+    /// Marks searches as interrupted that a previous incarnation of this process left running.
     ///
     /// # Errors
-    /// When the log refuses.
+    /// If the log rejects the change.
     pub async fn note_interrupted(&self) -> Result<(), CommitError> {
         let is_left = |search: &Search| search.webserver == self.store.via() && search.state == State::Running;
         for record in self.store.select::<Search>("", is_left)? {
@@ -51,10 +51,10 @@ impl Searches {
         Ok(())
     }
 
-    /// Clears away what has expired, and files that belong to no search.
+    /// Deletes expired searches, and files that belong to no search.
     ///
     /// # Errors
-    /// When the log refuses.
+    /// If the log rejects the change.
     pub async fn sweep(&self) -> Result<(), CommitError> {
         let has_expired = |search: &Search| {
             let is_own = search.webserver == self.store.via();
@@ -72,7 +72,7 @@ impl Searches {
         }
         let status = self.store.replica().status();
         if status.connected && status.lag_ops == 0 {
-            // Results of a search whose object is invalid are kept: it may be mended.
+            // Results of a search with an invalid object are kept, because the object may be repaired.
             let known = self.store.keys::<Search>("")?;
             self.clear_unknown(&known.iter().map(String::as_str).collect());
         }
@@ -93,7 +93,7 @@ impl Searches {
         }
     }
 
-    /// Follows the log: what was deleted anywhere is forgotten here. Runs until dropped.
+    /// Follows the log and forgets searches that were deleted on any webserver. Runs until dropped.
     pub async fn follow(&self) {
         let mut changes = self.store.replica().watch();
         loop {
@@ -102,7 +102,7 @@ impl Searches {
                     self.forget(key.as_str())
                 }
                 Ok(_) => {}
-                // What was missed here is found by the sweep.
+                // The sweep handles deletions missed here.
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }

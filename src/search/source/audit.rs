@@ -1,8 +1,8 @@
-//! The audit as rows: who did what, when, from where, to what, with what was there before and after. Secrets are not in it
-//! (`codec/exposed.rs`). Only administrators may read it.
+//! The audit trail as rows: the author, time, origin and target of each change, with the values before and after. It
+//! contains no secrets (`codec/exposed.rs`). Only administrators may read it.
 //!
-//! The audit is the datastore's, so it is asked, page by page. A record that is not understood is a row that says so, and no
-//! reason to show less of the others.
+//! The datastore keeps the audit trail, so it is requested from there page by page. A record that cannot be decoded
+//! becomes a row that reports this; the other records are still shown.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -15,16 +15,16 @@ use crate::codec::jsonl::timestamp;
 use crate::model::{Entry, Seq};
 use crate::replica::{AskError, Replica};
 
-/// The audit.
+/// Source of audit rows.
 pub struct Audit {
     replica: Replica,
 }
 
 impl Audit {
-    /// The audit, for those who may read it.
+    /// Opens the audit trail for a user who may read it.
     ///
     /// # Errors
-    /// Says who may.
+    /// If the user is not an administrator.
     pub fn open(around: &Surroundings) -> Result<Audit, String> {
         if !around.person.admin {
             return Err("only administrators may search audit, with a session of their own".into());
@@ -41,7 +41,7 @@ fn milliseconds(time_ns: i64) -> u64 {
     u64::try_from(time_ns / 1_000_000).unwrap_or(0)
 }
 
-/// The rows of an entry of the audit that lie in `range`, with their time.
+/// Returns the rows of an audit entry that are within `range`, with their time.
 fn events(entry: &Entry, range: Range) -> Vec<(i64, Vec<u8>)> {
     let Ok(record) = AuditRecord::of(entry) else {
         let time = range.since;
@@ -62,7 +62,7 @@ fn page_of(items: &[Bytes]) -> Result<AuditPage, String> {
     serde_json::from_slice(item).map_err(|error| format!("the answer is not understood: {error}"))
 }
 
-/// What is not in the rows, if anything.
+/// Returns an error if recent transactions are missing from the rows.
 fn missing(page: &AuditPage) -> Result<(), String> {
     if page.missing == 0 {
         return Ok(());
@@ -88,7 +88,7 @@ impl Source for Audit {
                 })?;
                 let page = page_of(&reply.items)?;
                 for (time, event) in reply.entries.iter().flat_map(|entry| events(entry, range)) {
-                    // Not larger than two values that are kept, and their names.
+                    // A row is at most as large as two stored values and their names.
                     if out.push(time, &event)? {
                         out.flush().await?;
                     }

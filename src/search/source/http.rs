@@ -1,4 +1,4 @@
-//! Asking an indexer over HTTP/1.1, with or without TLS: one request a connection, the answer as it comes.
+//! HTTP/1.1 client for indexers, with or without TLS: one request per connection, with a streamed response.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use tokio_rustls::TlsConnector;
 use crate::transport::race;
 use crate::trust::Identity;
 
-/// How an indexer is believed: its certificate must come from the authority in `authority`, or from that of the datastore
-/// which this webserver has joined; this webserver shows its own certificate to whom asks for one.
+/// Returns the TLS settings for indexers. An indexer needs a certificate from the CA in `authority` or, without that,
+/// from the CA of the datastore that this webserver has joined. This webserver presents its own certificate on request.
 ///
 /// # Errors
-/// When a certificate cannot be read.
+/// If a certificate cannot be read.
 pub fn trust(data_dir: &Path, authority: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     let identity = Identity::load(data_dir).ok();
@@ -51,17 +51,17 @@ pub fn trust(data_dir: &Path, authority: Option<&Path>) -> Result<Arc<ClientConf
     Ok(Arc::new(config))
 }
 
-/// An answer whose body is still coming.
+/// Response whose body is still being received.
 pub struct Answer {
     response: Response<Incoming>,
     patience: Duration,
 }
 
 impl Answer {
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes of the body; `None` at the end.
     ///
     /// # Errors
-    /// When the connection breaks, or nothing comes for too long.
+    /// If the connection breaks, or nothing is received within the timeout.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
             let frame = tokio::time::timeout(self.patience, self.response.body_mut().frame()).await;
@@ -82,10 +82,10 @@ fn silent(patience: Duration) -> String {
     format!("nothing came within {} s", patience.as_secs_f32())
 }
 
-/// Sends a `GET` with headers and waits for the head of the answer.
+/// Sends a `GET` request and waits for the head of the response.
 ///
 /// # Errors
-/// When the other side cannot be reached, is not believed, is silent for `patience`, or answers with another status than 200.
+/// If the server is unreachable, untrusted, does not respond within `patience`, or responds with a status other than 200.
 pub async fn get(
     uri: &Uri,
     headers: &[(&'static str, &str)],
@@ -133,7 +133,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<Response<Incoming>, String> {
     let broken = |error: hyper::Error| format!("the connection broke: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // It ends with the last of the answer, or when the answer is dropped.
+    // The task ends with the last bytes of the response, or when the response is dropped.
     tokio::spawn(async move { drop(connection.await) });
     sender.send_request(request).await.map_err(broken)
 }

@@ -1,7 +1,7 @@
-//! Journals of hosts as indexers: systemd's journal gateway serves a host's journal over HTTP.
+//! Journals of hosts as indexers: systemd's journal gateway serves the journal of a host over HTTP.
 //!
-//! Every entry has a cursor; a cursor that holds nothing but a time is the way to begin there. An indexer that is away, slow
-//! or broken costs only its own rows, and the results say so.
+//! Every entry has a cursor; a cursor that contains only a time starts the response at that time. An indexer that is
+//! unreachable, slow or faulty affects only its own rows, and the results report it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +22,14 @@ pub struct Indexer {
 
 /// Tag of all journals.
 pub(super) const TAG: &str = "journal";
-/// Form in which entries are asked for.
+/// Requested media type of entries.
 const FORM: &str = "application/vnd.fdo.journal";
 
 impl Indexer {
-    /// Reads `journal:https://host:19531`.
+    /// Parses `journal:https://host:19531`.
     ///
     /// # Errors
-    /// Says what to write.
+    /// If the text is not an indexer address; the message states the expected form.
     pub fn parse(text: &str, tls: &Arc<ClientConfig>, patience: Duration) -> Result<Indexer, String> {
         let wrong = || format!("{text:?} is not an indexer: write journal:https://host:19531");
         let address = text.strip_prefix("journal:").ok_or_else(wrong)?;
@@ -45,23 +45,23 @@ impl Indexer {
         Ok(Indexer { uri, tls: Arc::clone(tls), patience })
     }
 
-    /// Tag under which its rows are found.
+    /// Returns the tag of its rows.
     #[must_use]
     pub fn tag(&self) -> &'static str {
         TAG
     }
 
-    /// Where it is.
+    /// Returns its address.
     #[must_use]
     pub fn address(&self) -> String {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         format!("{TAG}:{scheme}://{}", self.uri.authority().map_or("", |authority| authority.as_str()))
     }
 
-    /// Whether it answers at all.
+    /// Checks that it responds.
     ///
     /// # Errors
-    /// Says why not.
+    /// Returns the reason if it does not respond.
     pub async fn ping(&self) -> Result<(), String> {
         let last = [("Accept", FORM), ("Range", "entries=:-1:1")];
         http::get(&self.uri, &last, &self.tls, self.patience).await.map(drop)
@@ -81,7 +81,7 @@ impl Indexer {
                 if time >= range.until {
                     return Ok(());
                 }
-                // Clocks that were set back leave entries out of order: those before are passed over.
+                // After a clock was set back, entries are out of order; those before the range are skipped.
                 if time >= range.since && out.push(time, &row)? {
                     out.flush().await?;
                 }
@@ -106,7 +106,7 @@ impl Source for Indexer {
     fn tell(self: Box<Self>, range: Range, mut out: Output) -> Telling {
         Box::pin(async move {
             let told = self.entries(range, &mut out).await;
-            // What came before a failure is given all the same.
+            // Rows received before a failure are still delivered.
             out.flush().await.and(told)
         })
     }

@@ -1,4 +1,4 @@
-//! Rows of all sources as one sequence, by time.
+//! Merges the rows of all sources by time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,20 +11,20 @@ use crate::search::row::Row;
 use crate::search::stages::{Failure, Rows};
 use crate::telemetry::metrics;
 
-/// Begins all sources and merges their rows by time. Sources that fail are named in warnings; when all do, the rows end with
-/// that failure.
+/// Starts all sources and merges their rows by time. Failed sources are named in warnings; if all sources fail, the rows
+/// end with that failure.
 pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
     let failures: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut inputs = Vec::with_capacity(sources.len());
     for (tag, source) in sources {
         let (name, label) = (source.name(), source.label());
         let (out, from) = Output::new(words.clone(), Arc::clone(control));
-        // The channel ends when it has been noted why.
+        // Keeps the channel open until the failure has been recorded.
         let open = out.sender();
         let telling = source.tell(range, out);
         let (warned, failed) = (Arc::clone(control), Arc::clone(&failures));
         let task = tokio::spawn(async move {
-            // An empty reason means that nobody wanted more.
+            // An empty reason means that no more rows were wanted.
             if let Err(reason) = telling.await
                 && !reason.is_empty()
             {
@@ -47,7 +47,7 @@ struct Input {
 }
 
 impl Input {
-    /// Time of the next row; waits for it.
+    /// Waits for the next row and returns its time.
     fn peek(&mut self) -> Option<i64> {
         loop {
             if let Some(time) = self.batch.peek() {
@@ -70,7 +70,7 @@ struct Merge {
 }
 
 impl Merge {
-    /// Why there is nothing more, once.
+    /// Returns, once, the failure with which the rows end.
     fn ending(&mut self) -> Option<Failure> {
         if self.control.is_ended() {
             return Some(Failure::Stopped);

@@ -1,4 +1,4 @@
-//! Where rows come from. A further kind of source is one file: a type with [`Source`], and a line in [`open`].
+//! Sources of rows. To add a kind of source, add a file with a type that implements [`Source`], and a line in [`open`].
 
 pub mod audit;
 mod export;
@@ -23,63 +23,63 @@ pub use merge::merged;
 pub use output::Output;
 pub use words::Words;
 
-/// A stretch of time in nanoseconds since 1970-01-01 UTC; its end is left out.
+/// Time range in nanoseconds since 1970-01-01 UTC, end exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// First.
+    /// Start, inclusive.
     pub since: i64,
-    /// First after it.
+    /// End, exclusive.
     pub until: i64,
 }
 
 impl Range {
-    /// Whether a time lies within.
+    /// Returns whether the range contains a time.
     #[must_use]
     pub fn contains(&self, time: i64) -> bool {
         (self.since..self.until).contains(&time)
     }
 }
 
-/// What a source does: in the end all is told, or why not.
+/// Future of a running source; it completes once all rows were delivered, or with the reason of a failure.
 pub type Telling = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Something that has rows.
+/// A source of rows.
 pub trait Source: Send {
-    /// Its name for people, as it stands in warnings about partial results.
+    /// Returns the name for users, as shown in warnings about partial results.
     fn name(&self) -> String;
 
-    /// What its failures are counted under: one of few words, so not the name of a resource.
+    /// Returns the metrics label of its failures. It must have few values, so it is not the name of a resource.
     fn label(&self) -> String {
         self.name()
     }
 
-    /// Gives the rows of a range to `out`, oldest first. The task is dropped when nothing more is wanted, so it must not
-    /// leave anything behind. What blocks goes to a thread for that. An error ends this source and no other.
+    /// Sends the rows of a range to `out`, oldest first. The task is dropped when no more rows are wanted, so it must not
+    /// leave anything behind. Blocking work belongs on a blocking thread. An error ends only this source.
     fn tell(self: Box<Self>, range: Range, out: Output) -> Telling;
 }
 
-/// What sources of a query need.
+/// Context that the sources of a query need.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// The store.
+    /// Store of the objects.
     pub store: Store,
-    /// Who searches.
+    /// Principal that searches.
     pub person: Person,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
-    /// Whether the person, by a token or as a user, may read resources: nothing says so by itself.
+    /// Whether the principal may read resources, considering the token if there is one; never implied.
     pub reads_resources: bool,
-    /// Patterns of the tags that the person was granted; `None`: an administrator, who may search all of them.
+    /// Patterns of the tags granted to the principal; `None`: an administrator, who may search all tags.
     pub granted: Option<Vec<String>>,
-    /// Whether every tag must have been granted, not only those that hold what is not for everybody.
+    /// Whether every tag must be granted, not only sensitive ones.
     pub all_are_granted: bool,
 }
 
-/// Tags that only administrators search unless they are granted, also where others need not be: a host's journal holds what
-/// every program of that host writes.
+/// Tags that always need a grant, except for administrators: the journal of a host contains the output of all its
+/// programs.
 const DELICATE: [&str; 1] = [journal::TAG];
 
-/// What reading a resource needs, also through a search.
+/// Capability needed to read a resource, also through a search.
 pub const READ_RESOURCES: &str = "ResourceRead";
 
 impl Surroundings {
@@ -90,13 +90,14 @@ impl Surroundings {
     }
 }
 
-/// Sources, each with the place of its tag in the query.
+/// Sources, each with the index of its tag in the query.
 pub type Sources = Vec<(u16, Box<dyn Source>)>;
 
-/// The sources that a query names, each with the place of its tag. Looks for everything that can be refused before it begins.
+/// Opens the sources that a query names, each with the index of its tag. Everything that may be rejected is checked here,
+/// before the search starts.
 ///
 /// # Errors
-/// Names the column of a tag that is not known, or not open to the person.
+/// If a tag is unknown or the principal may not search it; the error has the column.
 pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError> {
     let mut sources: Sources = Vec::new();
     for (number, tag) in (0u16..).zip(&query.tags) {
@@ -113,7 +114,7 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
         } else {
             let found: Vec<&Indexer> = around.indexers.iter().filter(|indexer| indexer.tag() == tag.name).collect();
             if found.is_empty() {
-                // Clients know this sentence.
+                // Clients match this exact sentence.
                 let message = format!("Could not match tag spec {} against any known tags", tag.name);
                 return Err(wrong(message));
             }
@@ -128,7 +129,7 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
     Ok(sources)
 }
 
-/// The tags that a person may search, without resources.
+/// Returns the tags that a principal may search, except resources.
 #[must_use]
 pub fn tags(around: &Surroundings) -> Vec<String> {
     let mut tags: Vec<String> =

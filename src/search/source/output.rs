@@ -1,4 +1,4 @@
-//! Where a source puts its rows: they are gathered in one buffer a batch, and travel as that.
+//! Output of a source. Rows are collected in one buffer per batch and sent as batches.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,29 +10,29 @@ use super::Words;
 use crate::search::control::Control;
 use crate::search::row::{ROW_BYTES_MAX, Row};
 
-/// Rows of a batch.
+/// Maximum number of rows of a batch.
 const BATCH_ROWS: usize = 1024;
-/// Bytes of a batch.
+/// Number of bytes at which a batch is complete.
 const BATCH_BYTES: usize = 64 << 10;
-/// Batches of one source that may wait to be merged.
+/// Maximum number of batches of one source that wait to be merged.
 const BATCHES: usize = 4;
 
-/// Rows of one source on their way.
+/// A batch of rows of one source.
 #[derive(Default)]
 pub(super) struct Batch {
     data: Bytes,
-    /// Time and end of each row, the last one first.
+    /// Time and end offset of each row, last row first.
     ends: Vec<(i64, usize)>,
     begin: usize,
 }
 
 impl Batch {
-    /// Time of the next row.
+    /// Returns the time of the next row.
     pub(super) fn peek(&self) -> Option<i64> {
         self.ends.last().map(|(time, _)| *time)
     }
 
-    /// The next row, which shares the memory of the batch.
+    /// Returns the next row, which shares the memory of the batch.
     pub(super) fn next(&mut self, tag: u16) -> Option<Row> {
         let (time, end) = self.ends.pop()?;
         let data = self.data.slice(self.begin..end);
@@ -41,7 +41,7 @@ impl Batch {
     }
 }
 
-/// Where a source puts its rows.
+/// Receives the rows of a source.
 pub struct Output {
     words: Words,
     control: Arc<Control>,
@@ -56,15 +56,15 @@ impl Output {
         (Output { words, control, data: Vec::new(), ends: Vec::new(), to }, from)
     }
 
-    /// Keeps the channel open.
+    /// Returns a sender, which keeps the channel open.
     pub(super) fn sender(&self) -> mpsc::Sender<Batch> {
         self.to.clone()
     }
 
-    /// Takes a row: one JSON value without a line break. `true` when it is time to flush.
+    /// Appends a row: one JSON value without line breaks. Returns `true` when the batch should be flushed.
     ///
     /// # Errors
-    /// When the row is larger than a row may be.
+    /// If the row exceeds the maximum size.
     pub fn push(&mut self, time: i64, row: &[u8]) -> Result<bool, String> {
         self.control.rows_in.fetch_add(1, Ordering::Relaxed);
         self.control.bytes_in.fetch_add(row.len() as u64, Ordering::Relaxed);
@@ -90,10 +90,10 @@ impl Output {
         Some(Batch { data: std::mem::take(&mut self.data).into(), ends, begin: 0 })
     }
 
-    /// Sends on what was taken; waits for room.
+    /// Sends the current batch; waits for capacity.
     ///
     /// # Errors
-    /// When nobody wants more.
+    /// If no more rows are wanted.
     pub async fn flush(&mut self) -> Result<(), String> {
         match self.batch() {
             Some(batch) => self.to.send(batch).await.map_err(|_| String::new()),
@@ -101,10 +101,10 @@ impl Output {
         }
     }
 
-    /// [`Output::flush`] for threads.
+    /// Like [`Output::flush`], for blocking threads.
     ///
     /// # Errors
-    /// When nobody wants more.
+    /// If no more rows are wanted.
     pub fn flush_blocking(&mut self) -> Result<(), String> {
         match self.batch() {
             Some(batch) => self.to.blocking_send(batch).map_err(|_| String::new()),

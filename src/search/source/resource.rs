@@ -1,5 +1,5 @@
-//! Rows of a resource: lines of CSV become objects, lines of JSON are taken as they are, other lines are texts. All rows
-//! bear the time at which the resource was last modified: a range of time does not choose among them.
+//! Rows of a resource: CSV lines become objects, JSON lines are passed on unchanged, other lines become strings. All rows
+//! have the time at which the resource was last modified, so a time range does not select among them.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -11,20 +11,20 @@ use crate::objects::contents;
 use crate::objects::resources::{self, Resource};
 use crate::search::row::ROW_BYTES_MAX;
 
-/// Bytes by which a form is recognised.
+/// Number of bytes used to detect the format.
 const LOOK_BYTES: usize = 64 << 10;
 
-/// A resource.
+/// Source of the rows of a resource.
 pub struct Rows {
     store: Store,
     resource: Resource,
 }
 
 impl Rows {
-    /// The resource that a name means to the person.
+    /// Opens the resource to which a name resolves for the principal.
     ///
     /// # Errors
-    /// When there is none that the person may read.
+    /// If there is no such resource that the principal may read.
     pub fn open(around: &Surroundings, name: &str) -> Result<Rows, String> {
         let found = resources::resolve(&around.store, &around.person, name).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("there is no resource called {name} that you may read"))?;
@@ -32,7 +32,7 @@ impl Rows {
     }
 }
 
-/// Forms of contents.
+/// Format of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Json,
@@ -40,7 +40,8 @@ enum Form {
     Text,
 }
 
-/// What contents look like: every line an object of JSON, or a head of several columns with a second line that has as many.
+/// Detects the format by name, then by content: JSON if the first line is an object; CSV if the first line has several
+/// columns and the second one has as many.
 fn form(name: &str, begin: &[u8]) -> Form {
     let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.to_ascii_lowercase().ends_with(suffix));
     if is_named(&[".csv"]) {
@@ -143,7 +144,7 @@ impl Rows {
             Form::Json => lines(reader, true, row),
             Form::Text => lines(reader, false, row),
         };
-        // What came before a mistake is given all the same.
+        // Rows before an error are still delivered.
         out.flush_blocking().and(read)
     }
 }
@@ -162,7 +163,7 @@ impl Source for Rows {
             if self.resource.content.is_empty() {
                 return Ok(());
             }
-            // The thread ends by itself when nobody takes its rows any more.
+            // The thread ends when its rows are no longer wanted.
             let reading = tokio::task::spawn_blocking(move || self.read(&mut out));
             reading.await.map_err(|error| error.to_string())?
         })

@@ -1,4 +1,4 @@
-//! Words of a query, looked for in rows before anything else is done with them.
+//! Terms of a query, matched against rows before any other processing.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use crate::search::query::Word;
 
-/// Words, ready to be looked for.
+/// Compiled terms.
 #[derive(Clone)]
 pub struct Words(Arc<Vec<(AhoCorasick, bool)>>);
 
 impl Words {
-    /// Prepares words.
+    /// Compiles terms.
     ///
     /// # Errors
-    /// When a word is too long to be looked for.
+    /// If a term is too long to be searched for.
     pub fn new(words: &[Word]) -> Result<Words, String> {
         let prepared = words.iter().map(|word| {
-            // As the word stands within a text of JSON.
+            // The term in its encoding within a JSON string.
             let quoted = Value::String(word.text.clone()).to_string();
             let inner = &quoted[1..quoted.len() - 1];
             let finder = AhoCorasick::builder().ascii_case_insensitive(true).build([inner]);
@@ -27,12 +27,12 @@ impl Words {
         Ok(Words(Arc::new(prepared.collect::<Result<_, _>>()?)))
     }
 
-    /// Whether a row has all words that it must have and none that it must not.
+    /// Returns whether a row contains all required terms and no excluded one.
     #[must_use]
     pub fn fit(&self, data: &[u8]) -> bool {
         let mut value: Option<Value> = None;
         self.0.iter().all(|(finder, is_excluded)| {
-            // Most rows are decided by their bytes alone; names of fields do not count, so a find is looked at again.
+            // The raw bytes rule out most rows. Field names must not match, so a hit is verified against the values.
             let found = finder.is_match(data) && {
                 let value = value.get_or_insert_with(|| serde_json::from_slice(data).unwrap_or_default());
                 has(value, finder)
@@ -47,7 +47,7 @@ fn has(value: &Value, finder: &AhoCorasick) -> bool {
         Value::Null => false,
         Value::Array(items) => items.iter().any(|item| has(item, finder)),
         Value::Object(fields) => fields.values().any(|item| has(item, finder)),
-        // As JSON again, because that is how the word is looked for.
+        // Encoded as JSON again, because the term is encoded, too.
         other => finder.is_match(&other.to_string()),
     }
 }
