@@ -1,4 +1,4 @@
-//! HAProxy 2.4 or later: sections of their own, with defaults of their own, so that they can stand beside anything.
+//! HAProxy 2.4 or later: separate sections with their own defaults, so that they can be added to any configuration.
 
 use std::fmt::Write;
 
@@ -51,7 +51,7 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     text
 }
 
-/// HAProxy compares names only, not addresses.
+/// HAProxy compares certificates with host names only, not with addresses.
 fn verification(backend: &Backend, choice: &Choice) -> String {
     let name = choice.name_of(backend);
     format!(" sni str({name}) check-sni {name} verifyhost {name}")

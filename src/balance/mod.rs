@@ -1,9 +1,9 @@
-//! Configuration of load balancers, made from the list of members: for Traefik, nginx, HAProxy, and Prometheus.
+//! Configuration of load balancers, generated from the list of members: Traefik, nginx, HAProxy and Prometheus.
 //!
-//! A webserver is listed from the day on which it first said its `External-Addr` until it is revoked, or has been silent for
-//! so long that it no longer counts: whether it answers is for the balancer's health check to find out. So neither a
-//! datastore that restarts nor a cut cable takes anything out of a balancer. What a member says of itself reaches a
-//! configuration file only when it is a host and a port, letter by letter.
+//! A webserver is listed from the time it first announces its `External-Addr` until it is revoked or has been silent
+//! beyond retention. Checking whether it responds is left to the health check of the balancer, so neither a datastore
+//! restart nor a network failure removes webservers from a balancer. The address that a member announces is written to a
+//! configuration file only if it is strictly a host and a port.
 
 mod haproxy;
 mod nginx;
@@ -22,37 +22,38 @@ use crate::model::address::is_local;
 
 pub use crate::model::address::host_and_port;
 
-/// Cookie that keeps a browser with the webserver that it began with.
+/// Cookie that binds a browser to the webserver of its first request.
 pub const COOKIE: &str = "gravwell_sticky";
-/// Name in the certificate of every webserver that `gravwell-logctl cert` signs, for webservers that are known by an address
-/// alone. A key that is stolen from one of them serves for all that are checked for it.
+/// Name in the certificate of every webserver that `gravwell-logctl cert` signs, for webservers that are known only by an
+/// IP address. A key stolen from one of them can impersonate every webserver that is verified by this name.
 pub const SHARED_NAME: &str = "webserver.gravwell.internal";
-/// Where a balancer asks whether a webserver should be sent requests.
+/// Path of the health check, which reports whether a webserver should receive requests.
 pub const READY: &str = "/api/ready";
 
 /// A webserver behind the balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Name of the member.
+    /// Member name.
     pub name: String,
-    /// Host, without the brackets of an IPv6 address.
+    /// Host name, or IP address without brackets.
     pub host: String,
-    /// Port.
+    /// Port of the web interface.
     pub port: u16,
-    /// What the host's name means where the balancer runs; its own address when it is one. Only nginx needs it.
+    /// Addresses to which the host name resolves on the balancer's host; the address itself if `host` is one. Only nginx
+    /// needs them.
     pub addresses: Vec<SocketAddr>,
-    /// Why it says that it should not serve, if it does.
+    /// Reason why the webserver reports itself unhealthy, if it does.
     pub unhealthy: Option<String>,
 }
 
-/// The name of one member in its certificate.
+/// Returns the name of one member in its certificate.
 #[must_use]
 pub fn member_name(member: &str) -> String {
     format!("{}.{SHARED_NAME}", member.to_ascii_lowercase())
 }
 
 impl Backend {
-    /// `host:port`, with brackets where they belong.
+    /// Returns `host:port`, with brackets around an IPv6 address.
     #[must_use]
     pub fn address(&self) -> String {
         if self.host.contains(':') {
@@ -62,7 +63,7 @@ impl Backend {
     }
 }
 
-/// The webservers to balance over, by name, and why others were left out.
+/// Returns the webservers to balance over, sorted by name, and the reasons why others are left out.
 #[must_use]
 pub fn backends(webservers: &[BackendInfo], choice: &Choice) -> (Vec<Backend>, Vec<String>) {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
@@ -84,28 +85,28 @@ pub fn backends(webservers: &[BackendInfo], choice: &Choice) -> (Vec<Backend>, V
     (found, left_out)
 }
 
-/// For whom a configuration is made.
+/// Consumer of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Dynamic configuration of Traefik 3, as its HTTP provider and its file provider read it.
+    /// Dynamic configuration of Traefik 3, for its HTTP provider and its file provider.
     Traefik,
-    /// A file for `/etc/nginx/conf.d`.
+    /// File for `/etc/nginx/conf.d`.
     Nginx,
     /// Sections for HAProxy 2.4 or later.
     Haproxy,
-    /// Targets as Prometheus's HTTP and file discovery read them.
+    /// Targets for Prometheus's HTTP and file service discovery.
     Prometheus,
 }
 
-/// How the balancer reaches the webservers.
+/// Connection from the balancer to the webservers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hop {
-    /// HTTPS; certificates must be good.
+    /// HTTPS with certificate verification.
     #[default]
     Https,
-    /// HTTPS; any certificate will do: only where nobody else can be in between.
+    /// HTTPS without certificate verification; use it only on a trusted network.
     HttpsUnverified,
     /// Plain HTTP.
     Http,
@@ -137,33 +138,34 @@ macro_rules! words {
 words!(Format, "a format", "traefik" => Traefik, "nginx" => Nginx, "haproxy" => Haproxy, "prometheus" => Prometheus);
 words!(Hop, "a way to reach webservers", "https" => Https, "https-unverified" => HttpsUnverified, "http" => Http);
 
-/// What an operator chooses.
+/// Options chosen by the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Choice {
-    /// How webservers are reached.
+    /// Connection to the webservers.
     pub backend: Hop,
-    /// Authority that signed the webservers' certificates, on the balancer's host; default: those that its system trusts.
+    /// CA certificate of the webservers, as a path on the balancer's host; default: the CAs that its system trusts.
     pub backend_ca: Option<PathBuf>,
-    /// One name for which all webservers' certificates are checked; default: the host of each, and [`SHARED_NAME`] where that
-    /// is an address.
+    /// One name with which the certificates of all webservers are verified; default: the host of each, or [`SHARED_NAME`]
+    /// if that is an IP address.
     pub backend_name: Option<String>,
-    /// Checks each for the name of its member, see [`member_name`].
+    /// Verifies each webserver by the name of its member, see [`member_name`].
     pub member_names: bool,
-    /// Where browsers connect, `ADDR:PORT` or `:PORT`; default: port 443 with a certificate, 80 without.
+    /// Address for browsers, `ADDR:PORT` or `:PORT`; default: port 443 with a certificate, 80 without.
     pub listen: Option<String>,
-    /// Certificate for browsers on the balancer's host, in PEM form; for HAProxy with its key in the same file.
+    /// Certificate for browsers, in PEM format, as a path on the balancer's host; for HAProxy the file also contains
+    /// the key.
     pub certificate: Option<PathBuf>,
-    /// Its key, for nginx.
+    /// Key of the certificate, for nginx.
     pub key: Option<PathBuf>,
-    /// Traefik's entry point.
+    /// Entry point of the Traefik router.
     pub entry_point: String,
-    /// Traefik's rule.
+    /// Rule of the Traefik router.
     pub rule: String,
-    /// Port of the webservers' metrics, for Prometheus.
+    /// Port of the webservers' metrics endpoint, for Prometheus.
     pub metrics_port: u16,
-    /// Lists webservers at loopback, link-local, multicast and unspecified addresses, too: a member that reports one would
-    /// otherwise make the balancer send requests to services of its own host.
+    /// Also lists webservers at loopback, link-local, multicast and unspecified addresses. By default these are left out,
+    /// because a member that announces one would make the balancer send requests to services of its own host.
     pub allow_local_backends: bool,
 }
 
@@ -186,7 +188,7 @@ impl Default for Choice {
 }
 
 impl Choice {
-    /// The name for which a webserver's certificate is checked.
+    /// Returns the name with which a webserver's certificate is verified.
     fn name_of(&self, backend: &Backend) -> String {
         match &self.backend_name {
             Some(name) => name.clone(),
@@ -196,13 +198,13 @@ impl Choice {
         }
     }
 
-    /// Whether what a host's name means has to be known for this format: nginx tells servers apart by their addresses alone.
+    /// Returns whether the format needs resolved host names: nginx identifies servers only by address.
     #[must_use]
     pub fn needs_addresses(&self, format: Format) -> bool {
         format == Format::Nginx && self.backend == Hop::Https && self.backend_name.is_none()
     }
 
-    /// Whether browsers speak TLS with the balancer.
+    /// Returns whether browsers connect to the balancer with TLS.
     fn is_secure(&self) -> bool {
         self.certificate.is_some()
     }
@@ -212,10 +214,10 @@ impl Choice {
         self.listen.clone().unwrap_or_else(|| default.to_owned())
     }
 
-    /// Checks that what was chosen can stand in a configuration file.
+    /// Checks that the options can be written to a configuration file.
     ///
     /// # Errors
-    /// Names the choice that cannot.
+    /// If an option is invalid; the message names it.
     pub fn check(&self, format: Format) -> Result<(), String> {
         let files = [("--backend-ca", &self.backend_ca), ("--certificate", &self.certificate), ("--key", &self.key)];
         for (flag, file) in files {
@@ -247,7 +249,7 @@ impl Choice {
     }
 }
 
-/// The text of a configuration.
+/// Returns the text of a configuration.
 #[must_use]
 pub fn render(format: Format, backends: &[Backend], choice: &Choice) -> String {
     match format {

@@ -1,13 +1,14 @@
-//! nginx: one upstream, chosen by a consistent hash of a cookie that each browser is given at its first visit.
+//! nginx: one upstream, selected by a consistent hash of a cookie that each browser receives with its first response.
 //!
-//! nginx itself asks nobody for health; it notices a server that refuses or breaks off, goes on to the next one, and leaves it
-//! alone for a while. Requests that may not be repeated are repeated only when nothing of them had been sent.
+//! nginx itself performs no health checks. It notices a server that refuses or breaks a connection, tries the next
+//! one, and skips the failed one for a while. Requests that are not idempotent are repeated only if nothing has been
+//! sent yet.
 
 use std::fmt::Write;
 
 use super::{Backend, COOKIE, Choice, Format, Hop};
 
-/// Where nginx finds the authorities that Debian's system trusts.
+/// CA bundle of the system on Debian.
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
@@ -24,7 +25,7 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
          {}upstream gravwell {{\n    hash $gravwell_key consistent;\n",
         names(backends, choice)
     );
-    // When nobody calls himself healthy, everybody is asked all the same.
+    // If no server reports itself healthy, all of them stay in rotation.
     let is_any_healthy = backends.iter().any(|backend| backend.unhealthy.is_none());
     for backend in backends {
         let state = if backend.unhealthy.is_some() && is_any_healthy { " down" } else { "" };
@@ -36,7 +37,7 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
             let _ = writeln!(text, "    server {address} max_fails=1 fail_timeout=5s{state}; # {}", backend.name);
         }
         if addresses.is_empty() {
-            // nginx does not start with a name that it cannot resolve.
+            // nginx does not start if a name cannot be resolved.
             let _ = writeln!(text, "    server 127.0.0.1:9 down; # {}: {} has no address", backend.name, backend.host);
         }
     }
@@ -66,8 +67,8 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     text
 }
 
-/// The name of each server, by the address that nginx has just connected to: the last one of the list, which grows when it goes on
-/// to the next server.
+/// Maps the address to which nginx has just connected to the name of the server. It is the last address in
+/// `$upstream_addr`, which grows when nginx tries the next server.
 fn names(backends: &[Backend], choice: &Choice) -> String {
     if !choice.needs_addresses(Format::Nginx) {
         return String::new();

@@ -1,4 +1,4 @@
-//! Prometheus: one target for each webserver, at the port of its metrics.
+//! Prometheus: one target per webserver, at its metrics port.
 
 use serde_json::{Value, json};
 

@@ -36,7 +36,8 @@ fn p11_each_webserver_is_checked_for_a_name_of_its_own() {
         "volatile;",
         "\"~(^|[, ])192\\.0\\.2\\.1:443$\" web1.example.net;",
         "\"~(^|[, ])192\\.0\\.2\\.2:443$\" web1.example.net;",
-        // One that is known by its address alone has no name but the one of all, unless its certificate names the member.
+        // A webserver known only by its address is verified by the shared name, unless its certificate has the
+        // member name.
         "\"~(^|[, ])\\[fd00::2\\]:8443$\" webserver.gravwell.internal;",
         "server 192.0.2.1:443 max_fails=1",
         "server [fd00::2]:8443 max_fails=1",
@@ -55,7 +56,7 @@ fn p11_each_webserver_is_checked_for_a_name_of_its_own() {
     assert!(nginx.contains("proxy_ssl_name shared.example.net;") && !nginx.contains("$upstream_addr"), "{nginx}");
     assert!(nginx.contains("server web1.example.net:443 max_fails=1"), "{nginx}");
 
-    // nginx does not start with a name that nobody can resolve.
+    // nginx does not start if a name cannot be resolved.
     let mut backends = two();
     backends[0].addresses.clear();
     let nginx = render(Format::Nginx, &backends, &Choice::default());
@@ -99,7 +100,7 @@ fn an_address_is_a_host_and_a_port_and_nothing_else() {
     for text in bad {
         assert!(host_and_port(text).is_err(), "{text}");
     }
-    // What cannot stand in a file is named, and the others are served.
+    // An invalid address is reported, and the other webservers are listed.
     let (found, left_out) = listed(&[member("a", Some("a:1; } server {")), member("b", Some("b:1"))], &[]);
     assert_eq!((found.len(), left_out.len()), (1, 1));
 }
@@ -122,8 +123,8 @@ fn a_member_cannot_point_the_balancer_at_itself_unless_the_operator_allows_it() 
     assert_eq!(backends(&BackendInfo::among(&members, &[]), &choice).0.len(), members.len());
 }
 
-/// The part of Traefik 3's dynamic configuration that is used here, as its reference documents it: every member that an
-/// object may have, with the type of its value. `*` stands for names of one's own choice.
+/// The part of Traefik 3's dynamic configuration used here, as its reference documents it: every member of an object,
+/// with the type of its value. `*` stands for freely chosen names.
 const TRAEFIK: &[(&str, &[(&str, &str)])] = &[
     ("", &[("http", "object")]),
     (
@@ -213,7 +214,7 @@ fn check(path: &str, value: &Value) {
                     "string" => value.is_string(),
                     "number" => value.is_number(),
                     "boolean" => value.is_boolean(),
-                    // As Go reads durations.
+                    // A Go duration.
                     _ => value.as_str().is_some_and(|text| {
                         let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
                         digits.parse::<u32>().is_ok() && ["ms", "s", "m"].contains(&&text[digits.len()..])

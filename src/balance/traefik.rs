@@ -1,4 +1,4 @@
-//! Traefik 3: one router, one service with a sticky cookie and a health check, one way to reach the servers.
+//! Traefik 3: one router, one service with a sticky cookie and a health check, and one servers transport.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use super::{Backend, COOKIE, Choice, Hop, READY};
 const NAME: &str = "gravwell";
 const RETRY: &str = "gravwell-retry";
 
-/// JSON, which is YAML, too: the HTTP provider reads it as the one, the file provider as the other.
+/// Renders JSON, which is also valid YAML: the HTTP provider reads JSON, the file provider YAML.
 pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     if backends.is_empty() {
-        // A service without servers is not valid.
+        // Traefik rejects a service without servers.
         return "{}\n".into();
     }
     let scheme = if choice.backend == Hop::Http { "http" } else { "https" };
@@ -35,7 +35,7 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     });
     let mut http = json!({
         "routers": { NAME: router },
-        // Only what could not be delivered at all is tried again, so nothing happens twice.
+        // Traefik retries only requests that could not be delivered, so no request is executed twice.
         "middlewares": { RETRY: { "retry": { "attempts": 3, "initialInterval": "50ms" } } },
     });
     if choice.backend != Hop::Http {

@@ -1,4 +1,4 @@
-//! What a datastore can be told, with defaults that work without a configuration file.
+//! Settings of a datastore, with defaults that work without a configuration file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -6,87 +6,88 @@ use std::path::{Path, PathBuf};
 use super::{ConfigError, Configured, Source};
 use crate::model::{Limits, Redaction};
 
-/// Where data goes unless told otherwise.
+/// Default data directory.
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
 
-/// What a datastore does that finds itself without a log.
+/// Behavior of a datastore that starts without its log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Recovery {
-    /// Refuses writes when its members know of a log that it has not.
+    /// Rejects writes if members know of a log that this datastore does not have.
     #[default]
     Auto,
-    /// Also waits, when there is no log at all, until one was recovered or restored.
+    /// Like `Auto`; in addition, without any log, waits until one has been recovered or restored.
     Wait,
-    /// Begins anew, whatever its members hold.
+    /// Starts a new log, regardless of the data of members.
     Off,
 }
 
 /// Settings of a datastore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatastoreConfig {
-    /// Where everything is kept.
+    /// Data directory.
     pub data_dir: PathBuf,
     /// `Datastore-Listen-Address`; `None`: all addresses.
     pub listen: Option<IpAddr>,
-    /// `Datastore-Port`.
+    /// `Datastore-Port` (UDP).
     pub port: u16,
-    /// Names and addresses that members may use, for tokens and the server's certificate.
+    /// Names and addresses that members may use; they are written into tokens and the server certificate.
     pub server_names: Vec<String>,
-    /// Prometheus endpoint; `None`: none.
+    /// Address of the Prometheus endpoint; `None`: disabled.
     pub metrics: Option<SocketAddr>,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
+    /// Log level: `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
-    /// Size at which a segment is closed.
+    /// Size at which a segment is closed, in bytes.
     pub segment_bytes: u64,
-    /// Space kept back for a full disk.
+    /// Size of the disk reserve for a full disk, in bytes.
     pub reserve_bytes: u64,
-    /// Writes are refused below this much free space.
+    /// Writes are rejected while less disk space is free, in bytes.
     pub min_free_bytes: u64,
-    /// Entries of history that compaction keeps.
+    /// Number of recent entries that compaction keeps.
     pub history_ops: u64,
-    /// Hours of history that compaction keeps; 0: only `history_ops` counts.
+    /// Age in hours up to which compaction keeps entries; 0: only `history_ops` counts.
     pub history_hours: u64,
-    /// `Datastore-Audit-Hours`: for how long the audit is kept, whatever compaction drops.
+    /// `Datastore-Audit-Hours`: retention of the audit trail, independent of compaction.
     pub audit_hours: u64,
-    /// `Datastore-Audit-Max-MB`: most bytes of the audit; beyond it the oldest records go before their time.
+    /// `Datastore-Audit-Max-MB`: maximum size of the audit trail in bytes; beyond it the oldest records are
+    /// deleted early.
     pub audit_bytes_max: u64,
-    /// Compacted segments are rewritten when this much of them is garbage.
+    /// Percentage of garbage at which a compacted segment is rewritten.
     pub compact_garbage_percent: u8,
-    /// Compaction starts when this much has gathered below the horizon-to-be.
+    /// Compaction starts when this many bytes have accumulated below the next horizon.
     pub compact_min_bytes: u64,
-    /// A member silent for longer no longer holds the floor back.
+    /// A member that was silent for more hours no longer pins the floor.
     pub retention_hours: u64,
-    /// `Datastore-Readers-Hold-Compaction`: whether entries that a reader lacks are kept, too.
+    /// `Datastore-Readers-Hold-Compaction`: whether readers pin the floor, too.
     pub readers_hold_compaction: bool,
-    /// What readers are not given.
+    /// Collections whose values are withheld from readers.
     pub redaction: Redaction,
-    /// `Datastore-Member-Max-Lag-Ops`: entries that are kept for one member at most.
+    /// `Datastore-Member-Max-Lag-Ops`: maximum number of entries kept for a lagging member.
     pub member_lag_ops_max: u64,
-    /// `Datastore-Update-Interval`: rhythm of heartbeats, in seconds.
+    /// `Datastore-Update-Interval`: heartbeat interval, in seconds.
     pub update_interval_s: u64,
-    /// Life of members' certificates.
+    /// Validity of member certificates, in days.
     pub certificate_days: u32,
-    /// `Datastore-Recovery`: what to do without a log.
+    /// `Datastore-Recovery`: behavior without a log.
     pub recovery: Recovery,
-    /// `Datastore-Archive`: where backups are made continuously; `None`: nowhere.
+    /// `Datastore-Archive`: destination of the continuous backup; `None`: disabled.
     pub archive: Option<String>,
-    /// `Datastore-Backup-Key-File`: the key of these backups; `None`: `backup.key` in the data directory.
+    /// `Datastore-Backup-Key-File`: key of the continuous backup; `None`: `backup.key` in the data directory.
     pub backup_key_file: Option<PathBuf>,
-    /// `Datastore-Backup-Plain`: whether they are not encrypted.
+    /// `Datastore-Backup-Plain`: whether the continuous backup is unencrypted.
     pub backup_plain: bool,
-    /// Most connected members.
+    /// Maximum number of connected members.
     pub subscribers_max: u64,
-    /// Memory for cached state.
+    /// Size of the state cache, in bytes.
     pub cache_bytes: u64,
-    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    /// `Chunk-Grace-Hours`: unreferenced chunks are kept for this time.
     pub chunk_grace_hours: u64,
-    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    /// `Chunk-Bandwidth-Limit`: maximum rate of sent chunks, in bytes per second; 0: unlimited.
     pub chunk_bytes_per_s: u64,
-    /// Longest key.
+    /// Maximum length of a key, in bytes.
     pub key_bytes_max: usize,
-    /// Largest inline value.
+    /// Maximum size of an inline value, in bytes.
     pub value_bytes_max: usize,
-    /// Largest transaction.
+    /// Maximum size of a transaction, in bytes.
     pub txn_bytes_max: usize,
 }
 
@@ -159,7 +160,7 @@ impl Configured for DatastoreConfig {
 }
 
 impl DatastoreConfig {
-    /// The defaults, with data in `data_dir`.
+    /// Returns the defaults, with data in `data_dir`.
     #[must_use]
     pub fn for_dir(data_dir: &Path) -> DatastoreConfig {
         let limits = Limits::default();
@@ -199,7 +200,7 @@ impl DatastoreConfig {
         }
     }
 
-    /// Where to listen: all addresses unless told otherwise.
+    /// Returns the address to listen on; default: all addresses.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
         let all = if Path::new("/proc/net/if_inet6").exists() {
@@ -210,7 +211,7 @@ impl DatastoreConfig {
         SocketAddr::new(self.listen.unwrap_or(all), self.port)
     }
 
-    /// Addresses that tokens name, given where the datastore really listens.
+    /// Returns the addresses for tokens, given the address on which the datastore listens.
     #[must_use]
     pub fn advertised(&self, listening: SocketAddr) -> Vec<String> {
         let port = listening.port();
@@ -221,7 +222,7 @@ impl DatastoreConfig {
             addresses.push(listening.to_string());
             return addresses;
         }
-        // Not from /proc, of which a hardened service sees only its own processes.
+        // Not read from /proc, where a hardened service sees only its own processes.
         if let Ok(host) = rustix::system::uname().nodename().to_str() {
             addresses.push(with_port(host));
         }
@@ -229,10 +230,10 @@ impl DatastoreConfig {
         addresses
     }
 
-    /// Checks that the settings fit together.
+    /// Checks that the settings are consistent.
     ///
     /// # Errors
-    /// Names the settings that do not.
+    /// If settings contradict each other; the message names them.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |what: String| Err(ConfigError(what));
         if self.value_bytes_max >= self.txn_bytes_max {
@@ -257,7 +258,7 @@ impl DatastoreConfig {
         Ok(())
     }
 
-    /// Bounds of transactions.
+    /// Returns the limits of transactions.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -268,19 +269,19 @@ impl DatastoreConfig {
         }
     }
 
-    /// Rhythm of heartbeats in milliseconds.
+    /// Returns the heartbeat interval in milliseconds.
     #[must_use]
     pub fn heartbeat_ms(&self) -> u64 {
         self.update_interval_s.max(1) * 1000
     }
 
-    /// For how long the audit is kept, in milliseconds.
+    /// Returns the retention of the audit trail in milliseconds.
     #[must_use]
     pub fn audit_ms(&self) -> u64 {
         self.audit_hours.saturating_mul(3_600_000)
     }
 
-    /// Retention of silent members in milliseconds.
+    /// Returns the retention of silent members in milliseconds.
     #[must_use]
     pub fn retention_ms(&self) -> u64 {
         self.retention_hours.saturating_mul(3_600_000)

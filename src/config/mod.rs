@@ -1,6 +1,6 @@
 //! Configuration of the processes: `gravwell.conf`, its overlays, and the environment.
 //!
-//! A value in the file wins over the environment; flags, which the command line applies afterwards, win over both.
+//! A value in the file overrides the environment; command-line flags, applied afterwards, override both.
 
 pub mod datastore;
 pub mod network;
@@ -16,12 +16,12 @@ pub use setting::Source;
 
 use syntax::{Place, Setting};
 
-/// A configuration that cannot be used: file, line, column, what is wrong, what to write instead.
+/// Error in a configuration: file, line, column, problem and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// Something that is probably a mistake.
+/// A probable mistake that does not prevent the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub String);
 
@@ -31,37 +31,37 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Where the configuration is looked for when none is named.
+/// Configuration file that is used if none is given.
 pub const DEFAULT_FILE: &str = "/opt/gravwell/etc/gravwell.conf";
 
 /// Settings of one process, with defaults that work without a file.
 pub trait Configured: Sized {
-    /// Variables of the environment, each with the parameter for which it stands.
+    /// Environment variables and the parameters that they set.
     const VARIABLES: &'static [(&'static str, &'static str)];
 
-    /// The defaults.
+    /// Returns the defaults.
     fn defaults() -> Self;
 
-    /// Whether a section other than `[Global]` concerns this process.
+    /// Returns whether a section other than `[Global]` applies to this process.
     fn has_section(section: &str) -> bool;
 
-    /// Takes one setting; those of other processes are ignored.
+    /// Applies one setting; settings of other processes are ignored.
     ///
     /// # Errors
-    /// When the value cannot be used.
+    /// If the value is invalid.
     fn set(&mut self, source: &Source) -> Result<(), ConfigError>;
 }
 
-/// Reads the configuration of a process; returns it with warnings. Without `path` the default file is read when it
-/// exists.
+/// Loads the configuration of a process and returns it with warnings. Without `path`, the default file is used if
+/// it exists.
 ///
 /// # Errors
-/// When a file cannot be read or holds a mistake.
+/// If a file cannot be read or is invalid.
 pub fn load<C: Configured>(path: Option<&Path>) -> Result<(C, Vec<Warning>), ConfigError> {
     load_with(path, &|name| std::env::var(name).ok())
 }
 
-/// [`load`] with an environment of the caller's.
+/// Like [`load`], with a custom environment.
 ///
 /// # Errors
 /// See [`load`].
@@ -134,7 +134,8 @@ fn warning(source: &Source, what: &str) -> Warning {
     Warning(format!("{}, {}: {what}", source.file.display(), source.setting.place))
 }
 
-/// Variables count only where the file says nothing; `NAME_FILE` names a file whose first line is the value.
+/// Applies environment variables for parameters that the file does not set. `NAME_FILE` names a file whose first line is
+/// the value.
 fn take_environment<C: Configured>(
     settings: &[Source],
     environment: &dyn Fn(&str) -> Option<String>,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// An address, or all that begin alike.
+/// An IP address or a network in prefix notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -29,7 +29,7 @@ impl FromStr for Network {
     }
 }
 
-/// The first `bits` of an address.
+/// Returns the first `bits` bits of an address.
 fn head(address: IpAddr, bits: u32) -> u128 {
     let (number, width) = match address {
         IpAddr::V4(address) => (u128::from(address.to_bits()), 32_u32),
@@ -39,7 +39,7 @@ fn head(address: IpAddr, bits: u32) -> u128 {
 }
 
 impl Network {
-    /// Whether an address belongs to it.
+    /// Returns whether the network contains an address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

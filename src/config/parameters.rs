@@ -1,7 +1,7 @@
-//! The names that may stand in `gravwell.conf`: one file serves all Gravwell processes of a host, so what concerns
-//! another process is accepted in silence, and what nobody knows is warned about.
+//! Known parameter names in `gravwell.conf`. All Gravwell processes of a host share this file, so parameters of other
+//! processes are accepted silently; unknown parameters cause a warning.
 
-/// Parameters of the datastore, in `[Global]`.
+/// Datastore parameters in `[Global]`.
 pub const DATASTORE: &[&str] = &[
     "Datastore-Port",
     "Datastore-Listen-Address",
@@ -38,7 +38,7 @@ pub const DATASTORE: &[&str] = &[
     "Log-Level",
 ];
 
-/// Parameters of the webserver that are ours alone, in `[Global]`.
+/// Webserver parameters in `[Global]` that exist only in this implementation.
 pub const WEBSERVER: &[&str] = &[
     "Webserver-Data-Dir",
     "Web-Redirect-Port",
@@ -74,7 +74,7 @@ pub const WEBSERVER: &[&str] = &[
     "Search-Keep-Hours",
 ];
 
-/// Parameters of other processes, in `[Global]`.
+/// Other known parameters of Gravwell processes in `[Global]`.
 const OTHERS: &[&str] = &[
     "Datastore",
     "External-Addr",
@@ -184,7 +184,7 @@ const OTHERS: &[&str] = &[
     "Control-Secret",
 ];
 
-/// Sections of other processes, whose contents are theirs.
+/// Sections of other processes; their contents are not checked.
 const SECTIONS: &[&str] = &[
     "Password-Control",
     "Password-Controls",
@@ -204,13 +204,14 @@ fn among(names: &[&str], name: &str) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Whether a section belongs to another process.
+/// Returns whether a section belongs to another process.
 #[must_use]
 pub fn is_foreign_section(section: &str) -> bool {
     among(SECTIONS, section)
 }
 
-/// Whether everybody may see a parameter's value: those of the datastore and the webserver, unless the name says otherwise.
+/// Returns whether all users may see the value of a parameter: true for those of the datastore and the webserver, unless
+/// the name suggests a secret.
 #[must_use]
 pub fn is_open(name: &str) -> bool {
     const SHARED: &[&str] =
@@ -220,13 +221,13 @@ pub fn is_open(name: &str) -> bool {
     !is_delicate && [DATASTORE, WEBSERVER, SHARED].iter().any(|names| among(names, name))
 }
 
-/// Whether somebody knows a parameter of `[Global]`.
+/// Returns whether a parameter of `[Global]` is known.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
     [DATASTORE, WEBSERVER, OTHERS].iter().any(|names| among(names, name))
 }
 
-/// The known name that looks most like `name`, if any is close.
+/// Returns the known name that is most similar to `name`, if any is close.
 #[must_use]
 pub fn closest(name: &str) -> Option<&'static str> {
     let all = DATASTORE.iter().chain(WEBSERVER).chain(OTHERS);
@@ -234,7 +235,7 @@ pub fn closest(name: &str) -> Option<&'static str> {
     scored.min().filter(|(distance, known)| *distance <= known.len() / 4).map(|(_, known)| known)
 }
 
-/// Edits between two names (Levenshtein 1966).
+/// Returns the edit distance of two names (Levenshtein 1966).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

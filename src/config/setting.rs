@@ -1,4 +1,4 @@
-//! One setting as it was found, and its value as a number, a switch, an address.
+//! A setting and the conversion of its value to numbers, booleans and addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::ConfigError;
 use super::syntax::Setting;
 
-/// A setting and the file in which it stands.
+/// A setting and the file that contains it.
 pub struct Source {
     pub(super) file: PathBuf,
     pub(super) setting: Setting,
@@ -26,7 +26,7 @@ impl Source {
         self.setting.value.as_deref().ok_or_else(|| self.wrong("a value is missing: write `name=value`"))
     }
 
-    /// Adds to a list; a name without a value empties it.
+    /// Appends the value to a list; a name without a value clears the list.
     pub(super) fn add_to(&self, list: &mut Vec<String>) {
         match self.setting.value.as_deref() {
             None => list.clear(),
@@ -47,12 +47,12 @@ impl Source {
         Err(self.wrong(format!("{number} is out of range: use {} to {}", range.start(), range.end())))
     }
 
-    /// A size given in MiB, in bytes.
+    /// Parses a size in MiB and returns bytes.
     pub(super) fn mebibytes(&self, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
         Ok(self.number(range)? << 20)
     }
 
-    /// A bandwidth such as `10Mbit` or `500KB`, in bytes a second; 0: no bound.
+    /// Parses a bandwidth such as `10Mbit` or `500KB` and returns bytes per second; 0: unlimited.
     pub(super) fn bandwidth(&self) -> Result<u64, ConfigError> {
         let text = self.text()?.trim();
         let wrong = || self.wrong(format!("`{text}` is not a bandwidth: write 10Mbit, 500KB, 2MB or 0, a second"));
@@ -85,14 +85,14 @@ impl Source {
         }
     }
 
-    /// An address to listen on; empty: all.
+    /// Parses an address to listen on; empty: all addresses.
     pub(super) fn ip(&self, port_parameter: &str) -> Result<Option<IpAddr>, ConfigError> {
         let text = self.text()?;
         let wrong = |_| self.wrong(format!("`{text}` is not an IP address; the port is {port_parameter}"));
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     }
 
-    /// An address with a port; empty: none. A port alone is one of this host, for itself.
+    /// Parses an address with a port; empty: none. A port alone means this port on the loopback address.
     pub(super) fn socket(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let text = self.text()?;
         if let Ok(port) = text.parse::<u16>() {
@@ -110,7 +110,7 @@ impl Source {
         Err(self.wrong(format!("`{text}` is not a level: use ERROR, WARN, INFO, DEBUG or TRACE")))
     }
 
-    /// There is no mode without TLS between members.
+    /// Rejects settings that would disable TLS: there is no mode without TLS between members.
     pub(super) fn refuse_without_tls(&self) -> Result<(), ConfigError> {
         if !self.boolean()? {
             return Ok(());

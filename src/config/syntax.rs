@@ -1,18 +1,18 @@
-//! The syntax of `gravwell.conf`: sections, names, values, comments, continuations, raw strings.
+//! Parser of `gravwell.conf`: sections, names, values, comments, continuations, raw strings.
 //!
-//! Every error names line and column, both from 1.
+//! Every error has a line and a column, both starting at 1.
 
 use std::fmt;
 
-/// Largest file that is read.
+/// Maximum size of a configuration file, in bytes.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
-/// A place in a file, from 1.
+/// Position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Line.
+    /// Line number, starting at 1.
     pub line: usize,
-    /// Column, in characters.
+    /// Column in characters, starting at 1.
     pub column: usize,
 }
 
@@ -22,28 +22,28 @@ impl fmt::Display for Place {
     }
 }
 
-/// One `name = value`.
+/// One `name = value` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Section, as written.
     pub section: String,
-    /// Sub-section, if any.
+    /// Subsection, if any.
     pub subsection: Option<String>,
     /// Name, as written.
     pub name: String,
-    /// Value; `None` for a name alone.
+    /// Value; `None` for a name without `=`.
     pub value: Option<String>,
-    /// Where the name stands.
+    /// Position of the name.
     pub place: Place,
 }
 
-/// A mistake.
+/// Syntax error with its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]
 pub struct SyntaxError {
-    /// Where.
+    /// Position of the error.
     pub place: Place,
-    /// What is wrong and what to write instead.
+    /// Description of the error and how to fix it.
     pub what: String,
 }
 
@@ -145,7 +145,7 @@ impl Scanner<'_> {
             return self.raw();
         }
         let mut value = String::new();
-        // Blanks at the end of an unquoted part are dropped, those within quotes are not.
+        // Trailing blanks are removed from unquoted text, but not from quoted text.
         let mut kept = 0;
         loop {
             match self.peek() {
@@ -220,10 +220,10 @@ impl Scanner<'_> {
     }
 }
 
-/// Reads the text of a file.
+/// Parses the text of a file.
 ///
 /// # Errors
-/// At the first mistake.
+/// If the text is invalid; reports the first error.
 pub fn parse(text: &str) -> Result<Vec<Setting>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut scanner = Scanner { rest: text.chars().peekable(), place: Place { line: 1, column: 1 } };

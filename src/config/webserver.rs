@@ -1,4 +1,4 @@
-//! What a webserver can be told, with defaults that work without a configuration file.
+//! Settings of a webserver, with defaults that work without a configuration file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use super::network::Network;
 use super::{ConfigError, Configured, Source};
 
-/// Where data goes unless told otherwise.
+/// Default data directory.
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/webserver";
 
-/// `[Password-Control]`: what a new password must have.
+/// `[Password-Control]`: requirements on new passwords.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordControl {
     /// `Min-Length`, in characters.
@@ -25,7 +25,7 @@ pub struct PasswordControl {
 }
 
 impl Default for PasswordControl {
-    /// NIST SP 800-63B: length counts, kinds of characters do not.
+    /// As NIST SP 800-63B recommends, passwords need a minimum length but no particular kinds of characters.
     fn default() -> PasswordControl {
         PasswordControl { length_min: 12, uppercase: false, lowercase: false, number: false, special: false }
     }
@@ -34,25 +34,27 @@ impl Default for PasswordControl {
 /// Settings of a webserver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebserverConfig {
-    /// `Webserver-Data-Dir`: where everything is kept.
+    /// `Webserver-Data-Dir`: data directory.
     pub data_dir: PathBuf,
-    /// `Datastore`: addresses of the datastore. Without any, and without an identity, the webserver keeps a log of its own.
+    /// `Datastore`: addresses of the datastore. Without addresses and without an identity, the webserver runs in
+    /// standalone mode.
     pub datastores: Vec<String>,
-    /// `External-Addr`: where other webservers and balancers reach this one.
+    /// `External-Addr`: address at which other webservers and balancers reach this webserver.
     pub external_addr: Option<String>,
-    /// `Datastore-Update-Interval`: rhythm of reports, in seconds.
+    /// `Datastore-Update-Interval`: interval of status reports, in seconds.
     pub update_interval_s: u64,
     /// `Web-Port`.
     pub port: u16,
     /// `Web-Listen-Address`; `None`: all addresses.
     pub listen: Option<IpAddr>,
-    /// `Peer-Listen-Address`: where to listen to other members; `None`: all addresses.
+    /// `Peer-Listen-Address`: address to listen on for other members; `None`: all addresses.
     pub peer_listen: Option<IpAddr>,
-    /// `Peer-Port` (UDP); 0: any that is free, which members learn from the datastore.
+    /// `Peer-Port` (UDP); 0: any free port, which members learn from the datastore.
     pub peer_port: u16,
-    /// `Membership-Max-Age-Hours`: other members are believed for so long after the datastore was last heard; 0: for ever.
+    /// `Membership-Max-Age-Hours`: other members are trusted for this time after the last contact with the datastore; 0:
+    /// without limit.
     pub membership_hours_max: u64,
-    /// `Certificate-File`; without one, a certificate is made.
+    /// `Certificate-File`; without it a self-signed certificate is generated.
     pub certificate: Option<PathBuf>,
     /// `Key-File`.
     pub key: Option<PathBuf>,
@@ -60,103 +62,104 @@ pub struct WebserverConfig {
     pub plain_http: bool,
     /// `Disable-HTTP-Redirector`.
     pub no_redirect: bool,
-    /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
+    /// `Web-Redirect-Port`: port on which plain HTTP requests are redirected to HTTPS.
     pub redirect_port: u16,
-    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
+    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Vec<Network>,
-    /// `Webserver-Max-Connections-Per-Address`; 0: as many as there may be.
+    /// `Webserver-Max-Connections-Per-Address`; 0: limited only by the total.
     pub connections_of_address_max: usize,
-    /// `Webserver-Max-Connections-Per-User`; 0: as many as there may be.
+    /// `Webserver-Max-Connections-Per-User`; 0: limited only by the total.
     pub connections_of_user_max: usize,
-    /// `Webserver-Max-Streams-Per-User`: event streams and web sockets that one user may have open.
+    /// `Webserver-Max-Streams-Per-User`: maximum number of open event streams and WebSockets of one user.
     pub streams_of_user_max: usize,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
     pub may_be_framed: bool,
-    /// `Webserver-Content-Security-Policy`, instead of the strict one.
+    /// `Webserver-Content-Security-Policy`, replaces the strict default.
     pub content_security_policy: Option<String>,
-    /// `Web-Files-Path`: files that are served instead of those in the program, when the directory exists.
+    /// `Web-Files-Path`: directory of files that are served instead of the built-in ones, if it exists.
     pub web_files: Option<PathBuf>,
     /// `Default-Language`.
     pub language: String,
     /// `Session-Timeout-Minutes`, in seconds.
     pub session_timeout_s: u64,
-    /// `Session-Max-Hours`: after so long a session ends however much it is used, in seconds; 0: never.
+    /// `Session-Max-Hours`: maximum lifetime of a session regardless of its use, in seconds; 0: unlimited.
     pub session_lifetime_s: u64,
     /// `Persist-Web-Logins`.
     pub persist_logins: bool,
-    /// `Login-Fail-Lock-Count`: failures before an account is held back; 0: never.
+    /// `Login-Fail-Lock-Count`: failed logins before an account is throttled; 0: never.
     pub login_failures: u32,
     /// `Login-Fail-Lock-Duration`, in seconds; 0: never.
     pub login_window_s: u64,
-    /// `MFA-Required`: who has no second factor must set one up at the next login.
+    /// `MFA-Required`: users without a second factor must set one up at the next login.
     pub mfa_required: bool,
-    /// `MFA-Issuer-Name`: what authenticator apps show beside the name of the user.
+    /// `MFA-Issuer-Name`: name that authenticator apps show next to the user name.
     pub mfa_issuer: String,
-    /// `Write-Rate-Per-User`: changes that one user may make in a second, administrators four times as many; 0: no bound.
+    /// `Write-Rate-Per-User`: changes per second of one user (administrators: four times as many); 0: unlimited.
     pub writes_per_s: u32,
-    /// `Write-Burst-Per-User`: changes that one user may make at once.
+    /// `Write-Burst-Per-User`: maximum burst of changes of one user.
     pub writes_burst: u32,
-    /// `Write-KB-Rate-Per-User`: most bytes of changes of one user in a second, of administrators four times as many; 0: no
-    /// bound.
+    /// `Write-KB-Rate-Per-User`: bytes of changes per second of one user (administrators: four times as many);
+    /// 0: unlimited.
     pub write_bytes_per_s: u64,
-    /// `Write-MB-Burst-Per-User`: bytes of changes that one user may make at once.
+    /// `Write-MB-Burst-Per-User`: maximum burst of changes of one user, in bytes.
     pub write_bytes_burst: u64,
-    /// `User-Objects-Max`: most objects of one kind that a user who is no administrator may keep; 0: no bound.
+    /// `User-Objects-Max`: maximum number of objects of one kind owned by a user who is not an administrator;
+    /// 0: unlimited.
     pub objects_of_user_max: u64,
-    /// `User-Objects-MB`: most bytes of objects of one kind of such a user; 0: no bound.
+    /// `User-Objects-MB`: maximum size of the objects of one kind owned by such a user, in bytes; 0: unlimited.
     pub object_bytes_of_user_max: u64,
     /// `Max-Search-History`.
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
     pub resource_bytes_max: u64,
-    /// `Resource-User-Quota-MB`: most bytes that the resources and saved results of one user may have together; 0: no
-    /// bound.
+    /// `Resource-User-Quota-MB`: maximum size of all resources and saved results of one user, in bytes; 0: unlimited.
     pub resource_quota_bytes: u64,
-    /// `Upload-User-MB`: most bytes that one user may bring as contents within `Chunk-Grace-Hours`; 0: an eighth of the disk.
+    /// `Upload-User-MB`: maximum bytes of blobs that one user may upload within `Chunk-Grace-Hours`; 0: an eighth of
+    /// the disk.
     pub upload_bytes_of_user: u64,
-    /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
+    /// `Resource-Fetch=on-demand`: blobs are fetched when they are read, instead of as soon as they are referenced.
     pub fetches_on_demand: bool,
-    /// `Outbox-Max-MB`: most bytes of changes that wait for the datastore.
+    /// `Outbox-Max-MB`: maximum size of changes that wait for the datastore, in bytes.
     pub outbox_bytes_max: u64,
-    /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
+    /// `Resource-Cache-Max-MB`: maximum size of cached blobs when fetching on demand, in bytes; 0: unlimited.
     pub resource_cache_bytes_max: u64,
-    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    /// `Chunk-Grace-Hours`: unreferenced chunks are kept for this time.
     pub chunk_grace_hours: u64,
-    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    /// `Chunk-Bandwidth-Limit`: maximum rate of sent chunks, in bytes per second; 0: unlimited.
     pub chunk_bytes_per_s: u64,
-    /// `Webserver-UUID`; made and kept in the data directory when missing.
+    /// `Webserver-UUID`; if missing, generated and stored in the data directory.
     pub uuid: Option<String>,
     /// `Webserver-Domain`.
     pub domain: i16,
-    /// `Render-Store-Limit`, in MiB.
+    /// `Render-Store-Limit`: maximum size of the results of one search, in MiB.
     pub render_store_limit: u64,
-    /// `Render-Store-Total-MB`: most bytes of all results; 0: a quarter of the disk.
+    /// `Render-Store-Total-MB`: maximum size of all results, in bytes; 0: a quarter of the disk.
     pub render_store_total: u64,
-    /// `Render-Store-User-MB`: most bytes of the results of one user; 0: a quarter of all.
+    /// `Render-Store-User-MB`: maximum size of the results of one user, in bytes; 0: a quarter of all results.
     pub render_store_of_user: u64,
-    /// `Render-Store-Min-Free-MB`: with less room on the disk, in bytes, no results are written.
+    /// `Render-Store-Min-Free-MB`: no results are written while less disk space is free, in bytes.
     pub render_store_free_min: u64,
-    /// `Render-Store`: where results of searches are kept; `None`: in the data directory.
+    /// `Render-Store`: directory of search results; `None`: in the data directory.
     pub render_store: Option<PathBuf>,
     /// `Remote-Indexers`: hosts whose journals are searched, as `journal:https://host:19531`.
     pub indexers: Vec<String>,
-    /// `Indexer-CA-File`: whose certificates indexers have, in PEM form; `None`: the authority of the datastore.
+    /// `Indexer-CA-File`: CA certificates of the indexers, in PEM format; `None`: the CA of the datastore.
     pub indexer_authority: Option<PathBuf>,
-    /// `Indexer-Timeout`: longest wait for an indexer, in seconds.
+    /// `Indexer-Timeout`: timeout of requests to an indexer, in seconds.
     pub indexer_timeout_s: u64,
-    /// `Search-Max-Seconds`: longest run of a search, in seconds.
+    /// `Search-Max-Seconds`: maximum run time of a search, in seconds.
     pub search_seconds_max: u64,
-    /// `Search-Max-Per-User`: searches of one user that run at the same time.
+    /// `Search-Max-Per-User`: maximum number of concurrent searches of one user.
     pub searches_per_user: usize,
-    /// `Search-Filter-Processes`: processes in which filters of all searches run at the same time.
+    /// `Search-Filter-Processes`: maximum number of concurrent filter processes of all searches.
     pub search_filters_max: usize,
-    /// `Search-Filter-Sandbox=required`: filters that the kernel cannot confine fully do not run.
+    /// `Search-Filter-Sandbox=required`: filters do not run if the kernel cannot confine them fully.
     pub search_sandbox_required: bool,
-    /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
+    /// `Search-Keep-Hours`: time that unsaved results are kept, in seconds.
     pub search_keep_s: u64,
-    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    /// `Enable-CBAC`: users who are not administrators have only the capabilities granted to them.
     pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
@@ -164,21 +167,22 @@ pub struct WebserverConfig {
     pub tile_server: String,
     /// `Disable-Feature-Popups`.
     pub no_popups: bool,
-    /// `Webserver-Metrics-Address`: Prometheus endpoint; `None`: none.
+    /// `Webserver-Metrics-Address`: address of the Prometheus endpoint; `None`: disabled.
     pub metrics: Option<SocketAddr>,
-    /// `Webserver-Ready-Max-Lag-Ops`: further behind the datastore it is not ready for balancers.
+    /// `Webserver-Ready-Max-Lag-Ops`: with a larger lag behind the datastore, the webserver reports that it is not ready.
     pub ready_lag_ops_max: u64,
-    /// `Webserver-Ready-Max-Cut-Off-Seconds`: longer without the datastore it is not ready; 0: however long.
+    /// `Webserver-Ready-Max-Cut-Off-Seconds`: if disconnected from the datastore for longer, it reports that it is not
+    /// ready; 0: no limit.
     pub ready_cut_off_s_max: u64,
-    /// `Webserver-Drain-Seconds`: told to stop, it goes on serving so long, no longer ready.
+    /// `Webserver-Drain-Seconds`: on shutdown, it keeps serving for this time while it reports that it is not ready.
     pub drain_s: u64,
-    /// `Webserver-Cache-MB`: memory for cached state, in bytes.
+    /// `Webserver-Cache-MB`: size of the state cache, in bytes.
     pub cache_bytes: u64,
-    /// `Webserver-Min-Free-MB`: with less room on the disk, in bytes, the webserver only reads.
+    /// `Webserver-Min-Free-MB`: with less free disk space, in bytes, the webserver is read-only.
     pub free_min_bytes: u64,
-    /// `Webserver-Reserve-MB`: bytes kept for when the disk is full.
+    /// `Webserver-Reserve-MB`: size of the disk reserve for a full disk, in bytes.
     pub reserve_bytes: u64,
-    /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
+    /// `Initial-Admin-Default-Password`: whether the first administrator gets the well-known password.
     pub default_password: bool,
     /// `Log-Level`.
     pub log_level: String,
@@ -189,7 +193,7 @@ pub struct WebserverConfig {
 }
 
 impl WebserverConfig {
-    /// The defaults, with data in `data_dir`.
+    /// Returns the defaults, with data in `data_dir`.
     #[must_use]
     pub fn for_dir(data_dir: &Path) -> WebserverConfig {
         WebserverConfig {
@@ -271,22 +275,22 @@ impl WebserverConfig {
         }
     }
 
-    /// Where to listen: all addresses unless told otherwise.
+    /// Returns the address to listen on; default: all addresses.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
         SocketAddr::new(self.listen.unwrap_or_else(all_addresses), self.port)
     }
 
-    /// Where to listen to other members: all addresses unless told otherwise.
+    /// Returns the address to listen on for other members; default: all addresses.
     #[must_use]
     pub fn peer_address(&self) -> SocketAddr {
         SocketAddr::new(self.peer_listen.unwrap_or_else(all_addresses), self.peer_port)
     }
 
-    /// Checks that the settings fit together.
+    /// Checks that the settings are consistent.
     ///
     /// # Errors
-    /// Names the settings that do not.
+    /// If settings contradict each other; the message names them.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.certificate.is_some() != self.key.is_some() {
             return Err(ConfigError("Certificate-File and Key-File belong together: give both, or none".into()));
@@ -422,14 +426,14 @@ impl Configured for WebserverConfig {
             "remote-indexers" => match text(source)? {
                 None => self.indexers.clear(),
                 Some(address) if address.starts_with("journal:") => self.indexers.push(address),
-                // Indexers of other kinds are other processes' business.
+                // Indexers of other kinds concern other processes.
                 Some(_) => {}
             },
             "indexer-ca-file" => self.indexer_authority = path(source)?,
             "indexer-timeout" => self.indexer_timeout_s = source.number(1..=3600)?,
             "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
             "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
-            // At least as many as one query can have filters.
+            // The minimum is the maximum number of filters of one query.
             "search-filter-processes" => {
                 self.search_filters_max = usize::try_from(source.number(16..=10_000)?).unwrap_or(32);
             }
@@ -443,7 +447,7 @@ impl Configured for WebserverConfig {
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
             "mfa-required" => self.mfa_required = source.boolean()?,
             "mfa-issuer-name" => match text(source)? {
-                // Apps show what is before the first colon.
+                // Apps show only the part before the first colon.
                 Some(name) if name.contains(':') || name.chars().count() > 100 => {
                     return Err(source.wrong("must have at most 100 characters, and no colon among them"));
                 }

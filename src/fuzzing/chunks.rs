@@ -1,4 +1,4 @@
-//! Packs of chunks, lists of chunks, and deltas.
+//! Pack files, chunk indexes, and deltas.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ fn open(fs: &MemoryFs) -> ChunkStore {
     opened.expect("damage is no reason not to open").0
 }
 
-/// Opens what there is: every chunk that is given out matches its name, others can be written, and all that can be
-/// read stays so.
+/// Opens the store and checks that every chunk that it returns matches its ID, that further chunks can be written, and
+/// that all readable chunks stay readable.
 fn examine(fs: &MemoryFs) {
     let store = open(fs);
     let mut sound = Vec::new();
@@ -52,7 +52,7 @@ fn examine(fs: &MemoryFs) {
     assert!(sound.iter().all(|id| store.read(id).is_ok_and(|raw| raw.is_some())), "what was read stays readable");
 }
 
-/// A pack: as it is, and with a right header in front and right checksums in frames made of the input.
+/// Pack file: the raw input, and the input as frames with a valid header and valid checksums.
 pub fn pack(bytes: &[u8]) {
     let fs = MemoryFs::new();
     put(&fs, &pack_name(1), bytes);
@@ -71,7 +71,7 @@ pub fn pack(bytes: &[u8]) {
             id: ChunkId::of(stored),
             stored_crc: crc32c::crc32c(stored),
         };
-        // Some stand behind a piece of something else.
+        // Some frames follow garbage bytes.
         made.extend_from_slice(&stored[..usize::from(kind >> 4).min(stored.len())]);
         made.extend_from_slice(&header.encode());
         made.extend_from_slice(stored);
@@ -80,7 +80,8 @@ pub fn pack(bytes: &[u8]) {
     examine(&fs);
 }
 
-/// The index of a pack: as it is, and with a right checksum. It never makes the store give out anything wrong.
+/// Index of a pack file: the raw input, and the input with a valid checksum. It must never make the store return
+/// wrong data.
 pub fn pack_index(bytes: &[u8]) {
     if let Ok(table) = Table::decode(bytes) {
         assert_eq!(Table::decode(&table.encode()), Ok(table));
@@ -97,7 +98,7 @@ pub fn pack_index(bytes: &[u8]) {
     }
 }
 
-/// An index chunk: what is read is written the same, and two lists can be paired.
+/// Index chunk: a decoded list encodes to the same bytes, and delta bases can be selected between two lists.
 pub fn index_chunk(bytes: &[u8]) {
     let Ok(parts) = decode_index(bytes) else { return };
     assert_eq!(encode_index(&parts), bytes);
@@ -108,7 +109,7 @@ pub fn index_chunk(bytes: &[u8]) {
     assert!(pairs.len() <= parts.len() && pairs.iter().all(|pairing| pairing.bases.len() <= PAIRED_MAX));
 }
 
-/// A delta: as it is, and as the encoder makes one of the two halves of the input.
+/// Delta: the raw input, and a delta that the encoder produces from the two halves of the input.
 pub fn delta_of_a_chunk(bytes: &[u8]) {
     let (base, rest) = bytes.split_at(bytes.len() / 2);
     if let Ok(raw) = delta::decode(bytes, &[base], 5000) {

@@ -1,4 +1,4 @@
-//! What comes over the wire, from people, and from segments.
+//! Decoders of the wire protocol, of user input, and of segments.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::log::format;
 use crate::model::{ChunkId, Redaction};
 use crate::trust::{Proof, Roster, Token};
 
-/// Frames and payloads; what decodes encodes to something that decodes to the same.
+/// Frames and payloads; a decoded entry survives a round trip.
 pub fn record(bytes: &[u8]) {
     let Ok((header, range)) = frame::decode_frame(bytes) else { return };
     let body = Bytes::copy_from_slice(&bytes[range]);
@@ -26,7 +26,7 @@ pub fn record(bytes: &[u8]) {
     }
 }
 
-/// File headers, footers, head slots, and runs of frames.
+/// File headers, footers, head slots, and sequences of frames.
 pub fn segment(bytes: &[u8]) {
     let _ = format::FileHeader::decode(bytes);
     let _ = format::Footer::decode(bytes);
@@ -35,7 +35,7 @@ pub fn segment(bytes: &[u8]) {
     redacted(Bytes::copy_from_slice(bytes));
 }
 
-/// Frames as a reader gets them: none has a value of a collection that is withheld.
+/// Redacted frames, as sent to readers: none contains a value of a withheld collection.
 fn redacted(bytes: Bytes) {
     let _ = block::decode_block(bytes.clone(), frame::CHAIN_START, true);
     let redaction = Redaction::default();
@@ -44,7 +44,7 @@ fn redacted(bytes: Bytes) {
     assert!(!entries.iter().any(|entry| redaction.concerns(entry)));
 }
 
-/// Messages: the header, then the body as every type that may travel.
+/// Messages: the header, then the body decoded as every type that may be sent.
 pub fn wire(bytes: &[u8]) {
     let Some((header, body)) = bytes.split_first_chunk::<{ message::HEADER_BYTES }>() else { return };
     let Ok((kind, length)) = message::decode_header(*header, message::MESSAGE_BYTES_MAX) else { return };
@@ -66,7 +66,7 @@ pub fn wire(bytes: &[u8]) {
     }
 }
 
-/// A stream of messages, each as what its kind says; what decodes encodes to something that decodes to the same.
+/// A stream of messages, each decoded by its kind; decoded messages survive a round trip.
 pub fn messages(bytes: &[u8]) {
     let mut rest = bytes;
     while let Some((header, after)) = rest.split_first_chunk::<{ message::HEADER_BYTES }>() {
@@ -107,7 +107,7 @@ pub fn messages(bytes: &[u8]) {
     }
 }
 
-/// A signed position, whoever signed it.
+/// A signed position; the signature is not verified.
 fn proof(body: &[u8]) {
     if let Ok(found) = Proof::from_bytes(body) {
         assert_eq!(Proof::from_bytes(found.to_text().as_bytes()), Ok(found));
@@ -120,14 +120,14 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: Ki
     assert_eq!(message::decode::<T>(kind, &encoded[message::HEADER_BYTES..]).as_ref(), Ok(&first));
 }
 
-/// Recent deletions; what is read is written as something that reads the same.
+/// Recent deletions; they survive a round trip.
 fn deleted(bytes: &[u8]) {
     if let Ok(found) = deletions::decode(bytes) {
         assert_eq!(deletions::decode(&deletions::encode(&found)), Ok(found));
     }
 }
 
-/// Chunks on the wire; one that is read is written as the same bytes.
+/// Chunks on the wire; a decoded chunk encodes to the same bytes.
 fn chunk(bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     if let Ok(sent) = chunks::decode_chunk(&body) {
@@ -135,14 +135,14 @@ fn chunk(bytes: &[u8]) {
     }
 }
 
-/// Rosters; one that is read is written as one that reads the same.
+/// Membership lists; they survive a round trip.
 pub fn roster(bytes: &[u8]) {
     if let Ok(roster) = Roster::decode(bytes) {
         assert_eq!(Roster::decode(&roster.encode()).as_ref(), Ok(&roster));
     }
 }
 
-/// Requests of the tool and what answers hold; what is read is written as something that reads the same.
+/// Administration requests and replies; they survive a round trip.
 pub fn admin(bytes: &[u8]) {
     fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
         let Ok(first) = serde_json::from_slice::<T>(bytes) else { return };
@@ -160,14 +160,14 @@ pub fn admin(bytes: &[u8]) {
     again::<admin::AdminError>(bytes);
 }
 
-/// `gravwell.conf`.
+/// Text of `gravwell.conf`.
 pub fn config(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = syntax::parse(text);
     }
 }
 
-/// Join tokens; one that is read prints the same text.
+/// Join tokens; they survive a round trip through text.
 pub fn token(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(token) = text.parse::<Token>()
@@ -176,7 +176,7 @@ pub fn token(bytes: &[u8]) {
     }
 }
 
-/// Lines of `import`; what is read prints a line that reads the same.
+/// Lines of `import`; they survive a round trip.
 pub fn json_lines(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok((ops, conditions)) = jsonl::parse_line(text)

@@ -1,5 +1,5 @@
-//! Small files and what is loaded from them or into the state. Where a checksum would turn nearly all bytes away, they
-//! are also given with a right one.
+//! Small files, and data loaded from them or into the state. If a checksum would reject nearly all inputs, the input is
+//! also used with a valid checksum.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use crate::trust::Registry;
 
 const DIR: &str = "/outbox";
 
-/// The file of an outbox journal, without a head. What is read stays readable, and what is written behind it is read, too.
+/// File of an outbox journal, without a head file. Records that were read stay readable, and appended records are
+/// read, too.
 pub fn journal(bytes: &[u8]) {
     let fs = MemoryFs::new();
     let file = Path::new(DIR).join("journal");
@@ -39,7 +40,7 @@ pub fn journal(bytes: &[u8]) {
     assert!(again.iter().zip(&records).all(|(now, before)| now == before), "what was read stays readable");
 }
 
-/// Nothing to swap.
+/// State directory without any files to swap.
 struct Homeless;
 
 impl Home for Homeless {
@@ -56,7 +57,7 @@ impl Home for Homeless {
     }
 }
 
-/// Records of an outbox journal, each with a length before it: read or refused, never lost halfway.
+/// Records of an outbox journal, each preceded by kind and length: accepted or rejected as a whole.
 pub fn entries(bytes: &[u8]) {
     let mut rest = bytes;
     let mut records = Vec::new();
@@ -85,7 +86,7 @@ pub fn entries(bytes: &[u8]) {
     }
 }
 
-/// `members.json`, as it is and with a right checksum.
+/// `members.json`, as given and with a valid checksum.
 pub fn members(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = Registry::examine(text);
@@ -93,7 +94,7 @@ pub fn members(bytes: &[u8]) {
     let _ = Registry::examine(&format!("{body}\n{}\n", blake3::hash(body.as_bytes()).to_hex()));
 }
 
-/// `current`, as it is and with a right checksum: it names a directory beside itself or nothing.
+/// `current`, as given and with a valid checksum: it names a sibling directory or nothing.
 pub fn current(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let sealed = format!("{text} {}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
@@ -105,8 +106,8 @@ pub fn current(bytes: &[u8]) {
     }
 }
 
-/// Rows of a snapshot, as bytes and as choices: a state that is finished adds up, and one with a row too many is not
-/// finished.
+/// Rows of a snapshot, decoded from bytes and generated from choices: a finished state is consistent, and duplicate rows
+/// prevent finishing.
 pub fn rows(bytes: &[u8]) {
     if let Ok(rows) = message::decode::<Vec<Row>>(Kind::Rows, bytes) {
         load(&rows);

@@ -1,5 +1,5 @@
-//! Entry points of the fuzz targets: each feeds arbitrary bytes to one family of decoders or to one machine of the
-//! protocol, and checks what must hold.
+//! Entry points of the fuzz targets: each feeds arbitrary bytes to a family of decoders or to a state machine of the
+//! protocol, and checks invariants.
 //!
 //! The same functions run under `cargo fuzz` and, over mutated seeds, in `tests/fuzz_smoke.rs`.
 
@@ -11,7 +11,7 @@ pub mod sequencer;
 pub mod steps;
 pub mod tail;
 
-/// One target: a name and what to do with the bytes.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

@@ -1,4 +1,4 @@
-//! The outbox against a list of transactions, and pushing from it against the order of that list.
+//! The outbox against a model list of transactions, and pushes from it against the order of that list.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::protocol::gate::Gate;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid};
 use crate::protocol::push::{Heard, Next, Pusher};
 
-/// Pending and rejected transactions, oldest first, and what the state knows.
+/// Pending and rejected transactions, oldest first, and the outcomes in the state.
 #[derive(Default)]
 struct Model {
     pending: Vec<Arc<Txn>>,
@@ -25,7 +25,7 @@ impl Model {
         self.rows.entry(id.origin).or_default()
     }
 
-    /// The next counter that an origin may give.
+    /// Returns the next counter of an origin.
     fn next(&self, id: TxnId) -> OriginCounter {
         let pending = self.pending.iter().filter(|txn| txn.id.origin == id.origin).map(|txn| txn.id.counter).max();
         let decided = self.rows.get(&id.origin).map(|row| row.last_counter);
@@ -42,7 +42,7 @@ impl Model {
         }
     }
 
-    /// The datastore decides the oldest pending transaction of an origin, or one that was made elsewhere.
+    /// Resolves the oldest pending transaction of an origin, or one that was created elsewhere.
     fn decide(&mut self, id: TxnId, steps: &mut Steps<'_>) -> EntryBody {
         self.seq = self.seq.next();
         let known = self.rows.get(&id.origin).map_or(OriginCounter(0), |row| row.last_counter);
@@ -98,7 +98,7 @@ impl Model {
     }
 }
 
-/// Transactions come in, the state decides them by entries or by rows, rejected ones are dealt with, all are pushed.
+/// Transactions are inserted, resolved by entries or by snapshot rows, removed after a rejection, and pushed.
 pub fn run(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let (mut outbox, mut model) = (Outbox::default(), Model::default());
@@ -119,7 +119,7 @@ pub fn run(bytes: &[u8]) {
                 model.settle(decided.as_slice());
             }
             4 => {
-                // A snapshot takes the place of many entries.
+                // A snapshot replaces many entries.
                 for _ in 0..=steps.below(3) {
                     model.decide(of, &mut steps);
                 }
@@ -143,7 +143,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A push stream as the datastore sees it.
+/// The datastore's view of a push stream.
 #[derive(Default)]
 struct Stream {
     pusher: Pusher,
@@ -165,7 +165,7 @@ impl Stream {
         self.unanswered.push_back(txn.id);
     }
 
-    /// The oldest transaction under way is answered; a refusal begins the stream anew.
+    /// Answers the oldest transaction in flight; a refusal restarts the stream.
     fn answer(&mut self, steps: &mut Steps<'_>) {
         let Some(id) = self.unanswered.pop_front() else { return };
         let fate = match steps.below(4) {

@@ -1,4 +1,4 @@
-//! The sequencer against a model that keeps every entry and looks everything up in them.
+//! The sequencer against a model that keeps and searches every entry.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,12 +9,12 @@ use crate::model::{
 };
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
 
-/// What the log holds: kept entries and, behind them, staged ones.
+/// Content of the log: committed entries, followed by staged ones.
 #[derive(Default)]
 struct Model {
     entries: Vec<Entry>,
     kept: usize,
-    /// How many entries the index has taken in.
+    /// Number of entries that the index contains.
     applied: usize,
 }
 
@@ -32,7 +32,7 @@ fn version_in(entries: &[Entry], collection: &Collection, key: &Key) -> Option<S
 impl Versions for Model {
     type Error = Infallible;
 
-    /// The index shows what it has taken in and nothing else.
+    /// The index contains exactly the applied entries.
     fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
         Ok(version_in(&self.entries[..self.applied], collection, key))
     }
@@ -63,7 +63,7 @@ impl Model {
         found.and_then(at).is_some_and(|id| id.mark() == mark)
     }
 
-    /// Whether the origin has said that it remembers the rejection of `id` itself.
+    /// Returns whether the origin has acknowledged the rejection of `id`.
     fn is_settled(&self, id: TxnId) -> bool {
         self.entries.iter().any(|entry| match &entry.body {
             EntryBody::Commit(Txn { id: by, settled, .. }) | EntryBody::Reject { id: by, settled, .. } => {
@@ -73,7 +73,7 @@ impl Model {
         })
     }
 
-    /// What must be decided about `txn`, given what was.
+    /// Checks the decision about `txn` against the model.
     fn judge(&mut self, txn: &Txn, decision: Decision) {
         let last = self.last_counter(txn.id);
         match decision {
@@ -123,7 +123,7 @@ impl Model {
     }
 }
 
-/// Transactions in any order with retries and gaps, batches that are kept or undone, an index that lags.
+/// Transactions in any order with retries and gaps, batches that are committed or rolled back, and an index that lags.
 pub fn run(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
@@ -139,7 +139,7 @@ pub fn run(bytes: &[u8]) {
                 sequencer.undo();
                 model.entries.truncate(model.kept);
             }
-            // The index is looked at between batches.
+            // The index is updated only between batches.
             2 if model.kept == model.entries.len() => {
                 let lag = usize::try_from(steps.below(5)).unwrap_or_default();
                 model.applied = model.applied.max(model.kept.saturating_sub(lag));
@@ -148,7 +148,7 @@ pub fn run(bytes: &[u8]) {
             _ => {
                 let origin = steps.origin();
                 let next = model.last_counter(TxnId { origin, ..TxnId::default() }) + 1;
-                // Mostly the next one; now and then one from before, or one too early.
+                // Mostly the next counter; sometimes an earlier one or one that leaves a gap.
                 let counter = match steps.below(8) {
                     0 => next.saturating_sub(1 + steps.below(4)).max(1),
                     1 => next + 1,

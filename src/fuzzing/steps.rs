@@ -1,14 +1,14 @@
-//! Bytes as a sequence of choices, and a small world to make transactions in.
+//! Interprets bytes as a sequence of choices, and generates transactions over a few objects.
 
 use bytes::Bytes;
 
 use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
 
-/// Names of the small world: few, so that transactions meet; one begins like the other.
+/// Few names, so that transactions conflict; some names are prefixes of others.
 const COLLECTIONS: [&str; 2] = ["c", "cc"];
 const KEYS: [&str; 5] = ["a", "ab", "b", "ba", "\u{e4}"];
 
-/// Choices, one byte each. When the bytes are used up, every choice is the first one.
+/// Choices, one byte each. After the last byte, every choice is the first option.
 #[derive(Debug)]
 pub struct Steps<'a>(&'a [u8]);
 
@@ -19,31 +19,31 @@ impl<'a> Steps<'a> {
         Steps(bytes)
     }
 
-    /// Whether nothing is left.
+    /// Returns whether all bytes are used up.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         u64::from(*first) % bound.max(1)
     }
 
-    /// Whether something with a chance of one in `of` happens.
+    /// Returns true with a probability of one in `of`.
     pub fn one_in(&mut self, of: u64) -> bool {
         self.below(of) == of - 1
     }
 
-    /// One of a few origins.
+    /// Returns one of a few origins.
     pub fn origin(&mut self) -> Origin {
         let number = u8::try_from(self.below(3)).unwrap_or_default();
         Origin([number + 1; 16])
     }
 
-    /// The name of one of a few objects.
+    /// Returns the name of one of a few objects.
     pub fn name(&mut self) -> (Collection, Key) {
         let (collections, keys) = (COLLECTIONS.len() as u64, KEYS.len() as u64);
         let mut pick = |of: u64| usize::try_from(self.below(of)).unwrap_or_default();
@@ -71,7 +71,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// A transaction of `id` made when the log stood at `head`.
+    /// Creates a transaction `id`, as if created when the head of the log was `head`.
     pub fn txn(&mut self, id: TxnId, head: Seq) -> Txn {
         let ops = (0..=self.below(3)).map(|_| self.op()).collect();
         let conditions = (0..self.below(3)).map(|_| self.condition(head)).collect();
@@ -85,7 +85,7 @@ fn name_at(collection: usize, key: usize) -> (Collection, Key) {
     (collection, Key::new(KEYS[key]).expect("invariant: a valid key"))
 }
 
-/// All objects of the small world.
+/// Returns the names of all objects.
 pub fn names() -> impl Iterator<Item = (Collection, Key)> {
     (0..COLLECTIONS.len()).flat_map(|collection| (0..KEYS.len()).map(move |key| name_at(collection, key)))
 }

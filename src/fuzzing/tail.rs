@@ -1,4 +1,4 @@
-//! Both ends of a tail: the ring that serves it, the follower that takes it in.
+//! Both ends of a tail: the recent-batch cache that serves it, and the follower that ingests it.
 
 use bytes::Bytes;
 
@@ -19,14 +19,14 @@ fn chain_at(seq: u64) -> Chain {
     u128::from(seq).to_le_bytes()
 }
 
-/// The digest that a state at `seq` has, or another one.
+/// Returns the digest of a state at `seq`, or a different one.
 fn digest_at(seq: u64, right: bool) -> Digest {
     let mut bytes = [u8::from(!right); 32];
     bytes[..8].copy_from_slice(&seq.to_le_bytes());
     Digest::from_bytes(bytes)
 }
 
-/// Blocks with gaps and repeats, runs applied late, bookmarks early and late, right and wrong.
+/// Blocks with gaps and repeats, batches applied late, and bookmarks that are early or late, correct or wrong.
 pub fn follower(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let start = CHECKPOINT_EVERY - steps.below(20);
@@ -81,7 +81,7 @@ pub fn follower(bytes: &[u8]) {
                 if !right && applied.last().is_some_and(|last| *last < seq) {
                     wrong.push(seq);
                 }
-                // Only so many wait; which ones fall out is not promised.
+                // The number of waiting bookmarks is bounded; which ones are evicted is unspecified.
                 if wrong.len() > 8 {
                     return;
                 }
@@ -90,7 +90,7 @@ pub fn follower(bytes: &[u8]) {
     }
 }
 
-/// Blocks of any size pushed with and without gaps; subscribers anywhere. Nobody is ever skipped ahead.
+/// Blocks of any size, pushed with and without gaps, and subscribers at any position. No subscriber may skip entries.
 pub fn ring(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let ring_bytes = usize::try_from(steps.below(200)).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Searches: a query over sources that runs on one webserver, which keeps the results and announces the search in the
-//! log.
+//! Searches: a query over sources that runs on one webserver, which keeps the results and announces the search in
+//! the log.
 //!
 //! [`query`] parses the query text. [`source`] produces rows; each kind of source has its own file. [`engine`] runs a
 //! query as a chain of iterators that buffer little. [`filter`] runs jq in a separate process, so that a runaway filter

@@ -1,10 +1,10 @@
-//! The journey of a transaction, at the level debug, that can be followed over all processes.
+//! Trace of a transaction at level debug, which can be followed over all processes.
 //!
-//! Where it is made it is a span from the moment that it is durable there until it is in the state there; at the datastore, from
-//! its receipt to its commit. Within its span a line is written for each step, and one when the span closes, with the time that
-//! it took. Each names the transaction (`txn`, as ORIGIN/COUNTER, the same everywhere and for ever) and what happened (`step`):
-//! submitted, pushed, received, committed or rejected, applied. From the commit on the sequence (`seq`) is there, too. As
-//! long as nobody wants to see it, it costs one comparison.
+//! On the member that creates a transaction, its span lasts from the moment it is durable there until it is applied to
+//! the state there; on the datastore, from receipt to commit. Within the span one line is logged per step, and one with
+//! the duration when the span closes. Each line names the transaction (`txn`, as ORIGIN/COUNTER, globally unique) and the
+//! event (`step`): submitted, pushed, received, committed or rejected, applied. From the commit on, lines also have the
+//! sequence (`seq`). While disabled, this costs one comparison.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,12 @@ use tracing::{Level, Span, debug, debug_span, enabled, field};
 
 use crate::model::{Entry, EntryBody, MemberName, TxnId};
 
-/// Target of these lines: `GRAVWELL_LOG=warn,gravwell::txn=debug` shows nothing else.
+/// Target of these lines: `GRAVWELL_LOG=warn,gravwell::txn=debug` enables only them.
 const TARGET: &str = "gravwell::txn";
-/// Most spans that are open at a time; what is beyond has its lines, and a span for each.
+/// Maximum number of open spans; beyond it, every line has its own span.
 const OPEN_MAX: usize = 65_536;
 
-/// Where a span is: a webserver without a datastore is both.
+/// Side of a span; a webserver in standalone mode is both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Member,
@@ -37,7 +37,7 @@ fn is_wanted() -> bool {
     if enabled!(target: TARGET, Level::DEBUG) {
         return true;
     }
-    // The level was changed meanwhile: nobody closes them.
+    // The level was changed, so the open spans would never be closed.
     if IS_ANY_OPEN.load(Ordering::Relaxed) && IS_ANY_OPEN.swap(false, Ordering::Relaxed) {
         open().clear();
     }
@@ -70,7 +70,7 @@ fn end(side: Side, id: TxnId) -> Span {
     known.unwrap_or_else(|| span_of(id))
 }
 
-/// A transaction is durable where it was made.
+/// Logs that a transaction is durable on the member that created it.
 pub fn submitted(id: TxnId) {
     if is_wanted() {
         let line = || debug!(target: TARGET, txn = name(id), step = "submitted", "transaction");
@@ -78,7 +78,7 @@ pub fn submitted(id: TxnId) {
     }
 }
 
-/// A transaction was sent to the datastore, for the first time or again.
+/// Logs that a transaction was sent to the datastore, for the first time or again.
 pub fn pushed(id: TxnId) {
     if is_wanted() {
         let line = || debug!(target: TARGET, txn = name(id), step = "pushed", "transaction");
@@ -86,7 +86,7 @@ pub fn pushed(id: TxnId) {
     }
 }
 
-/// The datastore has a transaction before it.
+/// Logs that the datastore has received a transaction.
 pub fn received(id: TxnId, member: &MemberName) {
     if is_wanted() {
         let line = || debug!(target: TARGET, txn = name(id), step = "received", %member, "transaction");
@@ -94,12 +94,12 @@ pub fn received(id: TxnId, member: &MemberName) {
     }
 }
 
-/// The datastore has made transactions durable.
+/// Logs that the datastore has made transactions durable.
 pub fn committed(entries: &[Entry]) {
     decided(Side::Datastore, entries);
 }
 
-/// Transactions are in a replica's state.
+/// Logs that transactions were applied to the state of a replica.
 pub fn applied(entries: &[Entry]) {
     decided(Side::Member, entries);
 }

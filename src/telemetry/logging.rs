@@ -10,13 +10,13 @@ use tracing_subscriber::reload::Error as ReloadError;
 
 use super::output::LogWriter;
 
-/// Form of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -32,12 +32,12 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The level of a process's log, which can be changed while it runs.
+/// Handle of the log level, which can be changed at run time.
 #[derive(Clone)]
 pub struct Level(Arc<dyn Fn(EnvFilter) -> Result<(), ReloadError> + Send + Sync>);
 
 impl Level {
-    /// Takes another level from now on. `GRAVWELL_LOG` in the environment still wins.
+    /// Changes the level. `GRAVWELL_LOG` in the environment takes precedence.
     pub fn set(&self, level: &str) {
         if let Err(error) = (self.0)(filter(level)) {
             tracing::warn!(%error, "the level of logging was not changed");
@@ -52,16 +52,16 @@ fn filter(level: &str) -> EnvFilter {
     })
 }
 
-/// Starts logging; a second call changes nothing. `level` is one of error, warn, info, debug, trace, in any case.
+/// Starts logging; further calls have no effect. `level` is error, warn, info, debug or trace, case-insensitive.
 pub fn start(level: &str, format: LogFormat) -> Level {
-    // Colours are for terminals, not for journals.
+    // Colors are for terminals, not for the systemd journal.
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_writer(LogWriter::default).with_target(false).with_ansi(is_terminal);
-    // What it would say of itself goes to standard error, with a panic where that cannot be written.
+    // Internal errors would be printed to standard error, with a panic if that fails.
     let builder = builder.log_internal_errors(false);
-    // With the time that it took.
+    // Logs the duration of a span when it closes.
     let builder = builder.with_span_events(FmtSpan::CLOSE);
-    // Two forms are two types, which the handle's user need not know.
+    // The two formats have different types, which the closure hides.
     match format {
         LogFormat::Text => {
             let builder = builder.with_env_filter(filter(level)).with_filter_reloading();

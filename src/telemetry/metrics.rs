@@ -1,4 +1,4 @@
-//! Every metric of the system in one table, and the only functions that write them.
+//! Table of all metrics, and the only functions that update them.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::model::{Reason, Seq, Verdict};
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only rises.
+    /// Value that only increases.
     Counter,
-    /// Rises and falls.
+    /// Value that increases and decreases.
     Gauge,
-    /// A distribution.
+    /// Distribution of values.
     Histogram,
 }
 
-/// Name, kind, unit and meaning.
+/// Name, kind, unit and description of every metric.
 pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_health", MetricKind::Gauge, Unit::Count, "1 for the level that applies: good, attention or failed"),
     ("gravwell_commits_total", MetricKind::Counter, Unit::Count, "Transactions committed or rejected"),
@@ -101,7 +101,7 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_panics_total", MetricKind::Counter, Unit::Count, "Panics: faults of the program"),
 ];
 
-/// Tells the recorder what every metric means.
+/// Registers the descriptions of all metrics with the recorder.
 pub fn describe() {
     for (name, kind, unit, help) in TABLE {
         match kind {
@@ -117,45 +117,45 @@ fn set(name: &'static str, value: u64) {
     gauge!(name).set(value as f64);
 }
 
-/// Lines of the log, or of other output, could not be written.
+/// Counts lines of the log, or of other output, that could not be written.
 pub fn log_lines_lost(count: u64) {
     counter!("gravwell_log_lines_lost_total").increment(count);
 }
 
-/// The audit was written.
+/// Records the position of the audit trail after a write.
 pub fn audit(seq: Seq) {
     set("gravwell_audit_seq", seq.0);
 }
 
-/// How large the audit is, and how large it may be.
+/// Records the size of the audit trail and its limit.
 pub fn audit_bytes(bytes: u64, bytes_max: u64) {
     set("gravwell_audit_bytes", bytes);
     set("gravwell_audit_bytes_max", bytes_max);
 }
 
-/// How many entries the audit has not recorded.
+/// Records the number of entries missing from the audit trail.
 pub fn audit_behind(entries: u64) {
     set("gravwell_audit_behind_ops", entries);
 }
 
-/// The audit could not be written.
+/// Counts a failed write of the audit trail.
 pub fn audit_write_failure() {
     counter!("gravwell_audit_write_failures_total").increment(1);
 }
 
-/// A thread or a task has panicked.
+/// Counts a panic of a thread or a task.
 pub fn panic() {
     counter!("gravwell_panics_total").increment(1);
 }
 
-/// The process assessed its health: `level` is one of the words of the metric's label.
+/// Records the health of the process: `level` is a value of the metric's label.
 pub fn health(level: &str) {
     for word in ["good", "attention", "failed"] {
         gauge!("gravwell_health", "level" => word).set(if word == level { 1.0 } else { 0.0 });
     }
 }
 
-/// A batch was committed.
+/// Records a committed batch.
 #[expect(clippy::cast_precision_loss, reason = "a batch has few thousand entries")]
 pub fn batch(entries: usize, head: Seq, took: Duration) {
     counter!("gravwell_commits_total").increment(entries as u64);
@@ -164,12 +164,12 @@ pub fn batch(entries: usize, head: Seq, took: Duration) {
     set("gravwell_head_seq", head.0);
 }
 
-/// A batch was made durable.
+/// Records the duration of making a batch durable.
 pub fn fsync(took: Duration) {
     histogram!("gravwell_fsync_latency_seconds").record(took.as_secs_f64());
 }
 
-/// A transaction was rejected.
+/// Counts a rejected transaction.
 pub fn rejections(reason: &Reason) {
     let label = match reason {
         Reason::ConditionFailed { .. } => "condition",
@@ -181,57 +181,57 @@ pub fn rejections(reason: &Reason) {
     counter!("gravwell_rejections_total", "reason" => label).increment(1);
 }
 
-/// A transaction was not taken for now.
+/// Counts a transaction that was temporarily refused.
 pub fn write_refusal(reason: &'static str) {
     counter!("gravwell_write_refusals_total", "reason" => reason).increment(1);
 }
 
-/// A datastore's clock against the time that entries are given.
+/// Records the difference between a datastore's clock and the time assigned to entries.
 #[expect(clippy::cast_precision_loss, reason = "seconds; what is that large need not be exact")]
 pub fn clock_skew(seconds: i64) {
     gauge!("gravwell_clock_skew_seconds").set(seconds as f64);
 }
 
-/// Whether a datastore waits to be recovered.
+/// Records whether a datastore waits to be recovered.
 pub fn recovery_needed(is_needed: bool) {
     set("gravwell_recovery_needed", u64::from(is_needed));
 }
 
-/// A position did not fit.
+/// Counts a position that was not in sync.
 pub fn verdict(verdict: Verdict) {
     counter!("gravwell_verdicts_total", "verdict" => verdict.to_string()).increment(1);
 }
 
-/// A whole state was sent.
+/// Counts a snapshot that was sent.
 pub fn snapshot_served() {
     counter!("gravwell_snapshots_served_total").increment(1);
 }
 
-/// Members came or went.
+/// Records the number of connected members.
 pub fn subscribers(connected: u64) {
     set("gravwell_subscribers", connected);
 }
 
-/// A member reported its progress.
+/// Records the lag of a member.
 #[expect(clippy::cast_precision_loss, reason = "as for `set`")]
 pub fn member_lag(member: &str, lag_ops: u64) {
     gauge!("gravwell_member_lag_ops", "member" => member.to_owned()).set(lag_ops as f64);
 }
 
-/// Invalid objects of a collection.
+/// Records the number of invalid objects of a collection.
 #[expect(clippy::cast_precision_loss, reason = "as for `set`")]
 pub fn objects_invalid(collection: &'static str, count: usize) {
     gauge!("gravwell_objects_invalid", "collection" => collection).set(count as f64);
 }
 
-/// A compaction was carried out.
+/// Records a completed compaction.
 pub fn compaction(freed_bytes: u64, horizon: Seq) {
     counter!("gravwell_compactions_total").increment(1);
     counter!("gravwell_compaction_freed_bytes_total").increment(freed_bytes);
     set("gravwell_horizon_seq", horizon.0);
 }
 
-/// The log was measured.
+/// Records the size and the positions of the log.
 pub fn log(bytes: u64, segments: u64, horizon: Seq, floor: Seq) {
     set("gravwell_log_bytes", bytes);
     set("gravwell_log_segments", segments);
@@ -239,84 +239,84 @@ pub fn log(bytes: u64, segments: u64, horizon: Seq, floor: Seq) {
     set("gravwell_floor_seq", floor.0);
 }
 
-/// Results were written or cleared away.
+/// Records the size of stored results.
 pub fn result_store(bytes: u64) {
     set("gravwell_result_store_bytes", bytes);
 }
 
-/// Results made room for others.
+/// Counts results that were evicted to make room for others.
 pub fn results_cleared_early() {
     counter!("gravwell_results_cleared_total").increment(1);
 }
 
-/// The disk was measured.
+/// Records the free disk space.
 pub fn disk_free(bytes: u64) {
     set("gravwell_disk_free_bytes", bytes);
 }
 
-/// A replica's outbox was measured.
+/// Records the state of a replica's outbox.
 pub fn outbox(depth: u64, rejected: u64) {
     set("gravwell_outbox_depth", depth);
     set("gravwell_rejected_pending", rejected);
 }
 
-/// A chunk was sent.
+/// Counts a chunk that was sent.
 pub fn chunk_sent(bytes: usize, is_delta: bool) {
     let form = if is_delta { "delta" } else { "whole" };
     counter!("gravwell_chunks_sent_total", "form" => form).increment(1);
     counter!("gravwell_chunk_bytes_sent_total").increment(bytes as u64);
 }
 
-/// A chunk was received.
+/// Counts a chunk that was received.
 pub fn chunk_received(bytes: usize, was_known: bool) {
     let known = if was_known { "yes" } else { "no" };
     counter!("gravwell_chunks_received_total", "known" => known).increment(1);
     counter!("gravwell_chunk_bytes_received_total").increment(bytes as u64);
 }
 
-/// Contents were compared with the chunks that are here.
+/// Records the number of referenced chunks that are missing or lost.
 pub fn chunks_missing(missing: u64, lost: u64) {
     set("gravwell_chunks_missing", missing);
     set("gravwell_chunks_lost", lost);
 }
 
-/// Damaged or missing chunks were fetched again.
+/// Counts corrupt or missing chunks that were repaired.
 pub fn chunks_healed(chunks: u64) {
     counter!("gravwell_chunks_healed_total").increment(chunks);
 }
 
-/// Chunks were collected.
+/// Counts garbage-collected chunks.
 pub fn chunks_collected(chunks: u64) {
     counter!("gravwell_chunks_collected_total").increment(chunks);
 }
 
-/// The chunk store was measured.
+/// Records the size of the chunk store.
 pub fn chunk_store(bytes: u64) {
     set("gravwell_chunk_store_bytes", bytes);
 }
 
-/// A search has begun.
+/// Counts a started search.
 pub fn search_began() {
     counter!("gravwell_searches_started_total").increment(1);
     gauge!("gravwell_searches_running").increment(1.0);
 }
 
-/// What came of a search.
+/// Measurements of a finished search.
 #[derive(Clone, Copy, Debug)]
 pub struct SearchEnded {
-    /// How it ended, in one word.
+    /// Outcome, as a metrics label.
     pub outcome: &'static str,
-    /// Rows that sources gave.
+    /// Rows that sources produced.
     pub rows_read: u64,
     /// Rows in its results.
     pub rows_found: u64,
-    /// Bytes of its results.
+    /// Size of its results, in bytes.
     pub bytes: u64,
-    /// How long it ran.
+    /// Run time.
     pub took: Duration,
 }
 
-/// A search that had begun has ended.
+/// Records a finished search; its start was recorded by [`search_began`].
 pub fn search_ended(ended: SearchEnded) {
     gauge!("gravwell_searches_running").decrement(1.0);
     counter!("gravwell_searches_ended_total", "outcome" => ended.outcome).increment(1);
@@ -326,7 +326,7 @@ pub fn search_ended(ended: SearchEnded) {
     counter!("gravwell_search_result_bytes_total").increment(ended.bytes);
 }
 
-/// A source failed within a search.
+/// Counts a source that failed within a search.
 pub fn search_source_failed(source: String) {
     counter!("gravwell_search_source_failures_total", "source" => source).increment(1);
 }

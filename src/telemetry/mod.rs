@@ -1,4 +1,4 @@
-//! Metrics, structured logs, and what the service manager is told.
+//! Metrics, structured logs, and notifications to the service manager.
 
 pub mod exporter;
 pub mod journey;

@@ -1,4 +1,4 @@
-//! Notifications to systemd; without a service manager they do nothing.
+//! Notifications to systemd; without a service manager they have no effect.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The service is ready.
+/// Notifies that the service is ready.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The service reads its settings again; [`ready`] says when it has.
+/// Notifies that the service is reloading its configuration; [`ready`] ends the reload.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -23,22 +23,22 @@ pub fn reloading() {
     }
 }
 
-/// One line about how things stand.
+/// Sends a one-line status.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// The service is alive.
+/// Notifies that the service is alive.
 pub fn watchdog() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// The service is stopping.
+/// Notifies that the service is stopping.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// How often the service manager wants to hear that the service is alive: half of its patience.
+/// Returns the interval for [`watchdog`], which is half of the service manager's timeout; `None` if it has no watchdog.
 #[must_use]
 pub fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|patience| patience / 2)

@@ -1,7 +1,7 @@
-//! Standard output and standard error of a process: best effort, and in nobody's way.
+//! Standard output and standard error of a process: best effort, never blocking the caller.
 //!
-//! A line is queued and written by a thread of its own. So neither a full disk nor a pipe that is closed, or that is not
-//! read, makes anyone fail or wait; what finds no room or cannot be written is counted and dropped.
+//! A dedicated thread writes the queued lines. A full disk or a pipe that is closed or not read therefore never blocks
+//! callers or makes them fail. Lines that do not fit into the queue or cannot be written are counted and dropped.
 
 use std::collections::VecDeque;
 use std::fmt::Arguments;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use super::metrics;
 
-/// Bytes that wait for a reader at most.
+/// Maximum size of the queue, in bytes.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// How long the end of a process waits for what it has said to be written.
+/// Maximum time that the exit of a process waits for queued lines.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
-/// Pause before a descriptor that does not block is tried again.
+/// Delay before a non-blocking descriptor is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 static ERRORS: OnceLock<Arc<Output>> = OnceLock::new();
@@ -25,7 +25,7 @@ static ANSWERS: OnceLock<Arc<Output>> = OnceLock::new();
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Dropped since a line was last written.
+    /// Number of lines dropped since a line was last written.
     lost: u64,
     is_writing: bool,
     has_writer: bool,
@@ -119,30 +119,30 @@ fn errors() -> &'static Arc<Output> {
     ERRORS.get_or_init(|| Output::start(io::stderr()))
 }
 
-/// Says one line on standard error.
+/// Writes one line to standard error.
 pub fn say(line: Arguments<'_>) {
     errors().put(format!("{line}\n").as_bytes());
 }
 
-/// Says one line on standard output.
+/// Writes one line to standard output.
 pub fn answer(line: Arguments<'_>) {
     ANSWERS.get_or_init(|| Output::start(io::stdout())).put(format!("{line}\n").as_bytes());
 }
 
-/// Waits a moment until what was said is written.
+/// Waits a short time until queued lines are written.
 pub fn flush() {
     for output in [&ERRORS, &ANSWERS].into_iter().filter_map(OnceLock::get) {
         output.flush(FLUSH_PATIENCE);
     }
 }
 
-/// Ends the process after what it has said was written, or after a moment.
+/// Exits the process after queued lines were written, or after a timeout.
 pub fn exit(code: i32) -> ! {
     flush();
     std::process::exit(code);
 }
 
-/// From now on a panic is said like everything else, and counted.
+/// Installs a panic hook that writes panics through this module and counts them.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -155,7 +155,7 @@ pub fn report_panics() {
     }));
 }
 
-/// Where the log's lines go.
+/// Writer for log lines.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogWriter;
 
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits for a turn before each write, and fails when it is given none.
+    /// Waits for a message before each write, and fails if the channel is closed.
     struct Sink(mpsc::Receiver<bool>, mpsc::Sender<Vec<u8>>);
 
     impl Write for Sink {
@@ -206,7 +206,7 @@ mod tests {
         output.flush(Duration::from_millis(10));
         assert!(started.elapsed() < Duration::from_secs(10), "it waits for a reader");
         assert_eq!(output.queue().lost, 96);
-        // What cannot be written is dropped, and the next line is tried all the same.
+        // Lines that cannot be written are dropped, and the writer tries the next one.
         drop((turn, lines));
         output.flush(Duration::from_secs(60));
         let queue = output.queue();

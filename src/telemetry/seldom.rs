@@ -1,9 +1,10 @@
-//! Lines of the log about what others can cause as often as they like: one in an interval, with how many were left out.
+//! Rate limit for log lines about events that others can trigger at will: one line per interval, with the number of
+//! suppressed ones.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines.
+/// Minimum time between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -12,7 +13,7 @@ struct State {
     left_out: u64,
 }
 
-/// Events of one kind.
+/// Rate limiter for one kind of event.
 #[derive(Debug)]
 pub struct Seldom(Mutex<State>);
 
@@ -23,13 +24,13 @@ impl Default for Seldom {
 }
 
 impl Seldom {
-    /// None has happened yet.
+    /// Creates a limiter without any event.
     #[must_use]
     pub const fn new() -> Seldom {
         Seldom(Mutex::new(State { last: None, left_out: 0 }))
     }
 
-    /// One has happened. When it is to be written: how many were left out since the last one that was.
+    /// Records an event. If it should be logged, returns the number of events suppressed since the last logged one.
     pub fn note(&self) -> Option<u64> {
         self.note_at(Instant::now())
     }

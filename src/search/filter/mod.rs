@@ -35,8 +35,8 @@ pub struct Runner {
     /// Processor time limit of one filter, in seconds.
     seconds: u64,
     sandbox: Sandbox,
-    /// Limits on processes of searches and of checks. They are separate so that searches cannot block the checking of
-    /// queries.
+    /// Limits on processes of searches and of checks. They are separate so that searches cannot block the checking
+    /// of queries.
     searches: Arc<Places>,
     checks: Arc<Places>,
     /// Whether it was logged that filters are not fully confined.

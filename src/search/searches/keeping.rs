@@ -112,8 +112,8 @@ impl Searches {
         let (store, stock, search) = (self.store.clone(), Arc::clone(&self.stock), search.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let opened = opened(&store, &stock, &search);
-            // Held until here even if the caller no longer waits: two concurrent fetches would overwrite each other's
-            // file.
+            // Held until here even if the caller no longer waits: two concurrent fetches would overwrite each
+            // other's file.
             drop(place);
             opened
         });

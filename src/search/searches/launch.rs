@@ -47,7 +47,7 @@ pub struct Launch {
     pub since: Option<Moment>,
     /// End of the time range, exclusive, unless the query sets it.
     pub until: Option<Moment>,
-    /// Whether it continues when no client reads its results.
+    /// Whether it is a background search, whose results are kept longer.
     pub background: bool,
     /// Whether it is omitted from the search history.
     pub no_history: bool,
@@ -57,9 +57,9 @@ pub struct Launch {
     pub global: bool,
     /// Name chosen by the user.
     pub name: String,
-    /// How it was started, as reported by the client.
+    /// How it was started, such as `manual`.
     pub method: String,
-    /// Object that started it, as reported by the client.
+    /// Reference to its trigger, as given by the client.
     pub reference: String,
     /// Metadata of the client, stored unchanged.
     pub metadata: Option<Box<serde_json::value::RawValue>>,
@@ -165,8 +165,8 @@ impl Searches {
         Ok(Prepared { query, sources, since, until })
     }
 
-    /// Starts a search. When this returns, the search is running and published in the log. Both happen even if the caller
-    /// stops waiting.
+    /// Starts a search. When this returns, the search is running and its object is committed, or pending while the datastore
+    /// is unreachable. The publication completes even if the caller stops waiting.
     ///
     /// # Errors
     /// If the query is invalid, too many searches run, or this host or the log fails.
@@ -193,7 +193,7 @@ impl Searches {
         launch: Launch,
     ) -> Result<Passing, SearchError> {
         let (live, told) = self.begin(searcher, author, launch, false).await?;
-        // There is no await point before this, so a dropped future always forgets the search.
+        // No await point lies between the start of the search and this, so dropping the future always forgets it.
         let passing = Passing { live, searches: Arc::clone(self) };
         told.await.map_err(std::io::Error::other)??;
         Ok(passing)

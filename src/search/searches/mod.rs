@@ -127,8 +127,8 @@ impl Searches {
     /// If the state is corrupt.
     pub fn around(&self, searcher: &Searcher) -> Result<Surroundings, StoreError> {
         let Searcher { person, reads_resources } = searcher;
-        // Depends on the caller's permissions, not on the user's: a token never grants access that only administrators
-        // have.
+        // Depends on the caller's permissions, not on the user's: a token never grants access that only
+        // administrators have.
         let granted = (!person.admin).then(|| tags_of_person(&self.store, person)).transpose()?;
         let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
         let (reads_resources, all_are_granted) = (*reads_resources, self.options.tags_are_granted);

@@ -150,8 +150,8 @@ impl State {
         its.min_by_key(|(id, kept)| (kept.since, (*id).clone())).map(|(id, _)| id.clone())
     }
 
-    /// Returns the oldest evictable file of the user with the most bytes; users with fewer than `least` bytes are
-    /// skipped.
+    /// Returns the oldest evictable file of the user with the most bytes; users with fewer than `least` bytes
+    /// are skipped.
     fn oldest_of_greatest(&self, least: u64) -> Option<String> {
         let mut users: Vec<_> = self.of_users.iter().filter(|(_, bytes)| **bytes >= least).collect();
         users.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));

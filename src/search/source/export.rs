@@ -5,8 +5,8 @@
 //! JSON format.
 //!
 //! In a row every field is a string. Bytes that are not valid UTF-8 become an array of numbers, and a repeated field
-//! becomes an array. A value in the second form that is longer than [`VALUE_BYTES_MAX`] becomes `null` and is not
-//! buffered.
+//! becomes an array. A value in the second form that is longer than [`VALUE_BYTES_MAX`] becomes `null` and is
+//! not buffered.
 
 use std::ops::Range;
 

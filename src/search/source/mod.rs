@@ -75,8 +75,8 @@ pub struct Surroundings {
     pub all_are_granted: bool,
 }
 
-/// Tags that always need a grant, except for administrators: the journal of a host contains the output of all its
-/// programs.
+/// Tags that always need a grant, except for administrators: the journal of a host contains the output of all
+/// its programs.
 const DELICATE: [&str; 1] = [journal::TAG];
 
 /// Capability needed to read a resource, also through a search.
