@@ -1,9 +1,9 @@
-//! What was archived is applied only where nothing became of the object that its maker did not see.
+//! Archived changes are applied only to objects that nobody else changed in a way that their author did not see.
 
 use crate::fleet::{Fleet, Process};
 
-/// A member that accepted puts of `keys` while it was cut off, was revoked before it could push them, and is enrolled again:
-/// they are archived.
+/// Returns a fleet with a member that accepted puts of `keys` while it was offline and was revoked before it could push
+/// them. After it was enrolled again, the puts are archived.
 fn archived(keys: &[&str]) -> (Fleet, Process, Process, Process) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -39,7 +39,7 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
         let output = fleet.run("b", &[&["quarantine", "apply", "1"], more].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    // Nobody knows now what was deleted at the datastore.
+    // While the datastore is unreachable, the member cannot check what was deleted there.
     datastore.terminate();
     fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
     let (code, said) = apply(&[]);
@@ -63,7 +63,7 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
     for key in ["made-and-deleted", "there"] {
         assert!(!fleet.run("a", &["get", "c", key]).status.success(), "{key} stays deleted");
     }
-    // Who wants it back says so.
+    // The operator can force it.
     assert_eq!(apply(&["--force"]).0, Some(0));
     fleet.converges(&["a", "b"]);
     assert!(fleet.ok("a", &["get", "c", "made-and-deleted"]).contains("archived"));

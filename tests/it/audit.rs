@@ -1,4 +1,4 @@
-//! The audit: nobody who is recorded in it can make it shorter, and what happens to its files is found.
+//! The audit trail: no recorded user can shorten it, and changes of its files are detected.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::fleet::Fleet;
 use crate::web::{Web, client::Client};
 
-/// Every row of the last hour that a query finds.
+/// Returns the rows of the last hour that match a query.
 fn search(admin: &Client, query: &str) -> Vec<Value> {
     let body = json!({ "SearchString": query, "Format": "json", "Duration": "1h" });
     let answer = admin.post("/api/search/direct", &body);
@@ -25,7 +25,7 @@ fn listed(fleet: &Fleet) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// As many writes as one user makes in a quarter of a minute, put in by the quickest way.
+/// Imports as many writes as one user can make in fifteen seconds, in the fastest way.
 fn flood(fleet: &Fleet) {
     let line = |n: usize| {
         format!(
@@ -49,7 +49,7 @@ fn p14_every_act_is_found_after_a_flood_a_compaction_and_a_malformed_row() {
     let gid = admin.made("/api/groups", &json!({ "Name": "team" }));
     admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
     admin.changed(&format!("/api/users/{uid}/admin"), &json!({}));
-    // Rows as deep as they may be, and of no form that there is.
+    // Values nested to the maximum depth and of an invalid format.
     let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
     fleet.ok("d", &["put", "dashboards", "7", "--value", &deep]);
     fleet.ok("d", &["put", "dashboards", "8", "--value", "\"no dashboard\""]);
@@ -149,7 +149,7 @@ fn p14_a_change_of_the_files_is_found_and_the_damaged_audit_is_kept() {
     fleet.wait("a new one says so", || listed(&fleet).iter().any(|row| row["op"] == "audit-damaged"));
     assert!(listed(&fleet).iter().any(|row| row["key"] == "3"), "the log is read again");
     datastore.terminate();
-    // It is said until an administrator has seen it.
+    // It is reported until an administrator has acknowledged it.
     let datastore = fleet.datastore();
     fleet.wait("the status says so", || fleet.status("d")["health"].to_string().contains("audit_damaged"));
     let verified = fleet.run("d", &["audit", "verify", "--json"]);
@@ -171,7 +171,7 @@ fn p14_a_change_of_the_files_is_found_and_the_damaged_audit_is_kept() {
     assert_eq!(fleet.run("d", &["status"]).status.code(), Some(0), "it is known after a restart, too");
 }
 
-/// Rows of acts of a kind.
+/// Returns the rows of one kind of action.
 fn acts(admin: &Client, kind: &str) -> Vec<Value> {
     search(admin, &format!(r#"tag=audit | select(.op == "{kind}")"#))
 }
@@ -193,7 +193,7 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
         (&failed["user"], &failed["uid"], &failed["from"], &failed["member"]),
         (&json!("bob"), &uid, &json!("127.0.0.1"), &json!("a"))
     );
-    // A token shows once, however often it is used; a download once a minute.
+    // The use of a token is recorded once, and a download once a minute.
     let token = admin.made("/api/tokens", &json!({ "name": "nightly", "capabilities": ["ResourceRead"] }));
     let guid = admin.made("/api/resources", &json!({ "ResourceName": "r" }))["GUID"].clone();
     let with_token = web.nobody().with("Gravwell-Token", token["token"].as_str().expect("a value"));
@@ -201,7 +201,7 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
     for _ in 0..20 {
         with_token.get(&raw);
     }
-    // Who acts as somebody else is known by both names.
+    // Impersonation is recorded with both names.
     let session = admin.ok("POST", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
     let as_bob = web.nobody().with("Authorization", &format!("Bearer {session}"));
     as_bob.made("/api/dashboards", &json!({ "Name": "of bob" }));
@@ -215,7 +215,7 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
     assert!(begun.iter().any(|row| row["user"] == "admin"), "{begun:?}");
     let made = search(&admin, r#"tag=audit | select(.collection == "dashboards")"#);
     assert_eq!((&made[0]["user"], &made[0]["by"]), (&json!("bob"), &json!("admin")), "{made:?}");
-    // What happens while the datastore is away comes later, also after a crash of this webserver.
+    // Events during a datastore outage are recorded later, even after a crash of this webserver.
     datastore.kill();
     fail("carol");
     let stored = || {

@@ -1,5 +1,5 @@
-//! The authority's rotation: with members that run and members that do not, over kills in each step, with sealed copies of each
-//! phase, and taken back.
+//! Rotation of the CA: with online and offline members, with processes killed in each step, with encrypted CA backups of
+//! each phase, and with an abort.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ fn refused(fleet: &Fleet, step: &[&str]) -> String {
     fleet.refused("d", &[&ROTATE, step].concat())
 }
 
-/// How far a member is, as the datastore knows it.
+/// Returns a member's progress in the rotation, as known to the datastore.
 fn stage(fleet: &Fleet, member: &str) -> String {
     let status = rotate(fleet, &["status"]);
     let members = status["members"].as_array().expect("members");
@@ -33,7 +33,7 @@ fn wait_stage(fleet: &Fleet, member: &str, wanted: &str) {
     fleet.wait(&format!("{member} is at {wanted}"), || stage(fleet, member) == wanted);
 }
 
-/// Number of roots that a member trusts.
+/// Returns the number of roots that a member trusts.
 fn roots(fleet: &Fleet, member: &str) -> usize {
     let text = std::fs::read_to_string(fleet.dir(member).join("identity/member.json")).expect("reads");
     text.matches("BEGIN CERTIFICATE").count() - 1
@@ -44,7 +44,7 @@ fn wait_roots(fleet: &Fleet, member: &str, wanted: usize) {
     fleet.wait(&format!("{member} trusts {wanted} roots"), || roots(fleet, member) == wanted);
 }
 
-/// Since when a member's connection lasts.
+/// Returns the start time of a member's connection.
 fn since(fleet: &Fleet, member: &str) -> Value {
     let text = fleet.ok("d", &["presence", "--json"]);
     let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -67,7 +67,7 @@ fn datastore_restarted(fleet: &Fleet, former: Process) -> Process {
     fleet.datastore()
 }
 
-/// A datastore with two members that have a rotation behind them, but for its end.
+/// Returns a datastore and two members that have completed every step of a rotation except `finish`.
 fn begun() -> (Fleet, Process, Process, Process) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -103,14 +103,14 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
         wait_stage(&fleet, member, "new");
         assert_eq!(roots(&fleet, member), 2, "{member}");
     }
-    // Who has no process of its own does it with the next command.
+    // A member without a running process participates with its next command.
     let said = refused(&fleet, &["finish"]);
     assert!(said.contains("new authority: lb, ops."), "{said}");
     fleet.ok("ops", &["members"]);
     fleet.ok("lb", &["presence"]);
     ["lb", "ops"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "new", "{member}"));
 
-    // A token from before is good until the end, and so is one that is made meanwhile.
+    // Tokens created before and during the rotation are valid until it finishes.
     put(&fleet, "b", "2");
     fleet.ok("early", &["join", early.trim()]);
     let _early = fleet.replica("early");
@@ -132,7 +132,7 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     assert!(!said.status.success() && !fleet.dir("void/identity").exists(), "{said:?}");
     let _fresh = fleet.member("fresh");
 
-    // What signed by the new authority alone holds over a restart of everybody.
+    // Certificates of the new CA remain valid after all processes restart.
     let datastore = datastore_restarted(&fleet, datastore);
     ["a", "b", "r", "fresh"].iter().for_each(|member| fleet.wait_connected(member));
     put(&fleet, "b", "4");
@@ -140,7 +140,7 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     let acts = fleet.ok("d", &["audit", "ls"]);
     assert!(acts.contains("begin its rotation") && acts.contains("end its rotation"), "{acts}");
 
-    // And once more, to another one.
+    // A second rotation, to yet another CA.
     rotate(&fleet, &["begin"]);
     for member in ["a", "b", "r", "early", "late", "fresh"] {
         wait_stage(&fleet, member, "new");
@@ -159,7 +159,7 @@ fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_aga
     let (a, b, c) = (fleet.member("a"), fleet.member("b"), fleet.member("c"));
     put(&fleet, "a", "1");
     fleet.converges(&["a", "b", "c"]);
-    // One is away from the beginning to the end, one knows of the new authority and has no certificate of it.
+    // One member is offline during the whole rotation; another knows the new CA but has no certificate of it.
     a.terminate();
     rotate(&fleet, &["begin"]);
     ["b", "c"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
@@ -169,7 +169,7 @@ fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_aga
     assert_eq!(stage(&fleet, "b"), "taken_back");
     let b = fleet.replica("b");
     wait_stage(&fleet, "b", "present");
-    // Nobody gets a certificate that another one cannot judge.
+    // No member gets a certificate that another member cannot verify.
     c.pause();
     rotate(&fleet, &["begin"]);
     wait_stage(&fleet, "b", "trusts_both");
@@ -229,7 +229,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     let before = rotate(&fleet, &["status"])["current"].clone();
     for round in 0..2 {
         let next = rotate(&fleet, &["begin"])["next"].clone();
-        // Killed at once: members have heard of it, or not.
+        // Killed immediately, so members may or may not have been notified.
         datastore = datastore_restarted(&fleet, datastore);
         a = restarted(&fleet, a, "a");
         assert_eq!(rotate(&fleet, &["status"])["next"], next, "round {round}");
@@ -237,7 +237,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
         a = restarted(&fleet, a, "a");
         datastore = datastore_restarted(&fleet, datastore);
         ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
-        // What was not written down yet when it was killed is learnt again: until then `finish` waits.
+        // State that was not stored before the kill is learned again; until then `finish` waits.
         ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
         rotate(&fleet, &["abort"]);
         datastore = datastore_restarted(&fleet, datastore);
@@ -249,7 +249,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
         assert_eq!(rotate(&fleet, &["status"])["current"], before);
         put(&fleet, "a", &format!("round-{round}"));
     }
-    // The commands, killed at any point.
+    // The commands, killed at arbitrary points.
     for moment in 0..6 {
         for step in ["begin", "abort"] {
             let mut command = fleet.command("d", &[&ROTATE[..], &[step]].concat());
@@ -261,7 +261,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
         }
     }
     let _ = fleet.run("d", &[&ROTATE[..], &["abort"]].concat());
-    // While the datastore does not run.
+    // While the datastore is stopped.
     datastore.terminate();
     rotate(&fleet, &["begin"]);
     assert!(refused(&fleet, &["finish"]).contains("new authority: a, b."));
@@ -279,7 +279,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     drop(datastore);
 }
 
-/// The files of a trust directory, copied.
+/// Copies the files of a trust directory.
 fn copy_of(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("makes");
     for entry in std::fs::read_dir(from).expect("lists") {
@@ -298,7 +298,7 @@ fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
     rotate(&fleet, &["finish"]);
     let done = fleet.dir("done");
     copy_of(&trust, &done);
-    // The former one is noted; the new key is in place; everything is.
+    // The steps: record the former CA, install the new key, complete.
     let steps: [&dyn Fn(); 3] = [
         &|| {
             std::fs::copy(done.join("former.json"), trust.join("former.json")).expect("copies");
@@ -310,7 +310,7 @@ fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
         std::fs::remove_dir_all(&trust).expect("removes");
         copy_of(&kept, &trust);
         steps[..count].iter().for_each(|step| step());
-        // Looked at while it does not run, nothing is changed.
+        // Reading the status of a stopped datastore changes nothing.
         let looked = rotate(&fleet, &["status"]);
         let is_done = count >= 2;
         let expected = if is_done { (&looked["current"], Value::Null) } else { (&looked["next"], next.clone()) };
@@ -331,7 +331,7 @@ fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
 
 #[test]
 fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
-    // The copy is from the overlap, and the rotation has ended since: members trust the new authority alone.
+    // The backup is from the overlap, and the rotation was finished later: members trust only the new CA.
     let (fleet, datastore, _a, b) = begun();
     let key = key_of(&fleet);
     let overlap = fleet.dir("overlap").display().to_string();
@@ -352,7 +352,7 @@ fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
     let moment = std::time::SystemTime::now();
     assert_eq!(rotate(&fleet, &["finish"])["current"], next);
 
-    // The copy is from after the end.
+    // The backup was made after the rotation finished.
     let after = escrow_since(&fleet, "a", moment);
     destroy(&fleet, datastore);
     let report = recover(&fleet, &["--authority", &after, "--recovery-key", &key, "--expect", "1"]);
@@ -364,7 +364,7 @@ fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
     assert_eq!(rotate(&fleet, &["status"])["current"], next);
     datastore.terminate();
 
-    // A copy of the former authority is named as one.
+    // A backup of the former CA is reported as such.
     std::fs::remove_file(fleet.dir("d/trust/members.json")).expect("removes");
     std::fs::remove_file(fleet.dir("d/trust/members.copy")).expect("removes");
     let said = fleet.run("d", &["authority", "restore", &overlap, "--recovery-key", &key]);

@@ -1,4 +1,5 @@
-//! Backups: made under load, restored to any moment, verified, refused when damaged; and undoing without one.
+//! Backups: created under load, restored to any point in time, verified, and rejected when corrupt; and reverting without
+//! a backup.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ fn json(fleet: &Fleet, name: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// A datastore with small segments, a member, and a place for backups.
+/// Returns a datastore with small segments, a member, and a path for backups.
 fn fleet() -> (Fleet, Process, Process, String) {
     let mut fleet = Fleet::new();
     fleet.datastore_flags = ["--segment-mb", "1", "--history-ops", "100000"].map(String::from).into();
@@ -38,7 +39,7 @@ fn follows(fleet: &Fleet, former: u64) {
     });
 }
 
-/// The states at three moments, restored from `place`, are what `export --at` printed then.
+/// Checks that the states at these sequences, restored from `place`, equal the earlier output of `export --at`.
 fn moments_are_restored(fleet: &Fleet, place: &str, moments: &[(u64, String)]) {
     for (seq, export) in moments {
         let name = format!("restored-{seq}");
@@ -76,7 +77,7 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
         .map(|_| 1 + dice.below(head(&fleet)))
         .map(|seq| (seq, fleet.ok("d", &["export", "--at", &seq.to_string()])))
         .collect();
-    // What the log forgets, the backups do not.
+    // Entries that the log compacts away remain in the backups.
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     let after = json(&fleet, "d", &["backup", "create", &place]);
     assert!(after["horizon"].as_u64() > Some(0), "{after}");
@@ -87,7 +88,7 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     assert_eq!(digests.last().unwrap()["digest"], fleet.status("d")["digest"]);
     assert_eq!(fleet.export("d"), fleet.export("a"));
 
-    // Only the last is kept; it is whole, and the moments before its horizon are not covered any more.
+    // Only the last backup is kept and is complete; positions before its horizon are no longer covered.
     let rehearsed = json(&fleet, "d", &["backup", "prune", &place, "--keep-last", "1", "--dry-run"]);
     let pruned = json(&fleet, "d", &["backup", "prune", &place, "--keep-last", "1"]);
     assert_eq!(rehearsed["removed"], pruned["removed"]);
@@ -99,7 +100,7 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("what can be restored"), "{refused:?}");
     assert_eq!(fleet.run("d", &["backup", "prune", &place]).status.code(), Some(1), "nothing to keep is refused");
 
-    // A damaged piece is named, and nothing is put in place.
+    // A corrupt pack file is named, and nothing is restored.
     let pieces = files(&fleet.dir("backups/pieces"));
     let piece = &pieces[dice.below(pieces.len() as u64) as usize];
     let mut bytes = std::fs::read(piece).expect("reads");
@@ -150,7 +151,7 @@ fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_h
     assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &3.into()));
     assert!(fleet.ok("d", &["generations"]).contains("restored"));
 
-    // The same on a new host: the authority comes out of the backup.
+    // The same on a new host: the CA is restored from the backup.
     fleet.ok("d", &["backup", "create", &place]);
     datastore.kill();
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
@@ -180,10 +181,10 @@ fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_t
     fleet.converges(&["a"]);
     a.terminate();
     datastore.terminate();
-    // As on a host that has never heard of the first: the log that would tell is not there.
+    // As on a host that has never seen the first restore: the log that would reveal it is missing.
     std::fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
     std::fs::remove_file(fleet.dir("d/generations.json")).expect("removes");
-    // Generations that do not know of each other are numbered by the clock and random bits.
+    // Generations created independently are numbered by the clock and random bits.
     let second = restore();
     assert!(second > first && second < 1 << 53, "{first}, {second}");
     let _datastore = fleet.datastore();
@@ -313,7 +314,7 @@ fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     assert!(!text.contains("hash"), "secrets are not printed");
     let same = fleet.run("d", &["diff", "--from", &then, "--to", &then]);
     assert_eq!(same.status.code(), Some(0));
-    // Either side may end first.
+    // Either end of the range may come first.
     let backwards = fleet.run("d", &["diff", "--from", &head(&fleet).to_string(), "--to", &then]);
     let text = String::from_utf8_lossy(&backwards.stdout).into_owned();
     assert_eq!((backwards.status.code(), String::from_utf8_lossy(&backwards.stderr).as_ref()), (Some(1), ""));
@@ -333,7 +334,7 @@ fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     assert_eq!(fleet.run("a", &["get", "b", "new"]).status.code(), Some(1));
 }
 
-/// Needs an S3-compatible server: `docs/testing.md` says how to start one.
+/// Needs an S3-compatible server; see `docs/testing.md`.
 #[test]
 fn backups_in_an_s3_store_are_as_good_as_in_a_directory() {
     let Ok(endpoint) = std::env::var("GRAVWELL_S3_ENDPOINT") else {

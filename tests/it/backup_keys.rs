@@ -1,4 +1,4 @@
-//! The key of backups: made once, kept apart from them, found again, and named when it is missing.
+//! The backup key: created once, stored apart from the backups, recovered, and named when it is missing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
         "{again:?}"
     );
 
-    // Elsewhere it opens with that key, and the words say which one is missing.
+    // On another host the backup opens only with that key, and the error names the missing key.
     let (missing, other) =
         (fleet.dir("r/backup.key").display().to_string(), fleet.dir("other.key").display().to_string());
     let elsewhere = fleet.dir("elsewhere").display().to_string();
@@ -75,7 +75,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     let (export, recovery) = (fleet.export("d"), key_of(&fleet));
     let backup_key = std::fs::read_to_string(fleet.backup_key()).expect("reads");
 
-    // The file alone is gone: what runs beside the recovery key finds the copy in the place.
+    // If only the key file is lost, the recovery key opens the encrypted copy stored with the backups.
     std::fs::remove_file(fleet.backup_key()).expect("removes");
     fleet.ok("d", &["backup", "list", &place]);
     assert!(!Path::new(&fleet.backup_key()).exists(), "a command that reads changes nothing");
@@ -83,7 +83,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     assert!(String::from_utf8_lossy(&again.stderr).contains("is back from its sealed copy"), "{again:?}");
     assert_eq!(std::fs::read_to_string(fleet.backup_key()).expect("reads"), backup_key);
 
-    // The disk is gone.
+    // The disk is lost.
     datastore.kill();
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
     let said = fleet.refused("d", &["restore", &place]);
@@ -119,7 +119,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     assert!(String::from_utf8_lossy(&asked.stdout).contains("NOT ENCRYPTED"), "{asked:?}");
     assert!(holds(&plain, secret) && !Path::new(&fleet.backup_key()).exists());
 
-    // A chain that is plain goes on so, and each backup says what that means.
+    // An unencrypted backup repository stays unencrypted, and each backup warns about it.
     fleet.ok("d", &["put", "c", "k2", "--value", "1"]);
     let next = fleet.run("d", &["backup", "create", &plain, "--json"]);
     let said = String::from_utf8_lossy(&next.stderr).into_owned();
@@ -129,7 +129,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     assert!(!Path::new(&fleet.backup_key()).exists(), "no key is made for nothing");
     fleet.ok("x", &["backup", "verify", &plain, "--all"]);
 
-    // An encrypted one is not made plain.
+    // An encrypted repository does not become unencrypted.
     assert_eq!(fleet.json("d", &["backup", "create", &encrypted])["encryption"], "key");
     let said = fleet.refused("d", &["backup", "create", &encrypted, "--plain"]);
     assert!(said.contains("encrypted already"), "{said}");
@@ -138,7 +138,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     let made: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
     assert_eq!(made["encryption"], "none");
 
-    // A key beside what it opens is no key.
+    // A key stored next to the backups does not protect them.
     let parent = fleet.dir("d").parent().expect("a parent").display().to_string();
     for (place, flags) in [(&parent, &[][..]), (&at("fourth"), &["--key-file", &at("fourth/../fourth/key")])] {
         let said = fleet.refused("d", &[&["backup", "create", place][..], flags].concat());
@@ -147,7 +147,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     assert!(!fleet.dir("fourth").exists() && !fleet.dir("gravwell-backup.json").exists());
 }
 
-/// What begins a place that is not encrypted.
+/// Header file of an unencrypted repository.
 const PLAIN_HEAD: &str =
     r#"{"gravwell-backup-repository":1,"id":"00112233445566778899aabbccddeeff","salt":null,"proof":null}"#;
 
@@ -162,7 +162,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     let said = fleet.ok("d", &["backup", "list", &place]);
     assert!(said.contains(&format!("encrypted with the backup key {key}")), "{said}");
 
-    // Whoever can write there begins another one in its place.
+    // An attacker with write access replaces the repository.
     let head = fleet.dir("backups/gravwell-backup.json");
     let good = std::fs::read(&head).expect("reads");
     std::fs::remove_dir_all(&place).expect("wipes");
@@ -187,7 +187,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
         assert!(!holds(&place, secret), "nothing was written in the clear");
     };
     are_refused(&format!("it was encrypted with the backup key {key}"));
-    // Without what was noted the key itself says it, and without the key what was noted.
+    // Either the recorded note or the key itself is enough to detect the replacement.
     let (notes, file) = (fleet.dir("d/backup.places"), fleet.backup_key());
     let noted = std::fs::read(&notes).expect("reads");
     std::fs::remove_file(&notes).expect("removes");
@@ -195,12 +195,12 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     std::fs::write(&notes, noted).expect("writes");
     std::fs::rename(&file, fleet.dir("elsewhere.key")).expect("moves");
     are_refused("when it was last used from here");
-    // On a host that knows nothing, who brings the recovery key is asked.
+    // On a host without this knowledge, a given recovery key makes the command ask.
     let said = fleet.refused("r", &["restore", &place, "--recovery-key", &recovery]);
     assert!(said.contains("the recovery key was given") && said.contains("--plain"), "{said}");
     assert!(!fleet.dir("r/log").exists());
 
-    // It is meant so only when it is said, and a restore says first what it is from.
+    // It is accepted only when explicitly requested, and a restore first reports what it restores from.
     fleet.ok("d", &["backup", "create", &place, "--plain"]);
     assert!(holds(&place, secret));
     assert!(fleet.ok("d", &["backup", "list", &place, "--plain"]).contains("NOT ENCRYPTED"));
@@ -233,7 +233,7 @@ fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_wh
     }
 }
 
-/// Kills, spread over how long a first backup takes.
+/// Number of kills, spread over the duration of a first backup.
 const KILLS: u32 = 12;
 
 #[test]

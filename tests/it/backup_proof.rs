@@ -1,4 +1,4 @@
-//! What backups take over from earlier ones: only what is proven to be the datastore's own, and is still in its place.
+//! Backups reuse data of earlier ones only if it is proven to be the datastore's own and is still stored.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Process};
 use crate::full_disk::Small;
 
-/// A datastore and a place for backups.
+/// Returns a datastore and a path for backups.
 fn fleet() -> (Fleet, Process, String) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -17,7 +17,7 @@ fn fleet() -> (Fleet, Process, String) {
     (fleet, datastore, place)
 }
 
-/// Writes so many objects of 3 KB that no other run of it writes.
+/// Writes `count` objects of 3 KB that are unique to this run.
 fn load(fleet: &Fleet, run: &str, count: u32) {
     let mut lines = String::new();
     for number in 0..count {
@@ -45,7 +45,7 @@ fn verified(fleet: &Fleet, place: &str, what: &[&str]) {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Manifests of a place that is not encrypted, in the order of their numbers.
+/// Returns the manifests of an unencrypted repository, in numerical order.
 fn manifests(place: &str) -> Vec<(PathBuf, Value)> {
     let mut found = files(&Path::new(place).join("manifests"));
     found.sort_by_key(|path| path.to_str().unwrap().rsplit('-').next().unwrap().to_owned());
@@ -62,8 +62,8 @@ fn write_manifest(path: &Path, manifest: &Value) {
     std::fs::write(path, format!("{body}\n{}\n", blake3::hash(body.as_bytes()).to_hex())).expect("writes");
 }
 
-/// Makes the last backup one of a version that believed a header: its second piece is one of another history, and nothing says
-/// that it was checked.
+/// Rewrites the last backup as if made by a version that trusted headers: its second pack file belongs to another
+/// history, and it is not marked as checked.
 fn poison(place: &str, foreign: &str) -> String {
     let (path, mut manifest) = manifests(place).pop().unwrap();
     let segment = manifest["segments"][0].as_object_mut().unwrap();
@@ -73,7 +73,7 @@ fn poison(place: &str, foreign: &str) -> String {
     manifest["id"].as_str().unwrap().to_owned()
 }
 
-/// The name of a piece of other records, which is in the place like any other.
+/// Stores a pack file of other records in the repository and returns its name.
 fn foreign_piece(place: &str) -> String {
     let bytes = vec![7; 1 << 20];
     let name = blake3::hash(&bytes).to_hex().to_string();
@@ -97,7 +97,7 @@ fn p13_an_older_copy_that_backs_up_to_the_same_place_spoils_no_backup() {
     let own = fleet.export("d");
     datastore.terminate();
 
-    // The older copy is brought up in its place: first it has only less, then other records.
+    // The older copy replaces the original: at first it only has less, later it has other records.
     std::fs::rename(fleet.dir("d"), fleet.dir("real")).expect("renames");
     std::fs::rename(fleet.dir("older"), fleet.dir("d")).expect("renames");
     let older = fleet.datastore();
@@ -115,7 +115,7 @@ fn p13_an_older_copy_that_backs_up_to_the_same_place_spoils_no_backup() {
     for run in ["d", "e"] {
         load(&fleet, run, 400);
         let made = create();
-        // What the second one adds is less than what there is.
+        // The second backup adds less than the total.
         assert!(run == "d" || made["new_bytes"].as_u64() < made["bytes"].as_u64().map(|bytes| bytes / 2), "{made}");
         verified(&fleet, &place, &["--all"]);
     }
@@ -149,7 +149,7 @@ fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_
     assert_eq!(bad.status.code(), Some(3), "{bad:?}");
     assert!(String::from_utf8_lossy(&bad.stderr).contains(&poisoned[1]), "{bad:?}");
 
-    // The sound one is no rule's choice, and the only one that can be restored.
+    // No retention rule selects the sound backup, but it is the only one that can be restored.
     let pruned = fleet.run("d", &["backup", "prune", &place, "--keep-last", "1", "--json"]);
     assert_eq!(pruned.status.code(), Some(3), "{pruned:?}");
     let said = String::from_utf8_lossy(&pruned.stderr).into_owned();
@@ -159,7 +159,7 @@ fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_
     assert_eq!(pruned["removed"], serde_json::json!([]), "those that reach further than any sound one stay");
     verified(&fleet, &place, &["--id", &sound]);
 
-    // Nothing was committed since, and a whole one is made all the same.
+    // Although nothing was committed in between, a full backup is made.
     let healed = create();
     assert_eq!(healed["is_new"], true, "{healed}");
     verified(&fleet, &place, &[]);
@@ -194,7 +194,7 @@ fn p10_pieces_that_a_place_has_lost_are_stored_again() {
     verified(&fleet, &place, &[]);
 }
 
-/// A file that a process left behind when it was killed, as it was named before the host was in its name.
+/// Creates a leftover file of a killed process, with the naming scheme from before the host became part of the name.
 fn left_behind(place: &str, name: &str) -> PathBuf {
     let path = Path::new(place).join("pieces/aa");
     std::fs::create_dir_all(&path).expect("creates");
@@ -241,7 +241,7 @@ fn p15_a_full_place_keeps_nothing_unfinished_and_can_be_pruned() {
     assert!(refused.contains("no room") && refused.contains("prune"), "{refused}");
     assert_eq!(unfinished(&place), Vec::<PathBuf>::new());
     small.fill();
-    // Not a byte is free any more: what cannot be made leaves what is there as it is.
+    // Not a byte is free: operations that fail leave existing data unchanged.
     assert!(fleet.refused("d", &["backup", "create", &place]).contains("no room"));
     verified(&fleet, &place, &["--all"]);
     for _ in 0..2 {
@@ -252,7 +252,7 @@ fn p15_a_full_place_keeps_nothing_unfinished_and_can_be_pruned() {
     assert!(pruned["bytes"].as_u64() > Some(1 << 20), "{pruned}");
     assert_eq!(unfinished(&place), Vec::<PathBuf>::new());
     verified(&fleet, &place, &["--all"]);
-    // It can be done again.
+    // It can be repeated.
     small.top_up();
     fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
     small.empty();

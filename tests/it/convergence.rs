@@ -162,7 +162,7 @@ fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
     let again = import();
     assert!(again.status.success() && said(&again).contains("10 taken before"), "{again:?}");
     assert_eq!(fleet.status("a")["outbox"], 10);
-    // Another file in its place is not taken for it while it waits.
+    // Another file at the same path is not confused with the pending one.
     fs_write(&file, &lines(100));
     assert!(!import().status.success());
     a.kill();
@@ -174,7 +174,7 @@ fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
     let resumed = import();
     assert!(resumed.status.success() && said(&resumed).contains("10 taken before"), "{resumed:?}");
     assert_eq!(fleet.status("d")["head"].as_u64(), Some(head), "nothing twice");
-    // All of it is decided now: the next one is a new one, whatever is in the file.
+    // Once everything is resolved, the next import is a new one, whatever the file contains.
     for start in [0, 200] {
         fs_write(&file, &lines(start));
         let new = import();

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::fleet::{Dice, Fleet, History, takes_less_than};
 
-/// How many times processes are killed; more with `GRAVWELL_KILLS`.
+/// Returns how many times processes are killed; set `GRAVWELL_KILLS` for more.
 fn kills() -> u64 {
     std::env::var("GRAVWELL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
 }

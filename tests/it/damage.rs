@@ -117,7 +117,7 @@ fn a_full_disk_refuses_puts_and_still_reads_deletes_and_compacts() {
     fleet.ok("d", &["put", "c", "k2", "--value", "1"]);
     let free_mb = fleet.status("d")["disk_free_bytes"].as_u64().unwrap() >> 20;
     datastore.terminate();
-    // The watermark is put above what is free: to the datastore the disk is as good as full.
+    // The watermark is set above the free space, so for the datastore the disk is full.
     fleet.datastore_flags = vec!["--min-free-mb".into(), (free_mb * 2).to_string()];
     let datastore = fleet.datastore();
     assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1), "it reports it before anything is written");

@@ -1,5 +1,5 @@
-//! Witnesses of a lost history: the state index, the register, members, a directory that is missing. Each is kept, named and
-//! obeyed, at any position of the log.
+//! Witnesses of a lost history: the state index, the member registry, members, and a missing directory. Each is kept,
+//! named and respected at any position of the log.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ fn put(fleet: &Fleet, at: &str, keys: std::ops::Range<u32>) {
     fleet.ok(at, &["import", file.to_str().expect("text")]);
 }
 
-/// The datastore does not start, and says why.
+/// Checks that the datastore does not start, and why.
 #[track_caller]
 fn does_not_start(fleet: &Fleet, words: &[&str]) {
     let before = fleet.log_of("d").len();
@@ -35,7 +35,8 @@ fn does_not_start(fleet: &Fleet, words: &[&str]) {
     words.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
 }
 
-/// The datastore serves, takes no writes, and says why: to whoever writes, in its status, in its findings.
+/// Checks that the datastore serves reads, rejects writes, and reports the reason to writers, in its status and in
+/// its findings.
 #[track_caller]
 fn waits(fleet: &Fleet, words: &str) {
     fleet.wait("it says that it waits to be recovered", || {
@@ -54,7 +55,7 @@ fn waits(fleet: &Fleet, words: &str) {
     assert!(!fleet.run("d", &["compact"]).status.success(), "what may be missing is not made unprovable");
 }
 
-/// A fleet whose log went on after it was copied to `old`; stopped.
+/// Returns a stopped fleet whose log continued after it was copied to `old`.
 fn rolled(fleet: &Fleet, with_member: bool) -> String {
     let datastore = fleet.datastore();
     let member = with_member.then(|| fleet.member("a"));
@@ -159,7 +160,7 @@ fn p13_a_log_that_is_missing_is_not_begun_anew_beside_an_index() {
     let datastore = fleet.datastore();
     assert_eq!(fleet.export("d"), export);
     datastore.terminate();
-    // Giving it up is possible, and keeps the index.
+    // The operator can give the log up; the index is kept.
     replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
     fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
@@ -209,7 +210,7 @@ fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_l
         waits(&fleet, "its audit knows sequence 15, and this log ends at 10");
         datastore.kill();
     }
-    // The log is brought back, or what it lacks is given up.
+    // Either the log is restored, or its missing part is given up.
     copy_dir(&fleet.dir("d"), &fleet.dir("fenced"));
     for part in ["log", "state", "trust"] {
         replace_dir(&fleet.dir("newest").join(part), &fleet.dir("d").join(part));
@@ -237,7 +238,7 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     let datastore = fleet.datastore();
     let a = fleet.replica("a");
     waits(&fleet, "member a is at 15, and this log ends at 10");
-    // It shows the datastore's own signature next.
+    // Next, the member presents the datastore's own signature.
     fleet.wait("a signature bears it out", || {
         let status = fleet.status("d");
         status["problem"].as_str().is_some_and(|problem| problem.ends_with("this log ends at 10"))
@@ -246,7 +247,7 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     datastore.kill();
     let datastore = fleet.datastore();
     waits(&fleet, "member a is at 15, and this log ends at 10");
-    // Revoking the member takes back what it showed.
+    // Revoking the member discards its evidence.
     fleet.ok("d", &["revoke", "a"]);
     put(&fleet, "d", 10..11);
     datastore.terminate();
@@ -314,7 +315,7 @@ fn p10_a_register_that_is_missing_is_damage() {
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
     let mut datastore = fleet.datastore();
     put(&fleet, "d", 1..2);
-    // With what is missing the members are given up; what is left of them is kept.
+    // When these files are missing, the members are given up; the remaining files are kept.
     for names in [&["members.json", "members.copy"][..], &["ca.key"]] {
         let member = format!("m{}", names.len());
         fleet.enroll(&member, "webserver");
@@ -327,7 +328,7 @@ fn p10_a_register_that_is_missing_is_damage() {
     drop(datastore);
 }
 
-/// Every file below a directory, with what is in it.
+/// Returns every file below a directory with its content.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for path in fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("entry").path()) {
@@ -347,7 +348,7 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).expect("writes");
 }
 
-/// The only file of a directory whose name ends so.
+/// Returns the only file of a directory whose name ends with `end`.
 fn file_in(dir: &Path, end: &str) -> PathBuf {
     let files = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
     files.into_iter().find(|path| path.to_string_lossy().ends_with(end)).expect("is there")

@@ -1,7 +1,7 @@
-//! Everything at once: a datastore and three replicas under load, while processes are killed, stopped and restarted,
-//! networks break in every way, and compaction runs. Afterwards everything that anybody was told must be so.
+//! All faults combined: a datastore and three replicas under load, while processes are killed, paused and restarted,
+//! networks fail in every way, and compaction runs. Afterwards every reply to a client must be true.
 //!
-//! `GRAVWELL_FAULT_CYCLES` makes it longer; `GRAVWELL_SEED` plays the same choices again.
+//! `GRAVWELL_FAULT_CYCLES` makes it longer; `GRAVWELL_SEED` repeats a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,12 +18,13 @@ use crate::load::{Collector, Ledger, Writer, ask, lock, sample};
 use crate::model::{Model, Told};
 use crate::proxy::{Counts, Proxy, Weather};
 
-/// Five seconds, and what a host adds to it on which everything else is busy.
+/// Five seconds, plus the delay of a busy host.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 const REPLICAS: [&str; 3] = ["a", "b", "c"];
-/// Entries that compaction leaves; small, so that a replica that was away is below the horizon.
+/// Entries that compaction keeps; few, so that a replica that was offline is below the horizon.
 const HISTORY: u64 = 300;
-/// Where each writer works; its origin ends with its number, from 1. The last one works at the datastore.
+/// The process of each writer; the origin of a writer ends with its number, starting at 1. The last one writes to
+/// the datastore.
 const WRITERS: [&str; 10] = ["a", "a", "a", "b", "b", "b", "c", "c", "c", "d"];
 const AT_DATASTORE: u8 = WRITERS.len() as u8;
 
@@ -41,7 +42,7 @@ enum Fault {
     Storm,
 }
 
-/// How often each is chosen, of a hundred.
+/// Weight of each fault, in percent.
 const WEIGHTS: [(Fault, u64); 10] = [
     (Fault::KillDatastore, 12),
     (Fault::KillReplica, 16),
@@ -55,7 +56,7 @@ const WEIGHTS: [(Fault, u64); 10] = [
     (Fault::Storm, 4),
 ];
 
-/// What ends a fault. Targets: 0 is the datastore, then the replicas.
+/// Recovery from a fault. Target 0 is the datastore; the replicas follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heal {
     Start(usize),
@@ -115,7 +116,7 @@ impl Run {
     }
 
     fn kill(&mut self, target: usize, restart_after: Duration) {
-        // One that waits to be started is started and killed at once: that hits it while it recovers.
+        // A process that waits to be started is started and killed immediately, so the kill hits its recovery.
         self.start(target);
         if let Some(process) = self.processes[target].take() {
             process.kill();
@@ -123,14 +124,14 @@ impl Run {
         self.heals.push((Instant::now() + restart_after, Heal::Start(target)));
     }
 
-    /// Carries out one fault; what it is and whom it hits depend on the dice alone.
+    /// Injects one fault; its kind and target depend only on the dice.
     fn inflict(&mut self, dice: &mut Dice) {
         let mut at = dice.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
         let chosen = WEIGHTS.iter().find(|(_, weight)| at.checked_sub(*weight).map(|rest| at = rest).is_none());
         let fault = chosen.map_or(Fault::Storm, |(fault, _)| *fault);
         let (replica, any) = (dice.below(3) as usize, dice.below(4) as usize);
         let lasting = Duration::from_millis(100 + dice.below(900));
-        // Now and then a partition outlasts the patience of the connection.
+        // Occasionally a partition lasts longer than the connection timeout.
         let partition = if dice.below(10) == 0 { Duration::from_secs(14) } else { lasting * 2 };
         let (delay_us, jitter_us) = (dice.below(10_000), dice.below(40_000));
         let (lost, doubled) = (dice.below(250), dice.below(200));
@@ -179,7 +180,7 @@ impl Run {
         self.heals.push((Instant::now() + lasting, Heal::Calm(replica)));
     }
 
-    /// Takes the log in, then has it compacted up to what was taken in.
+    /// Reads the log, then compacts it up to the position that was read.
     fn compact(&mut self) {
         let dir = self.fleet.dir("d");
         let patience = Duration::from_secs(2);
@@ -207,7 +208,7 @@ impl Run {
         }
     }
 
-    /// No process may ever end by itself.
+    /// Checks that no process has exited on its own.
     fn look(&mut self) {
         for target in 0..self.processes.len() {
             let ended = self.processes[target].as_mut().and_then(Process::ended);
@@ -295,7 +296,7 @@ fn rejections(fleet: &Fleet, name: &str) -> Vec<TxnId> {
     rejected.collect()
 }
 
-/// Everything that was told, read and kept, against the log; the log against the model.
+/// Checks all replies, reads and states against the log, and the log against the model.
 fn judge(run: &mut Run, ledger: &Ledger) {
     let fleet = &run.fleet;
     let export = fleet.converges(&REPLICAS);
@@ -316,7 +317,7 @@ fn judge(run: &mut Run, ledger: &Ledger) {
     }
     let listed: BTreeSet<TxnId> = REPLICAS.iter().flat_map(|name| rejections(fleet, name)).collect();
     let rejected = model.rejected();
-    // The datastore's own writers are told at once; it keeps no list.
+    // The datastore's own writers get immediate replies; it keeps no list.
     let expected = rejected.iter().filter(|id| id.origin.0[15] < AT_DATASTORE).copied().collect();
     assert_eq!(listed, expected, "every rejection waits where it was made, with its reason");
     for name in ["d"].iter().chain(&REPLICAS) {

@@ -1,4 +1,4 @@
-//! A datastore and its replicas as processes, driven like an operator drives them.
+//! Runs a datastore and its replicas as processes, operated like in production.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Longest wait for anything.
+/// Timeout of all waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Process {
@@ -20,12 +20,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program of the caller's making.
+    /// Starts the given command.
     pub fn begin(command: Command, log: &Path) -> Process {
         Process::start(command, log)
     }
 
-    /// As [`Process::begin`], and what it prints goes into the log, too.
+    /// Like [`Process::begin`]; standard output also goes into the log.
     pub fn begin_printing(mut command: Command, log: &Path) -> Process {
         let log = File::create(log).expect("log file");
         command.stdout(log.try_clone().expect("a handle")).stderr(log);
@@ -43,7 +43,7 @@ impl Process {
         Process { child }
     }
 
-    /// As by a power cut, as far as a process can tell.
+    /// Kills the process; for a process this is equivalent to a power failure.
     pub fn kill(mut self) {
         self.child.kill().expect("kills");
         self.child.wait().expect("waits");
@@ -53,32 +53,32 @@ impl Process {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signals");
     }
 
-    /// Its number.
+    /// Returns the process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// As by a machine that swaps, or a laptop that is closed.
+    /// Stops the process, like a swapping host or a closed laptop.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Goes on after a pause.
+    /// Resumes after a pause.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// As by the service manager when its settings are to be read again.
+    /// Sends SIGHUP, as the service manager does to reload the configuration.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// How it ended, when it has.
+    /// Returns the exit status if the process has exited.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("waits")
     }
 
-    /// As by the service manager; returns how long it took.
+    /// Sends SIGTERM, as the service manager does; returns how long the shutdown took.
     pub fn terminate(mut self) -> Duration {
         let started = Instant::now();
         self.signal(Signal::TERM);
@@ -97,14 +97,14 @@ impl Drop for Process {
 
 pub struct Fleet {
     temp: tempfile::TempDir,
-    /// Where the datastore listens.
+    /// Address of the datastore.
     pub listen: SocketAddr,
     pub datastore_flags: Vec<String>,
-    /// Network namespaces in which processes run, by name; who is not named runs in this one.
+    /// Network namespaces of processes, by name; others run in that of the test.
     pub hosts: BTreeMap<String, String>,
-    /// What programs are started by, in front of their own name.
+    /// Command that starts programs, placed before their own name.
     pub wrapper: Vec<&'static str>,
-    /// Makes the output of services; without it that is a file.
+    /// Creates the output of services; by default it is a file.
     pub outlet: Option<Box<dyn Fn() -> OwnedFd>>,
 }
 
@@ -115,7 +115,7 @@ impl Fleet {
         Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new(), wrapper: Vec::new(), outlet: None }
     }
 
-    /// A program on the host of `name`, with its directory.
+    /// Returns the command for a program on the host of `name`, with its directory.
     fn program(&self, name: &str, program: &str) -> Command {
         let mut command = match self.hosts.get(name) {
             Some(host) => {
@@ -148,7 +148,7 @@ impl Fleet {
         self.temp.path().join(name)
     }
 
-    /// The file with the key of the backups that the datastore has made.
+    /// Returns the path of the datastore's backup key.
     pub fn backup_key(&self) -> String {
         self.dir("d").join("backup.key").to_str().expect("text").to_owned()
     }
@@ -168,12 +168,12 @@ impl Fleet {
         self.start(name, command)
     }
 
-    /// Starts the datastore and waits until it answers.
+    /// Starts the datastore and waits until it responds.
     pub fn datastore(&self) -> Process {
         self.datastore_in("d")
     }
 
-    /// As [`Fleet::datastore`], from another directory.
+    /// Like [`Fleet::datastore`], with another directory.
     pub fn datastore_in(&self, name: &str) -> Process {
         let process = self.spawn_datastore_in(name);
         let socket = self.dir(name).join("ctl.sock");
@@ -191,7 +191,7 @@ impl Fleet {
         self.start(name, command)
     }
 
-    /// Starts a webserver over plain HTTP without waiting for it; the first administrator is admin/changeme.
+    /// Starts a webserver with plain HTTP without waiting for it; the first administrator is admin/changeme.
     pub fn spawn_webserver(&self, name: &str, address: SocketAddr, options: &[&str]) -> Process {
         let mut command = self.program(name, &built("gravwell_webserver"));
         command
@@ -200,7 +200,7 @@ impl Fleet {
         self.start(name, command)
     }
 
-    /// Enrolls and joins, without starting anything.
+    /// Enrolls and joins a member without starting a process.
     pub fn enroll(&self, name: &str, role: &str) {
         let token = self.ok("d", &["enroll", name, "--role", role]);
         self.ok(name, &["join", token.trim()]);
@@ -236,13 +236,13 @@ impl Fleet {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// What a command that must succeed prints as JSON.
+    /// Runs a command that must succeed with `--json`; returns its output.
     #[track_caller]
     pub fn json(&self, name: &str, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.ok(name, &[arguments, &["--json"]].concat())).expect("JSON")
     }
 
-    /// What a command says that must be refused.
+    /// Runs a command that must fail with exit code 1; returns its standard error.
     #[track_caller]
     pub fn refused(&self, name: &str, arguments: &[&str]) -> String {
         let output = self.run(name, arguments);
@@ -259,7 +259,7 @@ impl Fleet {
         self.ok(name, &["export"])
     }
 
-    /// The log as JSON.
+    /// Returns the log as JSON.
     pub fn tail(&self) -> Vec<Value> {
         let text = self.ok("d", &["tail", "--from", "1", "--json"]);
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -280,8 +280,7 @@ impl Fleet {
         self.wait(&format!("{name} is connected"), || self.status(name)["connected"] == true);
     }
 
-    /// Waits until every replica stands at the datastore's head with nothing in its outbox, and compares digests and
-    /// exports.
+    /// Waits until every replica is at the datastore's head with an empty outbox, and compares digests and exports.
     #[track_caller]
     pub fn converges(&self, replicas: &[&str]) -> String {
         for replica in replicas {
@@ -295,7 +294,7 @@ impl Fleet {
             let status = self.status("d");
             status["seq"] == status["head"]
         });
-        // Webservers write now and then by themselves: what is compared must be of one moment.
+        // Webservers occasionally write on their own, so all compared states must be from the same position.
         let started = Instant::now();
         loop {
             let before = self.status("d");
@@ -322,7 +321,7 @@ impl Fleet {
     }
 }
 
-/// One of our programs: as it was built with the tests, or from the directory that `GRAVWELL_BIN_DIR` names.
+/// Returns the path of a program of this package, built with the tests or in the directory `GRAVWELL_BIN_DIR`.
 fn built(name: &str) -> String {
     if let Ok(dir) = std::env::var("GRAVWELL_BIN_DIR") {
         return format!("{dir}/{name}");
@@ -335,10 +334,10 @@ fn built(name: &str) -> String {
     program.to_owned()
 }
 
-/// A port that is this process's until it ends, for programs that are started again at the same address.
+/// Returns a port that is reserved for this process until it exits, for programs that restart at the same address.
 ///
-/// It is below those that the kernel hands out by itself, and a lock keeps other tests away from it: between the choice and
-/// the start of a program nothing else can take it.
+/// The port is below the range that the kernel assigns automatically, and a lock keeps other tests from using it. So no
+/// other process can take it before the program starts.
 pub fn own_port() -> u16 {
     static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
     const FIRST: u32 = 10_000;
@@ -358,8 +357,8 @@ pub fn own_port() -> u16 {
     panic!("no port is left");
 }
 
-/// One of a few attempts, each of which says how long it took, takes less than `bound`: what the host needs for other work at
-/// one moment is no failure of the programs.
+/// Checks that one of a few attempts, each of which returns its duration, takes less than `bound`. A temporarily busy
+/// host does not fail the test.
 #[track_caller]
 pub fn takes_less_than(bound: Duration, what: &str, mut attempt: impl FnMut() -> Duration) {
     let mut took = Vec::new();
@@ -372,12 +371,12 @@ pub fn takes_less_than(bound: Duration, what: &str, mut attempt: impl FnMut() ->
     panic!("{what} takes {took:?}, which should be less than {bound:?}");
 }
 
-/// A number from the environment, or `default`.
+/// Returns a number from the environment, or `default`.
 pub fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Prints how to play a failure again, when there is one.
+/// Prints how to repeat a failed run.
 pub struct Replay(pub String);
 
 impl Drop for Replay {
@@ -388,7 +387,7 @@ impl Drop for Replay {
     }
 }
 
-/// A small generator of repeatable numbers (xorshift64*, Vigna 2016).
+/// Small repeatable random number generator (xorshift64*, Vigna 2016).
 pub struct Dice(u64);
 
 impl Dice {
@@ -404,7 +403,7 @@ impl Dice {
     }
 }
 
-/// Transactions that create, change and delete, and the state that they add up to.
+/// Transactions that create, change and delete objects, and the resulting state.
 #[derive(Default)]
 pub struct History {
     pub lines: String,
@@ -437,7 +436,7 @@ impl History {
         history
     }
 
-    /// The final state as `export` prints it.
+    /// Returns the final state in the format of `export`.
     pub fn export(&self) -> String {
         let line = |((collection, key), value): (&(String, String), &String)| {
             format!("{{\"collection\":\"{collection}\",\"key\":\"{key}\",\"value\":{value}}}\n")
@@ -446,8 +445,8 @@ impl History {
     }
 }
 
-/// Whether a program of the host that a test needs must be there, as continuous integration says; otherwise the test is
-/// skipped visibly without it.
+/// Returns whether host programs that a test needs are required, as in continuous integration. Otherwise a test without
+/// them is skipped with a message.
 pub fn tools_are_required() -> bool {
     std::env::var("GRAVWELL_TOOLS").is_ok_and(|wanted| wanted == "required")
 }

@@ -11,13 +11,13 @@ fn put(fleet: &Fleet, member: &str, prefix: &str, count: u64) {
     }
 }
 
-/// A fleet in which a and b shared ten entries; then a put `a0` to `a4`, a copy from before took the datastore's place, and b
-/// put `b0` to `b2` there. All members are stopped; what is returned runs on the copy.
+/// Forks the log: a and b share ten entries; a puts `a0` to `a4`; an earlier copy replaces the datastore; b puts `b0` to
+/// `b2` there. All members are stopped; the returned datastore runs on the copy.
 fn forked(fleet: &Fleet) -> Process {
     forked_by(fleet, || put(fleet, "a", "a", 5), || put(fleet, "b", "b", 3))
 }
 
-/// The same after other changes at a, and at b.
+/// Like [`forked`], with other changes at a and at b.
 fn forked_by(fleet: &Fleet, at_a: impl Fn(), at_b: impl Fn()) -> Process {
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -42,7 +42,7 @@ fn forked_by(fleet: &Fleet, at_a: impl Fn(), at_b: impl Fn()) -> Process {
     datastore
 }
 
-/// What a member has archived.
+/// Returns the content of a member's conflict archive.
 fn archived(fleet: &Fleet, member: &str) -> String {
     let files = std::fs::read_dir(fleet.dir(member).join("quarantine")).into_iter().flatten();
     files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok()).collect()
@@ -81,7 +81,7 @@ fn p05_recover_names_a_fork_and_loses_nothing_of_the_branch_that_is_not_chosen()
 fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
     let fleet = Fleet::new();
     let _datastore = forked(&fleet);
-    // The old copy goes further than a ever was, and compacts past it.
+    // The old copy advances past a's position and compacts beyond it.
     let _b = fleet.replica("b");
     fleet.wait_connected("b");
     put(&fleet, "b", "more", 20);
@@ -96,15 +96,15 @@ fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
     let _a = fleet.replica("a");
     fleet.wait("a follows, and says that it is a fork", || fleet.log_of("a").contains("is a fork of this member's"));
     fleet.wait_connected("a");
-    // The log no longer shows what overtook a's own; its state shows that nothing did.
+    // The log no longer shows whether a's transactions were superseded; its state shows that they were not.
     let is_back = |export: &str| (0..5).all(|number| export.contains(&format!("\"key\":\"a{number}\"")));
     fleet.wait("a's own come back", || is_back(&fleet.export("b")));
     fleet.converges(&["a", "b"]);
     assert_eq!(archived(&fleet, "a"), "", "nothing is left to archive");
 }
 
-/// The lineage of the recovered log says that it shares everything with b. With a it shares less, wherever a stands: beyond
-/// the end of b's branch, exactly there, or before it.
+/// The lineage of the new log says that it shares everything with b. It shares less with a, whether a's position is past
+/// the end of b's branch, exactly at it, or before it.
 #[test]
 fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
     for at_b in [1, 7, 9] {
@@ -145,7 +145,7 @@ fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
             assert!(has(&export, &key) && !has(&archived, &key), "{at_b}: {key}: {archived}");
         }
         assert!(!has(&archived, "base3"), "{at_b}: what both share is not archived: {archived}");
-        // What another member deletes after it was archived stays deleted.
+        // An object that another member deleted after the archiving stays deleted.
         fleet.ok("b", &["delete", "c", "base2"]);
         fleet.converges(&["a", "b"]);
         let applied = fleet.run("a", &["quarantine", "apply", "1"]);
@@ -156,8 +156,8 @@ fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
     }
 }
 
-/// The sequences of the lost part are given out again. A change that waits and was made upon one of them must not be committed
-/// over the write that has it now.
+/// The sequences of the lost part are assigned again. A pending change that is conditional on one of them must not be
+/// committed over the write that has the sequence now.
 #[test]
 fn p05_what_waits_upon_a_lost_write_is_not_committed_over_another_one() {
     let fleet = Fleet::new();

@@ -1,4 +1,5 @@
-//! A replica whose disk is full goes on reading, says so, survives restarts, and resumes by itself.
+//! A replica with a full disk continues to serve reads, reports the problem, survives restarts, and
+//! resumes automatically.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,7 +8,7 @@ use std::process::Command;
 
 use crate::fleet::{Fleet, Process, tools_are_required};
 
-/// A small file system, for as long as it lives.
+/// A small file system that exists until dropped.
 pub struct Small(PathBuf);
 
 impl Small {
@@ -33,7 +34,7 @@ impl Small {
         }
     }
 
-    /// Takes what became free since.
+    /// Fills the space that became free again.
     pub fn top_up(&self) {
         let mut file = fs::OpenOptions::new().append(true).open(self.0.join("filler")).expect("opens");
         let mut bytes = vec![7; 64 << 10];
@@ -95,7 +96,7 @@ fn p07_a_replica_with_a_full_disk_reads_says_so_and_resumes() {
     assert!(fleet.dir("a/reserve").exists());
     disk.fill();
     says_full(&fleet);
-    // More than fits comes from elsewhere.
+    // The datastore sends more than fits.
     let value = format!("\"{}\"", "x".repeat(100_000));
     for number in 0..200 {
         fleet.ok("d", &["put", "big", &format!("k{number}"), "--value", &value]);
@@ -163,7 +164,7 @@ fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
     let place = fleet.dir("backups").display().to_string();
     fleet.ok("d", &["backup", "create", &place, "--plain"]);
     datastore.terminate();
-    // Nothing fits, the log does and its index does not: whatever is missed is the disk's fault.
+    // Nothing fits, or only the log fits but not its index: every failure is caused by the disk.
     let mut refusals = 0;
     for blocks in [8_u64, 500, 1100, 1300, 1500] {
         disk.fill();

@@ -1,18 +1,18 @@
-//! What `status`, `doctor`, readiness and the metric report of processes that are not well.
+//! Reports of unhealthy processes by `status`, `doctor`, readiness and the metric.
 
 use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::web::Web;
 
-/// Exit code, standard output and standard error of `status`.
+/// Returns the exit code of `status`, and its standard output and standard error.
 fn status(fleet: &Fleet, name: &str) -> (i32, String) {
     let output = fleet.run(name, &["status"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().expect("exits"), text)
 }
 
-/// Waits until `status` reports the word, and checks exit code and level.
+/// Waits until `status` reports `word`, and checks exit code and level.
 #[track_caller]
 fn reports(fleet: &Fleet, name: &str, word: &str, level: &str, code: &str) -> String {
     fleet.wait(&format!("{name} reports {word:?}"), || status(fleet, name).1.contains(word));
@@ -48,7 +48,7 @@ fn p14_every_state_has_its_exit_code_word_readiness_and_metric() {
     let text = reports(&fleet, "d", "not running", "failed", "not_running");
     assert!(!text.contains("listening on"), "{text}");
 
-    // Offline: it serves and accepts; an operator should look.
+    // Offline: it serves reads and accepts writes; an operator should look at it.
     fleet.ok("a", &["put", "c", "k", "--value", "1", "--no-wait"]);
     let text = reports(&fleet, "a", "disconnected since ", "attention", "disconnected");
     assert!(text.contains("changes pending"), "{text}");
@@ -58,13 +58,13 @@ fn p14_every_state_has_its_exit_code_word_readiness_and_metric() {
         web.metrics(&fleet).is_some_and(|text| text.contains("gravwell_health{level=\"attention\"} 1"))
     });
 
-    // Wiped: both sides name the command that rebuilds it; none advises to throw away the copies that are left.
+    // Wiped: both sides name the command that rebuilds it, and none suggests deleting the remaining copies.
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
     let datastore = fleet.datastore();
     let here = reports(&fleet, "a", "another authority", "failed", "foreign");
     let there = reports(&fleet, "d", "was this datastore wiped?", "attention", "refuses_members");
     let (code, answer) = ready(&web);
-    // What happened to the datastore takes no webserver out of its balancer: it has everything, and takes changes.
+    // A datastore failure removes no webserver from its balancer: it has all data and accepts changes.
     assert_eq!((code, &answer["Level"]), (200, &"failed".into()), "{answer}");
     fleet.ok("a", &["put", "c", "k2", "--value", "2", "--no-wait"]);
     let doctor = |name: &str| {

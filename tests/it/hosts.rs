@@ -1,11 +1,11 @@
-//! Processes on hosts of their own: one network namespace each, with cables between them that exist nowhere else.
-//! Needs root and `ip`; where that is not given the test says so and does nothing.
+//! Processes on separate hosts: one network namespace each, with dedicated links between them. Needs root and `ip`;
+//! otherwise the test is skipped with a message.
 
 use std::process::{Command, Output};
 
 use crate::fleet::{Fleet, History};
 
-/// Namespaces of a datastore and two replicas, `d`, `a` and `b`; gone when dropped.
+/// Namespaces of a datastore and two replicas, `d`, `a` and `b`; deleted on drop.
 struct Hosts {
     prefix: String,
 }
@@ -15,7 +15,7 @@ fn ip(arguments: &str) -> std::io::Result<Output> {
 }
 
 impl Hosts {
-    /// Lays a cable from `d` to `a` (10.213.1.0/24) and one to `b` (10.213.2.0/24).
+    /// Creates a link from `d` to `a` (10.213.1.0/24) and one to `b` (10.213.2.0/24).
     fn new() -> Result<Hosts, String> {
         let hosts = Hosts { prefix: format!("gravwell-{}", std::process::id()) };
         for name in ["d", "a", "b"] {
@@ -37,12 +37,12 @@ impl Hosts {
         format!("{}-{name}", self.prefix)
     }
 
-    /// `ip` within a host.
+    /// Runs `ip` on a host.
     fn on(&self, name: &str, arguments: &str) -> Result<(), String> {
         run(&format!("-n {} {arguments}", self.of(name)))
     }
 
-    /// Makes both cables of `d` slow and unreliable; says whether this machine can.
+    /// Makes both links of `d` slow and lossy; returns whether this machine supports it.
     fn spoil(&self) -> bool {
         ["to-a", "to-b"].iter().all(|cable| {
             let spoil =
@@ -99,10 +99,10 @@ fn p07_hosts_whose_cables_are_pulled_and_whose_addresses_change_lose_nothing() {
     let _datastore = fleet.datastore();
     fleet.wait("b goes on", || fleet.status("d")["head"].as_u64() > Some(100));
     hosts.on("a", "link set to-d up").expect("back");
-    // The other one moves to another address.
+    // The other host changes its address.
     hosts.on("b", "addr add 10.213.2.7/24 dev to-d").expect("added");
     hosts.on("b", "addr del 10.213.2.2/24 dev to-d").expect("removed");
-    // The kernel may take the first address with all that depended on it.
+    // The kernel may remove the new address together with the old one.
     let _ = hosts.on("b", "addr add 10.213.2.7/24 dev to-d");
     for mut import in imports {
         assert!(import.wait().expect("ends").success());

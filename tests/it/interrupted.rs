@@ -1,5 +1,5 @@
-//! Commands that put a log in its place, killed at any point, and a datastore that was wiped and started again: no log begins
-//! in the place of the one that is to come back, and the words of the remedies work.
+//! Commands that install a log, killed at any point, and a datastore that was wiped and restarted: no new log replaces
+//! the one to be restored, and the commands in the remedies work.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,10 +9,10 @@ use crate::fleet::{Fleet, History};
 use crate::reading::copy_dir;
 use crate::recover::{escrow, key_of};
 
-/// Kills in each loop, spread over how long the command takes.
+/// Number of kills in each loop, spread over the duration of the command.
 const KILLS: u32 = 8;
 
-/// Runs a command and kills it after a while. It may have come to its end by then.
+/// Runs a command and kills it after a delay. It may have finished by then.
 fn killed(fleet: &Fleet, name: &str, arguments: &[&str], after: Duration) {
     let mut command = fleet.command(name, arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
@@ -24,7 +24,7 @@ fn killed(fleet: &Fleet, name: &str, arguments: &[&str], after: Duration) {
     child.wait().expect("waits");
 }
 
-/// How long a command takes that must succeed.
+/// Runs a command that must succeed and returns its duration.
 fn timed(fleet: &Fleet, arguments: &[&str]) -> Duration {
     let started = Instant::now();
     fleet.ok("d", arguments);
@@ -35,7 +35,7 @@ fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
     (1..=KILLS).map(move |moment| whole * moment / KILLS)
 }
 
-/// What the datastore holds when it is started, or, when it does not start, what it says.
+/// Starts the datastore and returns its export or, if it does not start, its error.
 fn started(fleet: &Fleet) -> Result<String, String> {
     let before = fleet.log_of("d").len();
     let datastore = std::cell::RefCell::new(fleet.spawn_datastore());
@@ -54,7 +54,7 @@ fn wipe(fleet: &Fleet) {
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
 }
 
-/// A stopped fleet with a history, its export, and the recovery key.
+/// Returns the export and the recovery key of a stopped fleet with a history.
 fn stopped(fleet: &Fleet, names: &[&str]) -> (String, String) {
     let datastore = fleet.datastore();
     let members: Vec<_> = names.iter().map(|name| fleet.member(name)).collect();
@@ -122,7 +122,7 @@ fn p05_a_restore_killed_at_any_point_leaves_the_former_log_or_the_restored_one()
     let (former, key) = (fleet.export("d"), key_of(&fleet));
     datastore.terminate();
     copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
-    // Where nothing is.
+    // Into an empty directory.
     wipe(&fleet);
     let restore = ["restore", &place, "--recovery-key", &key];
     for after in moments(timed(&fleet, &restore)) {
@@ -139,7 +139,7 @@ fn p05_a_restore_killed_at_any_point_leaves_the_former_log_or_the_restored_one()
             }
         }
     }
-    // In place of what is there.
+    // Over an existing log.
     let replace = ["restore", &place, "--replace"];
     wipe(&fleet);
     copy_dir(&fleet.dir("whole"), &fleet.dir("d"));
@@ -194,7 +194,7 @@ fn p11_a_join_killed_at_any_point_is_done_again_with_another_token() {
     fleet.wait_connected("a");
 }
 
-/// The first command in the words of a remedy that contains `part`, for the shell, with what it leaves open filled in.
+/// Returns the first command in a remedy that contains `part`, as a shell command with the placeholders filled in.
 fn command_of(fleet: &Fleet, remedy: &str, part: &str, key: &str, authority: &str) -> String {
     let found = remedy.split('`').skip(1).step_by(2).find(|command| command.contains(part));
     let command = found.unwrap_or_else(|| panic!("{part}: {remedy}"));
@@ -217,7 +217,7 @@ fn shell(command: &str) {
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-/// The remedy of one reason of a process's health.
+/// Returns the remedy for one reason in the health of a process.
 fn remedy(fleet: &Fleet, name: &str, code: &str) -> Option<String> {
     let status = fleet.status(name);
     let reasons = status["health"]["reasons"].as_array()?.clone();
@@ -277,7 +277,7 @@ fn p05_a_wiped_datastore_that_was_started_again_is_rebuilt_by_the_words_of_its_r
     }
 }
 
-/// A datastore whose log was lost, and in whose place another one began that took something in.
+/// Returns a datastore whose log was lost and replaced by a new one that has accepted writes.
 fn replaced(fleet: &Fleet) -> String {
     let datastore = fleet.datastore();
     let member = fleet.member("a");
@@ -304,7 +304,7 @@ fn p13_a_log_that_began_in_the_place_of_another_one_is_noticed_however_old_the_r
     fleet.wait("its register belongs to another log", || waits().is_some());
     assert!(!fleet.run("d", &["put", "c", "k", "--value", "1"]).status.success());
     datastore.terminate();
-    // As a version would that did not look: it takes something in.
+    // Simulates a version without this check: it accepts a write.
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
     let datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "new", "--value", "1"]);

@@ -1,5 +1,5 @@
-//! What is left of a datastore's directory where a log is restored or recovered: a register and an index that cannot be read, and
-//! a register that is later than the sealed copy's.
+//! Leftover files in a directory where a log is restored or recovered: a registry and an index that cannot be read, and a
+//! registry newer than the encrypted CA backup.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stderr[..], &output.stdout[..]].concat()).into_owned()
 }
 
-/// A datastore that was backed up and then stopped, its place of backups, and the recovery key.
+/// Returns a datastore that was backed up and stopped, its backup path, and the recovery key.
 fn backed_up() -> (Fleet, String, String) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -35,7 +35,7 @@ fn backed_up() -> (Fleet, String, String) {
 fn p13_a_restore_does_not_pass_over_an_index_that_cannot_be_read() {
     let (fleet, place, _) = backed_up();
     let (state, aside) = (fleet.dir("d/state"), fleet.dir("state.aside"));
-    // One that nobody can look at now may know more than the backup.
+    // An index that cannot be read may contain more than the backup.
     fs::rename(&state, &aside).expect("renames");
     symlink("state", &state).expect("links to itself");
     for more in [&[][..], &["--replace"]] {
@@ -44,14 +44,14 @@ fn p13_a_restore_does_not_pass_over_an_index_that_cannot_be_read() {
         assert!(said(&output).contains("cannot be examined now"), "{}", said(&output));
         assert!(!fleet.dir("d/log").exists(), "nothing is put in place");
     }
-    // One that can be read does know more.
+    // The readable index does contain more.
     fs::remove_file(&state).expect("removes");
     fs::rename(&aside, &state).expect("renames");
     let before = tree(&state);
     let output = fleet.run("d", &["restore", &place]);
     assert!(said(&output).contains("is at sequence 2, and the backup gives 1"), "{}", said(&output));
     assert!(tree(&state) == before && !fleet.dir("d/log").exists());
-    // One that is damaged proves nothing, and is kept.
+    // A corrupt index proves nothing, and is kept.
     let damage = |path: &Path| fs::write(path, "damaged").expect("writes");
     before.iter().filter(|(_, contents)| contents.is_some()).for_each(|(path, _)| damage(path));
     fleet.ok("d", &["restore", &place]);
@@ -96,7 +96,7 @@ fn p13_a_register_that_is_left_is_later_than_the_sealed_copy_and_recover_asks() 
     fleet.enroll("b", "webserver");
     fleet.ok("d", &["revoke", "a"]);
     datastore.terminate();
-    // The disk was lost but for the register, or but for its copy.
+    // The disk was lost except for the registry, or except for its copy.
     for name in ["log", "state", "audit"] {
         let _ = fs::remove_dir_all(fleet.dir("d").join(name));
     }

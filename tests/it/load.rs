@@ -1,5 +1,5 @@
-//! Clients of running processes, over their local sockets: writers that go on through everything and note whatever
-//! they are told, readers that sample, a collector that keeps the whole log.
+//! Clients of running processes, over their local sockets: writers that continue through all faults and record every
+//! reply, readers that sample, and a collector of the whole log.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,22 +22,22 @@ use tokio::time::{sleep, timeout};
 use crate::fleet::Dice;
 use crate::model::{Sample, Told, Wish};
 
-/// A process may be stopped or its datastore out of reach: nobody waits longer for an answer than this …
+/// Timeout of one response, because a process may be paused or its datastore unreachable.
 const ANSWER: Duration = Duration::from_millis(1500);
-/// … and no writer tries longer than this to hand over one transaction.
+/// Maximum time that a writer tries to submit one transaction.
 const GIVE_UP: Duration = Duration::from_secs(60);
 const COLLECTIONS: [&str; 2] = ["dashboards", "users"];
 const KEYS: u64 = 40;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Everything that clients asked for and saw.
+/// All requests and observations of clients.
 #[derive(Default)]
 pub struct Ledger {
     pub wishes: Mutex<HashMap<TxnId, Wish>>,
     pub told: Mutex<Vec<(TxnId, Told)>>,
     pub samples: Mutex<Vec<Sample>>,
-    /// Digests by sequence, with who showed one first.
+    /// Digests by sequence, with the process that reported each first.
     pub digests: Mutex<BTreeMap<u64, (String, String)>>,
     pub stop: AtomicBool,
 }
@@ -51,7 +51,7 @@ async fn connect(dir: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
 
-/// One request to a running process: all pieces of its answer.
+/// Sends one request to a running process and returns all messages of the response.
 pub async fn ask(dir: &Path, request: &Request, patience: Duration) -> Result<Vec<(Kind, Bytes)>, Failure> {
     let asking = async {
         let mut stream = connect(dir).await?;
@@ -68,7 +68,7 @@ pub async fn ask(dir: &Path, request: &Request, patience: Duration) -> Result<Ve
     timeout(patience, asking).await.map_err(|_| "no answer")?
 }
 
-/// One writer at one process.
+/// A writer at one process.
 pub struct Writer {
     pub dir: PathBuf,
     pub origin: Origin,
@@ -80,7 +80,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes until the ledger says stop; what was begun is brought to an answer.
+    /// Writes until the ledger signals the stop; the current transaction is completed.
     pub async fn run(mut self) {
         let mut stream = None;
         let mut counter = 0;
@@ -108,7 +108,7 @@ impl Writer {
                 0 => conditions.push(Condition::Absent { collection, key }),
                 1 => conditions.push(Condition::Present { collection, key }),
                 2 | 3 if number == 0 => {
-                    // What is read may be old, and then the condition fails: that is what it is for.
+                    // The value read may be stale; then the condition fails as intended.
                     if let Some((version, _)) = read(&self.dir, &name).await {
                         conditions.push(Condition::Version { collection, key, version: Seq(version) });
                     }
@@ -127,7 +127,7 @@ impl Writer {
         (ops, conditions)
     }
 
-    /// Submits, again and again, until there is an answer that means something.
+    /// Submits a transaction repeatedly until there is a definite reply.
     async fn submit(&mut self, stream: &mut Option<UnixStream>, txn: &Txn) -> Told {
         let started = Instant::now();
         let mut again = false;
@@ -149,7 +149,7 @@ impl Writer {
     async fn attempt(&self, stream: &mut Option<UnixStream>, txn: &Txn, again: bool) -> Result<Fate, Failure> {
         if stream.is_none() {
             let mut fresh = connect(&self.dir).await?;
-            // Who asks again wants to know that it is safe, not how it was decided.
+            // A repetition asks only whether the transaction is durable, not how it was resolved.
             wire::send_json(&mut fresh, Kind::AdminRequest, &Request::Submit { wait: self.waits && !again }).await?;
             *stream = Some(fresh);
         }
@@ -163,7 +163,7 @@ impl Writer {
     }
 }
 
-/// An object as a process shows it when its last write is committed.
+/// Returns an object as a process shows it, if its last write is committed.
 async fn read(dir: &Path, (collection, key): &(Collection, Key)) -> Option<(u64, Bytes)> {
     let request = Request::Get { collection: collection.clone(), key: key.clone(), at: None };
     let pieces = ask(dir, &request, ANSWER).await.ok()?;
@@ -175,7 +175,7 @@ async fn read(dir: &Path, (collection, key): &(Collection, Key)) -> Option<(u64,
     }
 }
 
-/// Samples what a process shows until the ledger says stop.
+/// Samples the objects that a process shows until the ledger signals the stop.
 pub async fn sample(dir: PathBuf, name: String, mut dice: Dice, ledger: Arc<Ledger>) {
     while !ledger.stop.load(Ordering::Acquire) {
         sleep(Duration::from_millis(2 + dice.below(15))).await;
@@ -198,7 +198,7 @@ pub async fn sample(dir: PathBuf, name: String, mut dice: Dice, ledger: Arc<Ledg
     }
 }
 
-/// The whole log, fetched bit by bit so that compaction cannot hide any of it.
+/// The whole log, fetched in parts so that compaction cannot hide any of it.
 pub struct Collector {
     dir: PathBuf,
     after: (Seq, Chain),
@@ -210,7 +210,7 @@ impl Collector {
         Collector { dir, after: (Seq::ZERO, CHAIN_START), log: Vec::new() }
     }
 
-    /// Fetches what is new; says whether the datastore answered.
+    /// Fetches new entries; returns whether the datastore responded.
     pub async fn collect(&mut self, patience: Duration) -> bool {
         let request = Request::Tail { from: self.after.0, to: None, follow: false };
         let pieces = match ask(&self.dir, &request, patience).await {

@@ -1,5 +1,5 @@
-//! A replica whose state was damaged, removed or replaced by an older one, while it is cut off: it finds a sound state
-//! again, or says that it lacks something, and nothing is destroyed on the way.
+//! A replica whose state was corrupted, removed or replaced by an older one while it was offline: it finds a sound state
+//! or reports that it lacks data, and destroys nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,12 @@ fn damaged(dir: &Path) -> usize {
     states(dir).iter().filter(|path| path.to_string_lossy().contains(".damaged-")).count()
 }
 
-/// A member that has applied what another one deleted, overwrote and made; both are stopped, and so is the datastore.
+/// A member that has applied another member's deletions, overwrites and creations; both are stopped, and so is
+/// the datastore.
 struct Rest {
     fleet: Fleet,
     export: String,
-    /// Its state directory as it was before the other one's changes.
+    /// Its state directory before the other member's changes.
     older: PathBuf,
 }
 
@@ -66,7 +67,7 @@ impl Rest {
         process
     }
 
-    /// Started without a datastore, it shows everything, as it should.
+    /// Checks that, started without a datastore, it shows all data.
     fn is_whole(&self, what: &str) {
         let process = self.start();
         assert_eq!(self.fleet.export("a"), self.export, "{what}");
@@ -74,7 +75,7 @@ impl Rest {
         process.terminate();
     }
 
-    /// Started without a datastore, it says that it lacks something; with one, it is whole again.
+    /// Checks that, started without a datastore, it reports missing data, and that with a datastore it is complete again.
     fn says_so(&self, what: &str) {
         let dir = self.fleet.dir("a");
         for command in ["stopped", "running", "running again"] {
@@ -138,12 +139,12 @@ fn p13_a_sound_state_is_found_whatever_current_says() {
     rest.is_whole("`current` is missing");
     current(&|path| fs::write(path, "").expect("writes"));
     rest.is_whole("`current` is empty");
-    // A name that is right in itself, of a directory that is not there.
+    // A well-formed name of a directory that does not exist.
     let name = "state-0000";
     let sum = &blake3::hash(name.as_bytes()).to_hex()[..16];
     current(&|path| fs::write(path, format!("{name} {sum}\n")).expect("writes"));
     rest.is_whole("`current` names what is missing");
-    // Older and empty ones beside it, with higher numbers.
+    // Older and empty states next to it, with higher numbers.
     let dir = current(&flip);
     copy_dir(&rest.older, &dir.join("state-0008"));
     fs::create_dir(dir.join("state-0009")).expect("creates");
@@ -186,7 +187,7 @@ fn p09_a_state_that_went_back_is_never_shown_as_healthy() {
     rest.says_so("its state is an older copy");
 }
 
-/// State and high-water mark are lost, or go back, together, while the datastore is away.
+/// State and high-water mark are lost, or reverted, together, while the datastore is unreachable.
 #[test]
 fn p13_a_state_that_is_lost_with_its_mark_is_missed_until_it_is_there_again() {
     let fleet = Fleet::new();
@@ -259,7 +260,7 @@ fn p13_kills_while_a_state_is_opened_are_never_put_down_to_it() {
     let dir = rest.restore();
     let (before, socket, opening) = (states(&dir), dir.join("ctl.sock"), dir.join("opening"));
     for _ in 0..10 {
-        // Left there by the one that was killed before.
+        // Leftovers of the killed process.
         let _ = (fs::remove_file(&socket), fs::remove_dir_all(&opening));
         let process = rest.fleet.replica("a");
         rest.fleet.wait("it opens its state", || opening.exists() || socket.exists());
@@ -270,7 +271,7 @@ fn p13_kills_while_a_state_is_opened_are_never_put_down_to_it() {
     assert_eq!(states(&dir), before);
 }
 
-/// The log goes on from before a's changes, which another member had overtaken; then a's state is lost or goes back.
+/// The log continues from before a's changes, which another member had superseded; then a's state is lost or reverted.
 fn overtaken(is_restore: bool) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();

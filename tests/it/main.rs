@@ -1,4 +1,5 @@
-//! Real processes, real QUIC: one file per journey, named by the promises that it shows.
+//! Integration tests with real processes and real QUIC: one file per scenario; test names start with the promise that
+//! they verify.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod archived;

@@ -1,22 +1,22 @@
-//! What must be true of a log and of everything that clients were told, written from the promises alone: a map, the
-//! rules of conditions, and counters of writers. Nothing here is shared with the code that it judges but the types.
+//! Reference model of a log and of all replies to clients, derived only from the promises: a map, the rules of
+//! conditions, and counters of writers. It shares only types with the code under test.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use gravwell::model::{Condition, Entry, EntryBody, Op, Origin, TxnId};
 
-/// Collection and key.
+/// Collection and key of an object.
 pub type Name = (String, String);
 
 fn name_of_op(op: &Op) -> Name {
     (op.collection().to_string(), op.key().as_str().to_owned())
 }
 
-/// What a writer asked for.
+/// Operations and conditions requested by a writer.
 pub type Wish = (Vec<Op>, Vec<Condition>);
 
-/// What a client was told about a transaction.
+/// Reply to a client about a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Committed at this sequence.
@@ -25,11 +25,11 @@ pub enum Told {
     Earlier(u64),
     /// Rejected at this sequence.
     Rejected(u64),
-    /// Durable at the replica, and to be decided.
+    /// Durable at the replica and pending.
     Queued,
 }
 
-/// A read that was answered with a committed version.
+/// A read that returned a committed version.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub at: String,
@@ -43,14 +43,14 @@ pub struct Model {
     seq: u64,
     time_ms: u64,
     live: BTreeMap<Name, (u64, Bytes)>,
-    /// Every version that ever was: what was written at a sequence.
+    /// Value written at each sequence.
     written: HashMap<(u64, Name), Bytes>,
     counters: HashMap<Origin, u64>,
     decided: HashMap<TxnId, (u64, Option<String>)>,
     pub deletes: u64,
 }
 
-/// What the makers of a log without rejections must have asked for.
+/// Returns the requests that a log without rejections implies.
 pub fn wishes_of(log: &[Entry]) -> HashMap<TxnId, Wish> {
     let wish = |entry: &Entry| match &entry.body {
         EntryBody::Commit(txn) => (txn.id, (txn.ops.clone(), txn.conditions.clone())),
@@ -60,7 +60,7 @@ pub fn wishes_of(log: &[Entry]) -> HashMap<TxnId, Wish> {
 }
 
 impl Model {
-    /// Replays a log, judging each entry by the wishes of its makers.
+    /// Replays a log, checking each entry against the requests of its author.
     pub fn replay(log: &[Entry], wishes: &HashMap<TxnId, Wish>) -> Model {
         let mut model = Model::default();
         log.iter().for_each(|entry| model.take(entry, wishes));
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    /// The final state as `export` prints it.
+    /// Returns the final state in the format of `export`.
     pub fn export(&self) -> String {
         let line = |((collection, key), (_, value)): (&Name, &(u64, Bytes))| {
             let value = std::str::from_utf8(value).expect("text");
@@ -129,7 +129,7 @@ impl Model {
         self.live.iter().map(line).collect()
     }
 
-    /// Whether everything that clients were told is so.
+    /// Checks that every reply to a client was true.
     pub fn check_told(&self, told: &[(TxnId, Told)]) {
         for (id, told) in told {
             let Some((seq, reason)) = self.decided.get(id) else { panic!("{id:?}, told {told:?}, is not in the log") };
@@ -143,7 +143,7 @@ impl Model {
         }
     }
 
-    /// Whether everything that was read as committed had been committed, and no member ever went back.
+    /// Checks that every value read as committed had been committed, and that no member went back in time.
     pub fn check_samples(&self, samples: &[Sample]) {
         let mut newest: HashMap<(&str, &Name), u64> = HashMap::new();
         for sample in samples {
@@ -155,7 +155,7 @@ impl Model {
         }
     }
 
-    /// Transactions that were rejected.
+    /// Returns the rejected transactions.
     pub fn rejected(&self) -> BTreeSet<TxnId> {
         self.decided.iter().filter(|(_, (_, reason))| reason.is_some()).map(|(id, _)| *id).collect()
     }

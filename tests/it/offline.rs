@@ -47,7 +47,7 @@ fn p08_a_rejected_write_is_applied_again_upon_what_is_there_now() {
     };
     let versions = ["k", "gone"].map(version);
     a.terminate();
-    // Made while cut off, upon what was there.
+    // Created while offline, based on the versions at that time.
     for (key, version) in ["k", "gone"].iter().zip(&versions) {
         fleet.ok("a", &["put", "c", key, "--value", "\"mine\"", "--if-version", version, "--no-wait"]);
     }
@@ -105,7 +105,7 @@ fn p14_nobody_waits_for_what_cannot_come() {
     a.terminate();
     datastore.terminate();
     fleet.ok("a", &["put", "c", "waits", "--value", "1", "--no-wait"]);
-    // One that never had a state: stopped, and running.
+    // A member that never had a state: stopped, and running.
     let new = fleet.replica("new");
     fleet.wait("it answers", || fleet.status("new")["running"] == true);
     let day = ["--timeout", "86400"];

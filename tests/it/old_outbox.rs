@@ -1,4 +1,4 @@
-//! An outbox directory that is replaced by an older copy of itself, and a member of which nothing but `current` is left.
+//! An outbox directory replaced by an older copy of itself, and a member of which only `current` is left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fleet::{Fleet, Process};
 use crate::reading::{copy_dir, tree};
 
-/// A member that was connected once, and is cut off and stopped.
+/// Returns a member that was connected once, and is offline and stopped.
 fn cut_off() -> Fleet {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -24,7 +24,7 @@ fn start(fleet: &Fleet) -> Process {
     process
 }
 
-/// Accepts something while the member runs without its datastore, and stops it.
+/// Accepts a write while the member runs without its datastore, and stops it.
 fn accept(fleet: &Fleet, key: &str, is_killed: bool) {
     let process = start(fleet);
     fleet.ok("a", &["put", "c", key, "--value", "1", "--no-wait"]);
@@ -45,8 +45,8 @@ fn put_back(fleet: &Fleet, copy: &Path) {
     copy_dir(copy, &fleet.dir("a/outbox"));
 }
 
-/// Every command and every start says that the outbox is not the one that was here, and leaves everything as it is, but for the
-/// directory's mark and lock.
+/// Checks that every command and every start reports that the outbox is not the latest one, and leaves everything
+/// unchanged except for the directory's mark and lock.
 fn is_refused(fleet: &Fleet, what: &str) {
     let seen = || {
         let mut tree = tree(&fleet.dir("a"));
@@ -72,14 +72,14 @@ fn p10_an_outbox_that_is_replaced_by_an_older_copy_is_not_taken_for_the_present_
     let newer = copy_outbox(&fleet, "newer");
     put_back(&fleet, &older);
     is_refused(&fleet, "stopped");
-    // Brought back, it is as it was; and one that was killed is known to have gone on, too.
+    // With the newer copy it works as before; it is also detected that a killed process had continued.
     put_back(&fleet, &newer);
     assert_eq!(fleet.status("a")["outbox"], 2);
     accept(&fleet, "third", true);
     put_back(&fleet, &newer);
     fs::remove_file(fleet.dir("a/ctl.sock")).expect("the socket of the process that was killed");
     is_refused(&fleet, "killed");
-    // Given up, what the copy has is kept, under the identities that it had, and what is made now has others.
+    // After the loss is accepted, transactions of the copy keep their identities, and new ones get others.
     let accepted = fleet.ok("a", &["outbox", "accept-loss"]);
     assert!(accepted.contains("records of the journal are kept"), "{accepted}");
     assert!(fleet.dir("a/outbox.head.damaged-1").exists(), "the proof is kept");
@@ -92,7 +92,7 @@ fn p10_an_outbox_that_is_replaced_by_an_older_copy_is_not_taken_for_the_present_
     for (key, is_there) in [("first", true), ("second", true), ("third", false), ("fourth", true)] {
         assert_eq!(fleet.run("d", &["get", "c", key]).status.success(), is_there, "{key}");
     }
-    // What the copy has waiting is decided by now: nothing of it is pushed a second time.
+    // The pending transactions of the copy are resolved by now, so none is pushed twice.
     let head = fleet.status("d")["head"].clone();
     process.terminate();
     put_back(&fleet, &older);

@@ -1,4 +1,4 @@
-//! Members speak with each other: authenticated by the roster, also while the datastore is away.
+//! Connections between members: authenticated by the membership list, even while the datastore is unreachable.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use gravwell::trust::Role;
 
 use crate::fleet::Fleet;
 
-/// Says who asks.
+/// Responds with the name of the requester.
 struct Mirror;
 
 impl Handler for Mirror {
@@ -84,7 +84,7 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
     let mut from_c = open(&c, "a").await;
     assert_eq!(ask(&mut from_c, "hello").await.as_deref(), Some("c: hello"));
 
-    // The role decides, for every kind of stream.
+    // Every kind of stream is authorized by role.
     let mut from_r = open(&r, "a").await;
     let refused = wire::expect::<(), _>(&mut from_r.receive, Kind::AdminItem).await.expect_err("refused");
     assert!(refused.to_string().contains("reader"), "{refused}");
@@ -94,7 +94,7 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
     assert!(matches!(peers(&b).open(&name("b"), Open::Search).await, Err(PeerError::Itself(_))));
     assert!(matches!(peers(&b).open(&name("nobody"), Open::Search).await, Err(PeerError::Unknown(_))));
 
-    // A revocation closes what is open, and nothing opens any more.
+    // A revocation closes open connections and prevents new ones.
     fleet.ok("d", &["revoke", "c"]);
     until("c is cut off", async || ask(&mut from_c, "still there?").await.is_none().then_some(())).await;
     let again = peers(&c).open(&name("a"), Open::Search).await;
@@ -103,7 +103,7 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
     }
     assert_eq!(ask(&mut from_b, "and me?").await.as_deref(), Some("b: and me?"), "others are not disturbed");
 
-    // A member of another fleet has the same names, but not the same authority.
+    // A member of another fleet has the same names, but not the same CA.
     let other = Fleet::new();
     let _other_datastore = other.datastore();
     other.enroll("b", "webserver");
@@ -112,13 +112,13 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
     let refused = peers(&forged).open(&name("a"), Open::Search).await;
     assert!(matches!(refused, Err(PeerError::Unreachable { .. })), "{:?}", refused.err());
 
-    // Without the datastore, after a restart, the roster on the disk is enough.
+    // Without the datastore, the stored membership list is sufficient after a restart.
     datastore.kill();
     b.stop().await;
     let b = member(&fleet, "b").await;
     let mut from_b = open(&b, "a").await;
     assert_eq!(ask(&mut from_b, "alone").await.as_deref(), Some("b: alone"));
-    // It listens elsewhere now, which nobody could tell the others; its connection serves both ways.
+    // Its new address could not be announced to the others; its own connection works in both directions.
     let mut back = open(&a, "b").await;
     assert_eq!(ask(&mut back, "where are you?").await.as_deref(), Some("a: where are you?"));
     for service in [a, b, c, r, forged] {

@@ -1,5 +1,5 @@
-//! Bad weather on loopback: a forwarder of datagrams between a replica and its datastore that delays them (and so
-//! changes their order), drops, doubles or swallows them, each way by itself, by the throw of seeded dice.
+//! Network faults on loopback: a UDP forwarder between a replica and its datastore that delays (and so reorders), drops,
+//! duplicates or swallows datagrams, separately in each direction, controlled by a seeded random number generator.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,21 +13,21 @@ use tokio::task::JoinSet;
 
 use crate::fleet::Dice;
 
-/// Datagrams that may be on their way at one time; what exceeds it is lost, as in a full queue.
+/// Maximum number of datagrams in flight; further ones are lost, as in a full queue.
 const IN_FLIGHT_MAX: u64 = 2048;
 
-/// What happens to datagrams that go one way.
+/// Faults in one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
-    /// Nothing passes.
+    /// Drops all datagrams.
     pub cut: bool,
-    /// Of a thousand, so many are lost.
+    /// Lost datagrams, per thousand.
     pub lost: u64,
-    /// Of a thousand, so many arrive twice.
+    /// Duplicated datagrams, per thousand.
     pub doubled: u64,
-    /// Each arrives so much later …
+    /// Minimum delay, in microseconds.
     pub delay_us: u64,
-    /// … and up to so much later still.
+    /// Maximum additional delay, in microseconds.
     pub jitter_us: u64,
 }
 
@@ -35,7 +35,7 @@ impl Weather {
     pub const CUT: Weather = Weather { cut: true, lost: 0, doubled: 0, delay_us: 0, jitter_us: 0 };
 }
 
-/// What was done to datagrams.
+/// Counters of forwarded and modified datagrams.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub carried: AtomicU64,
@@ -57,7 +57,7 @@ impl Way {
         Arc::new(Way { weather, dice, in_flight: AtomicU64::new(0), counts: Arc::clone(counts) })
     }
 
-    /// How much later each copy of the next datagram arrives; no copy: it is lost.
+    /// Returns the delay of each copy of the next datagram; no copy: it is lost.
     fn fate(&self) -> Vec<Duration> {
         let weather = *self.weather.lock().unwrap_or_else(PoisonError::into_inner);
         let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +72,7 @@ impl Way {
         (0..=u64::from(doubled)).map(|_| delay()).collect()
     }
 
-    /// Sends a datagram the way that its fate wants it.
+    /// Forwards a datagram with the chosen faults.
     async fn carry(self: &Arc<Way>, datagram: &[u8], by: &Arc<UdpSocket>, to: Option<SocketAddr>) {
         for delay in self.fate() {
             if delay < Duration::from_micros(500) {
@@ -91,7 +91,7 @@ impl Way {
     }
 }
 
-/// What is not taken is lost, as on any network.
+/// Datagrams that cannot be sent are lost, as on any network.
 async fn send(by: &UdpSocket, datagram: &[u8], to: Option<SocketAddr>) {
     let _ = match to {
         Some(to) => by.send_to(datagram, to).await,
@@ -99,7 +99,7 @@ async fn send(by: &UdpSocket, datagram: &[u8], to: Option<SocketAddr>) {
     };
 }
 
-/// One replica's way to its datastore; gone when dropped.
+/// The path of one replica to its datastore; closed on drop.
 pub struct Proxy {
     address: SocketAddr,
     up: Arc<Way>,
@@ -118,18 +118,18 @@ impl Proxy {
         Ok(Proxy { address, up, down, epoch, _tasks: tasks })
     }
 
-    /// Where replicas find it.
+    /// Returns the address for replicas.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The weather from now on: towards the datastore, and back.
+    /// Sets the faults towards the datastore, and back.
     pub fn set(&self, up: Weather, down: Weather) {
         *self.up.weather.lock().unwrap_or_else(PoisonError::into_inner) = up;
         *self.down.weather.lock().unwrap_or_else(PoisonError::into_inner) = down;
     }
 
-    /// Every connection comes from another port from now on, as behind a router that was restarted.
+    /// From now on every connection comes from another port, as behind a restarted router.
     pub fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::Release);
     }
@@ -166,7 +166,7 @@ async fn forward(near: Arc<UdpSocket>, far: SocketAddr, up: Arc<Way>, down: Arc<
 async fn bring_back(end: Arc<UdpSocket>, near: Arc<UdpSocket>, to: SocketAddr, down: Arc<Way>) {
     let mut datagram = vec![0; 64 << 10];
     loop {
-        // An error tells that nobody listened just now; somebody may again.
+        // An error means that nobody listens at the moment; this may change.
         if let Ok(length) = end.recv(&mut datagram).await {
             down.carry(&datagram[..length], &near, Some(to)).await;
         }

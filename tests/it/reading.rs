@@ -1,4 +1,4 @@
-//! Commands that only read leave a directory as it is, whatever is damaged in it.
+//! Commands that only read leave a directory unchanged, whatever is corrupt in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::fleet::Fleet;
 use crate::web::Web;
 
-/// Every file and folder below a directory, with its contents.
+/// Returns every file and directory below a directory, with the contents of files.
 pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry")) {
@@ -22,7 +22,7 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// Makes `to` a copy of a stopped process's directory.
+/// Copies the directory of a stopped process to `to`.
 pub fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("creates");
     for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
@@ -35,7 +35,7 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// What is done to a file besides removing it, in turn.
+/// Kinds of corruption of a file besides removing it.
 const DAMAGES: [&str; 2] = ["flipped", "cut"];
 
 fn damage(file: &Path, how: &str) {
@@ -50,7 +50,7 @@ fn damage(file: &Path, how: &str) {
     fs::write(file, bytes).expect("writes");
 }
 
-/// Runs `commands` over `name`'s directory after each damage of each of its files, and compares the directory.
+/// Runs `commands` on `name`'s directory after each corruption of each of its files, and checks that they change nothing.
 pub fn leave_as_it_is(fleet: &Fleet, name: &str, commands: &[&[&str]]) {
     let home = fleet.dir(name);
     let good = fleet.dir(&format!("{name}.good"));
@@ -97,7 +97,7 @@ fn p13_reading_commands_leave_a_members_directory_as_it_is() {
     }
     fleet.converges(&["a"]);
     datastore.kill();
-    // Something waits in the outbox.
+    // A change is pending in the outbox.
     fleet.ok("a", &["put", "c", "k9", "--value", "9", "--no-wait"]);
     a.terminate();
     let commands: [&[&str]; 7] =
@@ -125,7 +125,7 @@ fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_i
         [&["blobs", "list"], &["blobs", "stats"], &["blobs", "verify"], &["blobs", "gc", "--dry-run"]];
     let of_datastore = blobs.into_iter().chain([&["compact", "--dry-run"] as &[&str], &backup]);
     let all = of_datastore.map(|command| ("d", command)).chain(blobs.into_iter().map(|command| ("a", command)));
-    // The first one makes the key, and notes that the place is encrypted.
+    // The first backup creates the key, and records that the repository is encrypted.
     fleet.ok("d", &backup);
     std::fs::remove_dir_all(&backups).expect("wipes");
     for (name, command) in all {
@@ -133,6 +133,6 @@ fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_i
         fleet.ok(name, command);
         assert!(tree(&fleet.dir(name)) == before, "{command:?} changed the directory of {name}");
     }
-    // What it copied is whole.
+    // The backup is complete.
     fleet.ok("d", &["backup", "verify", backups.to_str().expect("text")]);
 }

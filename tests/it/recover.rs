@@ -1,4 +1,4 @@
-//! A datastore whose disk is gone, rebuilt from its members.
+//! Recovery of a datastore with a lost disk from its members.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
@@ -12,7 +12,7 @@ pub fn key_of(fleet: &Fleet) -> String {
     fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()
 }
 
-/// Large values: half a megabyte each, all different.
+/// Imports values of half a megabyte each, all different.
 fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
     let mut dice = Dice::new(megabytes);
     let mut lines = String::new();
@@ -25,14 +25,14 @@ fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
     fleet.ok(member, &["import", file.to_str().unwrap()]);
 }
 
-/// The file in which a member keeps the sealed authority, once it is there.
+/// Returns the file of a member's encrypted CA backup, once it exists.
 pub fn escrow(fleet: &Fleet, member: &str) -> String {
     let file = fleet.dir(member).join("identity/escrow");
     fleet.wait("the member keeps the authority", || file.exists());
     file.to_str().unwrap().to_owned()
 }
 
-/// As [`escrow`], made after a moment.
+/// Like [`escrow`], for a backup made after `moment`.
 pub fn escrow_since(fleet: &Fleet, member: &str, moment: std::time::SystemTime) -> String {
     let made = |file: &str| std::fs::metadata(file).and_then(|metadata| metadata.modified());
     let file = escrow(fleet, member);
@@ -50,7 +50,7 @@ pub fn destroy(fleet: &Fleet, datastore: Process) {
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
 }
 
-/// Recovers over the network; returns the report.
+/// Recovers over the network and returns the report.
 pub fn recover(fleet: &Fleet, flags: &[&str]) -> Value {
     let listen = fleet.listen.to_string();
     let output = fleet.run("d", &[&["recover", "--listen", &listen, "--json"], flags].concat());
@@ -76,7 +76,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     let (key, authority) = (key_of(&fleet), escrow(&fleet, "c"));
     let before = fleet.status("d");
     destroy(&fleet, datastore);
-    // Everything goes on while the datastore is away, deletes included.
+    // Members continue to work while the datastore is unreachable, including deletions.
     fleet.ok("a", &["put", "c", "while-away", "--value", "1", "--no-wait"]);
     fleet.ok("b", &["delete", "c", "early", "--no-wait"]);
     let expected = {
@@ -92,7 +92,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     assert_eq!(without_key.status.code(), Some(1));
     let text = String::from_utf8_lossy(&without_key.stderr).into_owned();
     assert!(text.contains("--recovery-key") && text.contains("--new-authority"), "{text}");
-    // The stopped member is enrolled, too: it need not be waited for.
+    // The stopped member is enrolled, too, but `--expect` does not wait for it.
     let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "3"];
     let rehearsal = recover(&fleet, &[&flags[..], &["--dry-run"]].concat());
     assert_eq!((&rehearsal["dry_run"], rehearsal["offers"].as_array().unwrap().len()), (&true.into(), 3));
@@ -123,7 +123,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     fleet.ok("d", &["verify"]);
     fleet.converges(&["a", "b", "c", "e"]);
     assert_eq!(key_of(&fleet), key, "the recovery key stays");
-    // There is a log now: it is not replaced.
+    // An existing log is not replaced.
     drop(_datastore);
     let again = fleet.run("d", &["recover", "--listen", &listen, "--wait", "1"]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("not replaced"), "{again:?}");
@@ -192,7 +192,7 @@ fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
     assert_eq!((get("others").as_deref(), get("contested").as_deref(), get("to-go")), (Some("4"), Some("6"), None));
     fleet.ok("e", &["quarantine", "drop", "1"]);
     assert_eq!(fleet.status("e")["quarantined"], 0);
-    // What was pushed again is not pushed a second time after a restart.
+    // Transactions that were pushed again are not pushed once more after a restart.
     let head = fleet.status("d")["head"].clone();
     drop(_e);
     let _e = fleet.replica("e");
@@ -201,7 +201,7 @@ fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
     assert_eq!(fleet.status("d")["head"], head);
 }
 
-/// Deletes an object upon its present version, as a webserver does.
+/// Deletes an object conditionally on its current version, as a webserver does.
 fn delete_as_read(fleet: &Fleet, member: &str, key: &str) {
     let row: Value = serde_json::from_str(&fleet.ok(member, &["get", "c", key, "--json"])).expect("JSON");
     let name = format!(r#""collection":"c","key":"{key}""#);
@@ -210,8 +210,8 @@ fn delete_as_read(fleet: &Fleet, member: &str, key: &str) {
     fleet.ok(member, &["import", file.to_str().unwrap()]);
 }
 
-/// Three members; c stops early, so the log is rebuilt without what a and b did afterwards. They come back in `order`; a has
-/// missed the last of what b did.
+/// Three members; c stops early, so the log is rebuilt without the later changes of a and b. They reconnect in `order`; a
+/// has missed b's last changes.
 fn overtaken(order: [&str; 2]) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -272,9 +272,9 @@ fn p05_a_log_that_is_lost_alone_is_waited_for_and_rebuilt_from_directories() {
     for part in ["log", "state"] {
         std::fs::remove_dir_all(fleet.dir("d").join(part)).expect("wipes");
     }
-    // It knows from its register that it had more, and takes nothing in.
+    // The datastore knows from its member registry that it had more entries, and rejects writes.
     let waiting = fleet.datastore();
-    // A member that connects says so, too.
+    // A connecting member reports it, too.
     let says = || fleet.status("d")["remedy"].as_str().is_some_and(|remedy| remedy.contains("recover"));
     fleet.wait("it says that it waits to be recovered", says);
     let refused = fleet.run("d", &["put", "c", "k", "--value", "1"]);
@@ -306,7 +306,7 @@ fn p11_without_the_recovery_key_members_join_again_and_keep_everything() {
     let a = fleet.replica("a");
     fleet.wait("a says that the authority is another one", || fleet.status("a")["verdict"] == "Foreign");
     fleet.enroll("a", "webserver");
-    // The running process takes its new identity up by itself.
+    // The running process adopts its new identity without a restart.
     fleet.wait_connected("a");
     assert!(fleet.converges(&["a"]).contains("\"pending\""));
     drop(a);
@@ -363,7 +363,7 @@ fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
     assert_eq!(fleet.converges(&["a"]), export);
 }
 
-/// Puts what only `a` gets beyond `b`; the datastore's disk is lost then, and both are stopped.
+/// Puts objects that only `a` receives, not `b`; then the datastore's disk is lost, and both are stopped.
 fn a_is_ahead(fleet: &Fleet) -> String {
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -380,7 +380,7 @@ fn a_is_ahead(fleet: &Fleet) -> String {
     key
 }
 
-/// Recovers from `b`, over the network or from its directory; `b` and the datastore have written afterwards.
+/// Recovers from `b`, over the network or from its directory; afterwards `b` and the datastore write.
 fn recover_from_b(fleet: &Fleet, key: &str, is_remote: bool) -> (Process, Process) {
     let home = fleet.dir("b");
     let home = home.to_str().unwrap();
@@ -408,7 +408,7 @@ fn value_at(fleet: &Fleet, member: &str, key: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A member that has seen nothing of the lost part can be given a change upon it, by who saw it elsewhere.
+/// A change from a client that saw the lost part elsewhere may reach a member that has not seen it.
 #[test]
 fn p08_what_waits_at_a_member_that_was_behind_is_not_applied_upon_what_has_a_lost_sequence() {
     let fleet = Fleet::new();
@@ -454,7 +454,8 @@ fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     fleet.converges(&["a", "b"]);
-    // What others did before the last recovery is not in its log; its state shows that nothing overtook a's own.
+    // Changes of others before the last recovery are not in the new log; its state shows that a's transactions were
+    // not superseded.
     fleet.wait("a's own comes back", || value(&fleet, "ahead").as_deref() == Some("2"));
     assert_eq!(value(&fleet, "others"), None);
     assert_eq!(fleet.status("a")["quarantined"], 1);
@@ -470,14 +471,14 @@ fn p04_what_was_deleted_between_two_disasters_does_not_return() {
     fleet.ok("b", &["put", "c", "ahead", "--value", "5"]);
     fleet.ok("b", &["delete", "c", "ahead"]);
     fleet.converges(&["b"]);
-    // Neither compaction nor an index that is built again forgets it.
+    // Neither compaction nor a rebuilt index forgets it.
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     datastore.terminate();
     std::fs::remove_dir_all(fleet.dir("d/state")).expect("removes the index");
     let datastore = fleet.datastore();
     fleet.wait_connected("b");
     b.terminate();
-    // A member that never saw it is told by the state that it fetches.
+    // A member that never saw it learns of it from the snapshot.
     let c = fleet.member("c");
     fleet.converges(&["c"]);
     c.terminate();
@@ -505,7 +506,7 @@ fn p13_a_recovery_that_fails_changes_nothing_of_why_generations_began() {
     let (datastore, b) = recover_from_b(&fleet, &key, false);
     b.terminate();
     destroy(&fleet, datastore);
-    // Something that cannot be removed is in the way of the new log.
+    // A file that cannot be removed blocks the new log.
     let in_the_way = fleet.dir("d/log.new");
     std::fs::create_dir_all(fleet.dir("d")).expect("creates");
     std::fs::write(&in_the_way, b"a file").expect("writes");
@@ -563,7 +564,7 @@ fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
     std::fs::remove_file(&file).expect("removes");
     let verified = fleet.run("d", &["verify"]);
     assert_eq!(verified.status.code(), Some(3), "{verified:?}");
-    // A member that lost its own, too, says so until it has learned it.
+    // A member that lost the reasons, too, reports it until it has learned them.
     b.terminate();
     std::fs::remove_file(fleet.dir("b/generations.json")).expect("removes");
     let b = fleet.replica("b");
@@ -592,7 +593,7 @@ fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
     assert_eq!(value(&fleet, "ahead").as_deref(), Some("2"));
 }
 
-/// Leads a stopped member's state on with a datastore of its own, and gives it its identity back.
+/// Continues a stopped member's state with a separate datastore, and restores the member's identity.
 fn forge(fleet: &Fleet, member: &str) {
     let (home, kept) = (fleet.dir(member), fleet.dir("kept-identity"));
     let identity = home.join("identity");
@@ -659,7 +660,7 @@ fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
     let (key, authority) = (key_of(&fleet), escrow(&fleet, "a"));
     a.terminate();
     destroy(&fleet, datastore);
-    // As if the datastore had died before it signed what it had sent.
+    // As if the datastore had died before it signed the entries that it had sent.
     std::fs::remove_file(fleet.dir("a").join("proof")).expect("it was signed");
     let _a = fleet.replica("a");
     let listen = fleet.listen.to_string();

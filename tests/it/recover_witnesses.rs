@@ -1,4 +1,4 @@
-//! Who is asked, and who is told apart, when a log is rebuilt.
+//! Checks of witnesses and members when a log is rebuilt.
 
 use std::path::Path;
 use std::process::Output;
@@ -89,13 +89,13 @@ fn p13_what_is_left_of_the_index_is_asked_before_a_log_is_rebuilt() {
     assert_eq!(refused.status.code(), Some(1));
     let text = said(&refused);
     assert!(text.contains("is at sequence 7, and the chosen member at 4"), "{text}");
-    // As it is told: the index gives the log back.
+    // As the remedy suggests, the index restores the log.
     let index = path(&fleet, "d/state");
     fleet.ok("d", &["repair", "--from", &index, "--accept-loss"]);
     let datastore = fleet.datastore();
     assert!(fleet.ok("d", &["ls", "c"]).contains("datastore2"));
     datastore.terminate();
-    // Or it is put aside.
+    // Alternatively, the index is moved away.
     std::fs::remove_dir_all(fleet.dir("d").join("log")).expect("removes");
     std::fs::rename(fleet.dir("d/state"), fleet.dir("d/state.aside")).expect("renames");
     fleet.ok("d", &flags);
@@ -125,7 +125,7 @@ fn p13_a_log_is_not_repaired_from_a_member_whose_history_is_not_the_indexs() {
     a.terminate();
     datastore.terminate();
     replace_dir(&fleet.dir("true"), &fleet.dir("d"));
-    // What follows the shared part is gone from the log, and only the index knows it.
+    // The entries after the shared part are removed from the log, so only the index has them.
     let log = fleet.dir("d/log");
     let open = std::fs::read_dir(&log).expect("lists").map(|entry| entry.expect("entry").path());
     let open = open.into_iter().find(|path| path.to_string_lossy().ends_with("-open.log")).expect("an open segment");
@@ -170,7 +170,7 @@ fn p11_a_newer_copy_of_the_authority_takes_the_place_of_one_that_an_earlier_atte
     fleet.converges(&["a", "b"]);
 }
 
-/// An index of the branch that was restored on purpose knows what was acknowledged there, at whatever sequence.
+/// The index of an intentionally restored branch knows which transactions were acknowledged there, at any sequence.
 #[test]
 fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
     let fleet = Fleet::new();
@@ -198,13 +198,13 @@ fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
     assert_eq!(refused.status.code(), Some(1), "{text}");
     assert!(text.contains("the index holds what the backup has not") && text.contains("repair --from"), "{text}");
     assert!(!fleet.dir("d/log").exists());
-    // As it is told.
+    // As the remedy suggests.
     fleet.ok("d", &["repair", "--from", &path(&fleet, "d/state"), "--accept-loss"]);
     let _datastore = fleet.datastore();
     assert!(fleet.ok("d", &["ls", "c"]).contains("branch1"));
 }
 
-/// A power cut between the two renames with which a restored log takes its place.
+/// A power failure between the two renames that install a restored log.
 #[test]
 fn p05_a_restore_goes_on_where_one_was_interrupted_between_its_renames() {
     let fleet = Fleet::new();

@@ -1,4 +1,4 @@
-//! The recovery key's rotation: with members that run and one that does not, over restarts, with backups, and taken back.
+//! Rotation of the recovery key: with online and offline members, over restarts, with backups, and with an abort.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -20,12 +20,12 @@ fn refused(fleet: &Fleet, step: &[&str]) -> String {
     fleet.refused("d", &[&ROTATE, step].concat())
 }
 
-/// The new key, as `begin` prints it.
+/// Starts the rotation and returns the new key.
 fn begin(fleet: &Fleet) -> String {
     fleet.ok("d", &[&ROTATE[..], &["begin"]].concat()).trim().to_owned()
 }
 
-/// What opens the copy that a member has, as the datastore knows it.
+/// Returns which keys open a member's copy, as known to the datastore.
 fn opens(fleet: &Fleet, member: &str) -> String {
     let status = rotate(fleet, &["status"]);
     let members = status["members"].as_array().expect("members");
@@ -37,7 +37,7 @@ fn wait_opens(fleet: &Fleet, member: &str, wanted: &str) {
     fleet.wait(&format!("the copy of {member} opens with {wanted}"), || opens(fleet, member) == wanted);
 }
 
-/// Which of the keys open the copy in a member's directory.
+/// Returns which of the keys open the copy in a member's directory.
 fn keys_that_open(fleet: &Fleet, member: &str, keys: [&str; 2]) -> [bool; 2] {
     let copy = Escrow::load(Path::new(&escrow(fleet, member))).expect("reads");
     keys.map(|key| copy.check(&key.parse::<RecoveryKey>().expect("a key")).is_ok())
@@ -55,7 +55,7 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
     assert!(refused(&fleet, &["abort"]).contains("no rotation"));
     assert!(refused(&fleet, &["finish", "--recovery-key", &old]).contains("no rotation"));
 
-    // One member is away when it begins.
+    // One member is offline when the rotation starts.
     b.terminate();
     let new = begin(&fleet);
     assert!(new != old && begin(&fleet) == new, "given again it goes on");
@@ -68,7 +68,7 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(found.contains("b do not have a copy of the authority that it opens"), "{found}");
 
-    // It does not end while a copy would be lost, nor for an operator who has not the new key.
+    // It cannot finish while a member would keep only the old copy, nor without the new key.
     let said = refused(&fleet, &["finish", "--recovery-key", &new]);
     assert!(said.contains("members have: b."), "{said}");
     let b = fleet.replica("b");
@@ -86,7 +86,7 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
     let authority = escrow(&fleet, "a");
     b.terminate();
 
-    // The new key, and no other, brings the datastore back.
+    // The new key, and no other, recovers the datastore.
     destroy(&fleet, datastore);
     let said = fleet.run("d", &["recover", "--authority", &authority, "--recovery-key", &old]);
     assert!(!said.status.success() && !fleet.dir("d/trust/ca.key").exists(), "{said:?}");
@@ -110,7 +110,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
         fleet.wait_connected("a");
         started
     };
-    // Killed after it began, and taken back.
+    // Killed after the start, and aborted.
     let first = begin(&fleet);
     datastore = restarted(datastore);
     assert_eq!(begin(&fleet), first, "it goes on with the key that was written down");
@@ -120,7 +120,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     assert_eq!(key_of(&fleet), old);
     wait_opens(&fleet, "a", "present");
     assert_eq!(keys_that_open(&fleet, "a", [&old, &first]), [true, false]);
-    // The commands, killed at any point.
+    // The commands, killed at arbitrary points.
     for moment in 0..8 {
         for step in ["begin", "abort"] {
             let mut command = fleet.command("d", &[&ROTATE[..], &[step]].concat());
@@ -134,7 +134,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     }
     let _ = fleet.run("d", &[&ROTATE[..], &["abort"]].concat());
     wait_opens(&fleet, "a", "present");
-    // While the datastore does not run.
+    // While the datastore is stopped.
     datastore.terminate();
     let new = begin(&fleet);
     assert_eq!(opens(&fleet, "a"), "present", "what is known outlives the process");
@@ -209,7 +209,8 @@ fn p13_no_moment_of_a_rotation_leaves_backups_that_no_recovery_key_restores() {
     rotate(&fleet, &["finish", "--recovery-key", &new]);
     let opened = |key: &str, name: &str| fleet.run(name, &["restore", &place, "--recovery-key", key]).status.success();
 
-    // The first backup afterwards ends before it has a manifest: what there is opens with the former key, as before.
+    // The first backup afterwards fails before its manifest is written: the existing backups still open with the
+    // former key.
     fleet.ok("d", &["put", "c", "k", "--value", "2"]);
     let (pieces, aside) = (fleet.dir("backups/pieces"), fleet.dir("backups/aside"));
     std::fs::rename(&pieces, &aside).expect("moves");
@@ -219,7 +220,7 @@ fn p13_no_moment_of_a_rotation_leaves_backups_that_no_recovery_key_restores() {
     std::fs::rename(&aside, &pieces).expect("moves back");
     assert!(opened(&old, "r1"));
 
-    // One that is whole does without it, also when its manifest is damaged afterwards.
+    // A complete backup no longer opens with the former key, even if its manifest becomes corrupt later.
     let made: Value = serde_json::from_str(&fleet.ok("d", &[&create[..], &["--json"]].concat())).expect("JSON");
     assert!(!opened(&old, "r2"));
     let manifest = fleet.dir("backups/manifests").join(made["backup"].as_str().expect("a name"));
@@ -247,7 +248,7 @@ fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_unt
             false => std::fs::remove_file(&path).expect("removes"),
         }
         let before = std::fs::read(escrow(&fleet, "a")).expect("reads");
-        // The member asks for another copy, which it would get.
+        // Another enrolled member makes the member request a newer copy, which it would otherwise get.
         let name = if torn { "x" } else { "y" };
         fleet.ok("d", &["enroll", name]);
         let status = fleet.status("d");
@@ -310,7 +311,7 @@ fn p13_a_former_key_brings_no_earlier_register_back_before_it_was_said() {
         register.members().any(|member| member.name.as_str() == "b" && member.state == MemberState::Revoked)
     };
 
-    // The register is lost with the disk's other half: the key that is left says that the one that is given is a former one.
+    // The member registry is lost with half of the disk: the remaining key shows that the given one is a former key.
     datastore.terminate();
     let trust = fleet.dir("d/trust");
     let kept = fleet.dir("trust.kept");

@@ -1,4 +1,4 @@
-//! The register of members: what is in force, and what is durable.
+//! The member registry: state in force and durable state.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn p11_a_revocation_that_cannot_be_written_cuts_off_at_once_and_is_durable_as_so
     let (_a, _b) = (fleet.member("a"), fleet.member("b"));
     fleet.ok("a", &["put", "c", "k", "--value", "1"]);
     fleet.converges(&["a", "b"]);
-    // A folder is where the register is written first.
+    // A directory blocks the temporary file of the registry.
     let in_the_way = fleet.dir("d/trust/members.json.next");
     fs::create_dir(&in_the_way).expect("creates");
     let said = fleet.refused("d", &["revoke", "a"]);
@@ -40,7 +40,7 @@ fn p11_a_revocation_that_cannot_be_written_cuts_off_at_once_and_is_durable_as_so
     assert!(!fleet.run("a", &["put", "c", "late", "--value", "3"]).status.success(), "a commits nothing");
     assert_eq!(reasons(&fleet), ["revocation_not_durable"]);
     assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1));
-    // Nothing else is half done: the name is not taken, and the token that could not be noted is none.
+    // Nothing else is half done: the name is not taken, and the token that could not be stored is invalid.
     assert!(fleet.refused("d", &["enroll", "x"]).contains("members.json.next"));
     assert_eq!(state(&fleet, "x"), Value::Null);
     fs::remove_dir(&in_the_way).expect("removes");
@@ -60,7 +60,7 @@ fn p11_a_member_is_revoked_on_a_full_disk() {
     let reserve = fleet.dir("d/trust/members.reserve");
     fleet.wait("room is kept", || reserve.exists());
     disk.fill();
-    // It may be that the audit gives room back first.
+    // The audit trail may free space first.
     fleet.ok("d", &["revoke", "a"]);
     fleet.wait("a is cut off", || fleet.status("a")["is_refused"] == true);
     datastore.kill();
@@ -70,7 +70,8 @@ fn p11_a_member_is_revoked_on_a_full_disk() {
     fleet.wait("room is kept again", || reserve.exists());
 }
 
-/// Two members, one of which is revoked after what `copied` copies was copied; the other one has a sealed copy of after that.
+/// Two members, one of which is revoked after `copied` was copied; the other one has an encrypted CA backup of a
+/// later state.
 fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
     let datastore = fleet.datastore();
     let members = vec![fleet.member("a"), fleet.member("b")];
@@ -92,7 +93,7 @@ fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
     (key, members)
 }
 
-/// It is named, nothing is written, nobody is enrolled, and the later copy stays.
+/// Checks that it is reported, no writes and enrollments are accepted, and the later copy is kept.
 fn is_noticed(fleet: &Fleet, later: &[u8]) {
     fleet.wait("it is noticed", || reasons(fleet).contains(&"register_went_back".to_owned()));
     let status = String::from_utf8_lossy(&fleet.run("d", &["status"]).stdout).into_owned();
@@ -139,7 +140,7 @@ fn p13_an_older_copy_of_the_whole_directory_is_noticed_when_a_member_connects_an
     let datastore = fleet.datastore();
     fleet.wait_connected("a");
     is_noticed(&fleet, &later);
-    // It holds over a restart, also with nobody there.
+    // It persists over a restart, even without members.
     datastore.kill();
     let datastore = fleet.datastore();
     assert!(reasons(&fleet).contains(&"register_went_back".to_owned()));

@@ -1,10 +1,10 @@
-//! `recover` as a rehearsal, and `repair` of a datastore of which little is left.
+//! Dry runs of `recover`, and `repair` of a datastore with few files left.
 
 use std::fs;
 
 use crate::fleet::Fleet;
 
-/// A datastore and a member with the same state, both stopped; the export and the recovery key.
+/// Returns a datastore and a member with the same state, both stopped; also the export and the recovery key.
 fn stopped() -> (Fleet, String, String) {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
@@ -47,7 +47,7 @@ fn p13_a_datastore_without_a_log_is_repaired_from_its_own_index() {
     let doubtful = fleet.run("d", &["repair", "--from", &index]);
     let said = String::from_utf8_lossy(&doubtful.stderr).into_owned();
     assert!(doubtful.status.success() || said.contains("--accept-loss"), "{said}");
-    // A register that says nothing is named.
+    // A corrupt member registry is reported.
     fs::write(fleet.dir("d/trust/members.json"), "damaged").expect("writes");
     let repaired = fleet.ok("d", &["repair", "--from", &index, "--accept-loss"]);
     assert!(repaired.contains("REGISTER") && repaired.contains("members.json"), "{repaired}");
@@ -58,7 +58,7 @@ fn p13_a_datastore_without_a_log_is_repaired_from_its_own_index() {
     assert_eq!(fleet.converges(&["a"]), export);
 }
 
-/// Every file below a directory with what is in it.
+/// Returns every file below a directory with its content.
 fn contents(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut found = std::collections::BTreeMap::new();
     for entry in fs::read_dir(dir).expect("lists") {
@@ -91,7 +91,7 @@ fn p13_a_rehearsed_restore_claims_and_makes_nothing() {
     assert!(contents(&fleet.dir("d")) == before, "nothing was changed");
     fleet.ok("nowhere", &["restore", &place, "--dry-run"]);
     assert!(!fleet.dir("nowhere").exists(), "a directory that is not there is not made");
-    // While it runs, it is refused as the real one is.
+    // While the datastore runs, a dry run is rejected like a real restore.
     let _datastore = fleet.datastore();
     let refused = fleet.run("d", &["restore", &place, "--dry-run"]);
     assert!(!refused.status.success());

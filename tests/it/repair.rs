@@ -1,4 +1,4 @@
-//! A damaged datastore, repaired from a member.
+//! Repair of a corrupt datastore from a member.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ fn flip(path: &std::path::Path, at: usize) {
     std::fs::write(path, bytes).expect("writes");
 }
 
-/// Two members and a log of several segments; some transactions were rejected and some deleted what they named.
+/// Two members and a log of several segments, with rejected transactions and deletions.
 fn loaded(fleet: &Fleet, transactions: u64) -> (Process, Process, Process) {
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -61,7 +61,7 @@ fn repaired(fleet: &Fleet, member: &str) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// The fleet goes on: same history, same contents everywhere, and new writes reach everyone.
+/// Checks that the fleet continues with the same history and state everywhere, and that new writes reach all members.
 fn goes_on(fleet: &Fleet, export: &str, id: &serde_json::Value) {
     let _datastore = fleet.datastore();
     let _members = (fleet.replica("a"), fleet.replica("b"));
@@ -78,7 +78,7 @@ fn goes_on(fleet: &Fleet, export: &str, id: &serde_json::Value) {
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     fleet.ok("d", &["verify"]);
     assert_eq!(fleet.converges(&["a", "b"]), export);
-    // A new member gets everything from the repaired log.
+    // A new member gets all data from the repaired log.
     let _c = fleet.member("c");
     assert_eq!(fleet.converges(&["c"]), export);
 }
@@ -88,7 +88,7 @@ fn p01_a_damaged_closed_segment_is_repaired_from_a_member_that_was_behind() {
     let fleet = fleet();
     let (datastore, a, b) = loaded(&fleet, 9_000);
     b.terminate();
-    // What b does not have lies behind the damage, in the old log.
+    // Entries that b lacks are after the corruption, in the old log.
     fleet.ok("a", &["put", "c", "later", "--value", "1"]);
     fleet.ok("a", &["put", "c", "later", "--value", "2"]);
     let export = fleet.converges(&["a"]);
@@ -170,7 +170,7 @@ fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
     fleet.wait("the datastore knows where a is", applied);
     a.terminate();
     datastore.terminate();
-    // The record of the last transaction, and the end of what b has, are gone.
+    // The record of the last transaction, and the end of b's data, are lost.
     for segment in segments(&fleet, "d/log") {
         let length = std::fs::metadata(&segment).unwrap().len() as usize;
         let mut bytes = std::fs::read(&segment).unwrap();
@@ -185,7 +185,7 @@ fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
     assert!(errors.contains(&format!("a at {head}")), "the member to ask is named: {errors}");
     let after: Vec<_> = segments(&fleet, "d/log").iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert!(before == after, "nothing was changed");
-    // Another fleet's member is no source.
+    // A member of another fleet is not accepted as a source.
     let other = Fleet::new();
     let others = (other.datastore(), other.member("a"));
     other.ok("a", &["put", "c", "k", "--value", "1"]);
@@ -194,7 +194,7 @@ fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
     let foreign = fleet.run("d", &["repair", "--accept-loss", "--from", from.to_str().unwrap()]);
     assert_eq!(foreign.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&foreign.stderr).contains("belongs to log"), "{foreign:?}");
-    // The loss is accepted: a new generation begins.
+    // After the loss is accepted, a new generation starts.
     let accepted = repair(&fleet, "b", &["--accept-loss", "--json"]);
     assert!(accepted.status.success(), "{accepted:?}");
     let report: serde_json::Value = serde_json::from_slice(&accepted.stdout).expect("JSON");
@@ -205,7 +205,7 @@ fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
     fleet.wait_connected("b");
     let status = fleet.status("d");
     assert!(status["generation"].as_u64() > Some(1) && status["log_id"] == log_id, "{status}");
-    // What a had more was its own: it pushes that again and follows.
+    // The additional entries of a were its own, so it pushes them again and follows.
     let again = fleet.converges(&["a", "b"]);
     assert_eq!(again, export);
     fleet.ok("b", &["put", "c", "on", "--value", "1"]);

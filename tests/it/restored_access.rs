@@ -1,10 +1,10 @@
-//! What a restore gives back that opens something, and what it leaves ended.
+//! Access granted by a restored backup, and sessions that a restore ends.
 
 use crate::fleet::Fleet;
 
 const TOKEN: &str = r#"{"id":"6f0d3a52-6a0b-4c41-9d5f-0f0a4c1d2e3f","name":"stolen-laptop","uid":2,"createdAt":"2026-01-01T00:00:00Z","hash":"00"}"#;
 
-/// A fleet whose backup holds two logins, a token and an administrator.
+/// Creates a backup with two sessions, a token and an administrator.
 fn backed_up(fleet: &Fleet) -> String {
     let datastore = fleet.datastore();
     let put = |collection: &str, key: &str, value: &str| {
@@ -33,7 +33,7 @@ fn p11_a_restore_ends_logins_and_names_what_opens_something_again() {
     assert_eq!(fleet.ok("d", &["ls", "sessions"]), "");
     assert!(fleet.ok("d", &["ls", "tokens"]).contains("6f0d3a52"));
     fleet.ok("d", &["verify"]);
-    // Members follow the deletions like any others.
+    // Members apply these deletions like any others.
     let member = fleet.member("a");
     fleet.converges(&["a"]);
     member.terminate();

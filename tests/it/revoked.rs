@@ -1,5 +1,5 @@
-//! A webserver that was revoked: whatever it was doing when it learnt of it, it is not ready, lets nobody in and takes nothing,
-//! until it is enrolled again; and nothing that it had accepted is lost, or comes into the log unseen.
+//! A revoked webserver: whatever it was doing when it learned of the revocation, it is not ready and accepts no logins
+//! and writes until it is enrolled again. Its accepted changes are neither lost nor committed without review.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn credentials() -> Value {
     json!({ "User": "admin", "Pass": crate::web::ADMIN_PASSWORD })
 }
 
-/// What a client finds that has a session: readiness, a login, a change, a search.
+/// Returns the status codes that a client with a session gets: readiness, a login, a change, a search.
 fn answers(web: &Web, client: &Client) -> [u16; 4] {
     let login = web.nobody().post("/api/login", &credentials()).status;
     let change = client.put("/api/users/1/preferences", &json!({ "x": 1 })).status;
@@ -35,7 +35,7 @@ fn is_shut(fleet: &Fleet, web: &Web, client: &Client, when: &str) {
     let status = fleet.run(web.name, &["status"]);
     assert_eq!(status.status.code(), Some(1), "{when}");
     assert!(String::from_utf8_lossy(&status.stdout).contains("revoked"), "{when}: {status:?}");
-    // What it has can still be read by who was in.
+    // Existing sessions can still read its data.
     assert_eq!(client.get("/api/info/whoami").status, 200, "{when}");
     assert_eq!(fleet.run(web.name, &["put", "c", "refused", "--value", "1"]).status.code(), Some(1), "{when}");
 }
@@ -47,7 +47,7 @@ fn is_open(fleet: &Fleet, web: &Web, client: &Client, when: &str) {
     assert_eq!([ready, login, change], [200; 3], "{when}");
 }
 
-/// A small search at the webserver of `client`; its path.
+/// Starts a small search at the webserver of `client`; returns its path.
 fn launch(client: &Client) -> String {
     let begun = client.made("/api/searchctrl/launch", &json!({ "SearchString": "tag=resource:rows" }));
     format!("/api/searchctrl/{}/rows", begun["SearchID"].as_str().expect("an id"))
@@ -99,7 +99,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
     let datastore = fleet.datastore();
     is_shut(&fleet, &b, &at_b, "when the datastore is back");
 
-    // Enrolled again while it runs: every connection shows the new certificate.
+    // Enrolled again while it runs: every connection uses the new certificate.
     enroll_again(&fleet, "b");
     is_open(&fleet, &b, &at_b, "enrolled again");
     fleet.converges(&["a", "b"]);
@@ -108,7 +108,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
     let body: String = (0..200_000).map(|number| format!("{number}\n")).collect();
     let put = at_b.upload("PUT", &format!("/api/resources/{guid}/raw"), "file", body.as_bytes());
     assert_eq!(put.status, 200, "{}", put.text());
-    // Chunks go over a connection of their own, and members fetch results from each other.
+    // Chunks use a separate connection, and members fetch results from each other.
     fleet.wait("the contents are at the other one", || status_of(&at_a, &format!("/api/resources/{guid}/raw")) == 200);
     let search = launch(&at_b);
     fleet.wait("a member shows the search of another one again", || status_of(&at_a, &search) == 200);
@@ -121,10 +121,10 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
     let at_b = b.admin(&fleet);
     datastore.terminate();
     fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
-    // One that is merely cut off goes on as ever.
+    // A webserver that is only offline works as usual.
     is_open(&fleet, &b, &at_b, "cut off");
     fleet.ok("b", &["put", "c", "k", "--value", "\"made while cut off\"", "--no-wait"]);
-    // The datastore's register is changed while it is stopped.
+    // The member registry is changed while the datastore is stopped.
     fleet.ok("d", &["revoke", "b"]);
     is_open(&fleet, &b, &at_b, "not knowing it");
     let datastore = fleet.datastore();
@@ -144,7 +144,7 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
     is_open(&fleet, &b, &at_b, "enrolled again");
     fleet.converges(&["a", "b"]);
     assert!(!fleet.export("d").contains("made while cut off"), "it is not pushed by itself");
-    // What was changed since, as the preferences above, is left.
+    // Objects that were changed since, like the preferences above, are left unchanged.
     let applied = fleet.run("b", &["quarantine", "apply", "1"]);
     assert!(String::from_utf8_lossy(&applied.stdout).contains("applied"), "{applied:?}");
     fleet.converges(&["a", "b"]);

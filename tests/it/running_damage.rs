@@ -1,5 +1,5 @@
-//! Damage that a process meets while it runs: whichever read meets it, the status, the exit code and readiness report it at once,
-//! and not only after the next start.
+//! Corruption found while a process runs: whichever read finds it, the status, the exit code and readiness report it
+//! immediately instead of after the next start.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use crate::fleet::{Fleet, History, own_port};
 use crate::reading::copy_dir;
 use crate::web::client::Client;
 
-/// Every file below `dir` whose path `is_wanted`.
+/// Returns every file below `dir` for which `is_wanted` returns true.
 fn files(dir: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for path in fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path()) {
@@ -22,7 +22,7 @@ fn files(dir: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     found
 }
 
-/// Flips a bit in every 512 bytes, in place: the process has the file open.
+/// Flips a bit in every 512 bytes, in place, because the process has the file open.
 fn flip(path: &Path) {
     let file = fs::File::options().read(true).write(true).open(path).expect("opens");
     let length = file.metadata().expect("is there").len();
@@ -42,7 +42,7 @@ fn is_table(path: &Path) -> bool {
     path.parent().is_some_and(|parent| parent.ends_with("tables"))
 }
 
-/// The codes of the reasons of a status, and the exit code of `status`.
+/// Returns the codes of the health reasons, and the exit code of `status`.
 fn health(fleet: &Fleet, name: &str) -> (Vec<String>, Option<i32>) {
     let status = fleet.status(name);
     let reasons = status["health"]["reasons"].as_array().cloned().unwrap_or_default();
@@ -55,7 +55,7 @@ fn is_reported(fleet: &Fleet, name: &str) -> bool {
     codes.iter().any(|code| code == "damaged") && exit == Some(3)
 }
 
-/// Puts a directory back to how it was.
+/// Restores a directory from its saved copy.
 fn put_back(fleet: &Fleet, name: &str) {
     fs::remove_dir_all(fleet.dir(name)).expect("removes");
     copy_dir(&fleet.dir(&format!("{name}.good")), &fleet.dir(name));
@@ -82,7 +82,7 @@ fn p10_whichever_read_of_a_running_datastore_meets_a_damaged_segment_its_status_
         (&["backup", "create", &backup], true),
         (&["verify"], true),
         (&["diff", "--from", "100", "--to", "9000"], true),
-        // A member that is far behind is served from the segments.
+        // A member that lags far behind is served from the segments.
         (&[], false),
     ];
     for (command, fails) in reads {
@@ -90,7 +90,7 @@ fn p10_whichever_read_of_a_running_datastore_meets_a_damaged_segment_its_status_
         assert_eq!(health(&fleet, "d"), (Vec::new(), Some(0)), "before {command:?}");
         files(&fleet.dir("d/log"), &is_closed_segment).iter().for_each(|path| flip(path));
         if command.first() == Some(&"compact") {
-            // Nothing holds the horizon back.
+            // No member pins the horizon.
             fleet.ok("d", &["revoke", "a"]);
         }
         if fails {
@@ -110,7 +110,7 @@ fn p10_whichever_read_of_a_running_datastore_meets_a_damaged_segment_its_status_
     }
 }
 
-/// More objects than the cache holds.
+/// Returns more objects than fit into the cache.
 fn bulk() -> String {
     let mut lines = String::new();
     for number in 0..900 {
@@ -155,7 +155,7 @@ fn p10_whichever_read_of_a_running_process_meets_a_damaged_state_its_status_repo
         datastore.terminate();
         put_back(&fleet, "d");
     }
-    // A member that has nothing is sent a snapshot.
+    // A new member receives a snapshot.
     let datastore = fleet.datastore();
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     fleet.enroll("late", "webserver");
@@ -163,12 +163,13 @@ fn p10_whichever_read_of_a_running_process_meets_a_damaged_state_its_status_repo
     let late = fleet.replica("late");
     fleet.wait("the datastore reports it", || is_reported(&fleet, "d"));
     late.terminate();
-    // It starts again and rebuilds its index.
+    // It restarts and rebuilds its index.
     datastore.terminate();
     let datastore = fleet.datastore();
     assert_eq!(health(&fleet, "d").1, Some(0));
     datastore.terminate();
-    // A webserver without its datastore keeps saying so, and is not ready; with it, it fetches the state again.
+    // A webserver without its datastore keeps reporting it and is not ready; with the datastore, it fetches the
+    // state again.
     let client = Client::new(format!("http://{address}"));
     let ready = |wanted: u16| client.try_get("/api/ready").is_ok_and(|(status, _)| status == wanted);
     for command in reads {

@@ -1,4 +1,4 @@
-//! States that are fetched over a network that fails in the middle.
+//! Snapshots fetched over a network that fails during the transfer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::fleet::Fleet;
 use crate::proxy::{Proxy, Weather};
 
-/// Slow enough that a state of some megabytes is on its way for seconds.
+/// Slow enough that the transfer of a few megabytes takes seconds.
 const SLOW: Weather = Weather { cut: false, lost: 0, doubled: 0, delay_us: 100_000, jitter_us: 0 };
 
-/// Names of the directories of a member's states.
+/// Returns the names of a member's state directories.
 fn states(fleet: &Fleet, name: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(fleet.dir(name)).expect("lists");
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

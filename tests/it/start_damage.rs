@@ -1,5 +1,4 @@
-//! Damage that a program meets when it starts: every program ends with exit code 3, changes nothing, and names the command that
-//! comes next.
+//! Corruption found at startup: every program exits with code 3, changes nothing, and names the next command to run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fleet::{Fleet, History, own_port};
 use crate::reading::copy_dir;
 
-/// Every file in a folder with its bytes.
+/// Returns every file in a directory with its content.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).unwrap_or_default())).collect();
@@ -37,7 +36,7 @@ fn nothing_but_current(dir: &Path) {
     fs::write(dir.join("current"), current).expect("writes");
 }
 
-/// What is damaged in a datastore's directory, and what the message names.
+/// Corruption of a datastore's directory, and the remedy that the message names.
 const OF_DATASTORES: [(&str, Deed, &str); 7] = [
     ("a segment", |dir| flip(&first_segment(&dir.join("log"))), "repair --from"),
     ("the head file", |dir| fs::write(dir.join("log/head"), "no head").expect("writes"), "repair --from"),
@@ -48,7 +47,7 @@ const OF_DATASTORES: [(&str, Deed, &str); 7] = [
     ("the authority", |dir| flip(&dir.join("trust/ca.pem")), "authority restore"),
 ];
 
-/// The same of a member.
+/// Corruption of a member's directory.
 const OF_MEMBERS: [(&str, Deed, &str); 6] = [
     ("the outbox journal", |dir| flip(&dir.join("outbox/journal")), "outbox accept-loss"),
     ("the journal's head", |dir| fs::write(dir.join("outbox/head"), "no head").expect("writes"), "outbox accept-loss"),
@@ -72,7 +71,7 @@ fn ends_with_3(output: &std::process::Output, word: &str, dir: &Path, what: &str
     assert!(word.starts_with("repair") || errors.contains(&path), "{what}: the directory is named: {errors}");
 }
 
-/// `doctor` calls it damage, with the command, and not a failure of itself.
+/// Checks that `doctor` reports corruption with the command, instead of failing itself.
 #[track_caller]
 fn doctor_names_it(fleet: &Fleet, name: &str, word: &str, what: &str) {
     let output = fleet.run(name, &["doctor", "--json"]);
@@ -121,7 +120,7 @@ fn p10_every_program_ends_with_exit_code_3_at_damage_and_names_the_command_that_
         }
         put_back("a");
     }
-    // A webserver without a datastore keeps both kinds of directories.
+    // A webserver in standalone mode has both kinds of directories.
     let alone = ["webserver", "--listen", &listen, "--insecure-disable-https", "--default-password"];
     let process = fleet.spawn_webserver("alone", listen.parse().expect("an address"), &[]);
     let client = crate::web::client::Client::new(format!("http://{listen}"));

@@ -1,7 +1,7 @@
-//! Damage at rest of everything that can be made anew: the datastore's index, a replica's state, the file that names
-//! it. Whatever happens to these files, a process that starts on them serves what is right or says what it needs.
+//! Corruption at rest of everything that can be rebuilt: the datastore's index, a replica's state, and the file that
+//! names it. Whatever happens to these files, a process that starts with them serves correct data or reports its needs.
 //!
-//! `GRAVWELL_DAMAGES` does more; `GRAVWELL_SEED` plays the same choices again, `GRAVWELL_DAMAGE` one of them.
+//! `GRAVWELL_DAMAGES` sets the number of runs; `GRAVWELL_SEED` repeats them, `GRAVWELL_DAMAGE` one of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::load::Collector;
 use crate::model::{Model, wishes_of};
 use crate::reading::copy_dir;
 
-/// A process whose files make the storage engine abort may be started this often until it has mended itself.
+/// Maximum number of starts until a process whose storage engine aborts has repaired itself.
 const STARTS_MAX: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ enum Damage {
     WholeOthers,
 }
 
-/// With how often each is chosen, of a hundred.
+/// Weight of each kind of corruption, in percent.
 const WEIGHTS: [(Damage, u64); 10] = [
     (Damage::FlippedBits, 22),
     (Damage::CutOff, 12),
@@ -59,13 +59,13 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The state directory within a process's directory.
+/// Returns the state directory within a process's directory.
 fn state_of(dir: &Path) -> PathBuf {
     let named = fs::read_to_string(dir.join("current")).ok();
     named.map_or_else(|| dir.join("state"), |line| dir.join(line.split(' ').next().expect("a name")))
 }
 
-/// A fleet at rest, as it is and as it was, and the whole log.
+/// A stopped fleet with its current and an earlier copy, and the whole log.
 struct Rest {
     fleet: Fleet,
     log: Vec<Entry>,
@@ -73,7 +73,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// Runs a fleet long enough that its states have tables and journals, and copies it twice.
+    /// Runs a fleet until its states have tables and journals, and copies it twice.
     fn new() -> Rest {
         let mut fleet = Fleet::new();
         fleet.datastore_flags = vec!["--segment-mb".into(), "4".into()];
@@ -92,7 +92,7 @@ impl Rest {
             fleet.converges(&["a", "b"]);
             assert!(runtime.block_on(collector.collect(Duration::from_secs(30))));
             if round == 1 {
-                // A snapshot, too: its state was loaded, not grown.
+                // Also a snapshot, so that one state was loaded instead of built from entries.
                 fleet.ok("d", &["compact", "--history-ops", "50"]);
             }
             replicas.0.terminate();
@@ -106,7 +106,7 @@ impl Rest {
         Rest { fleet, log, exports: HashMap::new() }
     }
 
-    /// Puts datastore and replica back to how they were left.
+    /// Restores the directories of datastore and replica.
     fn restore(&self) {
         for name in ["d", "a"] {
             fs::remove_dir_all(self.fleet.dir(name)).expect("removes");
@@ -114,7 +114,7 @@ impl Rest {
         }
     }
 
-    /// What an export at a sequence must be.
+    /// Returns the expected export at a sequence.
     fn export_at(&mut self, seq: u64) -> &str {
         let log = &self.log[..usize::try_from(seq).expect("fits")];
         self.exports.entry(seq).or_insert_with(|| Model::replay(log, &wishes_of(log)).export())
@@ -152,7 +152,7 @@ impl Rest {
     }
 }
 
-/// Puts another file in place; where there was none then or there, the file is absent.
+/// Replaces a file by another one; removes it if the other one does not exist.
 fn replace(file: &Path, by: &Path) {
     if by.exists() {
         fs::copy(by, file).expect("copies");
@@ -163,7 +163,7 @@ fn replace(file: &Path, by: &Path) {
 
 fn spoil(file: &Path, damage: Damage, dice: &mut Dice) {
     let mut bytes = fs::read(file).expect("reads");
-    // Journals are long and mostly empty: damage there would say little.
+    // Journals are long and mostly empty, so corruption there would prove little.
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1) as u64;
     let mut place = || dice.below(used.max(1)) as usize;
     match damage {
@@ -186,7 +186,7 @@ fn spoil(file: &Path, damage: Damage, dice: &mut Dice) {
     fs::write(file, bytes).expect("writes");
 }
 
-/// Transactions on few large and many small objects: much is written, little of it lives.
+/// Transactions on few large and many small objects: much is written, but little of it is live.
 fn large_history(round: u64) -> String {
     let mut dice = Dice::new(round + 3);
     let mut lines = String::new();
@@ -202,7 +202,7 @@ fn large_history(round: u64) -> String {
     lines
 }
 
-/// Starts a process, again when it ends at once, until it answers. A datastore must come up; so must a replica.
+/// Starts a process, repeatedly if it exits immediately, until it responds. Both a datastore and a replica must start.
 fn start(fleet: &Fleet, name: &str) -> (Process, u32) {
     for attempt in 1..=STARTS_MAX {
         let mut process = if name == "d" { fleet.spawn_datastore() } else { fleet.replica(name) };
@@ -220,7 +220,7 @@ fn start(fleet: &Fleet, name: &str) -> (Process, u32) {
     panic!("{name} does not start\n{}", fleet.log_of(name));
 }
 
-/// Whatever a process shows must be a state that there was, and the one that it says.
+/// Checks that a process shows a state that existed, at the position that it reports.
 fn shows_what_was(rest: &mut Rest, name: &str) {
     let before = rest.fleet.status(name);
     let output = rest.fleet.run(name, &["export"]);
@@ -242,7 +242,7 @@ fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
     let _replay = Replay(format!("({what}) GRAVWELL_SEED={seed} GRAVWELL_DAMAGE={number} cargo test state_damage"));
     let log_before = rest.fleet.log_of(victim).len();
     if victim == "a" && dice.below(2) == 0 {
-        // Cut off, it may have nothing, but nothing wrong.
+        // Without the datastore it may show no data, but never wrong data.
         let (a, _) = start(&rest.fleet, "a");
         shows_what_was(rest, "a");
         a.kill();
@@ -277,7 +277,7 @@ fn p10_a_damaged_state_is_made_anew_and_never_served() {
     println!("seed {seed}, {damages} damages, prepared in {prepared:?}, all in {:?}: {outcomes:?}", begun.elapsed());
 }
 
-/// Takes one object's row away behind the back of everything that keeps sums.
+/// Removes one object's row without updating any digest.
 fn lose_a_row(state: &Path) {
     use fjall::Readable as _;
 

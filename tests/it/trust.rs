@@ -19,7 +19,7 @@ fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
     assert_eq!(fleet.status("a")["connected"], false, "and does not come back");
     assert_eq!(fleet.ok("d", &["presence", "--json"]), "");
     assert_eq!(fleet.ok("a", &["get", "c", "k"]).trim(), "1", "it stays readable");
-    // The running process takes its new identity up by itself, also under another name, and again.
+    // The running process adopts its new identity without a restart, also under another name, and repeatedly.
     for name in ["a", "another", "a"] {
         let token = fleet.ok("d", &["enroll", name]);
         fleet.ok("a", &["join", token.trim()]);

@@ -20,7 +20,7 @@ pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// The replica keeps everything, says why, and goes on working.
+/// Checks that the replica keeps all data, reports the reason, and continues to work.
 fn keeps_everything(fleet: &Fleet, export: &str, verdicts: &[&str]) {
     fleet.wait("the verdict is named", || {
         verdicts.iter().any(|verdict| fleet.status("a")["verdict"] == *verdict) && fleet.status("a")["healthy"] == false

@@ -1,4 +1,4 @@
-//! Readers hold no value that opens something, and prove all the same that their copy is equal.
+//! Readers have no secret values, but can still prove that their copy is equal.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::fleet::Fleet;
 use crate::hostile::client::{Answered, Hostile, hello};
 use crate::web::Web;
 
-/// What stands in every secret value of these tests.
+/// Contained in every secret value of these tests.
 const NEEDLE: &[u8] = b"needle-in-a-secret";
 
 fn put_secrets(fleet: &Fleet, text: &str) {
@@ -25,7 +25,7 @@ fn has_needle(bytes: &[u8]) -> bool {
     bytes.windows(NEEDLE.len()).any(|part| part == NEEDLE)
 }
 
-/// Files below a directory that hold the needle.
+/// Returns the files below a directory that contain the needle.
 fn files_with_needle(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -68,7 +68,7 @@ fn p11_a_reader_is_level_and_holds_no_secret_value() {
     assert!(!fleet.ok("r", &["export", "--with-secrets"]).contains("needle"));
     reader.terminate();
     assert_eq!(files_with_needle(&fleet.dir("r")), Vec::<String>::new());
-    // Left behind the horizon it takes another snapshot.
+    // After falling behind the horizon, it fetches another snapshot.
     put_secrets(&fleet, "replaced while it is away");
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     let reader = fleet.replica("r");
@@ -79,7 +79,7 @@ fn p11_a_reader_is_level_and_holds_no_secret_value() {
     assert_eq!(files_with_needle(&fleet.dir("r")), Vec::<String>::new());
 }
 
-/// Every byte of the answer to a request.
+/// Returns every byte of the response to a request.
 async fn answer(hostile: &Hostile, request: &Request) -> Vec<u8> {
     let (mut send, mut receive) = hostile.open(Open::Admin).await;
     wire::send_json(&mut send, Kind::AdminRequest, request).await.expect("is sent");
@@ -162,7 +162,7 @@ fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
     let show = ["quarantine", "show", "1", "--json"];
     assert!(!has_needle(fleet.ok("a", &show).as_bytes()), "operators paste this");
     assert!(has_needle(fleet.ok("a", &[&show[..], &["--with-secrets"]].concat()).as_bytes()));
-    // Somebody may have been locked out meanwhile, so access is given back only when that is asked for, and logins never.
+    // The user may have been locked out since, so access is restored only on request, and sessions never.
     let asked = fleet.run("a", &["quarantine", "apply", "1"]);
     let said = String::from_utf8_lossy(&asked.stdout).into_owned();
     assert_eq!(asked.status.code(), Some(1), "{said}");
@@ -198,7 +198,7 @@ fn p11_a_member_that_becomes_a_reader_gives_its_secret_values_up() {
     assert!(fleet.ok("a", &["get", "passwords", "1"]).contains("needle"));
 }
 
-/// Nobody can log in from a reader's state: a balancer must not send users to such a webserver.
+/// Nobody can log in with a reader's state, so a balancer must not send users to such a webserver.
 #[test]
 fn p11_a_webserver_with_a_readers_state_is_not_ready_and_says_why() {
     let fleet = Fleet::new();
@@ -215,7 +215,7 @@ fn p11_a_webserver_with_a_readers_state_is_not_ready_and_says_why() {
     };
     says_why(&web);
     web.stop();
-    // The role alone does not bring what is withheld.
+    // The new role alone does not provide the withheld values.
     let token = fleet.ok("d", &["enroll", "a", "--role", "webserver", "--replace"]);
     fleet.ok("a", &["join", token.trim()]);
     datastore.kill();
@@ -225,7 +225,7 @@ fn p11_a_webserver_with_a_readers_state_is_not_ready_and_says_why() {
     fleet.wait("it is ready", || web.nobody().get("/api/ready").status == 200);
 }
 
-/// Operators are told to list the outbox, and paste it.
+/// Operators list the outbox when asked to, and share the output.
 #[test]
 fn p11_the_list_of_the_outbox_shows_no_secret_unless_asked() {
     let fleet = Fleet::new();

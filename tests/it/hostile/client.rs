@@ -1,4 +1,4 @@
-//! The client: the real protocol, through the crate's own types, without any of its restraint.
+//! Hostile client: speaks the real protocol with the crate's own types, without respecting any limit.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use tokio::time::timeout;
 
 use crate::fleet::Fleet;
 
-/// Longest wait for an answer.
+/// Timeout of all responses.
 const ANSWER: Duration = Duration::from_secs(60);
 
 pub struct Hostile {
-    /// A connection ends with its endpoint.
+    /// Dropping the endpoint would close the connection.
     _endpoint: ClientEndpoint,
     pub connection: quinn::Connection,
 }
 
-/// What a stream was answered.
+/// Response on a stream.
 #[derive(Debug)]
 pub enum Answered {
     /// A message of this kind.
     With(Kind),
-    /// A refusal, on the stream or on closing the connection.
+    /// A refusal, on the stream or in the close of the connection.
     Refused(String),
-    /// Nothing: the stream ended.
+    /// The stream ended without a response.
     Ended,
 }
 
@@ -55,16 +55,16 @@ impl Hostile {
         (send, receive)
     }
 
-    /// Greets with `hello`.
+    /// Sends `hello` on a new control stream and returns the response.
     pub async fn greet(&self, hello: &Hello) -> (quinn::SendStream, quinn::RecvStream, Answered) {
         let (mut send, mut receive) = self.open(Open::Control).await;
-        // A refusal may come before all of it was sent.
+        // A refusal may arrive before everything was sent.
         let _ = wire::send(&mut send, Kind::Hello, hello).await;
         let answer = self.answer(&mut receive).await;
         (send, receive, answer)
     }
 
-    /// The next message of a stream, or why there is none.
+    /// Returns the next message of a stream, or the reason why there is none.
     pub async fn answer(&self, receive: &mut quinn::RecvStream) -> Answered {
         match timeout(ANSWER, wire::read_known(receive)).await.expect("an answer in time") {
             Ok(Some((Kind::Refused, body))) => {
@@ -82,7 +82,7 @@ impl Hostile {
         }
     }
 
-    /// What the datastore said on closing the connection; `None` when it stays open.
+    /// Returns the datastore's reason for closing the connection; `None` if it stays open.
     pub async fn closed(&self) -> Option<String> {
         match timeout(Duration::from_secs(1), self.connection.closed()).await {
             Ok(quinn::ConnectionError::ApplicationClosed(close)) => {
@@ -93,7 +93,7 @@ impl Hostile {
         }
     }
 
-    /// Waits until the datastore closes the connection while it may go on sending heartbeats.
+    /// Waits until the datastore closes the connection; until then it may send heartbeats.
     pub async fn refusal(&self, receive: &mut quinn::RecvStream) -> String {
         loop {
             match self.answer(receive).await {
@@ -104,7 +104,7 @@ impl Hostile {
         }
     }
 
-    /// Makes a request.
+    /// Sends a request and returns the response.
     pub async fn ask(&self, request: &Request) -> Answered {
         let (mut send, mut receive) = self.open(Open::Admin).await;
         let _ = wire::send_json(&mut send, Kind::AdminRequest, request).await;
@@ -112,20 +112,20 @@ impl Hostile {
     }
 }
 
-/// A transaction of origin 7.
+/// Creates a transaction of origin 7.
 pub fn txn(counter: u64, conditions: Vec<Condition>, ops: Vec<Op>) -> Txn {
     let id = TxnId { origin: Origin([7; 16]), counter: OriginCounter(counter) };
     Txn { id, settled: OriginCounter(0), time_ms: 0, note: bytes::Bytes::new(), conditions, ops }
 }
 
-/// Pushes a transaction, when the datastore still listens.
+/// Pushes a transaction; fails if the datastore has closed the stream.
 pub async fn push(send: &mut quinn::SendStream, txn: &Txn) -> Result<(), WireError> {
     let mut body = Vec::new();
     encode_txn(txn, &mut body);
     wire::send_raw(send, Kind::Push, &body).await
 }
 
-/// The next answer on a push stream.
+/// Returns the next outcome on a push stream.
 pub async fn fate(receive: &mut quinn::RecvStream) -> Fate {
     let outcome = timeout(ANSWER, wire::expect::<Outcome, _>(receive, Kind::Outcome)).await;
     outcome.expect("an answer in time").expect("an answer").fate

@@ -1,4 +1,4 @@
-//! One identity, many connections; and positions that hold others up.
+//! Many connections of one identity, and reported positions that block others.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::Site;
 use super::client::{Answered, Hostile, endpoint_of, hello};
 use crate::fleet::from_env;
 
-/// Connects many times over one endpoint; says how many are still open in the end.
+/// Opens many connections over one endpoint; returns how many remain open.
 async fn flood(site: &Site, protocol: &[u8], connections: u64) -> usize {
     let (endpoint, address) = (endpoint_of(&site.fleet, "rogue", protocol), site.fleet.listen.to_string());
     let mut held = Vec::new();
@@ -103,7 +103,7 @@ async fn p15_a_member_renews_few_certificates_in_a_while() {
         answers.push(hostile.answer(&mut receive).await);
     }
     let renewed = answers.iter().filter(|answer| matches!(answer, Answered::With(Kind::Renewed))).count();
-    // A slow host takes so long for them that another one has come due.
+    // On a slow host the requests take so long that another renewal becomes due.
     assert!((4..=6).contains(&renewed), "{answers:?}");
     let is_told =
         |answer: &Answered| matches!(answer, Answered::Refused(why) if why.contains("renewed 4 times just now"));

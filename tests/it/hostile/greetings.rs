@@ -1,4 +1,5 @@
-//! Everything that a member says of itself, at its bound, one beyond, a megabyte and more than a message, and not printable.
+//! Every field that a member reports: at its limit, one beyond it, with a megabyte, larger than a message, and with
+//! unprintable characters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use super::Site;
 use super::client::{Answered, Hostile, hello};
 
 const BOUND: usize = 256;
-/// Every report that is followed up has a marker of its own.
+/// Source of unique markers for the reports that follow.
 static MARKERS: AtomicU64 = AtomicU64::new(0);
 const HUGE: [usize; 2] = [1 << 20, 33_000_000];
 
@@ -20,18 +21,18 @@ fn not_printable() -> Vec<String> {
         .to_vec()
 }
 
-/// Greets, and says what came of it.
+/// Performs a handshake and returns the response.
 async fn greeted(site: &Site, hello: Hello) -> Answered {
     Hostile::connect(&site.fleet, "rogue").await.greet(&hello).await.2
 }
 
-/// Greets well, reports `kind`, and says why it was refused; `None`: it was accepted.
+/// Performs a valid handshake, sends a report of `kind`, and returns the reason of the refusal; `None`: it was accepted.
 async fn reported<T: serde::Serialize>(site: &Site, kind: Kind, report: &T) -> Option<String> {
     let hostile = Hostile::connect(&site.fleet, "rogue").await;
     let (mut send, mut receive, answer) = hostile.greet(&hello()).await;
     assert!(matches!(answer, Answered::With(Kind::Welcome)), "{answer:?}");
     let _ = wire::send(&mut send, kind, report).await;
-    // A good report after it is read only when that was accepted, and shows up.
+    // A valid report after it is read only if the first one was accepted, and becomes visible.
     let number = 4_711_000 + MARKERS.fetch_add(1, Ordering::Relaxed);
     let marker = Progress { outbox: number, ..Progress::default() };
     let _ = wire::send(&mut send, Kind::Progress, &marker).await;
@@ -101,7 +102,7 @@ async fn p15_a_report_beyond_its_bounds_is_refused_and_disturbs_nobody() {
         let why = reported(&site, Kind::Announce, &announce).await.unwrap_or_else(|| panic!("{what} is accepted"));
         assert!(!why.is_empty() && why.len() < 400, "{what}: {why:?}");
     }
-    // A reader serves no users: what it says of that is not passed on.
+    // A reader serves no users, so its address for users is not published.
     let polite = Hello { external_addr: Some("rogue.example.com:443".into()), ..hello() };
     let hostile = Hostile::connect(&site.fleet, "rogue").await;
     let (_send, _receive, answer) = hostile.greet(&polite).await;
@@ -112,7 +113,7 @@ async fn p15_a_report_beyond_its_bounds_is_refused_and_disturbs_nobody() {
     site.holds(since, "reports");
 }
 
-/// The register of an earlier version holds what nobody checked.
+/// The member registry of an earlier version may contain unchecked values.
 #[test]
 fn p15_a_datastore_starts_with_an_address_that_was_too_long_and_shows_it() {
     let fleet = crate::fleet::Fleet::new();

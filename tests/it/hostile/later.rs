@@ -1,5 +1,5 @@
-//! What a datastore does with what it does not know, as `docs/protocol.md` says under *Versions*: a member of a later version may
-//! send it.
+//! Handling of unknown messages and fields, which a member of a later version may send; see `docs/protocol.md`,
+//! *Versions*.
 
 use gravwell::codec::message::{self, HEADER_BYTES, Kind, Open, Progress};
 use gravwell::transport::wire;
@@ -8,15 +8,15 @@ use serde::Serialize;
 use super::Site;
 use super::client::{Answered, Hostile, hello};
 
-/// A message of a kind that no version has.
+/// A message of a kind that no version defines.
 const UNKNOWN: [u8; 8] = [4, 0, 0, 0, 250, 1, 2, 3];
 
-/// A body as a version would send it that has one field more.
+/// Encodes a body with one additional byte, as a version with one more field would.
 fn longer<T: Serialize>(kind: Kind, body: &T) -> Vec<u8> {
     [&message::encode(kind, body)[HEADER_BYTES..], &[0]].concat()
 }
 
-/// Waits until the connection is closed, and says with which code and why.
+/// Waits until the connection is closed, and returns the code and the reason.
 async fn closed(hostile: &Hostile) -> (u64, String) {
     match hostile.connection.closed().await {
         quinn::ConnectionError::ApplicationClosed(close) => {

@@ -1,5 +1,5 @@
-//! A member that keeps none of the rules, and strangers: whatever they say, the others stay connected and replicate, and what
-//! is kept of it stays small.
+//! A member that violates the protocol, and unauthenticated clients: whatever they send, other members stay connected and
+//! replicate, and little of it is stored.
 
 pub mod client;
 mod connections;
@@ -13,14 +13,14 @@ mod streams;
 
 use crate::fleet::{Fleet, Process};
 
-/// Resident memory of a process in bytes.
+/// Returns the resident memory of a process, in bytes.
 fn memory(id: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{id}/statm")).expect("reads");
     let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
     pages * 4096
 }
 
-/// A datastore, an honest webserver `a`, and the identity of `rogue`, which no process of ours uses.
+/// A datastore, an honest webserver `a`, and the identity of `rogue`, which no real process uses.
 struct Site {
     fleet: Fleet,
     datastore: Process,
@@ -36,7 +36,7 @@ impl Site {
         Site { fleet, datastore, _honest: honest }
     }
 
-    /// Since when the honest member has been connected.
+    /// Returns the time since which the honest member has been connected.
     fn since(&self) -> u64 {
         let presence = self.fleet.ok("d", &["presence", "--json"]);
         let mut rows = presence.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
@@ -44,8 +44,8 @@ impl Site {
         honest["since_ms"].as_u64().expect("a time")
     }
 
-    /// The honest member is connected as before and gets what is written; what is kept and shown of the rogue is small and does
-    /// nothing to a terminal.
+    /// Checks that the honest member is still connected and receives writes, and that the data stored and shown of the
+    /// rogue is small and safe for a terminal.
     fn holds(&self, since: u64, what: &str) {
         self.fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{}\"", what.len())]);
         self.fleet.converges(&["a"]);

@@ -51,7 +51,7 @@ async fn p15_rejections_that_a_member_never_settles_are_bounded_and_go_when_it_i
     site.holds(since, "rejections that are settled");
 }
 
-/// A push stream of which the header promises `promised` bytes and `sent` of them come, as far as they are taken.
+/// Opens a push stream whose header announces `promised` bytes, and sends up to `sent` of them.
 async fn unfinished(hostile: &Hostile, promised: usize, sent: usize) -> (quinn::SendStream, quinn::RecvStream) {
     let (mut send, receive) = hostile.open(Open::Push).await;
     let mut start = message::header(Kind::Push, promised).to_vec();
@@ -77,7 +77,7 @@ async fn p15_pushes_that_do_not_end_hold_little_memory_and_keep_no_other_waiting
         }
         held.push(hostile.open(Open::Push).await);
         let (_, receive) = held.last_mut().expect("one");
-        // The first connection has all that a member may have.
+        // The first connection uses all push streams of the member.
         let answer = hostile.answer(receive).await;
         assert!(matches!(&answer, Answered::Refused(why) if why.contains("has 8 push streams already")), "{answer:?}");
         std::mem::forget(hostile);
@@ -95,7 +95,7 @@ async fn p15_a_push_beyond_the_bounds_is_rejected_before_it_is_taken_apart_and_b
     let before = memory(site.datastore.id());
     let hostile = Hostile::connect(&site.fleet, "rogue").await;
     let (mut send, mut receive) = hostile.open(Open::Push).await;
-    // Each condition is five bytes and many times that in memory.
+    // Each condition takes five bytes on the wire and many times that in memory.
     let of_conditions = |counter: u64, count: usize| {
         let mut body = Vec::new();
         encode_txn(&txn(counter, Vec::new(), Vec::new()), &mut body);
@@ -121,7 +121,7 @@ async fn p15_a_push_beyond_the_bounds_is_rejected_before_it_is_taken_apart_and_b
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("good").expect("key"));
     push(&mut send, &txn(3, Vec::new(), vec![Op::Put { collection, key, value: "1".into() }])).await.expect("is sent");
     assert!(matches!(fate(&mut receive).await, Fate::Committed(_)), "what comes behind them is taken");
-    // The same again is told the same.
+    // A repetition gets the same reply.
     for (counter, (count, said)) in (1..).zip(table) {
         wire::send_raw(&mut send, Kind::Push, &of_conditions(counter, count)).await.expect("is sent");
         let fate = fate(&mut receive).await;

@@ -1,4 +1,4 @@
-//! Clients of a webserver who have not signed in and take their time.
+//! Slow, unauthenticated clients of a webserver.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -12,10 +12,10 @@ use socket2::{Domain, Socket, Type};
 use crate::fleet::Fleet;
 use crate::web::Web;
 
-/// More than the webserver has descriptors, from many addresses.
+/// More connections than the webserver has descriptors, from many addresses.
 const STRANGERS: usize = 250;
 
-/// A connection from an address of this host of its own.
+/// Connects from a distinct loopback address.
 fn connect(number: usize, to: SocketAddr) -> Option<TcpStream> {
     let [high, low] = u16::try_from(number / 2).expect("few").to_be_bytes();
     let from = SocketAddr::from((Ipv4Addr::new(127, 7, high, low.max(2)), 0));
@@ -50,7 +50,7 @@ fn p15_strangers_that_are_slow_keep_no_user_out() {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Whoever is closed comes again: the attack does not tire.
+            // Closed connections are reopened, so the attack continues.
             let mut held: Vec<Option<TcpStream>> = (0..STRANGERS).map(|_| None).collect();
             while !is_over.load(Ordering::Relaxed) {
                 for (number, slot) in held.iter_mut().enumerate() {
@@ -67,7 +67,7 @@ fn p15_strangers_that_are_slow_keep_no_user_out() {
                 std::thread::sleep(Duration::from_millis(500));
             }
         });
-        // Also when what follows fails, or the attack would never end.
+        // Also ends the attack when a later assertion fails.
         let _end = EndAtDrop(&is_over);
         for number in 0..20 {
             fleet.wait("a user who is signed in is served", || {
@@ -94,7 +94,7 @@ fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
     let admin = web.admin(&fleet);
     admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
     let bob = web.login("bob", "open sesame now");
-    // Two bodies, of which all but the end has come.
+    // Two request bodies of which only the end is missing.
     let hold = || {
         let mut stream = TcpStream::connect(web.address()).expect("connects");
         let head = format!(
@@ -109,7 +109,7 @@ fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
     let large = json!({ "Name": "large", "Data": { "text": "x".repeat(700 << 10) } });
     let held = RefCell::new(None);
     fleet.wait("one user has all that one may have", || {
-        // One that comes while they still arrive may be let in instead of their ends.
+        // A request that arrives in the meantime may be admitted before they complete.
         held.replace(Some([hold(), hold()]));
         std::thread::sleep(Duration::from_secs(1));
         admin.post("/api/dashboards", &large).status == 429

@@ -1,4 +1,4 @@
-//! Every role, every kind of stream, every request: who may ask for what, over QUIC.
+//! Access control over QUIC: every role with every kind of stream and request.
 
 use gravwell::codec::admin::Request;
 use gravwell::codec::authority::RotationStep;
@@ -10,7 +10,7 @@ use crate::fleet::Fleet;
 
 const ROLES: [&str; 4] = ["webserver", "reader", "balancer", "admin"];
 
-/// Who may make a request. A new kind of request is not compiled until it has a row here.
+/// Returns the roles that may send a request. A new kind of request needs a row here to compile.
 fn who_may_ask(request: &Request) -> &'static [&'static str] {
     match request {
         Request::Status | Request::Presence | Request::Roots { .. } => &["webserver", "reader", "balancer", "admin"],
@@ -52,7 +52,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
     }
 }
 
-/// Who may open a stream.
+/// Returns the roles that may open a stream.
 fn who_may_open(open: Open) -> &'static [&'static str] {
     match open {
         Open::Admin | Open::Renew => &["webserver", "reader", "balancer", "admin"],
@@ -138,7 +138,7 @@ async fn p11_each_role_may_ask_for_its_own_and_for_nothing_else() {
         for request in requests() {
             let may = who_may_ask(&request).contains(&role);
             if may && matches!(request, Request::Submit { .. } | Request::Enroll { .. } | Request::Revoke { .. }) {
-                // What an administrator does with these is shown elsewhere; here they would wait or disturb.
+                // Successful requests of administrators are tested elsewhere; here they would block or disturb others.
                 continue;
             }
             let answer = hostile.ask(&request).await;
@@ -146,10 +146,10 @@ async fn p11_each_role_may_ask_for_its_own_and_for_nothing_else() {
             assert_eq!(is_refused, !may, "{role} {request:?}: {answer:?}");
         }
         for open in STREAMS {
-            // A refusal may end the connection.
+            // A refusal may close the connection.
             let hostile = Hostile::connect(&fleet, role).await;
             let (mut send, mut receive) = hostile.open(open).await;
-            // Served streams wait for more, and end when there is none.
+            // Accepted streams wait for more data, and end when there is none.
             let _ = send.finish();
             let answer = hostile.answer(&mut receive).await;
             let is_refused = matches!(&answer, Answered::Refused(why) if why.contains("may not ask for this"));
@@ -185,7 +185,7 @@ fn o12_a_balancer_makes_its_configuration_and_nothing_else() {
     ] {
         assert!(!fleet.run("lb", command).status.success(), "{command:?}");
     }
-    // What it may not ask for is no problem of its host.
+    // Missing permissions are not a problem of its host.
     let doctor = fleet.run("lb", &["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout);
     assert!(

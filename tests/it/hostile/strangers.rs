@@ -1,4 +1,4 @@
-//! Those who have no certificate: handshakes that are never completed, and connections that join and say nothing.
+//! Clients without a certificate: incomplete handshakes, and connections that join and then send nothing.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use gravwell::trust::{Identity, tls};
 use super::{Site, memory};
 use crate::fleet::from_env;
 
-/// One who would join, and knows the authority.
+/// Returns an endpoint that could join and knows the CA.
 fn stranger(site: &Site) -> endpoint::ClientEndpoint {
     let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
     let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
     endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint")
 }
 
-/// First packets of handshakes, each of a connection of its own, as they arrive at a socket that answers none.
+/// Returns the first packets of handshakes, each of a separate connection, recorded by a socket that never responds.
 async fn first_packets(site: &Site, count: u64) -> Vec<Vec<u8>> {
     let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("binds");
     let address = sink.local_addr().expect("an address").to_string();
@@ -46,10 +46,10 @@ async fn p15_handshakes_that_are_never_completed_keep_no_member_out() {
     let before = memory(site.datastore.id());
     let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
     for packet in &packets {
-        // A full buffer of the receiver drops it, which is the attack's loss.
+        // A full receive buffer may drop packets, which only weakens the attack.
         let _ = socket.send_to(packet, site.fleet.listen);
     }
-    // In the middle of it a member joins and connects.
+    // During the attack a member joins and connects.
     site.fleet.enroll("b", "webserver");
     let b = site.fleet.replica("b");
     site.fleet.wait_connected("b");
@@ -57,14 +57,14 @@ async fn p15_handshakes_that_are_never_completed_keep_no_member_out() {
         let _ = socket.send_to(packet, site.fleet.listen);
     }
     site.holds(since, "half-open handshakes");
-    // The places for addresses that have not answered are few, and so is what is held for them.
+    // There are few slots for unverified addresses, so the memory for them is bounded.
     let grown = memory(site.datastore.id()).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes are held for {} strangers", packets.len());
     drop(b);
 }
 
-/// Carries handshakes to `target` that are never completed: of each connection the first packet, and the next one, which answers
-/// that its address is true. What the server sends is carried back.
+/// Relays handshakes to `target` that are never completed: of each connection the first packet, and the next one, which
+/// proves that its address is real. Packets of the server are relayed back.
 async fn half_open_relay(relay: tokio::net::UdpSocket, target: std::net::SocketAddr) {
     // RFC 9000, section 17.2: flags, version, then both connection IDs with their lengths.
     let source_id = |packet: &[u8]| {
@@ -155,7 +155,7 @@ async fn p15_idle_connections_do_not_keep_anybody_from_joining() {
     let client = stranger(&site);
     let address = site.fleet.listen.to_string();
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    // As many as there may be at any time, for as long as the test lasts.
+    // As many connections as allowed at any time, for the whole test.
     let attack = tokio::spawn(async move {
         let mut held = std::collections::VecDeque::new();
         while !*stopped.borrow_and_update() {

@@ -1,4 +1,4 @@
-//! Streams: many, of the wrong kind, and none of them read.
+//! Many streams, of wrong kinds, that are never read.
 
 use gravwell::codec::admin::Request;
 use gravwell::codec::message::{Kind, Open, Subscribe};
@@ -54,7 +54,7 @@ async fn p15_streams_that_are_not_read_hold_little_memory() {
     for key in ["k1", "k2", "k3", "k4"] {
         site.fleet.ok("d", &["put", "c", key, "--file", value.to_str().expect("text")]);
     }
-    // What is asked for the first time is in memory from then on, whoever asks.
+    // The first request loads the data into memory, regardless of the requester.
     site.fleet.ok("d", &["tail", "--from", "1", "--json"]);
     let before = memory(site.datastore.id());
     let (mut held, mut refused) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Balancers of Debian in front of two webservers, configured by `lb`.
+//! Load balancers from Debian in front of two webservers, configured by `lb`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::web::{ADMIN_PASSWORD, first_login};
 
 const COOKIE: &str = "gravwell_sticky";
 
-/// A datastore and two webservers that speak HTTPS with certificates of an authority of the test's own.
+/// A datastore and two HTTPS webservers with certificates of a CA that the test creates.
 struct Site {
     fleet: Fleet,
     _datastore: Process,
@@ -65,7 +65,7 @@ impl Site {
         found.2.take().expect("runs").kill();
     }
 
-    /// Begins to keep a balancer's configuration fresh, and waits until it lists both webservers.
+    /// Starts `lb --watch` for a balancer, and waits until the configuration lists both webservers.
     fn watch(&self, format: &str, listen: SocketAddr, exec: &str) -> (Process, PathBuf) {
         let file = self.fleet.dir(&format!("{format}.conf"));
         let file_text = file.to_str().expect("path");
@@ -90,7 +90,7 @@ fn who(client: &Client) -> String {
     answer.json()["Webserver"].as_str().expect("name").to_owned()
 }
 
-/// The cookie that the balancer gives to a browser at its first visit.
+/// Returns the cookie that the balancer sets in its first response to a browser.
 fn sticky(client: &Client) -> String {
     let answer = client.get("/api/version");
     let cookies = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
@@ -100,7 +100,7 @@ fn sticky(client: &Client) -> String {
     cookie.split(';').next().expect("value").to_owned()
 }
 
-/// Both webservers are met by browsers that come anew.
+/// Waits until new browsers have reached both webservers.
 fn wait_for_both(site: &Site, client: &Client) {
     let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
     site.fleet.wait("new browsers meet both webservers", || {
@@ -112,12 +112,12 @@ fn wait_for_both(site: &Site, client: &Client) {
     });
 }
 
-/// What every balancer must do, once it runs.
+/// Checks that apply to every running balancer.
 fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     let nobody = Client::new(format!("http://{address}"));
     site.fleet.wait("the balancer answers", || nobody.try_get("/api/ready").is_ok_and(|(status, _)| status == 200));
     let credentials = json!({ "User": "admin", "Pass": ADMIN_PASSWORD });
-    // Its answers must come from one webserver: the other one does not know of the session at once.
+    // All requests of this login must reach one webserver, because the other one learns of the session with a delay.
     first_login(&nobody.with("Cookie", &sticky(&nobody)), &site.fleet);
     site.fleet.converges(&["a", "b"]);
     let login = nobody.post("/api/login", &credentials);
@@ -126,14 +126,14 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     site.fleet.converges(&["a", "b"]);
     wait_for_both(site, &client);
 
-    // A browser stays where it began.
+    // A browser stays with its first webserver.
     let browser = client.with("Cookie", &sticky(&client));
     let home = who(&browser);
     for _ in 0..20 {
         assert_eq!(who(&browser), home);
     }
 
-    // Its webserver is killed while it works: nothing but the request in flight may fail, and the login counts on.
+    // Its webserver is killed during work: only the request in flight may fail, and the login remains valid.
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let worker = std::thread::spawn({
         let (browser, stop, done) = (browser.clone(), Arc::clone(&stop), Arc::clone(&done));
@@ -165,11 +165,11 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     let group = json!({ "Name": "made after the fall" });
     assert_eq!(browser.post("/api/groups", &group).status, 200);
 
-    // It comes back and is used again.
+    // After a restart it is used again.
     site.start(&home);
     wait_for_both(site, &client);
 
-    // One that shows the certificate of the other, whose key was stolen, is sent nothing.
+    // A webserver that presents the certificate of another one, whose key was stolen, receives no requests.
     let other = if home == "a" { "b" } else { "a" };
     site.kill(other);
     let stolen = site.fleet.dir(&format!("{home}-tls"));
@@ -193,7 +193,7 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     site.start(other);
     wait_for_both(site, &client);
 
-    // Who was revoked is no longer listed.
+    // A revoked webserver is no longer listed.
     let listed = |name: &str| {
         let address = site.webs.iter().find(|(found, ..)| *found == name).expect("known").1.to_string();
         std::fs::read_to_string(file).expect("reads").contains(&address)
@@ -241,7 +241,7 @@ fn o11_haproxy_in_front_of_two_webservers() {
     let mut site = Site::new();
     let (address, pid) = (free_address(), site.path("haproxy.pid"));
     let file = site.path("haproxy.conf");
-    // The master reloads its configuration on SIGUSR2. It writes its number once it listens to signals.
+    // The master reloads its configuration on SIGUSR2. It writes its PID file once it handles signals.
     let reload = format!("haproxy -c -q -f {file} && {{ test ! -s {pid} || kill -USR2 $(cat {pid}); }}");
     let (_lb, file) = site.watch("haproxy", address, &reload);
     let mut command = Command::new("haproxy");
@@ -272,7 +272,7 @@ fn o12_traefik_and_prometheus_ask_the_datastore() {
     assert_eq!(wrong.status, 400, "{}", wrong.text());
     assert_eq!(client.get("/traefik?bakend=http").status, 400);
 
-    // Neither a webserver that is away nor a datastore that was restarted takes it off the list.
+    // Neither an offline webserver nor a restart of the datastore removes the webserver from the list.
     web.terminate();
     assert_eq!(url(&client), "https://web1.example.net:8443");
     datastore.terminate();
@@ -298,7 +298,7 @@ fn o13_ready_means_caught_up_and_not_stopping() {
     let ready = || client.try_get("/api/ready").map_or(0, |(status, _)| status);
     fleet.wait("it is ready", || ready() == 200);
     datastore.terminate();
-    // At first it may say that it has just started.
+    // At first the reason may be that it has just started.
     fleet.wait("it is cut off for too long", || {
         let answer = client.get("/api/ready").json();
         answer["Ready"] == false && answer["Reason"].as_str().is_some_and(|reason| reason.contains("cut off"))
@@ -307,7 +307,7 @@ fn o13_ready_means_caught_up_and_not_stopping() {
     assert_eq!(client.get("/api/health").status, 200, "it lives");
     let _datastore = fleet.datastore();
     fleet.wait("it is ready again", || ready() == 200);
-    // Told to stop, it says so to balancers, and goes on serving for a while.
+    // On shutdown it reports that it is not ready, and continues to serve for a while.
     let seen = std::thread::spawn({
         let client = client.clone();
         move || {

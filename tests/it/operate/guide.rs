@@ -1,9 +1,9 @@
 //! The operator's guide, command by command.
 //!
-//! Every block of `docs/operating.md` that begins with "```sh HOST" is run, in order, on that host: a directory of this machine
-//! below which the guide's paths lie, and whose name and ports stand for the guide's. Blocks of `sh packages` are run by
-//! `packaging/test-deb.sh`. What belongs to the machine rather than to us is stood in for by small scripts: `systemctl` starts
-//! what a unit of `packaging/` names, `chgrp` and `chown` look at their arguments.
+//! Every block of `docs/operating.md` that begins with "```sh HOST" is run, in order, on that host. A host is a directory
+//! that contains the guide's paths; its name and ports replace those of the guide. Blocks marked `sh packages` are run by
+//! `packaging/test-deb.sh`. Small scripts replace programs that would change the machine: `systemctl` starts the programs
+//! named in a unit of `packaging/`, and `chgrp` and `chown` check their arguments.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::web::free_address;
 
 const HOSTS: [&str; 4] = ["datastore", "web1", "web2", "balancer"];
 
-/// Stands in for systemctl on one host: ROOT, BIN and UNITS come from the environment.
+/// Replacement for systemctl on one host: ROOT, BIN and UNITS come from the environment.
 const SYSTEMCTL: &str = r#"#!/bin/bash
 set -euo pipefail
 verb="$1"; shift
@@ -84,7 +84,7 @@ for unit in "${units[@]}"; do
 done
 "#;
 
-/// The user is there only where the packages are; what is said of it is looked at.
+/// The user exists only where the packages are installed, so this script only checks the arguments.
 const OWNER: &str = "#!/bin/bash\n[ \"$1\" != -R ] || shift\n[ \"${1%:gravwell}\" = gravwell ] && [ -e \"$2\" ]\n";
 
 struct Host {
@@ -93,7 +93,7 @@ struct Host {
 }
 
 struct Stage {
-    /// Where blocks are run, as an operator's working directory that is carried from host to host.
+    /// Working directory of all blocks, like that of an operator who takes it from host to host.
     work: PathBuf,
     shims: PathBuf,
     hosts: BTreeMap<&'static str, Host>,
@@ -141,7 +141,7 @@ impl Stage {
         stage
     }
 
-    /// What the packages and the machine bring.
+    /// Creates the files that the packages and the machine would provide.
     fn furnish(&self, name: &str, root: &Path) {
         let etc = root.join("opt/gravwell/etc");
         let below = ["var/lib", "etc/default", "etc/nginx/conf.d", "etc/haproxy", "etc/traefik/dynamic", "run"];
@@ -158,7 +158,7 @@ impl Stage {
         }
         let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
         std::fs::copy(packaging.join("gravwell.conf"), etc.join("gravwell.conf")).expect("copies");
-        // The only settings that are not the guide's: where this test has room.
+        // The only settings that differ from the guide: addresses and ports for this test.
         let address = self.hosts[name].address;
         let (ip, port) = (address.ip(), address.port());
         let room = format!(
@@ -180,7 +180,7 @@ impl Stage {
         }
     }
 
-    /// A block as it is run: the guide's names, ports and paths are those of this test.
+    /// Returns a block with the guide's names, ports and paths replaced by those of this test.
     fn translated(&self, host: &str, block: &str) -> String {
         let address = |name: &str| self.hosts[name].address.to_string();
         let root = self.hosts[host].root.display().to_string();
@@ -193,12 +193,12 @@ impl Stage {
         }
         text = text.replace("datastore.example.net", "127.0.0.1").replace("192.0.2.10", "127.0.0.1");
         text = text.replace("127.0.0.1:9407", &self.metrics.to_string());
-        // Nobody waits here for a balancer.
+        // No balancer needs the drain time here.
         text = text.replace("Drain-Seconds=5", "Drain-Seconds=1");
-        // A port of its own for the metrics of each webserver, and one for the balancer.
+        // Each webserver needs its own metrics port, and the balancer another one.
         text = text.replace("Metrics-Address=9408", &format!("Metrics-Address={}", free_address().port()));
         if host == "balancer" {
-            // Everything here is at loopback.
+            // All addresses are loopback addresses.
             text = text.replace("--format", "--allow-local-backends --format");
             text = text.replace("--certificate", &format!("--listen 127.0.0.1:{} --certificate", port("balancer")));
         }
@@ -222,7 +222,7 @@ impl Stage {
             .env("ROOT", root)
             .env("BIN", bin)
             .env("UNITS", Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging"))
-            // The default places of data and settings are the host's.
+            // The default directories of data and settings are those of the host.
             .env("GRAVWELL_CONFIG", root.join("opt/gravwell/etc/gravwell.conf"))
             .env("GRAVWELL_DATA_DIR", root.join("var/lib/gravwell-datastore"))
             .output()
@@ -239,7 +239,7 @@ impl Stage {
     }
 }
 
-/// The blocks of the guide with their hosts.
+/// Returns the blocks of the guide with their hosts.
 fn blocks(guide: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Option<(String, String)> = None;

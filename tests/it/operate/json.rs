@@ -1,4 +1,4 @@
-//! `--json` holds for every command: standard output is JSON alone.
+//! With `--json`, every command prints only JSON on standard output.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::fleet::{Fleet, History};
 
-/// Commands that run until they are stopped, and the one that prints what a shell reads.
+/// Commands that run until stopped, and the one that prints shell code.
 const OTHERS: [&str; 5] = ["datastore", "webserver", "replica", "demo", "completions"];
 
-/// The names of all commands without commands of their own.
+/// Collects the names of all commands without subcommands.
 fn leaves(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
     for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
         let path = format!("{path} {}", inner.get_name()).trim().to_owned();
-        // `quarantine` alone lists.
+        // `quarantine` without a subcommand lists.
         if inner.get_subcommands().next().is_none() {
             found.insert(path);
         } else {
@@ -105,7 +105,7 @@ fn every_command_prints_json_alone_when_asked() {
     }
     run("b", "join", &[&token], false);
     for (name, command, arguments) in [
-        // They find something, or nothing to do.
+        // These commands may have nothing to do.
         ("d", "doctor", &[][..]),
         ("d", "diff", &["--from", "1"]),
         ("d", "revert", &["c", "k", "--to", "1", "--dry-run"]),

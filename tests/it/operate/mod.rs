@@ -1,4 +1,4 @@
-//! What an operator has around the processes: the service manager, balancers, packages, the guide.
+//! Integration with the operator's environment: the service manager, balancers, packages, the guide.
 
 mod balancers;
 mod guide;
@@ -9,7 +9,8 @@ mod service;
 
 use std::process::Command;
 
-/// Whether a program of the host is there. Without it a test is skipped visibly, or fails where all tools are required.
+/// Returns whether a program is installed on the host. Without it a test is skipped with a message, or fails if all tools
+/// are required.
 pub fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh");
     if found.status.success() {

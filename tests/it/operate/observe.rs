@@ -1,4 +1,4 @@
-//! What an operator sees: findings with remedies, the fleet, the journey of a transaction, a bundle without secrets.
+//! Observability: findings with remedies, the fleet, the trace of a transaction, a debug bundle without secrets.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn webserver(fleet: &Fleet, name: &str, options: &[&str]) -> (Process, Client) {
     (process, Client::new(format!("http://{address}")))
 }
 
-/// What doctor says, with its exit code.
+/// Returns the exit code and the findings of `doctor`.
 fn doctor(fleet: &Fleet, name: &str, config: &Path) -> (i32, Vec<Value>) {
     let output = fleet.run(name, &["doctor", "--json", "--config", config.to_str().expect("path")]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -85,7 +85,7 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("sets");
     std::fs::set_permissions(fleet.dir("d"), std::fs::Permissions::from_mode(0o700)).expect("sets");
 
-    // Certificates of browsers.
+    // Certificates for browsers.
     let tls = fleet.dir("tls");
     let out = tls.to_str().expect("path");
     fleet.ok("a", &["cert", "server", "--name", "elsewhere.example.net", "--days", "3", "--out", out]);
@@ -96,11 +96,11 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert_eq!(level_of(&found, "certificate", "expires in"), "warning");
     assert_eq!(level_of(&found, "certificate", "is not good for here.example.net"), "warning");
 
-    // Who is away.
+    // An unreachable datastore.
     datastore.terminate();
     fleet.wait("it notices", || fleet.status("a")["connected"] == false);
     let (code, found) = doctor(&fleet, "a", &config);
-    // As `status` has it: it asks for attention.
+    // Warning level, as in `status`.
     assert_eq!((code, level_of(&found, "datastore", "disconnected since")), (1, "warning".into()));
     let (code, found) = doctor(&fleet, "d", &config);
     assert_eq!((code, level_of(&found, "process", "none runs on")), (1, "problem".into()));
@@ -133,7 +133,7 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
     assert!(seen.contains("HEALTH") && !seen.contains('\u{1b}'), "{seen:?}");
     assert!(!fleet.run("a", &["top", "--once"]).status.success(), "a replica does not know the fleet");
 
-    // The change that was made through `a`, in everybody's own words; a webserver also makes some by itself when it starts.
+    // The change made through `a`, as logged by each process; a webserver also makes some changes itself at startup.
     let made = |change: &Value| change["ops"].to_string().contains("followed");
     let change = fleet.tail().into_iter().rfind(made).expect("the group");
     let steps = |name: &str| {
@@ -156,7 +156,7 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
     assert_eq!(of("a"), expect(&[("submitted", &Value::Null), ("pushed", &Value::Null), ("applied", seq)]));
     assert_eq!(of("d"), expect(&[("received", &Value::Null), ("committed", seq)]));
     assert_eq!(of("b"), expect(&[("applied", seq)]));
-    // And how long it took, where it was made and at the datastore.
+    // The duration is logged where the transaction was created and at the datastore.
     for name in ["a", "d"] {
         let lines = fleet.log_of(name);
         let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -186,7 +186,7 @@ fn o32_a_debug_bundle_holds_no_secret() {
         "an ordinary line\nFirst administrator: admin with the password pass-hush, to be changed\nBearer bearer-hush\n";
     let log = fleet.write_file("some.log", log);
 
-    // Everything that must not be in it: words that were planted, and whatever is secret on the disk.
+    // All secrets that must not be in the bundle: injected words, and all secrets on the disk.
     let mut secrets: Vec<String> = [
         "hunter2-hunter2",
         "diary-of-bob",
@@ -224,7 +224,7 @@ fn o32_a_debug_bundle_holds_no_secret() {
         for secret in &secrets {
             assert!(!text.contains(secret.as_str()), "{name}: {secret}");
         }
-        // And yet it says something.
+        // The bundle still contains useful information.
         for word in
             ["an ordinary line", "Web-Port=4430", "Control-Auth=(left out)", "\"seq\"", "gravwell-debug/doctor.json"]
         {

@@ -1,4 +1,4 @@
-//! What a newcomer pastes: the blocks of the README in order, the demonstration, the embedding example.
+//! Documentation for new users: the blocks of the README in order, the demo, the embedding example.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -21,13 +21,13 @@ fn readme() -> String {
     std::fs::read_to_string(path).expect("reads")
 }
 
-/// The fenced blocks of a language.
+/// Returns the fenced blocks of a language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let parts = text.split("\n```").skip(1).step_by(2);
     parts.filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n').map(|block| format!("{block}\n"))).collect()
 }
 
-/// The blocks use fixed ports, so they run in a network of their own; its processes end with it.
+/// The blocks use fixed ports, so they run in a separate network namespace; its processes end with it.
 #[test]
 fn n01_every_block_of_the_readme_runs_when_pasted_in_order() {
     let is_root = rustix::process::getuid().is_root();
@@ -109,7 +109,7 @@ fn login(url: &str) -> Client {
     client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
 }
 
-/// Every command that writes a file takes a name without a directory.
+/// Every command that writes a file accepts a name without a directory.
 #[test]
 fn n05_bare_file_names_are_taken() {
     let fleet = Fleet::new();
@@ -134,7 +134,7 @@ fn n05_bare_file_names_are_taken() {
     }
 }
 
-/// A webserver that runs as another user reads the certificate; nobody else reads the key.
+/// A webserver that runs as another user can read the certificate, but only the owner can read the key.
 #[test]
 fn n08_a_certificate_is_for_everyone_and_its_key_is_not() {
     let fleet = Fleet::new();

@@ -1,4 +1,4 @@
-//! What the service manager is told, and what its units say.
+//! Notifications to the service manager, and the contents of the units.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::has;
 use crate::fleet::{Fleet, Process};
 
-/// The service manager's end of the conversation.
+/// The service manager's end of the notification socket.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -29,7 +29,7 @@ impl Manager {
         Process::begin(command, &fleet.dir("service.log"))
     }
 
-    /// Listens until a message holds this line.
+    /// Waits for a message that contains this line.
     fn hear(&mut self, line: &str) -> String {
         let started = Instant::now();
         let mut buffer = [0; 4096];
@@ -64,7 +64,7 @@ fn o01_a_datastore_tells_the_service_manager_and_reads_its_settings_again() {
         manager.hear("WATCHDOG=1");
     }
 
-    // What cannot be used is refused, and everything goes on.
+    // An invalid configuration is rejected, and the service continues.
     std::fs::write(&config, "[Global]\nLog-Level=LOUD\n").expect("writes");
     process.hang_up();
     manager.hear("READY=1");
@@ -141,7 +141,7 @@ fn o03_units_are_in_order_and_little_exposed() {
     let programs = Path::new(env!("CARGO_BIN_EXE_gravwell-logctl")).parent().expect("folder");
     let mut copies = Vec::new();
     for unit in units() {
-        // The programs are where they were built, not where a package puts them.
+        // The programs are in the build directory, not in that of the packages.
         let text = std::fs::read_to_string(&unit).expect("reads");
         let text = text.replace("/usr/bin/gravwell", &format!("{}/gravwell", programs.display()));
         let copy = temp.path().join(unit.file_name().expect("name"));
@@ -155,7 +155,7 @@ fn o03_units_are_in_order_and_little_exposed() {
     for name in ["gravwell_datastore.service", "gravwell_webserver.service"] {
         let unit = temp.path().join(name);
         let mut command = Command::new("systemd-analyze");
-        // Exposure of at most 2.0.
+        // The exposure level must be at most 2.0.
         let rated = command.args(["security", "--offline=true", "--threshold=20"]).arg(&unit).output().expect("runs");
         let said = String::from_utf8_lossy(&rated.stdout).into_owned();
         println!("{name}: {}", said.lines().last().unwrap_or_default());
@@ -163,14 +163,14 @@ fn o03_units_are_in_order_and_little_exposed() {
     }
 }
 
-/// What a unit tells the tool is something that the tool knows.
+/// The tool accepts every command line in the units.
 #[test]
 fn o04_units_say_what_the_tool_understands() {
     let mut seen = 0;
     for unit in units() {
         let text = std::fs::read_to_string(&unit).expect("reads");
         for line in text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/gravwell-logctl ")) {
-            // Variables are the operator's words; those that a command cannot do without are given here.
+            // Operators set these variables; required ones get values here.
             let line = line.replace("${BACKUP_PLACE}", "/place").replace("${BALANCER_RELOAD}", "true");
             let line = line.replace("$BACKUP_KEEP", "--keep-last 1");
             let line = line.replace("$BALANCER_OPTIONS", "--format nginx --output /file");

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use crate::fleet::{Fleet, Process, takes_less_than};
 use crate::proxy::{Proxy, Weather};
 
-/// From the moment when the replica's process answers.
+/// Time limit from the first response of the replica's process.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
-/// A datastore that cannot be reached is noticed.
+/// Time limit to notice that a datastore is unreachable.
 const NOTICED_WITHIN: Duration = Duration::from_secs(4);
-/// One that is stopped for so long is not lost when it is heard again within the other time.
+/// A datastore that is paused for this long is not given up if it responds again within the other time.
 const STOPPED_FOR: Duration = Duration::from_secs(2);
 const HEARD_WITHIN: Duration = Duration::from_millis(3200);
 
-/// Addresses of all kinds that do not lead to the datastore; the values keep them as they are.
+/// Addresses of various kinds that do not lead to the datastore; the other fields keep them occupied.
 struct Wrong {
     addresses: Vec<(&'static str, String)>,
     _silent: UdpSocket,
@@ -44,7 +44,7 @@ fn options<'a>(option: &'a str, addresses: &[&'a str]) -> Vec<&'a str> {
     addresses.iter().flat_map(|address| [option, address]).collect()
 }
 
-/// Starts a replica often enough that it connects as soon as it should.
+/// Starts a replica repeatedly and checks that it connects in time.
 #[track_caller]
 fn connects_soon(fleet: &Fleet, name: &str, options: &[&str], what: &str) {
     takes_less_than(CONNECTED_WITHIN, &format!("connecting, {what},"), || {
@@ -123,7 +123,7 @@ async fn p14_a_datastore_that_cannot_be_reached_is_noticed_and_found_elsewhere()
         took
     });
     replica.terminate();
-    // With a second way, the datastore is found there.
+    // With a second address, the datastore is found there.
     let good = fleet.listen.to_string();
     let _replica = fleet.replica_with("a", &["--datastore", &through, "--datastore", &good]);
     fleet.wait_connected("a");
@@ -144,7 +144,7 @@ fn one_that_is_stopped_for_a_moment_is_not_lost(fleet: &Fleet, datastore: &Proce
         datastore.resume();
         fleet.wait_connected("a");
         fleet.ok("a", &["put", "c", "k", "--value", "1"]);
-        // When the host itself holds the two up for longer, it shows nothing that the connection was given up.
+        // If the host itself delays the two for longer, a lost connection proves nothing.
         if stopped.elapsed() < HEARD_WITHIN {
             assert_eq!(lost(), before, "{}", fleet.log_of("a"));
             looked += 1;

@@ -11,7 +11,7 @@ fn run(program: &str, arguments: &[&str], environment: Option<&str>) -> Output {
     command.output().expect("runs")
 }
 
-/// The option wins over the environment, the environment over the configuration file.
+/// The option overrides the environment, which overrides the configuration file.
 #[test]
 fn the_data_directory_is_that_of_the_option_then_of_the_environment_then_of_the_file() {
     let fleet = Fleet::new();
@@ -19,7 +19,7 @@ fn the_data_directory_is_that_of_the_option_then_of_the_environment_then_of_the_
     let (option, environment, file) = (at("option"), at("environment"), at("file"));
     let text = format!("[Global]\nDatastore-Data-Dir={file}\nWebserver-Data-Dir={file}\n");
     let config = fleet.write_file("gravwell.conf", &text).display().to_string();
-    // Each is something else's directory, which the refusal names.
+    // Each directory belongs to another role, and the error names it.
     let programs = [
         (env!("CARGO_BIN_EXE_gravwell_datastore"), "replica"),
         (env!("CARGO_BIN_EXE_gravwell_webserver"), "datastore"),
@@ -41,7 +41,7 @@ fn the_data_directory_is_that_of_the_option_then_of_the_environment_then_of_the_
             assert!(errors.contains(&format!("{expected} is a {role}'s directory")), "{expected}: {errors}");
         }
     }
-    // The tool does not ask the file.
+    // The tool does not read the file.
     let tool = env!("CARGO_BIN_EXE_gravwell-logctl");
     for (arguments, variable, expected) in [
         (&["--data-dir", &option, "status"][..], Some(environment.as_str()), option.as_str()),

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::fleet::Fleet;
 use crate::web::Web;
 
-/// So many connections that are not used, each with a descriptor here.
+/// Number of idle connections, each with a descriptor here.
 const IDLE: usize = 300;
 
 #[test]
@@ -23,7 +23,7 @@ fn p15_clients_that_take_all_connections_leave_storage_what_it_needs() {
     for _ in 0..IDLE {
         idle.extend(TcpStream::connect_timeout(&web.address(), Duration::from_secs(5)));
     }
-    // Who administers the host is heard, and what comes from the datastore is kept.
+    // The administration socket still works, and entries from the datastore are stored.
     fleet.enroll("b", "webserver");
     let _b = fleet.replica("b");
     fleet.wait_connected("b");

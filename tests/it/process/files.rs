@@ -9,12 +9,13 @@ use serde_json::json;
 use crate::fleet::{Fleet, History};
 use crate::web::Web;
 
-/// Everything below `dir` that other users of the host could use if they came there, links and the test's own logs left out.
+/// Returns everything below `dir` that other users could access if they could reach it, except links and logs of
+/// the test.
 fn open_to_others(dir: &Path) -> Vec<(PathBuf, u32)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("lists") {
         let path = entry.expect("entry").path();
-        // Processes may be running: what one removes or renames after it was listed is open to nobody by this name.
+        // Running processes may remove or rename a file after it was listed.
         let meta = match fs::symlink_metadata(&path) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
             found => found.expect("is there"),
@@ -68,7 +69,7 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
     fs::remove_dir_all(fleet.dir("f/trust")).expect("removes");
     fleet.ok("f", &["authority", "restore", &escrow, "--recovery-key", &key]);
     fleet.ok("d", &["repair", "--from", &from]);
-    // A certificate is there to be given away, and so is what a balancer reads.
+    // CA certificates and balancer configurations are public.
     let given = [(fleet.dir("authority/ca.pem"), 0o644), (fleet.dir("balancer.yml"), 0o644)];
     let open = || {
         let mut found = open_to_others(fleet.dir("").as_path());
@@ -76,7 +77,7 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
         found
     };
     assert_eq!(open(), given);
-    // Directories of an earlier version, or made by hand.
+    // Directories of an earlier version, or created manually.
     ["d", "a", "alone"].iter().for_each(|name| widen(&fleet.dir(name)));
     for name in ["d", "a", "alone"] {
         let found = String::from_utf8_lossy(&fleet.run(name, &["doctor"]).stdout).into_owned();
@@ -102,7 +103,7 @@ fn widen(path: &Path) {
     }
 }
 
-/// Where modes do not hold, as after a careless `chmod`, the socket still asks who calls.
+/// If the permissions were loosened, as by a careless `chmod`, the socket still checks the user of the client.
 #[test]
 fn p11_the_local_socket_answers_its_own_user_and_root_alone() {
     const NOBODY: &str = "65534";
@@ -117,7 +118,7 @@ fn p11_the_local_socket_answers_its_own_user_and_root_alone() {
     }
     let _datastore = fleet.datastore();
     widen(&fleet.dir(""));
-    // One message is enough: what is asked does not matter.
+    // One byte is enough; the content of the request does not matter.
     let script = "$SIG{PIPE} = 'IGNORE'; $s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s 'x'; $s->flush; exit(sysread($s, $b, 1) ? 1 : 0)";
     let socket = fleet.dir("d/ctl.sock");
     let called = Command::new("setpriv")

@@ -1,4 +1,4 @@
-//! What a process does when what surrounds it fails: output, addresses, descriptors; and what it leaves to others.
+//! Behavior of a process when its environment fails: output, addresses, descriptors; and permissions of its files.
 
 mod addresses;
 mod data_dir;

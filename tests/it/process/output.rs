@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::fleet::Fleet;
 use crate::web::Web;
 
-/// What standard output and standard error lead to.
+/// Target of standard output and standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outlet {
     FullDisk,
     ClosedPipe,
-    /// The reader stops reading, and stays.
+    /// The reader stops reading but keeps the pipe open.
     UnreadPipe,
-    /// The reader goes away once both programs run.
+    /// The reader closes the pipe once both programs run.
     ClosesLater,
 }
 
@@ -36,14 +36,14 @@ fn open(outlet: Outlet, readers: &Readers) -> OwnedFd {
     writer.into()
 }
 
-/// So that whoever writes one byte more waits.
+/// Fills a pipe, so that the next write blocks.
 fn fill(writer: &mut PipeWriter) {
     fcntl_setfl(&writer, OFlags::NONBLOCK).expect("sets");
     while writer.write(&[b'.'; 512]).is_ok() {}
     fcntl_setfl(&writer, OFlags::empty()).expect("sets");
 }
 
-/// Everything that says something, at both programs.
+/// Checks that both programs work, including everything that produces output.
 fn everything_works(outlet: Outlet) {
     let readers = Readers::default();
     let kept = Arc::clone(&readers);

@@ -1,4 +1,4 @@
-//! Bytes that flip on a disk: found, fetched again from whoever has them, named when nobody has.
+//! Flipped bytes on a disk: detected, repaired from a member that has the data, and reported if no member has it.
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
     }
     large.holds(&b, &first);
 
-    // Found by reading as well.
+    // Reading detects it, too.
     farm.damage("b", 20, 200_000);
     large.holds(&b, &first);
 
@@ -44,7 +44,7 @@ fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
         }
     }
     assert!(named.contains(&"d"), "what nobody has is named: {named:?}");
-    // Everything else keeps working, and whoever has the contents can bring them back.
+    // Everything else keeps working, and a client that has the data can upload it again.
     small.store(&a, &second);
     farm.fleet.converges(&["a", "b"]);
     small.holds(&b, &second);

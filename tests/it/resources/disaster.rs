@@ -1,4 +1,4 @@
-//! Contents after a disaster: out of a backup, and out of what members have.
+//! Blobs after a disaster: restored from a backup, and from members.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn json(fleet: &Fleet, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// Chunks in a backup, each with the piece that holds it.
+/// Returns the chunks of a backup, each with the pack file that contains it.
 fn chunks_of(fleet: &Fleet, backup: &Value) -> Vec<(String, String)> {
     let name = format!("backups/manifests/{}", backup["backup"].as_str().expect("a name"));
     let text = std::fs::read_to_string(fleet.dir(&name)).expect("a manifest");
@@ -50,7 +50,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of then: {infos:?}");
     assert_eq!(farm.blobs("past", &["verify"]).0, 0);
 
-    // The datastore forgets what nothing names any more; the backups do not.
+    // The datastore garbage-collects unreferenced chunks; the backups keep them.
     farm.stop_datastore(&["a"]);
     let (_, collected) = farm.blobs("d", &["gc", "--grace", "0"]);
     assert!(collected[0]["chunks"].as_u64() > Some(10), "{collected:?}");
@@ -63,7 +63,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     assert!(restored.contains("\"incomplete\":[]"), "{restored}");
     assert_eq!(farm.blobs("pruned", &["verify"]).0, 0);
 
-    // Nothing is left but the backup and the key.
+    // Only the backup and the key are left.
     let key = key_of(&farm.fleet);
     web.kill();
     destroy(&farm.fleet, farm.datastore.take().expect("runs"));
@@ -73,7 +73,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     farm.fleet.enroll("n", "webserver");
     let web = Web::start(&farm.fleet, "n", &[]);
     farm.fleet.converges(&["n"]);
-    // The restore has ended every login.
+    // The restore has ended all sessions.
     let admin = web.login("admin", ADMIN_PASSWORD);
     farm.complete("n");
     stays.holds(&admin, &kept);
@@ -109,7 +109,8 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     farm.stop_datastore(&[]);
     std::fs::remove_dir_all(farm.fleet.dir("d/chunks")).expect("removes");
     farm.start_datastore();
-    // Who may have them is away: nothing is called lost. A replica that keeps no contents says so at once.
+    // The member that may have them is offline, so nothing is reported as lost. A replica without blobs reports
+    // so immediately.
     let _replica = farm.fleet.member("r");
     farm.fleet.wait_connected("r");
     let reasons = |farm: &Farm| {
@@ -163,14 +164,14 @@ fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_
     let (mut web_a, mut web_b, mut web_e) = (farm.start("a"), farm.start("b"), farm.start("e"));
     let (a, b, e) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet), web_e.admin(&farm.fleet));
     let [shared, own, later] = [31, 32, 33].map(|seed| noise(seed, 1 << 20));
-    // So much that collecting it would rewrite the files that hold it.
+    // Large enough that garbage collection would rewrite its pack files.
     let others = noise(34, 8 << 20);
     let known = Resource::new(&a, "known to all");
     known.store(&a, &shared);
     farm.fleet.converges(&["a", "b", "e"]);
     ["b", "e"].iter().for_each(|name| farm.complete(name));
     web_a.stop();
-    // Of these, only b and e know.
+    // Only b and e know of these.
     let [of_e, of_b] = [(&e, "of e"), (&b, "of b")].map(|(client, name)| Resource::new(client, name));
     of_e.store(&e, &own);
     of_b.store(&b, &others);
@@ -202,7 +203,7 @@ fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_
     new.holds(&e, &later);
     assert_eq!(a.get(&of_b.path).status, 404, "nothing is merged blindly");
 
-    // What was set aside keeps its chunks, however long a person takes.
+    // Archived changes keep their chunks, however long an operator takes.
     web_e.stop();
     assert_eq!(farm.blobs("e", &["gc", "--grace", "0"]).0, 0);
     farm.restart(&mut web_e);

@@ -1,13 +1,13 @@
-//! Processes that are killed in the middle of a transfer.
+//! Processes killed during a transfer.
 
 use super::{Farm, Resource, noise};
 use crate::fleet::from_env;
 use crate::web::ADMIN_PASSWORD;
 
-/// What may be sent again for each process that is killed: what was under way and not yet written.
+/// Amount that may be sent again for each killed process: data in flight that was not yet stored.
 const UNDER_WAY: u64 = 6 << 20;
 
-/// `GRAVWELL_KILLS` kills of each party; the contents grow with them.
+/// Each party is killed `GRAVWELL_KILLS` times; the blobs grow with that number.
 #[test]
 fn r05_a_transfer_goes_on_where_it_was() {
     let kills = from_env("GRAVWELL_KILLS", 1);
@@ -19,23 +19,23 @@ fn r05_a_transfer_goes_on_where_it_was() {
     let admin = a.admin(&farm.fleet);
     farm.fleet.converges(&["a", "b"]);
     for round in 0..kills {
-        // All is at A before anything of it travels.
+        // All data is at A before any of it is sent.
         farm.stop_datastore(&["a"]);
         let contents = noise(100 + round, bytes);
         let resource = Resource::new(&admin, &format!("r{round}"));
         resource.store(&admin, &contents);
-        // A is killed while it sends. What the datastore receives is counted: the other one may be served by A as well.
+        // A is killed while sending. Only data received by the datastore is counted, because A may also serve B.
         let (size, former) = (bytes as u64, farm.received("b"));
         farm.start_datastore();
         farm.fleet.wait("a third is sent", || farm.received("d") > size / 3);
         a.kill();
         farm.restart(&mut a);
-        // The datastore is killed while it receives.
+        // The datastore is killed while receiving.
         farm.fleet.wait("another third is sent", || farm.received("d") > size / 3 * 2);
         let mut taken = farm.received("d");
         farm.kill_datastore();
         farm.start_datastore();
-        // The other one is killed while it fetches.
+        // B is killed while fetching.
         farm.fleet.wait("it is sent on", || farm.received("b") > former + size / 4);
         let fetched = farm.received("b") - former;
         b.kill();
@@ -45,7 +45,7 @@ fn r05_a_transfer_goes_on_where_it_was() {
         taken += farm.received("d");
         let received = fetched + farm.received("b");
         println!("round {round}: {size} bytes; the datastore received {taken}, B {received}");
-        // Names and lists come on top.
+        // Chunk IDs and lists are sent in addition.
         assert!(taken < size + 2 * UNDER_WAY + (1 << 20), "{taken}");
         assert!(received < size + UNDER_WAY + (1 << 20), "{received}");
         let admin = b.login("admin", ADMIN_PASSWORD);

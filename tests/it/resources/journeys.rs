@@ -1,4 +1,4 @@
-//! What reaches whom, and how much travels for it.
+//! Distribution of blobs, and the amount of data sent for it.
 
 use serde_json::json;
 

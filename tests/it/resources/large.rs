@@ -1,7 +1,7 @@
-//! The campaign of a lost datastore disk: many objects and large contents, with the time that each phase takes.
+//! Large-scale recovery from a lost datastore disk: many objects and large blobs, with the duration of each phase.
 //!
-//! `GRAVWELL_LARGE=1`: 10,000 objects and 200 MB; `docs/testing.md` has the command. Without it nothing is done here, because
-//! `disaster` shows the same with less.
+//! With `GRAVWELL_LARGE=1`: 10,000 objects and 200 MB; see `docs/testing.md` for the command. Otherwise it is skipped,
+//! because `disaster` tests the same with less data.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::recover::{destroy, escrow_since, key_of, recover};
 use crate::web::Web;
 use crate::web::client::Client;
 
-/// Objects in one transaction: as many transactions as a member keeps to push them again.
+/// Objects per transaction, chosen so that a member retains all transactions to push them again.
 const OBJECTS_AT_ONCE: u64 = 5;
 const RESOURCE_BYTES: u64 = 10 << 20;
 
@@ -20,7 +20,7 @@ struct Sizes {
     bytes: u64,
 }
 
-/// `None`, and a line that says so, unless the campaign is wanted.
+/// Returns `None` and prints a message, unless the test is enabled.
 fn sizes() -> Option<Sizes> {
     if std::env::var("GRAVWELL_LARGE").is_err() {
         eprintln!("SKIPPED: set GRAVWELL_LARGE=1, and GRAVWELL_BIN_DIR to a directory with release binaries");
@@ -55,7 +55,7 @@ fn import(farm: &Farm, name: &str, from: u64, to: u64) {
     farm.fleet.ok(name, &["import", file.to_str().expect("path")]);
 }
 
-/// Uploads noise; returns the resources with what they hold.
+/// Uploads noise; returns the resources with the seeds and sizes of their contents.
 fn upload(client: &Client, seed: u64, bytes: u64) -> Vec<(Resource, u64, usize)> {
     let count = bytes.div_ceil(RESOURCE_BYTES);
     let one = |number: u64| {
@@ -79,12 +79,12 @@ fn complete(farm: &Farm, names: &[&str]) {
 const RUNNING: [&str; 3] = ["a", "b", "c"];
 const ALL: [&str; 4] = ["a", "b", "c", "e"];
 
-/// A datastore and four webservers, and a member's copy of the authority that knows all of them.
+/// Returns a datastore, four webservers, and an encrypted CA backup that contains all of them.
 fn farm() -> (Farm, Vec<Web>, String) {
     let before = std::time::SystemTime::now();
     let farm = Farm::new("", &[("a", ""), ("b", ""), ("c", ""), ("e", "")]);
     let webs: Vec<Web> = ALL.iter().map(|name| farm.start(name)).collect();
-    // What webservers write when they start is behind them when somebody can sign in.
+    // Once a user can sign in, a webserver has finished its startup writes.
     webs.iter().for_each(|web| drop(web.admin(&farm.fleet)));
     farm.fleet.converges(&ALL);
     let authority = escrow_since(&farm.fleet, "e", before);

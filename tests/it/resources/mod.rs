@@ -1,4 +1,4 @@
-//! Contents of resources: what travels, how much of it, and what becomes of it when things break.
+//! Blobs of resources: which data is sent, how much, and the effects of failures.
 
 mod damage;
 mod disaster;
@@ -18,7 +18,7 @@ use crate::fleet::{Dice, Fleet, Process};
 use crate::web::client::Client;
 use crate::web::{Web, free_address};
 
-/// A datastore and webservers whose metrics are read.
+/// A datastore and webservers with metrics endpoints.
 struct Farm {
     fleet: Fleet,
     datastore: Option<Process>,
@@ -27,7 +27,7 @@ struct Farm {
 }
 
 impl Farm {
-    /// Starts the datastore and enrolls webservers, each with lines of configuration.
+    /// Starts the datastore and enrolls webservers, each with configuration lines.
     fn new(datastore: &str, webservers: &[(&'static str, &str)]) -> Farm {
         let mut fleet = Fleet::new();
         let mut metrics = vec![("d", free_address())];
@@ -83,7 +83,7 @@ impl Farm {
         self.datastore = Some(self.fleet.datastore());
     }
 
-    /// The sum of a metric over its labels; 0 when nobody answers.
+    /// Returns the sum of a metric over its labels; 0 if the process does not respond.
     fn metric(&self, name: &str, metric: &str) -> u64 {
         let (_, address) = self.metrics.iter().find(|(known, _)| *known == name).expect("a process");
         let Ok(mut stream) = TcpStream::connect(address) else { return 0 };
@@ -112,7 +112,7 @@ impl Farm {
         (output.status.code().expect("a code"), values)
     }
 
-    /// Waits until a member has every chunk that is named.
+    /// Waits until a member has all referenced chunks.
     #[track_caller]
     fn complete(&self, name: &str) {
         self.fleet.wait(&format!("{name} has everything"), || {
@@ -121,14 +121,14 @@ impl Farm {
         });
     }
 
-    /// Files with chunks.
+    /// Returns the pack files.
     fn packs(&self, name: &str) -> Vec<PathBuf> {
         let files = std::fs::read_dir(self.fleet.dir(name).join("chunks")).expect("lists");
         let paths = files.map(|file| file.expect("a file").path());
         paths.filter(|path| path.extension().is_some_and(|extension| extension == "chunks")).collect()
     }
 
-    /// Overwrites a part of every file with chunks, from its `from`th hundredth on.
+    /// Overwrites a part of every pack file, starting at `from` percent.
     fn damage(&self, name: &str, from: u64, bytes: usize) {
         use std::os::unix::fs::FileExt;
         for path in self.packs(name) {
@@ -171,7 +171,7 @@ impl Resource {
     }
 }
 
-/// Bytes that do not repeat and do not compress.
+/// Returns bytes that neither repeat nor compress.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut dice = Dice::new(seed);
     let mut all = Vec::with_capacity(bytes + 4);
@@ -182,7 +182,7 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     all
 }
 
-/// A table of about this many bytes.
+/// Returns a table of about `bytes` bytes.
 fn table(bytes: usize) -> Vec<String> {
     let mut dice = Dice::new(4);
     let (mut rows, mut length) = (Vec::new(), 0);
@@ -202,7 +202,7 @@ fn table(bytes: usize) -> Vec<String> {
     rows
 }
 
-/// Changes every hundredth row, at scattered places.
+/// Changes every hundredth row, at random positions.
 fn change(rows: &mut [String]) {
     let mut dice = Dice::new(9);
     for _ in 0..rows.len() / 100 {

@@ -1,4 +1,4 @@
-//! What goes first, what is kept until it is decided, and who may not.
+//! Priorities of transfers, retention of pending data, and quotas.
 
 use crate::web::ADMIN_PASSWORD;
 use serde_json::json;
@@ -20,7 +20,7 @@ fn r09_small_changes_do_not_wait_behind_contents() {
     farm.start_datastore();
     let path = format!("/api/dashboards/{dashboard}");
     farm.fleet.wait("the other one has it", || b.get(&path).status == 200);
-    // Twelve seconds of sending lie before these.
+    // The upload still needs twelve seconds at this point.
     assert_eq!(b.ok("GET", &resource.path)["Size"], 0);
     assert!(farm.received("d") < contents.len() as u64);
     a.ok("DELETE", &path);
@@ -47,7 +47,7 @@ fn r10_nobody_stores_more_than_a_quota() {
     first.store(&admin, &noise(21, 2 << 20));
     refused(&noise(22, 2 << 20), "Resource-User-Quota-MB");
     second.store(&admin, &noise(22, 1 << 20));
-    // What takes another's place counts once.
+    // Replacing contents counts the new ones only.
     second.store(&admin, &noise(23, 1 << 20));
     admin.ok("DELETE", &first.path);
     second.store(&admin, &noise(24, 2 << 20));
@@ -63,7 +63,7 @@ fn r11_a_cache_lets_go_only_what_the_datastore_has() {
     let (resource, contents) = (Resource::new(&a, "r"), noise(25, 6 << 20));
     resource.store(&a, &contents);
     let kept = || farm.blobs("a", &["stats"]).1[0]["stored_bytes"].as_u64().expect("a number");
-    // More than one look at the cache.
+    // Longer than the interval of the cache eviction.
     std::thread::sleep(std::time::Duration::from_secs(12));
     assert!(kept() > 6 << 20, "nobody else has them");
     farm.start_datastore();
@@ -85,12 +85,12 @@ fn r12_former_contents_stay_until_their_successors_are_committed() {
     resource.store(&a, &first);
     farm.fleet.converges(&["a", "b"]);
     farm.complete("b");
-    // The upload is lost before it is sent: it will be rejected.
+    // The chunks are lost before they are sent, so the change will be rejected.
     farm.stop_datastore(&["a", "b"]);
     resource.store(&a, &second);
     web_a.stop();
     std::fs::remove_dir_all(farm.fleet.dir("a").join("chunks")).expect("removes");
-    // Meanwhile the other one describes what it knows, and somebody else stores other contents.
+    // In the meantime B changes the description based on the old version.
     b.changed(&resource.path, &json!({ "Description": "as B knew it" }));
     farm.start_datastore();
     farm.restart(&mut web_a);
@@ -101,7 +101,7 @@ fn r12_former_contents_stay_until_their_successors_are_committed() {
     resource.holds(&b, &first);
     assert_eq!(a.ok("GET", &resource.path)["Description"], "as B knew it");
 
-    // A description made while cut off does not bring former contents back.
+    // A change of the description while offline does not restore former contents.
     farm.stop_datastore(&["a", "b"]);
     b.changed(&resource.path, &json!({ "Description": "made while cut off" }));
     b.changed(&resource.path, &json!({ "Description": "and once more" }));

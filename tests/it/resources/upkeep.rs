@@ -1,4 +1,4 @@
-//! What is collected, what never is, and what becomes of a change whose chunks are lost.
+//! Garbage collection of chunks, and changes whose chunks are lost.
 
 use crate::web::ADMIN_PASSWORD;
 use serde_json::json;
@@ -21,7 +21,7 @@ fn r07_only_what_nothing_names_is_collected() {
     assert!(report[0]["kept_in_grace"].as_u64().expect("a number") > 10, "{report:?}");
     assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while something may be on its way");
 
-    // An upload that only this webserver knows of.
+    // An upload known only to this webserver.
     farm.stop_datastore(&["a"]);
     let offline = Resource::new(&admin, "offline");
     let pending = noise(9, 1 << 20);

@@ -27,7 +27,7 @@ fn w1_the_calls_of_existing_clients_at_login() {
     assert_eq!(nobody.with("Authorization", &format!("Bearer {fresh}")).get("/api/testauth").status, 200);
     let resource = admin.made("/api/resources", &json!({ "ResourceName": "r" }));
     let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().expect("GUID"));
-    // It lasts for three seconds: on a busy host the first one may be over before it is used.
+    // The token is valid for three seconds, so on a busy host it may expire before its first use.
     let short_lived = || {
         let short = admin.ok("GET", "/api/login/tmptoken")["JWT"].as_str().expect("JWT").to_owned();
         let short = nobody.with("Cookie", &format!("token={short}"));
@@ -64,7 +64,7 @@ fn w1_the_calls_of_existing_clients_at_login() {
 fn w2_two_webservers_started_at_once_make_one_administrator() {
     let site = Site::new();
     let (a, b) = site.admins();
-    // What was made at one of them is on its way to the other.
+    // Changes at one webserver take a moment to reach the other.
     site.converges();
     assert_eq!(a.ok("GET", "/api/users"), b.ok("GET", "/api/users"));
     assert_eq!(a.ok("GET", "/api/users").as_array().map(Vec::len), Some(1));
@@ -93,7 +93,7 @@ fn w3_a_login_counts_everywhere_and_so_do_logout_lock_password_and_deletion() {
     site.fleet.wait("a knows the lock", || bob.get("/api/testauth").status == 401);
     let refused = site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "the first horse" }));
     assert_eq!(refused.status, 423);
-    // Who does not know the password does not learn of the lock.
+    // A client that does not know the password does not learn of the lock.
     assert_eq!(site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a second horse" })).status, 422);
     assert_eq!(b.delete("/api/users/2/lock").status, 200);
     site.fleet.wait("a knows that it is open", || {
@@ -131,7 +131,7 @@ fn w4_users_and_groups_as_clients_expect_them() {
     let path = format!("/api/users/{uid}");
     let shown = admin.ok("GET", &path);
     assert!(shown.get("DefaultGID").is_none() && shown["Groups"] == json!([]) && shown["Synced"] == true, "{shown}");
-    // A change of the name alone; the role comes with it and is the same.
+    // Only the name changes; the request repeats the role unchanged.
     admin.changed(&path, &json!({ "Name": "Robert", "Admin": false }));
     admin.changed(&path, &json!({ "User": "rob" }));
     assert_eq!(
@@ -143,7 +143,7 @@ fn w4_users_and_groups_as_clients_expect_them() {
     admin.changed(&path, &json!({ "Admin": true }));
     assert_eq!(admin.ok("GET", &format!("{path}/admin")), json!({ "UID": uid, "Admin": true }));
     assert_eq!(admin.ok("DELETE", &format!("{path}/admin")), json!({ "UID": uid }));
-    // The first administrator stays one, silently where clients always send the role.
+    // The first administrator stays one; clients that always send the role get no error.
     admin.changed("/api/users/1", &json!({ "Name": "Root", "Admin": false }));
     assert_eq!(admin.ok("GET", "/api/users/1")["Admin"], true);
     for (method, path) in [("DELETE", "/api/users/1"), ("PUT", "/api/users/1/lock"), ("DELETE", "/api/users/1/admin")] {
@@ -203,7 +203,7 @@ fn w5_a_random_first_password_must_be_changed_first() {
         0o600
     );
     let mut web = Web { name: "a", address, process: Some(process) };
-    // The password is kept before there is somebody who has it.
+    // The password is stored before the account exists.
     let credentials = json!({ "User": "admin", "Pass": password });
     fleet.wait("the administrator exists", || web.nobody().post("/api/login", &credentials).status == 200);
     let admin = web.login("admin", &password);
@@ -219,7 +219,7 @@ fn w5_a_random_first_password_must_be_changed_first() {
     web.stop();
 }
 
-/// Whoever changes a password decides what becomes of the tokens, and is told of each.
+/// The user who changes a password decides whether tokens are kept, and is informed of each.
 #[test]
 fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
     let fleet = Fleet::new();
@@ -228,7 +228,7 @@ fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let path = format!("/api/users/{uid}/pwd");
     let of_admin = admin.made("/api/tokens", &json!({ "name": "not bob's", "capabilities": ["ListUsers"] }));
-    // (who, choice, whether tokens end)
+    // (user, choice, whether tokens end)
     let cases = [
         ("bob", json!(null), false),
         ("bob", json!("keep"), false),
@@ -264,7 +264,7 @@ fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
     assert_eq!(token.get("/api/users").status, 200, "those of others go on");
 }
 
-/// Guesses from one place, whatever the name, hold back nobody elsewhere.
+/// Guesses from one address, for any name, do not throttle other addresses.
 #[test]
 fn w6_guessing_is_slow_and_hinders_only_who_guesses() {
     let fleet = Fleet::new();
@@ -282,7 +282,7 @@ fn w6_guessing_is_slow_and_hinders_only_who_guesses() {
             for _ in 0..5 {
                 assert_eq!(attempt(user, "guess", place), (422, "wrong user name or password".into()));
             }
-            // Known, unknown and special names are held back alike, and the right password does not help.
+            // Known, unknown and special names are throttled alike, and the correct password does not help.
             let locked = (423, "too many failed logins with this name: try again later".to_owned());
             assert_eq!(attempt(&user.to_uppercase(), password, place), locked, "{user}");
         }
@@ -335,7 +335,7 @@ fn w52_who_logged_in_from_somewhere_gets_in_from_there_while_strangers_guess() {
     assert!(of(422) > 0 && of(429) > 0, "some have their turn, and the queue is bounded: {statuses:?}");
 }
 
-/// Every way to set a password.
+/// All ways to set a password.
 #[test]
 fn w53_a_password_that_is_guessed_first_is_refused_at_every_way_to_set_one() {
     let fleet = Fleet::new();

@@ -1,11 +1,11 @@
-//! A change that was rejected because somebody else changed the same meanwhile, applied again upon what is there now.
+//! A change that was rejected because another user changed the same object, applied again to the current version.
 
 use serde_json::{Value, json};
 
 use super::Site;
 use super::client::Client;
 
-/// The rejected change of that description.
+/// Returns the path of the rejected change with this description.
 #[track_caller]
 fn rejection(client: &Client, what: &str) -> String {
     let list = client.ok("GET", "/api/rejections");
@@ -44,11 +44,11 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     b.ok("DELETE", &gone);
     b.changed(&user, &json!({ "Name": "theirs" }));
     site.heals_b_first();
-    // As it was made it fails again, and stays on the list.
+    // Retried unchanged, it fails again and stays on the list.
     let one = rejection(&a, "dashboard plain");
     let retried = a.post(&format!("{one}/retry"), &json!({}));
     assert_eq!(retried.status, 409, "{}", retried.text());
-    // What is there is shown beside it, and somebody changes it once more before the answer.
+    // The current version is shown next to it, and another user changes it again before the reply.
     let shown = a.ok("GET", &one);
     let object = &shown["Upon"][0];
     let texts = ["Present", "Mine"].map(|side| object[side].as_str().expect("text").to_owned());
@@ -60,7 +60,7 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "nothing that was not shown is overwritten");
     let shown = a.ok("GET", &one);
     assert!(shown.to_string().contains("theirs, later"), "{shown}");
-    // A write of the same sequence, as after a recovery, is another one.
+    // A different write with the same sequence, as after a recovery, is not accepted.
     let mut other = upon(&shown);
     let version = other["Upon"][0]["Version"].as_str().expect("text").to_owned();
     let (seq, _) = version.split_once('-').expect("its sequence and its contents");
@@ -72,7 +72,7 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
         assert_eq!(client.ok("GET", &plain)["Description"], "mine");
     }
     assert_eq!(a.get(&one).status, 404, "it is off the list");
-    // A share that was taken away, what was deleted, and what decides about access do not come back in this way.
+    // Revoked shares, deleted objects, and access rights cannot be restored this way.
     for (what, said) in [("dashboard shared", "who may see"), ("dashboard gone", "deleted"), ("dave", "make it anew")] {
         let answer = a.get(&rejection(&a, what));
         assert!(answer.status == 409 && answer.text().contains(said), "{what}: {}", answer.text());
@@ -85,7 +85,7 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
 
 #[test]
 fn p07_what_was_rejected_of_one_user_hinders_that_one_and_nobody_else() {
-    // An eighth, 128 KiB, is one user's.
+    // One user may use an eighth, 128 KiB.
     let mut site = Site::with("Outbox-Max-MB=1\n");
     let (admin, _) = site.admins();
     for user in ["bob", "carol"] {
@@ -111,7 +111,7 @@ fn p07_what_was_rejected_of_one_user_hinders_that_one_and_nobody_else() {
     assert_eq!(rejections.len(), 2, "{rejections:?}");
     let refused = bob.post("/api/dashboards", &large(20_000));
     assert!(refused.status == 413 && refused.text().contains("/api/rejections"), "{}", refused.text());
-    // Others go on, and so do deletions, and logins, without which nothing could be dealt with.
+    // Other users continue, and so do deletions and logins, which are needed to resolve the rejections.
     carol.made("/api/dashboards", &large(60_000));
     bob.ok("DELETE", &made[0]);
     let again = site.a.login("bob", "a plain horse");

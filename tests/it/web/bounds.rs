@@ -1,4 +1,4 @@
-//! What one user may write and keep, and what that costs everybody else.
+//! Limits on a user's writes and storage, and their effect on others.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
 
-/// A large dashboard: as large as objects may be, nearly.
+/// Nearly the maximum size of an object.
 const LARGE: usize = 1_000_000;
 
-/// A webserver with these settings, its administrator, and users.
+/// Returns a webserver with these settings, its administrator, and users.
 fn site<const N: usize>(fleet: &Fleet, settings: &str, users: [&str; N]) -> (Web, Client, [Client; N]) {
     let config = fleet.write_file("gravwell.conf", &format!("[Global]\n{settings}"));
     let web = Web::start(fleet, "a", &["--config", config.to_str().expect("path")]);
@@ -37,7 +37,7 @@ fn p15_what_one_user_keeps_is_bounded() {
     let (_web, admin, [bob, carol]) = site(&fleet, "User-Objects-Max=5\nUser-Objects-MB=1\n", ["bob", "carol"]);
     let ids: Vec<Value> = (0..5).map(|_| bob.made("/api/dashboards", &dashboard(10))).collect();
     is_too_much(&bob.post("/api/dashboards", &dashboard(10)), "User-Objects-Max");
-    // No way of making one goes around it.
+    // The limit applies to all ways of creating a dashboard.
     is_too_much(&bob.get(&format!("/api/dashboards/{}/clone", ids[0])), "User-Objects-Max");
     is_too_much(&bob.post(&format!("/api/dashboards/{}/clone", ids[0]), &json!({})), "User-Objects-Max");
     bob.changed(&format!("/api/dashboards/{}", ids[0]), &json!({ "Name": "other" }));
@@ -50,7 +50,7 @@ fn p15_what_one_user_keeps_is_bounded() {
     let resources: Vec<u16> =
         (0..6).map(|n| bob.post("/api/resources", &json!({ "ResourceName": format!("r{n}") })).status).collect();
     assert_eq!(resources, [200, 200, 200, 200, 200, 413]);
-    // Bytes count as well as objects, and each user has their own.
+    // Bytes are limited as well, separately for each user.
     let first = format!("/api/dashboards/{}", carol.made("/api/dashboards", &dashboard(500_000)));
     is_too_much(&carol.post("/api/dashboards", &dashboard(600_000)), "User-Objects-MB");
     carol.changed(&first, &dashboard(900_000));
@@ -58,11 +58,11 @@ fn p15_what_one_user_keeps_is_bounded() {
     carol.changed(&first, &dashboard(10));
     carol.made("/api/dashboards", &dashboard(600_000));
     is_too_much(&carol.put(&first, &dashboard(600_000)), "User-Objects-MB");
-    // Histories have a bound of their own, at which the oldest entries go.
+    // Search histories have a separate limit, at which the oldest entries are deleted.
     for n in 0..7 {
         bob.made("/api/searchhistory", &json!({ "UserQuery": format!("q{n}") }));
     }
-    // Administrators import for everybody.
+    // Administrators are exempt, because they import for all users.
     for _ in 0..7 {
         admin.made("/api/dashboards", &dashboard(300_000));
     }
@@ -73,7 +73,7 @@ fn p15_whatever_commits_is_counted_as_a_change() {
     let fleet = Fleet::new();
     let (_web, _admin, [bob, carol]) =
         site(&fleet, "Write-Rate-Per-User=2\nWrite-Burst-Per-User=15\n", ["bob", "carol"]);
-    // It reads, by its method, and writes a session.
+    // By its method this is a read, but it writes a session.
     let answers: Vec<_> = (0..60).map(|_| bob.get("/api/login/tmptoken")).collect();
     let refused = answers.iter().find(|answer| answer.status == 429).expect("some are refused");
     assert!(refused.header("retry-after").is_some(), "{}", refused.text());
@@ -104,9 +104,9 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     let unknown = "/api/dashboards/00000000-0000-4000-8000-000000000000";
     assert_eq!(carol.get(unknown).status, 404);
     let grown = peak_kib().saturating_sub(before) >> 10;
-    // Four that held all of them would need four times as much at least.
+    // Keeping all objects in memory for four requests would need at least four times as much.
     assert!(grown < COUNT, "{grown} MiB more for nothing to see");
-    // Who has them gets them, whole and in order.
+    // The owner gets all objects, complete and in order.
     let listed = bob.ok("GET", "/api/dashboards");
     let ids: Vec<Value> = listed.as_array().expect("a list").iter().map(|one| one["ID"].clone()).collect();
     assert_eq!(ids, made);
@@ -115,7 +115,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     );
 }
 
-/// A connection that a user keeps, on which requests were answered.
+/// A connection that a user keeps open after some responses.
 struct Kept(std::net::TcpStream, String);
 
 impl Kept {
@@ -124,7 +124,7 @@ impl Kept {
         Kept(stream, format!("Authorization: Bearer {}", client.token()))
     }
 
-    /// The status of an answer; 0: the connection was closed.
+    /// Returns the status of a response; 0: the connection was closed.
     fn get(&mut self, path: &str) -> u16 {
         use std::io::{Read, Write};
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", self.1);
@@ -152,7 +152,7 @@ fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
         [0, 200, 200, 200],
         "the oldest is idle"
     );
-    // Those on which an answer is under way stay.
+    // Connections with a response in progress are kept.
     for kept in &mut held[1..] {
         assert_eq!(kept.get("/api/events"), 200);
     }
@@ -168,11 +168,11 @@ fn p07_one_user_leaves_room_to_others_whatever_they_make() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
-    // An eighth, 128 KiB, is one user's.
+    // One user may use an eighth, 128 KiB.
     let (web, admin, [bob, carol]) = site(&fleet, "Outbox-Max-MB=1\n", ["bob", "carol"]);
     let users = admin.ok("GET", "/api/users");
     let uid = users.as_array().expect("a list").iter().find(|user| user["User"] == "bob").expect("bob")["UID"].clone();
-    // The bound counts at once, whether the loss was noticed yet or not.
+    // The limit applies immediately, whether or not the outage was noticed yet.
     datastore.terminate();
     let token = json!({ "name": "t", "description": "x".repeat(4000), "capabilities": ["Search"] });
     let made: Vec<u16> = (0..60).map(|_| bob.post("/api/tokens", &token).status).collect();
@@ -197,7 +197,7 @@ fn p15_tokens_and_messages_are_small_and_lists_of_them_are_sent_one_by_one() {
     assert_eq!(bob.made("/api/tokens", &many)["capabilities"], json!(["Search"]), "each is named once");
     let listed = bob.ok("GET", "/api/tokens");
     assert_eq!(listed.as_array().map(Vec::len), Some(2));
-    // Others' are told of to administrators only.
+    // Only administrators see tokens of other users.
     let path = format!("/api/tokens/{}", listed[0]["id"].as_str().expect("an id"));
     assert_eq!((carol.get(&path).status, carol.delete(&path).status), (404, 404));
     assert_eq!((admin.ok("GET", &path), bob.ok("GET", &path)), (listed[0].clone(), listed[0].clone()));

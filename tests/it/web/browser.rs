@@ -1,5 +1,5 @@
-//! The interface as people use it: what is done in a browser at one webserver is seen in another browser at another one,
-//! on a page that is open and is not loaded again.
+//! The user interface as used by people: a change made in a browser at one webserver appears in another browser at
+//! another webserver, on an open page that is not reloaded.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use super::driver::{Browser, Driver};
 use super::second_factors::App;
 use super::{Site, Web};
 
-/// Where pictures of all pages go, if anywhere: `GRAVWELL_PICTURES=directory`.
+/// Directory for screenshots of all pages, if set: `GRAVWELL_PICTURES=directory`.
 const PICTURES: &str = "GRAVWELL_PICTURES";
 
-/// The row of a table, as the interface names it.
+/// Returns the selector of a table row.
 fn row(name: &str) -> String {
     format!("[data-test=\"row-{name}\"]")
 }
@@ -22,7 +22,7 @@ fn test(name: &str) -> String {
     format!("[data-test=\"{name}\"]")
 }
 
-/// A button within a row.
+/// Returns the selector of a button within a row.
 fn within(name: &str, button: &str) -> String {
     format!("{} {}", row(name), test(button))
 }
@@ -35,7 +35,7 @@ impl Browser {
         self.fill(&test("pass"), password);
         self.click(&test("sign-in"));
         self.sees(&test("sign-out"), "Sign out");
-        // Loading the page anew would lose it.
+        // Reloading the page would lose it.
         self.run("window.sinceSignIn = true");
     }
 
@@ -65,7 +65,7 @@ struct Two {
 }
 
 impl Two {
-    /// Two browsers, signed in at two webservers.
+    /// Starts two browsers, signed in at two webservers.
     fn start() -> Option<Two> {
         let driver = Driver::start()?;
         let site = Site::new();
@@ -243,7 +243,7 @@ fn own_things(two: &Two) {
     b.misses(&test("bell-count"));
 
     two.go("/history");
-    // Searches are launched by programs.
+    // Searches are started through the API.
     let admin = site.a.login("admin", ADMIN_PASSWORD);
     admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=web error" }));
     b.sees(&row("tag=web error"), "tag=web error");
@@ -271,7 +271,7 @@ fn endings(two: &Two) {
     for browser in [a, b] {
         browser.was_never_loaded_again();
     }
-    // A session that ends anywhere ends here, on the open page.
+    // A session that ends anywhere ends here, too, on the open page.
     assert_eq!(site.a.login("admin", ADMIN_PASSWORD).call("DELETE", "/api/logout").status, 200);
     b.sees(&test("sign-in"), "Sign in");
 }
@@ -364,7 +364,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     a.click(&test("done"));
     a.sees(&test("second-factor"), "on");
     a.sees(&test("codes-left"), "10 left");
-    // The session is another one, and the page did not notice.
+    // The session was replaced, without any effect on the page.
     a.was_never_loaded_again();
 
     a.click(&test("sign-out"));
@@ -394,7 +394,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     a.sees(&test("sign-in"), "Sign in");
     a.sign_in(&site.a, "bob", "a plain horse");
 
-    // Whoever sets a password is told of the tokens.
+    // The user who sets a password sees the tokens.
     let bob = site.b.login("bob", "a plain horse");
     let made = bob.made("/api/tokens", &json!({ "name": "nightly report", "capabilities": ["ListUsers"] }));
     let token = site.b.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
@@ -413,7 +413,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     b.was_never_loaded_again();
 }
 
-/// Pictures of every page, for eyes: light, dark and as on a phone.
+/// Takes screenshots of every page: light, dark and phone size.
 #[test]
 fn w31_pictures_of_every_page() {
     let Some(directory) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
@@ -470,7 +470,7 @@ fn w31_pictures_of_every_page() {
         ("missing", "/nowhere".into()),
     ];
     let keep = |name: &str| {
-        // Whatever slides in has settled, and every answer is there.
+        // Waits until animations have finished and all responses have arrived.
         std::thread::sleep(std::time::Duration::from_millis(700));
         std::fs::write(directory.join(format!("{name}.png")), two.b.picture()).expect("writes");
     };

@@ -45,7 +45,7 @@ impl Client {
         Client { base, headers: Vec::new(), agent: config.new_agent() }
     }
 
-    /// The same client with one more header.
+    /// Returns the same client with one more header.
     pub fn with(&self, name: &str, value: &str) -> Client {
         let mut client = self.clone();
         client.headers.push((name.into(), value.into()));
@@ -87,24 +87,24 @@ impl Client {
         Answer { status, headers, body }
     }
 
-    /// Deletes, if somebody is there to be told.
+    /// Sends a DELETE request, ignoring errors.
     pub fn try_delete(&self, path: &str) {
         let _ = self.send("DELETE", path, None, SendBody::none());
     }
 
-    /// Whether anybody answers.
+    /// Returns whether the server responds.
     pub fn answers(&self) -> bool {
         self.send("GET", "/api/version", None, SendBody::none()).is_ok_and(|response| response.status() == 200)
     }
 
-    /// The status of an answer, if one comes.
+    /// Returns the status of the response, if there is one.
     pub fn try_post(&self, path: &str, body: &Value) -> Option<u16> {
         let text = body.to_string();
         let sent = self.send("POST", path, Some("application/json"), ureq::AsSendBody::as_body(&mut text.as_str()));
         sent.ok().map(|response| response.status().as_u16())
     }
 
-    /// The status and body of an answer, or what went wrong on the way.
+    /// Returns the status and body of the response, or the error.
     pub fn try_get(&self, path: &str) -> Result<(u16, String), String> {
         let response = self.send("GET", path, None, SendBody::none()).map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
@@ -149,7 +149,7 @@ impl Client {
         self.send_text("PUT", path, "application/json", &body.to_string())
     }
 
-    /// A form with one file.
+    /// Uploads a form with one file.
     #[track_caller]
     pub fn upload(&self, method: &str, path: &str, part: &str, contents: impl Read) -> Answer {
         let head = format!(
@@ -160,7 +160,7 @@ impl Client {
         self.answer(method, path, Some("multipart/form-data; boundary=boundary"), SendBody::from_reader(&mut form))
     }
 
-    /// What a good call answers.
+    /// Sends a request that must succeed; returns the response as JSON.
     #[track_caller]
     pub fn ok(&self, method: &str, path: &str) -> Value {
         let answer = self.call(method, path);

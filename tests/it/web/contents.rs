@@ -1,4 +1,4 @@
-//! Contents of resources stream in both directions; backups bring everything back.
+//! Contents of resources are streamed in both directions; backups restore everything.
 
 use std::io::Read;
 
@@ -8,7 +8,7 @@ use super::ADMIN_PASSWORD;
 use super::{Site, Web};
 use crate::fleet::{Dice, Fleet};
 
-/// Bytes that do not repeat, made while they are read.
+/// Non-repeating bytes, generated while being read.
 struct Noise(Dice, u64);
 
 impl Read for Noise {
@@ -116,7 +116,7 @@ fn w16_a_backup_brings_everything_back() {
     assert_eq!(site.converges(), before, "a backup that is refused changes nothing");
     let restored = a.with("Password", "secret").upload("POST", "/api/backup", "backup", sealed.body.as_slice());
     assert_eq!(restored.status, 200, "{}", restored.text());
-    // What opens something again that was taken away is named.
+    // Restored objects that grant revoked access are reported.
     let name = format!("{uid}/{}", token["id"].as_str().expect("id"));
     let returned = json!({ "Tokens": [name], "Administrators": [], "Unlocked": [] });
     assert_eq!(restored.json()["Returned"], returned);

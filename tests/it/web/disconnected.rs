@@ -1,11 +1,11 @@
-//! Everything works without the datastore, and what was done is committed or refused with a word when it is back.
+//! Everything works without the datastore; when it is reachable again, changes are committed or rejected with a reason.
 
 use serde_json::{Value, json};
 
 use super::Site;
 use super::client::Client;
 
-/// A hundred changes of every kind by one webserver while it is alone.
+/// Makes a hundred changes of every kind at one disconnected webserver.
 fn work(client: &Client, mark: &str) {
     for number in 0..10 {
         let name = format!("{mark}{number}");
@@ -33,7 +33,7 @@ fn work(client: &Client, mark: &str) {
     }
 }
 
-/// Names of what a webserver shows, for comparing.
+/// Returns the lists that a webserver shows, for comparison.
 fn shown(client: &Client) -> Vec<Value> {
     let lists = ["users", "groups", "dashboards?admin=true", "resources?admin=true", "tokens", "searchhistory"];
     lists.iter().map(|list| client.ok("GET", &format!("/api/{list}"))).collect()
@@ -50,16 +50,16 @@ fn w17_a_hundred_changes_on_each_side_of_a_cut() {
     site.stop_datastore();
     work(&a, "a");
     work(&b, "b");
-    // What is security takes effect here at once.
+    // Security-relevant changes take effect locally at once.
     a.ok("DELETE", &format!("/api/users/{doomed}"));
     assert_eq!(logged_in.get("/api/testauth").status, 401);
     b.ok("DELETE", &format!("/api/dashboards/{old}"));
     assert!(a.get("/api/users").header("gravwell-undecided").is_some());
-    // Both take one name, which can be only one's.
+    // Both use the same name, which only one can keep.
     for (client, mark) in [(&a, "a"), (&b, "b")] {
         client.made("/api/users", &json!({ "User": "twin", "Pass": "a plain horse", "Name": mark }));
     }
-    // And a process dies in the middle of it.
+    // In addition, a process is killed.
     site.a.kill();
     let address = site.a.address;
     site.a.process = Some(site.fleet.spawn_webserver("a", address, &[]));
@@ -74,7 +74,7 @@ fn w17_a_hundred_changes_on_each_side_of_a_cut() {
     assert_eq!((named("twin"), named("doomed"), named("a0"), named("a1"), named("b4")), (1, 0, 0, 1, 1));
     assert!(users.as_array().expect("list").iter().all(|user| user["Synced"] == true));
     assert_eq!(a.get(&format!("/api/dashboards/{old}")).status, 404);
-    // The one who came second is told, by a notification and on the page.
+    // The author of the rejected change is informed, by a notification and on the page.
     let refused: Vec<(&Client, Value)> =
         [&a, &b].into_iter().map(|client| (client, client.ok("GET", "/api/rejections"))).collect();
     let all: Vec<&Value> = refused.iter().flat_map(|(_, list)| list.as_array().expect("list")).collect();
@@ -126,7 +126,7 @@ fn w19_what_was_deleted_while_a_webserver_was_down_does_not_come_back() {
     site.fleet.wait("b knows", || b.get(&path).status == 404);
     assert_eq!(b.put(&path, &json!({ "Name": "x" })).status, 404);
     site.converges();
-    // A change that was made apart from a deletion is refused; it does not bring the object back.
+    // A change that was made without knowledge of a deletion is rejected; it does not restore the object.
     let id = a.made("/api/dashboards", &json!({ "Name": "e" }));
     let path = format!("/api/dashboards/{id}");
     site.converges();

@@ -1,4 +1,4 @@
-//! Real browsers: headless Chromium, driven through the WebDriver protocol, which is JSON over HTTP.
+//! Real browsers: headless Chromium, controlled through the WebDriver protocol, which is JSON over HTTP.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 
-/// Longest wait for anything on a page.
+/// Timeout of waits on a page.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Name of an element's reference in the protocol.
+/// Key of an element reference in the protocol.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 fn program(name: &str) -> Option<PathBuf> {
@@ -20,14 +20,14 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-/// The program that drives browsers.
+/// The chromedriver process.
 pub struct Driver {
     process: Child,
     client: Client,
 }
 
 impl Driver {
-    /// Starts it; `None`, and a line that says so, where there is no browser.
+    /// Starts chromedriver; returns `None` and prints a message if there is no browser.
     pub fn start() -> Option<Driver> {
         let (Some(driver), Some(_)) = (program("chromedriver"), program("chromium")) else {
             assert!(!crate::fleet::tools_are_required(), "chromium or chromedriver is not installed");
@@ -47,12 +47,12 @@ impl Driver {
                 break rest.trim_end_matches('.').to_owned();
             }
         };
-        // What it says later must have somewhere to go.
+        // Later output must be drained.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Driver { process, client: Client::new(format!("http://127.0.0.1:{port}")) })
     }
 
-    /// A browser of its own, without a history.
+    /// Opens a separate browser with a new profile.
     pub fn browser(&self, profile: &Path) -> Browser {
         let profile = format!("--user-data-dir={}", profile.display());
         let options = json!({ "args": [
@@ -84,7 +84,7 @@ pub struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // A browser outlives its driver: whatever happened, it must be told to end.
+        // A browser outlives its driver, so it must be closed explicitly.
         self.client.try_delete(&format!("/session/{}", self.session));
     }
 }
@@ -100,7 +100,7 @@ impl Browser {
         self.send("url", &json!({ "url": address })).unwrap_or_else(|error| panic!("{address}: {error}"));
     }
 
-    /// Runs a script of the page's, with the strictest policy still in force.
+    /// Runs a script in the page, under its strict security policy.
     #[track_caller]
     pub fn run(&self, script: &str) -> Value {
         let body = json!({ "script": script, "args": [] });
@@ -112,7 +112,7 @@ impl Browser {
         found[ELEMENT].as_str().map(str::to_owned).ok_or_else(|| format!("{found}"))
     }
 
-    /// Does something until it works.
+    /// Repeats an attempt until it succeeds.
     #[track_caller]
     fn insist<T>(&self, what: &str, attempt: impl Fn() -> Result<T, String>) -> T {
         let until = Instant::now() + PATIENCE;
@@ -125,7 +125,7 @@ impl Browser {
         }
     }
 
-    /// Clicks what a selector means, as soon as it can be clicked.
+    /// Clicks the selected element as soon as it can be clicked.
     #[track_caller]
     pub fn click(&self, selector: &str) {
         self.insist(&format!("click {selector}"), || {
@@ -134,7 +134,7 @@ impl Browser {
         });
     }
 
-    /// Types into a field, in place of what it holds.
+    /// Types into a field, replacing its content.
     #[track_caller]
     pub fn fill(&self, selector: &str, text: &str) {
         self.insist(&format!("fill {selector}"), || {
@@ -144,7 +144,7 @@ impl Browser {
         });
     }
 
-    /// Chooses a file.
+    /// Selects a file.
     #[track_caller]
     pub fn attach(&self, selector: &str, file: &Path) {
         let file = file.to_str().expect("path");
@@ -154,7 +154,7 @@ impl Browser {
         });
     }
 
-    /// The text that a person reads there, empty when there is nothing.
+    /// Returns the visible text of an element, empty if there is none.
     pub fn text(&self, selector: &str) -> String {
         let script = format!("return document.querySelector({})?.innerText ?? ''", json!(selector));
         self.run(&script).as_str().unwrap_or_default().to_owned()
@@ -168,7 +168,7 @@ impl Browser {
         });
     }
 
-    /// Until nothing fits the selector.
+    /// Waits until no element matches the selector.
     #[track_caller]
     pub fn misses(&self, selector: &str) {
         self.insist(&format!("{selector} goes"), || match self.find(selector) {
@@ -177,7 +177,7 @@ impl Browser {
         });
     }
 
-    /// Another page of the interface, without loading anything anew.
+    /// Navigates to another page of the interface without reloading.
     #[track_caller]
     pub fn go(&self, place: &str) {
         self.run(&format!("location.hash = {}", json!(format!("#{place}"))));
@@ -189,7 +189,7 @@ impl Browser {
         self.send("goog/cdp/execute", &body).expect("resizes");
     }
 
-    /// A picture of the whole page, as PNG.
+    /// Takes a screenshot of the whole page, as PNG.
     pub fn picture(&self) -> Vec<u8> {
         let params = json!({ "captureBeyondViewport": true });
         let body = json!({ "cmd": "Page.captureScreenshot", "params": params });
@@ -198,7 +198,7 @@ impl Browser {
         base64::engine::general_purpose::STANDARD.decode(data).expect("base64")
     }
 
-    /// What the page complained about; that a webserver refused something is no fault of the page.
+    /// Returns the errors that the page logged, except rejected requests, which are not errors of the page.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.send("se/log", &json!({ "type": "browser" })).expect("a log");
         let messages = entries.as_array().into_iter().flatten().filter(|entry| entry["level"] == "SEVERE");

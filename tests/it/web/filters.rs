@@ -1,4 +1,4 @@
-//! Processes in which filters of searches run: what they may do, what of them is seen, and how many there are.
+//! Processes of search filters: their permissions, visibility and number.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::client::Client;
 use super::searches::{ended, launch, numbers, resource};
 use crate::fleet::Fleet;
 
-/// A name within a filter that no other process of this host knows.
+/// A name within a filter that is unique on this host.
 const SECRET: &str = "secret_4711_of_a_filter";
 
 fn web_with(fleet: &Fleet, settings: &str) -> (Web, Client) {
@@ -22,7 +22,7 @@ fn web_with(fleet: &Fleet, settings: &str) -> (Web, Client) {
     (web, admin)
 }
 
-/// Directories in /proc of the filters of a webserver.
+/// Returns the /proc directories of a webserver's filters.
 fn filters_of(web: &Web) -> Vec<PathBuf> {
     let parent = format!("PPid:\t{}\n", web.id());
     let processes = std::fs::read_dir("/proc").expect("lists").filter_map(|entry| Some(entry.ok()?.path()));
@@ -54,7 +54,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
         .expect("lists")
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .collect();
-    // Pipes and /dev/null: its own, and what the test was started with.
+    // Pipes and /dev/null: those of the filter, and those with which the test was started.
     let is_own = |path: &PathBuf| path == Path::new("/dev/null") || path.to_string_lossy().starts_with("pipe:");
     assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits nothing of the webserver: {held:?}");
     let limits = read("limits");
@@ -68,7 +68,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
     }
     admin.ok("PUT", &format!("{path}/stop"));
     fleet.wait("it has ended", || filters_of(&web).is_empty());
-    // What filters do without files: time zones, randomness, regular expressions, errors.
+    // Features that work without files: time zones, random numbers, regular expressions, errors.
     let query = "tag=resource:numbers | limit 1 | [(0 | localtime | mktime), (\"a1\" | test(\"[0-9]\")), env]";
     let path = launch(&admin, query);
     assert_eq!(ended(&admin, &path)["Progress"], "done");
@@ -79,7 +79,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
 fn p15_filter_processes_of_all_searches_are_bounded() {
     let fleet = Fleet::new();
     let (web, admin) = web_with(&fleet, "Search-Filter-Processes=16\nSearch-Max-Seconds=120\nSearch-Max-Per-User=3\n");
-    // Eight filters, of which the first one never gives anything to the others.
+    // Eight filters; the first one never outputs anything.
     let waiting = " | limit 9 | .".repeat(7);
     let query = format!("tag=resource:numbers | def f: f; f{waiting}");
     let first = launch(&admin, &query);
@@ -93,10 +93,10 @@ fn p15_filter_processes_of_all_searches_are_bounded() {
     let parsed = admin.post("/api/parse", &json!({ "SearchString": "tag=resource:numbers | .n" })).json();
     assert_eq!(parsed["GoodQuery"], true, "{parsed}");
     assert_eq!(ended(&admin, &launch(&admin, "tag=resource:numbers | count"))["ItemCount"], 1);
-    // One that waits is counted as one of its user's, and has its turn.
+    // A waiting search counts towards its user's limit, and is served in turn.
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| {
-            // Until the others leave it the third place of the user.
+            // Until the other searches leave the user's third slot free.
             loop {
                 let status = begin("tag=resource:numbers | .n").status;
                 if status != 429 {
@@ -117,7 +117,7 @@ fn p15_filter_processes_of_all_searches_are_bounded() {
     });
 }
 
-/// What a kernel without landlock answers, for the calling thread and the processes that it starts.
+/// Makes the landlock system call fail as on a kernel without it, for the calling thread and its child processes.
 fn take_landlock_away() {
     let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
     let (unknown, arch) = (SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), std::env::consts::ARCH.try_into());

@@ -1,4 +1,4 @@
-//! An object that is not what its collection holds hides no other one, and can be replaced or deleted.
+//! An object that is invalid for its collection hides no other object, and can be replaced or deleted.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
     fleet.ok("a", &["put", collection, key, "--value", &value.to_string()]);
 }
 
-/// Collection, key of the invalid object, and the list that shows the valid one.
+/// Collection, key of the invalid object, and the path of the list that shows the valid one.
 const KINDS: [(&str, &str, &str); 28] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
@@ -115,12 +115,12 @@ fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
     for (collection, key, path) in places {
         put(&fleet, collection, key, &json!({ "name": "errors" }));
         assert!([403, 404].contains(&bob.delete(path).status), "{path} is nobody's");
-        // For notifications this path means those that are newer.
+        // For notifications this path lists newer ones.
         let is_shown = bob.get(path).status == 200 && collection != "notifications";
         assert!(!is_shown, "{path} is nobody's");
         assert_eq!(admin.delete(path).status, 200, "{path}");
     }
-    // The example that every newcomer types.
+    // A typical first example of a new user.
     put(&fleet, "dashboards", "17", &json!({ "name": "errors", "Description": "kept" }));
     let list = admin.get("/api/dashboards");
     let headers = (list.header("gravwell-invalid"), list.header("gravwell-invalid-keys"));
@@ -147,7 +147,7 @@ fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
     }
 }
 
-/// Whoever has an invalid account is denied, and nobody else.
+/// Access is denied for users with an invalid account, and only for them.
 #[test]
 fn w35_an_invalid_account_is_denied_and_others_are_not() {
     let fleet = Fleet::new();
@@ -177,7 +177,7 @@ fn w35_an_invalid_account_is_denied_and_others_are_not() {
     );
 }
 
-/// What somebody stored is searched and listed by others, however deeply it is nested.
+/// Others can search and list stored values, however deeply nested.
 #[test]
 fn w36_deeply_nested_values_are_refused_from_clients_and_break_nothing() {
     let fleet = Fleet::new();

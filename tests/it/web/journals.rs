@@ -1,4 +1,4 @@
-//! Journals of hosts as indexers: systemd's own journal gateway, started by the test over journals of its making.
+//! Journals of hosts as indexers: the real systemd journal gateway, started by the test over generated journals.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use super::searches::{direct, ended, launch, text};
 use super::{Web, free_address};
 use crate::fleet::{Fleet, Process};
 
-/// Microseconds of the first entry.
+/// Timestamp of the first entry, in microseconds.
 const BEGIN: u64 = 1_700_000_000_000_000;
 
-/// A program of Debian's package systemd-journal-remote. Without it the test is left out, which must not go unnoticed
-/// where it should be there.
+/// Returns the path of a program of Debian's package systemd-journal-remote. Without it the test is skipped, or fails if
+/// tools are required.
 fn program(name: &str) -> Option<PathBuf> {
     let found = ["/usr/lib/systemd", "/lib/systemd"].map(|dir| Path::new(dir).join(name));
     let found = found.into_iter().find(|path| path.exists());
@@ -26,7 +26,7 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// A journal with an entry for each number, a second apart.
+/// Creates a journal with an entry for each number, one second apart.
 fn journal(dir: &Path, host: &str, numbers: impl Iterator<Item = u64>) -> Option<()> {
     let program = program("systemd-journal-remote")?;
     std::fs::create_dir_all(dir).expect("a directory");
@@ -64,7 +64,7 @@ impl Gateway {
     }
 }
 
-/// A certificate for localhost with its authority, as files.
+/// Creates a certificate for localhost and its CA, as files.
 fn certificate(fleet: &Fleet) -> (PathBuf, PathBuf, PathBuf) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let key = KeyPair::generate().expect("a key");
@@ -107,7 +107,7 @@ fn s4_journals_are_merged_by_time_and_what_fails_is_named() {
     let admin = web.admin(&fleet);
     assert_eq!(admin.ok("GET", "/api/tags"), json!(["audit", "journal"]));
     let range = "since=2023-11-14 until=2023-11-15";
-    // A journal is for administrators, and for whom they grant it to.
+    // A journal is only for administrators and users to whom they grant it.
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
     let bob = web.login("bob", "open sesame now");
     let refused = direct(&bob, &format!("tag=journal {range}"), "text");
@@ -117,7 +117,7 @@ fn s4_journals_are_merged_by_time_and_what_fails_is_named() {
     assert_eq!(bob.ok("GET", "/api/tags"), json!(["journal"]));
     let granted = direct(&bob, &format!("tag=journal {range} | count"), "text");
     assert!([200, 503].contains(&granted.status), "{}", granted.text());
-    // Both listen only once they are asked: the first search may come too early.
+    // The gateways start on demand, so the first search may be too early.
     fleet.wait("both answer", || text(&admin, &format!("tag=journal {range} | count")) == "{\"count\":100}\n");
     let all = text(&admin, &format!("tag=journal {range} | .MESSAGE"));
     let wanted: String = (0..100).map(|n| format!("message {n} of h{}\n", n % 2 + 1)).collect();
@@ -130,7 +130,7 @@ fn s4_journals_are_merged_by_time_and_what_fails_is_named() {
     assert_eq!(text(&admin, &format!("tag=journal {range} \"message 7 of\" | ._HOSTNAME")), "h2\n");
     assert_eq!(text(&admin, "tag=journal since=2024-01-01 until=2024-01-02"), "");
 
-    // One is gone: the others' rows come, and it is said whose are missing.
+    // One gateway is gone: the rows of the other are returned, and the missing one is named.
     h2.process.take().expect("runs").kill();
     let details = ended(&admin, &launch(&admin, &format!("tag=journal {range}")));
     assert_eq!((&details["Progress"], &details["ItemCount"]), (&json!("done"), &json!(50)), "{details}");

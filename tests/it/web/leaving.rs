@@ -1,4 +1,4 @@
-//! Clients that leave before they have their answer, that ask for much at once, or that stand still: what stays of them.
+//! Clients that disconnect before the response, send many requests at once, or stop reading: no resources are leaked.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use super::searches::{ended, launch, numbers, resource};
 use super::{Site, Web};
 use crate::fleet::Fleet;
 
-/// Sends the head of a request, and what of its body is given.
+/// Sends the head of a request, and the given part of its body.
 fn ask(web: &Web, client: &Client, request: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(web.address()).expect("connects");
     let (address, token) = (web.address(), client.token());
@@ -22,7 +22,7 @@ fn ask(web: &Web, client: &Client, request: &str, body: &str) -> TcpStream {
     stream
 }
 
-/// Files of results below a directory that end so.
+/// Returns the files below a directory with this extension.
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for path in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()) {
@@ -56,7 +56,7 @@ fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
         for stream in &mut left {
             let mut head = [0; 12];
             stream.read_exact(&mut head).expect("a head");
-            // On a slow host the former ones may not have ended yet.
+            // On a slow host the previous ones may not have ended yet.
             assert!(head.ends_with(b" 200") || head.ends_with(b" 429"), "{}", String::from_utf8_lossy(&head));
         }
     }
@@ -105,7 +105,7 @@ fn p15_many_small_downloads_and_uploads_of_one_user_wait_in_line() {
     let download = format!("{path}/download/json");
     let wanted = a.get(&download).body;
     std::thread::scope(|scope| {
-        // As through a balancer: half of them where the results are, half elsewhere.
+        // As through a balancer: half of them go to the webserver with the results, half to the other one.
         for number in 0..64 {
             let (client, download, wanted) = (if number % 2 == 0 { &a } else { &b }, &download, &wanted);
             scope.spawn(move || {

@@ -1,4 +1,4 @@
-//! A webserver that lost its state, or whose state went back, while it is cut off: it lets nobody in that may be gone elsewhere.
+//! An offline webserver whose state was lost or reverted rejects logins, because the accounts may be deleted elsewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};

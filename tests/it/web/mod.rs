@@ -1,4 +1,4 @@
-//! Webservers as their users and clients see them.
+//! Webservers as seen by their users and clients.
 
 mod accounts;
 mod again;
@@ -38,7 +38,7 @@ use serde_json::json;
 
 use crate::fleet::{Fleet, Process, own_port};
 
-/// An address that is this test's alone; see [`crate::fleet::own_port`].
+/// Returns an address reserved for this test; see [`crate::fleet::own_port`].
 pub fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], own_port()))
 }
@@ -72,12 +72,12 @@ impl Web {
         self.process.take().expect("runs").kill();
     }
 
-    /// The service manager's word that settings are to be read again.
+    /// Sends SIGHUP, which reloads the configuration.
     pub fn hang_up(&self) {
         self.process.as_ref().expect("runs").hang_up();
     }
 
-    /// The number of its process.
+    /// Returns the process ID.
     pub fn id(&self) -> u32 {
         self.process.as_ref().expect("runs").id()
     }
@@ -90,7 +90,7 @@ impl Web {
         Client::new(format!("http://{}", self.address))
     }
 
-    /// What its listener for metrics serves, which was started with port 0 and logs where it is.
+    /// Returns the metrics; the listener was started with port 0 and logs its address.
     pub fn metrics(&self, fleet: &Fleet) -> Option<String> {
         let log = fleet.log_of(self.name);
         let address =
@@ -107,15 +107,15 @@ impl Web {
         client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
     }
 
-    /// The first administrator, as soon as there is one, with the password that a first login must choose. Where another
-    /// webserver of the fleet has seen that login, this one has to hear of it first.
+    /// Logs in as the first administrator, once it exists, with the password that the first login must set. If another
+    /// webserver of the fleet handled that login, this one has to receive the change first.
     #[track_caller]
     pub fn admin(&self, fleet: &Fleet) -> Client {
         first_login(&self.nobody(), fleet)
     }
 }
 
-/// What the first administrator's password is changed to.
+/// New password of the first administrator.
 pub const ADMIN_PASSWORD: &str = "a stable horse";
 
 /// Logs in as the first administrator at a webserver, see [`Web::admin`].
@@ -150,7 +150,7 @@ struct Site {
     datastore: Option<Process>,
     a: Web,
     b: Web,
-    /// What the first one is started with.
+    /// Options of the first webserver.
     options: Vec<String>,
 }
 
@@ -159,12 +159,12 @@ impl Site {
         Site::start(Fleet::new(), &[])
     }
 
-    /// The same in a fleet that was made ready, the second one with options.
+    /// Starts a prepared fleet; the second webserver gets the options `at_b`.
     fn start(fleet: Fleet, at_b: &[&str]) -> Site {
         Site::start_with(fleet, Vec::new(), at_b)
     }
 
-    /// Whose webservers have these settings.
+    /// Starts a site whose webservers have these settings.
     fn with(settings: &str) -> Site {
         let fleet = Fleet::new();
         let config = fleet.write_file("gravwell.conf", &format!("[Global]\n{settings}"));
@@ -198,7 +198,7 @@ impl Site {
         self.datastore = Some(self.fleet.datastore());
     }
 
-    /// Until both have everything.
+    /// Waits until both have everything.
     fn converges(&self) -> String {
         self.fleet.converges(&["a", "b"])
     }

@@ -1,4 +1,4 @@
-//! Names: one owner each, whoever changes them where; one check on every way in.
+//! Names: each has one owner, whoever changes it on whichever webserver, with the same validation on every path.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn rejections(clients: &[&Client]) -> Vec<String> {
     all.map(|rejection| rejection["Reason"].as_str().expect("reason").to_owned()).collect()
 }
 
-/// Every name belongs to who bears it, logs in who exists, and nothing else does.
+/// Checks that every name belongs to its bearer and that exactly the existing users can log in.
 #[track_caller]
 fn agree(site: &Site, admin: &Client, names: &[&str]) {
     let agrees = || {
@@ -52,17 +52,17 @@ fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
         client.changed(&renamed.0, &json!({ "User": name }));
         client.changed(&renamed.1, &json!({ "Name": name }));
     }
-    // One deletes what the other renames.
+    // One webserver deletes the objects that the other renames.
     for path in [&deleted.0, &deleted.1] {
         a.ok("DELETE", path);
         b.changed(path, &json!({ "User": "moved", "Name": "moved" }));
     }
-    // Both make one name, one of them by renaming.
+    // Both create the same name, one of them by renaming.
     a.made("/api/users", &user("same"));
     a.made("/api/groups", &json!({ "Name": "same" }));
     b.changed(&other.0, &json!({ "User": "same" }));
     b.changed(&other.1, &json!({ "Name": "same" }));
-    // Neither a name that is given up again nor one that is made twice here is lost.
+    // A name that is freed and created again here is not lost.
     let twice = a.made("/api/users", &user("twice"));
     a.ok("DELETE", &format!("/api/users/{twice}"));
     a.made("/api/users", &user("twice"));
@@ -90,7 +90,7 @@ fn w38_names_have_one_owner_each_after_whatever_was_done_apart() {
                 let users: Vec<Value> = client.ok("GET", "/api/users").as_array().expect("list").clone();
                 let others: Vec<&Value> = users.iter().filter(|user| user["UID"] != 1).collect();
                 let which = usize::try_from(dice.below(others.len().max(1) as u64)).expect("small");
-                // Whatever is not possible is refused here and now; what is accepted must end well.
+                // Impossible changes are rejected locally; accepted ones must end consistently.
                 match (dice.below(4), others.get(which)) {
                     (0 | 1, Some(one)) => {
                         drop(client.put(&format!("/api/users/{}", one["UID"]), &json!({ "User": name })))
@@ -121,7 +121,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let put = |collection: &str, key: &str, value: &Value| {
         fleet.ok("d", &["put", collection, key, "--value", &value.to_string()]);
     };
-    // What earlier versions could leave behind: a name of nobody, a name of somebody else, two users of one name.
+    // Leftovers of earlier versions: a name without owner, a name of another user, two users with one name.
     put("user-names", "ghost", &json!({ "name": "ghost", "uid": one }));
     put("user-names", "two", &json!({ "name": "two", "uid": one }));
     put("users", "77", &json!({ "UID": 77, "User": "One" }));
@@ -143,7 +143,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "a name of nobody is free");
 }
 
-/// Names, and whether they are taken, on each way in.
+/// Names, and whether they are accepted, on each path.
 #[test]
 fn w40_names_are_judged_alike_on_every_way_in() {
     let fleet = Fleet::new();
@@ -181,7 +181,7 @@ fn w40_names_are_judged_alike_on_every_way_in() {
         ("p\u{430}ypal", false),
     ];
     for (name, is_taken) in table {
-        // A group may be called as a user is, but not what cannot be told apart at all.
+        // A group may have the name of a user, but not one that is visually identical.
         let is_form = !["bob", " BOB\u{3000}", "Ｂob", "Jose\u{301}", "admın"].contains(&name);
         let renamed = own.put(&format!("/api/users/{mallory}"), &json!({ "User": name }));
         assert_eq!(renamed.status == 200, is_taken, "renaming to {name:?}: {}", renamed.text());
@@ -211,7 +211,7 @@ fn w40_names_are_judged_alike_on_every_way_in() {
         admin.changed(&group, &json!({ "Name": "g", "Desc": "d" }));
     }
     assert_eq!(admin.get(&format!("/api/users/{uid}")).status, 200);
-    // Each field has a bound of its own, and says so.
+    // Each field has a separate limit and reports it.
     for (path, field, extra) in [
         ("/api/dashboards", "Name", json!({ "Data": {} })),
         ("/api/resources", "ResourceName", json!({})),
@@ -234,7 +234,7 @@ fn w40_names_are_judged_alike_on_every_way_in() {
     assert_eq!(admin.delete(&path).status, 200, "what was taken can be changed and deleted");
 }
 
-/// The backup with a text in its lines replaced, and a sum that fits.
+/// Returns the backup with a text replaced and a matching checksum.
 fn altered(backup: &str, from: &str, to: &str) -> String {
     assert!(backup.contains(from), "{from} is in it");
     let backup = backup.replace(from, to);

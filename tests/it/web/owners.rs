@@ -1,4 +1,4 @@
-//! What belongs to one user may exceed one transaction: security takes effect at once, the rest follows.
+//! The data of one user may exceed one transaction: security changes take effect at once, the rest follows.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
 
-/// More than are deleted in one transaction.
+/// More than one transaction deletes.
 const MANY: usize = 3500;
 
 fn import(fleet: &Fleet, name: &str, rows: impl Iterator<Item = (String, String, Value)>) {
@@ -117,7 +117,7 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
     assert_eq!(admin.delete(&path).status, 200);
     assert!(!is_in(&bob) && admin.get(&path).status == 404);
     assert_eq!(web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a roan horse" })).status, 422);
-    // Stopped in the middle, it goes on.
+    // It continues after being stopped in the middle.
     web.kill();
     web.restart(&fleet, &[]);
     fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
@@ -152,7 +152,7 @@ fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_ki
     datastore.terminate();
     fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
     admin.ok("DELETE", &format!("/api/users/{uid}"));
-    // Killed before anything is cleared away, and again as soon as something is, wherever that is by then.
+    // Killed before anything is deleted, and again during the deletion, at whatever point that is.
     web.kill();
     web.restart(&fleet, &[]);
     let _datastore = fleet.datastore();
@@ -166,7 +166,7 @@ fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_ki
     assert_eq!(fleet.status("a")["rejected"], 0);
 }
 
-/// Rows of somebody who is not there (yet) are nobody's to delete.
+/// Rows of a user who does not exist (yet) must not be deleted.
 #[test]
 fn w43_nothing_is_cleared_away_that_was_not_ended() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
@@ -179,7 +179,7 @@ fn w43_nothing_is_cleared_away_that_was_not_ended() {
     drop(web);
 }
 
-/// A clearing that was made cut off is committed after a later one, and gives nothing back of what that one took.
+/// A deletion made while offline is committed after a later one, and must not restore entries that the later one deleted.
 #[test]
 fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_committed_last() {
     let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
@@ -189,7 +189,8 @@ fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_comm
     fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
     admin.ok("DELETE", "/api/searchhistory");
     web.kill();
-    // Meanwhile there are more, and all of them are cleared elsewhere, by a webserver of an earlier version that ends then.
+    // In the meantime further entries are added, and all are deleted by a webserver of an earlier version that
+    // then exits.
     let _datastore = fleet.datastore();
     let last = entry_id(2 * MANY - 1);
     let work =
@@ -222,7 +223,7 @@ fn p11_a_guid_goes_on_to_mean_the_dashboard_that_had_it_first() {
     };
     let guid = make(&bob, "bob's", None);
     let path = format!("/api/dashboards/{guid}");
-    // Others get a new one, however often they ask for it; the owner and administrators, who import, may have several.
+    // Other users get a new GUID, however often they try; the owner and administrators, who import, may have several.
     for _ in 0..4 {
         assert_ne!(make(&carol, "carol's", Some(&guid)), guid);
     }
@@ -231,7 +232,7 @@ fn p11_a_guid_goes_on_to_mean_the_dashboard_that_had_it_first() {
     for (client, name) in [(&bob, "bob's"), (&carol, "bob's"), (&dave, "bob's"), (&admin, "imported")] {
         assert_eq!(client.ok("GET", &path)["Name"], name);
     }
-    // Whatever an older version let in: an own one comes first, also before an older one of the group.
+    // Duplicates from an older version: a user's own dashboard takes precedence, even over an older one of the group.
     let copy = admin.ok("GET", "/api/dashboards/all");
     let copy = copy.as_array().expect("a list").iter().find(|one| one["Name"] == "carol's").expect("there").clone();
     admin.changed(&format!("/api/dashboards/{}", copy["ID"]), &json!({ "GUID": guid }));

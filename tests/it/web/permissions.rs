@@ -1,4 +1,4 @@
-//! Who may call what: one row for each route, against every kind of caller.
+//! Access to routes: one row per route, checked with every kind of caller.
 
 use std::collections::BTreeSet;
 
@@ -9,15 +9,15 @@ use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
 
-/// Callers, in the order of the columns below.
+/// Callers, in the order of the letters below.
 const CALLERS: [&str; 8] =
     ["nobody", "user", "member", "admin", "token", "admin's token", "temporary token", "admin's temporary token"];
 
-/// Who gets past the guard: n(obody), u(ser, neither concerned nor member), m(ember and user concerned), a(dmin),
+/// Callers that pass authorization: n(obody), u(ser, neither concerned nor member), m(ember and user concerned), a(dmin),
 /// t(oken of the user concerned, without any capability), T(oken of an administrator, with every capability),
 /// d: a temporary token of the user concerned, D: one of an administrator.
-/// Routes of the user and group concerned name them; everything else is for whom the letters say.
-/// Last what a token needs: a capability, `*` for any, nothing where tokens never pass.
+/// Paths with a user or group name the concerned one; other routes are open to the callers listed.
+/// The last column is the capability that a token needs: `*` for any, empty if tokens never pass.
 const TABLE: &[(&str, &str, &str, &str)] = &[
     ("GET", "/api/test", "numatTdD", ""),
     ("GET", "/api/testauth", "umaT", "*"),
@@ -95,7 +95,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("PUT", "/api/resources/{guid}/raw", "ma", "ResourceWrite"),
     ("GET", "/api/resources/{guid}/contenttype", "ma", "ResourceRead"),
     ("POST", "/api/resources/{guid}/clone", "ma", "ResourceWrite"),
-    // A name means one's own, one's group's or everybody's, to administrators, too.
+    // A name refers to an own resource, one of the user's groups or a global one, even for administrators.
     ("GET", "/api/resources/lookup/{name}", "m", "ResourceRead"),
     ("GET", "/api/info/capabilities", "umaT", "*"),
     ("GET", "/api/info/capabilities/templates", "umaT", "*"),
@@ -184,9 +184,9 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("GET", "/api/openapi.json", "numatTdD", ""),
 ];
 const LETTERS: &str = "numatTdD";
-/// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
+/// Streams that do not end, and the route that stops the webserver: only refusals are checked.
 const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
-/// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
+/// Paths of objects that do not exist: permitted callers get 404, others a refusal or also 404.
 const HIDDEN: [&str; 5] = [
     "/api/dashboards/{id}",
     "/api/resources/{guid}",
@@ -202,7 +202,7 @@ struct Stage {
     number: usize,
 }
 
-/// What a row is tried with: fresh for every try, because many routes change or delete what they name.
+/// Objects for one row, created for every attempt because many routes change or delete them.
 struct Things {
     uid: i64,
     gid: i64,
@@ -214,7 +214,7 @@ struct Things {
     bare: Client,
 }
 
-/// A token of the caller with these capabilities.
+/// Creates a token of the caller with these capabilities.
 fn token(web: &Web, owner: &Client, capabilities: &[&str]) -> Client {
     let made = owner.made("/api/tokens", &json!({ "name": "of a test", "capabilities": capabilities }));
     web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"))
@@ -275,7 +275,7 @@ fn is_refused(status: u16, path: &str) -> bool {
 fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
-    // One who is not put out when the first administrator's sessions end.
+    // An administrator whose session is not affected when those of the first administrator end.
     web.admin(&fleet).made("/api/users", &json!({ "User": "stagehand", "Pass": "a plain horse", "Admin": true }));
     let admin = web.login("stagehand", "a plain horse");
     let mut stage = Stage { web, fleet, admin, number: 0 };
@@ -327,7 +327,7 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 }
                 _ => caller.call(method, &concrete).status,
             };
-            // A login without credentials is refused with a status of its own.
+            // A login without credentials is rejected with a special status.
             let refused = is_refused(status, path);
             if refused == is_let_in || status >= 500 {
                 wrong.push(format!("{method} {path} by {}: {status}", CALLERS[column]));
@@ -386,7 +386,7 @@ fn w8_a_token_has_its_capabilities_and_never_more() {
     assert_eq!(token.get("/api/dashboards").status, 200);
     let refused = token.post("/api/dashboards", &json!({ "Name": "d" }));
     assert_eq!((refused.status, refused.json()["Cap"].as_str()), (403, Some("DashboardWrite")));
-    // It begets none that is stronger than itself.
+    // It cannot create a token that is stronger than itself.
     assert_eq!(token.post("/api/tokens", &json!({ "name": "x", "capabilities": ["DashboardWrite"] })).status, 403);
     assert_eq!(token.post("/api/tokens", &json!({ "name": "x", "capabilities": ["DashboardRead"] })).status, 200);
     assert_eq!(admin.post("/api/tokens", &json!({ "name": "x", "capabilities": ["Nonsense"] })).status, 400);
@@ -404,7 +404,7 @@ fn w8_a_token_has_its_capabilities_and_never_more() {
     assert_eq!((fresh.get("/api/dashboards").status, admin.get(&path).status), (401, 404));
 }
 
-/// What a token may do to another one of its owner: one row for each relation between their capabilities.
+/// Changes by a token to another token of its owner: one row per relation between their capabilities.
 #[test]
 fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
     let fleet = Fleet::new();
@@ -441,7 +441,7 @@ fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
             assert_eq!(admin.delete(&path).status, 200, "its owner may end it");
         }
     }
-    // Where capabilities are granted, a user without one makes and renews no token with it, and may still end those there are.
+    // With CBAC, a user without a capability cannot create or renew tokens with it, but can delete existing ones.
     let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
     let web = Web::start(&fleet, "b", &["--config", config.to_str().expect("path")]);
     let admin = web.admin(&fleet);
@@ -473,7 +473,7 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     let first = admin.made("/api/tokens", &json!({ "name": "first", "capabilities": all, "expiresAt": end }));
     let caller = with(&first);
 
-    // Neither by leaving the end out, nor by naming a later one, nor by a new value.
+    // Not by omitting the expiry, nor by a later one, nor by a new value.
     let wish = |expires: Option<&str>| json!({ "name": "n", "capabilities": all, "expiresAt": expires });
     for expires in [None, Some("0001-01-01T00:00:00Z"), Some(end)] {
         assert_eq!(caller.changed(&path(&first), &wish(expires))["expiresAt"], end, "{expires:?}");
@@ -487,13 +487,13 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
         403
     );
     assert_eq!(caller.made("/api/tokens", &wish(Some(sooner)))["expiresAt"], sooner);
-    // One that ends later already keeps its end, and one that it gives a value depends on it.
+    // A token that expires later keeps its expiry; a token that it renews depends on it.
     let endless = admin.made("/api/tokens", &wish(None));
     assert_eq!(caller.changed(&path(&endless), &wish(None))["expiresAt"], "0001-01-01T00:00:00Z");
     let taken = caller.call("PATCH", &path(&endless)).json();
     assert_eq!(taken["expiresAt"], end);
 
-    // What made another one in turn counts for all of them: what it allows, its end, and that it is there.
+    // A chain of tokens is limited by each of its members: its capabilities, its expiry, and its existence.
     let child = caller.made("/api/tokens", &wish(None));
     let grandchild = with(&child).made("/api/tokens", &wish(None));
     assert!([&taken, &child, &grandchild].into_iter().all(|made| opens(&with(made))));
@@ -506,7 +506,7 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     assert_eq!(with(&grandchild).get("/api/tokens").status, 401, "its end");
     admin.changed(&path(&first), &wish(Some(end)));
     assert!(opens(&with(&grandchild)));
-    // Whoever logs in takes one over by giving it a value.
+    // A user with a session takes over a token by renewing it.
     let own = admin.call("PATCH", &path(&child)).json();
     admin.ok("DELETE", &path(&first));
     assert!(opens(&with(&own)) && !opens(&with(&taken)) && !opens(&with(&grandchild)));
@@ -514,7 +514,8 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
 }
 
-/// What a search gives of a resource is the resource: a token and a user need for it what they need for the resource itself.
+/// A search over a resource returns the resource, so a token and a user need the same capability as for the
+/// resource itself.
 #[test]
 fn p11_a_resource_is_read_through_a_search_only_with_the_capability_for_it() {
     let fleet = Fleet::new();
@@ -563,7 +564,8 @@ fn p11_looking_at_a_search_is_not_ending_it_and_nobody_leaves_a_token_in_another
     assert_eq!(attached.get(&search).status, 200);
     assert_eq!(attached.call("PUT", &format!("{search}/stop")).status, 403);
     assert_eq!(attached.delete(&search).status, 403);
-    // Under another's name an administrator is recorded with both; what a token does would be the user's alone.
+    // An impersonating administrator is recorded with both names, but the actions of a token would be attributed to the
+    // user alone.
     let su = admin.ok("GET", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
     let su = web.nobody().with("Authorization", &format!("Bearer {su}"));
     let refused = su.post("/api/tokens", &own);

@@ -1,4 +1,4 @@
-//! Restarting with everything open, and a datastore that hangs.
+//! Restarts with open connections, and a datastore that hangs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,10 +10,10 @@ use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
 
-/// What is open is given some seconds to end, whatever it is. One that waited for it would not come back at all.
+/// Open connections get a few seconds to end. If the webserver waited for one indefinitely, it would never restart.
 const RESTARTED_WITHIN: Duration = Duration::from_secs(45);
 
-/// A connection that has sent this and had an answer that begins so.
+/// Opens a connection, sends this request, and reads a response that starts with `wanted`.
 fn open(web: &Web, request: &str, wanted: &str) -> TcpStream {
     let mut stream = TcpStream::connect(web.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
@@ -40,7 +40,7 @@ fn ordinary(web: &Web, client: &Client, line: &str, more: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n{more}\r\n", web.address, client.token())
 }
 
-/// Restarts and waits until it has.
+/// Restarts the webserver and waits until it serves again.
 fn restarts(fleet: &Fleet, web: &Web, admin: &Client) -> Duration {
     let starts = || fleet.log_of("a").matches(&format!("http://{}", web.address)).count();
     let (before, begun) = (starts(), Instant::now());
@@ -62,7 +62,7 @@ fn w44_a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
         admin.made("/api/resources", &json!({ "ResourceName": "r.csv" }))["GUID"].as_str().expect("GUID").to_owned();
     for round in 0..2 {
         let mut held: Vec<TcpStream> = (0..3).map(|_| socket(&web, &admin)).collect();
-        // One that has said nothing, and one in the middle of a request.
+        // An idle connection, and one in the middle of a request.
         held.push(open(&web, "", ""));
         held.push(open(&web, "GET /api/heal", ""));
         for path in ["/api/events", "/api/log/live"] {
@@ -75,7 +75,7 @@ fn w44_a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
         let took = restarts(&fleet, &web, &admin);
         assert!(took < RESTARTED_WITHIN, "round {round}: {took:?}");
         for stream in &mut held {
-            // Every one has ended; how is the client's business.
+            // Each has ended, regularly or not.
             let ended = stream.read_to_end(&mut Vec::new());
             assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "round {round}");
         }
@@ -110,7 +110,7 @@ fn w46_only_the_first_writer_waits_for_a_datastore_that_hangs() {
         })
         .collect();
     datastore.resume();
-    // Five seconds for the first one, half a second for each of the others. A loaded machine adds to some of them.
+    // Five seconds for the first one, half a second for each of the others, plus the delay of a busy host.
     assert!(times[0] < Duration::from_secs(20), "{times:?}");
     let mut others = times[1..].to_vec();
     others.sort_unstable();

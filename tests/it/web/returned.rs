@@ -1,4 +1,4 @@
-//! Webservers that run on while their datastore goes back to an earlier state, or is rebuilt from another member.
+//! Webservers that keep running while their datastore is reverted to an earlier state, or is rebuilt from another member.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     site.fleet.ok("d", &["restore", &place, "--at", &seq, "--replace"]);
     site.start_datastore();
     let generation = follows(&site, 1);
-    // The same processes write on; nothing waits for ever. The logins of before are over.
+    // The same processes continue to write; nothing waits forever. Earlier sessions have ended.
     site.fleet.wait("the restore has ended the login", || a.get("/api/dashboards").status == 401);
     let (a, b) = (site.a.login("admin", ADMIN_PASSWORD), site.b.login("admin", ADMIN_PASSWORD));
     let after = make(&a, "after the restore");
@@ -43,7 +43,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     }
     gone.iter().for_each(|id| assert_eq!(status(&b, id), 404));
 
-    // The log is rebuilt from b, which has not seen the last of a, and goes on; a has run all the time.
+    // The log is rebuilt from b, which lacks a's last changes, and continues; a runs all the time.
     let key = key_of(&site.fleet);
     site.b.stop();
     let own = make(&a, "only at a");
@@ -61,8 +61,8 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     }
 }
 
-/// An account that was made at a, and one that was made an administrator there, are deleted at b, which had seen it. The log is
-/// rebuilt without all of that, and both come back.
+/// Accounts that were created or promoted at a are deleted at b, which had seen them. The log is rebuilt without all of
+/// these changes, and both reconnect.
 fn deleted_accounts(is_deleter_first: bool) {
     let mut site = Site::new();
     let (admin, other) = site.admins();

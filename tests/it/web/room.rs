@@ -1,4 +1,4 @@
-//! What users write to the disk of a webserver: each has a share of it, and all of it leaves room for what must arrive.
+//! Disk usage by users on a webserver: each has a share, and together they leave space for data that must arrive.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::full_disk::Small;
 
 const PASSWORD: &str = "open sesame now";
 
-/// Lines of which a search for all of them has about so many bytes of results.
+/// Returns lines for which a search of all of them produces about `kib` KiB of results.
 fn rows(kib: usize) -> String {
     format!("{{\"t\":\"{}\"}}\n", "x".repeat(1015)).repeat(kib)
 }
@@ -20,7 +20,7 @@ fn user(admin: &Client, web: &Web, name: &str) -> Client {
     web.login(name, PASSWORD)
 }
 
-/// A search over all rows, and how it ended.
+/// Runs a search over all rows and returns its path and final details.
 fn searched(client: &Client, query: &str) -> (String, Value) {
     let path = launch(client, query);
     let details = ended(client, &path);
@@ -59,7 +59,7 @@ fn p15_results_of_one_user_make_room_for_their_own_and_leave_those_of_others() {
     let metrics = web.metrics(&fleet).expect("metrics");
     assert!(metrics.contains("gravwell_results_cleared_total 2"), "{metrics}");
 
-    // What is more than a share is left out, and said so.
+    // Results beyond the share are dropped, and this is reported.
     let (path, details) = searched(&bob, "tag=resource:mega | ., ., ., .");
     let reason = details["Reason"].as_str().expect("text");
     assert!(reason.contains("Render-Store-User-MB") && details["Progress"] == "done", "{details}");
@@ -73,7 +73,7 @@ fn p15_results_of_one_user_make_room_for_their_own_and_leave_those_of_others() {
     let refused = bob.upload("POST", "/api/searchctrl/import", "file", four.as_slice());
     assert!(refused.status == 507 && refused.text().contains("Render-Store-User-MB"), "{}", refused.text());
 
-    // A restart counts what lies there.
+    // After a restart, existing results are counted.
     web.stop();
     web.restart(&fleet, &options);
     let (last, _) = searched(&bob, "tag=resource:mega | ., .");
@@ -101,7 +101,7 @@ fn p15_uploads_of_one_user_are_bounded_whatever_becomes_of_them() {
     for _ in 0..2 {
         assert_eq!(bob.upload("PUT", &raw, "file", mega.as_bytes()).status, 200);
     }
-    // Saved results are contents as well.
+    // Saved results are blobs as well.
     let (path, _) = searched(&bob, "tag=resource:r | limit 512");
     let saved = bob.call("PATCH", &format!("{path}/save"));
     assert_eq!(saved.status, 200, "{}", saved.text());
@@ -117,7 +117,7 @@ fn p15_uploads_of_one_user_are_bounded_whatever_becomes_of_them() {
     assert!(refused.status == 413 && refused.text().contains("Resource-User-Quota-MB"), "{}", refused.text());
 }
 
-/// However much one user searches, a lock arrives at the webserver where that is done.
+/// However much one user searches, a lock still reaches the webserver where the search runs.
 #[test]
 fn p11_nobody_fills_the_disk_with_results_to_keep_a_lock_away() {
     let fleet = Fleet::new();

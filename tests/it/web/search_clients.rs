@@ -1,4 +1,4 @@
-//! What existing clients ask of searches besides running and showing them.
+//! Further search features that existing clients use.
 
 use std::net::TcpStream;
 
@@ -92,7 +92,7 @@ fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_dem
     let (whole, without) = (body(&a, "/api/backup?savedsearch=true"), body(&a, "/api/backup?savedsearch=false"));
     let has = |backup: &[u8]| String::from_utf8_lossy(backup).contains("\"collection\":\"searches\"");
     assert!(has(&whole) && !has(&without) && without.len() < whole.len());
-    // A restore leaves alone what the backup leaves out.
+    // A restore leaves objects unchanged that the backup does not contain.
     assert_eq!(a.upload("POST", "/api/backup", "backup", without.as_slice()).status, 200);
     let a = site.a.login("admin", ADMIN_PASSWORD);
     assert!(body(&a, &format!("{path}/download/text")) == saved);

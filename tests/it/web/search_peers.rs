@@ -1,4 +1,5 @@
-//! Searches between webservers: who may do what through another one, who is heard, and what is told when one goes away.
+//! Searches between webservers: permissions through another webserver, trusted peers, and reports of
+//! unreachable webservers.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,7 +17,7 @@ use super::client::Client;
 use super::searches::{ended, launch, resource};
 use crate::fleet::Fleet;
 
-/// Lets whoever is named see a search.
+/// Creates a site with these users, who may see a search.
 fn site_with(people: &[&str]) -> (Site, Client, Client) {
     let site = Site::new();
     let (a, b) = site.admins();
@@ -69,7 +70,7 @@ fn s5_what_may_be_done_is_the_same_at_every_webserver() {
         ("DELETE", "", [200, 404, 403, 404, 401]),
     ];
     for (method, deed, wanted) in deeds {
-        // Those who may not come first, so that nothing is changed before they have tried.
+        // Callers without permission try first, before the others change anything.
         for column in [4, 3, 2, 0, 1] {
             let path = format!("{path}{deed}");
             let answer = match deed {
@@ -81,7 +82,7 @@ fn s5_what_may_be_done_is_the_same_at_every_webserver() {
     }
 }
 
-/// A member of the fleet that speaks for itself: asks a question of its making and gives the head of the answer.
+/// A fleet member controlled by the test: sends a custom request and returns the head of the response.
 async fn ask(service: &Service, question: &Value) -> Option<Value> {
     let peers = service.peers.as_ref().expect("listens");
     let holder = MemberName::new("a").expect("name");
@@ -133,12 +134,12 @@ fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
         let good = question(uid("owner").expect("a user"), false);
         let answer = ask(&c, &good).await.expect("an answer");
         assert_eq!((&answer["status"], &answer["error"]), (&json!(200), &json!("")), "{answer}");
-        // Whoever says to be an administrator is not one for that; whoever does not exist is nobody.
+        // A claim to be an administrator is verified; a user who does not exist has no access.
         let forged = ask(&c, &question(uid("stranger").expect("a user"), true)).await.expect("an answer");
         assert_eq!(forged["status"], 404, "{forged}");
         let nobody = ask(&c, &question(json!(4711), true)).await.expect("an answer");
         assert_eq!(nobody["status"], 403, "{nobody}");
-        // An administrator's token is no administrator.
+        // A token of an administrator has no administrator rights.
         let token = ask(&c, &question(json!(1), false)).await.expect("an answer");
         assert_eq!(token["status"], 404, "{token}");
         assert_eq!(ask(&r, &good).await, None, "a reader speaks for nobody");
@@ -164,14 +165,14 @@ fn s7_a_part_is_never_taken_for_the_whole() {
     stream.read_exact(&mut got).expect("the beginning");
     assert!(got.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&got[..200]));
     site.a.kill();
-    // Until the connection ends, well or badly: the last chunk of a whole answer is an empty one.
+    // Reads until the connection ends, regularly or not: the last chunk of a complete response is empty.
     let _ = stream.read_to_end(&mut got);
     assert!(got.len() < 60_000_000, "{} bytes", got.len());
     assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "a part looks like the whole");
     let refused = b.get(&format!("{path}/download/text"));
     assert!(refused.status == 503 && refused.text().contains("webserver a"), "{}", refused.text());
     assert_eq!(b.ok("GET", &path)["ItemCount"], 60_000);
-    // It comes back with what it had.
+    // After a restart it has its results.
     site.a.restart(&site.fleet, &[]);
     let again = || b.get(&format!("{path}/rows?first=59999&count=1")).status == 200;
     site.fleet.wait("a is reached again", again);
@@ -194,7 +195,7 @@ fn s8_a_search_that_begins_is_listed_everywhere_and_histories_agree() {
     }
     waits.sort();
     println!("from the request to begin a search until it was listed at the other webserver: {waits:?}");
-    // Cut off: each goes on, and afterwards both have everything, deletions included.
+    // Offline, each continues; afterwards both have everything, including deletions.
     site.stop_datastore();
     launch(&a, "tag=resource:r \"made at a\"");
     launch(&b, "tag=resource:r \"made at b\"");
@@ -227,7 +228,7 @@ fn s9_searches_over_a_web_socket() {
     assert_eq!(response.headers()["sec-websocket-protocol"], admin.token());
     let acknowledgement = std::cell::Cell::new(None);
     let mut say = |value: Value| -> Value {
-        // An acknowledgement is not answered: the next answer is that to the next question.
+        // An acknowledgement has no reply: the next reply belongs to the next request.
         for frame in [acknowledgement.take(), Some(value)].into_iter().flatten() {
             socket.send(Message::text(frame.to_string())).expect("sends");
         }
@@ -263,7 +264,7 @@ fn s9_searches_over_a_web_socket() {
     assert_eq!(attached["data"]["Info"]["ItemCount"], 10, "{attached}");
     let refused = say(json!({ "type": "attach", "data": { "ID": "12" } }));
     assert!(refused["data"]["Error"].as_str().expect("text").contains("no search 12"), "{refused}");
-    // Who says nothing of what they want, or comes without a login, is not kept.
+    // Clients without a subprotocol or without a login are disconnected.
     let stream = TcpStream::connect(web.address).expect("connects");
     let request = format!("ws://{}/api/ws/search", web.address);
     assert!(tokio_tungstenite::tungstenite::client(request, stream).is_err());

@@ -1,4 +1,4 @@
-//! Searches: run on one webserver, seen from every other.
+//! Searches: run on one webserver, visible from every other.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::client::Client;
 use super::{Site, Web};
 use crate::fleet::Fleet;
 
-/// A resource with contents.
+/// Creates a resource with contents.
 #[track_caller]
 pub(super) fn resource(client: &Client, name: &str, contents: &str) {
     let made = client.made("/api/resources", &json!({ "ResourceName": name }));
@@ -17,14 +17,14 @@ pub(super) fn resource(client: &Client, name: &str, contents: &str) {
     assert_eq!(client.upload("PUT", &raw, "file", contents.as_bytes()).status, 200);
 }
 
-/// Begins a search and gives its path.
+/// Starts a search and returns its path.
 #[track_caller]
 pub(super) fn launch(client: &Client, query: &str) -> String {
     let begun = client.made("/api/searchctrl/launch", &json!({ "SearchString": query }));
     format!("/api/searchctrl/{}", begun["SearchID"].as_str().expect("an id"))
 }
 
-/// Waits for the end of a search.
+/// Waits for the end of a search and returns its details.
 #[track_caller]
 pub(super) fn ended(client: &Client, path: &str) -> Value {
     let begun = Instant::now();
@@ -92,7 +92,7 @@ fn s1_queries_give_what_they_ask_for() {
     assert_eq!(list[0]["Data"]["town"], "London");
     assert_eq!(direct(&admin, "tag=resource:people.csv", "pcap").status, 400);
 
-    // The log as events; who changes what is found, secrets are not.
+    // The audit trail as rows: authors of changes are found, secrets are not.
     admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now", "Email": "b@x" }));
     let events =
         text(&admin, r#"tag=audit | select(.collection == "users" and .op == "put") | [.user, .after.User, .before]"#);
@@ -135,7 +135,7 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
     let deep = format!("tag=resource:numbers | {}1{}", "(".repeat(4000), ")".repeat(4000));
     let judged = admin.post("/api/parse", &json!({ "SearchString": deep })).json();
     assert!(judged["GoodQuery"].is_boolean(), "whatever it says, it lives");
-    // Each is ended by something else, and the webserver does not notice.
+    // Each is ended by a different limit, without any effect on the webserver.
     for (query, state, reason) in [
         ("tag=resource:numbers | repeat(.)", "done", "Render-Store-Limit"),
         ("tag=resource:numbers | reduce range(100) as $n (\"xxxx\"; . + .)", "failed", "memory"),
@@ -153,7 +153,7 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
     let wrong = ended(&admin, &launch(&admin, "tag=resource:numbers | .n | .x"));
     assert!(wrong["Progress"] == "done" && wrong["Warnings"].to_string().contains("failed on 10 rows"), "{wrong}");
 
-    // Two may run; one that is stopped makes room.
+    // Two searches may run; stopping one frees its slot.
     let endless = "tag=resource:numbers | def f: f; f";
     let (first, _second) = (launch(&admin, endless), launch(&admin, endless));
     let refused = admin.post("/api/searchctrl/launch", &json!({ "SearchString": endless }));
@@ -184,7 +184,7 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
         answer.body
     };
     let at_a: Vec<Vec<u8>> = formats.iter().map(|format| of(&a, format)).collect();
-    // So many rows go through two processes, and come out in the order in which they went in.
+    // This many rows pass through two processes, and keep their order.
     assert!(at_a[0] == numbers(20_000).into_bytes(), "all rows, in order");
     for (format, wanted) in formats.iter().zip(&at_a) {
         assert!(of(&b, format) == *wanted, "{format} through another webserver");
@@ -195,7 +195,7 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     assert_eq!(a.ok("GET", &format!("{path}/rows?first=19998&count=10")), page);
     assert_eq!(b.ok("GET", &format!("{path}/stats/overview"))["Finished"], true);
 
-    // Saved from the other one; a second one is not.
+    // Saved from the other webserver; a second one is not saved.
     let unsaved = launch(&a, "tag=resource:numbers | limit 5");
     ended(&a, &unsaved);
     site.converges();
@@ -203,7 +203,7 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     assert_eq!(saved.status, 200, "{}", saved.text());
     assert_eq!(saved.json()["Saved"], true);
     site.converges();
-    // Nobody has read the saved results there before.
+    // Nobody has read the saved results at b before.
     site.a.kill();
     for (format, wanted) in formats.iter().zip(&at_a) {
         assert!(of(&b, format) == *wanted, "{format} of a saved search without its webserver");

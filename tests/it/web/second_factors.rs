@@ -1,4 +1,4 @@
-//! Second factors over two webservers: set up, asked for, used once, lost and taken away.
+//! Second factors over two webservers: set up, required, used once, lost and cleared.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::fleet::Fleet;
 
 const PASSWORD: &str = "a plain horse";
 
-/// An authenticator app that has read a QR code.
+/// An authenticator app that has scanned a QR code.
 pub(super) struct App(Vec<u8>);
 
 impl App {
@@ -29,13 +29,13 @@ impl App {
         App::of_seed(seed)
     }
 
-    /// The code of now, or of so many steps later. Both count for at least half a minute.
+    /// Returns the current code, or the one `later` steps later. Both are valid for at least half a minute.
     pub(super) fn code(&self, later: u64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         totp::code_of(&self.0, totp::step_at(now.as_secs() * 1000) + later)
     }
 
-    /// One of so many codes that is none of the app's.
+    /// Returns a code that is none of the app's next codes.
     pub(super) fn wrong(&self) -> String {
         let good: Vec<String> = (0..3).map(|later| self.code(later)).collect();
         (0..).map(|n| format!("{n:06}")).find(|code| !good.contains(code)).expect("one of a million")
@@ -47,7 +47,7 @@ fn body(user: &str, kind: &str, code: &str) -> Value {
     json!({ "User": user, "Pass": pass, "AuthType": kind, "AuthCode": code })
 }
 
-/// As existing clients send it: without a content type.
+/// Logs in as existing clients do: without a content type.
 fn log_in(client: &Client, user: &str, kind: &str, code: &str) -> Answer {
     client.send_text("POST", "/api/login/mfa", "", &body(user, kind, code).to_string())
 }
@@ -59,7 +59,7 @@ fn bearer(web: &Web, answer: &Answer) -> Client {
     web.nobody().with("Authorization", &format!("Bearer {}", answer["JWT"].as_str().expect("JWT")))
 }
 
-/// Sets an app up; answers with it, a session and the recovery codes.
+/// Sets up an app; returns it with a session and the recovery codes.
 fn set_up(web: &Web, user: &str) -> (App, Client, Vec<String>) {
     let begun = web.nobody().post("/api/mfa/totp/setup", &body(user, "None", ""));
     assert_eq!(begun.status, 200, "{}", begun.text());
@@ -90,7 +90,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
         "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": "0001-01-01T00:00:00Z" } });
     let before = site.a.login("bob", PASSWORD);
     assert_eq!(before.ok("GET", "/api/mfa"), json!({ "UserConfig": none, "MFARequired": false }));
-    // Nothing is set up until a code proves it, and nothing can be proved that was not begun.
+    // Nothing is set up until a code confirms it, and a setup that was not started cannot be confirmed.
     assert_eq!(site.a.nobody().put("/api/mfa/totp/setup", &body("bob", "TOTP", "123456")).status, 409);
     let wrong = json!({ "User": "bob", "Pass": "a second horse" });
     assert_eq!(site.a.nobody().post("/api/mfa/totp/setup", &wrong).status, 422);
@@ -108,7 +108,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     let shown = session.ok("GET", "/api/mfa")["UserConfig"].clone();
     assert_eq!((&shown["TOTP"]["Enabled"], &shown["RecoveryCodes"]["Remaining"]), (&json!(true), &json!(10)));
     assert_eq!(admin.ok("GET", &format!("/api/users/{uid}"))["MFA"], shown);
-    // Who has none is not for other users to know.
+    // Other users must not learn who has no second factor.
     let seen_by = |client: &Client| {
         let users = client.ok("GET", "/api/users");
         users.as_array().expect("a list").iter().filter(|user| user.get("MFA").is_some()).count()
@@ -122,13 +122,13 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
             assert_eq!((asked.json().get("JWT"), asked.header("set-cookie")), (None, None));
             assert_eq!(asked.json()["AcceptedAuthTypes"], json!(["TOTP", "RecoveryCodes"]));
         }
-        // Who does not know the password learns nothing.
+        // A client that does not know the password learns nothing.
         let refused = web.nobody().post("/api/login/mfa", &wrong);
         assert_eq!(said(&refused), (422, false, false, false));
         assert_eq!(log_in(&web.nobody(), "bob", "TOTP", &app.wrong()).status, 422);
         assert_eq!(log_in(&web.nobody(), "bob", "Other", &app.code(1)).status, 400);
     }
-    // What proved the app does not open a session as well; the next code does, once.
+    // The code that confirmed the app does not also start a session; the next code does, once.
     assert_eq!(log_in(&site.b.nobody(), "bob", "TOTP", &app.code(0)).status, 422);
     let next = app.code(1);
     let at_b = bearer(&site.b, &log_in(&site.b.nobody(), "bob", "TOTP", &next));
@@ -139,7 +139,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
         assert!(again.status == 422 && again.text().contains("used already"), "{}", again.text());
     }
 
-    // Recovery codes count once, in any case; new ones take the place of all.
+    // Recovery codes are valid once, case-insensitively; new ones replace all.
     let spoken = codes[0].to_uppercase().replace('-', " ");
     bearer(&site.a, &log_in(&site.a.nobody(), "bob", "RecoveryCodes", &spoken));
     site.converges();
@@ -153,7 +153,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     let fresh = made["Codes"][0].as_str().expect("a code").to_owned();
     assert_eq!(log_in(&site.a.nobody(), "bob", "RecoveryCodes", &codes[2]).status, 422);
 
-    // Another app takes its place only with a proof of this one.
+    // Another app replaces this one only with a code of this one.
     let asked = site.a.nobody().post("/api/mfa/totp/setup", &body("bob", "None", ""));
     assert_eq!(asked.status, 422, "{}", asked.text());
     let begun = site.a.nobody().post("/api/mfa/totp/setup", &body("bob", "RecoveryCodes", &fresh));
@@ -206,7 +206,7 @@ fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
     for (kind, code) in [("TOTP", app.code(1)), ("RecoveryCodes", codes[0].clone())] {
         let at_a = bearer(&site.a, &log_in(&site.a.nobody(), "bob", kind, &code));
         assert_eq!(log_in(&site.a.nobody(), "bob", kind, &code).status, 422, "{kind}: a replay");
-        // What the other one does not know it cannot refuse.
+        // The other webserver cannot reject a code of whose use it does not know.
         let at_b = bearer(&site.b, &log_in(&site.b.nobody(), "bob", kind, &code));
         assert_eq!((at_a.get("/api/testauth").status, at_b.get("/api/testauth").status), (200, 200), "{kind}");
     }
@@ -230,7 +230,7 @@ fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
     );
 }
 
-/// A webserver that does not know of a factor yet lets in with the password alone what the datastore then refuses.
+/// A webserver that does not know of a factor yet accepts the password alone; the datastore then rejects that login.
 #[test]
 fn w63_a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
     let mut site = Site::new();
@@ -245,7 +245,7 @@ fn w63_a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
     site.start_datastore();
     site.converges();
     let (early, late, session) = (early.get("/api/testauth"), late.get("/api/testauth"), session.get("/api/testauth"));
-    // Whichever was committed first: logins without the factor, or the factor.
+    // Regardless of the order in which the logins without the factor, and the factor, were committed.
     assert_eq!((early.status, late.status, session.status), (401, 401, 200));
 }
 
@@ -279,7 +279,7 @@ fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     assert_eq!(admin.delete("/api/users/1/mfa/clear").status, 403, "a session alone does not clear its own factor");
     bearer(&strict, &log_in(&nobody, "admin", "RecoveryCodes", &code(0)));
 
-    // A webserver that requires nothing begins sessions that count there and not here. Tokens count everywhere.
+    // Sessions from a webserver that requires no second factor are valid there, but not here. Tokens are valid on both.
     let uid = add_user(&admin, "bob");
     let lax = Web::start(&fleet, "b", &[]);
     fleet.converges(&["a", "b"]);
@@ -297,7 +297,7 @@ fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     fleet.converges(&["a", "b"]);
     let there = lax.nobody().with("Authorization", &format!("Bearer {}", bob.token()));
     assert_eq!((bob.get("/api/testauth").status, there.get("/api/testauth").status), (200, 200));
-    // An administrator may act as the user, and clear the factor of one who has lost the app.
+    // An administrator may impersonate the user, and clear the factor of a user who has lost the app.
     let su = admin.ok("GET", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
     let su = nobody.with("Authorization", &format!("Bearer {su}"));
     assert_eq!(su.get("/api/testauth").status, 200);
@@ -320,7 +320,7 @@ fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
     let from = |place: &str| web.nobody().with("X-Forwarded-For", place);
     let (bob, _, codes) = set_up(&web, "bob");
     let (eve, ..) = set_up(&web, "eve");
-    // At one place wrong codes count like wrong passwords, and a right password forgets none of them.
+    // From one address, wrong codes count like wrong passwords, and a correct password does not reset the count.
     for _ in 0..5 {
         assert_eq!(log_in(&from("192.0.2.1"), "eve", "RecoveryCodes", "x").status, 422);
         let half = from("192.0.2.1").post("/api/login", &body("eve", "None", ""));
@@ -328,7 +328,7 @@ fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
     }
     assert_eq!(log_in(&from("192.0.2.1"), "eve", "TOTP", &eve.code(1)).status, 423);
     bearer(&web, &log_in(&from("192.0.2.2"), "eve", "TOTP", &eve.code(1)));
-    // From many places: the app's codes are not looked at any more, and a recovery code still opens.
+    // From many addresses: the app's codes are no longer accepted, but a recovery code still works.
     for n in 0..5 {
         assert_eq!(log_in(&from(&format!("198.51.100.{n}")), "bob", "TOTP", &bob.wrong()).status, 422);
     }
@@ -362,7 +362,7 @@ fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
     add_user(&admin, "bob");
     let former = admin.get("/api/backup").body;
     let (app, session, codes) = set_up(&site.a, "bob");
-    // One that is not finished.
+    // A setup that was not completed.
     add_user(&admin, "eve");
     let unfinished = App::of(&site.a.nobody().post("/api/mfa/totp/setup", &body("eve", "None", "")).json());
     let exported = site.converges();
@@ -389,7 +389,7 @@ fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
     hides("a reader", &site.fleet.ok("r", &["export", "--with-secrets"]));
     reader.terminate();
 
-    // A backup that knows of no factors, as one of an earlier version, takes none away.
+    // A backup that knows of no factors, as from an earlier version, removes none.
     let text = String::from_utf8(former).expect("text");
     let (head, rest) = text.split_once('\n').expect("lines");
     let mut head: Value = serde_json::from_str(head).expect("JSON");

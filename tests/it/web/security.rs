@@ -1,4 +1,4 @@
-//! Attacks, and what is granted to whom.
+//! Attacks, and access control.
 
 use serde_json::json;
 
@@ -63,10 +63,10 @@ fn w26_guessing_is_held_back_also_when_it_is_done_at_once() {
         guesses.into_iter().map(|guess| guess.join().expect("answers")).collect()
     });
     assert_eq!(answers.iter().filter(|status| **status == 422).count(), 4, "{answers:?}");
-    // The others are refused for that, or because too many of one address wait.
+    // The others are throttled, or rejected because too many from one address are waiting.
     assert!(answers.iter().all(|status| [422, 423, 429].contains(status)), "{answers:?}");
     assert_eq!(guess("the right horse".into()), 423, "nobody learns that it is the right one");
-    // Whoever is in already is not put out, and cannot guess the old password either.
+    // An existing session is not affected, but cannot be used to guess the old password either.
     admin.made("/api/users", &json!({ "User": "eve", "Pass": "the right horse" }));
     let eve = web.login("eve", "the right horse");
     let uid = eve.ok("GET", "/api/info/whoami")["UID"].clone();
@@ -125,7 +125,7 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
     assert_eq!(admin.call("OPTIONS", "/api/users/1").status, 405);
 }
 
-/// Who may not know that something exists is told the same as about what does not.
+/// A user without access gets the same response for existing and missing objects.
 #[test]
 fn w28_nothing_tells_what_exists() {
     let site = Site::new();
@@ -179,7 +179,7 @@ fn w32_an_administrator_changes_the_level_of_logging_and_restarts() {
     assert_eq!(admin.ok("GET", &format!("/api/dashboards/{id}"))["Name"], "d", "the login outlives the restart");
 }
 
-/// Every regular file below a directory.
+/// Returns every regular file below a directory.
 fn files_below(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).expect("lists").map(|entry| entry.expect("entry")) {
@@ -214,7 +214,7 @@ fn p11_nothing_that_is_kept_opens_a_request() {
     }
     assert_eq!(admin.get("/api/dashboards").status, 200);
     let copy = fleet.ok("a", &["export", "--with-secrets"]).into_bytes();
-    // What is reserved is zeros.
+    // Preallocated space is zero.
     let used = |mut bytes: Vec<u8>| {
         bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
         bytes

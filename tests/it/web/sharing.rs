@@ -1,4 +1,4 @@
-//! Dashboards and resources between owners, groups and everybody; compare-and-set; reading one's own writes.
+//! Dashboards and resources shared between owners, groups and all users; compare-and-set; reading one's own writes.
 
 use serde_json::json;
 
@@ -72,7 +72,7 @@ fn w10_only_who_knows_the_latest_version_changes_it() {
     let first = a.get(&path);
     let tag = first.header("etag").expect("a tag").to_owned();
     let position = first.header("gravwell-position").expect("a position").to_owned();
-    // Whoever is moved to the other webserver reads what they wrote.
+    // A user who is moved to the other webserver reads their own writes.
     let moved = b.with("Gravwell-Wait-For", &position);
     assert_eq!(moved.get(&path).header("etag"), Some(tag.as_str()));
     let put = |client: &super::Client, tag: &str, name: &str| {
@@ -186,7 +186,7 @@ fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
     assert_eq!(bob.post("/api/notifications/broadcast", &json!({ "Msg": "x" })).status, 403);
 }
 
-/// Every field of every kind that names groups, at every call that takes it.
+/// Every field that names groups, of every kind of object, in every call that accepts it.
 #[test]
 fn w51_only_members_and_administrators_share_into_a_group() {
     let fleet = Fleet::new();
@@ -268,14 +268,14 @@ fn w51_only_members_and_administrators_share_into_a_group() {
     };
     assert_eq!([&admin, &member, &stranger].map(|client| form(client).status), [200, 200, 403], "import a search");
 
-    // What was shared while one was a member stays so, and can be changed otherwise; nothing new goes there.
+    // Existing shares remain after leaving the group, and the object can still be changed; new shares are rejected.
     let kept = dashboard(&member);
     member.changed(&kept, &json!({ "GIDs": [gid], "WriteAccess": { "Global": false, "GIDs": [gid] } }));
     admin.ok("DELETE", &format!("/api/users/{}/group/{gid}", uids[0]));
     let back = json!({ "Name": "new", "GIDs": [gid], "WriteAccess": { "Global": false, "GIDs": [gid] } });
     assert_eq!(member.changed(&kept, &back)["GIDs"], json!([gid]));
     assert_eq!(member.put(&kept, &json!({ "GIDs": [gid, gid + 1] })).status, 403);
-    // The group that one's searches went to is not theirs any more.
+    // The user's default group for searches is no longer one of their groups.
     let begun = member.made("/api/searchctrl/launch", &json!({ "SearchString": query }));
     assert_eq!(member.ok("GET", &format!("/api/searchctrl/{}", text(&begun["SearchID"])))["GIDs"], json!([]));
 }

@@ -1,12 +1,12 @@
-//! What is changed at two webservers that cannot see each other: the change that is committed first stands, the other one is
-//! rejected where its author sees it, and nothing that was taken away comes back.
+//! Conflicting changes at two disconnected webservers: the change that is committed first stands, the other one is
+//! rejected and shown to its author, and no revoked right or deleted object comes back.
 
 use serde_json::{Value, json};
 
 use super::Site;
 use super::client::Client;
 
-/// Descriptions of the rejected changes that a webserver lists.
+/// Returns the descriptions of the rejected changes that a webserver lists.
 fn rejected(client: &Client) -> Vec<String> {
     let list = client.ok("GET", "/api/rejections");
     let what = |rejection: &Value| rejection["What"].as_str().expect("a description").to_owned();
@@ -19,7 +19,7 @@ fn done(answer: &super::client::Answer) {
 }
 
 impl Site {
-    /// Lets everything of b be committed before anything of a, after both have worked without the datastore.
+    /// After both have worked without the datastore, lets all changes of b be committed before any of a.
     pub fn heals_b_first(&mut self) {
         self.a.stop();
         self.start_datastore();
@@ -30,7 +30,7 @@ impl Site {
     }
 }
 
-/// Paths of one object of each collection, and one of some to be deleted.
+/// Paths of one object of each collection, and of some that will be deleted.
 struct Objects {
     gid: Value,
     user: String,
@@ -39,7 +39,7 @@ struct Objects {
     resource: String,
     contents: String,
     token: String,
-    /// The value of the token.
+    /// The token's secret value.
     value: String,
     doomed_dashboard: String,
     doomed_resource: String,
@@ -78,8 +78,8 @@ impl Objects {
         }
     }
 
-    /// What an author does who does not see what b does. Every object is changed twice: the second change is made upon the
-    /// first one, and must fall with it.
+    /// Makes changes without seeing those of b. Every object is changed twice: the second change is based on the first
+    /// one, and must be rejected with it.
     fn change_unseen(&self, a: &Client) {
         for mark in ["one", "two"] {
             a.changed(&format!("{}/searchgroup", self.user), &json!({ "GID": self.gid }));
@@ -96,7 +96,7 @@ impl Objects {
         a.ok("DELETE", &self.doomed_resource);
     }
 
-    /// What is committed first. Returns the new value of the token.
+    /// Makes the changes that are committed first. Returns the new value of the token.
     fn change_committed(&self, b: &Client) -> String {
         b.changed(&self.user, &json!({ "User": "erin", "Email": "erin@example.org" }));
         b.changed(&self.group, &json!({ "Name": "writers" }));
@@ -113,7 +113,7 @@ impl Objects {
         renewed.json()["token"].as_str().expect("value").to_owned()
     }
 
-    /// Everything is as b made it.
+    /// Checks that all objects are as b changed them.
     #[track_caller]
     fn are_as_committed(&self, client: &Client, nobody: &Client, renewed: &str) {
         let user = client.ok("GET", &self.user);
@@ -154,7 +154,7 @@ fn p08_of_two_changes_made_apart_the_committed_one_stands_and_the_other_is_rejec
     site.stop_datastore();
     objects.change_unseen(&a);
     let renewed = objects.change_committed(&b);
-    // Who knows the old password keeps the account with it, unseen, while an administrator takes it back.
+    // An attacker who knows the old password changes it while an administrator, unknown to a, resets it.
     let password = format!("{}/pwd", objects.user);
     dave.changed(&password, &json!({ "OrigPass": "a plain horse", "NewPass": "a stolen horse" }));
     b.changed(&password, &json!({ "NewPass": "a safe horse" }));
@@ -185,7 +185,7 @@ fn p07_changes_upon_changes_that_wait_are_committed_with_them() {
     site.converges();
     site.stop_datastore();
     objects.change_unseen(&a);
-    // Another life of the process has another origin; what it makes goes on from what waits.
+    // Another incarnation of the process has another origin; its changes are based on the pending ones.
     site.a.kill();
     site.a.restart(&site.fleet, &[]);
     let made = a.made("/api/dashboards", &json!({ "Name": "new" }));
@@ -224,7 +224,7 @@ fn p08_changes_of_one_object_at_two_webservers_at_once_are_both_kept() {
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     let mut answer = client.put(path, &json!({ member: format!("{round}") }));
-                    // Five meetings in a row are answered with 409, and the client decides.
+                    // After five conflicts in a row the server returns 409, and the client decides.
                     while answer.status == 409 {
                         answer = client.put(path, &json!({ member: format!("{round}") }));
                     }
@@ -263,7 +263,7 @@ fn p08_of_two_uploads_at_once_one_is_stored_and_the_other_is_answered_with_a_con
         site.converges();
         let (of_a, of_b) = (a.get(&raw).body, b.get(&raw).body);
         assert_eq!(of_a, of_b);
-        // One that began after the other had ended has seen it.
+        // An upload that started after the other had ended has seen it.
         let stored = answers.iter().zip(&contents).filter(|(status, _)| **status == 200);
         assert!(stored.clone().any(|(_, contents)| contents.as_bytes() == of_a), "{answers:?}");
         assert!(answers.iter().all(|status| [200, 409].contains(status)), "{answers:?}");
@@ -295,7 +295,7 @@ fn p11_a_rejected_change_is_tried_again_only_by_who_may_make_it_now() {
     let login = |name: &str| json!({ "User": name, "Pass": "a known horse" });
     assert_eq!(site.a.nobody().post("/api/login", &login("zed")).status, 422);
     assert_eq!(rejected(&demoted), ["create user zed"], "it stays on the list");
-    // Who may create users may let it happen.
+    // A user who may create users can retry it.
     done(&a.post(&retry, &json!({})));
     site.converges();
     assert_eq!(site.b.nobody().post("/api/login", &login("zed")).status, 200);

@@ -1,4 +1,4 @@
-//! Answers that last: each ends, or gives nothing more, when its caller loses the right to it.
+//! Long-lived responses: each ends, or returns no more data, when its caller loses the right to it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,14 +15,14 @@ use crate::fleet::Fleet;
 /// More than the buffers between a webserver and a client that does not read.
 const ROWS: usize = 1000;
 const ROW_BYTES: usize = (16 << 10) + 9;
-/// A right is checked every two seconds: after this long the check has been made, also on a busy host.
+/// Rights are checked every two seconds; after this time the check has been made even on a busy host.
 const CHECKED: Duration = Duration::from_secs(10);
-/// How much a slow client reads at a time, and how often.
+/// Amount that a slow client reads at a time, and the pause between reads.
 const SIP: (usize, Duration) = (128 << 10, Duration::from_millis(100));
-/// An answer that goes on for longer than this is not going to end.
+/// A response that lasts longer will not end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a right is lost.
+/// Ways to lose a right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
     Logout,
@@ -52,7 +52,7 @@ impl Loss {
     }
 }
 
-/// Every answer that lasts, and what ends it. `own` is somebody else's own, which administrators may read.
+/// Every long-lived response, and the losses that end it. `own` is another user's object, which administrators may read.
 const TABLE: [(&str, &[Loss]); 11] = [
     ("/api/events", &[Logout, LogoutEverywhere, NewPassword, Lock, Deletion]),
     ("/api/log/live", &[Logout, LogoutEverywhere, NewPassword, Lock, Deletion, Demotion]),
@@ -73,7 +73,7 @@ const TABLE: [(&str, &[Loss]); 11] = [
         "/api/searchctrl/{search}/download/text",
         &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken, LeftGroup],
     ),
-    // One at a time.
+    // Only one may run at a time.
     ("/api/backup", &[Demotion]),
 ];
 
@@ -81,7 +81,7 @@ fn is_socket(path: &str) -> bool {
     path.starts_with("/api/ws/")
 }
 
-/// Whether who asks is an administrator, and no member of the group.
+/// Returns whether the caller is an administrator, who is no member of the group.
 fn is_of_admins(path: &str) -> bool {
     path.contains("{own") || ["/api/log/live", "/api/backup"].contains(&path)
 }
@@ -90,14 +90,14 @@ fn is_event_stream(path: &str) -> bool {
     ["/api/events", "/api/log/live"].contains(&path)
 }
 
-/// A connection on which an answer has begun.
+/// A connection on which a response has started.
 struct Open {
     stream: TcpStream,
     path: &'static str,
     loss: Loss,
 }
 
-/// A frame from a client, which a mask of zeros leaves as it is.
+/// Encodes a client frame with a zero mask, so that the text is unchanged.
 fn frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).expect("short");
     assert!(length < 126, "{text}");
@@ -138,7 +138,7 @@ impl Open {
         Open { stream, path, loss }
     }
 
-    /// Reads until the answer ends, a little at a time, or all that there is after waiting; says whether it was broken off.
+    /// Reads until the response ends, slowly, or everything available after a wait; returns whether it was aborted.
     fn breaks_off(mut self, is_slow: bool) -> bool {
         let lasts = is_socket(self.path) || is_event_stream(self.path);
         if !is_slow && !lasts {
@@ -163,7 +163,7 @@ impl Open {
             if is_slow && !lasts {
                 std::thread::sleep(SIP.1);
             }
-            // An answer that is whole leaves the connection open.
+            // A complete response leaves the connection open.
             if !lasts
                 && (end.ends_with(b"\r\n0\r\n\r\n") || read >= ROWS * (ROW_BYTES - 1) && self.path.ends_with("/raw"))
             {
@@ -184,7 +184,7 @@ struct Stage {
     all: Vec<String>,
 }
 
-/// Rows of which no two are alike, so that a backup of them is as large as they are.
+/// Returns rows that are all different, so that a backup of them does not shrink.
 fn contents() -> String {
     let mut dice = 0x2545_f491_4f6c_dd1d_u64;
     let mut text = String::with_capacity(ROWS * ROW_BYTES);
@@ -223,7 +223,7 @@ impl Stage {
         Stage { fleet, web, admin, gid, resource: guid, search, all }
     }
 
-    /// A user with an open answer, and what takes the right to it away.
+    /// Opens a response as a new user; also returns the function that revokes the right to it.
     fn open(&self, number: usize, path: &'static str, loss: Loss) -> (Open, Box<dyn FnOnce() + '_>) {
         let (admin, name) = (&self.admin, format!("reader{number}"));
         let is_admin = is_of_admins(path);
@@ -273,7 +273,7 @@ impl Stage {
         (open, Box::new(lose))
     }
 
-    /// Opens all answers of the table, takes all rights away, and sees each answer end.
+    /// Opens all responses of the table, revokes all rights, and checks that each response ends.
     fn play(&self, first: usize, with_traffic: bool) {
         let cells = TABLE.iter().flat_map(|(path, losses)| losses.iter().map(|loss| (*path, *loss)));
         self.play_cells(cells, first, with_traffic);
@@ -333,7 +333,7 @@ fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_amid_traffic() {
     Stage::new().play(0, true);
 }
 
-/// What is lost elsewhere is not known at a webserver that was revoked, so nothing lasts there.
+/// A revoked webserver no longer learns of lost rights, so it must end all long-lived responses.
 #[test]
 fn p11_every_answer_that_lasts_ends_when_its_webserver_is_revoked() {
     let fleet = Fleet::new();
@@ -342,7 +342,7 @@ fn p11_every_answer_that_lasts_ends_when_its_webserver_is_revoked() {
     let stage = Stage::of(fleet);
     let paths: Vec<&'static str> = TABLE.iter().map(|(path, _)| *path).collect();
     let (first, rest) = paths.split_first().expect("rows");
-    // Once is enough: all are open by then.
+    // One revocation is enough, since all responses are open by then.
     let (opened, lose) = stage.open(0, first, Revoked);
     let mut open = vec![opened];
     open.extend(rest.iter().zip(1..).map(|(path, number)| stage.open(number, path, Revoked).0));
@@ -353,7 +353,7 @@ fn p11_every_answer_that_lasts_ends_when_its_webserver_is_revoked() {
     assert_eq!(stage.admin.get("/api/info/whoami").status, 200);
 }
 
-/// Sees each answer end.
+/// Checks that each response ends.
 #[track_caller]
 fn all_break_off(open: Vec<Open>, log: &str) {
     let wrong: Vec<String> = std::thread::scope(|scope| {
@@ -367,7 +367,7 @@ fn all_break_off(open: Vec<Open>, log: &str) {
     assert!(wrong.is_empty(), "these went on:\n{}\n{log}", wrong.join("\n"));
 }
 
-/// A socket that was opened in time goes on with the groups and capabilities of the moment, frame by frame.
+/// An open socket uses the user's current groups and capabilities for every frame.
 #[test]
 fn w49_each_frame_needs_what_the_same_route_needs() {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -382,7 +382,7 @@ fn w49_each_frame_needs_what_the_same_route_needs() {
     let query = json!({ "SearchString": "tag=resource:few" });
     let background = json!({ "SearchString": "tag=resource:few", "Background": true });
     let grouped = json!({ "SearchString": "tag=resource:few", "GIDs": [1] });
-    // What is asked, by which frame, what it needs, and whether the answer is that of somebody who may.
+    // Frame type, its data, and the capabilities it needs.
     let asked: [(&str, &Value, &[&str]); 5] = [
         ("parse", &query, &["Search"]),
         ("search", &query, &["Search"]),
@@ -416,7 +416,7 @@ fn w49_each_frame_needs_what_the_same_route_needs() {
         socket.send(Message::text(subscribed.to_string())).expect("sends");
         assert_eq!(read(&mut socket), json!({ "Resp": "ACK" }));
         if !capabilities.contains(&"Search") {
-            // The search that the path names comes by itself.
+            // The search named in the path is sent without a request.
             assert!(read(&mut socket)["data"]["Subproto"].is_string());
         }
         for (kind, data, needs) in asked {
@@ -430,7 +430,7 @@ fn w49_each_frame_needs_what_the_same_route_needs() {
     }
 }
 
-/// What another webserver has is given for as long as both let the user have it.
+/// Data of another webserver is sent only as long as both webservers permit it.
 #[test]
 fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
     let site = Site::new();
@@ -489,7 +489,7 @@ fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
     all_break_off(open, &site.fleet.log_of("b"));
 }
 
-/// Downloads from another webserver that nobody reads leave it reachable for what others ask.
+/// Unread downloads from another webserver do not block other requests to it.
 #[test]
 fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
     let site = Site::new();
@@ -515,7 +515,7 @@ fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
         let credentials = format!("Authorization: Bearer {}", own.token());
         held.extend((0..4).map(|_| Open::new(&site.b, "", Logout, &download, &credentials)));
     }
-    // The next one waits in line for a while.
+    // The next one waits for a while.
     std::thread::scope(|scope| {
         for own in &clients {
             scope.spawn(|| {
@@ -524,7 +524,7 @@ fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
             });
         }
     });
-    // Until nothing more of any of them goes on its way.
+    // Until none of them transfers any more data.
     std::thread::sleep(CHECKED / 5);
     let rows = site.b.login("carol", "a plain horse").get(&format!("{hers}/rows"));
     assert!(rows.status == 200 && rows.json()["Total"] == 1, "{}", rows.text());
@@ -549,7 +549,7 @@ fn p15_streams_and_sockets_of_one_user_are_bounded() {
             refused.text()
         );
     }
-    // Others have their own.
+    // Other users have separate limits.
     let _others = open("/api/events", &web.login("bob", "open sesame now"));
     drop(held);
     let read_head = |path| {

@@ -1,4 +1,4 @@
-//! Rights that are taken away at one webserver while another one, cut off, still lets in whoever had them.
+//! Rights revoked at one webserver while another one, offline, still accepts their former holders.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn add_user(admin: &Client, name: &str, is_admin: bool) -> i64 {
     admin.made("/api/users", &user).as_i64().expect("number")
 }
 
-/// A token of whoever is logged in there, as its value.
+/// Creates a token of the client's user and returns its value.
 fn token(client: &Client, name: &str) -> String {
     let asked = json!({ "name": name, "capabilities": ["DashboardRead"] });
     client.made("/api/tokens", &asked)["token"].as_str().expect("a value").to_owned()
@@ -42,7 +42,7 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
     site.converges();
     site.stop_datastore();
 
-    // What the webserver that is cut off lets pass.
+    // Changes that the offline webserver accepts.
     let (root, eves, bobs) = (site.b.admin(&site.fleet), site.b.login("eve", PASSWORD), site.b.login("bob", PASSWORD));
     eves.changed(&format!("/api/users/{mallory}/admin"), &json!({}));
     eves.changed(&format!("/api/users/{alice}/pwd"), &json!({ "NewPass": NEW_PASSWORD }));
@@ -52,12 +52,12 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
     let second = token(&bobs, "made in a new epoch");
     let dashboard = bobs.made("/api/dashboards", &json!({ "Name": "bob's work", "Data": {} }));
     assert_eq!(root.delete(&format!("/api/users/{carol}/lock")).status, 200);
-    // Somebody who is an administrator already.
+    // A user who is already an administrator.
     root.changed(&format!("/api/users/{dave}/admin"), &json!({}));
     assert!(opens(&site.b, &first) && opens(&site.b, &second) && may_log_in(&site.b, "carol", PASSWORD));
     site.b.stop();
 
-    // What is taken away meanwhile.
+    // Rights revoked in the meantime.
     site.start_datastore();
     site.fleet.wait_connected("a");
     for user in [eve, dave] {
@@ -76,13 +76,13 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
         assert!(!may_log_in(web, "carol", PASSWORD), "the newer lock counts");
         let bobs = web.nobody().with("Authorization", &format!("Bearer {}", bobs.token()));
         assert_eq!(bobs.get("/api/testauth").status, 401, "a login with the former password");
-        // Work of somebody who may still work is none of this.
+        // Work of users who still have their rights is kept.
         let id = dashboard.as_i64().expect("a number");
         assert_eq!(client.get(&format!("/api/dashboards/{id}")).status, 200);
     }
 }
 
-/// Online: who is about to lose a right repeats what gives it back.
+/// Online: a user who is about to lose a right repeatedly writes it back.
 #[test]
 fn w71_a_right_is_not_written_back_by_who_loses_it() {
     let site = Site::new();
@@ -120,7 +120,7 @@ fn w71_a_right_is_not_written_back_by_who_loses_it() {
     assert_eq!(site.a.login("bob", NEW_PASSWORD).ok("GET", "/api/tokens"), json!([]));
 }
 
-/// A session in which whoever is logged in there acts as a user.
+/// Creates a session in which the client's user impersonates another user.
 fn acting(client: &Client, web: &Web, uid: i64) -> Client {
     let session = client.made(&format!("/api/users/su/{uid}"), &json!({}))["JWT"].as_str().expect("JWT").to_owned();
     web.nobody().with("Authorization", &format!("Bearer {session}"))
@@ -158,7 +158,7 @@ fn p11_who_acts_as_another_user_does_so_only_as_long_as_they_may() {
         let sessions = root.ok("GET", &format!("/api/users/{carol}/sessions"))["Sessions"].clone();
         let is_named = |session: &Value| session["Su"] == format!("{name} as dora");
         assert!(sessions.as_array().is_some_and(|all| all.iter().any(is_named)), "{sessions}");
-        // Nothing that is the user's own, and nothing that takes the administrator's own password or code.
+        // Neither the user's own data nor changes that require the administrator's own password or code.
         let dashboard = as_carol.made("/api/dashboards", &json!({ "Name": "carol's", "Data": {} }));
         let token = web.login("carol", PASSWORD).made("/api/tokens", &own)["id"].as_str().expect("id").to_owned();
         assert_eq!(as_carol.put(&format!("/api/tokens/{token}"), &own).status, 403);
@@ -170,7 +170,7 @@ fn p11_who_acts_as_another_user_does_so_only_as_long_as_they_may() {
         let left = root.ok("GET", &format!("/api/users/{dora}/sessions"))["Sessions"].clone();
         assert!(left.as_array().is_some_and(Vec::is_empty), "{what}: {left}");
     }
-    // Each on the way counts.
+    // Every user in a chain of impersonations must keep the right.
     let as_carol = acting(&acting(&root, &web, dora), &web, carol);
     assert!(counts(&as_carol));
     root.ok("DELETE", &format!("/api/users/{dora}/admin"));
@@ -197,7 +197,7 @@ fn p11_what_was_made_in_anothers_name_is_committed_only_while_its_maker_may_act_
     assert!(!counts(&as_dora));
 }
 
-/// Names of what there is, as administrators see it.
+/// Returns the names of all objects, as seen by administrators.
 fn names(client: &Client, path: &str, field: &str) -> Vec<String> {
     let all = client.ok("GET", path);
     let all: Vec<&Value> = match &all {
@@ -208,7 +208,7 @@ fn names(client: &Client, path: &str, field: &str) -> Vec<String> {
     all.into_iter().map(|one| one[field].as_str().expect("text").to_owned()).collect()
 }
 
-/// The rejected change that says so, at its webserver.
+/// Returns the path and reason of the rejected change with this description.
 #[track_caller]
 fn rejected(client: &Client, what: &str) -> (String, String) {
     let all = client.ok("GET", "/api/rejections");
@@ -256,7 +256,8 @@ fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_n
         assert_eq!(found, ["bob's own", "carol's own", "to be changed", "to be deleted"]);
         assert_eq!(client.ok("GET", &changed)["Description"], "");
     }
-    // It is told and kept. Who has the right again tries again; an administrator does so beside its author's name.
+    // It is reported and kept. An author who has the right again retries it; an administrator is recorded along with
+    // the author.
     let (shared, reason) = rejected(&carols, "create dashboard of the team");
     assert_eq!(reason, format!("its author is no member of group {team} any more"));
     assert_eq!(carols.post(&shared, &json!({})).status, 403);

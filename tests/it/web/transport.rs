@@ -1,4 +1,4 @@
-//! HTTPS, redirects, headers, live streams, and what must never be shown.
+//! HTTPS, redirects, headers, live streams, and secrets that must never be shown.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -43,7 +43,7 @@ fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
     let by_address = curl(&["-i", &format!("http://127.0.0.1:{}/", plain.port())]);
     assert!(by_address.contains(&format!("location: https://127.0.0.1:{}/", address.port())), "{by_address}");
 
-    // Another certificate in its place is used without a restart; nonsense is not.
+    // A replaced certificate is used without a restart; an invalid one is not.
     let other = Fleet::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"));
     command.arg("--data-dir").arg(other.dir("a")).args(["--listen", &free_address().to_string(), "--no-redirect"]);
@@ -94,7 +94,7 @@ fn w21_every_answer_is_guarded_and_other_sites_cannot_write() {
     assert_eq!(admin.call("PATCH", "/api/groups").status, 405);
 }
 
-/// Lines of a stream until one fits.
+/// Reads lines of a stream until one matches.
 fn read_until(web: &Web, path: &str, token: &str, act: impl FnOnce(), fits: impl Fn(&str) -> bool) -> String {
     let mut stream = TcpStream::connect(web.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("sets");
@@ -103,7 +103,7 @@ fn read_until(web: &Web, path: &str, token: &str, act: impl FnOnce(), fits: impl
     let mut lines = BufReader::new(stream).lines();
     let mut seen = String::new();
     let mut next = || lines.next().expect("goes on").expect("reads");
-    // Whoever has the head of the answer gets everything that happens from then on.
+    // Once the head of the response has arrived, every later event is delivered.
     while !next().contains("event-stream") {}
     act();
     loop {
@@ -152,7 +152,7 @@ fn w22_what_happens_is_shown_as_it_happens_and_secrets_never() {
         assert!(!site.fleet.log_of("a").contains(secret) && !site.fleet.log_of("b").contains(secret));
     }
     assert!(site.fleet.ok("a", &["export", "--with-secrets"]).contains("argon2id"));
-    // A stream ends with the session of who reads it.
+    // A stream ends with the session of its reader.
     let mut stream = TcpStream::connect(site.b.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("sets");
     let request = format!("GET /api/events HTTP/1.1\r\nHost: x\r\nCookie: token={}\r\n\r\n", b.token());
@@ -187,7 +187,7 @@ fn w23_a_slow_client_is_cut_off_and_a_stop_lets_requests_end() {
     assert!(length > body.len(), "{length}");
 }
 
-/// Sends the head of a request and then a body, without looking at what comes back; then reads the answer.
+/// Sends the head of a request and a body without reading; then reads the response.
 fn send_blindly(web: &Web, head: &str, announced: usize, sent: usize) -> String {
     let mut stream = TcpStream::connect(web.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("sets");
@@ -217,7 +217,7 @@ fn w24_a_refusal_reaches_a_client_that_is_still_sending() {
         ("POST /api/backup".into(), 32 << 20, "HTTP/1.1 401"),
         ("POST /api/nowhere".into(), 32 << 20, "HTTP/1.1 404"),
         ("POST /api/login".into(), 40 << 20, "HTTP/1.1 413"),
-        // Announced far too large: refused without waiting for the rest.
+        // The announced size is far too large, so the request is rejected without waiting for the rest.
         (format!("PUT {raw}{cookie}"), 40 << 30, "HTTP/1.1 413"),
     ];
     for (head, announced, wanted) in cases {
@@ -225,7 +225,7 @@ fn w24_a_refusal_reaches_a_client_that_is_still_sending() {
         let (first, headers) = answer.split_once("\r\n").expect("a head");
         assert!(first.starts_with(wanted) && headers.contains("connection: close"), "{head}: {answer}");
     }
-    // A short body that is refused costs nobody the connection.
+    // Rejecting a short body does not close the connection.
     let answer = admin.send_text("PUT", "/api/users/1/admin", "text/plain", &"x".repeat(1000));
     assert_eq!(answer.header("connection"), None);
 }
