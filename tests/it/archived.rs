@@ -1,4 +1,4 @@
-//! Archived changes are applied only to objects that nobody else changed in a way that their author did not see.
+//! Archived changes are applied only to objects without later changes that their author did not see.
 
 use crate::fleet::{Fleet, Process};
 

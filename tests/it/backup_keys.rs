@@ -200,7 +200,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     assert!(said.contains("the recovery key was given") && said.contains("--plain"), "{said}");
     assert!(!fleet.dir("r/log").exists());
 
-    // It is accepted only when explicitly requested, and a restore first reports what it restores from.
+    // An unencrypted repository is created only on explicit request. A restore first reports the encryption of its source.
     fleet.ok("d", &["backup", "create", &place, "--plain"]);
     assert!(holds(&place, secret));
     assert!(fleet.ok("d", &["backup", "list", &place, "--plain"]).contains("NOT ENCRYPTED"));

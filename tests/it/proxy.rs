@@ -166,7 +166,7 @@ async fn forward(near: Arc<UdpSocket>, far: SocketAddr, up: Arc<Way>, down: Arc<
 async fn bring_back(end: Arc<UdpSocket>, near: Arc<UdpSocket>, to: SocketAddr, down: Arc<Way>) {
     let mut datagram = vec![0; 64 << 10];
     loop {
-        // An error means that nobody listens at the moment; this may change.
+        // An error means that the target does not listen at the moment; this may change.
         if let Ok(length) = end.recv(&mut datagram).await {
             down.carry(&datagram[..length], &near, Some(to)).await;
         }

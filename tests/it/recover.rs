@@ -192,7 +192,7 @@ fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
     assert_eq!((get("others").as_deref(), get("contested").as_deref(), get("to-go")), (Some("4"), Some("6"), None));
     fleet.ok("e", &["quarantine", "drop", "1"]);
     assert_eq!(fleet.status("e")["quarantined"], 0);
-    // Transactions that were pushed again are not pushed once more after a restart.
+    // Transactions that were pushed again are not pushed a third time after a restart.
     let head = fleet.status("d")["head"].clone();
     drop(_e);
     let _e = fleet.replica("e");

@@ -248,7 +248,7 @@ fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_unt
             false => std::fs::remove_file(&path).expect("removes"),
         }
         let before = std::fs::read(escrow(&fleet, "a")).expect("reads");
-        // Another enrolled member makes the member request a newer copy, which it would otherwise get.
+        // The enrollment outdates the member's copy, which would otherwise be replaced.
         let name = if torn { "x" } else { "y" };
         fleet.ok("d", &["enroll", name]);
         let status = fleet.status("d");

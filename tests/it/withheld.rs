@@ -198,7 +198,7 @@ fn p11_a_member_that_becomes_a_reader_gives_its_secret_values_up() {
     assert!(fleet.ok("a", &["get", "passwords", "1"]).contains("needle"));
 }
 
-/// Nobody can log in with a reader's state, so a balancer must not send users to such a webserver.
+/// Logins are impossible with a reader's state, so a balancer must not send users to such a webserver.
 #[test]
 fn p11_a_webserver_with_a_readers_state_is_not_ready_and_says_why() {
     let fleet = Fleet::new();

@@ -109,7 +109,7 @@ fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
     let large = json!({ "Name": "large", "Data": { "text": "x".repeat(700 << 10) } });
     let held = RefCell::new(None);
     fleet.wait("one user has all that one may have", || {
-        // A request that arrives in the meantime may be admitted before they complete.
+        // The probe may be admitted before the held bodies use up the limit, so the attempt is repeated.
         held.replace(Some([hold(), hold()]));
         std::thread::sleep(Duration::from_secs(1));
         admin.post("/api/dashboards", &large).status == 429

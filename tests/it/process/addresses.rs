@@ -9,7 +9,7 @@ use crate::proxy::{Proxy, Weather};
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 /// Time limit to notice that a datastore is unreachable.
 const NOTICED_WITHIN: Duration = Duration::from_secs(4);
-/// A datastore that is paused for this long is not given up if it responds again within the other time.
+/// A datastore that is paused for `STOPPED_FOR` is not given up if it responds again within `HEARD_WITHIN`.
 const STOPPED_FOR: Duration = Duration::from_secs(2);
 const HEARD_WITHIN: Duration = Duration::from_millis(3200);
 

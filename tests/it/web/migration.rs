@@ -32,7 +32,7 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     let contents: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
     let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().unwrap());
     assert_eq!(as_ann.upload("PUT", &raw, "file", contents.as_slice()).status, 200);
-    // The API does not accept search history entries, so one is written to the log of the source.
+    // The search history entry is written directly to the log of the source.
     let search = json!({
         "ID": "0123456789ab-00000000", "UID": uid, "GID": 0, "GIDs": [], "Global": false, "UserQuery": "tag=syslog",
         "EffectiveQuery": "tag=syslog text", "Launched": "2026-11-25T22:35:13Z",

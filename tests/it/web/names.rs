@@ -1,4 +1,4 @@
-//! Names: each has one owner, whoever changes it on whichever webserver, with the same validation on every path.
+//! Names: each has one owner, even after concurrent changes on both webservers, and is validated alike on every path.
 
 use serde_json::{Value, json};
 

@@ -473,7 +473,7 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     let first = admin.made("/api/tokens", &json!({ "name": "first", "capabilities": all, "expiresAt": end }));
     let caller = with(&first);
 
-    // Not by omitting the expiry, nor by a later one, nor by a new value.
+    // It cannot extend its lifetime by omitting the expiry, by a later one, or by a new value.
     let wish = |expires: Option<&str>| json!({ "name": "n", "capabilities": all, "expiresAt": expires });
     for expires in [None, Some("0001-01-01T00:00:00Z"), Some(end)] {
         assert_eq!(caller.changed(&path(&first), &wish(expires))["expiresAt"], end, "{expires:?}");

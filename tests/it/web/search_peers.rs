@@ -264,7 +264,7 @@ fn s9_searches_over_a_web_socket() {
     assert_eq!(attached["data"]["Info"]["ItemCount"], 10, "{attached}");
     let refused = say(json!({ "type": "attach", "data": { "ID": "12" } }));
     assert!(refused["data"]["Error"].as_str().expect("text").contains("no search 12"), "{refused}");
-    // Clients without a subprotocol or without a login are disconnected.
+    // A client without a subprotocol, and so without a login, is rejected.
     let stream = TcpStream::connect(web.address).expect("connects");
     let request = format!("ws://{}/api/ws/search", web.address);
     assert!(tokio_tungstenite::tungstenite::client(request, stream).is_err());

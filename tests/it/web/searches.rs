@@ -203,7 +203,7 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     assert_eq!(saved.status, 200, "{}", saved.text());
     assert_eq!(saved.json()["Saved"], true);
     site.converges();
-    // Nobody has read the saved results at b before.
+    // The saved results have not been read at b before.
     site.a.kill();
     for (format, wanted) in formats.iter().zip(&at_a) {
         assert!(of(&b, format) == *wanted, "{format} of a saved search without its webserver");

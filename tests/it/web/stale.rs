@@ -1,5 +1,5 @@
 //! Conflicting changes at two disconnected webservers: the change that is committed first stands, the other one is
-//! rejected and shown to its author, and no revoked right or deleted object comes back.
+//! rejected and shown to its author, and no revoked right or deleted object is restored.
 
 use serde_json::{Value, json};
 
