@@ -1,8 +1,8 @@
-//! Work that keeps a processor busy for a while, done where it is asked for without keeping other tasks waiting.
+//! Runs long CPU-bound work on the current thread without blocking other tasks.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does something long. Tasks that wait for the same thread go on elsewhere meanwhile, where there is an elsewhere.
+/// Runs long work. On a multi-threaded runtime, tasks that wait for the same thread are moved to another one.
 pub fn run<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -18,7 +18,7 @@ mod tests {
     async fn others_go_on_meanwhile() {
         let (said, heard) = channel();
         tokio::spawn(async move { super::run(|| heard.recv().expect("the other task is run")) });
-        // On the one worker: it runs only if that is given away.
+        // Both tasks share the one worker: this task runs only if `run` releases the worker.
         tokio::spawn(async move { said.send(()).expect("is waited for") }).await.expect("ends");
     }
 

@@ -1,25 +1,26 @@
-//! Threads for bulk, which give way to all others: whoever waits for a small answer does not wait behind large contents.
+//! Low-priority threads for bulk work, so that requests for small answers do not wait behind large blobs.
 //!
-//! They are a runtime of their own with a low priority among the threads of the machine. Work that is much and urgent for
-//! nobody goes there: naming, reading and writing chunks, and the connections that carry them.
+//! The threads belong to a separate runtime and have a low scheduling priority. Work that is large and not urgent runs
+//! there: identifying, reading and writing chunks, and the connections that transfer them.
 
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Priority of the threads, from 0, that of others, to 19.
+/// Nice value of the threads: 0 is the normal priority, 19 the lowest.
 const NICE: i32 = 10;
-/// Threads for work that waits for disks and processors.
+/// Maximum number of threads for work that waits for disks and processors.
 const BLOCKING_MAX: usize = 16;
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-/// Held by who makes the runtime. A second one could not be dropped where it is made: that is mostly within a task.
+/// Locked while the runtime is created. A surplus second runtime could not be dropped, because that mostly happens
+/// inside a task.
 static MAKING: Mutex<()> = Mutex::new(());
 
 fn made() -> io::Result<Runtime> {
     let lower = || {
-        // Of the thread alone. Where it is not allowed, bulk is as good as everything else.
+        // Applies to this thread only. If it is not permitted, bulk work runs at normal priority.
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             tracing::debug!(%error, "the priority of a thread for bulk stays as it is");
         }
@@ -28,7 +29,7 @@ fn made() -> io::Result<Runtime> {
     builder.thread_name("background").max_blocking_threads(BLOCKING_MAX).on_thread_start(lower).enable_all().build()
 }
 
-/// The runtime of these threads, made when it is first needed; the caller's own where no more threads can be had.
+/// Returns the runtime of these threads, which is created at first use; the current runtime if no more threads can be created.
 #[must_use]
 pub fn handle() -> Handle {
     if let Some(runtime) = RUNTIME.get() {

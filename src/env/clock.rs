@@ -1,13 +1,13 @@
 //! Wall-clock time.
 
-/// Tells the time. Sequencing never depends on it; it is recorded for people and for retention.
+/// Source of the current time. Sequencing never depends on it; it is recorded for display and for retention.
 pub trait Clock: Send + Sync {
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Returns the milliseconds since 1970-01-01 UTC.
     fn now_ms(&self) -> u64;
 }
 
-/// Milliseconds since some moment before the start of this process, by a clock that is never set and goes on while the
-/// machine sleeps.
+/// Returns the milliseconds since some time before the start of this process, from a clock that is never set. On Linux
+/// and Android it also advances while the machine is suspended.
 #[must_use]
 pub fn steady_ms() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -19,7 +19,7 @@ pub fn steady_ms() -> u64 {
     seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000)
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

@@ -1,19 +1,19 @@
-//! The damage that a running process has met in what it stores.
+//! Damage that a running process has found in its stored data.
 //!
-//! Each store has one record and notes in it whatever any of its reads finds damaged; the status of the process is made from the
-//! records. So no reader has to report anything, and none can forget to.
+//! Each store has one record, in which all of its reads note the damage they find; the status of the process is
+//! derived from the records. So no reader has to report damage separately, and none can forget to.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Findings that are kept, each of another place; further ones are only counted.
+/// Maximum number of distinct findings that are kept; further ones are only counted.
 const KEPT: usize = 8;
-/// Longest text of a finding, in characters.
+/// Maximum length of a finding in characters.
 const TEXT_CHARS_MAX: usize = 512;
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
-/// What reads of one store have found damaged; clones are handles on the same record.
+/// Damage found by reads of one store; clones are handles of the same record.
 #[derive(Clone, Default)]
 pub struct DamageRecord(Arc<Mutex<Inner>>);
 
@@ -35,7 +35,7 @@ impl DamageRecord {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes damage. What was noted before is not noted twice.
+    /// Records damage. A finding that is already recorded is not added again.
     pub fn note(&self, what: &dyn fmt::Display) {
         let text: String = what.to_string().chars().take(TEXT_CHARS_MAX).collect();
         let mut inner = self.lock();
@@ -52,10 +52,10 @@ impl DamageRecord {
         inner.found.push(text);
     }
 
-    /// Passes the error of a result on and notes it when `is_damage` says so.
+    /// Returns `result` unchanged and records its error if `is_damage` returns true.
     ///
     /// # Errors
-    /// The error of `result`.
+    /// Returns the error of `result`.
     pub fn checked<T, E: fmt::Display>(
         &self,
         result: Result<T, E>,
@@ -69,14 +69,14 @@ impl DamageRecord {
         result
     }
 
-    /// Calls `listener` with each finding from now on, and with those that there are. It must not read from the store.
+    /// Calls `listener` with each existing finding and with each new one. The listener must not read from the store.
     pub fn listen(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
         let mut inner = self.lock();
         inner.found.iter().for_each(|found| listener(found));
         inner.listener = Some(Box::new(listener));
     }
 
-    /// What was found, for people; `None` when nothing was.
+    /// Returns a summary for display; `None` if nothing was found.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
         let inner = self.lock();

@@ -1,4 +1,4 @@
-//! A process's claim to its data directory, and small files replaced whole.
+//! Locks of data directories, and atomic replacement of small files.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -7,61 +7,62 @@ use std::time::{Duration, Instant};
 
 use super::modes;
 
-/// How long a service that starts waits for a tool that looks at its directory.
+/// How long a starting service waits for a tool that inspects its directory.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 const LOCK: &str = "lock";
 const ROLE: &str = "role";
 
-/// Why the directory cannot be used.
+/// A data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Where.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Another process uses it.
+    /// Another process uses the directory.
     #[error("{path} is in use by another process: talk to that process, or stop it first", path = path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
-    /// It belongs to something else.
+    /// The directory belongs to another role.
     #[error("{path} is a {found}'s directory, not a {expected}'s: choose another one", path = path.display())]
     OtherRole {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Role that the directory belongs to.
         found: String,
-        /// Whose it should be.
+        /// Role that it should belong to.
         expected: &'static str,
     },
-    /// Other users of the host may enter it.
+    /// Other users of the host can access the directory, and this process may not change that.
     #[error("{path} is open to all users of this host (mode {mode:03o}), and not this user's to close: `chmod 700 {path}` as its owner, or choose another one", path = path.display())]
     Open {
         /// The directory.
         path: PathBuf,
-        /// Its permissions.
+        /// Mode of the directory.
         mode: u32,
     },
 }
 
-/// Creates a directory, and those above it, for this process's user alone. One that exists stays as it is.
+/// Creates a directory and its missing parents, accessible only to the user of this process. An existing directory is
+/// not changed.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system reports an error.
 pub fn create(path: &Path) -> Result<(), DirectoryError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
 }
 
-/// Closes the data directory of a service, with everything in it, to other users of the host.
+/// Removes the access of other users of the host to the data directory of a service and to everything in it.
 ///
 /// # Errors
-/// When other users may enter it, and it is not this process's to change.
+/// If other users can access the directory and this process may not change that.
 pub fn close_to_others(path: &Path) -> Result<(), DirectoryError> {
     let meta = fs::metadata(path).map_err(io_error(path))?;
     let mode = meta.mode() & 0o7777;
@@ -70,27 +71,27 @@ pub fn close_to_others(path: &Path) -> Result<(), DirectoryError> {
     if !is_shared && (user.is_root() || meta.uid() == user.as_raw()) {
         return modes::narrow(path);
     }
-    // That a group of the administrator's choice may enter is the administrator's business.
+    // Access by a group is the decision of the administrator.
     if mode & 0o007 == 0 { Ok(()) } else { Err(DirectoryError::Open { path: path.to_owned(), mode }) }
 }
 
-/// For `map_err`: names the path.
+/// Returns a closure for `map_err` that adds the path.
 pub fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |source| DirectoryError::Io { path, source }
 }
 
-/// Whether a process has marked the directory as its own.
+/// Returns whether a process has marked the directory with a role.
 #[must_use]
 pub fn is_claimed(path: &Path) -> bool {
     path.join(ROLE).exists()
 }
 
-/// Creates `path` if needed, locks it for this process and marks whose it is. While another process holds it, tries
-/// for as long as `patience`: a tool that looks at the files holds them for a moment only.
+/// Creates `path` if needed, locks it for this process and marks it with `role`. While another process holds the lock,
+/// retries for up to `patience`: a tool that inspects the files holds the lock only briefly.
 ///
 /// # Errors
-/// When it is in use, belongs to another role, or the operating system refuses.
+/// If the directory is in use, belongs to another role, or the operating system reports an error.
 pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File, DirectoryError> {
     create(path)?;
     let lock_path = path.join(LOCK);
@@ -104,19 +105,19 @@ pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File
     Ok(lock)
 }
 
-/// Takes back the mark that [`claim`] has made, by a command that came to nothing before it wrote anything else. `was_there`:
-/// whether there was a directory before.
+/// Removes the mark set by [`claim`], for a command that failed before it wrote anything else. `was_there` states
+/// whether the directory existed before.
 pub fn unclaim(path: &Path, was_there: bool) {
     let _ = fs::remove_file(path.join(ROLE));
     if !was_there {
         let _ = fs::remove_file(path.join(LOCK));
-        // Only an empty one goes.
+        // Removes only an empty directory.
         let _ = fs::remove_dir(path);
     }
 }
 
-/// As [`claim`] for a command that only reads: nothing is created or written. `None` when the directory has no lock file:
-/// no process uses it then.
+/// Like [`claim`], for a command that only reads: creates and writes nothing. Returns `None` if the directory has no
+/// lock file, which means that no process uses it.
 ///
 /// # Errors
 /// See [`claim`].
@@ -146,7 +147,7 @@ fn hold(path: &Path, lock: &File, patience: Duration) -> Result<(), DirectoryErr
     }
 }
 
-/// Whether the directory is marked as `role`'s; false when it is not marked at all.
+/// Returns whether the directory is marked with `role`; false if it has no mark.
 fn is_of(path: &Path, role: &'static str) -> Result<bool, DirectoryError> {
     let role_path = path.join(ROLE);
     match fs::read_to_string(&role_path) {
@@ -162,7 +163,7 @@ fn is_of(path: &Path, role: &'static str) -> Result<bool, DirectoryError> {
 /// Replaces a small file atomically and durably.
 ///
 /// # Errors
-/// When the operating system refuses; the old contents stay then.
+/// If the operating system reports an error; the old contents are kept.
 pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> {
     super::fs::replace_file(&super::RealFs, path, contents).map_err(io_error(path))
 }

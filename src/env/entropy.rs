@@ -4,10 +4,10 @@ use std::io;
 
 /// Source of random bytes.
 pub trait Entropy: Send + Sync {
-    /// Fills `bytes`.
+    /// Fills `bytes` with random data.
     ///
     /// # Errors
-    /// When the source has none to give.
+    /// If the source cannot provide random bytes.
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()>;
 }
 

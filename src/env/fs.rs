@@ -1,23 +1,23 @@
-//! What the log needs of a file system, and nothing more.
+//! The file system interface of the log, limited to the operations it needs.
 //!
-//! Object-safe, so that one `Arc<dyn Fs>` serves the log, its readers and its compaction. A file is addressed by
-//! offset only; there is no cursor to share. What was written is durable after [`File::sync_data`]; what was created,
-//! renamed or removed is durable after [`Fs::sync_dir`] of its directory.
+//! Object-safe, so that one `Arc<dyn Fs>` serves the log, its readers and its compaction. Files are addressed by
+//! offset only; there is no shared cursor. Written data is durable after [`File::sync_data`]; created, renamed and
+//! removed files are durable after [`Fs::sync_dir`] of their directory.
 
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An open file. Stays readable after it was renamed, replaced or removed.
+/// An open file. It stays readable after it was renamed, replaced or removed.
 pub trait File: Send + Sync + Debug {
-    /// Current length.
+    /// Returns the current length.
     ///
     /// # Errors
-    /// As the operating system reports them; so for every method here.
+    /// As reported by the operating system; the same holds for every method here.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether the length is 0.
+    /// Returns whether the length is 0.
     ///
     /// # Errors
     /// See [`File::len`].
@@ -25,7 +25,7 @@ pub trait File: Send + Sync + Debug {
         Ok(self.len()? == 0)
     }
 
-    /// Reads up to `buffer.len()` bytes at `offset`; 0 means end of file.
+    /// Reads up to `buffer.len()` bytes at `offset` and returns their number; 0 means end of file.
     ///
     /// # Errors
     /// See [`File::len`].
@@ -40,10 +40,10 @@ pub trait File: Send + Sync + Debug {
     /// Makes contents and length durable.
     ///
     /// # Errors
-    /// See [`File::len`]. After an error nothing is known about what was written since the last success.
+    /// See [`File::len`]. After an error it is unknown which writes since the last success are durable.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Cuts or extends (with zeros) to `length`.
+    /// Truncates the file or extends it with zeros to `length`.
     ///
     /// # Errors
     /// See [`File::len`].
@@ -52,11 +52,11 @@ pub trait File: Send + Sync + Debug {
     /// Reserves disk space so that the file has at least `length` bytes; new bytes read as zeros.
     ///
     /// # Errors
-    /// See [`File::len`]; `Unsupported` where the file system cannot do it.
+    /// See [`File::len`]; `Unsupported` if the file system cannot do it.
     fn allocate(&self, length: u64) -> io::Result<()>;
 }
 
-/// Held as long as it lives.
+/// A lock, held until it is dropped.
 pub trait Lock: Send + Sync + Debug {}
 
 /// A file system.
@@ -64,7 +64,7 @@ pub trait Fs: Send + Sync + Debug {
     /// Opens an existing file for reading, and for writing where permissions allow it.
     ///
     /// # Errors
-    /// As the operating system reports them; so for every method here.
+    /// As reported by the operating system; the same holds for every method here.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Creates an empty file, replacing one of the same name.
@@ -73,7 +73,7 @@ pub trait Fs: Send + Sync + Debug {
     /// See [`Fs::open`].
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Renames, replacing the target, atomically.
+    /// Renames a file or directory atomically and replaces the target.
     ///
     /// # Errors
     /// See [`Fs::open`].
@@ -91,38 +91,38 @@ pub trait Fs: Send + Sync + Debug {
     /// See [`Fs::open`].
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
 
-    /// Names of the files (not directories) in `directory`, sorted.
+    /// Returns the sorted names of the files (not directories) in `directory`.
     ///
     /// # Errors
     /// See [`Fs::open`].
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
 
-    /// Creates a directory and its parents; one that exists is fine.
+    /// Creates a directory and its parents; succeeds if it exists.
     ///
     /// # Errors
     /// See [`Fs::open`].
     fn create_dir_all(&self, directory: &Path) -> io::Result<()>;
 
-    /// Whether a file or directory of this name exists.
+    /// Returns whether a file or directory of this name exists.
     ///
     /// # Errors
     /// See [`Fs::open`].
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Bytes that this process may still use on the file system of `directory`.
+    /// Returns the number of bytes that this process may still use on the file system of `directory`.
     ///
     /// # Errors
     /// See [`Fs::open`].
     fn free_space(&self, directory: &Path) -> io::Result<u64>;
 
-    /// Takes an exclusive lock on a file, created when missing.
+    /// Acquires an exclusive lock on a file, which is created if missing.
     ///
     /// # Errors
-    /// `WouldBlock` when another holder exists.
+    /// `WouldBlock` if the lock is already held.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
 }
 
-/// Fills `buffer` from `offset` on; fails with `UnexpectedEof` when the file ends before.
+/// Fills `buffer` from `offset` on; fails with `UnexpectedEof` if the file ends before that.
 ///
 /// # Errors
 /// See [`File::read_at`].
@@ -141,17 +141,17 @@ pub fn read_exact_at(file: &dyn File, mut buffer: &mut [u8], mut offset: u64) ->
     Ok(())
 }
 
-/// Whether an error says that the disk (or the quota) is full.
+/// Returns whether an error means that the disk or the quota is full.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
-/// Writes the first `length` bytes of a file again as they are read, and syncs them.
+/// Rewrites the first `length` bytes of a file with the same data and syncs them.
 ///
-/// After a failed sync Linux takes what it could not write for clean: it is read back as if it were there, a later sync
-/// says that all is well, and a power cut shows that it never was. Who opens a file after a process that ended in an
-/// unknown way, and wants to build on what it reads, has to write it again.
+/// After a failed sync Linux marks the pages it could not write as clean: they can still be read, a later sync reports
+/// success, and a power cut loses them. So if the previous process ended in an unknown way, the data it left must be
+/// rewritten before anything builds on it.
 ///
 /// # Errors
 /// See [`File::len`].
@@ -167,7 +167,7 @@ pub fn write_again(file: &dyn File, length: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Replaces a small file whole: writes beside it, syncs, renames, syncs the directory.
+/// Replaces a small file atomically: writes a temporary file next to it, syncs, renames, syncs the directory.
 ///
 /// # Errors
 /// See [`Fs::open`].
@@ -182,13 +182,15 @@ pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs.sync_dir(parent_dir(path))
 }
 
-/// The first of the names for 1, 2, 3 ... that nothing has yet; for what is put aside and must overwrite nothing.
+/// Returns the first of the names for 1, 2, 3 … that does not exist; used to move a file away without overwriting
+/// another one.
 #[must_use]
 pub fn first_free(name: impl Fn(u32) -> PathBuf) -> Option<PathBuf> {
     (1..u32::MAX).map(name).find(|name| !name.exists())
 }
 
-/// The directory of a file: of a bare name, the current one. [`Path::parent`] gives an empty path for it, which no call takes.
+/// Returns the directory of a file; the current one for a bare name. [`Path::parent`] returns an empty path in that
+/// case, which no system call accepts.
 #[must_use]
 pub fn parent_dir(path: &Path) -> &Path {
     match path.parent() {

@@ -1,8 +1,8 @@
-//! A file system in memory that can crash, fill up and fail.
+//! An in-memory file system with simulated crashes, full disks and failures.
 //!
-//! Every file keeps what is durable apart from what was written since the last sync; [`MemoryFs::crash`] makes the
-//! image that a power cut would leave. Directory changes are kept in order and survive a crash as a prefix, as on a
-//! journaling file system. Deterministic: everything random comes from the seed that is passed in.
+//! Every file keeps its durable contents separately from the writes since the last sync; [`MemoryFs::crash`] creates
+//! the image that a power cut would leave. Directory changes are kept in order and survive a crash as a prefix, as on
+//! a journaling file system. Deterministic: all randomness comes from the seed passed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,27 +13,27 @@ use super::fs::{File, Fs, Lock, parent_dir};
 
 const SECTOR_BYTES: usize = 512;
 
-/// What becomes of unsynced writes in a crash.
+/// Effect of a crash on unsynced writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survival {
     /// None of them reached the disk.
     Nothing,
-    /// All of them did.
+    /// All of them reached the disk.
     Everything,
-    /// The first ones did, the last of these cut at any byte.
+    /// The first ones reached the disk, the last of them truncated at any byte.
     Prefix,
-    /// Any sectors did, in no order.
+    /// An arbitrary subset of sectors reached the disk.
     Sectors,
 }
 
-/// A failure to come.
+/// A planned failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// One operation fails with this kind of error; of a write, half is done.
+    /// One operation fails with this kind of error; if it is a write, half of it is done.
     Once(io::ErrorKind),
-    /// One operation fails because the disk is full; of a write, at most this many bytes are done.
+    /// One operation fails because the disk is full; if it is a write, at most this many bytes are written.
     Short(usize),
-    /// This operation and all after it fail: the machine is gone until [`MemoryFs::crash`].
+    /// This operation and all later ones fail: the machine is stopped until [`MemoryFs::crash`].
     Stop,
 }
 
@@ -67,14 +67,14 @@ struct World {
     locks: BTreeSet<PathBuf>,
     operations: u64,
     fault: Option<(u64, Fault)>,
-    /// After how many changes of names a fault strikes.
+    /// Number of name changes that precede the fault, and the fault.
     naming_fault: Option<(u64, Fault)>,
-    /// The fault that struck last.
+    /// The fault that occurred last.
     struck: Option<Fault>,
     capacity: Option<u64>,
 }
 
-/// See the module.
+/// In-memory file system; see the module documentation.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryFs {
     world: Arc<Mutex<World>>,
@@ -104,12 +104,12 @@ fn locked(world: &Mutex<World>) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// SplitMix64: small, and the same everywhere.
+/// SplitMix64: small, and with equal results on every platform.
 #[derive(Clone, Debug)]
 pub struct SmallRandom(pub u64);
 
 impl SmallRandom {
-    /// The next number.
+    /// Returns the next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -118,7 +118,7 @@ impl SmallRandom {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound` (0 when `bound` is 0).
+    /// Returns a number below `bound` (0 if `bound` is 0).
     pub fn below(&mut self, bound: usize) -> usize {
         if bound == 0 {
             return 0;
@@ -192,7 +192,7 @@ impl Node {
 }
 
 impl World {
-    /// Counts one changing operation and lets a planned fault strike.
+    /// Counts one changing operation and fails it if a fault is planned for it.
     fn begin(&mut self) -> io::Result<()> {
         let number = self.operations;
         self.operations += 1;
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// [`World::begin`] of an operation that changes names, or makes such changes durable.
+    /// Like [`World::begin`], for an operation that changes names or makes such changes durable.
     fn begin_naming(&mut self) -> io::Result<()> {
         match self.naming_fault.take() {
             Some((0, fault)) => self.fault = Some((self.operations, fault)),
@@ -221,7 +221,7 @@ impl World {
         nodes.iter().map(|node| self.nodes[*node].live.len() as u64).sum()
     }
 
-    /// Whether there is a file of this name, or one within a directory of this name.
+    /// Returns whether a file of this name exists, or a file in a directory of this name.
     fn holds(&self, path: &Path) -> bool {
         self.live.keys().any(|name| name.starts_with(path))
     }
@@ -243,7 +243,7 @@ fn apply_naming(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
     }
 }
 
-/// Renames a file, or a directory with all that is in it.
+/// Renames a file, or a directory with everything in it.
 fn rename_in(names: &mut BTreeMap<PathBuf, usize>, from: &Path, to: &Path) {
     let inside: Vec<PathBuf> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
     for path in inside {
@@ -255,47 +255,47 @@ fn rename_in(names: &mut BTreeMap<PathBuf, usize>, from: &Path, to: &Path) {
 }
 
 impl MemoryFs {
-    /// An empty file system without a bound on its size.
+    /// Creates an empty file system without a size limit.
     #[must_use]
     pub fn new() -> MemoryFs {
         MemoryFs::default()
     }
 
-    /// Bounds the sum of all file lengths; `None` lifts the bound.
+    /// Limits the sum of all file lengths; `None` removes the limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         locked(&self.world).capacity = bytes;
     }
 
-    /// Sum of all file lengths.
+    /// Returns the sum of all file lengths.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         locked(&self.world).used()
     }
 
-    /// Number of changing operations (writes, syncs, renames, …) so far, failed ones included.
+    /// Returns the number of changing operations (writes, syncs, renames, …) so far, including failed ones.
     #[must_use]
     pub fn operations(&self) -> u64 {
         locked(&self.world).operations
     }
 
-    /// Lets the changing operation with this number (see [`MemoryFs::operations`]) fail.
+    /// Makes the changing operation with this number (see [`MemoryFs::operations`]) fail.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         locked(&self.world).fault = Some((operation, fault));
     }
 
-    /// Lets an operation that changes names (makes, renames or removes a file, or syncs a directory) fail, after as many more of
-    /// them. They are few among all operations, and the most delicate ones.
+    /// Makes an operation fail that changes names (creates, renames or removes a file) or syncs a directory, after
+    /// `after` more of them. These are few among all operations, and the most delicate ones.
     pub fn fail_naming(&self, after: u64, fault: Fault) {
         locked(&self.world).naming_fault = Some((after, fault));
     }
 
-    /// Forgets a planned fault.
+    /// Cancels planned faults.
     pub fn heal(&self) {
         let mut world = locked(&self.world);
         (world.fault, world.naming_fault) = (None, None);
     }
 
-    /// The file system that is found after a power cut now. `self` is left as it is.
+    /// Returns the file system as found after a power cut now. `self` is not changed.
     #[must_use]
     pub fn crash(&self, survival: Survival, seed: u64) -> MemoryFs {
         let world = locked(&self.world);
@@ -311,7 +311,7 @@ impl MemoryFs {
             nodes: world.nodes.iter().map(|node| node.after_crash(survival, &mut random)).collect(),
             live: names.clone(),
             durable: names,
-            // Directories come into being with what is in them.
+            // Directories exist again once they contain a file.
             directories: BTreeSet::new(),
             capacity: world.capacity,
             ..World::default()
@@ -319,10 +319,10 @@ impl MemoryFs {
         MemoryFs { world: Arc::new(Mutex::new(after)) }
     }
 
-    /// Flips one bit of a file on the medium.
+    /// Flips one bit of a file on the storage medium.
     ///
     /// # Errors
-    /// When there is no such file or byte.
+    /// If there is no such file or byte.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
         let mut world = locked(&self.world);
         let node = *world.live.get(path).ok_or(io::ErrorKind::NotFound)?;
@@ -335,10 +335,10 @@ impl MemoryFs {
         if index(offset) < node.live.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Whole contents of a file as a process sees them now.
+    /// Returns the contents of a file as seen by a process now.
     ///
     /// # Errors
-    /// When there is no such file.
+    /// If there is no such file.
     pub fn contents(&self, path: &Path) -> io::Result<Vec<u8>> {
         let world = locked(&self.world);
         let node = *world.live.get(path).ok_or(io::ErrorKind::NotFound)?;
@@ -365,7 +365,7 @@ impl File for MemoryFile {
         let outcome = world.begin();
         let extra = (offset + bytes.len() as u64).saturating_sub(world.nodes[self.node].live.len() as u64);
         let outcome = outcome.and_then(|()| if world.room_for(extra) { Ok(()) } else { Err(full()) });
-        // A failed write may have got anywhere: half of it is a good guess.
+        // A failed write may have stopped anywhere; half of it is used here.
         let written = match (&outcome, world.struck.take()) {
             (Ok(()), _) => bytes,
             (Err(_), Some(Fault::Short(most))) => &bytes[..bytes.len().min(most)],
@@ -385,7 +385,7 @@ impl File for MemoryFile {
         let outcome = world.begin();
         let node = &mut world.nodes[self.node];
         let changes = std::mem::take(&mut node.pending);
-        // As Linux does: what a failed sync could not write stays readable, is taken for clean, and is never written.
+        // As on Linux: pages that a failed sync could not write stay readable, are marked clean and are never written.
         outcome?;
         for change in changes {
             change.apply(&mut node.durable);

@@ -1,5 +1,5 @@
-//! The world outside: files, the clock, randomness. Everything above reaches it through these traits, so that a
-//! faulty disk or a simulated clock can stand in for the real one.
+//! Interfaces to the environment: files, the clock, randomness. The modules above use these traits, so that tests can
+//! simulate a faulty disk or a clock.
 
 pub mod aside;
 pub mod background;

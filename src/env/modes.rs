@@ -1,7 +1,7 @@
-//! Modes of what is in a data directory: everything there is for the user of the program alone.
+//! File modes in a data directory: everything in it is accessible only to the user of the program.
 //!
-//! The storage engine and other libraries leave modes to the umask of the process, and a directory may have been copied or made
-//! by hand, so a service looks at all of it when it starts.
+//! The storage engine and other libraries leave modes to the umask of the process, and a directory may have been
+//! copied or created by hand, so a service checks the whole directory when it starts.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,25 +9,25 @@ use std::path::{Path, PathBuf};
 
 use super::data_dir::{DirectoryError, io_error};
 
-/// What other users may do.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// Something that other users of the host could use if they came there.
+/// A file or directory that other users of the host could access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wide {
-    /// Where.
+    /// Path of the file or directory.
     pub path: PathBuf,
-    /// Its permissions.
+    /// Mode of the file or directory.
     pub mode: u32,
-    /// Whether this process may change them.
+    /// Whether this process may change the mode.
     pub is_own: bool,
 }
 
-/// Everything in `dir`, and `dir` itself, that others may use; links are left out, and so is the socket of a process. Looks at
-/// `most` entries at most.
+/// Returns all files and directories in `dir`, and `dir` itself, that other users may access. Links and the socket of
+/// a process are omitted. Checks at most `most` entries.
 ///
 /// # Errors
-/// When a directory cannot be read.
+/// If a directory cannot be read.
 pub fn wide(dir: &Path, most: usize) -> Result<Vec<Wide>, DirectoryError> {
     let (mut found, mut waiting, mut left) = (Vec::new(), vec![dir.to_owned()], most);
     let user = rustix::process::geteuid();
@@ -36,7 +36,7 @@ pub fn wide(dir: &Path, most: usize) -> Result<Vec<Wide>, DirectoryError> {
         left = rest;
         let meta = match fs::symlink_metadata(&path) {
             Ok(meta) => meta,
-            // A running process removes files.
+            // A running process may remove files in the meantime.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(io_error(&path)(error)),
         };
@@ -58,10 +58,10 @@ pub fn wide(dir: &Path, most: usize) -> Result<Vec<Wide>, DirectoryError> {
     Ok(found)
 }
 
-/// Takes the rights of other users from everything in `dir` that this process may change, and says so in the log.
+/// Removes the permissions of other users from everything in `dir` that this process may change, and logs that it did.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system reports an error.
 pub fn narrow(dir: &Path) -> Result<(), DirectoryError> {
     let found: Vec<Wide> = wide(dir, usize::MAX)?.into_iter().filter(|wide| wide.is_own).collect();
     for Wide { path, mode, .. } in &found {

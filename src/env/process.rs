@@ -1,4 +1,4 @@
-//! What the operating system lets this process do.
+//! Resource limits and privileges of this process.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,22 +8,22 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
-/// Descriptors where the system names no bound.
+/// Number of descriptors assumed if the system reports no limit.
 const UNBOUNDED: u64 = 1 << 20;
-/// Descriptors that connections of clients leave free; where there are few, half of them.
+/// Number of descriptors that client connections leave free; half of all descriptors if that is less.
 const RESERVE_MAX: u64 = 1024;
-/// A descriptor is waited for this long.
+/// Timeout of the wait for a free descriptor.
 const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(10);
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Whatever this process makes from now on is for its own user alone, also what libraries make.
+/// Restricts all files created from now on to the user of this process, including files created by libraries.
 pub fn close_files_to_others() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Allows this process as many descriptors as the system permits without asking.
+/// Raises the descriptor limit of this process to the maximum permitted without privileges.
 pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -32,7 +32,7 @@ pub fn raise_descriptors() {
     }
 }
 
-/// How many connections of clients this process may hold: what storage, other members and searches need stays free.
+/// Returns the maximum number of client connections: descriptors for storage, other members and searches stay free.
 #[must_use]
 pub fn places_max() -> usize {
     usize::try_from(connections_max()).unwrap_or(usize::MAX)
@@ -43,16 +43,16 @@ fn connections_max() -> u64 {
     descriptors - RESERVE_MAX.min(descriptors / 2)
 }
 
-/// A place among the connections of clients; given back when dropped.
+/// A slot for a client connection; released when dropped.
 #[derive(Debug)]
 pub struct Place(());
 
 impl Place {
-    /// A place, unless so many connections are open that another one would take a descriptor that storage may need.
+    /// Acquires a slot, unless another connection could use a descriptor that storage may need.
     #[must_use]
     pub fn take() -> Option<Place> {
         let taken = Place(());
-        // Counted first, so that many who come at once cannot all find the last place.
+        // Counted before the comparison, so that concurrent callers cannot all get the last slot.
         (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < connections_max()).then_some(taken)
     }
 }
@@ -63,7 +63,7 @@ impl Drop for Place {
     }
 }
 
-/// Bytes of memory that this process can still get; `None` where that is not known.
+/// Returns the number of bytes of memory that this process can still allocate; `None` if unknown.
 #[must_use]
 pub fn memory_left() -> Option<u64> {
     let of_system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib_in(&text, "MemAvailable:"));
@@ -73,24 +73,24 @@ pub fn memory_left() -> Option<u64> {
     of_system.into_iter().chain(of_process).min()
 }
 
-/// A number of KiB in a text of the kernel's, in bytes.
+/// Reads a number of KiB from a text of the kernel and converts it to bytes.
 fn kib_in(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Whether an error says that the process, or the system, has no descriptor left for now.
+/// Returns whether an error means that the process or the system currently has no descriptor left.
 #[must_use]
 pub fn lacks_descriptors(error: &io::Error) -> bool {
     let found = Errno::from_io_error(error);
     matches!(found, Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Does what needs a descriptor; while there is none it waits and tries again, for a while. That there is none says nothing
-/// about a file.
+/// Runs an operation that needs a descriptor, and retries until a timeout while there is none. A lack of descriptors
+/// proves nothing about a file.
 ///
 /// # Errors
-/// As `open`.
+/// Returns the error of `open`.
 pub fn with_descriptor<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let started = Instant::now();
     loop {

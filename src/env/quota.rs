@@ -1,17 +1,17 @@
-//! Counts what each user has under way, up to a bound.
+//! Limits the number of operations that each user has in progress.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts by key, with the same bound for each.
+/// Counters by key, with the same limit for each key.
 #[derive(Debug)]
 pub struct Quota<K> {
     max: usize,
     used: Mutex<HashMap<K, usize>>,
 }
 
-/// One of what is counted; no longer when it is dropped.
+/// One counted operation; released when dropped.
 #[derive(Debug)]
 pub struct Held<K: Eq + Hash> {
     quota: Arc<Quota<K>>,
@@ -19,13 +19,13 @@ pub struct Held<K: Eq + Hash> {
 }
 
 impl<K: Eq + Hash + Clone> Quota<K> {
-    /// Allows each key `max`.
+    /// Creates a quota of `max` for each key.
     #[must_use]
     pub fn new(max: usize) -> Arc<Quota<K>> {
         Arc::new(Quota { max, used: Mutex::default() })
     }
 
-    /// Takes one of a key's; `None` when it has all of them.
+    /// Acquires one unit for a key; `None` if the key has used its quota.
     #[must_use]
     pub fn take(self: &Arc<Self>, key: K) -> Option<Held<K>> {
         let mut used = self.used();
@@ -37,7 +37,7 @@ impl<K: Eq + Hash + Clone> Quota<K> {
         Some(Held { quota: Arc::clone(self), key })
     }
 
-    /// What each key may have.
+    /// Returns the quota of each key.
     #[must_use]
     pub fn max(&self) -> usize {
         self.max

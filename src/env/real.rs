@@ -1,4 +1,4 @@
-//! The operating system's file system.
+//! The file system of the operating system.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::fs::{File, Fs, Lock};
 use super::process::with_descriptor;
 
-/// The real thing. New files are readable by their owner only.
+/// The real file system. New files are accessible only to their owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
@@ -52,10 +52,10 @@ impl File for RealFile {
 }
 
 impl RealFs {
-    /// Opens a file that is only read, and stays as it is.
+    /// Opens a file for reading only.
     ///
     /// # Errors
-    /// As the operating system reports them.
+    /// As reported by the operating system.
     pub fn open_to_read(self, path: &Path) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile(fs::File::open(path)?)))
     }
@@ -64,7 +64,7 @@ impl RealFs {
 impl Fs for RealFs {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = match with_descriptor(|| OpenOptions::new().read(true).write(true).open(path)) {
-            // Inspection of a directory that belongs to somebody else needs no write access.
+            // Inspection of a directory of another user needs no write access.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
             {
@@ -98,7 +98,7 @@ impl Fs for RealFs {
         let mut names = Vec::new();
         for entry in with_descriptor(|| fs::read_dir(directory))? {
             let entry = entry?;
-            // Every name that is ours is plain text; others are none of our business.
+            // All names used by this program are valid UTF-8; other files are ignored.
             if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
                 names.push(name);
             }

@@ -1,4 +1,4 @@
-//! A file that keeps space for hard times: given back on a full disk, made again when there is room.
+//! The disk reserve: a file that is removed when the disk is full and created again when there is space.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// The reserve of `bytes` at `path`; 0: there is none.
+    /// Creates the handle of a reserve of `bytes` at `path`; 0 means no reserve.
     #[must_use]
     pub fn new(fs: Arc<dyn Fs>, path: PathBuf, bytes: u64) -> Reserve {
         Reserve { fs, path, bytes }
     }
 
-    /// Whether there is one to give back.
+    /// Returns whether the reserve exists.
     #[must_use]
     pub fn is_there(&self) -> bool {
         self.bytes > 0 && self.fs.exists(&self.path).unwrap_or(false)
     }
 
-    /// Gives the reserved space back to the disk. False when there was none.
+    /// Frees the reserved disk space. Returns false if there was none.
     pub fn give_back(&self) -> bool {
         self.fs.remove(&self.path).is_ok()
     }
 
-    /// Makes the reserve again when there is room for it and as much again. True when it is there.
+    /// Creates the reserve again if there is space for twice its size. Returns whether the reserve exists.
     pub fn restore(&self) -> bool {
         if self.bytes == 0 || self.fs.exists(&self.path).unwrap_or(false) {
             return true;
@@ -42,7 +42,7 @@ impl Reserve {
         }
         let made = self.fs.create(&self.path).and_then(|file| file.allocate(self.bytes));
         if made.is_err() {
-            // Half a reserve is worse than none: it takes space and gives too little back.
+            // Half a reserve is worse than none: it uses space and frees too little.
             self.give_back();
         }
         made.is_ok()

@@ -1,19 +1,19 @@
-//! A directory for work whose traces nobody needs, removed with its handle.
+//! A temporary directory that is removed together with its handle.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// A directory of its own, open to nobody else. Dropping it removes it and what is in it.
+/// A private temporary directory, accessible only to the current user. Dropping it removes the directory and its contents.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new directory where the system keeps temporary files.
+    /// Creates a new directory in the system's directory for temporary files.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system reports an error.
     pub fn new() -> io::Result<Scratch> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -21,10 +21,10 @@ impl Scratch {
         Scratch::create(std::env::temp_dir().join(name))
     }
 
-    /// The new directory `path`; what a process that ended has left there is removed.
+    /// Creates the directory `path`; leftovers of an earlier process there are removed.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system reports an error.
     pub fn at(path: PathBuf) -> io::Result<Scratch> {
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -37,7 +37,7 @@ impl Scratch {
         Ok(Scratch(path))
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0

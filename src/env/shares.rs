@@ -1,5 +1,5 @@
-//! Places for work that is much, of which nobody has more than a share: who asks for more waits for their own to end, and
-//! keeps nobody else waiting.
+//! Slots for expensive work, with a limit for each user: a request beyond the limit waits for earlier work of the same
+//! user and does not delay other users.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// Who asked is forgotten beyond this many, unless they have places.
+/// Maximum number of users remembered; beyond this, users without slots are forgotten.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Places, and how many each may have of them.
+/// A pool of slots with a limit for each key.
 #[derive(Debug)]
 pub struct Shares<K> {
     all: Arc<Semaphore>,
@@ -18,7 +18,7 @@ pub struct Shares<K> {
     own: Mutex<HashMap<K, Arc<Semaphore>>>,
 }
 
-/// Places that are taken; given back when dropped.
+/// Acquired slots; released when dropped.
 #[derive(Debug)]
 pub struct Share {
     _own: Option<OwnedSemaphorePermit>,
@@ -26,7 +26,7 @@ pub struct Share {
 }
 
 impl<K: Eq + Hash> Shares<K> {
-    /// So many places, of which each may have at most `of_each`.
+    /// Creates a pool of `all` slots, of which each key may have at most `of_each`.
     #[must_use]
     pub fn new(all: usize, of_each: usize) -> Shares<K> {
         Shares { all: Arc::new(Semaphore::new(all)), of_each: of_each.max(1), own: Mutex::default() }
@@ -40,11 +40,11 @@ impl<K: Eq + Hash> Shares<K> {
         Arc::clone(own.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.of_each))))
     }
 
-    /// Waits for `count` places for somebody; without a key, for whom there is no bound. One piece of work may need more than a
-    /// share: it has to be the only one then.
+    /// Waits for `count` slots for a key; without a key there is no limit other than the pool. A single piece of work
+    /// may need more slots than the limit of its key; then it must be the only one of that key.
     ///
     /// # Errors
-    /// Never: no place is ever closed.
+    /// Never: the semaphores are never closed.
     pub async fn take(&self, key: Option<K>, count: u32) -> Result<Share, AcquireError> {
         let most = u32::try_from(self.of_each).unwrap_or(u32::MAX);
         let own = match key {
@@ -55,7 +55,7 @@ impl<K: Eq + Hash> Shares<K> {
         Ok(Share { _own: own, _all: all })
     }
 
-    /// A place that is nobody's, if more than `left` are free.
+    /// Acquires a slot without a key if more than `left` are free.
     #[must_use]
     pub fn spare(&self, left: usize) -> Option<Share> {
         if self.free() <= left {
@@ -64,7 +64,7 @@ impl<K: Eq + Hash> Shares<K> {
         Arc::clone(&self.all).try_acquire_owned().ok().map(|all| Share { _own: None, _all: all })
     }
 
-    /// Places that are free.
+    /// Returns the number of free slots.
     #[must_use]
     pub fn free(&self) -> usize {
         self.all.available_permits()

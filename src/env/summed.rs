@@ -1,15 +1,15 @@
-//! Text files that end in a checksum of what comes before: a bit that flips on the medium must not become another name.
+//! Text files that end in a checksum of the preceding text, so that a bit flipped on the medium cannot silently change a name.
 
-/// `body` with its checksum behind.
+/// Appends a checksum to `body`.
 #[must_use]
 pub fn seal(body: &str) -> String {
     format!("{body}\n{}\n", blake3::hash(body.as_bytes()).to_hex())
 }
 
-/// The body of a sealed text, when the checksum is there and matches.
+/// Returns the body of a sealed text if its checksum is valid.
 ///
 /// # Errors
-/// Says what is wrong with the checksum.
+/// If the checksum is missing or does not match.
 pub fn open(text: &str) -> Result<&str, String> {
     let (body, sum) = text.trim_end().rsplit_once('\n').ok_or("the checksum is missing")?;
     if blake3::hash(body.as_bytes()).to_hex().as_str() != sum {

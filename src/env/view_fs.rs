@@ -1,8 +1,8 @@
-//! A file system that is looked at: everything can be done, and nothing of it reaches a disk.
+//! A file system for inspection: it accepts all operations but never writes to a disk.
 //!
-//! What opens a directory brings it in order: it cuts torn ends, renames, removes leftovers, writes again what it builds
-//! on. Commands that read open it through a view, so that they show what a start would show, and leave the directory as it
-//! is, whatever state it is in.
+//! Opening a directory repairs it: torn ends are truncated, files are renamed, leftovers are removed, and files that
+//! are built upon are rewritten. Commands that only read open the directory through a view, so they show the result of
+//! a start and leave the directory unchanged, whatever its condition.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::fs::{File, Fs, Lock, parent_dir};
 use super::real::RealFs;
 
-/// The operating system's files as they were, with what was done to them since in memory.
+/// The files of the operating system, overlaid with the changes made through this view, which are in memory.
 #[derive(Clone, Debug, Default)]
 pub struct ViewFs(Arc<Mutex<BTreeMap<PathBuf, Change>>>);
 
@@ -31,11 +31,11 @@ fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-/// A real file. What is written to it is forgotten: whoever writes here knows what it wrote.
+/// A real file. Writes to it are discarded; callers do not read them back.
 #[derive(Debug)]
 struct RealView {
     file: Arc<dyn File>,
-    /// Where it was cut.
+    /// Length to which the file was truncated.
     end: Mutex<Option<u64>>,
 }
 

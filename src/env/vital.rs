@@ -1,6 +1,6 @@
-//! Threads for the few things on which everybody's access depends: taking in the log, with which locks and other losses of a
-//! right arrive, and passwords. Searches, downloads and imports wait for disks and processors elsewhere, so however many of
-//! them there are, they cannot take these.
+//! Threads for the few tasks on which all users depend: applying the log, which delivers locked accounts and other
+//! revoked permissions, and checking passwords. Searches, downloads and imports wait for disks and processors on other
+//! threads, so they cannot exhaust these, however many there are.
 
 use std::io;
 use std::sync::LazyLock;
@@ -8,15 +8,15 @@ use std::sync::LazyLock;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// Each piece of work is short, and there are few at a time: a datastore serves its members with them as well.
+/// Each piece of work is short and few run at a time: a datastore serves its members with these threads as well.
 const THREADS_MAX: usize = 64;
 
-/// A runtime for the sake of its threads: nothing else of it is driven.
+/// A runtime used only for its blocking threads; its scheduler is never driven.
 static RUNTIME: LazyLock<io::Result<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().thread_name("vital").max_blocking_threads(THREADS_MAX).build());
 
-/// As [`tokio::task::spawn_blocking`], for short work that must not wait behind that of users. It belongs to no runtime that
-/// drives timers or sockets, so it cannot wait for tasks.
+/// Like [`tokio::task::spawn_blocking`], for short work that must not wait behind work of users. Its runtime drives no
+/// timers and sockets, so the work cannot wait for tasks.
 pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     match &*RUNTIME {
         Ok(runtime) => runtime.spawn_blocking(work),
@@ -31,7 +31,7 @@ pub(crate) mod tests {
 
     use tokio::runtime::Builder;
 
-    /// Does something where all threads for what blocks are taken.
+    /// Runs a future while all threads for blocking work are in use.
     pub(crate) fn without_threads<T>(work: impl Future<Output = T>) -> T {
         let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");

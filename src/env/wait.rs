@@ -1,6 +1,6 @@
-//! Waiting on a thread of one's own for what tasks provide.
+//! Blocks a thread until a future is ready.
 //!
-//! No runtime is needed: a thread may outlive the one of its process, whose timers end with a panic then.
+//! Needs no runtime: a thread may outlive the runtime of its process, and timers of a stopped runtime panic.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ fn drive<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     }
 }
 
-/// Waits for `future`, which uses neither timers nor sockets of a runtime: channels and locks.
+/// Waits for `future`, which must not use timers or sockets of a runtime; channels and locks are permitted.
 pub fn until<F: Future>(future: F) -> F::Output {
     drive(future, None).unwrap_or_else(|| unreachable!("invariant: without a deadline only the output ends the wait"))
 }
 
-/// Waits for `future`, as [`until`] does, for `patience` at most; `None` when that ran out.
+/// Waits for `future`, as [`until`] does, for at most `patience`; `None` on timeout.
 pub fn at_most<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
     drive(future, Some(Instant::now() + patience))
 }

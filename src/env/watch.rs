@@ -1,5 +1,5 @@
-//! Watches over tasks and threads that a service cannot do without: when one ends before its service does, the service says so
-//! instead of looking well.
+//! Supervises tasks and threads that a service needs: if one ends before its service does, the service reports that
+//! instead of appearing healthy.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 
-/// Over the parts of one service.
+/// Supervises the parts of one service.
 #[derive(Clone, Debug, Default)]
 pub struct Watch(Arc<Inner>);
 
@@ -18,14 +18,15 @@ struct Inner {
     is_stopping: AtomicBool,
     has_failed: AtomicBool,
     ended: Mutex<Vec<String>>,
-    /// Of services within this one.
+    /// Watches of services within this one.
     inner: Mutex<Vec<Watch>>,
     #[cfg(test)]
     orders: tests::Orders,
 }
 
 impl Watch {
-    /// `work` as a part that does not end by itself. Dropping it, as when its task is aborted, is no end.
+    /// Wraps `work` as a part that must not end before the service. Dropping it, for example when its task is aborted,
+    /// does not count as an end.
     pub fn lasting<W: Future<Output = ()>>(&self, name: &'static str, work: W) -> impl Future<Output = ()> + use<W> {
         #[cfg(test)]
         let work = self.0.orders.obeyed(name, work);
@@ -36,7 +37,7 @@ impl Watch {
         }
     }
 
-    /// `work` as a part that may end, but not by a panic.
+    /// Wraps `work` as a part that may end, but must not panic.
     pub fn passing<W: Future<Output = ()>>(&self, name: &'static str, work: W) -> impl Future<Output = ()> + use<W> {
         let watch = self.clone();
         async move {
@@ -46,11 +47,11 @@ impl Watch {
         }
     }
 
-    /// Starts a thread that ends when its service does. What holds durable data in its hands is not left half alive: with
-    /// `ends_process` a panic ends the process by that.
+    /// Starts a thread that ends when its service does. With `ends_process`, a panic of the thread ends the process;
+    /// used for threads that write durable data, which must not continue half alive.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// If the operating system cannot create a thread.
     pub fn thread(
         &self,
         name: &'static str,
@@ -69,23 +70,23 @@ impl Watch {
         std::thread::Builder::new().name(name.into()).spawn(watched)
     }
 
-    /// From now on parts end because they should.
+    /// Records that the service is stopping, so parts may end from now on.
     pub fn stop(&self) {
         self.0.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Counts the parts of a service within this one as its own.
+    /// Includes the parts of a service within this one.
     pub fn include(&self, inner: Watch) {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).push(inner);
     }
 
-    /// The process has to end: from now on nothing is accepted, for as long as its end takes.
+    /// Records that the process has to end: from now on it accepts nothing, for as long as shutdown takes.
     pub fn fail(&self, what: &str) {
         self.0.has_failed.store(true, Ordering::Release);
         self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_owned());
     }
 
-    /// Whether the process has to end.
+    /// Returns whether the process has to end.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         let inner = || self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Watch::has_failed);
@@ -103,7 +104,7 @@ impl Watch {
         self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(format!("its part `{name}` {how}"));
     }
 
-    /// Which parts have ended, for people; empty while all work.
+    /// Returns the parts that have ended, for display; empty while all parts work.
     #[must_use]
     pub fn ended(&self) -> String {
         let ended = self.parts();
@@ -124,7 +125,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Which part a test has ordered to end, and the names of all.
+    /// The part that a test has ordered to end, and the names of all parts.
     #[derive(Debug)]
     pub(super) struct Orders {
         end: watch::Sender<&'static str>,
@@ -155,7 +156,7 @@ pub(crate) mod tests {
     }
 
     impl Watch {
-        /// Ends each part in turn and waits until `said` names it; the names of all parts.
+        /// Ends each part in turn and waits until `said` contains its name. Returns the names of all parts.
         pub(crate) async fn end_each(&self, said: impl Fn() -> String) -> Vec<&'static str> {
             assert_eq!(said(), "", "all is well before");
             let mut names = self.0.orders.names.lock().expect("names").clone();

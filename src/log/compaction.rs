@@ -1,9 +1,9 @@
-//! Compaction: drops what is no longer needed at the horizon, in slices, beside the writer and its readers.
+//! Compaction: drops records that are no longer needed at the horizon, in slices, while the writer and its readers are active.
 //!
-//! Phases, each in slices: *advance* the [`LivenessIndex`] to the new horizon; *measure* every segment below it;
-//! *plan* (pure); *rewrite* group by group in rising order, each verified from the disk before it is swapped in. See
-//! `log-format.md`, "Compaction", for why every crash in between leaves a good log. Faults it survives: a crash at any
-//! point, a full disk, a wrong index.
+//! The phases are: *advance* the [`LivenessIndex`] to the new horizon; *measure* every segment below it; *plan*
+//! (pure); *rewrite* group by group in ascending order, each verified from the disk before it is swapped in.
+//! `log-format.md`, "Compaction", explains why a crash at any point leaves an intact log. Compaction survives a crash
+//! at any point, a full disk and a wrong index.
 
 mod compactor;
 mod output;
@@ -34,11 +34,11 @@ pub use self::plan::{
     CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Measure, plan_groups, reachable_horizon,
 };
 
-/// Entries handled in one step: some milliseconds of work.
+/// Entries handled in one step: a few milliseconds of work.
 const SLICE_ENTRIES: usize = 2048;
-/// Rough size of a record besides its operations.
+/// Approximate size of a record without its operations.
 const RECORD_BYTES: u64 = 110;
-/// Output is written in pieces of about this size.
+/// Approximate size of one write.
 const WRITE_BYTES: usize = 1 << 20;
 
 enum Phase {
@@ -55,7 +55,7 @@ struct Walk {
     chain: Chain,
 }
 
-/// One compaction. Call [`Compaction::step`] until it says done; dropping it in between is like a crash: harmless.
+/// One compaction. Call [`Compaction::step`] until it returns `Done`. Dropping it earlier is as harmless as a crash.
 pub struct Compaction<I: LivenessIndex> {
     reader: LogReader,
     index: I,
@@ -65,7 +65,7 @@ pub struct Compaction<I: LivenessIndex> {
     measures: Vec<Measure>,
     groups: Vec<Range<usize>>,
     pub(super) ghosts: HashSet<(Collection, Key)>,
-    /// What was deleted lately, at the new horizon.
+    /// Recent deletions as of the new horizon.
     deletions: Deletions,
     rebuilt: bool,
     phase: Phase,
@@ -81,7 +81,7 @@ impl<I: LivenessIndex> std::fmt::Debug for Compaction<I> {
 impl<I: LivenessIndex> Drop for Compaction<I> {
     fn drop(&mut self) {
         if let Phase::Rewrite { output: Some(output), .. } = &self.phase {
-            // If this fails, opening the log removes it.
+            // If this fails, the file is removed when the log is opened.
             let _ = self.reader.shared().fs.remove(&self.reader.shared().dir.join(&output.name));
         }
         self.reader.shared().compacting.store(false, Ordering::Release);
@@ -89,11 +89,12 @@ impl<I: LivenessIndex> Drop for Compaction<I> {
 }
 
 impl<I: LivenessIndex> Compaction<I> {
-    /// Prepares a compaction up to `target` at most: the lowest of the members' floor and the history window. It
-    /// reaches the last end of a sealed segment below; the writer can [`seal`](super::Log::seal) first.
+    /// Prepares a compaction up to `target` at most, the lower of the members' floor and the history window. It
+    /// reaches the last end of a sealed segment at or below `target`; the writer can [`seal`](super::Log::seal) the
+    /// open segment first.
     ///
     /// # Errors
-    /// When one runs already.
+    /// If a compaction is already running.
     pub fn new(
         reader: LogReader,
         index: I,
@@ -126,13 +127,13 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(compaction)
     }
 
-    /// Where the index has to be fed from to describe the log at the new horizon.
+    /// Returns the phase that feeds the index with the entries it lacks to describe the log at the new horizon.
     fn first_phase(&mut self) -> Result<Phase, CompactionError> {
         let position = self.index.summary().map_err(CompactionError::Index)?.position;
         if position >= self.reader.horizon() && position <= self.horizon && position > Seq::ZERO {
             return Ok(Phase::Advance(Box::new(self.reader.entries(position, self.horizon))));
         }
-        // Below the horizon entries are missing in part; beyond the target liveness at the target is not known.
+        // Below the horizon some entries are missing; above the target, the index no longer shows liveness at the target.
         self.index.reset().map_err(CompactionError::Index)?;
         Ok(Phase::Advance(Box::new(self.reader.history(self.horizon))))
     }
@@ -140,7 +141,7 @@ impl<I: LivenessIndex> Compaction<I> {
     /// Does one slice of work.
     ///
     /// # Errors
-    /// When it cannot go on. What was swapped in before stays; the log is whole.
+    /// If compaction cannot continue. Segments that were already swapped in stay in use; the log is intact.
     pub fn step(&mut self) -> Result<CompactionProgress, CompactionError> {
         let (name, seq) = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Advance(entries) => ("advance", self.advance(entries)?),
@@ -154,7 +155,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(CompactionProgress::Working { phase: name, seq })
     }
 
-    /// Steps until it is done.
+    /// Runs all steps until the compaction is complete.
     ///
     /// # Errors
     /// See [`Compaction::step`].
@@ -196,7 +197,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Some(Walk { segment, cursor, chain: found.header.chain_before })
     }
 
-    /// The next entry of a segment with its flags and length; `None` at its end.
+    /// Returns the next entry of a segment with its flags and length; `None` at the end of the segment.
     fn next_entry(&self, walk: &mut Walk) -> Result<Option<(Entry, u16, u64)>, CompactionError> {
         let read = self.read_entry(walk);
         Ok(self.reader.damage().checked(read, ReadError::is_damage)?)
@@ -271,7 +272,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(())
     }
 
-    /// Checks the index against what was found, then decides what to rewrite.
+    /// Compares the index with the measured segments, then plans the rewrite.
     fn measured(&mut self, live: (u64, Digest)) -> Result<Seq, CompactionError> {
         let summary = self.index.summary().map_err(CompactionError::Index)?;
         if (summary.objects, summary.digest) != live {
@@ -304,7 +305,7 @@ impl<I: LivenessIndex> Compaction<I> {
             self.report.segments_after = self.groups.len();
             return Ok(self.horizon);
         }
-        // Before the first file changes: from here on nobody may start a tail below, whatever happens.
+        // Raised before the first file changes: from here on no reader may start a tail below the horizon, whatever happens.
         let raised = self.reader.shared().raise_horizon(self.horizon);
         raised.map_err(IoFailure::at("write", super::directory::HEAD))?;
         (self.report.records_kept, self.report.records_dropped) = (0, 0);
@@ -312,7 +313,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(self.horizon)
     }
 
-    /// Counts as live what is kept of deletions.
+    /// Counts the retained deletions as live.
     fn measure_deletions(&mut self) {
         let known_after = self.segments.iter().map(|segment| segment.deletions_after()).max().unwrap_or_default();
         self.deletions.forget_to(known_after, &mut Changed::new());
@@ -327,7 +328,7 @@ impl<I: LivenessIndex> Compaction<I> {
         }
     }
 
-    /// Whether an entry is needed for the row of its origin, or because its kind is unknown.
+    /// Returns whether an entry is needed for the row of its origin, or must be kept because its kind is unknown.
     fn keeps_origin(&self, entry: &Entry) -> io::Result<bool> {
         let Some(id) = entry.body.id() else { return Ok(true) };
         if planted::is(Bug::CompactDropsOrigins) {
@@ -368,7 +369,8 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(needed.then_some(kept))
     }
 
-    /// Whether the delete of an object that is gone must stay: a recent one, or a segment that stays still holds a put of it.
+    /// Returns whether the delete of an absent object must be kept: because it is recent, or because a segment that is
+    /// not rewritten still holds a put of the object.
     fn keeps_delete(&self, op: &Op, seq: Seq) -> bool {
         let is_recent = self.deletions.get(op.collection(), op.key()) == Some(seq);
         let is_ghost = || self.ghosts.contains(&(op.collection().clone(), op.key().clone()));
@@ -400,7 +402,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(seq)
     }
 
-    /// Removes what did not become a segment. If this fails, opening the log removes it.
+    /// Removes an unfinished segment file. If this fails, the file is removed when the log is opened.
     fn discard(&self, name: &str) {
         let shared = self.reader.shared();
         let _ = shared.fs.remove(&shared.dir.join(name));
@@ -443,7 +445,7 @@ impl<I: LivenessIndex> Compaction<I> {
         })
     }
 
-    /// Adds one slice to the output; says the last sequence seen and whether the group is complete.
+    /// Adds one slice to the output. Returns the last sequence read and whether the group is complete.
     fn fill_output(&mut self, range: &Range<usize>, output: &mut Output) -> Result<(Seq, bool), CompactionError> {
         let mut seq = Seq::ZERO;
         for _ in 0..SLICE_ENTRIES {
@@ -466,7 +468,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok((seq, false))
     }
 
-    /// Puts the new segment in the place of the old ones: on the disk, then for readers, then the old files go.
+    /// Replaces the old segments by the new one: first on the disk, then for readers; then removes the old files.
     fn swap(&mut self, range: &Range<usize>, segment: Segment) -> Result<(), CompactionError> {
         let shared = self.reader.shared();
         let dir = &shared.dir;
@@ -485,8 +487,8 @@ impl<I: LivenessIndex> Compaction<I> {
             segments.splice(start..end, [Arc::new(segment)]);
             state.segments = Arc::new(segments);
         }
-        // The new segment is in use from the rename on, so that what is done next builds on what the directory holds; the
-        // old files stay until it is durable, at the latest until the next start.
+        // The new segment is in use from the rename on, so that later steps build on the contents of the directory.
+        // The old files are kept until the rename is durable, at the latest until the next start.
         shared.fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
         for old in &self.segments[range.clone()] {
             if old.name != name {
@@ -501,7 +503,7 @@ impl<I: LivenessIndex> Compaction<I> {
 
 fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
     if planted::is(Bug::CompactDropsTombstones) {
-        // As if a delete below the horizon had never been.
+        // As if no delete below the horizon had ever happened.
         return op.value().is_some() && version.is_none_or(|version| version == seq);
     }
     if planted::is(Bug::CompactKeepsOldest) {
@@ -510,7 +512,7 @@ fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
     op.value().is_some() && version == Some(seq)
 }
 
-/// Rough size of an operation within a payload.
+/// Approximate size of an operation within a payload.
 fn op_bytes(op: &Op) -> u64 {
     name_bytes(op.collection(), op.key()) + op.value().map_or(0, bytes::Bytes::len) as u64
 }
@@ -519,7 +521,7 @@ fn name_bytes(collection: &Collection, key: &Key) -> u64 {
     (collection.as_str().len() + key.len() + 4) as u64
 }
 
-/// Index of the last operation on each object of a transaction: only that one can matter.
+/// Index of the last operation on each object of a transaction; earlier operations on the same object have no effect.
 struct LastOps<'a>(Option<HashMap<(&'a Collection, &'a Key), usize>>);
 
 impl LastOps<'_> {

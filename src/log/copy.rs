@@ -1,4 +1,5 @@
-//! A consistent copy of a log while it is written and compacted: the files of one moment, and how much of each counts.
+//! A consistent copy of a log that is being written and compacted: the files at one point in time, and the valid
+//! length of each.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,19 +19,19 @@ use crate::env::damage::DamageRecord;
 use crate::env::fs::{Fs, read_exact_at};
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
 
-/// A log as of one moment. Compaction may replace the files; what is held open here stays readable.
+/// A log at one point in time. Compaction may replace the files; the file handles held here stay readable.
 pub struct LogCopy {
-    /// Which log.
+    /// Id of the log.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How that descends.
+    /// Descent of the generations.
     pub lineage: Lineage,
-    /// Lowest sequence from which every record is there.
+    /// Lowest sequence after which every record is present.
     pub horizon: Seq,
     /// Last durable sequence.
     pub seq: Seq,
-    /// Chain there.
+    /// Chain value at `seq`.
     pub chain: Chain,
     /// The segments, oldest first.
     pub segments: Vec<SegmentCopy>,
@@ -40,16 +41,16 @@ pub struct LogCopy {
 pub struct SegmentCopy {
     /// Name of the file.
     pub name: String,
-    /// How much of it counts.
+    /// Number of valid bytes.
     pub bytes: u64,
-    /// Tells two files apart that begin differently: a hash of the file header.
+    /// Hash of the file header; distinguishes files with different headers.
     pub header: String,
-    /// Tells two closed files apart: a hash of header and footer, which holds the chain. Empty while it is open.
+    /// Hash of header and footer, which contains the chain; distinguishes sealed files. Empty for the open segment.
     pub mark: String,
-    /// Whether compaction has been here. What has not been compacted only grows.
+    /// Whether the segment is compacted. Segments that are not compacted only grow.
     pub is_compacted: bool,
     segment: Arc<Segment>,
-    /// Of the log.
+    /// Damage record of the log.
     damage: DamageRecord,
 }
 
@@ -57,16 +58,16 @@ impl SegmentCopy {
     /// Reads `bytes.len()` bytes at `offset`, within [`SegmentCopy::bytes`].
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoFailure> {
         let read = read_exact_at(&*self.segment.file, bytes, offset).map_err(IoFailure::at("read", &self.name));
         self.damage.checked(read, IoFailure::is_damage)
     }
 
-    /// The [`PieceSum`] of its first `bytes` bytes, which are whole pieces within [`SegmentCopy::bytes`].
+    /// Returns the [`PieceSum`] of the first `bytes` bytes, which must be whole pieces within [`SegmentCopy::bytes`].
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn sum(&self, bytes: u64) -> Result<String, IoFailure> {
         let mut sum = PieceSum::default();
         let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or_default()];
@@ -77,10 +78,10 @@ impl SegmentCopy {
         Ok(sum.text())
     }
 
-    /// Reads every record, so that damage is not carried into a copy.
+    /// Reads and checks every record, so that damage is not copied.
     ///
     /// # Errors
-    /// When a record is damaged or cannot be read.
+    /// If a record is damaged or cannot be read.
     pub fn check(&self) -> Result<(), ReadError> {
         let end = self.segment.frames_end().unwrap_or(self.bytes);
         let mut cursor = FrameCursor::new(Arc::clone(&self.segment.file), HEADER_BYTES as u64, end);
@@ -107,10 +108,10 @@ pub(super) fn short_hash(parts: &[&[u8]]) -> String {
 }
 
 impl LogReader {
-    /// The log as of now.
+    /// Returns the log as of now.
     #[must_use]
     pub fn copy(&self) -> LogCopy {
-        // Generation and lineage change only while the log is not open to anyone else.
+        // Generation and lineage change only while no other task has the log open.
         let view = self.view();
         let segments = view.segments.iter().map(|segment| {
             let header = segment.header.encode();
@@ -137,89 +138,89 @@ impl LogReader {
     }
 }
 
-/// Where a copied log is to end.
+/// Requested end of a copied log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// At this sequence.
+    /// Ends at this sequence.
     Seq(Seq),
-    /// At the last record that was committed at or before this time, milliseconds since 1970-01-01 UTC.
+    /// Ends at the last record committed at or before this time, in milliseconds since 1970-01-01 UTC.
     Time(u64),
 }
 
-/// Why copied files do not become a log.
+/// Copied files do not form a log.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
-    /// A file is not what it should be.
+    /// A file is damaged.
     #[error("{0}")]
     Damaged(Damage),
-    /// The end lies where not every record is there.
+    /// The requested end is in the compacted prefix, where records are missing.
     #[error("every record is there only from sequence {horizon} on: {wanted} cannot be restored from this backup")]
     BelowHorizon {
-        /// Where records begin to be complete.
+        /// Sequence from which records are complete.
         horizon: Seq,
-        /// What was wanted.
+        /// The requested end.
         wanted: String,
     },
-    /// A clock was wrong for a while, so a time does not say where.
+    /// The clock was wrong for some time, so the time does not determine a unique end.
     #[error(
         "commit times go back, because a clock was wrong for a while: at {wanted} the log may end at sequence {early} or at \
          {late}; nothing was changed; look at both with `gravwell-logctl tail`, and choose one with --at SEQUENCE"
     )]
     TimesGoBack {
-        /// What was wanted.
+        /// The requested time.
         wanted: String,
-        /// Last sequence before the first record that is later.
+        /// Last sequence before the first record that is later than the requested time.
         early: Seq,
-        /// Last sequence that is not later.
+        /// Last sequence that is not later than the requested time.
         late: Seq,
     },
-    /// The end lies beyond the last record.
+    /// The requested end is past the last record.
     #[error("the files end at sequence {last}: {wanted} is not in them")]
     Beyond {
-        /// Last sequence.
+        /// Last sequence in the files.
         last: Seq,
-        /// What was wanted.
+        /// The requested sequence.
         wanted: Seq,
     },
-    /// Nothing would be left.
+    /// The log would be empty.
     #[error(
         "{wanted} lies before the first record ({first}), so the log would be empty: nothing was changed. Choose a sequence or a \
          time from there on, or say --at-empty when an empty log is what you want"
     )]
     BeforeFirst {
-        /// What was wanted.
+        /// The requested end.
         wanted: String,
-        /// What the first record is.
+        /// Sequence of the first record and, if known, its commit time.
         first: String,
     },
-    /// The lineage is full.
+    /// The lineage has the maximum number of entries.
     #[error("a log has at most {} generations", super::format::LINEAGE_MAX)]
     LineageFull,
 }
 
-/// What is known of the log that the files in a directory make up.
+/// Metadata of the log that the files in a directory form.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// Which log.
+    /// Id of the log.
     pub log_id: LogId,
-    /// Its new generation.
+    /// The new generation of the log.
     pub generation: Generation,
-    /// How that descends, but for its own entry, which is added.
+    /// Descent of that generation without its own entry, which is added.
     pub lineage: Lineage,
-    /// Its horizon.
+    /// Horizon of the log.
     pub horizon: Seq,
-    /// Whether it may end before the first record.
+    /// Whether the log may end before the first record.
     pub may_be_empty: bool,
 }
 
-/// Makes the segment files in `dir` a log that ends at `end`, in a new generation; durable when it returns. Files behind the
-/// end are removed, the one that holds it is cut. Returns the last sequence, with the chain there.
+/// Turns the segment files in `dir` into a log that ends at `end`, in a new generation; durable on return. Files after the end
+/// are removed and the file that contains the end is truncated. Returns the last sequence and the chain value there.
 ///
 /// # Errors
-/// When a file is damaged, or the end is not among the records. The directory means nothing then.
+/// If a file is damaged or the end is not among the records. The directory is unusable then.
 pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), CutError> {
     let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
     let mut names: Vec<SegmentName> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
@@ -265,7 +266,8 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     Ok(last)
 }
 
-/// The end that a time means: the last record that is not later, as far as every record is there.
+/// Converts a time into the sequence of the last record that is not later. Skips compacted segments, in which records
+/// are missing.
 fn end_at(fs: &dyn Fs, dir: &Path, names: &[SegmentName], time: u64) -> Result<End, CutError> {
     let (mut before, mut early, mut late, mut is_later) = (Seq::ZERO, None, None, false);
     for name in names {
@@ -278,9 +280,9 @@ fn end_at(fs: &dyn Fs, dir: &Path, names: &[SegmentName], time: u64) -> Result<E
         let length = file.len().map_err(IoFailure::at("measure", name))?;
         let frames_end = if name.last.is_some() { length.saturating_sub(FOOTER_BYTES as u64) } else { length };
         let mut cursor = FrameCursor::new(file, HEADER_BYTES as u64, frames_end);
-        // What is damaged is found and named by the cut itself.
+        // Damage is found and reported when the segments are cut.
         while let Ok(Some(raw)) = cursor.next().map_err(IoFailure::at("read", name))? {
-            // A record without a time is as late as the one before.
+            // A record without a time counts as late as the preceding one.
             is_later = peek_time(&raw.header, &raw.payload()).map_or(is_later, |made| made > time);
             match is_later {
                 true => early = early.or(Some(before)),
@@ -307,7 +309,7 @@ fn before_first(end: End, first_ms: Option<u64>) -> CutError {
     CutError::BeforeFirst { wanted, first }
 }
 
-/// When the first record of a file was committed, if it says so.
+/// Returns the commit time of the first record of a file, if the record has one.
 fn first_time(fs: &dyn Fs, dir: &Path, name: SegmentName) -> Result<Option<u64>, CutError> {
     let file = fs.open(&dir.join(name.to_string())).map_err(IoFailure::at("open", name))?;
     let length = file.len().map_err(IoFailure::at("measure", name))?;
@@ -320,7 +322,7 @@ fn below_horizon(horizon: Seq, wanted: impl std::fmt::Display) -> CutError {
     CutError::BelowHorizon { horizon, wanted: wanted.to_string() }
 }
 
-/// Cuts one file behind `end` when it reaches beyond; says where it ends then, and whether the end was in it.
+/// Truncates one file after `end` if it extends past it. Returns the last position in the file and whether it contains the end.
 fn cut_segment(
     fs: &dyn Fs,
     dir: &Path,
@@ -336,7 +338,7 @@ fn cut_segment(
         read_header(&*file).map_err(IoFailure::at("read", name))?.map_err(|error| damaged(&error))?;
     let frames_end = if name.last.is_some() { length.saturating_sub(FOOTER_BYTES as u64) } else { length };
     if header.is_compacted() {
-        // Nothing is cut off what lies below the horizon.
+        // Compacted segments are below the horizon and are never truncated.
         let footer = super::segment::read_footer(&*file, frames_end).map_err(IoFailure::at("read", name))?;
         let footer = footer.map_err(|error| damaged(&error))?;
         if matches!(end, End::Time(time) if footer.time_last > time) {
@@ -373,7 +375,7 @@ fn cut_segment(
     Ok((last, true))
 }
 
-/// A chain as text.
+/// Formats a chain value as hexadecimal digits.
 #[must_use]
 pub fn chain_text(chain: &Chain) -> String {
     hex(chain)

@@ -1,7 +1,9 @@
-//! Checks a copied segment as its bytes come: every checksum, the order, the chain from its header to its last record, the footer.
+//! Checks a copied segment while its bytes arrive: every checksum, the order, the chain from its header to its last
+//! record, the footer.
 //!
-//! What of an earlier copy is taken for the beginning of this one is told by its hash ([`PieceSum`]) and by where the check stood
-//! there ([`Standing`]), so that a copy that only grew is checked whole without being sent whole.
+//! A check can resume from the beginning of an earlier copy. That beginning is identified by its hash ([`PieceSum`])
+//! and by the state of the check at its end ([`Standing`]), so a copy that has only grown is verified completely
+//! without being sent again from the start.
 
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -15,15 +17,16 @@ use crate::codec::error::DecodeError;
 use crate::codec::frame::{self, decode_frame, decode_header};
 use crate::model::Seq;
 
-/// Copies are cut into pieces of this size, from the beginning of each file.
+/// Copies are divided into pieces of this size, from the beginning of each file.
 pub const PIECE_BYTES: u64 = 1 << 20;
 
-/// Hash of whole pieces in their order: of no piece 32 zero bytes, then BLAKE3 of the hash so far and the BLAKE3 hash of the piece.
+/// Hash of consecutive whole pieces: 32 zero bytes for no piece, then BLAKE3 of the hash so far and the BLAKE3 hash of
+/// the next piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PieceSum([u8; 32]);
 
 impl PieceSum {
-    /// Takes in the next piece.
+    /// Adds the next piece.
     pub fn add(&mut self, piece: &[u8]) {
         self.add_hash(&blake3::hash(piece));
     }
@@ -34,7 +37,7 @@ impl PieceSum {
         self.0 = *hasher.finalize().as_bytes();
     }
 
-    /// As text.
+    /// Returns the hash as hexadecimal digits.
     #[must_use]
     pub fn text(&self) -> String {
         hex(&self.0)
@@ -47,60 +50,60 @@ fn bytes_of<const N: usize>(text: &str) -> Option<[u8; N]> {
     bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 
-/// Where the check of an open segment stood at the end of its whole pieces.
+/// State of the check of an open segment at the end of its whole pieces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Bytes of the whole pieces.
+    /// Number of bytes in the whole pieces.
     pub bytes: u64,
-    /// Their [`PieceSum`].
+    /// [`PieceSum`] of the whole pieces.
     pub sum: String,
-    /// The file header, hexadecimal.
+    /// The file header, in hexadecimal.
     pub header: String,
-    /// Where the last frame ends that lies in them whole.
+    /// End of the last frame that is completely inside the whole pieces.
     pub at: u64,
-    /// How many frames there are up to it.
+    /// Number of frames up to `at`.
     pub count: u64,
-    /// Its sequence.
+    /// Sequence of the last of these frames.
     pub last: Seq,
-    /// Chain there, hexadecimal.
+    /// Chain value at `last`, in hexadecimal.
     pub chain: String,
 }
 
-/// What the check of a whole segment showed.
+/// Result of the check of a whole segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
-    /// Last sequence that it covers.
+    /// Last sequence that the segment covers.
     pub last: Seq,
-    /// Chain of the log before its first sequence, hexadecimal.
+    /// Chain value of the log before the first sequence of the segment, in hexadecimal.
     pub before: String,
-    /// Chain of the log at the last.
+    /// Chain value of the log at `last`, in hexadecimal.
     pub after: String,
-    /// Where the check of an open one can be taken up.
+    /// State from which the check of an open segment can be resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<Standing>,
 }
 
-/// A check that came to its end.
+/// A check that has finished without damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// What it showed.
+    /// The result of the check.
     pub checked: Checked,
-    /// Hash of the file header, as [`super::copy::SegmentCopy::header`].
+    /// Hash of the file header; compare [`super::copy::SegmentCopy::header`].
     pub header: String,
-    /// Hash of header and footer, as [`super::copy::SegmentCopy::mark`].
+    /// Hash of header and footer; compare [`super::copy::SegmentCopy::mark`].
     pub mark: String,
 }
 
-/// See the module.
+/// Checks one segment while its bytes arrive; see the module documentation.
 pub struct SegmentCheck {
     name: String,
     is_open: bool,
     frames_end: u64,
-    /// Bytes that came.
+    /// Number of bytes received.
     read: u64,
     header: Option<FileHeader>,
     scan: Scan,
-    /// What came of the next structure.
+    /// Received bytes of the next, still incomplete structure.
     buffer: BytesMut,
     sum: PieceSum,
     piece: blake3::Hasher,
@@ -108,7 +111,7 @@ pub struct SegmentCheck {
 }
 
 impl SegmentCheck {
-    /// The check of a file of this name and length.
+    /// Creates the check of a file with this name and length.
     #[must_use]
     pub fn new(name: &str, bytes: u64, is_open: bool) -> SegmentCheck {
         let footer = if is_open { 0 } else { FOOTER_BYTES as u64 };
@@ -126,8 +129,8 @@ impl SegmentCheck {
         }
     }
 
-    /// Goes on where the check of an earlier copy stood; `rest` are the bytes from [`Standing::at`] to [`Standing::bytes`]. `None`
-    /// when they do not belong together.
+    /// Resumes where the check of an earlier copy stopped; `rest` contains the bytes from [`Standing::at`] to
+    /// [`Standing::bytes`]. Returns `None` if `standing` is malformed or does not match `rest`.
     #[must_use]
     pub fn resume(name: &str, bytes: u64, is_open: bool, standing: &Standing, rest: &[u8]) -> Option<SegmentCheck> {
         let header = FileHeader::decode(&bytes_of::<HEADER_BYTES>(&standing.header)?).ok()?;
@@ -148,10 +151,10 @@ impl SegmentCheck {
         })
     }
 
-    /// Takes in the next bytes of the file.
+    /// Checks the next bytes of the file.
     ///
     /// # Errors
-    /// Says what is wrong with them.
+    /// If the bytes are damaged.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Damage> {
         while !bytes.is_empty() {
             let to_end = usize::try_from(PIECE_BYTES - self.read % PIECE_BYTES).unwrap_or(usize::MAX);
@@ -177,7 +180,7 @@ impl SegmentCheck {
         Some(Standing { bytes: self.read, sum, header, at, count, last, chain })
     }
 
-    /// Takes in what came whole.
+    /// Checks every structure that has arrived completely.
     fn advance(&mut self) -> Result<(), (u64, DecodeError)> {
         let header = match self.header {
             Some(header) => header,
@@ -207,10 +210,10 @@ impl SegmentCheck {
         Ok(())
     }
 
-    /// Checks the end, when every byte came.
+    /// Checks the end of the file after every byte was received.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// If the file is damaged or incomplete.
     pub fn finish(self) -> Result<Ended, Damage> {
         let name = self.name.as_str();
         let wrong = |at: u64, what: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
@@ -331,7 +334,7 @@ mod tests {
         assert_eq!(resumed.checked.standing.expect("stands").bytes, 3 * PIECE_BYTES);
         assert!(resume(&bytes[at + 1..whole], &bytes[whole..]).is_none());
 
-        // Another history with the same header: neither its bytes nor its end go on from there.
+        // Another history with the same header: neither its remaining bytes nor its end may continue this check.
         let other = MemoryFs::new();
         let (mut log, _) = open(&other, options(64 << 20)).expect("creates");
         append(&mut log, 12, b'x');

@@ -1,4 +1,4 @@
-//! Walks over the frames of one file in large reads; checks every checksum, changes nothing.
+//! Reads the frames of one file in large chunks and verifies every checksum; never writes.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::env::fs::File;
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// One frame as it lies in its file.
+/// One frame and its position in the file.
 #[derive(Clone, Debug)]
 pub(super) struct RawFrame {
     pub offset: u64,
@@ -31,7 +31,7 @@ impl RawFrame {
     }
 }
 
-/// See the module.
+/// Iterates over the frames of one file; see the module documentation.
 #[derive(Debug)]
 pub(super) struct FrameCursor {
     file: Arc<dyn File>,
@@ -42,17 +42,17 @@ pub(super) struct FrameCursor {
 }
 
 impl FrameCursor {
-    /// Frames from `at` to `end` (exclusive).
+    /// Creates a cursor over the frames from `at` to `end` (exclusive).
     pub(super) fn new(file: Arc<dyn File>, at: u64, end: u64) -> FrameCursor {
         FrameCursor { file, at, end, buffer: Bytes::new(), chunk_bytes: CHUNK_BYTES_MIN }
     }
 
-    /// Offset of the next frame.
+    /// Returns the offset of the next frame.
     pub(super) fn offset(&self) -> u64 {
         self.at
     }
 
-    /// Makes at least `wanted` bytes available, or all up to the end.
+    /// Buffers at least `wanted` bytes, or all bytes up to the end.
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
         let rest = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let wanted = wanted.min(rest);
@@ -77,7 +77,7 @@ impl FrameCursor {
         Ok(())
     }
 
-    /// The next frame, or what is wrong with the bytes at [`FrameCursor::offset`]; `None` at the end.
+    /// Returns the next frame, or the error in the bytes at [`FrameCursor::offset`]; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Result<Option<RawFrame>, DecodeError>> {
         if self.at >= self.end {
             return Ok(Ok(None));
@@ -96,7 +96,7 @@ impl FrameCursor {
     }
 }
 
-/// Offset of the first intact frame in `from..end` that `wanted` accepts, looked for at every byte.
+/// Returns the offset of the first intact frame in `from..end` that `wanted` accepts, trying every byte offset.
 pub(super) fn find_frame(
     file: &dyn File,
     from: u64,
@@ -138,7 +138,7 @@ fn payload_is_intact(file: &dyn File, place: u64, end: u64, header: &FrameHeader
     }
 }
 
-/// Offset behind the last byte of `from..end` that is not zero; `from` when all are.
+/// Returns the offset after the last non-zero byte of `from..end`, or `from` if all bytes are zero.
 pub(super) fn zeros_from(file: &dyn File, from: u64, end: u64) -> io::Result<u64> {
     let (mut at, mut last) = (from, from);
     let mut window = vec![0; CHUNK_BYTES_MAX];

@@ -1,8 +1,8 @@
-//! Names of files in a log's directory.
+//! File names in a log directory.
 //!
-//! `seg-<first>-<last>.log` is a sealed segment, `seg-<first>-open.log` the one that is written; both numbers have 20
-//! digits, so that names sort by range. `head` is the head file, `reserve` keeps space for hard times, `*.tmp` are
-//! leftovers of interrupted work, and `quarantine/` keeps what recovery cut off.
+//! `seg-<first>-<last>.log` is a sealed segment and `seg-<first>-open.log` is the one being written; both numbers have
+//! 20 digits, so names sort by range. `head` is the head file, `reserve` is the disk reserve, `*.tmp` are leftovers of
+//! interrupted work, and `quarantine/` holds the bytes that recovery removed.
 
 use std::io;
 use std::path::Path;
@@ -10,25 +10,25 @@ use std::path::Path;
 use crate::env::fs::Fs;
 use crate::model::Seq;
 
-/// The head file.
+/// Name of the head file.
 pub const HEAD: &str = "head";
-/// The reserve file.
+/// Name of the reserve file.
 pub const RESERVE: &str = "reserve";
-/// Directory of what was cut.
+/// Directory of the bytes that recovery removed.
 pub const QUARANTINE: &str = "quarantine";
-/// End of names of unfinished files.
+/// Suffix of unfinished files.
 pub const UNFINISHED: &str = ".tmp";
 
-/// Whether a directory holds a log, or what is left of one.
+/// Returns whether a directory holds a log or the remainder of one.
 ///
 /// # Errors
-/// When it cannot be listed.
+/// If the directory cannot be listed.
 pub fn exists(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
     let files = if fs.exists(dir)? { fs.list(dir)? } else { Vec::new() };
     Ok(files.iter().any(|file| file == HEAD || SegmentName::parse(file).is_some()))
 }
 
-/// The range that a segment's name tells.
+/// Sequence range encoded in the name of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentName {
     /// First sequence covered.
@@ -38,7 +38,7 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
-    /// Reads a file name; `None` when it is not a segment's.
+    /// Parses a file name; `None` if it is not the name of a segment.
     #[must_use]
     pub fn parse(name: &str) -> Option<SegmentName> {
         let range = name.strip_prefix("seg-")?.strip_suffix(".log")?;

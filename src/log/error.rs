@@ -1,4 +1,4 @@
-//! What can go wrong with a log, one enum per operation.
+//! Errors of the log, one enum per operation.
 
 use std::fmt;
 use std::io;
@@ -6,11 +6,11 @@ use std::io;
 use crate::codec::error::{DecodeError, EncodeError};
 use crate::model::Seq;
 
-/// What to do about a damaged log.
+/// Remedy for a damaged log.
 pub const REPAIR_REMEDY: &str = "bring back the file from a backup, or stop a member and rebuild the log from it with \
                                  `gravwell-logctl --data-dir DATASTORE repair --from MEMBER_DIR`";
 
-/// Damage on the medium: which file, where, what was expected and what was found.
+/// Damage on the storage medium: file, offset, expected value and value found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("damage in {file} at byte {offset}: {what}: expected {expected}, found {found}")]
 pub struct Damage {
@@ -18,16 +18,16 @@ pub struct Damage {
     pub file: String,
     /// Offset of the damaged structure within the file.
     pub offset: u64,
-    /// The structure or rule that is broken.
+    /// The structure that is damaged or the rule that is violated.
     pub what: String,
-    /// What should be there.
+    /// The expected value.
     pub expected: String,
-    /// What is there.
+    /// The value found.
     pub found: String,
 }
 
 impl Damage {
-    /// Makes one.
+    /// Creates a damage report.
     pub fn new(
         file: impl fmt::Display,
         offset: u64,
@@ -44,55 +44,55 @@ impl Damage {
         }
     }
 
-    /// From a decoder's error about a structure that starts at `base`.
+    /// Converts the error of a decoder for a structure that starts at offset `base`.
     pub fn decode(file: impl fmt::Display, base: u64, error: &DecodeError) -> Damage {
         Damage::new(file, base + error.offset as u64, error.what, &error.expected, &error.found)
     }
 }
 
-/// An input or output error with the file that it concerns.
+/// An I/O error with the file it concerns.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}")]
 pub struct IoFailure {
-    /// What was tried.
+    /// The operation that failed.
     pub action: &'static str,
-    /// On which file or directory.
+    /// The file or directory.
     pub path: String,
-    /// What the operating system said.
+    /// The error from the operating system.
     #[source]
     pub source: io::Error,
 }
 
 impl IoFailure {
-    /// Whether it says something of the medium, not of what the process lacks.
+    /// Returns whether the error points to the medium rather than to a lack of space, memory, permission or descriptors.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         use io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        // Too many open files, of the process or of the system.
+        // `ENFILE` and `EMFILE`: too many open files in the system or in the process.
         let has_no_descriptor = matches!(self.source.raw_os_error(), Some(23 | 24));
         let lacks = [OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull, QuotaExceeded];
         !has_no_descriptor && !lacks.contains(&self.source.kind())
     }
 
-    /// For `map_err`.
+    /// Returns a closure for `map_err`.
     pub fn at(action: &'static str, path: impl fmt::Display) -> impl FnOnce(io::Error) -> IoFailure {
         let path = path.to_string();
         move |source| IoFailure { action, path, source }
     }
 }
 
-/// A log that cannot be opened. Nothing was changed.
+/// The log cannot be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The medium is damaged. Nothing is skipped or cut.
+    /// The medium is damaged. Nothing is skipped or truncated.
     #[error(
         "{first}{}; nothing was changed: `gravwell-logctl verify` lists every place; {REPAIR_REMEDY}",
         further(*more)
     )]
     Damaged {
-        /// The first place.
+        /// The first damaged place.
         first: Damage,
-        /// Number of further places found.
+        /// Number of further damaged places.
         more: usize,
     },
     /// A file cannot be read or written.
@@ -100,7 +100,7 @@ pub enum OpenError {
     Io(#[from] IoFailure),
 }
 
-/// That there are further damaged places, where there are.
+/// Returns a suffix that counts further damaged places; empty if there are none.
 #[must_use]
 pub fn further(more: usize) -> String {
     match more {
@@ -116,15 +116,15 @@ impl From<Damage> for OpenError {
     }
 }
 
-/// A batch that was not written.
+/// A batch was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The disk is full. Nothing of the batch remains; writing may go on when there is space.
+    /// The disk is full. No part of the batch remains; writing can resume when there is space.
     #[error("the disk is full ({free} bytes free in {directory}): free space or let compaction run; reads go on")]
     Full {
-        /// The log's directory.
+        /// Directory of the log.
         directory: String,
-        /// Free bytes as far as known.
+        /// Free bytes, as far as known.
         free: u64,
     },
     /// A record cannot be encoded.
@@ -138,10 +138,10 @@ pub enum AppendError {
         /// Sequence found in the batch.
         found: Seq,
     },
-    /// The previous batch has not been synced: only one may ever be in flight.
+    /// The previous batch has not been synced: at most one batch may be in flight.
     #[error("the previous batch has not been synced yet")]
     Unsynced,
-    /// An earlier failure left the file in an unknown state: the process must stop and open the log again.
+    /// An earlier failure left the file in an unknown state: the process must stop and reopen the log.
     #[error("the log cannot be written any more after an earlier failure: stop the process and open the log again")]
     Poisoned,
     /// Writing failed; the log is poisoned.
@@ -149,10 +149,10 @@ pub enum AppendError {
     Io(#[from] IoFailure),
 }
 
-/// Durability is unknown: the process must stop.
+/// It is unknown whether the data is durable: the process must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// Syncing failed now or before.
+    /// Syncing failed, now or earlier.
     #[error("the log could not be made durable ({0}): stop the process; nothing since the last sync was acknowledged")]
     Io(#[from] IoFailure),
     /// See [`AppendError::Poisoned`].
@@ -167,7 +167,7 @@ impl From<crate::codec::block::BadBlock> for ReadError {
 }
 
 impl ReadError {
-    /// Whether it says that what is stored is not what was written, or cannot be read back.
+    /// Returns whether stored data differs from the data written or cannot be read back.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -178,26 +178,26 @@ impl ReadError {
     }
 }
 
-/// Records that cannot be given.
+/// Records cannot be returned.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// They lie below the horizon.
+    /// The records are below the horizon.
     #[error("records after {from} are compacted: reading can start at {horizon} or later; take a snapshot")]
     Compacted {
-        /// Where reading should have begun.
+        /// Sequence after which reading should have started.
         from: Seq,
-        /// Lowest sequence from which it can.
+        /// Lowest sequence after which reading can start.
         horizon: Seq,
     },
-    /// They lie beyond what is durable.
+    /// The records are past the durable end.
     #[error("sequence {seq} is beyond the head {head}")]
     Beyond {
-        /// What was asked for.
+        /// The requested sequence.
         seq: Seq,
-        /// What there is.
+        /// The last durable sequence.
         head: Seq,
     },
-    /// They are damaged.
+    /// The records are damaged.
     #[error(transparent)]
     Damaged(#[from] Damage),
     /// The file cannot be read.

@@ -1,33 +1,33 @@
-//! Layouts of everything on disk besides the record frame: file header, footer, head slot. See `log-format.md`.
+//! Layouts of all on-disk structures except the record frame: file header, footer, head slot. See `log-format.md`.
 //!
-//! Pure: bytes in, structures out. Every structure ends in a CRC-32C over all its bytes before, padding included, so
-//! that no bit can change unseen.
+//! Pure conversions between bytes and structures. Every structure ends in a CRC-32C over all its preceding bytes,
+//! padding included, so every flipped bit is detected.
 
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 use crate::model::{Chain, Digest, Generation, Lineage, LineageEntry, LogId, Seq};
 
-/// First bytes of a segment or journal file.
+/// Magic number at the start of a segment or journal file.
 pub const HEADER_MAGIC: [u8; 4] = *b"GLS1";
-/// First bytes of a footer.
+/// Magic number at the start of a footer.
 pub const FOOTER_MAGIC: [u8; 4] = *b"GLF1";
-/// First bytes of a head slot.
+/// Magic number at the start of a head slot.
 pub const HEAD_MAGIC: [u8; 4] = *b"GLH1";
-/// Version of all layouts here, but for what [`WIDE`] says.
+/// Version of all layouts here, except where [`WIDE`] applies.
 pub const FORMAT: u8 = 1;
-/// Version of file headers and head slots that name a generation of more than 32 bits. Those that do not are written in the
-/// first version, so that a log that was never restored can be read by earlier programs.
+/// Version of file headers and head slots that contain a generation of more than 32 bits. All others are written in
+/// the first version, so that earlier programs can read a log that was never restored.
 pub const WIDE: u8 = 2;
 
-/// Length of a file header.
+/// Length of a file header in bytes.
 pub const HEADER_BYTES: usize = 96;
-/// Length of a footer.
+/// Length of a footer in bytes.
 pub const FOOTER_BYTES: usize = 128;
-/// Length of a head slot; the head file has two.
+/// Length of a head slot in bytes; the head file has two.
 pub const SLOT_BYTES: usize = 4096;
-/// Most generations of a log.
+/// Maximum number of generations of a log.
 pub const LINEAGE_MAX: usize = (AT_SLOT_CRC - AT_SLOT_LINEAGE) / WIDE_ENTRY_BYTES;
-/// Most generations that a head slot of the first version can list.
+/// Maximum number of generations in a head slot of the first version.
 pub const NARROW_LINEAGE_MAX: usize = (AT_SLOT_CRC - AT_SLOT_LINEAGE) / NARROW_ENTRY_BYTES;
 const NARROW_ENTRY_BYTES: usize = 12;
 const WIDE_ENTRY_BYTES: usize = 16;
@@ -51,7 +51,7 @@ pub const AT_LOG_ID: usize = 8;
 pub const AT_GENERATION: usize = 24;
 /// File header: first sequence covered.
 pub const AT_FIRST: usize = 32;
-/// File header: last sequence covered, 0 when not yet known.
+/// File header: last sequence covered, 0 if not yet known.
 pub const AT_COVERED_LAST: usize = 40;
 /// File header: chain before the first sequence.
 pub const AT_CHAIN_BEFORE: usize = 48;
@@ -74,7 +74,7 @@ pub const AT_TIME_LAST: usize = 64;
 pub const AT_FRAMES_BYTES: usize = 72;
 /// Footer: sum of the digests of the live objects, compacted segments only.
 pub const AT_DIGEST: usize = 80;
-/// Footer: one more than the sequence after which no deletion is missing; 0: deletions are missing up to the end.
+/// Footer: one more than the sequence after which the deletions are complete; 0 if deletions may be missing up to the end.
 pub const AT_DELETIONS: usize = 112;
 /// Footer: checksum.
 pub const AT_FOOTER_CRC: usize = 124;
@@ -87,7 +87,7 @@ pub const AT_SLOT_LOG_ID: usize = 16;
 pub const AT_SLOT_GENERATION: usize = 32;
 /// Head slot: number of lineage entries.
 pub const AT_SLOT_LINEAGE_COUNT: usize = 36;
-/// Head slot: a sequence that is durable.
+/// Head slot: a durable sequence.
 pub const AT_SLOT_SEQ: usize = 40;
 /// Head slot: chain at that sequence.
 pub const AT_SLOT_CHAIN: usize = 48;
@@ -95,7 +95,7 @@ pub const AT_SLOT_CHAIN: usize = 48;
 pub const AT_SLOT_HORIZON: usize = 64;
 /// Head slot of the second version: generation, 8 bytes.
 pub const AT_SLOT_WIDE_GENERATION: usize = 72;
-/// Head slot: lineage, 12 bytes an entry, or 16 in the second version.
+/// Head slot: lineage, 12 bytes per entry, or 16 in the second version.
 pub const AT_SLOT_LINEAGE: usize = 96;
 /// Head slot: checksum.
 pub const AT_SLOT_CRC: usize = SLOT_BYTES - 4;
@@ -146,31 +146,31 @@ fn narrow_generation(bytes: &[u8], at: usize) -> Generation {
     Generation(u64::from(u32_at(bytes, at)))
 }
 
-/// First bytes of a segment or journal.
+/// Header of a segment or journal file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileHeader {
     /// See [`FLAG_COMPACTED`], [`FLAG_JOURNAL`], [`FLAG_TRIMMED`].
     pub flags: u16,
-    /// The log it belongs to.
+    /// The log to which the file belongs.
     pub log_id: LogId,
-    /// Generation in which the file was begun.
+    /// Generation in which the file was started.
     pub generation: Generation,
     /// First sequence covered.
     pub first: Seq,
-    /// Last sequence covered; 0 for a file that is not compacted, whose footer tells.
+    /// Last sequence covered; 0 for a file that is not compacted (the footer has it).
     pub covered_last: Seq,
-    /// Chain of the log before `first`.
+    /// Chain value of the log before `first`.
     pub chain_before: Chain,
 }
 
 impl FileHeader {
-    /// Whether records may be missing from it.
+    /// Returns whether the file is a compacted segment, in which records may be missing.
     #[must_use]
     pub fn is_compacted(&self) -> bool {
         self.flags & FLAG_COMPACTED != 0
     }
 
-    /// The bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
@@ -189,7 +189,7 @@ impl FileHeader {
     /// Inverse of [`FileHeader::encode`].
     ///
     /// # Errors
-    /// When the bytes are too few, damaged or of another version.
+    /// If the bytes are too few, damaged or of an unknown version.
     pub fn decode(bytes: &[u8]) -> Result<FileHeader, DecodeError> {
         let generation = match check(bytes, "file header", HEADER_MAGIC, HEADER_BYTES, &[FORMAT, WIDE])? {
             WIDE => wide_generation(bytes, "file header", AT_GENERATION)?,
@@ -206,32 +206,32 @@ impl FileHeader {
     }
 }
 
-/// Last bytes of a sealed segment.
+/// Footer of a sealed segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footer {
     /// Number of frames.
     pub count: u64,
     /// Last sequence covered.
     pub last: Seq,
-    /// Chain field of the last frame; the header's `chain_before` when there is none.
+    /// Chain field of the last frame; the header's `chain_before` if there is no frame.
     pub frame_chain: Chain,
-    /// Chain of the log at `last`; equals `frame_chain` unless the segment is compacted.
+    /// Chain value of the log at `last`; equals `frame_chain` unless the segment is compacted.
     pub chain_after: Chain,
-    /// Commit time of the first frame, 0 when there is none.
+    /// Commit time of the first frame; 0 if there is none.
     pub time_first: u64,
-    /// Commit time of the last frame, 0 when there is none.
+    /// Commit time of the last frame; 0 if there is none.
     pub time_last: u64,
-    /// Bytes of all frames.
+    /// Total bytes of all frames.
     pub frames_bytes: u64,
     /// Sum of `Digest::of_object` over the puts kept by compaction; zero in other segments.
     pub digest: Digest,
-    /// Compacted segments: every deletion of an absent object after this sequence is in it; `None`: any may be missing, as
-    /// in those of earlier versions.
+    /// Compacted segments: the segment contains every deletion of an absent object after this sequence. `None` if any
+    /// deletion may be missing, as in segments of earlier versions.
     pub deletions_after: Option<Seq>,
 }
 
 impl Footer {
-    /// The bytes.
+    /// Encodes the footer.
     #[must_use]
     pub fn encode(&self) -> [u8; FOOTER_BYTES] {
         let mut bytes = [0; FOOTER_BYTES];
@@ -254,7 +254,7 @@ impl Footer {
     /// Inverse of [`Footer::encode`].
     ///
     /// # Errors
-    /// When the bytes are too few, damaged or of another version.
+    /// If the bytes are too few, damaged or of an unknown version.
     pub fn decode(bytes: &[u8]) -> Result<Footer, DecodeError> {
         check(bytes, "footer", FOOTER_MAGIC, FOOTER_BYTES, &[FORMAT])?;
         Ok(Footer {
@@ -271,32 +271,32 @@ impl Footer {
     }
 }
 
-/// One slot of the head file: what is known to be durable.
+/// One slot of the head file: the position known to be durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeadSlot {
-    /// Rises with every write; the valid slot with the greater counter counts.
+    /// Increases with every write; of two valid slots the one with the higher counter is current.
     pub counter: u64,
-    /// Which log.
+    /// The log to which the slot belongs.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
-    /// A sequence up to which everything is durable.
+    /// Durable sequence: every record up to it is on the disk.
     pub seq: Seq,
-    /// Chain at `seq`.
+    /// Chain value at `seq`.
     pub chain: Chain,
-    /// Records up to here may be compacted.
+    /// Records up to this sequence may be compacted.
     pub horizon: Seq,
-    /// How generations descend.
+    /// Descent of the generations.
     pub lineage: Lineage,
 }
 
 impl HeadSlot {
-    /// Whether 32 bits are enough for every generation here.
+    /// Returns whether every generation of the slot fits into 32 bits.
     fn is_narrow(&self) -> bool {
         self.generation.narrow().is_some() && self.lineage.iter().all(|entry| entry.generation.narrow().is_some())
     }
 
-    /// The bytes. Lineage beyond [`LINEAGE_MAX`] entries does not fit; writers refuse before.
+    /// Encodes the slot. Lineage entries past [`LINEAGE_MAX`] do not fit; writers reject them beforehand.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let is_narrow = self.is_narrow();
@@ -308,7 +308,7 @@ impl HeadSlot {
         put(&mut bytes, AT_SLOT_SEQ, &self.seq.0.to_le_bytes());
         put(&mut bytes, AT_SLOT_CHAIN, &self.chain);
         put(&mut bytes, AT_SLOT_HORIZON, &self.horizon.0.to_le_bytes());
-        // The low bytes of a number come first, so a narrow one is the first half of a wide one.
+        // Numbers are little-endian, so a narrow one is the first half of a wide one.
         let (at, width, most) = match is_narrow {
             true => (AT_SLOT_GENERATION, 4, NARROW_LINEAGE_MAX),
             false => (AT_SLOT_WIDE_GENERATION, 8, LINEAGE_MAX),
@@ -328,7 +328,7 @@ impl HeadSlot {
     /// Inverse of [`HeadSlot::encode`].
     ///
     /// # Errors
-    /// When the bytes are too few, damaged or of another version.
+    /// If the bytes are too few, damaged or of an unknown version.
     pub fn decode(bytes: &[u8]) -> Result<HeadSlot, DecodeError> {
         let what = "head slot";
         let is_wide = check(bytes, what, HEAD_MAGIC, SLOT_BYTES, &[FORMAT, WIDE])? == WIDE;

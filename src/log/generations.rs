@@ -1,9 +1,9 @@
-//! How the generations of a log came about: a small file beside the log, and in the directory of every member.
+//! Reasons why the generations of a log were started: a small file next to the log and in the directory of every member.
 //!
-//! The log's head file says which generations there are and what they share. Why a generation was begun decides what a
-//! member does with what it has beyond the shared part, so it is kept, too; a generation of which the reason is not known is
-//! left to a person. The datastore's disk may be lost several times: members learn the reasons when they connect, and a
-//! new log learns them from the member it is built from.
+//! The head file of the log lists the generations and what they share. The reason why a generation was started decides
+//! what a member does with its entries past the shared part, so the reason is stored as well; if it is unknown, an
+//! operator has to decide. The disk of the datastore may be lost several times: members receive the reasons when they
+//! connect, and a new log receives them from the member from which it is built.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,17 +18,17 @@ use crate::env::fs::first_free;
 use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, summed};
 use crate::model::{Generation, LineageEntry, LogId, Seq};
 
-/// The file.
+/// Name of the file.
 pub const FILE: &str = "generations.json";
-/// The form with a checksum.
+/// Version of the format with a checksum.
 const VERSION: u32 = 2;
-/// More are not kept: a log has fewer.
+/// Maximum number of generations stored; a log has fewer.
 pub const KNOWN_MAX: usize = 4096;
 
-/// Why the reasons cannot be told, or not be kept.
+/// The reasons cannot be read or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum NotesError {
-    /// The file is not what was written.
+    /// The file is corrupt.
     #[error(
         "{path} is damaged ({what}), and with it why the log's generations began; it is not replaced by an empty one: \
          bring it back from a backup of the host, or say `gravwell-logctl generations set N restored` (or `recovered`, or \
@@ -36,27 +36,27 @@ pub enum NotesError {
         path = path.display()
     )]
     Damaged {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: String,
     },
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error("{0}")]
     Directory(#[from] DirectoryError),
-    /// There is no number left.
+    /// No generation number is left.
     #[error("generation {0} is too close to the last number, {max}: no other can start", max = Generation::MAX)]
     NoNumber(Generation),
-    /// There is no randomness.
+    /// The operating system returns no random bytes.
     #[error("cannot draw the number of a generation: {0}; try again")]
     Random(std::io::Error),
 }
 
-/// Draws the number of a generation that starts now: above `known`, and above all that `path` or `others` tell of the log.
+/// Draws the number of a generation that starts now: higher than `known` and than all plausible numbers in `path` and `others`.
 ///
 /// # Errors
-/// When the notes in `path` cannot be read, or no number is left. Damaged notes do not count: they are kept aside when the next
-/// one is written, and the number is random enough to differ from theirs.
+/// If the notes in `path` cannot be read, or no number is left. Damaged notes are ignored: they are renamed when the
+/// next note is written, and the number is random enough to differ from theirs.
 pub fn next(
     path: &Path,
     log_id: LogId,
@@ -67,7 +67,7 @@ pub fn next(
         Err(NotesError::Damaged { .. }) => Vec::new(),
         noted => noted?,
     };
-    // What members or a backup tell may be a false claim, which must not use up the numbers.
+    // Members or a backup may claim a false number, which must not exhaust the numbers.
     let told = noted.iter().chain(others).map(|info| info.generation).filter(|generation| generation.is_plausible());
     let known = told.fold(known, Generation::max);
     let mut random = [0; 8];
@@ -75,7 +75,7 @@ pub fn next(
     Generation::after(known, SystemClock.now_ms(), u64::from_le_bytes(random)).ok_or(NotesError::NoNumber(known))
 }
 
-/// The file without a checksum, as earlier versions wrote it.
+/// The file without a checksum, as written by earlier versions.
 #[derive(Deserialize)]
 struct Bare {
     #[serde(default)]
@@ -140,7 +140,7 @@ fn read(path: &Path) -> Result<Option<File>, NotesError> {
     parsed.map(Some).map_err(|what| NotesError::Damaged { path, what })
 }
 
-/// Renames what must not be overwritten.
+/// Renames a file that must not be overwritten.
 fn set_aside(path: &Path, why: &str) -> Result<(), DirectoryError> {
     let file = path.join(FILE);
     let Some(kept) = first_free(|number| path.join(format!("{FILE}.{why}-{number}"))) else { return Ok(()) };
@@ -148,11 +148,11 @@ fn set_aside(path: &Path, why: &str) -> Result<(), DirectoryError> {
     std::fs::rename(&file, &kept).map_err(|source| DirectoryError::Io { path: kept, source })
 }
 
-/// Records how generations of the log began. What is known already stays as it is; a file that cannot be read, and one of
-/// another log, is kept beside the new one.
+/// Records how generations of the log started. Known generations are not changed. A file that is damaged or belongs to
+/// another log is kept under another name.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be read or written.
 pub fn learn(path: &Path, log_id: LogId, infos: &[GenerationInfo]) -> Result<(), NotesError> {
     change(path, log_id, |known| {
         for info in infos {
@@ -165,10 +165,10 @@ pub fn learn(path: &Path, log_id: LogId, infos: &[GenerationInfo]) -> Result<(),
     })
 }
 
-/// Records how one generation of the log in `path` began, in place of what was known of it.
+/// Records how one generation of the log in `path` started and replaces earlier records of it.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be read or written.
 pub fn set(path: &Path, log_id: LogId, info: GenerationInfo) -> Result<(), NotesError> {
     change(path, log_id, |known| {
         known.retain(|known| known.generation != info.generation || known.shared_to != info.shared_to);
@@ -205,18 +205,19 @@ fn change(path: &Path, log_id: LogId, how: impl FnOnce(&mut Vec<GenerationInfo>)
     Ok(replace_file(&path.join(FILE), summed::seal(&text).as_bytes())?)
 }
 
-/// Everything that `path` knows of the log's generations, whether they led to the current one or not.
+/// Returns everything that `path` records about the generations of the log, including those that are not ancestors of
+/// the current one.
 ///
 /// # Errors
-/// When the file is damaged or cannot be read.
+/// If the file is damaged or cannot be read.
 pub fn all(path: &Path, log_id: LogId) -> Result<Vec<GenerationInfo>, NotesError> {
     Ok(read(path)?.filter(|file| file.log_id == log_id).map(|file| file.known).unwrap_or_default())
 }
 
-/// What is known of the generations in `lineage`, oldest first.
+/// Returns the records of the generations in `lineage`, oldest first.
 ///
 /// # Errors
-/// When the file is damaged or cannot be read.
+/// If the file is damaged or cannot be read.
 pub fn list(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<GenerationInfo>, NotesError> {
     let file = read(path)?.filter(|file| file.log_id == log_id);
     let known = |entry: &LineageEntry| {
@@ -228,36 +229,37 @@ pub fn list(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<
     Ok(lineage.iter().filter_map(known).collect())
 }
 
-/// The log in the data directory `path`, and its generations, by its head file alone.
+/// Returns the id and the lineage of the log in the data directory `path`, read from its head file alone.
 ///
 /// # Errors
-/// Says why they cannot be read.
+/// If they cannot be read; the message states why.
 pub fn of_log(path: &Path) -> Result<(LogId, Vec<LineageEntry>), String> {
     let found = read_head(&RealFs, &path.join(LOG)).map_err(|error| format!("{}: {error}", path.display()))?;
     let (head, _) = found.map_err(|damage| damage.to_string())?;
     Ok((head.log_id, head.lineage))
 }
 
-/// The generations in `lineage` of which `path` does not know how they began, for people.
+/// Returns the generations in `lineage` of which `path` does not record how they started, as text.
 fn unknown(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<String>, NotesError> {
     let listed = list(path, log_id, lineage)?;
     let unknown = lineage.iter().filter(|entry| !listed.iter().any(|info| is_of(info, entry)));
     Ok(unknown.map(|entry| entry.generation.to_string()).collect())
 }
 
-/// What is wrong with the reasons that a member in `path` has for `lineage`. It is given them by the datastore.
+/// Describes problems of the reasons that a member stores in `path` for `lineage`. The datastore sends them to
+/// the member.
 #[must_use]
 pub fn problem_of_member(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
     match unknown(path, log_id, lineage) {
         Ok(unknown) if unknown.is_empty() => None,
         Ok(unknown) => Some(format!("{FILE} does not say how generation {} of the log began", unknown.join(", "))),
-        // The next connection puts another file in its place, and keeps it.
+        // On the next connection the member replaces the file and keeps the damaged one.
         Err(NotesError::Damaged { path, what }) => Some(format!("{} is damaged ({what})", path.display())),
         Err(error) => Some(error.to_string()),
     }
 }
 
-/// What is wrong with the reasons that `path` has for `lineage`: they cannot be read, or some are not known.
+/// Describes why the reasons in `path` for `lineage` cannot be used: they cannot be read, or some are unknown.
 #[must_use]
 pub fn problem(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
     let unknown = match unknown(path, log_id, lineage) {
@@ -274,10 +276,10 @@ pub fn problem(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<S
     ))
 }
 
-/// Gives a file of an earlier version a checksum. Nothing is changed when it is damaged.
+/// Adds a checksum to a file of an earlier version. Changes nothing if the file is damaged.
 ///
 /// # Errors
-/// When it is damaged, or cannot be written.
+/// If the file is damaged or cannot be written.
 pub fn upgrade(path: &Path) -> Result<(), NotesError> {
     match read(path)? {
         Some(file) if file.is_bare => learn(path, file.log_id, &[]),
@@ -305,7 +307,7 @@ mod tests {
         let first = next(1);
         assert!(first.narrow().is_none() && first.is_plausible());
         assert!(next(first.0) > first);
-        // Of a clock decades ahead; and a claim that would leave no number.
+        // One number of a clock that is decades ahead, and one claim that would leave no number.
         let noted = (4_000_000_000_000 << 11) + 3;
         learn(path, log, &[info(noted, 7, Beginning::Restored), info(Generation::MAX.0, 7, Beginning::Restored)])
             .expect("writes");
@@ -358,11 +360,11 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            // White space at the end says nothing.
+            // Whitespace at the end has no meaning.
             let is_end = bit / 8 == good.len() - 1 && char::from(bad[bit / 8]).is_whitespace();
             assert!(is_end || is_refused(&bad), "bit {bit}");
         }
-        // The last byte is the end of the line.
+        // The last byte is the line end.
         for cut in 0..good.len() - 1 {
             assert!(is_refused(&good[..cut]), "cut to {cut}");
         }

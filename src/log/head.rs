@@ -1,4 +1,4 @@
-//! The head file: two slots, written in turn, so that a torn write leaves the other one whole.
+//! The head file. Its two slots are written in turn, so a torn write leaves the other one intact.
 
 use std::io;
 use std::path::Path;
@@ -9,14 +9,14 @@ use super::error::Damage;
 use super::format::{HeadSlot, SLOT_BYTES};
 use crate::env::fs::{File, Fs, replace_file};
 
-/// The open head file with its current contents.
+/// An open head file and its newest slot.
 #[derive(Debug)]
 pub(super) struct HeadFile {
     file: Arc<dyn File>,
     current: HeadSlot,
 }
 
-/// Reads both slots; the result has the newest valid one and what is wrong with the other, if anything.
+/// Reads both slots. Returns the newest valid slot and the damage found in the other one, if any.
 pub(super) fn read_head(fs: &dyn Fs, dir: &Path) -> io::Result<Result<(HeadSlot, Option<Damage>), Damage>> {
     let file = fs.open(&dir.join(HEAD))?;
     let length = usize::try_from(file.len()?.min(2 * SLOT_BYTES as u64)).unwrap_or(0);
@@ -40,7 +40,7 @@ pub(super) fn read_head(fs: &dyn Fs, dir: &Path) -> io::Result<Result<(HeadSlot,
 }
 
 impl HeadFile {
-    /// Makes the file of a new log. Atomic: afterwards it is there with both slots, or not at all.
+    /// Creates the head file of a new log atomically: afterwards either the whole file exists or none.
     pub(super) fn create(fs: &dyn Fs, dir: &Path, slot: HeadSlot) -> io::Result<HeadFile> {
         let mut older = slot.clone();
         older.counter = slot.counter.saturating_sub(1);
@@ -53,7 +53,7 @@ impl HeadFile {
         Ok(HeadFile { file: fs.open(&path)?, current: slot })
     }
 
-    /// Opens the file whose newest slot was read as `current`.
+    /// Opens a head file of which `current` is the newest slot.
     pub(super) fn open(fs: &dyn Fs, dir: &Path, current: HeadSlot) -> io::Result<HeadFile> {
         Ok(HeadFile { file: fs.open(&dir.join(HEAD))?, current })
     }
@@ -62,7 +62,7 @@ impl HeadFile {
         &self.current
     }
 
-    /// Writes and syncs the next slot. `counter` of `next` is set here. Writing what is there already is free.
+    /// Writes and syncs the next slot and sets the `counter` of `next`. Does nothing if `next` equals the current slot.
     pub(super) fn write(&mut self, mut next: HeadSlot) -> io::Result<()> {
         next.counter = self.current.counter;
         if next == self.current {
@@ -75,7 +75,7 @@ impl HeadFile {
         Ok(())
     }
 
-    /// Writes both slots, for what must survive the loss of one.
+    /// Writes both slots, for values that must survive the loss of one.
     pub(super) fn write_both(&mut self, next: HeadSlot) -> io::Result<()> {
         for _ in 0..2 {
             let mut slot = next.clone();

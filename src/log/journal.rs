@@ -1,11 +1,12 @@
-//! A small journal of (kind, payload) records in one file, made of the log's frames: what the outbox is kept in.
+//! A small journal of (kind, payload) records in one file, built from the frames of the log. It stores the outbox.
 //!
-//! Appended in batches, each durable after [`Journal::sync`]; replaced whole, atomically, when most of it is settled.
-//! The rules for a torn tail and for damage are the log's: only the batch that was being written when the process ended
-//! may be cut, and a copy of what is cut stays beside the file. After a batch is durable a *mark* is written behind it,
-//! which the next batch overwrites: damage in front of a mark is never taken for a torn batch. And the
-//! head next to the file says how far it was durable: a journal that is missing or ends earlier is
-//! damaged. The witness next to the directory says so, too: a directory that was replaced by an older copy is damaged.
+//! Records are appended in batches, each durable after [`Journal::sync`]; the file is replaced atomically as a whole
+//! when most of it is settled. The rules for a torn tail and for damage are those of the log: only the batch that was
+//! being written when the process exited may be removed, and a copy of the removed bytes is kept. After a batch is
+//! durable, a *mark* is written after it, which the next batch overwrites: damage before a mark is never mistaken for
+//! a torn batch. The head next to the file records how far the file was durable, so a missing or truncated journal
+//! counts as damaged. The witness next to the directory records the same, so a directory that was replaced by an older
+//! copy counts as damaged, too.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -27,17 +28,17 @@ use crate::env::real::RealFs;
 use crate::model::{Chain, Generation, LogId, Seq};
 use crate::planted::{self, Bug};
 
-/// Bytes gathered before a write.
+/// Number of bytes buffered before a write.
 const PIECE_BYTES: usize = 1 << 20;
-/// Name of the file within its directory.
+/// Name of the journal file within its directory.
 const FILE: &str = "journal";
-/// Kind of the mark. It takes no place in the journal: the next record has its sequence and its offset.
+/// Kind of the mark. It occupies no position: the next record gets its sequence and its offset.
 const MARK: u8 = 255;
 
-/// Why a journal cannot be opened or written.
+/// A journal cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// It is damaged. Nothing was changed.
+    /// The journal is damaged. Nothing was changed.
     #[error("{0}; what it holds exists nowhere else, so it is not discarded")]
     Damaged(#[from] Damage),
     /// A file cannot be read or written.
@@ -46,10 +47,10 @@ pub enum JournalError {
     /// A record is too long.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// A kind below 16 belongs to the log.
+    /// Invalid kind: kinds below 16 are reserved for the log, 255 is the mark.
     #[error("records of a journal have kinds from 16 to 254, not {found}")]
     Kind {
-        /// The kind.
+        /// The invalid kind.
         found: u8,
     },
     /// An earlier failure left the file in an unknown state.
@@ -60,15 +61,15 @@ pub enum JournalError {
 /// One record of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRecord {
-    /// Its kind, from 16 on.
+    /// Kind of the record, 16 or higher.
     pub kind: u8,
-    /// Its contents.
+    /// Contents of the record.
     pub payload: Vec<u8>,
     /// Offset of its frame.
     pub offset: u64,
 }
 
-/// Kind and contents of a record.
+/// Kind and payload of a record.
 pub type JournalEntry = (u8, Vec<u8>);
 
 /// An open journal, owned by one thread.
@@ -78,15 +79,15 @@ pub struct Journal {
     dir: PathBuf,
     file: Arc<dyn File>,
     head: JournalHead,
-    /// `None`: there was no room for a first one.
+    /// `None` if there was no room to create the first witness.
     witness: Option<JournalHead>,
     log_id: LogId,
-    /// Number of times that the file was rewritten.
+    /// How many times the file was rewritten.
     generation: Generation,
     seq: Seq,
     chain: Chain,
     end: u64,
-    /// Whether a batch awaits its sync; the next one must not be written before.
+    /// Whether a batch awaits its sync; the next one must not be written before that.
     in_flight: bool,
     poisoned: bool,
 }
@@ -101,21 +102,21 @@ impl Journal {
         Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
     }
 
-    /// Opens the journal of a directory, or makes an empty one; gives what it holds. A torn last batch is copied to
-    /// a file beside it and cut.
+    /// Opens the journal of a directory, or creates an empty one, and returns its records. A torn last batch is copied
+    /// to `quarantine/` and removed.
     ///
     /// # Errors
-    /// When it is damaged, missing next to a head that knows of records, or cannot be read.
+    /// If the journal is damaged, is missing although its head records a write, or cannot be read.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<(Journal, Vec<JournalRecord>), JournalError> {
         let mut records = Vec::new();
         let journal = Journal::open_with(fs, dir, |record| records.push(record))?;
         Ok((journal, records))
     }
 
-    /// [`Journal::open`], which gives each record as it is read.
+    /// Like [`Journal::open`], but passes each record to `visit` while reading.
     ///
     /// # Errors
-    /// See [`Journal::open`]. What was given before is void then.
+    /// See [`Journal::open`]. Records passed to `visit` before the error must be discarded.
     pub fn open_with(
         fs: Arc<dyn Fs>,
         dir: &Path,
@@ -151,18 +152,18 @@ impl Journal {
         }
         let length = if planted::is(Bug::JournalTrustsCache) { 0 } else { last.end };
         write_again(&*file, length).map_err(IoFailure::at("sync", FILE))?;
-        // A rewrite whose rename was not made durable may have brought the file here.
+        // The file may be here because of a rewrite of which the rename is not durable yet.
         if !planted::is(Bug::JournalTrustsRename) {
             fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
         }
         let Last { seq, chain, end } = last;
         let now = Vouched { id: header.log_id, generation: header.generation, seq, chain };
-        // Before the head, which says that there is one.
+        // Written before the head, which records that a witness exists.
         let witness = open_witness(&fs, dir, witness.as_ref(), now)?;
         let is_witnessed = witness.is_some();
         let head = match (&slots, vouched) {
             (Some(slots), Some(_)) => JournalHead::open(&fs, &head_of(dir), slots, now, is_witnessed),
-            // Of a version without heads: see below.
+            // The journal is of a version without heads; it is upgraded below.
             _ => {
                 let now = Vouched { generation: following(header.generation), ..now };
                 JournalHead::create(&*fs, &head_of(dir), now, is_witnessed)
@@ -181,25 +182,25 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether the directory has no journal and no head of one.
+    /// Returns whether the directory has neither a journal nor a head.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system reports an error.
     pub fn is_absent(fs: &dyn Fs, dir: &Path) -> Result<bool, JournalError> {
         Ok(!exists(fs, dir, FILE)? && !exists(fs, dir, HEAD)?)
     }
 
-    /// The damage of a directory that had a journal and in which [`Journal::is_absent`].
+    /// Returns the error for a directory that had a journal before but for which [`Journal::is_absent`] is true now.
     #[must_use]
     pub fn missing() -> JournalError {
         Damage::new(FILE, 0, "the outbox journal", "a file, as the replica was used before", "none").into()
     }
 
-    /// Gives up what a damaged or missing journal has lost: keeps the files that are there as `*.damaged-N` and begins a
-    /// new journal with the records that precede the damage; returns their number.
+    /// Accepts the loss of records in a damaged or missing journal: copies the existing files to `*.damaged-N` and
+    /// starts a new journal with the records before the damage. Returns the number of these records.
     ///
     /// # Errors
-    /// When the operating system refuses; the damaged files are then still in place.
+    /// If the operating system reports an error; the damaged files are then still in place.
     pub fn accept_loss(fs: &Arc<dyn Fs>, dir: &Path) -> Result<u64, JournalError> {
         fs.create_dir_all(dir).map_err(IoFailure::at("create", dir.display()))?;
         let mut records = Vec::new();
@@ -215,8 +216,8 @@ impl Journal {
         }
         let witness = name_of_witness(dir);
         keep_damaged(&**fs, parent_dir(dir), &witness)?;
-        // The new head and witness fit no other file: a crash before the new journal is in place leaves one that is still
-        // damaged.
+        // The new head and witness match no other file: if the process crashes before the new journal is in place, the
+        // journal that remains still counts as damaged.
         let beside = dir.join(format!("{FILE}{UNFINISHED}"));
         let (_, vouched, _) = write_contents(&**fs, &beside, drawn_id()?, Generation(1), &records)?;
         JournalHead::create(&**fs, &witness_of(dir), vouched, true).map_err(IoFailure::at("write", witness))?;
@@ -226,7 +227,7 @@ impl Journal {
         Ok(records.len() as u64)
     }
 
-    /// Rewrites a journal of a version without heads as one with a head, which vouches for it already.
+    /// Rewrites a journal of a version without heads as one with a head; the head already vouches for the new file.
     fn upgrade(&mut self) -> Result<(), JournalError> {
         let mut cursor = FrameCursor::new(Arc::clone(&self.file), HEADER_BYTES as u64, self.end);
         let mut records = Vec::new();
@@ -238,23 +239,23 @@ impl Journal {
         self.replace_with(records)
     }
 
-    /// Length of the file.
+    /// Returns the length of the file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.end
     }
 
-    /// Number of records written since the file was made.
+    /// Returns the number of records written since the file was created.
     #[must_use]
     pub fn records(&self) -> u64 {
         self.seq.0
     }
 
-    /// Writes one batch; durable after [`Journal::sync`]. A batch still in flight is synced first. A failed write
-    /// (a full disk) is taken back and may be tried again.
+    /// Writes one batch; durable after [`Journal::sync`]. A batch still in flight is synced first. A failed write (on
+    /// a full disk) is rolled back and can be retried.
     ///
     /// # Errors
-    /// When a record is not fit for a journal or the file cannot be written.
+    /// If a record is not valid in a journal or the file cannot be written.
     pub fn append(&mut self, records: &[JournalEntry]) -> Result<(), JournalError> {
         self.sync()?;
         let mut bytes = Vec::new();
@@ -262,8 +263,8 @@ impl Journal {
         if let Err(error) = self.file.write_at(&bytes, self.end) {
             let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
             if undone.is_err() && !planted::is(Bug::RefuseWhatStays) {
-                // Records that could not be taken back may be found at the next open: nobody may be told that they were
-                // refused.
+                // If the write cannot be rolled back, the next open may find its records, so no caller may be informed
+                // that they were rejected.
                 self.poisoned = true;
                 return Err(JournalError::Poisoned);
             }
@@ -277,7 +278,7 @@ impl Journal {
     /// Makes the batch in flight durable.
     ///
     /// # Errors
-    /// When syncing fails: what is on the disk is unknown then, and the process must stop.
+    /// If syncing fails: the contents of the disk are unknown then, and the process must stop.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
@@ -296,7 +297,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Where a head cannot be written its former slot goes on vouching for less.
+    /// Updates head and witness. If one cannot be written, its former slot remains valid and vouches for less.
     fn write_heads(&mut self) {
         let vouched = self.vouched();
         for head in [Some(&mut self.head), self.witness.as_mut()].into_iter().flatten() {
@@ -308,14 +309,14 @@ impl Journal {
         Vouched { id: self.log_id, generation: self.generation, seq: self.seq, chain: self.chain }
     }
 
-    /// Whether the head has not durably vouched for everything that is durable.
+    /// Returns whether durable records exist for which the head does not vouch durably.
     #[must_use]
     pub fn is_unvouched(&self) -> bool {
         self.head.is_dirty() || self.witness.as_ref().is_some_and(JournalHead::is_dirty)
     }
 
-    /// Lets the head vouch durably for everything that is durable. A process that ends without it loses nothing; after a power
-    /// cut a shortened journal might be taken for one that ended at an earlier record.
+    /// Makes the head vouch durably for all durable records. A process that exits without this call loses nothing, but
+    /// after a power cut a truncated journal could be mistaken for one that ended at an earlier record.
     pub fn vouch(&mut self) {
         let vouched = self.vouched();
         for head in [Some(&mut self.head), self.witness.as_mut()].into_iter().flatten() {
@@ -326,8 +327,8 @@ impl Journal {
         }
     }
 
-    /// Says behind the last record that everything before was durable. It needs no sync of its own, and where it cannot
-    /// be written nothing is lost but its help.
+    /// Writes a mark after the last record: all records before it were durable. The mark needs no sync; if it cannot
+    /// be written, only the protection it adds is lost.
     fn mark(&mut self) {
         if planted::is(Bug::JournalWithoutMarks) {
             return;
@@ -339,11 +340,11 @@ impl Journal {
         }
     }
 
-    /// Replaces the whole contents, durably and atomically: a crash leaves the old or the new ones. After an error
-    /// the old ones stay in use.
+    /// Replaces the whole contents durably and atomically: a crash leaves either the old or the new ones. After an
+    /// error the old contents stay in use.
     ///
     /// # Errors
-    /// When a record is not fit for a journal or the new file cannot be written.
+    /// If a record is not valid in a journal or the new file cannot be written.
     pub fn replace_with<I>(&mut self, records: I) -> Result<(), JournalError>
     where
         I: IntoIterator<Item: Borrow<JournalEntry>>,
@@ -358,13 +359,13 @@ impl Journal {
         let (file, vouched, end) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                // The old file is in use as before; what is left beside it is overwritten the next time.
+                // The old file stays in use; the next attempt overwrites the leftover file.
                 let _ = self.fs.remove(&beside);
                 return Err(error);
             }
         };
         if let Err(error) = self.fs.rename(&beside, &path) {
-            // Had it happened all the same, writing on to the old file would lose records.
+            // The rename may have happened despite the error; further writes to the old file would then be lost.
             self.poisoned = self.fs.remove(&beside).is_err();
             return Err(IoFailure::at("rename", FILE)(error).into());
         }
@@ -375,7 +376,7 @@ impl Journal {
         self.head.replaced();
         (self.file, self.generation, self.end) = (file, vouched.generation, end);
         (self.seq, self.chain) = (vouched.seq, vouched.chain);
-        // From now on no slot vouches for the former file.
+        // No slot vouches for the former file any more.
         self.write_heads();
         self.mark();
         Ok(())
@@ -409,7 +410,7 @@ fn encode_record(
     Ok((seq, chain))
 }
 
-/// Writes a file with these records, durably; what its head vouches for, and its length.
+/// Writes a file with these records durably. Returns the file, the position its head has to vouch for, and its length.
 fn write_contents<I>(
     fs: &dyn Fs,
     path: &Path,
@@ -433,7 +434,7 @@ where
     let (mut bytes, mut at) = (header.encode().to_vec(), 0);
     let (mut seq, mut chain) = (Seq::ZERO, CHAIN_START);
     for (record, place) in records.into_iter().zip(0u32..) {
-        // A batch each: damage of one of them is never taken for a torn batch.
+        // One batch per record, so that damage of a record is never mistaken for a torn batch.
         let batch_index = if planted::is(Bug::JournalWithoutMarks) { place } else { 0 };
         (seq, chain) = encode_record(record.borrow(), batch_index, seq, chain, &mut bytes)?;
         if bytes.len() >= PIECE_BYTES {
@@ -447,7 +448,7 @@ where
     Ok((file, Vouched { id, generation, seq, chain }, at + bytes.len() as u64))
 }
 
-/// Makes a new file. Its head comes first: one without a file then says that there was never a record.
+/// Creates a new file. The head is created first: a head without a file then shows that there was never a record.
 fn write_new(fs: Arc<dyn Fs>, dir: &Path, id: LogId) -> Result<Journal, JournalError> {
     let beside = dir.join(format!("{FILE}{UNFINISHED}"));
     let (file, vouched, end) = write_contents::<[JournalEntry; 0]>(&*fs, &beside, id, Generation(1), [])?;
@@ -468,7 +469,7 @@ fn name_of_witness(dir: &Path) -> String {
     witness_of(dir).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Lets the witness vouch for what was found; `None`: it would be the first one, and the disk is full.
+/// Opens the witness and makes it vouch for the records found. Returns `None` if there was no witness and the disk is full.
 fn open_witness(
     fs: &Arc<dyn Fs>,
     dir: &Path,
@@ -501,7 +502,7 @@ fn drawn_id() -> Result<LogId, IoFailure> {
 }
 
 fn header_of(file: &dyn File) -> Result<FileHeader, JournalError> {
-    // The file came into place by a rename after it was synced: its header was never torn.
+    // The file was renamed into place after it was synced, so its header was never torn.
     let header = read_header(file).map_err(IoFailure::at("read", FILE))?;
     let header = header.map_err(|error| Damage::decode(FILE, 0, &error))?;
     if header.flags & !FLAG_HEADED != FLAG_JOURNAL {
@@ -510,7 +511,7 @@ fn header_of(file: &dyn File) -> Result<FileHeader, JournalError> {
     Ok(header)
 }
 
-/// A missing file is a new one only where its head, of that name, knows of no record.
+/// Accepts a missing file as new only if `slots`, read from the file named `head`, record no write.
 fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalError> {
     let Some(slots) = slots.filter(|_| !planted::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
     let expected = match slots.newest() {
@@ -521,7 +522,7 @@ fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalE
     Err(Damage::new(FILE, 0, "the outbox journal", expected, "no file").into())
 }
 
-/// What the head says of a file; `None` for one of a version without heads.
+/// Returns the position that the head vouches for; `None` for a file of a version without heads.
 fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouched>, JournalError> {
     if header.flags & FLAG_HEADED != 0 {
         let found = slots.and_then(|slots| slots.about(header.log_id, header.generation));
@@ -532,7 +533,7 @@ fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouc
             (None, None) => Err(damage(if slots.is_some() { "two damaged slots" } else { "no file" }).into()),
         };
     }
-    // A new head is that of an upgrade which did not come to its end.
+    // A new head is left over from an upgrade that did not complete.
     if slots.is_some_and(|slots| !slots.is_new()) {
         let (expected, found) = ("a journal with a head", "one of an earlier version");
         return Err(Damage::new(FILE, 0, "file header: flags", expected, found).into());
@@ -540,7 +541,7 @@ fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouc
     Ok(None)
 }
 
-/// What the witness says of a file; `None` when there is none yet, or the file was rewritten since.
+/// Returns the position that the witness vouches for; `None` if there is no witness yet or the file was rewritten after it.
 fn witnessed(
     dir: &Path,
     header: &FileHeader,
@@ -582,17 +583,17 @@ fn witnessed(
     }
 }
 
-/// What the file of that name, a head or a witness, vouches for.
+/// Name of a head or witness file, and the position it vouches for.
 type Expected = (String, Vouched);
 
-/// Where the records end.
+/// End of the records.
 struct Last {
     seq: Seq,
     chain: Chain,
     end: u64,
 }
 
-/// Reads all records, as far as they are good, and compares them with what is `expected` of them.
+/// Reads all valid records and compares them with the `expected` positions.
 fn scan_records(
     file: &Arc<dyn File>,
     header: &FileHeader,
@@ -628,7 +629,7 @@ fn scan_records(
     Ok((scan, last))
 }
 
-/// Copies a file that is given up to `*.damaged-N`, durably.
+/// Copies an abandoned file durably to `*.damaged-N`.
 fn keep_damaged(fs: &dyn Fs, dir: &Path, name: &str) -> Result<(), JournalError> {
     if !exists(fs, dir, name)? {
         return Ok(());
@@ -655,7 +656,7 @@ fn keep_damaged(fs: &dyn Fs, dir: &Path, name: &str) -> Result<(), JournalError>
     Ok(copied.map_err(IoFailure::at("keep a copy in", &aside))?)
 }
 
-/// Cuts what follows the last good record when it is a batch that was never synced.
+/// Cuts off the bytes after the last valid record if they are a batch that was never synced.
 fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) -> Result<(), JournalError> {
     let read = || IoFailure::at("read", FILE);
     let Some(error) = &scan.stopped else { return Ok(()) };

@@ -1,13 +1,14 @@
-//! The head of a journal: how far the journal was durable, so that a missing or shortened file is noticed.
+//! The head of a journal: records how far the journal is durable, so that a missing or truncated file is detected.
 //!
-//! Two slots of the log's head format, next to the journal. One of them always vouches for the file in place. The other one
-//! is written again and again until a sync makes it the one that vouches; so a torn write, or a power cut between a write and
-//! its sync, never leaves the journal without a slot. Before a rewritten journal is renamed into place, the free slot vouches
-//! for it: whichever file is found afterwards has its slot.
+//! A head file holds two slots in the head format of the log and is stored next to the journal. One slot always
+//! vouches for the file in place. The other slot is overwritten until a sync makes it the vouching one; so neither a
+//! torn write nor a power cut between a write and its sync leaves the journal without a slot. Before a rewritten
+//! journal is renamed into place, the free slot vouches for it: whichever of the two files is found afterwards has a
+//! matching slot.
 //!
-//! The *witness* is a second such file, next to the journal's directory: what the head says shows nothing when the
-//! directory as a whole is replaced by an older copy. It is written after the head, so it may say less, never more; once there is
-//! one, the head says so, and a witness that is missing is damage, too.
+//! The *witness* is a second head file, next to the directory of the journal. It detects that the whole directory was replaced by
+//! an older copy, which the head inside cannot show. It is written after the head, so it may lag behind the head but is never
+//! ahead of it. Once a witness exists, the head records that, and a missing witness counts as damage.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,19 +19,19 @@ use super::format::{HeadSlot, SLOT_BYTES};
 use crate::env::fs::{File, Fs, is_full, parent_dir, read_exact_at, replace_file};
 use crate::model::{Chain, Generation, LogId, Seq};
 
-/// Name of the file within the journal's directory.
+/// Name of the head file within the directory of the journal.
 pub(super) const HEAD: &str = "head";
-/// What is added to the name of the journal's directory.
+/// Suffix that turns the name of the journal's directory into the name of the witness.
 const WITNESS: &str = ".head";
-/// What a slot of the head has in the place of a log's horizon once there is a witness.
+/// Marks that a witness exists, in the horizon field of a head slot.
 const WITNESSED: Seq = Seq(1);
 
-/// Where the head of the journal in `dir` is.
+/// Returns the path of the head of the journal in `dir`.
 pub(super) fn head_of(dir: &Path) -> PathBuf {
     dir.join(HEAD)
 }
 
-/// Where the witness of the journal in `dir` is.
+/// Returns the path of the witness of the journal in `dir`.
 #[must_use]
 pub fn witness_of(dir: &Path) -> PathBuf {
     let mut name = dir.file_name().map(OsString::from).unwrap_or_default();
@@ -38,11 +39,11 @@ pub fn witness_of(dir: &Path) -> PathBuf {
     parent_dir(dir).join(name)
 }
 
-/// What a slot vouches for: this file had at least this record.
+/// Statement of a slot: this file had at least this record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Vouched {
     pub id: LogId,
-    /// Number of times that the journal was rewritten.
+    /// How many times the journal was rewritten.
     pub generation: Generation,
     pub seq: Seq,
     pub chain: Chain,
@@ -60,12 +61,12 @@ impl Vouched {
     }
 }
 
-/// What a head file holds.
+/// The valid slots of a head file.
 #[derive(Debug)]
 pub(super) struct Slots(Vec<HeadSlot>);
 
 impl Slots {
-    /// Reads both slots; those that are damaged are left out. `None`: there is no file.
+    /// Reads both slots and skips damaged ones. Returns `None` if the file does not exist.
     pub(super) fn read(fs: &dyn Fs, path: &Path) -> io::Result<Option<Slots>> {
         if !fs.exists(path)? {
             return Ok(None);
@@ -78,23 +79,23 @@ impl Slots {
         Ok(Some(Slots((0..2).filter_map(slot).collect())))
     }
 
-    /// The newest slot about one file.
+    /// Returns the newest slot that concerns the given file.
     pub(super) fn about(&self, id: LogId, generation: Generation) -> Option<Vouched> {
         let matching = self.0.iter().filter(|slot| slot.log_id == id && slot.generation == generation);
         matching.max_by_key(|slot| slot.counter).map(Vouched::of)
     }
 
-    /// The newest slot.
+    /// Returns the newest slot.
     pub(super) fn newest(&self) -> Option<Vouched> {
         self.0.iter().max_by_key(|slot| slot.counter).map(Vouched::of)
     }
 
-    /// Whether nothing was written after the file was made, but for the preparation of one rewrite.
+    /// Returns whether nothing was written since the file was created, except for the preparation of one rewrite.
     pub(super) fn is_new(&self) -> bool {
         self.0.iter().all(|slot| slot.counter <= 2)
     }
 
-    /// Whether there was a witness when the head was written.
+    /// Returns whether a witness existed when the head was written.
     pub(super) fn is_witnessed(&self) -> bool {
         self.0.iter().any(|slot| slot.horizon == WITNESSED)
     }
@@ -114,11 +115,11 @@ pub(super) struct JournalHead {
     /// Whether the other slot was written since the last sync.
     is_dirty: bool,
     is_witnessed: bool,
-    /// The file that has to be made before anything is written, because the disk was full when it was opened.
+    /// The file to create before the next write, because the disk was full when this one was opened.
     unmade: Option<Unmade>,
 }
 
-/// A head file that is to take the place of one of which it is not known which slot the disk has.
+/// A head file that has to replace one of which the durable slot is unknown.
 #[derive(Debug)]
 struct Unmade {
     fs: Arc<dyn Fs>,
@@ -127,7 +128,7 @@ struct Unmade {
 }
 
 impl JournalHead {
-    /// Makes the file at `path`, atomically.
+    /// Creates the file at `path` atomically.
     pub(super) fn create(fs: &dyn Fs, path: &Path, vouched: Vouched, is_witnessed: bool) -> io::Result<JournalHead> {
         JournalHead::create_after(fs, path, 0, vouched, is_witnessed)
     }
@@ -145,9 +146,9 @@ impl JournalHead {
         Ok(JournalHead { file, durable: 1, counter: counter + 1, is_dirty: false, is_witnessed, unmade: None })
     }
 
-    /// Puts a new file in the place of the one with `slots`, of which both slots say `vouched`. After a failed sync a slot can
-    /// be read that the disk never received, so neither slot of the old file may be overwritten: it might be the durable one.
-    /// On a full disk the old file stays as it is until there is room for the new one.
+    /// Replaces the file that contains `slots` by a new one in which both slots state `vouched`. After a failed sync,
+    /// reads can return a slot that the disk never received, so neither slot of the old file may be overwritten: it
+    /// could be the durable one. On a full disk the old file is kept until there is room for the new one.
     pub(super) fn open(
         fs: &Arc<dyn Fs>,
         path: &Path,
@@ -165,18 +166,18 @@ impl JournalHead {
         }
     }
 
-    /// Makes the file for which there was no room.
+    /// Creates the file for which there was no room before.
     fn make(&mut self) -> io::Result<()> {
         let Some(Unmade { fs, path, vouched }) = &self.unmade else { return Ok(()) };
         *self = JournalHead::create_after(&**fs, path, self.counter + 1, *vouched, self.is_witnessed)?;
         Ok(())
     }
 
-    /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
+    /// Vouches for a durable record of the journal in place. Without a sync, a power cut may undo this.
     pub(super) fn write(&mut self, vouched: Vouched) -> io::Result<()> {
         self.make()?;
         self.counter += 1;
-        // A slot that was torn here must not become the durable one.
+        // A slot torn by this write must not become the durable one.
         self.is_dirty = false;
         self.file.write_at(
             &vouched.slot(self.counter, self.is_witnessed).encode(),
@@ -186,15 +187,16 @@ impl JournalHead {
         Ok(())
     }
 
-    /// Whether a [`JournalHead::write`] waits for its sync.
+    /// Returns whether a [`JournalHead::write`] has not been synced yet.
     pub(super) fn is_dirty(&self) -> bool {
         self.is_dirty
     }
 
-    /// Makes the last [`JournalHead::write`] durable. After an error the former slot goes on vouching.
+    /// Makes the last [`JournalHead::write`] durable. After an error the former slot remains the vouching one.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.is_dirty {
-            // After a failed sync the kernel may have dropped what was written: a later success would not be about it.
+            // After a failed sync the kernel may have dropped the written data, so the success of a later sync would
+            // prove nothing.
             self.is_dirty = false;
             self.file.sync_data()?;
             self.durable = 1 - self.durable;
@@ -202,7 +204,8 @@ impl JournalHead {
         Ok(())
     }
 
-    /// Vouches durably for a file that is about to take the journal's place; [`JournalHead::replaced`] says that it has.
+    /// Vouches durably for a file that is about to replace the journal; the caller reports the replacement by
+    /// [`JournalHead::replaced`].
     pub(super) fn prepare(&mut self, vouched: Vouched) -> io::Result<()> {
         self.make()?;
         self.sync()?;
@@ -214,7 +217,7 @@ impl JournalHead {
         self.file.sync_data()
     }
 
-    /// The prepared file is in place.
+    /// Records that the prepared file is in place.
     pub(super) fn replaced(&mut self) {
         self.durable = 1 - self.durable;
     }

@@ -1,8 +1,9 @@
-//! Which records are still needed at the horizon: the latest version of every object and the row of every origin, as
-//! of one sequence. Only compaction uses and advances it; it can always be rebuilt from the log.
+//! The liveness index: the latest version of every object and the row of every origin, as of one sequence. They show
+//! which records are still needed at the horizon. Only compaction uses and advances the index, which can always be
+//! rebuilt from the log.
 //!
-//! A running sum over all rows is kept beside them. A row that was lost or changed on the medium makes the sum
-//! disagree with what compaction finds in the log, and the index is then thrown away before anything is dropped.
+//! A running sum over all rows is stored with them. If a row is lost or changed on the medium, the sum differs from
+//! the one that compaction computes from the log; the index is then discarded before anything is dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -12,10 +13,10 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use crate::model::{Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
 
-/// What an index as a whole says of itself.
+/// Position and totals of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BaseSummary {
-    /// Every entry up to here has been taken in.
+    /// Last sequence included: every entry up to it has been applied.
     pub position: Seq,
     /// Number of objects.
     pub objects: u64,
@@ -23,50 +24,50 @@ pub struct BaseSummary {
     pub digest: Digest,
 }
 
-/// Contribution of one object to [`BaseSummary::digest`].
+/// Returns the contribution of one object to [`BaseSummary::digest`].
 #[must_use]
 pub fn row_digest(collection: &Collection, key: &Key, version: Seq) -> Digest {
     Digest::of_object(collection, key, version, b"")
 }
 
-/// Changes that become visible together, with the position that they lead to.
+/// Changes that become visible together, and the position they lead to.
 #[derive(Debug, Default)]
 pub struct BaseChanges {
-    /// The index after the changes.
+    /// Summary of the index after the changes.
     pub summary: BaseSummary,
-    /// New versions; `None` for what is gone.
+    /// New versions; `None` for deleted objects.
     pub objects: HashMap<(Collection, Key), Option<Seq>>,
-    /// New rows.
+    /// New rows of origins.
     pub origins: BTreeMap<Origin, OriginRow>,
 }
 
-/// The tables behind compaction.
+/// The tables used by compaction.
 pub trait LivenessIndex: Send {
-    /// Position and sums; all zero for an empty index.
+    /// Returns the position and the totals; all zero for an empty index.
     ///
     /// # Errors
-    /// When the index cannot be read; so for every method here.
+    /// If the index cannot be read or written; the same holds for every method here.
     fn summary(&self) -> io::Result<BaseSummary>;
 
-    /// Sequence of the last write of an object; `None` when it does not exist.
+    /// Returns the sequence of the last write of an object; `None` if the object does not exist.
     ///
     /// # Errors
     /// See [`LivenessIndex::summary`].
     fn version(&self, collection: &Collection, key: &Key) -> io::Result<Option<Seq>>;
 
-    /// Row of an origin.
+    /// Returns the row of an origin.
     ///
     /// # Errors
     /// See [`LivenessIndex::summary`].
     fn origin(&self, origin: Origin) -> io::Result<Option<OriginRow>>;
 
-    /// Makes all changes, or none.
+    /// Applies all changes or none.
     ///
     /// # Errors
     /// See [`LivenessIndex::summary`].
     fn commit(&mut self, changes: BaseChanges) -> io::Result<()>;
 
-    /// Forgets everything.
+    /// Removes all rows.
     ///
     /// # Errors
     /// See [`LivenessIndex::summary`].
@@ -96,12 +97,12 @@ impl<T: LivenessIndex + ?Sized> LivenessIndex for &mut T {
 }
 
 impl BaseChanges {
-    /// Changes to come on top of what `index` holds.
+    /// Creates an empty set of changes on top of `index`.
     pub(super) fn begin(index: &dyn LivenessIndex) -> io::Result<BaseChanges> {
         Ok(BaseChanges { summary: index.summary()?, ..BaseChanges::default() })
     }
 
-    /// Takes in the next entry.
+    /// Applies the next entry.
     pub(super) fn take(&mut self, index: &dyn LivenessIndex, entry: &Entry) -> io::Result<()> {
         let (id, settled, reason) = match &entry.body {
             EntryBody::Commit(txn) => {
@@ -148,7 +149,7 @@ impl BaseChanges {
     }
 }
 
-/// An index in memory, for tests and simulations.
+/// In-memory index for tests and simulations.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLiveness {
     summary: BaseSummary,
@@ -187,14 +188,14 @@ impl LivenessIndex for MemoryLiveness {
     }
 }
 
-/// An index in a fjall database of its own.
+/// Index in a separate fjall database.
 ///
 /// Keys: `o` collection-length (1 byte) collection key → version (8 bytes, little-endian); `r` origin → row (postcard);
 /// `m` → log id, position, objects, digest.
 pub struct FjallLiveness {
     path: PathBuf,
     log_id: LogId,
-    /// `None` only while it is being replaced.
+    /// `None` only while the database is being replaced.
     tables: Option<(Database, Keyspace)>,
 }
 
@@ -229,13 +230,13 @@ const SUMMARY_KEY: &[u8] = b"m";
 const SUMMARY_BYTES: usize = 16 + 8 + 8 + 32;
 
 impl FjallLiveness {
-    /// Opens the index in a directory. One that cannot be opened or belongs to another log is thrown away.
+    /// Opens the index in a directory. Discards an index that cannot be opened or belongs to another log.
     ///
     /// # Errors
-    /// When a new one cannot be made.
+    /// If a new index cannot be created, or if another process holds the lock.
     pub fn open(path: &Path, log_id: LogId) -> io::Result<FjallLiveness> {
         let mut index = FjallLiveness { path: path.to_owned(), log_id, tables: None };
-        // Damaged files can make fjall panic where it would better return an error.
+        // Damaged files can make fjall panic instead of returning an error.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| index.attempt())) {
             Ok(Ok(())) if index.belongs() => {}
             Ok(Err(fjall::Error::Locked)) => return Err(io::ErrorKind::WouldBlock.into()),

@@ -1,7 +1,7 @@
-//! The log on disk: segments of checksummed, chained records, one writer, any number of readers.
+//! The on-disk log: segments of checksummed, chained records with one writer and any number of readers.
 //!
-//! `log-format.md` is the specification. The code is synchronous: no threads, no tokio. Callers are the commit
-//! pipeline (the one owner of [`Log`]), subscribers and tools ([`LogReader`]) and one background compaction.
+//! `log-format.md` is the specification. The code is synchronous: no threads, no tokio. Its callers are the commit
+//! pipeline (the only owner of [`Log`]), subscribers and tools ([`LogReader`]), and one background compaction.
 
 pub mod compaction;
 pub mod copy;
@@ -39,17 +39,17 @@ pub use recovery::{RecoveryAction, RecoveryPlan, RecoveryReport};
 pub use verify::{VerifyReport, verify};
 pub use writer::{AppendedBatch, Durable, Log};
 
-/// How a log is kept.
+/// Options of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// A segment is sealed before a batch would make it longer than this.
+    /// Maximum length of a segment: it is sealed before a batch would exceed this.
     pub segment_bytes: u64,
     /// Whether disk space is allocated ahead of the data, which makes syncs cheaper.
     pub preallocate: bool,
-    /// Space held back for deletes and compaction on a full disk; 0 for none.
+    /// Disk space held back for deletes and compaction on a full disk; 0 for none.
     pub reserve_bytes: u64,
-    /// Whether the oldest segments are removed whole, see [`Log::trim`], instead of being compacted. It is written into every
-    /// segment, so a log that is not one of these is never taken for one that was trimmed.
+    /// Whether the oldest segments are removed whole (see [`Log::trim`]) instead of being compacted. The flag is
+    /// written into every segment, so a log without it is never mistaken for a trimmed one.
     pub is_trimmed: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Reading a log while it is written. Readers see durable records only, never write, and hold no lock while they read:
-//! each takes a snapshot of the list of segments, whose files stay open as long as somebody reads them.
+//! Reads a log while it is being written. Readers see durable records only, never write, and hold no lock while they read: each
+//! takes a snapshot of the segment list, and the files of the snapshot stay open as long as a reader uses them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::env::damage::DamageRecord;
 use crate::env::fs::read_exact_at;
 use crate::model::{Chain, Entry, EntryBody, Generation, Lineage, LogId, Origin, OriginRow, Seq};
 
-/// A run of whole frames as they lie on disk.
+/// A sequence of whole frames as stored on disk.
 #[derive(Clone, Debug)]
 pub struct FrameBlock {
     /// First sequence.
@@ -27,16 +27,16 @@ pub struct FrameBlock {
     pub last: Seq,
     /// The frames.
     pub bytes: Bytes,
-    /// Chain before the first one.
+    /// Chain value before the first frame.
     pub prev_chain: Chain,
-    /// Chain after the last one.
+    /// Chain value after the last frame.
     pub last_chain: Chain,
 }
 
-/// One record as it lies on disk.
+/// One record as stored on disk.
 #[derive(Clone, Debug)]
 pub struct RecordAt {
-    /// Name of its file.
+    /// Name of the segment file.
     pub file: String,
     /// Offset of its frame.
     pub offset: u64,
@@ -44,7 +44,7 @@ pub struct RecordAt {
     pub bytes: Bytes,
 }
 
-/// One segment, for people and for planning.
+/// Metadata of one segment, for display and for planning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// File name.
@@ -57,34 +57,34 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// Number of records.
     pub records: u64,
-    /// Whether compaction has been here.
+    /// Whether the segment is compacted.
     pub compacted: bool,
-    /// Whether it is closed for ever.
+    /// Whether the segment is sealed; a sealed segment is never appended to.
     pub sealed: bool,
     /// Commit time of the first record; 0 when unknown.
     pub first_time_ms: u64,
     /// Commit time of the last record; 0 when unknown.
     pub last_time_ms: u64,
-    /// Bytes that the last compaction in this process found superseded and left.
+    /// Bytes that the last compaction in this process found superseded but did not remove.
     pub garbage_bytes: u64,
 }
 
-/// What the base stands for.
+/// Position of the base and the rows it contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base {
     /// The horizon.
     pub seq: Seq,
-    /// Chain there.
+    /// Chain value at `seq`.
     pub chain: Chain,
-    /// Commit time there.
+    /// Commit time at `seq`, in milliseconds.
     pub time_ms: u64,
-    /// Every deletion after this sequence, of an object that is absent at the horizon, is in the base.
+    /// The base contains every deletion after this sequence of an object that is absent at the horizon.
     pub deletions_after: Seq,
-    /// Rows of all origins there.
+    /// Rows of all origins at `seq`.
     pub origins: BTreeMap<Origin, OriginRow>,
 }
 
-/// Consistent picture of a log at one moment.
+/// Consistent snapshot of a log at one point in time.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub segments: Arc<Vec<Arc<Segment>>>,
@@ -101,19 +101,19 @@ impl View {
         segment.footer.map_or(self.tip.seq, |footer| footer.last)
     }
 
-    /// Index of the segment that covers `seq`.
+    /// Returns the index of the segment that covers `seq`.
     fn locate(&self, seq: Seq) -> Option<usize> {
         let index = self.segments.partition_point(|segment| self.last_of(segment) < seq);
         self.segments.get(index).filter(|segment| segment.first() <= seq).map(|_| index)
     }
 
-    /// Index of the first segment above the horizon.
+    /// Returns the index of the first segment above the horizon.
     fn base_end(&self) -> usize {
         self.segments.partition_point(|segment| self.last_of(segment) <= self.horizon && segment.footer.is_some())
     }
 }
 
-/// Reads a log. Cheap to clone; shares the list of segments with the writer.
+/// Reads a log. Cheap to clone; shares the segment list with the writer.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Shared>,
@@ -137,7 +137,7 @@ impl LogReader {
         &self.shared
     }
 
-    /// What reads of this log, by any reader, have found damaged since it was opened.
+    /// Returns the damage that any reader of this log has found since it was opened.
     #[must_use]
     pub fn damage(&self) -> &DamageRecord {
         &self.shared.damage
@@ -158,44 +158,44 @@ impl LogReader {
         Entries::new(view, segments, from, to, refused, self.shared.damage.clone())
     }
 
-    /// Last durable sequence and its chain.
+    /// Returns the last durable sequence and its chain value.
     #[must_use]
     pub fn head(&self) -> (Seq, Chain) {
         let state = self.shared.read();
         (state.tip.seq, state.tip.chain)
     }
 
-    /// Lowest sequence from which a tail can start.
+    /// Returns the lowest sequence from which a tail can start.
     #[must_use]
     pub fn horizon(&self) -> Seq {
         self.shared.read().horizon
     }
 
-    /// Which log this is.
+    /// Returns the id of the log.
     #[must_use]
     pub fn log_id(&self) -> LogId {
         self.shared.log_id
     }
 
-    /// Its generation.
+    /// Returns the generation of the log.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.shared.read().generation
     }
 
-    /// How generations descend.
+    /// Returns the descent of the generations.
     #[must_use]
     pub fn lineage(&self) -> Lineage {
         self.shared.read().lineage.clone()
     }
 
-    /// Commit time of the last record, 0 when none is known.
+    /// Returns the commit time of the last record; 0 if unknown.
     #[must_use]
     pub fn last_time_ms(&self) -> u64 {
         self.shared.read().tip.time_last
     }
 
-    /// Entries after `from` up to and including `to` (or the head, when that comes first), fully checked.
+    /// Returns the fully checked entries after `from` up to and including `to` or the head, whichever comes first.
     pub fn entries(&self, from: Seq, to: Seq) -> Entries {
         let view = self.view();
         let first = view.segments.partition_point(|segment| view.last_of(segment) <= from);
@@ -204,16 +204,16 @@ impl LogReader {
         self.walk_over(view, first..count, from, to, refused)
     }
 
-    /// What is left of the entries up to the horizon, in order. Applying them, then `entries(horizon, …)`, gives the
-    /// state; but see [`LogReader::history`], which does both from one snapshot.
+    /// Returns the remaining entries up to the horizon in order. Applying them and then `entries(horizon, …)` produces
+    /// the state; [`LogReader::history`] does both from one snapshot.
     pub fn base_entries(&self) -> Entries {
         let view = self.view();
         let (base, to) = (0..view.base_end(), view.horizon);
         self.walk_over(view, base, Seq::ZERO, to, None)
     }
 
-    /// Everything that makes up the state at `to` (or at the head, when that comes first): the base, then all entries
-    /// above the horizon.
+    /// Returns all entries that make up the state at `to` or at the head, whichever comes first: the base, then all
+    /// entries above the horizon.
     pub fn history(&self, to: Seq) -> Entries {
         let view = self.view();
         let refused = (to < view.horizon).then_some(ReadError::Compacted { from: to, horizon: view.horizon });
@@ -221,7 +221,7 @@ impl LogReader {
         self.walk_over(view, 0..count, Seq::ZERO, to, refused)
     }
 
-    /// [`LogReader::entries`], each with the chain at it.
+    /// Returns [`LogReader::entries`] with the chain value at each entry.
     pub fn chained_entries(
         &self,
         from: Seq,
@@ -234,10 +234,10 @@ impl LogReader {
         })
     }
 
-    /// Position of the base and the rows of all origins there; reads the whole base.
+    /// Returns the position of the base and the rows of all origins at it. Reads the whole base.
     ///
     /// # Errors
-    /// When the records there are damaged.
+    /// If the records of the base are damaged or cannot be read.
     pub fn base(&self) -> Result<Base, ReadError> {
         let entries = self.base_entries();
         let chain = match entries.view.segments[..entries.segments.end].last() {
@@ -263,11 +263,11 @@ impl LogReader {
         Ok(base)
     }
 
-    /// Whole frames after `from`, at most `bytes_max` of them but at least one; `None` when `from` is the head.
-    /// Checksums are checked, the chain is left to who decodes them.
+    /// Returns whole frames after `from`: at least one, otherwise at most `bytes_max` bytes; `None` if `from` is the
+    /// head. Checksums are verified; the chain has to be verified by the caller that decodes the frames.
     ///
     /// # Errors
-    /// When they are compacted, beyond the head, or damaged.
+    /// If the frames are compacted, past the head, damaged or cannot be read.
     pub fn frames(&self, from: Seq, bytes_max: usize) -> Result<Option<FrameBlock>, ReadError> {
         self.checked(self.read_frames(from, bytes_max))
     }
@@ -288,7 +288,7 @@ impl LogReader {
         let point = segment.seek(from.next());
         let end = view.end_of(segment);
         let rest = usize::try_from(end - point.offset).unwrap_or(usize::MAX);
-        // The frame wanted lies within one step of the index; a longer one is read again at its full length.
+        // The requested frame is within one step of the index. A frame longer than the buffer is read again in full.
         let mut length = rest.min(bytes_max.saturating_add(64 << 10));
         loop {
             let mut bytes = vec![0; length];
@@ -304,10 +304,10 @@ impl LogReader {
         }
     }
 
-    /// Chain at a sequence; `None` below the horizon and beyond the head.
+    /// Returns the chain value at a sequence; `None` below the horizon and past the head.
     ///
     /// # Errors
-    /// When the records there are damaged.
+    /// If the records there are damaged or cannot be read.
     pub fn chain_at(&self, seq: Seq) -> Result<Option<Chain>, ReadError> {
         let view = self.view();
         if seq == view.tip.seq {
@@ -324,20 +324,20 @@ impl LogReader {
         Ok(self.find(&view, seq)?.map(|(_, raw)| raw.header.chain))
     }
 
-    /// The raw record of a sequence; `None` when it is compacted away or beyond the head.
+    /// Returns the raw record of a sequence; `None` if it was compacted away or is past the head.
     ///
     /// # Errors
-    /// When the records there are damaged.
+    /// If the records there are damaged or cannot be read.
     pub fn read_record(&self, seq: Seq) -> Result<Option<RecordAt>, ReadError> {
         let view = self.view();
         let found = self.find(&view, seq)?;
         Ok(found.map(|(file, raw)| RecordAt { file, offset: raw.offset, bytes: raw.bytes }))
     }
 
-    /// The entry of a sequence; `None` when it is compacted away or beyond the head.
+    /// Returns the entry of a sequence; `None` if it was compacted away or is past the head.
     ///
     /// # Errors
-    /// When the records there are damaged.
+    /// If the records there are damaged or cannot be read.
     pub fn entry(&self, seq: Seq) -> Result<Option<Entry>, ReadError> {
         let Some((file, raw)) = self.find(&self.view(), seq)? else { return Ok(None) };
         let damaged = |error| ReadError::Damaged(Damage::decode(&file, raw.offset, &error));
@@ -348,7 +348,7 @@ impl LogReader {
         self.checked(read_one(view, seq))
     }
 
-    /// All segments, oldest first.
+    /// Returns all segments, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
         let view = self.view();
@@ -392,7 +392,7 @@ fn read_one(view: &View, seq: Seq) -> Result<Option<(String, RawFrame)>, ReadErr
 
 enum Cut {
     Block(FrameBlock),
-    /// The buffer ends inside the first wanted frame.
+    /// The buffer ends inside the first requested frame; the value is the length to read.
     NeedMore(usize),
 }
 
@@ -410,7 +410,7 @@ fn cut_block(
         let start = block.map_or(at, |(start, ..)| start);
         let header = match decode_frame(rest) {
             Ok((header, _)) => header,
-            // Cut by the end of the buffer, not damaged.
+            // The end of the buffer, not damage.
             Err(_) if rest.len() < frame::HEADER_BYTES => break,
             Err(error) => match frame::decode_header(rest) {
                 Ok(header) if header.frame_bytes() > rest.len() => {
@@ -457,9 +457,9 @@ pub struct Entries {
     to: Seq,
     refused: Option<ReadError>,
     current: Option<Walk>,
-    /// Chain at the entry that was given last.
+    /// Chain value at the entry returned last.
     chain: Chain,
-    /// Of the log.
+    /// Damage record of the log.
     damage: DamageRecord,
 }
 
@@ -484,7 +484,7 @@ impl Entries {
         Entries { view, segments, from, to, refused, current: None, chain: frame::CHAIN_START, damage }
     }
 
-    /// Last sequence that can come.
+    /// Returns the last sequence that the iterator can return.
     #[must_use]
     pub fn to(&self) -> Seq {
         self.to
@@ -524,7 +524,7 @@ impl Entries {
 }
 
 impl Walk {
-    /// The next entry after `from`; entries before are checked, not decoded.
+    /// Returns the next entry after `from`. Earlier entries are checked but not decoded.
     fn step(&mut self, from: Seq) -> Result<Option<Entry>, ReadError> {
         loop {
             let at = self.cursor.offset();

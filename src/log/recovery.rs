@@ -1,8 +1,8 @@
-//! Opening a log: scan, then a plan that can be shown, then carrying it out.
+//! Opens a log in three steps: scan, a plan that can be displayed, and its execution.
 //!
-//! Scanning reads every byte of every segment and changes nothing. Damage anywhere makes the plan an error that names
-//! file and offset. The only bytes that are ever cut are those of the one batch that was not synced when the process
-//! ended, and they are copied to `quarantine/` first.
+//! The scan reads every byte of every segment and changes nothing. If anything is damaged, planning fails with an
+//! error that contains file and offset. The only bytes ever removed are those of the one batch that was not synced
+//! when the process exited; they are copied to `quarantine/` first.
 
 use std::fmt;
 use std::io;
@@ -26,12 +26,12 @@ use crate::env::fs::{File, Fs, write_again};
 use crate::model::{Chain, Generation, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
-/// One step of bringing a directory in order.
+/// One step of the recovery of a log directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoveryAction {
-    /// The directory holds no log: make one.
+    /// Create a log, because the directory contains none.
     CreateLog,
-    /// Remove what interrupted work left behind.
+    /// Remove a leftover file of interrupted work.
     RemoveLeftover {
         /// File name.
         file: String,
@@ -43,34 +43,34 @@ pub enum RecoveryAction {
         /// Name of the successor.
         by: String,
     },
-    /// A segment was closed but not yet renamed.
+    /// Rename a segment that was sealed but not yet renamed.
     FinishSeal {
-        /// Name that it has.
+        /// Current file name.
         from: String,
-        /// Name that it gets.
+        /// New file name.
         to: String,
-        /// Length to which it is cut.
+        /// Length to which the file is truncated.
         length: u64,
     },
-    /// Keep a copy of a torn, never acknowledged batch, then cut it off.
+    /// Copy a torn, never acknowledged batch to `quarantine/`, then cut it off.
     CutTail {
         /// File name.
         file: String,
-        /// Where it is cut.
+        /// Offset at which the file is truncated.
         offset: u64,
-        /// Number of bytes that are not zero padding.
+        /// Number of bytes without the trailing zero padding.
         bytes: u64,
-        /// What is wrong there.
+        /// The error at `offset`.
         error: DecodeError,
     },
-    /// Make the open segment.
+    /// Create the open segment.
     CreateSegment {
-        /// Its first sequence.
+        /// First sequence of the segment.
         first: Seq,
     },
-    /// Write a slot of the head file again that a crash left torn.
+    /// Rewrite a slot of the head file that a crash left torn.
     RepairHead {
-        /// What is wrong with it.
+        /// The damage of the slot.
         damage: Damage,
     },
 }
@@ -92,25 +92,25 @@ impl fmt::Display for RecoveryAction {
     }
 }
 
-/// What was done when a log was opened.
+/// Result of opening a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Steps taken, in order; empty after a clean end.
+    /// Completed steps in order; empty after a clean shutdown.
     pub actions: Vec<RecoveryAction>,
-    /// Bytes of records that were read and checked.
+    /// Bytes of records read and checked.
     pub bytes_checked: u64,
     /// Number of segments.
     pub segments: usize,
-    /// Files with the bytes that were cut, within the log's directory.
+    /// Files with the removed bytes, relative to the log directory.
     pub quarantined: Vec<String>,
 }
 
-/// What opening would do, and what it found.
+/// The steps of opening a log, and the result of the scan.
 #[derive(Debug)]
 pub struct RecoveryPlan {
     /// Steps, in order.
     pub actions: Vec<RecoveryAction>,
-    /// Bytes of records that were read and checked.
+    /// Bytes of records read and checked.
     pub bytes_checked: u64,
     head: Option<HeadSlot>,
     segments: Vec<Segment>,
@@ -119,7 +119,7 @@ pub struct RecoveryPlan {
 }
 
 impl RecoveryPlan {
-    /// Whether there is no log yet.
+    /// Returns whether there is no log yet.
     pub(super) fn is_new(&self) -> bool {
         self.head.is_none()
     }
@@ -136,10 +136,10 @@ struct Scanner<'a> {
     bytes_checked: u64,
 }
 
-/// Reads a directory and says what opening it would do. Changes nothing.
+/// Reads a directory and plans how to open it. Changes nothing.
 ///
 /// # Errors
-/// When anything is damaged or cannot be read.
+/// If anything is damaged or cannot be read.
 pub fn plan(fs: &dyn Fs, dir: &Path) -> Result<RecoveryPlan, OpenError> {
     let mut actions = Vec::new();
     let mut names = Vec::new();
@@ -195,7 +195,7 @@ impl Scanner<'_> {
             self.actions.extend(leftover);
             (self.tip.seq, self.tip.chain) = (start.seq, start.chain);
         }
-        // An open segment sorts before a sealed one of the same start; it never covers anything.
+        // An open segment sorts before a sealed one with the same start; it never covers another segment.
         let mut wide: Option<SegmentName> = None;
         let mut covered = Vec::new();
         names.retain(|name| match (wide, name.last) {
@@ -229,7 +229,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Checks that a segment starts where the one before ended.
+    /// Checks that a segment starts where the previous one ended.
     fn gap(&mut self, name: SegmentName) {
         let expected = self.tip.seq.next();
         if name.first != expected {
@@ -242,7 +242,7 @@ impl Scanner<'_> {
         self.fs.open(&self.dir.join(name)).map_err(IoFailure::at("open", name))
     }
 
-    /// Checks a header against the log and the segment before.
+    /// Checks a header against the log and the previous segment.
     fn header(&mut self, name: &str, first: Seq, header: &FileHeader) {
         let wrong = if header.log_id != self.head.log_id {
             Some(("log id", self.head.log_id.to_string(), header.log_id.to_string()))
@@ -352,8 +352,8 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Decides what the bytes behind the last good frame of the open segment are: the footer of a seal that was not
-    /// finished, allocated space, a torn batch, or damage.
+    /// Classifies the bytes after the last valid frame of the open segment: the footer of an unfinished seal,
+    /// preallocated space, a torn batch, or damage.
     fn open_end(
         &mut self,
         name: SegmentName,
@@ -377,7 +377,7 @@ impl Scanner<'_> {
             self.actions.push(RecoveryAction::FinishSeal { from: file_name, to, length });
             return Ok(Some(footer));
         }
-        // A torn write cannot make a frame whose checksums are right but whose place in history is wrong.
+        // A torn write cannot produce a frame with valid checksums at a wrong position in the history.
         let intact = matches!(error.what, "sequence" | "chain");
         let expected = scan.last.next();
         let later = find_frame(file, scan.end, length, |header| header.batch_first() > expected).map_err(failed())?;
@@ -390,7 +390,7 @@ impl Scanner<'_> {
         Ok(None)
     }
 
-    /// An open segment without a good header: the crash came while it was created, unless there are records in it.
+    /// Handles an open segment without a valid header: the crash happened during its creation, unless it contains records.
     fn torn_header(
         &mut self,
         name: SegmentName,
@@ -412,7 +412,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// The log was durable up to here, as its head file says.
+    /// Returns the sequence up to which the head file vouches that the log was durable.
     fn vouched(&self) -> Seq {
         if planted::is(Bug::HeadNotAsked) { Seq::ZERO } else { self.head.seq }
     }
@@ -454,7 +454,7 @@ fn tip_of(scan: &Scan) -> Tip {
     }
 }
 
-/// Does what a plan says and makes the result durable.
+/// Executes a plan and makes the result durable.
 pub(super) fn carry_out(
     plan: RecoveryPlan,
     fs: Arc<dyn Fs>,
@@ -468,7 +468,7 @@ pub(super) fn carry_out(
         Some(slot) => HeadFile::open(&*fs, dir, slot).map_err(IoFailure::at("open", HEAD))?,
         None => HeadFile::create(&*fs, dir, new_slot()?).map_err(IoFailure::at("create", HEAD))?,
     };
-    // What covers others may be in place in memory only.
+    // The renamed segment that covers others may be in the page cache only.
     if plan.actions.iter().any(|action| matches!(action, RecoveryAction::RemoveCovered { .. })) {
         fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
     }
@@ -477,8 +477,8 @@ pub(super) fn carry_out(
     }
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
     let slot = head.current().clone();
-    // What the head file does not vouch for may be in memory only, even though it can be read; from here on it counts as
-    // durable.
+    // Records that the head file does not vouch for may be in the page cache only, although they can be read. They
+    // count as durable from here on, so they are written again.
     let trusting = planted::is(Bug::LogTrustsCache);
     if let Some(segment) = segments.last().filter(|segment| segment.footer.is_none() && !trusting) {
         let length = if slot.seq < tip.seq { tip.end } else { HEADER_BYTES as u64 };
@@ -512,7 +512,7 @@ pub(super) fn carry_out(
         lineage: slot.lineage,
     };
     let shared = Shared::new(fs, dir.to_owned(), options.reserve_bytes, state, head);
-    // Both slots anew: what was read of them may be in memory only, too.
+    // Both slots are rewritten, because the slots that were read may be in the page cache only as well.
     let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
     match shared.set_lineage(generation, lineage.clone()) {
         Err(error) if crate::env::fs::is_full(&error) && shared.fs.remove(&shared.dir.join(RESERVE)).is_ok() => {
@@ -546,7 +546,7 @@ fn carry_out_one(
 ) -> Result<(), IoFailure> {
     match action {
         RecoveryAction::CreateLog | RecoveryAction::CreateSegment { .. } | RecoveryAction::RepairHead { .. } => Ok(()),
-        // The head file of a new log was just made by way of its own leftover.
+        // Creating the head file of a new log may have replaced this leftover file already.
         RecoveryAction::RemoveLeftover { file } => match fs.remove(&dir.join(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(IoFailure::at("remove", file)),
@@ -567,7 +567,7 @@ fn carry_out_one(
     }
 }
 
-/// Copies a part of a file to `quarantine/`, durably; returns the copy's name.
+/// Copies a range of a file durably to `quarantine/` and returns the name of the copy.
 pub(super) fn quarantine(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes: u64) -> Result<String, IoFailure> {
     let name = format!("{QUARANTINE}/{file}-{offset}.cut");
     let copy = || -> io::Result<()> {

@@ -1,9 +1,9 @@
-//! A new log in the place of a damaged one: a state as its base, then every record that still follows it.
+//! Replaces a damaged log by a new one: a state as its base, followed by every record that still continues it.
 //!
-//! The new log is built beside the old one, in `log.new`, and gets the name `log.repaired` when it is complete and
-//! durable. Then the old one is renamed to `log.damaged-N`, and the new one to `log`. Between these two renames there
-//! is no `log`: whoever opens the directory calls [`finish_swap`] first, so a crash at any point leaves either the old
-//! log or the new one.
+//! The new log is built in `log.new`, next to the old one, and is renamed to `log.repaired` when it is complete and
+//! durable. Then the old log is renamed to `log.damaged-N` and the new one to `log`. Between these two renames there
+//! is no `log`, so every caller that opens the directory calls [`finish_swap`] first. A crash at any point therefore
+//! leaves either the old log or the new one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,22 +21,22 @@ use crate::codec::payload::{decode_entry, encode_entry, peek_time};
 use crate::env::fs::{File, Fs};
 use crate::model::{Chain, Digest, Entry, EntryBody, Generation, Lineage, LogId, Seq};
 
-/// Directory of the log within a datastore's directory.
+/// Directory of the log within the data directory of a datastore.
 pub const LOG: &str = "log";
-/// A log that is being built.
+/// Directory of a log that is being built.
 pub const NEW: &str = "log.new";
-/// A complete log that waits to become `log`.
+/// Directory of a complete log that is yet to become `log`.
 pub const REPAIRED: &str = "log.repaired";
-/// What damaged logs are kept as, with a number behind.
+/// Name prefix of damaged logs; a number follows.
 pub const DAMAGED: &str = "log.damaged-";
 
-/// Output is written in pieces of about this size.
+/// Approximate size of one write.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Why a new log cannot be built.
+/// A new log cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError<E> {
-    /// The state that is to be its base cannot be read.
+    /// The state that serves as the base cannot be read.
     #[error("{0}")]
     Base(E),
     /// A record is too long.
@@ -47,33 +47,33 @@ pub enum BuildError<E> {
     Io(#[from] IoFailure),
 }
 
-/// What the new log begins with.
+/// Start of the new log.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// Which log it goes on being.
+    /// Id of the log, taken from the old one.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the new log.
     pub generation: Generation,
-    /// How generations descend.
+    /// Descent of the generations.
     pub lineage: Lineage,
-    /// Sequence of the base: the new horizon.
+    /// Sequence of the base, which becomes the horizon.
     pub seq: Seq,
-    /// Chain there.
+    /// Chain value at `seq`.
     pub chain: Chain,
-    /// Commit time there.
+    /// Commit time at `seq`, in milliseconds.
     pub time_ms: u64,
     /// Every deletion after this sequence is among the entries of the base.
     pub deletions_after: Seq,
 }
 
-/// How far the new log reaches.
+/// End of the new log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Its last sequence.
+    /// Last sequence.
     pub head: Seq,
-    /// Chain there.
+    /// Chain value at `head`.
     pub chain: Chain,
-    /// Records taken over from the old log, byte for byte.
+    /// Records copied from the old log byte for byte.
     pub carried: u64,
 }
 
@@ -88,7 +88,7 @@ struct Output {
 
 impl Output {
     fn create(fs: &dyn Fs, dir: &Path, header: FileHeader) -> Result<Output, IoFailure> {
-        // The last sequence is not known before the end: the name comes then.
+        // The last sequence is known only at the end; the file is renamed then.
         let name = SegmentName { first: header.first, last: None };
         let file = fs.create(&dir.join(name.to_string())).map_err(IoFailure::at("create", name))?;
         let footer = Footer {
@@ -104,7 +104,7 @@ impl Output {
         self.written + self.buffer.len() as u64
     }
 
-    /// Counts a record whose frame was added to the buffer.
+    /// Updates the footer for a record that was added to the buffer.
     fn note(&mut self, seq: Seq, chain: Chain, time: Option<u64>) -> Result<(), IoFailure> {
         let footer = &mut self.footer;
         (footer.last, footer.frame_chain, footer.chain_after) = (seq, chain, chain);
@@ -137,10 +137,10 @@ impl Output {
     }
 }
 
-/// Says how far a log would reach that is built on a state at (sequence, chain).
+/// Returns how far a log would reach if it were built on a state at (sequence, chain).
 ///
 /// # Errors
-/// When a file of the old log cannot be read.
+/// If a file of the old log cannot be read.
 pub fn reach(old: &Salvage, base: (Seq, Chain)) -> Result<Reach, IoFailure> {
     let mut carried = 0;
     let (head, chain) = old.following(base, |_| {
@@ -150,19 +150,19 @@ pub fn reach(old: &Salvage, base: (Seq, Chain)) -> Result<Reach, IoFailure> {
     Ok(Reach { head, chain, carried })
 }
 
-/// Gives every intact record of the old log up to `to` to `visit`, as an entry. What it does not understand it skips.
+/// Calls `visit` with every intact record of the old log up to `to`, decoded as an entry. Skips records that cannot be decoded.
 ///
 /// # Errors
-/// When a file cannot be read.
+/// If a file cannot be read.
 pub fn entries_to(old: &Salvage, to: Seq, mut visit: impl FnMut(Entry)) -> Result<(), IoFailure> {
     old.records_to(to, |raw| decode_entry(&raw.header, &raw.payload()).ok().into_iter().for_each(&mut visit))
 }
 
-/// Writes a log into the directory `dir`, durably; what files it holds are removed first. `base` gives, in rising
-/// order, what compaction would have left of the entries up to `start.seq`.
+/// Writes a log durably into the directory `dir`; files already in it are removed first. `base` yields, in ascending
+/// order, the entries that compaction would have kept up to `start.seq`.
 ///
 /// # Errors
-/// When something cannot be read or written. The directory means nothing then.
+/// If a read or a write fails. The directory is unusable then.
 pub fn build<E>(
     fs: &dyn Fs,
     dir: &Path,
@@ -266,10 +266,10 @@ fn build_tail<E>(
     Ok(Reach { head, chain, carried })
 }
 
-/// Puts `log.new` in the place of `log` and returns where the damaged one is kept; `None` when there was none.
+/// Replaces `log` by `log.new` and returns the path under which the damaged log is kept; `None` if there was none.
 ///
 /// # Errors
-/// When a name cannot be changed. [`finish_swap`] goes on from there.
+/// If a rename fails. [`finish_swap`] resumes the swap.
 pub fn swap(fs: &dyn Fs, dir: &Path) -> Result<Option<PathBuf>, IoFailure> {
     let exists = |path: &Path| fs.exists(path).map_err(IoFailure::at("look for", path.display()));
     rename(fs, dir, &dir.join(NEW), &dir.join(REPAIRED))?;
@@ -291,10 +291,10 @@ pub fn swap(fs: &dyn Fs, dir: &Path) -> Result<Option<PathBuf>, IoFailure> {
     Ok(kept)
 }
 
-/// Ends a swap that a crash interrupted; true when there was one. To be called before a log is opened.
+/// Completes a swap that was interrupted by a crash and returns whether there was one. Must be called before a log is opened.
 ///
 /// # Errors
-/// When the name cannot be changed.
+/// If the rename fails.
 pub fn finish_swap(fs: &dyn Fs, dir: &Path) -> Result<bool, IoFailure> {
     let exists = |path: &Path| fs.exists(path).map_err(IoFailure::at("look for", path.display()));
     let (log, repaired) = (dir.join(LOG), dir.join(REPAIRED));

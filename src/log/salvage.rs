@@ -1,7 +1,7 @@
-//! What can still be read of a damaged log. Reads only, and skips nothing silently: every damaged place is listed.
+//! Collects the readable parts of a damaged log. It only reads, and lists every damaged place it skips.
 //!
-//! Two questions matter to a repair: which sequences are known to have existed, and which records follow a given
-//! position on its own history. The second is answered by the chain: a record counts only when it continues it.
+//! A repair needs two answers: which sequences are known to have existed, and which records follow a given position on
+//! its own history. The chain answers the second one: a record counts only if it continues the chain.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,23 +18,23 @@ use crate::codec::frame::{CHAIN_START, check_chain};
 use crate::env::fs::{File, Fs};
 use crate::model::{Chain, Generation, LogId, Seq};
 
-/// What is left of a log.
+/// The readable remainder of a log.
 #[derive(Debug)]
 pub struct Salvage {
-    /// Every damaged place; empty when the log is good.
+    /// Every damaged place; empty if the log is intact.
     pub damages: Vec<Damage>,
-    /// The newest whole slot of the head file.
+    /// The newest intact slot of the head file.
     pub head: Option<HeadSlot>,
-    /// Which log it is, as far as head file and headers tell.
+    /// Id of the log, as far as the head file and the segment headers contain it.
     pub log_id: Option<LogId>,
-    /// Greatest generation that a segment was begun in.
+    /// Highest generation in which a segment was started.
     pub generation: Generation,
-    /// Greatest sequence of which there is a trace: in the head file, a file's name, a header or an intact record.
+    /// Highest sequence with any trace: in the head file, in a file name, in a header or in an intact record.
     pub known: Option<Seq>,
     segments: Vec<Piece>,
 }
 
-/// One segment file, whatever state it is in.
+/// One segment file in any state.
 #[derive(Debug)]
 struct Piece {
     name: SegmentName,
@@ -43,10 +43,10 @@ struct Piece {
     header: Option<FileHeader>,
 }
 
-/// Examines the log in a directory; one that is missing is damaged, too.
+/// Examines the log in a directory. A missing directory counts as damage as well.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// If the directory cannot be read.
 pub fn salvage(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Salvage, IoFailure> {
     if !fs.exists(dir).map_err(IoFailure::at("look for", dir.display()))? {
         let missing = Damage::new(dir.display(), 0, "the log's directory", "present", "missing");
@@ -60,7 +60,7 @@ pub fn salvage(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> R
         });
     }
     let mut damages = verify(fs, dir, progress).damages;
-    // Opening knows a few more rules, about files that are too many or too few.
+    // Opening checks a few more rules, about surplus and missing files.
     if damages.is_empty() {
         match recovery::plan(fs, dir) {
             Err(OpenError::Damaged { first, .. }) => damages.push(first),
@@ -97,7 +97,7 @@ impl Piece {
         Ok(Piece { name, file, length, header })
     }
 
-    /// Gives every intact record to `visit`, in order; goes on behind damage.
+    /// Calls `visit` for every intact record in order, and continues after damage.
     fn records(&self, mut visit: impl FnMut(&RawFrame)) -> Result<(), IoFailure> {
         let failed = || IoFailure::at("read", self.name);
         let mut cursor = FrameCursor::new(Arc::clone(&self.file), HEADER_BYTES as u64, self.length);
@@ -122,7 +122,7 @@ impl Piece {
 }
 
 impl Salvage {
-    /// Gathers what there are traces of.
+    /// Collects the id, the generation and the highest known sequence.
     fn look(&mut self) -> Result<(), IoFailure> {
         let head = self.head.as_ref();
         let headers = self.segments.iter().filter_map(|piece| piece.header);
@@ -139,16 +139,16 @@ impl Salvage {
         Ok(())
     }
 
-    /// Whether nothing is wrong with the log.
+    /// Returns whether the log is free of damage.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.damages.is_empty()
     }
 
-    /// Gives every intact record up to `to`, compacted ones included, to `visit`, oldest first.
+    /// Calls `visit` for every intact record up to `to`, including compacted ones, oldest first.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// If a file cannot be read.
     pub(super) fn records_to(&self, to: Seq, mut visit: impl FnMut(&RawFrame)) -> Result<(), IoFailure> {
         for piece in self.segments.iter().filter(|piece| piece.name.first <= to) {
             piece.records(|raw| {
@@ -160,11 +160,11 @@ impl Salvage {
         Ok(())
     }
 
-    /// Gives every intact record that continues the history which has `chain` at `seq`, whole frames in order, to
-    /// `visit`; returns where that ends.
+    /// Calls `visit`, in order, for every intact record that continues the history with chain value `chain` at `seq`.
+    /// Returns the position where that history ends.
     ///
     /// # Errors
-    /// When a file cannot be read, or what `visit` returns.
+    /// If a file cannot be read. Also returns the error of `visit`.
     pub(super) fn following<E: From<IoFailure>>(
         &self,
         (mut seq, mut chain): (Seq, Chain),
@@ -176,7 +176,7 @@ impl Salvage {
             }
             let mut stopped = None;
             piece.records(|raw| {
-                // In a compacted segment the chain runs over what is left: its records never fit.
+                // In a compacted segment the chain covers only the remaining records, so they never continue this history.
                 if stopped.is_none()
                     && raw.header.seq == seq.next()
                     && let Ok(after) = check_chain(&raw.bytes, &chain)
@@ -192,10 +192,10 @@ impl Salvage {
         Ok((seq, chain))
     }
 
-    /// Every place where the log says what its chain was at `seq`, with what it says.
+    /// Returns every chain value that the log states for `seq`, with the place that states it.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// If a file cannot be read.
     pub(super) fn chains_at(&self, seq: Seq) -> Result<Vec<(String, Chain)>, IoFailure> {
         let mut found = Vec::new();
         if seq == Seq::ZERO {
@@ -225,10 +225,11 @@ impl Salvage {
         Ok(found)
     }
 
-    /// Says where the log contradicts a history that has `chain` at `seq`; `None` when nothing does.
+    /// Describes the first place where the log contradicts a history with chain value `chain` at `seq`; `None` if
+    /// there is none.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// If a file cannot be read.
     pub fn contradiction(&self, seq: Seq, chain: Chain) -> Result<Option<String>, IoFailure> {
         let other = self.chains_at(seq)?.into_iter().find(|(_, found)| *found != chain);
         Ok(other.map(|(place, found)| format!("{place} has chain {} at {seq}, not {}", hex(&found), hex(&chain))))

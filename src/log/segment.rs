@@ -1,4 +1,4 @@
-//! One segment file: what is known of it, and the scan that checks it.
+//! One segment file: its metadata and the scan that checks it.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -13,10 +13,10 @@ use crate::codec::payload::peek_time;
 use crate::env::fs::{File, read_exact_at};
 use crate::model::{Chain, Seq};
 
-/// Distance of two points of the sparse index.
+/// Minimum distance between two points of the sparse index.
 const INDEX_STEP_BYTES: u64 = 32 << 10;
 
-/// Where a frame starts and what came before it.
+/// Start of a frame and the chain value before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexPoint {
     pub seq: Seq,
@@ -29,30 +29,30 @@ pub(super) struct IndexPoint {
 pub(super) struct SparseIndex(Vec<IndexPoint>);
 
 impl SparseIndex {
-    /// Takes in the next frame; keeps a point when the last one is far enough away.
+    /// Adds the position of the next frame if the last point is far enough away.
     pub(super) fn note(&mut self, point: IndexPoint) {
         if self.0.last().is_none_or(|last| point.offset >= last.offset + INDEX_STEP_BYTES) {
             self.0.push(point);
         }
     }
 
-    /// The last point at or before `seq`.
+    /// Returns the last point at or before `seq`.
     pub(super) fn before(&self, seq: Seq) -> Option<IndexPoint> {
         let count = self.0.partition_point(|point| point.seq <= seq);
         count.checked_sub(1).map(|index| self.0[index])
     }
 }
 
-/// A segment that readers may use. The file stays readable after it was renamed or replaced.
+/// A segment available to readers. The file stays readable after it is renamed or replaced.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub name: String,
     pub file: Arc<dyn File>,
     pub header: FileHeader,
-    /// `None`: the open segment.
+    /// `None` for the open segment.
     pub footer: Option<Footer>,
     pub index: RwLock<SparseIndex>,
-    /// Bytes that the last compaction found superseded and left.
+    /// Bytes that the last compaction found superseded but did not remove.
     pub garbage: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ impl Segment {
         self.header.first
     }
 
-    /// End of the frames of a sealed segment.
+    /// Returns the end of the frames of a sealed segment.
     pub(super) fn frames_end(&self) -> Option<u64> {
         self.footer.map(|footer| HEADER_BYTES as u64 + footer.frames_bytes)
     }
@@ -70,7 +70,7 @@ impl Segment {
         self.frames_end().map(|end| end + FOOTER_BYTES as u64)
     }
 
-    /// After which sequence no deletion of an object that is absent is missing in it.
+    /// Returns the sequence after which this segment contains every deletion of an object that is absent.
     pub(super) fn deletions_after(&self) -> Seq {
         match self.footer {
             Some(footer) if self.header.is_compacted() => footer.deletions_after.unwrap_or(footer.last),
@@ -78,7 +78,7 @@ impl Segment {
         }
     }
 
-    /// Where to start reading to find `seq`, and the chain there.
+    /// Returns the position at which to start reading for `seq`, with the chain value there.
     pub(super) fn seek(&self, seq: Seq) -> IndexPoint {
         let start =
             IndexPoint { seq: self.header.first, offset: HEADER_BYTES as u64, chain_before: self.header.chain_before };
@@ -90,7 +90,7 @@ impl Segment {
     }
 }
 
-/// What a scan found before it ended.
+/// Result of a scan up to the point where it ended.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scan {
     pub count: u64,
@@ -100,12 +100,12 @@ pub(super) struct Scan {
     pub time_first: u64,
     pub time_last: u64,
     pub index: SparseIndex,
-    /// What is wrong at `end`, when the scan did not reach the end of its range.
+    /// The error at `end`, if the scan did not reach the end of its range.
     pub stopped: Option<DecodeError>,
 }
 
 impl Scan {
-    /// A scan that has seen nothing yet of a file with this header.
+    /// Creates the initial state of a scan of a file with this header.
     pub(super) fn new(header: &FileHeader) -> Scan {
         Scan {
             last: Seq(header.first.0.saturating_sub(1)),
@@ -115,7 +115,7 @@ impl Scan {
         }
     }
 
-    /// Checks that `frame` follows, and takes it in.
+    /// Checks that `frame` follows the last one and records it.
     pub(super) fn take(&mut self, frame: &RawFrame, compacted: bool, deep: bool) -> Result<(), DecodeError> {
         let seq = frame.header.seq;
         let follows = if compacted { seq > self.last } else { seq == self.last.next() };
@@ -139,8 +139,8 @@ impl Scan {
     }
 }
 
-/// Walks over all frames up to `end`, from where `scan` stands. Checks checksums and order; with `deep` also the
-/// chain. `visit` sees every good frame.
+/// Scans all frames from the position of `scan` up to `end`. Checks checksums and order and, with `deep`, the chain as
+/// well. Calls `visit` for every valid frame.
 pub(super) fn scan_frames(
     file: &Arc<dyn File>,
     compacted: bool,
@@ -192,7 +192,7 @@ pub(super) fn read_footer(file: &dyn File, offset: u64) -> io::Result<Result<Foo
     }
 }
 
-/// Compares what a scan found with what the footer says.
+/// Compares the result of a scan with the footer.
 pub(super) fn check_footer(name: &str, header: &FileHeader, footer: &Footer, scan: &Scan) -> Option<Damage> {
     let at = HEADER_BYTES as u64 + footer.frames_bytes;
     let last = if header.is_compacted() { header.covered_last } else { scan.last };
@@ -212,7 +212,7 @@ pub(super) fn check_footer(name: &str, header: &FileHeader, footer: &Footer, sca
     None
 }
 
-/// Bytes as text.
+/// Formats bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! What the writer, the readers and compaction share. Locks are held for moments only, never during a write of data.
+//! State shared by the writer, the readers and compaction. Locks are held briefly, never while data is written.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::env::fs::Fs;
 use crate::env::reserve::Reserve;
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
 
-/// End of what is durable. Offsets and counts are those of the open segment.
+/// End of the durable records. Offsets and counts refer to the open segment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tip {
     pub seq: Seq,
@@ -27,7 +27,7 @@ pub(super) struct Tip {
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    /// By rising range; the last one may be open.
+    /// In ascending order of range; the last one may be open.
     pub segments: Arc<Vec<Arc<Segment>>>,
     pub horizon: Seq,
     pub tip: Tip,
@@ -43,9 +43,9 @@ pub(super) struct Shared {
     reserve: Reserve,
     state: RwLock<State>,
     head: Mutex<HeadFile>,
-    /// Set while the one compaction that may run does.
+    /// Set while a compaction runs; only one may run at a time.
     pub compacting: AtomicBool,
-    /// What reads of this log found damaged.
+    /// Damage found by reads of this log.
     pub damage: DamageRecord,
 }
 
@@ -90,13 +90,13 @@ impl Shared {
         }
     }
 
-    /// Makes the head file say what is durable now.
+    /// Writes the current durable position to the head file.
     pub(super) fn write_head(&self) -> io::Result<()> {
         let mut head = self.head();
         head.write(self.slot())
     }
 
-    /// Raises the horizon, durably, before anybody sees it.
+    /// Raises the horizon durably before it becomes visible to readers.
     pub(super) fn raise_horizon(&self, horizon: Seq) -> io::Result<()> {
         let mut head = self.head();
         let mut slot = self.slot();
@@ -107,7 +107,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Replaces generation and lineage, durably in both slots.
+    /// Replaces generation and lineage durably, in both slots.
     pub(super) fn set_lineage(&self, generation: Generation, lineage: Lineage) -> io::Result<()> {
         let mut head = self.head();
         head.write_both(HeadSlot { generation, lineage: lineage.clone(), ..self.slot() })?;

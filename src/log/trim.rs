@@ -1,8 +1,8 @@
-//! Removing the oldest segments of a log whole, as its records get old. Nothing of what stays is rewritten, so its chain can be
-//! checked from the first segment that is left: the header of that segment has the chain before it.
+//! Removes whole segments from the start of a log as their records age. Remaining segments are not rewritten, so the
+//! chain can be verified from the first of them: its header contains the chain value before it.
 //!
-//! The horizon is raised durably in the head file before any file goes. A crash in between leaves files below the horizon, which
-//! opening removes; a first segment that is missing above the horizon is damage, as in every log.
+//! The horizon is raised durably in the head file before any file is removed. A crash in between leaves files below the horizon,
+//! which are removed when the log is opened. As in every log, a first segment missing above the horizon is damage.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use crate::codec::frame::CHAIN_START;
 use crate::env::fs::{File, Fs};
 use crate::model::{Chain, Seq};
 
-/// Where the first segment that counts begins.
+/// Start of the first segment above the horizon.
 pub(super) struct Start {
     /// Sequence before its first record.
     pub seq: Seq,
-    /// Chain there, as its header has it.
+    /// Chain value at `seq`, from the segment header.
     pub chain: Chain,
-    /// Files of older segments, which an interrupted [`Log::trim`] left.
+    /// Older segments left by an interrupted [`Log::trim`].
     pub leftover: Vec<SegmentName>,
 }
 
-/// Flags of segments that a log with these options makes.
+/// Returns the segment flags for a log with these options.
 pub(super) fn flags(options: &LogOptions) -> u16 {
     if options.is_trimmed { FLAG_TRIMMED } else { 0 }
 }
 
-/// Where a log begins whose oldest segments may have been removed; takes what is below its horizon out of `names`, which are
-/// sorted. `None` for any other log, and where the first segment cannot be read.
+/// Returns the start of a log the oldest segments of which may have been removed, and removes the segments below its horizon from
+/// the sorted list `names`. Returns `None` for a log that is not trimmed and if the first segment cannot be read.
 pub(super) fn start(
     fs: &dyn Fs,
     dir: &Path,
@@ -52,7 +52,7 @@ pub(super) fn start(
     Ok(Some(Start { seq: head.horizon, chain, leftover }))
 }
 
-/// First sequence of a log and the chain before it, from its first file that counts.
+/// Returns the first sequence of a log and the chain value before it, from the first file that is not below the horizon.
 pub(super) fn begin(file: &dyn File, head: Option<&HeadSlot>) -> (Seq, Chain) {
     let horizon = head.map_or(Seq::ZERO, |head| head.horizon);
     match read_header(file) {
@@ -64,11 +64,12 @@ pub(super) fn begin(file: &dyn File, head: Option<&HeadSlot>) -> (Seq, Chain) {
 }
 
 impl Log {
-    /// Removes the closed segments that end at or before `to`. Readers that are in one of them finish. Returns the number of
-    /// segments that were removed. Of a log without [`LogOptions::is_trimmed`] nothing is removed.
+    /// Removes the sealed segments that end at or before `to` and returns how many were removed. Readers inside one of
+    /// them can finish. Removes nothing from a log without [`LogOptions::is_trimmed`].
     ///
     /// # Errors
-    /// When the head file cannot be written: nothing is removed then. When a file cannot be removed: opening the log removes it.
+    /// If the head file cannot be written; then nothing is removed. If a file cannot be removed; it is removed when
+    /// the log is opened next.
     pub fn trim(&mut self, to: Seq) -> Result<usize, IoFailure> {
         let (old, last) = {
             let state = self.shared.read();
@@ -81,7 +82,7 @@ impl Log {
         let Some(last) = last.filter(|_| self.options.is_trimmed) else { return Ok(0) };
         let write = || IoFailure::at("write", super::directory::HEAD);
         self.shared.raise_horizon(last).map_err(write())?;
-        // In both slots: a former horizon says that the removed files have to be there.
+        // Written to both slots: with a slot that has the former horizon, the removed files would count as missing.
         self.shared.set_lineage(self.generation(), self.lineage()).map_err(write())?;
         {
             let mut state = self.shared.write();

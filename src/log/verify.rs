@@ -1,5 +1,5 @@
-//! Checks a whole log, read-only: every checksum, every sequence, the chain within and between files, the head file.
-//! Lists every damaged place; never stops at the first.
+//! Verifies a whole log without changing it: every checksum, every sequence, the chain within and between files, the
+//! head file. Lists every damaged place instead of stopping at the first.
 
 use std::io;
 use std::path::Path;
@@ -17,27 +17,27 @@ use crate::codec::frame::CHAIN_START;
 use crate::env::fs::{File, Fs};
 use crate::model::{Chain, Seq};
 
-/// What a check of a whole log found.
+/// Result of the verification of a whole log.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
     /// Every damaged place, by file and offset.
     pub damages: Vec<Damage>,
-    /// Remarks that are no damage, such as a torn tail that opening would cut.
+    /// Remarks that are not damage, such as a torn tail that opening would truncate.
     pub notes: Vec<String>,
-    /// Segments checked.
+    /// Number of segments checked.
     pub segments: usize,
-    /// Records checked.
+    /// Number of records checked.
     pub records: u64,
-    /// Bytes checked.
+    /// Number of bytes checked.
     pub bytes: u64,
     /// Last sequence found.
     pub head: Seq,
-    /// Chain there.
+    /// Chain value at `head`.
     pub chain: Chain,
 }
 
 impl VerifyReport {
-    /// Whether there is no damage.
+    /// Returns whether there is no damage.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.damages.is_empty()
@@ -49,7 +49,7 @@ struct Target {
     name: SegmentName,
     file: Arc<dyn File>,
     length: u64,
-    /// End of what is durable, for an open segment that is being written.
+    /// End of the durable bytes, for an open segment that is being written.
     durable_end: Option<u64>,
 }
 
@@ -62,12 +62,12 @@ struct Verifier<'a> {
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
-/// A file that cannot be read is damage to who needs it.
+/// Reports an unreadable file as damage.
 fn unreadable(failure: &IoFailure) -> Damage {
     Damage::new(&failure.path, 0, failure.action, "readable", &failure.source)
 }
 
-/// Checks the log in a directory that no process has open. `progress` gets (bytes done, bytes in all).
+/// Verifies a log that no process has open. `progress` receives (bytes done, total bytes).
 pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> VerifyReport {
     let mut report = VerifyReport::default();
     match offline(fs, dir, &mut report) {
@@ -81,7 +81,7 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Ve
 
 type Targets = (Option<HeadSlot>, Vec<Target>);
 
-/// Reads head file and directory.
+/// Reads the head file and lists the segments to check.
 fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets, IoFailure> {
     let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
     let mut names: Vec<_> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
@@ -125,10 +125,10 @@ fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets
 }
 
 impl LogReader {
-    /// Checks the log while it is written. `progress` gets (bytes done, bytes in all).
+    /// Verifies the log while it is being written. `progress` receives (bytes done, total bytes).
     ///
     /// # Errors
-    /// When the head file cannot be read. Segments that cannot be read are listed as damage.
+    /// If the head file cannot be read. Segments that cannot be read are listed as damage.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, IoFailure> {
         let view = self.view();
         let mut report = VerifyReport::default();
@@ -199,7 +199,7 @@ impl Verifier<'_> {
             Ok(header) => header,
             Err(error) => {
                 self.damage(Damage::decode(&name, 0, &error));
-                // Enough to go on with the records.
+                // This header is sufficient to continue with the records.
                 FileHeader {
                     first: target.name.first,
                     chain_before: self.chain.unwrap_or_default(),
@@ -249,7 +249,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// Walks over all frames; behind a damaged place it goes on with the next intact frame.
+    /// Checks all frames; after a damaged place it continues with the next intact frame.
     fn frames(&mut self, name: &str, target: &Target, header: &FileHeader, end: u64) -> io::Result<Scan> {
         let mut scan = Scan::new(header);
         let (done, total) = (self.report.bytes, self.total);
@@ -279,7 +279,7 @@ impl Verifier<'_> {
             let Some((offset, found)) = find_frame(&*target.file, scan.end + 1, end, |h| h.seq > scan.last)? else {
                 break;
             };
-            // The chain cannot be checked across the hole; it starts anew behind it.
+            // The chain cannot be verified across the gap; it restarts after it.
             scan.stopped = None;
             scan = self.behind_hole(target, scan, offset, found.seq)?;
         }
@@ -290,7 +290,7 @@ impl Verifier<'_> {
         Ok(scan)
     }
 
-    /// Continues right behind the first intact frame after a hole.
+    /// Resumes the scan after the first intact frame that follows a gap.
     fn behind_hole(&self, target: &Target, scan: Scan, offset: u64, seq: Seq) -> io::Result<Scan> {
         let mut cursor = super::cursor::FrameCursor::new(Arc::clone(&target.file), offset, target.length);
         let (chain, end) = match cursor.next()? {
@@ -300,7 +300,7 @@ impl Verifier<'_> {
         Ok(Scan { last: seq, chain, end, count: scan.count + 1, ..scan })
     }
 
-    /// Whether what follows the last frame of an open segment is what a crash may leave.
+    /// Returns whether the bytes after the last frame of an open segment are ones that a crash may leave.
     fn is_clean_end(&mut self, name: &str, target: &Target, scan: &Scan) -> io::Result<bool> {
         if target.name.last.is_some() || target.durable_end.is_some() {
             return Ok(false);

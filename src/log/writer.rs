@@ -1,8 +1,8 @@
-//! The single writer: one batch is encoded, written and synced before the next one is written.
+//! The single writer: each batch is encoded, written and synced before the next one is written.
 //!
-//! accepted ≥ written ≥ durable. [`Durable`] is the only proof of durability, and only [`Log::sync`] makes it. After a
-//! failure that leaves the file in an unknown state the writer is poisoned: the process must stop, and opening the log
-//! again tells what is there.
+//! accepted ≥ written ≥ durable. [`Durable`] is the only proof of durability, and only [`Log::sync`] creates it. A
+//! failure that leaves the file in an unknown state poisons the writer: the process must stop, and reopening the log
+//! determines its contents.
 
 use std::io;
 use std::path::Path;
@@ -25,10 +25,10 @@ use crate::env::fs::{File, Fs, is_full};
 use crate::model::{Chain, Entry, Generation, Lineage, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
-/// How far ahead of the data disk space is allocated.
+/// Step in which disk space is allocated ahead of the data.
 const ALLOCATE_STEP_BYTES: u64 = 4 << 20;
 
-/// Proof that everything up to a sequence is on the disk.
+/// Proof that everything up to a sequence is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durable {
     seq: Seq,
@@ -36,13 +36,13 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// The last durable sequence.
+    /// Returns the last durable sequence.
     #[must_use]
     pub fn seq(self) -> Seq {
         self.seq
     }
 
-    /// The chain there.
+    /// Returns the chain value there.
     #[must_use]
     pub fn chain(self) -> Chain {
         self.chain
@@ -56,37 +56,37 @@ pub struct AppendedBatch {
     pub first: Seq,
     /// Last sequence.
     pub last: Seq,
-    /// Chain before the first record.
+    /// Chain value before the first record.
     pub prev_chain: Chain,
-    /// Chain after the last record.
+    /// Chain value after the last record.
     pub chain: Chain,
-    /// All frames.
+    /// All frames of the batch.
     pub bytes: Bytes,
-    /// Where each frame starts within `bytes`.
+    /// Start of each frame within `bytes`.
     pub offsets: Vec<usize>,
 }
 
-/// The writer of a log. Owned by one thread.
+/// The writer of a log. It is owned by one thread.
 #[derive(Debug)]
 pub struct Log {
     pub(super) shared: Arc<Shared>,
     pub(super) options: LogOptions,
-    /// The open segment; `None` when it could not be created yet.
+    /// The open segment; `None` if it could not be created yet.
     open: Option<Arc<Segment>>,
-    /// The state once the batch in flight is durable.
+    /// The tip once the batch in flight is durable.
     written: Tip,
     in_flight: Option<AppendedBatch>,
     allocated: u64,
     poisoned: bool,
-    /// Bytes that are durable and that the head file does not vouch for.
+    /// Durable bytes that the head file does not vouch for.
     unvouched: u64,
 }
 
 impl Log {
-    /// Opens the log of a directory and repairs what a crash may have left; creates it when there is none.
+    /// Opens the log of a directory and repairs what a crash may have left; creates the log if there is none.
     ///
     /// # Errors
-    /// When anything is damaged (nothing is changed then) or cannot be read.
+    /// If the log is damaged (nothing is changed then) or cannot be read.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: LogOptions) -> Result<(Log, RecoveryReport), OpenError> {
         let plan = recovery::plan(&*fs, dir)?;
         let (shared, report) = recovery::carry_out(plan, fs, dir, &options)?;
@@ -108,53 +108,53 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Last durable sequence and its chain.
+    /// Returns the last durable sequence and its chain value.
     #[must_use]
     pub fn head(&self) -> (Seq, Chain) {
         let state = self.shared.read();
         (state.tip.seq, state.tip.chain)
     }
 
-    /// Lowest sequence from which a tail can start.
+    /// Returns the lowest sequence from which a tail can start.
     #[must_use]
     pub fn horizon(&self) -> Seq {
         self.shared.read().horizon
     }
 
-    /// Commit time of the last record, 0 when none is known.
+    /// Returns the commit time of the last record; 0 if unknown.
     #[must_use]
     pub fn last_time_ms(&self) -> u64 {
         self.reader().last_time_ms()
     }
 
-    /// Which log this is.
+    /// Returns the id of the log.
     #[must_use]
     pub fn log_id(&self) -> LogId {
         self.shared.log_id
     }
 
-    /// Its generation.
+    /// Returns the generation of the log.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.shared.read().generation
     }
 
-    /// How generations descend.
+    /// Returns the descent of the generations.
     #[must_use]
     pub fn lineage(&self) -> Lineage {
         self.shared.read().lineage.clone()
     }
 
-    /// A reader that sees what is durable, now and later.
+    /// Returns a reader that sees all durable records, including those of later batches.
     #[must_use]
     pub fn reader(&self) -> LogReader {
         LogReader::new(Arc::clone(&self.shared))
     }
 
-    /// Encodes and writes one batch; it is not durable before [`Log::sync`].
+    /// Encodes and writes one batch. The batch is not durable before [`Log::sync`].
     ///
     /// # Errors
-    /// [`AppendError::Full`] and [`AppendError::Encode`] leave the log as it was. Others need a restart.
+    /// [`AppendError::Full`] and [`AppendError::Encode`] leave the log unchanged. Other errors require a restart.
     pub fn append(&mut self, entries: &[Entry]) -> Result<AppendedBatch, AppendError> {
         if self.poisoned {
             return Err(AppendError::Poisoned);
@@ -211,7 +211,7 @@ impl Log {
         (self.written.seq, self.written.chain, self.written.end) = (batch.last, batch.chain, end);
     }
 
-    /// Space ahead of the data makes the sync cheaper. Failing to get it is no error: the write will tell.
+    /// Allocates space ahead of the data, which makes the sync cheaper. A failure is ignored: the write reports a full disk.
     fn allocate(&mut self, file: &dyn File, end: u64) {
         if self.options.preallocate && end > self.allocated {
             let target = end.next_multiple_of(ALLOCATE_STEP_BYTES).min(self.options.segment_bytes.max(end));
@@ -221,8 +221,8 @@ impl Log {
         }
     }
 
-    /// Takes back a write that failed half-way. What remains of it must go before anything else is written there:
-    /// whole frames of it behind a shorter batch would look like records that were lost.
+    /// Rolls back a partial write. Its remains must be removed before anything else is written there: whole frames of
+    /// it after a shorter batch would look like lost records.
     fn undo_write(&mut self, segment: &Segment, error: io::Error) -> AppendError {
         let undone = segment.file.set_len(self.written.end).and_then(|()| segment.file.sync_data());
         self.allocated = self.written.end;
@@ -238,10 +238,10 @@ impl Log {
         AppendError::Full { directory: self.shared.dir.display().to_string(), free }
     }
 
-    /// Makes the batch in flight durable and shows it to readers.
+    /// Makes the batch in flight durable and visible to readers.
     ///
     /// # Errors
-    /// When syncing fails: what is on the disk is unknown then, and the process must stop.
+    /// If syncing fails: the contents of the disk are unknown then, and the process must stop.
     pub fn sync(&mut self) -> Result<Durable, SyncError> {
         if self.poisoned {
             return Err(SyncError::Poisoned);
@@ -267,7 +267,7 @@ impl Log {
         Ok(Durable { seq: self.written.seq, chain: self.written.chain })
     }
 
-    /// Closes the open segment, so that compaction may take it, and begins the next one. Does nothing when the open
+    /// Seals the open segment, so that compaction may process it, and starts the next one. Does nothing if the open
     /// segment is empty.
     ///
     /// # Errors
@@ -290,12 +290,12 @@ impl Log {
             self.poisoned = true;
             return Err(failure.into());
         }
-        // Without space for the next segment the log is still whole; the next append tries again.
+        // Without space for the next segment the log is still intact; the next append tries again.
         match self.ensure_open() {
             Ok(_) | Err(AppendError::Full { .. }) => {}
             Err(error) => return Err(error),
         }
-        // The head file lags harmlessly when a copying file system has no room to write it anew.
+        // The head file may lag if a copy-on-write file system has no room to rewrite it; that is harmless.
         match self.shared.write_head() {
             Err(error) if !is_full(&error) => Err(IoFailure::at("write", super::directory::HEAD)(error).into()),
             Err(_) => Ok(()),
@@ -332,7 +332,7 @@ impl Log {
         Ok(())
     }
 
-    /// The open segment, created when there is none.
+    /// Returns the open segment; creates it if there is none.
     fn ensure_open(&mut self) -> Result<Arc<Segment>, AppendError> {
         if let Some(segment) = &self.open {
             return Ok(Arc::clone(segment));
@@ -364,24 +364,24 @@ impl Log {
         Ok(segment)
     }
 
-    /// Bytes that are durable and that the head file does not vouch for: were they lost, it would not show.
+    /// Returns the number of durable bytes that the head file does not vouch for: their loss would not be detected.
     #[must_use]
     pub fn unvouched_bytes(&self) -> u64 {
         self.unvouched
     }
 
-    /// Notes in the head file what is durable; call it now and then, and when no commit came for a moment. Cheap when
-    /// nothing changed.
+    /// Records the durable position in the head file. Call it from time to time, and when there was no commit for a
+    /// while. It is cheap if nothing changed.
     ///
     /// # Errors
-    /// When the head file cannot be written; the log itself is not affected.
+    /// If the head file cannot be written; the log itself is not affected.
     pub fn idle(&mut self) -> Result<(), IoFailure> {
         self.shared.write_head().map_err(IoFailure::at("write", super::directory::HEAD))?;
         self.unvouched = 0;
         Ok(())
     }
 
-    /// Syncs what is in flight, notes it in the head file and ends.
+    /// Syncs the batch in flight, records it in the head file and closes the log.
     ///
     /// # Errors
     /// As [`Log::sync`] and [`Log::idle`].
@@ -391,10 +391,10 @@ impl Log {
         Ok(())
     }
 
-    /// Starts a new generation at the head, of which the number is above every earlier one. Durable when it returns.
+    /// Starts a new generation at the head; its number must be above every earlier one. Durable on return.
     ///
     /// # Errors
-    /// When something is in flight, the lineage is full, or the head file cannot be written.
+    /// If a batch is in flight, the lineage is full, or the head file cannot be written.
     pub fn start_generation(&mut self, generation: Generation) -> Result<(), AppendError> {
         self.seal()?;
         let mut lineage = self.lineage();
@@ -412,26 +412,26 @@ impl Log {
         Ok(())
     }
 
-    /// Gives the reserved disk space back, for deletes and compaction on a full disk. False when there was none.
+    /// Frees the disk reserve, for deletes and compaction on a full disk. Returns false if there was none.
     pub fn drop_reserve(&self) -> bool {
         self.shared.drop_reserve()
     }
 
-    /// Makes the reserve again once there is space. True when it is there.
+    /// Creates the reserve again once there is space. Returns whether the reserve exists.
     pub fn restore_reserve(&self) -> bool {
         self.shared.restore_reserve()
     }
 
-    /// Free bytes of the log's disk.
+    /// Returns the free bytes of the disk of the log.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// If the operating system reports an error.
     pub fn free_space(&self) -> io::Result<u64> {
         self.shared.fs.free_space(&self.shared.dir)
     }
 }
 
-/// The footer that closes a segment which ends at `tip`.
+/// Returns the footer of a segment that ends at `tip`.
 pub(super) fn footer_of(tip: &Tip) -> Footer {
     Footer {
         count: tip.count,
@@ -446,7 +446,7 @@ pub(super) fn footer_of(tip: &Tip) -> Footer {
     }
 }
 
-/// Makes an empty open segment, durably.
+/// Creates an empty open segment durably.
 pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: FileHeader) -> Result<Segment, IoFailure> {
     let name = SegmentName { first: header.first, last: None }.to_string();
     let path = dir.join(&name);
@@ -457,7 +457,8 @@ pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: FileHeader) -> Res
         fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))
     };
     if let Err(failure) = fill() {
-        // Half a segment would look like damage to whoever verifies the log meanwhile. What stays is cut at the next start.
+        // A partial segment would look like damage to a concurrent verification. If the removal fails, the next start
+        // removes the file.
         let _ = fs.remove(&path);
         return Err(failure);
     }

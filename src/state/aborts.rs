@@ -1,10 +1,10 @@
-//! Aborts while a state is being opened, counted in a file beside it.
+//! Counts aborts of the process while a state is being opened, in a file next to the state.
 //!
-//! A flipped bit can make the storage engine ask for more memory than there is, which aborts the process: it would be
-//! started, abort and be started forever. So the signal of an abort adds one byte to a file, and a state whose opening
-//! was aborted [`ABORTS_MAX`] times is no longer tried. Nothing else counts: a process that is killed, that runs
-//! out of time, or that lacks space, descriptors or memory (also a small allocation that fails is an abort) says nothing of
-//! the files.
+//! A flipped bit can make the storage engine request more memory than is available, which aborts the process: it would
+//! be started and abort again forever. So the handler of the abort signal appends one byte to a file, and a state of
+//! which [`ABORTS_MAX`] openings were aborted is no longer tried. Only aborts count: a process that is killed, exceeds
+//! a time limit, or lacks space, descriptors or memory proves nothing about the files. (The failure of a small
+//! allocation is an abort as well.)
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -17,41 +17,41 @@ use signal_hook::low_level::{pipe, unregister};
 
 use crate::env::process;
 
-/// Aborts that are put down to the state.
+/// Number of aborts after which the state is assumed to be the cause.
 pub(super) const ABORTS_MAX: u64 = 3;
-/// Aborts that lie further back than this, counted from the last one, are forgotten.
+/// Maximum age of the last abort; older counts are ignored.
 const REMEMBERED: Duration = Duration::from_secs(3600);
-/// With less memory left than this, an abort says nothing of the files.
+/// With less memory left than this, an abort proves nothing about the files.
 const MEMORY_MIN: u64 = 128 << 20;
 const FILE: &str = "aborts";
-/// The counter of former versions, which counted kills as well.
+/// Name of the counter file of earlier versions, which counted kills as well.
 const FORMER_FILE: &str = "openings";
 
-/// Ends the process as an abort would without a handler. It comes after the handler that counts.
+/// Registration of the handler that ends the process as an unhandled abort would. It runs after the handler that counts.
 static ENDING: Mutex<Option<SigId>> = Mutex::new(None);
 
-/// How many of the latest openings of the state in `dir` were aborted.
+/// Returns how many of the latest openings of the state in `dir` were aborted.
 pub(super) fn count(dir: &Path) -> u64 {
     let Ok(metadata) = fs::metadata(dir.join(FILE)) else { return 0 };
     let is_old = metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > REMEMBERED);
     if is_old { 0 } else { metadata.len() }
 }
 
-/// Whether an opening of the state in `dir` was aborted, however long ago.
+/// Returns whether an opening of the state in `dir` was aborted, however long ago.
 #[must_use]
 pub fn is_suspect(dir: &Path) -> bool {
     fs::metadata(dir.join(FILE)).is_ok_and(|metadata| metadata.len() > 0)
 }
 
-/// Counts an abort for as long as it lives.
+/// Counts an abort for as long as it exists.
 pub(super) struct Watch {
     file: PathBuf,
     writing: Option<SigId>,
 }
 
 impl Watch {
-    /// Watches the opening of the state in `dir`. Where that is not possible (a full disk, no descriptors), an abort is
-    /// not counted, which costs another attempt.
+    /// Starts to count aborts of the opening of the state in `dir`. If that is not possible (disk full, no
+    /// descriptors), an abort is not counted, which costs one more attempt.
     pub(super) fn begin(dir: &Path) -> Watch {
         Watch::begin_with(dir, process::memory_left())
     }
@@ -78,7 +78,7 @@ impl Watch {
         Watch { file, writing }
     }
 
-    /// The opening has returned, so the aborts before it were not for the files.
+    /// Records that the opening has returned, so the files did not cause the earlier aborts.
     pub(super) fn returned(self) {
         let _ = fs::remove_file(&self.file);
     }
@@ -98,7 +98,7 @@ mod tests {
     fn p13_only_aborts_count_and_an_opening_that_returns_forgets_them() {
         let temp = tempfile::tempdir().expect("temp dir");
         for _ in 0..6 {
-            // A process that is killed comes no further.
+            // A killed process does not get any further.
             std::mem::forget(Watch::begin(temp.path()));
         }
         assert_eq!(count(temp.path()), 0);

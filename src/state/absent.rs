@@ -1,9 +1,9 @@
-//! The stand-in of an engine that is being opened again: it answers everything with the reason.
+//! Stand-in for an engine that is being reopened: every call fails with the reason.
 
 use super::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 use super::error::StateError;
 
-/// An engine without rows, of which nothing can be read: a reader never takes it for an empty one.
+/// An engine of which nothing can be read, so no reader mistakes it for an empty one.
 pub(super) struct Absent(pub StateError);
 
 impl Engine for Absent {

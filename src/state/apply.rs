@@ -1,7 +1,8 @@
-//! From entries to the one batch that they become.
+//! Converts entries into a single batch of row changes.
 //!
-//! Sums cancel: what an object was worth between two writes in the same batch is added and taken away again. So each
-//! object that a batch touches is read once and written once, however often it changes in between.
+//! Contributions to the sums cancel out: the contribution of an object version between two writes in the same batch is
+//! added and subtracted again. So each object that a batch changes is read once and written once, however often it
+//! changes in between.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -14,16 +15,16 @@ use crate::model::digest::CollectionSum;
 use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Withheld};
 use crate::planted::{self, Bug};
 
-/// The rows that change, and the sums of the collections concerned.
+/// The changed rows, and the sums of the affected collections.
 pub(super) struct Changes {
     pub(super) batch: Batch,
-    /// Sums after the change, of touched collections only; and the origins' digest.
+    /// Sums after the change, of affected collections only, and the digest of the origins.
     sums: DigestSet,
-    /// Every touched collection with its sum before.
+    /// Every affected collection with its sum before the change.
     before: HashMap<Collection, Option<CollectionSum>>,
 }
 
-/// The last word of a batch on one object.
+/// The last operation of a batch on one object.
 struct Last<'a> {
     word: Word<'a>,
     version: Seq,
@@ -49,16 +50,16 @@ impl<'a> Word<'a> {
     }
 }
 
-/// What is changed.
+/// The state to change.
 #[derive(Clone, Copy)]
 pub(super) struct Whole<'a> {
     pub(super) engine: &'a dyn Engine,
     pub(super) digests: &'a DigestSet,
-    /// Whether values are withheld from the state.
+    /// Whether this is a redacted state, from which values are withheld.
     pub(super) is_redacted: bool,
 }
 
-/// Works out what `entries` change. Origins are left alone when `with_origins` is false.
+/// Computes the changes made by `entries`. Rows of origins are not changed if `with_origins` is false.
 pub(super) fn stage(state: Whole<'_>, entries: &[Entry], with_origins: bool) -> Result<Changes, StateError> {
     let is_redacted = |entry: &&Entry| matches!(entry.body, EntryBody::Redacted { .. });
     if let Some(entry) = entries.iter().find(is_redacted).filter(|_| !state.is_redacted) {
@@ -94,7 +95,7 @@ fn last_words(entries: &[Entry]) -> Vec<Last<'_>> {
             }
         }
     }
-    // In key order, neighbours share the engine's blocks.
+    // In key order, neighbouring rows share blocks of the engine.
     words.sort_unstable_by_key(|last| last.word.name());
     words
 }
@@ -139,7 +140,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Notes the sum of a collection that is about to change.
+    /// Records the sum of a collection that is about to change.
     fn touch(&mut self, collection: &Collection, digests: &DigestSet) {
         if self.before.contains_key(collection) {
             return;
@@ -174,25 +175,25 @@ impl Changes {
         Ok(())
     }
 
-    /// The origins' digest after the change.
+    /// Returns the digest of the origins after the change.
     pub(super) fn origins_digest(&self) -> Digest {
         self.sums.origins
     }
 
-    /// The digest over everything after the change, given the one before.
+    /// Returns the overall digest after the change, given the one before.
     pub(super) fn overall(&self, before: Digest, origins_before: Digest) -> Digest {
         let taken = self.before.values().flatten().fold(before.minus(origins_before), |d, sum| d.minus(sum.digest));
         self.sums.collections.values().fold(taken.plus(self.sums.origins), |d, sum| d.plus(sum.digest))
     }
 
-    /// Adds the rows of the touched sums to the batch.
+    /// Adds the rows of the affected sums to the batch.
     pub(super) fn push_sums(&mut self) {
         for collection in self.before.keys() {
             meta::push_sum(&mut self.batch, collection, self.sums.collections.get(collection));
         }
     }
 
-    /// Brings a full set of sums up to date.
+    /// Updates a full set of sums.
     pub(super) fn merge_into(mut self, digests: &mut DigestSet) {
         digests.origins = self.sums.origins;
         for collection in self.before.into_keys() {

@@ -1,8 +1,9 @@
-//! A state written back as entries: what compaction would have left of a log's history up to that state's sequence.
+//! Converts a state back into entries: those that compaction would have kept of the log up to the sequence of the state.
 //!
-//! The rows do not say everything about the transactions that made them. What can still be read of those is given as
-//! *memories*; where there is none, member and origin of a superseded transaction are unknown: its objects are then
-//! written in the name of an origin whose last transaction came later, with counter 0, which changes no origin's row.
+//! The rows do not contain everything about the transactions that wrote them. The caller can supply remaining log
+//! records as *memories*. Without a memory, the member and origin of a superseded transaction are unknown: its objects
+//! are then written on behalf of an origin of which the last transaction came later, with counter 0, which changes no
+//! row of an origin.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use super::error::StateError;
 use super::snapshot::StateSnapshot;
 use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 
-/// What one sequence has to give.
+/// The contents of the entry at one sequence.
 #[derive(Default)]
 struct Part {
     objects: Vec<(Collection, Key)>,
@@ -22,18 +23,18 @@ struct Part {
     memory: Option<Entry>,
 }
 
-/// The entries of a base, to be read in rising order of sequence.
+/// The entries of a base, in ascending order of sequence.
 pub struct BaseEntries {
     snapshot: StateSnapshot,
     parts: BTreeMap<Seq, Part>,
-    /// Origin of the greatest sequence.
+    /// Origin of the entry with the highest sequence.
     latest: Origin,
 }
 
-/// Plans the base that stands for a state. Holds the names of all objects in memory, not their values.
+/// Plans the base for a state. Holds the names of all objects in memory, but not their values.
 ///
 /// # Errors
-/// When the state is damaged, or values are withheld from it.
+/// If the state is damaged, or values are withheld from it.
 pub fn base_entries(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError> {
     if snapshot.meta().is_some_and(|meta| meta.is_redacted) {
         return Err(StateError::Redacted);
@@ -41,10 +42,11 @@ pub fn base_entries(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError>
     base_entries_left(snapshot)
 }
 
-/// [`base_entries`] that leave out objects whose values are withheld from the state. They do not add up to its digest then.
+/// Like [`base_entries`], but omits objects of which the values are withheld. The entries then do not add up to the
+/// digest of the state.
 ///
 /// # Errors
-/// When the state is damaged.
+/// If the state is damaged.
 pub fn base_entries_left(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError> {
     let mut parts = BTreeMap::<Seq, Part>::new();
     for row in snapshot.objects() {
@@ -67,7 +69,7 @@ pub fn base_entries_left(snapshot: &StateSnapshot) -> Result<BaseEntries, StateE
 }
 
 impl BaseEntries {
-    /// Takes in what an intact record tells of its transaction.
+    /// Uses an intact log record to fill in the metadata of its transaction.
     pub fn remember(&mut self, mut entry: Entry) {
         let Some(part) = self.parts.get_mut(&entry.seq) else { return };
         if let EntryBody::Commit(txn) = &mut entry.body {

@@ -1,8 +1,8 @@
 //! Table 6: recent deletions, see [`crate::model::deletions`].
 //!
-//! Key: `0x06`, collection, `0x00`, key. Value: envelope around the sequence of the deletion, `u64` LE. What the rows add up to
-//! is part of the position's row, so that a row that is lost is noticed. A version that does not know them writes that row
-//! without it: then nothing is known of what was deleted before, and rows that it left count for nothing.
+//! Key: `0x06`, collection, `0x00`, key. Value: envelope around the sequence of the deletion, `u64` LE. The sum of the
+//! rows is part of the row of the position, so a lost row is detected. A version that does not know this table writes
+//! the position without the sum: then earlier deletions are unknown, and the rows it left are ignored.
 
 use std::ops::Bound;
 
@@ -29,7 +29,7 @@ fn rows(view: &dyn EngineSnapshot) -> Rows {
     view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix))
 }
 
-/// Adds the rows that changed to a batch.
+/// Adds the changed rows to a batch.
 pub(super) fn push(batch: &mut Batch, changed: Changed) {
     for ((collection, name), seq) in changed {
         let row_key = key(&collection, &name);
@@ -42,7 +42,7 @@ pub(super) fn push(batch: &mut Batch, changed: Changed) {
     }
 }
 
-/// The deletions of a view that stands at `at`; `summary` is what they are to add up to.
+/// Loads the deletions of a view with position `at`; `summary` is their expected sum.
 pub(super) fn load(view: &dyn EngineSnapshot, summary: Option<Summary>, at: Seq) -> Result<Deletions, StateError> {
     let Some(summary) = summary else { return Ok(Deletions::after(at)) };
     let bad = |what: &str| Table::Deletions.damaged(&[], what);
@@ -57,7 +57,7 @@ pub(super) fn load(view: &dyn EngineSnapshot, summary: Option<Summary>, at: Seq)
     if found.summary() == summary { Ok(found) } else { Err(bad("the rows do not add up")) }
 }
 
-/// Adds to `batch` the removal of every row: they were left by a version that did not keep them up.
+/// Adds the removal of every row to `batch`: the rows are stale, left by a version that did not update them.
 pub(super) fn discard(view: &dyn EngineSnapshot, batch: &mut Batch) -> Result<(), StateError> {
     for row in rows(view) {
         batch.push((row?.0, None));
@@ -65,7 +65,7 @@ pub(super) fn discard(view: &dyn EngineSnapshot, batch: &mut Batch) -> Result<()
     Ok(())
 }
 
-/// Checks deletions that a state at `at` may have: none is later, and no object that was deleted is there.
+/// Checks the deletions of a state with position `at`: none may be later, and no deleted object may exist.
 pub(super) fn check(view: &dyn EngineSnapshot, deletions: &Deletions, at: Seq) -> Result<(), StateError> {
     for (seq, (collection, name)) in deletions.rows() {
         if seq > at {

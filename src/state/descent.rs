@@ -1,9 +1,9 @@
-//! Whether one state continues the history of another.
+//! Checks whether one state continues the history of another.
 //!
-//! Every transaction that a log commits or rejects raises the counter of its origin at that sequence, and the rows of origins
-//! are never removed. So in every state that continues the history of a state at sequence `s`, the row of each origin either
-//! is as it was, or its last outcome came after `s`. Anything else proves that the two histories forked, wherever the horizon
-//! of the log is, and an outcome that is missing is always noticed.
+//! Every transaction that a log commits or rejects raises the counter of its origin at that sequence, and rows of
+//! origins are never removed. So in every state that continues the history of a state at sequence `s`, the row of each
+//! origin is unchanged, or its last outcome came after `s`. Anything else proves that the two histories forked,
+//! independently of the horizon of the log, and a missing outcome is always detected.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,31 +12,31 @@ use super::error::StateError;
 use super::snapshot::StateSnapshot;
 use crate::model::{Origin, OriginCounter, OriginRow, Seq};
 
-/// Origins that a [`Fork`] names; the others are only counted.
+/// Maximum number of origins listed in a [`Fork`]; further ones are only counted.
 const NAMED_MAX: usize = 16;
 
-/// Outcomes of one origin that are in the earlier history only.
+/// Outcomes of one origin that only the earlier history contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
     /// The origin.
     pub origin: Origin,
-    /// Its counter in the earlier history.
+    /// Counter of the origin in the earlier history.
     pub counter: OriginCounter,
-    /// Sequence of that outcome there.
+    /// Sequence of that outcome in the earlier history.
     pub seq: Seq,
-    /// Its counter in the other history.
+    /// Counter of the origin in the other history.
     pub found: OriginCounter,
 }
 
 /// Proof that a state does not continue the history of another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fork {
-    /// Greatest sequence of which both states show the same entry, below everything in which they differ: the histories are
-    /// the same up to here at least.
+    /// Highest sequence at which both states have the same entry, below all differences: the histories are equal at
+    /// least up to this sequence.
     pub shared_to: Seq,
-    /// Lowest sequence at which the origins show a difference.
+    /// Lowest sequence at which the origins differ.
     pub differs_at: Seq,
-    /// Origins of which the other history lacks outcomes, at most 16 of them.
+    /// Origins for which the other history lacks outcomes, at most 16 of them.
     pub missing: Vec<Missing>,
     /// Number of origins in which the histories differ.
     pub origins: usize,
@@ -52,13 +52,13 @@ impl fmt::Display for Fork {
     }
 }
 
-/// Collects the differences of two tables of origins.
+/// Collects the differences between two tables of origins.
 struct Comparison {
     at: Seq,
     fork: Fork,
-    /// Sequences below which nothing differs, as far as the rows show.
+    /// Sequence below which the rows show no difference.
     below: Seq,
-    /// Sequences of entries that are the same in both.
+    /// Sequences of entries that are equal in both.
     common: Vec<Seq>,
 }
 
@@ -92,10 +92,11 @@ impl Comparison {
     }
 }
 
-/// The fork between two histories; `None` when `later` continues the history of `earlier`. Both are states of one log.
+/// Returns the fork between two histories; `None` if `later` continues the history of `earlier`. Both must be states
+/// of one log.
 ///
 /// # Errors
-/// When a row of either cannot be read: then nothing is proven.
+/// If a row of either state cannot be read: then nothing is proven.
 pub fn fork(earlier: &StateSnapshot, later: &StateSnapshot) -> Result<Option<Fork>, StateError> {
     let at = earlier.meta().map(|meta| meta.seq).unwrap_or_default();
     let mut found = Comparison { at, fork: Fork::default(), below: Seq(u64::MAX), common: Vec::new() };
@@ -152,7 +153,7 @@ mod tests {
     };
     use crate::state::StateStore;
 
-    /// The state after these outcomes: the origin of each, and whether it was committed.
+    /// Creates the state after the given outcomes: the origin of each, and whether it was committed.
     fn state(outcomes: &[(u8, bool)]) -> StateSnapshot {
         let state = StateStore::in_memory();
         let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
@@ -202,7 +203,7 @@ mod tests {
     }
 
     proptest! {
-        /// A state continues its past; one that lacks an outcome is a fork, and what is said to be shared is.
+        /// A state continues its past; a state that lacks an outcome is a fork; the reported shared prefix is really shared.
         #[test]
         fn p05_a_state_that_lacks_an_outcome_is_a_fork_and_one_that_continues_is_none(
             shared in prop::collection::vec((0u8..4, any::<bool>()), 0..12),

@@ -1,37 +1,37 @@
-//! The little that the state asks of a storage engine: one ordered map of rows, atomic batches, snapshots.
+//! The storage engine interface of the state: one ordered map of rows, atomic batches, snapshots.
 //!
-//! [`Engine`] has two implementations: fjall on disk, and a map in memory for simulations. An engine is given rows
-//! whose keys are never empty; it must apply a batch whole or not at all, keep batches in order across crashes, and
-//! show a snapshot as of one instant. It need not be trusted with the contents.
+//! [`Engine`] has two implementations: fjall on disk, and a map in memory for simulations. Keys of rows are never
+//! empty. An engine must apply a batch completely or not at all, keep the order of batches across crashes, and provide
+//! snapshots of one point in time. The state verifies the contents itself and does not rely on the engine for that.
 
 use std::ops::Bound;
 
 use super::error::StateError;
 
-/// Bytes of a row: shared, cheap to clone.
+/// Bytes of a row; reference-counted and cheap to clone.
 pub type Slice = ::fjall::Slice;
 
-/// A row as read: key with its table number, and value.
+/// A row as read: the key, which starts with the table number, and the value.
 pub type Row = (Slice, Slice);
 
-/// Rows in key order.
+/// Iterator over rows in key order.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, StateError>> + Send>;
 
-/// Where a range begins or ends.
+/// Start or end of a range.
 pub type End = Bound<Vec<u8>>;
 
-/// Changes that happen together: `None` removes the row.
+/// Changes that are applied together; `None` removes the row.
 pub type Batch = Vec<(Slice, Option<Slice>)>;
 
 /// An ordered map with atomic batches.
 pub trait Engine: Send + Sync {
-    /// The row under `key`, as of the last batch.
+    /// Returns the row under `key` as of the last batch.
     ///
     /// # Errors
-    /// When the engine cannot read it.
+    /// If the engine cannot read the row.
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError>;
 
-    /// Applies all changes or none; they survive the end of the process, though not yet a power cut.
+    /// Applies all changes or none. They survive the end of the process, but not yet a power cut.
     ///
     /// # Errors
     /// Any error means that the engine can no longer be used.
@@ -43,26 +43,26 @@ pub trait Engine: Send + Sync {
     /// Any error means that the engine can no longer be used.
     fn persist(&self) -> Result<(), StateError>;
 
-    /// A view of this instant.
+    /// Returns a snapshot of the current rows.
     fn snapshot(&self) -> Box<dyn EngineSnapshot>;
 
-    /// Bytes that the rows take on disk.
+    /// Returns the number of bytes that the rows occupy on disk.
     fn disk_bytes(&self) -> u64;
 }
 
-/// A view of an engine at one instant.
+/// A snapshot of an engine at one point in time.
 pub trait EngineSnapshot: Send + Sync {
-    /// The row under `key`.
+    /// Returns the row under `key`.
     ///
     /// # Errors
-    /// When the engine cannot read it.
+    /// If the engine cannot read the row.
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError>;
 
-    /// Rows between two keys, in order. The iterator keeps its own hold on the view.
+    /// Returns the rows between two keys in order. The iterator keeps the snapshot alive.
     fn range(&self, low: End, high: End) -> Rows;
 }
 
-/// The end of the range of all keys that begin with `prefix`.
+/// Returns the end of the range of all keys that start with `prefix`.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> End {
     let mut end = prefix.to_vec();

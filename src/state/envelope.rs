@@ -1,13 +1,13 @@
-//! The outside of every row: table number before the key; format version and checksum before the value.
+//! Envelope of every row: table number before the key; format version and checksum before the value.
 //!
 //! Value layout: 0 format `u8` = 1 | 1 CRC-32C `u32` LE over the whole key, the format byte and the rest | 5 contents.
-//! The key is part of the sum, so that a row found under another row's key is damage, too.
+//! The key is part of the checksum, so a row found under the key of another row counts as damaged, too.
 
 use super::engine::Slice;
 use super::error::StateError;
 use crate::planted::{self, Bug};
 
-/// Tables by their number on disk; numbers are never reused.
+/// Tables with their number on disk; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Table {
@@ -33,42 +33,42 @@ impl Table {
         }
     }
 
-    /// Number that keys of this table begin with.
+    /// Returns the number that keys of this table start with.
     pub(crate) fn number(self) -> u8 {
         self as u8
     }
 
-    /// The error for a row of this table that does not hold what was written.
+    /// Returns the error for a row of this table with wrong contents.
     pub(crate) fn damaged(self, key: &[u8], what: impl Into<String>) -> StateError {
         let shown = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).replace('\0', "/");
         StateError::Damaged { table: self.name(), key: format!("{shown:?}"), what: what.into() }
     }
 }
 
-/// The one format of today.
+/// The only format version.
 const FORMAT: u8 = 1;
-/// Bytes before the contents.
+/// Number of bytes before the contents.
 pub(crate) const HEADER_BYTES: usize = 5;
 
 fn checksum(key: &[u8], contents: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &[FORMAT]), contents)
 }
 
-/// A value with room for its header; [`seal`] completes it.
+/// Returns a buffer with room for the header; [`seal`] fills it in.
 pub(crate) fn begin(contents_bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + contents_bytes);
     out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
     out
 }
 
-/// Fills the header in.
+/// Fills in the header.
 pub(crate) fn seal(key: &[u8], mut value: Vec<u8>) -> Slice {
     let sum = checksum(key, &value[HEADER_BYTES..]);
     value[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     Slice::from(value)
 }
 
-/// The contents of a row that is what was written.
+/// Verifies a row and returns its contents.
 pub(crate) fn open<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StateError> {
     let Some((header, contents)) = value.split_first_chunk::<HEADER_BYTES>() else {
         return Err(table.damaged(key, "the row is cut short"));

@@ -1,4 +1,4 @@
-//! What can go wrong with a state, and what the caller must do about it.
+//! Errors of a state, and what the caller has to do about them.
 
 use std::path::PathBuf;
 
@@ -7,121 +7,121 @@ use crate::model::{Digest, Seq};
 /// A failed operation on a state.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StateError {
-    /// Another process has it open.
+    /// Another process has the state open.
     #[error("the state in {} is in use by another process: stop that process, or ask it instead", dir.display())]
     Locked {
         /// Directory of the state.
         dir: PathBuf,
     },
-    /// The system does not give what opening needs; the state may be sound.
+    /// The system does not provide what opening needs; the state may be intact.
     #[error("the state in {} cannot be opened ({cause}): it may be sound; give the process what it lacks and start it again", dir.display())]
     Unavailable {
         /// Directory of the state.
         dir: PathBuf,
-        /// The system's words.
+        /// Error message of the system.
         cause: String,
     },
-    /// Its storage is being opened again, and nothing can be read until it is.
+    /// The storage is being reopened; nothing can be read until then.
     #[error("the state in {} cannot be read now: its storage stopped ({cause}) and is being opened again; try again in a moment", dir.display())]
     NotNow {
         /// Directory of the state.
         dir: PathBuf,
-        /// Why it stopped.
+        /// Reason why the storage stopped.
         cause: String,
     },
-    /// The engine cannot make sense of its files.
+    /// The engine cannot interpret its files.
     #[error("the state in {} cannot be opened ({cause}): it must be rebuilt", dir.display())]
     Unreadable {
         /// Directory of the state.
         dir: PathBuf,
-        /// The engine's words.
+        /// Error message of the engine.
         cause: String,
     },
-    /// The engine found its own files damaged while reading.
+    /// The engine found damage in its own files while reading.
     #[error("reading the state failed ({cause}): it must be rebuilt")]
     ReadFailed {
-        /// The engine's words.
+        /// Error message of the engine.
         cause: String,
     },
-    /// The engine failed and takes no more writes; what it holds in memory can no longer be trusted.
+    /// The engine failed and accepts no more writes; its contents in memory can no longer be trusted.
     #[error("the state's storage failed ({cause}): the process must stop; check the disk and start it again")]
     Stopped {
-        /// The engine's words.
+        /// Error message of the engine.
         cause: String,
     },
-    /// A row does not hold what was written.
+    /// A row is corrupt.
     #[error("the state is damaged: table {table}, key {key}: {what}; it must be rebuilt")]
     Damaged {
         /// Name of the table.
         table: &'static str,
-        /// The row's key, readable.
+        /// Key of the row in readable form.
         key: String,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: String,
     },
-    /// The rows do not add up to the digest that they should have.
+    /// The rows do not add up to the expected digest.
     #[error("the state is wrong: its digest is {found} where {expected} was expected; it must be rebuilt")]
     DigestMismatch {
-        /// What it should be.
+        /// The expected digest.
         expected: Digest,
-        /// What the rows add up to.
+        /// The digest of the rows.
         found: Digest,
     },
-    /// The store was never finished or never begun.
+    /// The store is new or was never completed.
     #[error("the state has no position: it is new or was never finished")]
     Uninitialised,
-    /// The store holds rows but no position: filling it was interrupted.
+    /// The store has rows but no position: its creation was interrupted.
     #[error("the state has rows but no position: filling it was interrupted; discard the directory and begin anew")]
     Unfinished,
-    /// Values are withheld from the state, so it cannot take the place of a log or of another state.
+    /// Values are withheld from the state, so it cannot replace a log or another state.
     #[error(
         "the state does not hold the values that are withheld from readers: only a webserver's or the datastore's can be used; what it does hold can be written out with `export`"
     )]
     Redacted,
-    /// An entry from which values are withheld, for a state that holds all values.
+    /// The entry lacks withheld values, but the state has to hold all values.
     #[error(
         "entry {seq} lacks values that are withheld from readers, and the state holds all values: it must be fetched anew"
     )]
     RedactedEntry {
-        /// Its sequence.
+        /// Sequence of the entry.
         seq: Seq,
     },
-    /// The store holds a state already.
+    /// The store already contains a state.
     #[error("the state at sequence {seq} is in place already; a new one needs an empty directory")]
     AlreadyInitialised {
-        /// Its sequence.
+        /// Sequence of that state.
         seq: Seq,
     },
-    /// Entries that do not continue the state.
+    /// The entries do not continue the state.
     #[error("entry {found} cannot be applied: the state continues at {expected}")]
     OutOfOrder {
-        /// The sequence that comes next.
+        /// The next sequence of the state.
         expected: Seq,
-        /// The sequence that was offered.
+        /// The sequence found in the entries.
         found: Seq,
     },
 }
 
-/// What a [`StateError`] asks of the caller.
+/// The action that a [`StateError`] requires of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Stop the process: retrying could acknowledge what is lost.
+    /// Stop the process: a retry could acknowledge lost changes.
     Stop,
     /// Discard the directory and rebuild the state from its source.
     Rebuild,
-    /// The call was refused and changed nothing; the state is sound.
+    /// The call was rejected and changed nothing; the state is intact.
     Refused,
 }
 
 impl StateError {
-    /// Whether it says that what is stored is not what was written.
+    /// Returns whether the error means that stored data is corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         let is_new = matches!(self, StateError::Uninitialised | StateError::Unfinished);
         self.remedy() == Remedy::Rebuild && !is_new
     }
 
-    /// What to do about it.
+    /// Returns the action required of the caller.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {

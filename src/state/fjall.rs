@@ -1,10 +1,10 @@
 //! [`Engine`] on fjall: one database, one keyspace.
 //!
-//! fjall's keys must not be empty (it panics), one process may open a database, and after a failed write it is
-//! poisoned for good: that becomes [`StateError::Stopped`]. Every batch is handed to the operating system before it
-//! becomes visible, so the end of the process alone loses nothing; syncing is the caller's decision.
+//! fjall panics on empty keys, allows one process to open a database, and is poisoned permanently after a failed
+//! write; the latter becomes [`StateError::Stopped`]. Every batch is passed to the operating system before it becomes
+//! visible, so the end of the process alone loses nothing; the caller decides when to sync.
 //!
-//! What opening does to a process is counted, see [`super::aborts`].
+//! Aborts of the process during opening are counted, see [`super::aborts`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,12 +17,12 @@ use super::error::StateError;
 use super::{journal, view};
 
 const KEYSPACE: &str = "state";
-/// Writes are gathered in memory up to this size; the journal covers them.
+/// Writes are buffered in memory up to this size; the journal contains them.
 const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
-/// One for flushing while the other compacts.
+/// One thread can flush while the other compacts.
 const WORKERS: usize = 2;
 
-/// How long a read waits for what the process lacks.
+/// Timeout of reads that wait for descriptors or other missing resources.
 const WANT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 const WANT_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -32,7 +32,7 @@ pub(crate) struct FjallEngine {
 }
 
 impl FjallEngine {
-    /// Opens a database, or makes a new one where there is none.
+    /// Opens a database or creates one if there is none.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
         check_aborts(dir)?;
         let watch = Watch::begin(dir);
@@ -41,14 +41,14 @@ impl FjallEngine {
         opened
     }
 
-    /// Opens what the database in `dir` holds, in the new directory `scratch`; `dir` stays as it is.
+    /// Opens the contents of the database in `dir` in the new directory `scratch`; `dir` is not changed.
     pub(crate) fn open_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
         check_aborts(dir)?;
         view::make(dir, scratch).map_err(|error| refused(dir, &error))?;
         open_files(scratch, dir, cache_bytes)
     }
 
-    /// Opens a view as a step towards opening `dir` itself: aborts are counted there.
+    /// Like `open_view`, as a step towards opening `dir` itself: aborts are counted in `dir`.
     pub(crate) fn try_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
         check_aborts(dir)?;
         let watch = Watch::begin(dir);
@@ -63,7 +63,7 @@ fn unreadable(dir: &Path, cause: impl Into<String>) -> StateError {
     StateError::Unreadable { dir: dir.to_path_buf(), cause: cause.into() }
 }
 
-/// What an error of the operating system says of the database in `dir`: nothing, when the process lacks something.
+/// Converts an error of the operating system. It proves nothing about the database in `dir` if the process lacks a resource.
 fn refused(dir: &Path, error: &std::io::Error) -> StateError {
     let cause = error.to_string();
     if is_want(error) { StateError::Unavailable { dir: dir.to_path_buf(), cause } } else { unreadable(dir, cause) }
@@ -77,10 +77,10 @@ fn check_aborts(dir: &Path) -> Result<(), StateError> {
     Err(unreadable(dir, format!("the process aborted in each of the last {aborted} attempts")))
 }
 
-/// Opens the database whose files are in `files`; messages name `dir`.
+/// Opens the database in `files`; messages contain `dir`.
 fn open_files(files: &Path, dir: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
     let mut opened = attempt(files, cache_bytes);
-    // With debug assertions fjall panics where it would return an error.
+    // With debug assertions fjall panics instead of returning an error.
     if matches!(&opened, Err(_) | Ok(Err(::fjall::Error::JournalRecovery(_)))) {
         let cut = journal::cut_disordered_end(files).map_err(|error| refused(dir, &error))?;
         if let Some(cut) = cut {
@@ -100,13 +100,14 @@ fn open_files(files: &Path, dir: &Path, cache_bytes: u64) -> Result<FjallEngine,
     }
 }
 
-/// Whether an error says that the process lacks something, and nothing of the files: descriptors, memory, rights, space.
+/// Returns whether an error is due to resources that the process lacks (descriptors, memory, permissions, space) and
+/// not to the files.
 fn is_want(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             use std::io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-            // Too many open files, of the process or of the system.
+            // `ENFILE` and `EMFILE`: too many open files in the system or in the process.
             let is_full = matches!(io.raw_os_error(), Some(23 | 24));
             let lacks = [OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull, QuotaExceeded];
             return is_full || lacks.contains(&io.kind());
@@ -116,7 +117,7 @@ fn is_want(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// Damaged files can make fjall panic; opening is where such a panic can still be told from a bug of ours.
+/// Damaged files can make fjall panic. During opening such a panic can still be distinguished from a bug in this program.
 fn attempt(dir: &Path, cache_bytes: u64) -> std::thread::Result<::fjall::Result<FjallEngine>> {
     catch_unwind(AssertUnwindSafe(|| {
         let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(WORKERS).open()?;
@@ -128,13 +129,13 @@ fn attempt(dir: &Path, cache_bytes: u64) -> std::thread::Result<::fjall::Result<
 
 #[cfg(test)]
 impl FjallEngine {
-    /// Moves all rows from memory and journal to tables, as happens by itself when there are enough of them.
+    /// Moves all rows from memory and journal to tables, which otherwise happens only when there are enough of them.
     pub(crate) fn flush_to_tables(&self) {
         self.rows.rotate_memtable_and_wait().expect("flush");
     }
 }
 
-/// Reads; while the process has no descriptor for a table's file it waits and tries again, for a while.
+/// Reads, and retries until a timeout while the process lacks a descriptor for the file of a table.
 fn waited_for<T>(read: impl Fn() -> ::fjall::Result<T>) -> ::fjall::Result<T> {
     let started = std::time::Instant::now();
     loop {
@@ -149,7 +150,7 @@ fn read_error(error: &::fjall::Error) -> StateError {
     let cause = error.to_string();
     match error {
         ::fjall::Error::Poisoned => StateError::Stopped { cause },
-        // Said of the process, not of the files: the state is as good as it was.
+        // A lack of resources concerns the process, not the files: the state is unchanged.
         error if is_want(error) => StateError::Stopped { cause },
         _ => StateError::ReadFailed { cause },
     }

@@ -1,9 +1,9 @@
-//! Mends a journal of fjall's whose end a power cut left in disorder.
+//! Repairs a fjall journal of which a power cut left the end in disorder.
 //!
-//! Pages that were never synced may reach the disk in any order. Where that leaves a hole before later bytes, fjall
-//! refuses to open the database for ever. The rows behind the hole were never promised to survive, and the batches
-//! before it are whole, so the newest journal is cut at its last whole batch. That takes back data and position
-//! together; the state catches up from its source. Only called when fjall has refused.
+//! Pages that were never synced may reach the disk in any order. If that leaves a hole before later bytes, fjall
+//! permanently refuses to open the database. The rows after the hole were never guaranteed to survive, and the batches
+//! before it are intact, so the newest journal is truncated after its last intact batch. That rolls back data and
+//! position together; the state then catches up from its source. Called only after fjall has refused to open.
 //!
 //! Layout of fjall 3 journals, little-endian. Batch: start `1` | items `u32` | sequence `u64`; then items; then end
 //! `3` | xxh3-64 over the items `u64` | `FJL` `3`. Item: `2` | kind `u8` | compression `u8` | keyspace `u64` | key
@@ -19,14 +19,14 @@ const CLEAR_BYTES: usize = 9;
 const END_BYTES: usize = 13;
 const TRAILER: &[u8] = b"FJL\x03";
 
-/// What was cut.
+/// Position at which a journal was truncated.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cut {
     pub(super) journal: PathBuf,
     pub(super) at: u64,
 }
 
-/// Cuts the newest journal in `dir` at its last whole batch; `None` when nothing follows that.
+/// Truncates the newest journal in `dir` after its last intact batch; `None` if only zeros follow that batch.
 pub(super) fn cut_disordered_end(dir: &Path) -> std::io::Result<Option<Cut>> {
     let mut newest = None;
     for file in std::fs::read_dir(dir)? {
@@ -49,7 +49,7 @@ pub(super) fn cut_disordered_end(dir: &Path) -> std::io::Result<Option<Cut>> {
     Ok(Some(Cut { journal, at: end as u64 }))
 }
 
-/// Length of the longest beginning that consists of whole batches.
+/// Returns the length of the longest prefix that consists of intact batches.
 fn whole_batches(bytes: &[u8]) -> usize {
     let mut end = 0;
     while let Some(batch) = bytes.get(end..).and_then(batch_bytes) {
@@ -58,7 +58,7 @@ fn whole_batches(bytes: &[u8]) -> usize {
     end
 }
 
-/// Length of the batch that `bytes` begin with, when it is whole.
+/// Returns the length of the batch at the start of `bytes` if it is intact.
 fn batch_bytes(bytes: &[u8]) -> Option<usize> {
     let start = bytes.get(..START_BYTES)?;
     if start[0] != 1 {

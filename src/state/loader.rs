@@ -1,7 +1,7 @@
-//! Filling a new store from rows or from compacted entries, in batches of bounded size.
+//! Fills a new store with rows or with compacted entries, in batches of bounded size.
 //!
-//! The store gets its position last, and only when the rows add up to the digest that was promised; until then it is
-//! unfinished, and whoever finds it so discards it.
+//! The store gets its position last, and only if the rows add up to the expected digest; until then it is unfinished
+//! and has to be discarded.
 
 use super::apply;
 use super::deletions;
@@ -19,31 +19,31 @@ use crate::model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Seq,
 };
 
-/// Rows are written in batches of about this size.
+/// Approximate size of the batches in which rows are written.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The position that a filled store will stand for.
+/// The position of the finished store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Which log.
+    /// Id of the log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How the generations descend from each other.
+    /// Descent of the generations.
     pub lineage: Lineage,
     /// Last entry that the rows include.
     pub seq: Seq,
-    /// Chain at that entry.
+    /// Chain value at that entry.
     pub chain: Chain,
-    /// When that entry was committed.
+    /// Commit time of that entry, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Every deletion after this sequence is among the rows or entries; `None`: what was deleted up to `seq` is not known.
+    /// Every deletion after this sequence is among the rows or entries; `None` if the deletions up to `seq` are unknown.
     pub deletions_after: Option<Seq>,
-    /// What the rows must add up to; `None` only where no digest is known, as when the log itself is the source.
+    /// Expected digest of the rows; `None` only if no digest is known, for example when the log itself is the source.
     pub digest: Option<Digest>,
 }
 
-/// A store being filled. Dropping it leaves the store unfinished.
+/// A store that is being filled. Dropping it leaves the store unfinished.
 pub struct Loader {
     store: StateStore,
     digests: DigestSet,
@@ -60,16 +60,16 @@ impl Loader {
         Loader { store, digests, deletions, batch: Vec::new(), batch_bytes: 0, rows: 0, is_redacted: false }
     }
 
-    /// Rows taken in so far.
+    /// Returns the number of rows added so far.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Takes in an object. Each may come once; one that comes twice makes the digest wrong.
+    /// Adds an object. Each object may be added once; a second time makes the digest wrong.
     ///
     /// # Errors
-    /// When the store cannot write.
+    /// If the store cannot be written.
     pub fn object(&mut self, collection: &Collection, key: &Key, object: &Object) -> Result<(), StateError> {
         self.digests.add_object(collection, key, object.version, &object.value);
         let row_key = objects::key(collection.as_str(), key.as_str());
@@ -77,15 +77,15 @@ impl Loader {
         self.push(Slice::from(row_key), row)
     }
 
-    /// Makes this a state from which values are withheld, also when it has no such object yet.
+    /// Marks this as a redacted state, even if it has no object with a withheld value yet.
     pub fn redact(&mut self) {
         self.is_redacted = true;
     }
 
-    /// Takes in an object whose value is withheld. Each may come once.
+    /// Adds an object with a withheld value. Each object may be added once.
     ///
     /// # Errors
-    /// Before [`Loader::redact`], and when the store cannot write.
+    /// If [`Loader::redact`] was not called before, or if the store cannot be written.
     pub fn withheld(&mut self, object: &WithheldObject) -> Result<(), StateError> {
         if !self.is_redacted {
             return Err(StateError::Redacted);
@@ -96,10 +96,10 @@ impl Loader {
         self.push(Slice::from(row_key), row)
     }
 
-    /// Takes in an origin's row. Each may come once.
+    /// Adds the row of an origin. Each origin may be added once.
     ///
     /// # Errors
-    /// When the store cannot write.
+    /// If the store cannot be written.
     pub fn origin(&mut self, origin: Origin, row: &OriginRow) -> Result<(), StateError> {
         self.digests.replace_origin(origin, None, Some(row));
         let row_key = origins::key(origin);
@@ -107,19 +107,19 @@ impl Loader {
         self.push(Slice::from(row_key), value)
     }
 
-    /// Takes in who made the transactions of an origin. Makers are part of no digest.
+    /// Adds the author of the transactions of an origin. Makers are not part of any digest.
     ///
     /// # Errors
-    /// When the store cannot write.
+    /// If the store cannot be written.
     pub fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), StateError> {
         let (key, row) = makers::row(origin, maker);
         self.push(key, row)
     }
 
-    /// Takes in what was deleted lately, all at once.
+    /// Adds all recent deletions at once.
     ///
     /// # Errors
-    /// When the store cannot write.
+    /// If the store cannot be written.
     pub fn deletions(&mut self, deletions: Deletions) -> Result<(), StateError> {
         let rows = deletions.rows().map(|(seq, name)| (name.clone(), Some(seq)));
         deletions::push(&mut self.batch, rows.collect());
@@ -139,13 +139,13 @@ impl Loader {
         self.store.engine().write(std::mem::take(&mut self.batch))
     }
 
-    /// Takes in entries of compacted segments, in the order of their sequences; gaps are expected. Operations that
-    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`]. Of makers it takes in
-    /// their names: what their last transactions held is not in a base. Of deletions it takes in what
-    /// [`Target::deletions_after`] vouches for.
+    /// Adds entries of compacted segments in ascending order of sequence; gaps are expected. Operations that later
+    /// ones replace do no harm. Rows of origins are not changed: they are added by [`Loader::origin`]. Of the makers
+    /// only the member names are added, because a base does not contain the hashes of their last transactions. Of the
+    /// deletions, those covered by [`Target::deletions_after`] are added.
     ///
     /// # Errors
-    /// When the store cannot read or write.
+    /// If the store cannot be read or written.
     pub fn base(&mut self, entries: &[Entry]) -> Result<(), StateError> {
         if !self.batch.is_empty() {
             self.write()?;
@@ -163,10 +163,10 @@ impl Loader {
         Ok(())
     }
 
-    /// Checks the digest, gives the store its position and makes it durable.
+    /// Checks the digest, sets the position of the store and makes it durable.
     ///
     /// # Errors
-    /// [`StateError::DigestMismatch`] when the rows are not those that were promised; the store stays unfinished.
+    /// [`StateError::DigestMismatch`] if the rows do not have the expected digest; the store stays unfinished.
     pub fn finish(mut self, target: Target) -> Result<StateStore, StateError> {
         self.write()?;
         let found = self.digests.overall();

@@ -1,8 +1,8 @@
-//! Table 5: who made the transactions of each origin, and the hash of the last one.
+//! Table 5: the author of the transactions of each origin, and the hash of the last transaction.
 //!
-//! Key: `0x05`, the 16 bytes of the origin. Value: envelope around the postcard of [`Maker`]. The rows are told by the entries
-//! that a store applies, or come with a snapshot; compacted entries tell the names alone. They are part of no digest: members of
-//! versions without them have equal states.
+//! Key: `0x05`, the 16 bytes of the origin. Value: envelope around the postcard of [`Maker`]. The rows are derived
+//! from the entries that a store applies, or come with a snapshot; from compacted entries only the names can be
+//! derived. They are not part of any digest: members with versions that lack this table have equal states.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(super) fn key(origin: Origin) -> [u8; 17] {
     out
 }
 
-/// Key and value of a row.
+/// Returns key and value of a row.
 pub(super) fn row(origin: Origin, maker: &Maker) -> (Slice, Slice) {
     let row_key = key(origin);
     let out = postcard::to_extend(maker, envelope::begin(64)).expect("invariant: a row has no map");
@@ -37,7 +37,7 @@ pub(super) fn decode_named((row_key, row): (Slice, Slice)) -> Result<(Origin, Ma
     Ok((Origin(origin), decode(&row_key, &row)?))
 }
 
-/// Adds to `batch` what `entries` tell.
+/// Adds the makers derived from `entries` to `batch`.
 pub(super) fn stage(engine: &dyn Engine, entries: &[Entry], batch: &mut Batch) -> Result<(), StateError> {
     let mut last = HashMap::<Origin, (&Entry, &Entry)>::new();
     for entry in entries {
@@ -60,8 +60,8 @@ pub(super) fn stage(engine: &dyn Engine, entries: &[Entry], batch: &mut Batch) -
     Ok(())
 }
 
-/// Adds to `batch` what compacted `entries` tell: whose an origin is. Their contents are not whole any more, so they have no
-/// hash. Records with counter 0 belong to no transaction of their origin.
+/// Adds the makers derived from compacted `entries` to `batch`: only the owner of an origin, without a hash, because
+/// the entries are no longer complete. Records with counter 0 belong to no transaction of their origin.
 pub(super) fn of_base(entries: &[Entry], batch: &mut Batch) {
     let known = entries.iter().filter(|entry| !entry.member.is_unknown() && !planted::is(Bug::BaseWithoutMakers));
     let ids = known.filter_map(|entry| Some((entry.body.id()?, &entry.member)));

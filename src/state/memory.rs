@@ -1,4 +1,4 @@
-//! [`Engine`] in memory: for simulations and tests. Nothing survives the last handle.
+//! In-memory [`Engine`] for simulations and tests. Its contents are lost with the last handle.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,7 +8,7 @@ use super::error::StateError;
 
 type Map = Arc<BTreeMap<Slice, Slice>>;
 
-/// A map that is copied when it is changed while a snapshot looks at it.
+/// A copy-on-write map: a change copies it while a snapshot uses it.
 #[derive(Default)]
 pub(crate) struct MemoryEngine(RwLock<Map>);
 
@@ -59,7 +59,7 @@ impl EngineSnapshot for MemorySnapshot {
         let map = Arc::clone(&self.0);
         let mut low = low.map(Slice::from);
         let high = high.map(Slice::from);
-        // An iterator cannot own the map that it borrows from, so each step looks its place up again.
+        // An iterator cannot own the map that it borrows from, so each step searches for its position again.
         Box::new(std::iter::from_fn(move || {
             let (key, value) = map.range((low.clone(), high.clone())).next()?;
             low = std::ops::Bound::Excluded(key.clone());

@@ -1,9 +1,10 @@
-//! Tables 1 and 2: where the state stands, and what its rows add up to.
+//! Tables 1 and 2: the position of the state, and the sums of its rows.
 //!
-//! Table 1 has one row, under the key `0x01`: envelope around the postcard of `PositionV1`, then, since version 2, that of
-//! what the recent deletions add up to, which a version 1 passes over. Without it the store is unfinished. Table 2 has one row per collection that has objects: key `0x02`, collection; value: envelope around
-//! 0 objects `u64` LE | 8 bytes of keys and values `u64` LE | 16 digest, 32 bytes. The position repeats the digest over
-//! all sums, so that a sum that is lost or stale is noticed when the store is opened.
+//! Table 1 has one row, under the key `0x01`: envelope around the postcard of `PositionV1`, followed since version 2
+//! by that of the sum of the recent deletions, which version 1 ignores. Without this row the store is unfinished.
+//! Table 2 has one row per collection that has objects: key `0x02`, collection; value: envelope around 0 objects `u64`
+//! LE | 8 bytes of keys and values `u64` LE | 16 digest, 32 bytes. The position repeats the digest over all sums, so a
+//! lost or stale sum is detected when the store is opened.
 
 use std::ops::Bound;
 
@@ -18,31 +19,31 @@ use crate::model::digest::CollectionSum;
 use crate::model::position::Chain;
 use crate::model::{Collection, Digest, DigestSet, Generation, Lineage, LogId, Position, Seq};
 
-/// Where a state stands.
+/// Position and sums of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateMeta {
-    /// Which log.
+    /// Id of the log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How the generations descend from each other.
+    /// Descent of the generations.
     pub lineage: Lineage,
     /// Last entry applied.
     pub seq: Seq,
-    /// Chain at that entry.
+    /// Chain value at that entry.
     pub chain: Chain,
-    /// When that entry was committed: milliseconds since 1970-01-01 UTC; 0 before the first.
+    /// Commit time of that entry, in milliseconds since 1970-01-01 UTC; 0 before the first entry.
     pub time_ms: u64,
-    /// Sums by collection, and of the origins.
+    /// Sums by collection, and the digest of the origins.
     pub digests: DigestSet,
-    /// `digests.overall()`, kept up to date.
+    /// `digests.overall()`, cached.
     pub digest: Digest,
-    /// Whether values are withheld: of some objects it has the names and what they add to the digest, no more.
+    /// Whether values are withheld: of some objects the state holds only the names and their contribution to the digest.
     pub is_redacted: bool,
 }
 
 impl StateMeta {
-    /// The position that the state stands for.
+    /// Returns the position of the state.
     #[must_use]
     pub fn position(&self) -> Position {
         Position {
@@ -69,7 +70,7 @@ struct PositionV1 {
 
 const POSITION_KEY: [u8; 1] = [Table::Position as u8];
 
-/// Adds the position's row to a batch.
+/// Adds the row of the position to a batch.
 pub(super) fn push_position(batch: &mut Batch, meta: &StateMeta, origins: Digest, deletions: Summary) {
     let row = PositionV1 {
         log_id: meta.log_id,
@@ -92,7 +93,7 @@ fn sum_key(collection: &Collection) -> Vec<u8> {
     key
 }
 
-/// Adds a collection's sum to a batch; `None` when its last object went.
+/// Adds the sum of a collection to a batch; `None` if its last object was deleted.
 pub(super) fn push_sum(batch: &mut Batch, collection: &Collection, sum: Option<&CollectionSum>) {
     let key = sum_key(collection);
     let value = sum.map(|sum| {
@@ -117,12 +118,12 @@ fn decode_sum(key: &[u8], value: &[u8]) -> Result<(Collection, CollectionSum), S
     Ok((collection, sum))
 }
 
-/// Sequence and chain of a view, without its sums.
+/// Returns sequence, chain value and generation of a view, without its sums.
 pub(super) fn load_place(view: &dyn EngineSnapshot) -> Result<Option<(Seq, Chain, Generation)>, StateError> {
     Ok(load_position(view)?.map(|(position, _)| (position.seq, position.chain, position.generation)))
 }
 
-/// What the recent deletions of a view add up to; `None` where a version that does not know them wrote last.
+/// Returns the sum of the recent deletions of a view; `None` if it was written last by a version that does not know the sum.
 pub(super) fn load_deletions(view: &dyn EngineSnapshot) -> Result<Option<Summary>, StateError> {
     Ok(load_position(view)?.and_then(|(_, deletions)| deletions))
 }
@@ -136,7 +137,7 @@ fn load_position(view: &dyn EngineSnapshot) -> Result<Option<(PositionV1, Option
     Ok(Some((position, deletions)))
 }
 
-/// The meta of a view; `None` when the store is new or unfinished.
+/// Loads the meta of a view; `None` if the store is new or unfinished.
 pub(super) fn load(view: &dyn EngineSnapshot) -> Result<Option<StateMeta>, StateError> {
     let Some((position, _)) = load_position(view)? else { return Ok(None) };
     let mut digests = DigestSet { origins: position.origins, ..DigestSet::default() };

@@ -1,20 +1,21 @@
-//! The state that a log adds up to: objects, what is remembered of each origin, and the position they stand for.
+//! The state that results from a log: objects, rows of origins, and the position they correspond to.
 //!
 //! Guarantees:
-//! - data and position change in one atomic batch, made in one place ([`store`]); after a crash at any instant the
-//!   state is the state at some earlier position, whole;
+//! - data and position change in one atomic batch, written in one place ([`store`]); after a crash at any point the
+//!   state is the complete state at some earlier position;
 //! - equal histories give equal digests, however their entries were batched;
-//! - no byte of the engine is believed: every row carries its own checksum, the digests of all rows are kept beside
-//!   them, and [`StateStore::check`] compares the two;
-//! - a store without [`StateMeta`] is unfinished and means nothing.
+//! - the engine's data is not trusted: every row has its own checksum, the digests of all rows are stored with them,
+//!   and [`StateStore::check`] compares the two;
+//! - a store without [`StateMeta`] is unfinished and must not be used.
 //!
-//! All of it can be rebuilt: from the log on a datastore, from the datastore on a replica. So nothing here is synced
-//! before [`StateStore::persist`] is called; a state may lag its log, never contradict it.
+//! The whole state can be rebuilt: from the log on a datastore, from the datastore on a replica. So nothing is synced
+//! before [`StateStore::persist`] is called; a state may lag behind its log but never contradicts it.
 //!
-//! Tables (numbers are on disk and never reused): 1 position, 2 collection sums ([`meta`]), 3 origins ([`origins`]),
-//! 4 objects ([`objects`]), 5 makers (`makers`), 6 recent deletions (`deletions`), 7 objects whose values are withheld (`withheld`). They share **one** keyspace of the engine, each row's key beginning with its table's
-//! number. Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave
-//! objects that are newer than the position; one keyspace is flushed as a whole.
+//! Tables (numbers are on disk and never reused): 1 position, 2 collection sums ([`meta`]), 3 origins ([`origins`]), 4
+//! objects ([`objects`]), 5 makers (`makers`), 6 recent deletions (`deletions`), 7 objects with withheld values
+//! (`withheld`). They share **one** keyspace of the engine; the key of each row starts with the number of its table.
+//! Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave objects that
+//! are newer than the position; one keyspace is flushed as a whole.
 
 mod aborts;
 mod absent;

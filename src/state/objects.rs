@@ -1,11 +1,11 @@
 //! Table 4: the objects.
 //!
 //! Key: `0x04`, collection, `0x00`, key. Value: envelope around 0 version `u64` LE | 8 commit time in milliseconds
-//! `u64` LE | 16 the bytes. An absent row means that no such object exists; deletes leave nothing behind.
+//! `u64` LE | 16 the bytes. An absent row means that the object does not exist; deletes leave no row in this table.
 //!
-//! Keys sort by (collection, key): a collection has no control character, so `0x00` occurs in none, and where one
-//! collection's name is the beginning of another's, `0x00` is less than whatever the other goes on with. After the
-//! first `0x00` the rest is the key, whatever bytes it holds.
+//! Keys sort by (collection, key): collection names contain no control characters, so `0x00` occurs in none of them.
+//! If the name of one collection is a prefix of another name, `0x00` sorts before the next character of the longer
+//! name. Everything after the first `0x00` is the key, which may contain any bytes.
 
 use std::ops::Bound;
 
@@ -16,22 +16,22 @@ use super::envelope::{self, HEADER_BYTES, Table};
 use super::error::StateError;
 use crate::model::{Collection, Key, Seq};
 
-/// A value up to this size is copied out of the engine's block rather than keeping the block alive.
+/// Values up to this size are copied, so that they do not keep the block of the engine alive.
 const COPY_BYTES_MAX: usize = 4096;
 const FIXED_BYTES: usize = 16;
 
-/// The present contents of an object.
+/// The current contents of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Sequence of its last write.
+    /// Sequence of the last write.
     pub version: Seq,
-    /// When that was committed: milliseconds since 1970-01-01 UTC.
+    /// Commit time of the last write, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Its bytes.
+    /// The value.
     pub value: Bytes,
 }
 
-/// An object's row before its value is copied anywhere.
+/// The row of an object before its value is copied.
 pub(super) struct ObjectRow {
     pub(super) version: Seq,
     time_ms: u64,
@@ -57,7 +57,7 @@ pub(super) fn key(collection: &str, key: &str) -> Vec<u8> {
     key_in(Table::Objects, collection, key)
 }
 
-/// The key of a row of `table` that is about an object.
+/// Returns the key of the row for an object in `table`.
 pub(super) fn key_in(table: Table, collection: &str, key: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + collection.len() + key.len());
     out.push(table.number());
@@ -84,13 +84,13 @@ pub(super) fn decode(row_key: &[u8], row: Slice) -> Result<ObjectRow, StateError
     Ok(ObjectRow { version: Seq(version), time_ms, row })
 }
 
-/// Names and row of an object found by scanning.
+/// Decodes collection, key and row of an object found by a scan.
 pub(super) fn decode_named((row_key, row): Row) -> Result<(Collection, Key, ObjectRow), StateError> {
     let (collection, key) = names(Table::Objects, &row_key)?;
     Ok((collection, key, decode(&row_key, row)?))
 }
 
-/// The names in a key that [`key_in`] made.
+/// Returns the collection and the key contained in a row key created by [`key_in`].
 pub(super) fn names(table: Table, row_key: &[u8]) -> Result<(Collection, Key), StateError> {
     let bad = |what: &str| table.damaged(row_key, what);
     let text = row_key.get(1..).and_then(|rest| std::str::from_utf8(rest).ok());
@@ -100,7 +100,7 @@ pub(super) fn names(table: Table, row_key: &[u8]) -> Result<(Collection, Key), S
     Ok((collection, key))
 }
 
-/// The range of all objects, or of those after one.
+/// Returns the range of all objects, or of those after the given one.
 pub(super) fn range_after(after: Option<(&Collection, &Key)>) -> (End, End) {
     let all = [Table::Objects.number()];
     let low = match after {
@@ -110,8 +110,8 @@ pub(super) fn range_after(after: Option<(&Collection, &Key)>) -> (End, End) {
     (low, prefix_end(&all))
 }
 
-/// The range of a collection's keys that begin with `prefix` and lie above `from`. Never ends before it begins, which
-/// engines may not bear.
+/// Returns the range of the keys of a collection that start with `prefix` and follow the bound `from`. The end is
+/// never before the start, which some engines do not accept.
 pub(super) fn range_of(collection: &Collection, prefix: &str, from: Bound<&str>) -> (End, End) {
     let first = key(collection.as_str(), prefix);
     let high = prefix_end(&first);

@@ -1,10 +1,10 @@
-//! Table 3: what the state remembers of every origin, for ever; and the same rows outside a store.
+//! Table 3: the permanent rows of all origins; also their representation outside a store.
 //!
 //! Key: `0x03`, the 16 bytes of the origin. Value: envelope around the postcard of [`OriginRow`]. An absent row means
 //! that no transaction of this origin was ever sequenced.
 //!
-//! Compaction keeps live operations only, from which these rows could not be told any more. So they travel beside
-//! the compacted segments as *pieces* made by [`OriginTable::encode`].
+//! Compaction keeps only live operations, from which these rows can no longer be derived. So they are sent alongside
+//! the compacted segments, as *pieces* created by [`OriginTable::encode`].
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(super) fn decode_named((row_key, row): (Slice, Slice)) -> Result<(Origin, Or
     Ok((Origin(origin), decode(&row_key, &row)?))
 }
 
-/// What an entry tells of its origin, in the form of [`OriginRow::record`].
+/// Returns the outcome that an entry records for its origin, in the form of [`OriginRow::record`].
 pub(super) fn outcome(entry: &Entry) -> Option<(Origin, OriginCounter, OriginCounter, Option<&Reason>)> {
     match &entry.body {
         EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => {
@@ -48,18 +48,18 @@ pub(super) fn outcome(entry: &Entry) -> Option<(Origin, OriginCounter, OriginCou
     }
 }
 
-/// Largest piece that [`OriginTable::encode`] makes, unless one single rejection is larger.
+/// Maximum size in bytes of a piece created by [`OriginTable::encode`], unless a single rejection is larger.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
-/// Largest piece that is read; beyond it a piece is refused unread.
+/// Maximum size in bytes of a piece that is decoded; larger ones are rejected unread.
 const PIECE_BYTES_READ_MAX: usize = 2 * PIECE_BYTES_MAX;
-/// First byte of a piece.
+/// Format version: the first byte of a piece.
 const PIECE_FORMAT: u8 = 1;
 
-/// All origins' rows at one sequence, in memory.
+/// In-memory table of the rows of all origins at one sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginTable(BTreeMap<Origin, OriginRow>);
 
-/// A piece that cannot be read.
+/// A malformed piece.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a piece of the origins table is malformed: {what}")]
 pub struct BadPiece {
@@ -75,43 +75,43 @@ struct PieceRowV1 {
 }
 
 impl OriginTable {
-    /// Takes in one entry; entries must come in the order of their sequences.
+    /// Applies one entry; entries must be applied in the order of their sequences.
     pub fn apply(&mut self, entry: &Entry) {
         if let Some((origin, counter, settled, rejected)) = outcome(entry) {
             self.0.entry(origin).or_default().record(entry.seq, counter, settled, rejected.cloned());
         }
     }
 
-    /// The row of one origin.
+    /// Returns the row of one origin.
     #[must_use]
     pub fn get(&self, origin: Origin) -> Option<&OriginRow> {
         self.0.get(&origin)
     }
 
-    /// Puts a row in place.
+    /// Inserts or replaces a row.
     pub fn insert(&mut self, origin: Origin, row: OriginRow) {
         self.0.insert(origin, row);
     }
 
-    /// All rows by rising origin.
+    /// Returns all rows in ascending order of origin.
     pub fn rows(&self) -> impl Iterator<Item = (Origin, &OriginRow)> {
         self.0.iter().map(|(origin, row)| (*origin, row))
     }
 
-    /// Number of origins.
+    /// Returns the number of origins.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no origins.
+    /// Returns whether there are no origins.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The table as pieces of at most [`PIECE_BYTES_MAX`] bytes each; at least one, so that "no origins" can be told
-    /// from "no table". Equal tables give equal pieces.
+    /// Encodes the table as pieces of at most [`PIECE_BYTES_MAX`] bytes each. There is at least one piece, so "no
+    /// origins" differs from "no table". Equal tables give equal pieces.
     #[must_use]
     pub fn encode(&self) -> Vec<Vec<u8>> {
         let mut pieces = vec![vec![PIECE_FORMAT]];
@@ -132,7 +132,7 @@ impl OriginTable {
                     piece.extend_from_slice(&bytes);
                 }
             };
-            // A row with many rejections is told in parts, so that no piece outgrows its bound.
+            // A row with many rejections is split into parts, so that no piece exceeds its maximum size.
             let mut part = Vec::new();
             let mut part_bytes = 0;
             for rejection in &row.rejected {
@@ -148,10 +148,10 @@ impl OriginTable {
         pieces
     }
 
-    /// Reads the pieces of one table, in order.
+    /// Decodes the pieces of one table in order.
     ///
     /// # Errors
-    /// When a piece is malformed, too large, or out of order.
+    /// If a piece is malformed, too large or out of order.
     pub fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<OriginTable, BadPiece> {
         let mut table = BTreeMap::<Origin, OriginRow>::new();
         let bad = |what: &str| BadPiece { what: what.into() };
@@ -219,7 +219,7 @@ mod tests {
             let row = key(origin).len() + encode(&key(origin), &row).len();
             let maker = Maker { member: member.clone(), counter, hash: Some([7; 16]) };
             let maker = postcard::to_stdvec(&maker).expect("encodes").len() + envelope::HEADER_BYTES;
-            // What compaction keeps of its last transaction.
+            // The record that compaction keeps of its last transaction.
             let txn = Txn {
                 id: TxnId { origin, counter },
                 settled: counter,

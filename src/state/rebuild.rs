@@ -1,4 +1,4 @@
-//! Whether a state can be used with a log, and how it is made anew from one.
+//! Decides whether a state can be used with a log, and rebuilds a state from a log.
 
 use super::error::StateError;
 use super::loader::Target;
@@ -9,86 +9,87 @@ use crate::model::position::{Chain, Divergence, shared_after};
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
-/// Entries are applied in batches of at most this many …
+/// Maximum number of entries in a batch.
 const BATCH_ENTRIES_MAX: usize = 4096;
-/// … and about this many bytes.
+/// Approximate maximum size in bytes of a batch.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// What a log says of itself when a state is held against it.
+/// Properties of a log that a state is compared with.
 pub struct LogView<'a> {
-    /// Which log.
+    /// Id of the log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How generations descend.
+    /// Descent of the generations.
     pub lineage: &'a [LineageEntry],
-    /// Lowest sequence from which its tail can be read.
+    /// Lowest sequence from which the tail of the log can be read.
     pub horizon: Seq,
-    /// Its last sequence.
+    /// Last sequence of the log.
     pub head: Seq,
-    /// Its chain at a sequence between horizon and head, both included.
+    /// Returns the chain value at a sequence between horizon and head, both included.
     pub chain_at: &'a dyn Fn(Seq) -> Option<Chain>,
 }
 
-/// What to do with a state.
+/// The action required for a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It stands at the log's head.
+    /// Use the state: it is at the head of the log.
     Use,
     /// Apply the entries after this sequence.
     CatchUp {
-        /// Where the state stands.
+        /// Sequence of the state.
         from: Seq,
     },
-    /// Build it anew: the log has everything that it ever held.
+    /// Rebuild the state: the log still has everything it ever contained.
     Rebuild {
-        /// Why.
+        /// Reason for the rebuild.
         reason: RebuildReason,
     },
-    /// Keep both: entries that the state was made from are not in the log. A state is fed after the log was synced, so
-    /// they were acknowledged.
+    /// Keep both: entries applied to the state are missing from the log. Entries are applied after the log was synced,
+    /// so they were acknowledged.
     Loss {
-        /// What shows it.
+        /// The evidence for the loss.
         reason: LossReason,
     },
 }
 
-/// Why a state cannot be used.
+/// Reason why a state cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RebuildReason {
-    /// There is none, or it was never finished.
+    /// There is no state, or it was never completed.
     #[error("there is no finished state")]
     Missing,
-    /// It was begun for another log, and never took in an entry.
+    /// The state was created for another log and has no entries.
     #[error("the state is empty")]
     Empty,
-    /// It goes on beyond what another generation of its log shares, with which an operator gave that up.
+    /// The state extends past what its generation shares with the log; an operator abandoned that part when starting
+    /// the log's generation.
     #[error("the state is of a generation that was given up for the log's")]
     GivenUp,
-    /// It ends before the entries that the log still has.
+    /// The state ends before the entries that the log still has.
     #[error("the state ends before the log's horizon")]
     BelowHorizon,
 }
 
-/// What a state proves of a log.
+/// Evidence that a log has lost entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LossReason {
-    /// It is of another log.
+    /// The state belongs to another log.
     #[error("the state belongs to another log")]
     OtherLog,
-    /// It has seen a later generation.
+    /// The state has a later generation.
     #[error("the state is of a later generation than the log")]
     LaterGeneration,
-    /// It has seen entries after the log's head.
+    /// The state has entries after the head of the log.
     #[error("the state is ahead of the log")]
     Ahead,
-    /// Its chain is not the log's.
+    /// The chain value of the state differs from that of the log.
     #[error("the state's history is not the log's")]
     OtherHistory,
 }
 
-/// Holds a state against its log. The caller records the log's generation with [`StateStore::set_generation`] when it
-/// is later than the state's.
+/// Compares a state with its log. If the generation of the log is later than that of the state, the caller records it
+/// with [`StateStore::set_generation`].
 #[must_use]
 pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     let rebuild = |reason| Action::Rebuild { reason };
@@ -96,8 +97,8 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     let Some(meta) = meta else { return rebuild(RebuildReason::Missing) };
     let is_other = meta.log_id != log.log_id || meta.generation > log.generation;
     let shared_to = shared_after(log.lineage, meta.generation);
-    // Each has a generation that the other one lacks: whichever number is greater, an operator started the log's without knowing
-    // of this state. A log that merely lacks the state's generation may be an older copy.
+    // Each lineage has a generation that the other one lacks: whichever number is higher, an operator started the generation of
+    // the log without knowing this state. A log that only lacks the generation of the state may be an older copy.
     let is_apart = meta.log_id == log.log_id && Divergence::of(&meta.lineage, log.lineage).is_mutual();
     match meta {
         meta if is_apart && meta.seq > Seq::ZERO => rebuild(RebuildReason::GivenUp),
@@ -114,7 +115,7 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     }
 }
 
-/// A rebuild that did not come to its end.
+/// A rebuild that did not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError<E> {
     /// The source of entries failed.
@@ -125,13 +126,13 @@ pub enum RebuildError<E> {
     State(#[from] StateError),
 }
 
-/// Fills an empty store with what a log adds up to: the compacted entries up to the horizon, the origins at the
-/// horizon, and every entry after it, each with the chain at it. `horizon` is where the base ends (sequence 0 for a log
-/// that was never compacted); `head_digest` is what the whole must add up to where that is known. `progress` is
-/// called with the last sequence of every batch.
+/// Fills an empty store from a log: the compacted entries up to the horizon, the origins at the horizon, and every
+/// entry after it with its chain value. `horizon` describes the end of the base (sequence 0 for a log that was never
+/// compacted); `head_digest` is the expected digest of the result, if known. `progress` is called with the last
+/// sequence of every batch.
 ///
 /// # Errors
-/// When the source fails, or the state cannot be written or does not add up; the store is then to be discarded.
+/// If the source fails, the state cannot be written, or a digest differs; the store must then be discarded.
 pub fn rebuild<E>(
     store: &StateStore,
     base: impl IntoIterator<Item = Result<Entry, E>>,

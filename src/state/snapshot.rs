@@ -1,4 +1,4 @@
-//! A consistent view of a state: objects, origins and position as of one instant.
+//! A consistent view of a state: objects, origins and position at one point in time.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use super::withheld::{self, WithheldObject};
 use crate::env::damage::DamageRecord;
 use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
-/// A view of a state at one instant; cheap to clone.
+/// A view of a state at one point in time; cheap to clone.
 #[derive(Clone)]
 pub struct StateSnapshot {
     view: Arc<dyn EngineSnapshot>,
     meta: Option<Arc<StateMeta>>,
-    /// Of the state.
+    /// Damage record of the state.
     damage: DamageRecord,
 }
 
@@ -38,7 +38,7 @@ impl StateSnapshot {
         self.damage.checked(result, StateError::is_damage)
     }
 
-    /// The row under a key, decoded; every read of one row.
+    /// Reads and decodes one row. All reads of single rows use this function.
     fn row<T>(
         &self,
         row_key: &[u8],
@@ -48,7 +48,7 @@ impl StateSnapshot {
         self.checked(read.and_then(|row| row.map(|row| decode(row_key, row)).transpose()))
     }
 
-    /// The rows of a range, decoded; every read of several rows.
+    /// Reads and decodes the rows of a range. Reads of several rows use this function.
     fn rows<T, D: Fn(Row) -> Result<T, StateError> + Send>(
         &self,
         (low, high): (End, End),
@@ -58,36 +58,36 @@ impl StateSnapshot {
         rows.map(move |row| damage.checked(row.and_then(&decode), StateError::is_damage))
     }
 
-    /// Where the view stands; `None` when the store was new or unfinished.
+    /// Returns the position and sums of the view; `None` if the store was new or unfinished.
     #[must_use]
     pub fn meta(&self) -> Option<&Arc<StateMeta>> {
         self.meta.as_ref()
     }
 
-    /// The object under a key.
+    /// Returns the object under a key.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(objects::ObjectRow::into_object))
     }
 
-    /// The version of the object under a key.
+    /// Returns the version of the object under a key.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(|row| row.version))
     }
 
-    /// All objects in the order of (collection, key).
+    /// Returns all objects in the order of (collection, key).
     pub fn objects(&self) -> impl Iterator<Item = Result<(Collection, Key, Object), StateError>> + Send + use<> {
         self.objects_after(None)
     }
 
-    /// The objects that come after one in the order of (collection, key); all of them for `None`.
+    /// Returns the objects after the given one in the order of (collection, key); all objects for `None`.
     pub fn objects_after(
         &self,
         after: Option<(&Collection, &Key)>,
@@ -98,7 +98,7 @@ impl StateSnapshot {
         })
     }
 
-    /// The objects of a collection whose keys begin with `prefix` and lie at or after `from`, in key order.
+    /// Returns the objects of a collection with keys that start with `prefix` and follow the bound `from`, in key order.
     pub fn scan(
         &self,
         collection: &Collection,
@@ -111,60 +111,60 @@ impl StateSnapshot {
         })
     }
 
-    /// The objects whose values are withheld from this state; none unless it is redacted.
+    /// Returns the objects with values withheld from this state; none unless the state is redacted.
     pub fn withheld(&self) -> impl Iterator<Item = Result<WithheldObject, StateError>> + Send + use<> {
         self.rows(withheld::range(), withheld::decode_named)
     }
 
-    /// What is remembered of an origin.
+    /// Returns the row of an origin.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
         self.row(&origins::key(origin), |row_key, row| origins::decode(row_key, &row))
     }
 
-    /// All origins' rows, by rising origin.
+    /// Returns the rows of all origins, in ascending order of origin.
     pub fn origins(&self) -> impl Iterator<Item = Result<(Origin, OriginRow), StateError>> + Send + use<> {
         self.rows(range_of(Table::Origins), origins::decode_named)
     }
 
-    /// Who made the transactions of an origin; `None` where that is not known.
+    /// Returns the author of the transactions of an origin; `None` if unknown.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
         let row_key = makers::key(origin);
         self.view.get(&row_key)?.map(|row| makers::decode(&row_key, &row)).transpose()
     }
 
-    /// Who made the transactions of each origin of which that is known.
+    /// Returns the author of the transactions of each origin, as far as known.
     pub fn makers(&self) -> impl Iterator<Item = Result<(Origin, Maker), StateError>> + Send + use<> {
         self.rows(range_of(Table::Makers), makers::decode_named)
     }
 
-    /// What was deleted lately, and since when that is known.
+    /// Returns the recent deletions, and the sequence after which they are complete.
     ///
     /// # Errors
-    /// When a row cannot be read, or they do not add up; [`StateError::Uninitialised`] without a position.
+    /// If a row cannot be read or the rows do not add up; [`StateError::Uninitialised`] without a position.
     pub fn deletions(&self) -> Result<Deletions, StateError> {
         let at = self.meta.as_ref().ok_or(StateError::Uninitialised)?.seq;
         let summary = self.checked(meta::load_deletions(&*self.view))?;
         self.checked(deletions::load(&*self.view, summary, at))
     }
 
-    /// All origins' rows at once.
+    /// Returns the rows of all origins at once.
     ///
     /// # Errors
-    /// When a row cannot be read.
+    /// If a row cannot be read.
     pub fn origin_table(&self) -> Result<OriginTable, StateError> {
         self.origins().collect()
     }
 
-    /// Reads every row and adds everything up anew; see [`super::StateStore::check`].
+    /// Reads every row and recomputes all sums; see [`super::StateStore::check`].
     ///
     /// # Errors
-    /// [`StateError::Uninitialised`] when there is nothing to compare with.
+    /// [`StateError::Uninitialised`] if there are no sums to compare with.
     pub fn check(&self) -> Result<CheckReport, StateError> {
         let meta = self.meta.as_ref().ok_or(StateError::Uninitialised)?;
         let mut report = CheckReport::default();
@@ -201,7 +201,7 @@ impl StateSnapshot {
     }
 }
 
-/// All rows of a table.
+/// Returns the range of all rows of a table.
 fn range_of(table: Table) -> (End, End) {
     let prefix = [table.number()];
     (Bound::Included(prefix.to_vec()), prefix_end(&prefix))

@@ -1,6 +1,6 @@
-//! The handle on a state: read from any thread, written from one.
+//! The handle of a state: read from any thread, written from one.
 //!
-//! [`StateStore::apply`] is the only place that changes data and position of a finished state, in one batch.
+//! [`StateStore::apply`] is the only function that changes data and position of a finished state; it does so in one batch.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,33 +27,33 @@ use crate::model::{
 };
 use crate::planted::{self, Bug};
 
-/// A state; clones are handles on the same one.
+/// A state; clones are handles of the same state.
 #[derive(Clone)]
 pub struct StateStore(Arc<Inner>);
 
 struct Inner {
     engine: Box<dyn Engine>,
-    /// Held while a change is worked out and written, with the recent deletions. A panic while it is held leaves engine and
-    /// cache in doubt, so a poisoned lock stops all writing.
+    /// The recent deletions. Locked while a change is computed and written. A panic in that time leaves engine and
+    /// cache in an unknown state, so a poisoned lock prevents all further writes.
     writer: Mutex<Deletions>,
     meta: Mutex<Option<Arc<StateMeta>>>,
-    /// What reads of this state, and of its snapshots, found damaged.
+    /// Damage found by reads of this state and of its snapshots.
     damage: DamageRecord,
 }
 
-/// What [`StateStore::check`] found.
+/// Result of [`StateStore::check`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// Rows that were read.
+    /// Number of rows read.
     pub rows: u64,
-    /// What is wrong; empty when the state is sound.
+    /// The damage found; empty if the state is intact.
     pub damage: Vec<StateDamage>,
 }
 
-/// One thing that is wrong with a state.
+/// One finding of damage in a state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateDamage {
-    /// A row or the engine under it is damaged; the scan ended there.
+    /// A row or the engine is damaged; the scan ended there.
     #[error("{0}")]
     Row(StateError),
     /// The objects of a collection do not add up.
@@ -61,13 +61,13 @@ pub enum StateDamage {
         "collection {collection}: {objects_found} objects with digest {found}, not {objects_expected} with {expected}"
     )]
     Collection {
-        /// Which.
+        /// Name of the collection.
         collection: Collection,
-        /// Digest that is on record.
+        /// The stored digest.
         expected: Digest,
         /// Digest of the rows.
         found: Digest,
-        /// Number of objects on record.
+        /// The stored number of objects.
         objects_expected: u64,
         /// Number of rows.
         objects_found: u64,
@@ -75,7 +75,7 @@ pub enum StateDamage {
     /// The origins do not add up.
     #[error("origins: digest {found}, expected {expected}")]
     Origins {
-        /// Digest that is on record.
+        /// The stored digest.
         expected: Digest,
         /// Digest of the rows.
         found: Digest,
@@ -83,34 +83,34 @@ pub enum StateDamage {
 }
 
 impl StateStore {
-    /// Opens the state in `dir`, or makes a new one there. A new one has no meta; see [`StateStore::init`] and
+    /// Opens the state in `dir`, or creates a new one there. A new state has no meta; see [`StateStore::init`] and
     /// [`StateStore::loader`].
     ///
     /// # Errors
-    /// When another process has it open, or its files are damaged.
+    /// If another process has the state open, or its files are damaged.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
         StateStore::with_engine(Box::new(FjallEngine::open(dir, cache_bytes)?))
     }
 
-    /// Opens a view of the state in `dir`, whose files are left as they are: what the storage engine has to change
-    /// is in `scratch`, a new directory that the caller removes after the state was dropped.
+    /// Opens a view of the state in `dir` without changing its files. Everything that the storage engine has to write
+    /// is in `scratch`, a new directory that the caller removes after it has dropped the state.
     ///
     /// # Errors
-    /// As [`StateStore::open`].
+    /// See [`StateStore::open`].
     pub fn open_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
         StateStore::with_engine(Box::new(FjallEngine::open_view(dir, scratch, cache_bytes)?))
     }
 
-    /// As [`StateStore::open_view`], for a process that goes on to open `dir` itself when the state is found sound. Aborts
+    /// Like [`StateStore::open_view`], for a process that will open `dir` itself if the state is found intact. Aborts
     /// of the storage engine are counted in `dir`.
     ///
     /// # Errors
-    /// As [`StateStore::open`].
+    /// See [`StateStore::open`].
     pub fn try_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
         StateStore::with_engine(Box::new(FjallEngine::try_view(dir, scratch, cache_bytes)?))
     }
 
-    /// A state that lives in memory only.
+    /// Creates a state that exists in memory only.
     #[must_use]
     pub fn in_memory() -> StateStore {
         let engine = Box::<MemoryEngine>::default();
@@ -122,18 +122,18 @@ impl StateStore {
         }))
     }
 
-    /// What takes the place of this state while it is opened again: it stands where this one stood, and every read and write
-    /// fails with `reason`.
+    /// Returns a stand-in for this state while it is being reopened: it has the same position, and every read and
+    /// write fails with `reason`.
     #[must_use]
     pub fn stand_in(&self, reason: StateError) -> StateStore {
         let (engine, meta) = (Box::new(Absent(reason)), Mutex::new(self.meta()));
         StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta, damage: self.0.damage.clone() }))
     }
 
-    /// A state on any engine.
+    /// Opens a state on any engine.
     ///
     /// # Errors
-    /// When what the engine holds already is damaged.
+    /// If the rows in the engine are damaged.
     pub fn with_engine(engine: Box<dyn Engine>) -> Result<StateStore, StateError> {
         let view = engine.snapshot();
         let meta = meta::load(&*view)?.map(Arc::new);
@@ -160,7 +160,7 @@ impl StateStore {
         self.0.meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What reads of this state have found damaged since it was opened.
+    /// Returns the damage that reads of this state have found since it was opened.
     #[must_use]
     pub fn damage(&self) -> &DamageRecord {
         &self.0.damage
@@ -170,7 +170,7 @@ impl StateStore {
         self.0.damage.checked(result, StateError::is_damage)
     }
 
-    /// The row under a key, decoded; every read of one row.
+    /// Reads and decodes one row. All reads of single rows use this function.
     fn row<T>(
         &self,
         row_key: &[u8],
@@ -184,19 +184,19 @@ impl StateStore {
         &*self.0.engine
     }
 
-    /// Where the state stands; `None` when it is new or unfinished.
+    /// Returns the position and sums of the state; `None` if it is new or unfinished.
     #[must_use]
     pub fn meta(&self) -> Option<Arc<StateMeta>> {
         self.meta_lock().clone()
     }
 
-    /// The position of [`StateStore::meta`].
+    /// Returns the position of [`StateStore::meta`].
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.meta_lock().as_ref().map(|meta| meta.position())
     }
 
-    /// Fails unless the store holds nothing at all.
+    /// Returns an error unless the store is completely empty.
     fn check_new(&self) -> Result<(), StateError> {
         if let Some(meta) = self.meta() {
             return Err(StateError::AlreadyInitialised { seq: meta.seq });
@@ -208,10 +208,10 @@ impl StateStore {
         }
     }
 
-    /// Makes a new store the empty state of a log.
+    /// Initialises a new store as the empty state of a log.
     ///
     /// # Errors
-    /// When the store is not new.
+    /// If the store is not new.
     pub fn init(&self, log_id: LogId, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
         let deletions = self.writer()?;
         self.check_new()?;
@@ -221,10 +221,10 @@ impl StateStore {
         self.replace_meta(meta, &deletions)
     }
 
-    /// Records that the log went on to another generation; the history up to here is shared.
+    /// Records that the log has a new generation; the history up to the current position is shared.
     ///
     /// # Errors
-    /// When the store has no meta or cannot write.
+    /// If the store has no meta or cannot be written.
     pub fn set_generation(&self, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
         let deletions = self.writer()?;
         let meta = self.meta().ok_or(StateError::Uninitialised)?;
@@ -239,7 +239,8 @@ impl StateStore {
         Ok(())
     }
 
-    /// Writes the rows of a whole meta and makes it current; the loader's last step. The rows of `deletions` are there.
+    /// Writes the rows of a complete meta and makes it current; the last step of the loader. The rows of `deletions`
+    /// must already be written.
     pub(super) fn finish(&self, meta: StateMeta, deletions: Deletions) -> Result<(), StateError> {
         let mut current = self.writer()?;
         let mut batch = Vec::new();
@@ -257,10 +258,10 @@ impl StateStore {
         Ok(())
     }
 
-    /// Applies the entries that follow the state, whole and atomically. `chain` is the log's chain at the last of them.
+    /// Applies the entries that follow the state, all of them atomically. `chain` is the chain value of the log at the last one.
     ///
     /// # Errors
-    /// [`StateError::OutOfOrder`] when they do not follow; nothing is changed then. See [`StateError::remedy`].
+    /// [`StateError::OutOfOrder`] if they do not follow; then nothing is changed. See [`StateError::remedy`].
     pub fn apply(&self, entries: &[Entry], chain: Chain) -> Result<(), StateError> {
         let Some(last) = entries.last() else { return Ok(()) };
         let mut deletions = self.writer()?;
@@ -302,7 +303,7 @@ impl StateStore {
         self.0.engine.write(batch)?;
         let mut guard = self.meta_lock();
         if let Some(current) = guard.as_mut() {
-            // Copies the sums only when someone holds on to the meta of before.
+            // Copies the sums only if a caller still holds the previous meta.
             let current = Arc::make_mut(current);
             changes.merge_into(&mut current.digests);
             (current.seq, current.chain) = (place.seq, place.chain);
@@ -311,28 +312,28 @@ impl StateStore {
         Ok(())
     }
 
-    /// The object under a key, as of the last batch.
+    /// Returns the object under a key as of the last batch.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(objects::ObjectRow::into_object))
     }
 
-    /// The version of the object under a key; `None` when there is no such object.
+    /// Returns the version of the object under a key; `None` if the object does not exist.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(|row| row.version))
     }
 
-    /// The object under a key whose value is withheld from this state.
+    /// Returns the object under a key if its value is withheld from this state.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn withheld(&self, collection: &Collection, key: &Key) -> Result<Option<WithheldObject>, StateError> {
         if !self.meta().is_some_and(|meta| meta.is_redacted) {
             return Ok(None);
@@ -340,50 +341,51 @@ impl StateStore {
         self.checked(withheld::get(self.engine(), withheld::key(collection, key)))
     }
 
-    /// What is remembered of an origin.
+    /// Returns the row of an origin.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
         self.row(&origins::key(origin), |row_key, row| origins::decode(row_key, &row))
     }
 
-    /// Who made the transactions of an origin; `None` where that is not known.
+    /// Returns the author of the transactions of an origin; `None` if unknown.
     ///
     /// # Errors
-    /// When its row cannot be read.
+    /// If its row cannot be read.
     pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
         self.row(&makers::key(origin), |row_key, row| makers::decode(row_key, &row))
     }
 
-    /// A consistent view of this instant. Old rows are kept for as long as it lives, so it should not live long.
+    /// Returns a consistent view of the current state. It prevents the removal of old rows, so it should be
+    /// short-lived.
     ///
     /// # Errors
-    /// When the position cannot be read.
+    /// If the position cannot be read.
     pub fn snapshot(&self) -> Result<StateSnapshot, StateError> {
         let view = self.0.engine.snapshot();
         let cached = self.meta();
         let place = self.checked(meta::load_place(&*view))?;
         let cached_place = cached.as_ref().map(|meta| (meta.seq, meta.chain, meta.generation));
-        // A batch may have become visible that the cache does not show yet, or the other way round.
+        // A batch may be visible in the view but not yet in the cache, or vice versa.
         let meta = if place == cached_place { cached } else { self.checked(meta::load(&*view))?.map(Arc::new) };
         Ok(StateSnapshot::new(Arc::from(view), meta, self.0.damage.clone()))
     }
 
-    /// Begins to fill a new store with rows.
+    /// Starts to fill a new store with rows.
     ///
     /// # Errors
-    /// When the store is not new.
+    /// If the store is not new.
     pub fn loader(&self) -> Result<Loader, StateError> {
         let _writing = self.writer()?;
         self.check_new()?;
         Ok(Loader::new(self.clone()))
     }
 
-    /// Reads every row and adds everything up anew.
+    /// Reads every row and recomputes all sums.
     ///
     /// # Errors
-    /// [`StateError::Uninitialised`] when there is nothing to compare with. Damage is no error but part of the report.
+    /// [`StateError::Uninitialised`] if there are no sums to compare with. Damage is not an error but part of the report.
     pub fn check(&self) -> Result<CheckReport, StateError> {
         self.snapshot()?.check()
     }
@@ -396,7 +398,7 @@ impl StateStore {
         self.0.engine.persist()
     }
 
-    /// Bytes on disk.
+    /// Returns the number of bytes on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         self.0.engine.disk_bytes()

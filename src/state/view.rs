@@ -1,21 +1,21 @@
-//! A view of a state that leaves its directory as it is.
+//! A view of a state that does not change the directory of the state.
 //!
-//! The storage engine writes whenever it opens: it cuts journals, removes what it does not know, and of a damaged database
-//! it removes what is sound. So a state that is only looked at, or not trusted yet, is opened elsewhere: what the engine
-//! changes is copied, and its tables, which it never changes, are linked.
+//! The storage engine writes whenever it opens: it truncates journals, removes unknown files, and removes intact files
+//! of a damaged database. So a state that is only inspected, or not trusted yet, is opened in another directory: files
+//! that the engine changes are copied, and its tables, which it never changes, are linked.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// How a table comes to its second place.
+/// Creates the link of a table in the other directory.
 type Link = fn(&Path, &Path) -> io::Result<()>;
 
-/// The folder whose files are written once.
+/// Name of the directory whose files are written only once.
 const TABLES: &str = "tables";
 
-/// Fills the new directory `scratch`, on any file system, with what opens as the state in `dir` does.
+/// Fills the new directory `scratch`, on any file system, so that it opens like the state in `dir`.
 pub(super) fn make(dir: &Path, scratch: &Path) -> io::Result<()> {
     fs::create_dir_all(scratch)?;
     copy(&fs::canonicalize(dir)?, scratch, false, |path, target| symlink(path, target))
@@ -24,7 +24,7 @@ pub(super) fn make(dir: &Path, scratch: &Path) -> io::Result<()> {
 /// Fills the new directory `to`, on the same file system, with a copy that outlives the state in `dir`.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system reports an error.
 pub fn duplicate(dir: &Path, to: &Path) -> io::Result<()> {
     copy(dir, to, false, |path, target| fs::hard_link(path, target))
 }

@@ -1,8 +1,9 @@
-//! Table 7: objects whose values are withheld from the member that holds this state.
+//! Table 7: objects with values that are withheld from the member that holds this state.
 //!
-//! Only a *redacted* state has it. Such a state has the row `0x07`, an empty envelope, from its beginning to its end. Further
-//! keys: `0x07`, collection, `0x00`, key. Value: envelope around 0 version `u64` LE | 8 commit time in milliseconds `u64` LE |
-//! 16 bytes of the value `u64` LE | 24 contribution to the digest, 32 bytes. An object is here or in table 4, never in both.
+//! Only a *redacted* state has this table. Such a state always has the row `0x07`, an empty envelope. Further keys:
+//! `0x07`, collection, `0x00`, key. Value: envelope around 0 version `u64` LE | 8 commit time in milliseconds `u64` LE
+//! | 16 bytes of the value `u64` LE | 24 contribution to the digest, 32 bytes. An object is either here or in table 4,
+//! never in both.
 
 use std::ops::Bound;
 
@@ -12,14 +13,14 @@ use super::error::StateError;
 use super::objects;
 use crate::model::{Collection, Digest, Key, Seq, Withheld};
 
-/// What a redacted state knows of an object whose value it does not hold.
+/// Metadata that a redacted state holds of an object with a withheld value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WithheldObject {
-    /// Sequence of its last write.
+    /// Sequence of the last write.
     pub version: Seq,
-    /// When that was committed: milliseconds since 1970-01-01 UTC.
+    /// Commit time of the last write, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Which, and what it adds to the digest.
+    /// Name, size and contribution to the digest.
     pub object: Withheld,
 }
 
@@ -31,7 +32,7 @@ pub(super) fn push_marker(batch: &mut Batch) {
     batch.push((Slice::from(MARKER_KEY), Some(envelope::seal(&MARKER_KEY, envelope::begin(0)))));
 }
 
-/// Whether a state is marked as redacted.
+/// Returns whether a state is marked as redacted.
 pub(super) fn is_marked(view: &dyn EngineSnapshot) -> Result<bool, StateError> {
     let Some(row) = view.get(&MARKER_KEY)? else { return Ok(false) };
     match envelope::open(Table::Withheld, &MARKER_KEY, &row)? {
@@ -64,13 +65,13 @@ pub(super) fn decode_named((row_key, row): Row) -> Result<WithheldObject, StateE
     Ok(WithheldObject { version: Seq(number(0)), time_ms: number(8), object })
 }
 
-/// The object under a key, where its value is withheld.
+/// Returns the object under a key if its value is withheld.
 pub(super) fn get(engine: &dyn Engine, row_key: Vec<u8>) -> Result<Option<WithheldObject>, StateError> {
     let Some(row) = engine.get(&row_key)? else { return Ok(None) };
     decode_named((Slice::from(row_key), row)).map(Some)
 }
 
-/// The range of all objects whose values are withheld, without the marker.
+/// Returns the range of all objects with withheld values, without the marker.
 pub(super) fn range() -> (End, End) {
     (Bound::Excluded(MARKER_KEY.to_vec()), prefix_end(&MARKER_KEY))
 }

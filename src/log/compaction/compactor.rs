@@ -1,4 +1,4 @@
-//! Compactions of one log, one after the other.
+//! Runs the compactions of one log one after another.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +7,20 @@ use crate::log::liveness::FjallLiveness;
 use crate::log::reader::LogReader;
 use crate::model::Seq;
 
-/// What one call of [`Compactor::run`] did.
+/// Result of one call of [`Compactor::run`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The horizon afterwards.
     pub horizon: Seq,
-    /// Segments that were, or would be, rewritten.
+    /// Number of segments rewritten (in a dry run, to be rewritten).
     pub segments: u64,
-    /// Bytes that were, or would be, given back.
+    /// Number of bytes freed (in a dry run, to be freed).
     pub bytes_freed: u64,
-    /// Everything else.
+    /// The full report.
     pub report: CompactionReport,
 }
 
-/// Runs compactions of one log, one after the other, with the index in a directory of its own.
+/// Runs the compactions of one log one after another and keeps the liveness index in a separate directory.
 #[derive(Debug)]
 pub struct Compactor {
     reader: LogReader,
@@ -30,7 +30,7 @@ pub struct Compactor {
 }
 
 impl Compactor {
-    /// Opens nothing yet: `base` is the directory of the index, opened at the first run.
+    /// Creates a compactor with the index in directory `base`. The index is opened at the first run.
     #[must_use]
     pub fn new(reader: LogReader, base: &Path) -> Compactor {
         Compactor {
@@ -41,15 +41,15 @@ impl Compactor {
         }
     }
 
-    /// Length up to which neighbours are merged.
+    /// Sets the length up to which neighbouring segments are merged.
     #[must_use]
     pub fn segment_bytes(mut self, segment_bytes: u64) -> Compactor {
         self.segment_bytes = segment_bytes;
         self
     }
 
-    /// Compacts up to `target` at most. Segments with a smaller share of garbage than `garbage_percent_min` stay.
-    /// `progress` gets (sequences handled, sequences in all); time passes between two calls of it in slices.
+    /// Compacts up to `target` at most. Segments with a garbage share below `garbage_percent_min` are left unchanged.
+    /// `progress` receives (sequences handled, total sequences) after each slice of work.
     ///
     /// # Errors
     /// See [`Compaction::step`].

@@ -1,4 +1,4 @@
-//! A compacted segment while it is written, and the check before it may take the place of others.
+//! A compacted segment while it is being written, and its verification before it replaces other segments.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::log::format::{FileHeader, Footer, HEADER_BYTES};
 use crate::log::segment::{Scan, Segment, SparseIndex, check_footer, scan_frames};
 use crate::model::{Digest, Entry, EntryBody};
 
-/// What is left of an entry.
+/// The part of an entry that compaction keeps.
 pub(super) struct Kept {
     pub entry: Entry,
     pub partial: bool,
@@ -56,7 +56,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the buffer once it has `bytes_min`.
+    /// Writes the buffer if it holds at least `bytes_min` bytes.
     pub(super) fn flush(&mut self, bytes_min: usize) -> Result<(), CompactionError> {
         if self.buffer.len() >= bytes_min.max(1) {
             let needed = self.buffer.len() as u64;
@@ -68,7 +68,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the footer, syncs, reads everything back from the disk and compares.
+    /// Writes the footer, syncs, reads everything back from the disk and compares it.
     pub(super) fn finish(mut self) -> Result<Segment, CompactionError> {
         let frames_end = self.written + self.buffer.len() as u64;
         self.footer.frames_bytes = frames_end - HEADER_BYTES as u64;

@@ -1,4 +1,4 @@
-//! What to rewrite, decided from measures alone; how it is asked for, and what comes of it.
+//! Chooses the segments to rewrite from measurements alone. Also defines options, errors and reports of compaction.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,14 +9,14 @@ use crate::log::error::{IoFailure, ReadError};
 use crate::log::reader::SegmentInfo;
 use crate::model::{Collection, Key, Seq};
 
-/// How to compact.
+/// Options of a compaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompactionOptions {
-    /// Segments with a smaller share of garbage (0 to 1) are left alone.
+    /// Segments with a smaller share of garbage (0 to 1) are left unchanged.
     pub garbage_ratio: f64,
-    /// Length up to which neighbours are merged.
+    /// Length in bytes up to which neighbouring segments are merged.
     pub segment_bytes: u64,
-    /// Only tell what would be done.
+    /// Dry run: report the plan without changing anything.
     pub dry_run: bool,
 }
 
@@ -26,13 +26,13 @@ impl Default for CompactionOptions {
     }
 }
 
-/// Why a compaction ended early. The log is whole, and a later compaction goes on.
+/// Compaction stopped early. The log is intact, and a later compaction continues.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
-    /// Another one runs.
+    /// Another compaction is running.
     #[error("a compaction is running already")]
     Busy,
-    /// No room for the new segment.
+    /// There is no room for the new segment.
     #[error("compaction needs {needed} bytes of free space for its next segment: free some and try again")]
     Full {
         /// Bytes of the segment that could not be written.
@@ -47,7 +47,7 @@ pub enum CompactionError {
     /// The index cannot be used.
     #[error("the index of compaction failed: {0}")]
     Index(io::Error),
-    /// The index does not describe the log even after it was rebuilt.
+    /// The index does not match the log, even after it was rebuilt.
     #[error("compaction found {found} live objects in the log where its index has {expected}; nothing was changed")]
     IndexWrong {
         /// Objects in the index.
@@ -55,42 +55,42 @@ pub enum CompactionError {
         /// Objects found.
         found: u64,
     },
-    /// What was written does not read back as what was kept; the old segments stay.
+    /// The new segment does not read back as written; the old segments are kept.
     #[error("the compacted segment {file} does not read back as written; the old segments stay in use")]
     Mismatch {
         /// Name of the new segment.
         file: String,
     },
-    /// A record does not fit a frame.
+    /// A record does not fit into a frame.
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
 
-/// What a compaction did, or would do.
+/// Result of a compaction, or the plan in a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactionReport {
     /// The horizon afterwards.
     pub horizon: Seq,
     /// Whether nothing was written.
     pub dry_run: bool,
-    /// Segments replaced.
+    /// Number of segments replaced.
     pub segments_before: usize,
-    /// Segments in their place.
+    /// Number of segments that replace them.
     pub segments_after: usize,
-    /// Bytes of the segments replaced.
+    /// Bytes of the replaced segments.
     pub bytes_before: u64,
-    /// Bytes in their place; an estimate in a dry run.
+    /// Bytes of the new segments; an estimate in a dry run.
     pub bytes_after: u64,
-    /// Segments left alone.
+    /// Number of segments left unchanged.
     pub segments_skipped: usize,
     /// Records kept in rewritten segments.
     pub records_kept: u64,
-    /// Records dropped.
+    /// Records dropped from rewritten segments.
     pub records_dropped: u64,
 }
 
 impl CompactionReport {
-    /// Bytes given back to the disk.
+    /// Returns the number of bytes freed.
     #[must_use]
     pub fn bytes_freed(&self) -> u64 {
         self.bytes_before.saturating_sub(self.bytes_after)
@@ -107,24 +107,24 @@ pub enum CompactionProgress {
         /// Last sequence handled in this phase.
         seq: Seq,
     },
-    /// Nothing is left to do.
+    /// The compaction is complete.
     Done(CompactionReport),
 }
 
-/// What measuring found of one segment.
+/// Measurements of one segment.
 #[derive(Clone, Debug, Default)]
 pub struct Measure {
     /// Bytes of all frames.
     pub frames_bytes: u64,
-    /// Estimate of the bytes that stay.
+    /// Estimate of the bytes that are kept.
     pub live_bytes: u64,
-    /// Records in it.
+    /// Number of records in the segment.
     pub records: u64,
-    /// Records that stay, if only in part.
+    /// Number of records that are kept at least in part.
     pub live_records: u64,
-    /// It holds a rejection that its origin has settled since: replaying it would bring that back.
+    /// Whether the segment holds a rejection that its origin has acknowledged since: replaying it would restore the rejection.
     pub must_rewrite: bool,
-    /// Objects that are gone but of which it still holds a put.
+    /// Deleted objects for which the segment still holds a put.
     pub(in crate::log) ghosts: HashSet<(Collection, Key)>,
 }
 
@@ -139,7 +139,8 @@ impl Measure {
     }
 }
 
-/// Runs of neighbouring segments (by index) that are each rewritten as one. Segments outside all runs stay.
+/// Returns groups of neighbouring segments (by index); each group is rewritten as one segment. Segments outside the
+/// groups are left unchanged.
 #[must_use]
 pub fn plan_groups(measures: &[Measure], options: &CompactionOptions) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
@@ -168,7 +169,7 @@ pub fn plan_groups(measures: &[Measure], options: &CompactionOptions) -> Vec<Ran
     groups
 }
 
-/// The highest end of a sealed segment that is not above `target`: the horizon that compaction can reach.
+/// Returns the highest end of a sealed segment that is not above `target`: the horizon that compaction can reach.
 #[must_use]
 pub fn reachable_horizon(segments: &[SegmentInfo], target: Seq) -> Seq {
     let ends = segments.iter().filter(|segment| segment.sealed && segment.last <= target);

@@ -1,4 +1,4 @@
-//! The journal over crashes, damage, and copies that are put in its place.
+//! Tests of the journal with crashes, damage, and older copies put in its place.
 
 use super::*;
 use crate::env::memory::{Fault, MemoryFs, Survival};
@@ -16,8 +16,8 @@ fn open(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
     Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
 }
 
-/// Appends records in batches of two, replaces all by the newer half after each five batches. Returns what was
-/// durable and what may be there besides, as ranges of numbers.
+/// Appends records in batches of two and, after every five batches, replaces all of them by the newer half. Returns
+/// the number ranges that may be found afterwards: the durable records, and those possibly written in addition.
 fn work(fs: &MemoryFs) -> Vec<std::ops::Range<u64>> {
     let mut allowed = vec![0..0];
     let mut run = || -> Option<()> {
@@ -75,7 +75,7 @@ fn p07_a_power_cut_on_a_full_disk_leaves_the_head_a_slot() {
         append(&mut journal, 0);
         journal.vouch();
         append(&mut journal, 1);
-        // Killed before the head was synced, and started again where there is no room for a new head.
+        // The process was killed before the head was synced, and is restarted where there is no room for a new head.
         fs.set_capacity(Some(fs.used_bytes() + 1000));
         let (mut journal, found) = open(&fs).expect("opens on a full disk");
         assert_eq!(found.len(), 2);
@@ -84,7 +84,7 @@ fn p07_a_power_cut_on_a_full_disk_leaves_the_head_a_slot() {
         let fs = fs.crash(survival, seed);
         let (_, found) = open(&fs).unwrap_or_else(|error| panic!("{seed}: {error}"));
         assert_eq!(found.len(), 3, "{seed}");
-        // With room again, the new head is made.
+        // With free space again, the new head is created.
         let (mut journal, _) = open(&fs).expect("opens");
         fs.set_capacity(None);
         append(&mut journal, 3);
@@ -112,7 +112,7 @@ fn p10_damage_before_later_batches_is_refused() {
     assert_eq!(open(&fs).expect("opens").1, (0..6).map(record).collect::<Vec<_>>());
 }
 
-/// Six records, the head vouching for all of them.
+/// Creates a journal of six records for which the head vouches.
 fn six() -> MemoryFs {
     let fs = MemoryFs::new();
     let (mut journal, _) = open(&fs).expect("creates");
@@ -175,7 +175,7 @@ fn p10_a_journal_and_a_head_that_do_not_belong_together_are_refused() {
     assert_eq!(open(&fs).expect("opens").1.len(), 4);
 }
 
-/// Puts the directory of `copy` in the place of the one of `fs`.
+/// Replaces the contents of the directory in `fs` by those in `copy`.
 fn put_back(fs: &MemoryFs, copy: &MemoryFs) {
     for name in copy.list(&dir()).expect("lists") {
         let bytes = copy.contents(&dir().join(&name)).expect("reads");
@@ -205,7 +205,7 @@ fn p10_a_directory_that_is_an_older_copy_is_refused_and_its_loss_can_be_accepted
         let (mut journal, _) = open(&fs).expect("opens");
         change(&mut journal);
         drop(journal);
-        // Nothing was synced but what a write is acknowledged for.
+        // Only the syncs needed to acknowledge a write have happened.
         let now = fs.contents(&witness_of(&dir())).expect("reads");
         let other = six();
         put_back(&fs, if what == "another journal" { &other } else { &old });
@@ -219,7 +219,7 @@ fn p10_a_directory_that_is_an_older_copy_is_refused_and_its_loss_can_be_accepted
         let kept = fs.contents(&dir().with_file_name("outbox.head.damaged-1")).expect("is kept");
         assert_eq!(kept, now, "{what}: it is kept");
     }
-    // A copy from before anything was written, and none at all.
+    // A copy from before the first write, and a directory without files.
     for name in [FILE, HEAD] {
         old.remove(&dir().join(name)).expect("removes");
     }

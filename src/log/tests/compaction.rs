@@ -1,4 +1,4 @@
-//! Compaction against a plain map as the model.
+//! Tests of compaction against a plain map as the model.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::model::{Digest, OriginRow};
 
 type Objects = BTreeMap<(String, String), (Seq, Bytes)>;
 
-/// What replaying entries comes to.
+/// State after replaying entries.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     objects: Objects,
@@ -43,7 +43,7 @@ impl Model {
     }
 }
 
-/// Random entries over few keys, so that most of them are soon superseded; three origins, some rejections.
+/// Generates random entries over few keys, so that most of them are soon superseded; three origins, some rejections.
 struct Traffic {
     random: SmallRandom,
     counters: [u64; 3],
@@ -96,7 +96,7 @@ fn compact(log: &Log, index: &mut dyn LivenessIndex, target: u64, ratio: f64) ->
     compaction.run().expect("compacts")
 }
 
-/// The state at every sequence from the horizon on is the one that the model has.
+/// Checks that the state at every sequence from the horizon on equals that of the model.
 fn check(log: &Log, all: &[Entry], context: &str) {
     let (reader, horizon) = (log.reader(), log.horizon().0);
     let base: Vec<_> = reader.base_entries().collect::<Result<_, _>>().expect("reads");
@@ -104,7 +104,7 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     let mut expected = Model::of(all.iter().take(horizon as usize).cloned());
     assert_eq!(found, expected, "{context}: at the horizon {horizon}");
     assert_eq!(reader.base().expect("reads").origins, expected.origins, "{context}");
-    // Who wrote an object that is there can be looked up, however long ago that was.
+    // The author of an existing object can be looked up, however old the object is.
     for (written, _) in expected.objects.values() {
         let entry = reader.entry(*written).expect("reads").expect("kept with its object");
         assert_eq!(entry.body.id(), all[written.0 as usize - 1].body.id(), "{context}: at {written}");
@@ -122,7 +122,7 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     assert!(reader.verify(&mut |_, _| {}).expect("verifies").is_good(), "{context}");
 }
 
-/// Every deletion after the sequence that the base names is in the base.
+/// Checks that every deletion after the sequence stated by the base is in the base.
 fn check_deletions(log: &Log, all: &[Entry], context: &str) {
     let deleted = |entries: &mut dyn Iterator<Item = Entry>, after: Seq| {
         let (mut deletions, mut changed) = (Deletions::default(), Changed::new());
@@ -232,7 +232,7 @@ fn p10_a_crash_at_any_operation_of_compaction_leaves_a_good_log() {
                 let (log, _) = open(&after, options(1500)).unwrap_or_else(|error| panic!("{context}: {error}"));
                 check(&log, &all, &context);
                 assert!(!after.list(&dir()).unwrap().iter().any(|name| name.ends_with(".tmp")), "{context}");
-                // The index may be ahead of, behind or level with what the crash left.
+                // The index may be ahead of, behind or equal to the log that the crash left.
                 compact(&log, &mut index.clone(), 115, ratio);
                 check(&log, &all, &context);
             }
@@ -295,7 +295,7 @@ fn a_full_disk_stops_compaction_without_harm_and_the_reserve_helps() {
     }
 }
 
-/// An index that has lost one object.
+/// An index that has lost one object while the flag is set.
 struct Forgetful(MemoryLiveness, bool);
 
 impl LivenessIndex for Forgetful {
@@ -323,7 +323,7 @@ fn p10_a_wrong_index_is_noticed_and_rebuilt_before_anything_is_dropped() {
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     let mut all: Vec<_> = (1..=30).map(|seq| entry(seq, vec![put(&format!("k{}", seq % 9), vec![1; 40])])).collect();
     for entry in &mut all {
-        // Counters of one origin always rise; those of the traffic below start anew.
+        // Counters of one origin always increase; those of the traffic below start from 0 again.
         if let EntryBody::Commit(txn) = &mut entry.body {
             txn.id.origin = Origin([9; 16]);
         }

@@ -1,4 +1,4 @@
-//! Tests of the log as a whole, on the file system that crashes.
+//! Tests of the log as a whole, on a file system with simulated crashes.
 
 mod compaction;
 mod repair;
@@ -139,7 +139,7 @@ fn p02_readers_see_nothing_before_it_is_durable() {
     assert!(matches!(log.append(&[small(9)]), Err(AppendError::Sequence { .. })));
 }
 
-/// Works until the machine stops; returns what was acknowledged and what was tried.
+/// Works until the machine stops. Returns the last acknowledged sequence and the last attempted one.
 fn work(fs: &MemoryFs) -> (u64, u64) {
     let (mut durable, mut tried) = (0, 0);
     let mut run = || -> Option<()> {
@@ -185,7 +185,7 @@ fn p01_a_crash_at_any_operation_loses_nothing_acknowledged() {
             let expected: Vec<_> = (1..=found).map(small).collect();
             assert_eq!(read_all(&log), expected, "{context}");
             drop(log);
-            // A second crash while recovering changes nothing, and the log goes on.
+            // A second crash during recovery changes nothing, and the log can be appended to.
             let (more, _) = work(&after.crash(Survival::Nothing, 0));
             assert!(more > found, "{context}");
         }

@@ -1,4 +1,4 @@
-//! A new log in the place of a damaged one, on the file system that crashes.
+//! Tests of the replacement of a damaged log by a new one, on a file system with simulated crashes.
 
 use super::*;
 use crate::codec::frame::CHAIN_START;
@@ -33,7 +33,7 @@ fn examine(fs: &MemoryFs) -> Salvage {
     salvage(fs, &at(LOG), &mut |_, _| {}).expect("reads")
 }
 
-/// Builds on the state at `seq`; all entries are live, as every one writes an object of its own.
+/// Builds a new log on the state at `seq`; all entries are live, because each one writes a different object.
 fn rebuilt(fs: &MemoryFs, all: &[Entry], chains: &[Chain], seq: u64) -> Result<Reach, BuildError<ReadError>> {
     let old = examine(fs);
     let head = old.head.clone().expect("a head file");
@@ -141,7 +141,7 @@ fn p10_a_crash_at_any_operation_leaves_the_old_log_or_the_new_one() {
                 Err(OpenError::Damaged { .. }) => old += 1,
                 Err(error) => panic!("{stop} {survival:?}: {error}"),
             }
-            // The same command again brings it to its end.
+            // Running the same command again completes the repair.
             work(&after).expect("repairs");
             let (log, _) = open_at(&after, LOG).expect("opens");
             assert_eq!(log.reader().history(Seq(40)).map(Result::unwrap).collect::<Vec<_>>(), all);

@@ -1,4 +1,4 @@
-//! The state on disk: ends of processes, cut and flipped files.
+//! Tests of the state on disk: killed processes, truncated files and flipped bits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::state::fjall::FjallEngine;
 
-/// More were tried by hand; enough to notice when something changes.
+/// Number of flipped bits: enough to notice a regression; more were tried by hand.
 const FLIPS: u64 = 60;
 const DIR: &str = "GRAVWELL_TEST_STATE_DIR";
 
@@ -15,7 +15,7 @@ fn open(dir: &Path) -> Result<StateStore, StateError> {
     StateStore::open(dir, CACHE_BYTES)
 }
 
-/// An entry that follows from its sequence alone: puts, replacements and deletes over a few thousand keys.
+/// Returns an entry derived from its sequence alone: puts, replacements and deletes over a few thousand keys.
 fn scripted(seq: u64) -> Entry {
     let hash = blake3::hash(&seq.to_le_bytes());
     let bytes = hash.as_bytes();
@@ -35,7 +35,7 @@ fn begin(dir: &Path) -> StateStore {
     store
 }
 
-/// Not a test: the process that [`p03_killed_anywhere_it_is_at_a_position`] kills.
+/// Not a test: the process killed by [`p03_killed_anywhere_it_is_at_a_position`].
 #[test]
 #[ignore = "started by another test"]
 fn writes_until_killed() {
@@ -50,7 +50,7 @@ fn writes_until_killed() {
     }
 }
 
-/// This very program, to run one of the ignored tests below on `dir`.
+/// Runs one of the ignored tests below on `dir`, using the current executable.
 fn child(test: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("exe"));
     command.args(["--exact", &format!("state::tests::crash::{test}"), "--ignored"]);
@@ -66,7 +66,7 @@ fn child_ends(test: &str, dir: &Path) -> Option<i32> {
 fn p03_killed_anywhere_it_is_at_a_position() {
     let dir = tempfile::tempdir().expect("dir");
     let mut reached = 0;
-    // On a busy host the first ones may be killed before they have written anything.
+    // On a busy host the first processes may be killed before they have written anything.
     for round in 0..60u64 {
         if round >= 6 && reached > 0 {
             break;
@@ -108,7 +108,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     out
 }
 
-/// The newest journal and how many of its bytes are in use.
+/// Returns the newest journal and its contents without the unused end.
 fn journal(dir: &Path) -> (PathBuf, Vec<u8>) {
     let path = files(dir).into_iter().rfind(|path| path.extension().is_some_and(|e| e == "jnl")).expect("journal");
     let mut bytes = std::fs::read(&path).expect("read");
@@ -117,7 +117,7 @@ fn journal(dir: &Path) -> (PathBuf, Vec<u8>) {
     (path, bytes)
 }
 
-/// Positions of a journal: a prefix of the batches, with tables on disk that are newer than the cut.
+/// A prefix of the batches in the journal, combined with tables on disk that are newer than the truncation.
 #[test]
 fn p03_a_lost_end_of_the_journal_leaves_an_earlier_position() {
     let home = tempfile::tempdir().expect("dir");
@@ -152,7 +152,7 @@ fn p03_a_lost_end_of_the_journal_leaves_an_earlier_position() {
     assert!(positions.last().is_some_and(|last| last.0 > 0));
 }
 
-/// Pages of the unsynced end reach the disk in any order: some are missing before others that are there.
+/// Pages of the unsynced end reach the disk in any order: some are missing while later ones are present.
 #[test]
 fn p03_holes_in_the_end_of_the_journal_leave_an_earlier_position() {
     let home = tempfile::tempdir().expect("dir");
@@ -185,7 +185,7 @@ fn p03_holes_in_the_end_of_the_journal_leave_an_earlier_position() {
     assert!(positions.len() > 5, "{positions:?}");
 }
 
-/// Any read either gives what was written or an error; what opening does not notice, the check does.
+/// Any read returns either the original data or an error; the check finds damage that opening does not notice.
 #[test]
 fn p10_a_flipped_bit_is_never_believed() {
     let home = tempfile::tempdir().expect("dir");
@@ -246,7 +246,7 @@ const EARLIER: i32 = 42;
 const FOUND_BY_CHECK: i32 = 43;
 const BELIEVED: i32 = 44;
 
-/// Not a test: the process that [`p10_a_flipped_bit_is_never_believed`] looks through.
+/// Not a test: the process whose exit codes [`p10_a_flipped_bit_is_never_believed`] evaluates.
 #[test]
 #[ignore = "started by another test"]
 fn examines() {

@@ -1,4 +1,4 @@
-//! Recent deletions: kept with the state, handed on, and given up where they are not complete.
+//! Tests of recent deletions: stored with the state, passed on with it, and discarded where they are incomplete.
 
 use super::*;
 use crate::model::Deletions;
@@ -45,7 +45,7 @@ fn p12_a_state_that_an_earlier_version_wrote_knows_of_no_deletion() {
     let store = StateStore::with_engine(Box::new(SharedEngine(engine.clone()))).expect("store");
     store.init(LogId([1; 16]), Generation(1), vec![]).expect("init");
     some(&store);
-    // As it writes the position: without what the deletions add up to.
+    // Writes the position as an earlier version does: without the sum of the deletions.
     let row = store.engine().get(&POSITION).expect("reads").expect("a position");
     let summary = store.snapshot().expect("snapshot").deletions().expect("deletions").summary();
     let summary_bytes = postcard::to_stdvec(&summary).expect("encodes").len();
@@ -85,7 +85,7 @@ fn p10_a_lost_or_changed_deletion_is_noticed() {
     }
 }
 
-/// What a state is filled from, besides its objects and origins.
+/// Fills a state from objects and origins and, if present, the given deletions.
 fn filled(deletions: Option<Deletions>) -> Result<StateStore, StateError> {
     let source = empty();
     some(&source);
@@ -140,7 +140,7 @@ fn p04_a_base_made_of_a_state_gives_its_deletions_again() {
     }
 }
 
-/// An engine that outlives a store.
+/// An engine that outlives its store.
 struct SharedEngine(std::sync::Arc<crate::state::memory::MemoryEngine>);
 
 impl crate::state::engine::Engine for SharedEngine {

@@ -1,4 +1,4 @@
-//! To whom an origin belongs: kept with the state, and handed on with a base.
+//! Tests of the owners of origins: stored with the state, and passed on with a base.
 
 use super::*;
 use crate::model::Maker;
@@ -12,7 +12,7 @@ fn made_by(member: &str, counter: u64, hash: Option<[u8; 16]>) -> Option<Maker> 
     Some(Maker { member: MemberName::new(member).expect("name"), counter: OriginCounter(counter), hash })
 }
 
-/// What a store makes of the base that a log is given from this one.
+/// Fills a new store from the base that a log gets from this store.
 fn of_base(store: &StateStore) -> StateStore {
     let view = store.snapshot().expect("snapshot");
     let meta = store.meta().expect("a position");
@@ -55,7 +55,7 @@ fn p06_a_base_tells_whose_an_origin_is_and_not_what_it_held() {
         assert_eq!(known.as_ref().map(|maker| maker.hash.is_some()), Some(origin != 2), "{member}");
         assert_eq!(found.maker(Origin([origin; 16])).expect("reads"), made_by(member, counter, None));
     }
-    // What it holds is what a base made of it tells again.
+    // A base created from the new state contains the same owners.
     let again = of_base(&found);
     assert_eq!(again.maker(Origin([1; 16])).expect("reads"), made_by("web1", 2, None));
 }

@@ -1,4 +1,4 @@
-//! The promises of the state, held against a plain map.
+//! Tests of the guarantees of the state against a plain map as the model.
 
 mod crash;
 mod deletions;
@@ -47,7 +47,7 @@ pub(super) fn entry(seq: u64, body: EntryBody) -> Entry {
     Entry { seq: Seq(seq), time_ms: 1000 + seq, member: MemberName::new("web1").expect("name"), body }
 }
 
-/// Stands in for the log's chain.
+/// Stands in for the chain of the log.
 pub(super) fn chain(seq: Seq) -> Chain {
     let hash = blake3::hash(&seq.0.to_le_bytes());
     *hash.as_bytes().first_chunk().expect("16 of 32")
@@ -64,7 +64,7 @@ pub(super) fn apply(store: &StateStore, entries: &[Entry]) {
     store.apply(entries, chain(last)).expect("apply");
 }
 
-/// What the state should be, kept in the plainest way.
+/// The expected state as plain maps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Model {
     pub(super) objects: BTreeMap<(Collection, Key), Object>,
@@ -134,7 +134,7 @@ impl Model {
     }
 }
 
-/// Names whose order is easy to get wrong.
+/// Names with an order that is easy to get wrong.
 const COLLECTIONS: [&str; 4] = ["a", "ab", "a b", "\u{10FFFF}"];
 const KEYS: [&str; 8] = ["\0", "\u{1}", "a", "a\0", "a\0b", "ab", "\u{7FF}", "\u{10FFFF}\u{10FFFF}"];
 
@@ -148,7 +148,7 @@ fn op() -> impl Strategy<Value = Op> {
     })
 }
 
-/// Entries from sequence 1 on: mostly commits, some rejections, some of kinds unknown.
+/// Entries from sequence 1 on: mostly commits, some rejections, some of unknown kinds.
 pub(super) fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
     let step = (0u8..10, 0u8..3, prop::collection::vec(op(), 0..5));
     prop::collection::vec(step, 1..most).prop_map(|steps| {
@@ -172,7 +172,7 @@ pub(super) fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
     })
 }
 
-/// What compaction leaves of `entries`: operations that are live at their end.
+/// Returns what compaction keeps of `entries`: the operations that are live after the last entry.
 fn compacted(entries: &[Entry]) -> Vec<Entry> {
     let live = Model::of(entries);
     let mut kept = Vec::new();
@@ -367,7 +367,7 @@ fn every_state_is_given_its_action() {
     let meta = store.meta().expect("meta");
     let rebuild = |reason| Action::Rebuild { reason };
     let loss = |reason| Action::Loss { reason };
-    // Generation 4 was begun by giving up everything after 1.
+    // Generation 4 was started after an operator abandoned everything after sequence 1.
     let entry = |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
     let lineage = [entry(1, 0), entry(2, 5), entry(3, 9), entry(4, 1)];
     let against = |log: u8, generation, horizon, head, meta| {
@@ -391,7 +391,7 @@ fn every_state_is_given_its_action() {
     assert_eq!(against(1, 1, 0, 1, Some(&meta)), loss(LossReason::Ahead));
     assert_eq!(against(1, 3, 0, 1, Some(&meta)), loss(LossReason::Ahead), "generation 3 shares more than is there");
     assert_eq!(against(1, 4, 0, 1, Some(&meta)), rebuild(RebuildReason::GivenUp));
-    // Of two generations that do not know of each other the greater number proves nothing.
+    // If two generations do not include each other, the higher number proves nothing.
     let apart = [2, 9].map(|number| StateMeta {
         generation: Generation(number),
         lineage: vec![entry(1, 0), entry(number, 1)],

@@ -1,4 +1,4 @@
-//! A state from which values are withheld equals the whole one in everything but those values.
+//! Tests that a redacted state equals the full one except for the withheld values.
 
 use super::*;
 use crate::model::{Redaction, Withheld};
@@ -8,7 +8,7 @@ fn redaction() -> Redaction {
     Redaction::of([collection("a"), collection("a b")])
 }
 
-/// The redacted copy of a whole state.
+/// Returns the redacted copy of a full state.
 fn copy(source: &StateStore) -> StateStore {
     let view = source.snapshot().expect("snapshot");
     let meta = view.meta().expect("meta");

@@ -1,4 +1,4 @@
-//! Keys in order, rows that notice damage, and the pieces of the origins table.
+//! Tests of key order, of damage detection in rows, and of the pieces of the origins table.
 
 use std::ops::Bound;
 
