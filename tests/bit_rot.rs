@@ -1,7 +1,8 @@
-//! Every byte of every kind of file is flipped, cut or removed. What is read afterwards is identical, or the damage is
-//! named with its file; nothing is ever lost in silence, but for the limits that `docs/guarantees.md` names.
+//! Flips, truncates or removes parts of every kind of file, byte by byte. The data read afterwards must be identical,
+//! or the error must contain the name of the damaged file; nothing may be lost silently, except for the limits listed
+//! in `docs/guarantees.md`.
 //!
-//! A sample by default; `GRAVWELL_BIT_ROT=all` flips every bit of every byte. The totals go to standard output.
+//! Runs a sample by default; `GRAVWELL_BIT_ROT=all` flips every bit of every byte. The totals are printed to standard output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod logkit;
@@ -19,7 +20,7 @@ use gravwell::log::{OpenError, RecoveryAction, verify};
 use gravwell::model::{Generation, MemberName, Seq};
 use logkit::{Picture, compact, history, is_full, log_dir, open, outbox_dir, picture};
 
-/// What a campaign came to.
+/// Result of a campaign.
 #[derive(Debug, Default)]
 struct Totals {
     files: usize,
@@ -40,7 +41,7 @@ impl Totals {
     }
 }
 
-/// Bytes to change, with the bits of each: all of them, or a sample.
+/// Returns the bytes to change, each with a bit: all of them, or a sample.
 fn flips(length: u64) -> Vec<(u64, u8)> {
     if is_full("GRAVWELL_BIT_ROT") {
         return (0..length).flat_map(|at| (0..8).map(move |bit| (at, bit))).collect();
@@ -60,8 +61,8 @@ fn cuts(length: u64) -> Vec<u64> {
     (0..length).step_by(usize::try_from(step).unwrap()).collect()
 }
 
-/// A log with a compacted base, full segments, an open tail with several batches, two generations; `noted`: whether
-/// the head file names the last batch.
+/// Creates a log with a compacted base, full segments, an open tail with several batches, and two generations. `noted`
+/// states whether the head file vouches for the last batch.
 fn log_image(noted: bool) -> (MemoryFs, Picture, Range<u64>) {
     let fs = MemoryFs::new();
     let all = history(100);
@@ -97,7 +98,8 @@ fn open_segment(fs: &MemoryFs) -> String {
     fs.list(&log_dir()).unwrap().into_iter().find(|name| name.contains("open")).expect("an open segment")
 }
 
-/// Opens and reads a changed log. `excepted`: the change lies in the last batch, which the head file does not name.
+/// Opens and reads a changed log. `excepted` means that the change is in the last batch and the head file does not
+/// vouch for it.
 fn judge(fs: &MemoryFs, name: &str, expected: &Picture, excepted: bool, totals: &mut Totals, context: &str) {
     totals.changes += 1;
     let report = verify(fs, &log_dir(), &mut |_, _| {});
@@ -126,7 +128,7 @@ fn judge(fs: &MemoryFs, name: &str, expected: &Picture, excepted: bool, totals: 
     }
 }
 
-/// A missing segment is named by the sequence that it would start with.
+/// The error for a missing segment contains only the sequence that the segment would start with.
 fn is_missing(text: &str) -> bool {
     text.contains("segment that starts with") || text.contains("end of the log") || text.contains("head file")
 }
@@ -174,7 +176,7 @@ fn open_journal(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalEr
     Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
 }
 
-/// A journal that was replaced once and grew since.
+/// Creates a journal that was replaced once and has grown since.
 fn journal_image() -> (MemoryFs, Vec<JournalEntry>) {
     let fs = MemoryFs::new();
     let record = |n: u64| (16 + (n % 3) as u8, vec![n as u8; 20 + n as usize * 9]);
@@ -216,7 +218,7 @@ fn p10_no_bit_of_an_outbox_journal_changes_unseen() {
     totals.print("outbox, bits flipped");
 }
 
-/// Each file of the outbox that was cut or removed is named, or nothing is missing.
+/// Every truncated or removed file of the outbox must be reported, unless no record is missing.
 #[test]
 fn p10_no_part_of_an_outbox_goes_missing_unseen() {
     let mut totals = Totals { files: 3, ..Totals::default() };
@@ -248,7 +250,8 @@ fn p10_no_part_of_an_outbox_goes_missing_unseen() {
     totals.print("outbox, files cut and removed");
 }
 
-/// Flips bits of real files, one at a time, and cuts them; `look` says what is accepted then, or which error names the file.
+/// Flips bits of real files one at a time and truncates the files. `look` returns the accepted contents, or an error
+/// that contains the file.
 fn changed_files<T: PartialEq + std::fmt::Debug>(paths: &[PathBuf], look: &impl Fn() -> Result<T, String>) -> Totals {
     let expected = look().expect("is good");
     let mut totals = Totals { files: paths.len(), ..Totals::default() };
@@ -282,7 +285,7 @@ fn changed_files<T: PartialEq + std::fmt::Debug>(paths: &[PathBuf], look: &impl 
     totals
 }
 
-/// As [`changed_files`]; and each file is removed, which its error names as well.
+/// Like [`changed_files`]; also removes each file, which its error must contain as well.
 fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], look: impl Fn() -> Result<T, String>) {
     let mut totals = changed_files(paths, &look);
     for path in paths {
@@ -302,7 +305,7 @@ fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], loo
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
-/// Authority, register and one member's identity.
+/// Creates a CA, a member registry and the identity of one member.
 fn enrolled(place: &Path) -> (PathBuf, PathBuf) {
     use gravwell::trust::{Authority, Identity, NewKey, Registry};
     let (trust, member) = (place.join("trust"), place.join("web1"));
@@ -351,7 +354,7 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
     });
 }
 
-/// The small files beside a state and beside a log. That one is missing is noticed by what is beside it (`lost_state`).
+/// The small files next to a state and next to a log. Their removal is detected by other files (`lost_state`).
 #[test]
 fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
     use gravwell::codec::admin::{Beginning, GenerationInfo};

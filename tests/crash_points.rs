@@ -1,8 +1,9 @@
-//! One long scripted life of a log and an outbox journal, cut off or failed at every single file operation.
+//! Runs a long script on a log and an outbox journal, with a crash or failure at every single file operation.
 //!
-//! After a crash the log opens, everything acknowledged is there, nothing is invented, and the script goes on to its
-//! end. After a failed operation what was acknowledged is there, and what was shown after a restart survives a crash.
-//! A sample by default; `GRAVWELL_CRASH_POINTS=all` does everything. The totals go to standard output.
+//! After a crash the log opens, everything acknowledged is present, nothing is invented, and the script can be
+//! completed. After a failed operation everything acknowledged is present, and everything shown after a restart
+//! survives a crash. Runs a sample by default; `GRAVWELL_CRASH_POINTS=all` runs everything. The totals are printed to
+//! standard output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod logkit;
@@ -19,17 +20,17 @@ use logkit::{check, compact, history, is_full, open, outbox_dir};
 
 const ENTRIES: u64 = 210;
 
-/// What was promised, and what besides may have happened.
+/// The promised contents, and additional contents that may exist.
 #[derive(Clone, Debug, Default)]
 struct Promised {
     seq: u64,
     tried: u64,
     generation: u64,
-    /// What the journal may hold, as ranges of record numbers.
+    /// Possible contents of the journal, as ranges of record numbers.
     journal: Vec<Range<u64>>,
 }
 
-/// A restart of the machine, or of the process.
+/// The machine or the process must be restarted.
 #[derive(Debug)]
 struct Stopped(String);
 
@@ -46,7 +47,7 @@ fn open_journal(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalEr
     Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
 }
 
-/// Which records a journal holds: the one allowed range that it equals.
+/// Returns the allowed range of records that the journal contains.
 fn range_of(found: &[JournalEntry], allowed: &[Range<u64>]) -> Option<Range<u64>> {
     if allowed.is_empty() && found.is_empty() {
         return Some(0..0);
@@ -54,7 +55,7 @@ fn range_of(found: &[JournalEntry], allowed: &[Range<u64>]) -> Option<Range<u64>
     allowed.iter().find(|range| (*range).clone().map(record).eq(found.iter().cloned())).cloned()
 }
 
-/// The script, from wherever the files are to its end.
+/// The script, from the current contents of the files to its end.
 struct Life<'a> {
     fs: &'a MemoryFs,
     all: &'a [Entry],
@@ -75,7 +76,7 @@ impl Life<'_> {
             let now = log.head().0.0;
             let passed = |mark: u64| head < mark && mark <= now;
             if (1..20).any(|n| passed(n * 17)) {
-                // What fails here is no harm to the log.
+                // A failure here does not affect the log.
                 let _ = log.idle();
             }
             if passed(100) || passed(170) {
@@ -110,7 +111,7 @@ impl Life<'_> {
         self.promised.tried = end;
         match log.append(batch) {
             Ok(_) => {}
-            // Refused, as a push is refused; the next round tries again.
+            // The batch is rejected like a push; the next round tries again.
             Err(AppendError::Full { .. }) => {
                 self.promised.tried = head;
                 return Ok(());
@@ -123,7 +124,7 @@ impl Life<'_> {
 
     fn journal(&mut self, journal: &mut Journal, held: &mut Range<u64>, now: u64) -> Result<(), Stopped> {
         let next = held.end;
-        // After a rewrite that failed the files may hold what it wrote, or what was there before.
+        // After a failed rewrite the files may contain the new or the previous records.
         let longer: Vec<_> = self.promised.journal.iter().map(|range| range.start..next + 1).collect();
         self.promised.journal.extend(longer);
         match journal.append(&[record(next)]) {
@@ -152,7 +153,7 @@ fn live(fs: &MemoryFs, all: &[Entry], promised: &mut Promised) -> Result<(), Sto
     Life { fs, all, promised }.run()
 }
 
-/// Opens what a crash left and compares it with what was promised; returns what is there now.
+/// Opens the files left by a crash and compares them with the promised contents. Returns the contents found.
 fn after_crash(fs: &MemoryFs, all: &[Entry], promised: &Promised, context: &str) -> Promised {
     let (log, _) = open(fs).unwrap_or_else(|error| panic!("{context}: {error}"));
     let found = check(&log, all, context).head.0;
@@ -165,7 +166,7 @@ fn after_crash(fs: &MemoryFs, all: &[Entry], promised: &Promised, context: &str)
     Promised { seq: found, tried: found, generation: log.generation().0, journal: vec![held] }
 }
 
-/// Runs the script to its end, on a sound machine.
+/// Completes the script on a machine without faults.
 fn to_the_end(fs: &MemoryFs, all: &[Entry], promised: &mut Promised, context: &str) {
     live(fs, all, promised).unwrap_or_else(|Stopped(error)| panic!("{context}: {error}"));
     let (log, _) = open(fs).expect("opens");
@@ -204,7 +205,7 @@ fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
             let context = format!("crash at {stop}, {survival:?}, seed {seed}");
             let after = fs.crash(survival, seed);
             let mut there = after_crash(&after, &all, &promised, &context);
-            // What the log showed once it shows for ever.
+            // Everything the log has shown once must remain.
             let again = after_crash(&after.crash(Survival::Nothing, 0), &all, &there, &context);
             assert_eq!(again.seq, there.seq, "{context}");
             crashes += 1;
@@ -217,8 +218,8 @@ fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
     println!("crashes: {count} operations, {crashes} crashes, {finished} continued to the end");
 }
 
-/// `current`, the high-water mark, the notes on generations, the records of imports, the register: all are replaced in this
-/// one way.
+/// All small files are replaced in the same way: `current`, the high-water mark, the notes on generations, the records
+/// of imports, the member registry.
 #[test]
 fn p03_a_crash_while_a_small_file_is_replaced_leaves_it_whole() {
     use gravwell::env::Fs as _;
@@ -270,7 +271,7 @@ fn p01_a_failure_of_any_operation_loses_nothing_acknowledged() {
             failures += 1;
             if let Err(Stopped(_)) = live(&fs, &all, &mut promised) {
                 restarts += 1;
-                // The process is started again; the machine went on, and its cache with it.
+                // The process is restarted; the machine and its page cache are still there.
                 let mut there = after_crash(&fs, &all, &promised, &context);
                 for survival in [Survival::Nothing, Survival::Sectors] {
                     let again = after_crash(&fs.crash(survival, stop), &all, &there, &context);

@@ -1,7 +1,7 @@
-//! The bytes on disk: golden files of every released format, and the tables of `log-format.md` against the code.
+//! On-disk formats: golden files of every released format, and the tables of `log-format.md` compared with the code.
 //!
-//! Golden files are made once, by the version that is released with them, and never again: a failure here means that
-//! this version cannot read what another one wrote.
+//! Golden files are created once, by the version that is released with them, and never changed: a failure here means
+//! that this version cannot read files written by another one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,12 +31,12 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
 }
 
-/// Of structures that have a second version.
+/// Path of a golden file of a structure that has a second version.
 fn golden_v2(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name)
 }
 
-/// Compares with a golden file. With `GOLDEN_CREATE` set, one that does not exist yet is made.
+/// Compares with a golden file. If `GOLDEN_CREATE` is set, a missing file is created.
 fn check_golden(name: &str, bytes: &[u8]) {
     check_file(&golden(name), bytes);
 }
@@ -49,7 +49,7 @@ fn check_file(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// [`check_golden`] of a format that came later; the file's bytes.
+/// Like [`check_golden`], for a format that was added later. Returns the bytes of the file.
 fn check_golden_v2(name: &str, bytes: &[u8]) -> Vec<u8> {
     check_file(&golden_v2(name), bytes);
     bytes.to_vec()
@@ -158,7 +158,7 @@ fn p12_a_released_log_opens_and_verifies() {
     assert_eq!((log.log_id(), log.generation(), log.head()), (LogId([0x10; 16]), Generation(2), (Seq(7), chain)));
 }
 
-/// Opens a log of one golden segment and a head file, after its entries were compared.
+/// Opens a log with one golden segment and a head file, and compares its entries.
 fn opened(segment: &Path, head: &Path) -> Log {
     let fs = MemoryFs::new();
     let dir = Path::new("/log");
@@ -242,7 +242,7 @@ fn p12_a_compacted_segment_says_which_deletions_it_has() {
     let (log, _) = Log::open(Arc::new(fs), dir, LogOptions::default()).expect("opens");
     let base = log.reader().base().expect("reads");
     assert_eq!((base.seq, base.deletions_after), (Seq(7), Seq(1)));
-    // On the wire, from one state to another.
+    // The deletions as sent from one state to another.
     let mut deletions = Deletions::after(Seq(1));
     deletions.restore((collection, key), Seq(2)).expect("a row");
     let sent = check_golden_v2("deletions.bin", &gravwell::codec::deletions::encode(&deletions));
@@ -283,7 +283,7 @@ fn p12_golden_files_of_a_replicas_directory() {
     assert_eq!(Terms::load(place.path()), Ok(Some(Terms::of(&welcome))));
 }
 
-/// `backup create` made them of a log that consists of the golden segment and head file.
+/// The golden backups were created by `backup create` from a log that consists of the golden segment and head file.
 #[test]
 fn p12_a_released_backup_is_verified_and_restored() {
     let text = |name: &str| std::fs::read_to_string(golden(name)).expect("reads");
@@ -320,7 +320,7 @@ fn p12_a_released_backup_is_verified_and_restored() {
     }
 }
 
-/// One record of every event and of every kind of value.
+/// Returns one record of every event and of every kind of value.
 fn audit_records() -> Vec<AuditRecord> {
     let member = MemberName::new("web-1.example").expect("name");
     let covered = |seq| LogPoint {
@@ -444,8 +444,8 @@ fn p12_a_journal_with_a_head_opens() {
     assert_eq!(found, [(16, vec![16; 5]), (17, vec![17; 5]), (19, vec![19; 5])]);
 }
 
-/// A pack with a chunk as it is and one compressed, and its index. The Zstandard frame is one run of the same byte, made by
-/// hand, so that nothing depends on the compressor.
+/// Returns a pack file with one raw and one compressed chunk, its index, and the chunks. The Zstandard frame is a run
+/// of equal bytes, encoded by hand, so that the result does not depend on the compressor.
 fn chunk_pack() -> (Vec<u8>, Vec<u8>, [Vec<u8>; 2]) {
     let chunks = [b"a chunk as it is".to_vec(), vec![b'a'; 1000]];
     let run = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0xe8, 0x02, 0x43, 0x1f, 0x00, b'a'];
@@ -520,7 +520,7 @@ fn decoders_are_total_on_short_bytes() {
     }
 }
 
-/// Rows `| offset | size | field | …` of the table below a heading.
+/// Parses the rows `| offset | size | field | …` of the table below a heading.
 fn table(heading: &str) -> BTreeMap<String, (usize, usize)> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("log-format.md")).expect("reads");
     let lines = text.lines().skip_while(|line| *line != heading).skip(1);
@@ -533,7 +533,7 @@ fn table(heading: &str) -> BTreeMap<String, (usize, usize)> {
     section.filter_map(row).collect()
 }
 
-/// Checks a table: it names all of `fields` at their offsets, and its rows fill `length` bytes without gaps.
+/// Checks that a table contains all `fields` at their offsets, and that its rows fill `length` bytes without gaps.
 fn check_table(heading: &str, length: usize, fields: &[(&str, usize)]) {
     let rows = table(heading);
     for (field, offset) in fields {

@@ -1,7 +1,7 @@
-//! The fuzz targets over their seeds and many mutations of them: the short run that works everywhere.
+//! Runs the fuzz targets on their seeds and on many mutations of them: the short run that works everywhere.
 //!
-//! `GRAVWELL_FUZZ_SECONDS` makes it longer, `GRAVWELL_SEED` different, `GRAVWELL_FUZZ_TARGET` about one target only.
-//! An input that fails is kept, and the command that runs it alone (`GRAVWELL_FUZZ_INPUT`) is printed.
+//! `GRAVWELL_FUZZ_SECONDS` sets the duration, `GRAVWELL_SEED` the random seed, and `GRAVWELL_FUZZ_TARGET` selects one
+//! target. A failing input is kept, and the command that runs it alone (`GRAVWELL_FUZZ_INPUT`) is printed.
 #![allow(missing_docs)]
 
 use std::fs;
@@ -34,7 +34,7 @@ impl Dice {
     }
 }
 
-/// Another input: a seed or noise, with some bytes changed, cut, repeated, or taken over from another seed.
+/// Returns a new input: a seed or noise, with some bytes changed, removed, repeated, or copied from another seed.
 fn input(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     let noise = dice.below(seeds.len() + 2) >= seeds.len();
     let length = dice.below(300);
@@ -65,7 +65,7 @@ fn input(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-/// One message of every kind.
+/// Returns one message of every kind.
 fn messages() -> Vec<Vec<u8>> {
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
     let id = TxnId { origin: Origin([7; 16]), counter: OriginCounter(3) };
@@ -128,7 +128,7 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Seeds that are made rather than kept: they are what this version writes.
+/// Returns generated seeds, in the format written by this version.
 fn made(name: &str) -> Vec<Vec<u8>> {
     let body = |message: &Vec<u8>| message[message::HEADER_BYTES..].to_vec();
     let messages = messages();
@@ -159,7 +159,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Runs one input; one that fails is kept for the next time.
+/// Runs one input; a failing input is kept.
 fn check(name: &str, bytes: &[u8]) {
     if let Err(panic) = catch_unwind(|| run(name, bytes)) {
         let path = std::env::temp_dir().join(format!("gravwell-fuzz-{name}-{:08x}", crc32c::crc32c(bytes)));

@@ -1,4 +1,4 @@
-//! What lies around the programs says the same as they do: settings, metrics, dashboard, alerts, packages.
+//! Checks that the files around the programs agree with them: settings, metrics, dashboard, alerts, packages.
 #![allow(missing_docs)]
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
 }
 
-/// Names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let names =
@@ -21,7 +21,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// As Prometheus knows it: histograms come in parts.
+/// Returns whether Prometheus knows a metric of this name: histograms have several series.
 fn is_known(name: &str) -> bool {
     TABLE.iter().any(|(known, kind, ..)| match kind {
         MetricKind::Histogram => ["_bucket", "_sum", "_count"].iter().any(|part| name == format!("{known}{part}")),
@@ -67,7 +67,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
     assert!(rules > 5 && rules == actions, "every alert says what to do: {rules}, {actions}");
 }
 
-/// Parameters of other Gravwell processes, which the file leaves to their own documentation.
+/// Returns the known parameters in a file. Parameters of other Gravwell processes are left to their own documentation.
 fn settings_of(file: &str) -> BTreeSet<String> {
     let lines = file.lines().map(|line| line.trim_start_matches('#'));
     let names = lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().to_owned());
@@ -82,7 +82,7 @@ fn the_configuration_names_every_parameter_with_its_default() {
         let is_refused = parameter.starts_with("Datastore-Insecure");
         assert!(is_refused || named.contains(*parameter), "{parameter} is not in gravwell.conf");
     }
-    // As it is, and with every comment that shows a default taken as a setting, it is the defaults.
+    // With its commented defaults enabled or not, the file sets the defaults.
     let temp = tempfile::tempdir().expect("temp dir");
     let shown: String = file
         .lines()
@@ -172,7 +172,7 @@ fn the_bill_of_materials_is_what_the_lock_file_has_and_always_the_same() {
     assert_eq!(referred.len(), components.len() + 1);
 }
 
-/// Where Prometheus' own tool is installed, it has the last word.
+/// Uses the official tool of Prometheus if it is installed.
 #[test]
 fn rules_and_configuration_are_what_prometheus_reads() {
     let monitoring = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/monitoring");

@@ -1,10 +1,10 @@
-//! What a reviewer would have to remember: floors, lengths, leftovers, links.
+//! Rules that reviewers would otherwise have to check: layers, lengths, leftovers, links.
 #![allow(missing_docs)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder may use only folders of earlier rows.
+/// A folder may only use folders of earlier rows.
 const FLOORS: &[&[&str]] = &[
     &["model"],
     &["env", "config"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["web"],
     &["ctl"],
 ];
-/// Within a row, these may use each other.
+/// Pairs of folders in one row of which the first may use the second.
 const NEIGHBOURS: &[(&str, &str)] = &[];
 const FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 130;
@@ -118,7 +118,7 @@ fn files_and_functions_are_short_and_nothing_is_left_over() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// `Path::parent` of a bare name is an empty path, which names no directory: `env::fs::parent_dir` knows that.
+/// `Path::parent` of a bare name is an empty path, which is not a directory; `env::fs::parent_dir` handles that case.
 #[test]
 fn the_directory_of_a_file_is_found_in_one_place() {
     let helper = root().join("src/env/fs.rs");
@@ -149,7 +149,7 @@ fn links_in_documents_lead_somewhere() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The interface is made of files that the program serves: each refers to files that exist, and to nothing elsewhere.
+/// The user interface consists of files served by the program: each may refer only to existing files, and to nothing outside.
 #[test]
 fn the_interface_is_whole_and_needs_nobody_else() {
     let folder = root().join("src/web/ui");
@@ -186,7 +186,7 @@ fn the_interface_is_whole_and_needs_nobody_else() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The last argument of a call, given what follows its name.
+/// Returns the last argument of a call, given the text after its name.
 fn last_argument(call: &str) -> &str {
     let from = call.find('(').map_or(0, |at| at + 1);
     let (mut start, mut depth, mut is_text) = (from, 1, false);
@@ -197,7 +197,7 @@ fn last_argument(call: &str) -> &str {
             '(' | '{' | '[' => depth += 1,
             ')' | '}' | ']' if depth == 1 => return call[start..at].trim(),
             ')' | '}' | ']' => depth -= 1,
-            // Not one that only ends the line.
+            // A trailing comma does not start another argument.
             ',' if depth == 1 && !call[at + 1..].trim_start().starts_with(')') => start = at + 1,
             _ => {}
         }
@@ -205,7 +205,7 @@ fn last_argument(call: &str) -> &str {
     ""
 }
 
-/// Whether it is a text, or a constant or variable that holds one.
+/// Returns whether the argument is a string literal, or a constant or variable that contains one.
 fn is_reason(argument: &str) -> bool {
     let argument = argument.trim_end_matches(',');
     let name = argument.rsplit("::").next().unwrap_or_default();
@@ -213,11 +213,11 @@ fn is_reason(argument: &str) -> bool {
     is_name || (argument.len() > 2 && argument.starts_with('"') && argument.ends_with('"'))
 }
 
-/// Webservers write through [`Writes`](../src/objects/writes.rs), which compares with what was read; what takes effect whatever
-/// is there says why.
+/// Webservers write through [`Writes`](../src/objects/writes.rs), which compares with the version that was read;
+/// writes that take effect regardless of the current version must give a reason.
 #[test]
 fn no_webserver_writes_blindly_without_a_reason() {
-    /// Where operations are made otherwise, and on which conditions.
+    /// Files that may create operations directly, and under which conditions.
     const ELSEWHERE: &[(&str, &str)] = &[
         ("objects/writes.rs", "the one place"),
         ("objects/claims.rs", "repairs, under conditions on all that was read"),

@@ -50,8 +50,7 @@ pub enum DirectoryError {
     },
 }
 
-/// Creates a directory and its missing parents, accessible only to the user of this process. An existing directory is
-/// not changed.
+/// Creates a directory and its missing parents, accessible only to the user of this process. An existing directory is not changed.
 ///
 /// # Errors
 /// If the operating system reports an error.

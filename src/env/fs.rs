@@ -182,8 +182,7 @@ pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs.sync_dir(parent_dir(path))
 }
 
-/// Returns the first of the names for 1, 2, 3 … that does not exist; used to move a file away without overwriting
-/// another one.
+/// Returns the first of the names for 1, 2, 3 … that does not exist; used to move a file away without overwriting another one.
 #[must_use]
 pub fn first_free(name: impl Fn(u32) -> PathBuf) -> Option<PathBuf> {
     (1..u32::MAX).map(name).find(|name| !name.exists())

@@ -266,8 +266,7 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     Ok(last)
 }
 
-/// Converts a time into the sequence of the last record that is not later. Skips compacted segments, in which records
-/// are missing.
+/// Converts a time into the sequence of the last record that is not later. Skips compacted segments, in which records are missing.
 fn end_at(fs: &dyn Fs, dir: &Path, names: &[SegmentName], time: u64) -> Result<End, CutError> {
     let (mut before, mut early, mut late, mut is_later) = (Seq::ZERO, None, None, false);
     for name in names {

@@ -246,8 +246,7 @@ fn unknown(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<S
     Ok(unknown.map(|entry| entry.generation.to_string()).collect())
 }
 
-/// Describes problems of the reasons that a member stores in `path` for `lineage`. The datastore sends them to
-/// the member.
+/// Describes problems of the reasons that a member stores in `path` for `lineage`. The datastore sends them to the member.
 #[must_use]
 pub fn problem_of_member(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
     match unknown(path, log_id, lineage) {

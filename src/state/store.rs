@@ -357,8 +357,7 @@ impl StateStore {
         self.row(&makers::key(origin), |row_key, row| makers::decode(row_key, &row))
     }
 
-    /// Returns a consistent view of the current state. It prevents the removal of old rows, so it should be
-    /// short-lived.
+    /// Returns a consistent view of the current state. It prevents the removal of old rows, so it should be short-lived.
     ///
     /// # Errors
     /// If the position cannot be read.

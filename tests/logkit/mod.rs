@@ -1,4 +1,4 @@
-//! What the campaigns against the log have in common: a history, and what a log must show of it.
+//! Shared parts of the test campaigns against the log: a history, and checks of the contents of a log.
 #![allow(dead_code, reason = "each campaign uses a part")]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub fn outbox_dir() -> PathBuf {
     PathBuf::from("/d/outbox")
 }
 
-/// Whether the environment asks for everything instead of a sample.
+/// Returns whether the environment variable requests all cases instead of a sample.
 pub fn is_full(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| value == "all")
 }
@@ -45,8 +45,8 @@ fn op(random: &mut SmallRandom, seq: u64) -> Op {
     Op::Put { collection, key, value: Bytes::from(vec![seq as u8; length]) }
 }
 
-/// Entries 1 to `count`: few keys, so that most are soon superseded; three origins, rejections, deletes, sizes from
-/// nothing to nearly a segment.
+/// Returns entries 1 to `count`: few keys, so most entries are soon superseded; three origins, rejections, deletes,
+/// sizes from empty to nearly a segment.
 pub fn history(count: u64) -> Vec<Entry> {
     let mut random = SmallRandom(42);
     let (mut counters, mut rejected) = ([0; 3], [0; 3]);
@@ -76,7 +76,7 @@ pub fn compact(log: &Log, target: u64) -> Result<CompactionReport, String> {
     compaction.and_then(Compaction::run).map_err(|error| error.to_string())
 }
 
-/// What replaying entries comes to.
+/// State after replaying entries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     objects: BTreeMap<(String, String), (Seq, Bytes)>,
@@ -109,7 +109,7 @@ impl Model {
     }
 }
 
-/// Everything that a log says.
+/// The complete contents of a log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
     pub log_id: LogId,
@@ -122,7 +122,7 @@ pub struct Picture {
     pub tail: Vec<Entry>,
 }
 
-/// Reads all of a log.
+/// Reads the complete contents of a log.
 pub fn picture(log: &Log) -> Result<Picture, String> {
     let reader = log.reader();
     let text = |error: gravwell::log::ReadError| error.to_string();
@@ -139,7 +139,7 @@ pub fn picture(log: &Log) -> Result<Picture, String> {
     })
 }
 
-/// That a log shows the first entries of a history, up to its head: none missing, none changed, none invented.
+/// Checks that a log contains the first entries of a history up to its head: none missing, changed or invented.
 #[track_caller]
 pub fn check(log: &Log, all: &[Entry], context: &str) -> Picture {
     let found = picture(log).unwrap_or_else(|error| panic!("{context}: {error}"));

@@ -1,4 +1,4 @@
-//! Looking at the world with the oracle's eyes.
+//! Compares the simulated world with the expectations of the oracle.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,15 +15,16 @@ use super::network::MS;
 use super::oracle::{Checked, Row, View, Violation, broken};
 use super::world::{Truth, World};
 
-/// Most bytes that an object takes in a compacted log, beside its name and value.
+/// Maximum overhead of an object in a compacted log, without its name and value, in bytes.
 const OBJECT_BYTES: u64 = 200;
-/// Most bytes that is kept of an origin.
+/// Maximum number of bytes kept for an origin.
 const ORIGIN_BYTES: u64 = 200;
-/// Most bytes of an entry that rejects a transaction, which stays in the log until its origin says that the rejection is written down:
-/// a frame's header of 48, time, member and identity with about 30, and the reason in words with at most 90.
+/// Maximum number of bytes of an entry that rejects a transaction; it stays in the log until its origin acknowledges
+/// that the rejection is written down. A frame header has 48 bytes; time, member and identity have about 30; the text
+/// of the reason has at most 90.
 const REJECTION_BYTES: u64 = 180;
 
-/// The collections that clients use.
+/// The collections used by clients.
 pub fn collections() -> [Collection; 2] {
     ["dashboards", "users"].map(named)
 }
@@ -40,14 +41,14 @@ fn objects(state: &StateStore) -> Result<Vec<Row>, String> {
     rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Whether no row of an object is damaged.
+/// Returns whether no row of an object is damaged.
 fn is_readable(state: &StateStore) -> bool {
     let withheld = state.snapshot().and_then(|view| view.withheld().try_for_each(|row| row.map(drop)));
     objects(state).is_ok() && withheld.is_ok()
 }
 
 impl World {
-    /// Somebody's committed state must be the history's at its sequence, its digest everybody's.
+    /// Checks that a committed state equals the history at its sequence and has the same digest as all other states there.
     pub fn check_committed(&mut self, who: &str, state: &StateStore) -> Checked {
         let Some(meta) = state.meta() else { return Ok(()) };
         let mut rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
@@ -55,14 +56,15 @@ impl World {
             self.add_withheld(who, state, &mut rows)?;
         }
         self.oracle.state(who, meta.seq, &rows)?;
-        // Damaged rows of deletions are refused where they are read, and found by the last look.
+        // Damaged rows of deletions are rejected when they are read, and are found by the final check.
         if let Ok(deletions) = state.snapshot().and_then(|view| view.deletions()) {
             self.oracle.deletions(who, meta.seq, &deletions)?;
         }
         self.oracle.digest(who, meta.seq, meta.digest)
     }
 
-    /// A redacted state holds no hidden value, and of each what it adds to the digest. The model's own values are added to `rows`.
+    /// Checks that a redacted state contains no hidden value but the correct contribution of each to the digest. Adds
+    /// the values of the model to `rows`.
     fn add_withheld(&self, who: &str, state: &StateStore, rows: &mut Vec<Row>) -> Checked {
         let redaction = redaction();
         if let Some((collection, key, _)) = rows.iter().find(|(collection, ..)| redaction.hides(collection)) {
@@ -86,9 +88,9 @@ impl World {
         Ok(())
     }
 
-    /// What a replica shows: the committed state, its own pending transactions on top, its rejected ones.
+    /// Checks the contents shown by a replica: the committed state, its own pending transactions on top, its rejected ones.
     pub fn check_replica(&mut self, number: usize) -> Checked {
-        // What a member shows of a history that is not here is judged where that history is.
+        // A member that is beyond this world's datastore is checked in the world that contains its history.
         if self.fence.as_ref().is_some_and(|fence| fence.beyond.contains(&number)) {
             return Ok(());
         }
@@ -103,7 +105,7 @@ impl World {
         self.check_refusals(number)?;
         let node = &self.replicas[number];
         let Some(running) = &node.running else { return Ok(()) };
-        // From the loss until it is level it must say so.
+        // After the loss and until the replica has caught up again, it must report the problem.
         let is_back = node.seq().unwrap_or_default() < node.shown;
         if is_back && running.stepped.problem().is_empty() {
             broken!("{} has shown {} durably, shows {:?}, and says nothing of it", node.name, node.shown, node.seq());
@@ -115,7 +117,7 @@ impl World {
             self.check_shown_back(number, &pending)?;
             return self.check_nothing_forgotten(number, &pending);
         }
-        // An entry that was altered on its way into the state passes every checksum: only a bookmark can show it.
+        // An entry altered on its way into the state passes every checksum; only a bookmark can reveal it.
         if node.tampered {
             return self.check_awareness(number);
         }
@@ -123,14 +125,14 @@ impl World {
         let Some(seq) = node.seq() else { return Ok(()) };
         let who = node.name.to_string();
         let state = running.stepped.state();
-        // A damaged row is refused where it is read; whatever is shown must be right.
+        // A damaged row is rejected when it is read; all contents that are shown must be correct.
         if !is_damaged || is_readable(&state) {
             self.check_committed(&who, &state)?;
         }
         let (node, oracle) = (&self.replicas[number], &self.oracle);
         let Some(running) = &node.running else { return Ok(()) };
-        // Rejections are written down at once, a state is not: after a power cut a replica may know of a rejection that
-        // its state has yet to come to again.
+        // Rejections are written down immediately, the state is not: after a power cut a replica may know a rejection
+        // that its state has not reached again yet.
         let rejected: BTreeSet<TxnId> =
             running.stepped.rejected().into_iter().map(|rejected| rejected.txn.id).collect();
         let head = oracle.head();
@@ -185,7 +187,7 @@ impl World {
         Ok(())
     }
 
-    /// A replica that lost its state, and says so, may show less; but what only it has it still has.
+    /// A replica that lost its state, and reports that, may show less, but must still have everything that exists only there.
     fn check_nothing_forgotten(&self, number: usize, pending: &[Arc<Txn>]) -> Checked {
         let found: BTreeSet<TxnId> = pending.iter().map(|txn| txn.id).collect();
         let undecided = self.oracle.pending(number, self.oracle.head()).map(|(id, _)| id);
@@ -197,7 +199,7 @@ impl World {
         Ok(())
     }
 
-    /// A replica that differs may not go on as if nothing were wrong once it could compare.
+    /// Checks that a replica that differs from the datastore notices it once it could compare digests.
     fn check_awareness(&mut self, number: usize) -> Checked {
         let Some(bookmark) = self.replicas[number].compared.take() else { return Ok(()) };
         let node = &self.replicas[number];
@@ -210,23 +212,24 @@ impl World {
         Ok(())
     }
 
-    /// How far compaction may go: as far as every member has got that is enrolled and was heard of lately.
+    /// Returns the limit of compaction: the lowest position of all members that are enrolled and within retention, and
+    /// the name of that member.
     pub fn compaction_limit(&self) -> Option<(Seq, String)> {
         let now_ms = self.datastore_ms();
         let retention_ms = self.plan.retention / MS;
         let mut lowest: Option<(Seq, String)> = None;
         for (number, node) in self.replicas.iter().enumerate() {
-            // Silence is measured by the datastore's clock, right or wrong.
+            // Silence is measured by the clock of the datastore, right or wrong.
             let silent = |at: u64| now_ms.saturating_sub(at) + 4000;
-            // One that does not get on for so long is as good as silent.
+            // A member without progress for that long counts as silent.
             let fresh = self.reported[number]
                 .is_some_and(|(at, _, advanced)| silent(at) < retention_ms && silent(advanced) < retention_ms);
-            // Two directories of one member report in turn, and the register knows the last report.
+            // Two directories of one member report in turn, and the registry stores the last report.
             let twins = || self.replicas.iter().enumerate().filter(|(_, other)| other.name == node.name);
-            // What a state holds whose rows were damaged, or that holds what was never written, is not to be counted on; of
-            // twins it is reported for both.
+            // A state with damaged rows, or with values that were never written, is not considered; reports of twins
+            // count for both of them.
             let is_doubtful = twins().any(|(_, twin)| twin.is_doubtful() || twin.has_misreported);
-            // Readers take a snapshot when they are too far behind.
+            // Readers fetch a snapshot when they lag too far behind.
             let is_reader = node.role == Role::Reader;
             if node.revoked || is_reader || !fresh || is_doubtful {
                 continue;
@@ -239,7 +242,7 @@ impl World {
         lowest
     }
 
-    /// No member that counted when it began may be cut off by compaction.
+    /// Checks that compaction does not pass a member that was within retention when compaction started.
     pub fn check_horizon(&self, horizon: Seq) -> Checked {
         if let Some((limit, member)) = self.limit.as_ref().filter(|(limit, _)| horizon > *limit) {
             broken!("the horizon {horizon} passes {member}, which had durably applied {limit}");
@@ -247,7 +250,7 @@ impl World {
         Ok(())
     }
 
-    /// Takes note of what is there while clients go on writing.
+    /// Records the current head and the pending transactions while clients continue to write.
     pub fn mark_steady(&mut self) {
         let undecided = self.oracle.accepted.keys().filter(|id| !self.oracle.by_id.contains_key(id));
         let undecided = undecided.filter(|id| !self.oracle.lost.contains(id)).copied().collect();
@@ -258,7 +261,7 @@ impl World {
         self.oracle.by_id.contains_key(id) || self.oracle.lost.contains(id) || self.oracle.is_forsaken(*id)
     }
 
-    /// A steady load keeps nobody behind: what was there 25 seconds ago is decided, and shown by everybody.
+    /// Checks that a steady load delays no member: everything that existed 25 seconds ago is resolved and shown by all members.
     pub fn check_steady(&mut self) -> Checked {
         let Some((head, undecided)) = self.steady.take() else { return Ok(()) };
         self.oracle.checks += 1;
@@ -273,7 +276,7 @@ impl World {
         Ok(())
     }
 
-    /// Why the world is not level yet.
+    /// Returns the reason why the world has not settled yet; `None` if it has.
     pub fn unsettled(&mut self) -> Option<String> {
         let Some(datastore) = &self.datastore else { return Some("the datastore is down".into()) };
         if datastore.applied != datastore.head {
@@ -298,7 +301,7 @@ impl World {
                 return Some(format!("{}: {}", node.name, running.stepped.problem()));
             }
         }
-        // Reading everything makes damage known; repairing it takes a moment.
+        // Reading everything reveals damage; its repair takes some time.
         for number in 0..self.replicas.len() {
             let node = &self.replicas[number];
             let Some(running) = &node.running else { continue };
@@ -318,13 +321,13 @@ impl World {
         None
     }
 
-    /// When all is quiet: everybody equal, everything accepted decided, the disk as it should be.
+    /// Final checks: all members are equal, everything accepted is resolved, the disk is intact.
     pub fn last_look(&mut self) -> Checked {
         self.oracle.finish()?;
         self.reads += 1;
         for number in 0..self.replicas.len() {
             let node = &mut self.replicas[number];
-            // Nothing was wrong with what could be read; what was damaged has been replaced or overwritten by now.
+            // Readable rows were already checked; damaged ones have been replaced or overwritten by now.
             (node.damaged, node.tampered) = (false, false);
             self.check_replica(number)?;
             let node = &self.replicas[number];
@@ -334,7 +337,7 @@ impl World {
                 broken!("{} is level and still says: {problem}", node.name);
             }
             let report = running.stepped.state().check().map_err(|error| Violation(error.to_string()))?;
-            // A damaged row of an origin that is never read again is found by this check alone.
+            // Only this check finds a damaged row of an origin that is never read again.
             if let Some(damage) = report.damage.first().filter(|_| !node.was_damaged) {
                 broken!("{}: its digest is not that of its rows: {damage}", node.name);
             }
@@ -360,7 +363,7 @@ impl World {
         self.compare_log(&running)?;
         self.check_earlier(&running)?;
         self.check_growth(&mut running)?;
-        // What the log alone adds up to is what everybody shows.
+        // The state rebuilt from the log alone must be the one that all members show.
         drop(running);
         self.disks.index = super::engine::Disk::default();
         let now_ms = self.datastore_ms();
@@ -372,7 +375,7 @@ impl World {
         Ok(())
     }
 
-    /// What is restored at any sequence is what everybody showed then.
+    /// Checks that a state restored at a random sequence equals the one shown at that time.
     fn check_earlier(&mut self, running: &Running) -> Checked {
         let (horizon, head) = (running.reader.horizon(), running.head);
         let at = Seq(horizon.0 + self.draw(head.0 - horizon.0));
@@ -383,18 +386,18 @@ impl World {
         self.check_committed("what is restored", &state)
     }
 
-    /// When every member has everything and no history is kept, the log holds what lives and little more.
+    /// Checks that a fully compacted log contains the live data and little more.
     fn check_growth(&mut self, running: &mut Running) -> Checked {
         running.ledger.seal().map_err(|error| Violation(format!("the log cannot be sealed: {error}")))?;
         let target = running.head;
-        // While one is under way another one is refused.
+        // While a compaction runs, another one would be rejected.
         running.compaction = None;
         running.compaction = super::datastore::compaction(running, &self.disks, target, 0.0);
         if running.compaction.is_none() {
             broken!("the log cannot be compacted up to {target}");
         }
         while !super::datastore::step_compaction(running).map_err(Violation)? {}
-        // What a compaction replaced, and could not remove because the disk failed, goes with the next start.
+        // Segments that a compaction replaced but could not remove, because the disk failed, are removed at the next start.
         let segments = running.reader.segments();
         let bytes: u64 = segments.iter().filter(|segment| segment.sealed).map(|segment| segment.bytes).sum();
         let (live, origins) = self.oracle.live();

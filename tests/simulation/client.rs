@@ -1,4 +1,4 @@
-//! The replicas' side of the world, and the clients who use them.
+//! Replicas in the simulated world, and the clients that use them.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::oracle::{Checked, Wanted, broken};
 use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
 
-/// Most of its own writes that a client comes back to.
+/// Maximum number of own writes that a client remembers.
 const READS_MAX: usize = 4;
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
         self.after(self.plan.persist_every, Event::Persist(number, life));
         self.after(SECOND, Event::Report(number, life));
         self.check_replica(number)?;
-        // What its journal does not hold now it never held.
+        // Submissions that its journal does not contain now were never accepted.
         self.oracle.forget_unanswered(number);
         Ok(())
     }
@@ -64,10 +64,10 @@ impl World {
     pub fn stop_replica(&mut self, number: usize, power: bool, why: &str) {
         let Some(running) = self.replicas[number].running.take() else { return };
         self.note(|| format!("web{number} ends: {why}, power={power}"));
-        // What had arrived of a state is removed at the next start.
+        // A partially received state is removed at the next start.
         self.replicas[number].discard_fetched(running.link.as_ref());
         if let Some(link) = running.link {
-            // The datastore notices later; what is under way still arrives there.
+            // The datastore notices later; messages in transit still arrive there.
             let wait = self.draw(3 * SECOND);
             self.after(wait, Event::ServerBroken(link.id));
         }
@@ -86,7 +86,7 @@ impl World {
         self.after(wait, Event::ReplicaStart(number));
     }
 
-    /// A failure after which the process must stop.
+    /// Stops the replica after a fatal failure. Returns whether there was one.
     pub fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
         let Err(failure) = result else { return false };
         if self.journal_lost.is_none() && self.check_excuse("a replica stopped", &failure.to_string()).is_err() {
@@ -112,8 +112,8 @@ impl World {
             self.retry(number);
             return Ok(());
         }
-        // Who has no sound state of its own, or none that says how far it had come, cannot tell a wrong datastore from the right one:
-        // a person watches over that.
+        // A replica without an intact state, or with a state that does not show how far it had come, cannot
+        // distinguish a wrong datastore from the right one; that is left to an operator.
         let node = &self.replicas[number];
         if self.truth != Truth::Genuine && (node.seq().is_none() || node.damaged || node.is_blind()) {
             self.retry(number);
@@ -168,7 +168,7 @@ impl World {
         }
         let node = &mut self.replicas[number];
         let link = node.running.as_mut().and_then(|running| running.link.take());
-        // What has arrived of a state is removed before another one is fetched.
+        // A partially received state is removed before another one is fetched.
         node.discard_fetched(link.as_ref());
         if let (Some(running), Some(link)) = (&mut node.running, link)
             && (now - link.since > 10 * SECOND || running.needs_snapshot || running.stepped.wants_resync())
@@ -179,7 +179,7 @@ impl World {
         Ok(())
     }
 
-    /// The replica itself gives the connection up.
+    /// Closes the connection on behalf of the replica.
     fn hang_up(&mut self, number: usize, id: ConnId, why: &str) -> Checked {
         let wait = self.draw(50 * MS);
         self.after(wait, Event::ServerBroken(id));
@@ -297,7 +297,7 @@ impl World {
                     self.persisted[number] = Some(seq);
                     self.replicas[number].shown = seq;
                     self.replicas[number].came_to = self.replicas[number].came_to.max(seq);
-                    // The rule by which the simulated datastore is one of an earlier version.
+                    // The same rule by which the simulated datastore acts as an earlier version.
                     let is_earlier = seq.0.is_multiple_of(3);
                     self.replicas[number].states.note_filled(if is_earlier { seq } else { Seq::ZERO });
                 }
@@ -350,7 +350,7 @@ impl World {
         }
     }
 
-    /// A datastore is judged by what it really is.
+    /// Checks the verdict of a replica against the true identity of the datastore.
     fn check_verdict(&self, truth: Truth, number: usize, seq: Seq, welcome: &Welcome, step: NextStep) -> Checked {
         let expected = match truth {
             Truth::Genuine => None,
@@ -396,7 +396,7 @@ impl World {
         self.push(number)
     }
 
-    /// Sends what the outbox holds. A reader that misbehaves pushes, too.
+    /// Sends the transactions in the outbox. A misbehaving reader also pushes.
     fn push(&mut self, number: usize) -> Checked {
         let life = self.replicas[number].life;
         let is_reader = self.replicas[number].role == Role::Reader;
@@ -419,13 +419,13 @@ impl World {
         Ok(())
     }
 
-    /// The pause after a deferral is over: a new push stream begins with the oldest transaction.
+    /// Resumes pushing after the pause of a deferral: a new push stream starts with the oldest transaction.
     pub fn push_on(&mut self, number: usize, life: u64) -> Checked {
         if let Some(running) = self.running(number, life)
             && let Some(link) = &mut running.link
             && link.paused
         {
-            // Answers of the old stream that are still under way are not heard any more: a connection of its own.
+            // Replies of the old stream that are still in transit must be ignored, so a new connection is used.
             let id = link.id;
             return self.hang_up(number, id, "pushes again after a pause");
         }
@@ -442,7 +442,7 @@ impl World {
         self.after(wait + stall, Event::Apply(number, life));
     }
 
-    /// What the applier thread does with the next piece.
+    /// Simulates the applier thread processing the next message.
     pub fn apply(&mut self, number: usize, life: u64) -> Checked {
         let tamper = self.replicas[number].tampered;
         let Some(running) = self.running(number, life) else { return Ok(()) };
@@ -468,7 +468,7 @@ impl World {
         if self.fatal(number, result) {
             return Ok(());
         }
-        // The outbox writer takes its notes at once, or is busy.
+        // The outbox writer either processes its messages now or is busy.
         if self.chance(60)
             && let Some(running) = self.running(number, life)
         {
@@ -505,13 +505,13 @@ impl World {
         Ok(())
     }
 
-    /// What a state has made durable counts from then on: a journal that is rewritten has its state persisted first.
+    /// Records the durable sequence. A state counts once it is durable: before a journal is rewritten, the state is persisted.
     fn note_durable(&mut self, number: usize, life: u64) -> Option<Seq> {
         let durable = self.running(number, life)?.stepped.durable();
         if self.replicas[number].damaged || self.replicas[number].tampered {
             return None;
         }
-        // After a start it says 0 until it has written something.
+        // After a start the durable sequence is 0 until something was written.
         self.persisted[number] = self.persisted[number].max(Some(durable));
         Some(durable)
     }
@@ -519,13 +519,13 @@ impl World {
     pub fn report(&mut self, number: usize, life: u64) -> Checked {
         let now = self.now;
         let Some(running) = self.running(number, life) else { return Ok(()) };
-        // Silence from a datastore that has forgotten the connection ends it.
+        // If the datastore has forgotten the connection, its silence ends it.
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_none() && now - link.since > IDLE) {
             let id = link.id;
             self.after(SECOND, Event::Report(number, life));
             return self.client_broken(id, "silence");
         }
-        // A read that finds damage ends the connection, so that the next one begins with a snapshot.
+        // A read that finds damage ends the connection, so that the next one starts with a snapshot.
         if running.stepped.wants_resync()
             && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
         {
@@ -546,7 +546,7 @@ impl World {
 
     // ---- clients ----
 
-    /// Somebody uses the webserver: writes, reads, deals with rejections.
+    /// A client uses the webserver: writes, reads, handles rejections.
     pub fn client(&mut self, number: usize) -> Checked {
         if !self.clients_write() {
             return Ok(());
@@ -556,7 +556,7 @@ impl World {
         if self.replicas[number].running.is_none() {
             return Ok(());
         }
-        // Writes at a reader are refused, or answered as all others are.
+        // Writes at a reader are rejected, or answered like all others.
         if self.replicas[number].role == Role::Reader && !self.chance(30) {
             return Ok(());
         }
@@ -574,12 +574,12 @@ impl World {
         (collection, key)
     }
 
-    /// Whether anybody uses the webservers at this time.
+    /// Returns whether clients use the webservers at this time.
     pub fn clients_write(&self) -> bool {
         !self.calm || self.now < self.plan.calm_at + self.plan.steady
     }
 
-    /// The next transaction of an import, or the last one again: because it was not answered, or by mistake.
+    /// Returns the next transaction of an import, or the last one again: because it was not answered, or by mistake.
     fn next_import(&mut self, number: usize) -> Draft {
         let again = self.chance(10);
         let import = &mut self.replicas[number].import;
@@ -610,8 +610,8 @@ impl World {
         draft
     }
 
-    /// Changes an object on the condition that it is as it was read, just now or a while ago: in the version of the state, or as a
-    /// transaction left it that was not decided yet.
+    /// Changes an object on the condition that it is unchanged since it was read, now or earlier: by the version in
+    /// the state, or by the id of the pending transaction that wrote it.
     fn change_as_read(&mut self, number: usize) -> Option<Draft> {
         let before = if self.chance(60) { self.replicas[number].reads.pop_front() } else { None };
         let (collection, key, condition) = match before {
@@ -637,7 +637,7 @@ impl World {
         Some(Draft { ops, conditions: vec![condition], is_judged_upstream, ..Draft::default() })
     }
 
-    /// A client goes on later from what it wrote.
+    /// Remembers a write for a later change based on it.
     fn remember_write(&mut self, number: usize, draft: &Draft, id: TxnId) {
         if !self.chance(40) {
             return;
@@ -661,7 +661,7 @@ impl World {
                 drafts.push(draft);
                 continue;
             }
-            // Some leave it to the datastore what of a transaction holds.
+            // Some clients leave the check of conditions to the datastore.
             let mut draft = Draft { is_judged_upstream: self.chance(12), ..Draft::default() };
             let ops = if self.chance(75) { 1 } else { 1 + self.random.below(5) };
             for _ in 0..ops {
@@ -698,7 +698,7 @@ impl World {
         let submitted = match running.stepped.submit(drafts) {
             Ok(submitted) => submitted,
             Err(failure) => {
-                // Nobody was answered: each of them may or may not have become durable.
+                // None was answered: each of them may or may not have become durable.
                 self.fatal(number, Err(failure));
                 return self.adopt_unanswered(number, kept);
             }
@@ -738,14 +738,15 @@ impl World {
         self.push(number)
     }
 
-    /// Whether an answer about an identity comes from a state that was altered on its way, before any bookmark could show it.
+    /// Returns whether an answer about an identity may come from a state that was altered on its way, before any
+    /// bookmark could reveal it.
     fn may_answer_wrong(&self, number: usize, stage: &Stage) -> bool {
         let node = &self.replicas[number];
         let has_noticed = node.running.as_ref().is_some_and(|running| running.stepped.wants_resync());
         node.tampered && !has_noticed && stage.is_final()
     }
 
-    /// Submissions without an answer: the journal tells at the next start which of them are there.
+    /// Records submissions without an answer: at the next start the journal shows which of them exist.
     fn adopt_unanswered(&mut self, number: usize, drafts: Vec<Draft>) -> Checked {
         drafts.iter().filter_map(|draft| draft.id).for_each(|id| self.oracle.unsure_again(id));
         self.oracle.unanswered(number, drafts.into_iter().map(Into::into));
@@ -788,7 +789,7 @@ impl World {
         Ok(())
     }
 
-    /// What clients learn from their receipts.
+    /// Passes the outcomes in receipts to the oracle.
     fn look_at_receipts(&mut self, number: usize) -> Checked {
         self.check_refusals(number)?;
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Old copies, second copies, and copies of a disk that lack something: what becomes of them, and what must be said of it.
+//! Old copies, second copies, and incomplete copies of a disk: their effects, and the problems that must be reported.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,23 @@ use super::plan::Fault;
 use super::replica::{JOURNAL, Node, REWRITE_BYTES_MIN, States};
 use super::world::{Event, Truth, World};
 
-/// A copy of a replica's directory.
+/// A copy of the directory of a replica.
 pub struct Copy {
     fs: MemoryFs,
     states: States,
     remembered: Remembered,
     was_damaged: bool,
-    /// Where its state stood.
+    /// Position of its state.
     position: Option<Position>,
-    /// See [`Node::was_at`]: its state may have gone back before the copy was made.
+    /// See [`Node::was_at`]: its state may have been rolled back before the copy was made.
     was_at: Seq,
     came_to: Seq,
 }
 
 impl World {
-    /// Keeps a copy of a replica's state for later, or puts the kept one in its place, under the mark of the present one. Then the
-    /// replica applies nothing, and is killed before it has come as far again: the next start must know it, too.
+    /// Keeps a copy of the state of a replica for later, or replaces the current state by the kept one, with the
+    /// current mark. The replica then applies nothing and is killed before it has come as far again: the next start
+    /// must know that, too.
     pub fn kill_behind(&mut self, number: usize) -> bool {
         if self.truth != Truth::Genuine || self.replicas[number].running.is_none() {
             return false;
@@ -51,8 +52,9 @@ impl World {
         true
     }
 
-    /// Keeps a copy of a replica's directory for later, or puts the kept one in its place. The register knows nothing of that:
-    /// what the replica passed before is not kept for it again, and it gets on only when it comes beyond that.
+    /// Keeps a copy of the directory of a replica for later, or replaces the directory by the kept one. The registry
+    /// does not know that: entries that the replica has passed are not retained for it again, and it counts as making
+    /// progress only when it gets past its former position.
     pub fn roll_back(&mut self, number: usize) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine {
             return Ok(false);
@@ -65,13 +67,13 @@ impl World {
             Some(copy) if self.replicas[number].running.is_some() => {
                 self.stop_replica(number, true, "its directory is replaced by an old copy");
                 self.forget_connections(number);
-                // A copy of the outbox that was made since would be newer than the outbox.
+                // A later copy of the outbox would be newer than the outbox.
                 self.outboxes.remove(&number);
                 let node = &mut self.replicas[number];
                 (node.fs, node.states) = (copy.fs, copy.states);
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
-                // An old copy of everything is not known here to be old: only the datastore can tell.
+                // If everything is an old copy, the replica cannot detect that; only the datastore can.
                 (node.shown, node.was_at, node.came_to) = (Seq::ZERO, copy.was_at, copy.came_to);
                 self.oracle.rolled_back(number, copy.remembered);
                 self.looked_at[number] = None;
@@ -85,7 +87,7 @@ impl World {
         }
     }
 
-    /// The state alone is replaced by an older one: the mark beside it shows that.
+    /// Replaces only the state by an older one: the mark next to it reveals that.
     fn roll_back_state(&mut self, number: usize, copy: &Copy) {
         self.stop_replica(number, true, "its state is replaced by an old copy");
         self.forget_connections(number);
@@ -109,8 +111,8 @@ impl World {
         Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, position, was_at, came_to })
     }
 
-    /// A replica's state and its high-water mark are replaced by those of an old copy, or are not there any more: everything else in its
-    /// directory shows it, as far as that knows.
+    /// Replaces the state of a replica and its high-water mark by those of an old copy, or removes them. Everything
+    /// else in the directory reveals that, as far as it has the information.
     pub fn lose_state_and_mark(&mut self, number: usize) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine || self.replicas[number].running.is_none() {
             return Ok(false);
@@ -134,7 +136,7 @@ impl World {
         let generation = position.map(|position| position.generation).unwrap_or_default();
         let seq = position.map(|position| position.seq);
         if !node.states.is_missed(seq, generation) {
-            // Nothing is left that knows of it.
+            // No information about the lost state is left.
             node.shown = node.shown.min(seq.unwrap_or_default());
         }
         (node.damaged, node.tampered, node.lost_mark) = (false, false, true);
@@ -142,7 +144,7 @@ impl World {
         Ok(true)
     }
 
-    /// Nothing that is under way arrives any more.
+    /// Drops all messages in transit.
     fn forget_connections(&mut self, number: usize) {
         self.conns.retain(|_, conn| conn.replica != number);
         if let Some(datastore) = &mut self.datastore {
@@ -151,7 +153,7 @@ impl World {
         }
     }
 
-    /// A copy of a member's directory is started beside it.
+    /// Starts a copy of the directory of a member in parallel.
     pub fn twin(&mut self, number: usize) -> Result<bool, Violation> {
         let is_first = self.replicas.len() == self.plan.replicas;
         if self.truth != Truth::Genuine || !is_first || self.replicas[number].revoked {
@@ -177,14 +179,14 @@ impl World {
         Ok(true)
     }
 
-    /// The replicas that are directories of the same member, this one included.
+    /// Returns the replicas that are directories of the same member, including this one.
     pub fn twins_of(&self, number: usize) -> Vec<usize> {
         let name = &self.replicas[number].name;
         (0..self.replicas.len()).filter(|other| self.replicas[*other].name == *name).collect()
     }
 
-    /// Whether a replica runs whose outbox journal is vouched for whole: what its head has not vouched for may be taken for a
-    /// torn write.
+    /// Returns whether a replica is running and the head of its outbox journal vouches for the whole journal: records
+    /// that the head does not vouch for may be mistaken for a torn write.
     pub fn is_journal_vouched_for(&mut self, number: usize) -> bool {
         if self.may_refuse_marks() {
             return false;
@@ -194,7 +196,7 @@ impl World {
         !self.fatal(number, kept)
     }
 
-    /// What the start would say of a journal that ends early, or is not there. The right one stays in its place.
+    /// Checks the result of a start with a truncated or missing journal on a copy. The original journal is not changed.
     pub fn shorten_journal(&mut self, number: usize, fault: Fault) -> bool {
         if !self.is_journal_vouched_for(number) {
             return false;
@@ -221,7 +223,7 @@ impl World {
         true
     }
 
-    /// What the start would say of an open segment that lacks what was synced, with everything else in its place.
+    /// Checks the result of a start with an open segment that lacks synced records, with everything else in place.
     pub fn lose_tail(&mut self) -> Result<bool, Violation> {
         let vouched = self.vouch_for_head();
         let Some(copy) = self.copy_of_stopped("its open segment loses its tail") else { return Ok(false) };
@@ -239,7 +241,7 @@ impl World {
         Ok(true)
     }
 
-    /// What the start would say when the log is not there, with everything else in its place.
+    /// Checks the result of a start without the log, with everything else in place.
     pub fn lose_log(&mut self) -> Result<bool, Violation> {
         let Some(copy) = self.copy_of_stopped("its log is not mounted") else { return Ok(false) };
         for name in copy.fs.list(Path::new(LOG)).unwrap_or_default() {
@@ -251,14 +253,14 @@ impl World {
         Ok(true)
     }
 
-    /// Often a datastore has nothing to do and brings its head file up to date: as far as that, the log is vouched for.
+    /// Often an idle datastore updates its head file; the head file then vouches for the log up to the returned sequence.
     fn vouch_for_head(&mut self) -> Seq {
         let is_idle = self.chance(70);
         let Some(datastore) = self.datastore.as_mut().filter(|_| is_idle) else { return Seq::ZERO };
         if datastore.ledger.log().idle().is_ok() { datastore.head } else { Seq::ZERO }
     }
 
-    /// A copy of the disk of a datastore that ends, sometimes without its index; it starts again from the right one.
+    /// Stops the datastore and returns a copy of its disk, sometimes without the index. The datastore restarts from the original.
     fn copy_of_stopped(&mut self, why: &str) -> Option<Disks> {
         if self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
             return None;
@@ -269,17 +271,17 @@ impl World {
         Some(Disks { index, ..copy })
     }
 
-    /// Nothing that a witness knows of may be missing in silence: not what the index holds, not what members had when the
-    /// register was written. What neither knows yet is the documented limit.
+    /// Checks that a loss is detected if any witness knows of it: the index, or the positions of members when the
+    /// registry was written. Losses that neither knows of are the documented limit.
     fn expect_refusal(&mut self, mut copy: Disks, what: &str, vouched: Seq) -> Checked {
         let now_ms = self.datastore_ms();
         let index = StateStore::with_engine(Box::new(copy.index.clone())).ok().and_then(|index| index.meta());
         let index = index.map_or(Seq::ZERO, |meta| meta.seq);
-        // Revoking a member takes back what it proves.
+        // Revoking a member withdraws the evidence it provides.
         let heard = self.replicas.iter().zip(&self.saved_reports).filter(|(node, _)| !node.revoked);
         let register = heard.filter_map(|(_, report)| report.map(|(_, applied, _)| applied)).max().unwrap_or_default();
         match Running::start(&mut copy, self.now, now_ms) {
-            // Its words name logs by random numbers, which do not belong into the trace.
+            // The error contains log ids, which are random, so it is not part of the trace.
             Err(_) => {
                 self.note(|| "refused".into());
                 Ok(())
@@ -293,8 +295,9 @@ impl World {
         }
     }
 
-    /// Keeps an old copy of the datastore's disk and of one replica's directory, or lets both go on in a world of their own:
-    /// there the copy is followed, pushed to and answers, until a member says hello that is beyond it.
+    /// Keeps an old copy of the disk of the datastore and of the directory of one replica, or runs both in a separate
+    /// world: there the replica follows the copy, pushes to it and gets answers, until a member connects that is
+    /// beyond the copy.
     pub fn follow_old_copy(&mut self) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine || self.flipped.is_some() {
             return Ok(false);
@@ -367,13 +370,13 @@ impl World {
             let wait = 2 * SECOND + side.draw(3 * SECOND);
             side.after(wait, Event::ReplicaStart(*number));
         }
-        // What a member has shown outlives a restart, and its going away again.
+        // The evidence provided by a member must survive a restart and the member's disconnection.
         side.after(8 * SECOND, Event::Undo(Fault::OldCopyFollowed, follower));
         side.fence = Some(Fence { beyond, shown: None });
         side
     }
 
-    /// The members that are beyond go away, and the datastore starts again.
+    /// Disconnects the members that are beyond and restarts the datastore.
     pub fn leave_old_copy(&mut self) {
         let Some(fence) = &self.fence else { return };
         for number in fence.beyond.clone() {
@@ -383,7 +386,7 @@ impl World {
         self.stop_datastore(false, "it is started again");
     }
 
-    /// A member says hello: one that is beyond is the proof that nothing may be committed any more.
+    /// Checks the reaction to the hello of a member: one that is beyond proves that nothing may be committed any more.
     pub fn judge_fence(&mut self, number: usize, waits: &str) -> Checked {
         let head = self.oracle.head();
         match &mut self.fence {
@@ -400,7 +403,7 @@ impl World {
         }
     }
 
-    /// The right datastore has no reason to wait.
+    /// Checks that the genuine datastore accepts writes: it has no reason not to.
     pub fn judge_waiting(&self, waits: &str) -> Checked {
         if !waits.is_empty() && self.fence.is_none() {
             broken!("the datastore takes no writes without a reason: {waits}");
@@ -421,7 +424,7 @@ impl World {
     }
 }
 
-/// Old copies of a datastore's disk and of one replica's directory.
+/// Old copies of the disk of a datastore and of the directory of one replica.
 pub struct FollowedCopy {
     head: Seq,
     disks: Disks,
@@ -433,12 +436,12 @@ pub struct FollowedCopy {
 /// Members that are beyond the datastore of a world.
 pub struct Fence {
     pub beyond: BTreeSet<usize>,
-    /// Where the log ended when the first of them said hello.
+    /// Head of the log when the first of them connected.
     shown: Option<Seq>,
 }
 
 impl Fence {
-    /// Who is beyond is not led back.
+    /// Checks that a member that is beyond is not made to follow.
     pub fn check_refused(&self, number: usize, step: NextStep) -> Checked {
         match step {
             NextStep::Refuse(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The datastore of a simulated world: its disk, and its process while it runs.
+//! The datastore of a simulated world: its disk, and its process while it is running.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -25,34 +25,34 @@ use super::network::{ConnId, MS, Time};
 
 pub const LOG: &str = "/log";
 pub const SEGMENT_BYTES: u64 = 6 << 10;
-/// Memory for recent batches: small, so that subscribers often read from segments.
+/// Size of the recent-batch cache: small, so that subscribers often read from segments.
 const RING_BYTES: usize = 3 << 10;
 
-/// Values may not be longer here; replicas allow more, so an import finds out late.
+/// Maximum length of values here; replicas allow longer ones, so an import is rejected late.
 pub const VALUE_BYTES_MAX: usize = 90;
 
 pub fn limits() -> Limits {
     Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() }
 }
 
-/// What readers are not given: the values of one of the two collections.
+/// Redaction for readers: the values of one of the two collections are withheld.
 pub fn redaction() -> Redaction {
     Redaction::of([Collection::new("users").expect("name")])
 }
 
-/// What outlives the process.
+/// Data that outlives the process.
 #[derive(Clone, Default)]
 pub struct Disks {
     pub fs: MemoryFs,
     pub index: Disk,
     pub members: String,
     pub liveness: Liveness,
-    /// Its administrator gives up what the log lacks, whoever has it.
+    /// Whether the administrator gives up everything that the log lacks, even if members have it.
     pub gives_up: bool,
 }
 
 impl Disks {
-    /// Another disk with the same contents, as a backup would take them.
+    /// Returns another disk with the same contents, as a backup would copy them.
     pub fn copy(&self) -> Disks {
         let fs = self.fs.crash(Survival::Everything, 0);
         fs.set_capacity(None);
@@ -60,7 +60,7 @@ impl Disks {
     }
 }
 
-/// Compaction's index; clones are the same one.
+/// The liveness index of compaction; clones share it.
 #[derive(Clone, Default)]
 pub struct Liveness(Arc<Mutex<MemoryLiveness>>);
 
@@ -92,14 +92,14 @@ impl LivenessIndex for Liveness {
     }
 }
 
-/// One connection as the datastore sees it.
+/// One connection as seen by the datastore.
 pub struct Session {
     pub member: MemberName,
     pub role: Role,
     pub welcome: Option<Welcome>,
     /// Last sequence sent, while a tail is served.
     pub tail: Option<Seq>,
-    /// A snapshot waits until the index has reached this sequence.
+    /// A snapshot is sent once the index has reached this sequence.
     pub snapshot_at: Option<Seq>,
 }
 
@@ -110,23 +110,23 @@ pub struct Proposal {
     pub txn: Txn,
 }
 
-/// The process.
+/// The running process.
 pub struct Running {
     pub ledger: Ledger,
     pub reader: LogReader,
     pub state: StateStore,
     pub ring: Ring,
     pub head: Seq,
-    /// Chain at the head.
+    /// Chain value at the head.
     pub chain: Chain,
     pub applied: Seq,
     pub backlog: VecDeque<Committed>,
     pub registry: Registry,
-    /// Why it takes no writes; empty when it does.
+    /// Reason why it accepts no writes; empty if it does.
     pub recovery: String,
     mode: Recovery,
     pub clock: CommitClock,
-    /// Its index was built from the log at this start.
+    /// Whether its index was rebuilt from the log at this start.
     pub is_rebuilt: bool,
     pub sessions: BTreeMap<ConnId, Session>,
     pub queue: VecDeque<Proposal>,
@@ -139,7 +139,7 @@ pub fn log_options() -> LogOptions {
 }
 
 impl Running {
-    /// Starts the process on its disks, as the datastore's own start does.
+    /// Starts the process on its disks like a real datastore.
     pub fn start(disks: &mut Disks, now: Time, now_ms: u64) -> Result<Running, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let fs = Arc::new(disks.fs.clone());
@@ -191,12 +191,12 @@ impl Running {
         })
     }
 
-    /// Whether it takes no writes, because something proves that its log has lost some.
+    /// Returns whether it accepts no writes, because there is evidence that its log has lost entries.
     pub fn waits(&self) -> bool {
         !self.recovery.is_empty()
     }
 
-    /// Takes a member's position for what it proves of the log, as a session does. True: the register has changed.
+    /// Checks the position of a member for evidence about the log, like a session does. Returns whether the registry has changed.
     pub fn examine(&mut self, member: &MemberName, position: &Position, now_ms: u64) -> bool {
         let here = Here::of(&self.reader, self.head);
         let evidence = match self.registry.member(member) {
@@ -211,7 +211,7 @@ impl Running {
         is_noted
     }
 
-    /// Notes in the register where the log stands, unless the register contradicts it.
+    /// Records the position of the log in the registry, unless the registry contradicts it.
     pub fn note_log(&mut self) {
         if !self.waits() {
             let (log_id, generation, seq) = (self.reader.log_id(), self.reader.generation(), self.head);
@@ -224,7 +224,7 @@ impl Running {
     }
 }
 
-/// What a commit lets out, in order.
+/// Output of a commit, in order.
 #[derive(Default)]
 pub struct Released {
     pub blocks: Vec<Block>,
@@ -246,7 +246,7 @@ impl Outlet for Released {
     }
 }
 
-/// Begins a compaction up to `target`.
+/// Starts a compaction up to `target`.
 pub fn begin_compaction(
     running: &mut Running,
     disks: &Disks,
@@ -257,13 +257,13 @@ pub fn begin_compaction(
     compaction(running, disks, target, garbage_ratio)
 }
 
-/// A compaction that drops garbage from segments with at least so much of it.
+/// Creates a compaction of segments with at least the given share of garbage.
 pub fn compaction(running: &Running, disks: &Disks, target: Seq, garbage_ratio: f64) -> Option<Compaction<Liveness>> {
     let options = CompactionOptions { garbage_ratio, segment_bytes: SEGMENT_BYTES, dry_run: false };
     Compaction::new(running.reader.clone(), disks.liveness.clone(), target, options).ok()
 }
 
-/// Takes one step; `true` when it is done.
+/// Runs one step; returns `true` when compaction is complete.
 pub fn step_compaction(running: &mut Running) -> Result<bool, String> {
     let Some(compaction) = &mut running.compaction else { return Ok(true) };
     match compaction.step() {

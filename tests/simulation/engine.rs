@@ -1,4 +1,4 @@
-//! The state's storage engine on a simulated disk: batches survive a power cut as a prefix of what was not persisted.
+//! The storage engine of the state on a simulated disk: of the batches that are not persisted, a prefix survives a power cut.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ type Map = Arc<BTreeMap<Slice, Slice>>;
 #[derive(Default)]
 struct Rest {
     rows: Map,
-    /// What undoes each batch that is not persisted, oldest first.
+    /// Inverse of each batch that is not persisted, oldest first.
     undo: Vec<Batch>,
     fails: bool,
 }
 
-/// One simulated database; clones are the same one.
+/// One simulated database; clones share it.
 #[derive(Clone, Default)]
 pub struct Disk(Arc<Mutex<Rest>>);
 
@@ -26,13 +26,13 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another disk with the same contents.
+    /// Returns another disk with the same contents.
     pub fn copy(&self) -> Disk {
         let rows = Arc::clone(&self.rest().rows);
         Disk(Arc::new(Mutex::new(Rest { rows, ..Rest::default() })))
     }
 
-    /// What a power cut leaves: the persisted batches and some of those after, in order.
+    /// Simulates a power cut: keeps the persisted batches and some of the later ones, in order.
     pub fn cut_power(&self, random: &mut SmallRandom) {
         let mut rest = self.rest();
         let kept = random.below(rest.undo.len() + 1);
@@ -50,7 +50,7 @@ impl Disk {
         rest.fails = false;
     }
 
-    /// The next write or persist fails, as a full or broken disk would let it.
+    /// Makes the next write or persist fail, like a full or broken disk.
     pub fn fail_next(&self) {
         self.rest().fails = true;
     }
@@ -59,7 +59,7 @@ impl Disk {
         self.rest().fails = false;
     }
 
-    /// Flips one bit of one row's value.
+    /// Flips one bit of the value of one row.
     pub fn damage(&self, random: &mut SmallRandom) -> bool {
         let mut rest = self.rest();
         if rest.rows.is_empty() {

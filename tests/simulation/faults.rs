@@ -1,4 +1,4 @@
-//! What goes wrong, and how it is mended.
+//! Injected faults, and their end.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use super::world::{CERTIFICATE_DAYS, Event, Truth, World};
 const KINDS: [ErrorKind; 3] = [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::Interrupted];
 
 impl World {
-    /// A fault strikes, and plans its next strike.
+    /// Injects a fault and schedules the next one of its kind.
     pub fn strike(&mut self, fault: Fault, mean: Time) -> Checked {
-        // Compactions go on as long as clients do.
+        // Compactions continue as long as clients write.
         let goes_on = fault == Fault::Compaction && self.clients_write();
         if self.calm && !goes_on {
             return Ok(());
@@ -38,7 +38,7 @@ impl World {
         Ok(())
     }
 
-    /// `false` when it could not strike now.
+    /// Injects a fault; returns `false` if that is not possible now.
     fn inflict(&mut self, fault: Fault, number: usize) -> Result<bool, Violation> {
         let is_genuine = self.truth == Truth::Genuine;
         match fault {
@@ -162,7 +162,7 @@ impl World {
         Ok(true)
     }
 
-    /// What a fault has done ends.
+    /// Ends the effect of a fault.
     pub fn undo(&mut self, fault: Fault, number: usize) -> Checked {
         self.note(|| format!("end of {fault:?} {number}"));
         match fault {
@@ -191,7 +191,7 @@ impl World {
         Ok(())
     }
 
-    /// The faults are over.
+    /// Ends all faults.
     pub fn calm_down(&mut self) -> Checked {
         self.calm = true;
         self.note(|| "calm".into());
@@ -217,7 +217,7 @@ impl World {
         Ok(())
     }
 
-    /// One of the next operations of a disk fails: any of them, or one of the few that change names.
+    /// Makes one of the next operations of a disk fail: any of them, or one of the few that change names.
     fn plan_disk_fault(&mut self, replica: Option<usize>, within: usize) {
         let kind = KINDS[self.random.below(3)];
         let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
@@ -235,7 +235,7 @@ impl World {
         self.disks.fs.set_capacity(Some(used + room));
     }
 
-    /// Flips a bit of a sealed segment of a datastore that is down.
+    /// Flips a bit of a sealed segment of a stopped datastore.
     fn damage_segment(&mut self) -> bool {
         if self.flipped.is_some() {
             return false;
@@ -247,7 +247,7 @@ impl World {
         let names = self.disks.fs.list(Path::new(LOG)).unwrap_or_default();
         let mut sealed: Vec<String> =
             names.into_iter().filter(|name| name.ends_with(".log") && !name.contains("open")).collect();
-        // The newest ones may not be closed yet; an open one's tail may be torn by the power cut itself.
+        // The newest ones may not be sealed yet; the tail of an open one may be torn by the power cut itself.
         sealed.truncate(sealed.len().saturating_sub(2));
         if sealed.is_empty() {
             return false;
@@ -265,7 +265,7 @@ impl World {
         true
     }
 
-    /// Flips a bit of a stopped replica's journal: refused at the start, or without effect. Then it is flipped back.
+    /// Flips a bit in a copy of the journal of a stopped replica: the start must reject it or find the same records.
     fn damage_journal(&mut self, number: usize) -> bool {
         if self.replicas[number].running.is_none() || self.may_refuse_marks() {
             return false;
@@ -277,7 +277,7 @@ impl World {
         if contents.len() < 400 {
             return false;
         }
-        // The last batch may be torn by the power cut; what lies before must not be cut with it.
+        // The last batch may be torn by the power cut; earlier batches must not be removed with it.
         let offset = self.random.below(contents.len() / 3) as u64;
         let bit = self.random.below(8) as u8;
         let copy = node.fs.crash(memory::Survival::Everything, 0);
@@ -292,7 +292,7 @@ impl World {
         true
     }
 
-    /// Without its mark the last batch of a journal cannot be told from a torn one; a failing disk may refuse just the mark.
+    /// Without its mark the last batch of a journal looks like a torn one; a failing disk may reject only the mark.
     pub fn may_refuse_marks(&self) -> bool {
         let may_refuse = |(fault, _): &(Fault, Time)| {
             matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull | Fault::RewriteCutOff)
@@ -309,7 +309,7 @@ impl World {
         }
         datastore.registry.revoke(&node.name, now_ms).map_err(|error| Violation(error.to_string()))?;
         self.disks.members = datastore.registry.text(now_ms).map_err(|error| Violation(error.to_string()))?;
-        // Its open connections end, and what it had pushed and was not yet taken is not taken.
+        // Its open connections are closed, and transactions that it pushed but that are not committed yet are dropped.
         let name = node.name.clone();
         self.replicas.iter_mut().filter(|node| node.name == name).for_each(|node| node.revoked = true);
         let ids: Vec<_> = datastore.sessions.iter().filter(|(_, s)| s.member == name).map(|(id, _)| *id).collect();
@@ -323,7 +323,7 @@ impl World {
         Ok(true)
     }
 
-    /// An operator begins a later generation of the log, once or twice, as after a restore that lost nothing.
+    /// An operator starts a later generation of the log, once or twice, as after a restore without loss.
     fn raise_generation(&mut self) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
             return Ok(false);
@@ -338,15 +338,15 @@ impl World {
                 return Ok(false);
             }
         }
-        // Copies of an earlier generation are refused for that alone.
+        // Copies of an earlier generation are rejected for that reason alone.
         (self.old_copy, self.followed) = (None, None);
         Ok(true)
     }
 
-    /// A revoked member joins again, with a new certificate.
+    /// Enrolls a revoked member again with a new certificate.
     fn take_back(&mut self, number: usize) -> Checked {
         let now_ms = self.datastore_ms();
-        // Sometimes it may only read from then on: what it still holds is refused, visibly.
+        // Sometimes the member may only read from now on: transactions that it still holds are rejected visibly.
         let becomes_reader = number > 0 && self.chance(25);
         let node = &mut self.replicas[number];
         if !node.revoked {
@@ -362,7 +362,7 @@ impl World {
         datastore.registry.invite(&node.name, role, 1000, now_ms, true).map_err(text)?;
         datastore.registry.enrol(&node.name, role, &node.certificate, CERTIFICATE_DAYS, now_ms).map_err(text)?;
         self.disks.members = datastore.registry.text(now_ms).map_err(text)?;
-        // Two directories of one member join as one. Who joins anew says again where it stands.
+        // Two directories of one member join as one. A member that joins again reports its position again.
         let (name, certificate) = (node.name.clone(), node.certificate.clone());
         for (number, node) in self.replicas.iter_mut().enumerate().filter(|(_, node)| node.name == name) {
             (self.reported[number], self.saved_reports[number]) = (None, None);
@@ -374,7 +374,7 @@ impl World {
 
     // ---- the wrong datastore ----
 
-    /// Keeps a copy for later, or starts the kept one when every replica is beyond it.
+    /// Keeps a copy for later, or starts the kept copy if every replica is beyond it.
     fn use_old_copy(&mut self) -> bool {
         if self.truth != Truth::Genuine || self.flipped.is_some() {
             return false;
@@ -397,7 +397,7 @@ impl World {
         }
     }
 
-    /// A copy of everything on the datastore's disk as a backup would take it.
+    /// Returns a copy of everything on the disk of the datastore, as a backup would contain it.
     fn copy_disks(&self) -> Disks {
         Disks { index: super::engine::Disk::default(), ..self.disks.copy() }
     }
@@ -406,7 +406,7 @@ impl World {
         if self.truth != Truth::Genuine || self.flipped.is_some() {
             return false;
         }
-        // The authority and the members were kept: otherwise nobody could even connect.
+        // The CA and the member registry are kept: otherwise no member could connect.
         let disks = Disks { members: self.disks.members.clone(), ..Disks::default() };
         self.swap_disks(disks, Truth::Wiped);
         true
@@ -414,21 +414,21 @@ impl World {
 
     fn swap_disks(&mut self, disks: Disks, truth: Truth) {
         self.stop_datastore(true, "another disk takes its place");
-        // Sometimes its administrator lets it go on, whatever its members show.
+        // Sometimes the administrator forces it to accept writes, whatever its members report.
         let disks = Disks { gives_up: self.chance(50), ..disks };
         self.genuine = Some(std::mem::replace(&mut self.disks, disks));
         self.truth = truth;
         let fault = if truth == Truth::Wiped { Fault::Wiped } else { Fault::OldCopy };
         let wait = 4 * SECOND + self.draw(8 * SECOND);
         self.after(wait, Event::Undo(fault, 0));
-        // Sometimes it goes on alone, so that there are two histories.
+        // Sometimes it commits transactions itself, so that two histories exist.
         if self.chance(60) {
             let wait = 2 * SECOND + self.draw(2 * SECOND);
             self.after(wait, Event::Fork);
         }
     }
 
-    /// The wrong datastore commits something of its own.
+    /// Makes the wrong datastore commit transactions that exist nowhere else.
     pub fn fork(&mut self) -> Checked {
         if self.truth == Truth::Genuine {
             return Ok(());
@@ -464,7 +464,7 @@ impl World {
     }
 }
 
-/// What a journal holds.
+/// Returns the records of a journal.
 pub fn open_journal(fs: &memory::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
     let fs: std::sync::Arc<dyn Fs> = std::sync::Arc::new(fs.clone());
     let (_, records) = gravwell::log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;

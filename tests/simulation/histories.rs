@@ -1,5 +1,6 @@
-//! Members that leave a lost history, over and over: a log that is lost back to an earlier sequence once, twice or three times, two
-//! or three replicas with few objects, and crashes between any two steps of an exchange. `docs/testing.md` says what is judged.
+//! Members that abandon a lost history, repeatedly: a log that is lost back to an earlier sequence one to three times,
+//! two or three replicas with few objects, and crashes between any two steps of an exchange. `docs/testing.md`
+//! describes the checks.
 //!
 //! `GRAVWELL_HISTORIES=100000 cargo test --profile sim --no-default-features --test simulation histories -- --nocapture`
 //! `GRAVWELL_SEED=17 cargo test --profile sim --no-default-features --test simulation histories_again -- --nocapture`
@@ -15,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::World;
 
-/// Number of a change that somebody has made.
+/// Number of a change made by a client.
 pub type Number = usize;
 
-/// Seeds that once broke a condition.
+/// Seeds that once violated a condition.
 const REGRESSIONS: &[(u64, &str)] = &[
     (5, "what filled the place of a rejected change was put on the rejected list at a start between two steps"),
     (752, "a pending change that the log that goes on had rejected was gone without an answer"),
@@ -29,7 +30,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (6863, "an own change was pushed again after one of another member that had come after it"),
 ];
 
-/// Whether a planted fault is one of leaving a history.
+/// Returns whether an injected fault concerns abandoning a history.
 #[cfg(feature = "planted-bugs")]
 pub fn concern(bug: gravwell::planted::Bug) -> bool {
     use gravwell::planted::Bug;
@@ -49,7 +50,7 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
     )
 }
 
-/// Failing seeds after which a run stops.
+/// Number of failing seeds after which a run stops.
 const FAILURES_MAX: usize = 10;
 
 #[derive(Default)]
@@ -60,7 +61,7 @@ pub struct Report {
     pub failures: Vec<(u64, String)>,
 }
 
-/// One seed; a panic counts as a broken condition.
+/// Runs one seed; a panic counts as a violated condition.
 fn run_one(seed: u64) -> (Option<World>, Result<(), String>) {
     let run = std::panic::catch_unwind(|| {
         let mut world = World::new(seed, false);
@@ -74,7 +75,7 @@ fn run_one(seed: u64) -> (Option<World>, Result<(), String>) {
     })
 }
 
-/// Runs `count` seeds from `from` on, until so many have failed.
+/// Runs `count` seeds from `from` on; stops early after `failures_max` failures.
 pub fn run_until(from: u64, count: u64, failures_max: usize) -> Report {
     let (next, report) = (AtomicU64::new(from), Mutex::new(Report::default()));
     let threads = std::thread::available_parallelism().map_or(2, usize::from);

@@ -1,8 +1,8 @@
-//! Deterministic simulation: a datastore and two to six replicas from one seed, with every fault that we know of, judged
-//! by an oracle that is written from the promises alone. `docs/testing.md` says how to run more of it.
+//! Deterministic simulation: a datastore and two to six replicas from one seed, with all known kinds of faults,
+//! checked by an oracle that is derived from the guarantees alone. `docs/testing.md` describes how to run more of it.
 //!
 //! `GRAVWELL_SEEDS=5000 cargo test --profile sim --no-default-features --test simulation seeds -- --nocapture`
-//! `GRAVWELL_WITH=OldCopy,ReplicaRolledBack` plays only seeds in which these faults strike.
+//! `GRAVWELL_WITH=OldCopy,ReplicaRolledBack` runs only seeds with these faults.
 //! `GRAVWELL_SEED=17 cargo test --profile sim --no-default-features --test simulation replay -- --nocapture`
 #![allow(missing_docs, reason = "a test")]
 
@@ -27,7 +27,7 @@ mod world;
 
 use world::World;
 
-/// Seeds that break a promise when the fault of this name is planted again, as it once was ours.
+/// Seeds that violate a guarantee when the named fault, once a real bug, is injected again.
 const REGRESSIONS: &[(u64, &str)] = &[
     (22, "LogTrustsCache"),
     (13, "JournalTrustsCache"),

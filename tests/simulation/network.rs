@@ -1,6 +1,6 @@
-//! Connections as QUIC gives them: streams that are ordered and whole, each on its own, until the connection ends. What
-//! the network does below (loss, reordering, duplicates) shows as delay; partitions stall one direction or both until
-//! they heal or the connection is given up.
+//! Connections with the properties of QUIC: independent streams that are ordered and complete until the connection
+//! ends. Effects of the network below (loss, reordering, duplicates) appear as delay; partitions stall one direction
+//! or both until they heal or the connection times out.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use gravwell::model::{Deletions, Seq};
 pub type Time = u64;
 pub const MS: Time = 1000;
 pub const SECOND: Time = 1_000_000;
-/// Silence after which a connection is given up.
+/// Silence after which a connection is closed.
 pub const IDLE: Time = 12 * SECOND;
 
 pub type ConnId = u64;
 
-/// What travels.
+/// Messages between replicas and the datastore.
 #[derive(Clone, Debug)]
 pub enum Message {
     Hello(Hello),
@@ -40,7 +40,7 @@ pub enum Message {
     Closed,
 }
 
-/// The stream that a message takes; each keeps its own order.
+/// The stream of a message; each stream is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     ControlUp,
@@ -70,26 +70,26 @@ impl Message {
     }
 }
 
-/// One connection as the network sees it.
+/// One connection as seen by the network.
 #[derive(Default)]
 pub struct Conn {
     pub replica: usize,
-    /// Which datastore has welcomed the replica.
+    /// The datastore that has welcomed the replica.
     pub welcomed_by: Option<super::world::Truth>,
-    /// Arrival of the last message of each stream.
+    /// Arrival time of the last message of each stream.
     pub last: BTreeMap<Stream, Time>,
-    /// Messages that wait for a partition to heal.
+    /// Messages that wait until a partition heals.
     pub stalled: Vec<Message>,
 }
 
-/// How the way between the datastore and one replica behaves.
+/// Properties of the path between the datastore and one replica.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
     pub delay: Time,
     pub jitter: Time,
-    /// Per thousand: the message is lost at first and sent again later.
+    /// Probability in per mille that a message is lost and sent again later.
     pub loss: u64,
-    /// Until when nothing passes.
+    /// Nothing passes before these times.
     pub up_blocked: Time,
     pub down_blocked: Time,
 }
@@ -101,7 +101,7 @@ impl Way {
 }
 
 impl Conn {
-    /// When a message sent now arrives.
+    /// Returns the arrival time of a message sent now.
     pub fn arrival(&mut self, way: &Way, now: Time, stream: Stream, random: &mut SmallRandom) -> Time {
         let draw = |random: &mut SmallRandom, bound: Time| random.next_u64() % (bound + 1);
         let mut delay = way.delay + draw(random, way.jitter);

@@ -1,5 +1,5 @@
-//! What must be true, written from the promises alone. It sees what leaves the datastore, what clients are told, and
-//! what replicas show; it knows nothing of how any of it is made.
+//! Expected behaviour, derived from the guarantees alone. The oracle sees the output of the datastore, the answers to
+//! clients and the contents shown by replicas; it is independent of the implementation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,22 +16,22 @@ pub type Name = (String, String);
 pub type Held = (Bytes, Seq);
 /// An object of a committed state.
 pub type Row = (Collection, Key, Held);
-/// What a client reads: by collection and key the value, and the version unless it waits.
+/// Contents read by a client: by collection and key the value, and the version unless it is pending.
 pub type View<'a> = BTreeMap<(&'a str, &'a str), (Bytes, Option<Seq>)>;
 
-/// A transaction that a client was told is safe.
+/// A transaction that was reported to a client as safe.
 #[derive(Clone)]
 pub struct Accepted {
     pub replica: usize,
     pub ops: Vec<Op>,
     conditions: Vec<Condition>,
-    /// Final answer that the client saw: the sequence, and whether it was a rejection.
+    /// Final outcome that the client received: the sequence, and whether it was a rejection.
     pub told: Option<(Seq, bool)>,
 }
 
 impl Accepted {}
 
-/// What a client submits, as far as the oracle judges it.
+/// A submission of a client, as far as the oracle checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub ops: Vec<Op>,
@@ -55,52 +55,53 @@ pub struct Oracle {
     /// Every entry that ever left the datastore, by sequence from 1.
     pub history: Vec<Entry>,
     pub by_id: HashMap<TxnId, Seq>,
-    /// All versions of every object: when, and the value unless deleted.
+    /// All versions of every object: the sequence, and the value unless deleted.
     versions: BTreeMap<Name, Vec<(Seq, Option<Bytes>)>>,
     /// Sum over the objects at each sequence, from 0.
     sums: Vec<u64>,
     last_counter: BTreeMap<Origin, OriginCounter>,
     digests: BTreeMap<Seq, Digest>,
     pub accepted: BTreeMap<TxnId, Accepted>,
-    /// By replica: what it accepted, in order, as far as its durable state has not decided it.
+    /// By replica: accepted transactions in order, unless resolved by its durable state.
     open: BTreeMap<usize, Vec<TxnId>>,
-    /// By replica: its rejected transactions that wait for a person.
+    /// By replica: rejected transactions that wait for a user.
     rejected: BTreeMap<usize, BTreeMap<TxnId, Seq>>,
     /// By replica: submissions that ended without an answer.
     unanswered: BTreeMap<usize, Vec<Wanted>>,
-    /// Rejections whose dismissal ended without an answer.
+    /// Rejections of which the dismissal ended without an answer.
     pub unsure: BTreeSet<TxnId>,
-    /// Rejections that a person has dealt with.
+    /// Rejections that a user has handled.
     pub dismissed: BTreeSet<TxnId>,
-    /// Values of submissions that were refused: none of them may ever show up.
+    /// Values of rejected submissions: none of them may ever appear.
     pub refused: BTreeSet<Bytes>,
-    /// Highest sequence that any pusher was told.
+    /// Highest sequence in a reply to a push.
     pub told: Seq,
-    /// Accepted at a replica whose directory was taken back to before: nothing on any disk knows of them any more.
+    /// Transactions accepted at a replica whose directory was then rolled back: they are on no disk any more.
     pub lost: BTreeSet<TxnId>,
-    /// Whose transactions the log has of each origin.
+    /// The member that owns each origin according to the log.
     makers: BTreeMap<Origin, MemberName>,
-    /// Up to here the log may not tell any more which transaction wrote an object.
+    /// Up to this sequence the log may not know which transaction wrote an object.
     pub horizon: Seq,
-    /// Up to here the datastore may not know what the last transaction of an origin held.
+    /// Up to this sequence the datastore may not know the contents of the last transaction of an origin.
     pub whole_after: Seq,
-    /// Under origins of other members: they are refused, and never committed.
+    /// Transactions with origins of other members: they are rejected and never committed.
     pub stolen: BTreeSet<TxnId>,
-    /// Decided, and given again by their makers to a replica whose state knew nothing of it: they wait there once more.
+    /// Resolved transactions that their authors submitted again to a replica whose state did not know them: they are
+    /// pending there again.
     pub given_again: BTreeSet<TxnId>,
-    /// Refused by their own replica after they were accepted, because the datastore never takes them.
+    /// Transactions rejected by their own replica after acceptance, because the datastore never accepts them.
     forsaken: BTreeSet<TxnId>,
     pub checks: u64,
 }
 
-/// What a replica had accepted, and which of its rejections waited, at some time.
+/// Accepted transactions and pending rejections of a replica at some time.
 #[derive(Clone, Default)]
 pub struct Remembered {
     open: Vec<TxnId>,
     rejected: BTreeMap<TxnId, Seq>,
 }
 
-/// A broken promise.
+/// A violated guarantee.
 #[derive(Clone, Debug)]
 pub struct Violation(pub String);
 
@@ -117,7 +118,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Worth of one object in the sum over a state.
+/// Returns the contribution of one object to the sum over a state.
 pub fn worth(collection: &str, key: &str, value: &[u8], version: Seq) -> u64 {
     let mut sum = 0xcbf2_9ce4_8422_2325_u64;
     for byte in collection.bytes().chain([0]).chain(key.bytes()).chain([0]).chain(value.iter().copied()) {
@@ -143,7 +144,7 @@ impl Oracle {
         Seq(self.history.len() as u64)
     }
 
-    /// What an object was at a sequence.
+    /// Returns an object as of a sequence.
     pub fn at(&self, object: &Name, seq: Seq) -> Option<Held> {
         let versions = self.versions.get(object)?;
         let end = versions.partition_point(|(version, _)| *version <= seq);
@@ -172,9 +173,9 @@ impl Oracle {
         self.history.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.body.id()
     }
 
-    /// Whether a transaction may be rejected for this reason after `seq`.
+    /// Returns whether a transaction may be rejected for this reason after `seq`.
     fn explains(&self, accepted: &Accepted, reason: &Reason, seq: Seq) -> bool {
-        // Where the log does not tell any more who wrote an object, a condition that names the writer fails.
+        // If the log no longer knows the author of an object, a condition on the author fails.
         let is_untold = |condition: &Condition| {
             let object = (condition.collection().as_str().to_owned(), condition.key().as_str().to_owned());
             condition.mark().is_some() && self.at(&object, seq).is_some_and(|(_, at)| at <= self.horizon)
@@ -187,7 +188,7 @@ impl Oracle {
         }
     }
 
-    /// An entry leaves the datastore (or is found in its log after a crash).
+    /// Checks an entry that leaves the datastore or is found in its log after a crash.
     pub fn shown(&mut self, entry: &Entry) -> Checked {
         self.checks += 1;
         if let Some(known) = usize::try_from(entry.seq.0).ok().and_then(|seq| self.history.get(seq - 1)) {
@@ -249,8 +250,8 @@ impl Oracle {
             }
             EntryBody::Reject { reason, .. } if self.explains(accepted, reason, before) => {
                 let replica = accepted.replica;
-                // It was pushed before its replica was replaced by an older copy, and nobody has it any more who could list it: the
-                // entry names it, and does not hold it.
+                // The transaction was pushed before its replica was replaced by an older copy, so no replica can list
+                // it any more: the entry contains its id but not its contents.
                 if !self.lost.contains(&id) {
                     self.rejected.entry(replica).or_default().insert(id, entry.seq);
                 }
@@ -263,14 +264,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// A push was answered.
+    /// Checks the reply to a push.
     pub fn answered(&mut self, id: TxnId, seq: Seq, rejected: bool) -> Checked {
         self.checks += 1;
         self.told = self.told.max(seq);
         match self.by_id.get(&id) {
             Some(at) if *at <= seq => self.is_outcome(id, *at, rejected),
             Some(at) => broken!("{}/{} was answered with {seq}, but stands at {at}", id.origin, id.counter),
-            // The answer may come before the entry is shown; it must be there by then.
+            // The reply may come before the entry is shown; the entry must be there by then.
             None => Ok(()),
         }
     }
@@ -284,7 +285,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// The datastore has started; `head` is where its log ends.
+    /// Checks a datastore that has started; `head` is the end of its log.
     pub fn recovered(&mut self, head: Seq) -> Checked {
         self.checks += 1;
         if head < self.head() {
@@ -296,7 +297,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Bytes of everything that lives at the head, and how many origins ever were.
+    /// Returns the size of all live objects at the head, and the number of origins that ever existed.
     pub fn live(&self) -> (u64, u64) {
         let head = self.head();
         let bytes = self.names().filter_map(|name| {
@@ -306,8 +307,8 @@ impl Oracle {
         (bytes.sum(), self.last_counter.len() as u64)
     }
 
-    /// Rejections that no later transaction of their origin says to be written down: each is remembered, for ever where the origin
-    /// has ended.
+    /// Returns the number of rejections that no later transaction of their origin acknowledges: each is kept, forever
+    /// if the origin has ended.
     pub fn unsettled(&self) -> usize {
         let mut unsettled: BTreeMap<Origin, Vec<OriginCounter>> = BTreeMap::new();
         for entry in &self.history {
@@ -323,7 +324,7 @@ impl Oracle {
         unsettled.values().map(Vec::len).sum()
     }
 
-    /// The digest of somebody's state at a sequence.
+    /// Checks the digest of a state at a sequence.
     pub fn digest(&mut self, who: &str, seq: Seq, digest: Digest) -> Checked {
         self.checks += 1;
         let known = *self.digests.entry(seq).or_insert(digest);
@@ -333,7 +334,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Somebody's committed state, whole.
+    /// Checks all objects of a committed state.
     pub fn state(&mut self, who: &str, seq: Seq, objects: &[Row]) -> Checked {
         self.checks += 1;
         let Some(expected) = usize::try_from(seq.0).ok().and_then(|seq| self.sums.get(seq)).copied() else {
@@ -357,7 +358,7 @@ impl Oracle {
         broken!("{who} at sequence {seq}: the sum differs although every object is equal");
     }
 
-    /// What somebody's state at `seq` knows of recent deletions: all after a sequence, and nothing that is not so.
+    /// Checks the recent deletions in a state at `seq`: all after some sequence must be present, and all must be correct.
     pub fn deletions(&mut self, who: &str, seq: Seq, known: &Deletions) -> Checked {
         self.checks += 1;
         let last = |versions: &[(Seq, Option<Bytes>)]| {
@@ -365,7 +366,7 @@ impl Oracle {
             let (at, value) = versions.get(end.checked_sub(1)?)?;
             (value.is_none() && *at > known.complete_after()).then_some(*at)
         };
-        // By name on both sides, and each name once.
+        // Both sides are sorted by name, and each name occurs once.
         let expected: Vec<(&str, &str, Seq)> = self
             .versions
             .iter()
@@ -381,7 +382,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// What a client of `replica` must read, given that its state is at `seq`.
+    /// Returns the contents that a client of `replica` must read if its state is at `seq`.
     pub fn view(&self, replica: usize, seq: Seq, known_rejected: &BTreeSet<TxnId>) -> View<'_> {
         let present = |object: &'_ Name| self.at(object, seq).map(|(value, version)| (value, Some(version)));
         let names = self.versions.keys();
@@ -400,14 +401,14 @@ impl Oracle {
         view
     }
 
-    /// What was accepted at a replica and is not decided by a state at `seq`, in the order of acceptance.
+    /// Returns the transactions accepted at a replica and not resolved by a state at `seq`, in order of acceptance.
     pub fn pending(&self, replica: usize, seq: Seq) -> impl Iterator<Item = (&TxnId, &Accepted)> {
         let open = self.open.get(&replica).into_iter().flatten();
         let undecided = open.filter(move |id| self.by_id.get(id).is_none_or(|at| *at > seq));
         undecided.filter_map(|id| self.accepted.get_key_value(id))
     }
 
-    /// A client was told that its transaction is safe.
+    /// A client was informed that its transaction is safe.
     pub fn accept(&mut self, id: TxnId, replica: usize, wanted: Wanted) -> Checked {
         let Wanted { ops, conditions } = wanted;
         let accepted = Accepted { replica, ops, conditions, told: None };
@@ -418,26 +419,26 @@ impl Oracle {
         Ok(())
     }
 
-    /// An import was told that its transaction is safe, perhaps a second time. `is_pending`: it waits for its outcome, maybe
-    /// again, because the state that knew the former one is lost.
+    /// An import was informed that its transaction is safe, possibly for the second time. `is_pending` states whether
+    /// it waits for its outcome, possibly again, because the state that knew the previous outcome is lost.
     pub fn accept_import(&mut self, id: TxnId, replica: usize, wanted: Wanted, is_pending: bool) -> Checked {
         if is_pending {
             if self.by_id.contains_key(&id) {
                 self.given_again.insert(id);
             }
-            // The rejection was dealt with, or forgotten with a directory that was taken back: its author submits it again, and
-            // is shown it again.
+            // The rejection was handled, or lost with a rolled-back directory: the author submits the transaction
+            // again and sees the rejection again.
             self.dismissed.remove(&id);
             let at = self.by_id.get(&id).copied().filter(|at| self.is_outcome(id, *at, true).is_ok());
             self.rejected.entry(replica).or_default().extend(at.map(|at| (id, at)));
         }
         match self.accepted.get(&id) {
             Some(known) if (&known.ops, &known.conditions) == (&wanted.ops, &wanted.conditions) => {
-                // What a directory that was taken back has forgotten is there again.
+                // A transaction lost with a rolled-back directory exists again.
                 let open = self.open.entry(replica).or_default();
                 self.lost.remove(&id);
                 if is_pending && self.forsaken.contains(&id) {
-                    // Given again after it was refused, it waits behind what came since.
+                    // Submitted again after it was rejected, it is queued behind later transactions.
                     open.retain(|known| *known != id);
                 }
                 if !open.contains(&id) {
@@ -450,7 +451,7 @@ impl Oracle {
         }
     }
 
-    /// A replica lists a transaction as refused without an entry of the log.
+    /// Checks a transaction that a replica lists as rejected without an entry in the log.
     pub fn refused_here(&mut self, who: &str, id: TxnId, may_be: bool) -> Checked {
         if let Some(at) = self.by_id.get(&id) {
             broken!("{who} lists {}/{} as refused, which stands at {at}", id.origin, id.counter);
@@ -459,28 +460,28 @@ impl Oracle {
             broken!("{who} lists {}/{} as refused without a reason", id.origin, id.counter);
         }
         self.forsaken.insert(id);
-        // Before it is written down it may be forgotten, and is refused again.
+        // The rejection may be lost before it is written down; then it happens again.
         self.unsure.insert(id);
         Ok(())
     }
 
-    /// The index was built from the log alone, which below its horizon does not hold transactions whole.
+    /// Records that the index was built from the log alone, which does not contain whole transactions below its horizon.
     pub fn forget_contents(&mut self, horizon: Seq) {
         self.whole_after = self.whole_after.max(horizon);
     }
 
-    /// Whether a transaction of a replica waits for no outcome of the log.
+    /// Returns whether a transaction of a replica will never have an outcome in the log.
     pub fn is_forsaken(&self, id: TxnId) -> bool {
         self.forsaken.contains(&id)
     }
 
-    /// Whether the log has committed a transaction after `from`, and at or before `seq`.
+    /// Returns whether the log has committed a transaction after `from` and at or before `seq`.
     pub fn is_committed(&self, id: TxnId, from: Seq, seq: Seq) -> bool {
         let at = self.by_id.get(&id).filter(|at| from < **at && **at <= seq);
         at.is_some_and(|at| self.is_outcome(id, *at, false).is_ok())
     }
 
-    /// What a copy of a replica's directory knows; `None` while submissions without an answer make that uncertain.
+    /// Returns the contents of a copy of a replica's directory; `None` while submissions without an answer make them uncertain.
     pub fn remember(&self, replica: usize) -> Option<Remembered> {
         let is_sure = self.unanswered.get(&replica).is_none_or(Vec::is_empty);
         let open = self.open.get(&replica).cloned().unwrap_or_default();
@@ -488,8 +489,8 @@ impl Oracle {
         is_sure.then_some(Remembered { open, rejected })
     }
 
-    /// A replica goes on from a copy. What was rejected since it was taken its author has seen once; whether it is seen
-    /// again depends on whether the log still holds the rejection, so either is right.
+    /// A replica continues from a copy. Its authors have already seen the rejections made since the copy; whether they
+    /// see them again depends on whether the log still contains the rejection, so both are correct.
     pub fn rolled_back(&mut self, replica: usize, to: Remembered) {
         let open = self.open.insert(replica, to.open.clone()).unwrap_or_default();
         let undecided = open.into_iter().filter(|id| !self.by_id.contains_key(id) && !to.open.contains(id));
@@ -499,7 +500,7 @@ impl Oracle {
         self.rejected.insert(replica, to.rejected);
     }
 
-    /// What would have been judged had nothing been shown after `head`, and had `replica` done nothing since.
+    /// Returns the oracle as if nothing had been shown after `head` and `replica` had done nothing since.
     pub fn as_of(&self, head: Seq, replica: usize, remembered: Remembered) -> Oracle {
         let mut before = self.clone();
         let length = usize::try_from(head.0).unwrap_or(usize::MAX);
@@ -522,26 +523,26 @@ impl Oracle {
         before
     }
 
-    /// A second replica goes on from a copy of the first one's directory; the same holds for both.
+    /// A second replica continues from a copy of the directory of the first one; the same rules hold for both.
     pub fn doubled(&mut self, replica: usize, from: Remembered) {
         self.unsure.extend(from.open.iter().chain(from.rejected.keys()));
         self.open.insert(replica, from.open);
         self.rejected.insert(replica, from.rejected);
     }
 
-    /// A replica has started: submissions without an answer that it does not hold are gone.
+    /// A replica has started: unanswered submissions that it does not contain are lost.
     pub fn forget_unanswered(&mut self, replica: usize) {
         self.unanswered.remove(&replica);
     }
 
-    /// An import's transaction was submitted again without an answer: its former rejection may be shown again.
+    /// The transaction of an import was submitted again without an answer: its earlier rejection may be shown again.
     pub fn unsure_again(&mut self, id: TxnId) {
         if self.dismissed.contains(&id) {
             self.unsure.insert(id);
         }
     }
 
-    /// Submissions ended without an answer: they may be there after a restart, or not.
+    /// Submissions ended without an answer: they may or may not exist after a restart.
     pub fn unanswered(&mut self, replica: usize, drafts: impl Iterator<Item = Wanted>) {
         self.unanswered.entry(replica).or_default().extend(drafts);
     }
@@ -554,7 +555,7 @@ impl Oracle {
         self.unsure.insert(id);
     }
 
-    /// A replica has started with these transactions pending.
+    /// Checks the pending transactions of a replica that has started.
     pub fn restarted<'a>(&mut self, replica: usize, pending: impl Iterator<Item = &'a Txn>) -> Checked {
         for txn in pending.filter(|txn| !self.accepted.contains_key(&txn.id)).collect::<Vec<_>>() {
             let unanswered = self.unanswered.entry(replica).or_default();
@@ -567,7 +568,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// The state of a replica is durable up to `seq`: what it has decided stays decided.
+    /// The state of a replica is durable up to `seq`: transactions it has resolved stay resolved.
     pub fn durable(&mut self, replica: usize, seq: Seq) {
         let by_id = &self.by_id;
         if let Some(open) = self.open.get_mut(&replica) {
@@ -575,13 +576,13 @@ impl Oracle {
         }
     }
 
-    /// Transactions of a replica that were rejected at or before `seq` and wait for a person.
+    /// Returns the transactions of a replica that were rejected at or before `seq` and wait for a user.
     pub fn rejected(&self, replica: usize, seq: Seq) -> BTreeSet<TxnId> {
         let mine = self.rejected.get(&replica).into_iter().flatten();
         mine.filter(|(_, at)| **at <= seq).map(|(id, _)| *id).collect()
     }
 
-    /// A person has dealt with a rejection.
+    /// A user has handled a rejection.
     pub fn dismissed(&mut self, replica: usize, id: TxnId) {
         if let Some(rejected) = self.rejected.get_mut(&replica) {
             rejected.remove(&id);
@@ -589,7 +590,7 @@ impl Oracle {
         self.dismissed.insert(id);
     }
 
-    /// A client was told the final outcome of its transaction.
+    /// A client received the final outcome of its transaction.
     pub fn client_told(&mut self, id: TxnId, seq: Seq, rejected: bool) -> Checked {
         self.answered(id, seq, rejected)?;
         if let Some(accepted) = self.accepted.get_mut(&id) {
@@ -598,7 +599,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// When all is quiet: everything accepted was decided, and as told.
+    /// Final check: everything accepted was resolved, and as reported.
     pub fn finish(&self) -> Checked {
         for (id, accepted) in &self.accepted {
             let Some(at) = self.by_id.get(id) else {

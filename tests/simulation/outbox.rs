@@ -1,4 +1,4 @@
-//! What becomes of a replica's outbox journal when its directory is replaced, and when a rewrite of it is cut off.
+//! Faults of the outbox journal of a replica: a replaced directory, and an interrupted rewrite.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use super::plan::Fault;
 use super::replica::JOURNAL;
 use super::world::{Event, World};
 
-/// Most bytes that are free while a new head and a new witness find no room, and most of what is accepted does.
+/// Maximum free space in which a new head and a new witness do not fit, but most accepted transactions do.
 const ROOM_BYTES: u64 = 3000;
 
 impl World {
-    /// What the start would say of an outbox directory that is an older copy of itself, another member's, or not there, while
-    /// everything beside it is as it was. The right one stays in its place.
+    /// Checks the result of a start with an outbox directory that is an older copy, belongs to another member or is
+    /// missing, while everything next to it is unchanged. The original is not changed.
     pub fn replace_outbox(&mut self, number: usize) -> bool {
         if !self.is_journal_vouched_for(number) {
             return false;
@@ -51,12 +51,12 @@ impl World {
         Some(other.crash(Survival::Everything, 0))
     }
 
-    /// The disk fails after a rewritten journal took the former one's place, and before that is durable. The replica starts on
-    /// it without room for a new head, and takes transactions, until its power is cut: the journal that it opened stays.
+    /// The disk fails after a rewritten journal has replaced the former one and before that is durable. The replica
+    /// starts on it without room for a new head and accepts transactions until a power cut: the journal that it opened must remain.
     pub fn cut_off_rewrite(&mut self, number: usize) -> bool {
         let node = &mut self.replicas[number];
         let Some(running) = &mut node.running else { return false };
-        // The first two make the file and rename it.
+        // The first two name changes create the file and rename it.
         node.fs.fail_naming(2, memory::Fault::Once(std::io::ErrorKind::Other));
         let kept = running.stepped.keep_journal(0);
         node.fs.heal();
@@ -73,7 +73,7 @@ impl World {
     }
 }
 
-/// Puts what another disk has in the outbox directory, or nothing, in the place of what is there.
+/// Replaces the outbox directory by that of another disk, or by an empty one.
 fn put_outbox(fs: &MemoryFs, from: Option<&MemoryFs>) -> std::io::Result<()> {
     let outbox = Path::new(JOURNAL);
     for name in fs.list(outbox)? {

@@ -1,11 +1,11 @@
-//! What one seed does: how large the world is, how its network behaves, and which faults strike how often. Each seed
-//! leaves some kinds of faults out, so that they cannot hide what others do.
+//! Plan of one seed: the size of the world, the properties of its network, and the kinds and rates of faults. Each
+//! seed omits some kinds of faults, so that they cannot hide the effects of others.
 
 use gravwell::env::memory::SmallRandom;
 
 use super::network::{MS, SECOND, Time, Way};
 
-/// Kinds of faults, each with its mean time between two strikes.
+/// Kinds of faults; each has a mean time between two injections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     DatastoreKilled,
@@ -43,15 +43,15 @@ pub enum Fault {
     OpenTailLost,
     LogDirectoryLost,
     GenerationRaised,
-    /// State and high-water mark of a replica are lost, or go back, together.
+    /// State and high-water mark of a replica are lost or rolled back together.
     StateAndMarkLost,
-    /// The datastore's index takes nothing in for a while.
+    /// The index of the datastore applies nothing for some time.
     IndexStalled,
-    /// The directory of a replica's outbox is replaced, or removed, while everything beside it stays.
+    /// The outbox directory of a replica is replaced or removed, while everything next to it is unchanged.
     OutboxReplaced,
-    /// A replica's disk fails where a rewritten outbox journal takes the former one's place, and is full at the next start.
+    /// The disk of a replica fails while a rewritten outbox journal replaces the former one, and is full at the next start.
     RewriteCutOff,
-    /// A replica's state alone goes back, and it is killed before it has come as far again.
+    /// Only the state of a replica is rolled back, and the replica is killed before it has come as far again.
     KilledBehind,
 }
 
@@ -95,7 +95,7 @@ pub const ALL: &[(Fault, Time)] = &[
     (Fault::IndexStalled, 20 * SECOND),
 ];
 
-/// Kinds that need a history of their own. Each strikes in one seed of twelve, so that those of the other seeds stay as they are.
+/// Kinds that need a separate history. Each occurs in one seed of twelve, so that the plans of other seeds do not change.
 const RARE: [(Fault, Time); 3] =
     [(Fault::OutboxReplaced, 6 * SECOND), (Fault::RewriteCutOff, 8 * SECOND), (Fault::KilledBehind, 8 * SECOND)];
 
@@ -104,11 +104,11 @@ fn rare(seed: u64) -> Option<(Fault, Time)> {
     RARE.get(place).copied().filter(|_| seed % 4 == 3)
 }
 
-/// One seed's world.
+/// The world of one seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub replicas: usize,
-    /// The last replica only reads.
+    /// Whether the last replica is a reader.
     pub has_reader: bool,
     pub keys: usize,
     /// Mean time between two submissions at one replica.
@@ -118,17 +118,17 @@ pub struct Plan {
     pub retention: Time,
     pub history_ops: u64,
     pub persist_every: Time,
-    /// Faults strike until then.
+    /// Faults are injected until this time.
     pub calm_at: Time,
-    /// Clients go on for so long after that, while compactions run: nothing may wait for a pause.
+    /// Clients continue for this long after `calm_at`, while compactions run: nothing may depend on an idle period.
     pub steady: Time,
-    /// The world must be level by then.
+    /// The world must have settled by this time.
     pub end_at: Time,
 }
 
 impl Plan {
     pub fn draw(seed: u64, random: &mut SmallRandom) -> Plan {
-        // Many small worlds find more than few large ones.
+        // Many small worlds find more bugs than few large ones.
         let replicas = if random.below(4) == 0 { 2 + random.below(5) } else { 2 + random.below(2) };
         let share = 1 + random.below(3);
         let drawn = ALL.iter().copied().filter(|_| random.below(4) < share);

@@ -1,22 +1,23 @@
-//! Does the suite catch what it should? Each deliberate fault is planted in turn, and the seed that caught it last must catch
-//! it again; when that one does not, others are tried.
+//! Tests the test suite: each deliberate fault is injected in turn, and the seed that caught it last must catch it
+//! again; if it does not, other seeds are tried.
 //!
 //! `cargo test --profile sim --no-default-features --features planted-bugs --test simulation planted -- --nocapture`
 //!
-//! `GRAVWELL_FROM=0` tries every seed from 0 on instead, and prints the table of `docs/testing.md`, which says what caught
-//! each fault last. `GRAVWELL_SEARCH=N` tries N of them where that seed does not. `GRAVWELL_PLANTED=NAME` plants only faults of which the name contains that.
+//! `GRAVWELL_FROM=0` tries every seed from 0 on instead, and prints the table of `docs/testing.md`, which lists the
+//! seed that last caught each fault. `GRAVWELL_SEARCH=N` tries N seeds if that seed does not catch it.
+//! `GRAVWELL_PLANTED=NAME` injects only faults with names that contain NAME.
 
 use gravwell::planted::{Bug, plant};
 
 use super::{histories, runner};
 
-/// Seeds after which a fault counts as not caught.
+/// Number of seeds after which a fault counts as not caught.
 const SEEDS_MAX: u64 = 20_000;
-/// Characters of a violation in the table.
+/// Maximum length of a violation in the table, in characters.
 const SHOWN_CHARS: usize = 110;
 const DOCUMENT: &str = include_str!("../../docs/testing.md");
 
-/// The seed that caught a fault last, as the document says.
+/// Returns the seed that caught a fault last according to the document.
 fn last_seed(bug: Bug) -> Option<u64> {
     let name = format!("{bug:?}");
     let mut rows = DOCUMENT.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
@@ -24,7 +25,7 @@ fn last_seed(bug: Bug) -> Option<u64> {
     row.get(3)?.parse().ok()
 }
 
-/// A seed that catches what is planted, and the promise that it sees broken.
+/// Returns a seed that catches the injected fault, and the violated guarantee.
 fn caught(bug: Bug) -> Option<(u64, String)> {
     let failure = |from, count| match histories::concern(bug) {
         true => histories::run_until(from, count, 1).failures.into_iter().next(),
@@ -40,7 +41,7 @@ fn is_search() -> bool {
     std::env::var("GRAVWELL_FROM").is_ok()
 }
 
-/// A violation as a cell of the table: without random identities, in one line.
+/// Formats a violation as a cell of the table: without random ids, in one line.
 fn shown(violation: &str) -> String {
     let is_identity = |word: &&str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let words = violation.split(|c: char| !c.is_ascii_alphanumeric());

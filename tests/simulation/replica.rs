@@ -1,4 +1,4 @@
-//! A replica of a simulated world: its disk, and its process while it runs.
+//! A replica of a simulated world: its disk, and its process while it is running.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -27,10 +27,10 @@ use super::engine::Disk;
 use super::network::{ConnId, Time};
 
 pub const JOURNAL: &str = "/outbox";
-/// The journal is rewritten early, so that it happens often.
+/// Size from which the journal is rewritten: small, so that it happens often.
 pub const REWRITE_BYTES_MIN: u64 = 2 << 10;
 
-/// The state directories of a replica; clones are the same ones.
+/// The state directories of a replica; clones share them.
 #[derive(Clone, Default)]
 pub struct States(Arc<Mutex<Places>>);
 
@@ -39,15 +39,15 @@ struct Places {
     next: u64,
     states: BTreeMap<PathBuf, Disk>,
     current: Option<PathBuf>,
-    /// The high-water mark, as its file holds it.
+    /// Contents of the file of the high-water mark.
     mark: Option<String>,
-    /// The next change of what is current fails.
+    /// Whether the next change of the current state fails.
     fails: bool,
     has_lost_current: bool,
-    /// What the datastore said last, and the position of a mark, as their own files hold them.
+    /// The last terms of the datastore and the position of a mark, which have their own files.
     terms: Option<Terms>,
     reached: Option<Position>,
-    /// The sequence of the snapshot from which the current state was filled, by a datastore that does not know makers.
+    /// Sequence of the snapshot from which the current state was filled, if the datastore did not know makers.
     filled: Seq,
 }
 
@@ -56,7 +56,7 @@ impl States {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new, empty state beside the current one.
+    /// Adds a new, empty state next to the current one.
     pub fn add(&self) -> (PathBuf, Disk) {
         let mut places = self.places();
         places.next += 1;
@@ -65,7 +65,7 @@ impl States {
         (path, disk)
     }
 
-    /// The current state; a new one when there is none.
+    /// Returns the current state, or a new one if there is none.
     pub fn current(&self) -> Disk {
         let found = {
             let places = self.places();
@@ -74,14 +74,14 @@ impl States {
         found.unwrap_or_else(|| self.fresh())
     }
 
-    /// Puts an empty state in the place of the current one, which is kept until another one is complete.
+    /// Makes an empty state the current one; the previous state is kept until another one is complete.
     pub fn fresh(&self) -> Disk {
         let (path, disk) = self.add();
         self.places().current = Some(path);
         disk
     }
 
-    /// The next change of what is current fails.
+    /// Makes the next change of the current state fail.
     pub fn fail_next(&self) {
         self.places().fails = true;
     }
@@ -90,7 +90,7 @@ impl States {
         self.places().fails = false;
     }
 
-    /// Removes a state that was fetched and not taken over.
+    /// Removes a state that was fetched but not adopted.
     pub fn discard(&self, path: &Path) {
         let mut places = self.places();
         if places.current.as_deref() != Some(path) {
@@ -106,24 +106,24 @@ impl States {
         self.places().filled
     }
 
-    /// How far the mark says that the state came.
+    /// Returns the position of the state according to the mark.
     pub fn marked(&self) -> Seq {
         Home::mark(self).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq())
     }
 
-    /// Whether the current state was removed.
+    /// Returns whether the current state was removed.
     pub fn has_lost_current(&self) -> bool {
         self.places().has_lost_current
     }
 
-    /// Older states under the mark of these.
+    /// Returns the older states with the current mark.
     pub fn rolled_back(&self, to: &States) -> States {
         let older = self.rolled_back_with_mark(to);
         older.places().mark.clone_from(&self.places().mark);
         older
     }
 
-    /// Older states with the mark of then, beside everything else that is here.
+    /// Returns the older states with their mark; everything else is current.
     pub fn rolled_back_with_mark(&self, to: &States) -> States {
         let older = to.copy();
         {
@@ -134,17 +134,17 @@ impl States {
         older
     }
 
-    /// Keeps what the datastore said last.
+    /// Stores the last terms of the datastore.
     pub fn keep_terms(&self, terms: Option<Terms>) {
         self.places().terms = terms;
     }
 
-    /// Keeps the position of the last mark.
+    /// Stores the position of the last mark.
     pub fn keep_reached(&self, reached: Option<Position>) {
         self.places().reached = reached;
     }
 
-    /// Whether anything beside the mark shows that a state at this position, or none, is less than what was here.
+    /// Returns whether any file other than the mark shows that a state at this position, or no state, is less than the former one.
     pub fn is_missed(&self, seq: Option<Seq>, generation: Generation) -> bool {
         let places = self.places();
         let is_later =
@@ -155,7 +155,7 @@ impl States {
         }
     }
 
-    /// Other directories with the same contents.
+    /// Returns other directories with the same contents.
     pub fn copy(&self) -> States {
         let places = self.places();
         let states = places.states.iter().map(|(path, disk)| (path.clone(), disk.copy())).collect();
@@ -224,7 +224,7 @@ impl Home for States {
     }
 }
 
-/// The world's clock as one process sees it.
+/// The clock of the world as seen by one process.
 #[derive(Clone, Default)]
 pub struct SimClock(pub Arc<AtomicU64>);
 
@@ -234,7 +234,7 @@ impl Clock for SimClock {
     }
 }
 
-/// Random bytes from the seed.
+/// Random bytes derived from the seed.
 pub struct SimEntropy(pub Mutex<SmallRandom>);
 
 impl Entropy for SimEntropy {
@@ -248,19 +248,19 @@ impl Entropy for SimEntropy {
     }
 }
 
-/// What waits for the applier thread.
+/// Messages that wait for the applier thread.
 pub enum ToApply {
     Run(Run),
     Bookmark(Bookmark),
 }
 
-/// A snapshot on its way.
+/// A snapshot that is being received.
 pub struct Fetching {
     pub loading: Loading,
     pub path: PathBuf,
 }
 
-/// The connection as the replica sees it.
+/// The connection as seen by the replica.
 pub struct Link {
     pub id: ConnId,
     pub since: Time,
@@ -273,7 +273,7 @@ pub struct Link {
     pub fetching: Option<Fetching>,
 }
 
-/// The process.
+/// The running process.
 pub struct Running {
     pub stepped: Stepped,
     pub link: Option<Link>,
@@ -281,9 +281,9 @@ pub struct Running {
     pub needs_snapshot: bool,
     pub queue: VecDeque<ToApply>,
     pub receipts: BTreeMap<TxnId, Receipt>,
-    /// It knows that it is a reader.
+    /// Whether it knows that it is a reader.
     pub knows_role: bool,
-    /// Connection attempts belong to a process life and an attempt number.
+    /// Connection attempts belong to an incarnation of the process and an attempt number.
     pub attempt: u64,
 }
 
@@ -291,60 +291,60 @@ pub struct Running {
 pub struct Node {
     pub name: MemberName,
     pub role: Role,
-    /// What its identity says of its role; the datastore may have given it another one since.
+    /// Role in its identity; the datastore may have changed the role since.
     joined_as: Role,
     pub certificate: Vec<u8>,
     pub fs: MemoryFs,
     pub states: States,
     pub running: Option<Running>,
     pub revoked: bool,
-    /// Applied a tampered entry and has not noticed yet.
+    /// It applied a tampered entry and has not noticed yet.
     pub tampered: bool,
-    /// Rows were damaged: reads may fail until the state is fetched anew.
+    /// Rows were damaged: reads may fail until the state is fetched again.
     pub damaged: bool,
     /// Rows were damaged at some time.
     pub was_damaged: bool,
-    /// What the last start found wrong with a state that nobody damaged: a power cut leaves each step of it whole.
+    /// Damage that the last start found in a state into which none was injected: a power cut must leave a consistent state.
     pub unsound: Option<String>,
-    /// It has reported a position of a state with damaged or altered rows, which the register keeps whatever becomes of that.
+    /// It has reported the position of a state with damaged or altered rows, which the registry keeps permanently.
     pub has_misreported: bool,
-    /// The last bookmark that a replica known to differ was shown.
+    /// The last bookmark received by a replica that is known to differ.
     pub compared: Option<Bookmark>,
-    /// What it has durably shown: less than this it may not show without saying so.
+    /// Sequence that it has shown durably: it may not show less without reporting that.
     pub shown: Seq,
-    /// Where it was when its state was replaced by an older one. The mark and the last persist may be older than that, and
-    /// the journal may have been rewritten for it.
+    /// Position when its state was replaced by an older one. The mark and the last persist may be older, and the
+    /// journal may have been rewritten for this position.
     pub was_at: Seq,
-    /// How far its state ever came: the journal may have been rewritten for that, whatever became of the state since.
+    /// Highest position its state ever reached: the journal may have been rewritten for it, whatever happened to the state since.
     pub came_to: Seq,
-    /// Its state was lost together with the mark that said how far it had come.
+    /// Its state was lost together with the mark that recorded its position.
     pub lost_mark: bool,
-    /// An import that numbers its own transactions.
+    /// An import that assigns its own transaction numbers.
     pub import: Import,
-    /// What clients go on from: an object, and that it is as they left it.
+    /// Objects that clients base changes on, with the condition that they are unchanged.
     pub reads: VecDeque<(Collection, Key, Condition)>,
     pub life: u64,
 }
 
-/// Somebody who imports a file through a replica: numbers from 1, and submits again what was not answered.
+/// A client that imports a file through a replica: numbers transactions from 1, and resubmits those that were not answered.
 #[derive(Default)]
 pub struct Import {
     pub origin: Option<Origin>,
     pub counter: u64,
-    /// The last one that was submitted, and whether it was answered.
+    /// The last submitted transaction, and whether it was answered.
     pub last: Option<(Draft, bool)>,
-    /// Whether that was submitted before.
+    /// Whether that transaction was submitted before.
     is_again: bool,
 }
 
 impl Import {
-    /// The last one, to be submitted again.
+    /// Returns the last transaction, for resubmission.
     pub fn again(&mut self) -> Option<Draft> {
         self.is_again = true;
         self.last.as_ref().map(|(draft, _)| draft.clone())
     }
 
-    /// The next one is submitted for the first time.
+    /// Records the first submission of the next transaction.
     pub fn next(&mut self, draft: Draft) {
         (self.last, self.is_again) = (Some((draft, false)), false);
     }
@@ -355,8 +355,9 @@ impl Import {
         }
     }
 
-    /// It was not taken: the next one gets its number, unless this one was submitted before without an answer and so may have been
-    /// taken then. True: nobody here knows what became of it, so it is submitted again, or the import begins anew.
+    /// Records a rejected submission. The next transaction reuses its number, unless an earlier unanswered submission
+    /// may have been accepted. Returns true if the outcome is unknown, so that the transaction is resubmitted or the
+    /// import restarts.
     pub fn refused(&mut self, error: &SubmitError) -> bool {
         let is_unknown = matches!(error, SubmitError::Gap { .. });
         match self.last.take() {
@@ -364,7 +365,7 @@ impl Import {
                 self.last = Some((draft, false));
                 return true;
             }
-            // A second time by mistake, refused: the first one stands.
+            // The resubmission was a mistake and was rejected: the first one stays valid.
             Some((draft, true)) if !is_unknown => {
                 self.last = Some((draft, true));
                 return true;
@@ -403,7 +404,7 @@ impl Node {
         }
     }
 
-    /// Starts the process on its disks, as [`gravwell::replica::Replica::open`] does.
+    /// Starts the process on its disks like [`gravwell::replica::Replica::open`].
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
         let found = open(self.states.current()).and_then(|state| Stepped::check_state(&state).map(|()| state));
@@ -430,24 +431,24 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it has yet to come again to where it was, and cannot know where that is.
+    /// Returns whether it has not reached its former position again and cannot know that position.
     pub fn is_blind(&self) -> bool {
         self.lost_mark && self.seq().unwrap_or_default() < self.shown.max(self.was_at)
     }
 
-    /// Whether its state holds, or held, what was never written.
+    /// Returns whether its state contains, or contained, values that were never written.
     pub fn is_doubtful(&self) -> bool {
         self.damaged || self.tampered || self.was_damaged
     }
 
-    /// Removes what has arrived of a state over a connection that has ended.
+    /// Removes a partially received state after its connection has ended.
     pub fn discard_fetched(&self, link: Option<&Link>) {
         if let Some(fetching) = link.and_then(|link| link.fetching.as_ref()) {
             self.states.discard(&fetching.path);
         }
     }
 
-    /// Sequence of the committed state; `None` while there is no state.
+    /// Returns the sequence of the committed state; `None` if there is no state.
     pub fn seq(&self) -> Option<Seq> {
         self.running.as_ref().and_then(|running| running.stepped.position()).map(|position| position.seq)
     }

@@ -1,4 +1,4 @@
-//! Who may write what: readers, members that become readers, origins of other members, and identities that are used again.
+//! Write permissions: readers, members that become readers, origins of other members, and reused ids.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::replica::{Import, Running};
 use super::world::{Truth, World};
 
 impl Running {
-    /// What a reader holds is refused once its state has come as far as the log was at the welcome.
+    /// Rejects the transactions of a reader once its state has reached the head announced in the welcome.
     pub fn refuse_pending(&mut self) {
         let followed = self.link.as_ref().filter(|link| link.intake.is_some());
         let Some(welcome) = followed.and_then(|link| link.welcome.as_ref()) else { return };
@@ -24,7 +24,7 @@ impl Running {
 }
 
 impl World {
-    /// A reader that knows of its role takes no writes.
+    /// Checks that a reader that knows its role accepts no writes.
     pub fn check_may_write(&self, number: usize) -> Checked {
         let node = &self.replicas[number];
         if node.running.as_ref().is_some_and(|running| running.knows_role) {
@@ -33,7 +33,8 @@ impl World {
         Ok(())
     }
 
-    /// What a replica lists as refused without an entry of the log: a reader's writes, and those under others' origins.
+    /// Checks the transactions that a replica lists as rejected without an entry in the log: writes of a reader, and
+    /// those with origins of other members.
     pub fn check_refusals(&mut self, number: usize) -> Checked {
         let node = &self.replicas[number];
         let Some(running) = &node.running else { return Ok(()) };
@@ -46,7 +47,7 @@ impl World {
         Ok(())
     }
 
-    /// A transaction under the origin of another member's import, which ends with it.
+    /// Creates a transaction with the origin of another member's import, which ends with this.
     pub fn steal_origin(&mut self, number: usize) -> Option<Draft> {
         let other = self.random.below(self.replicas.len());
         let (thief, victim) = (&self.replicas[number], &self.replicas[other]);
@@ -64,12 +65,12 @@ impl World {
         Some(Draft { ops: vec![Op::Put { collection, key, value }], id: Some(id), ..Draft::default() })
     }
 
-    /// An import's last identity is given to other contents: it must not be acknowledged as what it was.
+    /// Submits other contents with the last id of an import: this must not be acknowledged as the earlier transaction.
     pub fn reuse_identity(&mut self, number: usize) -> Checked {
         let node = &self.replicas[number];
         let Some((draft, true)) = node.import.last.clone() else { return Ok(()) };
         let (Some(id), Some(seq)) = (draft.id, node.seq()) else { return Ok(()) };
-        // Not all that is below a horizon is known whole, and a state that was filled by an earlier version knows less.
+        // Below a horizon not all transactions are known completely, and a state filled by an earlier version knows even less.
         let from = node.states.filled().max(self.oracle.whole_after);
         if node.damaged || node.tampered || !self.oracle.is_committed(id, from, seq) {
             return Ok(());
@@ -96,12 +97,12 @@ impl World {
         Ok(())
     }
 
-    /// A snapshot was loaded. A state of another history is never taken over, and the right one is never called one.
+    /// Checks a loaded snapshot: a state of another history is never adopted, and the right one is never reported as a fork.
     pub fn judge_swap(&self, id: ConnId, number: usize, before: Option<Seq>, is_fork: bool, is_taken: bool) -> Checked {
         let truth = self.conns.get(&id).and_then(|conn| conn.welcomed_by).unwrap_or(self.truth);
         let node = &self.replicas[number];
         match truth {
-            // What cannot be read proves nothing.
+            // Unreadable rows prove nothing.
             _ if node.damaged || node.tampered || self.fence.is_some() => Ok(()),
             Truth::Genuine if is_fork => broken!("{} takes the snapshot of its own history for a fork", node.name),
             Truth::OldCopy { head } if is_taken && before.is_some_and(|before| before > head) => broken!(
@@ -112,8 +113,8 @@ impl World {
         }
     }
 
-    /// What a replica shows that lost its state, and says so: older contents, if any, and what still waits. What its mark
-    /// knows as decided is not shown as if it waited.
+    /// Checks the contents shown by a replica that lost its state and reports that: older contents, if any, and
+    /// pending transactions. Transactions that are resolved according to its mark must not be shown as pending.
     pub fn check_shown_back(&mut self, number: usize, pending: &[Arc<Txn>]) -> Checked {
         let node = &self.replicas[number];
         let Some(running) = &node.running else { return Ok(()) };
@@ -129,8 +130,9 @@ impl World {
             for (key, object) in rows.into_iter().filter(|(_, object)| object.version.is_none()) {
                 let puts =
                     |op: &Op| op.collection() == &collection && op.key() == &key && op.value() == Some(&object.value);
-                // What its maker gives again is that maker's own write of now. The mark names only those origins of which the
-                // journal may hold something, so nothing here knows that it was decided once.
+                // A transaction submitted again by its author is a new write of that author. The mark contains only
+                // origins of which the journal may contain transactions, so the replica cannot know that it was
+                // resolved before.
                 let waits = |txn: &&Arc<Txn>| {
                     let is_again = self.oracle.given_again.contains(&txn.id);
                     is_again || self.oracle.by_id.get(&txn.id).is_none_or(|at| *at > marked)

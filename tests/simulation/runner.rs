@@ -1,4 +1,4 @@
-//! Many seeds, on all processors.
+//! Runs many seeds on all processors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::network::SECOND;
 use super::world::{Summary, World};
 
-/// Failing seeds after which a run stops.
+/// Number of failing seeds after which a run stops.
 const FAILURES_MAX: usize = 20;
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// One seed; a panic counts as a broken promise.
+/// Runs one seed; a panic counts as a violated guarantee.
 pub fn run_one(seed: u64) -> (Summary, Result<(), String>) {
     let run = std::panic::catch_unwind(|| World::new(seed, false).run());
     match run {
@@ -62,7 +62,7 @@ pub fn run_one(seed: u64) -> (Summary, Result<(), String>) {
     }
 }
 
-/// Runs `count` seeds from `from` on; stops early after too many failures, or at the first when `first_only`.
+/// Runs `count` seeds from `from` on; stops early after too many failures.
 pub fn run_many(from: u64, count: u64, progress: bool) -> Report {
     run_until(from, count, progress, FAILURES_MAX)
 }

@@ -1,4 +1,4 @@
-//! The datastore's side of the world.
+//! The datastore in the simulated world.
 
 use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use gravwell::codec::redacted::redact_frames;
@@ -18,11 +18,11 @@ use super::network::{ConnId, MS, Message, SECOND};
 use super::oracle::{Checked, Violation, broken};
 use super::world::{Event, Truth, World};
 
-/// Most bytes of a tail under way to one subscriber.
+/// Maximum number of bytes per chunk of a tail sent to a subscriber.
 const CHUNK_BYTES: usize = 2 << 10;
-/// Furthest jump of a clock that is believed: a host may have been switched off for so long.
+/// Maximum clock jump that is believed: a host may have been switched off for that long.
 const BELIEVED_MS: u64 = 32 * 86_400_000;
-/// Below this much free space writes are refused.
+/// Below this free space writes are rejected.
 pub const MIN_FREE: u64 = 6 << 10;
 
 impl World {
@@ -34,7 +34,7 @@ impl World {
         let running = match Running::start(&mut self.disks, self.now, now_ms) {
             Ok(running) => running,
             Err(error) if self.flipped.is_some() && !(self.disk_may_fail() && error.contains("simulated")) => {
-                // Damage is refused with its place; whoever repairs the file brings it back.
+                // Damage is reported with its place; the test then repairs the file.
                 let (path, offset, bit) = self.flipped.clone().unwrap_or_default();
                 let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
                 self.note(|| format!("refused to start: {error}"));
@@ -78,7 +78,7 @@ impl World {
         Ok(())
     }
 
-    /// What fails must have been made to fail.
+    /// Checks that a failure was caused by an injected fault.
     pub fn check_excuse(&self, what: &str, error: &str) -> Checked {
         let excuses = ["simulated", "full", "free space", "after an earlier failure"];
         if excuses.iter().any(|excuse| error.contains(excuse)) {
@@ -87,7 +87,7 @@ impl World {
         broken!("{what}, and nothing was done to it: {error}");
     }
 
-    /// A fault of the disk is still planned or its space still bounded, so a start may fail honestly.
+    /// Returns whether the plan contains faults of the datastore's disk, which may make a start fail.
     fn disk_may_fail(&self) -> bool {
         self.plan.faults.iter().any(|(fault, _)| {
             matches!(
@@ -99,7 +99,7 @@ impl World {
         })
     }
 
-    /// Everything that the log still holds must be what was shown; what nobody has seen yet is taken into the history.
+    /// Checks that everything the log still contains was shown before; entries that were not seen yet are added to the history.
     pub fn compare_log(&mut self, running: &Running) -> Checked {
         let from = running.reader.horizon();
         for entry in running.reader.entries(from, running.head) {
@@ -109,13 +109,13 @@ impl World {
         Ok(())
     }
 
-    /// The process ends. With `power` what was not synced is lost in the worst ways; otherwise the page cache stays.
+    /// Ends the process. With `power`, unsynced data is lost in the worst ways; otherwise the page cache survives.
     pub fn stop_datastore(&mut self, power: bool, why: &str) {
         if self.datastore.take().is_none() {
             return;
         }
         self.note(|| format!("datastore ends: {why}, power={power}"));
-        // Reports are written down now and then.
+        // Reports are saved from time to time.
         self.reported = self.saved_reports.clone();
         if power {
             let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
@@ -147,7 +147,7 @@ impl World {
         let now_ms = self.datastore_ms();
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         if !matches!(message, Message::Hello(_)) && !datastore.sessions.contains_key(&id) {
-            // A datastore that was started anew knows nothing of the connection, and says so.
+            // A restarted datastore does not know the connection and closes it.
             self.conns.remove(&id);
             self.after(MS, Event::ClientBroken(id));
             return Ok(());
@@ -168,7 +168,7 @@ impl World {
                 if node.revoked && self.truth == Truth::Genuine {
                     broken!("{member} was revoked and is welcomed again");
                 }
-                // A clock that went back counts silence from now on.
+                // If the clock went back, silence counts from now on.
                 if let Some((at, ..)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
                     *at = (*at).min(now_ms);
                 }
@@ -225,12 +225,12 @@ impl World {
                     self.disks.members = text;
                 }
                 self.replicas[replica].has_misreported |= self.replicas[replica].is_doubtful();
-                // From its first report on a member counts, whatever happens to the datastore.
+                // A member counts from its first report on, whatever happens to the datastore.
                 let twins = self.twins_of(replica);
                 if twins.iter().all(|twin| self.saved_reports[*twin].is_none()) {
                     self.saved_reports[replica] = Some((now_ms, progress.applied, now_ms));
                 }
-                // Of two directories of one member the register knows the highest report.
+                // If one member has two directories, the registry stores the higher report.
                 let known = twins.iter().chain([&replica]).filter_map(|twin| self.reported[*twin]);
                 let (_, before, advanced) =
                     known.max_by_key(|(_, applied, _)| *applied).unwrap_or((now_ms, Seq::ZERO, now_ms));
@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    /// What the commit thread does with what waits.
+    /// Simulates the commit thread processing the queue.
     pub fn commit(&mut self) -> Checked {
         self.is_commit_due = false;
         let now_ms = self.datastore_ms();
@@ -276,7 +276,7 @@ impl World {
         let count = datastore.queue.len().min(1 + self.random.below(8));
         let batch: Vec<Proposal> = datastore.queue.drain(..count).collect();
         if batch.is_empty() {
-            // The pause after which the head file is brought up to date.
+            // An idle period, in which the head file is updated.
             if let Err(error) = datastore.ledger.log().idle() {
                 self.stop_datastore(false, &error.to_string());
             }
@@ -287,7 +287,7 @@ impl World {
         let now_ms = datastore.clock.now(wall_ms, steady_ms);
         let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
         let submission =
-            // Every transaction as if it came on a stream of its own: the order among origins is left to chance.
+            // Each transaction as if it had a separate stream: the order among origins is random.
             |Proposal { member, txn, .. }: Proposal| Submission {
                 member,
                 txn,
@@ -305,7 +305,7 @@ impl World {
         let mut released = Released::default();
         let applied = datastore.applied;
         let result = datastore.ledger.commit(txns, &admit, &commit::disk_full, applied, now_ms, &mut released);
-        // What was let out before a failure has been seen.
+        // Output released before a failure has been seen.
         self.release(released, &conns)?;
         match result {
             Ok(Batch::Done) => {}
@@ -378,7 +378,7 @@ impl World {
         }
     }
 
-    /// No entry is dated by a clock that is wrong by years for a while.
+    /// Checks that no entry has a time from a clock that is wrong by years for some time.
     fn check_time(&self, entry: &gravwell::model::Entry) -> Checked {
         let first = self.oracle.history.first().map_or(entry.time_ms, |entry| entry.time_ms);
         let latest = self.true_ms().max(first + self.now / MS) + BELIEVED_MS;
@@ -403,7 +403,7 @@ impl World {
         }
     }
 
-    /// What the applier thread does with the next batch.
+    /// Simulates the applier thread processing the next batch.
     pub fn index(&mut self) -> Checked {
         self.is_index_due = false;
         if self.now < self.index_stalled_until {
@@ -446,13 +446,13 @@ impl World {
         self.serve_snapshots()
     }
 
-    /// What a subscriber is sent next.
+    /// Sends the next frames to a subscriber.
     pub fn feed(&mut self, id: ConnId) -> Checked {
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         let (head, horizon) = (datastore.head, datastore.reader.horizon());
         let Some(session) = datastore.sessions.get_mut(&id) else { return Ok(()) };
         let Some(sent) = session.tail else { return Ok(()) };
-        // Flow control: a subscriber that takes nothing is sent nothing more, and may fall below the horizon.
+        // Flow control: a subscriber that receives nothing is sent nothing more, and may fall below the horizon.
         if self.conns.get(&id).is_some_and(|conn| conn.stalled.len() > 3) {
             self.after(100 * MS, Event::Feed(id));
             return Ok(());
@@ -484,7 +484,7 @@ impl World {
             }
             self.send(id, Message::Frames(bytes));
         }
-        // A slow consumer gets the next piece when it has taken this one.
+        // A slow subscriber gets the next chunk after it has received this one.
         let wait = self.draw(20 * MS);
         self.after(wait, Event::Feed(id));
         Ok(())
@@ -499,7 +499,7 @@ impl World {
         Ok(())
     }
 
-    /// Sends snapshots to those who wait, once the index has reached what they may have seen.
+    /// Sends snapshots to waiting replicas once the index has reached the sequence they may have seen.
     fn serve_snapshots(&mut self) -> Checked {
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         let applied = datastore.applied;
@@ -515,7 +515,7 @@ impl World {
             let view = datastore.state.snapshot().map_err(text)?;
             let Some(meta) = view.meta().cloned() else { continue };
             self.note(|| format!("snapshot of {} for {id}", meta.seq));
-            // A datastore of an earlier version tells less.
+            // Acts as a datastore of an earlier version, which sends less.
             let is_earlier = meta.seq.0 % 3 == 0;
             let rows = snapshot::rows_of(&view, !is_earlier, redaction);
             let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(text)?;
@@ -533,12 +533,12 @@ impl World {
         Ok(())
     }
 
-    /// How far the horizon may rise.
+    /// Returns the limit up to which the horizon may rise.
     pub fn compaction_target(&self) -> Option<Seq> {
         let datastore = self.datastore.as_ref()?;
         let retention_ms = self.plan.retention / MS;
         let floor = datastore.registry.floor(self.datastore_ms(), retention_ms, datastore.head);
-        // The index must have taken in what is about to be dropped.
+        // The index must have applied the entries that are about to be dropped.
         Some(horizon::target(datastore.head, floor, self.plan.history_ops).0.min(datastore.applied))
     }
 
@@ -547,7 +547,7 @@ impl World {
             return Ok(());
         }
         let Some(mut target) = self.compaction_target() else { return Ok(()) };
-        // The administrator of another disk drops what members would need to see that it is another one.
+        // The administrator of another disk drops the entries that members would need to notice that it is another one.
         if let Some(datastore) = self.datastore.as_ref().filter(|_| self.truth != Truth::Genuine) {
             target = datastore.applied;
         }
@@ -597,7 +597,7 @@ impl World {
         Ok(())
     }
 
-    /// Positions of members are written now and then, and the index is made durable.
+    /// Saves the positions of members and persists the index, as done periodically.
     pub fn datastore_upkeep(&mut self) -> Checked {
         let now_ms = self.datastore_ms();
         let Some(datastore) = &mut self.datastore else { return Ok(()) };

@@ -1,5 +1,5 @@
 //! One simulated world: a datastore, replicas, clients, the network between them, and time. Everything that happens is
-//! an event; the seed alone decides which, when and how.
+//! an event; the seed alone determines the events and their times.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -17,12 +17,12 @@ use super::oracle::{Checked, Oracle, Violation};
 use super::plan::{Fault, Plan};
 use super::replica::{Node, SimClock, SimEntropy};
 
-/// The wall clock when a world begins, milliseconds.
+/// Wall-clock time at the start of a world, in milliseconds.
 const START_MS: u64 = 1_800_000_000_000;
-/// Life of a certificate: longer than any clock jumps.
+/// Lifetime of a certificate: longer than any jump of the clock.
 pub const CERTIFICATE_DAYS: u32 = 60_000;
 
-/// What happens next.
+/// A scheduled event.
 #[derive(Clone, Debug)]
 pub enum Event {
     // The network.
@@ -38,14 +38,14 @@ pub enum Event {
     Feed(ConnId),
     CompactStep,
     DatastoreUpkeep,
-    // A replica; the life it belongs to.
+    // Replicas; with the incarnation that the event belongs to.
     ReplicaStart(usize),
     Connect(usize, u64, u64),
     Apply(usize, u64),
     Persist(usize, u64),
     Report(usize, u64),
     PushOn(usize, u64),
-    // Clients and the world around.
+    // Clients, faults and phases.
     Client(usize),
     Strike(Fault, u64),
     Undo(Fault, usize),
@@ -55,14 +55,14 @@ pub enum Event {
     Compact,
 }
 
-/// Life, sequence, changes of the outbox, and rounds of looking: when all are as before, so is what is shown.
+/// Incarnation, sequence, changes of the outbox, and number of read rounds: if all are unchanged, so are the contents shown.
 pub type Marks = (u64, Option<Seq>, u64, u64);
 
-/// Which datastore answers at the moment.
+/// The datastore that currently answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
     Genuine,
-    /// A copy of its disk as of this sequence; what it committed on top of it is not the members' history.
+    /// A copy of its disk as of this sequence; entries that it committed after that are not part of the members' history.
     OldCopy {
         head: Seq,
     },
@@ -96,7 +96,7 @@ impl Ord for Due {
     }
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     pub trace: u64,
@@ -107,7 +107,7 @@ pub struct Summary {
     pub faults: BTreeMap<String, u64>,
 }
 
-/// What a member last reported: when, the highest position, and when that last rose or was the head.
+/// Last report of a member: its time, the highest position, and when that position last rose or was the head.
 pub type Report = (u64, Seq, u64);
 
 pub struct World {
@@ -118,7 +118,7 @@ pub struct World {
     pub disks: Disks,
     pub datastore: Option<datastore::Running>,
     pub truth: Truth,
-    /// The genuine disk while another one answers, and a copy for later.
+    /// The genuine disk while another one is used, and a copy for later.
     pub genuine: Option<Disks>,
     pub old_copy: Option<(Seq, Disks)>,
     pub replicas: Vec<Node>,
@@ -126,40 +126,40 @@ pub struct World {
     pub conns: BTreeMap<ConnId, Conn>,
     pub clock: SimClock,
     pub entropy: Arc<SimEntropy>,
-    /// Offset of the datastore's clock, milliseconds.
+    /// Offset of the clock of the datastore, in milliseconds.
     pub clock_offset: i64,
     pub calm: bool,
     pub summary: Summary,
-    /// Segment bits that were flipped: file, offset, bit.
+    /// Flipped bit of a segment: file, offset, bit.
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
-    /// By replica: when the datastore last heard of it by its own clock, and its durable sequence as told.
+    /// By replica: the last report, with times by the clock of the datastore.
     pub reported: Vec<Option<Report>>,
-    /// As the datastore has written it down.
+    /// The reports as saved by the datastore.
     pub saved_reports: Vec<Option<Report>>,
     /// By replica: a copy of its directory for later.
     pub copies: BTreeMap<usize, Copy>,
     /// By replica: a copy of its outbox for later.
     pub outboxes: BTreeMap<usize, MemoryFs>,
-    /// An old copy of the datastore's disk and of one replica's directory.
+    /// An old copy of the disk of the datastore and of the directory of one replica.
     pub followed: Option<FollowedCopy>,
-    /// Who is beyond the datastore of this world, and what became of it when they said so.
+    /// Members that are beyond the datastore of this world, and the head of the log when they connected.
     pub fence: Option<Fence>,
-    /// What must be decided and shown when the clients stop: noted while they go on.
+    /// Head and pending transactions, recorded while clients still write, that must be shown and resolved later.
     pub steady: Option<(Seq, Vec<gravwell::model::TxnId>)>,
-    /// How far the compaction under way may go, and for whose sake.
+    /// Limit of the running compaction, and the member that determines it.
     pub limit: Option<(Seq, String)>,
-    /// By replica: what has reached its disk for good.
+    /// By replica: the sequence up to which its disk is durable.
     pub persisted: Vec<Option<Seq>>,
-    /// By replica: what it was like when it was last looked at.
+    /// By replica: its marks at the last check.
     pub looked_at: Vec<Option<Marks>>,
-    /// Rises when everybody is to be looked at again.
+    /// Incremented to make all replicas be checked again.
     pub reads: u64,
-    /// Damage to a journal that nobody noticed.
+    /// Damage to a journal that was not detected.
     pub journal_lost: Option<String>,
     pub slow: Vec<bool>,
-    /// By replica: until when nothing that arrives is applied.
+    /// By replica: time until which received entries are not applied.
     pub stalled_until: BTreeMap<usize, Time>,
-    /// Until when the datastore's index takes nothing in.
+    /// Time until which the index of the datastore applies nothing.
     pub index_stalled_until: Time,
     pub next_value: u64,
     pub is_commit_due: bool,
@@ -177,7 +177,7 @@ impl World {
         World::of(plan, random, verbose)
     }
 
-    /// Whether a seed's plan has each of these faults, named with commas between them.
+    /// Returns whether the plan of a seed contains all given faults, a comma-separated list of names.
     pub fn strikes_with(seed: u64, faults: &str) -> bool {
         let plan = Plan::draw(seed, &mut World::random_of(seed));
         let has = |name: &str| plan.faults.iter().any(|(fault, _)| format!("{fault:?}") == name);
@@ -267,7 +267,7 @@ impl World {
         world
     }
 
-    /// A world of its own that begins at this moment, with nothing in it but its plan.
+    /// Creates a separate world that starts at the current time, empty except for its plan.
     pub fn aside(&mut self) -> World {
         let random = SmallRandom(self.random.next_u64());
         let mut world = World::of(Plan { faults: Vec::new(), ..self.plan.clone() }, random, self.verbose);
@@ -277,7 +277,7 @@ impl World {
         world
     }
 
-    /// Lets everything happen up to a time.
+    /// Processes all events up to a time.
     pub fn run_until(&mut self, end: Time) -> Checked {
         while let Some(Reverse(due)) = self.queue.pop() {
             if due.at > end {
@@ -288,7 +288,7 @@ impl World {
         Ok(())
     }
 
-    /// A number from 0 to `bound`, both included.
+    /// Returns a random number from 0 to `bound`, both included.
     pub fn draw(&mut self, bound: Time) -> Time {
         self.random.next_u64() % (bound + 1)
     }
@@ -302,17 +302,17 @@ impl World {
         self.queue.push(Reverse(Due { at: self.now + delay, order: self.order, event }));
     }
 
-    /// Milliseconds by a clock that is right.
+    /// Returns the milliseconds of a correct clock.
     pub fn true_ms(&self) -> u64 {
         START_MS + self.now / MS
     }
 
-    /// Milliseconds by the datastore's clock.
+    /// Returns the milliseconds of the clock of the datastore.
     pub fn datastore_ms(&self) -> u64 {
         self.true_ms().saturating_add_signed(self.clock_offset)
     }
 
-    /// Takes note of something that happened, for the trace.
+    /// Adds an event to the trace.
     pub fn note(&mut self, what: impl FnOnce() -> String) {
         let what = what();
         for byte in what.bytes().chain(self.now.to_le_bytes()) {
@@ -323,7 +323,7 @@ impl World {
         }
     }
 
-    /// Runs to the end.
+    /// Runs the world to the end.
     pub fn run(mut self) -> (Summary, Checked) {
         let result = self.live();
         self.summary.simulated = self.now;
@@ -409,7 +409,7 @@ impl World {
         id
     }
 
-    /// Sends a message; what it meets on its way decides when it arrives, or whether.
+    /// Sends a message; the properties of the path determine whether and when it arrives.
     pub fn send(&mut self, id: ConnId, message: Message) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(&id) else { return };
@@ -427,7 +427,7 @@ impl World {
         self.after(at - now, Event::Deliver(id, message));
     }
 
-    /// What stalled goes on.
+    /// Sends the messages stalled by a partition.
     fn heal(&mut self, replica: usize) {
         let ids: Vec<ConnId> = self.conns.iter().filter(|(_, c)| c.replica == replica).map(|(id, _)| *id).collect();
         for id in ids {
@@ -449,12 +449,12 @@ impl World {
         Ok(())
     }
 
-    /// Cuts a connection; each side notices in its own time.
+    /// Breaks a connection; each side notices it at its own time.
     pub fn cut(&mut self, id: ConnId) {
         if !self.conns.contains_key(&id) {
             return;
         }
-        // What is under way may still arrive at a side that has not noticed.
+        // Messages in transit may still arrive at a side that has not noticed.
         let (client, server) = (self.draw(20 * MS), self.draw(3 * SECOND));
         self.after(client, Event::ClientBroken(id));
         self.after(server, Event::ServerBroken(id));
@@ -465,7 +465,7 @@ impl World {
         let replica = conn.replica;
         if message.goes_up() {
             if self.datastore.is_none() {
-                // Nobody listens there any more: the client is told.
+                // No datastore is listening any more: the client is informed.
                 self.conns.remove(&id);
                 self.after(MS, Event::ClientBroken(id));
                 return Ok(());

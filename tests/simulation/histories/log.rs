@@ -1,5 +1,5 @@
-//! The log of a small world: the real sequencer and state, over entries that are never forgotten, so that the oracle knows what
-//! a lost history held.
+//! The log of a small world: the real sequencer and state, over entries that are never forgotten, so that the oracle
+//! knows the contents of a lost history.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use gravwell::state::{StateError, StateStore};
 
 use super::Number;
 
-/// What was committed and rejected, with the chain after each entry.
+/// Committed and rejected entries, with the chain value after each entry.
 #[derive(Clone, Default)]
 pub struct Past(Vec<(Arc<Entry>, Chain)>);
 
@@ -29,22 +29,22 @@ pub struct Past(Vec<(Arc<Entry>, Chain)>);
 pub struct Write {
     pub seq: Seq,
     pub change: Option<Number>,
-    /// `None`: it was deleted.
+    /// `None` if the object was deleted.
     pub value: Option<Bytes>,
 }
 
-/// What a client notes of a change: its number, and how many operations it has.
+/// Returns the note that a client attaches to a change: its number and the number of its operations.
 pub fn note(change: Number, ops: usize) -> Bytes {
     Bytes::from(format!("{change}:{ops}"))
 }
 
-/// The change that a transaction belongs to, whatever it is called, and whether it is all of it.
+/// Returns the change that a transaction belongs to, whatever its id, and whether it contains the whole change.
 pub fn part_of(txn: &Txn) -> Option<(Number, bool)> {
     let (change, ops) = std::str::from_utf8(&txn.note).ok()?.split_once(':')?;
     Some((change.parse().ok()?, ops.parse() == Ok(txn.ops.len())))
 }
 
-/// The change that a transaction is.
+/// Returns the change that a transaction contains as a whole.
 pub fn change_of(txn: &Txn) -> Option<Number> {
     part_of(txn).filter(|(_, is_whole)| *is_whole).map(|(change, _)| change)
 }
@@ -69,7 +69,7 @@ impl Past {
         self.0.push((Arc::new(entry), chain));
     }
 
-    /// Only what came up to `seq`.
+    /// Returns the entries up to `seq`.
     pub fn up_to(&self, seq: Seq) -> Past {
         Past(self.0[..seq.0 as usize].to_vec())
     }
@@ -78,12 +78,12 @@ impl Past {
         self.0.iter().skip(seq.0 as usize).take(count).map(|(entry, _)| Entry::clone(entry)).collect()
     }
 
-    /// Last sequence that two pasts share.
+    /// Returns the last sequence shared with another past.
     pub fn shared_with(&self, other: &Past) -> Seq {
         Seq(self.0.iter().zip(&other.0).take_while(|((_, mine), (_, theirs))| mine == theirs).count() as u64)
     }
 
-    /// The committed transactions that did something, with their sequences.
+    /// Returns the committed transactions with operations, and their sequences.
     pub fn commits(&self) -> impl DoubleEndedIterator<Item = (Seq, &Txn)> {
         let commit =
             |(entry, _): &'_ (Arc<Entry>, Chain)| matches!(&entry.body, EntryBody::Commit(txn) if !txn.ops.is_empty());
@@ -93,12 +93,12 @@ impl Past {
         })
     }
 
-    /// Where a change was committed.
+    /// Returns the sequence at which a change was committed.
     pub fn commit_of(&self, change: Number) -> Option<Seq> {
         self.commits().find(|(_, txn)| change_of(txn) == Some(change)).map(|(seq, _)| seq)
     }
 
-    /// The last write of an object.
+    /// Returns the last write of an object.
     pub fn last_write(&self, key: &Key) -> Option<Write> {
         self.commits().rev().find_map(|(seq, txn)| {
             let op = txn.ops.iter().rev().find(|op| op.key() == key)?;
@@ -107,7 +107,7 @@ impl Past {
         })
     }
 
-    /// What an object reads.
+    /// Returns the value of an object.
     pub fn value(&self, key: &Key) -> Option<Bytes> {
         self.last_write(key)?.value
     }
@@ -119,9 +119,9 @@ pub struct Ledger {
     pub generation: Generation,
     pub lineage: Lineage,
     pub past: Past,
-    /// Entries up to here cannot be read.
+    /// Entries up to this sequence cannot be read.
     pub horizon: Seq,
-    /// Who wrote what came up to here is not known.
+    /// The authors of entries up to this sequence are unknown.
     unnamed_to: Seq,
     pub state: StateStore,
     sequencer: Sequencer,
@@ -154,7 +154,7 @@ fn sequencer_of(state: &StateStore) -> Sequencer {
     Sequencer::new(meta.seq, meta.time_ms, Limits::default(), rows).with_makers(makers)
 }
 
-/// Fills `store` with a state as it is sent; what was deleted up to `forgotten` is not known there.
+/// Fills `store` with a state in the form sent over the wire; deletions up to `forgotten` are unknown there.
 pub fn fetch(state: &StateStore, store: &StateStore, forgotten: Seq) -> Result<StateStore, String> {
     let text = |error: StateError| error.to_string();
     let view = state.snapshot().map_err(text)?;
@@ -204,7 +204,7 @@ impl Ledger {
         }
     }
 
-    /// What is answered to a transaction; true: it was committed or rejected by it.
+    /// Returns the outcome of a transaction, and whether this call committed or rejected it.
     pub fn commit(&mut self, member: &MemberName, txn: Txn, now_ms: u64) -> Result<(Outcome, bool), String> {
         let text = |error: StateError| error.to_string();
         let id = txn.id;
@@ -227,24 +227,24 @@ impl Ledger {
             Decision::Committed(seq) => (Fate::Decided(seq), false),
             Decision::Rejected(seq, reason) => (Fate::Rejected(seq, reason), false),
             Decision::Gap(expected) => (Fate::Gap(expected), false),
-            // A history here is too short for it.
+            // Histories in this test are too short for this decision.
             Decision::Unsettled(count) => return Err(format!("{count} rejections are not settled")),
         };
         Ok((Outcome { id, fate }, is_new))
     }
 
-    /// Entries after a sequence; `None` where they cannot be read any more.
+    /// Returns the entries after a sequence; `None` if they cannot be read any more.
     pub fn since(&self, after: Seq) -> Option<Vec<Entry>> {
         (after >= self.horizon).then(|| self.past.after(after, usize::MAX))
     }
 
-    /// Entries up to `horizon` cannot be read any more; of what was deleted up to `forgotten` nothing is known.
+    /// Makes entries up to `horizon` unreadable and forgets deletions up to `forgotten`.
     pub fn compact(&mut self, horizon: Seq, forgotten: Seq) {
         self.horizon = self.horizon.max(horizon);
         self.state = fetch(&self.state, &StateStore::in_memory(), forgotten).expect("is copied");
     }
 
-    /// The log goes on from another past, of which `state` is the state, in a new generation.
+    /// Continues from another past with the given state, in a new generation.
     fn begin(&mut self, generation: Generation, lineage: Lineage, past: Past, state: StateStore, beginning: Beginning) {
         let shared_to = past.head();
         let lineage = [lineage, vec![LineageEntry { generation, shared_to }]].concat();
@@ -254,7 +254,7 @@ impl Ledger {
         (self.generation, self.lineage, self.past, self.state) = (generation, lineage, past, state);
     }
 
-    /// It is built anew from a member's state, and knows of it nothing but that.
+    /// Rebuilds the log from the state of a member, without any other knowledge.
     pub fn recover(&mut self, generation: Generation, member: &StateStore, past: Past) {
         let lineage = member.meta().expect("it has a position").lineage.clone();
         let state = fetch(member, &StateStore::in_memory(), Seq::ZERO).expect("is copied");
@@ -262,7 +262,7 @@ impl Ledger {
         self.begin(generation, lineage, past, state, Beginning::Recovered);
     }
 
-    /// An earlier state is restored on purpose; a copy reaches back to `horizon`.
+    /// Restores an earlier state on purpose, from a copy that reaches back to `horizon`.
     pub fn restore(&mut self, generation: Generation, to: Seq, horizon: Seq, forgotten: Seq) {
         let past = self.past.up_to(to);
         let state = StateStore::in_memory();

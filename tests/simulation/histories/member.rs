@@ -1,4 +1,4 @@
-//! A member of a small world: its disks, and its replica while it runs.
+//! A member of a small world: its disks, and its replica while it is running.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::super::replica::{JOURNAL, SimClock, SimEntropy, States};
 use super::Number;
 use super::log::{Past, change_of};
 
-/// What an author saw of an object.
+/// The version of an object that an author saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Absent,
@@ -31,7 +31,7 @@ pub enum Seen {
     As(Number),
 }
 
-/// An object that somebody has looked at.
+/// An object that a client has read.
 #[derive(Clone, Debug)]
 pub struct Read {
     pub key: Key,
@@ -40,7 +40,7 @@ pub struct Read {
     pub read_in: History,
 }
 
-/// The last step of an exchange that was taken.
+/// The last completed step of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     Chosen,
@@ -49,20 +49,20 @@ pub enum Step {
     Swapped,
 }
 
-/// What is judged when a history was left.
+/// Data for the checks after a history was abandoned.
 #[derive(Clone)]
 pub struct Left {
-    /// What the member had, and what it goes on from.
+    /// The history before and after.
     pub old: Past,
     pub new: Past,
-    /// Every member had what came up to here, so own changes were not kept any longer.
+    /// Every member had everything up to this sequence, so own changes were no longer retained.
     pub floor: Seq,
     pub pending: BTreeSet<Number>,
-    /// Where the fetched state is.
+    /// Path of the fetched state.
     pub path: PathBuf,
 }
 
-/// An exchange that has begun.
+/// An exchange that has started.
 pub struct UnderWay {
     pub exchange: Exchange,
     pub step: Step,
@@ -72,22 +72,22 @@ pub struct UnderWay {
 pub struct Member {
     pub number: usize,
     pub name: MemberName,
-    /// Of the archive, which is written into real files.
+    /// Directory of the archive, which is written to real files.
     pub directory: PathBuf,
     pub fs: MemoryFs,
     pub states: States,
-    /// What each state is the state of.
+    /// The history that each state represents.
     pub pasts: BTreeMap<PathBuf, Past>,
     pub running: Option<Stepped>,
-    /// While it follows the log.
+    /// Present while the member follows the log.
     pub pusher: Option<Pusher>,
     pub under_way: Option<UnderWay>,
-    /// To be judged once the exchange is complete, also after a crash.
+    /// Checked once the exchange is complete, even after a crash.
     pub left: Option<Left>,
     pub needs_snapshot: bool,
     pub is_cut_off: bool,
     pub reads: VecDeque<Read>,
-    /// The highest floor that it was told of, in its present history.
+    /// The highest floor received in its current history.
     pub floor: Seq,
 }
 
@@ -139,7 +139,7 @@ impl Member {
         Ok(())
     }
 
-    /// The process ends at once; with a power cut, disks lose what was not synced.
+    /// Ends the process immediately; with a power cut, disks lose data that was not synced.
     pub fn crash(&mut self, power: Option<(Survival, &mut SmallRandom)>) {
         (self.running, self.pusher, self.under_way, self.needs_snapshot) = (None, None, None, false);
         self.reads.clear();
@@ -149,7 +149,7 @@ impl Member {
         }
     }
 
-    /// What its state is the state of.
+    /// Returns the history that its state represents.
     pub fn past(&self) -> Past {
         Home::current(&self.states).and_then(|path| self.pasts.get(&path)).cloned().unwrap_or_default()
     }
@@ -162,7 +162,7 @@ impl Member {
         self.running.as_ref()?.position().map(|position| position.seq)
     }
 
-    /// Changes that wait, in their order.
+    /// Returns the pending changes in order.
     pub fn pending(&self) -> Vec<Number> {
         self.running.iter().flat_map(Stepped::pending).filter_map(|txn| change_of(&txn)).collect()
     }
@@ -171,7 +171,7 @@ impl Member {
         self.running.iter().flat_map(Stepped::rejected).filter_map(|rejected| change_of(&rejected.txn)).collect()
     }
 
-    /// Everything that it has archived, with the position that it left.
+    /// Returns all archived changes with the position at which the history was abandoned.
     pub fn archive(&self) -> Result<Vec<(Seq, Change)>, String> {
         let mut all = Vec::new();
         for file in quarantine::files(&self.directory).map_err(|error| error.to_string())? {
@@ -181,7 +181,7 @@ impl Member {
         Ok(all)
     }
 
-    /// It is cut off from the datastore.
+    /// Disconnects the member from the datastore.
     pub fn hang_up(&mut self) {
         self.pusher = None;
         if let Some(stepped) = &self.running {

@@ -1,5 +1,5 @@
-//! What must be true of changes whose histories were lost, from the promises alone: nothing here looks at how the product
-//! decides.
+//! Conditions on changes of which the history was lost, derived from the guarantees alone and independent of the
+//! decisions of the product.
 
 use std::collections::BTreeSet;
 
@@ -16,33 +16,34 @@ pub struct Made {
     pub author: usize,
     pub ops: Vec<Op>,
     pub seen: Vec<(Key, Seen)>,
-    /// Its author has dismissed it.
+    /// Whether its author has dismissed it.
     pub is_dismissed: bool,
-    /// Why it may be nowhere.
+    /// Reason why the change may be absent everywhere.
     pub let_go: Option<&'static str>,
-    /// It was committed, and lost with its history: the changes that its author may have seen before it. It is upon those only
-    /// that it may be committed again, with or without conditions.
+    /// Set if the change was committed and lost with its history: the changes that its author may have seen before it.
+    /// It may be committed again only on top of these, with or without conditions.
     pub lost_after: Option<BTreeSet<Number>>,
-    /// What its author saw before it was tried again.
+    /// Changes that its author saw before retrying it.
     pub saw: BTreeSet<Number>,
-    /// Nothing was left of it when an exchange was prepared, whatever interrupted that.
+    /// Whether nothing of it was left to preserve when an exchange was prepared, even if that exchange was interrupted.
     pub is_passed: bool,
-    /// Objects that were absent where it was made, or where its author went on when it was lost. That one was made and deleted
-    /// again since, no condition can tell: what was absent is absent.
+    /// Objects that were absent when the change was made, or that were absent for its author when it was lost. No
+    /// condition can detect that such an object was created and deleted again in the meantime.
     pub absent_since: BTreeSet<Key>,
-    /// It was on its author's list, or tried again, when the log went back to a history that has it. It has another identity since,
-    /// so that none can tell: it may be on the list and in the log, and whoever tries it again sees what is there.
+    /// Whether the log returned to a history that contains the change, while the change was on the list of its author
+    /// or had been retried. It has a different id since then, so the duplicate cannot be detected: the change may be
+    /// on the list and in the log, and an author who retries it sees the current objects.
     pub is_back: bool,
 }
 
 impl Made {
-    /// What it makes of an object; `None` when it does not write it.
+    /// Returns the value that the change gives an object; `None` if the change does not write it.
     pub fn value(&self, key: &Key) -> Option<Option<Bytes>> {
         self.ops.iter().rev().find(|op| op.key() == key).map(|op| op.value().cloned())
     }
 }
 
-/// Whether an object was as an operation had left it when a history was left, and is not in the one that goes on.
+/// Returns whether the abandoned history had an object as the operation left it and the new log has a different value.
 fn left_something(old: &Past, new: &Past, op: &Op) -> bool {
     let had = old.value(op.key());
     had.as_ref() == op.value() && new.value(op.key()) != had
@@ -66,22 +67,23 @@ macro_rules! ensure {
 }
 
 impl Oracle {
-    /// Whether a write left an object as a change did. Of writes of the same value it does not matter whose one replaces.
+    /// Returns whether a write left an object as the given change did. Writes of equal values are interchangeable.
     fn is_as_left(&self, write: Option<&Write>, change: Number, key: &Key) -> bool {
         let left = self.made[change].value(key).flatten();
         let found = write.and_then(|write| write.value.as_ref());
         left.is_some() && (write.and_then(|write| write.change) == Some(change) || found == left.as_ref())
     }
 
-    /// A change has just been committed as the last entry of a log.
+    /// Checks a change that was just committed as the last entry of a log.
     pub fn committed(&mut self, past: &Past, change: Number) -> Checked {
         let before = past.up_to(Seq(past.head().0 - 1));
         let made = self.made[change].clone();
         ensure!(self, made.is_back || before.commit_of(change).is_none(), "change {change} is committed twice");
         ensure!(self, !made.is_dismissed, "change {change} was dismissed, and is committed");
-        // A lost change that only deletes is made again upon what its author had seen there since, or upon nothing. A member that was
-        // killed after such a one was put into its journal, and whose state a power cut took back, pushes it without leaving once
-        // more: then nothing here says that it was lost. What takes nothing away is no fault whatever it was made upon.
+        // A lost change that only deletes is pushed again on top of the versions that its author has seen there since,
+        // or without conditions. If a member is killed after such a change was written to its journal, and a power cut
+        // rolls back its state, the member pushes the change without abandoning the history again; then the oracle has
+        // no record of the loss. A deletion that removes nothing is never a violation.
         let is_deletion = made.ops.iter().all(|op| op.value().is_none());
         let takes_nothing = made.ops.iter().all(|op| before.value(op.key()).is_none());
         let is_relaxed = is_deletion && (takes_nothing || made.lost_after.is_some());
@@ -116,7 +118,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Of a change that was lost, only what it deleted has just been committed again.
+    /// Checks a lost change of which only the deletions were just committed again.
     pub fn part_committed(&mut self, past: &Past, change: Number) -> Checked {
         let before = past.up_to(Seq(past.head().0 - 1));
         let made = self.made[change].clone();
@@ -139,7 +141,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// A member has left a history.
+    /// Checks a member that has abandoned a history.
     pub fn left(&mut self, member: &Member, left: &Left, keys: &[Key]) -> Checked {
         let Left { old, new, floor, pending: before, .. } = left;
         let shared_to = old.shared_with(new);
@@ -151,7 +153,7 @@ impl Oracle {
         }
         let archive = member.archive()?;
         let has = |key: &Key, value: &Option<Bytes>| {
-            // What deleted an object is not unique.
+            // Deletions are not unique, so the position of the archive has to match as well.
             archive.iter().any(|(seq, archived)| {
                 archived.key == *key && archived.value == *value && (value.is_some() || *seq == old.head())
             })
@@ -160,10 +162,10 @@ impl Oracle {
             let Some(last) = old.last_write(key).filter(|last| last.seq > shared_to) else { continue };
             let there = new.last_write(key);
             let reads = there.as_ref().and_then(|there| there.value.clone());
-            // Of several that leave an object alike it does not matter which one is pushed again.
+            // If several changes leave an object with the same value, any of them may be pushed again.
             let is_pushed = pending.iter().any(|change| self.made[*change].value(key).as_ref() == Some(&last.value));
             let is_in = is_pushed || last.change.is_some_and(|change| new.commit_of(change).is_some());
-            // That an object was deleted which the new log has written since says nothing of what it has written.
+            // A deletion does not have to be preserved if the new log has written the object since.
             let is_rewritten = last.value.is_none() && there.is_some_and(|there| there.seq > shared_to);
             if reads == last.value || is_in || is_rewritten {
                 continue;
@@ -186,7 +188,8 @@ impl Oracle {
             self.made[change].lost_after.get_or_insert_default().extend(before);
             let earlier = old.up_to(Seq(seq.0 - 1));
             let is_absent = |key: &&Key| new.value(key).is_none() || earlier.value(key).is_none();
-            // An own one that deleted it is what this one was made upon, whatever came between the two.
+            // If an earlier change of the same author deleted the object, this change was based on that deletion,
+            // whatever came in between.
             let is_deleted = |key: &&Key| {
                 let deletes = |op: &Op| op.key() == *key && op.value().is_none();
                 earlier.commits().any(|(_, txn)| {
@@ -207,7 +210,7 @@ impl Oracle {
                 remains.is_empty() || seq <= *floor || is_passed,
                 "{name}: change {change} was lost, and is neither pushed again nor on the list"
             );
-            // It was in place at every member, so that it is not kept to be pushed again, and an earlier state was restored.
+            // Every member had the change, so it was not retained for another push; then an earlier state was restored.
             for op in remains {
                 let value = op.value().cloned();
                 let is_rewritten =
@@ -224,7 +227,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// An exchange was prepared: from now on what it takes for passed may be nowhere.
+    /// Records that an exchange was prepared: changes with nothing left to preserve may be absent from now on.
     pub fn prepared(&mut self, member: usize, left: &Left) {
         let shared_to = left.old.shared_with(&left.new);
         for (_, txn) in left.old.commits().filter(|(seq, _)| *seq > shared_to) {
@@ -241,7 +244,7 @@ impl Oracle {
         }
     }
 
-    /// Every change of a member is somewhere.
+    /// Checks that every change of a member exists somewhere.
     pub fn accounts(&mut self, member: &Member, log: &Past) -> Checked {
         let (pending, listed, past) = (member.pending(), member.listed(), member.past());
         for (change, made) in self.made.clone().into_iter().enumerate().filter(|(_, made)| made.author == member.number)
@@ -256,7 +259,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Everything was delivered.
+    /// Final check, after everything was delivered.
     pub fn at_the_end(&mut self, members: &[Member], log: &Past) -> Checked {
         for (change, made) in self.made.clone().into_iter().enumerate() {
             let listed = members.iter().flat_map(Member::listed).filter(|other| *other == change).count();

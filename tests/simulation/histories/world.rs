@@ -1,4 +1,4 @@
-//! A small world from one seed: a log that is lost, members that come back to it, and everything that interrupts them.
+//! A small world from one seed: a log that is lost, members that return to it, and interruptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use super::log::{Ledger, Past, change_of, fetch, note, part_of};
 use super::member::{Left, Member, Read, Seen, Step, UnderWay};
 use super::oracle::{Checked, Made, Oracle};
 
-/// Most reads that a client goes on from.
+/// Maximum number of reads that a client remembers.
 const READS_MAX: usize = 6;
 const TICKS: usize = 260;
-/// Rounds in which everything must be delivered once nothing goes wrong any more.
+/// Number of rounds in which everything must be delivered after the last fault.
 const ROUNDS_MAX: usize = 200;
 
 pub struct World {
@@ -38,7 +38,7 @@ pub struct World {
     members: Vec<Member>,
     oracle: Oracle,
     keys: Vec<Key>,
-    /// Ticks in which the log is lost.
+    /// Ticks at which the log is lost.
     losses: BTreeSet<usize>,
     generations: u64,
     prints: bool,
@@ -50,7 +50,7 @@ pub fn collection() -> Collection {
     Collection::new("c").expect("name")
 }
 
-/// In memory where that can be had: the archive is synced.
+/// Creates the directory in memory if possible, because the archive is synced.
 fn root() -> tempfile::TempDir {
     let memory = std::path::Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("temp dir")
@@ -157,7 +157,7 @@ impl World {
         }
     }
 
-    /// One step of following the log, or of leaving a history for it.
+    /// Runs one step of following the log or of abandoning a history.
     fn follow(&mut self, number: usize) -> Checked {
         if self.members[number].under_way.is_some() {
             return if self.chance(8) { self.crash(number) } else { self.step(number) };
@@ -186,7 +186,7 @@ impl World {
         let member = &mut self.members[number];
         let current = Home::current(&member.states);
         match member.left.take() {
-            // The exchange was complete but for its last step, which a start makes up for.
+            // The exchange was complete except for its last step, which the start has completed.
             Some(left) if Some(&left.path) == current.as_ref() => self.judge_left(number, &left)?,
             _ => {}
         }
@@ -237,7 +237,7 @@ impl World {
         Ok(())
     }
 
-    /// What every member is known to have durably, of the present history.
+    /// Returns the sequence that every member is known to have durably in the current history.
     fn floor(&self) -> Seq {
         let durable = |member: &Member| match &member.running {
             Some(stepped) => stepped.durable().min(member.past().shared_with(&self.log.past)),
@@ -255,12 +255,12 @@ impl World {
         Ok(())
     }
 
-    /// The log goes on from an earlier place.
+    /// Makes the log continue from an earlier position.
     fn lose(&mut self) -> Checked {
         self.generations += 1 + self.random.below(2) as u64;
         let generation = Generation(self.generations);
         let head = self.log.past.head();
-        // Now and then one that has not left an earlier history brings that back.
+        // Sometimes a member that has not abandoned an earlier history restores that history.
         let is_any = self.chance(15);
         let is_source = |member: &&Member| {
             let past = member.past();
@@ -274,7 +274,7 @@ impl World {
         if self.chance(70)
             && let Some(source) = sources.get(self.random.below(sources.len().max(1))).copied()
         {
-            // A member lends what it has, durable or not; a stopped one its disk.
+            // A member donates its state, durable or not; a stopped member is started from its disk.
             if self.members[source].running.is_none() {
                 self.start(source)?;
             }
@@ -294,7 +294,7 @@ impl World {
         Ok(())
     }
 
-    /// The log goes on from a past which may have what it lacked.
+    /// Marks the changes that return because the log continues from a past that contains them.
     fn come_back(&mut self, past: &Past) {
         let shared_to = self.log.past.shared_with(past);
         let back = past.commits().filter(|(seq, _)| *seq > shared_to).filter_map(|(_, txn)| change_of(txn));
@@ -309,7 +309,7 @@ impl World {
         self.keys[number].clone()
     }
 
-    /// A client looks at an object, to go on from it some time later.
+    /// A client reads an object, to base a change on it later.
     fn look(&mut self, number: usize) -> Checked {
         let key = self.key();
         let read = self.read(number, key)?;
@@ -345,7 +345,7 @@ impl World {
         Ok(Some(Read { key, condition, seen, read_in }))
     }
 
-    /// The conditions of a client that changes these objects.
+    /// Returns the conditions of a client that changes these objects.
     fn conditions(&mut self, number: usize, keys: &[Key]) -> Result<(Draft, Vec<(Key, Seen)>), String> {
         let (mut draft, mut seen) = (Draft::default(), Vec::new());
         for key in keys {
@@ -387,7 +387,7 @@ impl World {
         keys.dedup();
         let change = self.oracle.made.len();
         let (draft, seen) = self.conditions(number, &keys)?;
-        // One that is only looked at.
+        // The second object is only read.
         if keys.len() > 1 && self.chance(25) && seen.iter().any(|(key, _)| *key == keys[1]) {
             keys.pop();
         }
@@ -429,14 +429,14 @@ impl World {
         rejected.get(at).map(|rejected| rejected.txn.id)
     }
 
-    /// The author of a rejected change tries it again, or lets it go.
+    /// The author retries a rejected change or dismisses it.
     fn deal_with(&mut self, number: usize, id: TxnId, retries: bool) -> Checked {
         let is_held = self.members[number].under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
         let Some(stepped) = self.members[number].running.as_ref().filter(|_| !is_held) else { return Ok(()) };
         let found = stepped.rejected().into_iter().find(|rejected| rejected.txn.id == id);
         let Some(rejected) = found else { return Ok(()) };
         let Some(change) = change_of(&rejected.txn) else {
-            // The deletions of an archived change, which is on the list as a whole, too.
+            // The deletions of an archived change, which is on the list as a whole as well.
             part_of(&rejected.txn).ok_or("a rejected transaction that nobody made")?;
             let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
             return stepped.dismiss(id).map_err(|error| error.to_string())?.map_err(|error| error.to_string());
@@ -471,7 +471,7 @@ impl World {
         Ok(())
     }
 
-    /// An author has looked at objects again before trying a change once more: what it depends on there is what was seen.
+    /// Records the objects that an author has read again before retrying a change: the change now depends on these versions.
     fn now_upon(&mut self, change: Number, conditions: &[Condition], upon: &[Read]) {
         let is_raised = |read: &&Read| {
             let of_it = |condition: &&Condition| condition.key() == &read.key;
@@ -479,7 +479,7 @@ impl World {
             matches!(read.condition, Condition::Version { .. }) && conditions.iter().filter(of_it).any(raised)
         };
         let made = &mut self.oracle.made[change];
-        // A lost deletion is pushed again on weaker terms; where it is refused, it is listed on those, and tried again on them.
+        // A lost deletion is pushed again with weaker conditions; if it is rejected, it is listed and retried with these.
         if made.lost_after.is_some() && made.ops.iter().all(|op| op.value().is_none()) {
             made.seen.retain(|(key, _)| conditions.iter().any(|condition| condition.key() == key));
         }
@@ -492,7 +492,7 @@ impl World {
         }
     }
 
-    /// A connection begins.
+    /// Starts a connection.
     fn greet(&mut self, number: usize) -> Checked {
         let member = &mut self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
@@ -578,7 +578,7 @@ impl World {
         Ok(())
     }
 
-    /// The next step of an exchange.
+    /// Runs the next step of an exchange.
     fn step(&mut self, number: usize) -> Checked {
         let fails = self.chance(3);
         let member = &mut self.members[number];
@@ -718,7 +718,7 @@ impl World {
         })
     }
 
-    /// Nothing goes wrong any more, and everything arrives.
+    /// Delivers everything without further faults.
     fn deliver(&mut self) -> Checked {
         let mut rounds = 0;
         while !self.is_level() {
@@ -752,7 +752,7 @@ impl World {
         self.compare()
     }
 
-    /// All members show what the log has.
+    /// Checks that all members show the contents of the log.
     fn compare(&mut self) -> Checked {
         for member in &self.members {
             let Some(stepped) = &member.running else { return Err("it does not run".into()) };
