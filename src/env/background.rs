@@ -1,7 +1,7 @@
 //! Low-priority threads for bulk work, so that requests for small answers do not wait behind large blobs.
 //!
 //! The threads belong to a separate runtime and have a low scheduling priority. Work that is large and not urgent runs
-//! there: identifying, reading and writing chunks, and the connections that transfer them.
+//! there: computing chunk ids, reading and writing chunks, and the connections that transfer them.
 
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -1,7 +1,7 @@
 //! A small journal of (kind, payload) records in one file, built from the frames of the log. It stores the outbox.
 //!
 //! Records are appended in batches, each durable after [`Journal::sync`]; the file is replaced atomically as a whole
-//! when most of it is settled. The rules for a torn tail and for damage are those of the log: only the batch that was
+//! when most of it is resolved. The rules for a torn tail and for damage are those of the log: only the batch that was
 //! being written when the process exited may be removed, and a copy of the removed bytes is kept. After a batch is
 //! durable, a *mark* is written after it, which the next batch overwrites: damage before a mark is never mistaken for
 //! a torn batch. The head next to the file records how far the file was durable, so a missing or truncated journal
@@ -61,7 +61,7 @@ pub enum JournalError {
 /// One record of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRecord {
-    /// Kind of the record, 16 or higher.
+    /// Kind of the record, from 16 to 254.
     pub kind: u8,
     /// Contents of the record.
     pub payload: Vec<u8>,
@@ -376,7 +376,7 @@ impl Journal {
         self.head.replaced();
         (self.file, self.generation, self.end) = (file, vouched.generation, end);
         (self.seq, self.chain) = (vouched.seq, vouched.chain);
-        // No slot vouches for the former file any more.
+        // From here on no slot vouches for the former file.
         self.write_heads();
         self.mark();
         Ok(())
@@ -656,7 +656,7 @@ fn keep_damaged(fs: &dyn Fs, dir: &Path, name: &str) -> Result<(), JournalError>
     Ok(copied.map_err(IoFailure::at("keep a copy in", &aside))?)
 }
 
-/// Cuts off the bytes after the last valid record if they are a batch that was never synced.
+/// Removes the bytes after the last valid record if they are a batch that was never synced.
 fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) -> Result<(), JournalError> {
     let read = || IoFailure::at("read", FILE);
     let Some(error) = &scan.stopped else { return Ok(()) };

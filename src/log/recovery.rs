@@ -52,7 +52,7 @@ pub enum RecoveryAction {
         /// Length to which the file is truncated.
         length: u64,
     },
-    /// Copy a torn, never acknowledged batch to `quarantine/`, then cut it off.
+    /// Copy a torn, never acknowledged batch to `quarantine/`, then remove it.
     CutTail {
         /// File name.
         file: String,

@@ -1,4 +1,4 @@
-//! Stand-in for an engine that is being reopened: every call fails with the reason.
+//! Stand-in for an engine that is being reopened: every read and write fails with the reason.
 
 use super::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 use super::error::StateError;
