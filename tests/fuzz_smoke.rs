@@ -65,7 +65,6 @@ fn input(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-/// Returns one message of every kind.
 fn messages() -> Vec<Vec<u8>> {
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
     let id = TxnId { origin: Origin([7; 16]), counter: OriginCounter(3) };

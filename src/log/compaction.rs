@@ -48,7 +48,6 @@ enum Phase {
     Done,
 }
 
-/// Position within the list of segments.
 struct Walk {
     segment: usize,
     cursor: FrameCursor,

@@ -47,7 +47,6 @@ impl FrameCursor {
         FrameCursor { file, at, end, buffer: Bytes::new(), chunk_bytes: CHUNK_BYTES_MIN }
     }
 
-    /// Returns the offset of the next frame.
     pub(super) fn offset(&self) -> u64 {
         self.at
     }

@@ -586,7 +586,6 @@ fn witnessed(
 /// Name of a head or witness file, and the position it vouches for.
 type Expected = (String, Vouched);
 
-/// End of the records.
 struct Last {
     seq: Seq,
     chain: Chain,

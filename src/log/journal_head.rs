@@ -85,7 +85,6 @@ impl Slots {
         matching.max_by_key(|slot| slot.counter).map(Vouched::of)
     }
 
-    /// Returns the newest slot.
     pub(super) fn newest(&self) -> Option<Vouched> {
         self.0.iter().max_by_key(|slot| slot.counter).map(Vouched::of)
     }

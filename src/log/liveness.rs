@@ -102,7 +102,6 @@ impl BaseChanges {
         Ok(BaseChanges { summary: index.summary()?, ..BaseChanges::default() })
     }
 
-    /// Applies the next entry.
     pub(super) fn take(&mut self, index: &dyn LivenessIndex, entry: &Entry) -> io::Result<()> {
         let (id, settled, reason) = match &entry.body {
             EntryBody::Commit(txn) => {

@@ -119,7 +119,6 @@ pub struct RecoveryPlan {
 }
 
 impl RecoveryPlan {
-    /// Returns whether there is no log yet.
     pub(super) fn is_new(&self) -> bool {
         self.head.is_none()
     }

@@ -77,7 +77,6 @@ pub struct Reach {
     pub carried: u64,
 }
 
-/// A segment that is being written.
 struct Output {
     name: SegmentName,
     file: Arc<dyn File>,

@@ -212,7 +212,6 @@ pub(super) fn check_footer(name: &str, header: &FileHeader, footer: &Footer, sca
     None
 }
 
-/// Formats bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -44,7 +44,6 @@ impl VerifyReport {
     }
 }
 
-/// One file to check.
 struct Target {
     name: SegmentName,
     file: Arc<dyn File>,

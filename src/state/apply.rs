@@ -193,7 +193,6 @@ impl Changes {
         }
     }
 
-    /// Updates a full set of sums.
     pub(super) fn merge_into(mut self, digests: &mut DigestSet) {
         digests.origins = self.sums.origins;
         for collection in self.before.into_keys() {

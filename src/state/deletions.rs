@@ -29,7 +29,6 @@ fn rows(view: &dyn EngineSnapshot) -> Rows {
     view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix))
 }
 
-/// Adds the changed rows to a batch.
 pub(super) fn push(batch: &mut Batch, changed: Changed) {
     for ((collection, name), seq) in changed {
         let row_key = key(&collection, &name);

@@ -19,7 +19,6 @@ pub(super) fn key(origin: Origin) -> [u8; 17] {
     out
 }
 
-/// Returns key and value of a row.
 pub(super) fn row(origin: Origin, maker: &Maker) -> (Slice, Slice) {
     let row_key = key(origin);
     let out = postcard::to_extend(maker, envelope::begin(64)).expect("invariant: a row has no map");

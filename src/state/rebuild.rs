@@ -9,7 +9,6 @@ use crate::model::position::{Chain, Divergence, shared_after};
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
-/// Maximum number of entries in a batch.
 const BATCH_ENTRIES_MAX: usize = 4096;
 /// Approximate maximum size in bytes of a batch.
 const BATCH_BYTES_MAX: usize = 4 << 20;

@@ -27,7 +27,6 @@ pub struct WithheldObject {
 const MARKER_KEY: [u8; 1] = [Table::Withheld as u8];
 const CONTENTS_BYTES: usize = 56;
 
-/// Marks a state as redacted.
 pub(super) fn push_marker(batch: &mut Batch) {
     batch.push((Slice::from(MARKER_KEY), Some(envelope::seal(&MARKER_KEY, envelope::begin(0)))));
 }

@@ -122,7 +122,6 @@ pub struct Picture {
     pub tail: Vec<Entry>,
 }
 
-/// Reads the complete contents of a log.
 pub fn picture(log: &Log) -> Result<Picture, String> {
     let reader = log.reader();
     let text = |error: gravwell::log::ReadError| error.to_string();

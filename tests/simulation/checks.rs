@@ -24,7 +24,6 @@ const ORIGIN_BYTES: u64 = 200;
 /// of the reason has at most 90.
 const REJECTION_BYTES: u64 = 180;
 
-/// The collections used by clients.
 pub fn collections() -> [Collection; 2] {
     ["dashboards", "users"].map(named)
 }

@@ -117,7 +117,6 @@ pub struct Running {
     pub state: StateStore,
     pub ring: Ring,
     pub head: Seq,
-    /// Chain value at the head.
     pub chain: Chain,
     pub applied: Seq,
     pub backlog: VecDeque<Committed>,
@@ -246,7 +245,6 @@ impl Outlet for Released {
     }
 }
 
-/// Starts a compaction up to `target`.
 pub fn begin_compaction(
     running: &mut Running,
     disks: &Disks,

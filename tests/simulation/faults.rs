@@ -162,7 +162,6 @@ impl World {
         Ok(true)
     }
 
-    /// Ends the effect of a fault.
     pub fn undo(&mut self, fault: Fault, number: usize) -> Checked {
         self.note(|| format!("end of {fault:?} {number}"));
         match fault {
@@ -191,7 +190,6 @@ impl World {
         Ok(())
     }
 
-    /// Ends all faults.
     pub fn calm_down(&mut self) -> Checked {
         self.calm = true;
         self.note(|| "calm".into());
@@ -464,7 +462,6 @@ impl World {
     }
 }
 
-/// Returns the records of a journal.
 pub fn open_journal(fs: &memory::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
     let fs: std::sync::Arc<dyn Fs> = std::sync::Arc::new(fs.clone());
     let (_, records) = gravwell::log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;

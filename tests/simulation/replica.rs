@@ -111,7 +111,6 @@ impl States {
         Home::mark(self).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq())
     }
 
-    /// Returns whether the current state was removed.
     pub fn has_lost_current(&self) -> bool {
         self.places().has_lost_current
     }
@@ -273,7 +272,6 @@ pub struct Link {
     pub fetching: Option<Fetching>,
 }
 
-/// The running process.
 pub struct Running {
     pub stepped: Stepped,
     pub link: Option<Link>,
@@ -287,7 +285,6 @@ pub struct Running {
     pub attempt: u64,
 }
 
-/// One replica.
 pub struct Node {
     pub name: MemberName,
     pub role: Role,
@@ -302,7 +299,6 @@ pub struct Node {
     pub tampered: bool,
     /// Rows were damaged: reads may fail until the state is fetched again.
     pub damaged: bool,
-    /// Rows were damaged at some time.
     pub was_damaged: bool,
     /// Damage that the last start found in a state into which none was injected: a power cut must leave a consistent state.
     pub unsound: Option<String>,
@@ -333,7 +329,6 @@ pub struct Import {
     pub counter: u64,
     /// The last submitted transaction, and whether it was answered.
     pub last: Option<(Draft, bool)>,
-    /// Whether that transaction was submitted before.
     is_again: bool,
 }
 

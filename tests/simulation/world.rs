@@ -277,7 +277,6 @@ impl World {
         world
     }
 
-    /// Processes all events up to a time.
     pub fn run_until(&mut self, end: Time) -> Checked {
         while let Some(Reverse(due)) = self.queue.pop() {
             if due.at > end {
@@ -323,7 +322,6 @@ impl World {
         }
     }
 
-    /// Runs the world to the end.
     pub fn run(mut self) -> (Summary, Checked) {
         let result = self.live();
         self.summary.simulated = self.now;

@@ -22,7 +22,6 @@ pub(super) struct Kept {
     pub deletes: u64,
 }
 
-/// A new segment that is being written.
 pub(super) struct Output {
     pub name: String,
     pub file: Arc<dyn File>,

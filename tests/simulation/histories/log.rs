@@ -69,7 +69,6 @@ impl Past {
         self.0.push((Arc::new(entry), chain));
     }
 
-    /// Returns the entries up to `seq`.
     pub fn up_to(&self, seq: Seq) -> Past {
         Past(self.0[..seq.0 as usize].to_vec())
     }
@@ -98,7 +97,6 @@ impl Past {
         self.commits().find(|(_, txn)| change_of(txn) == Some(change)).map(|(seq, _)| seq)
     }
 
-    /// Returns the last write of an object.
     pub fn last_write(&self, key: &Key) -> Option<Write> {
         self.commits().rev().find_map(|(seq, txn)| {
             let op = txn.ops.iter().rev().find(|op| op.key() == key)?;
@@ -107,7 +105,6 @@ impl Past {
         })
     }
 
-    /// Returns the value of an object.
     pub fn value(&self, key: &Key) -> Option<Bytes> {
         self.last_write(key)?.value
     }

@@ -58,11 +58,9 @@ pub struct Left {
     /// Every member had everything up to this sequence, so own changes were no longer retained.
     pub floor: Seq,
     pub pending: BTreeSet<Number>,
-    /// Path of the fetched state.
     pub path: PathBuf,
 }
 
-/// An exchange that has started.
 pub struct UnderWay {
     pub exchange: Exchange,
     pub step: Step,
@@ -181,7 +179,6 @@ impl Member {
         Ok(all)
     }
 
-    /// Disconnects the member from the datastore.
     pub fn hang_up(&mut self) {
         self.pusher = None;
         if let Some(stepped) = &self.running {

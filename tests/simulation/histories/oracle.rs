@@ -16,7 +16,6 @@ pub struct Made {
     pub author: usize,
     pub ops: Vec<Op>,
     pub seen: Vec<(Key, Seen)>,
-    /// Whether its author has dismissed it.
     pub is_dismissed: bool,
     /// Reason why the change may be absent everywhere.
     pub let_go: Option<&'static str>,

@@ -492,7 +492,6 @@ impl World {
         }
     }
 
-    /// Starts a connection.
     fn greet(&mut self, number: usize) -> Checked {
         let member = &mut self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
@@ -578,7 +577,6 @@ impl World {
         Ok(())
     }
 
-    /// Runs the next step of an exchange.
     fn step(&mut self, number: usize) -> Checked {
         let fails = self.chance(3);
         let member = &mut self.members[number];
