@@ -1,7 +1,8 @@
-//! Giving space back: chunks that nothing names are forgotten, and packs that are mostly of no use are rewritten.
+//! Garbage collection: unreferenced chunks are removed from the index, and packs that consist mostly of garbage are rewritten.
 //!
-//! What is kept of a pack is copied to a new one, made durable there, found there from then on, and only then is the
-//! old pack removed. A crash in between leaves chunks twice, or forgotten ones that are there again; nothing else.
+//! The chunks in use are copied from the old pack to a new one and made durable, then the index is updated, and only
+//! then is the old pack removed. A crash in between leaves duplicate chunks, or makes removed ones reappear; it has no
+//! other effect.
 
 use super::error::{ChunkError, Damage};
 use super::format::{FrameHeader, Row, pack_name, table_name};
@@ -14,43 +15,43 @@ use crate::env::fs::is_full;
 use crate::model::ChunkId;
 use std::collections::HashSet;
 
-/// Packs shorter than this part of a full one are joined when there are some of them.
+/// Packs shorter than a full pack divided by this are merged if there are [`SMALL_MIN`] of them.
 const SMALL_PART: u64 = 4;
-/// So many of them.
+/// Number of short packs from which they are merged.
 const SMALL_MIN: usize = 4;
 
-/// What a collection came to.
+/// Result of a garbage collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Chunks removed.
+    /// Number of chunks removed.
     pub chunks: u64,
-    /// Their raw bytes.
+    /// Total raw length of the chunks removed.
     pub raw_bytes: u64,
-    /// Chunks that nothing names but that were written or asked for too short a time ago.
+    /// Unreferenced chunks that were kept because they were written or queried recently.
     pub kept_in_grace: u64,
-    /// Packs that were removed because nothing in them was of use any more.
+    /// Packs removed because they held no chunk in use.
     pub packs_removed: u64,
-    /// Packs that were rewritten.
+    /// Number of packs rewritten.
     pub packs_rewritten: u64,
-    /// Bytes that were copied for it.
+    /// Bytes copied to rewrite packs.
     pub moved_bytes: u64,
-    /// Bytes of disk given back. With a dry run: bytes of chunks that would become of no use.
+    /// Bytes of disk space freed. In a dry run: bytes of chunks that would become garbage.
     pub freed_bytes: u64,
-    /// What was found damaged while copying. These chunks count as missing now.
+    /// Corruption found while copying. The chunks concerned are treated as missing now.
     pub damages: Vec<Damage>,
-    /// Why some packs could not be rewritten; the next collection tries again.
+    /// Reason why some packs could not be rewritten. The next collection tries again.
     pub postponed: Option<String>,
 }
 
 impl ChunkStore {
-    /// Removes chunks that are not in `live` and that `cutoff`, taken before `live`, does not spare (see
-    /// [`ChunkStore::cutoff`]), and gives space back. With `dry_run` it only counts. Reading and writing go on meanwhile.
+    /// Removes chunks that are neither in `live` nor protected by `cutoff`, and frees space. Take `cutoff` before
+    /// `live`, see [`ChunkStore::cutoff`]. With `dry_run`, it only counts. Chunks can be read and written concurrently.
     ///
-    /// It needs no more space than the useful part of one pack: packs without any are removed first, then those with
-    /// the least are rewritten, one at a time, each removed before the next.
+    /// It needs at most the space of the chunks in use of one pack: packs without such chunks are removed first, then
+    /// those with the least of them are rewritten, each one removed before the next is rewritten.
     ///
     /// # Errors
-    /// When a file cannot be read or written. A full disk is no error: see [`Collected::postponed`].
+    /// If a file cannot be read or written. A full disk is not an error, see [`Collected::postponed`].
     pub fn collect(&self, live: &HashSet<ChunkId>, cutoff: Cutoff, dry_run: bool) -> Result<Collected, ChunkError> {
         let shared = &self.shared;
         let _one = locked(&shared.collecting);
@@ -82,8 +83,8 @@ impl ChunkStore {
         Ok(report)
     }
 
-    /// Removes these chunks, except those that `cutoff` spares, and gives space back where it pays: for a cache. `cutoff` is
-    /// taken before it is asked which chunks somebody relies on.
+    /// Evicts these chunks from a cache, except those that `cutoff` protects, and frees space where worthwhile. Take
+    /// `cutoff` before determining which chunks are in use.
     ///
     /// # Errors
     /// See [`ChunkStore::collect`].
@@ -103,7 +104,7 @@ impl ChunkStore {
         Ok(report)
     }
 
-    /// Removes packs without use, rewrites those with little.
+    /// Removes packs without chunks in use and rewrites those with much garbage.
     fn reclaim(&self, report: &mut Collected) -> Result<(), ChunkError> {
         let shared = &self.shared;
         self.retire_active()?;
@@ -133,7 +134,7 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// The pack that is written now is finished when it is worth rewriting.
+    /// Finishes the pack that is being written if it is worth rewriting.
     fn retire_active(&self) -> Result<(), ChunkError> {
         let shared = &self.shared;
         let retired = {
@@ -145,7 +146,7 @@ impl ChunkStore {
             if is_worn {
                 let pack = writer.active.take();
                 writer.finished.extend(pack);
-                // What is synced may be all of it: count it as news, so that the next sync finishes the pack.
+                // All chunks may be synced already. Incrementing the counter makes the next sync run and finish the pack.
                 writer.written += 1;
             }
             is_worn
@@ -156,13 +157,12 @@ impl ChunkStore {
 
 impl Shared {
     fn is_worn(&self, garbage: u64, bytes: u64) -> bool {
-        // Ratios need no precision.
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
         let ratio = garbage as f64 / bytes.max(1) as f64;
         garbage > 0 && ratio >= self.options.garbage_ratio
     }
 
-    /// Packs without use, and packs to rewrite, those first that need the least space.
+    /// Returns packs without chunks in use, and packs to rewrite, ordered by the space needed for that.
     fn candidates(&self) -> (Vec<u32>, Vec<u32>) {
         let packs = self.packs.lock();
         let done = || packs.iter().filter(|(_, pack)| pack.is_done);
@@ -178,10 +178,10 @@ impl Shared {
         (useless, worn.into_iter().map(|(_, number)| number).collect())
     }
 
-    /// Removes a pack in which nothing is found any more; tells its length.
+    /// Removes a pack without chunks in use; returns its length.
     fn remove_pack(&self, number: u32) -> Result<u64, ChunkError> {
         let (pack, table) = (pack_name(number), table_name(number));
-        // The index first: one without its pack says that the pack was lost.
+        // The index is removed first: an index without its pack means that the pack was lost.
         match self.fs.remove(&self.dir.join(&table)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(ChunkError::io("remove", &table)(error));
@@ -194,7 +194,7 @@ impl Shared {
         Ok(known.map_or(0, |pack| pack.bytes))
     }
 
-    /// What is in a pack.
+    /// Returns the rows of a pack.
     pub fn rows(&self, number: u32) -> Vec<Row> {
         let (rows, bytes) = match self.packs.lock().get(&number) {
             Some(pack) => (pack.rows.clone(), pack.bytes),
@@ -213,7 +213,7 @@ impl Shared {
         })
     }
 
-    /// Copies what is of use in a pack to `output` and removes the pack.
+    /// Copies the chunks in use of a pack to `output` and removes the pack.
     fn rewrite(&self, number: u32, output: &mut Option<OpenPack>, report: &mut Collected) -> Result<(), ChunkError> {
         let full = self.options.pack_bytes;
         let live = self.packs.lock().get(&number).map_or(0, |pack| pack.live_bytes);
@@ -227,12 +227,12 @@ impl Shared {
                 output.insert(pack)
             }
         };
-        // A new pack has bytes of its own.
+        // For a new pack, the header counts as used space, too.
         let (begin, paid_to) = (target.end, if target.durable == 0 { 0 } else { target.end });
         let moved = match self.copy(number, target, report) {
             Ok(moved) => moved,
             Err(error) => {
-                // Whole frames that stay are no harm; but the space is wanted.
+                // Complete frames left behind would be harmless, but the space is needed.
                 let _ = target.file.set_len(begin);
                 target.end = begin;
                 return Err(error);
@@ -251,13 +251,13 @@ impl Shared {
         }
         for (row, from) in moved {
             let to = Place::of(target.header.number, &row);
-            // Counted before it can be found, so that whoever loses it there has something to take off.
+            // Counted before the index points to it, because a concurrent removal from there subtracts it again.
             self.packs.credit(to);
             let was_there = self.index.relocate(&row.id, from, to);
             self.packs.debit(if was_there { from } else { to });
             report.moved_bytes += to.frame_bytes();
         }
-        // Nothing is added to a finished pack, so nothing can be left in it.
+        // A finished pack gains no chunks, so an empty one stays empty.
         let is_empty = self.packs.lock().get(&number).is_some_and(|pack| pack.chunks == 0);
         if is_empty {
             let bytes = self.remove_pack(number)?;
@@ -267,7 +267,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Copies frames that are found in a pack; tells their new rows and old places.
+    /// Copies the frames of a pack that are in use; returns their new rows and old locations.
     fn copy(
         &self,
         number: u32,
@@ -299,13 +299,13 @@ impl Shared {
         Ok(moved)
     }
 
-    /// The pack that took what was kept is finished, or removed when it took nothing.
+    /// Finishes the output pack, or removes it if it is empty.
     fn end_output(&self, output: Option<OpenPack>) {
         let Some(pack) = output else { return };
         let number = pack.header.number;
         let is_empty = self.packs.lock().get(&number).is_some_and(|pack| pack.chunks == 0);
         if is_empty {
-            // One that stays is removed by the next collection.
+            // If the removal fails, the next collection removes the pack.
             self.packs.lock().entry(number).and_modify(|pack| pack.is_done = true);
             let _ = self.remove_pack(number);
         } else {

@@ -1,4 +1,4 @@
-//! Compression where it helps.
+//! Compression of chunks, where it saves space.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,14 +6,14 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use super::format::Encoding;
 
-/// Level 1 is faster than most disks on text.
+/// Zstandard level: on text, level 1 is faster than most disks.
 const LEVEL: i32 = 1;
-/// Of a chunk so much is tried first: most contents that do not shrink show it here, at a sixteenth of the cost.
+/// Length of the sample that is compressed first: most incompressible blobs are detected here, at a sixteenth of the cost.
 const SAMPLE_BYTES: usize = 4 << 10;
-/// Contexts kept for use again: as many as threads write at the same time, within reason.
+/// Maximum number of cached contexts, about the number of threads that write at the same time.
 const KEPT_MAX: usize = 8;
 
-/// Contexts of the compressor are large, so they are used again.
+/// Caches Zstandard contexts for reuse, because they are large.
 #[derive(Default)]
 pub(super) struct Codec {
     compressors: Mutex<Vec<Compressor<'static>>>,
@@ -32,12 +32,12 @@ fn give_back<T>(kept: &Mutex<Vec<T>>, one: T) {
 }
 
 impl Codec {
-    /// Appends the stored form of a chunk to `out`: compressed if that saves an eighth at least, else as it is.
+    /// Appends the stored form of a chunk to `out`: compressed if that saves at least an eighth, raw otherwise.
     pub fn store(&self, raw: &[u8], out: &mut Vec<u8>) -> Encoding {
         let start = out.len();
         let mut compressor = match take(&self.compressors).map_or_else(|| Compressor::new(LEVEL), Ok) {
             Ok(compressor) => compressor,
-            // Without memory for it nothing is compressed.
+            // Without memory for a compressor, the chunk is stored raw.
             Err(_) => {
                 out.extend_from_slice(raw);
                 return Encoding::Raw;
@@ -45,7 +45,7 @@ impl Codec {
         };
         let mut squeeze = |bytes: &[u8], out: &mut Vec<u8>| {
             out.resize(start + bytes.len() - bytes.len() / 8, 0);
-            // It fails when there is not enough room, that is, when too little is saved.
+            // Compression fails if the buffer is too small, that is, if too little would be saved.
             let stored = compressor.compress_to_buffer(bytes, &mut out[start..]);
             stored.map(|length| out.truncate(start + length)).is_ok()
         };
@@ -59,7 +59,7 @@ impl Codec {
         Encoding::Raw
     }
 
-    /// Inverse of [`Codec::store`]: the raw bytes where they are not the stored ones; says what is wrong.
+    /// Inverse of [`Codec::store`]. Returns the raw bytes if they differ from the stored ones, or a description of the error.
     pub fn restore(&self, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> Result<Option<Vec<u8>>, String> {
         let (raw, found) = match encoding {
             Encoding::Raw => (None, stored.len()),

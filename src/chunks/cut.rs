@@ -1,63 +1,65 @@
-//! Where contents are cut: FastCDC (2020), so that a change moves only the cuts beside it.
+//! Content-defined chunking of blobs with FastCDC (2020): a change affects only the chunk boundaries near it.
 //!
-//! Cut points are part of the format in all but name: two versions that cut differently share nothing. A test holds
-//! them to golden values.
+//! Chunk boundaries are effectively part of the format: versions that cut differently cannot share chunks. A test
+//! compares them with golden values.
 
 use fastcdc::v2020::FastCDC;
 
-/// No chunk but the last of a content is shorter: what is kept and sent for every chunk costs more the shorter it is.
+/// Minimum chunk length, except for the last chunk of a blob. The cost per chunk of storing and sending weighs more the
+/// shorter a chunk is.
 pub const CHUNK_BYTES_MIN: usize = 16 << 10;
-/// What chunks of varied contents come to. A change costs about one chunk (less with a [delta](super::delta)), and
-/// 1 TiB of contents has 17 million of them.
+/// Target average chunk length for varied data. A change costs about one chunk (less with a [delta](super::delta)), and
+/// 1 TiB of blobs has 17 million chunks.
 pub const CHUNK_BYTES_AVERAGE: usize = 64 << 10;
-/// No chunk is longer: everything that holds chunks in memory counts with this.
+/// Maximum chunk length. All buffers for chunks are dimensioned for it.
 pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes gathered before cutting: whole chunks are found in them with little copying.
+/// Size of the input buffer. It holds several chunks, so that few bytes are copied.
 const GATHERED_BYTES: usize = 1 << 20;
 
 const _: () = assert!(GATHERED_BYTES >= 2 * CHUNK_BYTES_MAX);
 
-/// Cuts a stream of bytes into chunks, in bounded memory. The cuts depend on the bytes alone, not on how they arrive.
+/// Splits a byte stream into chunks with bounded memory. The boundaries depend only on the bytes, not on how the stream
+/// is divided into calls.
 #[derive(Debug, Default)]
 pub struct Cutter {
     gathered: Vec<u8>,
 }
 
 impl Cutter {
-    /// A cutter at the start of a content.
+    /// Creates a cutter for a new blob.
     #[must_use]
     pub fn new() -> Self {
         Cutter { gathered: Vec::new() }
     }
 
-    /// Takes the next bytes and gives every chunk that is certain to `out`.
+    /// Appends `bytes` and passes every complete chunk to `out`.
     ///
     /// # Errors
-    /// The first one of `out`; the cutter must not be used any more then.
+    /// The first error of `out`. The cutter must not be used afterwards.
     pub fn push<E>(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         while !bytes.is_empty() {
             let room = GATHERED_BYTES - self.gathered.len();
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
             self.gathered.extend_from_slice(now);
             bytes = rest;
-            // With less behind it than the longest chunk a cut may still move.
+            // With fewer bytes after it than the longest chunk, a boundary could still move.
             let cut = cut_while(&self.gathered, CHUNK_BYTES_MAX, out)?;
             self.gathered.drain(..cut);
         }
         Ok(())
     }
 
-    /// Gives what is left at the end of the content.
+    /// Passes the remaining bytes of the blob to `out`.
     ///
     /// # Errors
-    /// The first one of `out`.
+    /// The first error of `out`.
     pub fn finish<E>(self, mut out: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         cut_while(&self.gathered, 1, &mut out).map(|_| ())
     }
 }
 
-/// Cuts chunks off the front as long as there are `least` bytes; tells how many are cut off.
+/// Cuts chunks off the front while at least `least` bytes remain; returns their total length.
 fn cut_while<E>(bytes: &[u8], least: usize, out: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<usize, E> {
     let finder = FastCDC::new(bytes, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX);
     let mut at = 0;
@@ -83,7 +85,7 @@ mod tests {
         (0..bytes.div_ceil(8)).flat_map(|_| random.next_u64().to_le_bytes()).take(bytes).collect()
     }
 
-    /// Lengths of the chunks of contents that arrive in pieces of these lengths, over and over.
+    /// Returns the chunk lengths of a blob that arrives in pieces of the given lengths, repeated cyclically.
     fn lengths(contents: &[u8], pieces: &[usize]) -> Vec<usize> {
         let (mut found, mut joined) = (Vec::new(), Vec::new());
         let mut out = |chunk: &[u8]| {
@@ -110,7 +112,7 @@ mod tests {
         let expected =
             [31171, 38807, 128500, 79518, 159009, 45867, 78194, 29481, 23786, 64711, 113199, 119548, 75947, 60838];
         assert_eq!(lengths(&noise(1 << 20, 7), &[1 << 20]), expected);
-        // Without a place to cut the longest chunk is taken.
+        // If there is no boundary, chunks have the maximum length.
         assert_eq!(lengths(&vec![0; 600 << 10], &[1 << 20]), [256 << 10, 256 << 10, 88 << 10]);
         assert_eq!(lengths(&[], &[1]), [0usize; 0]);
         assert_eq!(lengths(b"short", &[1]), [5]);

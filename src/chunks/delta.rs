@@ -1,7 +1,7 @@
-//! A chunk as the difference from chunks that the receiver has, for the wire only: nothing on disk depends on it.
+//! Encoding of a chunk as the difference from chunks that the receiver has. Used only on the wire, never on disk.
 //!
-//! Zstandard with the bases, one behind the other, as reference prefix: a chunk of 64 KiB in which a few rows changed
-//! comes to some hundred bytes. What is decoded is bounded, and worth nothing before its hash was compared.
+//! The bases are concatenated and used as the reference prefix of Zstandard: a chunk of 64 KiB in which a few rows changed
+//! shrinks to some hundred bytes. Decoded bytes are bounded, and must not be trusted before their hash is verified.
 
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter};
 
@@ -9,22 +9,22 @@ use super::cut::CHUNK_BYTES_MAX;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 
-/// Most bases of one delta.
+/// Maximum number of bases of one delta.
 pub const BASES_MAX: usize = 4;
 /// Version of the layout.
 pub const DELTA_FORMAT: u8 = 1;
-/// Bytes before the compressed ones: version, three zeros, raw length.
+/// Bytes before the compressed data: version, three zeros, raw length.
 pub const DELTA_HEADER_BYTES: usize = 8;
 
-/// Finds matches in prefixes of this size at a few hundred megabytes per second; higher levels gain little on rows.
+/// Finds matches in prefixes of this size at a few hundred megabytes per second. Higher levels gain little on rows.
 const LEVEL: i32 = 3;
-/// Window over the longest prefix and the chunk.
+/// Window that covers the longest prefix and the chunk.
 const WINDOW_LOG: u32 = 21;
 
 const _: () = assert!((BASES_MAX + 1) * CHUNK_BYTES_MAX <= 1 << WINDOW_LOG);
 
-/// Encodes `raw` against `base`, or tells that it does not pay: `None` when the delta would not be at least an eighth
-/// shorter than the chunk, or when there are too many or too long bases.
+/// Encodes `raw` against the chunks in `base`. Returns `None` if the delta would not be at least an eighth shorter than
+/// the chunk, or if there are too many or too long bases.
 #[must_use]
 pub fn encode(raw: &[u8], base: &[&[u8]]) -> Option<Vec<u8>> {
     if base.is_empty() || base.len() > BASES_MAX || base.iter().any(|base| base.len() > CHUNK_BYTES_MAX) {
@@ -32,7 +32,7 @@ pub fn encode(raw: &[u8], base: &[&[u8]]) -> Option<Vec<u8>> {
     }
     let length = u32::try_from(raw.len()).ok().filter(|length| *length as usize <= CHUNK_BYTES_MAX)?;
     let prefix = base.concat();
-    // The prefix is borrowed for as long as the context lives: one context for one chunk.
+    // The context borrows the prefix for its lifetime, so each chunk needs its own context.
     let mut context = CCtx::try_create()?;
     context.set_parameter(CParameter::CompressionLevel(LEVEL)).ok()?;
     context.set_parameter(CParameter::WindowLog(WINDOW_LOG)).ok()?;
@@ -40,7 +40,7 @@ pub fn encode(raw: &[u8], base: &[&[u8]]) -> Option<Vec<u8>> {
     context.ref_prefix(&prefix).ok()?;
     let mut delta = vec![0; raw.len() - raw.len() / 8];
     let room = delta.get_mut(DELTA_HEADER_BYTES..)?;
-    // It fails when there is not enough room, that is, when it does not pay.
+    // Compression fails if the buffer is too small, that is, if too little would be saved.
     let bytes = context.compress2(room, raw).ok()?;
     delta[0] = DELTA_FORMAT;
     delta[4..8].copy_from_slice(&length.to_le_bytes());
@@ -48,11 +48,11 @@ pub fn encode(raw: &[u8], base: &[&[u8]]) -> Option<Vec<u8>> {
     Some(delta)
 }
 
-/// Inverse of [`encode`], given the same bases in the same order. The result is whatever a sender made it: compare its
-/// hash.
+/// Inverse of [`encode`], given the same bases in the same order. The sender controls the result, so the caller must
+/// verify its hash.
 ///
 /// # Errors
-/// When the bytes are not a delta, or come to more than `raw_len_max` bytes.
+/// If the bytes are not a delta, or decode to more than `raw_len_max` bytes.
 pub fn decode(delta: &[u8], base: &[&[u8]], raw_len_max: usize) -> Result<Vec<u8>, DecodeError> {
     let wrong = |what, offset, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
         Err(DecodeError::new(what, offset, expected, found))

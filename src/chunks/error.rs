@@ -1,60 +1,59 @@
-//! What can go wrong with chunks.
+//! Errors of the chunk store.
 
 use std::io;
 
 use crate::model::ChunkId;
 
-/// A place in a file of the store that is not as it was written.
+/// A corrupt location in a file of the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("damage in {file} at byte {offset}: {what}{}", self.id.map(|id| format!(" (chunk {id})")).unwrap_or_default())]
 pub struct Damage {
-    /// The chunk that is lost there, as far as it can be told.
+    /// The chunk lost there, if known.
     pub id: Option<ChunkId>,
     /// File name within the store's directory.
     pub file: String,
-    /// Where the damaged structure begins.
+    /// Offset of the corrupt structure.
     pub offset: u64,
-    /// What is wrong.
+    /// Description of the problem.
     pub what: String,
 }
 
-/// Why the store refuses or fails.
+/// Error of a chunk store operation.
 #[derive(Debug, thiserror::Error)]
 pub enum ChunkError {
-    /// The bytes of a chunk are not what was written. It counts as missing from now on, and writing it again replaces
-    /// it.
+    /// The stored bytes of a chunk are corrupt. The chunk is treated as missing until it is written again.
     #[error(
         "chunk {id} is damaged in {file} at byte {offset} ({what}): it counts as missing until it is fetched again"
     )]
     Damaged {
-        /// The chunk.
+        /// ID of the chunk.
         id: ChunkId,
         /// File name within the store's directory.
         file: String,
         /// Offset of its frame.
         offset: u64,
-        /// What is wrong.
+        /// Description of the problem.
         what: String,
     },
-    /// The bytes are another chunk's.
+    /// The bytes belong to another chunk.
     #[error("these {bytes} bytes are chunk {found}, not {id}: they were changed on the way; send them again")]
     Mismatch {
-        /// The name that was given.
+        /// ID given by the caller.
         id: ChunkId,
-        /// The name of the bytes.
+        /// ID computed from the bytes.
         found: ChunkId,
-        /// How many bytes.
+        /// Number of bytes given.
         bytes: usize,
     },
-    /// Chunks are bounded.
+    /// The chunk is longer than allowed.
     #[error("a chunk of {found} bytes: at most {allowed} are allowed")]
     TooLong {
-        /// Bytes given.
+        /// Number of bytes given.
         found: usize,
-        /// Greatest length.
+        /// Maximum length.
         allowed: usize,
     },
-    /// There is no space for more chunks; reading and collecting go on.
+    /// There is no space for more chunks. Reading and garbage collection still work.
     #[error(
         "no space for chunks in {directory}: {free} bytes are free, and {reserve} stay free for the log; remove resources \
          or free space, then collect; reading goes on"
@@ -62,37 +61,37 @@ pub enum ChunkError {
     Full {
         /// The store's directory.
         directory: String,
-        /// Free bytes, as far as known.
+        /// Free bytes, or 0 if unknown.
         free: u64,
         /// Bytes that the store leaves free.
         reserve: u64,
     },
-    /// An earlier sync failed, so what is on the disk is unknown.
+    /// An earlier sync failed, so it is unknown which bytes reached the disk.
     #[error(
         "chunks cannot be written any more after a failed sync: stop the process and start it again; reading goes on"
     )]
     Poisoned,
-    /// The operating system refuses.
+    /// An operation of the file system failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory concerned.
         path: String,
-        /// What the operating system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl ChunkError {
-    /// Whether it says that what is stored is not what was written.
+    /// Returns whether stored bytes are corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, ChunkError::Damaged { .. })
     }
 
-    /// For `map_err`.
+    /// Returns a closure for `map_err`.
     pub(super) fn io(action: &'static str, path: impl std::fmt::Display) -> impl FnOnce(io::Error) -> ChunkError {
         let path = path.to_string();
         move |source| ChunkError::Io { action, path, source }

@@ -1,70 +1,70 @@
-//! Bytes and names of the files of packs, see `log-format.md`, *Chunk packs*.
+//! File names and byte layouts of packs, see `log-format.md`, *Chunk packs*.
 
 use super::cut::CHUNK_BYTES_MAX;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 use crate::model::ChunkId;
 
-/// Version of all layouts here.
+/// Version of all layouts in this module.
 pub const FORMAT: u8 = 1;
-/// First bytes of a pack.
+/// Magic bytes at the start of a pack.
 pub const PACK_MAGIC: [u8; 4] = *b"GCP1";
-/// First bytes of a frame.
+/// Magic bytes at the start of a frame.
 pub const FRAME_MAGIC: [u8; 4] = *b"GCF1";
-/// First bytes of the index of a pack.
+/// Magic bytes at the start of a pack index.
 pub const TABLE_MAGIC: [u8; 4] = *b"GCX1";
 
-/// Bytes of a pack's header.
+/// Length of a pack header.
 pub const PACK_HEADER_BYTES: usize = 32;
-/// Offset of the version, in every header.
+/// Offset of the format version, in every header.
 pub const AT_FORMAT: usize = 4;
-/// Offset of a pack's number.
+/// Offset of the pack number in a pack header.
 pub const AT_PACK_NUMBER: usize = 8;
-/// Offset of a pack's time of making.
+/// Offset of the creation time in a pack header.
 pub const AT_PACK_CREATED: usize = 16;
-/// Offset of the checksum.
+/// Offset of the checksum in a pack header.
 pub const AT_PACK_CRC: usize = 28;
 
-/// Bytes of a frame's header.
+/// Length of a frame header.
 pub const FRAME_HEADER_BYTES: usize = 64;
-/// Offset of the encoding.
+/// Offset of the encoding in a frame header.
 pub const AT_ENCODING: usize = 5;
-/// Offset of the stored length.
+/// Offset of the stored length in a frame header.
 pub const AT_STORED: usize = 8;
-/// Offset of the raw length.
+/// Offset of the raw length in a frame header.
 pub const AT_RAW: usize = 12;
-/// Offset of the pack's number.
+/// Offset of the pack number in a frame header.
 pub const AT_FRAME_PACK: usize = 16;
-/// Offset of what was durable when the frame was written.
+/// Offset of [`FrameHeader::durable`].
 pub const AT_DURABLE: usize = 20;
-/// Offset of the chunk's name.
+/// Offset of the chunk ID in a frame header.
 pub const AT_ID: usize = 24;
-/// Offset of the checksum of what is stored.
+/// Offset of the checksum of the stored bytes.
 pub const AT_STORED_CRC: usize = 56;
-/// Offset of the header's checksum.
+/// Offset of the checksum of the frame header.
 pub const AT_FRAME_CRC: usize = 60;
 
-/// Bytes of an index before its rows.
+/// Length of an index header, which precedes the rows.
 pub const TABLE_HEADER_BYTES: usize = 32;
 /// Offset of the number of rows.
 pub const AT_COUNT: usize = 12;
-/// Offset of how many bytes of the pack the index covers.
+/// Offset of [`Table::covered`].
 pub const AT_COVERED: usize = 24;
-/// Bytes of one row.
+/// Length of one row.
 pub const ROW_BYTES: usize = 44;
-/// Offset in a row of the frame's place.
+/// Offset of the frame offset in a row.
 pub const AT_ROW_OFFSET: usize = 32;
-/// Offset in a row of the stored length.
+/// Offset of the stored length in a row.
 pub const AT_ROW_STORED: usize = 36;
-/// Offset in a row of the raw length.
+/// Offset of the raw length in a row.
 pub const AT_ROW_RAW: usize = 40;
-/// Bytes of the checksum behind the rows.
+/// Length of the checksum that follows the rows.
 pub const TABLE_CRC_BYTES: usize = 4;
 
-/// How the bytes of a chunk are stored. Numbers are never reused.
+/// Encoding of the stored bytes of a chunk. Values are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// As they are.
+    /// The raw bytes.
     Raw = 0,
     /// One Zstandard frame.
     Zstd = 1,
@@ -73,52 +73,52 @@ pub enum Encoding {
 /// Header of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackHeader {
-    /// The number in its name.
+    /// Pack number, as in the file name.
     pub number: u32,
-    /// When it was made, in milliseconds since 1970; ties the index to it.
+    /// Creation time in milliseconds since 1970. The index repeats it to identify its pack.
     pub created_ms: u64,
 }
 
 /// Header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// How the chunk is stored.
+    /// Encoding of the stored bytes.
     pub encoding: Encoding,
-    /// Stored bytes behind the header.
+    /// Number of stored bytes that follow the header.
     pub stored: u32,
     /// Raw length of the chunk.
     pub raw: u32,
-    /// Number of the pack.
+    /// Number of the pack that contains the frame.
     pub pack: u32,
-    /// So many bytes of the pack were durable when the frame was written.
+    /// Number of bytes of the pack that were durable when the frame was written.
     pub durable: u32,
-    /// The chunk.
+    /// ID of the chunk.
     pub id: ChunkId,
     /// CRC-32C of the stored bytes.
     pub stored_crc: u32,
 }
 
-/// One row of an index: where a chunk's frame is.
+/// One row of an index: the location of a chunk's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The chunk.
+    /// ID of the chunk.
     pub id: ChunkId,
-    /// Offset of its frame.
+    /// Offset of its frame in the pack.
     pub offset: u32,
-    /// Stored bytes behind the frame's header.
+    /// Number of stored bytes that follow the frame header.
     pub stored: u32,
-    /// Raw length.
+    /// Raw length of the chunk.
     pub raw: u32,
 }
 
 /// The index of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Which pack.
+    /// Header of the pack that the index describes.
     pub pack: PackHeader,
-    /// Frames of the first so many bytes are in it, and those bytes were durable when it was written.
+    /// Length of the pack prefix of which the index lists all frames. That prefix was durable when the index was written.
     pub covered: u64,
-    /// In the order of their offsets.
+    /// Rows, ordered by offset.
     pub rows: Vec<Row>,
 }
 
@@ -139,7 +139,7 @@ fn put_crc(bytes: &mut [u8], at: usize) {
     put(bytes, at, &crc.to_le_bytes());
 }
 
-/// Length, magic, checksum and version, in this order.
+/// Checks length, magic, checksum and version, in this order.
 fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize, at_crc: usize) -> Result<(), DecodeError> {
     if bytes.len() < length {
         return Err(DecodeError::new(what, 0, format_args!("{length} bytes"), bytes.len()));
@@ -159,7 +159,7 @@ fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize, at_crc
 }
 
 impl PackHeader {
-    /// The bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; PACK_HEADER_BYTES] {
         let mut bytes = [0; PACK_HEADER_BYTES];
@@ -174,7 +174,7 @@ impl PackHeader {
     /// Inverse of [`PackHeader::encode`].
     ///
     /// # Errors
-    /// When the bytes are too few, damaged or of another version.
+    /// If the input is too short, corrupt or of another version.
     pub fn decode(bytes: &[u8]) -> Result<PackHeader, DecodeError> {
         check(bytes, "header of a pack", PACK_MAGIC, PACK_HEADER_BYTES, AT_PACK_CRC)?;
         Ok(PackHeader { number: u32_at(bytes, AT_PACK_NUMBER), created_ms: u64_at(bytes, AT_PACK_CREATED) })
@@ -182,7 +182,7 @@ impl PackHeader {
 }
 
 impl FrameHeader {
-    /// The bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
@@ -202,7 +202,7 @@ impl FrameHeader {
     /// Inverse of [`FrameHeader::encode`].
     ///
     /// # Errors
-    /// When the bytes are too few, damaged, of another version or out of bounds.
+    /// If the input is too short, corrupt, of another version or contains a length out of range.
     pub fn decode(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
         check(bytes, "header of a frame", FRAME_MAGIC, FRAME_HEADER_BYTES, AT_FRAME_CRC)?;
         let encoding = match bytes[AT_ENCODING] {
@@ -227,21 +227,21 @@ impl FrameHeader {
         Ok(header)
     }
 
-    /// Bytes of header and stored chunk.
+    /// Returns the length of the header and the stored bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> u64 {
         frame_bytes(self.stored)
     }
 }
 
-/// Bytes of a frame with so many stored bytes.
+/// Returns the length of a frame with `stored` stored bytes.
 #[must_use]
 pub fn frame_bytes(stored: u32) -> u64 {
     FRAME_HEADER_BYTES as u64 + u64::from(stored)
 }
 
 impl Table {
-    /// The bytes.
+    /// Encodes the index.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; TABLE_HEADER_BYTES];
@@ -264,7 +264,7 @@ impl Table {
     /// Inverse of [`Table::encode`].
     ///
     /// # Errors
-    /// When the bytes are not exactly one table, damaged or of another version.
+    /// If the input is not exactly one index, is corrupt or is of another version.
     pub fn decode(bytes: &[u8]) -> Result<Table, DecodeError> {
         let what = "index of a pack";
         let least = TABLE_HEADER_BYTES + TABLE_CRC_BYTES;
@@ -289,29 +289,29 @@ impl Table {
     }
 }
 
-/// Name of a pack.
+/// Returns the file name of a pack.
 #[must_use]
 pub fn pack_name(number: u32) -> String {
     format!("pack-{number:010}.chunks")
 }
 
-/// Name of the index of a pack.
+/// Returns the file name of a pack index.
 #[must_use]
 pub fn table_name(number: u32) -> String {
     format!("pack-{number:010}.index")
 }
 
-/// What a file name says.
+/// File of a store, as recognized by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// A pack.
+    /// A pack with its number.
     Pack(u32),
-    /// An index.
+    /// The index of the pack with this number.
     Table(u32),
 }
 
 impl Name {
-    /// Reads a file name; `None` when it is none of ours.
+    /// Parses a file name; returns `None` if it is not the name of a pack or an index.
     #[must_use]
     pub fn parse(name: &str) -> Option<Name> {
         let (digits, extension) = name.strip_prefix("pack-")?.split_once('.')?;

@@ -1,4 +1,4 @@
-//! What must stay although nothing names it yet.
+//! Protection of chunks that are not referenced yet against garbage collection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::pack::locked;
 use super::store::{ChunkStore, Shared};
 
-/// As long as it lives, every chunk that was written or asked for after its beginning stays. Clones are the same hold.
+/// While it exists, every chunk written or queried since its creation is kept. Clones share the same hold.
 #[derive(Clone, Debug)]
 pub struct Hold {
     _held: Arc<Held>,
@@ -35,23 +35,24 @@ impl Drop for Held {
     }
 }
 
-/// Chunks written or asked for at this second or later stay.
+/// Chunks written or queried at this second or later are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cutoff(pub(super) u32);
 
 impl Cutoff {
-    /// Whether a chunk stays that was written or asked for last at `touched`.
+    /// Returns whether a chunk that was last written or queried at `touched` is kept.
     pub(super) fn spares(self, touched: u32) -> bool {
         touched >= self.0
     }
 }
 
 impl ChunkStore {
-    /// Keeps everything that is written or asked for from now on, until it is dropped: for whoever goes on to name it.
+    /// Keeps all chunks that are written or queried from now on, until the hold is dropped. For callers that will
+    /// reference these chunks.
     #[must_use]
     pub fn hold(&self) -> Hold {
         let shared = Arc::clone(&self.shared);
-        // Under the lock, so that a cutoff is taken before or after, and sees it then.
+        // The time is read under the lock, so that a concurrent cutoff either precedes the hold or sees it.
         let mut held = locked(&shared.held);
         let since = shared.now_s();
         *held.entry(since).or_insert(0) += 1;
@@ -59,14 +60,14 @@ impl ChunkStore {
         Hold { _held: Arc::new(Held { shared, since }) }
     }
 
-    /// What is young enough to stay although nothing names it: what was written or asked for within `grace`, or since the
-    /// oldest [`Hold`] began. It must be taken *before* asking what is named: a hold that ends in between has then either
-    /// spared its chunks, or they are named.
+    /// Returns the cutoff that protects unreferenced chunks written or queried within `grace`, or since the oldest
+    /// [`Hold`] was created. Take it *before* determining which chunks are referenced: if a hold is dropped in between,
+    /// its chunks are either protected by the cutoff or already referenced.
     #[must_use]
     pub fn cutoff(&self, grace: Duration) -> Cutoff {
         let held = locked(&self.shared.held);
         let now = self.shared.now_s();
-        // Seconds are cut off on both sides.
+        // Both times are truncated to whole seconds, so a nonzero grace period is rounded up.
         let young = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX).saturating_add(u32::from(!grace.is_zero()));
         let by_age = now.saturating_add(1).saturating_sub(young);
         Cutoff(held.keys().next().map_or(by_age, |oldest| by_age.min(*oldest)))

@@ -1,4 +1,4 @@
-//! Where each chunk is: all in memory, in shards, so that whoever goes through all of it holds up nobody for long.
+//! In-memory index of chunk locations. It is sharded, so that an iteration over all chunks blocks no other thread for long.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,10 +8,10 @@ use super::format::{Row, frame_bytes};
 use super::hold::Cutoff;
 use crate::model::ChunkId;
 
-/// Shards by the first byte of the name, which is as good as random.
+/// Number of shards, selected by the first byte of the chunk ID, which is uniformly distributed.
 const SHARDS: usize = 256;
 
-/// Where the frame of a chunk is.
+/// Location of a chunk's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub pack: u32,
@@ -30,11 +30,11 @@ impl Place {
     }
 }
 
-/// What is known of a chunk, in 52 bytes with its name.
+/// Index entry of a chunk: 52 bytes together with the ID.
 #[derive(Debug)]
 struct Entry {
     place: Place,
-    /// Seconds since 1970 at which it was written or asked for last.
+    /// Time of the last write or query of the chunk, in seconds since 1970.
     touched: AtomicU32,
 }
 
@@ -62,39 +62,39 @@ impl Index {
         self.read(id).get(id).map(|entry| entry.place)
     }
 
-    /// Renews the time of a chunk; whether it is there.
+    /// Updates the time of a chunk; returns whether it is present.
     pub fn touch(&self, id: &ChunkId, now_s: u32) -> bool {
         self.read(id).get(id).map(|entry| entry.touched.fetch_max(now_s, Ordering::Relaxed)).is_some()
     }
 
-    /// Puts a chunk at a place; tells where it was before.
+    /// Sets the location of a chunk; returns its previous location.
     pub fn insert(&self, id: ChunkId, place: Place, now_s: u32) -> Option<Place> {
         let entry = Entry { place, touched: AtomicU32::new(now_s) };
         self.write(&id).insert(id, entry).map(|before| before.place)
     }
 
-    /// Forgets a chunk if it is still at this place.
+    /// Removes a chunk if it is still at this location.
     pub fn remove_from(&self, id: &ChunkId, place: Place) -> bool {
         let mut shard = self.write(id);
         let is_there = shard.get(id).is_some_and(|entry| entry.place == place);
         is_there && shard.remove(id).is_some()
     }
 
-    /// Forgets a chunk that the cutoff does not spare; tells where it was.
+    /// Removes a chunk that the cutoff does not protect; returns its location.
     pub fn remove_older(&self, id: &ChunkId, cutoff: Cutoff) -> Option<Place> {
         let mut shard = self.write(id);
         let is_older = shard.get(id).is_some_and(|entry| !cutoff.spares(entry.touched.load(Ordering::Relaxed)));
         if is_older { shard.remove(id).map(|entry| entry.place) } else { None }
     }
 
-    /// Moves a chunk if it is still at this place.
+    /// Moves a chunk if it is still at location `from`.
     pub fn relocate(&self, id: &ChunkId, from: Place, to: Place) -> bool {
         let mut shard = self.write(id);
         let entry = shard.get_mut(id).filter(|entry| entry.place == from);
         entry.map(|entry| entry.place = to).is_some()
     }
 
-    /// Goes through all chunks, one shard at a time; forgets those for which `keep` says so.
+    /// Visits all chunks, one shard at a time, and removes those for which `keep` returns `false`.
     pub fn retain(&self, mut keep: impl FnMut(&ChunkId, Place, u32) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ impl Index {
         }
     }
 
-    /// Goes through all chunks, one shard at a time.
+    /// Visits all chunks, one shard at a time.
     pub fn each(&self, mut see: impl FnMut(&ChunkId, Place, u32)) {
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);

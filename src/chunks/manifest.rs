@@ -1,7 +1,7 @@
-//! Lists of chunks, themselves kept as chunks, so that what the log holds of a content is small at any size.
+//! Chunk lists of blobs, themselves stored as chunks, so that the entry of a blob in the log is small at any size.
 //!
-//! A content is a list of [`Part`]s. It is split into *index chunks* of at most [`PARTS_MAX`] parts each, which are
-//! stored and sent as any chunk is; an object of the log holds the names of the index chunks.
+//! A blob is a list of [`Part`]s. The list is split into *index chunks* of at most [`PARTS_MAX`] parts each, which are
+//! stored and sent like any other chunk. An object in the log holds the IDs of the index chunks.
 
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
@@ -9,29 +9,29 @@ use crate::model::ChunkId;
 
 use super::cut::CHUNK_BYTES_MAX;
 
-/// First bytes of an index chunk.
+/// Magic bytes at the start of an index chunk.
 pub const INDEX_MAGIC: [u8; 4] = *b"GCI1";
 /// Version of the layout.
 pub const INDEX_FORMAT: u8 = 1;
-/// Bytes before the parts.
+/// Length of the header, which precedes the parts.
 pub const INDEX_HEADER_BYTES: usize = 12;
-/// Bytes of one part.
+/// Length of one part.
 pub const PART_BYTES: usize = 36;
-/// Most parts of one index chunk: about 256 MiB of contents, in a chunk of 144 KiB.
+/// Maximum number of parts of one index chunk: about 256 MiB of a blob, in a chunk of 144 KiB.
 pub const PARTS_MAX: usize = 4096;
 
 const _: () = assert!(INDEX_HEADER_BYTES + PARTS_MAX * PART_BYTES <= CHUNK_BYTES_MAX);
 
-/// One piece of a content.
+/// One chunk of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Part {
-    /// The chunk.
+    /// ID of the chunk.
     pub id: ChunkId,
     /// Its raw length in bytes, from 1 to [`CHUNK_BYTES_MAX`].
     pub bytes: u32,
 }
 
-/// The bytes of an index chunk. Parts beyond [`PARTS_MAX`] belong into another one: callers split before.
+/// Encodes an index chunk. Callers split lists before: at most [`PARTS_MAX`] parts are allowed.
 #[must_use]
 pub fn encode_index(parts: &[Part]) -> Vec<u8> {
     debug_assert!(parts.len() <= PARTS_MAX, "invariant: callers split lists");
@@ -49,7 +49,7 @@ pub fn encode_index(parts: &[Part]) -> Vec<u8> {
 /// Inverse of [`encode_index`].
 ///
 /// # Errors
-/// When the bytes are not exactly one index chunk of a known version within its bounds.
+/// If the bytes are not exactly one index chunk of a known version within its limits.
 pub fn decode_index(bytes: &[u8]) -> Result<Vec<Part>, DecodeError> {
     let wrong = |what, offset, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
         Err(DecodeError::new(what, offset, expected, found))

@@ -1,14 +1,15 @@
-//! Contents of any size, as content-addressed chunks beside the log.
+//! Blobs of any size, stored as content-addressed chunks alongside the log.
 //!
-//! A content is cut into chunks ([`cut`]); each is named by its hash and kept once, in packs ([`ChunkStore`]); the list
-//! of a content's chunks is kept as chunks, too ([`manifest`]); what changed a little is sent as the difference from
-//! chunks that the receiver has ([`pairing`], [`delta`]). `log-format.md`, *Chunk packs*, has the bytes.
+//! A blob is split into chunks ([`cut`]). Each chunk is identified by its hash and stored once, in pack files
+//! ([`ChunkStore`]). The list of a blob's chunks is stored in chunks as well ([`manifest`]). A chunk that changed
+//! little is sent as the difference from chunks that the receiver already has ([`pairing`], [`delta`]). For the byte
+//! layouts, see `log-format.md`, *Chunk packs*.
 //!
-//! The rule for all who use this: a chunk may be *named* in the log only after [`ChunkStore::sync`] has returned behind
-//! the last question or write that concerned it. A crash then leaves chunks that nothing names, which
-//! [`ChunkStore::collect`] removes, and never a name without its chunk.
+//! Rule for all callers: the log may *reference* a chunk only after [`ChunkStore::sync`] has returned, called after the
+//! last query or write that concerned the chunk. A crash can then leave unreferenced chunks, which
+//! [`ChunkStore::collect`] removes, but never a reference to a chunk that does not exist.
 //!
-//! The code is synchronous and knows no tokio; every method may be called from any thread.
+//! The code is synchronous and independent of tokio; every method may be called from any thread.
 
 mod collect;
 mod compress;
@@ -38,14 +39,15 @@ pub use manifest::{PARTS_MAX, Part, decode_index, encode_index};
 pub use recovery::OpenReport;
 pub use store::{ChunkStats, ChunkStore};
 
-/// How chunks are kept.
+/// Options of a chunk store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreOptions {
-    /// A pack is finished before a chunk would make it longer than this, in bytes; at most 1 GiB.
+    /// Maximum length of a pack in bytes, at most 1 GiB. A pack is finished before a chunk would exceed it.
     pub pack_bytes: u64,
-    /// Bytes of disk that are left free: chunks are refused before the log has no room, and collecting needs room, too.
+    /// Bytes of disk space to leave free. Chunks are rejected before the log runs out of space, and garbage collection
+    /// needs space as well.
     pub reserve_bytes: u64,
-    /// A pack is rewritten when at least this part of it is of no use, from 0 to 1.
+    /// Share of garbage, from 0 to 1, at which a pack is rewritten.
     pub garbage_ratio: f64,
 }
 

@@ -1,4 +1,4 @@
-//! One pack that is being written, and the table of all packs.
+//! The pack that is being written, the table of all packs, and their open files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -9,26 +9,26 @@ use super::format::{FRAME_HEADER_BYTES, FrameHeader, PACK_HEADER_BYTES, PackHead
 use super::index::Place;
 use crate::env::fs::{File, Fs};
 
-/// Open files kept at hand.
+/// Maximum number of cached open files.
 const FILES_MAX: usize = 64;
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A pack that is written.
+/// A pack that is being written.
 #[derive(Clone, Debug)]
 pub(super) struct OpenPack {
     pub header: PackHeader,
     pub file: Arc<dyn File>,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     pub end: u64,
-    /// So much of it is durable.
+    /// Length of the prefix that is durable.
     pub durable: u64,
 }
 
 impl OpenPack {
-    /// Makes the file; its name is durable after a sync of the directory.
+    /// Creates the file. Its directory entry is durable after the next sync of the directory.
     pub fn create(fs: &dyn Fs, dir: &Path, header: PackHeader) -> io::Result<OpenPack> {
         let path = dir.join(pack_name(header.number));
         let file = fs.create(&path)?;
@@ -39,8 +39,8 @@ impl OpenPack {
         Ok(OpenPack { header, file, end: PACK_HEADER_BYTES as u64, durable: 0 })
     }
 
-    /// Writes a frame whose stored bytes stand behind space for its header. After an error it is as before, or the
-    /// pack must not be written any more: see the second value.
+    /// Writes a frame. `frame` holds space for the header followed by the stored bytes. An error comes with a flag: if
+    /// it is `true`, the pack is unchanged; otherwise the pack must not be written any more.
     pub fn append(&mut self, header: FrameHeader, frame: &mut [u8]) -> Result<Row, (io::Error, bool)> {
         let (pack, durable) = (self.header.number, u32::try_from(self.durable).unwrap_or(u32::MAX));
         let header = FrameHeader { pack, durable, ..header };
@@ -54,32 +54,32 @@ impl OpenPack {
     }
 }
 
-/// What is known of a pack.
+/// Metadata of a pack.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pack {
     pub created_ms: u64,
     /// Length of the file.
     pub bytes: u64,
-    /// Chunks that are found here and nowhere else.
+    /// Number of chunks for which the index points to this pack.
     pub chunks: u64,
-    /// Their frames.
+    /// Total length of their frames.
     pub live_bytes: u64,
-    /// Their raw lengths.
+    /// Total of their raw lengths.
     pub raw_bytes: u64,
-    /// Whether it is durable and written no more.
+    /// Whether the pack is durable and complete.
     pub is_done: bool,
-    /// What is in it, as long as that is not in an index file.
+    /// Rows of the pack, unless they are in an index file.
     pub rows: Option<Vec<Row>>,
 }
 
 impl Pack {
-    /// Bytes that are of no use.
+    /// Returns the number of garbage bytes.
     pub fn garbage_bytes(&self) -> u64 {
         self.bytes.saturating_sub(self.live_bytes + PACK_HEADER_BYTES as u64)
     }
 }
 
-/// All packs.
+/// Table of all packs.
 #[derive(Debug, Default)]
 pub(super) struct Packs {
     all: Mutex<BTreeMap<u32, Pack>>,
@@ -90,7 +90,7 @@ impl Packs {
         locked(&self.all)
     }
 
-    /// A chunk is now found at this place.
+    /// Counts a chunk that is now at this location.
     pub fn credit(&self, place: Place) {
         if let Some(pack) = self.lock().get_mut(&place.pack) {
             pack.chunks += 1;
@@ -99,7 +99,7 @@ impl Packs {
         }
     }
 
-    /// A chunk is not found at this place any more.
+    /// Subtracts a chunk that is no longer at this location.
     pub fn debit(&self, place: Place) {
         if let Some(pack) = self.lock().get_mut(&place.pack) {
             pack.chunks -= 1;
@@ -109,7 +109,7 @@ impl Packs {
     }
 }
 
-/// Open files of packs, a bounded number of them.
+/// Bounded cache of open pack files.
 #[derive(Debug)]
 pub(super) struct Files {
     fs: Arc<dyn Fs>,

@@ -1,25 +1,25 @@
-//! Which old chunks a new one may resemble, found from the two lists alone.
+//! Delta base selection: finds old chunks that a new one may resemble, from the two chunk lists alone.
 
 use std::collections::{HashMap, HashSet};
 
 use super::manifest::Part;
 
-/// Most bases of one new chunk: it lies across the seam of two old ones more often than not, seldom across more.
+/// Maximum number of bases of one new chunk. It usually spans the boundary of two old chunks, rarely more.
 pub const PAIRED_MAX: usize = 3;
 
-/// How far beyond the place that is looked for old chunks still count as near: rows that grew or shrank move contents.
+/// Distance up to which old chunks still count as near, because rows that grow or shrink shift the data.
 const SLACK_BYTES: u64 = 16 << 10;
 
-/// A new chunk and old ones that lie at the same place of the content.
+/// A new chunk and old chunks at the same position of the blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pairing {
     /// The new chunk.
     pub part: Part,
-    /// At most [`PAIRED_MAX`] old chunks, in their order.
+    /// At most [`PAIRED_MAX`] old chunks, ordered by position.
     pub bases: Vec<Part>,
 }
 
-/// A chunk that is in both lists at corresponding places: offset in the old and in the new content, and length.
+/// A chunk in both lists at corresponding positions: its offsets in the old and in the new blob, and its length.
 #[derive(Clone, Copy, Debug, Default)]
 struct Anchor {
     old: u64,
@@ -27,8 +27,8 @@ struct Anchor {
     bytes: u64,
 }
 
-/// For each chunk of `new` that is not in `old`, once, the old chunks that overlap the same place. Places correspond
-/// between common chunks; between two of them, and where there are none, in proportion.
+/// Returns, for each distinct chunk of `new` that is not in `old`, the old chunks that overlap the same position.
+/// Chunks in both lists align the two blobs. Between two of them, or if there are none, positions are interpolated.
 #[must_use]
 pub fn pair(old: &[Part], new: &[Part]) -> Vec<Pairing> {
     let (old_starts, old_total) = starts(old);
@@ -54,7 +54,7 @@ pub fn pair(old: &[Part], new: &[Part]) -> Vec<Pairing> {
     pairs
 }
 
-/// Offset of each part, and the length of all.
+/// Returns the offset of each part and the total length.
 fn starts(parts: &[Part]) -> (Vec<u64>, u64) {
     let mut end = 0;
     let mut starts = Vec::with_capacity(parts.len());
@@ -65,7 +65,7 @@ fn starts(parts: &[Part]) -> (Vec<u64>, u64) {
     (starts, end)
 }
 
-/// Chunks that occur once in each list, as pairs of places that rise in both: the longest such sequence.
+/// Returns the longest sequence of chunks that occur once in each list, as pairs of positions that increase in both.
 fn common(old: &[Part], new: &[Part]) -> Vec<(usize, usize)> {
     let once = |parts: &[Part]| {
         let mut places: HashMap<_, Option<usize>> = HashMap::new();
@@ -77,7 +77,7 @@ fn common(old: &[Part], new: &[Part]) -> Vec<(usize, usize)> {
     let (old_places, new_places) = (once(old), once(new));
     let shared: Vec<(usize, usize)> =
         new.iter().filter_map(|part| Some(((*old_places.get(&part.id)?)?, (*new_places.get(&part.id)?)?))).collect();
-    // Patience: `tails[n]` ends the sequence of n + 1 pairs whose last place in `old` is lowest.
+    // Longest increasing subsequence: `tails[n]` ends the sequence of n + 1 pairs with the lowest last position in `old`.
     let mut tails: Vec<usize> = Vec::new();
     let mut before: Vec<Option<usize>> = vec![None; shared.len()];
     for (at, (place, _)) in shared.iter().enumerate() {
@@ -95,7 +95,7 @@ fn common(old: &[Part], new: &[Part]) -> Vec<(usize, usize)> {
     chosen
 }
 
-/// The place in the old content that corresponds to an offset of the new one.
+/// Returns the offset in the old blob that corresponds to an offset in the new one.
 fn place(anchors: &[Anchor], offset: u64) -> u64 {
     let after = anchors.partition_point(|anchor| anchor.new + anchor.bytes <= offset).min(anchors.len() - 1);
     let (Some(right), Some(left)) = (anchors.get(after), anchors.get(after.saturating_sub(1))) else { return 0 };
@@ -106,7 +106,7 @@ fn place(anchors: &[Anchor], offset: u64) -> u64 {
     old_from + u64::try_from(scaled).unwrap_or(0)
 }
 
-/// Old parts around a range: those that overlap most of it, with some slack.
+/// Returns the old parts that overlap most of a range, which is extended by [`SLACK_BYTES`] on both sides.
 fn near(old: &[Part], starts: &[u64], from: u64, to: u64) -> Vec<Part> {
     let (from, to) = (from.saturating_sub(SLACK_BYTES), to + SLACK_BYTES);
     let first = starts.partition_point(|start| *start <= from).saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Opening: what is in the packs, from their indexes or from themselves.
+//! Opening of a store: reads the contents of packs from their indexes, or scans the packs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,23 +21,23 @@ use super::sync::Syncing;
 use crate::env::clock::Clock;
 use crate::env::fs::{File, Fs, read_exact_at, write_again};
 
-/// End of names of unfinished files.
+/// Suffix of temporary files.
 const UNFINISHED: &str = ".tmp";
 
-/// What opening found and did.
+/// Report of what opening a store found and changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Packs found.
+    /// Number of packs found.
     pub packs: u64,
-    /// Chunks that are there.
+    /// Number of chunks that are available.
     pub chunks: u64,
-    /// What was durable and is not as it was written. The chunks concerned count as missing.
+    /// Corrupt locations that had been durable. The chunks concerned are treated as missing.
     pub damages: Vec<Damage>,
-    /// What a process left unfinished when it ended; nothing says that it was ever durable.
+    /// Incomplete writes of an earlier process. There is no evidence that they were ever durable.
     pub unfinished: Vec<Damage>,
-    /// Indexes that were made again from their packs.
+    /// Indexes that were rebuilt from their packs.
     pub rebuilt: Vec<String>,
-    /// Leftovers that were removed.
+    /// Leftover files that were removed.
     pub removed: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn open(
             locked(&shared.damaged).insert(id, number);
         }
     }
-    // What was made or removed may not be durable if only the process ended.
+    // After a process crash, changes that the earlier process made to the directory may not be durable yet.
     shared.fs.sync_dir(dir).map_err(ChunkError::io("sync", dir.display()))?;
     report.packs = packs.len() as u64;
     *locked(&shared.writer) = writer;
@@ -96,7 +96,7 @@ pub(super) fn open(
     Ok((store, report))
 }
 
-/// Removes leftovers; tells the numbers of packs and of indexes.
+/// Removes temporary files; returns the numbers of packs and of indexes.
 fn tidy(fs: &dyn Fs, dir: &Path, report: &mut OpenReport) -> Result<(BTreeSet<u32>, BTreeSet<u32>), ChunkError> {
     fs.create_dir_all(dir).map_err(ChunkError::io("create", dir.display()))?;
     let names = fs.list(dir).map_err(ChunkError::io("list", dir.display()))?;
@@ -115,7 +115,7 @@ fn tidy(fs: &dyn Fs, dir: &Path, report: &mut OpenReport) -> Result<(BTreeSet<u3
     Ok((packs, tables))
 }
 
-/// Names what was in packs of which only the index is left, and removes that.
+/// Reports the chunks of packs of which only the index exists, and removes the index.
 fn bury(
     shared: &Shared,
     packs: &BTreeSet<u32>,
@@ -124,7 +124,7 @@ fn bury(
 ) -> Result<(), ChunkError> {
     for number in tables.difference(packs) {
         let (pack, table) = (pack_name(*number), table_name(*number));
-        // A pack is removed after its index, so this one was not removed by us.
+        // The store removes an index before its pack, so it did not remove this pack.
         let damage = |id, offset| Damage { id, file: pack.clone(), offset, what: "the file is missing".into() };
         report.damages.push(damage(None, 0));
         let rows = load_table(shared, *number, 0).map(|table| table.rows).unwrap_or_default();
@@ -135,7 +135,7 @@ fn bury(
     Ok(())
 }
 
-/// Whether a pack was made but never held anything.
+/// Returns whether a pack was created but never held a frame.
 fn is_stillborn(shared: &Shared, number: u32, has_table: bool) -> Result<bool, ChunkError> {
     let name = pack_name(number);
     let file = shared.fs.open(&shared.dir.join(&name)).map_err(ChunkError::io("open", &name))?;
@@ -143,20 +143,20 @@ fn is_stillborn(shared: &Shared, number: u32, has_table: bool) -> Result<bool, C
     Ok(!has_table && length <= PACK_HEADER_BYTES as u64)
 }
 
-/// A pack as it was found.
+/// A pack as found on disk.
 struct Found {
     number: u32,
     file: Arc<dyn File>,
     header: PackHeader,
-    /// Whether the header has to be written again.
+    /// Whether the header has to be rewritten.
     is_headless: bool,
     length: u64,
-    /// What the index covers.
+    /// Length of the prefix covered by the index.
     covered: u64,
     rows: Vec<Row>,
-    /// Where the last intact frame ends.
+    /// End of the last intact frame.
     end: u64,
-    /// Whether anything but a tail is not as it should be.
+    /// Whether there is corruption other than an incomplete tail.
     has_gaps: bool,
 }
 
@@ -210,7 +210,7 @@ pub(super) fn read_header(file: &dyn File, number: u32) -> Result<PackHeader, St
     if header.number == number { Ok(header) } else { Err(format!("it is pack {}", header.number)) }
 }
 
-/// The index of a pack, unless it is of no use: then the pack is read instead.
+/// Returns the index of a pack, or `None` if it is unusable; the pack is scanned in that case.
 fn read_table(
     shared: &Shared,
     number: u32,
@@ -232,7 +232,7 @@ fn read_table(
     }
 }
 
-/// Reads the index of a pack of this length; says what is wrong with it.
+/// Reads the index of a pack of this length; returns a description of the error if it is invalid.
 pub(super) fn load_table(shared: &Shared, number: u32, pack_bytes: u64) -> Result<Table, String> {
     let text = |error: io::Error| format!("cannot be read: {error}");
     let file = shared.fs.open(&shared.dir.join(table_name(number))).map_err(text)?;
@@ -252,7 +252,7 @@ pub(super) fn load_table(shared: &Shared, number: u32, pack_bytes: u64) -> Resul
     if table.rows.iter().all(within) { Ok(table) } else { Err("a row points behind what is covered".into()) }
 }
 
-/// Takes a pack into the store; the last one may be written on.
+/// Adds a pack to the store. If it is the last one, writing may continue in it.
 fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPack>, ChunkError> {
     let name = pack_name(found.number);
     let goes_on = is_last && !found.has_gaps && found.end < shared.options.pack_bytes / 2;
@@ -264,7 +264,8 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
     }
     let has_news = found.is_headless || found.covered < found.end || (goes_on && found.end < found.length);
     if has_news {
-        // After a failed sync what is read may be in memory only: it is written again before anything builds on it.
+        // After a failed sync, the bytes read may exist only in the page cache. They are rewritten before anything
+        // relies on them.
         write_again(&*found.file, found.end.min(found.length)).map_err(ChunkError::io("sync", &name))?;
     }
     let header = found.header;
@@ -278,13 +279,13 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
     }
     if goes_on {
         if has_news {
-            // What was made sure of once need not be the next time.
+            // The index records that these bytes are durable, so that the next open need not rewrite them.
             shared.write_table(header, found.end, false);
         }
         return Ok(Some(OpenPack { header, file: found.file, end: found.end, durable: found.end }));
     }
     if !is_tabled {
-        // What is no frame is no news the next time.
+        // With an index of the whole file, the next open does not report the same gaps again.
         shared.write_table(header, found.length, true);
     }
     Ok(None)

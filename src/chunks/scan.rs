@@ -1,5 +1,5 @@
-//! Reading a pack frame by frame, when there is no index to tell what is in it. Never writes, and never gives up: what
-//! cannot be read is a gap.
+//! Scanning of a pack frame by frame, if there is no usable index. Never writes, and never fails: unreadable ranges are
+//! reported as gaps.
 
 use std::io;
 
@@ -7,35 +7,36 @@ use super::format::{FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, Row};
 use crate::env::fs::{File, read_exact_at};
 use crate::model::ChunkId;
 
-/// Bytes read at once.
+/// Number of bytes read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
-/// What is stepped over where a medium gives nothing.
+/// Step size when the medium cannot return any bytes.
 const UNREADABLE_BYTES: u64 = 4 << 10;
 
-/// What is in a range of a pack.
+/// Contents of a range of a pack.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
-    /// Intact frames, in their order.
+    /// Intact frames, ordered by offset.
     pub rows: Vec<Row>,
-    /// Stretches that are no frames.
+    /// Ranges without an intact frame.
     pub gaps: Vec<Gap>,
-    /// Where the last intact frame ends.
+    /// End of the last intact frame.
     pub end: u64,
 }
 
-/// A stretch without an intact frame.
+/// A range without an intact frame.
 #[derive(Debug)]
 pub(super) struct Gap {
     pub offset: u64,
     pub bytes: u64,
-    /// Whether a later frame says that these bytes were durable: then they are damaged, else perhaps never finished.
+    /// Whether a later frame states that these bytes were durable. If so, they are corrupt; otherwise they may be an
+    /// incomplete write.
     pub was_durable: bool,
-    /// The chunk that was there, when its header is intact.
+    /// The chunk in this range, if its frame header is intact.
     pub id: Option<ChunkId>,
     pub what: String,
 }
 
-/// Reads the frames of a pack between two offsets; steps over what is none.
+/// Reads the frames of a pack between two offsets and skips other bytes.
 pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> Scanned {
     let mut window = Window { file, to, start: 0, bytes: Vec::new() };
     let mut scanned = Scanned { end: from, ..Scanned::default() };
@@ -65,7 +66,7 @@ pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> Scanned {
     scanned
 }
 
-/// Not an intact frame; with its header when that is intact and its end lies within the pack.
+/// An invalid frame, with its header if that is intact and the frame ends within the pack.
 struct Bad {
     header: Option<FrameHeader>,
     what: String,
@@ -91,7 +92,7 @@ fn frame(window: &mut Window<'_>, pack: u32, at: u64) -> Result<FrameHeader, Bad
     Ok(header)
 }
 
-/// The next offset, from `at` on, at which an intact frame begins; the end when there is none.
+/// Returns the offset of the next intact frame at or after `at`; the end if there is none.
 fn find(window: &mut Window<'_>, pack: u32, mut at: u64) -> u64 {
     while at < window.to {
         let Ok(ahead) = window.get(at, WINDOW_BYTES) else {
@@ -99,7 +100,7 @@ fn find(window: &mut Window<'_>, pack: u32, mut at: u64) -> u64 {
             continue;
         };
         let Some(found) = ahead.windows(FRAME_MAGIC.len()).position(|four| four == FRAME_MAGIC) else {
-            // The magic may lie across the end of what was looked at.
+            // The magic may extend past the end of the bytes searched.
             at += (ahead.len() as u64).saturating_sub(FRAME_MAGIC.len() as u64 - 1).max(1);
             continue;
         };
@@ -112,7 +113,7 @@ fn find(window: &mut Window<'_>, pack: u32, mut at: u64) -> u64 {
     window.to
 }
 
-/// A stretch of the file in memory.
+/// A range of the file in memory.
 struct Window<'a> {
     file: &'a dyn File,
     to: u64,
@@ -121,12 +122,12 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// So many bytes from `offset` on, fewer at the end.
+    /// Returns up to `length` bytes from `offset` on, fewer at the end of the range.
     fn get(&mut self, offset: u64, length: u64) -> io::Result<&[u8]> {
         let end = (offset + length).min(self.to);
         let held = self.start..self.start + self.bytes.len() as u64;
         if offset < held.start || end > held.end {
-            // A bad place further on must not hide what is in front of it.
+            // An unreadable block further on must not hide the readable bytes before it.
             self.load(offset, WINDOW_BYTES.max(length)).or_else(|_| self.load(offset, length))?;
         }
         let within = |at: u64| usize::try_from(at.saturating_sub(self.start)).unwrap_or(usize::MAX);

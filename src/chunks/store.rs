@@ -1,4 +1,4 @@
-//! The store of chunks: what is there, reading and writing.
+//! The chunk store: lookup, reading and writing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -21,17 +21,17 @@ use crate::env::clock::Clock;
 use crate::env::fs::{Fs, is_full, read_exact_at};
 use crate::model::ChunkId;
 
-/// Whoever writes the last of so many unsynced bytes makes them durable. A log on the same file system would otherwise have
-/// to wait, at its own sync, until all of a large content is on the disk.
+/// Number of unsynced bytes after which a writer calls sync. Otherwise the sync of a log on the same file system would
+/// have to wait until all of a large blob is on the disk.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 
-/// A store of chunks in one directory, for one process. Clones are the same store.
+/// Chunk store in one directory, for one process. Clones refer to the same store.
 #[derive(Clone, Debug)]
 pub struct ChunkStore {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Locks are taken in the order `collecting`, `writer`, a shard of `index`, `packs`; none is held during a sync.
+/// Lock order: `collecting`, `writer`, a shard of `index`, `packs`. No lock is held during a sync.
 pub(super) struct Shared {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
@@ -44,15 +44,15 @@ pub(super) struct Shared {
     pub writer: Mutex<Writer>,
     pub syncing: Mutex<Syncing>,
     pub synced: Condvar,
-    /// Set by a failed sync, for good.
+    /// Set permanently by a failed sync.
     pub poisoned: AtomicBool,
-    /// Chunks found damaged, with the pack where they were.
+    /// Chunks found corrupt, with the pack that contained them.
     pub damaged: Mutex<HashMap<ChunkId, u32>>,
-    /// One collection or verification at a time.
+    /// Allows one collection or verification at a time.
     pub collecting: Mutex<()>,
-    /// How many holds began at which second.
+    /// Number of holds by the second at which they started.
     pub held: Mutex<BTreeMap<u32, usize>>,
-    /// The latest second that was told.
+    /// The latest second returned by [`Shared::now_s`].
     pub latest: AtomicU32,
 }
 
@@ -62,46 +62,46 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Where the next chunk goes.
+/// State of writing: the open packs and their counters.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub active: Option<OpenPack>,
-    /// Full packs that are not known to be durable.
+    /// Full packs that may not be durable yet.
     pub finished: Vec<OpenPack>,
-    /// Whether a pack was made since the directory was synced.
+    /// Whether a pack was created since the directory was last synced.
     pub directory_changed: bool,
     /// Chunks written since the store was opened.
     pub written: u64,
-    /// Bytes written since a sync was last begun for their number.
+    /// Bytes written since the last sync, or since [`UNSYNCED_BYTES_MAX`] last triggered one.
     pub unsynced_bytes: u64,
-    /// Number of the next pack. Numbers rise: of two frames of one chunk that in the later pack counts.
+    /// Number of the next pack. Numbers increase: if two packs contain a frame of one chunk, the later pack wins.
     pub next: u32,
 }
 
-/// How much there is.
+/// Statistics of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ChunkStats {
-    /// Chunks.
+    /// Number of chunks.
     pub chunks: u64,
-    /// Their raw bytes.
+    /// Total raw length of the chunks.
     pub raw_bytes: u64,
-    /// Bytes that they take, compressed where it helps, with their headers.
+    /// Total length of their frames: headers and stored bytes, compressed where that saves space.
     pub stored_bytes: u64,
-    /// Pack files.
+    /// Number of pack files.
     pub packs: u64,
-    /// Length of all packs.
+    /// Total length of the packs.
     pub file_bytes: u64,
-    /// Bytes of packs that are of no use until they are collected.
+    /// Bytes of garbage in packs, reclaimed by garbage collection.
     pub garbage_bytes: u64,
-    /// Chunks found damaged since the store was opened and not written again.
+    /// Chunks found corrupt since the store was opened and not written again.
     pub damaged: u64,
 }
 
-/// A frame that was read and checked.
+/// A frame that was read and verified.
 pub(super) struct Frame {
     /// Header and stored bytes.
     pub bytes: Vec<u8>,
-    /// The raw chunk, where it is not what is stored.
+    /// The raw chunk, if it differs from the stored bytes.
     raw: Option<Vec<u8>>,
 }
 
@@ -111,21 +111,21 @@ impl Frame {
     }
 }
 
-/// Why a frame cannot be read.
+/// Reason why a frame cannot be read.
 pub(super) enum Fault {
-    /// It is not what was written.
+    /// The frame is corrupt.
     Damaged(String),
-    /// For another reason.
+    /// Another error occurred.
     Io(ChunkError),
 }
 
 impl ChunkStore {
-    /// Opens the store of a directory, which is made if needed. The caller sees to it that no other process has it open.
+    /// Opens the store in a directory, which is created if needed. The caller ensures that no other process has it open.
     ///
-    /// What is damaged is named in the report and counts as missing; everything else is there.
+    /// Corrupt chunks are listed in the report and treated as missing; all others are available.
     ///
     /// # Errors
-    /// When the directory or a file cannot be opened, read or written.
+    /// If the directory or a file cannot be opened, read or written.
     pub fn open(
         dir: &Path,
         fs: Arc<dyn Fs>,
@@ -136,52 +136,53 @@ impl ChunkStore {
         super::recovery::open(dir, fs, clock, options)
     }
 
-    /// Whether the store is in order.
+    /// Checks that no sync has failed.
     ///
     /// # Errors
-    /// [`ChunkError::Poisoned`] after a failed sync, for good: the process should end.
+    /// [`ChunkError::Poisoned`], permanently, after a failed sync. The process should exit.
     pub fn health(&self) -> Result<(), ChunkError> {
         self.shared.healthy()
     }
 
-    /// Bytes that a chunk takes on the disk; 0 when it is not there.
+    /// Returns the bytes that a chunk occupies on disk; 0 if it is missing.
     #[must_use]
     pub fn stored_bytes(&self, id: &ChunkId) -> u64 {
         self.shared.index.get(id).map_or(0, |place| place.frame_bytes())
     }
 
-    /// Whether a chunk is there, without looking at the disk.
+    /// Returns whether a chunk is present, without accessing the disk.
     #[must_use]
     pub fn contains(&self, id: &ChunkId) -> bool {
         self.shared.index.get(id).is_some()
     }
 
-    /// Those of `ids` that are not there. Those that are start their grace period anew: they will not be collected
-    /// while whoever asked goes on to name them. Before naming them, call [`ChunkStore::sync`]: another one may have
-    /// written them just now.
+    /// Returns those of `ids` that are missing. The grace period of the others restarts, so they are not collected
+    /// before the caller references them. Before referencing them, call [`ChunkStore::sync`]: another thread may have
+    /// just written them.
     #[must_use]
     pub fn missing(&self, ids: &[ChunkId]) -> Vec<ChunkId> {
         let now = self.shared.now_s();
         ids.iter().filter(|id| !self.shared.index.touch(id, now)).copied().collect()
     }
 
-    /// [`ChunkStore::missing`] for someone who will name none of them: nothing becomes of their grace period.
+    /// Returns those of `ids` that are missing, like [`ChunkStore::missing`], for callers that will not reference any
+    /// of them: grace periods are unchanged.
     #[must_use]
     pub fn absent(&self, ids: &[ChunkId]) -> Vec<ChunkId> {
         ids.iter().filter(|id| self.shared.index.get(id).is_none()).copied().collect()
     }
 
-    /// The raw bytes of a chunk, compared with its name; `None` when it is not there.
+    /// Returns the raw bytes of a chunk, verified against its ID; `None` if it is missing.
     ///
     /// # Errors
-    /// When it is damaged, in which case it counts as missing from now on; or when it cannot be read.
+    /// If the chunk is corrupt, in which case it is treated as missing from now on; or if it cannot be read.
     pub fn read(&self, id: &ChunkId) -> Result<Option<Bytes>, ChunkError> {
         while let Some(place) = self.shared.index.get(id) {
             match self.shared.read_frame(id, place) {
                 Ok(frame) => return Ok(Some(frame.into_raw())),
                 Err(Fault::Io(error)) => return Err(error),
                 Err(Fault::Damaged(what)) => {
-                    // It may have been moved meanwhile.
+                    // Garbage collection may have moved the chunk in the meantime.
                     if let Some(damage) = self.shared.lose(id, place, what) {
                         return Err(damage.into());
                     }
@@ -191,11 +192,11 @@ impl ChunkStore {
         Ok(None)
     }
 
-    /// Keeps a chunk; `false` when it was there. It is durable after the next [`ChunkStore::sync`]. Now and then it syncs
-    /// by itself, so that not too much gathers.
+    /// Stores a chunk; returns `false` if it was present. It is durable after the next [`ChunkStore::sync`]. A write
+    /// that exceeds a limit of unsynced bytes calls sync.
     ///
     /// # Errors
-    /// When the bytes are not those of the name, are too many, or cannot be written: see [`ChunkError`].
+    /// If the bytes do not match the ID, are too many or cannot be written, see [`ChunkError`].
     pub fn write(&self, id: &ChunkId, raw: &[u8]) -> Result<bool, ChunkError> {
         bounded(raw)?;
         let found = ChunkId::of(raw);
@@ -205,7 +206,7 @@ impl ChunkStore {
         self.keep(id, raw)
     }
 
-    /// Names a chunk and keeps it, see [`ChunkStore::write`]: for bytes that come without a name.
+    /// Computes the ID of a chunk and stores it like [`ChunkStore::write`].
     ///
     /// # Errors
     /// See [`ChunkStore::write`].
@@ -232,7 +233,7 @@ impl ChunkStore {
         Ok(is_new)
     }
 
-    /// Names of all chunks, in no order.
+    /// Returns the IDs of all chunks, in arbitrary order.
     #[must_use]
     pub fn ids(&self) -> Vec<ChunkId> {
         let mut ids = Vec::new();
@@ -240,14 +241,14 @@ impl ChunkStore {
         ids
     }
 
-    /// How many bytes of chunks fit on the disk before the reserve; `None` when that is not known.
+    /// Returns how many bytes can be written before the disk reserve is reached; `None` if that is unknown.
     #[must_use]
     pub fn room(&self) -> Option<u64> {
         let free = self.shared.fs.free_space(&self.shared.dir).ok()?;
         Some(free.saturating_sub(self.shared.options.reserve_bytes))
     }
 
-    /// How much there is.
+    /// Returns statistics of the store.
     #[must_use]
     pub fn stats(&self) -> ChunkStats {
         let damaged = locked(&self.shared.damaged).len() as u64;
@@ -284,7 +285,7 @@ fn header(id: ChunkId, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> F
 }
 
 impl Shared {
-    /// Seconds since 1970. It never goes back, so that what is written later is never older.
+    /// Returns seconds since 1970. The value never decreases, so later writes never look older.
     pub fn now_s(&self) -> u32 {
         let now = u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX);
         self.latest.fetch_max(now, Ordering::SeqCst).max(now)
@@ -294,7 +295,7 @@ impl Shared {
         if self.poisoned.load(Ordering::SeqCst) { Err(ChunkError::Poisoned) } else { Ok(()) }
     }
 
-    /// What a failed write means.
+    /// Returns the error for a failed write.
     pub fn failed(&self, action: &'static str, number: u32, error: io::Error) -> ChunkError {
         if is_full(&error) { self.full() } else { ChunkError::io(action, pack_name(number))(error) }
     }
@@ -307,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// Reads and checks a frame.
+    /// Reads and verifies a frame.
     pub fn read_frame(&self, id: &ChunkId, place: Place) -> Result<Frame, Fault> {
         let damaged = |what: &dyn std::fmt::Display| Err(Fault::Damaged(what.to_string()));
         let file = match self.files.get(place.pack) {
@@ -316,7 +317,7 @@ impl Shared {
             Err(error) => return Err(Fault::Io(ChunkError::io("open", pack_name(place.pack))(error))),
         };
         let mut frame = vec![0; usize::try_from(place.frame_bytes()).unwrap_or(usize::MAX)];
-        // What the medium cannot give back is lost, whatever its reason.
+        // Bytes that the medium cannot return are lost, whatever the reason.
         if let Err(error) = read_exact_at(&*file, &mut frame, u64::from(place.offset)) {
             return damaged(&format_args!("cannot be read: {error}"));
         }
@@ -341,7 +342,7 @@ impl Shared {
         Ok(Frame { bytes: frame, raw })
     }
 
-    /// Counts a chunk as missing if it is still at this place.
+    /// Marks a chunk as missing if it is still at this location.
     pub fn lose(&self, id: &ChunkId, place: Place, what: String) -> Option<Damage> {
         if !self.index.remove_from(id, place) {
             return None;
@@ -352,7 +353,7 @@ impl Shared {
         Some(Damage { id: Some(*id), file, offset, what })
     }
 
-    /// Puts a chunk that was just written at its place.
+    /// Records the location of a chunk that was just written.
     pub fn settle(&self, id: ChunkId, place: Place) {
         self.packs.credit(place);
         if let Some(before) = self.index.insert(id, place, self.now_s()) {
@@ -387,7 +388,7 @@ impl Shared {
                 Ok(true)
             }
             Err((error, is_undone)) => {
-                // Behind half a frame nothing must be written: the pack ends here.
+                // No frame may follow a partial one, so this pack is closed.
                 if !is_undone {
                     writer.finished.extend(writer.active.take());
                 }
@@ -396,7 +397,7 @@ impl Shared {
         }
     }
 
-    /// Whether so much was written that it should be synced; says so to one of those who ask.
+    /// Returns whether a sync is due. Resets the count, so that only one of several concurrent writers syncs.
     fn is_sync_due(&self) -> bool {
         let mut writer = locked(&self.writer);
         let is_due = writer.unsynced_bytes >= UNSYNCED_BYTES_MAX;
@@ -406,9 +407,9 @@ impl Shared {
         is_due
     }
 
-    /// The pack that takes the next frame, a new one when the present one is full.
+    /// Returns the pack for the next frame; creates a new one if the current one is full.
     fn pack_for<'a>(&self, writer: &'a mut Writer, id: &ChunkId, bytes: u64) -> Result<&'a mut OpenPack, ChunkError> {
-        // The later pack counts: a damaged chunk is replaced in one behind the damage.
+        // The frame in the later pack wins, so a corrupt chunk must not be rewritten to a pack before the corrupt one.
         let lost_in = locked(&self.damaged).get(id).copied();
         let fits = writer.active.as_ref().is_some_and(|pack| {
             pack.end + bytes <= self.options.pack_bytes && lost_in.is_none_or(|lost| lost <= pack.header.number)
@@ -426,7 +427,7 @@ impl Shared {
         }
     }
 
-    /// Makes a pack with the next number.
+    /// Creates a pack with the next number.
     pub fn create_pack(&self, next: &mut u32) -> Result<OpenPack, ChunkError> {
         let header = PackHeader { number: *next, created_ms: self.clock.now_ms() };
         let created = OpenPack::create(&*self.fs, &self.dir, header);

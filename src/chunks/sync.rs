@@ -1,4 +1,4 @@
-//! Making durable: one sync for all who wait.
+//! Durability of chunks: concurrent callers share one sync.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use super::pack::{OpenPack, locked};
 use super::store::{ChunkStore, Shared};
 use crate::env::fs::replace_file;
 
-/// How far syncing has come, counted in chunks written since the store was opened.
+/// Progress of syncing, counted in chunks written since the store was opened.
 #[derive(Debug, Default)]
 pub(super) struct Syncing {
     durable: u64,
@@ -17,11 +17,11 @@ pub(super) struct Syncing {
 }
 
 impl ChunkStore {
-    /// Makes everything durable that was written before the call. Callers that come while a sync runs share the next one.
+    /// Makes all chunks durable that were written before the call. Callers that arrive during a sync share the next one.
     ///
     /// # Errors
-    /// When syncing fails, now or before: what is on the disk is unknown then, the store takes no more chunks, and the
-    /// process should be started again.
+    /// If this or an earlier sync failed. The bytes on the disk are unknown then, the store rejects further chunks, and
+    /// the process should be restarted.
     pub fn sync(&self) -> Result<(), ChunkError> {
         let shared = &self.shared;
         let target = locked(&shared.writer).written;
@@ -50,8 +50,8 @@ impl ChunkStore {
         outcome
     }
 
-    /// Makes everything durable and writes the index of the pack that is written now, so that the next opening need not
-    /// read it. For an orderly end; nothing depends on it.
+    /// Makes all chunks durable and writes the index of the current pack, so that the next open need not scan it. Meant
+    /// for an orderly shutdown; correctness does not depend on it.
     ///
     /// # Errors
     /// See [`ChunkStore::sync`].
@@ -66,7 +66,7 @@ impl ChunkStore {
 }
 
 impl Shared {
-    /// Syncs all packs that were written; tells how many chunks are durable now.
+    /// Syncs all packs that were written to; returns the number of chunks that are durable now.
     fn sync_packs(&self) -> Result<u64, ChunkError> {
         let (written, finished, active, directory_changed) = {
             let mut writer = locked(&self.writer);
@@ -96,12 +96,12 @@ impl Shared {
         Ok(written)
     }
 
-    /// A pack is durable and full.
+    /// Marks a full and durable pack as finished.
     pub fn finish_pack(&self, pack: &OpenPack) {
         self.write_table(pack.header, pack.end, true);
     }
 
-    /// Writes the index of a pack up to what is durable. Where that fails the pack is read through at the next opening.
+    /// Writes the index of a pack for its durable prefix. If that fails, the next open scans the pack.
     pub fn write_table(&self, header: PackHeader, covered: u64, is_done: bool) {
         let rows = {
             let mut packs = self.packs.lock();

@@ -1,4 +1,4 @@
-//! Reading everything that is kept, and comparing it with its names.
+//! Verification of all stored chunks against their IDs.
 
 use super::error::{ChunkError, Damage};
 use super::format::{PackHeader, pack_name, table_name};
@@ -8,11 +8,12 @@ use super::recovery::{load_table, read_header};
 use super::store::{ChunkStore, Fault, Shared};
 
 impl ChunkStore {
-    /// Reads every chunk and compares it with its name. What is damaged is named, and counts as missing from now on.
-    /// `progress` is told how many bytes of how many are done. Reading and writing go on meanwhile; collecting waits.
+    /// Reads every chunk and compares it with its ID. Returns the corrupt locations; their chunks are treated as
+    /// missing from now on. `progress` receives the number of bytes done and the total. Chunks can be read and written
+    /// concurrently; garbage collection waits.
     ///
     /// # Errors
-    /// When a file cannot be opened for another reason than damage.
+    /// If a file cannot be opened for a reason other than corruption.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Damage>, ChunkError> {
         let shared = &self.shared;
         let _one = locked(&shared.collecting);
@@ -24,7 +25,7 @@ impl ChunkStore {
             damages.extend(self.verify_files(number, bytes));
             for row in shared.rows(number) {
                 let place = Place::of(number, &row);
-                // Superseded and forgotten frames are garbage.
+                // Frames that the index does not point to are garbage.
                 if shared.index.get(&row.id) != Some(place) {
                     continue;
                 }
@@ -42,7 +43,7 @@ impl ChunkStore {
         Ok(damages)
     }
 
-    /// What is wrong with the header and the index of a pack. An index that is of no use is made again.
+    /// Checks the header and the index of a pack. Writes an unusable index again.
     fn verify_files(&self, number: u32, bytes: u64) -> Vec<Damage> {
         let shared = &self.shared;
         let mut damages = Vec::new();

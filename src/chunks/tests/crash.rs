@@ -1,7 +1,7 @@
-//! A scripted life of a store, cut off or failed at every file operation.
+//! A scripted sequence of store operations, with a crash or a failure injected at every file operation.
 //!
-//! After a crash the store opens without a word of damage, everything that was synced and not given up is there, and
-//! what is shown once is there for ever. A sample by default; `GRAVWELL_CRASH_POINTS=all` does everything.
+//! After a crash, the store opens without reporting corruption, every chunk that was synced and not removed is present,
+//! and chunks that were visible once stay visible. A sample by default; `GRAVWELL_CRASH_POINTS=all` covers everything.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,14 +12,14 @@ use crate::env::memory::{Fault, Survival};
 const ROUNDS: u64 = 14;
 const EACH: u64 = 5;
 
-/// Chunks that must be there, and chunks that may.
+/// Chunks that must be present, and chunks that may be.
 #[derive(Clone, Debug, Default)]
 struct Promised {
     must: BTreeSet<u64>,
     may: BTreeSet<u64>,
 }
 
-/// The process, or the machine, has to be started again.
+/// The process or the machine has to be restarted.
 #[derive(Debug)]
 struct Stopped(String);
 
@@ -35,7 +35,7 @@ fn is_live(n: u64) -> bool {
     n % 4 != 1
 }
 
-/// Runs the script from its beginning; what is there already is written no second time.
+/// Runs the script from the start. Chunks that are present already are not written again.
 fn live(fs: &MemoryFs, promised: &mut Promised) -> Result<(), Stopped> {
     let (mut store, _) = try_open(fs).map_err(stopped)?;
     for round in 0..ROUNDS {
@@ -45,7 +45,7 @@ fn live(fs: &MemoryFs, promised: &mut Promised) -> Result<(), Stopped> {
         for n in numbers {
             match store.write(&id(n), raw(n)) {
                 Ok(_) => written.push(n),
-                // Refused, as an upload is refused.
+                // The caller of an upload would get the same error.
                 Err(ChunkError::Full { .. } | ChunkError::Io { .. }) => {}
                 Err(error) => return Err(stopped(error)),
             }
@@ -76,7 +76,7 @@ fn live(fs: &MemoryFs, promised: &mut Promised) -> Result<(), Stopped> {
     store.checkpoint().map_err(stopped)
 }
 
-/// A collection that fails is tried again later, unless the store is of no use any more.
+/// Ignores a failed collection, which is retried later, unless the store is unusable.
 fn go_on(store: &ChunkStore, outcome: Result<Collected, ChunkError>) -> Result<(), Stopped> {
     match outcome {
         Ok(collected) => {
@@ -87,7 +87,7 @@ fn go_on(store: &ChunkStore, outcome: Result<Collected, ChunkError>) -> Result<(
     }
 }
 
-/// Opens what there is, compares it with what was promised, and tells what is there now.
+/// Opens the store, compares it with the promised chunks, and returns the chunks that are present now.
 fn look(fs: &MemoryFs, promised: &Promised, context: &str) -> Promised {
     let (store, report) = try_open(fs).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert_eq!(report.damages, [], "{context}: {report:?}");
@@ -165,7 +165,7 @@ fn p01_a_failure_of_any_operation_loses_no_chunk_that_was_synced() {
             failures += 1;
             restarts += u64::from(live(&fs, &mut promised).is_err());
             fs.heal();
-            // The process is started again; the machine went on, and its cache with it.
+            // Only the process restarts; the machine and its page cache keep running.
             let mut there = look(&fs, &promised, &context);
             for survival in [Survival::Nothing, Survival::Sectors] {
                 look(&fs.crash(survival, stop), &there, &format!("{context}: it was shown, and then it was gone"));
@@ -202,7 +202,7 @@ fn a_full_disk_refuses_chunks_and_collecting_gives_space_back() {
     assert!(matches!(error, ChunkError::Full { .. }) && error.to_string().contains("/chunks"), "{error}");
     store.sync().expect("syncs what there is");
     check(&store, 0..40, []);
-    // Some packs are of no use any more, others are in part; there is no space for much of a copy.
+    // Some packs consist only of garbage, others in part. There is little space for copies.
     let live: HashSet<_> = (0..40).filter(|n| *n > 16 && n % 3 != 0).map(id).collect();
     let before = fixture.fs.used_bytes();
     let collected = store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");

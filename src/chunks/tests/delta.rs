@@ -1,4 +1,4 @@
-//! Deltas and what they are made against.
+//! Deltas and the selection of their bases.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,7 +9,7 @@ use super::super::*;
 use crate::env::memory::SmallRandom;
 use crate::model::ChunkId;
 
-/// A row as exported tables have them, about 100 bytes; `edition` changes what it says.
+/// Returns a row of about 100 bytes, as in exported tables; `edition` changes its values.
 fn row(n: u64, edition: u64) -> String {
     let mut random = SmallRandom(n.wrapping_mul(31) ^ edition.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut next = || random.next_u64();
@@ -42,7 +42,7 @@ fn cut(contents: &[u8], chunks: &mut Chunks) -> Vec<Part> {
     parts
 }
 
-/// Bytes that go over the wire for a new edition: new chunks as deltas, and the index chunks that are new.
+/// Returns the number of bytes sent for a new edition: new chunks as deltas, and the new index chunks.
 fn transfer(old: &[u8], new: &[u8]) -> usize {
     let mut chunks = Chunks::new();
     let (old, new) = (cut(old, &mut chunks), cut(new, &mut chunks));
@@ -99,7 +99,7 @@ fn rows_put_in_and_taken_out_transfer_little() {
     let bytes = transfer(&old, &new);
     println!("1 % of rows put in or taken out: {:.2} %", percent(bytes, &new));
     assert!(bytes * 20 < new.len(), "{bytes} of {}", new.len());
-    // Put in front of all others, and at the end.
+    // Rows inserted before all others, and at the end.
     let new = [row(1, 9).into_bytes(), old.clone(), row(2, 9).into_bytes()].concat();
     let bytes = transfer(&old, &new);
     assert!(bytes * 100 < new.len(), "{bytes} of {}", new.len());
@@ -131,7 +131,7 @@ fn what_is_no_delta_is_refused() {
     for cut in 0..delta.len() {
         assert!(decode(&delta[..cut], &bases, CHUNK_BYTES_MAX).is_err(), "{cut}");
     }
-    // Against other bases it comes to other bytes, or to none; the hash tells.
+    // With other bases it decodes to other bytes or fails; the hash detects that.
     assert_ne!(decode(&delta, &[&raw[..100]], CHUNK_BYTES_MAX).ok(), Some(raw.clone()));
     let mut longer = delta.clone();
     longer[4..8].copy_from_slice(&(raw.len() as u32 + 1).to_le_bytes());
@@ -162,15 +162,15 @@ fn chunks_are_paired_with_what_was_at_their_place() {
     expect(pairs("abc", "abc"), &[]);
     expect(pairs("", "abc"), &[('a', ""), ('b', ""), ('c', "")]);
     expect(pairs("abc", ""), &[]);
-    // Changed in place: the old one, and its neighbours within reach.
+    // Changed in place: the old chunk, and its neighbours within reach.
     expect(pairs("abcdef", "abXdef"), &[('X', "bcd")]);
-    // Nothing in common: by proportion.
+    // No common chunks: interpolated.
     expect(pairs("abc", "XYZ"), &[('X', "ab"), ('Y', "abc"), ('Z', "bc")]);
-    // Moved by what was put in before: aligned on what follows.
+    // Shifted by an insertion before it: aligned on the chunks that follow.
     expect(pairs("abcdef", "12abcXef"), &[('1', "a"), ('2', "a"), ('X', "cde")]);
-    // What changed its order is not new.
+    // Reordered chunks are not new.
     expect(pairs("abc", "cab"), &[]);
-    // Repeated chunks align nothing and are paired once.
+    // Repeated chunks are not used for alignment and are paired once.
     expect(pairs("aaaa", "aXaXa").into_iter().map(|(name, _)| (name, String::new())).collect(), &[('X', "")]);
 }
 

@@ -1,4 +1,4 @@
-//! The store as a whole, on a file system in memory.
+//! Tests of the store as a whole, on an in-memory file system.
 
 mod crash;
 mod delta;
@@ -16,7 +16,7 @@ use crate::env::clock::Clock;
 use crate::env::memory::{MemoryFs, SmallRandom};
 use crate::model::ChunkId;
 
-/// A clock that is set by hand.
+/// A clock that the test sets.
 #[derive(Default)]
 struct Hand(AtomicU64);
 
@@ -50,7 +50,7 @@ impl Fixture {
     }
 }
 
-/// Chunks by number: incompressible if even.
+/// Test chunks by number; those with even numbers are incompressible.
 static CHUNKS: LazyLock<Vec<(ChunkId, Vec<u8>)>> = LazyLock::new(|| {
     let chunk = |n: u64| {
         let mut random = SmallRandom(n);
@@ -168,7 +168,7 @@ fn what_somebody_goes_on_to_name_stays_however_long_that_takes() {
     fixture.pass(1000);
     let late = store.hold();
     let cutoff = store.cutoff(Duration::ZERO);
-    // It was held when the cutoff was taken: what names it may have been overlooked.
+    // The hold existed when the cutoff was taken, so references to its chunks may have been missed.
     drop(hold);
     assert_eq!(store.evict(&all, cutoff).expect("evicts").chunks, 10);
     assert_eq!(store.collect(&HashSet::new(), cutoff, false).expect("collects").kept_in_grace, 20);

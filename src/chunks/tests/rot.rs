@@ -1,5 +1,6 @@
-//! Every bit of every file is flipped, every file is cut and removed: what is read is what was written, or the damage is
-//! named, and writing again heals it. A sample by default; `GRAVWELL_BIT_ROT=all` flips every bit.
+//! Flips every bit of every file, truncates every file and removes it. Every read must return the original bytes or
+//! report corruption, and writing the chunks again must repair the store. A sample by default; `GRAVWELL_BIT_ROT=all`
+//! flips every bit.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ fn dir() -> &'static Path {
     Path::new("/chunks")
 }
 
-/// Finished packs, one that was rewritten, and one that is being written, up to a checkpoint and behind it.
+/// Creates finished packs, one of them rewritten, and a pack being written, with chunks before and after a checkpoint.
 fn image() -> MemoryFs {
     let fixture = Fixture::new();
     let (store, _) = fixture.open();
@@ -23,7 +24,7 @@ fn image() -> MemoryFs {
     store.evict(&(100..112).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     write(&store, 112..116);
     write(&store, 8..23);
-    // Too little for rewriting anything.
+    // Too little garbage to rewrite a pack.
     store.evict(&(112..114).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     store.checkpoint().expect("checkpoint");
     write(&store, 23..25);
@@ -41,7 +42,7 @@ struct Totals {
     named: u64,
 }
 
-/// Opens a changed store; whatever is not as it was must be named with the file.
+/// Opens a changed store and checks that every difference is reported for the file concerned.
 fn judge(fs: &MemoryFs, file: &str, totals: &mut Totals, context: &str) {
     totals.changes += 1;
     let opened = ChunkStore::open(dir(), Arc::new(fs.clone()), Arc::new(Hand::default()), options());
@@ -72,7 +73,7 @@ fn judge(fs: &MemoryFs, file: &str, totals: &mut Totals, context: &str) {
     } else {
         totals.named += 1
     }
-    // Fetched again from a member.
+    // As if fetched again from a member.
     write(&store, lost);
     check(&store, 0..COUNT, []);
     drop(store);

@@ -1,4 +1,4 @@
-//! Many threads at the same time: writers that sync, readers, and a collector that moves what they read.
+//! Concurrent writers that sync, readers, and a collector that moves the chunks being read.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -23,7 +23,7 @@ fn p01_what_a_thread_has_synced_is_read_by_all_while_packs_are_rewritten() {
                 scope.spawn(move || {
                     for n in writer * EACH..(writer + 1) * EACH {
                         store.write(&id(n), raw(n)).expect("writes");
-                        // Somebody's cache, given up again and again.
+                        // Chunks of a cache, evicted again and again.
                         let passing = n + WRITERS * EACH;
                         store.write(&id(passing % 400), raw(passing % 400)).expect("writes");
                         store.sync().expect("syncs");
