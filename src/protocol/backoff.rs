@@ -1,11 +1,11 @@
-//! Delay before the next attempt to connect: exponential with full jitter and a cap, for ever.
+//! Delay before the next connection attempt: exponential with full jitter and a cap, repeated without limit.
 //!
-//! "Full jitter" draws uniformly between zero and the current bound, which spreads a fleet that lost its datastore at
+//! "Full jitter" draws uniformly between zero and the current limit, which spreads a fleet that lost its datastore at
 //! one moment (Brooker, "Exponential Backoff and Jitter", 2015).
 
 use std::time::Duration;
 
-/// Bounds of the delay.
+/// State of the delay.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -14,18 +14,18 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `first`; never exceeds `cap`.
+    /// Creates a delay that starts at `first` and never exceeds `cap`.
     #[must_use]
     pub fn new(first: Duration, cap: Duration) -> Backoff {
         Backoff { first, cap, failures: 0 }
     }
 
-    /// Forgets earlier failures: the connection was good.
+    /// Resets the delay after a successful connection.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Counts one failure and says how long to wait; `random` is uniform over all `u64`.
+    /// Counts a failure and returns the delay before the next attempt; `random` is uniform over all `u64`.
     pub fn next_delay(&mut self, random: u64) -> Duration {
         let bound = self.first.saturating_mul(1 << self.failures.min(20)).min(self.cap);
         self.failures = self.failures.saturating_add(1);

@@ -1,36 +1,36 @@
-//! The time that entries are given: the machine's clock, unless it jumps where nothing confirms it.
+//! Commit time of entries: the machine's clock, unless it jumps without confirmation.
 //!
-//! Commit times do not go back, so one wrong date would be every later entry's date. The clock is therefore held
-//! against what is known: the last entry's time, how long the process has run since (by a clock that nobody sets), and
-//! the clocks of members. A jump that none of them confirms is not taken over, and is reported. When a member confirms that
-//! the last entries are dated in the future, later ones are given the right time.
+//! Commit times never decrease, so one wrong date would also be the date of all later entries. The clock is therefore
+//! compared with the time of the last entry, the time since then according to a steady (monotonic) clock, and the
+//! clocks of members. A jump that none of them confirms is ignored and reported. If a member confirms that the last
+//! entries are dated in the future, later ones get the right time.
 
 use crate::planted::{self, Bug};
 
-/// What two clocks may differ by without anybody asking why.
+/// Difference of two clocks that is accepted without confirmation, in milliseconds.
 pub const TOLERANCE_MS: u64 = 3_600_000;
-/// How long a datastore may have been stopped without anybody asking why.
+/// Downtime of a datastore that is accepted without confirmation, in milliseconds.
 pub const STOPPED_MS: u64 = 31 * 24 * TOLERANCE_MS;
 
-/// 2026-01-01, in milliseconds: no clock that shows an earlier time is right.
+/// 2026-01-01 in milliseconds since 1970: a clock that shows an earlier time is wrong.
 pub const EARLIEST_MS: u64 = 1_767_225_600_000;
 
-/// What is known of the time.
+/// Estimate of the current time.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitClock {
-    /// The time at `since_ms`; 0: nothing is known yet.
+    /// Time at `since_ms`; 0 if unknown.
     known_ms: u64,
-    /// Of the steady clock.
+    /// Reading of the steady clock.
     since_ms: u64,
-    /// The machine's clock was confirmed since the start.
+    /// Whether the machine's clock was confirmed since the start.
     is_settled: bool,
     skew_ms: i64,
-    /// The last entries were found to be dated in the future.
+    /// Whether the last entries turned out to be dated in the future.
     is_corrected: bool,
 }
 
 impl CommitClock {
-    /// Starts after an entry of `last_ms`, 0 when there is none; `steady_ms` is the steady clock's time.
+    /// Starts after an entry of time `last_ms`, 0 if there is none. `steady_ms` is the reading of the steady clock.
     #[must_use]
     pub fn new(last_ms: u64, steady_ms: u64) -> CommitClock {
         CommitClock { known_ms: last_ms, since_ms: steady_ms, is_settled: false, skew_ms: 0, is_corrected: false }
@@ -44,7 +44,7 @@ impl CommitClock {
         (self.known_ms, self.since_ms) = (time_ms, steady_ms);
     }
 
-    /// The time now, when the machine's clock shows `wall_ms`.
+    /// Returns the current time, given the reading `wall_ms` of the machine's clock.
     pub fn now(&mut self, wall_ms: u64, steady_ms: u64) -> u64 {
         let expected = self.expected(steady_ms);
         let ahead = if self.is_settled { TOLERANCE_MS } else { STOPPED_MS };
@@ -60,7 +60,7 @@ impl CommitClock {
         expected
     }
 
-    /// A member's clock, or the date of something that it made, shows `theirs_ms`.
+    /// Handles the time `theirs_ms` of a member's clock, or of data that the member created.
     pub fn member(&mut self, theirs_ms: u64, wall_ms: u64, steady_ms: u64) {
         if theirs_ms.abs_diff(wall_ms) <= TOLERANCE_MS {
             let goes_back = wall_ms.saturating_add(TOLERANCE_MS) < self.expected(steady_ms);
@@ -71,17 +71,17 @@ impl CommitClock {
             self.settle(wall_ms, steady_ms);
             (self.is_settled, self.skew_ms) = (true, 0);
         } else if theirs_ms < wall_ms && theirs_ms > self.expected(steady_ms) {
-            // It is at least as late as that.
+            // The current time is at least that.
             self.settle(theirs_ms, steady_ms);
         }
     }
 
-    /// Whether commit times are to go back to what [`CommitClock::now`] says: reported once.
+    /// Returns, once, whether commit times must go back to the time returned by [`CommitClock::now`].
     pub fn take_correction(&mut self) -> bool {
         std::mem::take(&mut self.is_corrected)
     }
 
-    /// How far the machine's clock is ahead of the time that entries are given, when that is not taken over.
+    /// Returns by how much the machine's clock is ahead of the commit time while it is ignored; 0 otherwise.
     #[must_use]
     pub fn skew_ms(&self) -> i64 {
         self.skew_ms
@@ -142,7 +142,7 @@ mod tests {
         clock.member(NOW - 1000, NOW, 10);
         assert!(clock.take_correction() && !clock.take_correction());
         assert_eq!((clock.now(NOW + 5, 15), clock.skew_ms()), (NOW + 5, 0));
-        // Two clocks without a battery agree, too.
+        // Two clocks without a battery may agree on a wrong time.
         let mut clock = CommitClock::new(NOW, 0);
         clock.member(1000, 2000, 10);
         assert!(!clock.take_correction());

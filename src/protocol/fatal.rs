@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// Going on could lose what was acknowledged, or show what is not true: stop, and let the next start find out what
-/// the disk holds.
+/// Continuing could lose acknowledged transactions or show wrong data. The process must stop; the next start determines
+/// the state of the disk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {cause}")]
 pub struct Fatal {
-    /// What cannot be done any more.
+    /// The operation that failed.
     pub what: &'static str,
-    /// Why.
+    /// Error message of the cause.
     pub cause: String,
 }
 
 impl Fatal {
-    /// A failure of `what`, for use with `map_err`.
+    /// Returns a closure for `map_err` that creates an error for `what`.
     pub fn of<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Fatal {
         move |error| Fatal { what, cause: error.to_string() }
     }

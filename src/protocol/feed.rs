@@ -1,7 +1,7 @@
-//! Serving a tail: what one subscriber is sent next.
+//! Serving of a tail: selects the blocks to send to a subscriber.
 //!
-//! Recent batches wait in a [`Ring`], encoded once and shared by all subscribers; older entries come from segments;
-//! below the horizon there is only the snapshot. A subscriber is never skipped ahead.
+//! Recent batches are in a [`Ring`], encoded once and shared by all subscribers. Older entries are read from segments.
+//! Below the horizon, only the snapshot is available. No entry is ever skipped for a subscriber.
 
 use std::collections::VecDeque;
 
@@ -17,13 +17,13 @@ pub struct Block {
     pub first: Seq,
     /// Last sequence.
     pub last: Seq,
-    /// Log frames, back to back.
+    /// Concatenated log frames.
     pub bytes: Bytes,
     /// Chain after the last entry.
     pub chain: Chain,
 }
 
-/// The newest blocks, bounded by their bytes.
+/// Recent-batch cache: the newest blocks, limited by their total size.
 #[derive(Debug)]
 pub struct Ring {
     blocks: VecDeque<Block>,
@@ -32,13 +32,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring that keeps at most about `bytes_max` bytes.
+    /// Creates an empty ring for about `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Ring {
         Ring { blocks: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Takes in the next block; a gap to the former ones empties the ring first.
+    /// Adds the next block. If it does not follow the last one, the ring is emptied first.
     pub fn push(&mut self, block: Block) {
         if self.blocks.back().is_some_and(|last| last.last.next() != block.first) {
             self.blocks.clear();
@@ -53,8 +53,8 @@ impl Ring {
         }
     }
 
-    /// The blocks after `from`, up to about `bytes_max` bytes; `None` when the ring does not reach back so far or
-    /// `from` lies within a block.
+    /// Returns the blocks after `from`, up to about `bytes_max` bytes; `None` if the ring does not reach back that far
+    /// or if `from` is within a block.
     #[must_use]
     pub fn after(&self, from: Seq, bytes_max: usize) -> Option<Vec<Block>> {
         let start = self.blocks.partition_point(|block| block.first <= from);
@@ -72,20 +72,20 @@ impl Ring {
     }
 }
 
-/// What to do for a subscriber that has everything up to `from`.
+/// Action for a subscriber that has all entries up to `from`.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// Nothing new: wait.
+    /// There is nothing to send: wait.
     Wait,
-    /// Send these.
+    /// Send these blocks.
     Send(Vec<Block>),
     /// Read the entries after this sequence from the log.
     Read(Seq),
-    /// Below the horizon: tell the subscriber to take a snapshot.
+    /// The entries are below the horizon: request the subscriber to fetch a snapshot.
     Compacted,
 }
 
-/// Decides what a subscriber that has everything up to `from` is sent next.
+/// Returns the next action for a subscriber that has all entries up to `from`.
 #[must_use]
 pub fn next(ring: &Ring, from: Seq, head: Seq, horizon: Seq, bytes_max: usize) -> Next {
     if from >= head {

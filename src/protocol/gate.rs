@@ -1,31 +1,31 @@
-//! What may be pushed: a transaction that names chunks waits until the datastore has them.
+//! Gate in front of the push stream: a transaction that references chunks waits until the datastore has them.
 //!
 //! ```text
-//!   held --- the datastore has every chunk ---> open --- the datastore misses some, after all ---> held
-//!     \----- chunks are lost here, too ------> forsaken: pushed with that word, so that it is decided
+//!   held --- the datastore has every chunk ---> open --- the datastore lacks some of them ---> held
+//!     \----- the replica lacks chunks, too ---> forsaken: pushed with that information, to be resolved
 //! ```
 //!
-//! A transaction that waits holds back those that were made on top of it, see [`super::lanes`]; all others go on. It waits for
-//! nothing that cannot come: what is lost here is for the datastore to decide.
+//! A waiting transaction delays those that depend on it, see [`super::lanes`], and no others. It does not wait for
+//! chunks that the replica has lost: the datastore resolves it in that case.
 
 use std::collections::HashMap;
 
 use crate::codec::content;
 use crate::model::{Origin, OriginCounter, Txn, TxnId};
 
-/// What a transaction may do.
+/// State of a transaction at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
-    /// It waits for chunks to be sent.
+    /// Waits until its chunks are sent.
     Held,
-    /// It may be pushed.
+    /// May be pushed.
     Open,
-    /// It may be pushed as one whose chunks are lost here.
+    /// May be pushed as a transaction whose chunks the replica has lost.
     Forsaken,
 }
 
-/// The state of all transactions that name chunks. Everything begins anew with a new connection, whose datastore may have
-/// lost chunks meanwhile.
+/// State of all transactions that reference chunks. It is reset for each connection, because the datastore may have
+/// lost chunks in the meantime.
 #[derive(Debug, Default)]
 pub struct Gate {
     passages: HashMap<TxnId, Passage>,
@@ -33,14 +33,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate; `has_chunks` says whether there is a store from which chunks can be sent. Without one, the datastore's word
-    /// alone counts.
+    /// Creates a gate. `has_chunks` states whether the replica has a store from which it can send chunks. Without one,
+    /// every transaction is pushed, and the datastore determines whether chunks are missing.
     #[must_use]
     pub fn new(has_chunks: bool) -> Gate {
         Gate { passages: HashMap::new(), has_chunks }
     }
 
-    /// Whether a transaction may be pushed.
+    /// Returns whether a transaction may be pushed.
     #[must_use]
     pub fn passage(&self, txn: &Txn) -> Passage {
         match self.passages.get(&txn.id) {
@@ -50,27 +50,27 @@ impl Gate {
         }
     }
 
-    /// The datastore has every chunk that a transaction names.
+    /// Records that the datastore has all chunks that a transaction references.
     pub fn handle_sent(&mut self, id: TxnId) {
         self.passages.insert(id, Passage::Open);
     }
 
-    /// Chunks that a transaction names are lost here.
+    /// Records that the replica has lost chunks that a transaction references.
     pub fn handle_lost(&mut self, id: TxnId) {
         self.passages.insert(id, Passage::Forsaken);
     }
 
-    /// The datastore did not take a transaction for want of chunks.
+    /// Records that the datastore did not accept a transaction because chunks are missing.
     pub fn handle_missing(&mut self, id: TxnId) {
         self.passages.insert(id, if self.has_chunks { Passage::Held } else { Passage::Forsaken });
     }
 
-    /// Everything of an origin up to a counter is decided.
+    /// Removes the transactions of an origin that are resolved, up to a counter.
     pub fn handle_decided(&mut self, origin: Origin, up_to: OriginCounter) {
         self.passages.retain(|id, _| id.origin != origin || id.counter > up_to);
     }
 
-    /// A connection has ended.
+    /// Resets the gate after a connection has ended.
     pub fn handle_disconnected(&mut self) {
         self.passages.clear();
     }

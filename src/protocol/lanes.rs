@@ -1,16 +1,20 @@
-//! Two lanes from an outbox to the datastore: small transactions do not wait behind contents that are being sent.
+//! Priority lanes from an outbox to the datastore: small transactions do not wait while chunks of blobs are sent.
 //!
 //! ```text
-//!   names chunks, or concerns a key or an origin of one that waits in the bulk lane ---> bulk
-//!   everything else ---------------------------------------------------------------> express
+//!   references chunks, or concerns a key or an origin of a transaction in the bulk lane ---> bulk
+//!   everything else ---------------------------------------------------------------------> express
 //! ```
 //!
-//! A transaction of the express lane depends on no key that one of the bulk lane before it writes, and writes none that it writes, or of
-//! which it names a version. So it may overtake them: what comes of both is the same in either order. The one exception is meant: what
-//! only has to be there, or not to be there, when contents are named (their owner, the right of their author) is asked when
-//! that is decided, so whoever takes a right away does not wait for what was made with it. One of the bulk lane is pushed only when everything of the express lane before
-//! it is decided, because it may rely on that. Counters of an origin have no gaps at the datastore, so all of an origin
-//! stays behind what waits of it.
+//! An express transaction depends on no key that an earlier bulk transaction writes. It also writes no key that such a
+//! transaction writes or of which it compares the version. So it may bypass them: the result is the same in either order.
+//!
+//! There is one intended exception. The existence conditions of a transaction that references chunks (owner of the
+//! blob, permission of the author) are evaluated when that transaction is sequenced. Revoking a permission therefore
+//! does not wait for uploads that were made with it.
+//!
+//! A bulk transaction is pushed only when all express transactions before it are resolved, because it may depend on
+//! them. The datastore accepts no gaps in the counters of an origin, so all later transactions of an origin stay behind
+//! its transactions in the bulk lane.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -20,15 +24,15 @@ use crate::model::{Collection, Condition, Key, Op, Origin, Txn};
 
 use super::outbox::Place;
 
-/// The pending transactions of the bulk lane.
+/// Pending transactions of the bulk lane.
 #[derive(Debug, Default)]
 pub struct Bulk {
     places: BTreeSet<Place>,
-    /// How many of them write a key.
+    /// Number of bulk transactions that write a key.
     written: HashMap<(Collection, Key), usize>,
-    /// How many of them name a version of a key.
+    /// Number of bulk transactions that compare the version of a key.
     compared: HashMap<(Collection, Key), usize>,
-    /// How many of them an origin has.
+    /// Number of bulk transactions of an origin.
     origins: HashMap<Origin, usize>,
 }
 
@@ -55,7 +59,7 @@ fn release<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 }
 
 impl Bulk {
-    /// Whether a transaction of these operations and conditions would rely on, or undo, one of the lane.
+    /// Returns whether a transaction with these operations and conditions depends on, or conflicts with, one in the lane.
     #[must_use]
     pub fn concerns(&self, ops: &[Op], conditions: &[Condition]) -> bool {
         let undoes = |key: (Collection, Key)| self.written.contains_key(&key) || self.compared.contains_key(&key);
@@ -63,7 +67,7 @@ impl Bulk {
         !self.places.is_empty() && (written(ops).any(undoes) || named(conditions).any(relies))
     }
 
-    /// Whether a transaction that comes now belongs into the lane.
+    /// Returns whether a new transaction belongs in the lane.
     #[must_use]
     pub fn takes(&self, txn: &Txn) -> bool {
         content::names_chunks(&txn.ops)
@@ -71,7 +75,7 @@ impl Bulk {
             || self.concerns(&txn.ops, &txn.conditions)
     }
 
-    /// Takes in a transaction.
+    /// Adds a transaction.
     pub(super) fn insert(&mut self, place: Place, txn: &Txn) {
         self.places.insert(place);
         written(&txn.ops).for_each(|key| *self.written.entry(key).or_insert(0) += 1);
@@ -79,7 +83,7 @@ impl Bulk {
         *self.origins.entry(txn.id.origin).or_insert(0) += 1;
     }
 
-    /// A transaction is pending no more.
+    /// Removes a transaction that is no longer pending.
     pub(super) fn remove(&mut self, place: Place, txn: &Txn) {
         if self.places.remove(&place) {
             written(&txn.ops).for_each(|key| release(&mut self.written, key));
@@ -88,13 +92,13 @@ impl Bulk {
         }
     }
 
-    /// Whether the transaction at a place is in the lane.
+    /// Returns whether the transaction at a position is in the lane.
     #[must_use]
     pub(super) fn contains(&self, place: Place) -> bool {
         self.places.contains(&place)
     }
 
-    /// The places of the lane from one on, in order.
+    /// Returns the positions of the lane from `start` on, in order.
     pub(super) fn from(&self, start: Place) -> impl Iterator<Item = Place> {
         self.places.range(start..).copied()
     }

@@ -1,7 +1,7 @@
-//! The rules of the protocol as pure state machines: no sockets, no files, no clock of their own.
+//! Protocol rules as pure state machines without sockets, files or clocks.
 //!
-//! Shells feed them messages, completions and the time, and carry out what they answer. The same machines run under
-//! the datastore, the replica and a simulator.
+//! The caller passes messages, completions and the time to them, and performs the actions that they return. The
+//! datastore, the replica and a simulator use the same state machines.
 
 pub mod backoff;
 pub mod commit_clock;
@@ -22,6 +22,6 @@ pub mod tail;
 #[cfg(test)]
 mod tests;
 
-/// States are applied in runs that end at multiples of this many sequences, so that the digests of two states can be
-/// compared there even while both are moving.
+/// Number of sequences between checkpoints. Entries are applied in batches that end at multiples of it, so that the
+/// digests of two states can be compared there even while both advance.
 pub const CHECKPOINT_EVERY: u64 = 1024;

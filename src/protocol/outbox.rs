@@ -1,8 +1,8 @@
-//! Local transactions on their way to the datastore, and the optimistic view that they give.
+//! Local transactions on their way to the datastore, and the optimistic view that results from them.
 //!
-//! A transaction enters when it is durable locally and leaves when the *state* has decided it: the origin's row in
-//! the state, which changes atomically with the position, says up to which counter everything is decided. So a
-//! crash at any moment neither loses nor doubles a transaction. Answers to pushes only inform; they decide nothing.
+//! A transaction enters when it is durable locally and leaves when the *state* has resolved it: the row of its origin in
+//! the state, which changes atomically with the position, contains the counter up to which all transactions are resolved.
+//! A crash at any time therefore neither loses nor duplicates a transaction. Replies to pushes are only informative.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,38 +20,38 @@ use super::rebase::{Leaving, Lost};
 use super::retried::Retried;
 use super::shares::{Held, Shares};
 
-/// Place in the local queue: rises with each transaction, for the life of the process.
+/// Position in the local queue. Increases with each transaction during the lifetime of the process.
 pub type Place = u64;
 
-/// A rejected transaction that waits for a person.
+/// A rejected transaction that waits for a user to handle it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedTxn {
     /// The transaction.
     pub txn: Arc<Txn>,
-    /// Sequence of the rejection.
+    /// Sequence of the rejection; zero if the log does not contain it.
     pub seq: Seq,
-    /// Why.
+    /// Reason of the rejection.
     pub reason: Reason,
 }
 
 impl RejectedTxn {
-    /// Whether the log knows nothing of the rejection: it was refused before it could be sequenced.
+    /// Returns whether the transaction was rejected before it could be sequenced, so that the log has no record of it.
     #[must_use]
     pub fn is_unsequenced(&self) -> bool {
         self.seq == Seq::ZERO
     }
 }
 
-/// What became of a pending transaction.
+/// Outcome of a pending transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
-    /// Committed at this sequence (after a resync: at or before it).
+    /// Committed at this sequence. After a snapshot: at or before this sequence.
     Committed(TxnId, Seq),
-    /// Rejected; it has moved to the rejected list.
+    /// Rejected; the transaction has moved to the rejected list.
     Rejected(TxnId, Seq, Reason),
 }
 
-/// Value of a key in the optimistic view: written by a pending transaction, or not.
+/// Value of a key in the optimistic view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overlaid {
     /// No pending transaction touches it.
@@ -62,43 +62,43 @@ pub enum Overlaid {
     Deleted,
 }
 
-/// An own transaction that was committed, kept until every member that counts has it: were the datastore rebuilt from a
-/// member that is behind it, it would be pushed again.
+/// A committed transaction of this replica. It is kept until every member within retention has it, because it has to be
+/// pushed again if the datastore is rebuilt from a member that lacks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// The transaction.
     pub txn: Arc<Txn>,
-    /// Its sequence, or a later one.
+    /// Its sequence, or a later one if [`Learnt::is_exact`] is false.
     pub seq: Seq,
-    /// How that is known.
+    /// Source of the sequence.
     pub learnt: Learnt,
     place: Place,
 }
 
-/// From what it was learnt that a transaction is decided.
+/// Source from which the replica learned that a transaction is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learnt {
-    /// From its own entry.
+    /// The transaction's own entry.
     Entry,
-    /// From the row of its origin in a state, of which it was the last: the row has its sequence.
+    /// The row of its origin in a state, as the last transaction of that row. The row has its sequence.
     LastOfRow,
-    /// From the row of its origin, which has a later sequence.
+    /// The row of its origin, which has a later sequence.
     Row,
 }
 
 impl Learnt {
-    /// Whether the sequence that is kept is its own.
+    /// Returns whether the recorded sequence is that of the transaction.
     #[must_use]
     pub fn is_exact(self) -> bool {
         self != Learnt::Row
     }
 }
 
-/// Most transactions that are kept, and most bytes of them. Beyond it the oldest go.
+/// Limits of the number and of the total size of kept transactions. The oldest are dropped first.
 const KEPT_TXNS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
-/// Most counters in a row that are filled with nothing.
+/// Maximum number of consecutive counters that are filled with empty transactions.
 const FILLED_MAX: u64 = 1024;
 
 fn nothing(id: TxnId, time_ms: u64) -> Txn {
@@ -109,7 +109,7 @@ fn is_nothing(txn: &Txn) -> bool {
     txn.ops.is_empty() && txn.conditions.is_empty() && txn.note.is_empty()
 }
 
-/// Identities of what waits, in its order, with nothing in the place of what is missing between.
+/// Returns the waiting transactions in order with their new identities, and an empty transaction for each missing counter.
 fn numbered(
     waiting: Vec<Arc<Txn>>,
     decided_of: impl Fn(Origin) -> OriginCounter,
@@ -147,48 +147,49 @@ pub struct Outbox {
     rejected_bytes: usize,
     shares: Shares,
     retried: Retried,
-    /// Pending ones of which the log says something else.
+    /// Pending transactions whose identity the log has for different contents.
     reused: BTreeSet<TxnId>,
-    /// Rejections that are not known to be written down.
+    /// Rejections that are not known to be in the journal.
     unwritten: BTreeSet<TxnId>,
     next_place: Place,
     pending_bytes: usize,
     keeps: bool,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
-    /// By their marks, those of them whose own entry was not seen: the log may not name them as the writers of what they wrote.
+    /// The kept transactions whose own entry was not seen, by mark. The log may not record them as writers of their objects.
     unseen: HashMap<Seq, Arc<Txn>>,
-    /// What a state that was lost had decided, up to these counters.
+    /// Counters up to which a lost state had resolved transactions.
     decided_before: HashMap<Origin, OriginCounter>,
-    /// How many of the pending ones these are.
+    /// Number of pending transactions that a lost state had resolved.
     hidden: usize,
-    /// Of what is pending before this place it is not known whether a state that was lost had decided it.
+    /// For pending transactions before this position, it is unknown whether a lost state had resolved them.
     doubted_to: Place,
 }
 
 impl Outbox {
-    /// One that keeps committed transactions for a while.
+    /// Creates an outbox that keeps committed transactions for a while.
     #[must_use]
     pub fn keeping() -> Outbox {
         Outbox { keeps: true, ..Outbox::default() }
     }
 
-    /// One that does not show what was decided already, up to these counters, by a state that was lost: the same objects may
-    /// have changed since. It waits, and is pushed, as everything does of which the present state knows nothing.
+    /// Hides transactions from the optimistic view that a lost state had resolved, up to these counters: their objects
+    /// may have changed since. They are still pushed, like all transactions that the current state does not know.
     #[must_use]
     pub fn without_overlay_of(self, decided: impl IntoIterator<Item = (Origin, OriginCounter)>) -> Outbox {
         let decided = decided.into_iter().filter(|_| !planted::is(Bug::DecidedIsShownAgain));
         Outbox { decided_before: decided.collect(), ..self }
     }
 
-    /// One of whose pending transactions it is not known whether a state that was lost had decided them.
+    /// Marks all pending transactions as possibly resolved by a lost state.
     #[must_use]
     pub fn doubted(self) -> Outbox {
         Outbox { doubted_to: self.next_place, ..self }
     }
 
-    /// Pending transactions that a state which was lost had decided, or may have decided, and that a state with these counters
-    /// knows nothing of. What came after them is not known, so they must not be pushed to a log that has not decided them.
+    /// Returns the pending transactions that a lost state had resolved, or may have resolved, and that are unknown to a
+    /// state with these counters. Later changes of their objects are unknown, so they must not be pushed to a log that
+    /// has not resolved them.
     #[must_use]
     pub fn lost_with_state(&self, decided: &BTreeMap<Origin, OriginCounter>) -> Vec<Arc<Txn>> {
         let is_lacking = |id: TxnId| decided.get(&id.origin).is_none_or(|decided| id.counter > *decided);
@@ -196,7 +197,7 @@ impl Outbox {
         lost.map(|(_, txn)| Arc::clone(txn)).collect()
     }
 
-    /// Whether anything that waits or was rejected was made upon a write after `seq`.
+    /// Returns whether a pending or rejected transaction has a condition on a version later than `seq`.
     #[must_use]
     pub fn is_upon_later_than(&self, seq: Seq) -> bool {
         let rejected = self.rejected.values().map(|rejected| &rejected.txn);
@@ -208,23 +209,23 @@ impl Outbox {
         conditions.any(is_later) && !planted::is(Bug::UponLostStays)
     }
 
-    /// Whether a pending transaction was never decided.
+    /// Returns whether a pending transaction is known to be unresolved in any lost state.
     fn is_certain(&self, place: Place, id: TxnId) -> bool {
         self.is_shown(id) && place >= self.doubted_to
     }
 
-    /// The committed transactions that are kept, oldest first.
+    /// Returns the kept committed transactions, oldest first.
     pub fn kept(&self) -> impl Iterator<Item = &Kept> {
         self.kept.iter()
     }
 
-    /// Estimated bytes of what is kept.
+    /// Returns the estimated size of the kept transactions in bytes.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }
 
-    /// Every member that counts has durably applied everything up to `floor`.
+    /// Drops kept transactions up to `floor`, which every member within retention has durably applied.
     pub fn forget_passed(&mut self, floor: Seq) {
         while self.kept.front().is_some_and(|kept| kept.seq <= floor) {
             self.forget_oldest();
@@ -239,7 +240,7 @@ impl Outbox {
         if learnt != Learnt::Entry {
             self.unseen.insert(txn.id.mark(), Arc::clone(&txn));
         }
-        // In the order in which they were made, which is not always that in which it was learnt that they are decided.
+        // Ordered by creation, which may differ from the order in which they turned out to be resolved.
         let at = self.kept.partition_point(|kept| kept.place < place);
         self.kept.insert(at, Kept { txn, seq, learnt, place });
         while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
@@ -254,19 +255,24 @@ impl Outbox {
         }
     }
 
-    /// Committed transactions that `txn` was made upon, and of which the log may not know that they wrote what it holds.
+    /// Returns the committed transactions on which `txn` depends and which the log may not record as writers.
     pub fn unseen_before(&self, txn: &Txn) -> impl Iterator<Item = &Arc<Txn>> {
         let marks = txn.conditions.iter().filter_map(Condition::mark).filter(|_| !self.unseen.is_empty());
         marks.filter_map(|mark| self.unseen.get(&mark))
     }
 
-    /// What this outbox becomes under a log that has decided less than it had. What is pushed again waits before what is pending;
-    /// what the log has committed, and other members may lack, is kept on, and what it has rejected is put on the list. A counter
-    /// that nothing is left of is filled by a transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
-    /// that `fresh` gives. A rejection that the log does not know gets such an origin as well, and so does what is archived: it
-    /// stays on the list, and its old identity belongs to what fills its place, or to the deletions of it that are pushed `again`. What is lost with a state
-    /// ([`Outbox::lost_with_state`]) is left out. Conditions made in the history that is left are translated (`rebase.rs`), and
-    /// name transactions as they are called from now on.
+    /// Returns the outbox for a new log that has resolved fewer transactions than the abandoned history.
+    ///
+    /// - The transactions in `again` precede the pending ones.
+    /// - Transactions that the new log has committed, and that other members may lack, are still kept. Those that it has
+    ///   rejected are put on the rejected list.
+    /// - A counter without a remaining transaction is filled with an empty transaction. If too many are missing, the
+    ///   following transactions get an origin from `fresh` instead.
+    /// - A rejection that the log does not contain gets such an origin as well. So does an archived transaction, which is
+    ///   put on the rejected list. Its old identity is used by the empty transaction, or by its deletions in `again`.
+    /// - Transactions lost with a state ([`Outbox::lost_with_state`]) are omitted.
+    /// - Conditions from the abandoned history are translated (`rebase.rs`), and refer to transactions by their new
+    ///   identities.
     #[must_use]
     pub fn requeued(&self, leaving: Leaving<'_>, mut fresh: impl FnMut() -> Origin) -> Outbox {
         let Leaving { decided, again, archived, reason, lost } = leaving;
@@ -299,7 +305,7 @@ impl Outbox {
         });
         let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).filter(|txn| !is_decided(txn.id)).collect();
         let numbered = numbered(waiting, decided_of, fresh);
-        // What was made upon an archived one follows that, not the deletions that are pushed in its place.
+        // Transactions that depend on an archived one refer to that, not to the deletions pushed in its place.
         let is_renamed = |(_, txn): &&(TxnId, Arc<Txn>)| !listed_again.contains(&txn.id);
         numbered.iter().filter(is_renamed).for_each(|(id, txn)| names.note(txn.id, *id));
         outbox.retried = names;
@@ -307,15 +313,16 @@ impl Outbox {
             outbox.restore_rejected(RejectedTxn { txn: outbox.called(id, &rejected.txn), ..rejected });
         }
         for (id, txn) in numbered {
-            // What it says of rejections, it says of another history.
+            // The acknowledgement refers to rejections of the abandoned history.
             outbox.insert(Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&outbox.called(id, &txn)) }));
         }
         outbox
     }
 
-    /// What the push of a pending transaction says of rejections ([`Txn::settled`]). When many were rejected since it was made,
-    /// that is all of its origin before what still waits, as far as they are written down: the datastore takes no more rejections
-    /// from an origin that says of none that it has them.
+    /// Returns the acknowledged-rejections watermark ([`Txn::settled`]) for the push of a pending transaction. If many
+    /// rejections followed its creation, the watermark covers all counters of its origin before the first one that is
+    /// pending or whose rejection is not in the journal. The datastore accepts no more rejections from an origin that
+    /// acknowledges none.
     #[must_use]
     pub fn settled_before(&self, txn: &Txn) -> OriginCounter {
         let origin = txn.id.origin;
@@ -327,13 +334,13 @@ impl Outbox {
         if recorded.0.saturating_sub(txn.settled.0) >= SETTLED_WITHIN { recorded } else { txn.settled }
     }
 
-    /// The rejection of a transaction is written down, or dealt with.
+    /// Records that the rejection of a transaction is in the journal or was handled.
     pub fn note_written(&mut self, id: TxnId) {
         self.unwritten.remove(&id);
     }
 
-    /// Keeps on in `outbox` what a log has decided of the kept and the pending transactions; returns those that it has rejected.
-    /// A pending one may have been decided in the history that the log goes on from, and not in the one that is left.
+    /// Keeps those kept and pending transactions in `outbox` that the new log has committed; returns those that it has
+    /// rejected. A pending transaction may have been resolved in the new log, but not in the abandoned history.
     fn keep_decided(
         &self,
         decided: &BTreeMap<Origin, OriginRow>,
@@ -348,7 +355,7 @@ impl Outbox {
             let counter = txn.id.counter;
             let Some(row) = decided.get(&txn.id.origin).filter(|row| counter <= row.last_counter) else { continue };
             if let Some((seq, reason)) = row.rejection(counter) {
-                // What only fills a place nobody made.
+                // An empty transaction that fills a counter has no author.
                 if is_nothing(txn) {
                     continue;
                 }
@@ -359,7 +366,7 @@ impl Outbox {
             }
             let by_row = if counter == row.last_counter { Learnt::LastOfRow } else { Learnt::Row };
             let (seq, learnt) = match known {
-                // The log that goes on need not know what it wrote.
+                // The new log may not know what the transaction wrote.
                 Some((seq, learnt)) => (seq, if seq <= lost.shared_to() { learnt } else { Learnt::Row }),
                 None => (row.last_seq, by_row),
             };
@@ -371,12 +378,12 @@ impl Outbox {
         rejected
     }
 
-    /// A transaction under the identity that it has from now on, upon others as they are called.
+    /// Returns a transaction with its new identity, and with conditions that refer to new identities.
     fn called(&self, id: TxnId, txn: &Arc<Txn>) -> Arc<Txn> {
         Arc::new(Txn { id, ..Txn::clone(&self.retried.txn(txn)) })
     }
 
-    /// Origins that have pending, kept or rejected transactions.
+    /// Returns the origins that have pending, kept or rejected transactions.
     #[must_use]
     pub fn all_origins(&self) -> Vec<Origin> {
         let kept = self.kept.iter().map(|kept| kept.txn.id.origin);
@@ -385,7 +392,7 @@ impl Outbox {
         all.into_iter().collect()
     }
 
-    /// Origins of everything that the journal may still hold, those of [`Outbox::all_origins`] first.
+    /// Returns all origins of which the journal may still hold transactions, those of [`Outbox::all_origins`] first.
     #[must_use]
     pub fn known_origins(&self) -> Vec<Origin> {
         let mut origins = self.all_origins();
@@ -394,13 +401,13 @@ impl Outbox {
         origins
     }
 
-    /// Number of pending transactions, without those that a state that was lost had decided.
+    /// Returns the number of pending transactions, except those that a lost state had resolved.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.pending.len() - self.hidden
     }
 
-    /// The transactions that [`Outbox::depth`] counts, in order.
+    /// Returns the transactions that [`Outbox::depth`] counts, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &Arc<Txn>> {
         self.pending.values().filter(|txn| self.is_shown(txn.id))
     }
@@ -409,42 +416,42 @@ impl Outbox {
         self.decided_before.get(&id.origin).is_none_or(|decided| id.counter > *decided)
     }
 
-    /// Estimated bytes of pending transactions.
+    /// Returns the estimated size of the pending transactions in bytes.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
 
-    /// Estimated bytes of rejected transactions.
+    /// Returns the estimated size of the rejected transactions in bytes.
     #[must_use]
     pub fn rejected_bytes(&self) -> usize {
         self.rejected_bytes
     }
 
-    /// What is an author's of both.
+    /// Returns the size of an author's pending and rejected transactions.
     #[must_use]
     pub fn held_by(&self, author: i32) -> Held {
         self.shares.of(author)
     }
 
-    /// The pending transactions in order.
+    /// Returns the pending transactions in order.
     pub fn pending(&self) -> impl Iterator<Item = &Arc<Txn>> {
         self.pending.values()
     }
 
-    /// The rejected list.
+    /// Returns the rejected transactions.
     #[must_use]
     pub fn rejected(&self) -> &BTreeMap<TxnId, RejectedTxn> {
         &self.rejected
     }
 
-    /// Greatest counter of `origin` that this outbox has seen.
+    /// Returns the greatest counter of `origin` that this outbox has seen.
     #[must_use]
     pub fn taken(&self, origin: Origin) -> OriginCounter {
         self.taken.get(&origin).copied().unwrap_or_default()
     }
 
-    /// The next pending transaction of the express lane after `place`, to be pushed.
+    /// Returns the next pending transaction of the express lane after `place`.
     #[must_use]
     pub fn next_express(&self, place: Option<Place>) -> Option<(Place, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
@@ -452,31 +459,31 @@ impl Outbox {
         behind.next().map(|(place, txn)| (*place, txn))
     }
 
-    /// The pending transactions of the bulk lane after `place`, in order.
+    /// Returns the pending transactions of the bulk lane after `place`, in order.
     pub fn bulk_after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
         self.bulk.from(start).filter_map(|place| Some((place, self.pending.get(&place)?)))
     }
 
-    /// Whether a transaction of these operations and conditions would belong into the bulk lane for what waits there.
+    /// Returns whether a transaction with these operations and conditions would have to queue behind the bulk lane.
     #[must_use]
     pub fn waits_for_bulk(&self, ops: &[Op], conditions: &[Condition]) -> bool {
         self.bulk.concerns(ops, conditions)
     }
 
-    /// Takes in a transaction that is durable locally. Counters of one origin must rise.
+    /// Adds a transaction that is durable locally. Counters of an origin must increase.
     pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
         let is_bulk = self.bulk.takes(&txn);
         self.insert_in(txn, is_bulk)
     }
 
-    /// [`Outbox::insert`] into a known lane.
+    /// Like [`Outbox::insert`], with the lane given by the caller.
     pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> Place {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
         self.taken.insert(id.origin, id.counter);
-        // Its maker gives it again.
+        // The author submits it again.
         if self.rejected.get(&id).is_some_and(RejectedTxn::is_unsequenced) {
             self.take_rejected(id);
         }
@@ -496,10 +503,10 @@ impl Outbox {
         place
     }
 
-    /// Puts a transaction on the rejected list directly, when the journal is read at open.
+    /// Adds a transaction to the rejected list when the journal is read at open.
     pub fn restore_rejected(&mut self, rejected: RejectedTxn) {
         let id = rejected.txn.id;
-        // One that the log knows nothing of leaves its counter to its maker.
+        // The author may use the counter again if the log does not contain the rejection.
         if !rejected.is_unsequenced() {
             let taken = self.taken.entry(id.origin).or_default();
             *taken = (*taken).max(id.counter);
@@ -507,7 +514,7 @@ impl Outbox {
         self.put_rejected(rejected);
     }
 
-    /// Takes a rejected transaction off the list.
+    /// Removes a transaction from the rejected list.
     pub fn take_rejected(&mut self, id: TxnId) -> Option<RejectedTxn> {
         let taken = self.rejected.remove(&id)?;
         self.rejected_bytes -= taken.txn.bytes_estimate();
@@ -518,7 +525,8 @@ impl Outbox {
         Some(taken)
     }
 
-    /// A rejected transaction was submitted again as `to`: what was made upon it, and is or will be rejected, is upon that one.
+    /// Records that a rejected transaction was submitted again as `to`. Transactions that depend on it, and that are or
+    /// will be rejected, now depend on `to`.
     pub fn note_retried(&mut self, of: TxnId, to: TxnId) {
         self.take_rejected(of);
         self.retried.note(of, to);
@@ -527,7 +535,7 @@ impl Outbox {
         }
     }
 
-    /// Conditions as they are upon what was submitted again meanwhile.
+    /// Returns conditions in which transactions that were submitted again have their new identities.
     #[must_use]
     pub fn upon_retried(&self, conditions: &[Condition]) -> Vec<Condition> {
         self.retried.conditions(conditions)
@@ -542,7 +550,7 @@ impl Outbox {
         self.rejected.insert(id, rejected);
     }
 
-    /// The state has applied an entry at `seq`.
+    /// Handles an entry that the state has applied at `seq`.
     pub fn handle_applied(&mut self, seq: Seq, body: &EntryBody) -> Option<Decided> {
         let id = body.id()?;
         let queue = self.by_origin.get(&id.origin)?;
@@ -558,8 +566,9 @@ impl Outbox {
         self.decide(id.origin, id.counter, Some(id.counter), seq, rejection).pop()
     }
 
-    /// Compares an entry with what is pending under its identity, as it arrives and before it is applied: its bytes are covered by
-    /// the log's chain then. Where the two differ, what is pending is rejected once the entry is applied.
+    /// Compares an entry with the pending transaction of the same identity. Called when the entry arrives, before it is
+    /// applied, because the log's chain covers its bytes then. If they differ, the pending transaction is rejected once
+    /// the entry is applied.
     pub fn compare_arrived(&mut self, body: &EntryBody) {
         let EntryBody::Commit(arrived) = body else { return };
         if self.pending_of(arrived.id).is_some_and(|pending| !pending.has_contents_of(arrived)) {
@@ -567,7 +576,7 @@ impl Outbox {
         }
     }
 
-    /// Puts a pending transaction on the rejected list before the log has decided it, and never will.
+    /// Rejects a pending transaction that the log has not resolved and never will.
     pub fn refuse(&mut self, id: TxnId, reason: Reason) -> Option<Decided> {
         let queue = self.by_origin.get_mut(&id.origin)?;
         let at = queue.binary_search_by_key(&id.counter, |(counter, _)| *counter).ok()?;
@@ -576,14 +585,15 @@ impl Outbox {
         if queue.is_empty() {
             self.by_origin.remove(&id.origin);
         }
-        // What is known of the origin otherwise is in the state. Known it stays: the journal may hold what was decided before.
+        // The state has the counters resolved before. The origin stays known, because the journal may hold resolved
+        // transactions of it.
         self.taken.insert(id.origin, last.unwrap_or_default());
         let txn = self.remove(place)?;
         self.put_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() });
         Some(Decided::Rejected(id, Seq::ZERO, reason))
     }
 
-    /// The transaction of this identity, as long as it is pending, rejected or kept.
+    /// Returns the transaction with this identity if it is pending, rejected or kept.
     #[must_use]
     pub fn find(&self, id: TxnId) -> Option<&Arc<Txn>> {
         let rejected = || self.rejected.get(&id).map(|rejected| &rejected.txn);
@@ -597,7 +607,8 @@ impl Outbox {
         self.pending.get(&queue[at].1)
     }
 
-    /// The state was opened or replaced: `row` is what it knows of `origin`. Everything up to its counter is decided.
+    /// Handles a state that was opened or replaced and contains `row` for `origin`. All transactions up to its counter
+    /// are resolved.
     pub fn handle_row(&mut self, origin: Origin, row: &OriginRow) -> Vec<Decided> {
         let taken = self.taken.entry(origin).or_default();
         *taken = (*taken).max(row.last_counter);
@@ -609,13 +620,13 @@ impl Outbox {
         })
     }
 
-    /// Origins that have pending transactions.
+    /// Returns the origins that have pending transactions.
     #[must_use]
     pub fn origins(&self) -> Vec<Origin> {
         self.by_origin.keys().copied().collect()
     }
 
-    /// A planted fault: takes everything up to a transaction for decided before the state says so.
+    /// Injected fault: treats all transactions up to `id` as resolved before the state has resolved them.
     pub(crate) fn forget_up_to(&mut self, id: TxnId) {
         self.decide(id.origin, id.counter, None, Seq::ZERO, |_| None);
     }
@@ -644,7 +655,7 @@ impl Outbox {
             self.reused.remove(&id);
             decided.push(match rejection(counter) {
                 Some(_) if planted::is(Bug::ForgetRejected) => continue,
-                // It only fills the place of one that was rejected here, and nobody made it.
+                // An empty transaction that fills the counter of one rejected here has no author.
                 Some(_) if is_nothing(&txn) && !planted::is(Bug::FillerIsRejected) => continue,
                 Some((seq, reason)) => {
                     self.put_rejected(RejectedTxn { txn, seq, reason: reason.clone() });
@@ -689,21 +700,21 @@ impl Outbox {
         Some(txn)
     }
 
-    /// What the pending transactions make of a key.
+    /// Returns the value of a key in the optimistic view.
     #[must_use]
     pub fn look_up(&self, collection: &Collection, key: &Key) -> Overlaid {
         let layer = self.overlay.get(collection).and_then(|keys| keys.get(key));
         layer.and_then(|layer| layer.last_key_value()).map_or(Overlaid::Untouched, |(_, value)| as_overlaid(value))
     }
 
-    /// The pending transaction that wrote a key last.
+    /// Returns the last pending transaction that wrote a key.
     #[must_use]
     pub fn last_writer(&self, collection: &Collection, key: &Key) -> Option<TxnId> {
         let (place, _) = self.overlay.get(collection)?.get(key)?.last_key_value()?;
         self.pending.get(place).map(|txn| txn.id)
     }
 
-    /// What the pending transactions make of the keys of a collection that start with `prefix`, in key order.
+    /// Returns the keys of a collection that start with `prefix` and that pending transactions write, in key order.
     #[must_use]
     pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, Overlaid)> {
         let Some(keys) = self.overlay.get(collection) else { return Vec::new() };
@@ -714,7 +725,7 @@ impl Outbox {
         matching.filter_map(top).collect()
     }
 
-    /// Collections that pending transactions touch.
+    /// Returns the collections that pending transactions write.
     pub fn collections(&self) -> impl Iterator<Item = &Collection> {
         self.overlay.keys()
     }
@@ -724,7 +735,7 @@ fn as_overlaid(value: &Option<Bytes>) -> Overlaid {
     value.as_ref().map_or(Overlaid::Deleted, |value| Overlaid::Put(value.clone()))
 }
 
-/// The keys whose optimistic view a transaction changes, for watchers.
+/// Returns the keys whose optimistic view a transaction changes, for watchers.
 pub fn touched(txn: &Txn) -> impl Iterator<Item = (&Collection, &Key)> {
     txn.ops.iter().map(|op: &Op| (op.collection(), op.key()))
 }

@@ -1,5 +1,5 @@
-//! Pushing an outbox: pipelined within a window, each [lane](super::lanes) in order, again and again until the state has
-//! decided.
+//! Pushing of an outbox: pipelined within a window, each [lane](super::lanes) in order, repeated until the state has
+//! resolved the transactions.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,54 +14,54 @@ use crate::telemetry;
 use super::gate::{Gate, Passage};
 use super::outbox::{Outbox, Place};
 
-/// Most transactions and bytes sent but not answered.
+/// Limits of the number and size of transactions that are sent but not answered.
 const WINDOW_TXNS: usize = 4096;
 const WINDOW_BYTES: usize = 8 << 20;
 
-/// One push stream, from its first transaction to the answer that ends it.
+/// One push stream, from its first transaction to the reply that ends it.
 #[derive(Debug, Default)]
 pub struct Pusher {
-    /// The last one that was sent of the express lane, and of the bulk lane.
+    /// The last transaction sent in the express lane, and in the bulk lane.
     sent: Option<Place>,
     sent_bulk: Option<Place>,
     sizes: VecDeque<usize>,
     bytes: usize,
-    /// Committed ones that went out again before what was made upon them.
+    /// Committed transactions that were sent again before transactions that depend on them.
     reminded: HashSet<TxnId>,
 }
 
-/// What an answer means.
+/// Meaning of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// Committed and durable at the datastore; the outbox keeps it until the state has it, too.
+    /// Committed and durable at the datastore. The outbox keeps it until the state has it as well.
     Acknowledged(TxnId, Seq),
-    /// Refused for good, and the log does not know of it: put it on the rejected list.
+    /// Rejected permanently without a record in the log: put it on the rejected list.
     Refused(TxnId, Reason),
-    /// Decided: the tail or a snapshot brings the decision, with the reason, in its place.
+    /// Resolved. The outcome and its reason arrive with the tail or a snapshot.
     Decided(TxnId),
-    /// Not taken: give this stream up, pause, and begin again with the oldest transaction.
+    /// Not accepted: close this stream, wait, and restart with the oldest transaction.
     Pause(String),
-    /// Not taken, because chunks that it names are not at the datastore: tell the gate, then as [`Heard::Pause`].
+    /// Not accepted, because the datastore lacks chunks that it references: notify the gate, then proceed as for [`Heard::Pause`].
     ChunksMissing(TxnId, String),
 }
 
-/// What to do for the next transaction.
+/// Action for the next transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// There is none that may go, or the window is full.
+    /// No transaction may be sent, or the window is full.
     Nothing,
-    /// Send it as a message of this kind; it is in the given buffer.
+    /// Send the transaction in the given buffer as a message of this kind.
     Send(Kind),
 }
 
-/// One of the bulk lane that may go.
+/// A bulk transaction that may be sent.
 struct Bulk<'a> {
     place: Place,
     txn: &'a Arc<Txn>,
     kind: Kind,
 }
 
-/// The first pending transaction that waits at the gate: see to it that its chunks are sent.
+/// Returns the first pending transaction that waits at the gate. The caller sends its chunks.
 #[must_use]
 pub fn first_held(outbox: &Outbox, gate: &Gate) -> Option<Arc<Txn>> {
     let mut waiting = outbox.bulk_after(None).map(|(_, txn)| txn);
@@ -69,7 +69,7 @@ pub fn first_held(outbox: &Outbox, gate: &Gate) -> Option<Arc<Txn>> {
 }
 
 impl Pusher {
-    /// Whether nothing more may be sent before an answer comes.
+    /// Returns whether the window is full until the next reply.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.sizes.len() >= WINDOW_TXNS || self.bytes >= WINDOW_BYTES
@@ -114,15 +114,16 @@ impl Pusher {
         self.bytes += body.len();
     }
 
-    /// A committed transaction that `txn` was made upon, and of which the datastore may not know what it wrote: it is told first,
-    /// and answers that this was decided. One that names chunks would have to wait for them.
+    /// Returns a committed transaction on which `txn` depends and whose writes the datastore may not know. It is sent
+    /// first; the datastore replies that it is resolved. Transactions that reference chunks are excluded, because they
+    /// would have to wait for these.
     fn to_remind_of<'a>(&self, outbox: &'a Outbox, txn: &Txn) -> Option<&'a Arc<Txn>> {
         let mut unseen = outbox.unseen_before(txn);
         unseen.find(|former| !self.reminded.contains(&former.id) && !names_chunks(&former.ops))
     }
 
-    /// The next of the bulk lane, if it may go: its chunks are at the datastore, and everything of the express lane before it
-    /// is decided.
+    /// Returns the next bulk transaction if it may be sent: its chunks are at the datastore, and all express
+    /// transactions before it are resolved.
     fn next_bulk<'a>(&self, outbox: &'a Outbox, gate: &Gate) -> Option<Bulk<'a>> {
         let (place, txn) = outbox.bulk_after(self.sent_bulk).next()?;
         let kind = match gate.passage(txn) {
@@ -134,7 +135,7 @@ impl Pusher {
         is_first.then_some(Bulk { place, txn, kind })
     }
 
-    /// Takes in the answer to the oldest transaction under way.
+    /// Handles the reply to the oldest transaction in flight.
     pub fn handle_outcome(&mut self, outcome: Outcome) -> Heard {
         self.bytes -= self.sizes.pop_front().unwrap_or_default();
         match outcome.fate {

@@ -1,9 +1,10 @@
-//! What refers to a history that was lost, in terms of the one that goes on.
+//! Translation of conditions from an abandoned history to the log that continued without it ("the new log").
 //!
-//! The log that goes on gives the sequences of the lost part out again. A condition that names one of them must not hold for
-//! the write that has it now: nobody has seen that write when the transaction was made. So whatever is carried over (what waits,
-//! what is pushed again, archived or rejected, what was read before) has its conditions translated here, and nowhere else: upon
-//! an own transaction of the lost part they name that transaction, upon anything else of the lost part they never hold.
+//! The new log assigns the sequences of the abandoned part again. A condition on such a sequence must not hold for the
+//! write that has it in the new log, because the author of the transaction has not seen that write. All conditions
+//! carried over (of pending, re-pushed, archived and rejected transactions, and of earlier reads) are therefore
+//! translated here, and only here: a condition on a local transaction of the abandoned part refers to that transaction,
+//! and a condition on any other write of the abandoned part never holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,26 +16,27 @@ use crate::planted::{self, Bug};
 
 use super::outbox::Kept;
 
-/// A history that was left.
+/// An abandoned history.
 #[derive(Clone, Debug)]
 pub struct Lost {
     shared_to: Seq,
-    /// Own transactions of the lost part, by their sequences there.
+    /// Local transactions of the abandoned part, by their sequences there.
     writers: HashMap<Seq, TxnId>,
 }
 
 impl Lost {
-    /// One that is the same as the present one up to `shared_to`, of which nothing else is known.
+    /// Creates a history that equals the present one up to `shared_to` and about which nothing else is known.
     #[must_use]
     pub fn after(shared_to: Seq) -> Lost {
         Lost { shared_to, writers: HashMap::new() }
     }
 
-    /// The same with the own transactions that were `kept`, in their order. Of one whose entry was not seen, as before a restart,
-    /// and that was not the last of its origin, only a sequence is known that it came at or before: `left` tells what the lost history had in a place, and in which version.
+    /// Adds the local transactions in `kept`, which are in order. If a transaction's entry was not seen, as before a
+    /// restart, and it was not the last one of its origin's row, only an upper limit of its sequence is known. For that
+    /// case, `left` returns the value and the version of a key in the abandoned history.
     ///
     /// # Errors
-    /// When that cannot be read.
+    /// If `left` fails.
     pub fn with_own<'a, E>(
         self,
         kept: impl Iterator<Item = &'a Kept>,
@@ -56,7 +58,7 @@ impl Lost {
                 found.entry(version).or_default().insert(kept.txn.id);
             }
         }
-        // One sequence is one transaction's: where two could be it, it is not known.
+        // A sequence belongs to one transaction: if two match, the writer is unknown.
         for (version, ids) in found {
             if let (Some(id), 1) = (ids.first(), ids.len()) {
                 writers.entry(version).or_insert(*id);
@@ -65,13 +67,13 @@ impl Lost {
         Ok(Lost { shared_to, writers })
     }
 
-    /// The last sequence that both histories share.
+    /// Returns the last sequence that both histories share.
     #[must_use]
     pub fn shared_to(&self) -> Seq {
         self.shared_to
     }
 
-    /// What becomes of a condition that was made in the lost history.
+    /// Translates a condition from the abandoned history.
     #[must_use]
     pub fn condition(&self, condition: &Condition) -> Condition {
         match condition {
@@ -90,25 +92,25 @@ impl Lost {
         }
     }
 
-    /// What becomes of the conditions of a transaction that was made in the lost history.
+    /// Translates the conditions of a transaction from the abandoned history.
     #[must_use]
     pub fn conditions(&self, conditions: &[Condition]) -> Vec<Condition> {
         conditions.iter().map(|condition| self.condition(condition)).collect()
     }
 }
 
-/// What an outbox becomes under a log that has decided less than it had.
+/// Input for [`Outbox::requeued`](super::outbox::Outbox::requeued).
 #[derive(Debug)]
 pub struct Leaving<'a> {
-    /// What the log that goes on has decided of each origin.
+    /// Rows of the origins in the new log.
     pub decided: &'a BTreeMap<Origin, OriginRow>,
-    /// Committed transactions that are pushed again, with conditions for the log that goes on.
+    /// Committed transactions to push again, with conditions for the new log.
     pub again: Vec<Arc<Txn>>,
-    /// Those that are put on the rejected list instead, likewise.
+    /// Transactions to put on the rejected list instead, with conditions for the new log.
     pub archived: Vec<Arc<Txn>>,
-    /// Why.
+    /// Rejection reason of the archived transactions.
     pub reason: Reason,
-    /// The history that is left.
+    /// The abandoned history.
     pub lost: &'a Lost,
 }
 
@@ -145,7 +147,7 @@ mod tests {
         Arc::new(Txn { id: id(counter), settled, time_ms: 0, note, conditions, ops })
     }
 
-    /// An outbox with the transactions of these conditions pending, the first of them committed at sequence 12.
+    /// Returns an outbox with pending transactions that have these conditions; the first one was committed at sequence 12.
     fn outbox(conditions: &[Vec<Condition>]) -> Outbox {
         let mut outbox = Outbox::keeping();
         for (counter, conditions) in (1..).zip(conditions) {
@@ -176,14 +178,14 @@ mod tests {
         let others = [vec![], vec![version(10)], vec![version(11)], vec![version(12)], vec![upon(id(4))]];
         let outbox = outbox(&others);
         let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
-        // The own one is pushed again: what was made upon it goes on from it.
+        // The local transaction is pushed again, so transactions that depend on it refer to it.
         let (collection, key) = place();
         let lost = Condition::upon_lost(collection, key);
         let wanted = [version(10), lost.clone(), upon(id(1)), upon(id(4))];
         assert_eq!(conditions(&requeued(&outbox, kept)), wanted);
-        // It is archived: what fills its place writes nothing.
+        // It is archived. The transaction that fills its counter writes nothing.
         assert_eq!(conditions(&requeued(&outbox, Vec::new())), wanted);
-        // What is pushed again says which version it expects in the log that goes on.
+        // A transaction pushed again has conditions for the new log.
         let again = vec![txn(1, vec![version(11)])];
         assert_eq!(conditions(&requeued(&outbox, again))[0], version(11));
         assert!(lost.is_upon_lost() && (0..=20).all(|seq| !lost.holds(Some(Seq(seq)))));

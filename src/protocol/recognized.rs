@@ -1,9 +1,10 @@
-//! Writers that a log does not name, known by what they wrote.
+//! Recognition of the writers of objects by the values that they wrote.
 //!
-//! A log that begins anew from the state of a member has the objects, but of most of them not which transaction wrote them.
-//! What was made upon such a transaction would be rejected, although nobody came in between. The member that made the
-//! transaction pushes it again; it was decided, so nothing is committed, but what it writes is seen: an object that reads like
-//! that is as its maker left it. Whoever builds upon it has seen just that value, so nothing is overwritten unseen.
+//! A log that is restarted from the state of a member has the objects, but for most of them not the transaction that
+//! wrote them. A transaction that depends on such a write would be rejected although no other write came in between.
+//! The member that made the write therefore pushes it again. It is already resolved, so nothing is committed, but its
+//! values are compared: an object that still has the written value is attributed to it. An author who depends on that
+//! write has seen exactly this value, so nothing is overwritten unseen.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,15 +12,16 @@ use crate::model::{Collection, Condition, Key, Op, Seq, Txn};
 
 use super::sequencer::Versions;
 
-/// Objects of which it is remembered who wrote them. Of more than that everything is forgotten: what depends on it is rejected.
+/// Maximum number of objects with recognized writers. If it is exceeded, all of them are forgotten, and transactions
+/// that depend on them are rejected.
 const OBJECTS_MAX: usize = 4096;
 
-/// Versions of objects, with the marks of transactions that wrote what they hold.
+/// Versions of objects, with the marks of transactions that wrote the values of these versions.
 #[derive(Debug, Default)]
 pub(super) struct Recognized(HashMap<(Collection, Key), (Seq, BTreeSet<Seq>)>);
 
 impl Recognized {
-    /// Takes in a transaction that was committed before: objects without a known writer that read as it left them are its own.
+    /// Attributes objects without a known writer to a committed transaction if they still have the values it wrote.
     pub(super) fn take<V: Versions>(
         &mut self,
         txn: &Txn,
@@ -27,7 +29,7 @@ impl Recognized {
         version: impl Fn(&Collection, &Key) -> Result<Option<Seq>, V::Error>,
     ) -> Result<(), V::Error> {
         let mut later = BTreeSet::new();
-        // What one transaction wrote has one version: its writer is looked up once.
+        // All writes of one transaction have the same version, so its writer is looked up once.
         let mut looked_up = None;
         for op in txn.ops.iter().rev() {
             let (collection, key) = (op.collection(), op.key());
@@ -35,7 +37,7 @@ impl Recognized {
             let Some(value) = op.value().filter(|_| is_last) else { continue };
             let Some(found) = version(collection, key)? else { continue };
             if looked_up.is_none_or(|(seq, _)| seq != found) {
-                // Counters begin at 1: another one stands for a writer that is not known.
+                // Counters start at 1, so counter 0 means that the writer is unknown.
                 looked_up = Some((found, versions.author(found).is_none_or(|id| id.counter.0 == 0)));
             }
             if looked_up != Some((found, true)) {
@@ -59,7 +61,7 @@ impl Recognized {
         known.1.insert(txn.id.mark());
     }
 
-    /// Whether the transaction that a condition names wrote the version `found` of its object.
+    /// Returns whether the transaction in a condition wrote the version `found` of its object.
     pub(super) fn holds(&self, condition: &Condition, found: Seq) -> bool {
         let Some(mark) = condition.mark().filter(|_| !self.0.is_empty()) else { return false };
         let known = self.0.get(&(condition.collection().clone(), condition.key().clone()));

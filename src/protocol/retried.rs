@@ -1,31 +1,31 @@
-//! Rejected transactions that were submitted again under new identities, for what was made upon them.
+//! Rejected transactions that were submitted again under new identities, for transactions that depend on them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::{Condition, Seq, Txn, TxnId};
 
-/// By the mark of each transaction that was submitted again, the identity that it has now.
+/// New identities of transactions that were submitted again, by the mark of the old identity.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Retried(HashMap<Seq, TxnId>);
 
 impl Retried {
-    /// `of` was submitted again as `to`, or is called so from now on.
+    /// Records that `of` was submitted again as `to`, or has this identity from now on.
     pub(super) fn note(&mut self, of: TxnId, to: TxnId) {
         if of != to {
             self.0.insert(of.mark(), to);
         }
     }
 
-    /// Nothing is left that was made upon one of them.
+    /// Clears the map, once no transaction is left that depends on one in it.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The identity that takes the place of the one with this mark, also when that was rejected and submitted again.
+    /// Returns the latest identity of the transaction with this mark, following repeated submissions.
     fn now(&self, mark: Seq) -> Option<TxnId> {
         let mut found = *self.0.get(&mark)?;
-        // Each time is a later one, so there is an end; a damaged journal may say otherwise.
+        // The chain ends, because each identity is newer than the previous one. A corrupt journal may contain a cycle.
         for _ in 0..self.0.len() {
             let Some(next) = self.0.get(&found.mark()) else { break };
             found = *next;
@@ -33,7 +33,7 @@ impl Retried {
         Some(found)
     }
 
-    /// Conditions that name the transactions as they are now.
+    /// Returns conditions that refer to the latest identities.
     pub(super) fn conditions(&self, conditions: &[Condition]) -> Vec<Condition> {
         let renamed = |condition: &Condition| {
             let now = condition.mark().and_then(|mark| self.now(mark))?;
@@ -42,7 +42,7 @@ impl Retried {
         conditions.iter().map(|condition| renamed(condition).unwrap_or_else(|| condition.clone())).collect()
     }
 
-    /// The transaction with such conditions.
+    /// Returns the transaction with such conditions.
     pub(super) fn txn(&self, txn: &Arc<Txn>) -> Arc<Txn> {
         let is_upon = |condition: &Condition| condition.mark().is_some_and(|mark| self.0.contains_key(&mark));
         if !txn.conditions.iter().any(is_upon) {
@@ -83,7 +83,7 @@ mod tests {
         let conditions = |outbox: &Outbox, counter| outbox.rejected()[&id(counter)].txn.conditions.clone();
         outbox.note_retried(id(1), id(11));
         assert_eq!((conditions(&outbox, 2), conditions(&outbox, 3)), (vec![upon(11)], vec![upon(2)]));
-        // It is rejected again, and retried again; one that was under way comes late.
+        // It is rejected and retried again; a transaction that was in flight arrives late.
         outbox.restore_rejected(rejected(11, vec![]));
         outbox.note_retried(id(11), id(12));
         outbox.restore_rejected(rejected(4, vec![upon(1)]));

@@ -1,8 +1,8 @@
-//! Giving transactions their sequence: idempotence, conditions, limits, numbering.
+//! Sequencing of transactions: idempotence, conditions, limits and sequence numbers.
 //!
-//! Decisions are staged until the caller says whether the batch became durable ([`Sequencer::keep`]) or could not be
-//! written ([`Sequencer::undo`]). Conditions are judged against the committed state plus everything staged or not yet
-//! applied to the state index, so a transaction sees exactly the entries before it.
+//! Decisions are staged until the caller reports that the batch is durable ([`Sequencer::keep`]) or could not be
+//! written ([`Sequencer::undo`]). Conditions are evaluated against the committed state plus all entries that are staged
+//! or not yet applied to the state index. A transaction therefore sees exactly the entries before it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,53 +18,53 @@ use crate::planted::{self, Bug};
 
 use super::recognized::Recognized;
 
-/// Looks up committed versions in the state index, which may lag behind the head.
+/// Lookup of committed versions in the state index, which may lag behind the head.
 pub trait Versions {
-    /// Why a look-up failed.
+    /// Error of a failed lookup.
     type Error;
 
-    /// Version of an object in the index; `None` when absent.
+    /// Returns the version of an object in the index; `None` if absent.
     ///
     /// # Errors
-    /// When the index cannot be read.
+    /// If the index cannot be read.
     fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Self::Error>;
 
-    /// The transaction that was committed at a sequence; `None` when it is not known (any more).
+    /// Returns the transaction that was committed at a sequence; `None` if unknown or no longer known.
     fn author(&self, seq: Seq) -> Option<TxnId>;
 
-    /// An object in the index with its version; `None` when absent, or when nothing but versions is known here.
+    /// Returns an object in the index with its version; `None` if absent, or if the implementation knows only versions.
     ///
     /// # Errors
-    /// When the index cannot be read.
+    /// If the index cannot be read.
     fn value(&self, _collection: &Collection, _key: &Key) -> Result<Option<(Seq, Bytes)>, Self::Error> {
         Ok(None)
     }
 }
 
-/// What the sequencer decides about one transaction.
+/// Decision of the sequencer about one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Write this entry; the fate follows from its body.
+    /// Write this entry. Its body determines the outcome of the transaction.
     Write(Entry),
     /// Committed earlier, at or before this sequence.
     Committed(Seq),
     /// Rejected earlier.
     Rejected(Seq, Reason),
-    /// Refused without a trace: the counter leaves a gap; this one is expected.
+    /// Rejected without a record, because its counter leaves a gap. The value is the expected counter.
     Gap(OriginCounter),
-    /// Not decided now: the origin has so many rejections that its maker has not said to have recorded.
+    /// Not resolved yet, because the member has not acknowledged this many rejections of the origin.
     Unsettled(usize),
 }
 
 #[derive(Debug)]
 enum Undo {
-    /// The origin was not known before: `None`.
+    /// `None` if the origin was unknown before.
     Row(Origin, Option<RowChange>),
     Maker(Origin, Option<Maker>),
     Pending(Collection, Key, Option<(Seq, Option<Seq>)>),
 }
 
-/// Why a member may not use an origin.
+/// Returns the reason why a member may not use an origin.
 #[must_use]
 pub fn of_another_member(origin: Origin, member: &MemberName) -> Reason {
     let message =
@@ -72,14 +72,14 @@ pub fn of_another_member(origin: Origin, member: &MemberName) -> Reason {
     Reason::Forbidden { message }
 }
 
-/// Whether the last transaction of an origin was another one than this of the same counter.
+/// Returns whether the last transaction of an origin had the same counter as `txn` but different contents.
 #[must_use]
 pub fn is_contradicted(maker: &Maker, txn: &Txn) -> bool {
     let is_compared = maker.counter == txn.id.counter && !planted::is(Bug::IdentityNotCompared);
     is_compared && maker.hash.is_some_and(|hash| hash != contents_hash(txn))
 }
 
-/// The numbering authority of one log.
+/// Assigns the sequences of one log.
 #[derive(Debug)]
 pub struct Sequencer {
     head: Seq,
@@ -87,20 +87,20 @@ pub struct Sequencer {
     limits: Limits,
     rows: HashMap<Origin, OriginRow>,
     makers: HashMap<Origin, Maker>,
-    /// Written since the index's position: when, and the version afterwards.
+    /// Writes since the index's position: their sequence, and the version afterwards.
     pending: HashMap<Collection, HashMap<Key, (Seq, Option<Seq>)>>,
     pending_from: Seq,
     staged: Vec<Undo>,
     staged_from: (Seq, u64),
-    /// The transactions that are staged as committed.
+    /// Transactions that are staged as committed.
     staged_ids: BTreeMap<Seq, TxnId>,
     recognized: Recognized,
-    /// Rejections are remembered however many are not settled: what is proposed comes from an administrator.
+    /// Whether the limit of unacknowledged rejections is off, because an administrator's transactions are proposed.
     is_unbounded: bool,
 }
 
 impl Sequencer {
-    /// Starts after `head`, whose commit time was `time_ms`, with what the state remembers of all origins.
+    /// Starts after `head` with commit time `time_ms` and the rows of all origins in the state.
     #[must_use]
     pub fn new(head: Seq, time_ms: u64, limits: Limits, rows: HashMap<Origin, OriginRow>) -> Sequencer {
         let staged_from = (head, time_ms);
@@ -123,12 +123,12 @@ impl Sequencer {
         }
     }
 
-    /// Whether what is proposed from now on is rejected however many rejections of its origin are not settled.
+    /// Sets whether later proposals may be rejected regardless of how many rejections of their origin are unacknowledged.
     pub fn set_unbounded(&mut self, is_unbounded: bool) {
         self.is_unbounded = is_unbounded;
     }
 
-    /// Next identities of the origins of these members that have rejections which are not settled.
+    /// Returns the next transaction ID of each origin of these members that has unacknowledged rejections.
     #[must_use]
     pub fn unsettled(&self, of: impl Fn(&MemberName) -> bool) -> Vec<(TxnId, MemberName)> {
         let unsettled = self.rows.iter().filter(|(_, row)| !row.rejected.is_empty());
@@ -141,19 +141,19 @@ impl Sequencer {
         found
     }
 
-    /// Lets it know who made the transactions of origins, as far as the state does.
+    /// Sets the last authors of origins that the state knows.
     #[must_use]
     pub fn with_makers(self, makers: HashMap<Origin, Maker>) -> Sequencer {
         Sequencer { makers, ..self }
     }
 
-    /// The last sequence given out, staged ones included.
+    /// Returns the last assigned sequence, including staged entries.
     #[must_use]
     pub fn head(&self) -> Seq {
         self.head
     }
 
-    /// Greatest decided counter of an origin, staged ones included.
+    /// Returns the greatest resolved counter of an origin, including staged entries.
     #[must_use]
     pub fn last_counter(&self, origin: Origin) -> OriginCounter {
         self.rows.get(&origin).map_or(OriginCounter(0), |row| row.last_counter)
@@ -162,7 +162,7 @@ impl Sequencer {
     /// Decides about `txn`, pushed by `member` at `now_ms`.
     ///
     /// # Errors
-    /// When the index cannot be read; nothing is staged then.
+    /// If the index cannot be read. Nothing is staged in that case.
     pub fn propose<V: Versions>(
         &mut self,
         member: &MemberName,
@@ -173,10 +173,10 @@ impl Sequencer {
         self.propose_unless(member, txn, None, now_ms, versions)
     }
 
-    /// [`Sequencer::propose`] of a transaction that is rejected for this reason unless it was decided before.
+    /// Like [`Sequencer::propose`], but rejects the transaction for the reason in `objection` unless it was resolved before.
     ///
     /// # Errors
-    /// When the index cannot be read; nothing is staged then.
+    /// If the index cannot be read. Nothing is staged in that case.
     pub fn propose_unless<V: Versions>(
         &mut self,
         member: &MemberName,
@@ -200,7 +200,7 @@ impl Sequencer {
             let last_seq = row.last_seq;
             return match row.rejection(id.counter) {
                 Some((seq, reason)) => Ok(Decision::Rejected(seq, reason.clone())),
-                // Of one that is too large its identity alone is left.
+                // Only the identity of a transaction that is too large is known, so its contents cannot be compared.
                 None if !is_too_large && maker.is_some_and(|maker| is_contradicted(maker, &txn)) => {
                     Ok(Decision::Rejected(last_seq, Reason::IdentityReused))
                 }
@@ -219,7 +219,7 @@ impl Sequencer {
         }
         let settled = OriginCounter(txn.settled.0.min(last.0));
         let unsettled = self.rows.get(&id.origin).and_then(|row| row.too_many_unsettled(settled));
-        // What is accepted waits, too, where a version without this bound has let many more of them gather.
+        // Commits are deferred as well if a version without this limit has accumulated many more rejections.
         if let Some(count) = unsettled.filter(|count| refused.is_some() || *count > UNSETTLED_MAX)
             && !self.is_unbounded
         {
@@ -260,8 +260,9 @@ impl Sequencer {
         Ok(None)
     }
 
-    /// Whether a condition holds for an object that was found in this version. What wrote it is looked up where a condition
-    /// names a transaction; when it is not known the condition fails, so that nothing is overwritten unseen.
+    /// Returns whether a condition holds for an object found in this version. If the condition refers to a transaction,
+    /// the writer of the version is looked up. If the writer is unknown, the condition fails, so that no change is
+    /// overwritten unseen.
     fn holds<V: Versions>(&self, condition: &Condition, found: Option<Seq>, versions: &V) -> bool {
         let Some(mark) = condition.mark() else { return condition.holds(found) };
         if planted::is(Bug::WriterNotCompared) {
@@ -272,7 +273,7 @@ impl Sequencer {
             || found.is_some_and(|found| self.recognized.holds(condition, found))
     }
 
-    /// Looks whether objects whose writer the log does not name are as this transaction left them, which was committed.
+    /// Attributes objects without a recorded writer to this committed transaction if they still have the values it wrote.
     fn recognize<V: Versions>(&mut self, txn: &Txn, versions: &V) -> Result<(), V::Error> {
         let mut recognized = std::mem::take(&mut self.recognized);
         let taken = recognized.take(txn, versions, |collection, key| self.version(collection, key, versions));
@@ -297,21 +298,20 @@ impl Sequencer {
         self.staged.push(Undo::Pending(collection.clone(), key.clone(), old));
     }
 
-    /// Lets the times of later entries go back to `time_ms`, because the last ones were dated by a wrong clock. Nothing is
-    /// staged.
+    /// Lets the times of later entries go back to `time_ms`, because a wrong clock dated the last ones. Nothing may be staged.
     pub fn correct_time(&mut self, time_ms: u64) {
         self.time_ms = self.time_ms.min(time_ms);
         self.staged_from.1 = self.time_ms;
     }
 
-    /// The staged entries are durable.
+    /// Confirms that the staged entries are durable.
     pub fn keep(&mut self) {
         self.staged.clear();
         self.staged_ids.clear();
         self.staged_from = (self.head, self.time_ms);
     }
 
-    /// The staged entries were not written: as if they had never been proposed.
+    /// Reverts all staged entries, which were not written.
     pub fn undo(&mut self) {
         self.staged_ids.clear();
         while let Some(step) = self.staged.pop() {
@@ -338,8 +338,8 @@ impl Sequencer {
         (self.head, self.time_ms) = self.staged_from;
     }
 
-    /// The index has reached `seq`: writes up to there need not be remembered here. Cheap to call often; the sweep
-    /// runs only when enough has gathered.
+    /// Discards pending writes up to `seq`, which the index has reached. Cheap to call often: the maps are swept only
+    /// if enough entries have accumulated.
     pub fn applied(&mut self, seq: Seq) {
         let level = seq == self.head;
         if seq <= self.pending_from || (!level && seq.since(self.pending_from) < 4096) {
@@ -363,7 +363,7 @@ mod tests {
     use bytes::Bytes;
     use std::convert::Infallible;
 
-    /// Versions of objects; transaction `n` of origin 1 was committed at sequence `10 + n`.
+    /// Versions of objects. Transaction `n` of origin 1 was committed at sequence `10 + n`.
     struct Index(Vec<(&'static str, u64)>);
 
     impl Versions for Index {
@@ -400,7 +400,7 @@ mod tests {
         Condition::Absent { collection: collection(), key: key(text) }
     }
 
-    /// A log that began anew from a state: of what it holds it names no writer.
+    /// A log that was restarted from a state and does not record the writers of its objects.
     struct Nameless(Vec<(&'static str, u64, &'static [u8])>);
 
     impl Versions for Nameless {
@@ -499,7 +499,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let (mut sequencer, index) = (new(), Index(vec![("a", 11), ("taken", 3)]));
-        // In one batch, and after the first became durable; the second write makes way for none but its own successor.
+        // The condition holds within one batch and after the first write became durable. It fails for a transaction
+        // that did not write the key.
         assert!(is_written(propose(&mut sequencer, txn(1, 1, vec![put("a")], vec![]), &index)));
         assert!(is_written(propose(&mut sequencer, txn(1, 2, vec![put("b")], upon(1)), &index)));
         sequencer.keep();
@@ -511,7 +512,7 @@ mod tests {
             !is_written(propose(&mut sequencer, txn(1, 5, vec![put("a")], upon(1)), &index)),
             "another came between"
         );
-        // One that was rejected has written nothing.
+        // A rejected transaction has written nothing.
         assert!(!is_written(propose(&mut sequencer, txn(1, 6, vec![put("taken")], vec![absent("taken")]), &index)));
         assert!(!is_written(propose(&mut sequencer, txn(1, 7, vec![put("a")], upon(6)), &index)));
     }
@@ -540,12 +541,12 @@ mod tests {
             assert_eq!(propose(&mut sequencer, pushed_again(), &index), Decision::Committed(Seq(9)));
             assert_eq!(is_committed(&mut sequencer, upon(name, counter)), expected, "{name} upon {counter}");
         }
-        // A later operation of the same transaction on the object is what it left.
+        // A later operation of the same transaction on the same object determines its value.
         let mut sequencer = start();
         let delete = Op::Delete { collection: collection(), key: key("a") };
         propose(&mut sequencer, txn(1, 1, vec![put("a"), delete], vec![]), &index);
         assert!(!is_committed(&mut sequencer, upon("a", 1)));
-        // Once another one has written it, it is that one's.
+        // Once another transaction has written the object, it is attributed to that one.
         let mut sequencer = start();
         propose(&mut sequencer, pushed_again(), &index);
         assert!(is_committed(&mut sequencer, txn(2, 1, vec![put("a")], vec![])));

@@ -1,14 +1,14 @@
-//! Hello and welcome: which version both speak, and what the replica may do given the verdict.
+//! Handshake (hello and welcome): selection of the protocol version, and the next step of the replica given the verdict.
 
 use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome};
 use crate::model::position::compare;
 use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 
-/// The highest version that both sides speak.
+/// Returns the highest version that both sides support.
 ///
 /// # Errors
-/// When the ranges do not meet.
+/// If the version ranges do not overlap.
 pub fn common_version(hello: &Hello) -> Result<u16, Refused> {
     let version = hello.version_max.min(VERSION_MAX);
     if version >= hello.version_min.max(VERSION_MIN) {
@@ -24,10 +24,10 @@ pub fn common_version(hello: &Hello) -> Result<u16, Refused> {
     })
 }
 
-/// Whether a client that speaks `version` can read the generations of a log.
+/// Checks that a client with protocol version `version` can read the generations of a log.
 ///
 /// # Errors
-/// When it cannot: one of them has more than 32 bits.
+/// If a generation has more than 32 bits, which the client cannot read.
 pub fn check_generations(version: u16, hello: &Hello, lineage: &[LineageEntry]) -> Result<(), Refused> {
     let wide = lineage.iter().map(|entry| entry.generation).find(|generation| generation.narrow().is_none());
     let Some(generation) = wide.filter(|_: &Generation| version < WIDE_GENERATIONS) else { return Ok(()) };
@@ -41,8 +41,8 @@ pub fn check_generations(version: u16, hello: &Hello, lineage: &[LineageEntry]) 
     })
 }
 
-/// The server's word on a client's position. Equal digests are not its business: the first bookmark shows a
-/// difference, and the client repairs itself.
+/// Returns the datastore's verdict on a client's position. It does not compare digests: the client detects a difference
+/// at the first bookmark and repairs itself.
 #[must_use]
 pub fn verdict(
     client: Option<&Position>,
@@ -53,20 +53,20 @@ pub fn verdict(
     client.map(|client| compare(client, head, lineage, chain_at_client))
 }
 
-/// What a replica does after a welcome.
+/// Next step of a replica after a welcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextStep {
-    /// Ask for the tail after this sequence.
+    /// Request the tail after this sequence.
     Tail(Seq),
-    /// Replace the state by a snapshot, keeping the outbox.
+    /// Replace the state by a snapshot and keep the outbox.
     Snapshot,
-    /// Stay readable, keep everything, report the verdict.
+    /// Stay readable, keep all data, report the verdict.
     Refuse(Verdict),
 }
 
-/// Judges a welcome from the replica's side. The replica never follows a server whose identity it cannot reconcile
-/// with its own position, whatever the server says. `wants_snapshot`: a tail was refused, or the state is known to be
-/// wrong.
+/// Validates a welcome on the side of the replica. The replica never follows a server whose identity is inconsistent
+/// with its own position, whatever verdict the server sends. `wants_snapshot` is set if a tail was refused, or if the
+/// state is known to be wrong.
 #[must_use]
 pub fn judge(mine: Option<&Position>, welcome: &Welcome, wants_snapshot: bool) -> NextStep {
     let Some(mine) = mine else { return NextStep::Snapshot };

@@ -1,4 +1,4 @@
-//! What of an outbox is whose: the bytes of each author that wait and that were rejected.
+//! Accounting of an outbox by author: the sizes of pending and of rejected transactions.
 
 use std::collections::HashMap;
 
@@ -6,17 +6,17 @@ use serde::Deserialize;
 
 use crate::model::Txn;
 
-/// Bytes of one author's transactions.
+/// Size of one author's transactions in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Of those that wait.
+    /// Bytes of pending transactions.
     pub pending: usize,
-    /// Of those that were rejected.
+    /// Bytes of rejected transactions.
     pub rejected: usize,
 }
 
 impl Held {
-    /// All of them.
+    /// Returns the total.
     #[must_use]
     pub fn bytes(self) -> usize {
         self.pending + self.rejected
@@ -28,13 +28,13 @@ struct Named {
     uid: i32,
 }
 
-/// The number of the user whom the note of a transaction names as its author; 0: it names none.
+/// Returns the ID of the user whom the note of a transaction names as its author; 0 if it names none.
 #[must_use]
 pub fn author(note: &[u8]) -> i32 {
     serde_json::from_slice::<Named>(note).map_or(0, |named| named.uid)
 }
 
-/// The books.
+/// Sizes by user ID.
 #[derive(Debug, Default)]
 pub(super) struct Shares(HashMap<i32, Held>);
 

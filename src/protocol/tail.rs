@@ -1,4 +1,4 @@
-//! Following a log: order, continuity, and the comparison of digests at bookmarks.
+//! Following of a log: order, continuity, and the comparison of digests at bookmarks.
 
 use std::collections::VecDeque;
 
@@ -12,36 +12,36 @@ use crate::planted::{self, Bug};
 
 use super::CHECKPOINT_EVERY;
 
-/// How many own digests are kept for bookmarks that arrive late.
+/// Number of the replica's digests that are retained for bookmarks that arrive late.
 const DIGESTS_MAX: usize = 64;
 
 /// Entries to apply in one atomic step.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Consecutive entries; never empty; the last one may sit on a checkpoint, none before it does.
+    /// Consecutive entries, never empty. Only the last one may be at a checkpoint.
     pub entries: Vec<Entry>,
-    /// Chain after the last one.
+    /// Chain after the last entry.
     pub chain: Chain,
 }
 
-/// Why a tail cannot be followed any further on this connection.
+/// Reason why a tail cannot be followed further on this connection.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TailError {
     /// An entry is missing.
     #[error("the tail jumps: expected sequence {expected}, received {found}")]
     Gap {
-        /// The sequence that should have come.
+        /// Expected sequence.
         expected: Seq,
-        /// The one that came.
+        /// Received sequence.
         found: Seq,
     },
 }
 
-/// Two states that should be equal are not.
+/// Two states that should be equal differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the state digest differs from the datastore's at sequence {seq}: {mine} here, {theirs} there")]
 pub struct Divergence {
-    /// Where.
+    /// Sequence of the states.
     pub seq: Seq,
     /// Digest of the replica.
     pub mine: Digest,
@@ -49,18 +49,18 @@ pub struct Divergence {
     pub theirs: Digest,
 }
 
-/// Frames that cannot be taken in.
+/// Received frames that are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// They do not decode, or do not continue the chain.
+    /// The frames cannot be decoded, or do not continue the chain.
     #[error("the tail does not decode: {0}")]
     Block(#[from] BadBlock),
-    /// They do not continue the sequence.
+    /// The frames do not continue the sequence.
     #[error(transparent)]
     Tail(#[from] TailError),
 }
 
-/// The receiving end of one tail: checks every frame against the chain before anything of it is used.
+/// Receiver of a tail. Verifies every frame against the chain before any of its contents is used.
 #[derive(Debug)]
 pub struct Intake {
     chain: Chain,
@@ -69,16 +69,17 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Continues after the entry at `from`, where the chain is `chain`; `is_redacted`: values are withheld here.
+    /// Continues after the entry at `from`, where the chain is `chain`. `is_redacted` states that values are withheld
+    /// from this replica.
     #[must_use]
     pub fn new(from: Seq, chain: Chain, is_redacted: bool) -> Intake {
         Intake { chain, is_redacted, follower: Follower::new(from, Digest::ZERO) }
     }
 
-    /// Takes in a block of frames and cuts it into runs.
+    /// Receives a block of frames and splits it into batches.
     ///
     /// # Errors
-    /// When anything about it is wrong; nothing of it is taken in then.
+    /// If the block is invalid. None of it is used in that case.
     pub fn handle_frames(&mut self, frames: Bytes) -> Result<Vec<Run>, FrameError> {
         let entries = decode_block(frames, self.chain, self.is_redacted)?;
         let chain = entries.last().map_or(self.chain, |(_, chain)| *chain);
@@ -88,7 +89,7 @@ impl Intake {
     }
 }
 
-/// One replica's view of the tail that it follows.
+/// A replica's progress in the tail that it follows.
 #[derive(Debug)]
 pub struct Follower {
     received: Seq,
@@ -98,28 +99,28 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts with a state at `seq` whose digest is `digest`.
+    /// Starts with a state at `seq` that has the digest `digest`.
     #[must_use]
     pub fn new(seq: Seq, digest: Digest) -> Follower {
         Follower { received: seq, applied: VecDeque::from([(seq, digest)]), bookmarks: VecDeque::new(), equal_at: None }
     }
 
-    /// Last sequence at which the own digest was found equal to the datastore's.
+    /// Returns the last sequence at which the replica's digest was equal to the datastore's.
     #[must_use]
     pub fn equal_at(&self) -> Option<Seq> {
         self.equal_at
     }
 
-    /// Last sequence received.
+    /// Returns the last sequence received.
     #[must_use]
     pub fn received(&self) -> Seq {
         self.received
     }
 
-    /// Takes in consecutive entries, each with the chain after it, and cuts them into runs.
+    /// Receives consecutive entries, each with the chain after it, and splits them into batches.
     ///
     /// # Errors
-    /// When an entry is missing or repeated; nothing of the block is taken in then.
+    /// If an entry is missing or repeated. None of the block is used in that case.
     pub fn handle_entries(&mut self, entries: Vec<(Entry, Chain)>) -> Result<Vec<Run>, TailError> {
         let mut expected = self.received;
         for (entry, _) in &entries {
@@ -145,27 +146,26 @@ impl Follower {
         Ok(runs)
     }
 
-    /// A run was applied: the state is at `seq` with `digest`.
+    /// Handles the application of a batch: the state is at `seq` with `digest`.
     ///
     /// # Errors
-    /// When a bookmark that waited for this sequence differs.
+    /// If a bookmark that waited for this sequence has a different digest.
     pub fn handle_applied(&mut self, seq: Seq, digest: Digest) -> Result<(), Divergence> {
         self.applied.push_back((seq, digest));
         if self.applied.len() > DIGESTS_MAX {
             self.applied.pop_front();
         }
-        // Bookmarks of an earlier connection, or of its first moment, may lie behind later ones.
+        // Bookmarks of an earlier connection, or from the start of this one, may be queued behind later ones.
         let (due, later) = self.bookmarks.drain(..).partition(|bookmark| bookmark.seq <= seq);
         self.bookmarks = later;
         let due: VecDeque<Bookmark> = due;
         due.into_iter().try_for_each(|bookmark| self.compare(bookmark))
     }
 
-    /// Takes in a bookmark.
+    /// Receives a bookmark.
     ///
     /// # Errors
-    /// When it differs from the own digest at its sequence. One for a sequence at which no own digest was taken says
-    /// nothing.
+    /// If it differs from the replica's digest at its sequence. A bookmark at a sequence without such a digest is ignored.
     pub fn handle_bookmark(&mut self, bookmark: Bookmark) -> Result<(), Divergence> {
         let reached = self.applied.back().is_some_and(|(seq, _)| *seq >= bookmark.seq);
         if reached {

@@ -1,6 +1,6 @@
-//! Outbox, lanes, gate and push stream together, against a datastore that is as simple as can be: whatever waits, is put
-//! off or is sent twice, everything is decided as if it had been pushed in the order in which it was made. Only what has to be there, or
-//! not, where contents are named is asked when that is decided.
+//! Outbox, lanes, gate and push stream against a minimal datastore. Transactions are delayed, deferred and sent twice,
+//! but all outcomes must be the same as if they had been pushed in order of creation. The exception are existence
+//! conditions of transactions that reference chunks: these are evaluated when the transaction is sequenced.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -62,13 +62,14 @@ impl Random {
     }
 }
 
-/// What only has to be there, or not, for a transaction that names contents: it is overtaken by what changes that.
+/// Returns whether a condition is a mere existence condition on an object that the transaction does not write. If the
+/// transaction references chunks, changes of that object may bypass it.
 fn is_loose(txn: &Txn, condition: &Condition) -> bool {
     let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (condition.collection(), condition.key()));
     !is_written && !matches!(condition, Condition::Version { .. })
 }
 
-/// Applies a transaction; whether its conditions held, of those that count.
+/// Applies a transaction; returns whether those of its conditions held that `counts` selects.
 fn apply(state: &mut State, seq: Seq, txn: &Txn, counts: impl Fn(&Condition) -> bool) -> bool {
     let version = |condition: &Condition| {
         let found = state.get(&(condition.collection().clone(), condition.key().clone()));
@@ -93,7 +94,7 @@ struct Datastore {
     last: BTreeMap<Origin, OriginCounter>,
     is_interrupted: bool,
     log: Vec<(TxnId, bool)>,
-    /// Whether what is loose held when a transaction was decided.
+    /// Whether the conditions of [`is_loose`] held when a transaction was resolved.
     loose: BTreeMap<TxnId, bool>,
 }
 
@@ -105,7 +106,7 @@ impl Datastore {
         }
         let is_gap = txn.id.counter != last.next();
         if is_put_off || is_gap || self.is_interrupted {
-            // Nothing behind it is taken before a new stream begins.
+            // No later transaction is accepted before a new stream starts.
             self.is_interrupted = true;
         }
         if is_gap {
@@ -132,7 +133,7 @@ struct Webserver {
     answers: VecDeque<Outcome>,
     counters: BTreeMap<Origin, OriginCounter>,
     made: Vec<Arc<Txn>>,
-    /// Those of the bulk lane.
+    /// Transactions of the bulk lane.
     bulk: Vec<TxnId>,
     applied: usize,
 }
@@ -143,7 +144,7 @@ impl Webserver {
         let ops: Vec<Op> = (0..=random.below(2)).map(|_| random.op(number)).collect();
         let conditions: Vec<Condition> = (0..random.below(3)).map(|_| random.condition()).collect();
         let is_bulk = names_chunks(&ops) || self.outbox.waits_for_bulk(&ops, &conditions);
-        // Some makers number their own, whatever that means for the lanes.
+        // Some authors assign counters in an origin of their own, regardless of the lanes.
         let origin = Origin([if random.is_one_in(5) { 3 } else { 1 + u8::from(is_bulk) }; 16]);
         let counter = self.counters.entry(origin).or_default();
         *counter = counter.next();
@@ -171,7 +172,7 @@ impl Webserver {
         }
     }
 
-    /// The stream ends. Some of what was under way may still be taken.
+    /// Ends the stream. Some transactions in flight may still be accepted.
     fn give_up(&mut self, datastore: &mut Datastore, random: &mut Random) {
         let taken = random.below(self.under_way.len() as u64 + 1) as usize;
         self.under_way.drain(..taken).for_each(|txn| drop(datastore.take(&txn, random.is_one_in(10))));
@@ -303,7 +304,7 @@ impl Versions for NoObjects {
     }
 }
 
-/// One push stream, up to the first transaction that has to wait; `is_silent`: nothing is said of rejections.
+/// Pushes one stream, up to the first transaction that has to wait. With `is_silent`, rejections are not acknowledged.
 fn push_stream(outbox: &Outbox, sequencer: &mut Sequencer, is_silent: bool) -> Vec<Entry> {
     let (mut pusher, mut body, mut entries) = (Pusher::default(), Vec::new(), Vec::new());
     let member = MemberName::new("web1").expect("name");
@@ -318,7 +319,7 @@ fn push_stream(outbox: &Outbox, sequencer: &mut Sequencer, is_silent: bool) -> V
                 assert_eq!(count, 1024);
                 break;
             }
-            // A retry gets the first answer.
+            // A retry gets the first reply.
             Decision::Rejected(..) => {}
             other => panic!("{other:?}"),
         }

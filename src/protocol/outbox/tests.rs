@@ -20,7 +20,7 @@ fn txn(counter: u64, keys: &[(u8, Option<u8>)]) -> Arc<Txn> {
     Arc::new(Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops })
 }
 
-/// The row of an origin of which so many transactions were committed, each at the sequence of its counter.
+/// Returns the row of an origin with `counter` committed transactions, each at the sequence equal to its counter.
 fn row_up_to(counter: u64) -> OriginRow {
     let mut row = OriginRow::default();
     for counter in 1..=counter {
@@ -214,7 +214,7 @@ fn p07_what_waited_and_was_decided_in_the_log_that_goes_on_has_its_answer() {
     for counter in 1..=5 {
         outbox.insert(txn(counter, &[(1, Some(1))]));
     }
-    // In the history that is left only the first one was decided.
+    // In the abandoned history, only the first one was resolved.
     outbox.handle_row(origin, &row_up_to(1));
     let mut row = OriginRow::default();
     for counter in 1..=4 {
