@@ -1,18 +1,19 @@
-//! Addresses of hosts as members report them: a host and a port, letter by letter, so that they can be a part of a file.
+//! Host addresses as members report them: a host and a port, checked character by character, because they become part
+//! of a file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::printable;
 
-/// Longest `External-Addr`, in bytes.
+/// Maximum length of `External-Addr` in bytes.
 pub const EXTERNAL_ADDR_BYTES_MAX: usize = 512;
-/// Longest name of a host, as DNS has it.
+/// Maximum length of a host name in bytes, as in DNS.
 pub const HOST_BYTES_MAX: usize = 253;
-/// Characters of a wrong address that an error shows.
+/// Number of characters of an invalid address that an error shows.
 const SHOWN_CHARS: usize = 64;
 
-/// Whether `text` is an address or a name of a host. An IPv6 address has no brackets. What a resolver would take for an IPv4
-/// address although it does not look like one, such as `127.1` or `0x7f000001`, is no name.
+/// Returns whether `text` is an IP address or a host name. An IPv6 address has no brackets. Text that a resolver would
+/// interpret as an IPv4 address although it does not look like one, such as `127.1` or `0x7f000001`, is rejected.
 #[must_use]
 pub fn is_host(text: &str) -> bool {
     if text.contains(':') {
@@ -27,7 +28,7 @@ pub fn is_host(text: &str) -> bool {
     text.len() <= HOST_BYTES_MAX && text.split('.').all(is_label)
 }
 
-/// Whether the last part of a name is a number, so that it is an address, as the URL standard of WHATWG has it.
+/// Returns whether the last label is a number, so that the name is an IPv4 address according to the WHATWG URL standard.
 fn ends_in_number(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let last = text.rsplit('.').next().unwrap_or_default();
@@ -36,8 +37,8 @@ fn ends_in_number(text: &str) -> bool {
     (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit())) || hexadecimal.is_some_and(is_hexadecimal)
 }
 
-/// Whether a host is this one or on the same link, or no host at all: loopback, link-local, multicast, broadcast and
-/// unspecified addresses, however they are written, and names of loopback.
+/// Returns whether a host is local or is not a host: loopback, link-local, multicast, broadcast and unspecified
+/// addresses in any spelling, and names of loopback.
 #[must_use]
 pub fn is_local(host: &str) -> bool {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -59,7 +60,7 @@ fn is_local_v4(address: Ipv4Addr) -> bool {
 
 fn is_local_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
-    // Addresses that carry one of IPv4: mapped, compatible (also :: and ::1), translated (NAT64), 6to4.
+    // Addresses that contain an IPv4 address: mapped, compatible (also :: and ::1), translated (NAT64), 6to4.
     let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     let carried = match segments {
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(of(high, low)),
@@ -69,10 +70,10 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
     carried.is_some_and(is_local_v4) || address.is_unicast_link_local() || address.is_multicast()
 }
 
-/// Takes an `External-Addr` apart; the port is 443 when there is none.
+/// Splits an `External-Addr` into host and port; the default port is 443.
 ///
 /// # Errors
-/// When it is anything but a host and a port of at most [`EXTERNAL_ADDR_BYTES_MAX`] bytes.
+/// If it is not a host and a port of at most [`EXTERNAL_ADDR_BYTES_MAX`] bytes.
 pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let wrong = || {
         let shown = printable::shorten(text, SHOWN_CHARS);

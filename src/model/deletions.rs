@@ -1,8 +1,9 @@
-//! What was deleted lately: of each object that a committed transaction deleted and that is absent now, when that was.
+//! Recent deletions: for each object that a committed transaction deleted and that is absent now, the sequence of its deletion.
 //!
-//! An absent object alone does not say whether it was ever there. So a state keeps its recent deletions, as many as fit into
-//! fixed bounds; when there are more, the oldest are forgotten, and up to which sequence is written down: after it every
-//! deletion is known. They are part of no digest: what two equal states still know may differ.
+//! The absence of an object does not show whether it ever existed. A state therefore keeps recent deletions within
+//! fixed limits. If there are more, the oldest are dropped, and the state records the sequence after which its
+//! deletions are complete. Deletions are not part of the state digest, because equal states may have kept different
+//! numbers of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,28 +13,28 @@ use super::digest::Digest;
 use super::ids::Seq;
 use super::txn::{Collection, Entry, Key, Op};
 
-/// Most deletions that are kept.
+/// Maximum number of deletions.
 pub const ROWS_MAX: usize = 1 << 16;
-/// Most bytes of names, of collections and of keys, that are kept.
+/// Maximum total length of their collection names and keys in bytes.
 pub const BYTES_MAX: usize = 4 << 20;
 
-/// An object's name.
+/// Collection and key of an object.
 pub type Named = (Collection, Key);
-/// Rows that changed: when the object was deleted, or `None` where that is not kept any more.
+/// Changed rows: the sequence of the object's deletion, or `None` if the row was removed.
 pub type Changed = HashMap<Named, Option<Seq>>;
 
-/// What recent deletions say of themselves: enough to notice that one is lost or was changed.
+/// Summary of recent deletions, to detect missing or changed rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Every deletion after this sequence is known.
+    /// All deletions after this sequence are known.
     pub complete_after: Seq,
     /// Number of deletions.
     pub rows: u64,
-    /// Sum over all of them.
+    /// Sum of the digests of all deletions.
     pub digest: Digest,
 }
 
-/// The recent deletions of one history, up to where it stands.
+/// Recent deletions of one history, up to its current position.
 #[derive(Clone, Debug)]
 pub struct Deletions {
     complete_after: Seq,
@@ -53,13 +54,13 @@ impl Default for Deletions {
 }
 
 impl Deletions {
-    /// Nothing is known of what was deleted up to `seq`.
+    /// Creates an empty set in which the deletions up to `seq` are unknown.
     #[must_use]
     pub fn after(seq: Seq) -> Deletions {
         Deletions { complete_after: seq, ..Deletions::default() }
     }
 
-    /// The deletions of an empty history, within other bounds than usual.
+    /// Creates the deletions of an empty history with the given limits.
     #[must_use]
     pub fn bounded(rows_max: usize, bytes_max: usize) -> Deletions {
         Deletions {
@@ -74,10 +75,10 @@ impl Deletions {
         }
     }
 
-    /// Adds a row that was written down.
+    /// Adds a stored row.
     ///
     /// # Errors
-    /// When no such row can have been written: it comes twice, is older than what is complete, or is one too many.
+    /// If the row cannot have been stored: it is a duplicate, precedes the complete range or exceeds a limit.
     pub fn restore(&mut self, name: Named, seq: Seq) -> Result<(), &'static str> {
         if seq <= self.complete_after {
             return Err("a deletion is older than those that are known");
@@ -89,42 +90,42 @@ impl Deletions {
         if self.is_too_large() { Err("there are more deletions than are ever kept") } else { Ok(()) }
     }
 
-    /// Every deletion after this sequence is known.
+    /// Returns the sequence after which all deletions are known.
     #[must_use]
     pub fn complete_after(&self) -> Seq {
         self.complete_after
     }
 
-    /// Number of deletions.
+    /// Returns the number of deletions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no deletions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// What they say of themselves.
+    /// Returns the summary.
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary { complete_after: self.complete_after, rows: self.rows as u64, digest: self.digest }
     }
 
-    /// When an object was deleted; `None` where it exists, was never deleted, or that is forgotten.
+    /// Returns the sequence at which an object was deleted; `None` if it exists, was never deleted, or the deletion was dropped.
     #[must_use]
     pub fn get(&self, collection: &Collection, key: &Key) -> Option<Seq> {
         self.by_name.get(collection)?.get(key).copied()
     }
 
-    /// All deletions, in rising order of sequence.
+    /// Returns all deletions, ordered by sequence.
     pub fn rows(&self) -> impl Iterator<Item = (Seq, &Named)> {
         self.by_seq.iter().flat_map(|(seq, names)| names.iter().map(|name| (*seq, name)))
     }
 
-    /// Takes in the next entry; adds to `changed` what is different then.
+    /// Applies the next entry; adds the rows that change to `changed`.
     pub fn take(&mut self, entry: &Entry, changed: &mut Changed) {
         let Some((txn, withheld)) = entry.body.committed() else { return };
         for object in withheld {
@@ -147,7 +148,7 @@ impl Deletions {
         }
     }
 
-    /// Forgets what was deleted up to `seq`.
+    /// Drops the deletions up to `seq`.
     pub fn forget_to(&mut self, seq: Seq, changed: &mut Changed) {
         while self.by_seq.first_key_value().is_some_and(|(oldest, _)| *oldest <= seq) {
             self.forget_oldest(changed);

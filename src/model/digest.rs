@@ -1,8 +1,8 @@
 //! Order-independent digest of a state: the sum, modulo 2^256, of one BLAKE3 hash per row.
 //!
-//! Adding and removing a row are inverse to each other and commute, so the digest is kept up to date in constant
-//! time per operation (the "AdHash" construction of Bellare and Micciancio, 1997). Equal states have equal digests
-//! whatever the order in which they came about.
+//! Adding a row and removing it are inverse and commutative operations, so the digest is updated in constant time per
+//! operation (the "AdHash" construction of Bellare and Micciancio, 1997). Equal states have equal digests, independent
+//! of their history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,10 +18,10 @@ use super::txn::{Collection, Key, OriginRow};
 pub struct Digest([u64; 4]);
 
 impl Digest {
-    /// Digest of nothing.
+    /// Digest of the empty state.
     pub const ZERO: Digest = Digest([0; 4]);
 
-    /// Contribution of one object.
+    /// Returns the contribution of an object.
     #[must_use]
     pub fn of_object(collection: &Collection, key: &Key, version: Seq, value: &[u8]) -> Digest {
         let mut hasher = blake3::Hasher::new();
@@ -33,7 +33,7 @@ impl Digest {
         Digest::from_hash(&hasher)
     }
 
-    /// Contribution of one origin's row.
+    /// Returns the contribution of an origin's row.
     #[must_use]
     pub fn of_origin(origin: Origin, row: &OriginRow) -> Digest {
         let mut hasher = blake3::Hasher::new();
@@ -51,7 +51,7 @@ impl Digest {
         Digest::from_bytes(*hasher.finalize().as_bytes())
     }
 
-    /// The 32 bytes, little-endian.
+    /// Returns the digest as 32 little-endian bytes.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 32] {
         let mut out = [0; 32];
@@ -71,7 +71,7 @@ impl Digest {
         Digest(limbs)
     }
 
-    /// The sum of both.
+    /// Returns the sum of both digests.
     #[must_use]
     pub fn plus(self, other: Digest) -> Digest {
         let mut out = [0; 4];
@@ -85,7 +85,7 @@ impl Digest {
         Digest(out)
     }
 
-    /// What is left when `other` is taken out.
+    /// Returns the difference of both digests.
     #[must_use]
     pub fn minus(self, other: Digest) -> Digest {
         let mut out = [0; 4];
@@ -145,40 +145,40 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Count, size and digest of one collection.
+/// Count, size and digest of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionSum {
     /// Number of objects.
     pub objects: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
-    /// Sum of [`Digest::of_object`].
+    /// Sum of the contributions of its objects, see [`Digest::of_object`].
     pub digest: Digest,
 }
 
-/// The digests of a whole state.
+/// Digests of a whole state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DigestSet {
-    /// By collection; one whose last object went is gone from the map.
+    /// Sums by collection. A collection without objects is removed from the map.
     pub collections: BTreeMap<Collection, CollectionSum>,
-    /// Sum of [`Digest::of_origin`].
+    /// Sum of the contributions of all origins, see [`Digest::of_origin`].
     pub origins: Digest,
 }
 
 impl DigestSet {
-    /// The digest that bookmarks carry: all collections and the origins.
+    /// Returns the digest that bookmarks contain: the sum over all collections and origins.
     #[must_use]
     pub fn overall(&self) -> Digest {
         self.collections.values().fold(self.origins, |sum, collection| sum.plus(collection.digest))
     }
 
-    /// Takes in one object.
+    /// Adds an object.
     pub fn add_object(&mut self, collection: &Collection, key: &Key, version: Seq, value: &[u8]) {
         let contribution = Digest::of_object(collection, key, version, value);
         self.add(collection, (key.len() + value.len()) as u64, contribution);
     }
 
-    /// Takes in one object whose value is withheld.
+    /// Adds an object of which the value is withheld.
     pub fn add_withheld(&mut self, object: &Withheld) {
         self.add(&object.collection, (object.key.len() as u64).saturating_add(object.value_bytes), object.contribution);
     }
@@ -194,13 +194,13 @@ impl DigestSet {
         }
     }
 
-    /// Takes one object out that was taken in before.
+    /// Removes an object that was added before.
     pub fn remove_object(&mut self, collection: &Collection, key: &Key, version: Seq, value: &[u8]) {
         let contribution = Digest::of_object(collection, key, version, value);
         self.remove(collection, (key.len() + value.len()) as u64, contribution);
     }
 
-    /// Takes one object out that [`DigestSet::add_withheld`] took in.
+    /// Removes an object that was added with [`DigestSet::add_withheld`].
     pub fn remove_withheld(&mut self, object: &Withheld) {
         let bytes = (object.key.len() as u64).saturating_add(object.value_bytes);
         self.remove(&object.collection, bytes, object.contribution);
@@ -216,7 +216,7 @@ impl DigestSet {
         }
     }
 
-    /// Replaces an origin's row (`None`: it was or becomes absent).
+    /// Replaces the row of an origin. `None` means that the row was or becomes absent.
     pub fn replace_origin(&mut self, origin: Origin, old: Option<&OriginRow>, new: Option<&OriginRow>) {
         if let Some(row) = old {
             self.origins = self.origins.minus(Digest::of_origin(origin, row));

@@ -1,14 +1,14 @@
-//! Which collections may be seen outside the process. The objects themselves are described further up; that a value is secret
-//! has to be known wherever one is kept or shown.
+//! Visibility of collections outside the process. The types of the objects are defined in higher layers, but every
+//! layer that stores or shows a value must know whether it is secret.
 
-/// How far a collection may be seen.
+/// Visibility of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// Shown to administrators in the live view and the audit, exported, backed up.
     Open,
-    /// Somebody's own affair: in the live view and the audit only that it changed; exported and backed up.
+    /// Belongs to one user: the live view and the audit show only that it changed. Exported and backed up.
     Personal,
-    /// Never shown. Backed up only together with everything, never exported without being asked for by name.
+    /// Never shown. Included only in full backups, and exported only if requested by name.
     Secret,
 }
 
@@ -31,12 +31,11 @@ const OPEN: &[&str] = &[
     "users",
 ];
 const PERSONAL: &[&str] = &["chunks", "history", "notifications", "preferences", "searches", "second-factor-steps"];
-/// Collections whose values open something: what users, tokens and sessions prove themselves with, and the seeds
-/// of second factors.
+/// Collections whose values grant access: credentials of users, tokens and sessions, and the seeds of second factors.
 pub const SECRET: &[&str] =
     &["passwords", "recovery-codes", "second-factor-setups", "second-factors", "sessions", "signing-keys", "tokens"];
 
-/// How far a collection may be seen; of one that this version does not know, not at all.
+/// Returns the visibility of a collection; [`Exposure::Secret`] if this version does not know it.
 #[must_use]
 pub fn of(collection: &str) -> Exposure {
     match collection {

@@ -1,11 +1,11 @@
-//! Newtypes for every number and name that could otherwise be mistaken for another.
+//! Newtypes for all numbers and names that could be confused with each other.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Place of a transaction in its log: 1 is the first, 0 means "before the first".
+/// Position of a transaction in its log. The first one has 1; 0 is the position before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
@@ -14,13 +14,13 @@ impl Seq {
     /// The position before the first transaction.
     pub const ZERO: Seq = Seq(0);
 
-    /// The sequence that follows this one.
+    /// Returns the next sequence.
     #[must_use]
     pub fn next(self) -> Seq {
         Seq(self.0 + 1)
     }
 
-    /// How many transactions lie between `earlier` (exclusive) and `self` (inclusive).
+    /// Returns the number of transactions between `earlier` (exclusive) and `self` (inclusive).
     #[must_use]
     pub fn since(self, earlier: Seq) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -33,27 +33,28 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Number of a generation of a log: 1 when the log is created; a restore or recovery starts one with a greater number.
+/// Number of a generation of a log. A new log has generation 1; a restore or recovery starts a generation with a
+/// greater number.
 ///
-/// At most [`Generation::MAX`], so that every reader of JSON gets it exactly.
+/// At most [`Generation::MAX`], so that every JSON reader parses it exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u64", try_from = "u64")]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// Greatest number: 2^53 - 1, the last integer that a JSON reader with floating-point numbers keeps exact.
+    /// Greatest number: 2^53 - 1, the largest integer up to which floating-point JSON readers are exact.
     pub const MAX: Generation = Generation((1 << 53) - 1);
-    /// Number of low bits that are random; those above are milliseconds since 1970-01-01 UTC.
+    /// Number of low bits that are random. The bits above are milliseconds since 1970-01-01 UTC.
     const RANDOM_BITS: u32 = 11;
-    /// 2100-01-01 in milliseconds. A clock beyond it is wrong.
+    /// 2100-01-01 in milliseconds. A later time indicates a wrong clock.
     const CLOCK_MAX_MS: u64 = 4_102_444_800_000;
-    /// Longest step above a known number.
+    /// Greatest step above a known number.
     const STEP_MAX: u64 = 1 << 20;
 
-    /// The number of a generation that starts at `now_ms`, above all in `known`; `None` when none is left.
+    /// Returns the number of a generation that starts at `now_ms` and is greater than `known`; `None` if there is none.
     ///
-    /// Recoveries that do not know of each other get different numbers: they do not start in the same millisecond, or draw other
-    /// random bits. Where the clock is behind the known number, a random step above it separates them.
+    /// Independent recoveries get different numbers, because they start in different milliseconds or draw different
+    /// random bits. If the clock is behind the known number, a random step above it distinguishes them.
     #[must_use]
     pub fn after(known: Generation, now_ms: u64, random: u64) -> Option<Generation> {
         let clock_ms = if now_ms < Self::CLOCK_MAX_MS { now_ms } else { 0 };
@@ -63,13 +64,13 @@ impl Generation {
         Generation::try_from(next).ok()
     }
 
-    /// Whether a right clock can lead to this number. A greater one follows a wrong clock, or is a false claim.
+    /// Returns whether a correct clock can produce this number. A greater one results from a wrong clock or is a false claim.
     #[must_use]
     pub fn is_plausible(self) -> bool {
         self.0 < Self::CLOCK_MAX_MS << Self::RANDOM_BITS
     }
 
-    /// The number where 32 bits are enough, as in the first version of the formats.
+    /// Returns the number if it has at most 32 bits, as in the first version of the formats.
     #[must_use]
     pub fn narrow(self) -> Option<u32> {
         u32::try_from(self.0).ok()
@@ -100,7 +101,7 @@ impl FromStr for Generation {
     }
 }
 
-/// A number that no generation has.
+/// A number that exceeds [`Generation::MAX`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{number} is not the number of a generation: at most {max}", max = Generation::MAX)]
 pub struct BadGeneration {
@@ -113,13 +114,13 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Number that an origin gives to its transactions: 1, 2, 3, … without gaps.
+/// Number that an origin assigns to its transactions: 1, 2, 3, … without gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OriginCounter(pub u64);
 
 impl OriginCounter {
-    /// The counter that follows this one.
+    /// Returns the next counter.
     #[must_use]
     pub fn next(self) -> OriginCounter {
         OriginCounter(self.0 + 1)
@@ -178,22 +179,22 @@ macro_rules! id128 {
 }
 
 id128! {
-    /// Random identity of a log, made once when the log is created.
+    /// Random identity of a log, generated when the log is created.
     LogId
 }
 
 id128! {
-    /// Source of transactions: one life of one replica process. A process that opens a directory again
-    /// takes a new origin, so a copied or restored directory can never reuse a counter.
+    /// Source of transactions: one incarnation of a replica process. A process that opens a directory again uses a new
+    /// origin, so a copied or restored directory never reuses a counter.
     Origin
 }
 
-/// Name of a chunk of contents: the BLAKE3 hash of its raw bytes.
+/// ID of a chunk of a blob: the BLAKE3 hash of its raw bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub [u8; 32]);
 
 impl ChunkId {
-    /// The name of these bytes.
+    /// Computes the ID of these bytes.
     #[must_use]
     pub fn of(raw: &[u8]) -> ChunkId {
         ChunkId(*blake3::hash(raw).as_bytes())
@@ -236,21 +237,21 @@ impl FromStr for ChunkId {
     }
 }
 
-/// A name of a chunk that is not 64 hexadecimal digits.
+/// Text that is not a chunk ID of 64 hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not the name of a chunk: expected 64 hexadecimal digits")]
 pub struct BadChunkId {
     text: String,
 }
 
-/// An identifier that is not 32 hexadecimal digits.
+/// Text that is not an identifier of 32 hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not an identifier: expected 32 hexadecimal digits")]
 pub struct BadId {
     text: String,
 }
 
-/// Parses exactly `N` bytes of lower- or upper-case hexadecimal.
+/// Parses exactly `N` bytes of lower-case or upper-case hexadecimal.
 #[must_use]
 pub fn hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
@@ -272,13 +273,13 @@ pub fn hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub struct MemberName(String);
 
 impl MemberName {
-    /// Longest name, in bytes.
+    /// Maximum length in bytes.
     pub const BYTES_MAX: usize = 63;
 
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// When the name is empty, too long or holds a character outside the set above.
+    /// If the name is empty, too long or contains a character outside the set above.
     pub fn new(name: impl Into<String>) -> Result<MemberName, BadMemberName> {
         let name = name.into();
         let starts_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -290,19 +291,19 @@ impl MemberName {
         }
     }
 
-    /// Stands in a log that was built on a state for whoever made what nothing is left of.
+    /// Returns the placeholder for an unknown member, used in a log that was rebuilt from a state.
     #[must_use]
     pub fn unknown() -> MemberName {
         MemberName(UNKNOWN.into())
     }
 
-    /// Whether it is [`MemberName::unknown`].
+    /// Returns whether this is [`MemberName::unknown`].
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.0 == UNKNOWN
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -331,7 +332,7 @@ impl fmt::Display for MemberName {
     }
 }
 
-/// A name that cannot be a member's.
+/// Text that is not a valid member name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{name}` cannot be a member's name: use 1 to 63 of a-z A-Z 0-9 . _ - and start with a letter or digit")]
 pub struct BadMemberName {
@@ -374,7 +375,7 @@ mod tests {
             assert!(after(late, wrong, 0) > late && after(late, wrong, 5) != after(late, wrong, 6), "{wrong}");
         }
         assert_ne!(after(first, 0, 5), after(first, 0, 6), "without a clock");
-        // A clock decades ahead, and the return to the right one, leave room for more recoveries than there will be.
+        // A clock decades ahead, and the return to the right one, leave room for more recoveries than there will ever be.
         let ahead = after(late, Generation::CLOCK_MAX_MS - 1, u64::MAX);
         assert!(ahead.is_plausible());
         let mut last = ahead;
@@ -398,7 +399,7 @@ mod tests {
         let bytes = postcard::to_allocvec(&beyond).expect("encodes");
         assert!(postcard::from_bytes::<Generation>(&bytes).is_err());
         assert!(beyond.to_string().parse::<Generation>().is_err() && "x".parse::<Generation>().is_err());
-        // Bytes of the time when it had 32 bits.
+        // Encoding from the time when a generation had 32 bits.
         let narrow = postcard::to_allocvec(&1_795_000_000_u32).expect("encodes");
         assert_eq!(postcard::from_bytes(&narrow), Ok(Generation(1_795_000_000)));
     }

@@ -1,27 +1,27 @@
-//! Every bound of the data model in one place, each with its reason.
+//! All limits of the data model, each with its reason.
 
 use super::txn::{Condition, Op, Txn};
 
-/// Bounds on what one transaction may hold. Sizes are in bytes.
+/// Limits of a transaction. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest key: keys are copied into indexes, so they stay small.
+    /// Maximum key length. Keys are copied into indexes, so they stay small.
     pub key_bytes_max: usize,
-    /// Largest inline value: larger contents belong beside the log.
+    /// Maximum length of an inline value. Larger data belongs into a blob outside the log.
     pub value_bytes_max: usize,
-    /// Largest encoded transaction: one is always held whole in memory and sent as one frame.
+    /// Maximum encoded length of a transaction. It is held in memory as a whole and sent as one frame.
     pub txn_bytes_max: usize,
-    /// Most operations in one transaction.
+    /// Maximum number of operations and conditions.
     pub ops_max: usize,
 }
 
-/// Longest collection name: part of every index key.
+/// Maximum length of a collection name, which is part of every index key.
 pub const COLLECTION_BYTES_MAX: usize = 255;
-/// Longest audit note carried by a transaction.
+/// Maximum length of the audit note of a transaction.
 pub const NOTE_BYTES_MAX: usize = 4096;
-/// Deepest nesting of arrays and objects in a value that is JSON: many readers of JSON give up at 128, some overflow.
+/// Maximum nesting of arrays and objects in a JSON value. Many JSON readers fail at 128, some overflow.
 pub const JSON_DEPTH_MAX: usize = 64;
-/// No configuration may raise a limit above these; decoders use them as their bound.
+/// Upper bounds of the configurable limits. Decoders enforce them.
 pub const HARD: Limits =
     Limits { key_bytes_max: 16 << 10, value_bytes_max: 16 << 20, txn_bytes_max: 32 << 20, ops_max: 1 << 17 };
 
@@ -33,15 +33,15 @@ impl Default for Limits {
     }
 }
 
-/// A transaction that breaks a bound; the message names the bound and its value.
+/// A limit that a transaction exceeds; the message contains its name and value.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{what} is {found} {unit}; the limit `{limit}` allows {allowed}")]
 pub struct LimitExceeded {
-    /// What was measured.
+    /// The measured object.
     pub what: String,
-    /// Its measure.
+    /// Measured value.
     pub found: usize,
-    /// Unit of the measure.
+    /// Unit of the measured value.
     pub unit: &'static str,
     /// Name of the limit.
     pub limit: &'static str,
@@ -50,10 +50,10 @@ pub struct LimitExceeded {
 }
 
 impl Limits {
-    /// Checks every bound of `txn`.
+    /// Checks all limits of `txn`.
     ///
     /// # Errors
-    /// The first bound that is broken.
+    /// The first limit that is exceeded.
     pub fn check(&self, txn: &Txn) -> Result<(), LimitExceeded> {
         let too = |what: String, found, unit, limit, allowed| LimitExceeded { what, found, unit, limit, allowed };
         let rows = txn.ops.len() + txn.conditions.len();
@@ -91,7 +91,7 @@ impl Limits {
     }
 }
 
-/// How deep arrays and objects are nested in a value that is JSON; 0 for everything that does not begin as one of them.
+/// Returns how deeply arrays and objects are nested in a JSON value; 0 for values that do not start like one of them.
 #[must_use]
 pub fn json_depth(value: &[u8]) -> usize {
     let first = value.iter().find(|byte| !byte.is_ascii_whitespace());

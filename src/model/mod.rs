@@ -1,6 +1,6 @@
-//! The words of the system: identifiers, operations, transactions, positions, digests and limits.
+//! Data model: identifiers, operations, transactions, positions, digests and limits.
 //!
-//! Nothing here does I/O, reads a clock or knows tokio; every other floor builds on it.
+//! This module does no I/O, reads no clock and does not depend on tokio. All other layers build on it.
 
 pub mod address;
 pub mod deletions;

@@ -1,4 +1,4 @@
-//! Where a copy of a log stands, and what two positions mean to each other.
+//! Positions of replicas in a log, and their comparison.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::ids::{Generation, LogId, Seq};
 
-/// Running hash over all records up to a sequence: two logs with equal chains there have equal histories.
+/// Running hash over all records up to a sequence. Two logs with equal chains at a sequence have equal histories up to it.
 pub type Chain = [u8; 16];
 
 /// Identity of a history and a point in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Which log.
+    /// Identity of the log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of the log.
     pub generation: Generation,
     /// Last sequence applied.
     pub seq: Seq,
@@ -30,30 +30,31 @@ pub struct Position {
 pub struct LineageEntry {
     /// The generation.
     pub generation: Generation,
-    /// It shares its parent's history up to and including this sequence.
+    /// Last sequence (inclusive) of the history that it shares with its parent.
     pub shared_to: Seq,
 }
 
-/// How the generations of a log descend from each other, by rising generation.
+/// Descent of the generations of a log, ordered by generation.
 pub type Lineage = Vec<LineageEntry>;
 
-/// Last sequence that the generations of `lineage` after `generation` share with it; `None`: there is none after it.
+/// Returns the last sequence that the generations of `lineage` after `generation` share with it; `None` if there is no
+/// later generation.
 #[must_use]
 pub fn shared_after(lineage: &[LineageEntry], generation: Generation) -> Option<Seq> {
     lineage.iter().filter(|entry| entry.generation > generation).map(|entry| entry.shared_to).min()
 }
 
-/// The generations that only one of two logs has.
+/// Generations that only one of two logs has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Divergence {
-    /// Last sequence that what only the first one has shares with its parents; `None` when the other one has all of it.
+    /// Last sequence that the generations of the first log alone share with their parents; `None` if there are none.
     pub first: Option<Seq>,
-    /// As `first`, for the second one.
+    /// Like `first`, for the second log.
     pub second: Option<Seq>,
 }
 
 impl Divergence {
-    /// Compares two logs of one identity. A generation is the same when its number and its start are.
+    /// Compares two logs of the same identity. Generations are equal if their numbers and their starts are.
     #[must_use]
     pub fn of(first: &[LineageEntry], second: &[LineageEntry]) -> Divergence {
         let only = |here: &[LineageEntry], there: &[LineageEntry]| {
@@ -62,44 +63,44 @@ impl Divergence {
         Divergence { first: only(first, second), second: only(second, first) }
     }
 
-    /// Whether each has a generation that the other one lacks: neither descends from the other.
+    /// Returns whether each log has a generation that the other one lacks, so that neither descends from the other.
     #[must_use]
     pub fn is_mutual(self) -> bool {
         self.first.is_some() && self.second.is_some()
     }
 
-    /// Last sequence that both share; `None`: one is the other, up to its head.
+    /// Returns the last sequence that both share; `None` if they have the same generations.
     #[must_use]
     pub fn shared_to(self) -> Option<Seq> {
         self.first.into_iter().chain(self.second).min()
     }
 }
 
-/// What a replica's position is to a datastore.
+/// Relation of a replica's position to a datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Equal histories, equal states.
+    /// Equal histories and equal states.
     Same,
     /// The replica's history is a prefix of the datastore's: it may tail.
     Behind,
     /// The replica has seen entries that the datastore has not: the datastore was rolled back.
     Ahead,
-    /// Both come from one log but their histories or states differ.
+    /// Both belong to the same log, but their histories or states differ.
     Forked,
-    /// Different logs.
+    /// They belong to different logs.
     Foreign,
     /// The datastore has no entries while the replica has some: the datastore was wiped.
     Empty,
 }
 
 impl Verdict {
-    /// Whether replication may go on.
+    /// Returns whether replication may continue.
     #[must_use]
     pub fn is_good(self) -> bool {
         matches!(self, Verdict::Same | Verdict::Behind)
     }
 
-    /// What an operator should do about it; empty for good verdicts.
+    /// Returns the remedy for the operator; empty for good verdicts.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -139,10 +140,10 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Compares a replica's position with a datastore's.
+/// Compares the position of a replica with that of a datastore.
 ///
-/// `chain_at_replica` is the datastore's chain at the replica's sequence where it is still known (from the horizon
-/// on); without it a fork below the horizon cannot be seen here.
+/// `chain_at_replica` is the datastore's chain at the replica's sequence, if it is still known (from the horizon on).
+/// Without it, a fork below the horizon cannot be detected here.
 #[must_use]
 pub fn compare(
     replica: &Position,
@@ -156,7 +157,7 @@ pub fn compare(
     if replica.generation > head.generation {
         return Verdict::Ahead;
     }
-    // A number that the log lacks is of a generation that did not lead to it, however the numbers compare.
+    // A generation that the log lacks did not lead to it, however the numbers compare.
     if !lineage.is_empty() && !lineage.iter().any(|entry| entry.generation == replica.generation) {
         return Verdict::Forked;
     }

@@ -1,11 +1,11 @@
-//! Text of others on a terminal, in a line of a log and in a row of a table.
+//! Escaping of untrusted text for terminals, log lines and table rows.
 
 use std::borrow::Cow;
 
-/// Whether a character shows itself and does nothing else: no control character, no mark of direction, no invisible one.
+/// Returns whether a character only displays itself: it is not a control character, direction mark or invisible character.
 #[must_use]
 pub fn is_printable(character: char) -> bool {
-    // A character that only combines with the one before it is printable, so it is looked at behind a letter.
+    // Combining characters are printable after another character, so the character is tested after a letter.
     let mut letter_and_character = [0; 5];
     letter_and_character[0] = b'x';
     let length = character.encode_utf8(&mut letter_and_character[1..]).len() + 1;
@@ -16,7 +16,7 @@ pub fn is_printable(character: char) -> bool {
     }
 }
 
-/// `text` on one line, with escapes for every character that is not printable.
+/// Returns `text` on one line, with escapes for all characters that are not printable.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) || text.chars().all(is_printable) {
@@ -32,10 +32,10 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// At most `chars_max` characters of `text`, all of them printable; one that is cut ends with an ellipsis.
+/// Returns at most `chars_max` printable characters of `text`; truncated text ends with an ellipsis.
 #[must_use]
 pub fn shorten(text: &str, chars_max: usize) -> String {
-    // An escape is longer than what it stands for, so nothing beyond this can show.
+    // An escape is longer than its character, so later characters can never be shown.
     let start: String = text.chars().take(chars_max + 1).collect();
     let escaped = escape(&start);
     if escaped.chars().count() <= chars_max {

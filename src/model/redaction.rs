@@ -1,8 +1,8 @@
-//! What members are not given: the values of some collections.
+//! Redaction: withholding the values of some collections from members.
 //!
-//! A member that may not see a value is given what the value adds to the state's digest instead, so that it still proves
-//! that its copy is equal. From that contribution the value cannot be computed; whether a guess is right can be, so only
-//! values that nobody can guess are kept secret this way: salted hashes, random bytes, and hashes of them.
+//! A member that may not see a value receives the contribution of the object to the state digest instead. It can still
+//! prove that its state is equal. The value cannot be computed from the contribution, but a guess can be verified.
+//! Therefore, only values that cannot be guessed are withheld this way: salted hashes, random bytes, and hashes of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use super::exposure;
 use super::ids::Seq;
 use super::txn::{Collection, Entry, EntryBody, Key, Op};
 
-/// An object whose value is not given, only what it adds to the state's digest.
+/// An object without its value, but with its contribution to the state digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Withheld {
-    /// Where.
+    /// Collection of the object.
     pub collection: Collection,
-    /// Which.
+    /// Key of the object.
     pub key: Key,
-    /// Bytes of the value.
+    /// Length of the value in bytes.
     pub value_bytes: u64,
     /// [`Digest::of_object`] of the object.
     pub contribution: Digest,
 }
 
 impl Withheld {
-    /// What is told of an object instead of its value.
+    /// Creates the replacement of an object's value.
     #[must_use]
     pub fn of(collection: Collection, key: Key, version: Seq, value: &[u8]) -> Withheld {
         let contribution = Digest::of_object(&collection, &key, version, value);
@@ -36,7 +36,7 @@ impl Withheld {
     }
 }
 
-/// The collections whose values are withheld.
+/// Collections whose values are withheld.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction(Arc<BTreeSet<Collection>>);
 
@@ -47,27 +47,27 @@ impl Default for Redaction {
 }
 
 impl Redaction {
-    /// Withholds the values of `collections`.
+    /// Creates a redaction that withholds the values of `collections`.
     #[must_use]
     pub fn of(collections: impl IntoIterator<Item = Collection>) -> Redaction {
         Redaction(Arc::new(collections.into_iter().collect()))
     }
 
-    /// Whether the values of a collection are withheld.
+    /// Returns whether the values of a collection are withheld.
     #[must_use]
     pub fn hides(&self, collection: &Collection) -> bool {
         self.0.contains(collection)
     }
 
-    /// Whether an entry holds a value that is withheld.
+    /// Returns whether an entry contains a value that is withheld.
     #[must_use]
     pub fn concerns(&self, entry: &Entry) -> bool {
         let EntryBody::Commit(txn) = &entry.body else { return false };
         txn.ops.iter().any(|op| op.value().is_some() && self.hides(op.collection()))
     }
 
-    /// The entry without the values that are withheld. Of the operations on an object of a hidden collection the last one
-    /// counts, as it does when they are applied.
+    /// Returns the entry without the withheld values. If several operations write an object of a hidden collection,
+    /// only the last one is kept, which determines the result when they are applied.
     #[must_use]
     pub fn redact(&self, entry: Entry) -> Entry {
         if !self.concerns(&entry) {

@@ -1,4 +1,4 @@
-//! Objects, operations, transactions, and what becomes of them in the log.
+//! Objects, operations, transactions, and their entries in the log.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use super::ids::{MemberName, Origin, OriginCounter, Seq};
 use super::limits::COLLECTION_BYTES_MAX;
 use super::redaction::Withheld;
 
-/// Name of a kind of object: 1 to 255 bytes of UTF-8 without control characters.
+/// Name of a kind of objects: 1 to 255 bytes of UTF-8 without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Collection(String);
 
 impl Collection {
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// When the name is empty, too long or holds a character outside the set above.
+    /// If the name is empty, too long or contains a control character.
     pub fn new(name: impl Into<String>) -> Result<Collection, BadCollection> {
         let name = name.into();
         let printable = !name.chars().any(char::is_control);
@@ -29,7 +29,7 @@ impl Collection {
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -56,35 +56,35 @@ impl fmt::Display for Collection {
     }
 }
 
-/// A name that cannot be a collection's.
+/// Text that is not a valid collection name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{name:?} cannot be a collection's name: use 1 to 255 bytes of text without control characters")]
 pub struct BadCollection {
     name: String,
 }
 
-/// Name of an object within its collection: UTF-8 text of at least one byte, ordered by its bytes.
+/// Name of an object within its collection: at least one byte of UTF-8 text. Ordered by bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Key(String);
 
 impl Key {
-    /// Checks a key. Its greatest length is the business of [`super::Limits`].
+    /// Validates a key. Its maximum length is checked by [`super::Limits`].
     ///
     /// # Errors
-    /// When the key is empty.
+    /// If the key is empty.
     pub fn new(key: impl Into<String>) -> Result<Key, EmptyKey> {
         let key = key.into();
         if key.is_empty() { Err(EmptyKey) } else { Ok(Key(key)) }
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Length in bytes; never 0.
+    /// Returns the length in bytes, which is never 0.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -112,7 +112,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// An empty key.
+/// Error for an empty key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a key must not be empty")]
 pub struct EmptyKey;
@@ -120,26 +120,26 @@ pub struct EmptyKey;
 /// One change of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Create or replace.
+    /// Creates or replaces an object.
     Put {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
-        /// The new contents, opaque to the log.
+        /// New value, opaque to the log.
         value: Bytes,
     },
-    /// Remove; removing what is absent is allowed and still an event.
+    /// Deletes an object. Deleting an absent object is allowed and is recorded as well.
     Delete {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
 }
 
 impl Op {
-    /// The collection that is changed.
+    /// Returns the collection of the object.
     #[must_use]
     pub fn collection(&self) -> &Collection {
         match self {
@@ -147,7 +147,7 @@ impl Op {
         }
     }
 
-    /// The key that is changed.
+    /// Returns the key of the object.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
@@ -155,7 +155,7 @@ impl Op {
         }
     }
 
-    /// The new value; `None` for a delete.
+    /// Returns the new value; `None` for a deletion.
     #[must_use]
     pub fn value(&self) -> Option<&Bytes> {
         match self {
@@ -165,60 +165,60 @@ impl Op {
     }
 }
 
-/// What must hold at commit for a transaction to be accepted.
+/// Condition that must hold at commit, otherwise the transaction is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// No such object.
+    /// The object does not exist.
     Absent {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
-    /// Some such object.
+    /// The object exists.
     Present {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
-    /// The object was last written at exactly this sequence; from 2^63 on, by the transaction that the number stands for
-    /// ([`Condition::written_by`]).
+    /// The object was last written at exactly this sequence. From 2^63 on, the number is the mark of the transaction
+    /// that must have written it ([`Condition::written_by`]).
     Version {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
-        /// The expected sequence of its last write.
+        /// Expected sequence of the object's last write.
         version: Seq,
     },
 }
 
-/// Versions from here on are no sequences: they stand for transactions.
+/// Versions from here on are marks of transactions instead of sequences.
 const MARKS_FROM: u64 = 1 << 63;
 
 impl Condition {
-    /// The object was last written by this transaction, which has no sequence yet: it waits before the one of the condition.
-    /// When it is rejected, or another one writes the object after it, the condition fails.
+    /// Requires that this transaction was the last to write the object. The transaction is pending and has no sequence
+    /// yet. The condition fails if it is rejected, or if another transaction writes the object after it.
     #[must_use]
     pub fn written_by(collection: Collection, key: Key, id: TxnId) -> Condition {
         Condition::Version { collection, key, version: id.mark() }
     }
 
-    /// No write satisfies this condition: the change that carries it was made upon a write that was lost with its history.
+    /// Creates a condition that no write satisfies, because the change depends on a write that was lost with its history.
     #[must_use]
     pub fn upon_lost(collection: Collection, key: Key) -> Condition {
-        // Counters begin at 1, so nothing has this identity.
+        // Counters start at 1, so no transaction has this identity.
         Condition::written_by(collection, key, TxnId::default())
     }
 
-    /// Whether it is one that no write satisfies ([`Condition::upon_lost`]).
+    /// Returns whether no write satisfies the condition ([`Condition::upon_lost`]).
     #[must_use]
     pub fn is_upon_lost(&self) -> bool {
         self.mark() == Some(TxnId::default().mark())
     }
 
-    /// The number that stands for a transaction, in a condition on a write that had no sequence.
+    /// Returns the mark of the transaction to which the condition refers, if any.
     #[must_use]
     pub fn mark(&self) -> Option<Seq> {
         match self {
@@ -227,7 +227,7 @@ impl Condition {
         }
     }
 
-    /// The collection that is looked at.
+    /// Returns the collection of the object.
     #[must_use]
     pub fn collection(&self) -> &Collection {
         match self {
@@ -237,7 +237,7 @@ impl Condition {
         }
     }
 
-    /// The key that is looked at.
+    /// Returns the key of the object.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
@@ -245,8 +245,8 @@ impl Condition {
         }
     }
 
-    /// Whether the condition holds for an object whose version is `version` (`None`: absent). One with a mark
-    /// ([`Condition::mark`]) holds for no version: it asks for the transaction that wrote the object.
+    /// Returns whether the condition holds for an object with this version (`None`: absent). A condition with a mark
+    /// ([`Condition::mark`]) holds for no version, because it depends on the transaction that wrote the object.
     #[must_use]
     pub fn holds(&self, version: Option<Seq>) -> bool {
         match self {
@@ -273,18 +273,18 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Identity of a transaction, for ever: who made it and the number that the maker gave it.
+/// Permanent identity of a transaction: its origin, and the counter that the origin assigned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TxnId {
-    /// Who made it.
+    /// Source of the transaction.
     pub origin: Origin,
-    /// The maker's number.
+    /// Number assigned by the origin.
     pub counter: OriginCounter,
 }
 
 impl TxnId {
-    /// A number that stands for this transaction where a sequence is expected. It is at least 2^63, which no sequence reaches;
-    /// its other bits are those of a hash, so two transactions share one with a probability of 2^-63.
+    /// Returns a number that represents this transaction where a sequence is expected. It is at least 2^63, which no sequence
+    /// reaches. Its other bits come from a hash, so two transactions have the same mark with a probability of 2^-63.
     #[must_use]
     pub fn mark(self) -> Seq {
         let mut hasher = blake3::Hasher::new();
@@ -295,34 +295,34 @@ impl TxnId {
     }
 }
 
-/// Operations and conditions that commit together or not at all.
+/// Operations and conditions that are committed atomically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Txn {
     /// Identity, for idempotence.
     pub id: TxnId,
-    /// Rejections of this origin with a counter up to here are durably recorded by the origin, so the
+    /// Acknowledged-rejections watermark: the origin has durably recorded its rejections up to this counter, so the
     /// state need not remember their reasons any longer.
     pub settled: OriginCounter,
-    /// When it was made, by the maker's clock: milliseconds since 1970-01-01 UTC. Informative only.
+    /// Creation time by the author's clock, in milliseconds since 1970-01-01 UTC. Informative only.
     pub time_ms: u64,
-    /// Who asked for it and from where: opaque, at most [`super::limits::NOTE_BYTES_MAX`] bytes.
+    /// Author and client address: opaque, at most [`super::limits::NOTE_BYTES_MAX`] bytes.
     pub note: Bytes,
-    /// What must hold at commit.
+    /// Conditions that must hold at commit.
     pub conditions: Vec<Condition>,
-    /// What changes, in order; the last operation on a key wins.
+    /// Changes in order. The last operation on a key wins.
     pub ops: Vec<Op>,
 }
 
 impl Txn {
-    /// Whether it asks for the same as `other`. When and by whom it was made is not part of that: a maker that gives it a second
-    /// time may say something else.
+    /// Returns whether the conditions and operations are the same as in `other`. Creation time and note are ignored,
+    /// because they may differ when an author submits the transaction again.
     #[must_use]
     pub fn has_contents_of(&self, other: &Txn) -> bool {
         (&self.conditions, &self.ops) == (&other.conditions, &other.ops)
     }
 
-    /// Whether it is `given`, or became of it when a history was left: then what a condition named was lost or is named by its
-    /// transaction, and conditions were added.
+    /// Returns whether this is `given`, or was translated from it when its history was abandoned. Conditions on
+    /// versions then refer to a transaction or never hold, and conditions may have been added.
     #[must_use]
     pub fn is_rewritten_from(&self, given: &Txn) -> bool {
         let is_of = |(now, given): (&Condition, &Condition)| {
@@ -334,7 +334,7 @@ impl Txn {
         self.ops == given.ops && is_added.is_some() && self.conditions.iter().zip(&given.conditions).all(is_of)
     }
 
-    /// Upper bound of the encoded size, without encoding.
+    /// Returns an upper limit of the encoded size, without encoding.
     #[must_use]
     pub fn bytes_estimate(&self) -> usize {
         let op = |op: &Op| op.collection().as_str().len() + op.key().len() + op.value().map_or(0, Bytes::len) + 16;
@@ -345,37 +345,37 @@ impl Txn {
     }
 }
 
-/// Why a transaction was not committed.
+/// Reason why a transaction was not committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// A condition did not hold; its index in the transaction and the version that was found.
+    /// A condition did not hold.
     ConditionFailed {
-        /// The condition, in words.
+        /// Description of the condition.
         condition: String,
-        /// Version found at commit; `None` when the object was absent.
+        /// Version found at commit; `None` if the object was absent.
         found: Option<Seq>,
     },
-    /// A bound of the datastore was broken.
+    /// The transaction exceeds a limit of the datastore.
     LimitExceeded {
-        /// Names the bound.
+        /// Message with the name of the limit.
         message: String,
     },
     /// The member's role does not allow it.
     Forbidden {
-        /// Says what was not allowed.
+        /// Message that describes the forbidden action.
         message: String,
     },
     /// Another transaction was committed under the same identity.
     IdentityReused,
-    /// Chunks that it names are lost: neither the member nor the datastore has them.
+    /// Chunks that the transaction references are lost: neither the member nor the datastore has them.
     ChunksLost {
-        /// Says which.
+        /// Message that lists the lost chunks.
         message: String,
     },
 }
 
 impl Reason {
-    /// Bytes of its text, about.
+    /// Returns the approximate size of the reason.
     fn bytes(&self) -> usize {
         match self {
             Reason::ConditionFailed { condition: text, .. }
@@ -387,7 +387,8 @@ impl Reason {
     }
 }
 
-/// The text is part of the state's digest ([`super::Digest::of_origin`]): members of two versions are equal only while it is the same.
+/// The text is part of the state digest ([`super::Digest::of_origin`]). If it changed, the digests of members with
+/// different versions would differ.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -408,63 +409,63 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Who makes the transactions of an origin, and what the last one was.
+/// Author of the transactions of an origin, and the last transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maker {
     /// The member that used the origin first.
     pub member: MemberName,
     /// Counter of the last transaction.
     pub counter: OriginCounter,
-    /// Hash of its contents; `None` when it was rejected.
+    /// Hash of its contents; `None` if it was rejected.
     pub hash: Option<[u8; 16]>,
 }
 
-/// One sequenced entry of the log.
+/// A sequenced entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place.
+    /// Position in the log.
     pub seq: Seq,
-    /// When the datastore committed it: milliseconds since 1970-01-01 UTC, never falling within a log.
+    /// Commit time in milliseconds since 1970-01-01 UTC. It does not decrease within a log, unless a wrong clock was corrected.
     pub time_ms: u64,
     /// The member that pushed it.
     pub member: MemberName,
-    /// What it says.
+    /// Contents of the entry.
     pub body: EntryBody,
 }
 
-/// What an entry says.
+/// Contents of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryBody {
-    /// A committed transaction. In compacted segments, operations that were superseded are gone.
+    /// A committed transaction. In compacted segments, superseded operations are removed.
     Commit(Txn),
-    /// A transaction that was refused; remembered so that a retry gets the same answer.
+    /// A rejected transaction, recorded so that a retry gets the same reply.
     Reject {
-        /// The refused transaction.
+        /// The rejected transaction.
         id: TxnId,
         /// See [`Txn::settled`].
         settled: OriginCounter,
-        /// Why.
+        /// Reason of the rejection.
         reason: Reason,
     },
-    /// A committed transaction as a member gets it that may not see some of its values: `txn` has the other operations. It is
-    /// sent, and never in a log.
+    /// A committed transaction as sent to a member that may not see some of its values. `txn` has the other operations.
+    /// Never stored in a log.
     Redacted {
-        /// The transaction without what is withheld.
+        /// The transaction without the operations whose values are withheld.
         txn: Txn,
-        /// Objects that it wrote, without their values; each is in no operation of `txn`.
+        /// Written objects without their values. No operation of `txn` concerns them.
         withheld: Vec<Withheld>,
     },
-    /// A kind that this version does not know: carried unchanged, applied as nothing.
+    /// An entry of a kind that this version does not know. Forwarded unchanged, and without effect when applied.
     Unknown {
         /// Kind number of the record.
         kind: u8,
-        /// Payload as found.
+        /// Payload as received.
         payload: Bytes,
     },
 }
 
 impl EntryBody {
-    /// Identity of the transaction concerned, if any.
+    /// Returns the identity of the transaction concerned, if any.
     #[must_use]
     pub fn id(&self) -> Option<TxnId> {
         match self {
@@ -474,13 +475,13 @@ impl EntryBody {
         }
     }
 
-    /// The objects that a committed transaction wrote whose values are withheld.
+    /// Returns the objects written by a committed transaction whose values are withheld.
     #[must_use]
     pub fn withheld(&self) -> &[Withheld] {
         self.committed().map_or(&[], |(_, withheld)| withheld)
     }
 
-    /// The transaction that was committed, and the objects that it wrote besides.
+    /// Returns the committed transaction, and the objects written by it whose values are withheld.
     #[must_use]
     pub fn committed(&self) -> Option<(&Txn, &[Withheld])> {
         match self {
@@ -491,29 +492,30 @@ impl EntryBody {
     }
 }
 
-/// What the state remembers of an origin, for ever.
+/// Permanent information of a state about an origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginRow {
-    /// Greatest counter that was committed or rejected; all below it were, too.
+    /// Greatest counter that was committed or rejected. All lower counters were resolved as well.
     pub last_counter: OriginCounter,
-    /// Sequence of that outcome.
+    /// Sequence of that entry.
     pub last_seq: Seq,
-    /// Rejections that the origin has not yet recorded durably, by rising counter.
+    /// Rejections that the origin has not acknowledged yet, ordered by counter.
     pub rejected: Vec<(OriginCounter, Seq, Reason)>,
 }
 
-/// Rejections of one origin that it has not recorded: each change of its row writes all of them, and every replica does.
+/// Maximum number of unacknowledged rejections of an origin. Each change of its row writes all of them, on every replica.
 pub const UNSETTLED_MAX: usize = 1024;
-/// Bytes of them from which [`UNSETTLED_BYTES_FROM`] are as good as [`UNSETTLED_MAX`].
+/// Total size at which [`UNSETTLED_BYTES_FROM`] rejections have the same effect as [`UNSETTLED_MAX`].
 const UNSETTLED_BYTES_MAX: usize = 256 << 10;
-/// So few are no reason to wait, however long they are: an outbox settles more at once than this ([`SETTLED_WITHIN`]).
+/// Fewer rejections are accepted regardless of their size: an outbox acknowledges them earlier than that ([`SETTLED_WITHIN`]).
 const UNSETTLED_BYTES_FROM: usize = 128;
-/// A member says of rejections that it has recorded them when it pushes something so many counters behind them, at the latest.
+/// A member acknowledges a rejection at the latest in a push whose counter exceeds that of the rejection by this number.
 pub const SETTLED_WITHIN: u64 = 64;
 const _: () = assert!(SETTLED_WITHIN < UNSETTLED_BYTES_FROM as u64 && UNSETTLED_BYTES_FROM < UNSETTLED_MAX);
 
 impl OriginRow {
-    /// Rejections beyond `settled`, when there are so many that one more has to wait until the origin has recorded some.
+    /// Returns the number of rejections after `settled` if there are too many, so that another one has to wait until
+    /// the origin has acknowledged some.
     #[must_use]
     pub fn too_many_unsettled(&self, settled: OriginCounter) -> Option<usize> {
         let from = self.rejected.partition_point(|(old, ..)| *old <= settled);
@@ -524,8 +526,8 @@ impl OriginRow {
         are_many.then_some(unsettled.len())
     }
 
-    /// Takes in the outcome of one transaction of this origin. The only place that changes a row, so that every
-    /// replica comes to the same row from the same entries.
+    /// Records the outcome of one transaction of this origin. Only this method changes a row, so that every replica
+    /// gets the same row from the same entries.
     pub fn record(
         &mut self,
         seq: Seq,
@@ -548,7 +550,7 @@ impl OriginRow {
         change
     }
 
-    /// Takes the latest change back.
+    /// Reverts the latest change.
     pub fn undo(&mut self, change: RowChange) {
         if change.was_rejected {
             self.rejected.pop();
@@ -557,7 +559,7 @@ impl OriginRow {
         (self.last_counter, self.last_seq) = (change.last_counter, change.last_seq);
     }
 
-    /// The recorded rejection of `counter`, if there is one.
+    /// Returns the recorded rejection of `counter`, if any.
     #[must_use]
     pub fn rejection(&self, counter: OriginCounter) -> Option<(Seq, &Reason)> {
         let at = self.rejected.binary_search_by_key(&counter, |(counter, ..)| *counter).ok()?;
@@ -565,7 +567,7 @@ impl OriginRow {
     }
 }
 
-/// What one outcome changed in a row, so that it can be taken back.
+/// Change of a row by one outcome, which can be reverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowChange {
     last_counter: OriginCounter,
@@ -594,13 +596,13 @@ mod tests {
         assert_eq!(long.too_many_unsettled(OriginCounter(0)), Some(128));
         assert_eq!(long.too_many_unsettled(OriginCounter(1)), None);
         assert_eq!(row(128, 1 << 10).too_many_unsettled(OriginCounter(0)), None);
-        // Whatever is settled of it, a row of a version without the bound is found.
+        // Rows of a version without the limit are detected, regardless of the watermark.
         assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(100)), Some(2900));
         assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(9000)), None);
     }
 
     proptest! {
-        /// Whatever is recorded can be taken back, step by step.
+        /// All recorded changes can be reverted, step by step.
         #[test]
         fn a_row_can_be_taken_back(steps in proptest::collection::vec((any::<bool>(), 0_u64..40), 0..40)) {
             let mut row = OriginRow::default();
