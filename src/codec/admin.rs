@@ -1,11 +1,10 @@
-//! Requests of `gravwell-logctl` and their answers, as JSON: fields may be added, unknown ones are ignored.
+//! Requests of `gravwell-logctl` and their replies, in JSON: fields may be added, unknown ones are ignored.
 //!
-//! One stream (or one connection of the local socket) carries one request. The answer is any number of
+//! A stream (or a connection of the local socket) carries one request. The reply consists of any number of
 //! [`super::message::Kind::AdminItem`] messages, then [`super::message::Kind::AdminEnd`] or
-//! [`super::message::Kind::AdminError`]. Log entries travel as [`super::message::Kind::Frames`], state rows as
-//! [`super::message::Kind::Rows`]; a [`Request::Submit`] stream is followed by
-//! [`super::message::Kind::Push`] messages from the client, each answered by
-//! [`super::message::Kind::Outcome`], until the client finishes its side.
+//! [`super::message::Kind::AdminError`]. Log entries are sent as [`super::message::Kind::Frames`], state rows as
+//! [`super::message::Kind::Rows`]. On a [`Request::Submit`] stream, the client then sends [`super::message::Kind::Push`]
+//! messages until it closes its side; each is answered by [`super::message::Kind::Outcome`].
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +16,7 @@ use crate::model::{
     ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
 };
 
-/// A request.
+/// A request. The documentation of each variant names the reply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
@@ -27,76 +26,76 @@ pub enum Request {
     Members,
     /// [`PresenceInfo`] items.
     Presence,
-    /// [`BackendInfo`] items: the webservers that a load balancer may send requests to.
+    /// [`BackendInfo`] items: the webservers to which a load balancer may send requests.
     Backends,
     /// [`CollectionInfo`] items.
     Collections,
     /// [`SegmentInfo`] items.
     Segments,
-    /// Rows: one object, or none.
+    /// Rows: the object, or none.
     Get {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
-        /// As of this sequence instead of now.
+        /// Read the state at this sequence instead of the current one.
         at: Option<Seq>,
     },
     /// Rows in key order.
     List {
-        /// Where.
+        /// Collection of the objects.
         collection: Collection,
-        /// Only keys that start so.
+        /// Prefix of the keys.
         prefix: String,
-        /// Most rows; `None`: all.
+        /// Maximum number of rows; `None` for all.
         limit: Option<u64>,
     },
-    /// Rows of all collections in order, then an [`ExportEnd`] item.
+    /// Rows of all collections, ordered, then an [`ExportEnd`] item.
     Export {
-        /// As of this sequence instead of now.
+        /// Export the state at this sequence instead of the current one.
         at: Option<Seq>,
-        /// Whether it is to be checked, not kept. The audit says so; it is given all the same.
+        /// Whether the caller only verifies the export and does not store it. The reply is the same; the audit records it.
         #[serde(default)]
         is_check: bool,
     },
-    /// Frames of the entries after `from`. On a replica, which has no log, frames as they arrive.
+    /// Frames of the entries after `from`. A replica, which has no log, sends frames as they arrive.
     Tail {
-        /// The first entry is the one after this.
+        /// The first entry is the one after this sequence.
         from: Seq,
-        /// The last entry; `None`: the head at the time of the request.
+        /// Last entry; `None` for the head at the time of the request.
         to: Option<Seq>,
-        /// Go on with new entries until the client leaves.
+        /// Continue with new entries until the client disconnects.
         follow: bool,
     },
-    /// Frames of the entries that touch one object, oldest first.
+    /// Frames of the entries that concern one object, oldest first.
     History {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
     /// One [`RecordInfo`].
     Record {
-        /// Which.
+        /// Sequence of the record.
         seq: Seq,
     },
-    /// Transactions follow as push messages. On a replica they pass through the outbox.
+    /// Transactions follow as push messages. On a replica, they are added to the outbox.
     Submit {
-        /// Answer only when decided upstream; otherwise a replica answers when durable locally.
+        /// Reply only when the datastore has resolved a transaction. Otherwise, a replica replies when it is durable locally.
         wait: bool,
     },
     /// One [`OriginInfo`].
     OriginStatus {
-        /// Which.
+        /// The origin.
         origin: Origin,
     },
     /// [`Progress`] items, then one [`VerifyReport`].
     Verify,
     /// [`Progress`] items, then one [`CompactReport`].
     Compact {
-        /// Only say what would be done.
+        /// Report the result without changing anything.
         dry_run: bool,
-        /// Keep this many entries of history instead of the configured window.
+        /// Number of history entries to keep, instead of the configured window.
         history_ops: Option<u64>,
     },
     /// One [`Invitation`].
@@ -105,36 +104,36 @@ pub enum Request {
         name: MemberName,
         /// `webserver`, `reader`, `balancer` or `admin`.
         role: String,
-        /// Life of the token, seconds.
+        /// Lifetime of the token in seconds.
         ttl_s: u64,
-        /// Addresses to put into the token instead of the datastore's own.
+        /// Addresses in the token, instead of the datastore's own.
         addresses: Vec<String>,
-        /// Replace an enrolled member of this name.
+        /// Whether to replace an enrolled member of this name.
         replace: bool,
     },
-    /// Cuts a member off at once.
+    /// Revokes a member immediately.
     Revoke {
-        /// Which.
+        /// Name of the member.
         name: MemberName,
-        /// Forget it altogether, so that it no longer shows nor counts.
+        /// Whether to also remove the member, so that it is neither listed nor counted.
         remove: bool,
     },
     /// [`RejectedInfo`] and [`PendingInfo`] items of a replica.
     Outbox,
     /// Submits a rejected transaction again, as a new one.
     Retry {
-        /// Which; `None`: all.
+        /// The transaction; `None` for all.
         id: Option<TxnId>,
-        /// What its author has seen of objects since: it is applied upon these versions.
+        /// Versions of objects that the author has seen since. The transaction is resubmitted with conditions on them.
         #[serde(default)]
         upon: Vec<SeenVersion>,
     },
-    /// Takes a rejected transaction off the list.
+    /// Removes a rejected transaction from the list.
     Dismiss {
-        /// Which; `None`: all.
+        /// The transaction; `None` for all.
         id: Option<TxnId>,
     },
-    /// [`BlobInfo`] items, one for each content.
+    /// [`BlobInfo`] items, one for each blob.
     BlobList,
     /// One [`BlobStats`].
     BlobStats,
@@ -142,89 +141,89 @@ pub enum Request {
     BlobVerify,
     /// One [`BlobCollection`].
     BlobCollect {
-        /// Only say what would be done.
+        /// Report the result without changing anything.
         dry_run: bool,
-        /// Grace period in seconds instead of the configured one.
+        /// Grace period in seconds, instead of the configured one.
         grace_s: Option<u64>,
     },
-    /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
+    /// [`GenerationInfo`] items: the generations of the log, oldest first.
     Generations,
-    /// The last position that the datastore signed, as [`crate::trust::Proof`]; nothing where there is none.
+    /// The last position that the datastore signed, as [`crate::trust::Proof`]; no item if there is none.
     Proof,
-    /// One [`super::authority::EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
+    /// One [`super::authority::EscrowInfo`]: the CA backup for a member, encrypted under the operator's recovery key.
     Escrow {
-        /// Stamp of the copy that the member has.
+        /// Stamp of the backup that the member has.
         known: Option<String>,
-        /// How far the register of members had come in the latest copy that the member has seen, as the datastore signed it.
+        /// Version of the member registry in the latest backup that the member has seen, signed by the datastore.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<super::authority::SignedMark>,
     },
-    /// One [`super::authority::RootsInfo`]: which authorities a member is to trust, and which is to sign its certificate.
+    /// One [`super::authority::RootsInfo`]: the CAs that a member must trust, and the one that shall sign its certificate.
     Roots {
-        /// Fingerprints of those that it trusts, hexadecimal.
+        /// Hexadecimal fingerprints of the CAs that it trusts.
         known: Vec<String>,
-        /// Fingerprint of its certificate, hexadecimal.
+        /// Hexadecimal fingerprint of its certificate.
         certificate: String,
     },
-    /// A step of the authority's rotation; one [`super::authority::AuthorityRotation`].
+    /// A step of the CA rotation; one [`super::authority::AuthorityRotation`].
     RotateAuthority {
-        /// Which.
+        /// The step.
         step: RotationStep,
     },
-    /// One [`CopyBegin`], [`CopyNames`] items, then the bytes of the segments in order, in pieces: of each what the caller lacks.
+    /// One [`CopyBegin`], [`CopyNames`] items, then the bytes that the caller lacks of each segment, in order and in pieces.
     Copy {
-        /// Log and generation of what the caller has; of others nothing counts.
+        /// Log and generation of the caller's copy. Its segments are ignored if they belong to another log or generation.
         of: Option<(LogId, Generation)>,
-        /// What the caller has of which segments.
+        /// Segments, or parts of them, that the caller has.
         have: Vec<CopyHave>,
     },
-    /// The bytes of chunks, in the order asked for, each in a message of its own, which is empty for one that is not there.
+    /// Bytes of chunks in the requested order, each in a separate message, which is empty if the chunk is missing.
     CopyChunks {
-        /// Which.
+        /// IDs of the chunks.
         ids: Vec<ChunkId>,
     },
-    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    /// On a replica: the [`Status`] of its datastore, requested from it. On a datastore: its own.
     Upstream,
     /// A page of the audit: its frames, then one [`super::audit::AuditPage`].
     Audit {
-        /// The first record is one after this.
+        /// The first record is one after this sequence.
         from: Seq,
-        /// Earliest time wanted, milliseconds since 1970-01-01 UTC; earlier records may come along.
+        /// Earliest time in milliseconds since 1970-01-01 UTC. The reply may include earlier records.
         since_ms: u64,
-        /// Latest time wanted; later records may come along.
+        /// Latest time in milliseconds since 1970-01-01 UTC. The reply may include later records.
         until_ms: u64,
     },
     /// One [`super::audit::AuditReport`].
     AuditVerify {
-        /// A record of which the chain is wanted.
+        /// Record of which to return the chain.
         at: Option<Seq>,
     },
-    /// Acts that happened at a member, to be recorded in the audit; one empty item when they are durable.
+    /// Actions at a member, to be recorded in the audit; one empty item when they are durable.
     AuditActs {
-        /// Oldest first.
+        /// The actions, oldest first.
         acts: Vec<super::audit::Act>,
     },
-    /// On a replica: one [`DeletionsInfo`], then [`DeletionInfo`] items, as far as its state knows of them.
+    /// On a replica: one [`DeletionsInfo`], then [`DeletionInfo`] items, as far as its state knows them.
     Deletions {
-        /// Only later ones.
+        /// Return only deletions after this sequence.
         after: Seq,
     },
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
-        /// Which; `None`: everything in the outbox now is decided and applied.
+        /// The sequence; `None` to wait until all transactions now in the outbox are resolved and applied.
         seq: Option<Seq>,
-        /// Longest wait.
+        /// Maximum time to wait.
         timeout_ms: u64,
     },
-    /// What the audit's records up to this one say of damage and of what is missing was seen; one empty item when that is durable.
+    /// Acknowledges the corruption and gaps that audit records report; one empty item when that is durable.
     AuditAcknowledge {
-        /// The last one of them.
+        /// Sequence of the last acknowledged record.
         to: Seq,
     },
 }
 
 impl Request {
-    /// Whether answering it changes nothing. A stopped member's directory is left as it is then.
+    /// Returns whether the request changes nothing. The directory of a stopped member is left unchanged by it.
     #[must_use]
     pub fn is_reading(&self) -> bool {
         match self {
@@ -258,7 +257,7 @@ impl Request {
         }
     }
 
-    /// Whether it is about the chunks of contents.
+    /// Returns whether the request concerns the chunks of blobs.
     #[must_use]
     pub fn is_of_contents(&self) -> bool {
         matches!(self, Request::BlobList | Request::BlobStats | Request::BlobVerify | Request::BlobCollect { .. })
@@ -274,7 +273,7 @@ pub struct Status {
     pub running: bool,
     /// Name of the member, on a replica.
     pub member: Option<String>,
-    /// Identity of the log; absent on a replica that never met one.
+    /// Identity of the log; absent on a replica that has never seen one.
     pub log_id: Option<LogId>,
     /// Generation of the log.
     pub generation: Generation,
@@ -284,21 +283,21 @@ pub struct Status {
     pub head: Seq,
     /// Lowest sequence from which a tail can start.
     pub horizon: Seq,
-    /// Lowest sequence durably applied by all members that count.
+    /// Lowest sequence durably applied by all members within retention.
     pub floor: Seq,
     /// State digest at `seq`.
     pub digest: Digest,
-    /// On a replica: what its position is to the datastore (`Same`, `Behind`, …), or `Unknown` when never connected.
+    /// On a replica: relation of its position to the datastore (`Same`, `Behind`, …), or `Unknown` if it has never connected.
     pub verdict: String,
-    /// What to do about a bad verdict or bad health; empty when all is well.
+    /// Remedy for a bad verdict or bad health; empty if there is no problem.
     pub remedy: String,
-    /// Transactions not yet decided upstream.
+    /// Transactions that the datastore has not resolved yet.
     pub outbox: u64,
-    /// Rejected transactions waiting for a person.
+    /// Rejected transactions that wait for a user.
     pub rejected: u64,
     /// Entries between `seq` and `head`.
     pub lag_ops: u64,
-    /// Milliseconds since the replica was last known to be level with the head.
+    /// Milliseconds since the replica was last known to be caught up with the head.
     pub lag_ms: u64,
     /// On a replica: whether it is connected. On a datastore: whether it serves.
     pub connected: bool,
@@ -306,16 +305,16 @@ pub struct Status {
     pub subscribers: u64,
     /// Objects in the state.
     pub objects: u64,
-    /// Bytes of the log on disk, on a datastore.
+    /// On a datastore: size of the log on disk in bytes.
     pub log_bytes: u64,
     /// Bytes free on the file system.
     pub disk_free_bytes: u64,
-    /// On a replica that is not connected: the last reason.
+    /// On a replica that is not connected: the last error.
     #[serde(default)]
     pub trouble: String,
-    /// Whether all is well; otherwise `problem` says what is not.
+    /// Whether there is no problem; otherwise see `problem`.
     pub healthy: bool,
-    /// What is wrong; empty when all is well.
+    /// Description of the problem; empty if there is none.
     pub problem: String,
     /// Version of the software.
     pub version: String,
@@ -323,72 +322,72 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
-    /// On a replica: whether it has been level with its datastore since the process started.
+    /// On a replica: whether it has caught up with its datastore since the process started.
     #[serde(default)]
     pub was_level: bool,
-    /// On a replica: changes that a former history had and the log has not, set aside for a person.
+    /// On a replica: archived sets of changes of an abandoned history that the log lacks and that an operator must handle.
     #[serde(default)]
     pub quarantined: u64,
-    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    /// The machine's clock in milliseconds since 1970-01-01 UTC; 0 from versions that do not report it.
     #[serde(default)]
     pub clock_ms: u64,
-    /// Contents of which chunks are not here and should be.
+    /// Number of blobs with missing chunks.
     #[serde(default)]
     pub contents_incomplete: u64,
-    /// Those of them of which nobody who answers has the rest.
+    /// Number of those blobs of which no responding member has the missing chunks.
     #[serde(default)]
     pub contents_lost: u64,
-    /// On a replica: whether it belongs to a webserver without a datastore, which keeps a log of its own.
+    /// On a replica: whether it belongs to a webserver in standalone mode, which has its own log.
     #[serde(default)]
     pub is_standalone: bool,
-    /// On a replica: whether it has joined a datastore; absent from versions that do not say.
+    /// On a replica: whether it has joined a datastore; absent from versions that do not report it.
     #[serde(default)]
     pub is_member: Option<bool>,
-    /// On a replica: whether the datastore refused this member when it last answered.
+    /// On a replica: whether the last reply of the datastore refused this member.
     #[serde(default)]
     pub is_refused: bool,
     /// On a replica: milliseconds since the connection was lost, or since the start; 0 while connected.
     #[serde(default)]
     pub disconnected_ms: u64,
-    /// On a datastore without members: addresses of members of another log that were refused.
+    /// On a datastore without members: number of addresses from which members of another log were refused.
     #[serde(default)]
     pub refused_members: u64,
-    /// On a datastore: the recovery key is being rotated.
+    /// On a datastore: whether the recovery key is being rotated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotates_recovery_key: bool,
-    /// On a datastore: the authority is being rotated.
+    /// On a datastore: whether the CA is being rotated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotates_authority: bool,
-    /// How well it does, and why not better; see [`super::health::assess`].
+    /// Health with its reasons, see [`super::health::assess`].
     #[serde(default)]
     pub health: Health,
 }
 
-/// One enrolled member.
+/// An enrolled member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemberInfo {
-    /// Name.
+    /// Name of the member.
     pub name: String,
-    /// Role.
+    /// Role of the member.
     pub role: String,
-    /// `invited`, `enrolled`, `revoked`.
+    /// `invited`, `enrolled` or `revoked`.
     pub state: String,
     /// Whether it is connected now.
     pub connected: bool,
-    /// Durably applied sequence; absent when it never said.
+    /// Durably applied sequence; absent if the member has never reported it.
     pub applied: Option<Seq>,
-    /// Entries behind the head.
+    /// Number of entries by which it lags behind the head.
     pub lag_ops: Option<u64>,
-    /// When it was last heard of, milliseconds since 1970-01-01 UTC.
+    /// Time of the last contact in milliseconds since 1970-01-01 UTC.
     pub last_seen_ms: Option<u64>,
-    /// Whether it holds the floor back.
+    /// Whether it is within retention, so that it pins the floor.
     pub counts: bool,
-    /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
+    /// Expiry of its certificate in milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
-    /// Where other webservers and balancers reach it, as it last said.
+    /// Address at which other webservers and balancers reach it, as last reported.
     #[serde(default)]
     pub external_addr: Option<String>,
-    /// Names of the recovery keys that open the sealed copy of the authority that it last said it has.
+    /// Names of the recovery keys that decrypt the CA backup that it last reported to have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_keys: Option<String>,
 }
@@ -396,18 +395,18 @@ pub struct MemberInfo {
 /// A webserver behind a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackendInfo {
-    /// Name.
+    /// Name of the webserver.
     pub name: String,
-    /// Where balancers reach it, as it last reported.
+    /// Address at which balancers reach it, as last reported.
     pub external_addr: Option<String>,
     /// Whether it is connected now.
     pub connected: bool,
-    /// Why it does not serve; absent when it does.
+    /// Reason why it does not serve; absent if it does.
     pub unhealthy: Option<String>,
 }
 
 impl BackendInfo {
-    /// The webservers among the members, as a datastore without [`Request::Backends`] describes them.
+    /// Returns the webservers among the members, for a datastore that does not support [`Request::Backends`].
     #[must_use]
     pub fn among(members: &[MemberInfo], presence: &[PresenceInfo]) -> Vec<BackendInfo> {
         let is_served = |member: &&MemberInfo| {
@@ -428,71 +427,71 @@ impl BackendInfo {
     }
 }
 
-/// One connected member.
+/// A connected member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PresenceInfo {
-    /// Name.
+    /// Name of the member.
     pub name: String,
-    /// Role.
+    /// Role of the member.
     pub role: String,
-    /// Network address it came from.
+    /// Network address from which it connected.
     pub address: String,
-    /// Where other webservers reach it.
+    /// Address at which other webservers reach it.
     pub external_addr: Option<String>,
     /// Durably applied sequence.
     pub applied: Seq,
-    /// Transactions waiting there.
+    /// Transactions pending in its outbox.
     pub outbox: u64,
-    /// Rejected transactions waiting there.
+    /// Rejected transactions in its outbox.
     pub rejected: u64,
-    /// Why it does not serve; absent when it does.
+    /// Reason why it does not serve; absent if it does.
     pub unhealthy: Option<String>,
-    /// Where it listens to other members.
+    /// Addresses at which it accepts connections of other members.
     #[serde(default)]
     pub peer_addresses: Vec<String>,
-    /// Software it runs.
+    /// Name and version of its software.
     pub software: String,
-    /// Since when, milliseconds since 1970-01-01 UTC.
+    /// Start of the connection in milliseconds since 1970-01-01 UTC.
     pub since_ms: u64,
 }
 
-/// One collection.
+/// A collection of the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CollectionInfo {
-    /// Name.
+    /// Name of the collection.
     pub collection: String,
-    /// Objects in it.
+    /// Number of objects.
     pub objects: u64,
-    /// Bytes of keys and values.
+    /// Total length of keys and values in bytes.
     pub bytes: u64,
-    /// Its digest.
+    /// Digest of the collection.
     pub digest: Digest,
 }
 
-/// What a state knows of deletions.
+/// Range of the deletions that a state knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeletionsInfo {
-    /// Every deletion after this sequence is known, of objects that are absent now.
+    /// All deletions after this sequence are known, except of objects that exist again.
     pub complete_after: Seq,
-    /// Where the state stands.
+    /// Sequence of the state.
     pub seq: Seq,
-    /// How the log that it comes from descends; empty from earlier versions.
+    /// Descent of the log from which the state comes; empty from earlier versions.
     #[serde(default)]
     pub lineage: Vec<crate::model::LineageEntry>,
 }
 
-/// One deletion.
+/// A deletion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeletionInfo {
-    /// Where the object was.
+    /// Collection of the deleted object.
     pub collection: Collection,
-    /// Which it was.
+    /// Key of the deleted object.
     pub key: Key,
     /// Sequence of the deletion.
     pub seq: Seq,
 }
 
-/// One segment file.
+/// A segment file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentInfo {
     /// File name.
@@ -505,98 +504,98 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// `open`, `sealed` or `compacted`.
     pub state: String,
-    /// Bytes known to be superseded.
+    /// Number of bytes known to be superseded.
     pub garbage_bytes: u64,
 }
 
-/// One record, decoded.
+/// A decoded record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordInfo {
-    /// Sequence.
+    /// Sequence of the record.
     pub seq: Seq,
-    /// File it is in.
+    /// Name of the file that contains it.
     pub file: String,
-    /// Offset of its frame there.
+    /// Offset of its frame in the file.
     pub offset: u64,
     /// Length of frame and payload.
     pub bytes: u64,
-    /// Kind, in words.
+    /// Name of the kind.
     pub kind: String,
-    /// Flags as found.
+    /// Flags as stored.
     pub flags: u16,
-    /// Position within its batch.
+    /// Index within its batch.
     pub batch_index: u32,
-    /// Chain, hexadecimal.
+    /// Chain in hexadecimal.
     pub chain: String,
-    /// Checksum of the payload, hexadecimal.
+    /// Checksum of the payload in hexadecimal.
     pub payload_crc: String,
-    /// Checksum of the header, hexadecimal.
+    /// Checksum of the header in hexadecimal.
     pub header_crc: String,
-    /// Payload, hexadecimal.
+    /// Payload in hexadecimal.
     pub payload: String,
     /// The entry as `tail --json` prints it.
     pub entry: serde_json::Value,
 }
 
-/// Bytes `done` of `total`.
+/// Progress of a long request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What is going on.
+    /// Name of the current stage.
     pub stage: String,
-    /// Done so far.
+    /// Amount done so far.
     pub done: u64,
-    /// Of how many; 0: unknown.
+    /// Total amount; 0 if unknown.
     pub total: u64,
 }
 
-/// One damaged place or divergence.
+/// A corrupt location or a divergence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// File, collection or member concerned.
     pub place: String,
-    /// Offset in the file, where it is one.
+    /// Offset, if the place is a file.
     pub offset: Option<u64>,
-    /// What is wrong.
+    /// Description of the problem.
     pub problem: String,
 }
 
-/// What `verify` found.
+/// Result of `verify`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VerifyReport {
-    /// Whether all is well.
+    /// Whether no problem was found.
     pub ok: bool,
-    /// Files read.
+    /// Number of files read.
     pub files: u64,
-    /// Records checked.
+    /// Number of records checked.
     pub records: u64,
-    /// Bytes checked.
+    /// Number of bytes checked.
     pub bytes: u64,
-    /// Where the state stands.
+    /// Sequence of the state.
     pub seq: Seq,
-    /// State digest as recomputed.
+    /// Recomputed digest of the state.
     pub digest: Digest,
-    /// Members compared, by name, with their word on the digest.
+    /// Compared members, each as a name with the result of comparing digests.
     pub members: Vec<String>,
-    /// What is wrong.
+    /// Problems found.
     pub findings: Vec<Finding>,
 }
 
-/// What a compaction did, or would do.
+/// Result of a compaction, or of a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompactReport {
-    /// Whether anything was changed.
+    /// Whether this was a dry run that changed nothing.
     pub dry_run: bool,
     /// Horizon before.
     pub horizon_before: Seq,
     /// Horizon after.
     pub horizon: Seq,
-    /// What keeps the horizon from rising further.
+    /// Reason why the horizon cannot rise further.
     pub held_by: String,
-    /// Segments rewritten.
+    /// Number of segments rewritten.
     pub segments: u64,
-    /// Bytes before.
+    /// Size of the log before, in bytes.
     pub bytes_before: u64,
-    /// Bytes after.
+    /// Size of the log after, in bytes.
     pub bytes_after: u64,
 }
 
@@ -607,60 +606,60 @@ pub struct Invitation {
     pub name: String,
     /// Its role.
     pub role: String,
-    /// The token.
+    /// The encoded token.
     pub token: String,
-    /// When it expires, milliseconds since 1970-01-01 UTC.
+    /// Expiry in milliseconds since 1970-01-01 UTC.
     pub expires_ms: u64,
 }
 
 /// A rejected transaction at a replica.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RejectedInfo {
-    /// Identity.
+    /// Identity of the transaction.
     pub id: TxnId,
     /// Sequence of the rejection.
     pub seq: Seq,
-    /// Why.
+    /// Reason of the rejection.
     pub reason: String,
-    /// When it was made.
+    /// Creation time in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// The transaction in the form of `import`.
+    /// The transaction in the format of `import`.
     pub txn: serde_json::Value,
 }
 
-/// The version of an object that somebody has seen.
+/// The version of an object that an author has seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenVersion {
-    /// Where.
+    /// Collection of the object.
     pub collection: Collection,
-    /// Which.
+    /// Key of the object.
     pub key: Key,
-    /// Its version.
+    /// Version of the object.
     pub version: Seq,
 }
 
-/// A transaction that waits at a replica.
+/// A pending transaction at a replica.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PendingInfo {
-    /// Identity.
+    /// Identity of the transaction.
     pub id: TxnId,
-    /// When it was made.
+    /// Creation time in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// The transaction in the form of `import`.
+    /// The transaction in the format of `import`.
     pub txn: serde_json::Value,
 }
 
-/// How a generation of the log began.
+/// Event that started a generation of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Beginning {
-    /// With the log itself.
+    /// The log was created.
     Created,
-    /// A damaged log was repaired, and acknowledged transactions were lost.
+    /// A corrupt log was repaired, and acknowledged transactions were lost.
     Repaired,
-    /// The log was lost, and was built anew from a member.
+    /// The log was lost and rebuilt from a member.
     Recovered,
-    /// An earlier state was restored from a backup, on purpose.
+    /// An operator restored an earlier state from a backup.
     Restored,
 }
 
@@ -675,16 +674,16 @@ impl std::fmt::Display for Beginning {
     }
 }
 
-/// One generation of a log.
+/// A generation of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationInfo {
-    /// Its number.
+    /// Number of the generation.
     pub generation: Generation,
-    /// Last sequence that it shares with the one before.
+    /// Last sequence that it shares with the previous generation.
     pub shared_to: Seq,
-    /// How it began.
+    /// Event that started it.
     pub beginning: Beginning,
-    /// When it began, milliseconds since 1970-01-01 UTC; 0 when unknown.
+    /// Start time in milliseconds since 1970-01-01 UTC; 0 if unknown.
     pub time_ms: u64,
 }
 
@@ -693,83 +692,84 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What somebody who copies a log has of one segment.
+/// The caller's copy of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyHave {
     /// Hash of its file header.
     pub header: String,
-    /// Hash of header and footer; empty when it was open.
+    /// Hash of header and footer; empty if the segment was open.
     pub mark: String,
-    /// Bytes from its beginning that an earlier version leaves out where the header is the same, which proves nothing: 0.
+    /// Always 0. Earlier versions of the datastore skip this many bytes if the headers are equal, although that does
+    /// not prove that the bytes are.
     pub bytes: u64,
-    /// Whether the mark was made of the very bytes that the caller has.
+    /// Whether the mark was computed from the bytes that the caller has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_checked: bool,
-    /// Bytes of whole pieces from its beginning that need not be sent again, if the file has the very same.
+    /// Length of the complete pieces from the start that need not be sent again if the file has the same bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub whole: u64,
-    /// Their hash, see `log-format.md`, *Backups*.
+    /// Hash of these pieces, see `log-format.md`, *Backups*.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sum: String,
 }
 
-/// A log as of one moment.
+/// Metadata of a log at one point in time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CopyBegin {
-    /// Which log.
+    /// Identity of the log.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
-    /// How that descends.
+    /// Descent of its generations.
     pub lineage: Vec<crate::model::LineageEntry>,
-    /// How the generations began.
+    /// Events that started the generations.
     pub generations: Vec<GenerationInfo>,
-    /// Lowest sequence from which every record is there.
+    /// Lowest sequence from which all records are present.
     pub horizon: Seq,
     /// Last sequence.
     pub seq: Seq,
-    /// Chain there, hexadecimal.
+    /// Hexadecimal chain at the last sequence.
     pub chain: String,
-    /// When the last record was committed, milliseconds since 1970-01-01 UTC.
+    /// Commit time of the last record in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// A sequence at or shortly before the last, and the digest of the state there.
+    /// A sequence at or shortly before the last one, and the digest of the state there.
     pub checkpoint: ExportEnd,
-    /// The authority and the register of members, sealed under the recovery key.
+    /// CA and member registry, encrypted under the recovery key.
     pub escrow: String,
-    /// The segments, oldest first.
+    /// Segments, oldest first.
     pub segments: Vec<CopySegment>,
-    /// Chunks of contents that are kept beside the log, as a datastore of an earlier version tells them.
+    /// Chunks of blobs stored outside the log, only from a datastore of an earlier version.
     #[serde(default)]
     pub chunks: Vec<ChunkId>,
-    /// How many [`CopyNames`] follow before the bytes of the segments.
+    /// Number of [`CopyNames`] items that precede the bytes of the segments.
     #[serde(default)]
     pub names: u64,
 }
 
-/// Chunks that what is copied names.
+/// Chunks that the copied log references.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyNames {
-    /// Whether the contents of the state name them, or only those of its history.
+    /// Whether blobs of the current state reference them, or only blobs of its history.
     pub is_live: bool,
-    /// The chunks.
+    /// IDs of the chunks.
     pub ids: Vec<ChunkId>,
-    /// Lists of chunks that are not here, so that what they list is not among the chunks.
+    /// Index chunks that are missing, so that the chunks they list are not included.
     #[serde(default)]
     pub unread: Vec<ChunkId>,
 }
 
-/// One segment of a copy.
+/// A segment of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopySegment {
-    /// Name of its file.
+    /// Name of the file.
     pub name: String,
-    /// How much of the file counts.
+    /// Length of the valid part of the file.
     pub bytes: u64,
     /// Hash of its file header.
     pub header: String,
-    /// Hash of header and footer; empty when it is open.
+    /// Hash of header and footer; empty if the segment is open.
     pub mark: String,
-    /// Bytes before this are not sent: the caller has them.
+    /// Bytes before this offset are not sent, because the caller has them.
     pub sent_from: u64,
 }
 
@@ -777,45 +777,45 @@ pub struct CopySegment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum OutboxItem {
-    /// Waits to be decided.
+    /// A transaction that is not resolved yet.
     Pending(PendingInfo),
-    /// Was rejected.
+    /// A transaction that was rejected.
     Rejected(RejectedInfo),
 }
 
-/// What is known of an origin.
+/// Counters of an origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginInfo {
-    /// Greatest counter taken: decided, or durable in the outbox.
+    /// Greatest counter that is resolved, or durable in the outbox.
     pub taken: OriginCounter,
-    /// Greatest counter decided upstream.
+    /// Greatest counter that the datastore has resolved.
     pub decided: OriginCounter,
 }
 
 /// End of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExportEnd {
-    /// State exported.
+    /// Sequence of the exported state.
     pub seq: Seq,
-    /// Its digest.
+    /// Digest of the exported state.
     pub digest: Digest,
 }
 
-/// Failure of a request.
+/// Error of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct AdminError {
-    /// What failed, why, and what to do.
+    /// Message with the failure, its reason and the remedy.
     pub message: String,
-    /// Exit code for the command: 1 refused or failed, 3 damage or divergence.
+    /// Exit code for the command: 1 rejected or failed, 3 corruption or divergence.
     pub exit: u8,
 }
 
 impl RecordInfo {
-    /// Describes an encoded frame found at `offset` of `file`. `entry` is left for the printer.
+    /// Describes an encoded frame found at `offset` of `file`. The caller fills in `entry`.
     ///
     /// # Errors
-    /// When the frame does not decode.
+    /// If the frame cannot be decoded.
     pub fn of(file: &str, offset: u64, frame: &bytes::Bytes) -> Result<RecordInfo, super::error::DecodeError> {
         let (header, payload) = super::frame::decode_frame(frame)?;
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

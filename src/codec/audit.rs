@@ -1,7 +1,7 @@
-//! Records of the audit: who did what, as the datastore writes it down in a log of its own. See `log-format.md`, "Audit".
+//! Records of the audit, in which the datastore logs all actions and their authors. See `log-format.md`, "Audit".
 //!
-//! `AuditV1` is frozen as the other payloads are; events are appended at the end of [`AuditEvent`]. One that this version does not
-//! know is kept and counted, and shown as unknown.
+//! `AuditV1` is frozen like the other payloads; new events are appended to [`AuditEvent`]. Events that this version
+//! does not know are kept, counted and shown as unknown.
 
 use std::borrow::Cow;
 
@@ -13,119 +13,120 @@ use super::exposed;
 use super::frame::kind;
 use crate::model::{Chain, Entry, EntryBody, Generation, LogId, MemberName, Op, Reason, Seq};
 
-/// Largest value that is kept of an object, before or after a change.
+/// Maximum length of an object's value that is recorded, before or after a change.
 pub const VALUE_BYTES_MAX: usize = 64 << 10;
-/// Bytes of values that one record keeps.
+/// Maximum total length of the values in one record.
 pub const VALUES_BYTES_MAX: usize = 1 << 20;
-/// Bytes of names of objects that one record keeps: more than any transaction has that was not made to have more.
+/// Maximum total length of object names in one record. Only transactions constructed for this purpose exceed it.
 pub const NAMES_BYTES_MAX: usize = 16 << 20;
 
 /// A point in the operation log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPoint {
-    /// Which log.
+    /// Identity of the log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of the log.
     pub generation: Generation,
-    /// A sequence of it.
+    /// Sequence of the log.
     pub seq: Seq,
-    /// Chain there.
+    /// Chain at the sequence.
     pub chain: Chain,
 }
 
-/// One record.
+/// A record of the audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {
-    /// When the datastore recorded it; of a transaction its commit time. Milliseconds since 1970-01-01 UTC.
+    /// Time of recording by the datastore; for a transaction, its commit time. In milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// The member at which it happened, as the datastore knows it.
+    /// The member where the event happened, as authenticated by the datastore.
     pub member: MemberName,
-    /// The audit has everything of the operation log up to here.
+    /// The audit covers the operation log up to this point.
     pub covered: LogPoint,
-    /// What happened.
+    /// The recorded event.
     pub event: AuditEvent,
 }
 
-/// What happened.
+/// Events of the audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuditEvent {
     /// A transaction was committed, at [`AuditRecord::covered`].
     Commit {
-        /// Its note: who made it, as its webserver says.
+        /// Note of the transaction: its author, as stated by the webserver.
         #[serde(with = "serde_bytes")]
         note: Vec<u8>,
-        /// What it changed.
+        /// Changes of the transaction.
         ops: Vec<AuditOp>,
-        /// How many further changes it made, of which the names have no room in one record.
+        /// Number of further changes whose names did not fit into the record.
         more: u64,
     },
     /// A transaction was rejected, at [`AuditRecord::covered`].
     Reject {
-        /// Why.
+        /// Reason of the rejection.
         reason: Reason,
     },
     /// An entry of a kind that this version does not know was committed, at [`AuditRecord::covered`].
     Unknown {
-        /// Its kind.
+        /// Kind of the entry.
         kind: u8,
     },
-    /// The audit does not go on where it had got to, but at [`AuditRecord::covered`]: entries were not there any more, or the log
-    /// is another one.
+    /// The audit continues at [`AuditRecord::covered`] instead of after its last entry, because entries were missing or
+    /// the log was replaced.
     Gap {
-        /// The last entry before, where the audit had got to.
+        /// Last entry that the audit covered before.
         after: LogPoint,
-        /// Why.
+        /// Reason of the gap.
         reason: String,
     },
     /// Older records were removed.
     Trimmed {
-        /// The last one of them.
+        /// Sequence of the last removed record.
         to: Seq,
-        /// Chain of the audit there: that of the first record that is left goes on from it.
+        /// Chain of the audit at that record. The first remaining record continues it.
         chain: Chain,
     },
-    /// Something that is no change of an object.
+    /// An action that is not a change of an object.
     Act(Act),
-    /// An administrator has seen what the records up to `to` say of damage and of what is missing.
+    /// An administrator has acknowledged the corruption and gaps reported by records up to `to`.
     Acknowledged {
-        /// The last one of them.
+        /// Sequence of the last acknowledged record.
         to: Seq,
-        /// From where: the user of the host, or the administrator's address.
+        /// Source of the acknowledgement: the user of the host, or the administrator's address.
         from: String,
     },
 }
 
-/// One change of an object.
+/// A change of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditOp {
-    /// Whether it was deleted.
+    /// Whether the object was deleted.
     pub is_delete: bool,
-    /// Its collection.
+    /// Collection of the object.
     pub collection: String,
-    /// Its key, of a secret one only the owner.
+    /// Key of the object; in a secret collection only the owner.
     pub key: String,
-    /// Value before.
+    /// Value before the change.
     pub before: Value,
-    /// Value after.
+    /// Value after the change.
     pub after: Value,
 }
 
-/// A value, as far as it may be kept.
+/// A recorded value, as far as it may be recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// There was none.
+    /// There was no value.
     #[default]
     None,
-    /// It is not known: what was there had been overwritten before the audit got to it.
+    /// Unknown, because the value was overwritten before the audit read it.
     Unknown,
-    /// It is secret, a user's own affair, no JSON or too long; its length is left.
+    /// Omitted because it is secret, private to a user, not JSON or too long. Only its length is recorded.
     Withheld(u64),
-    /// As it was, JSON.
+    /// The JSON value, unchanged.
     Json(Bytes),
 }
 
 impl Value {
-    /// What is kept of a value of `collection`, when `room` bytes are left for values; takes them from it.
+    /// Returns the recordable form of a value of `collection`. `room` is the number of bytes left for values, and is
+    /// reduced accordingly.
     #[must_use]
     pub fn of(collection: &crate::model::Collection, value: &[u8], room: &mut usize) -> Value {
         let is_kept = value.len() <= VALUE_BYTES_MAX && value.len() <= *room;
@@ -138,7 +139,7 @@ impl Value {
 }
 
 impl AuditOp {
-    /// What is kept of an operation. `before` is the object as it was before it.
+    /// Returns the recordable form of an operation. `before` is the object's previous value.
     #[must_use]
     pub fn of(op: &Op, before: Value, room: &mut usize) -> AuditOp {
         let after = op.value().map_or(Value::None, |value| Value::of(op.collection(), value, room));
@@ -152,37 +153,37 @@ impl AuditOp {
     }
 }
 
-/// Something that somebody did, or tried, which is no change of an object. Texts are bounded, see [`Act::check`].
+/// An action or attempt that is not a change of an object. Its texts are limited, see [`Act::check`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {
-    /// What kind: one word, such as `login-failed`.
+    /// Kind, such as `login-failed`.
     pub kind: String,
-    /// When it happened, by the clock of where it happened, milliseconds since 1970-01-01 UTC.
+    /// Time by the clock of the host where it happened, in milliseconds since 1970-01-01 UTC.
     pub happened_ms: u64,
-    /// Number of the user, where there is one.
+    /// ID of the user, if there is one.
     pub uid: Option<i32>,
-    /// Name of the user, or the name that was given.
+    /// Name of the user, or the name that was entered.
     pub user: String,
-    /// The administrator who acts as this user, where one does.
+    /// The administrator who impersonates this user, if any.
     pub by: String,
     /// Address of the client, or the user of the host.
     pub from: String,
-    /// What, in words.
+    /// Description for display.
     pub what: String,
-    /// How many of the same it stands for; 1 as a rule.
+    /// Number of equal actions that it represents; usually 1.
     pub count: u64,
-    /// Which it is of those that its member sent; empty for acts at the datastore itself.
+    /// ID assigned by the member that sent it; empty for actions at the datastore itself.
     #[serde(default)]
     pub id: String,
 }
 
-/// Longest kind and id of an act, in bytes.
+/// Maximum length of the kind and the ID of an action, in bytes.
 const ACT_WORD_BYTES_MAX: usize = 64;
-/// Longest text of an act, in bytes.
+/// Maximum length of other texts of an action, in bytes.
 const ACT_TEXT_BYTES_MAX: usize = 1024;
 
 impl Act {
-    /// Whether its texts are within their bounds.
+    /// Checks that its texts do not exceed their limits.
     ///
     /// # Errors
     /// Names the text that is too long.
@@ -197,7 +198,7 @@ impl Act {
         }
     }
 
-    /// The same with texts shortened to their bounds.
+    /// Returns the action with texts shortened to their limits.
     #[must_use]
     pub fn bounded(mut self) -> Act {
         shorten(&mut self.kind, ACT_WORD_BYTES_MAX);
@@ -218,7 +219,7 @@ fn shorten(text: &mut String, bytes_max: usize) {
 }
 
 impl AuditRecord {
-    /// The entry that holds this record at `seq` of the audit.
+    /// Returns the audit entry that contains this record at `seq`.
     #[must_use]
     pub fn entry(&self, seq: Seq) -> Entry {
         let payload = postcard::to_allocvec(self).expect("invariant: encoding into memory cannot fail").into();
@@ -226,10 +227,10 @@ impl AuditRecord {
         Entry { seq, time_ms, member, body: EntryBody::Unknown { kind: kind::AUDIT, payload } }
     }
 
-    /// The record in an entry of the audit.
+    /// Decodes the record in an audit entry.
     ///
     /// # Errors
-    /// When it is none, or of a later version.
+    /// If it is not an audit record, or of a later version.
     pub fn of(entry: &Entry) -> Result<AuditRecord, DecodeError> {
         let EntryBody::Unknown { kind: kind::AUDIT, payload } = &entry.body else {
             return Err(DecodeError::new("audit payload", 0, "a record of the audit", "another kind"));
@@ -248,7 +249,7 @@ impl AuditRecord {
     }
 }
 
-/// A JSON text as every reader can take it: one that is nested too deeply is shown as text.
+/// Returns a JSON text in a form that every reader can parse: deeply nested JSON becomes a string.
 #[must_use]
 pub fn readable(value: &[u8]) -> Option<Cow<'_, serde_json::value::RawValue>> {
     if super::depth::is_deep(value) {
@@ -258,57 +259,57 @@ pub fn readable(value: &[u8]) -> Option<Cow<'_, serde_json::value::RawValue>> {
     serde_json::from_slice(value).ok().map(Cow::Borrowed)
 }
 
-/// What comes with a page of records.
+/// Information that accompanies a page of records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditPage {
-    /// Last record of the page, from which the next one starts; `None`: there are no more.
+    /// Last record of the page, after which the next page starts; `None` if there are no more records.
     pub next: Option<Seq>,
-    /// Records up to here were removed because of their age.
+    /// Records up to this one were removed because of their age.
     pub horizon: Seq,
-    /// The audit has the operation log up to here.
+    /// The audit covers the operation log up to this sequence.
     pub covered: Seq,
-    /// How many entries of the operation log had not been recorded when the page was read.
+    /// Number of entries of the operation log that were not recorded when the page was read.
     pub missing: u64,
-    /// Why nothing can be recorded now; empty when it can.
+    /// Reason why nothing can be recorded now; empty if recording works.
     pub problem: String,
 }
 
-/// What a check of the audit found.
+/// Result of a verification of the audit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AuditReport {
-    /// Whether all is well.
+    /// Whether no problem was found.
     pub ok: bool,
-    /// Files read.
+    /// Number of files read.
     pub files: u64,
-    /// Records checked.
+    /// Number of records checked.
     pub records: u64,
-    /// Bytes checked.
+    /// Number of bytes checked.
     pub bytes: u64,
-    /// First record that is kept.
+    /// First retained record.
     pub first: Seq,
     /// Last record.
     pub last: Seq,
-    /// Chain at the last record, hexadecimal: kept elsewhere, it shows later that nothing up to here was changed.
+    /// Hexadecimal chain at the last record. Stored elsewhere, it later proves that no record up to there was changed.
     pub chain: String,
-    /// Chain at the record that was asked for, if it is kept.
+    /// Chain at the requested record, if that is retained.
     #[serde(default)]
     pub chain_at: Option<String>,
-    /// When the first one was recorded, milliseconds since 1970-01-01 UTC.
+    /// Time of the first record in milliseconds since 1970-01-01 UTC.
     pub first_time_ms: u64,
-    /// When the last one was.
+    /// Time of the last record in milliseconds since 1970-01-01 UTC.
     pub last_time_ms: u64,
-    /// The audit has the operation log up to here.
+    /// The audit covers the operation log up to this sequence.
     pub covered: Seq,
-    /// Records that say that something is missing, and were not acknowledged.
+    /// Number of records that report missing entries and were not acknowledged.
     pub gaps: u64,
-    /// Those that were acknowledged.
+    /// Number of such records that were acknowledged.
     #[serde(default)]
     pub acknowledged: u64,
-    /// Most bytes that the audit may have; 0: not known.
+    /// Maximum size of the audit in bytes; 0 if unknown.
     #[serde(default)]
     pub bytes_max: u64,
-    /// Records of a later version, which were checked and not understood.
+    /// Number of records of a later version, which were verified but not decoded.
     pub unknown: u64,
-    /// What is wrong.
+    /// Problems found.
     pub findings: Vec<super::admin::Finding>,
 }

@@ -1,5 +1,4 @@
-//! Records of the audit as rows: one JSON object for each thing that was done, the same for searches, for `gravwell-logctl audit`
-//! and for what it exports.
+//! Records of the audit as rows: one JSON object per action. Used by searches, by `gravwell-logctl audit` and by its export.
 
 use std::borrow::Cow;
 
@@ -10,31 +9,31 @@ use super::audit::{Act, AuditEvent, AuditOp, AuditRecord, Value};
 use super::jsonl::timestamp;
 use crate::model::Seq;
 
-/// One row.
+/// One row of the audit.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AuditRow<'a> {
-    /// When it was recorded, RFC 3339.
+    /// Time of recording in RFC 3339.
     pub time: String,
     /// Number of the record in the audit.
     pub audit: u64,
-    /// Sequence in the operation log; absent for what is no transaction.
+    /// Sequence in the operation log; absent if the record is not about a transaction.
     pub seq: Option<u64>,
-    /// The member at which it happened, as the datastore knows it.
+    /// The member where it happened, as authenticated by the datastore.
     pub member: String,
-    /// Number of the user; 0: the webserver itself.
+    /// ID of the user; 0 for the webserver itself.
     pub uid: Option<i32>,
     /// Name of the user.
     pub user: Option<Cow<'a, str>>,
-    /// The administrator who acts as this user.
+    /// The administrator who impersonates this user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Cow<'a, str>>,
     /// Address of the client.
     pub from: Option<Cow<'a, str>>,
-    /// The webserver, as it calls itself.
+    /// Name that the webserver reports for itself.
     pub via: Option<Cow<'a, str>>,
-    /// What was done, in words.
+    /// Description for display.
     pub what: Option<Cow<'a, str>>,
-    /// `put`, `delete`, `rejected`, or the kind of the act.
+    /// `put`, `delete`, `rejected`, or the kind of the action.
     pub op: Cow<'a, str>,
     /// Collection of the object.
     pub collection: Option<&'a str>,
@@ -44,35 +43,35 @@ pub struct AuditRow<'a> {
     pub before: Option<Cow<'a, RawValue>>,
     /// The object after, if it may be shown.
     pub after: Option<Cow<'a, RawValue>>,
-    /// Why it was rejected, or is missing.
+    /// Reason of the rejection or gap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many of the same it stands for, where that is not one.
+    /// Number of equal actions that it represents, if not 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// When it happened, by the clock of where it did, where that was not when it was recorded.
+    /// Time by the clock of the host where it happened, if that differs from the time of recording.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub happened: Option<String>,
 }
 
-/// What a webserver notes beside its transactions.
+/// Note that a webserver adds to its transactions.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Note {
     uid: Option<i32>,
     user: Option<String>,
     su: Option<String>,
-    /// The program, of those that are no webserver.
+    /// Name of the program, if it is not a webserver.
     by: Option<String>,
     from: Option<String>,
     via: Option<String>,
     what: Option<String>,
 }
 
-/// A moment that is this close to when it was recorded is not told apart from it.
+/// A time that differs less than this from the time of recording is not shown separately.
 const SAME_MS: u64 = 2000;
 
-/// The rows of a record at `seq` of the audit.
+/// Returns the rows of the record at `seq` of the audit.
 #[must_use]
 pub fn rows(seq: Seq, record: &AuditRecord) -> Vec<AuditRow<'_>> {
     let base = AuditRow {
@@ -105,7 +104,7 @@ pub fn rows(seq: Seq, record: &AuditRecord) -> Vec<AuditRow<'_>> {
             vec![AuditRow { op: "gap".into(), what: Some(what.into()), reason: Some(reason.clone()), ..base }]
         }
         AuditEvent::Trimmed { to, .. } => {
-            // That some of them were not that old is a record of its own.
+            // A separate record reports if some of them were younger.
             let what = format!("records up to {to} of the audit were removed, which were older than it is kept");
             vec![AuditRow { op: "trimmed".into(), what: Some(what.into()), ..base }]
         }

@@ -1,125 +1,126 @@
-//! The authority and its rotation, as requests and answers tell it. As all of them, in JSON: fields may be added, unknown ones are ignored.
+//! Requests and replies about the certificate authority (CA) and its rotation, in JSON: fields may be added, unknown
+//! ones are ignored.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::MemberName;
 
-/// A step of the authority's rotation.
+/// Step of a CA rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum RotationStep {
-    /// Make the authority that takes the place of the present one.
+    /// Create the new CA.
     Begin,
-    /// Say how far it is.
+    /// Report the progress.
     Status,
-    /// Let the new one take its place.
+    /// Replace the current CA by the new one.
     Finish {
-        /// Members that may be left behind.
+        /// Members that may be left behind with a certificate of the replaced CA.
         without: Vec<MemberName>,
     },
-    /// Keep the present one.
+    /// Abort the rotation and keep the current CA.
     Abort,
 }
 
-/// The authority's rotation.
+/// Progress of a CA rotation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityRotation {
-    /// Name of the present authority.
+    /// Name of the current CA.
     pub current: String,
-    /// Name of the one that takes its place.
+    /// Name of the new CA during a rotation.
     pub next: Option<String>,
-    /// Those that were replaced, oldest first.
+    /// Replaced CAs, oldest first.
     pub replaced: Vec<ReplacedAuthority>,
-    /// The enrolled members.
+    /// Enrolled members.
     pub members: Vec<MemberAuthority>,
-    /// Members whose tokens to join with are good until it ends only.
+    /// Members whose join tokens are valid only until the rotation finishes.
     pub invited: Vec<String>,
 }
 
-/// An authority that was replaced.
+/// A replaced CA.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplacedAuthority {
-    /// Its name.
+    /// Name of the CA.
     pub name: String,
-    /// When: milliseconds since 1970-01-01 UTC.
+    /// Time of the replacement in milliseconds since 1970-01-01 UTC.
     pub replaced_ms: u64,
 }
 
-/// Where a member stands in the authority's rotation.
+/// Progress of a member in a CA rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberAuthority {
-    /// Its name.
+    /// Name of the member.
     pub name: String,
-    /// Its role.
+    /// Role of the member.
     pub role: String,
-    /// How far it is.
+    /// Stage that the member has reached.
     pub stage: AuthorityStage,
     /// Whether it is connected now.
     pub connected: bool,
-    /// When it was last heard of, milliseconds since 1970-01-01 UTC.
+    /// Time of the last contact in milliseconds since 1970-01-01 UTC.
     pub last_seen_ms: Option<u64>,
 }
 
-/// How far a member is in the authority's rotation.
+/// Stages of a member in a CA rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthorityStage {
-    /// It has a certificate of the present authority.
+    /// The member has a certificate of the current CA.
     Present,
-    /// That, and it has said that it trusts the new one.
+    /// As before, and the member has confirmed that it trusts the new CA.
     TrustsBoth,
-    /// It has a certificate of the new one.
+    /// The member has a certificate of the new CA.
     New,
-    /// It has a certificate of one that was to take the present one's place, which was taken back.
+    /// The member has a certificate of a new CA whose rotation was aborted.
     TakenBack,
-    /// It has a certificate of one that was replaced: it has to be enrolled again.
+    /// The member has a certificate of a replaced CA and must be enrolled again.
     Former,
 }
 
-/// Which authorities a member is to trust.
+/// CAs that a member must trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootsInfo {
-    /// The one that signed the datastore's own certificate first.
+    /// The CA that signed the datastore's certificate comes first.
     pub roots: Vec<RootInfo>,
-    /// Fingerprint of the one that is to sign the member's certificate, hexadecimal; `None`: it waits.
+    /// Hexadecimal fingerprint of the CA that shall sign the member's certificate; `None` if the member has to wait.
     pub issuing: Option<String>,
 }
 
-/// An authority, and why it is to be trusted.
+/// A CA certificate, and the reason to trust it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootInfo {
-    /// Its certificate, base64 of DER.
+    /// Certificate as base64 of DER.
     pub certificate: String,
-    /// The word of another one for it, base64; empty where there is none.
+    /// Signature by the preceding CA in base64; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub word: String,
 }
 
-/// The sealed authority.
+/// Encrypted CA backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EscrowInfo {
-    /// Changes with the register of members.
+    /// Version stamp, which changes with the member registry.
     pub stamp: String,
-    /// The text of the file; absent when the member has it already.
+    /// Text of the backup file; absent if the member already has it.
     pub text: Option<String>,
 }
 
-/// How far a register of members has come.
+/// Version of a member registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterMark {
-    /// Changes so far.
+    /// Number of changes so far.
     pub count: u64,
-    /// Name of the last one; empty where a version that named none made it.
+    /// Name of the last change; empty if it was made by a version without such names.
     pub name: String,
-    /// When that was: milliseconds since 1970-01-01 UTC.
+    /// Time of the last change in milliseconds since 1970-01-01 UTC.
     pub changed_ms: u64,
 }
 
-/// A mark with the signature of the datastore's authority.
+/// A mark that is signed by the datastore's CA.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedMark {
-    /// The mark.
+    /// The signed mark.
     pub mark: RegisterMark,
-    /// Signature, base64.
+    /// Signature in base64.
     pub signature: String,
 }

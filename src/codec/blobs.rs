@@ -1,81 +1,81 @@
-//! What `blobs` lists, counts and finds, as JSON.
+//! Replies of the `blobs` commands, in JSON.
 
 use serde::{Deserialize, Serialize};
 
-/// One content with its chunks.
+/// A blob with its chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobInfo {
-    /// Name of the content.
+    /// Key of the blob's object.
     pub content: String,
-    /// Names of the resources that name it.
+    /// Names of the resources that reference it.
     pub resources: Vec<String>,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// Chunks, as far as known: lists that are missing do not tell.
+    /// Number of known chunks. The chunks in missing index chunks are unknown.
     pub chunks: u64,
-    /// Chunks that are not here.
+    /// Number of missing chunks.
     pub missing: u64,
-    /// Names of some of them.
+    /// IDs of some missing chunks.
     pub missing_ids: Vec<String>,
-    /// Whether it is known that no member that could be asked has them.
+    /// Whether it is known that no reachable member has them.
     pub lost: bool,
 }
 
-/// The chunk store as a whole.
+/// Statistics of the chunk store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobStats {
-    /// Contents that the state names.
+    /// Number of blobs that the state references.
     pub contents: u64,
-    /// Bytes of all contents, each counted as often as it is named.
+    /// Total length of all blobs, each counted once per reference.
     pub content_bytes: u64,
-    /// Contents of which chunks are not here.
+    /// Number of blobs with missing chunks.
     pub incomplete: u64,
-    /// Chunks in the store.
+    /// Number of chunks in the store.
     pub chunks: u64,
-    /// Their bytes before compression.
+    /// Their total length before compression.
     pub raw_bytes: u64,
-    /// Their bytes as they are kept.
+    /// Their total length as stored.
     pub stored_bytes: u64,
-    /// Files.
+    /// Number of pack files.
     pub packs: u64,
-    /// Bytes of the files.
+    /// Total length of the pack files.
     pub file_bytes: u64,
-    /// Bytes of the files that are of no use until they are collected.
+    /// Bytes of garbage in the pack files, reclaimed by garbage collection.
     pub garbage_bytes: u64,
-    /// Chunks found damaged and not replaced yet.
+    /// Number of corrupt chunks that were not replaced yet.
     pub damaged: u64,
 }
 
-/// What a verification of all chunks found.
+/// Result of verifying all chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobReport {
-    /// Whether everything that is named is here and sound.
+    /// Whether all referenced chunks are present and intact.
     pub ok: bool,
-    /// Chunks checked.
+    /// Number of chunks checked.
     pub chunks: u64,
-    /// Places that are damaged. What was there is fetched again from a member that has it.
+    /// Corrupt locations. Their chunks are fetched again from a member that has them.
     pub damages: Vec<String>,
-    /// Chunks that were fetched again before this answer.
+    /// Number of chunks that were repaired before this reply.
     pub healed: u64,
-    /// Contents that are not complete.
+    /// Blobs with missing chunks.
     pub incomplete: Vec<BlobInfo>,
 }
 
-/// What a collection of chunks did, or would do.
+/// Result of a garbage collection of chunks, or of a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobCollection {
-    /// Whether nothing was changed.
+    /// Whether this was a dry run that changed nothing.
     pub dry_run: bool,
-    /// Chunks that the state names.
+    /// Number of chunks that the state references.
     pub live: u64,
-    /// Chunks removed.
+    /// Number of chunks removed.
     pub chunks: u64,
-    /// Their bytes before compression.
+    /// Their total length before compression.
     pub raw_bytes: u64,
-    /// Chunks that nothing names and that were written or asked for too short a time ago.
+    /// Number of unreferenced chunks that were kept because they were written or queried recently.
     pub kept_in_grace: u64,
-    /// Bytes of disk given back.
+    /// Bytes of disk space freed.
     pub freed_bytes: u64,
-    /// Why something was left for the next time; empty when nothing was.
+    /// Reason why a part was postponed to the next collection; empty if nothing was.
     pub postponed: String,
 }

@@ -1,4 +1,4 @@
-//! A block: consecutive log frames as they travel to subscribers.
+//! Blocks: consecutive log frames as sent to subscribers.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::payload::decode_entry;
 use super::redacted::{self, decode_sent};
 use crate::model::{Chain, Entry};
 
-/// Why a block does not decode.
+/// A block that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("at byte {at} of a block: {error}")]
 pub struct BadBlock {
@@ -16,11 +16,11 @@ pub struct BadBlock {
     error: DecodeError,
 }
 
-/// Decodes the frames of a block, each with the chain after it, checking checksums and the chain from `chain` on. Redacted
-/// frames are taken only where values are withheld.
+/// Decodes the frames of a block, each with the chain after it. Verifies checksums, and the chain from `chain` on.
+/// Redacted frames are accepted only if `is_redacted` is set.
 ///
 /// # Errors
-/// At the first frame that is damaged, or whose chain does not follow from the one before.
+/// At the first frame that is corrupt or does not continue the chain.
 pub fn decode_block(block: Bytes, mut chain: Chain, is_redacted: bool) -> Result<Vec<(Entry, Chain)>, BadBlock> {
     let mut entries = Vec::new();
     let mut at = 0;
@@ -40,10 +40,10 @@ pub fn decode_block(block: Bytes, mut chain: Chain, is_redacted: bool) -> Result
     Ok(entries)
 }
 
-/// Cuts a block into blocks of at most `bytes_max` bytes, or of one frame where that is longer.
+/// Splits a block into blocks of at most `bytes_max` bytes. A frame that is longer becomes a block.
 ///
 /// # Errors
-/// At the first header that is damaged.
+/// At the first corrupt header.
 pub fn split(mut block: Bytes, bytes_max: usize) -> Result<Vec<Bytes>, DecodeError> {
     let mut parts = Vec::new();
     while block.len() > bytes_max {

@@ -1,7 +1,7 @@
 //! Messages of chunk streams.
 //!
-//! The client asks, the server answers in order; requests may be sent before the answers to earlier ones have come. What
-//! arrives is worth nothing before its hash was compared with its name.
+//! The client sends requests, the server replies in order. The client may send further requests before it has received
+//! earlier replies. Received chunks must not be trusted before their hash is compared with their ID.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,75 +9,76 @@ use serde::{Deserialize, Serialize};
 use super::message::{BadMessage, HEADER_BYTES, Kind, encode, header};
 use crate::model::ChunkId;
 
-/// Most names in one message.
+/// Maximum number of IDs in one message.
 pub const NAMES_MAX: usize = 8192;
-/// Most chunks wanted by one message: they are answered one by one, but each costs the server a look.
+/// Maximum number of chunks requested by one message. They are sent one by one, but each requires a lookup by the server.
 pub const WANTED_MAX: usize = 256;
-/// Most chunks from which one may be told as the difference.
+/// Maximum number of bases of a delta.
 pub const BASES_MAX: usize = 4;
-/// Longest body of a message on a chunk stream.
+/// Maximum length of a message body on a chunk stream.
 pub const BODY_BYTES_MAX: usize = 512 << 10;
 
 const _: () = assert!(NAMES_MAX * 34 < BODY_BYTES_MAX);
 
-/// Which of these are missing?
+/// Query for missing chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Names.
+    /// IDs of the chunks.
     pub ids: Vec<ChunkId>,
-    /// Whether they are lists of chunks, of which the chunks that they list count, too.
+    /// Whether these are index chunks, so that the chunks that they list are queried as well.
     pub are_indexes: bool,
 }
 
-/// What is missing.
+/// Reply to [`Asked`]: the missing chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lacking {
-    /// Names.
+    /// IDs of the missing chunks.
     pub ids: Vec<ChunkId>,
-    /// Whether more is, or may be, missing: ask again when these are there.
+    /// Whether more chunks are or may be missing: query again when these are present.
     pub more: bool,
 }
 
-/// One wanted chunk.
+/// A requested chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
-    /// Its name.
+    /// ID of the chunk.
     pub id: ChunkId,
-    /// Chunks that the client has, from which it may be told as the difference.
+    /// Chunks that the client has, against which the chunk may be sent as a delta.
     pub bases: Vec<ChunkId>,
 }
 
-/// Send these.
+/// Request for chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
-    /// Somebody waits for them.
+    /// Whether a caller at the client waits for them.
     pub is_urgent: bool,
-    /// The chunks.
+    /// The requested chunks.
     pub chunks: Vec<Want>,
 }
 
-/// Everything sent before is durable, but for these: the difference could not be resolved, so send them whole.
+/// Confirmation that all chunks sent before are durable, except those listed: their deltas could not be resolved, so
+/// they must be sent in full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// Names.
+    /// IDs of the chunks to send in full.
     pub refused: Vec<ChunkId>,
 }
 
 /// A chunk on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Its name.
+    /// ID of the chunk.
     pub id: ChunkId,
-    /// Whole when empty; otherwise `bytes` are the difference from these.
+    /// Bases of the delta in `bytes`; empty if `bytes` is the complete chunk.
     pub bases: Vec<ChunkId>,
-    /// The bytes.
+    /// Delta, or complete chunk.
     pub bytes: Bytes,
 }
 
 const NAME_BYTES: usize = 32;
 
-/// A message with a chunk: name, number of bases as one byte, their names, the bytes. It comes in two pieces, so that the
-/// bytes need not be copied.
+/// Encodes a message with a chunk: its ID, the number of bases as one byte, their IDs, and the bytes. Returned in two
+/// parts, so that the bytes need not be copied.
 #[must_use]
 pub fn encode_chunk(sent: &Sent) -> [Bytes; 2] {
     let names = NAME_BYTES + 1 + sent.bases.len() * NAME_BYTES;
@@ -89,10 +90,10 @@ pub fn encode_chunk(sent: &Sent) -> [Bytes; 2] {
     [head.into(), sent.bytes.clone()]
 }
 
-/// Inverse of [`encode_chunk`], for the body of the message.
+/// Inverse of [`encode_chunk`] for the body of the message.
 ///
 /// # Errors
-/// When the body is too short, or tells of too many bases.
+/// If the body is too short or has too many bases.
 pub fn decode_chunk(body: &Bytes) -> Result<Sent, BadMessage> {
     let bad = |reason: &str| BadMessage::Body { kind: Kind::Chunk, reason: reason.into() };
     let name = |at: usize| {
@@ -109,7 +110,7 @@ pub fn decode_chunk(body: &Bytes) -> Result<Sent, BadMessage> {
     Ok(Sent { id, bases, bytes: body.slice(start..) })
 }
 
-/// A message that says that a wanted chunk is not there.
+/// Encodes the reply that a requested chunk is missing.
 #[must_use]
 pub fn encode_absent(id: &ChunkId) -> Vec<u8> {
     encode(Kind::ChunkAbsent, id)

@@ -1,60 +1,60 @@
-//! What all parts of the system must know of the objects in one collection: those of `contents` name chunks. Everything else
-//! about objects is opaque below the webserver.
+//! The objects that reference chunks, which are those in the collection `contents`. Layers below the webserver need no
+//! other knowledge about objects.
 
 use serde::Deserialize;
 
 use crate::model::{ChunkId, Op, Txn};
 
-/// The collection whose objects name chunks.
+/// Collection whose objects describe blobs and reference chunks.
 pub const COLLECTION: &str = "contents";
 
-/// The collection whose objects name contents.
+/// Collection whose objects reference blobs.
 pub const RESOURCES: &str = "resources";
 
-/// A resource, as far as people are told which one a damage concerns.
+/// Label of a resource, to report which resource is affected by corruption.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct ResourceLabel {
-    /// The content; empty when there is none.
+    /// The blob; empty if there is none.
     #[serde(rename = "Content", default)]
     pub content: String,
-    /// Name for people.
+    /// Name shown to users.
     #[serde(rename = "ResourceName", default)]
     pub name: String,
 }
 
-/// A content, as far as its transfer is concerned.
+/// Description of a blob, as far as its transfer needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct ContentHead {
-    /// Bytes.
+    /// Length of the blob in bytes.
     #[serde(default)]
     pub size: u64,
-    /// Names of its index chunks: lists of the chunks that it consists of.
+    /// IDs of its index chunks, which list the chunks of the blob.
     #[serde(default)]
     pub index: Vec<ChunkId>,
-    /// Index chunks of a content of which this one is a newer version; nothing depends on their being anywhere.
+    /// Index chunks of an older version of the blob. They need not exist anywhere.
     #[serde(default)]
     pub base: Vec<ChunkId>,
 }
 
-/// Reads an object of the collection. One that is not understood names nothing.
+/// Parses an object of the collection. An invalid one references nothing.
 #[must_use]
 pub fn head_of(value: &[u8]) -> ContentHead {
     known_head_of(value).unwrap_or_default()
 }
 
-/// Reads an object of the collection; `None` when it is not understood, so that it may name anything.
+/// Parses an object of the collection; returns `None` if it is invalid, so that it may reference anything.
 #[must_use]
 pub fn known_head_of(value: &[u8]) -> Option<ContentHead> {
     serde_json::from_slice(value).ok()
 }
 
-/// Reads a resource's label. One that is not understood names nothing.
+/// Parses the label of a resource. An invalid one references nothing.
 #[must_use]
 pub fn label_of(value: &[u8]) -> ResourceLabel {
     serde_json::from_slice(value).unwrap_or_default()
 }
 
-/// The contents that a transaction writes and that name chunks.
+/// Returns the blobs that a transaction writes and that reference chunks.
 #[must_use]
 pub fn heads_of(txn: &Txn) -> Vec<ContentHead> {
     heads_in(&txn.ops)
@@ -65,10 +65,10 @@ fn heads_in(ops: &[Op]) -> Vec<ContentHead> {
     puts.map(|value| head_of(value)).filter(|head| !head.index.is_empty()).collect()
 }
 
-/// Whether a transaction of these operations may be committed only when the chunks that it names are at the datastore.
+/// Returns whether a transaction with these operations may be committed only if the datastore has the chunks that it references.
 #[must_use]
 pub fn names_chunks(ops: &[Op]) -> bool {
-    // Nearly all transactions are told by the name of the collection alone.
+    // The collection name alone excludes nearly all transactions.
     ops.iter().any(|op| op.collection().as_str() == COLLECTION) && !heads_in(ops).is_empty()
 }
 

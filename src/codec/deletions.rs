@@ -1,12 +1,12 @@
-//! Recent deletions on the wire, bounded before anything is allocated for them.
+//! Encoding of recent deletions for the wire. Limits are checked before memory is allocated.
 //!
-//! Postcard of [`Summary`], then of as many (collection, key, sequence) as it says, in rising order of sequence, then the CRC-32C
-//! of all before, 4 bytes, little-endian.
+//! Postcard of [`Summary`], then of the number of (collection, key, sequence) rows that it states, ordered by sequence,
+//! then the CRC-32C of all preceding bytes, 4 bytes, little-endian.
 
 use crate::model::deletions::{Deletions, Named, ROWS_MAX, Summary};
 use crate::model::{Collection, Key, Seq};
 
-/// The bytes.
+/// Encodes the deletions.
 #[must_use]
 pub fn encode(deletions: &Deletions) -> Vec<u8> {
     let unsized_free = "invariant: encoding names and numbers into memory cannot fail";
@@ -22,7 +22,7 @@ pub fn encode(deletions: &Deletions) -> Vec<u8> {
 /// Inverse of [`encode`].
 ///
 /// # Errors
-/// Says what is wrong: among others more rows than are ever kept, or rows that do not add up.
+/// A description of the problem, for example more rows than are ever kept, or rows that contradict the summary.
 pub fn decode(bytes: &[u8]) -> Result<Deletions, String> {
     let text = |error: postcard::Error| error.to_string();
     let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else { return Err("they are cut short".into()) };

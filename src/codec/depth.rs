@@ -1,9 +1,9 @@
-//! How deeply JSON is nested, found without recursion: what cannot be read by everything that meets it later is not taken.
+//! Nesting depth of JSON, determined without recursion. Values that later readers could not parse are rejected.
 
-/// Deepest nesting that is taken from a client, and that is shown as JSON.
+/// Maximum nesting that is accepted from a client, and that is shown as JSON.
 pub const DEPTH_MAX: usize = 64;
 
-/// Levels of arrays and objects within each other. The text need not be JSON.
+/// Returns the number of nested levels of arrays and objects. The input need not be JSON.
 #[must_use]
 pub fn depth(json: &[u8]) -> usize {
     let (mut now, mut deepest) = (0usize, 0);
@@ -24,7 +24,7 @@ pub fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// Whether it is nested more deeply than [`DEPTH_MAX`].
+/// Returns whether the nesting exceeds [`DEPTH_MAX`].
 #[must_use]
 pub fn is_deep(json: &[u8]) -> bool {
     depth(json) > DEPTH_MAX

@@ -1,8 +1,8 @@
-//! Why bytes are not what they should be.
+//! Errors of encoding and decoding.
 
 use std::fmt;
 
-/// Bytes that do not decode: what was read, where, what was expected and what was found.
+/// Bytes that cannot be decoded: the field, its offset, the expected and the found value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at byte {offset}: expected {expected}, found {found}")]
 pub struct DecodeError {
@@ -10,19 +10,19 @@ pub struct DecodeError {
     pub what: &'static str,
     /// Offset within the decoded bytes.
     pub offset: usize,
-    /// What should be there.
+    /// Expected value.
     pub expected: String,
-    /// What is there.
+    /// Value found.
     pub found: String,
 }
 
 impl DecodeError {
-    /// Makes one.
+    /// Creates an error.
     pub fn new(what: &'static str, offset: usize, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
         DecodeError { what, offset, expected: expected.to_string(), found: found.to_string() }
     }
 
-    /// A checksum that does not match; `offset` is where the bytes under it begin.
+    /// Creates an error for a wrong checksum. `offset` is the start of the bytes that it covers.
     #[must_use]
     pub fn checksum(what: &'static str, offset: usize, computed: u32, stored: u32) -> Self {
         DecodeError::new(what, offset, format_args!("{computed:08x}"), format_args!("{stored:08x}"))
@@ -35,8 +35,8 @@ impl DecodeError {
 pub struct EncodeError {
     /// Sequence of the entry.
     pub seq: u64,
-    /// Its payload.
+    /// Length of its payload.
     pub found: usize,
-    /// Greatest payload.
+    /// Maximum length of a payload.
     pub allowed: usize,
 }

@@ -1,14 +1,15 @@
-//! What may be seen of the log outside the process: the one place where secrets are taken out.
+//! Redaction of log contents that leave the process. Secrets are removed only here.
 
 use serde_json::value::RawValue;
 
 use crate::model::exposure::{self, Exposure};
 use crate::model::{Collection, Key};
 
-/// Values longer than this are not shown.
+/// Maximum length of a value that is shown.
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
 
-/// A value as it may be shown: of a collection that is open, if it is JSON and not too long; its digits are as they were.
+/// Returns the value if it may be shown: its collection must be open, and it must be JSON and not too long. The text is
+/// unchanged, including the digits of numbers.
 #[must_use]
 pub fn value<'a>(collection: &Collection, value: &'a [u8]) -> Option<&'a RawValue> {
     if exposure::of(collection.as_str()) != Exposure::Open || value.len() > VALUE_BYTES_MAX {
@@ -17,7 +18,7 @@ pub fn value<'a>(collection: &Collection, value: &'a [u8]) -> Option<&'a RawValu
     serde_json::from_slice(value).ok()
 }
 
-/// A key as it may be shown. Names of what is secret may themselves tell something, so only their owner is.
+/// Returns the part of a key that may be shown. In secret collections that is only the owner, because keys may reveal secrets.
 #[must_use]
 pub fn key<'a>(collection: &Collection, key: &'a Key) -> &'a str {
     match exposure::of(collection.as_str()) {

@@ -1,7 +1,7 @@
 //! The record frame: 48 bytes of header around a payload. See `log-format.md`, "Frame".
 //!
-//! Every byte is under a CRC-32C: the header's own over bytes 0..44, the payload's in the header. The chain ties a
-//! frame to all frames before it. All functions are total and look at nothing beyond the bytes they are given.
+//! CRC-32Cs cover every byte: that of the header covers bytes 0..44, that of the payload is in the header. The chain
+//! links a frame to all frames before it. All functions are total and access only the bytes that they are given.
 
 use std::ops::Range;
 
@@ -9,97 +9,97 @@ use super::error::DecodeError;
 use crate::model::limits::HARD;
 use crate::model::{Chain, Seq};
 
-/// First bytes of every frame.
+/// Magic bytes at the start of a frame.
 pub const MAGIC: [u8; 4] = *b"GLR1";
-/// Version of the frame's layout.
+/// Version of the frame layout.
 pub const FORMAT: u8 = 1;
-/// Bytes before the payload.
+/// Length of the header, which precedes the payload.
 pub const HEADER_BYTES: usize = 48;
-/// Greatest payload: one largest transaction and its envelope.
+/// Maximum length of a payload: a transaction of maximum length and its envelope.
 pub const PAYLOAD_BYTES_MAX: usize = HARD.txn_bytes_max + (64 << 10);
-/// How much longer a redacted payload may be: what stands for a value can be longer than the value.
+/// Additional length allowed for a redacted payload, because the replacement of a value can be longer than the value.
 pub const REDACTION_BYTES_MAX: usize = HARD.ops_max * 48;
 /// Chain before the first record of a log.
 pub const CHAIN_START: Chain = [0; 16];
 
 /// Offset of the magic.
 pub const AT_MAGIC: usize = 0;
-/// Offset of the layout's version.
+/// Offset of the format version.
 pub const AT_FORMAT: usize = 4;
 /// Offset of the kind.
 pub const AT_KIND: usize = 5;
 /// Offset of the flags.
 pub const AT_FLAGS: usize = 6;
-/// Offset of the payload's length.
+/// Offset of the payload length.
 pub const AT_LENGTH: usize = 8;
-/// Offset of the index within the batch.
+/// Offset of the batch index.
 pub const AT_BATCH_INDEX: usize = 12;
 /// Offset of the sequence.
 pub const AT_SEQ: usize = 16;
 /// Offset of the chain.
 pub const AT_CHAIN: usize = 24;
-/// Offset of the payload's checksum.
+/// Offset of the payload checksum.
 pub const AT_PAYLOAD_CRC: usize = 40;
-/// Offset of the header's checksum.
+/// Offset of the header checksum.
 pub const AT_HEADER_CRC: usize = 44;
 
-/// Kinds of records. Numbers are never reused; 16 and above belong to journals.
+/// Kinds of records. Values are never reused; 16 and above are reserved for journals.
 pub mod kind {
     /// A committed transaction: `CommitV1`.
     pub const COMMIT: u8 = 1;
-    /// A refused transaction: `RejectV1`.
+    /// A rejected transaction: `RejectV1`.
     pub const REJECT: u8 = 2;
-    /// What a member is sent in place of a commit that has values which are withheld from it; in no log.
+    /// Replacement of a commit for a member that may not see some of its values. Never stored in a log.
     pub const REDACTED: u8 = 3;
-    /// A record of the audit, which is a log of its own: `AuditV1`.
+    /// A record of the audit, which is a separate log: `AuditV1`.
     pub const AUDIT: u8 = 4;
-    /// First kind that journals may use.
+    /// First kind reserved for journals.
     pub const JOURNAL_MIN: u8 = 16;
 }
 
-/// Bits of the flags.
+/// Flag bits.
 pub mod flag {
-    /// Compaction has removed something from this record.
+    /// Compaction has removed operations from this record.
     pub const PARTIAL: u16 = 1;
-    /// All bits that are known.
+    /// All known bits.
     pub const KNOWN: u16 = PARTIAL;
 }
 
-/// The decoded header of one frame.
+/// Decoded header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// What the payload is; see [`kind`].
+    /// Kind of the payload, see [`kind`].
     pub kind: u8,
-    /// See [`flag`].
+    /// Flags, see [`flag`].
     pub flags: u16,
-    /// Bytes of payload.
+    /// Length of the payload.
     pub payload_bytes: u32,
-    /// Place within the batch that was written and synced together, from 0.
+    /// Index within the batch that was written and synced together, from 0.
     pub batch_index: u32,
     /// Sequence of the record.
     pub seq: Seq,
-    /// Chain up to and including this record.
+    /// Chain after this record.
     pub chain: Chain,
     /// CRC-32C of the payload.
     pub payload_crc: u32,
 }
 
 impl FrameHeader {
-    /// Bytes of header and payload.
+    /// Returns the length of header and payload.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         HEADER_BYTES + self.payload_bytes as usize
     }
 
-    /// Sequence of the first record of the same batch.
+    /// Returns the sequence of the first record in the same batch.
     #[must_use]
     pub fn batch_first(&self) -> Seq {
         Seq(self.seq.0.saturating_sub(u64::from(self.batch_index)))
     }
 }
 
-/// Chain after a record, from the chain before it, its header and its payload. The index within the batch is left
-/// out: how records were grouped for one sync is not history.
+/// Computes the chain after a record from the chain before it, its header and its payload. The batch index is excluded,
+/// because the grouping of records for a sync is not part of the history.
 #[must_use]
 pub fn chain_after(before: &Chain, header: &[u8; HEADER_BYTES], payload: &[u8]) -> Chain {
     let mut prefix = [0; 36];
@@ -117,7 +117,7 @@ fn truncate(hash: &[u8; 32]) -> Chain {
     chain
 }
 
-/// What goes into a frame besides its payload.
+/// Header fields given by the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameParts {
     /// See [`FrameHeader::kind`].
@@ -130,16 +130,16 @@ pub struct FrameParts {
     pub seq: Seq,
 }
 
-/// Fills in the header of a frame whose payload is already in place: `frame` is [`HEADER_BYTES`] free bytes, then the
-/// payload. Returns the chain after it.
+/// Fills in the header of a frame whose payload is already in place: `frame` is [`HEADER_BYTES`] free bytes followed by
+/// the payload. Returns the chain after it.
 ///
 /// # Panics
-/// When `frame` is shorter than a header or its payload longer than [`PAYLOAD_BYTES_MAX`]; callers check both.
+/// If `frame` is shorter than a header, or its payload longer than [`PAYLOAD_BYTES_MAX`]. Callers check both.
 pub fn seal_frame(frame: &mut [u8], parts: FrameParts, before: &Chain) -> Chain {
     seal_frame_of(frame, parts, |header, payload| chain_after(before, header, payload))
 }
 
-/// [`seal_frame`] with a chain that comes from elsewhere.
+/// Like [`seal_frame`], with a chain from the caller.
 pub(super) fn seal_frame_of(
     frame: &mut [u8],
     parts: FrameParts,
@@ -164,10 +164,10 @@ pub(super) fn seal_frame_of(
     chain
 }
 
-/// Appends one frame to `out`; returns the chain after it.
+/// Appends a frame to `out`; returns the chain after it.
 ///
 /// # Errors
-/// When the payload is longer than [`PAYLOAD_BYTES_MAX`].
+/// If the payload is longer than [`PAYLOAD_BYTES_MAX`].
 pub fn encode_frame(
     parts: FrameParts,
     before: &Chain,
@@ -184,15 +184,15 @@ pub fn encode_frame(
     Ok(seal_frame(&mut out[start..], parts, before))
 }
 
-/// Reads an array at a fixed place; zeros where the bytes end before (callers check the length first).
+/// Reads an array at a fixed offset. Returns zeros if the input ends before (callers check the length first).
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
 }
 
-/// Decodes and checks a header, without its payload.
+/// Decodes and verifies a header, without its payload.
 ///
 /// # Errors
-/// When the bytes are too few, the checksum does not match, or a field is out of bounds.
+/// If the input is too short, the checksum is wrong, or a field is out of range.
 pub fn decode_header(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Err(DecodeError::new("frame header", 0, format_args!("{HEADER_BYTES} bytes"), bytes.len()));
@@ -226,11 +226,11 @@ pub fn decode_header(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
     })
 }
 
-/// Decodes and checks the frame at the start of `bytes`; tells where its payload lies. The chain is not checked: see
-/// [`check_chain`].
+/// Decodes and verifies the frame at the start of `bytes`; returns its header and the range of its payload. The chain
+/// is not verified, see [`check_chain`].
 ///
 /// # Errors
-/// When header or payload are cut or do not match their checksums.
+/// If header or payload are truncated, or do not match their checksums.
 pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Range<usize>), DecodeError> {
     let header = decode_header(bytes)?;
     let range = HEADER_BYTES..header.frame_bytes();
@@ -245,10 +245,10 @@ pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Range<usize>), DecodeE
     Ok((header, range))
 }
 
-/// Checks that a whole frame, already checked by [`decode_frame`], continues a history whose chain is `before`.
+/// Verifies that a frame, already checked by [`decode_frame`], continues a history with the chain `before`.
 ///
 /// # Errors
-/// When it does not.
+/// If it does not.
 pub fn check_chain(frame: &[u8], before: &Chain) -> Result<Chain, DecodeError> {
     let stored: Chain = array_at(frame, AT_CHAIN);
     let computed = chain_after(before, &array_at(frame, 0), frame.get(HEADER_BYTES..).unwrap_or_default());

@@ -1,30 +1,30 @@
-//! Health of a process in three levels, each with its reasons.
+//! Health of a process: three levels with their reasons.
 //!
-//! One function, [`assess`], decides; `status`, `doctor`, `/api/ready`, the metrics and the fleet page show what it found.
+//! Only [`assess`] determines it; `status`, `doctor`, `/api/ready`, the metrics and the fleet page show its result.
 
 use serde::{Deserialize, Serialize};
 
 use super::admin::Status;
 use super::jsonl::timestamp;
 
-/// How well a process does its job.
+/// Health level of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Nothing to do.
+    /// No action is needed.
     #[default]
     Good,
-    /// It does its job; an operator should look.
+    /// The process works; an operator should look.
     Attention,
-    /// It does not do its job.
+    /// The process does not work.
     Failed,
 }
 
 impl Level {
-    /// All levels, from good to bad.
+    /// All levels, best first.
     pub const ALL: [Level; 3] = [Level::Good, Level::Attention, Level::Failed];
 
-    /// The word that JSON, tables and metrics use.
+    /// Returns the name used in JSON, tables and metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -35,79 +35,79 @@ impl Level {
     }
 }
 
-/// Machine-readable reason for a level that is not good. Words are stable; new ones are appended.
+/// Machine-readable reason for a level that is not good. Names are stable; new ones are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// No process runs on the directory.
+    /// No process uses the directory.
     NotRunning,
     /// The replica never joined a datastore.
     NotAMember,
-    /// The datastore refuses this member: revoked, or unknown to it.
+    /// The datastore refuses this member, because it was revoked or is unknown.
     Refused,
     /// The datastore was rolled back.
     Ahead,
-    /// Histories of one log differ.
+    /// The histories of a log have diverged.
     Forked,
     /// The datastore serves another log.
     Foreign,
     /// The datastore has no entries while the replica has some.
     Wiped,
-    /// The datastore waits for a recovery.
+    /// The datastore is in read-only recovery mode.
     WaitsForRecovery,
-    /// Writes are refused for lack of disk space.
+    /// Writes are rejected because of low disk space.
     ReadOnly,
     /// The replica has no connection to its datastore.
     Disconnected,
-    /// Changes of an abandoned history are archived and wait for an operator.
+    /// Changes of an abandoned history are archived until an operator handles them.
     ArchivedChanges,
-    /// Chunks of contents are missing and no member has them.
+    /// Chunks of blobs are missing, and no member has them.
     ContentsLost,
     /// A datastore without members refuses members of another log.
     RefusesMembers,
     /// The state is being rebuilt, or differs from the datastore's.
     Recovering,
-    /// State that this process had is lost, and it has not caught up since.
+    /// The process has lost state and has not caught up since.
     StateLost,
-    /// What the process stores is damaged, as a read has found while it runs.
+    /// A read at run time found stored data corrupt.
     Damaged,
-    /// A task that the process needs has ended.
+    /// An essential task of the process has terminated.
     TaskEnded,
-    /// Evidence of lost or forked history.
+    /// There is evidence of lost or diverged history.
     Evidence,
     /// Any other problem that the process reports.
     Problem,
-    /// The clock of the datastore's host is not believed.
+    /// The clock of the datastore's host is implausible.
     ClockSkew,
-    /// One member has two connections for a while: its directory was copied.
+    /// A member has had two connections for a while, so its directory was copied.
     ConnectedTwice,
-    /// A member does not know how generations of the log began, so the log could not be rebuilt from it with them.
+    /// A member does not know how the log's generations started, so a rebuild from it would lack them.
     GenerationsUnknown,
-    /// The list of members cannot be read, or is too old: no other member is believed.
+    /// The membership list is unreadable or too old, so no other member is trusted.
     MembersNotBelieved,
     /// A datastore cannot write its audit.
     AuditNotWritten,
-    /// Chunks of contents are missing, and members that may have them have not answered.
+    /// Chunks of blobs are missing, and members that may have them have not replied.
     ContentsIncomplete,
-    /// A datastore's audit was damaged and set aside, and nobody has acknowledged it.
+    /// The audit was corrupt and has been moved away. No administrator has acknowledged it.
     AuditDamaged,
-    /// A member was revoked, which is in force and could not be written down yet.
+    /// A revocation is in effect, but not durable yet.
     RevocationNotDurable,
-    /// A recovery key is missing, damaged, or another one: no sealed copy of the authority is made.
+    /// A recovery key is missing, corrupt or wrong, so no encrypted CA backup is made.
     RecoveryKeyDamaged,
-    /// Members have certificates of an authority of which nothing is known here.
+    /// Members have certificates of an unknown CA.
     AuthorityMissing,
-    /// The register of members is not the latest that was seen.
+    /// The member registry is older than a version seen before.
     RegisterWentBack,
-    /// A replica is connected and behind, and takes nothing in.
+    /// A replica is connected and lagging, but applies no entries.
     IntakeStalled,
-    /// A reason of a later version.
+    /// A reason from a later version.
     #[serde(other)]
     Unknown,
 }
 
 impl Code {
-    /// What this reason alone makes of the health.
+    /// Returns the level that results from this reason alone.
     #[must_use]
     pub fn level(self) -> Level {
         match self {
@@ -128,12 +128,12 @@ impl Code {
         }
     }
 
-    /// Whether it says what has become of the datastore: what a replica has is sound, and it serves as one that is cut off.
+    /// Returns whether only the datastore is affected: the replica's data is intact, and it serves as if it were offline.
     fn is_of_the_datastore(self) -> bool {
         matches!(self, Code::Ahead | Code::Foreign | Code::Wiped)
     }
 
-    /// Whether [`assess`] finds it from the other fields of a status.
+    /// Returns whether [`assess`] derives it from the other fields of a status.
     fn is_derived(self) -> bool {
         matches!(
             self,
@@ -153,19 +153,19 @@ impl Code {
     }
 }
 
-/// One reason with what to do about it.
+/// A reason with its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// Which.
+    /// Machine-readable reason.
     pub code: Code,
-    /// In words.
+    /// Message for display.
     pub message: String,
-    /// What to do.
+    /// Remedy for the operator.
     pub remedy: String,
 }
 
 impl Reason {
-    /// A reason.
+    /// Creates a reason.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Reason {
         Reason { code, message: message.into(), remedy: remedy.into() }
@@ -175,28 +175,29 @@ impl Reason {
 /// Level and reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// The worst of all reasons.
+    /// The worst level of all reasons.
     pub level: Level,
-    /// Why it is not good, the worst first.
+    /// Reasons, worst first; empty if the level is good.
     pub reasons: Vec<Reason>,
 }
 
 impl Health {
-    /// All reasons as one text; empty when it is good.
+    /// Returns the messages of all reasons; empty if the level is good.
     #[must_use]
     pub fn summary(&self) -> String {
         self.reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Why a webserver should not be sent requests. A datastore that was wiped, replaced or rolled back is no reason: all
-    /// webservers would be taken out of their balancer at once, while each of them has everything and takes changes.
+    /// Returns the reason why a webserver should not receive requests. It does not include that the datastore was
+    /// wiped, replaced or rolled back: a load balancer would remove all webservers at the same time, although each of
+    /// them has all data and accepts changes.
     #[must_use]
     pub fn hindrance(&self) -> Option<&Reason> {
         let hinders = |reason: &&Reason| reason.code.level() == Level::Failed && !reason.code.is_of_the_datastore();
         self.reasons.iter().find(hinders)
     }
 
-    /// Exit code of a command that reports it: 0 good, 1 attention or failed, 3 damage or divergence.
+    /// Returns the exit code of a command that reports the health: 0 good, 1 attention or failed, 3 corruption or divergence.
     #[must_use]
     pub fn exit(&self) -> u8 {
         let is_divergence = |reason: &Reason| matches!(reason.code, Code::Forked | Code::Damaged);
@@ -208,8 +209,8 @@ impl Health {
     }
 }
 
-/// Sets `status.health` from the other fields of `status` and from the reasons that only the process itself can know,
-/// which it has put into `status.health` before. Calling it again changes nothing.
+/// Sets `status.health` from the other fields of `status`, and from the reasons that the process has stored in
+/// `status.health` before because only it can determine them. A second call changes nothing.
 pub fn assess(status: &mut Status) {
     let mut reasons = std::mem::take(&mut status.health.reasons);
     reasons.retain(|reason| !reason.code.is_derived());
@@ -246,10 +247,10 @@ pub fn assess(status: &mut Status) {
     status.health = Health { level, reasons };
 }
 
-/// What to do when a part of a process has ended.
+/// Remedy for a terminated task.
 pub const START_AGAIN: &str = "look at its log for the reason, and start the process again";
 
-/// What to do about a datastore that was wiped or replaced.
+/// Returns the remedy for a datastore that was wiped or replaced.
 fn rebuild() -> String {
     format!(
         "if it was, rebuild it from its members: stop it, put its data directory D aside, `{}`, and run `gravwell-logctl \
@@ -259,19 +260,19 @@ fn rebuild() -> String {
     )
 }
 
-/// The shell's commands that put the data directory `dir` aside and make an empty one of the same owner.
+/// Returns the shell commands that move the data directory `dir` away and create an empty one with the same owner.
 #[must_use]
 pub fn aside(dir: &str) -> String {
     format!("mv {dir} {dir}.aside && mkdir -m 700 {dir} && chown --reference={dir}.aside {dir}")
 }
 
-/// Whether a reason says already what `problem` says.
+/// Returns whether a reason already contains the text of `problem`.
 fn covers(reason: &Reason, status: &Status) -> bool {
     let is_verdict = matches!(reason.code, Code::Ahead | Code::Forked | Code::Foreign | Code::Wiped);
     is_verdict || reason.message == status.problem
 }
 
-/// How a replica is related to its datastore.
+/// Returns the reason that results from the connection to the datastore, if any.
 fn connection(status: &Status) -> Option<Reason> {
     let verdict = match status.verdict.as_str() {
         "Ahead" => Some(Code::Ahead),
@@ -322,7 +323,7 @@ fn connection(status: &Status) -> Option<Reason> {
     Some(Reason::new(Code::Disconnected, message, remedy))
 }
 
-/// A time of day when it is less than a day ago, otherwise the date as well.
+/// Formats the time `ago_ms` before `clock_ms`, without the date if that is less than a day.
 fn since(clock_ms: u64, ago_ms: u64) -> String {
     const DAY_MS: u64 = 24 * 3600 * 1000;
     let text = timestamp(clock_ms.saturating_sub(ago_ms));
@@ -332,7 +333,7 @@ fn since(clock_ms: u64, ago_ms: u64) -> String {
     }
 }
 
-/// A duration in its largest unit.
+/// Formats a duration in its largest unit.
 fn span(ms: u64) -> String {
     match ms / 1000 {
         seconds @ 0..60 => format!("{seconds} s"),

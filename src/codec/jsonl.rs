@@ -1,7 +1,7 @@
-//! Transactions, entries and objects as JSON lines: the form of `import`, `export` and `tail`.
+//! Transactions, entries and objects as JSON lines: the format of `import`, `export` and `tail`.
 //!
-//! A value is kept as the text that it came in, without white space between tokens: numbers keep their digits and
-//! members their order, and every member of a fleet prints the same bytes.
+//! A value is stored as the text received, without white space between tokens. Numbers keep their digits and objects
+//! the order of their fields, so every member of a fleet prints the same bytes.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::model::limits::{JSON_DEPTH_MAX, json_depth};
 use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Seq, Txn, Withheld};
 
-/// Longest line that is looked at: one largest transaction, every byte escaped.
+/// Maximum length of a line: a transaction of maximum length with every byte escaped.
 pub const LINE_BYTES_MAX: usize = 6 * crate::model::limits::HARD.txn_bytes_max;
 
 /// A line that is not a transaction.
@@ -28,7 +28,7 @@ struct Line {
     ops: Option<Vec<OpForm>>,
     #[serde(rename = "if", default)]
     conditions: Vec<ConditionForm>,
-    // One object, as `export` writes it.
+    // An object, as `export` writes it.
     collection: Option<Collection>,
     key: Option<Key>,
     #[serde(default, deserialize_with = "present")]
@@ -36,7 +36,7 @@ struct Line {
     bytes: Option<Base64>,
 }
 
-/// `null` is a value; only a member that is not there is none.
+/// Distinguishes the value `null` from an absent field.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
@@ -71,10 +71,10 @@ enum ConditionForm {
     Version { collection: Collection, key: Key, version: Seq },
 }
 
-/// Reads one line of `import`: a transaction, or an object as `export` writes it.
+/// Parses a line of `import`: a transaction, or an object as `export` writes it.
 ///
 /// # Errors
-/// Says what is wrong, with the column where the form is not JSON or not the expected one.
+/// A description of the problem, with the column if the line is not JSON or does not have the expected form.
 pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     if line.len() > LINE_BYTES_MAX {
         return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
@@ -100,7 +100,8 @@ pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     Ok((ops, conditions))
 }
 
-/// Refuses new values that other readers of JSON refuse; what was stored before is still read by [`parse_line`].
+/// Rejects new values that other JSON readers cannot parse. [`parse_line`] still accepts them, because they may be
+/// stored already.
 ///
 /// # Errors
 /// Names the depth and the limit.
@@ -156,10 +157,10 @@ pub fn compact(json: &str) -> String {
     out
 }
 
-/// Checks JSON text and brings it into the form in which values are kept.
+/// Validates JSON text and converts it to the form in which values are stored.
 ///
 /// # Errors
-/// When it is not JSON.
+/// If it is not JSON.
 pub fn parse_value(json: &str) -> Result<Bytes, BadLine> {
     let raw: &RawValue = serde_json::from_str(json).map_err(|error| BadLine(error.to_string()))?;
     Ok(Bytes::from(compact(raw.get())))
@@ -169,7 +170,7 @@ fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// `"value":…` when the bytes are JSON as [`compact`] leaves it, otherwise `"bytes":{"base64":"…"}`.
+/// Returns `"value":…` if the bytes are JSON without white space between tokens ([`compact`]), otherwise `"bytes":{"base64":"…"}`.
 #[must_use]
 pub fn value_member(value: &[u8]) -> String {
     let text = std::str::from_utf8(value).ok().filter(|text| {
@@ -185,10 +186,10 @@ fn name(collection: &Collection, key: &Key) -> String {
     format!("\"collection\":{},\"key\":{}", quoted(collection.as_str()), quoted(key.as_str()))
 }
 
-/// Reads one line of `export`.
+/// Parses a line of `export`.
 ///
 /// # Errors
-/// Says what is wrong.
+/// A description of the problem.
 pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -210,7 +211,7 @@ pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine
     }
 }
 
-/// One object as `export` prints it.
+/// Returns an object as `export` prints it.
 #[must_use]
 pub fn object_line(collection: &Collection, key: &Key, value: &[u8]) -> String {
     format!("{{{},{}}}", name(collection, key), value_member(value))
@@ -242,7 +243,7 @@ fn list<T>(items: &[T], form: fn(&T) -> String) -> String {
     items.iter().map(form).collect::<Vec<_>>().join(",")
 }
 
-/// Operations and conditions as `import` reads them.
+/// Returns operations and conditions in the format of `import`.
 #[must_use]
 pub fn txn_line(ops: &[Op], conditions: &[Condition]) -> String {
     if conditions.is_empty() {
@@ -251,18 +252,18 @@ pub fn txn_line(ops: &[Op], conditions: &[Condition]) -> String {
     format!("{{\"ops\":[{}],\"if\":[{}]}}", list(ops, op_form), list(conditions, condition_form))
 }
 
-/// A transaction as a JSON value in the form of `import`.
+/// Returns a transaction as a JSON value in the format of `import`.
 #[must_use]
 pub fn txn_to_json(txn: &Txn) -> serde_json::Value {
     serde_json::from_str(&txn_line(&txn.ops, &txn.conditions)).unwrap_or_else(|_| {
-        // JSON that many readers refuse, such as deep nesting: its text says it all, too.
+        // Some JSON cannot be parsed here, such as deep nesting. Its text shows it completely, too.
         let line =
             format!("{{\"ops\":[{}],\"if\":[{}]}}", list(&txn.ops, op_as_text), list(&txn.conditions, condition_form));
         serde_json::from_str(&line).unwrap_or_else(|error| error.to_string().into())
     })
 }
 
-/// As [`op_form`], with the value as text.
+/// Like [`op_form`], with the value as a string.
 fn op_as_text(op: &Op) -> String {
     match op.value().and_then(|value| std::str::from_utf8(value).ok()) {
         Some(text) => format!("{{\"put\":{{{},\"text\":{}}}}}", name(op.collection(), op.key()), quoted(text)),
@@ -270,7 +271,7 @@ fn op_as_text(op: &Op) -> String {
     }
 }
 
-/// One entry as `tail` prints it.
+/// Returns an entry as `tail` prints it.
 #[must_use]
 pub fn entry_line(entry: &Entry) -> String {
     let mut line = format!("{{\"seq\":{},\"time\":\"{}\"", entry.seq, timestamp(entry.time_ms));
@@ -306,7 +307,7 @@ pub fn entry_line(entry: &Entry) -> String {
     line
 }
 
-/// Milliseconds since 1970-01-01 UTC as RFC 3339 with milliseconds.
+/// Formats milliseconds since 1970-01-01 UTC as RFC 3339 with milliseconds.
 #[must_use]
 pub fn timestamp(time_ms: u64) -> String {
     let seconds = i64::try_from(time_ms / 1000).unwrap_or(0);

@@ -1,8 +1,8 @@
 //! Messages of the replication protocol. See `docs/protocol.md`, which is normative.
 //!
-//! On a stream every message is `length: u32 LE` (of what follows), `kind: u8`, body. Bodies are postcard, except
-//! where a kind says otherwise. Numbers of kinds are never reused. TLS protects the bytes in flight; log frames carry
-//! their own checksums and chain besides.
+//! On a stream, every message is `length: u32 LE` (of the remaining message), `kind: u8`, body. Bodies are postcard,
+//! unless stated otherwise for a kind. Values of kinds are never reused. TLS protects the bytes in transit; log frames
+//! also have their own checksums and chain.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Chain, Digest, Generation, Lineage, LogId, OriginCounter, Position, Reason, Seq, TxnId, Verdict};
 use crate::model::{Collection, Key, Maker, Origin, OriginRow, Withheld};
 
-/// Oldest protocol version that this program speaks.
+/// Oldest supported protocol version.
 pub const VERSION_MIN: u16 = 1;
-/// Newest protocol version that this program speaks.
+/// Newest supported protocol version.
 pub const VERSION_MAX: u16 = 4;
-/// Version from which on [`Open::StateAndDeletions`] is served.
+/// First version with [`Open::StateAndDeletions`].
 pub const VERSION_DELETIONS: u16 = 2;
-/// Version from which on [`Open::WholeState`] is served.
+/// First version with [`Open::WholeState`].
 pub const VERSION_MAKERS: u16 = 3;
-/// Version from which on a reader is not given values that are withheld from readers; it must speak it.
+/// First version in which values are withheld from readers. Readers must support it.
 pub const VERSION_REDACTED: u16 = 4;
-/// From this version on a generation may have more than 32 bits.
+/// First version in which a generation may have more than 32 bits.
 pub const WIDE_GENERATIONS: u16 = 2;
-/// Longest message body; a block of frames may hold one largest transaction, redacted, and little more.
+/// Maximum length of a message body. A block of frames holds at least one redacted transaction of maximum length.
 pub const MESSAGE_BYTES_MAX: usize =
     crate::model::limits::HARD.txn_bytes_max + super::frame::REDACTION_BYTES_MAX + (1 << 20);
-/// Bytes before the body of each message.
+/// Length of the header, which precedes the body.
 pub const HEADER_BYTES: usize = 5;
 
-/// Kinds of messages. The number is the byte on the wire.
+/// Kind of a message. The value is the byte on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -39,7 +39,7 @@ pub enum Kind {
     Hello = 2,
     /// Server, control stream: [`Welcome`].
     Welcome = 3,
-    /// Server, any stream: [`Refused`]; the stream or connection ends after it.
+    /// Server, any stream: [`Refused`]. The stream or connection is closed after it.
     Refused = 4,
     /// Client, control stream: [`Subscribe`].
     Subscribe = 5,
@@ -49,11 +49,11 @@ pub enum Kind {
     Heartbeat = 7,
     /// Server, control stream: [`Compacted`].
     Compacted = 8,
-    /// Server, tail stream: raw log frames, one or more whole.
+    /// Server, tail stream: one or more complete log frames.
     Frames = 9,
     /// Server, tail stream: [`Bookmark`].
     Bookmark = 10,
-    /// Client, push stream: one transaction as [`super::txn::encode_txn`] writes it.
+    /// Client, push stream: a transaction, encoded by [`super::txn::encode_txn`].
     Push = 11,
     /// Server, push stream: [`Outcome`].
     Outcome = 12,
@@ -63,21 +63,21 @@ pub enum Kind {
     Rows = 14,
     /// Server, snapshot stream: [`SnapshotEnd`].
     SnapshotEnd = 15,
-    /// Client, renewal stream: a certificate signing request, DER.
+    /// Client, renewal stream: a certificate signing request in DER.
     Renew = 16,
-    /// Server, renewal stream: the new certificate, DER.
+    /// Server, renewal stream: the new certificate in DER.
     Renewed = 17,
-    /// Administration: a request, JSON.
+    /// Administration: a request in JSON.
     AdminRequest = 18,
-    /// Administration: one item of an answer, JSON.
+    /// Administration: an item of the reply in JSON.
     AdminItem = 19,
-    /// Administration: the answer is complete, JSON.
+    /// Administration: the reply is complete, in JSON.
     AdminEnd = 20,
-    /// Administration: the request failed, JSON.
+    /// Administration: the request failed, in JSON.
     AdminError = 21,
     /// Client, control stream: [`Announce`].
     Announce = 22,
-    /// Server, control stream: who may speak with whom, JSON as [`crate::trust::Roster`] writes it.
+    /// Server, control stream: the members that may connect to each other, in the JSON of [`crate::trust::Roster`].
     Roster = 23,
     /// Client, chunk stream: [`super::chunks::Asked`].
     ChunksAsked = 24,
@@ -85,23 +85,23 @@ pub enum Kind {
     ChunksLacking = 25,
     /// Client, chunk stream: [`super::chunks::Wanted`].
     ChunksWanted = 26,
-    /// Chunk stream, both ways: a chunk as [`super::chunks::encode_chunk`] writes it.
+    /// Chunk stream, both directions: a chunk, encoded by [`super::chunks::encode_chunk`].
     Chunk = 27,
-    /// Server, chunk stream: a wanted chunk is not there; its name.
+    /// Server, chunk stream: ID of a requested chunk that is missing.
     ChunkAbsent = 28,
-    /// Client, chunk stream: make durable what I have sent.
+    /// Client, chunk stream: request to make the chunks sent before durable.
     ChunksSent = 29,
     /// Server, chunk stream: [`super::chunks::Kept`].
     ChunksKept = 30,
-    /// Client, push stream: as [`Kind::Push`], but chunks that it names are lost here. When the datastore lacks them as
-    /// well, it rejects the transaction instead of waiting for them.
+    /// Client, push stream: like [`Kind::Push`], but the client has lost chunks that the transaction references. If the
+    /// datastore lacks them as well, it rejects the transaction instead of waiting for them.
     PushForsaken = 31,
-    /// Server, snapshot stream, behind the beginning: what was deleted lately, as [`super::deletions::encode`] writes it.
+    /// Server, snapshot stream, after the beginning: recent deletions, encoded by [`super::deletions::encode`].
     Deletions = 32,
-    /// Control stream, both ways: a signed position, as [`crate::trust::Proof`] writes it. The datastore sends each new one; a member
-    /// that the datastore's log contradicts shows the last one that it has.
+    /// Control stream, both directions: a signed position, encoded by [`crate::trust::Proof`]. The datastore sends each
+    /// new one. A member that the datastore's log contradicts sends the last one that it has.
     Proof = 33,
-    /// Server, control stream: [`Revocations`]. Members that do not know it ignore it.
+    /// Server, control stream: [`Revocations`]. Members that do not know this kind ignore it.
     Revocations = 34,
 }
 
@@ -143,40 +143,40 @@ impl Kind {
         Kind::Revocations,
     ];
 
-    /// The kind of a byte on the wire.
+    /// Returns the kind for a byte on the wire.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
-/// What a stream is for.
+/// Purpose of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Open {
-    /// Both ways, one per connection, opened by the client first.
+    /// Bidirectional, one per connection, the first stream that the client opens.
     Control,
     /// Server to client: frames and bookmarks.
     Tail,
-    /// Both ways: transactions up, outcomes down, in order.
+    /// Bidirectional: transactions to the server, outcomes to the client, in the same order.
     Push,
-    /// Both ways: the client asks by opening it, the server sends its state.
+    /// Bidirectional: the client opens it as a request, the server sends its state.
     Snapshot,
-    /// Both ways: one renewal.
+    /// Bidirectional: one certificate renewal.
     Renew,
-    /// Both ways: one administrative request.
+    /// Bidirectional: one administrative request.
     Admin,
-    /// Both ways, to the datastore and between members: chunks of contents.
+    /// Bidirectional, to the datastore and between members: chunks of blobs.
     Chunks,
-    /// Both ways, between members: searches.
+    /// Bidirectional, between members: searches.
     Search,
-    /// As [`Open::Snapshot`], with what was deleted lately; from [`VERSION_DELETIONS`] on.
+    /// Like [`Open::Snapshot`], with recent deletions; from [`VERSION_DELETIONS`] on.
     StateAndDeletions,
-    /// As [`Open::StateAndDeletions`], with the makers of origins; from [`VERSION_MAKERS`] on.
+    /// Like [`Open::StateAndDeletions`], with the authors of origins; from [`VERSION_MAKERS`] on.
     WholeState,
 }
 
 impl Open {
-    /// How a state is asked for from a peer with which `version` was agreed on.
+    /// Returns how to request a state from a peer, given the negotiated `version`.
     #[must_use]
     pub fn state(version: u16) -> Open {
         match version {
@@ -187,96 +187,96 @@ impl Open {
     }
 }
 
-/// A client introduces itself.
+/// First message of a client, which introduces it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Oldest version it speaks.
+    /// Oldest version that it supports.
     pub version_min: u16,
-    /// Newest version it speaks.
+    /// Newest version that it supports.
     pub version_max: u16,
-    /// Name and version of the software, for people.
+    /// Name and version of the software, for display.
     pub software: String,
-    /// Where it stands; `None`: it has never seen a log.
+    /// Position of the client; `None` if it has never seen a log.
     pub position: Option<Position>,
-    /// Where other webservers reach it.
+    /// Address at which other webservers reach it.
     pub external_addr: Option<String>,
 }
 
-/// Where other members reach a client, said after [`Hello`].
+/// Peer address of a client, sent after [`Hello`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announce {
-    /// UDP port on which it listens to other members.
+    /// UDP port on which it accepts connections of other members.
     pub port: u16,
-    /// Names and addresses of its host, best first. The datastore adds the address from which the client reaches it.
+    /// Names and addresses of its host, best first. The datastore adds the address from which the client connects.
     pub hosts: Vec<String>,
 }
 
-/// Certificates that no longer count, the latest [`REVOCATIONS_MAX`] of them. It says nothing that the roster does not say; it
-/// is there for when that cannot be read.
+/// Revoked certificates, the latest [`REVOCATIONS_MAX`] of them. The roster contains them as well; this message serves
+/// members that cannot read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocations {
-    /// BLAKE3 of each certificate.
+    /// BLAKE3 hash of each certificate.
     pub certificates: Vec<[u8; 32]>,
 }
 
-/// Most certificates in [`Revocations`], so that it stays a small message.
+/// Maximum number of certificates in [`Revocations`], to keep the message small.
 pub const REVOCATIONS_MAX: usize = 1024;
 
-/// A server's answer to [`Hello`].
+/// A server's reply to [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version that both will speak.
+    /// Negotiated protocol version.
     pub version: u16,
-    /// Name and version of the software, for people.
+    /// Name and version of the software, for display.
     pub software: String,
     /// Name under which the client is enrolled.
     pub member: String,
-    /// The client's role, in words.
+    /// Name of the client's role.
     pub role: String,
     /// Identity of the log.
     pub log_id: LogId,
     /// Its generation.
     pub generation: Generation,
-    /// How its generations descend from each other.
+    /// Descent of its generations.
     pub lineage: Lineage,
     /// Last committed sequence.
     pub head: Seq,
     /// Lowest sequence from which a tail can start.
     pub horizon: Seq,
-    /// What the client's position is to the server; `None` when the client has none.
+    /// Relation of the client's position to the server; `None` if the client has none.
     pub verdict: Option<Verdict>,
-    /// Rhythm of heartbeats, both ways, in milliseconds.
+    /// Interval of heartbeats in both directions, in milliseconds.
     pub heartbeat_ms: u64,
-    /// Largest transaction accepted, in bytes.
+    /// Maximum length of a transaction in bytes.
     pub txn_bytes_max: u64,
-    /// Largest inline value accepted, in bytes.
+    /// Maximum length of an inline value in bytes.
     pub value_bytes_max: u64,
-    /// Longest key accepted, in bytes.
+    /// Maximum length of a key in bytes.
     pub key_bytes_max: u64,
 }
 
-/// Why a stream or connection is refused. Codes are stable.
+/// Reason why a stream or connection is refused. Codes are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefusalCode {
     /// No common protocol version.
     Version,
-    /// Not enrolled, revoked, or certificate expired.
+    /// The client is not enrolled, was revoked, or its certificate has expired.
     NotAMember,
-    /// The role does not allow it.
+    /// The client's role does not allow the request.
     Forbidden,
-    /// A message that makes no sense here.
+    /// A message is invalid in this place.
     Protocol,
-    /// Too many of something; try later.
+    /// A limit is reached; try again later.
     Busy,
-    /// The server cannot write: its disk is full. Try later.
+    /// The server's disk is full, so it cannot write. Try again later.
     DiskFull,
     /// The server is stopping.
     Stopping,
-    /// The positions do not fit: see the verdict.
+    /// The positions are inconsistent, see the verdict.
     Diverged,
-    /// The server failed; its log says more.
+    /// The server failed; see its log.
     Internal,
-    /// Chunks that a transaction names are not at the datastore: send them first.
+    /// The datastore lacks chunks that a transaction references: send them first.
     ChunksMissing,
 }
 
@@ -286,42 +286,42 @@ pub enum RefusalCode {
 pub struct Refused {
     /// Stable code.
     pub code: RefusalCode,
-    /// For people: what, why, and what to do.
+    /// Message for display: the problem, its reason and the remedy.
     pub message: String,
 }
 
-/// Asks for the tail.
+/// Request for the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
-    /// The first entry wanted is the one after this.
+    /// The first entry requested is the one after this sequence.
     pub from: Seq,
 }
 
 /// A client's state, sent after progress and at every heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Durably applied.
+    /// Last sequence durably applied.
     pub applied: Seq,
     /// Transactions waiting to be pushed.
     pub outbox: u64,
-    /// Rejected transactions waiting for a person.
+    /// Rejected transactions that wait for a user.
     pub rejected: u64,
-    /// Whether it serves; otherwise the reason.
+    /// Reason why the client does not serve; `None` if it does.
     pub unhealthy: Option<String>,
 }
 
-/// A server's sign of life.
+/// Heartbeat of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Last committed sequence.
     pub head: Seq,
-    /// Lowest sequence durably applied by all members that count.
+    /// Lowest sequence durably applied by all members within retention.
     pub floor: Seq,
-    /// The server's clock, milliseconds since 1970-01-01 UTC.
+    /// The server's clock in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
 }
 
-/// The tail cannot start where it was asked for: the client must take a snapshot.
+/// The tail cannot start at the requested sequence: the client must fetch a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compacted {
     /// Lowest sequence from which a tail can start.
@@ -331,50 +331,50 @@ pub struct Compacted {
 /// The server's digest at a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bookmark {
-    /// The sequence.
+    /// Sequence of the state.
     pub seq: Seq,
-    /// Digest of the state there.
+    /// Digest of the state.
     pub digest: Digest,
 }
 
-/// What became of a pushed transaction.
+/// Outcome of a pushed transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The transaction.
+    /// Identity of the transaction.
     pub id: TxnId,
-    /// Its fate.
+    /// Its outcome.
     pub fate: Fate,
 }
 
-/// Fate of a pushed transaction.
+/// Possible outcomes of a pushed transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     /// Committed and durable at this sequence.
     Committed(Seq),
-    /// Rejected, durably, at this sequence.
+    /// Rejected durably at this sequence.
     Rejected(Seq, Reason),
-    /// It was decided earlier, at or before this sequence; the tail or snapshot tells how.
+    /// Resolved earlier, at or before this sequence. The tail or a snapshot has the outcome.
     Decided(Seq),
-    /// Not taken: counters of an origin must not have gaps. The expected one follows.
+    /// Not accepted, because counters of an origin must not have gaps. The value is the expected counter.
     Gap(OriginCounter),
-    /// Not taken for now (disk full, overload); it may be pushed again later.
+    /// Not accepted now (disk full, overload). It may be pushed again later.
     Deferred(Refused),
-    /// Durable in a replica's outbox, not yet decided. Only answered on the local socket of a replica.
+    /// Durable in a replica's outbox, but not resolved yet. Only sent on the local socket of a replica.
     Queued,
 }
 
 /// Start of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotBegin {
-    /// Where the state stands.
+    /// Position of the state.
     pub position: Position,
-    /// How its generations descend from each other.
+    /// Descent of its generations.
     pub lineage: Lineage,
-    /// Commit time of the last entry, milliseconds since 1970-01-01 UTC.
+    /// Commit time of the last entry in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Objects that will follow.
+    /// Number of objects that follow.
     pub objects: u64,
-    /// Bytes of keys and values that will follow, for progress.
+    /// Total length of keys and values that follow, for progress reports.
     pub bytes: u64,
 }
 
@@ -383,38 +383,38 @@ pub struct SnapshotBegin {
 pub enum Row {
     /// An object.
     Object {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
         /// Sequence of its last write.
         version: Seq,
         /// Commit time of its last write.
         time_ms: u64,
-        /// Contents.
+        /// Value of the object.
         value: Bytes,
     },
-    /// What the state remembers of an origin.
+    /// Row of an origin.
     Origin {
-        /// Which.
+        /// The origin.
         origin: Origin,
-        /// The row.
+        /// Information of the state about the origin.
         row: OriginRow,
     },
-    /// Who made the transactions of an origin; only where [`Open::WholeState`] was asked for, behind that origin's row.
+    /// Author of the transactions of an origin. Only sent for [`Open::WholeState`], after the row of that origin.
     Maker {
-        /// Which.
+        /// The origin.
         origin: Origin,
-        /// Who, and what the last one was.
+        /// Author and last transaction of the origin.
         maker: Maker,
     },
-    /// An object whose value is withheld from the member; from [`VERSION_REDACTED`] on, and to readers only.
+    /// An object whose value is withheld from the member; from [`VERSION_REDACTED`] on, and only for readers.
     Withheld {
         /// Sequence of its last write.
         version: Seq,
         /// Commit time of its last write.
         time_ms: u64,
-        /// Which, and what it adds to the digest.
+        /// The object with its contribution to the state digest.
         object: Withheld,
     },
 }
@@ -422,47 +422,47 @@ pub enum Row {
 /// End of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEnd {
-    /// Rows sent.
+    /// Number of rows sent.
     pub rows: u64,
-    /// Digest of the state; equals the one of [`SnapshotBegin::position`].
+    /// Digest of the state, equal to that in [`SnapshotBegin::position`].
     pub digest: Digest,
     /// Chain at the snapshot's sequence.
     pub chain: Chain,
 }
 
-/// Bytes that are not a message.
+/// Bytes that are not a valid message.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadMessage {
-    /// The length is out of bounds.
+    /// The length is out of range.
     #[error("a message announces {found} bytes; between 1 and {max} are allowed")]
     Length {
         /// Announced length.
         found: usize,
-        /// Bound.
+        /// Maximum length.
         max: usize,
     },
-    /// Not a kind of message.
+    /// The kind is unknown.
     #[error("a message has the unknown kind {0}")]
     UnknownKind(u8),
-    /// A kind that does not belong here.
+    /// The kind is not allowed in this place.
     #[error("expected a message {expected}, found {found:?}")]
     Unexpected {
-        /// What was expected, in words.
+        /// Description of the expected message.
         expected: &'static str,
-        /// What came.
+        /// Kind received.
         found: Kind,
     },
-    /// The body does not decode.
+    /// The body cannot be decoded.
     #[error("the body of a message {kind:?} does not decode: {reason}")]
     Body {
         /// Kind of the message.
         kind: Kind,
-        /// What the decoder says.
+        /// Error of the decoder.
         reason: String,
     },
 }
 
-/// Encodes a message whose body is postcard.
+/// Encodes a message with a postcard body.
 #[must_use]
 pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Vec<u8> {
     let mut start = Vec::with_capacity(64);
@@ -472,7 +472,7 @@ pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Vec<u8> {
     out
 }
 
-/// Encodes a message whose body is already bytes.
+/// Encodes a message with a body that is already encoded.
 #[must_use]
 pub fn encode_raw(kind: Kind, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
@@ -481,7 +481,7 @@ pub fn encode_raw(kind: Kind, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Header of a message whose body has `body_bytes` bytes.
+/// Returns the header of a message with a body of `body_bytes` bytes.
 #[must_use]
 pub fn header(kind: Kind, body_bytes: usize) -> [u8; HEADER_BYTES] {
     let length = u32::try_from(body_bytes + 1).expect("invariant: bodies are bounded by MESSAGE_BYTES_MAX");
@@ -494,19 +494,19 @@ fn finish_header(message: &mut [u8]) {
     message[..4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Reads a header: the kind and the length of the body.
+/// Decodes a header; returns the kind and the length of the body.
 ///
 /// # Errors
-/// When the length is out of bounds or the kind is unknown.
+/// If the length is out of range or the kind is unknown.
 pub fn decode_header(header: [u8; HEADER_BYTES], body_bytes_max: usize) -> Result<(Kind, usize), BadMessage> {
     let (kind, length) = decode_any_header(header, body_bytes_max)?;
     Ok((kind.ok_or(BadMessage::UnknownKind(header[4]))?, length))
 }
 
-/// [`decode_header`] where a newer version may say more: `None` for a kind that is not known.
+/// Like [`decode_header`], but returns `None` for a kind that this version does not know.
 ///
 /// # Errors
-/// When the length is out of bounds.
+/// If the length is out of range.
 pub fn decode_any_header(
     header: [u8; HEADER_BYTES],
     body_bytes_max: usize,
@@ -522,7 +522,7 @@ pub fn decode_any_header(
 /// Decodes a postcard body that fills `body`.
 ///
 /// # Errors
-/// When it does not decode or bytes follow it.
+/// If it cannot be decoded, or bytes follow it.
 pub fn decode<T: DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T, BadMessage> {
     let bad = |reason: String| BadMessage::Body { kind, reason };
     let (value, rest) = postcard::take_from_bytes(body).map_err(|error| bad(error.to_string()))?;

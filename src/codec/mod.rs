@@ -1,4 +1,4 @@
-//! Bytes on disk and wire: total, bounded functions without I/O.
+//! Encodings for disk and wire: total, bounded functions without I/O.
 
 pub mod admin;
 pub mod audit;

@@ -1,7 +1,7 @@
-//! Payloads of log records: versioned structures between bytes and [`Entry`].
+//! Payloads of log records: conversion between bytes and [`Entry`].
 //!
-//! `CommitV1` and `RejectV1` are frozen: golden files pin their bytes, and a change makes new structures under new
-//! record kinds. Kinds that this version does not know are carried as they are.
+//! `CommitV1` and `RejectV1` are frozen: golden files pin their bytes. A change requires new structures under new
+//! record kinds. Records of kinds that this version does not know are kept unchanged.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use super::redacted::decode_sent;
 use crate::model::limits::HARD;
 use crate::model::{Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Reason, Seq, Txn, TxnId};
 
-/// A commit as it is written; the beginning of a redacted one, too.
+/// Encoded form of a commit, also the first part of a redacted one.
 #[derive(Serialize, Deserialize)]
 pub(super) struct CommitV1<'a> {
     time_ms: u64,
@@ -42,7 +42,8 @@ impl<'a> CommitV1<'a> {
         }
     }
 
-    /// The entry at `seq`; `more` rows come besides its own, and `body` makes its body of the transaction.
+    /// Creates the entry at `seq`. `more` is the number of rows in addition to its own. `body` creates the body of the
+    /// entry from the transaction.
     pub(super) fn into_entry(
         self,
         what: &'static str,
@@ -106,10 +107,10 @@ pub(super) fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
     kind
 }
 
-/// Appends `entry` to `out` as one frame; returns the chain after it. On an error `out` is as before.
+/// Appends `entry` to `out` as a frame; returns the chain after it. On error, `out` is unchanged.
 ///
 /// # Errors
-/// When the payload is longer than a frame can hold.
+/// If the payload is longer than a frame can contain.
 pub fn encode_entry(
     entry: &Entry,
     before: &Chain,
@@ -128,10 +129,10 @@ pub fn encode_entry(
     Ok(seal_frame(&mut out[start..], FrameParts { kind, flags, batch_index, seq: entry.seq }, before))
 }
 
-/// Makes an entry of a header and its payload.
+/// Creates an entry from a header and its payload.
 ///
 /// # Errors
-/// When the payload is not what its kind promises.
+/// If the payload does not match its kind.
 pub fn decode_entry(header: &FrameHeader, payload: &Bytes) -> Result<Entry, DecodeError> {
     match header.kind {
         kind::COMMIT => {
@@ -151,13 +152,13 @@ pub fn decode_entry(header: &FrameHeader, payload: &Bytes) -> Result<Entry, Deco
     }
 }
 
-/// An entry of unknown kind has neither a time nor a member that this version could read.
+/// The time and the member of an entry of unknown kind cannot be read.
 fn unknown_entry(seq: Seq, kind: u8, payload: Bytes) -> Entry {
     let member = MemberName::new("unknown").expect("invariant: a valid name");
     Entry { seq, time_ms: 0, member, body: EntryBody::Unknown { kind, payload } }
 }
 
-/// Commit time of a record without decoding the rest: every payload of a known kind starts with it.
+/// Returns the commit time of a record without decoding the rest. Every payload of a known kind starts with it.
 #[must_use]
 pub fn peek_time(header: &FrameHeader, payload: &[u8]) -> Option<u64> {
     let known = matches!(header.kind, kind::COMMIT | kind::REJECT | kind::AUDIT);
@@ -174,10 +175,10 @@ pub(super) fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &
     }
 }
 
-/// Decodes a run of whole frames, as they are shipped to subscribers; checks checksums, sequences and chain.
+/// Decodes consecutive frames as sent to subscribers. Verifies checksums, sequences and the chain.
 ///
 /// # Errors
-/// At the first frame that is damaged or does not follow `after`.
+/// At the first frame that is corrupt or does not follow `after`.
 pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, Chain), DecodeError> {
     let (mut seq, mut chain) = after;
     let mut at = 0;
@@ -200,10 +201,10 @@ pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, 
     Ok((entries, chain))
 }
 
-/// Decodes frames that need not follow each other, as they answer a question; checks checksums only. They may be redacted.
+/// Decodes frames from a reply, which need not be consecutive and may be redacted. Verifies only checksums.
 ///
 /// # Errors
-/// At the first frame that is damaged.
+/// At the first corrupt frame.
 pub fn decode_loose_frames(bytes: &Bytes) -> Result<Vec<Entry>, DecodeError> {
     let mut entries = Vec::new();
     let mut at = 0;

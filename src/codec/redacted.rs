@@ -1,8 +1,8 @@
-//! Frames for members that may not see every value; see [`crate::model::redaction`].
+//! Frames for members that may not see all values, see [`crate::model::redaction`].
 //!
-//! A redacted frame takes the place of a commit's frame on its way to such a member. Its chain is that of the frame which it
-//! stands for, and cannot be computed from what is left: the member believes it of the datastore, and the digest at the next
-//! bookmark shows whether what was withheld is what the log holds. No log holds a frame of this kind.
+//! A redacted frame replaces the frame of a commit that is sent to such a member. It has the chain of the original
+//! frame, which cannot be computed from the remaining data. The member relies on the datastore for it. The digest at
+//! the next bookmark shows whether the withheld values are those in the log. Redacted frames are never stored in a log.
 
 use std::borrow::Cow;
 
@@ -32,10 +32,10 @@ pub(super) fn encode_payload(
     postcard::to_extend(&RedactedV1 { commit: CommitV1::of(entry, txn), withheld: Cow::Borrowed(withheld) }, out)
 }
 
-/// [`decode_entry`] where a redacted frame may come.
+/// Like [`decode_entry`], but accepts redacted frames.
 ///
 /// # Errors
-/// When the payload is not what its kind promises.
+/// If the payload does not match its kind.
 pub fn decode_sent(header: &FrameHeader, payload: &Bytes) -> Result<Entry, DecodeError> {
     if header.kind != kind::REDACTED {
         return decode_entry(header, payload);
@@ -46,10 +46,10 @@ pub fn decode_sent(header: &FrameHeader, payload: &Bytes) -> Result<Entry, Decod
     commit.into_entry(what, header.seq, count, |txn| EntryBody::Redacted { txn, withheld })
 }
 
-/// Whole frames of the log as somebody is sent them from whom `redaction` withholds something, if anything.
+/// Returns complete frames of the log for a recipient, redacted if `redaction` is given.
 ///
 /// # Errors
-/// At the first frame that is damaged.
+/// At the first corrupt frame.
 pub fn frames_for(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, DecodeError> {
     match redaction {
         Some(redaction) => redact_frames(redaction, frames),
@@ -57,10 +57,10 @@ pub fn frames_for(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes,
     }
 }
 
-/// Whole frames as they are sent to a member that is not given what `redaction` withholds.
+/// Returns complete frames for a member from which `redaction` withholds values.
 ///
 /// # Errors
-/// At the first frame that is damaged.
+/// At the first corrupt frame.
 pub fn redact_frames(redaction: &Redaction, frames: Bytes) -> Result<Bytes, DecodeError> {
     if planted::is(Bug::TailNotRedacted) {
         return Ok(frames);
@@ -85,7 +85,7 @@ pub fn redact_frames(redaction: &Redaction, frames: Bytes) -> Result<Bytes, Deco
     Ok(out.into())
 }
 
-/// Appends the frame of a redacted entry, which stands for the one with `header`.
+/// Appends the frame of a redacted entry, which replaces the one with `header`.
 fn append(entry: &Entry, header: &FrameHeader, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + HEADER_BYTES, 0);
@@ -95,7 +95,7 @@ fn append(entry: &Entry, header: &FrameHeader, out: &mut Vec<u8>) {
     seal_frame_of(&mut out[start..], parts, |_, _| header.chain);
 }
 
-/// The chain after a frame that stands for another one.
+/// Returns the chain of a frame that replaces another one; `None` for other kinds.
 pub(super) fn chain_of(header: &FrameHeader) -> Option<Chain> {
     (header.kind == kind::REDACTED).then_some(header.chain)
 }
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(got.iter().map(|(_, chain)| *chain).collect::<Vec<_>>(), chains);
         let expected = entries.map(|entry| redaction.redact(entry));
         assert_eq!(got.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>(), expected);
-        // Who is to have every value takes no frame that lacks one.
+        // A member that may see all values rejects redacted frames.
         assert!(decode_block(sent, CHAIN_START, false).is_err());
     }
 

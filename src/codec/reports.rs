@@ -1,17 +1,17 @@
-//! Bounds of what a member reports about itself. It is stored, sent on to all members and shown, so what is beyond a bound
-//! is refused: nothing is shortened in silence.
+//! Limits for the data that a member reports about itself. It is stored, forwarded to all members and displayed, so
+//! data that exceeds a limit is rejected instead of being truncated silently.
 
 use super::message::{Announce, Hello, Progress, RefusalCode, Refused};
 use crate::model::address::{host_and_port, is_host};
 use crate::model::printable;
 
-/// Longest message in which a member reports, makes a request or opens a stream.
+/// Maximum length of a message in which a member reports, sends a request or opens a stream.
 pub const REPORT_BYTES_MAX: usize = 64 << 10;
-/// Longest text for people, in characters.
+/// Maximum length of displayed text, in characters.
 pub const TEXT_CHARS_MAX: usize = 256;
-/// Hosts that a member may announce.
+/// Maximum number of hosts that a member may announce.
 pub const HOSTS_MAX: usize = 8;
-/// Bytes of all announced hosts together: more than eight names of usual length.
+/// Maximum total length of the announced hosts: more than eight names of usual length.
 pub const HOSTS_BYTES_MAX: usize = 512;
 
 fn refused(message: String) -> Refused {
@@ -31,17 +31,17 @@ fn check_text(what: &str, text: &str) -> Result<(), Refused> {
     }
 }
 
-/// `text` as a member may report it: printable, and no longer than [`TEXT_CHARS_MAX`].
+/// Converts `text` to a form that a member may report: printable, and at most [`TEXT_CHARS_MAX`] characters.
 #[must_use]
 pub fn reportable(text: &str) -> String {
     printable::shorten(text, TEXT_CHARS_MAX)
 }
 
 impl Hello {
-    /// Checks everything that the member chose.
+    /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that is beyond its bound.
+    /// Names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         check_text("the name of the software", &self.software)?;
         let external_addr = self.external_addr.as_deref().map_or(Ok(()), |text| host_and_port(text).map(|_| ()));
@@ -50,10 +50,10 @@ impl Hello {
 }
 
 impl Announce {
-    /// Checks everything that the member chose.
+    /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that is beyond its bound.
+    /// Names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         let (hosts, bytes) = (self.hosts.len(), self.hosts.iter().map(String::len).sum::<usize>());
         if hosts > HOSTS_MAX || bytes > HOSTS_BYTES_MAX {
@@ -69,10 +69,10 @@ impl Announce {
 }
 
 impl Progress {
-    /// Checks everything that the member chose.
+    /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that is beyond its bound.
+    /// Names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         self.unhealthy.as_deref().map_or(Ok(()), |text| check_text("the reason for being unhealthy", text))
     }

@@ -1,13 +1,13 @@
-//! A stream of bytes under a password or a key: XChaCha20-Poly1305 in the STREAM construction (Hoang, Reyhanitabar,
-//! Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015). A password becomes a key by
-//! Argon2id.
+//! Encrypted streams: XChaCha20-Poly1305 in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár: Online
+//! Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015), under a password or a key. The key is derived
+//! from a password with Argon2id.
 //!
 //! ```text
 //! under a password:  magic (16 bytes) | salt (16) | nonce (19) | frames: up to 64 KiB, each followed by its tag (16)
 //! under a key:                                      nonce (19) | frames
 //! ```
 //!
-//! The last frame is sealed as such, so a file that is cut short is noticed, as is every changed byte.
+//! The last frame is marked as such by its encryption, so truncation is detected, like any changed byte.
 
 use std::io::{self, Read, Write};
 
@@ -15,13 +15,13 @@ use aead_stream::{DecryptorBE32, EncryptorBE32};
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::XChaCha20Poly1305;
 
-/// First bytes of a sealed stream.
+/// First bytes of an encrypted stream under a password.
 pub const MAGIC: &[u8; 16] = b"gravbak sealed 1";
 const FRAME_BYTES: usize = 64 << 10;
 const TAG_BYTES: usize = 16;
 const MEMORY_KIB: u32 = 64 * 1024;
 
-/// Bytes of a stream under a key that holds so many.
+/// Returns the length of a stream under a key that contains `bytes` bytes.
 #[must_use]
 pub fn sealed_length(bytes: u64) -> u64 {
     19 + bytes + bytes.div_ceil(FRAME_BYTES as u64).max(1) * TAG_BYTES as u64
@@ -33,10 +33,10 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Makes a key of a password: slow and in 64 MiB of memory, so that passwords cannot be tried quickly.
+/// Derives a key from a password. This is slow and needs 64 MiB of memory, so that passwords cannot be tried quickly.
 ///
 /// # Errors
-/// When there is no memory.
+/// If there is not enough memory.
 pub fn key_of(password: &str, salt: &[u8; 16]) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     let params = Params::new(MEMORY_KIB, 3, 1, None).map_err(|error| io::Error::other(error.to_string()))?;
@@ -46,7 +46,7 @@ pub fn key_of(password: &str, salt: &[u8; 16]) -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
-/// Seals what is written to it.
+/// Encrypting writer.
 pub struct Sealer<W: Write> {
     inner: W,
     stream: Option<EncryptorBE32<XChaCha20Poly1305>>,
@@ -54,10 +54,10 @@ pub struct Sealer<W: Write> {
 }
 
 impl<W: Write> Sealer<W> {
-    /// Writes the head.
+    /// Writes the header of a stream under a password.
     ///
     /// # Errors
-    /// When there is no randomness or memory, or writing fails.
+    /// If there is no randomness or not enough memory, or writing fails.
     pub fn new(mut inner: W, password: &str) -> io::Result<Sealer<W>> {
         let (salt, nonce) = (random::<16>()?, random::<19>()?);
         inner.write_all(MAGIC)?;
@@ -67,10 +67,10 @@ impl<W: Write> Sealer<W> {
         Ok(Sealer { inner, stream: Some(stream), buffer: Vec::with_capacity(FRAME_BYTES) })
     }
 
-    /// Writes the head of a stream under a key.
+    /// Writes the header of a stream under a key.
     ///
     /// # Errors
-    /// When there is no randomness, or writing fails.
+    /// If there is no randomness, or writing fails.
     pub fn with_key(mut inner: W, key: &[u8; 32]) -> io::Result<Sealer<W>> {
         let nonce = random::<19>()?;
         inner.write_all(&nonce)?;
@@ -81,7 +81,7 @@ impl<W: Write> Sealer<W> {
     /// Writes the last frame.
     ///
     /// # Errors
-    /// When writing fails.
+    /// If writing fails.
     pub fn finish(mut self) -> io::Result<W> {
         let stream = self.stream.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let sealed = stream.encrypt_last(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
@@ -93,7 +93,7 @@ impl<W: Write> Sealer<W> {
 
 impl<W: Write> Write for Sealer<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A full frame is kept until more comes: the last one is sealed differently.
+        // A full frame is kept until more bytes follow, because the last one is encrypted differently.
         if self.buffer.len() == FRAME_BYTES {
             let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             let sealed = stream.encrypt_next(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
@@ -110,11 +110,11 @@ impl<W: Write> Write for Sealer<W> {
     }
 }
 
-/// Opens what was sealed.
+/// Decrypting reader.
 pub struct Unsealer<R: Read> {
     inner: R,
     stream: Option<DecryptorBE32<XChaCha20Poly1305>>,
-    /// A sealed frame that was read ahead, to know whether it is the last.
+    /// The next encrypted frame, read ahead to determine whether the current one is the last.
     ahead: Vec<u8>,
     open: Vec<u8>,
     at: usize,
@@ -125,10 +125,10 @@ fn wrong() -> io::Error {
 }
 
 impl<R: Read> Unsealer<R> {
-    /// Reads the head after [`MAGIC`].
+    /// Reads the header after [`MAGIC`].
     ///
     /// # Errors
-    /// When the head is cut short, or there is no memory.
+    /// If the header is truncated, or there is not enough memory.
     pub fn new(mut inner: R, password: &str) -> io::Result<Unsealer<R>> {
         let (mut salt, mut nonce) = ([0; 16], [0; 19]);
         inner.read_exact(&mut salt)?;
@@ -138,10 +138,10 @@ impl<R: Read> Unsealer<R> {
         Ok(Unsealer { inner, stream: Some(stream), ahead, open: Vec::new(), at: 0 })
     }
 
-    /// Reads the head of a stream under a key.
+    /// Reads the header of a stream under a key.
     ///
     /// # Errors
-    /// When the head is cut short.
+    /// If the header is truncated.
     pub fn with_key(mut inner: R, key: &[u8; 32]) -> io::Result<Unsealer<R>> {
         let mut nonce = [0; 19];
         inner.read_exact(&mut nonce)?;
@@ -178,20 +178,20 @@ impl<R: Read> Read for Unsealer<R> {
     }
 }
 
-/// Seals a few bytes under a key.
+/// Encrypts a short byte string under a key.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If there is no randomness.
 pub fn seal_bytes(key: &[u8; 32], bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut sealer = Sealer::with_key(Vec::with_capacity(bytes.len() + FRAME_BYTES / 64), key)?;
     sealer.write_all(bytes)?;
     sealer.finish()
 }
 
-/// Opens what [`seal_bytes`] sealed.
+/// Decrypts the output of [`seal_bytes`].
 ///
 /// # Errors
-/// When the key is another one, or a byte was changed.
+/// If the key is wrong, or a byte was changed.
 pub fn open_bytes(key: &[u8; 32], sealed: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(sealed.len());
     Unsealer::with_key(sealed, key)?.read_to_end(&mut bytes)?;
@@ -226,7 +226,7 @@ mod tests {
             assert!(open(&sealed[..sealed.len() - 1], "secret").is_err(), "{size}: cut short");
         }
         let mut sealed = seal(&[7; 2 * FRAME_BYTES]);
-        // A whole frame is missing at the end.
+        // The last frame is missing.
         assert!(open(&sealed[..sealed.len() - FRAME_BYTES - TAG_BYTES], "secret").is_err());
         for at in [16, 32, 60, 70_000] {
             sealed[at] ^= 1;

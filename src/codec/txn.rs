@@ -1,6 +1,6 @@
-//! Transactions as bytes: the form in which they are pushed and kept in an outbox.
+//! Encoding of transactions for pushing and for the outbox.
 //!
-//! `TxnV1` is frozen: a change makes a `TxnV2` with a new version byte in front.
+//! `TxnV1` is frozen: a change requires a `TxnV2` with a new version byte at the start.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ struct TxnV1<'a> {
     ops: Cow<'a, [Op]>,
 }
 
-/// Its fields before the rows, which are read one by one.
+/// Fields before the rows, which are decoded one by one.
 #[derive(Deserialize)]
 struct HeadV1<'a> {
     id: TxnId,
@@ -32,30 +32,30 @@ struct HeadV1<'a> {
     note: Cow<'a, [u8]>,
 }
 
-/// The identity of an encoded transaction, and what it says of rejections, are within so many bytes.
+/// Maximum encoded length of a transaction's identity and acknowledged-rejections watermark, from the start of the bytes.
 pub const HEAD_BYTES_MAX: usize = 64;
-/// The least that a condition or an operation takes: its kind, a name of one byte, and a key of one.
+/// Minimum encoded length of a condition or operation: its kind, a collection name of one byte, and a key of one byte.
 const ROW_BYTES_MIN: usize = 5;
 
-/// Bytes that are not a transaction.
+/// Bytes that are not a valid transaction.
 #[derive(Debug, thiserror::Error)]
 pub enum BadTxn {
-    /// No bytes at all.
+    /// The input is empty.
     #[error("an encoded transaction is empty")]
     Empty,
-    /// A version that this program does not know.
+    /// The program does not know this version.
     #[error("an encoded transaction has version {found}, this program knows {VERSION}")]
     Version {
         /// The version byte.
         found: u8,
     },
-    /// The body does not decode, or bytes follow it.
+    /// The body cannot be decoded, or bytes follow it.
     #[error("an encoded transaction does not decode: {0}")]
     Body(String),
-    /// More operations and conditions than the caller takes.
+    /// There are more operations and conditions than the caller allows.
     #[error("an encoded transaction has {found} operations and conditions")]
     Rows {
-        /// How many are known of.
+        /// Number of rows decoded or announced so far.
         found: usize,
     },
 }
@@ -65,7 +65,7 @@ pub fn encode_txn(txn: &Txn, out: &mut Vec<u8>) {
     encode_settled(txn, txn.settled, out);
 }
 
-/// [`encode_txn`] of a transaction that says something else of what is settled.
+/// Like [`encode_txn`], but with another acknowledged-rejections watermark.
 pub fn encode_settled(txn: &Txn, settled: OriginCounter, out: &mut Vec<u8>) {
     out.push(VERSION);
     let body = TxnV1 {
@@ -80,7 +80,7 @@ pub fn encode_settled(txn: &Txn, settled: OriginCounter, out: &mut Vec<u8>) {
     *out = postcard::to_extend(&body, start).expect("invariant: encoding into memory cannot fail");
 }
 
-/// Hash of what a transaction asks for; see [`Txn::has_contents_of`].
+/// Returns the hash of a transaction's conditions and operations, see [`Txn::has_contents_of`].
 #[must_use]
 pub fn contents_hash(txn: &Txn) -> [u8; 16] {
     let bytes = postcard::to_stdvec(&(&txn.conditions, &txn.ops)).expect("invariant: encoding into memory cannot fail");
@@ -89,19 +89,19 @@ pub fn contents_hash(txn: &Txn) -> [u8; 16] {
     hash
 }
 
-/// Decodes one transaction that fills `bytes`.
+/// Decodes a transaction that fills `bytes`.
 ///
 /// # Errors
-/// When the bytes are of another version, damaged, or followed by more.
+/// If the bytes are of another version, corrupt, or followed by others.
 pub fn decode_txn(bytes: &[u8]) -> Result<Txn, BadTxn> {
     decode_txn_within(bytes, usize::MAX)
 }
 
-/// [`decode_txn`] of one that has at most so many operations and conditions: a row of a few bytes takes many times that in
-/// memory.
+/// Like [`decode_txn`], with a limit of the number of operations and conditions: rows of a few bytes occupy a multiple
+/// of that in memory.
 ///
 /// # Errors
-/// As [`decode_txn`]; also when there are more.
+/// Like [`decode_txn`]; also if there are more rows.
 pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
     let (head, mut rest) = taken::<HeadV1<'_>>(body_of(bytes)?)?;
     let conditions: Vec<Condition> = rows(&mut rest, 0, rows_max)?;
@@ -113,10 +113,10 @@ pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
     Ok(Txn { id, settled, time_ms, note: Bytes::copy_from_slice(&note), conditions, ops })
 }
 
-/// The identity of a transaction, and what it says of rejections, from the first [`HEAD_BYTES_MAX`] of its bytes.
+/// Decodes the identity and the acknowledged-rejections watermark from the first [`HEAD_BYTES_MAX`] bytes of a transaction.
 ///
 /// # Errors
-/// As [`decode_txn`], as far as these bytes show it.
+/// Like [`decode_txn`], as far as these bytes show it.
 pub fn decode_head(bytes: &[u8]) -> Result<(TxnId, OriginCounter), BadTxn> {
     Ok(taken(body_of(bytes)?)?.0)
 }
@@ -133,7 +133,7 @@ fn taken<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), BadTx
     postcard::take_from_bytes(bytes).map_err(|error| BadTxn::Body(error.to_string()))
 }
 
-/// Rows behind their number, of which there are `before` already.
+/// Decodes a row count and that many rows; `before` is the number of rows decoded already.
 fn rows<'a, T: Deserialize<'a>>(rest: &mut &'a [u8], before: usize, rows_max: usize) -> Result<Vec<T>, BadTxn> {
     let (count, behind) = taken::<usize>(rest)?;
     let found = before.saturating_add(count);
@@ -141,7 +141,7 @@ fn rows<'a, T: Deserialize<'a>>(rest: &mut &'a [u8], before: usize, rows_max: us
         return Err(BadTxn::Rows { found });
     }
     *rest = behind;
-    // Not more than there can be in what is here, whatever their number is said to be.
+    // Limited by the input, whatever row count it announces.
     let mut rows = Vec::with_capacity(count.min(rest.len() / ROW_BYTES_MIN));
     for _ in 0..count {
         let (row, behind) = taken(rest)?;
@@ -182,7 +182,7 @@ mod tests {
         let txn = Txn { id, settled, time_ms: 5, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() };
         let mut bytes = Vec::new();
         encode_txn(&txn, &mut bytes);
-        // Behind the head come the numbers of conditions and of operations.
+        // The head is followed by the numbers of conditions and of operations.
         bytes.truncate(bytes.len() - 2);
         assert!(bytes.len() <= HEAD_BYTES_MAX);
         assert_eq!(decode_head(&bytes).expect("decodes"), (id, settled));

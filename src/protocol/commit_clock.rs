@@ -1,8 +1,8 @@
 //! Commit time of entries: the machine's clock, unless it jumps without confirmation.
 //!
-//! Commit times never decrease, so one wrong date would also be the date of all later entries. The clock is therefore
-//! compared with the time of the last entry, the time since then according to a steady (monotonic) clock, and the
-//! clocks of members. A jump that none of them confirms is ignored and reported. If a member confirms that the last
+//! Commit times normally never decrease, so one wrong date would also be the date of all later entries. The clock is
+//! therefore compared with the time of the last entry, the time since then according to a steady (monotonic) clock, and
+//! the clocks of members. A jump that none of them confirms is ignored and reported. If a member confirms that the last
 //! entries are dated in the future, later ones get the right time.
 
 use crate::planted::{self, Bug};
