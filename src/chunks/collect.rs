@@ -23,7 +23,7 @@ const SMALL_MIN: usize = 4;
 /// Result of a garbage collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Number of chunks removed.
+    /// Chunks removed.
     pub chunks: u64,
     /// Total raw length of the chunks removed.
     pub raw_bytes: u64,
@@ -31,7 +31,7 @@ pub struct Collected {
     pub kept_in_grace: u64,
     /// Packs removed because they held no chunk in use.
     pub packs_removed: u64,
-    /// Number of packs rewritten.
+    /// Packs rewritten.
     pub packs_rewritten: u64,
     /// Bytes copied to rewrite packs.
     pub moved_bytes: u64,
@@ -194,7 +194,6 @@ impl Shared {
         Ok(known.map_or(0, |pack| pack.bytes))
     }
 
-    /// Returns the rows of a pack.
     pub fn rows(&self, number: u32) -> Vec<Row> {
         let (rows, bytes) = match self.packs.lock().get(&number) {
             Some(pack) => (pack.rows.clone(), pack.bytes),

@@ -73,13 +73,11 @@ pub(super) struct Pack {
 }
 
 impl Pack {
-    /// Returns the number of garbage bytes.
     pub fn garbage_bytes(&self) -> u64 {
         self.bytes.saturating_sub(self.live_bytes + PACK_HEADER_BYTES as u64)
     }
 }
 
-/// Table of all packs.
 #[derive(Debug, Default)]
 pub(super) struct Packs {
     all: Mutex<BTreeMap<u32, Pack>>,

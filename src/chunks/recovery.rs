@@ -27,9 +27,9 @@ const UNFINISHED: &str = ".tmp";
 /// Report of what opening a store found and changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Number of packs found.
+    /// Packs found.
     pub packs: u64,
-    /// Number of chunks that are available.
+    /// Chunks that are available.
     pub chunks: u64,
     /// Corrupt locations that had been durable. The chunks concerned are treated as missing.
     pub damages: Vec<Damage>,

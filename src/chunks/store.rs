@@ -21,7 +21,7 @@ use crate::env::clock::Clock;
 use crate::env::fs::{Fs, is_full, read_exact_at};
 use crate::model::ChunkId;
 
-/// Number of unsynced bytes after which a writer calls sync. Otherwise the sync of a log on the same file system would
+/// Unsynced bytes after which a writer calls sync. Otherwise the sync of a log on the same file system would
 /// have to wait until all of a large blob is on the disk.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 
@@ -87,7 +87,7 @@ pub struct ChunkStats {
     pub raw_bytes: u64,
     /// Total length of their frames: headers and stored bytes, compressed where that saves space.
     pub stored_bytes: u64,
-    /// Number of pack files.
+    /// Pack files.
     pub packs: u64,
     /// Total length of the packs.
     pub file_bytes: u64,
@@ -295,7 +295,6 @@ impl Shared {
         if self.poisoned.load(Ordering::SeqCst) { Err(ChunkError::Poisoned) } else { Ok(()) }
     }
 
-    /// Returns the error for a failed write.
     pub fn failed(&self, action: &'static str, number: u32, error: io::Error) -> ChunkError {
         if is_full(&error) { self.full() } else { ChunkError::io(action, pack_name(number))(error) }
     }
@@ -308,7 +307,6 @@ impl Shared {
         }
     }
 
-    /// Reads and verifies a frame.
     pub fn read_frame(&self, id: &ChunkId, place: Place) -> Result<Frame, Fault> {
         let damaged = |what: &dyn std::fmt::Display| Err(Fault::Damaged(what.to_string()));
         let file = match self.files.get(place.pack) {
@@ -427,7 +425,6 @@ impl Shared {
         }
     }
 
-    /// Creates a pack with the next number.
     pub fn create_pack(&self, next: &mut u32) -> Result<OpenPack, ChunkError> {
         let header = PackHeader { number: *next, created_ms: self.clock.now_ms() };
         let created = OpenPack::create(&*self.fs, &self.dir, header);

@@ -95,7 +95,7 @@ pub enum Request {
     Compact {
         /// Report the result without changing anything.
         dry_run: bool,
-        /// Number of history entries to keep, instead of the configured window.
+        /// History entries to keep, instead of the configured window.
         history_ops: Option<u64>,
     },
     /// One [`Invitation`].
@@ -124,7 +124,7 @@ pub enum Request {
     Retry {
         /// The transaction; `None` for all.
         id: Option<TxnId>,
-        /// Versions of objects that the author has seen since. The transaction is resubmitted with conditions on them.
+        /// Versions of objects that the author has seen since. Conditions on these objects are changed to these versions.
         #[serde(default)]
         upon: Vec<SeenVersion>,
     },
@@ -331,10 +331,10 @@ pub struct Status {
     /// The machine's clock in milliseconds since 1970-01-01 UTC; 0 from versions that do not report it.
     #[serde(default)]
     pub clock_ms: u64,
-    /// Number of blobs with missing chunks.
+    /// Blobs with missing chunks.
     #[serde(default)]
     pub contents_incomplete: u64,
-    /// Number of those blobs of which no responding member has the missing chunks.
+    /// Blobs of which no responding member has the missing chunks.
     #[serde(default)]
     pub contents_lost: u64,
     /// On a replica: whether it belongs to a webserver in standalone mode, which has its own log.
@@ -376,7 +376,7 @@ pub struct MemberInfo {
     pub connected: bool,
     /// Durably applied sequence; absent if the member has never reported it.
     pub applied: Option<Seq>,
-    /// Number of entries by which it lags behind the head.
+    /// Entries by which it lags behind the head.
     pub lag_ops: Option<u64>,
     /// Time of the last contact in milliseconds since 1970-01-01 UTC.
     pub last_seen_ms: Option<u64>,
@@ -504,7 +504,7 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// `open`, `sealed` or `compacted`.
     pub state: String,
-    /// Number of bytes known to be superseded.
+    /// Bytes known to be superseded.
     pub garbage_bytes: u64,
 }
 
@@ -564,17 +564,17 @@ pub struct Finding {
 pub struct VerifyReport {
     /// Whether no problem was found.
     pub ok: bool,
-    /// Number of files read.
+    /// Files read.
     pub files: u64,
-    /// Number of records checked.
+    /// Records checked.
     pub records: u64,
-    /// Number of bytes checked.
+    /// Bytes checked.
     pub bytes: u64,
     /// Sequence of the state.
     pub seq: Seq,
     /// Recomputed digest of the state.
     pub digest: Digest,
-    /// Compared members, each as a name with the result of comparing digests.
+    /// Connected members that report no problem, each with its name and its applied sequence.
     pub members: Vec<String>,
     /// Problems found.
     pub findings: Vec<Finding>,
@@ -591,7 +591,7 @@ pub struct CompactReport {
     pub horizon: Seq,
     /// Reason why the horizon cannot rise further.
     pub held_by: String,
-    /// Number of segments rewritten.
+    /// Segments rewritten.
     pub segments: u64,
     /// Size of the log before, in bytes.
     pub bytes_before: u64,

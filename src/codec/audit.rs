@@ -56,7 +56,7 @@ pub enum AuditEvent {
         note: Vec<u8>,
         /// Changes of the transaction.
         ops: Vec<AuditOp>,
-        /// Number of further changes whose names did not fit into the record.
+        /// Further changes whose names did not fit into the record.
         more: u64,
     },
     /// A transaction was rejected, at [`AuditRecord::covered`].
@@ -170,7 +170,7 @@ pub struct Act {
     pub from: String,
     /// Description for display.
     pub what: String,
-    /// Number of equal actions that it represents; usually 1.
+    /// How many equal actions it represents; usually 1.
     pub count: u64,
     /// ID assigned by the member that sent it; empty for actions at the datastore itself.
     #[serde(default)]
@@ -268,7 +268,7 @@ pub struct AuditPage {
     pub horizon: Seq,
     /// The audit covers the operation log up to this sequence.
     pub covered: Seq,
-    /// Number of entries of the operation log that were not recorded when the page was read.
+    /// Entries of the operation log that were not recorded when the page was read.
     pub missing: u64,
     /// Reason why nothing can be recorded now; empty if recording works.
     pub problem: String,
@@ -279,11 +279,11 @@ pub struct AuditPage {
 pub struct AuditReport {
     /// Whether no problem was found.
     pub ok: bool,
-    /// Number of files read.
+    /// Files read.
     pub files: u64,
-    /// Number of records checked.
+    /// Records checked.
     pub records: u64,
-    /// Number of bytes checked.
+    /// Bytes checked.
     pub bytes: u64,
     /// First retained record.
     pub first: Seq,
@@ -300,15 +300,15 @@ pub struct AuditReport {
     pub last_time_ms: u64,
     /// The audit covers the operation log up to this sequence.
     pub covered: Seq,
-    /// Number of records that report missing entries and were not acknowledged.
+    /// Records that report missing entries and were not acknowledged.
     pub gaps: u64,
-    /// Number of such records that were acknowledged.
+    /// Records of that kind that were acknowledged.
     #[serde(default)]
     pub acknowledged: u64,
     /// Maximum size of the audit in bytes; 0 if unknown.
     #[serde(default)]
     pub bytes_max: u64,
-    /// Number of records of a later version, which were verified but not decoded.
+    /// Records of a later version, which were verified but not decoded.
     pub unknown: u64,
     /// Problems found.
     pub findings: Vec<super::admin::Finding>,

@@ -11,9 +11,9 @@ pub struct BlobInfo {
     pub resources: Vec<String>,
     /// Length in bytes.
     pub size: u64,
-    /// Number of known chunks. The chunks in missing index chunks are unknown.
+    /// Known chunks. The chunks in missing index chunks are unknown.
     pub chunks: u64,
-    /// Number of missing chunks.
+    /// Missing chunks.
     pub missing: u64,
     /// IDs of some missing chunks.
     pub missing_ids: Vec<String>,
@@ -24,25 +24,25 @@ pub struct BlobInfo {
 /// Statistics of the chunk store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobStats {
-    /// Number of blobs that the state references.
+    /// Blobs that the state references.
     pub contents: u64,
     /// Total length of all blobs, each counted once per reference.
     pub content_bytes: u64,
-    /// Number of blobs with missing chunks.
+    /// Blobs with missing chunks.
     pub incomplete: u64,
-    /// Number of chunks in the store.
+    /// Chunks in the store.
     pub chunks: u64,
     /// Their total length before compression.
     pub raw_bytes: u64,
     /// Their total length as stored.
     pub stored_bytes: u64,
-    /// Number of pack files.
+    /// Pack files.
     pub packs: u64,
     /// Total length of the pack files.
     pub file_bytes: u64,
     /// Bytes of garbage in the pack files, reclaimed by garbage collection.
     pub garbage_bytes: u64,
-    /// Number of corrupt chunks that were not replaced yet.
+    /// Corrupt chunks that were not replaced yet.
     pub damaged: u64,
 }
 
@@ -51,11 +51,11 @@ pub struct BlobStats {
 pub struct BlobReport {
     /// Whether all referenced chunks are present and intact.
     pub ok: bool,
-    /// Number of chunks checked.
+    /// Chunks checked.
     pub chunks: u64,
     /// Corrupt locations. Their chunks are fetched again from a member that has them.
     pub damages: Vec<String>,
-    /// Number of chunks that were repaired before this reply.
+    /// Chunks that were repaired before this reply.
     pub healed: u64,
     /// Blobs with missing chunks.
     pub incomplete: Vec<BlobInfo>,
@@ -66,13 +66,13 @@ pub struct BlobReport {
 pub struct BlobCollection {
     /// Whether this was a dry run that changed nothing.
     pub dry_run: bool,
-    /// Number of chunks that the state references.
+    /// Chunks that the state references.
     pub live: u64,
-    /// Number of chunks removed.
+    /// Chunks removed.
     pub chunks: u64,
     /// Their total length before compression.
     pub raw_bytes: u64,
-    /// Number of unreferenced chunks that were kept because they were written or queried recently.
+    /// Unreferenced chunks that were kept because they were written or queried recently.
     pub kept_in_grace: u64,
     /// Bytes of disk space freed.
     pub freed_bytes: u64,

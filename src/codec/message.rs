@@ -372,7 +372,7 @@ pub struct SnapshotBegin {
     pub lineage: Lineage,
     /// Commit time of the last entry in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Number of objects that follow.
+    /// Objects that follow.
     pub objects: u64,
     /// Total length of keys and values that follow, for progress reports.
     pub bytes: u64,
@@ -422,7 +422,7 @@ pub enum Row {
 /// End of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEnd {
-    /// Number of rows sent.
+    /// Rows sent.
     pub rows: u64,
     /// Digest of the state, equal to that in [`SnapshotBegin::position`].
     pub digest: Digest,

@@ -75,7 +75,6 @@ impl Bulk {
             || self.concerns(&txn.ops, &txn.conditions)
     }
 
-    /// Adds a transaction.
     pub(super) fn insert(&mut self, place: Place, txn: &Txn) {
         self.places.insert(place);
         written(&txn.ops).for_each(|key| *self.written.entry(key).or_insert(0) += 1);
@@ -83,7 +82,6 @@ impl Bulk {
         *self.origins.entry(txn.id.origin).or_insert(0) += 1;
     }
 
-    /// Removes a transaction that is no longer pending.
     pub(super) fn remove(&mut self, place: Place, txn: &Txn) {
         if self.places.remove(&place) {
             written(&txn.ops).for_each(|key| release(&mut self.written, key));
@@ -92,7 +90,6 @@ impl Bulk {
         }
     }
 
-    /// Returns whether the transaction at a position is in the lane.
     #[must_use]
     pub(super) fn contains(&self, place: Place) -> bool {
         self.places.contains(&place)

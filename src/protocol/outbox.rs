@@ -483,7 +483,7 @@ impl Outbox {
         self.next_place += 1;
         let id = txn.id;
         self.taken.insert(id.origin, id.counter);
-        // The author submits it again.
+        // The author submits the transaction again.
         if self.rejected.get(&id).is_some_and(RejectedTxn::is_unsequenced) {
             self.take_rejected(id);
         }
