@@ -36,7 +36,7 @@ impl Cutter {
     /// Appends `bytes` and passes every complete chunk to `out`.
     ///
     /// # Errors
-    /// The first error of `out`. The cutter must not be used afterwards.
+    /// Returns the first error of `out`. The cutter must not be used afterwards.
     pub fn push<E>(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         while !bytes.is_empty() {
             let room = GATHERED_BYTES - self.gathered.len();
@@ -53,7 +53,7 @@ impl Cutter {
     /// Passes the remaining bytes of the blob to `out`.
     ///
     /// # Errors
-    /// The first error of `out`.
+    /// Returns the first error of `out`.
     pub fn finish<E>(self, mut out: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         cut_while(&self.gathered, 1, &mut out).map(|_| ())
     }

@@ -139,7 +139,7 @@ impl ChunkStore {
     /// Checks that no sync has failed.
     ///
     /// # Errors
-    /// [`ChunkError::Poisoned`], permanently, after a failed sync. The process should exit.
+    /// Returns [`ChunkError::Poisoned`] permanently after a failed sync. The process should exit.
     pub fn health(&self) -> Result<(), ChunkError> {
         self.shared.healthy()
     }

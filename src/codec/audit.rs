@@ -186,7 +186,7 @@ impl Act {
     /// Checks that its texts do not exceed their limits.
     ///
     /// # Errors
-    /// Names the text that is too long.
+    /// Returns an error that names the text that is too long.
     pub fn check(&self) -> Result<(), String> {
         let words = [("kind", &self.kind), ("id", &self.id)];
         let texts = [("user", &self.user), ("by", &self.by), ("from", &self.from), ("what", &self.what)];

@@ -20,7 +20,7 @@ pub struct BadBlock {
 /// Redacted frames are accepted only if `is_redacted` is set.
 ///
 /// # Errors
-/// At the first frame that is corrupt or does not continue the chain.
+/// If a frame is corrupt or does not continue the chain.
 pub fn decode_block(block: Bytes, mut chain: Chain, is_redacted: bool) -> Result<Vec<(Entry, Chain)>, BadBlock> {
     let mut entries = Vec::new();
     let mut at = 0;
@@ -43,7 +43,7 @@ pub fn decode_block(block: Bytes, mut chain: Chain, is_redacted: bool) -> Result
 /// Splits a block into blocks of at most `bytes_max` bytes. A frame that is longer becomes a block.
 ///
 /// # Errors
-/// At the first corrupt header.
+/// If a header is corrupt.
 pub fn split(mut block: Bytes, bytes_max: usize) -> Result<Vec<Bytes>, DecodeError> {
     let mut parts = Vec::new();
     while block.len() > bytes_max {

@@ -22,7 +22,7 @@ pub fn encode(deletions: &Deletions) -> Vec<u8> {
 /// Inverse of [`encode`].
 ///
 /// # Errors
-/// A description of the problem, for example more rows than are ever kept, or rows that contradict the summary.
+/// Returns a description of the problem, for example more rows than are ever kept, or rows that contradict the summary.
 pub fn decode(bytes: &[u8]) -> Result<Deletions, String> {
     let text = |error: postcard::Error| error.to_string();
     let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else { return Err("they are cut short".into()) };

@@ -74,7 +74,7 @@ enum ConditionForm {
 /// Parses a line of `import`: a transaction, or an object as `export` writes it.
 ///
 /// # Errors
-/// A description of the problem, with the column if the line is not JSON or does not have the expected form.
+/// Returns a description of the problem, with the column if the line is not JSON or does not have the expected form.
 pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     if line.len() > LINE_BYTES_MAX {
         return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
@@ -104,7 +104,7 @@ pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
 /// stored already.
 ///
 /// # Errors
-/// Names the depth and the limit.
+/// Returns an error that names the depth and the limit.
 pub fn check_depth(ops: &[Op]) -> Result<(), BadLine> {
     let depth = ops.iter().filter_map(Op::value).map(|value| json_depth(value)).max().unwrap_or(0);
     if depth <= JSON_DEPTH_MAX {
@@ -189,7 +189,7 @@ fn name(collection: &Collection, key: &Key) -> String {
 /// Parses a line of `export`.
 ///
 /// # Errors
-/// A description of the problem.
+/// Returns a description of the problem.
 pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -178,7 +178,7 @@ pub(super) fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &
 /// Decodes consecutive frames as sent to subscribers. Verifies checksums, sequences and the chain.
 ///
 /// # Errors
-/// At the first frame that is corrupt or does not follow `after`.
+/// If a frame is corrupt or does not follow `after`.
 pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, Chain), DecodeError> {
     let (mut seq, mut chain) = after;
     let mut at = 0;
@@ -204,7 +204,7 @@ pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, 
 /// Decodes frames from a reply, which need not be consecutive and may be redacted. Verifies only checksums.
 ///
 /// # Errors
-/// At the first corrupt frame.
+/// If a frame is corrupt.
 pub fn decode_loose_frames(bytes: &Bytes) -> Result<Vec<Entry>, DecodeError> {
     let mut entries = Vec::new();
     let mut at = 0;

@@ -49,7 +49,7 @@ pub fn decode_sent(header: &FrameHeader, payload: &Bytes) -> Result<Entry, Decod
 /// Returns complete frames of the log for a recipient, redacted if `redaction` is given.
 ///
 /// # Errors
-/// At the first corrupt frame.
+/// If a frame is corrupt.
 pub fn frames_for(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, DecodeError> {
     match redaction {
         Some(redaction) => redact_frames(redaction, frames),
@@ -60,7 +60,7 @@ pub fn frames_for(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes,
 /// Returns complete frames for a member from which `redaction` withholds values.
 ///
 /// # Errors
-/// At the first corrupt frame.
+/// If a frame is corrupt.
 pub fn redact_frames(redaction: &Redaction, frames: Bytes) -> Result<Bytes, DecodeError> {
     if planted::is(Bug::TailNotRedacted) {
         return Ok(frames);

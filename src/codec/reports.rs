@@ -41,7 +41,7 @@ impl Hello {
     /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that exceeds its limit.
+    /// Returns an error that names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         check_text("the name of the software", &self.software)?;
         let external_addr = self.external_addr.as_deref().map_or(Ok(()), |text| host_and_port(text).map(|_| ()));
@@ -53,7 +53,7 @@ impl Announce {
     /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that exceeds its limit.
+    /// Returns an error that names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         let (hosts, bytes) = (self.hosts.len(), self.hosts.iter().map(String::len).sum::<usize>());
         if hosts > HOSTS_MAX || bytes > HOSTS_BYTES_MAX {
@@ -72,7 +72,7 @@ impl Progress {
     /// Validates the fields set by the member.
     ///
     /// # Errors
-    /// Names the field that exceeds its limit.
+    /// Returns an error that names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
         self.unhealthy.as_deref().map_or(Ok(()), |text| check_text("the reason for being unhealthy", text))
     }

@@ -101,7 +101,7 @@ pub fn decode_txn(bytes: &[u8]) -> Result<Txn, BadTxn> {
 /// of that in memory.
 ///
 /// # Errors
-/// Like [`decode_txn`]; also if there are more rows.
+/// If [`decode_txn`] would fail, or if there are more rows.
 pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
     let (head, mut rest) = taken::<HeadV1<'_>>(body_of(bytes)?)?;
     let conditions: Vec<Condition> = rows(&mut rest, 0, rows_max)?;
@@ -116,7 +116,7 @@ pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
 /// Decodes the identity and the acknowledged-rejections watermark from the first [`HEAD_BYTES_MAX`] bytes of a transaction.
 ///
 /// # Errors
-/// Like [`decode_txn`], as far as these bytes show it.
+/// If [`decode_txn`] would fail, as far as these bytes show it.
 pub fn decode_head(bytes: &[u8]) -> Result<(TxnId, OriginCounter), BadTxn> {
     Ok(taken(body_of(bytes)?)?.0)
 }

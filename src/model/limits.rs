@@ -53,7 +53,7 @@ impl Limits {
     /// Checks all limits of `txn`.
     ///
     /// # Errors
-    /// The first limit that is exceeded.
+    /// Returns the first limit that is exceeded.
     pub fn check(&self, txn: &Txn) -> Result<(), LimitExceeded> {
         let too = |what: String, found, unit, limit, allowed| LimitExceeded { what, found, unit, limit, allowed };
         let rows = txn.ops.len() + txn.conditions.len();
