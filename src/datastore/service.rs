@@ -288,6 +288,8 @@ impl Datastore {
         let limits = config.limits();
         let reader = log.reader();
         let last_ms = state.meta().map_or(0, |meta| meta.time_ms);
+        // A disk that was full when the log was opened had no room for it.
+        let is_reserve_dropped = !log.has_reserve();
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
@@ -382,7 +384,7 @@ impl Datastore {
             ledger,
             applier: applier_sender,
             disk_checked: None,
-            is_reserve_dropped: false,
+            is_reserve_dropped,
             unvouched_since: None,
         };
         threads.push(spawn("apply", Some(commit::part_panicked), Box::new(move || applier.run()))?);

@@ -48,6 +48,8 @@ pub struct LogOptions {
     pub preallocate: bool,
     /// Disk space held back for deletes and compaction on a full disk; 0 for none.
     pub reserve_bytes: u64,
+    /// Free space that the owner of the log keeps; the reserve is created only above it.
+    pub free_bytes_min: u64,
     /// Whether the oldest segments are removed whole (see [`Log::trim`]) instead of being compacted. The flag is
     /// written into every segment, so a log without it is never mistaken for a trimmed one.
     pub is_trimmed: bool,
@@ -55,6 +57,12 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { segment_bytes: 64 << 20, preallocate: true, reserve_bytes: 4 << 20, is_trimmed: false }
+        LogOptions {
+            segment_bytes: 64 << 20,
+            preallocate: true,
+            reserve_bytes: 4 << 20,
+            free_bytes_min: 0,
+            is_trimmed: false,
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::LogOptions;
 use super::directory::RESERVE;
 use super::format::HeadSlot;
 use super::head::HeadFile;
@@ -50,9 +51,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, reserve_bytes: u64, state: State, head: HeadFile) -> Shared {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, options: &LogOptions, state: State, head: HeadFile) -> Shared {
         let log_id = head.current().log_id;
-        let reserve = Reserve::new(Arc::clone(&fs), dir.join(RESERVE), reserve_bytes);
+        let reserve = Reserve::new(Arc::clone(&fs), dir.join(RESERVE), options.reserve_bytes, options.free_bytes_min);
         Shared {
             fs,
             dir,
@@ -114,6 +115,11 @@ impl Shared {
         let mut state = self.write();
         (state.generation, state.lineage) = (generation, lineage);
         Ok(())
+    }
+
+    /// See [`Reserve::is_there`].
+    pub(super) fn has_reserve(&self) -> bool {
+        self.reserve.is_there()
     }
 
     /// See [`Reserve::give_back`].

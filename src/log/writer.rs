@@ -412,6 +412,11 @@ impl Log {
         Ok(())
     }
 
+    /// Returns whether the disk reserve exists.
+    pub fn has_reserve(&self) -> bool {
+        self.shared.has_reserve()
+    }
+
     /// Frees the disk reserve, for deletes and compaction on a full disk. Returns false if there was none.
     pub fn drop_reserve(&self) -> bool {
         self.shared.drop_reserve()

@@ -38,7 +38,7 @@ struct Measured {
 impl Disk {
     /// Returns the disk of `directory`. It is full below `free_min` free bytes; `reserve_bytes` are kept for that case.
     pub(super) fn new(directory: &Path, free_min: u64, reserve_bytes: u64) -> Disk {
-        let reserve = Reserve::new(Arc::new(RealFs), directory.join(RESERVE), reserve_bytes);
+        let reserve = Reserve::new(Arc::new(RealFs), directory.join(RESERVE), reserve_bytes, free_min);
         let is_full = AtomicBool::new(false);
         // The first measurement creates the reserve if it is missing.
         let measured = Mutex::new(Measured { is_reserve_given: !reserve.is_there(), ..Measured::default() });

@@ -92,7 +92,13 @@ pub struct AuditStore {
 /// Returns the options of the audit's log.
 #[must_use]
 pub fn options() -> LogOptions {
-    LogOptions { segment_bytes: SEGMENT_BYTES, preallocate: false, reserve_bytes: RESERVE_BYTES, is_trimmed: true }
+    LogOptions {
+        segment_bytes: SEGMENT_BYTES,
+        preallocate: false,
+        reserve_bytes: RESERVE_BYTES,
+        free_bytes_min: 0,
+        is_trimmed: true,
+    }
 }
 
 /// Returns the last entry of the operation log that the audit has recorded, according to its last record.

@@ -72,7 +72,11 @@ impl Compactor {
         let mut compaction = Compaction::new(self.reader.clone(), index, target, options)?;
         let total = compaction.horizon.0 * 3;
         loop {
-            match compaction.step()? {
+            let step = compaction.step().inspect_err(|_| {
+                // It may have been given up for the output, which is gone now.
+                self.reader.shared().restore_reserve();
+            });
+            match step? {
                 CompactionProgress::Working { phase, seq } => {
                     let before = match phase {
                         "advance" => 0,

@@ -25,7 +25,7 @@ pub struct RegistryFile {
 }
 
 fn reserve_of(path: &Path) -> Reserve {
-    Reserve::new(Arc::new(RealFs), path.with_file_name(RESERVE), RESERVE_BYTES)
+    Reserve::new(Arc::new(RealFs), path.with_file_name(RESERVE), RESERVE_BYTES, 0)
 }
 
 impl RegistryFile {
