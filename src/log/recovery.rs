@@ -510,7 +510,7 @@ pub(super) fn carry_out(
         generation: slot.generation,
         lineage: slot.lineage,
     };
-    let shared = Shared::new(fs, dir.to_owned(), options.reserve_bytes, state, head);
+    let shared = Shared::new(fs, dir.to_owned(), options, state, head);
     // Both slots are rewritten, because the slots that were read may be in the page cache only as well.
     let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
     match shared.set_lineage(generation, lineage.clone()) {
@@ -566,9 +566,41 @@ fn carry_out_one(
     }
 }
 
+/// Name for a copy of these bytes: a free one, or that of a copy of the same bytes.
+fn cut_name(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes: u64) -> io::Result<String> {
+    let mut name = format!("{QUARANTINE}/{file}-{offset}.cut");
+    let mut number = 1;
+    while fs.exists(&dir.join(&name))? && !is_copy(fs, dir, &name, file, offset, bytes)? {
+        number += 1;
+        name = format!("{QUARANTINE}/{file}-{offset}-{number}.cut");
+    }
+    Ok(name)
+}
+
+/// Whether the file `name` holds the `bytes` of `file` at `offset`, or a beginning of them: a copy that was interrupted.
+fn is_copy(fs: &dyn Fs, dir: &Path, name: &str, file: &str, offset: u64, bytes: u64) -> io::Result<bool> {
+    let (copy, source) = (fs.open(&dir.join(name))?, fs.open(&dir.join(file))?);
+    let length = copy.len()?;
+    if length > bytes {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut at = 0;
+    while at < length {
+        let step = usize::try_from(length - at).unwrap_or(usize::MAX).min(left.len());
+        crate::env::fs::read_exact_at(&*copy, &mut left[..step], at)?;
+        crate::env::fs::read_exact_at(&*source, &mut right[..step], offset + at)?;
+        if left[..step] != right[..step] {
+            return Ok(false);
+        }
+        at += step as u64;
+    }
+    Ok(true)
+}
+
 /// Copies a range of a file durably to `quarantine/` and returns the name of the copy.
 pub(super) fn quarantine(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes: u64) -> Result<String, IoFailure> {
-    let name = format!("{QUARANTINE}/{file}-{offset}.cut");
+    let name = cut_name(fs, dir, file, offset, bytes).map_err(IoFailure::at("read", QUARANTINE))?;
     let copy = || -> io::Result<()> {
         let place = dir.join(QUARANTINE);
         fs.create_dir_all(&place)?;

@@ -292,7 +292,20 @@ fn p10_the_head_file_tells_a_lost_end_from_a_torn_one() {
             (Ok((log, report)), false) => {
                 assert_eq!(log.head().0, Seq(9));
                 assert_eq!(report.quarantined.len(), 1);
-                assert!(fs.contents(&dir().join(&report.quarantined[0])).unwrap().len() > 48);
+                let cut = |report: &RecoveryReport| fs.contents(&dir().join(&report.quarantined[0])).unwrap();
+                let first = cut(&report);
+                assert!(first.len() > 48);
+                // Another entry of the same length is cut off at the same offset.
+                drop(log);
+                let (mut log, _) = open(&fs, options(1 << 20)).expect("opens");
+                fill(&mut log, 1);
+                drop(log);
+                fs.flip_bit(&dir().join(&name), end - 1, 1).unwrap();
+                let (log, again) = open(&fs, options(1 << 20)).expect("opens");
+                assert_eq!(log.head().0, Seq(9));
+                assert_ne!(again.quarantined, report.quarantined);
+                assert_ne!(cut(&again), first);
+                assert_eq!(cut(&report), first, "what was cut off first is kept");
             }
             other => panic!("{other:?}"),
         }
