@@ -1,6 +1,5 @@
 //! Opening a datastore: claims the directory, recovers the log, and replays it into the state index.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use crate::chunks::{ChunkError, ChunkStore, StoreOptions};
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::SystemClock;
 use crate::env::fs::Fs;
-use crate::env::real::RealFs;
+use crate::env::real::{RealFs, create_dirs};
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::Seq;
@@ -104,7 +103,12 @@ fn open_chunks_on(fs: Arc<dyn Fs>, data_dir: &Path) -> Result<ChunkStore, ChunkE
 /// Returns the log options that the configuration specifies.
 #[must_use]
 pub fn log_options(config: &DatastoreConfig) -> LogOptions {
-    LogOptions { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes, ..LogOptions::default() }
+    LogOptions {
+        segment_bytes: config.segment_bytes,
+        reserve_bytes: config.reserve_bytes,
+        free_bytes_min: config.min_free_bytes,
+        ..LogOptions::default()
+    }
 }
 
 /// Opens log and state in `path`; the caller holds its lock. Calls `progress` during long work.
@@ -176,7 +180,7 @@ pub fn rebuild_state(
     to: Seq,
     progress: &mut dyn FnMut(&str),
 ) -> Result<StateStore, OpenError> {
-    fs::create_dir_all(side).map_err(io_error(side))?;
+    create_dirs(side, 0o700).map_err(io_error(side))?;
     let mut told = Instant::now();
     let mut tell = |seq: Seq| {
         if told.elapsed() > Duration::from_millis(500) {

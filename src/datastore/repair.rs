@@ -12,7 +12,7 @@ use crate::codec::admin::{Beginning, Finding, GenerationInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::fs::parent_dir;
-use crate::env::real::RealFs;
+use crate::env::real::{RealFs, create_dirs};
 use crate::log::format::LINEAGE_MAX;
 use crate::log::generations::{self, NotesError};
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
@@ -491,7 +491,7 @@ fn check(
     };
     let origins = base.origins.into_iter().collect();
     let tail = reader.chained_entries(start.seq, reach.head);
-    fs::create_dir_all(&side).map_err(IoFailure::at("create", side.display()))?;
+    create_dirs(&side, 0o700).map_err(IoFailure::at("create", side.display()))?;
     let store = StateStore::open(&side, config.cache_bytes).map_err(|error| wrong(error.to_string()))?;
     let rebuilt = rebuild::rebuild(&store, reader.base_entries(), &origins, target, tail, None, &mut |_| {});
     drop(store);

@@ -1,11 +1,12 @@
 //! Locks of data directories, and atomic replacement of small files.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::modes;
+use super::real::create_dirs;
 
 /// How long a starting service waits for a tool that inspects its directory.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ pub enum DirectoryError {
 /// # Errors
 /// If the operating system reports an error.
 pub fn create(path: &Path) -> Result<(), DirectoryError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
+    create_dirs(path, 0o700).map_err(io_error(path))
 }
 
 /// Removes the access of other users of the host to the data directory of a service and to everything in it.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fs::{File, Fs, Lock};
+use super::fs::{File, Fs, Lock, parent_dir};
 use super::process::with_descriptor;
 
 /// The real file system. New files are accessible only to their owner.
@@ -61,6 +61,31 @@ impl RealFs {
     }
 }
 
+/// Creates a directory and its missing parents with the permissions `mode`, less the umask. What is written into them later survives a loss of
+/// power, because the name of each new directory is synced, too.
+///
+/// # Errors
+/// As the operating system reports them.
+pub fn create_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_dir(path);
+    if parent != path {
+        create_dirs(parent, mode)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        // Another process was faster, or it is a link to a directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    match RealFs.sync_dir(parent) {
+        // A directory that is only passed through need not be readable.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
 impl Fs for RealFs {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = match with_descriptor(|| OpenOptions::new().read(true).write(true).open(path)) {
@@ -108,7 +133,7 @@ impl Fs for RealFs {
     }
 
     fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+        create_dirs(directory, 0o700)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {

@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::content::{self, ContentHead};
 use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
+use crate::env::real::create_dirs;
 use crate::model::position::Divergence;
 use crate::model::{Collection, Digest, Generation, Key, Lineage, LineageEntry, LogId, Op, Seq};
 
@@ -170,7 +171,7 @@ impl Set {
     /// Creates a file in the replica's directory. It replaces the file of an earlier attempt to archive the same set.
     pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
         let directory = replica.join(DIRECTORY);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        create_dirs(&directory, 0o700)?;
         let former = files(replica)?.into_iter().find(|path| set_of(path).is_ok_and(|set| set == *self));
         let path = match former {
             Some(path) => path,

@@ -15,6 +15,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::succession::{self, Link};
 use super::{Fingerprint, Role, TrustError, fingerprint, summed};
+use crate::env::real::create_dirs;
 use crate::model::MemberName;
 
 /// Name in every datastore's certificate, so that members need not know its address beforehand.
@@ -91,7 +92,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), TrustError> {
 
 /// Creates a directory that only its owner may enter.
 pub(super) fn private_dir(path: &Path) -> Result<(), TrustError> {
-    fs::create_dir_all(path).map_err(io_error(path))?;
+    create_dirs(path, 0o700).map_err(io_error(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))
 }
 
