@@ -99,6 +99,8 @@ pub enum Code {
     AuthorityMissing,
     /// The member registry is older than a version seen before.
     RegisterWentBack,
+    /// The record of how far the register of members had come is damaged.
+    RegisterMarkDamaged,
     /// A replica is connected and lagging, but applies no entries.
     IntakeStalled,
     /// A reason from a later version.
@@ -123,6 +125,7 @@ impl Code {
             | Code::AuditDamaged
             | Code::RecoveryKeyDamaged
             | Code::AuthorityMissing
+            | Code::RegisterMarkDamaged
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

@@ -131,6 +131,16 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
                       copies that members have stay as they are until then";
         Reason::new(Code::RecoveryKeyDamaged, error.to_string(), remedy)
     }));
+    reasons.extend(shared.members.witness_damage().map(|(path, why)| {
+        let message = format!(
+            "{}, which records how far the register of members had come, is damaged ({why}): a register that went back is \
+             noticed only when a member shows a later one",
+            path.display()
+        );
+        let remedy = "compare `gravwell-logctl members` with the members that you expect, and revoke again those that should be \
+                      revoked; then remove the damaged file";
+        Reason::new(Code::RegisterMarkDamaged, message, remedy)
+    }));
     let strangers = shared.members.of_no_authority();
     if let Some((_, authority)) = strangers.first() {
         let names = strangers.iter().take(NAMED_MAX).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");

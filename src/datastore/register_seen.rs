@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::datastore::Recovery;
 use crate::env::data_dir::replace_file;
+use crate::env::fs::first_free;
 use crate::env::summed;
 use crate::model::MemberName;
 use crate::telemetry::seldom::Seldom;
@@ -25,6 +26,9 @@ use super::shared::{Shared, now_ms};
 
 /// File in the datastore's directory.
 const FILE: &str = "register.mark";
+/// In names of files that were set aside: of one that could not be read, and of another authority's.
+const DAMAGED: &str = "damaged";
+const ASIDE: &str = "aside";
 const VERSION: u32 = 1;
 
 static DOUBTED: Seldom = Seldom::new();
@@ -38,44 +42,108 @@ struct Noted {
     mark: RegisterMark,
 }
 
-/// Progress of the registry, stored in a separate file. It is written after the registry, so it is never ahead of it.
+/// The recorded progress of the register, in a file next to it. It is written after the register, so it is never ahead of it.
 pub(super) struct Witness {
     path: PathBuf,
-    authority: String,
-    noted: Option<RegisterMark>,
+    found: Found,
+}
+
+/// Contents of the file.
+enum Found {
+    Nothing,
+    Mark(Noted),
+    /// Written under an authority that is not one of this datastore's: its counts cannot be compared.
+    OfAnotherAuthority,
+    /// It cannot be read, for this reason.
+    Unreadable(String),
+}
+
+impl Found {
+    fn read(path: &Path, names: &[String]) -> Found {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) => return Found::Unreadable(error.to_string()),
+        };
+        let noted =
+            summed::open(&text).and_then(|body| serde_json::from_str::<Noted>(body).map_err(|error| error.to_string()));
+        match noted {
+            Err(why) => Found::Unreadable(why),
+            Ok(noted) if noted.version != VERSION => {
+                Found::Unreadable(format!("version {} is not known; this program reads {VERSION}", noted.version))
+            }
+            Ok(noted) if names.contains(&noted.authority) => Found::Mark(noted),
+            Ok(_) => Found::OfAnotherAuthority,
+        }
+    }
 }
 
 impl Witness {
-    /// Reads the file in the data directory `dir`. A file that cannot be read, or that belongs to another CA,
-    /// is ignored.
+    /// Reads the file in the data directory `dir`. Nothing is changed before the register is written again.
     pub(super) fn open(dir: &Path, authorities: &Authorities) -> Witness {
         let path = dir.join(FILE);
         let names: Vec<String> =
             authorities.all().iter().map(|certificate| authority_name(&fingerprint(certificate))).collect();
-        let authority = authority_name(&authorities.current().fingerprint());
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let noted = summed::open(&text).ok().and_then(|body| serde_json::from_str::<Noted>(body).ok());
-        if noted.is_none() && !text.is_empty() {
-            tracing::warn!(path = %path.display(), "how far the register of members had come cannot be read; it is noted again");
+        let found = Found::read(&path, &names);
+        if let Found::Unreadable(why) = &found {
+            tracing::error!(path = %path.display(), why, "the register's progress cannot be read; the file is kept");
         }
-        let noted = noted.filter(|noted| noted.version == VERSION && names.contains(&noted.authority));
-        Witness { path, authority, noted: noted.map(|noted| noted.mark) }
+        Witness { path, found }
     }
 
+    /// The recorded progress.
     pub(super) fn mark(&self) -> Option<&RegisterMark> {
-        self.noted.as_ref()
+        if let Found::Mark(noted) = &self.found { Some(&noted.mark) } else { None }
     }
 
-    fn keep(&mut self, mark: RegisterMark) {
-        if self.noted.as_ref().is_some_and(|noted| noted.count >= mark.count) {
+    /// Why the file, or one that was set aside because of it, needs an operator.
+    fn damage(&self) -> Option<(PathBuf, String)> {
+        if let Found::Unreadable(why) = &self.found {
+            return Some((self.path.clone(), why.clone()));
+        }
+        let aside = self.aside(DAMAGED, 1);
+        aside.exists().then(|| (aside, "it was set aside when the register was written again".into()))
+    }
+
+    fn aside(&self, mark: &str, number: u32) -> PathBuf {
+        self.path.with_file_name(format!("{FILE}.{mark}-{number}"))
+    }
+
+    fn keep(&mut self, mark: RegisterMark, authority: String) {
+        if let Found::Mark(noted) = &self.found
+            && noted.mark.count >= mark.count
+            && noted.authority == authority
+        {
             return;
         }
-        let noted = Noted { version: VERSION, authority: self.authority.clone(), mark };
-        let text = serde_json::to_string(&noted).expect("invariant: it has no map with odd keys");
-        match replace_file(&self.path, summed::seal(&text).as_bytes()) {
-            Ok(()) => self.noted = Some(noted.mark),
-            Err(error) => tracing::warn!(%error, "how far the register of members has come could not be noted"),
+        if let Err(error) = self.make_room().and_then(|()| self.write(mark, authority)) {
+            tracing::warn!(%error, "the register's progress could not be recorded");
         }
+    }
+
+    /// Renames a file that must not be overwritten.
+    fn make_room(&mut self) -> std::io::Result<()> {
+        let mark = match self.found {
+            Found::Nothing | Found::Mark(_) => return Ok(()),
+            Found::OfAnotherAuthority => ASIDE,
+            Found::Unreadable(_) => DAMAGED,
+        };
+        let aside = first_free(|number| self.aside(mark, number)).ok_or(std::io::ErrorKind::AlreadyExists)?;
+        match std::fs::rename(&self.path, &aside) {
+            // Read failed, but there is nothing to keep any more.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => self.found = Found::Nothing,
+        }
+        tracing::warn!(to = %aside.display(), "a record of the register's progress was set aside");
+        Ok(())
+    }
+
+    fn write(&mut self, mark: RegisterMark, authority: String) -> std::io::Result<()> {
+        let noted = Noted { version: VERSION, authority, mark };
+        let text = serde_json::to_string(&noted)?;
+        replace_file(&self.path, summed::seal(&text).as_bytes()).map_err(std::io::Error::other)?;
+        self.found = Found::Mark(noted);
+        Ok(())
     }
 }
 
@@ -134,12 +202,18 @@ impl Members {
             }
             registry.mark()
         };
+        let authority = authority_name(&self.authorities().current().fingerprint());
         if let Some(witness) = self.witness().as_mut() {
-            witness.keep(mark);
+            witness.keep(mark, authority);
         }
     }
 
-    /// Describes the mark that is ahead of this registry, if any.
+    /// Where the recorded progress of the register was lost to damage, and what is wrong with the file.
+    pub(super) fn witness_damage(&self) -> Option<(PathBuf, String)> {
+        self.witness().as_ref().and_then(Witness::damage)
+    }
+
+    /// What is known of a register beyond this one.
     fn beyond(&self) -> Option<String> {
         let registry = self.registry();
         registry.shown().map(|shown| described(&registry, &shown))

@@ -157,3 +157,29 @@ fn p13_an_older_copy_of_the_whole_directory_is_noticed_when_a_member_connects_an
     assert_eq!(state(&fleet, "b"), "revoked");
     fleet.ok("d", &["put", "c", "x", "--value", "1"]);
 }
+
+#[test]
+fn p11_a_damaged_record_of_the_registers_progress_is_kept_and_named() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    datastore.kill();
+    let mark = fleet.dir("d/register.mark");
+    let aside = fleet.dir("d/register.mark.damaged-1");
+    let mut bad = fs::read(&mark).expect("it was recorded");
+    bad[10] ^= 1;
+    fs::write(&mark, &bad).expect("writes");
+    let datastore = fleet.datastore();
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"]);
+    fleet.ok("d", &["revoke", "a"]);
+    assert_eq!(fs::read(&aside).expect("it is kept"), bad);
+    assert_ne!(fs::read(&mark).expect("it is recorded again"), bad);
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until somebody has looked");
+    datastore.kill();
+    let _datastore = fleet.datastore();
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"]);
+    let found = fleet.run("d", &["doctor"]);
+    assert!(String::from_utf8_lossy(&found.stdout).contains("register.mark.damaged-1"), "{found:?}");
+    fs::remove_file(&aside).expect("removes");
+    assert_eq!(reasons(&fleet), [""; 0]);
+}

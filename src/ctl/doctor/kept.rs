@@ -108,6 +108,10 @@ fn describe(path: &Path) -> (&'static str, String) {
             "an audit that was damaged; a new one goes on since",
             keep("for as long as the audit has to be kept (`gravwell-logctl audit` reads the new one)"),
         ),
+        _ if name.starts_with("register.mark.") => (
+            "how far the register of members had come, as it was recorded",
+            keep("until `gravwell-logctl members` was compared with the members that are expected"),
+        ),
         _ if name.starts_with("generations.json.") => (
             "why generations of the log began, as it was",
             keep("until `gravwell-logctl generations` lists every generation"),
@@ -145,6 +149,7 @@ mod tests {
             ("outbox/head.damaged-1", "authors"),
             ("generations.json.damaged-2", "generations"),
             ("generations.json.of-another-log-1", "generations"),
+            ("register.mark.damaged-1", "members"),
             ("trust/members.json.damaged-1", "missed"),
             ("own-log/state.damaged-1/0.jnl", "repair --from"),
             ("log/quarantine/seg-1.open@77", "verify"),
