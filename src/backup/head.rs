@@ -103,31 +103,39 @@ impl Secret<'_> {
 }
 
 impl Head {
-    /// Reads the head, or its copy if the head is lost or corrupt. Returns `None` if there is no repository.
-    pub(super) fn load(store: &dyn Store) -> Result<Option<Head>, RepositoryError> {
+    /// Reads the head, or its copy if the head is lost or damaged; `None` if there is no repository. Also returns a description of the
+    /// one of the two that does not count because it is damaged or gone.
+    pub(super) fn load(store: &dyn Store) -> Result<Option<(Head, Option<String>)>, RepositoryError> {
         let (head, copy) = (Self::read(store, NAME, Self::parse)?, Self::read(store, COPY, Self::parse_copy)?);
-        match (head, copy) {
-            // Prefer the copy: it has a checksum, the head has none.
+        let (head, damage) = match (head, copy) {
+            // The copy has a checksum, the head has none.
             (head, Some(Ok(copy))) => {
-                let place = store.place();
-                match head {
-                    Some(Ok(head)) if head == copy => {}
-                    Some(Ok(_)) => tracing::warn!(place, "{NAME} is not what {COPY} says, which counts"),
-                    Some(Err(error)) => tracing::warn!(%error, "{COPY} counts"),
-                    None => tracing::warn!(place, "{NAME} is gone; {COPY} counts"),
-                }
-                Ok(Some(copy))
+                let damage = match head {
+                    Some(Ok(head)) if head == copy => None,
+                    Some(Ok(_)) => Some((NAME, format!("it differs from {COPY}"))),
+                    Some(Err(what)) => Some((NAME, what)),
+                    None => Some((NAME, "it is missing".into())),
+                };
+                (copy, damage)
             }
-            (Some(Ok(head)), copy) => {
-                if let Some(Err(error)) = copy {
-                    tracing::warn!(%error, "{NAME} counts");
-                }
-                Ok(Some(head))
+            // Repositories of earlier programs have no copy, which is no damage.
+            (Some(Ok(head)), copy) => (head, copy.and_then(Result::err).map(|what| (COPY, what))),
+            (Some(Err(what)), _) => return Err(Self::damaged(store, NAME, what)),
+            (None, Some(Err(what))) => return Err(Self::damaged(store, COPY, what)),
+            (None, None) if Self::is_missed(store)? => {
+                return Err(RepositoryError::HeadLost { place: store.place() });
             }
-            (Some(Err(error)), _) | (None, Some(Err(error))) => Err(error),
-            (None, None) if Self::is_missed(store)? => Err(RepositoryError::HeadLost { place: store.place() }),
-            (None, None) => Ok(None),
-        }
+            (None, None) => return Ok(None),
+        };
+        let damage = damage.map(|(name, what)| {
+            let other = if name == NAME { COPY } else { NAME };
+            let place = store.place();
+            format!(
+                "{place}/{name} is damaged: {what}; {other} is used instead. Move the damaged file out of {place}: the next \
+                 `backup create` writes it again"
+            )
+        });
+        Ok(Some((head, damage)))
     }
 
     /// Returns whether backups exist, which cannot be opened without a head.
@@ -135,14 +143,14 @@ impl Head {
         Ok(!store.list(MANIFESTS)?.is_empty() || !store.list(PIECES)?.is_empty())
     }
 
-    /// Reads the head or its copy; `None` if it does not exist.
+    /// Reads one of the two, or returns what is wrong with it; `None` if it does not exist.
     fn read(
         store: &dyn Store,
         name: &str,
         parse: impl Fn(&[u8]) -> Result<Head, String>,
-    ) -> Result<Option<Result<Head, RepositoryError>>, RepositoryError> {
+    ) -> Result<Option<Result<Head, String>>, RepositoryError> {
         match store.get(name) {
-            Ok(bytes) => Ok(Some(parse(&bytes).map_err(|what| Self::damaged(store, name, what)))),
+            Ok(bytes) => Ok(Some(parse(&bytes))),
             Err(StoreError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }

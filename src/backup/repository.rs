@@ -74,6 +74,7 @@ pub struct Repository {
     store: Box<dyn Store>,
     keys: Option<Keys>,
     encryption: Encryption,
+    head_damage: Option<String>,
 }
 
 impl Repository {
@@ -82,7 +83,7 @@ impl Repository {
     /// # Errors
     /// Returns an error if its head is corrupt or lost, or the store cannot be reached.
     pub fn encryption_of(store: &dyn Store) -> Result<Option<Encryption>, RepositoryError> {
-        Head::load(store)?.map(|head| head.encryption(store)).transpose()
+        Head::load(store)?.map(|(head, _)| head.encryption(store)).transpose()
     }
 
     /// Opens the repository in a store. With `create`, creates a missing repository, or a missing part of its head.
@@ -90,8 +91,13 @@ impl Repository {
     /// # Errors
     /// Returns an error if there is no repository, its head is corrupt or lost, or it was created with another secret.
     pub fn open(store: Box<dyn Store>, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
+        let mut head_damage = None;
         let keys = match Head::load(&*store)? {
-            Some(head) => {
+            Some((head, damage)) => {
+                if let Some(damage) = &damage {
+                    tracing::warn!("{damage}");
+                }
+                head_damage = damage;
                 let keys = head.keys(&*store, secret)?;
                 if create {
                     head.complete(&*store)?;
@@ -101,7 +107,13 @@ impl Repository {
             None if create => Head::create(&*store, secret)?,
             None => return Err(RepositoryError::None(store.place())),
         };
-        Ok(Repository { store, keys, encryption: secret.encryption() })
+        Ok(Repository { store, keys, encryption: secret.encryption(), head_damage })
+    }
+
+    /// Returns what is wrong with the head or its copy, one of which is sound, and what to do about it.
+    #[must_use]
+    pub fn head_damage(&self) -> Option<&str> {
+        self.head_damage.as_deref()
     }
 
     /// Returns the encryption of the repository.

@@ -301,10 +301,13 @@ fn verify(repository: &Repository, id: Option<&str>, all: bool, directory: &Path
         }
     }
     output.flush()?;
-    let exit = troubles.iter().map(|error| error.exit).chain((!bad.is_empty()).then_some(3)).max();
+    let head = repository.head_damage().map(str::to_owned);
+    let is_damaged = head.is_some() || !bad.is_empty();
+    let exit = troubles.iter().map(|error| error.exit).chain(is_damaged.then_some(3)).max();
     let Some(exit) = exit else { return Ok(()) };
     let messages = troubles.into_iter().map(|error| error.message).chain(bad.drain(..).map(|error| error.to_string()));
-    Err(CtlError { message: messages.collect::<Vec<_>>().join("; "), exit })
+    let messages: Vec<String> = messages.chain(head).collect();
+    Err(CtlError { message: messages.join("; "), exit })
 }
 
 fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) -> Result<Restored, CtlError> {

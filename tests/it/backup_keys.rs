@@ -260,3 +260,25 @@ fn p11_a_first_backup_killed_at_any_point_leaves_no_place_without_its_key() {
         fleet.ok("d", &["backup", "verify", &place, "--all"]);
     }
 }
+
+#[test]
+fn p11_a_damaged_head_of_a_place_is_named_by_verify_until_it_was_written_again() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &["backup", "create", &place]);
+    for name in ["gravwell-backup.json", "gravwell-backup.copy"] {
+        let file = fleet.dir("backups").join(name);
+        let good = std::fs::read(&file).expect("reads");
+        std::fs::write(&file, &good[..good.len() / 2]).expect("writes");
+        let found = fleet.run("d", &["backup", "verify", &place]);
+        let said = String::from_utf8_lossy(&found.stderr);
+        assert_eq!(found.status.code(), Some(3), "{said}");
+        assert!(said.contains(name) && said.contains("backup create"), "{said}");
+        std::fs::remove_file(&file).expect("removes");
+        fleet.ok("d", &["backup", "create", &place]);
+        assert_eq!(std::fs::read(&file).expect("is back"), good);
+        fleet.ok("d", &["backup", "verify", &place]);
+    }
+}
