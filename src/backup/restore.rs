@@ -19,6 +19,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::{self, OpenError, log_options};
 use crate::datastore::recover::index_beyond;
 use crate::env::data_dir::DirectoryError;
+use crate::env::real::create_dirs;
 use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::generations::{self, NotesError};
@@ -358,7 +359,9 @@ fn bring_chunks(
     path: &Path,
 ) -> Result<(), RestoreError> {
     let store = open::open_chunks(path).map_err(chunk_store)?;
-    for (id, piece) in chunks.iter().filter(|(id, _)| !store.contains(id)) {
+    // Read, because a chunk that is corrupt here is to be fetched, too.
+    let is_here = |id: &ChunkId| store.read(id).is_ok_and(|found| found.is_some());
+    for (id, piece) in chunks.iter().filter(|(id, _)| !is_here(id)) {
         match chunk(repository, *id, piece) {
             Ok(bytes) => store.write(id, &bytes).map(drop).map_err(chunk_store)?,
             Err(error) if own.contains(id) => return Err(error),
@@ -377,7 +380,7 @@ fn rebuild(
     wishes: &Wishes<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
-    fs::create_dir_all(new).map_err(IoFailure::at("create", new.display()))?;
+    create_dirs(new, 0o700).map_err(IoFailure::at("create", new.display()))?;
     let (total, mut done) = (manifest.bytes(), 0);
     for segment in &manifest.segments {
         fetch(repository, segment, new, &mut |bytes| {
@@ -455,7 +458,7 @@ fn check(
     }
     let side = side_of(new);
     remove(&side)?;
-    fs::create_dir_all(&side).map_err(IoFailure::at("create", side.display()))?;
+    create_dirs(&side, 0o700).map_err(IoFailure::at("create", side.display()))?;
     // The state is empty, so errors concern the local disk.
     let state = StateStore::open(&side, config.cache_bytes).map_err(failed)?;
     let checkpoint = &manifest.checkpoint;

@@ -13,7 +13,7 @@ use super::recovery::load_table;
 use super::store::{ChunkStore, Fault, Shared};
 use crate::env::fs::is_full;
 use crate::model::ChunkId;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Packs shorter than a full pack divided by this are merged if there are [`SMALL_MIN`] of them.
 const SMALL_PART: u64 = 4;
@@ -79,6 +79,7 @@ impl ChunkStore {
             return Ok(report);
         }
         gone.into_iter().for_each(|place| shared.packs.debit(place));
+        locked(&shared.damaged).retain(|id, _| live.contains(id));
         self.reclaim(&mut report)?;
         Ok(report)
     }
@@ -108,6 +109,7 @@ impl ChunkStore {
     fn reclaim(&self, report: &mut Collected) -> Result<(), ChunkError> {
         let shared = &self.shared;
         self.retire_active()?;
+        shared.read_damaged_again();
         let (useless, worn) = shared.candidates();
         for number in useless {
             report.freed_bytes += shared.remove_pack(number)?;
@@ -162,10 +164,42 @@ impl Shared {
         garbage > 0 && ratio >= self.options.garbage_ratio
     }
 
+    /// Finds chunks again that could not be read: a read may fail although what is on the disk is sound.
+    fn read_damaged_again(&self) {
+        let mut by_pack: BTreeMap<u32, HashSet<ChunkId>> = BTreeMap::new();
+        for (id, number) in locked(&self.damaged).iter() {
+            by_pack.entry(*number).or_default().insert(*id);
+        }
+        for (number, ids) in by_pack {
+            let rows = self.rows(number);
+            for row in rows.iter().filter(|row| ids.contains(&row.id)) {
+                let place = Place::of(number, row);
+                if self.read_frame(&row.id, place).is_ok() {
+                    self.find_again(row.id, place);
+                }
+            }
+        }
+    }
+
+    /// A chunk is at this place after all, unless it was written elsewhere in the meantime.
+    fn find_again(&self, id: ChunkId, place: Place) {
+        let _no_other = locked(&self.writer);
+        locked(&self.damaged).remove(&id);
+        if self.index.get(&id).is_none() {
+            self.settle(id, place);
+        }
+    }
+
+    /// Whether a pack holds the only place that is known of a chunk that cannot be read. It may be the last copy.
+    fn is_held(&self, number: u32) -> bool {
+        locked(&self.damaged).values().any(|held| *held == number)
+    }
+
     /// Returns packs without chunks in use, and packs to rewrite, ordered by the space needed for that.
     fn candidates(&self) -> (Vec<u32>, Vec<u32>) {
+        let held: HashSet<u32> = locked(&self.damaged).values().copied().collect();
         let packs = self.packs.lock();
-        let done = || packs.iter().filter(|(_, pack)| pack.is_done);
+        let done = || packs.iter().filter(|(number, pack)| pack.is_done && !held.contains(number));
         let useless = done().filter(|(_, pack)| pack.chunks == 0).map(|(number, _)| *number).collect();
         let is_small = |bytes: u64| bytes < self.options.pack_bytes / SMALL_PART;
         let join = done().filter(|(_, pack)| is_small(pack.bytes) && pack.chunks > 0).count() >= SMALL_MIN;
@@ -258,7 +292,7 @@ impl Shared {
         }
         // A finished pack gains no chunks, so an empty one stays empty.
         let is_empty = self.packs.lock().get(&number).is_some_and(|pack| pack.chunks == 0);
-        if is_empty {
+        if is_empty && !self.is_held(number) {
             let bytes = self.remove_pack(number)?;
             report.packs_rewritten += 1;
             report.freed_bytes += bytes.saturating_sub(target.end - paid_to);

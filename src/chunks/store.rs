@@ -172,6 +172,12 @@ impl ChunkStore {
         ids.iter().filter(|id| self.shared.index.get(id).is_none()).copied().collect()
     }
 
+    /// Whether a chunk was found damaged since the store was opened, and was not written again.
+    #[must_use]
+    pub fn is_damaged(&self, id: &ChunkId) -> bool {
+        locked(&self.shared.damaged).contains_key(id)
+    }
+
     /// Returns the raw bytes of a chunk, verified against its ID; `None` if it is missing.
     ///
     /// # Errors

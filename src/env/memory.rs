@@ -72,6 +72,8 @@ struct World {
     /// The fault that occurred last.
     struck: Option<Fault>,
     capacity: Option<u64>,
+    /// Every read fails.
+    reads_fail: bool,
 }
 
 /// In-memory file system; see the module documentation.
@@ -289,10 +291,15 @@ impl MemoryFs {
         locked(&self.world).naming_fault = Some((after, fault));
     }
 
+    /// Lets every read of a file's contents fail until [`MemoryFs::heal`].
+    pub fn fail_reads(&self) {
+        locked(&self.world).reads_fail = true;
+    }
+
     /// Cancels planned faults.
     pub fn heal(&self) {
         let mut world = locked(&self.world);
-        (world.fault, world.naming_fault) = (None, None);
+        (world.fault, world.naming_fault, world.reads_fail) = (None, None, false);
     }
 
     /// Returns the file system as found after a power cut now. `self` is not changed.
@@ -353,6 +360,9 @@ impl File for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let world = locked(&self.world);
+        if world.reads_fail {
+            return Err(io::Error::other("injected: the medium does not answer"));
+        }
         let live = &world.nodes[self.node].live;
         let rest = live.get(index(offset)..).unwrap_or_default();
         let count = rest.len().min(buffer.len());

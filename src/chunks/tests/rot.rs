@@ -137,3 +137,57 @@ fn p10_no_file_of_a_chunk_store_is_cut_or_removed_unseen() {
     }
     println!("chunks, files cut: {totals:?}");
 }
+
+#[test]
+fn p10_a_chunk_that_cannot_be_read_for_a_while_is_found_again_and_never_collected() {
+    let fixture = Fixture::new();
+    let (store, _) = fixture.open();
+    write(&store, 0..40);
+    store.checkpoint().expect("checkpoint");
+    let packs = |suffix: &str| {
+        let names = fixture.fs.list(dir()).expect("lists");
+        names.into_iter().filter(|name| name.ends_with(suffix)).count()
+    };
+    let live = (0..40).map(id).collect::<std::collections::HashSet<_>>();
+    let collect = || store.collect(&live, store.cutoff(Duration::ZERO), false);
+    let before = packs("");
+    fixture.fs.fail_reads();
+    let damages = store.verify(&mut |_, _| {}).expect("names them");
+    assert_eq!(damages.iter().filter(|damage| damage.id.is_some()).count(), 40);
+    assert!((0..40).all(|n| !store.contains(&id(n))), "they count as missing");
+    collect().expect("nothing can be read, and nothing is removed");
+    assert_eq!(packs(""), before);
+    fixture.fs.heal();
+    // One of them was fetched in the meantime: its former place is of no use any more.
+    write(&store, 7..8);
+    collect().expect("collects");
+    for n in 0..40 {
+        assert_eq!(store.read(&id(n)).expect("reads").as_deref(), Some(raw(n)), "{n}");
+    }
+    assert_eq!(store.stats().damaged, 0);
+    let store = fixture.open().0;
+    assert!((0..40).all(|n| store.contains(&id(n))));
+}
+
+#[test]
+fn p10_a_pack_with_a_chunk_that_cannot_be_read_is_rewritten_only_when_nobody_needs_the_chunk() {
+    let fixture = Fixture::new();
+    let (store, _) = fixture.open();
+    write(&store, 0..40);
+    store.checkpoint().expect("checkpoint");
+    let first = crate::chunks::format::pack_name(1);
+    let length = fixture.fs.contents(&dir().join(&first)).expect("reads").len() as u64;
+    fixture.fs.flip_bit(&dir().join(&first), length / 2, 0).expect("flips");
+    let damages = store.verify(&mut |_, _| {}).expect("names it");
+    let [damage] = &damages[..] else { panic!("{damages:?}") };
+    let lost = damage.id.expect("it is known");
+    // Most of the pack is garbage.
+    let needed = |n: &u64| *n >= 20 || id(*n) == lost;
+    let mut live = (0..40).filter(needed).map(id).collect::<std::collections::HashSet<_>>();
+    store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");
+    assert!(fixture.fs.contents(&dir().join(&first)).is_ok(), "what is left of the chunk is there");
+    live.remove(&lost);
+    store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");
+    assert!(fixture.fs.contents(&dir().join(&first)).is_err(), "nobody needs it");
+    assert_eq!(store.stats().damaged, 0);
+}

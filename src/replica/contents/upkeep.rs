@@ -230,10 +230,11 @@ impl Contents {
     }
 }
 
-/// Returns the blobs of archived changes. A list that is missing now was missing then, and pins nothing.
+/// Returns the blobs of archived changes. One of which a list of chunks was never here pins nothing; a list that is corrupt is kept here,
+/// so that collecting fails and names it instead of removing the chunks of that blob.
 fn set_aside(store: &ChunkStore, directory: &Path) -> Result<Vec<ContentHead>, String> {
     let mut heads = quarantine::heads(directory)?;
-    heads.retain(|head| store.missing(&head.index).is_empty());
+    heads.retain(|head| head.index.iter().all(|id| store.contains(id) || store.is_damaged(id)));
     Ok(heads)
 }
 
