@@ -143,11 +143,19 @@ impl Share {
             self.take(bytes - has);
         } else {
             self.give_back(has - bytes);
-            self.budget.freed.notify_waiters();
         }
     }
 
     fn give_back(&self, bytes: usize) {
+        // A waiting task that reserved nothing must not wake the others, which would wake it in turn.
+        if bytes == 0 {
+            return;
+        }
+        self.release(bytes);
+        self.budget.freed.notify_waiters();
+    }
+
+    fn release(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
         let Some(uid) = self.uid else { return };
@@ -190,7 +198,6 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back(self.bytes.load(Ordering::Relaxed));
-        self.budget.freed.notify_waiters();
     }
 }
 
@@ -338,5 +345,29 @@ mod tests {
             counted.next().await.expect("a piece").expect("fits");
         }
         assert!(counted.next().await.expect("an error").is_err() && share.is_refused.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn p15_who_waits_for_room_wakes_nobody_who_waits_as_well() {
+        static BUDGET: Budget = Budget::new(USERS_BYTES_MAX);
+        struct Wakes(AtomicUsize);
+        impl std::task::Wake for Wakes {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let taken = Share::of(&BUDGET, Some(7));
+        assert!(taken.take(USER_BYTES_MAX));
+        let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+        let waker = Arc::clone(&wakes).into();
+        let mut cx = Context::from_waker(&waker);
+        let mut waiting: Vec<_> = (0..8).map(|_| Box::pin(Share::waited_for(&BUDGET, 7, 1000))).collect();
+        for _ in 0..3 {
+            assert!(waiting.iter_mut().all(|waits| waits.as_mut().poll(&mut cx).is_pending()));
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nothing was given back");
+        drop(taken);
+        assert!(wakes.0.load(Ordering::Relaxed) > 0);
+        assert!(waiting.iter_mut().all(|waits| waits.as_mut().poll(&mut cx).is_ready()), "there is room for all");
     }
 }
