@@ -13,11 +13,13 @@ use crate::datastore::recover::{Offer, check_descent, check_empty, choose, disse
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
+use crate::env::real::create_dirs;
 use crate::env::scratch::Scratch;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
+use crate::trust::TrustError;
 use crate::trust::{
     CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
     check_authority, check_key_counts, key_that_counts, latest, other_authority, replace_trust,
@@ -408,7 +410,20 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Esc
     }
     let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
     let of_members = args.from.iter().map(|dir| Identity::escrow(dir));
-    found.extend(of_members.filter_map(|path| Some(copy_in(&path, Escrow::load(&path).ok()?))));
+    for path in of_members {
+        match Escrow::load(&path) {
+            Ok(escrow) => found.push(copy_in(&path, escrow)),
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if args.earlier_copy => tracing::warn!(%error, "a member's sealed copy is left out"),
+            // It may be the latest one, and the only one with the latest revocations.
+            Err(error) => {
+                return Err(CtlError::new(format!(
+                    "{error}. Nothing was changed: this sealed copy may be the latest. Make it readable, or add --earlier-copy to go \
+                     on without it, and revoke again the members that were revoked since the copy that is used"
+                )));
+            }
+        }
+    }
     let Some(key) = key else { return Ok(found.pop().map(|found| found.escrow)) };
     let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
     latest.check(args.earlier_copy).map_err(CtlError::new)?;
@@ -486,7 +501,7 @@ fn pick(offers: &[Offer], member: Option<&str>, mark: Option<LogMark>) -> Result
 
 async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {
     let _ = std::fs::remove_dir_all(side);
-    std::fs::create_dir_all(side).map_err(CtlError::new)?;
+    create_dirs(side, 0o700).map_err(CtlError::new)?;
     let gathered = gathered.as_mut().ok_or_else(|| CtlError::new("the chosen state is not at hand"))?;
     gathered.fetch(name, side, CACHE_BYTES).await.map_err(CtlError::new)
 }

@@ -317,13 +317,13 @@ impl Escrow {
         for name in OF_ROTATION {
             let path = dir.join(name);
             match files.get(name) {
-                Some(text) => write_private(&path, text.as_bytes())?,
+                Some(text) => replace(&path, text)?,
                 // Leftover files of another rotation do not match the restored CA.
                 None if path.exists() => set_aside(&path)?,
                 None => {}
             }
         }
-        write_private(&dir.join(FILES[0]), read(&staged.join(FILES[0]))?.as_bytes())?;
+        replace(&dir.join(FILES[0]), &read(&staged.join(FILES[0]))?)?;
         match stays {
             Some(text) => left::replace(dir, text)?,
             None => left::replace(dir, &read(&staged.join(registry::FILE))?)?,
@@ -471,6 +471,16 @@ pub(super) fn set_aside(path: &Path) -> Result<(), TrustError> {
     let kept = first_free(|number| path.with_file_name(format!("{name}.left-{number}")));
     let kept = kept.ok_or_else(|| io(path, std::io::ErrorKind::AlreadyExists.into()))?;
     std::fs::rename(path, kept).map_err(|source| io(path, source))
+}
+
+/// Writes a file; a different one of this name, which may be the only copy of a key, is renamed first.
+fn replace(path: &Path, text: &str) -> Result<(), TrustError> {
+    match std::fs::read(path) {
+        Ok(bytes) if bytes == text.as_bytes() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        _ => set_aside(path)?,
+    }
+    write_private(path, text.as_bytes())
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrustError {
