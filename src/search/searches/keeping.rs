@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::stock::Stock;
 use super::{SearchError, Searches, locked};
-use crate::objects::contents::{self, Upload};
-use crate::objects::searches::Search;
+use crate::objects::contents::{self, Content, Upload};
+use crate::objects::searches::{Search, State};
 use crate::objects::store::{Author, Committed};
 use crate::objects::{CommitError, Moment, Store, Writes};
 use crate::search::results::{Results, ResultsError};
@@ -20,14 +20,28 @@ const SAVE_BYTES: usize = 256 << 10;
 const CLEARED: &str = "the results were cleared away: their time was over, or newer ones needed the room; run the search again, \
                        and save what must stay";
 
+/// Why results cannot be saved that lack their end.
+const SHORTENED: &str =
+    "the end of the results is missing on this webserver, so they are not saved; run the search again";
+
 /// Fetches the results of a saved search to this webserver.
 fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Result<(), SearchError> {
     let part = file.with_extension("part");
     let mut lease = stock.begin(&search.id, &part, search.uid)?;
     lease.grow(search.bytes)?;
     let mut reader = contents::reader(store, &search.content).map_err(std::io::Error::other)?;
-    std::io::copy(&mut reader, &mut std::fs::File::create(&part)?)?;
+    let mut copy = std::fs::File::create(&part)?;
+    std::io::copy(&mut reader, &mut copy)?;
+    // Otherwise a shortened copy could have the name after a loss of power.
+    copy.sync_data()?;
     Ok(lease.rename(&search.id, file)?)
+}
+
+/// Whether the copy of a saved search has all of its results. One of an earlier version may have been shortened by a loss of power.
+fn is_whole(store: &Store, search: &Search, file: &Path) -> Result<bool, SearchError> {
+    let Ok(data) = file.metadata() else { return Ok(false) };
+    let content = store.get::<Content>(&search.content)?;
+    Ok(content.is_none_or(|content| content.value.size == data.len()))
 }
 
 /// Opens the results of a search; fetches saved ones first if they are not on this disk.
@@ -37,7 +51,7 @@ fn opened(store: &Store, stock: &Arc<Stock>, search: &Search) -> Result<Arc<Resu
         return Ok(opened);
     }
     let file = stock.file(&search.id);
-    if !file.exists() && search.is_saved() {
+    if search.is_saved() && !is_whole(store, search, &file)? {
         fetch(store, stock, search, &file)?;
     }
     let results = Results::open(&file).map_err(|error| match error {
@@ -150,6 +164,9 @@ impl Searches {
             return Ok(self.rewrite(author, &search.id, "save a search", set).await?);
         }
         let results = self.results(search, author.uid).await?;
+        if search.state == State::Done && results.summary().is_none() {
+            return Err(SearchError::Conflict(SHORTENED.into()));
+        }
         let mut upload = Upload::begin(&self.store, "")?;
         let mut file = std::fs::File::open(results.path())?;
         loop {
