@@ -309,7 +309,8 @@ fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
 /// Returns the refusal for a member with too many unacknowledged rejections.
 fn unsettled(count: usize) -> Refused {
     let message = format!(
-        "{count} of its transactions were rejected, and it has not said that it has written them down: what comes next waits          until it has, which it does by itself; one of a version that does not is upgraded, one that never does is revoked"
+        "{count} of its transactions were rejected, and it has not said that it has written them down: what comes next waits \
+         until it has, which it does by itself; one of a version that does not is upgraded, one that never does is revoked"
     );
     Refused { code: RefusalCode::Busy, message }
 }

@@ -210,7 +210,7 @@ pub fn is_better(evidence: &str, known: &str) -> bool {
 pub fn remedy(dir: &str) -> String {
     let aside = aside(dir);
     format!(
-        "when it is a member that is not to be believed, as may be where no signature bears out what it says, revoke it:          `gravwell-logctl --data-dir {dir} revoke MEMBER`, and writes go on; or stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
+        "when it is a member that is not to be believed, as may be where no signature bears out what it says, revoke it: `gravwell-logctl --data-dir {dir} revoke MEMBER`, and writes go on; or stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
          has more; or, when the log is gone, `gravwell-logctl --data-dir {dir} recover`; when another log is in its place, put \
          that one aside first, {aside}, then `recover`; or `restore` a backup; to give up what the log lacks, start it with \
          --recovery off"

@@ -231,7 +231,7 @@ impl RecoveryKeys {
         match noted.filter(|noted| noted.current != given.name()) {
             None => Ok(false),
             Some(noted) => Err(TrustError::Refused(format!(
-                "the recovery key of {} is {}, which is missing there or cannot be read, and the one that was given is {}: put the                  first one back with `authority recovery-key --set`, and run this again; nothing was changed. When nobody has it                  any more, move {} away: the key that was given counts then",
+                "the recovery key of {} is {}, which is missing there or cannot be read, and the one that was given is {}: put the first one back with `authority recovery-key --set`, and run this again; nothing was changed. When nobody has it any more, move {} away: the key that was given counts then",
                 dir.display(),
                 noted.current,
                 given.name(),
