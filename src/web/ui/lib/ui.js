@@ -27,7 +27,7 @@
 //   data-test="second-factor" "set-up-factor" "new-codes" "clear-factor" "codes-left" "prove-password" "field-Code" "qr" "seed" "prove"
 //     "recovery-codes" "codes" "back"                a second factor, and signing in with it
 //   data-test="tokens-keep" "tokens-end" "tokens-named"   what becomes of API tokens when a password changes
-//   data-test="everybody"                             the administrators' switch to everybody's objects
+//   data-test="all-users"                             switch of administrators that lists the objects of all users
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
 import { Watched, useWatched } from './value.js';

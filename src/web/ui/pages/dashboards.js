@@ -1,7 +1,7 @@
 // The dashboards that one may see.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, remove } from '../lib/api.js';
-import { useEverybody } from '../lib/everybody.js';
+import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../lib/ui.js';
@@ -31,7 +31,7 @@ function Audience({ of, people }) {
 }
 
 export function Dashboards({ me }) {
-  const [query, everybody] = useEverybody(me);
+  const [query, allUsers] = useAllUsers(me);
   const live = useLive(`/api/dashboards${query}`, ['dashboards', 'memberships']);
   const people = usePeople();
   const [part, setPart] = useState('');
@@ -63,7 +63,7 @@ export function Dashboards({ me }) {
     <${Loaded} live=${live}>
       <div class="filters">
         <input type="search" data-test="find" aria-label="Find dashboards" placeholder="Find by name, description or label" value=${part} onInput=${(event) => setPart(event.target.value)} />
-        ${everybody}
+        ${allUsers}
       </div>
       <${Table} label="Dashboards" columns=${columns} rows=${rows} keyOf=${(one) => one.ID} nameOf=${(one) => one.Name} empty=${empty} />
     <//>

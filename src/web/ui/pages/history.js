@@ -1,7 +1,7 @@
 // What was searched for.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { remove } from '../lib/api.js';
-import { useEverybody } from '../lib/everybody.js';
+import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { askAgain } from '../lib/query.js';
@@ -17,7 +17,7 @@ async function clear() {
 }
 
 export function History({ me }) {
-  const [query, everybody] = useEverybody(me);
+  const [query, allUsers] = useAllUsers(me);
   const [typed, setTyped] = useState('');
   const [refine, setRefine] = useState('');
   useEffect(() => {
@@ -51,7 +51,7 @@ export function History({ me }) {
   return html`<${Page} title="Search history" actions=${actions}>
     <div class="filters">
       <input type="search" data-test="find" aria-label="Find searches" placeholder="Find by a part of the search" value=${typed} onInput=${(event) => setTyped(event.target.value)} />
-      ${everybody}
+      ${allUsers}
     </div>
     <${Loaded} live=${live}>
       <${Table} label="Search history" columns=${columns} rows=${live.data ?? []} keyOf=${(entry) => `${entry.UID}/${entry.ID}`} nameOf=${(entry) => entry.UserQuery} empty=${empty} />

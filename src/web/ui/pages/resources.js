@@ -1,7 +1,7 @@
 // The resources that one may see.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, remove } from '../lib/api.js';
-import { useEverybody } from '../lib/everybody.js';
+import { useAllUsers } from '../lib/all-users.js';
 import { words } from '../lib/fields.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
@@ -47,7 +47,7 @@ function NewResource({ onClose }) {
 }
 
 export function Resources({ me }) {
-  const [query, everybody] = useEverybody(me);
+  const [query, allUsers] = useAllUsers(me);
   const live = useLive(`/api/resources${query}`, ['resources', 'memberships']);
   const people = usePeople();
   const [part, setPart] = useState('');
@@ -89,7 +89,7 @@ export function Resources({ me }) {
     <${Loaded} live=${live}>
       <div class="filters">
         <input type="search" data-test="find" aria-label="Find resources" placeholder="Find by name, description or label" value=${part} onInput=${(event) => setPart(event.target.value)} />
-        ${everybody}
+        ${allUsers}
       </div>
       <${Table} label="Resources" columns=${columns} rows=${(live.data ?? []).filter(fits)} keyOf=${(one) => one.GUID} nameOf=${(one) => one.ResourceName} empty=${empty} />
     <//>

@@ -1,6 +1,6 @@
 // The searches that one may see, wherever they ran.
 import { html } from '../vendor/htm-preact-standalone.module.js';
-import { useEverybody } from '../lib/everybody.js';
+import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { askAgain } from '../lib/query.js';
@@ -8,7 +8,7 @@ import { Badge, Bytes, Loaded, Page, Table, Time } from '../lib/ui.js';
 import { SearchState, eraseSearch } from './search-results.js';
 
 export function Searches({ me }) {
-  const [query, everybody] = useEverybody(me);
+  const [query, allUsers] = useAllUsers(me);
   const live = useLive(`/api/searchctrl${query}`, ['searches', 'memberships']);
   const people = usePeople();
   const columns = [
@@ -34,7 +34,7 @@ export function Searches({ me }) {
   const actions = html`<a class="button primary" href="#/search" data-test="new-search">New search</a>`;
   return html`<${Page} title="Searches" actions=${actions}>
     <${Loaded} live=${live}>
-      <div class="filters">${everybody}</div>
+      <div class="filters">${allUsers}</div>
       <${Table} label="Searches" columns=${columns} rows=${live.data ?? []} keyOf=${(one) => one.ID} nameOf=${(one) => one.UserQuery} empty="No search is kept. What is searched on any webserver appears here." />
     <//>
   <//>`;

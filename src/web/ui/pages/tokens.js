@@ -1,7 +1,7 @@
 // API tokens: secrets with which programs act as their owner.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { patch, post, put, remove } from '../lib/api.js';
-import { useEverybody } from '../lib/everybody.js';
+import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { Area, Badge, Dialog, Field, FormDialog, Loaded, Page, Picker, Table, Time, attempt, confirm, isNever, toast } from '../lib/ui.js';
@@ -61,7 +61,7 @@ function Secret({ token, onClose }) {
 }
 
 export function Tokens({ me }) {
-  const [query, everybody] = useEverybody(me);
+  const [query, allUsers] = useAllUsers(me);
   const live = useLive(`/api/tokens${query}`, ['tokens']);
   const people = usePeople();
   const [edited, setEdited] = useState(null);
@@ -100,7 +100,7 @@ export function Tokens({ me }) {
   const actions = html`<button class="primary" data-test="create-token" onClick=${() => setEdited({})}>New token</button>`;
   return html`<${Page} title="API tokens" actions=${actions}>
     <${Loaded} live=${live}>
-      ${everybody && html`<div class="filters">${everybody}</div>`}
+      ${allUsers && html`<div class="filters">${allUsers}</div>`}
       <${Table} label="API tokens" columns=${columns} rows=${live.data ?? []} keyOf=${(token) => token.id} nameOf=${(token) => token.name} empty="There are no tokens yet. Create one with New token, for a program that is to act for you." />
     <//>
     ${edited && html`<${TokenForm} token=${edited.id ? edited : undefined} onSecret=${setSecret} onClose=${() => setEdited(null)} />`}
