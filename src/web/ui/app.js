@@ -1,4 +1,4 @@
-// The frame: who is signed in decides what is shown, the hash of the address which page.
+// The application frame: shows the sign-in form or the page that the hash of the address selects.
 import { html, render, useEffect, useRef, useState } from './vendor/htm-preact-standalone.module.js';
 import { Shell } from './lib/shell.js';
 import * as session from './lib/session.js';
@@ -27,7 +27,7 @@ function Signed({ me }) {
   const hash = usePlace();
   const main = useRef(null);
   const isFirst = useRef(true);
-  // Role and groups decide what is shown; they may change while somebody looks.
+  // Role and groups determine which pages are available; they may change while a page is open.
   useEffect(
     () => onChanged((changed) => (changed === null || USERS.some((name) => changed.has(name))) && session.refresh().catch(() => {})),
     [],
@@ -37,7 +37,7 @@ function Signed({ me }) {
       isFirst.current = false;
       return;
     }
-    // Who listens instead of looking learns that there is another page.
+    // Moving the focus announces the new page to screen readers.
     main.current?.querySelector('h1')?.focus();
     scrollTo(0, 0);
   }, [hash]);

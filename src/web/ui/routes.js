@@ -1,4 +1,4 @@
-// Which address shows which page.
+// Maps addresses to pages.
 import { Backup } from './pages/backup.js';
 import { Dashboard } from './pages/dashboard.js';
 import { Dashboards } from './pages/dashboards.js';
@@ -20,7 +20,7 @@ import { Tokens } from './pages/tokens.js';
 import { User } from './pages/user.js';
 import { Users } from './pages/users.js';
 
-// Pattern, page, name in the navigation, whether for administrators only.
+// Pattern, page, name in the navigation, whether the page is for administrators only.
 const ROUTES = [
   [/^\/fleet$/, Fleet, 'fleet'],
   [/^\/users$/, Users, 'users'],

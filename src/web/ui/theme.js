@@ -1,11 +1,11 @@
-// The theme is one of the user's preferences; a copy in this browser keeps the first paint from flashing.
+// The theme is one of the user's preferences; a copy in local storage prevents a flash at the first paint.
 (() => {
   const known = ['light', 'dark'];
   let kept = null;
   try {
     kept = localStorage.getItem('theme');
   } catch {
-    // Storage is switched off: the system's choice counts.
+    // Storage is disabled: the system's setting applies.
   }
   if (known.includes(kept)) document.documentElement.dataset.theme = kept;
 })();

@@ -1,8 +1,8 @@
-// Requests to the webserver. The session is an HttpOnly cookie: no script ever sees it.
+// Requests to the webserver. The session is an HttpOnly cookie, which scripts cannot read.
 
 import { Watched } from './value.js';
 
-/** Invalid objects that answers left out, by what was asked; only administrators are told. */
+/** Keys of invalid objects that responses omitted, by path. Only administrators receive them. */
 export const leftOut = new Watched(new Map());
 
 function noteLeftOut(path, response) {
@@ -21,7 +21,7 @@ export class ApiError extends Error {
     this.body = body;
   }
 
-  /** Somebody else changed the object since it was read. */
+  /** Returns whether another user changed the object since it was read. */
   get isConflict() {
     return this.status === 409 || this.status === 412;
   }
@@ -29,7 +29,7 @@ export class ApiError extends Error {
 
 let signedOut = () => {};
 
-/** Registers what happens when the session is over. */
+/** Registers an action that runs when the session has ended. */
 export function onSignedOut(action) {
   signedOut = action;
 }
@@ -37,7 +37,7 @@ export function onSignedOut(action) {
 let renewal = Promise.resolve();
 let renewedAt = -1;
 
-/** Does what gives this browser another session. What is read with the former one meanwhile is read again with the new one. */
+/** Runs an action that replaces the session. Reads that fail with the old session are repeated with the new one. */
 export function renewing(action) {
   renewedAt = Infinity;
   const done = action().finally(() => {
@@ -55,19 +55,19 @@ const FALLBACKS = {
   503: 'The webserver cannot do that now.',
 };
 
-/** Makes an error of an answer's status and text. */
+/** Creates an error from the status and text of a response. */
 export function errorOf(status, text) {
   let body = null;
   try {
     body = JSON.parse(text);
   } catch {
-    // Not ours: a proxy's page, or nothing at all.
+    // The response does not come from the webserver: a page of a proxy, or an empty body.
   }
   const message = body?.Error || body?.Reason || FALLBACKS[status] || `The webserver answered with status ${status}.`;
   return new ApiError(status, message, body);
 }
 
-/** Sends a request; resolves to the text of the answer and its headers. `quiet`: 401 is an ordinary answer. */
+/** Sends a request; resolves to the text, ETag and status of the response. `quiet`: status 401 does not end the session. */
 export async function send(method, path, { body, headers = {}, quiet = false } = {}) {
   const options = { method, headers: { ...headers }, cache: 'no-store' };
   if (body !== undefined) {
@@ -108,12 +108,12 @@ export const put = (path, body, options) => parsed('PUT', path, { ...options, bo
 export const patch = (path, body, options) => parsed('PATCH', path, { ...options, body });
 export const remove = (path, options) => parsed('DELETE', path, options);
 
-/** The header that makes a change count only if nobody else made one. */
+/** Header that makes a write fail if the object has changed since it was read. */
 export const onlyIf = (etag) => ({ headers: etag ? { 'If-Match': etag } : {} });
 
 /**
- * Sends a form with a file, telling how far it is; fetch cannot tell that.
- * Returns { done, cancel }: a promise of the parsed answer, and a way out.
+ * Sends a form with a file and reports progress, which fetch does not support.
+ * Returns { done, cancel }: a promise of the parsed response, and a function that cancels the upload.
  */
 export function upload(method, path, form, onProgress) {
   const request = new XMLHttpRequest();
@@ -135,7 +135,7 @@ export function upload(method, path, form, onProgress) {
   return { done, cancel: () => request.abort() };
 }
 
-/** Downloads what needs a header of its own, which a link cannot send; hands it to the browser as a file. */
+/** Downloads a file with request headers, which a link cannot send, and saves it. */
 export async function save(path, headers, name) {
   let response;
   try {

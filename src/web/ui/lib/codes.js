@@ -1,6 +1,6 @@
-// Codes of second factors, as the webserver takes them.
+// Codes of second factors, in the form that the webserver accepts.
 
-/** What is sent with a code: six digits are the app's, everything else is a recovery code. */
+/** Adds a code to credentials: six digits are a code of the app, anything else is a recovery code. */
 export function withCode(credentials, code) {
   const bare = code.replaceAll(/\s/g, '');
   if (bare === '') return { ...credentials, AuthType: 'None', AuthCode: '' };

@@ -7,7 +7,7 @@ export function Dialog({ title, onClose, wide, children }) {
   useEffect(() => {
     const before = document.activeElement;
     if (!element.current.open) element.current.showModal();
-    // Where one goes on typing; what asks before something is destroyed begins with the way back.
+    // Focus the first field, or Cancel in confirmations of destructive actions.
     element.current.querySelector('.fields input, .fields select, .fields textarea, .field input, [data-test="cancel"]')?.focus();
     return () => before?.focus?.();
   }, []);
@@ -24,7 +24,7 @@ export function Dialog({ title, onClose, wide, children }) {
   </dialog>`;
 }
 
-/** A dialog with a form; `action` may fail, which is shown beside the buttons, and nothing that was typed is lost. */
+/** A dialog with a form. If `action` fails, the error is shown above the buttons and the input is kept. */
 export function FormDialog({ title, onClose, action, verb = 'Save', wide, children }) {
   const [busy, setBusy] = useState(false);
   const [failure, setFailure] = useState('');
@@ -54,7 +54,7 @@ export function FormDialog({ title, onClose, action, verb = 'Save', wide, childr
 
 const question = new Watched(null);
 
-/** Asks before something that cannot be undone. `word`: must be typed. Resolves to whether to go on. */
+/** Asks for confirmation. `word`: text that the user must type. Resolves to whether the user confirmed. */
 export function confirm({ title, text, verb = 'Delete', word }) {
   return new Promise((resolve) => question.set({ title, text, verb, word, resolve }));
 }

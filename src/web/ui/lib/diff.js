@@ -1,6 +1,6 @@
 // Differences between two texts, line by line.
 
-/** More cells than this are not compared: the middle then counts as replaced. */
+/** Limit of the comparison table; larger differences are shown as replaced. */
 const CELLS_MAX = 4_000_000;
 
 /** Lines of the longest common subsequence, as a table of lengths. */
@@ -57,7 +57,7 @@ export function diff(before, after) {
   ];
 }
 
-/** Leaves `around` lines beside changes and puts { kind: 'skipped', count } in the place of the others. */
+/** Keeps `around` lines next to changes and replaces the others with { kind: 'skipped', count }. */
 export function shortened(lines, around = 3) {
   const keep = new Uint8Array(lines.length);
   lines.forEach((line, at) => {

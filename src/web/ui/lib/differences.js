@@ -1,4 +1,4 @@
-// A line diff as people read it.
+// Renders a line diff.
 import { html, useMemo } from '../vendor/htm-preact-standalone.module.js';
 import { diff, shortened } from './diff.js';
 

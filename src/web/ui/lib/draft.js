@@ -1,32 +1,32 @@
-// What is being typed about an object that others may change at the same time. Nothing that was typed is lost.
+// Drafts of objects that other users may change at the same time. Edits are never lost.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { Differences } from './differences.js';
 import { Dialog } from './dialog.js';
 
 const same = (left, right) => JSON.stringify(left) === JSON.stringify(right);
 
-/** Drafts of pages that were left without saving, by the path of their object. */
+/** Unsaved drafts of pages that the user left, by the path of their object. */
 const left = new Map();
 
-/** Forgets them: they belonged to whoever was signed in. */
+/** Deletes all drafts, because they belong to the user who was signed in. */
 export function forgetDrafts() {
   left.clear();
 }
 
-/** What to think of the object as it was just read. */
+/** Returns the draft's state after the object was read again. */
 function merged(state, { fields, etag }) {
   const fresh = { base: fields, mine: fields, etag, theirs: null, kept: state?.kept ?? null };
   if (state === null || same(state.mine, state.base) || same(fields, state.mine)) return fresh;
-  // Only its version is new, say because the datastore has it by now.
+  // Only the version is new, for example because the datastore has committed the change.
   if (same(fields, state.base)) return { ...state, etag, theirs: null };
   return { ...state, theirs: { fields, etag } };
 }
 
 /**
- * Keeps a draft of the object at `path`, of which `loaded` is { fields, etag }, or undefined until it is read. Returns null
- * until then, else { fields, base, isDirty, set(changes), save(send), bar, discard }: `send(fields, base, etag)` stores and
- * resolves to the object as it is now ({ fields, etag }), as `again()` does, which reads it. `bar` belongs above the form,
- * `discard` beside its buttons.
+ * Keeps a draft of the object at `path`. `loaded` is { fields, etag }, or undefined until the object is read. Returns null
+ * until then, else { fields, base, isDirty, set(changes), save(send), bar, discard }. `send(fields, base, etag)` stores the
+ * object and resolves to its current { fields, etag }; `again()` reads it and resolves to the same. Place `bar` above the
+ * form and `discard` next to its buttons.
  */
 export function useDraft(path, loaded, again) {
   const [state, setState] = useState(left.get(path) ?? null);
@@ -58,7 +58,7 @@ export function useDraft(path, loaded, again) {
       const newer = merged(state, await again());
       setState(newer);
       if (newer.theirs) throw new Error('Somebody else changed this meanwhile. See above; what you typed is still here.');
-      // Nobody did: the version was an older one of the same.
+      // No other user changed it: the draft was based on an older version with the same content.
       if (newer.etag === state.etag) throw error;
       await store(newer, send);
     }

@@ -1,8 +1,8 @@
-// Entries of the log as people read them.
+// Renders log entries.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Badge, Time, bytesText } from './ui.js';
 
-/** The address of the page with everything that became of an object. Keys may contain slashes. */
+/** Returns the hash of the page with the history of an object. Keys may contain slashes. */
 export const objectHash = (collection, key) => `#/log/${encodeURIComponent(collection)}/${encodeURIComponent(key)}`;
 
 function Op({ op, isOpen }) {
@@ -27,7 +27,7 @@ export function Head({ entry }) {
   </header>`;
 }
 
-/** One entry; `isOpen(collection)` says whether its objects may be looked at. */
+/** One entry; `isOpen(collection)` returns whether objects of the collection are visible. */
 export function Entry({ entry, isOpen }) {
   return html`<li class="entry" data-test="entry" data-seq=${entry.Seq}>
     <${Head} entry=${entry} />

@@ -1,16 +1,16 @@
-// What the webserver tells by itself: which collections changed, and how it stands with the datastore.
+// Events from the webserver: changed collections, and the state of its connection to the datastore.
 import { listen } from './stream.js';
 import { Watched } from './value.js';
 
 const FINE = { Reachable: true, Connected: true, Outbox: 0, Rejected: 0 };
 
-/** How the webserver stands. `Reachable` is about this browser and the webserver, `Connected` about the datastore. */
+/** Connection state: `Reachable` between this browser and the webserver, `Connected` between webserver and datastore. */
 export const standing = new Watched(FINE);
 
 const listeners = new Set();
 let end = null;
 
-/** Calls `action` with the set of changed collections, or with null when anything may have changed. */
+/** Calls `action` with the set of changed collections, or with null when any collection may have changed. */
 export function onChanged(action) {
   listeners.add(action);
   return () => listeners.delete(action);
@@ -20,7 +20,7 @@ function tell(collections) {
   for (const listener of [...listeners]) listener(collections);
 }
 
-/** Begins to listen. */
+/** Starts to listen. */
 export function start() {
   stop();
   const events = {

@@ -1,4 +1,4 @@
-// Inputs with their labels.
+// Input fields with labels.
 import { html, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 
 let last = 0;
@@ -23,7 +23,7 @@ function Frame({ id, label, hint, error, children }) {
 
 const described = (id, hint, error) => [hint && `${id}-hint`, error && `${id}-error`].filter(Boolean).join(' ') || undefined;
 
-/** A line of text; `name` also names it for tests. */
+/** A line of text. Tests find it by `name`. */
 export function Field({ name, label, value, onValue, hint, error, type = 'text', test, ...rest }) {
   const id = useId();
   return html`<${Frame} id=${id} label=${label} hint=${hint} error=${error}>
@@ -62,7 +62,7 @@ export function Area({ name, label, value, onValue, hint, error, rows = 4, code,
   <//>`;
 }
 
-/** One of several: `options` are [value, text]. */
+/** A single choice; `options` are [value, text]. */
 export function Choice({ name, label, value, onValue, options, hint }) {
   const id = useId();
   return html`<${Frame} id=${id} label=${label} hint=${hint}>
@@ -86,7 +86,7 @@ export function Check({ name, label, value, onValue, hint, disabled, test }) {
   </label>`;
 }
 
-/** Any of several: `options` are [value, text]; long lists can be searched. */
+/** A multiple choice; `options` are [value, text]. Long lists have a search field. */
 export function Picker({ label, value, onValue, options, none, test, disabled }) {
   const [filter, setFilter] = useState('');
   const fits = ([, text]) => text.toLowerCase().includes(filter.toLowerCase());
@@ -105,5 +105,5 @@ export function Picker({ label, value, onValue, options, none, test, disabled })
   </fieldset>`;
 }
 
-/** Words that stand behind each other, separated by commas, as a list. */
+/** Splits comma-separated text into a list without duplicates. */
 export const words = (text) => [...new Set(text.split(',').map((word) => word.trim()).filter(Boolean))];

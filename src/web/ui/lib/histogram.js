@@ -1,4 +1,4 @@
-// When things happened: bars over the range of a search; one of them can be chosen.
+// Histogram of the rows of a search over its time range; the user can select a bar.
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
 import { useLive } from './live.js';
 
@@ -16,7 +16,7 @@ export function Histogram({ search, between, onBetween }) {
   }, [search.Progress]);
   const bars = live.data?.Stats ?? [];
   const most = Math.max(0, ...bars.map((bar) => bar.Count));
-  // Rows of resources have no time of their own.
+  // Rows of resources have no timestamps.
   if (most === 0) return null;
   const end = (at) => bars[at + 1]?.TS ?? search.EndRange;
   const chosen = (bar) => between?.[0] === bar.TS;

@@ -1,9 +1,9 @@
-// A text area for JSON that says where it is wrong, and leads there.
+// A text area for JSON that reports the position of an error and can move the cursor there.
 import { html, useMemo, useRef } from '../vendor/htm-preact-standalone.module.js';
 import { Area } from './fields.js';
 import { fault, indented } from './json.js';
 
-/** `wrong(text)` may refuse what is JSON but not fit for its purpose. */
+/** `wrong(text)` returns a message if the text is valid JSON but not acceptable here. */
 export function useJsonFault(text, wrong = () => '') {
   return useMemo(() => {
     const found = fault(text);
@@ -19,7 +19,7 @@ export function JsonArea({ name, label, value, onValue, problem, rows = 20, read
     const { current } = area;
     current.focus();
     current.setSelectionRange(problem.at, Math.min(problem.at + 1, value.length));
-    // The browser does not scroll to a selection that a script makes.
+    // The browser does not scroll to a selection set by a script.
     const line = value.slice(0, problem.at).split('\n').length;
     current.scrollTop = (current.scrollHeight / value.split('\n').length) * Math.max(0, line - 5);
   };

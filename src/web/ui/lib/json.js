@@ -1,4 +1,4 @@
-// JSON as text: checked, indented and cut out without ever turning a number into a double, which would change big ones.
+// JSON as text: validated, indented and split without converting numbers to doubles, which would change large ones.
 
 const DEPTH_MAX = 120;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
@@ -13,7 +13,7 @@ class Fault extends Error {
   }
 }
 
-/** Walks over the text; calls `visit(kind, start, end, depth)` for every bracket, comma, colon and scalar. */
+/** Parses the text; calls `visit(kind, start, end, depth)` for every bracket, comma, colon and scalar. */
 class Walk {
   constructor(text, visit) {
     this.text = text;
@@ -92,7 +92,7 @@ class Walk {
   }
 }
 
-/** Null if the text is JSON; else { message, at, line, column }. */
+/** Returns null if the text is valid JSON, else { message, at, line, column }. */
 export function fault(text) {
   try {
     new Walk(text, () => {}).document();
@@ -104,7 +104,7 @@ export function fault(text) {
   }
 }
 
-/** The same JSON with two blanks of indent; text that is not JSON stays as it is. */
+/** Indents JSON by two spaces per level; returns invalid JSON unchanged. */
 export function indented(text) {
   const parts = [];
   let last = '';
@@ -128,7 +128,7 @@ export function indented(text) {
   return parts.join('');
 }
 
-/** The members of the outermost object as a map from name to raw text; empty if the text is not an object. */
+/** Returns the members of the outermost object as a map from name to raw text; empty if the text is not an object. */
 export function members(text) {
   const found = new Map();
   let begin = -1;
@@ -146,7 +146,7 @@ export function members(text) {
   return found;
 }
 
-/** The text of an object: `fields` as ordinary values, `raw` as JSON text that is taken over digit by digit. */
+/** Returns the text of an object with members from `fields`, which are values, and `raw`, which is JSON text copied unchanged. */
 export function spliced(fields, raw) {
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
@@ -155,7 +155,7 @@ export function spliced(fields, raw) {
   return `{${parts.join(',')}}`;
 }
 
-/** Indented, with the members of the outermost object by name: their order means nothing, but would look like a change. */
+/** Indents JSON and sorts the members of the outermost object, so that a different order does not appear as a change. */
 export function comparable(text) {
   if (!text.trim().startsWith('{')) return indented(text);
   const byName = [...members(text)].sort(([one], [other]) => (one < other ? -1 : 1));

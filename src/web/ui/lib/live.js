@@ -1,17 +1,17 @@
-// Reading from the webserver, again whenever it says that something changed.
+// Data that is read from the webserver, and read again when the webserver reports a change.
 import { useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { get } from './api.js';
 import { onChanged } from './events.js';
 
 /** Changes in quick succession cause one read. */
 const GATHER_MS = 60;
-/** What failed because somebody did not answer is read again after this long. */
+/** Delay before a read is retried when the webserver or datastore did not respond. */
 const AGAIN_MS = 3_000;
 const isPassing = (error) => error.status === 0 || error.status >= 502;
-/** What was read last, by path, so that a page that is opened again does not begin empty. */
+/** Data read last, by path, so that a reopened page does not start empty. */
 const known = new Map();
 
-/** Forgets what was read: it belonged to whoever was signed in. */
+/** Deletes the cached data, because it belongs to the user who was signed in. */
 export function forget() {
   known.clear();
 }
@@ -45,7 +45,7 @@ export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
       }
       if (!isGone) setState(next);
     };
-    // Resolves once what was true when it was called is shown.
+    // Resolves once the state at the time of the call, or a newer one, is shown.
     const load = () => {
       if (path === null || isGone) return Promise.resolve();
       isStale = true;
@@ -71,13 +71,13 @@ export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
       clearInterval(interval);
     };
   }, [path, everyMs]);
-  // Between a new path and its effect, the state is still the old path's.
+  // Between a new path and its effect, the state still belongs to the old path.
   const own = state.path === path ? state : { data: known.get(path), error: null };
   return { data: own.data, error: own.error, reload: () => reload.current() };
 }
 
 /**
- * For controls that count at once: shows what was chosen until `action(chosen)` is over and `value` tells the outcome.
+ * For controls that take effect immediately: shows the chosen value until `action(chosen)` has finished, then `value`.
  * Returns [shown, choose].
  */
 export function useImmediate(value, action) {

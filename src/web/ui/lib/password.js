@@ -1,10 +1,10 @@
-// The form for one's own password.
+// Form to change the password of the signed-in user.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { put } from './api.js';
 import { Field } from './fields.js';
 import { TokenChoice, useTokensOf } from './token-choice.js';
 
-/** `onDone` is called once the password is changed. */
+/** Calls `onDone` after the password was changed. */
 export function OwnPassword({ uid, onDone }) {
   const empty = { OrigPass: '', NewPass: '', Repeated: '' };
   const [typed, setTyped] = useState(empty);

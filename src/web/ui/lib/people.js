@@ -1,4 +1,4 @@
-// Names of users and groups, which nearly every page shows.
+// Names of users and groups.
 import { useLive } from './live.js';
 
 export const USERS = ['users', 'admins', 'locks', 'memberships', 'groups'];
@@ -12,7 +12,7 @@ export function usePeople() {
   return { users, groups, user, group, groupOptions: groups.map(({ GID, Name }) => [GID, Name]) };
 }
 
-/** Groups to choose from; also those that are chosen but gone, so that saving does not drop them unseen. */
+/** Options of a group picker, including selected groups that were deleted, so that saving does not drop them silently. */
 export function withGone(options, chosen) {
   const gone = chosen.filter((gid) => !options.some(([known]) => known === gid));
   return [...options, ...gone.map((gid) => [gid, `group ${gid} (gone)`])];

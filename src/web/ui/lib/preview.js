@@ -1,4 +1,4 @@
-// The first bytes of a resource.
+// Preview of the first bytes of a resource.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { useLive } from './live.js';
 import { Loaded, bytesText } from './ui.js';

@@ -1,12 +1,12 @@
-// What belongs to queries wherever they are shown: what is being asked, ranges of time, mistakes in place, help.
+// Shared parts of queries: the current query, time ranges, error positions and help.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { useLive } from './live.js';
 import { Watched } from './value.js';
 
-/** What is in the form of the search page; other pages put a query there to run it again. */
+/** Contents of the form on the search page; other pages set the query to run it again. */
 export const asked = new Watched({ query: '', range: '3600' });
 
-/** Seconds back from now, as the form has them. */
+/** Time ranges of the form, in seconds before now. */
 export const RANGES = [
   ['900', 'Last 15 minutes'],
   ['3600', 'Last hour'],
@@ -16,20 +16,20 @@ export const RANGES = [
   ['all', 'All time'],
 ];
 
-/** A range as requests have it. What the query itself says wins. */
+/** Converts a range to request parameters. A time range within the query takes precedence. */
 export function rangeOf(range) {
   const end = new Date();
   const start = range === 'all' ? new Date(0) : new Date(end.getTime() - Number(range) * 1000);
   return { SearchStart: start.toISOString(), SearchEnd: end.toISOString() };
 }
 
-/** Puts a query into the form and shows it. */
+/** Copies a query to the search form and opens the search page. */
 export function askAgain(query) {
   asked.set({ ...asked.get(), query });
   location.hash = '#/search';
 }
 
-/** The line of the query that a mistake is in, with a mark below it. */
+/** Shows the line of the query that contains the error, with a marker below the column. */
 export function Mistake({ query, of }) {
   if (!of) return html`<p class="mistake" id="query-mistake" aria-live="polite"></p>`;
   const before = Array.from(query).slice(0, (of.column ?? 1) - 1).join('').split('\n');

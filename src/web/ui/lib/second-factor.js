@@ -1,4 +1,4 @@
-// The second factor of an account: set up, shown once, asked for.
+// The second factor of an account: setup, recovery codes and verification.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, put, renewing } from './api.js';
 import { withCode } from './codes.js';
@@ -8,7 +8,7 @@ import { useLive } from './live.js';
 import { attempt } from './toast.js';
 
 const SETUP = '/api/mfa/totp/setup';
-/** The webserver counts a wrong password or code; it is no end of a session. */
+/** A wrong password or code does not end the session. */
 const QUIET = { quiet: true };
 
 export const useSecondFactor = () => useLive('/api/mfa', ['second-factors', 'recovery-codes']);
@@ -17,7 +17,7 @@ export function CodeField({ value, onValue, label = 'Code', hint = 'The six digi
   return html`<${Field} name="Code" label=${label} value=${value} onValue=${onValue} hint=${hint} required autocomplete="one-time-code" autocapitalize="none" spellcheck="false" />`;
 }
 
-/** Runs an action and keeps what it failed with. */
+/** Runs an action and keeps its error message. */
 export function useAction() {
   const [busy, setBusy] = useState(false);
   const [failure, setFailure] = useState('');
@@ -35,7 +35,7 @@ export function useAction() {
   return { busy, shown, run };
 }
 
-/** Recovery codes, which are told this once. */
+/** Recovery codes, which are shown only once. */
 export function RecoveryCodes({ codes, onDone }) {
   const text = codes.join('\n');
   return html`<div data-test="recovery-codes">
@@ -51,7 +51,7 @@ export function RecoveryCodes({ codes, onDone }) {
   </div>`;
 }
 
-/** The QR code, and the code that proves that the app has it. `onCodes` is given the recovery codes. */
+/** Shows the QR code and verifies a code of the app. Calls `onCodes` with the recovery codes. */
 function Scan({ begun, credentials, onCodes }) {
   const [code, setCode] = useState('');
   const { busy, shown, run } = useAction();
@@ -76,7 +76,7 @@ function Scan({ begun, credentials, onCodes }) {
   </form>`;
 }
 
-/** Sets an app up for somebody whose password is known here. */
+/** Sets up an app for a user with known credentials. */
 export function SetUp({ credentials, onDone }) {
   const [begun, setBegun] = useState(null);
   const [codes, setCodes] = useState(null);
@@ -90,7 +90,7 @@ export function SetUp({ credentials, onDone }) {
   return shown ? html`${shown}<button type="button" onClick=${begin}>Try again</button>` : html`<p class="loading">Loading …</p>`;
 }
 
-/** Asks for the password, and for a code where there is a factor, before `action` is done with them. */
+/** Asks for the password, and for a code if a factor is set up, and calls `action` with them. */
 export function Prove({ user, isSet, verb, action, children }) {
   const [typed, setTyped] = useState({ Pass: '', Code: '' });
   const { busy, shown, run } = useAction();
@@ -110,9 +110,9 @@ export function Prove({ user, isSet, verb, action, children }) {
   </form>`;
 }
 
-/** Sets an app up, or another one in its place, from within a session. */
+/** Sets up or replaces an app within a session. */
 export function SetUpDialog({ user, isSet: isSetNow, onClose }) {
-  // What it is for stays as it was when it was opened.
+  // Keep the purpose of the dialog after the factor is set up.
   const [isSet] = useState(isSetNow);
   const [step, setStep] = useState({ name: 'prove' });
   const begin = async (proof) => {
@@ -130,7 +130,7 @@ export function SetUpDialog({ user, isSet: isSetNow, onClose }) {
   <//>`;
 }
 
-/** New recovery codes in the place of those that are left. */
+/** Replaces the remaining recovery codes with new ones. */
 export function NewCodesDialog({ user, onClose }) {
   const [codes, setCodes] = useState(null);
   const make = async (proof) => setCodes((await post('/api/mfa/recoverycodes/generate', proof, QUIET)).Codes);
@@ -143,7 +143,7 @@ export function NewCodesDialog({ user, onClose }) {
   <//>`;
 }
 
-/** Takes the second factor away. */
+/** Removes the second factor. */
 export function ClearDialog({ user, onClose, onDone }) {
   const clear = async (proof) => {
     await post('/api/mfa/clear', proof, QUIET);

@@ -1,4 +1,4 @@
-// Who is signed in, and the theme that this person likes.
+// The signed-in user, and the theme from the user's preferences.
 import * as api from './api.js';
 import { forgetDrafts } from './draft.js';
 import * as events from './events.js';
@@ -7,7 +7,7 @@ import { forget } from './live.js';
 import { withCode } from './codes.js';
 import { Watched } from './value.js';
 
-/** undefined: not known yet; null: nobody; else what the webserver says about the user. */
+/** undefined: not known yet; null: not signed in; else the user as returned by the webserver. */
 export const me = new Watched(undefined);
 export const THEMES = ['system', 'light', 'dark'];
 export const theme = new Watched('system');
@@ -20,11 +20,11 @@ function show(choice) {
   try {
     localStorage.setItem('theme', known);
   } catch {
-    // Storage is switched off: the next first paint follows the system.
+    // Storage is disabled: the next first paint uses the system's theme.
   }
 }
 
-/** The preferences' text: exactly what was stored. */
+/** Returns the text of the preferences exactly as stored. */
 export async function readPreferences(path) {
   const { text } = await api.send('GET', path);
   return text;
@@ -32,7 +32,7 @@ export async function readPreferences(path) {
 
 export const preferencesPath = (uid) => `/api/users/${uid}/preferences`;
 
-/** Applies the theme that preferences name. */
+/** Applies the theme from preferences. */
 export function adopt(preferences) {
   try {
     show(JSON.parse(json.members(preferences).get('theme') ?? '"system"'));
@@ -41,7 +41,7 @@ export function adopt(preferences) {
   }
 }
 
-/** Stores the theme, leaving every other preference digit by digit as it is. */
+/** Stores the theme and keeps the exact text of all other preferences. */
 export async function choose(uid, choice) {
   show(choice);
   const text = await readPreferences(preferencesPath(uid));
@@ -57,7 +57,7 @@ async function begin(user) {
   try {
     adopt(await readPreferences(preferencesPath(user.UID)));
   } catch {
-    // The theme stays as this browser remembers it.
+    // Keep the theme that this browser has stored.
   }
 }
 
@@ -68,7 +68,7 @@ function end() {
   me.set(null);
 }
 
-/** Finds out who is signed in. */
+/** Loads the signed-in user. */
 export async function load() {
   forget();
   try {
@@ -79,16 +79,16 @@ export async function load() {
   }
 }
 
-/** Reads again who one is: name, groups or role may have changed. */
+/** Reloads the signed-in user, whose name, groups or role may have changed. */
 export async function refresh() {
   const user = await api.get('/api/info/whoami');
   if (me.get()) me.set(user);
 }
 
-/** Signs in; says what is asked for before that: a code, or that a second factor is set up. */
+/** Signs in. Resolves to 'password' when done, 'code' if a code is required, or 'setup' if a second factor must be set up. */
 export async function signIn(user, password, code) {
   const body = withCode({ User: user, Pass: password }, code);
-  // A wrong password is not the end of a session.
+  // A wrong password does not end a session.
   const answer = await api.post(code ? '/api/login/mfa' : '/api/login', body, { quiet: true });
   if (!answer.LoginStatus) {
     if (answer.MFASetupRequired) return 'setup';

@@ -1,9 +1,9 @@
-// Where a user is signed in.
+// The list of a user's sessions.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { useLive } from './live.js';
 import { Loaded, Pending, Table, Time } from './ui.js';
 
-// Every browser claims to be most of the others; the first of these that fits is what it is.
+// User agents name other browsers for compatibility; the first match identifies the browser.
 const BROWSERS = [['Edg/', 'Edge'], ['OPR/', 'Opera'], ['Firefox/', 'Firefox'], ['HeadlessChrome/', 'Chrome'], ['Chrome/', 'Chrome'], ['Safari/', 'Safari']];
 const SYSTEMS = [['Android', 'Android'], ['iPhone', 'iPhone'], ['iPad', 'iPad'], ['Windows', 'Windows'], ['Mac OS', 'macOS'], ['Linux', 'Linux']];
 

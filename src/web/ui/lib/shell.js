@@ -1,4 +1,4 @@
-// What surrounds every page: navigation, notifications, and how it stands.
+// The shell around every page: navigation, notifications and connection state.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { leftOut } from './api.js';
 import { standing } from './events.js';
@@ -36,7 +36,7 @@ function Banners({ now }) {
   );
 }
 
-/** What pages cannot show, because it is not what it should be. */
+/** Lists invalid objects, which pages cannot display. */
 function LeftOut() {
   const lists = [...useWatched(leftOut).values()];
   const keys = [...new Set(lists.flatMap((keys) => keys.split(', ')))];
@@ -70,7 +70,7 @@ export function Shell({ me, current, children }) {
         ${name === 'rejections' && rejected > 0 && html`<${Badge} kind="error" test="badge-rejected">${rejected}<//>`}
       </a>
     </li>`;
-  // Not a link: the hash of the address is the router's.
+  // Not a link, because the router uses the hash of the address.
   const skip = () => document.getElementById('main')?.focus();
   return html`<div class="shell">
     <button class="skip" onClick=${skip}>Skip to the content</button>

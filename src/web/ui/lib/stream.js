@@ -1,14 +1,15 @@
-// A stream of server-sent events that comes back by itself.
+// A stream of server-sent events that reconnects automatically.
 import { get } from './api.js';
 
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 8_000;
-/** A page that nobody sees gives its connection back: browsers allow few per host without HTTP/2. */
+/** A hidden page closes its connection after this time: without HTTP/2, browsers allow few connections per host. */
 const HIDDEN_MS = 60_000;
 
 /**
- * Listens at `url`. `events`: what to do with the parsed data of each kind of event; `onOpen(isAgain)`: what was missed
- * meanwhile is not told again; `onLost`: the webserver does not answer. Returns a function that ends it.
+ * Listens at `url`. `events` maps each kind of event to a handler of its parsed data. `onOpen(isAgain)` is called when the
+ * stream opens; events missed before a reconnect are not sent again. `onLost` is called when the webserver does not respond.
+ * Returns a function that closes the stream.
  */
 export function listen(url, events, { onOpen = () => {}, onLost = () => {} } = {}) {
   let source = null;
@@ -37,13 +38,13 @@ export function listen(url, events, { onOpen = () => {}, onLost = () => {} } = {
     for (const [name, act] of Object.entries(events)) {
       source.addEventListener(name, (event) => act(JSON.parse(event.data)));
     }
-    // The browser's own way to reconnect gives up on some errors.
+    // The browser's automatic reconnect gives up on some errors.
     source.onerror = () => {
       close();
       later();
     };
   };
-  // An event source does not say why it ended. Asking who one is does, and leads to the sign-in if the session is over.
+  // An event source does not report why it closed. This request does, and shows the sign-in form if the session is over.
   const again = async () => {
     try {
       await get('/api/info/whoami');

@@ -1,4 +1,4 @@
-// Short messages in a corner, read out by screen readers.
+// Short messages in a corner of the page, announced by screen readers.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Watched, useWatched } from './value.js';
 
@@ -19,12 +19,12 @@ export function toast(text, kind = 'done') {
   setTimeout(() => drop(id), kind === 'error' ? LIFE_OF_ERRORS_MS : LIFE_MS);
 }
 
-/** Does something; says when it is done or why it failed. Resolves to whether it was done. */
+/** Runs an action and shows its success or its error in a toast. Resolves to whether it succeeded. */
 export async function attempt(action, done) {
   try {
     await action();
   } catch (error) {
-    // Then the sign-in is shown, which says enough.
+    // The sign-in form appears instead of an error.
     if (error.status !== 401) toast(error.message, 'error');
     return false;
   }

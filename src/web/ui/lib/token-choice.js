@@ -1,8 +1,8 @@
-// What becomes of API tokens when a password changes.
+// Choice whether API tokens stay valid when a password changes.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { get } from './api.js';
 
-/** The API tokens of a user; none where they may not be listed. */
+/** Returns the API tokens of a user; empty if the signed-in user may not list them. */
 export function useTokensOf(uid, query = '') {
   const [tokens, setTokens] = useState([]);
   useEffect(() => {
@@ -14,7 +14,7 @@ export function useTokensOf(uid, query = '') {
   return tokens;
 }
 
-/** `value`: "keep" or "end". */
+/** `value` is "keep" or "end". */
 export function TokenChoice({ tokens, value, onValue }) {
   if (tokens.length === 0) return null;
   const names = tokens.map((token) => token.name || '(no name)').join(', ');

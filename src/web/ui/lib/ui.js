@@ -1,32 +1,32 @@
-// The small parts that pages are made of.
+// Components shared by all pages.
 //
-// Attributes for tests, which stay as they are when the looks change:
-//   data-test="user" "pass" "sign-in"                 the form that signs in
+// Attributes for tests, which stay the same when the appearance changes:
+//   data-test="user" "pass" "sign-in"                 the sign-in form
 //   data-test="nav-fleet" "nav-dashboards" "nav-resources" "nav-history" "nav-preferences" "nav-tokens"
 //     "nav-notifications" "nav-users" "nav-groups" "nav-log" "nav-rejections" "nav-backup" "nav-profile"  navigation
-//   data-test="menu" "bell" "bell-count" "sign-out"   the shell: the menu of narrow screens, notifications, the end
+//   data-test="menu" "bell" "bell-count" "sign-out"   the shell: menu of narrow screens, notifications, sign-out
 //   data-test="create-user" "create-group" "create-dashboard" "create-resource" "create-token" "create-notification"
-//   data-test="lock" "unlock" "set-password" "is-locked" "is-admin" "group-NAME"   the page of a user, "is-…" also the list
-//   data-test="field-NAME"                            an input; NAME as the API calls it, e.g. field-Name, field-Data
-//   data-test="save" "delete" "edit" "clone" "cancel" "close" "confirm"   buttons; "confirm" goes on with what was asked
-//   data-test="share-read-NAME" "share-write-NAME"    who may read or change, by the name of the group
+//   data-test="lock" "unlock" "set-password" "is-locked" "is-admin" "group-NAME"   the page of a user; "is-…" also in the list
+//   data-test="field-NAME"                            an input; NAME as in the API, for example field-Name, field-Data
+//   data-test="save" "delete" "edit" "clone" "cancel" "close" "confirm"   buttons; "confirm" accepts a confirmation
+//   data-test="share-read-NAME" "share-write-NAME"    groups with read or write access, by name
 //   data-test="row-NAME" with data-row="NAME"         a row of a table, by the name of its object
-//   data-test="pending"                               badge of what the datastore does not have yet
-//   data-test="banner-invalid"                         objects that cannot be shown
-//   data-test="banner-cut-off" "banner-unreachable"   the datastore, or the webserver, is away
+//   data-test="pending"                               badge of objects that the datastore has not received yet
+//   data-test="banner-invalid"                        invalid objects, which cannot be displayed
+//   data-test="banner-cut-off" "banner-unreachable"   the datastore, or the webserver, is unreachable
 //   data-test="badge-rejected"                        number of rejected changes
-//   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   somebody else changed what is being edited
-//   data-test="discard"                               takes back what was typed
+//   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   another user changed or deleted the edited object
+//   data-test="discard"                               discards the edits
 //   data-test="upload" "drop" "file" "download" "preview" "version"   contents of resources
-//   data-test="token-value" "copy" "done"             the value of a token, told once
+//   data-test="token-value" "copy" "done"             the value of a token, shown once
 //   data-test="entry" (data-seq) "op-put" "op-delete" "pause" "older" "version" (data-kind)   the log
-//   data-test="retry" "restore" "field-word" "theme-dark" "theme-light" "theme-system" "find"   and what their names say
+//   data-test="retry" "restore" "field-word" "theme-dark" "theme-light" "theme-system" "find"   controls that their names describe
 //   data-test="field-query" "run" "mistake" "help" "search-state" "query" "row-count" "holder" "reason" "warning"   a search
-//   data-test="stop" "background" "save-search" "share" "again" "download-text" "download-json" "download-csv"   what is done with it
+//   data-test="stop" "background" "save-search" "share" "again" "download-text" "download-json" "download-csv"   its actions
 //   data-test="histogram" "all-times" "result-row" "previous" "range" "next"   its rows
 //   data-test="second-factor" "set-up-factor" "new-codes" "clear-factor" "codes-left" "prove-password" "field-Code" "qr" "seed" "prove"
-//     "recovery-codes" "codes" "back"                a second factor, and signing in with it
-//   data-test="tokens-keep" "tokens-end" "tokens-named"   what becomes of API tokens when a password changes
+//     "recovery-codes" "codes" "back"                a second factor, and sign-in with it
+//   data-test="tokens-keep" "tokens-end" "tokens-named"   API tokens to keep or revoke when a password changes
 //   data-test="all-users"                             switch of administrators that lists the objects of all users
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
@@ -36,7 +36,7 @@ export { Confirm, Dialog, FormDialog, confirm } from './dialog.js';
 export { Toasts, attempt, toast } from './toast.js';
 export { Area, Check, Choice, Field, Picker } from './fields.js';
 
-/** The frame of a page. */
+/** Frame of a page: title, actions and contents. */
 export function Page({ title, actions, back, children }) {
   useEffect(() => {
     document.title = `${title} – Gravwell`;
@@ -53,7 +53,7 @@ export function Page({ title, actions, back, children }) {
   </div>`;
 }
 
-/** What failed to load, nothing yet, or the contents. */
+/** Shows the children once the data is loaded, until then a loading message or the error. */
 export function Loaded({ live, children }) {
   if (live.data !== undefined) {
     return html`${live.error && html`<p class="failure" role="alert">${live.error.message}</p>`}${children}`;
@@ -113,10 +113,10 @@ const STEPS = [
 ];
 const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
 
-/** Whether a time stands for "never". */
+/** Returns whether a time means "never". */
 export const isNever = (time) => !time || String(time).startsWith('0001-');
 
-/** A point in time as distance from now; the exact time on hover. */
+/** A timestamp relative to now, with the exact time on hover. */
 export function Time({ at, never = 'never' }) {
   const present = useWatched(now);
   if (isNever(at)) return html`<span class="faint">${never}</span>`;
@@ -139,7 +139,7 @@ export function bytesText(bytes) {
 
 export const Bytes = ({ of }) => html`<span title=${`${Number(of).toLocaleString('en')} bytes`}>${bytesText(of)}</span>`;
 
-/** A span of time in words. */
+/** Formats a duration in milliseconds. */
 export function spanText(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));
   const parts = [[Math.floor(seconds / 86_400), 'd'], [Math.floor(seconds / 3600) % 24, 'h'], [Math.floor(seconds / 60) % 60, 'min'], [seconds % 60, 's']];
@@ -147,7 +147,7 @@ export function spanText(ms) {
   return from < 0 ? '0 s' : parts.slice(from, from + 2).map(([number, unit]) => `${number} ${unit}`).join(' ');
 }
 
-/** Pairs of term and value. */
+/** A list of terms and values. */
 export const Facts = ({ of }) =>
   html`<dl class="facts">
     ${of.filter(Boolean).map(([term, value]) => html`<div><dt>${term}</dt><dd>${value}</dd></div>`)}

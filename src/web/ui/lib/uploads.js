@@ -1,4 +1,4 @@
-// Uploads go on while one looks at other pages; the shell shows how far they are.
+// Uploads continue while the user visits other pages; the shell shows their progress.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { upload } from './api.js';
 import { toast } from './toast.js';
@@ -9,7 +9,7 @@ let last = 0;
 
 const change = (id, changes) => running.set(running.get().map((one) => (one.id === id ? { ...one, ...changes } : one)));
 
-/** Stores a file as the contents of a resource; says what became of it. */
+/** Uploads a file as the contents of a resource and reports the outcome in a toast. */
 export async function uploadContents(guid, name, file) {
   last += 1;
   const id = last;
@@ -47,7 +47,7 @@ export function Uploads() {
   </div>`;
 }
 
-/** A place to drop a file on, and a button to choose one. */
+/** A drop target for a file, with a button that opens the file dialog. */
 export function DropZone({ onFile, text }) {
   const [isOver, setOver] = useState(false);
   const input = useRef(null);

@@ -1,4 +1,4 @@
-// Name and address of a user, for administrators and for the user.
+// Form for the name and e-mail address of a user, for administrators and for the user.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { onlyIf, send } from './api.js';
 import { useDraft } from './draft.js';
@@ -6,7 +6,7 @@ import { useLive } from './live.js';
 import { USERS } from './people.js';
 import { Field, toast } from './ui.js';
 
-// The API takes an empty member for "leave it", and a blank for "empty it".
+// In the API an empty string keeps the value, and a space clears it.
 const sent = (text) => (text.trim() === '' ? ' ' : text);
 
 function understood({ text, etag }) {

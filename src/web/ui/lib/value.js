@@ -1,4 +1,4 @@
-// A value that components can watch: the little shared state that there is lives in a few of these.
+// Observable values, which hold the state that components share.
 import { useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 
 export class Watched {
@@ -24,13 +24,13 @@ export class Watched {
   }
 }
 
-/** The present value; the component is drawn again when it changes. */
+/** Returns the current value and renders the component again when it changes. */
 export function useWatched(watched) {
   const [, draw] = useState(0);
   useEffect(() => {
     const before = watched.get();
     const stop = watched.watch(() => draw((n) => n + 1));
-    // It may have changed between drawing and watching.
+    // The value may have changed between rendering and subscribing.
     if (watched.get() !== before) draw((n) => n + 1);
     return stop;
   }, [watched]);

@@ -1,4 +1,4 @@
-// A copy of everything, and the way back.
+// Download and restore of backups.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { save, upload } from '../lib/api.js';
 import { DropZone } from '../lib/uploads.js';
@@ -22,7 +22,7 @@ function Download() {
     }
     setBusy(false);
   };
-  // Headers carry only these letters.
+  // A header value is limited to printable ASCII characters.
   const isOdd = /[^\x20-\x7e]/.test(password);
   return html`<section class="card">
     <h2>Download</h2>
@@ -49,7 +49,7 @@ function Restore() {
     setFailure('');
     setPart(0);
     const form = new FormData();
-    // The password first: whoever reads the form as it arrives needs it before the file.
+    // The password precedes the file, because the webserver reads the form as a stream.
     if (password) form.append('password', password);
     form.append('backup', file);
     try {

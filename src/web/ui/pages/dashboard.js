@@ -1,4 +1,4 @@
-// One dashboard: what is known of it, who may see it, and its contents as JSON.
+// The page of a dashboard: details, sharing and contents as JSON.
 import { html, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { onlyIf, send } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
@@ -13,7 +13,7 @@ import { cloneDashboard, eraseDashboard } from './dashboards.js';
 const EMPTY = { Name: '', Description: '', Labels: '', Data: '{}', GIDs: [], Global: false, WriteGIDs: [], WriteGlobal: false };
 const NEW = { fields: EMPTY, etag: null };
 
-/** What can be edited. `Data` is text from beginning to end, so that its numbers stay as they are. */
+/** Parses a dashboard. `Data` remains text, so that its numbers keep their exact digits. */
 function understood({ text, etag }) {
   const raw = members(text).get('Data') ?? '{}';
   const { Data: _, ...head } = JSON.parse(text);
@@ -33,7 +33,7 @@ function bodyOf(fields, base) {
     Global: fields.Global,
     WriteAccess: { Global: fields.WriteGlobal, GIDs: fields.WriteGIDs },
   };
-  // Contents that were not edited stay as they were stored, down to their blanks.
+  // Unchanged contents are not sent, so that the stored text keeps its whitespace.
   return spliced(plain, fields.Data === base?.Data ? {} : { Data: fields.Data });
 }
 
@@ -114,7 +114,7 @@ function About({ head }) {
 }
 
 function NewDashboard({ me }) {
-  // A draft as well, so that it is still there after a look at another page.
+  // A draft, so that edits are kept while the user visits other pages.
   const draft = useDraft('/api/dashboards/new', NEW, async () => NEW);
   if (draft === null) return null;
   const save = () =>
@@ -127,7 +127,7 @@ function NewDashboard({ me }) {
   <//>`;
 }
 
-/** What was being edited is gone, but not what was typed. */
+/** Shown when the edited dashboard no longer exists; the edits are kept. */
 const Gone = ({ draft }) => html`<div class="note note-warn" role="alert" data-test="gone">
   <p>This dashboard was deleted by somebody else, or is not shared with you any more. What you see here exists only in this page.</p>
   <div class="actions"><button type="button" onClick=${() => create(draft.fields).catch((error) => toast(error.message, 'error'))}>Save it as a new dashboard</button></div>

@@ -1,4 +1,4 @@
-// The dashboards that one may see.
+// The list of dashboards.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, remove } from '../lib/api.js';
 import { useAllUsers } from '../lib/all-users.js';

@@ -1,4 +1,4 @@
-// How webserver, datastore and members stand.
+// State of this webserver, the datastore and the connected members.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { standing } from '../lib/events.js';
 import { useLive } from '../lib/live.js';
@@ -48,7 +48,7 @@ function Datastore({ of, own }) {
       <p class="prose">It does not answer. This webserver goes on with what it has; its changes are sent when the datastore is back.</p>
     </section>`;
   }
-  // A digest can only be compared at the same position.
+  // Digests are comparable only at the same position.
   const isSame = of.Seq === own.Seq ? (of.Digest === own.Digest ? ', same as here' : ', differs from here') : '';
   return html`<section class="card" data-test="datastore">
     <header class="card-head"><h2>Datastore</h2><${Health} of=${of} /></header>
@@ -71,11 +71,11 @@ function Datastore({ of, own }) {
 
 export function Fleet() {
   const now = useWatched(standing);
-  // Positions move with every write, so any collection concerns this page: the short interval covers them all.
+  // Every write changes positions; the short interval covers changes of other collections.
   const live = useLive('/api/fleet', ['users', 'dashboards', 'resources', 'preferences', 'sessions', 'history'], { everyMs: REFRESH_MS });
   const fleet = live.data;
   const head = fleet?.Datastore?.Head;
-  // What a member last told the datastore; of itself this webserver knows better.
+  // The position that a member last reported to the datastore; this webserver's own position is more recent.
   const applied = (member) => (member.Name === fleet.Webserver.Name ? Math.max(member.Applied, fleet.Webserver.Seq) : member.Applied);
   const lag = (member) => (head === undefined ? '–' : number(Math.max(0, head - applied(member))));
   const columns = [

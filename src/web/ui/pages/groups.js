@@ -1,4 +1,4 @@
-// Groups, with which things are shared.
+// The list of groups, which objects can be shared with.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, put, remove } from '../lib/api.js';
 import { useLive } from '../lib/live.js';
@@ -7,11 +7,11 @@ import { Area, Badge, Field, FormDialog, Loaded, Page, Pending, Picker, Table, a
 
 const members = (users, gid) => users.filter((user) => user.Groups.some((group) => group.GID === gid));
 
-/** Creates a group, or changes one. Groups have no version: the name and description saved last count. */
+/** Creates or changes a group. Groups have no version: the last saved name and description win. */
 function GroupForm({ group, onClose }) {
   const { users } = usePeople();
   const [typed, setTyped] = useState({ Name: group?.Name ?? '', Desc: group?.Desc ?? '' });
-  // Only what was ticked or unticked here is sent: others may change memberships meanwhile.
+  // Send only members that were selected or deselected here, because other users may change memberships at the same time.
   const [ticked, setTicked] = useState({});
   const before = group ? members(users, group.GID).map((user) => user.UID) : [];
   const chosen = users.map((user) => user.UID).filter((uid) => ticked[uid] ?? before.includes(uid));
@@ -26,7 +26,7 @@ function GroupForm({ group, onClose }) {
       gid = await post('/api/groups', typed);
       setMade(gid);
     } else {
-      // An empty description means "leave it", a blank "empty it".
+      // In the API an empty description keeps the current one, and a space clears it.
       await put(`/api/groups/${gid}`, { Name: typed.Name, Desc: typed.Desc || ' ' });
     }
     for (const [uid, isIn] of Object.entries(ticked)) {

@@ -1,4 +1,4 @@
-// What was searched for.
+// The search history.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { remove } from '../lib/api.js';
 import { useAllUsers } from '../lib/all-users.js';

@@ -1,4 +1,4 @@
-// The log as it grows.
+// The live log.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { get } from '../lib/api.js';
 import { Entry } from '../lib/entries.js';
@@ -14,7 +14,7 @@ const AGAIN_MS = 3_000;
 
 const query = (collection) => (collection ? `&collection=${encodeURIComponent(collection)}` : '');
 
-/** Both lists in one, newest first, each entry once. */
+/** Merges two lists of entries, newest first, without duplicates. */
 function merged(left, right) {
   const all = new Map([...left, ...right].map((entry) => [entry.Seq, entry]));
   return [...all.values()].sort((one, other) => other.Seq - one.Seq).slice(0, KEPT_MAX);
@@ -34,7 +34,7 @@ function useLog(collection) {
       if (isGone.current) return;
       setError(null);
       setEntries((before) => merged(before, found));
-      // With a filter, few or no entries of a stretch may fit: only the beginning of the log is the end then.
+      // With a filter, a range may contain few or no matching entries, so only the start of the log ends the list.
       setEnd(end !== undefined && (end <= READ_AT_ONCE || (found.length === 0 && !collection)));
     } catch (failure) {
       if (!isGone.current) setError(failure);
@@ -43,7 +43,7 @@ function useLog(collection) {
   };
   useEffect(() => {
     isGone.current = false;
-    // The stream first: what happens between reading and listening would be lost otherwise.
+    // Open the stream before reading, so that entries between reading and listening are not missed.
     const end = listen(
       `/api/log/live?${query(collection).slice(1)}`,
       {
@@ -57,7 +57,7 @@ function useLog(collection) {
       end();
     };
   }, []);
-  // Older entries come from the datastore: if it does not answer, it is asked again until it does.
+  // Older entries come from the datastore; retry until it responds.
   useEffect(() => {
     if (error?.status !== 503 && error?.status !== 0) return undefined;
     const timer = setTimeout(() => read(), AGAIN_MS);
@@ -75,7 +75,7 @@ function Entries({ collection, isOpen }) {
   const waiting = held ? entries.filter((entry) => entry.Seq > (held[0]?.Seq ?? 0)).length : 0;
   const oldest = Math.min(reached ?? Infinity, entries.at(-1)?.Seq ?? Infinity);
   const older = async () => {
-    // A stretch without any entry of the chosen collection must not be read again and again.
+    // A range without entries of the selected collection must not be read again.
     const end = Math.max(1, oldest - 1);
     setReached(Math.max(1, end - READ_AT_ONCE + 1));
     if (held) setHeld(null);

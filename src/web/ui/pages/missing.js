@@ -1,4 +1,4 @@
-// For addresses that lead nowhere.
+// The page for unknown addresses.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Page } from '../lib/ui.js';
 

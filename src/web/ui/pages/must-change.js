@@ -1,4 +1,4 @@
-// The only thing that can be done with a password that was meant for the first sign-in only.
+// The form that a user with an initial password must complete before using the interface.
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
 import { OwnPassword } from '../lib/password.js';
 import { load, signOut } from '../lib/session.js';

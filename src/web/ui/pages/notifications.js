@@ -1,4 +1,4 @@
-// Messages of users and webservers.
+// Messages from users and webservers.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, remove } from '../lib/api.js';
 import { useLive } from '../lib/live.js';
@@ -8,7 +8,7 @@ import { Area, Badge, Choice, Field, FormDialog, Loaded, Page, Table, Time, atte
 const LEVELS = [['info', 'Information'], ['warn', 'Warning'], ['error', 'Error'], ['critical', 'Critical']];
 const KINDS = { info: 'info', warn: 'warn', error: 'error', critical: 'error' };
 
-/** Only addresses of the web are made links: anything else could run as a script. */
+/** Returns whether a link is a web address: others could run as a script. */
 const isSafe = (link) => /^(https?:\/\/|\/(?!\/)|#)/i.test(link);
 
 function NewNotification({ me, onClose }) {

@@ -1,4 +1,4 @@
-// Everything that became of one object, newest first, with what each write changed.
+// The history of an object: its versions, newest first, with the differences between them.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Differences } from '../lib/differences.js';
 import { Head } from '../lib/entries.js';
@@ -8,7 +8,7 @@ import { useLive } from '../lib/live.js';
 import { Badge, Loaded, Page, bytesText } from '../lib/ui.js';
 import { useWatched } from '../lib/value.js';
 
-/** The writes of this object among those of each entry. */
+/** Returns the operations of the entries on this object. */
 function versions(entries, collection, key) {
   return entries.flatMap((entry) =>
     (entry.Ops ?? [])
@@ -21,7 +21,7 @@ function What({ version, before }) {
   const { isDelete, text, op } = version;
   if (isDelete) return before?.text ? html`<${Differences} before=${before.text} after="" />` : null;
   if (text === null) return html`<p class="hint">${bytesText(op.Value.Bytes)}, too long to be shown.</p>`;
-  // After a deletion, and in the beginning, everything is new.
+  // After a deletion and for the first version, all lines are new.
   if (!before || before.isDelete) return html`<${Differences} before="" after=${text} />`;
   if (before.text === null) return html`<pre class="code" tabindex="0">${text}</pre>`;
   return html`<${Differences} before=${before.text} after=${text} />`;
@@ -38,7 +38,7 @@ function kindOf(version, before) {
 export function ObjectHistory({ collection, address }) {
   const name = decodeURIComponent(collection);
   const key = decodeURIComponent(address);
-  // The key's slashes separate segments of the path.
+  // Slashes in the key separate path segments.
   const path = `/api/log/object/${encodeURIComponent(name)}/${key.split('/').map(encodeURIComponent).join('/')}`;
   const live = useLive(path, [name]);
   const { Connected } = useWatched(standing);

@@ -1,4 +1,4 @@
-// One's preferences: the theme, and all of them as JSON.
+// The user's preferences: the theme, and all preferences as JSON.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { put, remove } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
@@ -14,7 +14,7 @@ const NAMES = { system: 'As the system', light: 'Light', dark: 'Dark' };
 function understood(text) {
   adopt(text);
   const isNone = text.trim() === '' || text.trim() === 'null';
-  // Preferences have no version of their own: their text stands for it.
+  // Preferences have no version, so their text serves as ETag.
   return { fields: { Data: isNone ? '{}' : indented(text) }, etag: text, isNone };
 }
 

@@ -1,4 +1,4 @@
-// What one may change of one's own account.
+// The account settings of the signed-in user.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { OwnPassword } from '../lib/password.js';
 import { remove } from '../lib/api.js';

@@ -1,4 +1,4 @@
-// Changes that were made at this webserver and then refused: nobody's work disappears without a word.
+// Changes that were made on this webserver and later rejected by the datastore.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { get, post, remove } from '../lib/api.js';
 import { Differences } from '../lib/differences.js';
@@ -15,7 +15,7 @@ async function dismiss(one) {
   return (await confirm({ title: 'Dismiss this change?', text, verb: 'Dismiss' })) && attempt(() => remove(address(one)), 'The change was dismissed.');
 }
 
-/** JSON as people read it; anything else as it is. */
+/** Indents JSON; returns other text unchanged. */
 function readable(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
@@ -24,7 +24,7 @@ function readable(text) {
   }
 }
 
-/** What is there now beside the change, which is applied upon exactly that. */
+/** Compares the current objects with the change, and applies it only to these versions. */
 function Again({ one, compared, onClose }) {
   const action = () => post(`${address(one)}/retry`, { Upon: compared.Upon.map(({ Collection, Key, Version }) => ({ Collection, Key, Version })) });
   return html`<${FormDialog} title="What is there now, compared with this change" verb="Apply again upon this" wide=${true} action=${action} onClose=${onClose}>
@@ -39,7 +39,7 @@ export function Rejections({ me }) {
   const compare = (one) => attempt(async () => setAgain({ one, compared: await get(address(one)) }));
   const live = useLive('/api/rejections', []);
   const { Rejected } = useWatched(standing);
-  // Not a collection: its number is told with the webserver's standing.
+  // Rejections are not a collection; their number is part of the webserver's status.
   useEffect(() => {
     live.reload();
   }, [Rejected]);

@@ -1,4 +1,4 @@
-// One resource: what is known of it, who may use it, and its contents.
+// The page of a resource: details, sharing and contents.
 import { html, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { onlyIf, send } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
@@ -61,7 +61,7 @@ export function Resource({ me, guid }) {
   const draft = useDraft(path, live.data, () => read(path));
   const people = usePeople();
   const [isCloning, setCloning] = useState(false);
-  // Stays when somebody deletes it, so that what was typed can still be read.
+  // Kept after the resource was deleted, so that the user's edits remain visible.
   const last = useRef(null);
   if (live.data) last.current = live.data.resource;
   const resource = last.current;

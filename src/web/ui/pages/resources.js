@@ -1,4 +1,4 @@
-// The resources that one may see.
+// The list of resources.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, remove } from '../lib/api.js';
 import { useAllUsers } from '../lib/all-users.js';

@@ -1,4 +1,4 @@
-// One search: how far it is, when things happened, and its rows.
+// The results of a search: progress, timeline and rows.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
 import { patch, put, remove } from '../lib/api.js';
 import { Histogram } from '../lib/histogram.js';
@@ -31,7 +31,7 @@ export async function eraseSearch(search) {
   return attempt(() => remove(`/api/searchctrl/${search.ID}`), 'The search was deleted.');
 }
 
-/** A value as text; what is text stays without quotation marks. */
+/** Formats a value; strings have no quotation marks. */
 function cellText(raw) {
   if (raw === undefined || raw === 'null') return '';
   return raw.startsWith('"') ? JSON.parse(raw) : raw;
@@ -98,7 +98,7 @@ function Head({ me, search }) {
   </section>`;
 }
 
-/** Fields of rows, those that most rows have first. */
+/** Returns the fields of the rows, the most frequent first. */
 function columnsOf(search, parsed) {
   if (search.Columns) return search.Columns;
   const counts = new Map();
@@ -136,7 +136,7 @@ function Rows({ search, between, onBetween }) {
   useEffect(() => setFirst(0), [range]);
   const isRunning = search.Progress === 'running';
   const live = useLive(`/api/searchctrl/${search.ID}/rows?first=${first}&count=${PAGE_ROWS}${range}`, [], { everyMs: isRunning ? RUNNING_MS * 2 : 0 });
-  // The last rows come with the end.
+  // The last rows are available when the search has finished.
   useEffect(() => {
     live.reload();
   }, [search.Progress]);

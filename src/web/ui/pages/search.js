@@ -1,4 +1,4 @@
-// Asking, and looking at what was found.
+// The search form and the results of a search.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post } from '../lib/api.js';
 import { Help, Mistake, RANGES, asked, rangeOf } from '../lib/query.js';
@@ -8,7 +8,7 @@ import { SearchResults } from './search-results.js';
 const TYPING_MS = 400;
 const SAMPLE = 'tag=audit since=-1h "words" -without | select(.op == "delete") | count by user';
 
-/** What the webserver thinks of a query while it is typed; null: nothing yet, or nothing to say. */
+/** Validates the query on the webserver while the user types. Returns null while unknown or if the query is valid. */
 function useVerdict(query) {
   const [verdict, setVerdict] = useState(null);
   useEffect(() => {
@@ -18,7 +18,7 @@ function useVerdict(query) {
         const found = await post('/api/parse', { SearchString: query });
         if (!isOld) setVerdict(found.ParseError ? { message: found.ParseError, column: found.Column } : null);
       } catch {
-        // It is told when the search is begun.
+        // Errors are reported when the search is started.
       }
     };
     const timer = query.trim() === '' ? 0 : setTimeout(ask, TYPING_MS);
@@ -40,7 +40,7 @@ function Form({ onBegun }) {
   const area = useRef(null);
   const verdict = useVerdict(query);
   useEffect(() => asked.set({ query, range }), [query, range]);
-  // A search that is looked at brings its query along, unless something else was typed.
+  // An opened search fills in its query unless the form contains another one.
   useEffect(() => asked.watch((next) => next.query !== '' && setQuery((typed) => typed || next.query)), []);
   useEffect(() => area.current?.focus(), []);
   const begin = async (event) => {

@@ -1,4 +1,4 @@
-// The searches that one may see, wherever they ran.
+// The list of searches on all webservers.
 import { html } from '../vendor/htm-preact-standalone.module.js';
 import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';

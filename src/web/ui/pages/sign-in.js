@@ -1,10 +1,10 @@
-// The form that signs in.
+// The sign-in form.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { CodeField, SetUp, useAction } from '../lib/second-factor.js';
 import { load, signIn } from '../lib/session.js';
 import { Field } from '../lib/ui.js';
 
-/** When something else is asked for, the focus goes to its field, or to the heading where there is none. */
+/** On each step, the focus moves to the first field, or to the heading if there is none. */
 function Door({ title, children }) {
   const card = useRef(null);
   const isFirst = useRef(true);

@@ -1,4 +1,4 @@
-// API tokens: secrets with which programs act as their owner.
+// API tokens: secrets that programs use to act as their owner.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { patch, post, put, remove } from '../lib/api.js';
 import { useAllUsers } from '../lib/all-users.js';
@@ -8,7 +8,7 @@ import { Area, Badge, Dialog, Field, FormDialog, Loaded, Page, Picker, Table, Ti
 
 const NEVER = '0001-01-01T00:00:00Z';
 
-/** A time as the browser's own input for times wants it: local, without a zone. */
+/** Formats a timestamp for a datetime-local input: local time without a zone. */
 function asLocal(time) {
   if (isNever(time)) return '';
   const date = new Date(time);
@@ -28,7 +28,7 @@ function TokenForm({ token, onSecret, onClose }) {
   });
   const set = (name) => (value) => setTyped((before) => ({ ...before, [name]: value }));
   const action = async () => {
-    // A time that was not touched keeps its seconds.
+    // An unchanged time keeps its seconds, which the input does not show.
     const isSame = token && typed.expiresAt === asLocal(token.expiresAt);
     const body = { ...typed, expiresAt: isSame ? token.expiresAt : asTime(typed.expiresAt) };
     if (token) {
@@ -46,7 +46,7 @@ function TokenForm({ token, onSecret, onClose }) {
   <//>`;
 }
 
-/** The value is told this once; the webserver keeps only a hash of it. */
+/** Shows the value of a token once; the webserver stores only its hash. */
 function Secret({ token, onClose }) {
   const copy = () => attempt(() => navigator.clipboard.writeText(token.token), 'Copied.');
   return html`<${Dialog} title=${`Value of ${token.name}`} onClose=${onClose}>

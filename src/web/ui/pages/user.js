@@ -1,4 +1,4 @@
-// One user, as administrators see them.
+// The page of a user, for administrators.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, put, remove } from '../lib/api.js';
 import { useImmediate } from '../lib/live.js';
@@ -49,7 +49,7 @@ async function erase(user) {
   if (await attempt(() => remove(`/api/users/${user.UID}`), `User ${user.User} was deleted.`)) location.hash = '#/users';
 }
 
-/** Memberships count at once, each by itself, so that two administrators do not overwrite each other's. */
+/** Membership changes take effect immediately and one by one, so that administrators do not overwrite each other's changes. */
 function Memberships({ user, reload }) {
   const { groupOptions } = usePeople();
   const own = user.Groups.map((group) => group.GID);

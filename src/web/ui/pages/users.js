@@ -1,4 +1,4 @@
-// Everybody who has an account.
+// The list of users.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post } from '../lib/api.js';
 import { useLive } from '../lib/live.js';
@@ -16,7 +16,7 @@ function NewUser({ onClose }) {
       try {
         await post(`/api/users/${uid}/group`, { GIDs });
       } catch (error) {
-        // The user exists by now, so the form must not be sent again.
+        // The user already exists, so the form must not be submitted again.
         toast(`${user.User} was created, but belongs to no group yet: ${error.message}`, 'error');
         return;
       }
