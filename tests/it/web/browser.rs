@@ -192,7 +192,7 @@ fn searching(two: &Two) {
     b.sees(&test("result-row"), "admin");
     b.sees(".histogram-ends", "20");
     b.click(&test("save-search"));
-    a.sees(".facts", "at every webserver");
+    a.sees(".facts", "on all webservers");
     a.click(&test("share"));
     a.click(&test("share-read-readers"));
     a.save();
@@ -266,8 +266,8 @@ fn endings(two: &Two) {
     a.click(&test("confirm"));
     b.misses(&row("bob"));
     two.go("/fleet");
-    b.sees("main", "same as here");
-    b.sees("header", "In step");
+    b.sees("main", "same as this webserver");
+    b.sees("header", "In sync");
     for browser in [a, b] {
         browser.was_never_loaded_again();
     }
@@ -293,7 +293,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     two.go("/users");
     two.site.stop_datastore();
     for browser in [&two.a, &two.b] {
-        browser.sees(&test("banner-cut-off"), "Cut off");
+        browser.sees(&test("banner-offline"), "Offline");
         browser.click(&test("create-user"));
         browser.fill(&test("field-User"), "carol");
         browser.fill(&test("field-Pass"), "a long password");
@@ -308,7 +308,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     let (refused, accepted) = if is_told(&two.a) { (&two.a, &two.b) } else { (&two.b, &two.a) };
     assert!(!is_told(accepted));
     for browser in [refused, accepted] {
-        browser.misses(&test("banner-cut-off"));
+        browser.misses(&test("banner-offline"));
         browser.sees(&row("carol"), "carol");
         browser.misses(&within("carol", "pending"));
     }

@@ -48,11 +48,11 @@ export function renewing(action) {
 }
 
 const FALLBACKS = {
-  0: 'The webserver cannot be reached.',
-  404: 'There is no such thing (any more).',
-  413: 'That is larger than the webserver accepts.',
-  502: 'The webserver cannot be reached.',
-  503: 'The webserver cannot do that now.',
+  0: 'Cannot reach the webserver. Check your connection and try again.',
+  404: 'Not found. It may have been deleted.',
+  413: 'Your request is larger than the webserver accepts.',
+  502: 'Cannot reach the webserver. Try again later.',
+  503: 'The webserver is temporarily unavailable. Try again later.',
 };
 
 /** Creates an error from the status and text of a response. */
@@ -63,7 +63,7 @@ export function errorOf(status, text) {
   } catch {
     // The response does not come from the webserver: a page of a proxy, or an empty body.
   }
-  const message = body?.Error || body?.Reason || FALLBACKS[status] || `The webserver answered with status ${status}.`;
+  const message = body?.Error || body?.Reason || FALLBACKS[status] || `The webserver returned status ${status}.`;
   return new ApiError(status, message, body);
 }
 
@@ -121,7 +121,7 @@ export function upload(method, path, form, onProgress) {
     request.open(method, path);
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
     request.onerror = () => reject(errorOf(0, ''));
-    request.onabort = () => reject(new ApiError(-1, 'The upload was cancelled.', null));
+    request.onabort = () => reject(new ApiError(-1, 'Upload cancelled.', null));
     request.onload = () => {
       if (request.status >= 200 && request.status < 300) {
         resolve(request.responseText === '' ? null : JSON.parse(request.responseText));
@@ -147,11 +147,11 @@ export async function save(path, headers, name) {
     if (response.status === 401) signedOut();
     throw errorOf(response.status, await response.text());
   }
-  const told = /filename="?([^";]+)"?/.exec(response.headers.get('Content-Disposition') ?? '')?.[1];
+  const suggested = /filename="?([^";]+)"?/.exec(response.headers.get('Content-Disposition') ?? '')?.[1];
   const url = URL.createObjectURL(await response.blob());
   const link = document.createElement('a');
   link.href = url;
-  link.download = told ?? name;
+  link.download = suggested ?? name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }

@@ -80,7 +80,7 @@ function Question({ asked }) {
       <p class="prose">${text}</p>
       ${word &&
       html`<label class="field">
-        <span>Type <b>${word}</b> to go on</span>
+        <span>Type <b>${word}</b> to confirm</span>
         <input data-test="field-word" value=${typed} autocomplete="off" onInput=${(event) => setTyped(event.target.value)} />
       </label>`}
       <footer>

@@ -8,7 +8,7 @@ const SPOKEN = { removed: 'removed', added: 'added' };
 export function Differences({ before, after }) {
   const lines = useMemo(() => shortened(diff(before, after)), [before, after]);
   if (lines.every((line) => line.kind === 'skipped' || line.kind === 'same')) {
-    return html`<p class="hint">No difference.</p>`;
+    return html`<p class="hint">No differences.</p>`;
   }
   return html`<div class="diff" tabindex="0" role="group" aria-label="Differences">
     ${lines.map((line) =>

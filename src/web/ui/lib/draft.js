@@ -57,7 +57,7 @@ export function useDraft(path, loaded, again) {
       if (!error.isConflict) throw error;
       const newer = merged(state, await again());
       setState(newer);
-      if (newer.theirs) throw new Error('Somebody else changed this meanwhile. See above; what you typed is still here.');
+      if (newer.theirs) throw new Error('Another user changed this. Your edits are kept; choose a version above.');
       // No other user changed it: the draft was based on an older version with the same content.
       if (newer.etag === state.etag) throw error;
       await store(newer, send);
@@ -70,7 +70,7 @@ export function useDraft(path, loaded, again) {
     set: (changes) => setState((before) => ({ ...before, mine: { ...before.mine, ...changes } })),
     save,
     discard:
-      isDirty && html`<button type="button" data-test="discard" onClick=${() => setState({ ...state, mine: state.base })}>Undo what I typed</button>`,
+      isDirty && html`<button type="button" data-test="discard" onClick=${() => setState({ ...state, mine: state.base })}>Discard changes</button>`,
     bar: html`<${Bar} state=${state} setState=${setState} />`,
   };
 }
@@ -85,24 +85,24 @@ function Bar({ state, setState }) {
   const { mine, theirs, kept } = state;
   if (kept) {
     return html`<div class="note" role="status">
-      <p>This is now as somebody else left it. What you had typed is kept.</p>
+      <p>You loaded the version of another user. Your edits are kept.</p>
       <div class="actions">
-        <button type="button" data-test="bring-back" onClick=${() => setState({ ...state, mine: kept, kept: null })}>Bring back what I typed</button>
-        <button type="button" class="plain" onClick=${() => setState({ ...state, kept: null })}>Forget it</button>
+        <button type="button" data-test="bring-back" onClick=${() => setState({ ...state, mine: kept, kept: null })}>Restore my edits</button>
+        <button type="button" class="plain" onClick=${() => setState({ ...state, kept: null })}>Discard my edits</button>
       </div>
     </div>`;
   }
   if (!theirs) return null;
   const fresh = { base: theirs.fields, etag: theirs.etag, theirs: null };
   return html`<div class="note note-warn" role="alert" data-test="conflict">
-    <p>Somebody else changed this meanwhile. What you typed is still here.</p>
+    <p>Another user changed this. Your edits are kept.</p>
     <div class="actions">
       <button type="button" onClick=${() => setCompared(true)}>Compare</button>
-      <button type="button" data-test="take-theirs" onClick=${() => setState({ ...fresh, mine: theirs.fields, kept: mine })}>Load theirs</button>
-      <button type="button" data-test="keep-mine" onClick=${() => setState({ ...fresh, mine, kept: null })}>Keep mine</button>
+      <button type="button" data-test="take-theirs" onClick=${() => setState({ ...fresh, mine: theirs.fields, kept: mine })}>Load their version</button>
+      <button type="button" data-test="keep-mine" onClick=${() => setState({ ...fresh, mine, kept: null })}>Keep my version</button>
     </div>
     ${isCompared &&
-    html`<${Dialog} title="Theirs compared with yours" wide=${true} onClose=${() => setCompared(false)}>
+    html`<${Dialog} title="Compare their version with yours" wide=${true} onClose=${() => setCompared(false)}>
       <${Differences} before=${asText(theirs.fields)} after=${asText(mine)} />
     <//>`}
   </div>`;

@@ -10,7 +10,7 @@ function Op({ op, isOpen }) {
   const name = `${op.Collection}/${op.Key}`;
   return html`<li class=${isDelete ? 'op op-delete' : 'op'} data-test=${`op-${op.Op}`}>
     <${Badge} kind=${isDelete ? 'error' : 'good'}>${isDelete ? 'deleted' : 'put'}<//>
-    ${isOpen(op.Collection) ? html`<a href=${objectHash(op.Collection, op.Key)}>${name}</a>` : html`<span title="What this collection holds is not shown">${name}</span>`}
+    ${isOpen(op.Collection) ? html`<a href=${objectHash(op.Collection, op.Key)}>${name}</a>` : html`<span title="The contents of this collection are hidden">${name}</span>`}
     ${op.Value && html`<span class="faint">${bytesText(op.Value.Bytes)}</span>`}
   </li>`;
 }
@@ -19,7 +19,7 @@ export function Head({ entry }) {
   const { Author } = entry;
   return html`<header class="entry-head">
     <span class="seq">#${entry.Seq}</span>
-    <b>${Author?.What || (entry.Rejected ? 'rejected' : entry.Unknown !== undefined ? 'of a later version' : 'change')}</b>
+    <b>${Author?.What || (entry.Rejected ? 'rejected' : entry.Unknown !== undefined ? 'from a newer version' : 'change')}</b>
     <span class="faint">
       ${Author?.User ? `${Author.User}${Author.From ? ` from ${Author.From}` : ''}, ` : ''}via ${Author?.Via || entry.Member}
     </span>

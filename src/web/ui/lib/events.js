@@ -16,7 +16,7 @@ export function onChanged(action) {
   return () => listeners.delete(action);
 }
 
-function tell(collections) {
+function notify(collections) {
   for (const listener of [...listeners]) listener(collections);
 }
 
@@ -25,12 +25,12 @@ export function start() {
   stop();
   const events = {
     status: (status) => standing.set({ Reachable: true, ...status }),
-    changed: ({ Collections }) => tell(new Set(Collections)),
+    changed: ({ Collections }) => notify(new Set(Collections)),
   };
   end = listen('/api/events', events, {
     onOpen: (isAgain) => {
       standing.set({ ...standing.get(), Reachable: true });
-      if (isAgain) tell(null);
+      if (isAgain) notify(null);
     },
     onLost: () => standing.set({ ...standing.get(), Reachable: false }),
   });

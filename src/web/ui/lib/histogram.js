@@ -21,12 +21,12 @@ export function Histogram({ search, between, onBetween }) {
   const end = (at) => bars[at + 1]?.TS ?? search.EndRange;
   const chosen = (bar) => between?.[0] === bar.TS;
   return html`<section class="card">
-    <header class="card-head"><h2>When</h2><span class="hint">Choose a bar to see its rows.</span></header>
+    <header class="card-head"><h2>Timeline</h2><span class="hint">Select a bar to see its rows.</span></header>
     <svg class="histogram" viewBox=${`0 0 ${bars.length * BAR} ${HEIGHT}`} preserveAspectRatio="none" role="group" aria-label="Rows over time" data-test="histogram">
       ${bars.map((bar, at) => {
         const height = bar.Count === 0 ? 0 : Math.max(2, (bar.Count / most) * HEIGHT);
         const choose = () => bar.Count > 0 && onBetween(chosen(bar) ? null : [bar.TS, end(at)]);
-        const text = `${bar.Count} from ${local(bar.TS)} to ${local(end(at))}`;
+        const text = `${bar.Count} ${bar.Count === 1 ? 'row' : 'rows'} from ${local(bar.TS)} to ${local(end(at))}`;
         return html`<g key=${bar.TS} role="button" tabindex=${bar.Count > 0 ? 0 : -1} aria-label=${text} aria-pressed=${String(chosen(bar))} onClick=${choose} onKeyDown=${(event) => event.key === 'Enter' && choose()}>
           <title>${text}</title>
           <rect class="slot" x=${at * BAR} y="0" width=${BAR} height=${HEIGHT} />

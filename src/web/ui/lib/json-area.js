@@ -26,7 +26,7 @@ export function JsonArea({ name, label, value, onValue, problem, rows = 20, read
   return html`<div class="json">
     <${Area} name=${name} label=${label} rows=${rows} code=${true} area=${area} value=${value} onValue=${onValue} error=${problem?.text} readonly=${readonly} autocomplete="off" />
     <div class="actions">
-      ${problem && html`<button type="button" data-test="show-fault" onClick=${show}>Show where</button>`}
+      ${problem && html`<button type="button" data-test="show-fault" onClick=${show}>Show error</button>`}
       ${!problem && !readonly && html`<button type="button" data-test="indent" onClick=${() => onValue(indented(value))}>Indent</button>`}
     </div>
   </div>`;

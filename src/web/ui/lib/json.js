@@ -39,14 +39,14 @@ class Walk {
   }
 
   fail(message) {
-    throw new Fault(this.at, this.at >= this.text.length ? 'The text ends too early.' : message);
+    throw new Fault(this.at, this.at >= this.text.length ? 'Unexpected end of the text.' : message);
   }
 
   document() {
     this.blank();
     this.value(0);
     this.blank();
-    if (this.at < this.text.length) this.fail('There is something after the end.');
+    if (this.at < this.text.length) this.fail('Unexpected text after the end of the value.');
   }
 
   scalar(pattern, kind, depth, wrong) {
@@ -56,20 +56,20 @@ class Walk {
   }
 
   value(depth) {
-    if (depth > DEPTH_MAX) this.fail('This is nested too deeply.');
+    if (depth > DEPTH_MAX) this.fail(`The value is nested more than ${DEPTH_MAX} levels deep.`);
     const next = this.text[this.at];
     if (next === '{') this.sequence('}', depth, () => this.pair(depth + 1));
     else if (next === '[') this.sequence(']', depth, () => this.value(depth + 1));
-    else if (next === '"') this.scalar(STRING, 'string', depth, 'This string has no end, or a character that must be escaped.');
-    else if (next === '-' || (next >= '0' && next <= '9')) this.scalar(NUMBER, 'number', depth, 'This is not a number.');
-    else this.scalar(WORD, 'word', depth, 'A value is expected here: a string in double quotes, a number, {, [, true, false or null.');
+    else if (next === '"') this.scalar(STRING, 'string', depth, 'The string is unterminated or contains a character that must be escaped.');
+    else if (next === '-' || (next >= '0' && next <= '9')) this.scalar(NUMBER, 'number', depth, 'Invalid number.');
+    else this.scalar(WORD, 'word', depth, 'Expected a value: a string in double quotes, a number, {, [, true, false or null.');
   }
 
   pair(depth) {
-    if (this.text[this.at] !== '"') this.fail('A name in double quotes is expected here.');
-    this.scalar(STRING, 'name', depth, 'This name has no end, or a character that must be escaped.');
+    if (this.text[this.at] !== '"') this.fail('Expected a name in double quotes.');
+    this.scalar(STRING, 'name', depth, 'The name is unterminated or contains a character that must be escaped.');
     this.blank();
-    if (this.text[this.at] !== ':') this.fail('A colon is expected here.');
+    if (this.text[this.at] !== ':') this.fail('Expected a colon.');
     this.mark('colon', depth);
     this.blank();
     this.value(depth);
@@ -87,7 +87,7 @@ class Walk {
         this.blank();
       }
     }
-    if (this.text[this.at] !== end) this.fail(`A comma or ${end} is expected here.`);
+    if (this.text[this.at] !== end) this.fail(`Expected a comma or ${end}.`);
     this.mark('close', depth);
   }
 }

@@ -18,7 +18,7 @@ export function forget() {
 
 /**
  * Reads `path` (null: nothing) now and whenever one of `collections` changes, or every `everyMs`.
- * Returns { data, error, reload }; `data` stays while it is read again. `read` may replace how it is read.
+ * Returns { data, error, reload }; `data` is kept while it is read again. `read` replaces the read function.
  */
 export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
   const [state, setState] = useState({ path, data: known.get(path), error: null });

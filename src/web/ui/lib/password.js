@@ -31,9 +31,9 @@ export function OwnPassword({ uid, onDone }) {
   };
   return html`<form onSubmit=${submit}>
     <div class="fields">
-      <${Field} name="OrigPass" label="Present password" type="password" value=${OrigPass} onValue=${set('OrigPass')} required autocomplete="current-password" />
+      <${Field} name="OrigPass" label="Current password" type="password" value=${OrigPass} onValue=${set('OrigPass')} required autocomplete="current-password" />
       <${Field} name="NewPass" label="New password" type="password" value=${NewPass} onValue=${set('NewPass')} required autocomplete="new-password" />
-      <${Field} name="Repeated" label="New password again" type="password" value=${Repeated} onValue=${set('Repeated')} required autocomplete="new-password" error=${differs ? 'The two differ.' : ''} />
+      <${Field} name="Repeated" label="Repeat new password" type="password" value=${Repeated} onValue=${set('Repeated')} required autocomplete="new-password" error=${differs ? 'The passwords differ.' : ''} />
       <${TokenChoice} tokens=${tokens} value=${choice} onValue=${setChoice} />
     </div>
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}

@@ -3,7 +3,7 @@ import { useLive } from './live.js';
 
 export const USERS = ['users', 'admins', 'locks', 'memberships', 'groups'];
 
-/** { users, groups, user(uid), group(gid), groupOptions }: names stay numbers until they are read. */
+/** { users, groups, user(uid), group(gid), groupOptions }: names are shown as numbers until they are loaded. */
 export function usePeople() {
   const users = useLive('/api/users', USERS).data ?? [];
   const groups = useLive('/api/groups', ['groups']).data ?? [];
@@ -15,5 +15,5 @@ export function usePeople() {
 /** Options of a group picker, including selected groups that were deleted, so that saving does not drop them silently. */
 export function withGone(options, chosen) {
   const gone = chosen.filter((gid) => !options.some(([known]) => known === gid));
-  return [...options, ...gone.map((gid) => [gid, `group ${gid} (gone)`])];
+  return [...options, ...gone.map((gid) => [gid, `group ${gid} (deleted)`])];
 }

@@ -20,7 +20,7 @@ function hexText(bytes) {
 export function Preview({ guid, size, version }) {
   const path = size > 0 ? `/api/resources/${guid}/contenttype?bytes=${BYTES}&of=${encodeURIComponent(version)}` : null;
   const live = useLive(path, []);
-  if (path === null) return html`<p class="hint" data-test="preview">There are no contents yet.</p>`;
+  if (path === null) return html`<p class="hint" data-test="preview">This resource has no contents yet.</p>`;
   const { ContentType: kind = '', Body: body = '' } = live.data ?? {};
   const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
   const text = kind.startsWith('text/') ? new TextDecoder().decode(bytes) : hexText(bytes);

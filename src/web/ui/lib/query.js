@@ -42,9 +42,9 @@ export function Mistake({ query, of }) {
 }
 
 const EXAMPLES = [
-  ['tag=audit since=-1d | count by user, what', 'who changed what, most frequent first'],
-  ['tag=audit since=-7d | select(.op == "delete") | table time user collection key', 'what was deleted, as a table'],
-  ['tag=journal since=-15m "failed" -cron', 'entries of journals with one word and without another'],
+  ['tag=audit since=-1d | count by user, what', 'changes by user and kind, most frequent first'],
+  ['tag=audit since=-7d | select(.op == "delete") | table time user collection key', 'deleted objects, as a table'],
+  ['tag=journal since=-15m "failed" -cron', 'journal entries that contain one term but not another'],
   ['tag=journal since=-1h | select((.PRIORITY // "7" | tonumber) <= 3) | count by _HOSTNAME', 'errors by host'],
   ['tag=resource:NAME | sort by n desc | limit 10', 'rows of a resource'],
 ];
@@ -55,18 +55,18 @@ export function Help({ onUse }) {
   const resources = useLive('/api/resources', ['resources', 'memberships']).data ?? [];
   const named = (name) => (/[\s,"|]/.test(name) ? `"${name}"` : name);
   return html`<details class="help" open=${isOpen} onToggle=${(event) => setOpen(event.target.open)} data-test="help">
-    <summary>How to ask</summary>
+    <summary>Query syntax</summary>
     ${isOpen &&
     html`<p>
-        Before the first bar: where (<code>tag=</code>, several with commas), when (<code>since=-1h</code> <code>until=now</code>, also dates), words that rows
-        must have, and <code>-words</code> that they must not. After it: filters in the language of jq, one row at a time, and the stages${' '}
-        <code>count</code>, <code>count by FIELD</code>, <code>sort by FIELD desc</code>, <code>limit N</code>, <code>table FIELD …</code>. Ctrl+Enter searches.
+        Before the first <code>|</code>: the sources (<code>tag=</code>, separate several with commas), the time range (<code>since=-1h</code> <code>until=now</code>,
+        or dates), terms that rows must contain, and <code>-terms</code> that they must not contain. After it: jq filters, applied to one row at a time, and the stages${' '}
+        <code>count</code>, <code>count by FIELD</code>, <code>sort by FIELD desc</code>, <code>limit N</code>, <code>table FIELD …</code>. Press Ctrl+Enter to search.
       </p>
       <ul class="examples">
         ${EXAMPLES.map(([query, text]) => html`<li key=${query}><button type="button" class="plain" onClick=${() => onUse(query)}><code>${query}</code></button> <span class="hint">${text}</span></li>`)}
       </ul>
       <p>
-        Tags here: ${tags.map((tag) => html`<code key=${tag}>${tag}</code> `)}
+        Available tags: ${tags.map((tag) => html`<code key=${tag}>${tag}</code> `)}
         ${resources.slice(0, 20).map((one) => html`<code key=${one.GUID}>resource:${named(one.ResourceName)}</code> `)}
       </p>`}
   </details>`;

@@ -13,7 +13,7 @@ const QUIET = { quiet: true };
 
 export const useSecondFactor = () => useLive('/api/mfa', ['second-factors', 'recovery-codes']);
 
-export function CodeField({ value, onValue, label = 'Code', hint = 'The six digits that your app shows, or a recovery code.' }) {
+export function CodeField({ value, onValue, label = 'Code', hint = 'Enter the six digits that your app shows, or a recovery code.' }) {
   return html`<${Field} name="Code" label=${label} value=${value} onValue=${onValue} hint=${hint} required autocomplete="one-time-code" autocapitalize="none" spellcheck="false" />`;
 }
 
@@ -40,13 +40,13 @@ export function RecoveryCodes({ codes, onDone }) {
   const text = codes.join('\n');
   return html`<div data-test="recovery-codes">
     <p class="prose">
-      These are your recovery codes. Each opens your account once in the place of a code of your app, also when you have lost it. Copy them to a safe place now:
+      These are your recovery codes. You can use each code once instead of a code of your app, for example if you lose your phone. Copy them to a safe place now:
       they are not shown again.
     </p>
     <pre class="code secret" tabindex="0" aria-label="Recovery codes" data-test="codes">${text}</pre>
     <footer class="form-foot">
       ${navigator.clipboard && html`<button type="button" data-test="copy" onClick=${() => attempt(() => navigator.clipboard.writeText(text), 'Copied.')}>Copy</button>`}
-      <button type="button" class="primary" data-test="done" onClick=${onDone}>I have them</button>
+      <button type="button" class="primary" data-test="done" onClick=${onDone}>Done</button>
     </footer>
   </div>`;
 }
@@ -63,14 +63,14 @@ function Scan({ begun, credentials, onCodes }) {
     });
   };
   return html`<form onSubmit=${submit}>
-    <p class="prose">Scan this with an authenticator app on your phone, then type the code that it shows.</p>
-    <img class="qr" data-test="qr" src=${`data:image/png;base64,${begun.QRCode}`} alt="QR code for an authenticator app. The key below says the same." />
+    <p class="prose">Scan this QR code with an authenticator app on your phone, then enter the code that the app shows.</p>
+    <img class="qr" data-test="qr" src=${`data:image/png;base64,${begun.QRCode}`} alt="QR code for an authenticator app. You can enter the key below instead." />
     <details>
-      <summary>Cannot scan it?</summary>
-      <p class="hint">Type this key into the app, as one that is based on time.</p>
+      <summary>Cannot scan the code?</summary>
+      <p class="hint">Enter this key in the app and select time-based codes.</p>
       <pre class="code secret" tabindex="0" aria-label="Key" data-test="seed">${begun.Seed.match(/.{1,4}/g).join(' ')}</pre>
     </details>
-    <div class="fields"><${CodeField} value=${code} onValue=${setCode} hint="The six digits that your app shows." /></div>
+    <div class="fields"><${CodeField} value=${code} onValue=${setCode} hint="Enter the six digits that your app shows." /></div>
     ${shown}
     <button type="submit" class="primary" data-test="prove" disabled=${busy}>Turn on</button>
   </form>`;
@@ -119,11 +119,11 @@ export function SetUpDialog({ user, isSet: isSetNow, onClose }) {
     const begun = await post(SETUP, proof, QUIET);
     setStep({ name: 'scan', begun, credentials: { User: proof.User, Pass: proof.Pass } });
   };
-  const title = isSet ? 'Another authenticator app' : 'Set up a second factor';
+  const title = isSet ? 'Use another authenticator app' : 'Set up a second factor';
   return html`<${Dialog} title=${title} onClose=${onClose}>
     ${step.name === 'prove' &&
     html`<${Prove} user=${user} isSet=${isSet} verb="Continue" action=${begin}>
-      <p class="prose">From then on a code of an app on your phone is asked for when you sign in. Your other sessions end; API tokens go on.</p>
+      <p class="prose">After this, you need a code of an app on your phone to sign in. Your other sessions end; API tokens stay valid.</p>
     <//>`}
     ${step.name === 'scan' && html`<${Scan} begun=${step.begun} credentials=${step.credentials} onCodes=${(codes) => setStep({ name: 'codes', codes })} />`}
     ${step.name === 'codes' && html`<${RecoveryCodes} codes=${step.codes} onDone=${onClose} />`}
@@ -137,8 +137,8 @@ export function NewCodesDialog({ user, onClose }) {
   return html`<${Dialog} title="New recovery codes" onClose=${onClose}>
     ${codes
       ? html`<${RecoveryCodes} codes=${codes} onDone=${onClose} />`
-      : html`<${Prove} user=${user} isSet=${true} verb="Make new codes" action=${make}>
-          <p class="prose">The codes that you have now count no more.</p>
+      : html`<${Prove} user=${user} isSet=${true} verb="Create new codes" action=${make}>
+          <p class="prose">Your current codes become invalid.</p>
         <//>`}
   <//>`;
 }
@@ -150,9 +150,9 @@ export function ClearDialog({ user, onClose, onDone }) {
     onDone();
     onClose();
   };
-  return html`<${Dialog} title="Turn the second factor off?" onClose=${onClose}>
+  return html`<${Dialog} title="Turn off the second factor?" onClose=${onClose}>
     <${Prove} user=${user} isSet=${true} verb="Turn off" action=${clear}>
-      <p class="prose">From then on your password alone opens your account. Your recovery codes count no more.</p>
+      <p class="prose">After this, you sign in with your password alone. Your recovery codes become invalid.</p>
     <//>
   <//>`;
 }

@@ -16,14 +16,14 @@ function nameOf(agent) {
 export function Sessions({ uid }) {
   const live = useLive(`/api/users/${uid}/sessions`, ['sessions']);
   const columns = [
-    { title: 'From', cell: (session) => html`${session.Origin}${session.Su ? ` (${session.Su} acts as this user)` : ''} <${Pending} of=${session} />` },
-    { title: 'With', kind: 'wide', cell: (session) => (session.Agent ? html`<span title=${session.Agent}>${nameOf(session.Agent)}</span>` : '–') },
+    { title: 'Address', cell: (session) => html`${session.Origin}${session.Su ? ` (${session.Su} acting as this user)` : ''} <${Pending} of=${session} />` },
+    { title: 'Browser', kind: 'wide', cell: (session) => (session.Agent ? html`<span title=${session.Agent}>${nameOf(session.Agent)}</span>` : '–') },
     { title: 'Webserver', cell: (session) => session.Webserver },
-    { title: 'Began', cell: (session) => html`<${Time} at=${session.Created} />` },
+    { title: 'Started', cell: (session) => html`<${Time} at=${session.Created} />` },
     { title: 'Last seen', cell: (session) => html`<${Time} at=${session.LastHit} />` },
-    { title: 'Ends', cell: (session) => html`<${Time} at=${session.Expires} />` },
+    { title: 'Expires', cell: (session) => html`<${Time} at=${session.Expires} />` },
   ];
   return html`<${Loaded} live=${live}>
-    <${Table} label="Sessions" columns=${columns} rows=${live.data?.Sessions ?? []} keyOf=${(session) => session.ID} empty="Not signed in anywhere." />
+    <${Table} label="Sessions" columns=${columns} rows=${live.data?.Sessions ?? []} keyOf=${(session) => session.ID} empty="There are no active sessions." />
   <//>`;
 }

@@ -14,10 +14,10 @@ const SECTIONS = [
   { title: 'Content', links: [['dashboards', 'Dashboards'], ['resources', 'Resources']] },
   { title: 'People', links: [['users', 'Users'], ['groups', 'Groups']] },
   {
-    title: 'Yours',
+    title: 'Your account',
     links: [['profile', 'Profile'], ['preferences', 'Preferences'], ['tokens', 'API tokens'], ['notifications', 'Notifications']],
   },
-  { title: 'Operation', links: [['log', 'Live log', true], ['rejections', 'Rejected changes'], ['backup', 'Backup', true]] },
+  { title: 'Operations', links: [['log', 'Live log', true], ['rejections', 'Rejected changes'], ['backup', 'Backup', true]] },
 ];
 
 const changes = (count) => (count === 1 ? '1 change' : `${count} changes`);
@@ -25,13 +25,13 @@ const changes = (count) => (count === 1 ? '1 change' : `${count} changes`);
 function Banners({ now }) {
   if (!now.Reachable) {
     return html`<div class="banner banner-error" role="status" data-test="banner-unreachable">
-      This webserver does not answer. Trying again by itself; what is shown may be out of date.
+      This webserver does not respond. Retrying automatically; this page may be out of date.
     </div>`;
   }
   return (
     !now.Connected &&
-    html`<div class="banner" role="status" data-test="banner-cut-off">
-      Cut off from the datastore: changes are kept here and sent later (${now.Outbox} waiting).
+    html`<div class="banner" role="status" data-test="banner-offline">
+      Offline: the datastore is unreachable. Your changes are stored on this webserver and sent on reconnect (${now.Outbox} pending).
     </div>`
   );
 }
@@ -43,7 +43,7 @@ function LeftOut() {
   if (keys.length === 0) return null;
   const what = keys.length === 1 ? '1 object' : `${keys.length} objects`;
   return html`<div class="banner banner-error" role="status" data-test="banner-invalid">
-    ${what} cannot be shown: ${keys.join(', ')}. Replace or delete them.
+    Cannot display ${what} with invalid data: ${keys.join(', ')}. Replace or delete them.
   </div>`;
 }
 
@@ -73,14 +73,14 @@ export function Shell({ me, current, children }) {
   // Not a link, because the router uses the hash of the address.
   const skip = () => document.getElementById('main')?.focus();
   return html`<div class="shell">
-    <button class="skip" onClick=${skip}>Skip to the content</button>
+    <button class="skip" onClick=${skip}>Skip to content</button>
     <header class="top">
       <button ref=${menu} class="plain menu" data-test="menu" aria-expanded=${String(isOpen)} aria-controls="navigation" onClick=${() => setOpen(!isOpen)}>
         <span aria-hidden="true">☰</span><span class="hidden-text">Menu</span>
       </button>
       <a class="brand" href="#/fleet">Gravwell</a>
       <span class=${`state ${now.Reachable && now.Connected ? '' : 'state-off'}`}>
-        ${now.Outbox > 0 ? `${changes(now.Outbox)} waiting` : now.Connected ? 'In step' : 'Cut off'}
+        ${now.Outbox > 0 ? `${changes(now.Outbox)} pending` : now.Connected ? 'In sync' : 'Offline'}
       </span>
       <span class="fill"></span>
       <a class="bell" href="#/notifications" data-test="bell" aria-label=${`Notifications: ${bell}`}>

@@ -25,6 +25,6 @@ export function TokenChoice({ tokens, value, onValue }) {
   return html`<fieldset class="picker">
     <legend>API tokens</legend>
     <p class="hint" data-test="tokens-named">${names}</p>
-    ${option('keep', 'Keep: programs that use them go on')} ${option('end', 'End: programs that use them are refused')}
+    ${option('keep', 'Keep them: programs that use them continue to work')} ${option('end', 'Revoke them: programs that use them lose access')}
   </fieldset>`;
 }

@@ -13,7 +13,7 @@
 //   data-test="row-NAME" with data-row="NAME"         a row of a table, by the name of its object
 //   data-test="pending"                               badge of objects that the datastore has not received yet
 //   data-test="banner-invalid"                        invalid objects, which cannot be displayed
-//   data-test="banner-cut-off" "banner-unreachable"   the datastore, or the webserver, is unreachable
+//   data-test="banner-offline" "banner-unreachable"   the datastore, or the webserver, is unreachable
 //   data-test="badge-rejected"                        number of rejected changes
 //   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   another user changed or deleted the edited object
 //   data-test="discard"                               discards the edits
@@ -98,7 +98,7 @@ export const Badge = ({ kind = '', test, title, children }) =>
 
 export const Pending = ({ of }) =>
   of.Synced === false &&
-  html`<${Badge} kind="warn" test="pending" title="Made here; not yet at the datastore">pending<//>`;
+  html`<${Badge} kind="warn" test="pending" title="Stored on this webserver; not yet received by the datastore">pending<//>`;
 
 const now = new Watched(Date.now());
 setInterval(() => document.hidden || now.set(Date.now()), 10_000);

@@ -19,7 +19,7 @@ export async function uploadContents(guid, name, file) {
   running.set([...running.get(), { id, guid, name, part: 0, cancel }]);
   try {
     await done;
-    toast(`The contents of ${name} were stored.`);
+    toast(`Uploaded the contents of ${name}.`);
   } catch (error) {
     if (error.status !== 401) toast(`${name}: ${error.message}`, 'error');
   }

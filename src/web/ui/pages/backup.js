@@ -27,10 +27,10 @@ function Download() {
   return html`<section class="card">
     <h2>Download</h2>
     <div class="fields">
-      <${Check} name="omit_sensitive" label="Leave secrets out" hint="passwords, tokens, sessions and keys" value=${omit} onValue=${setOmit} />
-      <${Field} name="Password" label="Password" type="password" value=${password} onValue=${setPassword} autocomplete="new-password" hint="Encrypts the backup. Without this password nobody can read it again. Empty: not encrypted." error=${isOdd ? 'Use only letters of the English alphabet, digits, blanks and signs.' : ''} />
+      <${Check} name="omit_sensitive" label="Exclude secrets" hint="passwords, tokens, sessions and keys" value=${omit} onValue=${setOmit} />
+      <${Field} name="Password" label="Password" type="password" value=${password} onValue=${setPassword} autocomplete="new-password" hint="Encrypts the backup. You need this password to restore it. Leave empty for a backup without encryption." error=${isOdd ? 'Use only ASCII letters, digits, spaces and punctuation.' : ''} />
     </div>
-    ${!omit && !password && html`<p class="note note-warn">A backup with secrets and without a password must be kept as safe as the webservers themselves.</p>`}
+    ${!omit && !password && html`<p class="note note-warn">This backup contains secrets and is not encrypted. Protect it like the webservers themselves.</p>`}
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
     ${password
       ? html`<button class="primary" data-test="download" disabled=${busy || isOdd} onClick=${encrypted}>${busy ? 'Downloading …' : 'Download'}</button>`
@@ -44,7 +44,7 @@ function Restore() {
   const [part, setPart] = useState(null);
   const [failure, setFailure] = useState('');
   const restore = async () => {
-    const text = `${file.name} (${bytesText(file.size)}) brings back what it holds, on all webservers at once. What was changed since that backup was made may be overwritten. Download a backup of the present state first.`;
+    const text = `This restores the contents of ${file.name} (${bytesText(file.size)}) on all webservers. Changes made after the backup may be overwritten. Download a backup of the current state first.`;
     if (!(await confirm({ title: 'Restore this backup?', text, verb: 'Restore', word: 'restore' }))) return;
     setFailure('');
     setPart(0);
@@ -65,8 +65,8 @@ function Restore() {
   return html`<section class="card">
     <h2>Restore</h2>
     <div class="fields">
-      <${DropZone} onFile=${setFile} text=${file ? `${file.name}, ${bytesText(file.size)}` : 'No backup is chosen yet.'} />
-      <${Field} name="RestorePassword" label="Password of the backup" type="password" value=${password} onValue=${setPassword} autocomplete="off" hint="Only if it is encrypted." />
+      <${DropZone} onFile=${setFile} text=${file ? `${file.name}, ${bytesText(file.size)}` : 'No backup file selected.'} />
+      <${Field} name="RestorePassword" label="Password of the backup" type="password" value=${password} onValue=${setPassword} autocomplete="off" hint="Required only if the backup is encrypted." />
     </div>
     ${failure && html`<p class="failure" role="alert" data-test="failure-restore">${failure}</p>`}
     ${isBusy && html`<div class="upload"><span>${part < 1 ? 'Uploading' : 'Restoring'}</span><progress max="1" value=${part} aria-label="Restoring"></progress></div>`}
@@ -76,7 +76,7 @@ function Restore() {
 
 export function Backup() {
   return html`<${Page} title="Backup">
-    <p class="prose">A backup holds users, groups, dashboards, resources with their contents, preferences, search histories and notifications of all webservers.</p>
+    <p class="prose">A backup contains users, groups, dashboards, resources with their contents, preferences, search histories and notifications of all webservers.</p>
     <div class="cards"><${Download} /><${Restore} /></div>
   <//>`;
 }

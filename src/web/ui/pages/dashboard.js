@@ -37,7 +37,7 @@ function bodyOf(fields, base) {
   return spliced(plain, fields.Data === base?.Data ? {} : { Data: fields.Data });
 }
 
-const isObject = (text) => (text.trim().startsWith('{') ? '' : 'The contents must be an object: { … }');
+const isObject = (text) => (text.trim().startsWith('{') ? '' : 'The contents must be a JSON object: { … }');
 
 async function create(fields) {
   const { text } = await send('POST', '/api/dashboards', { body: bodyOf(fields) });
@@ -54,10 +54,10 @@ function Sharing({ me, fields, set, isOwner }) {
     <h2>Sharing</h2>
     ${!isOwner && html`<p class="hint">Only the owner and administrators can change this.</p>`}
     <div class="fields">
-      <${Check} name="Global" label="Everyone may see it" value=${fields.Global} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(Global) => set({ Global })} />
-      <${Check} name="WriteGlobal" label="Everyone may change it" value=${fields.WriteGlobal} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(WriteGlobal) => set({ WriteGlobal })} />
-      <${Picker} label="Groups that may see it" test="share-read" value=${fields.GIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(GIDs) => set({ GIDs })} />
-      <${Picker} label="Groups that may also change it" test="share-write" value=${fields.WriteGIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(WriteGIDs) => set({ WriteGIDs })} />
+      <${Check} name="Global" label="All users can view it" value=${fields.Global} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(Global) => set({ Global })} />
+      <${Check} name="WriteGlobal" label="All users can edit it" value=${fields.WriteGlobal} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(WriteGlobal) => set({ WriteGlobal })} />
+      <${Picker} label="Groups that can view it" test="share-read" value=${fields.GIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(GIDs) => set({ GIDs })} />
+      <${Picker} label="Groups that can edit it" test="share-write" value=${fields.WriteGIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(WriteGIDs) => set({ WriteGIDs })} />
     </div>
   </section>`;
 }
@@ -79,11 +79,11 @@ function Form({ me, fields, set, save, canSave, verb, bar, discard, head, mayWri
     <fieldset class="bare" disabled=${!mayWrite}>
       <div class="cards">
         <section class="card">
-          <header class="card-head"><h2>What it is</h2>${head && html`<${Pending} of=${head} />`}</header>
+          <header class="card-head"><h2>Details</h2>${head && html`<${Pending} of=${head} />`}</header>
           <div class="fields">
             <${Field} name="Name" label="Name" value=${fields.Name} onValue=${(Name) => set({ Name })} required autocomplete="off" />
             <${Area} name="Description" label="Description" rows="3" value=${fields.Description} onValue=${(Description) => set({ Description })} />
-            <${Field} name="Labels" label="Labels" hint="Separated by commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
+            <${Field} name="Labels" label="Labels" hint="Separate labels with commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
           </div>
           ${head && html`<${About} head=${head} />`}
         </section>
@@ -98,7 +98,7 @@ function Form({ me, fields, set, save, canSave, verb, bar, discard, head, mayWri
     html`<footer class="form-foot">
       <button type="submit" class="primary" data-test="save" disabled=${!canSave || problem !== null}>${verb}</button>
       ${discard}
-      ${problem && html`<span class="hint">The contents are not valid yet.</span>`}
+      ${problem && html`<span class="hint">Correct the contents to save.</span>`}
     </footer>`}
   </form>`;
 }
@@ -129,8 +129,8 @@ function NewDashboard({ me }) {
 
 /** Shown when the edited dashboard no longer exists; the edits are kept. */
 const Gone = ({ draft }) => html`<div class="note note-warn" role="alert" data-test="gone">
-  <p>This dashboard was deleted by somebody else, or is not shared with you any more. What you see here exists only in this page.</p>
-  <div class="actions"><button type="button" onClick=${() => create(draft.fields).catch((error) => toast(error.message, 'error'))}>Save it as a new dashboard</button></div>
+  <p>This dashboard was deleted or is no longer shared with you. Your unsaved copy exists only in this tab.</p>
+  <div class="actions"><button type="button" onClick=${() => create(draft.fields).catch((error) => toast(error.message, 'error'))}>Save as new dashboard</button></div>
 </div>`;
 
 export function Dashboard({ me, id }) {

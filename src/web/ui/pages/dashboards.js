@@ -7,7 +7,7 @@ import { usePeople } from '../lib/people.js';
 import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../lib/ui.js';
 
 export async function eraseDashboard(dashboard, options) {
-  const text = `${dashboard.Name || 'It'} is deleted from all webservers, for everybody who sees it. This cannot be undone.`;
+  const text = `This deletes ${dashboard.Name || 'the dashboard'} from all webservers, including for users it is shared with. You cannot undo this.`;
   if (!(await confirm({ title: `Delete dashboard ${dashboard.Name}?`, text }))) return false;
   return attempt(() => remove(`/api/dashboards/${dashboard.ID}`, options), `Dashboard ${dashboard.Name} was deleted.`);
 }
@@ -16,17 +16,17 @@ export async function cloneDashboard(dashboard) {
   let id;
   const done = await attempt(async () => {
     id = await post(`/api/dashboards/${dashboard.ID}/clone`);
-  }, `A copy of ${dashboard.Name} was made; it is yours.`);
+  }, `Dashboard ${dashboard.Name} was copied. You own the copy.`);
   if (done) location.hash = `#/dashboards/${id}`;
 }
 
 function Audience({ of, people }) {
   const groups = [...new Set([...of.GIDs, ...(of.WriteAccess.GIDs ?? [])])];
-  if (!of.Global && !of.WriteAccess.Global && groups.length === 0) return html`<span class="faint">nobody</span>`;
+  if (!of.Global && !of.WriteAccess.Global && groups.length === 0) return html`<span class="faint">not shared</span>`;
   const mayWrite = (gid) => of.WriteAccess.GIDs?.includes(gid);
   return html`<span class="badges">
-    ${(of.Global || of.WriteAccess.Global) && html`<${Badge} kind="info">everyone${of.WriteAccess.Global ? ', may change' : ''}<//>`}
-    ${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}${mayWrite(gid) ? ', may change' : ''}<//>`)}
+    ${(of.Global || of.WriteAccess.Global) && html`<${Badge} kind="info">all users${of.WriteAccess.Global ? ', can edit' : ''}<//>`}
+    ${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}${mayWrite(gid) ? ', can edit' : ''}<//>`)}
   </span>`;
 }
 
@@ -58,7 +58,7 @@ export function Dashboards({ me }) {
     },
   ];
   const create = html`<a class="button primary" href="#/dashboards/new" data-test="create-dashboard">New dashboard</a>`;
-  const empty = wanted ? 'No dashboard fits.' : 'There are no dashboards yet. Create the first one with New dashboard.';
+  const empty = wanted ? 'No dashboard matches. Change the search text to see other dashboards.' : 'There are no dashboards yet. Select New dashboard to create one.';
   return html`<${Page} title="Dashboards" actions=${create}>
     <${Loaded} live=${live}>
       <div class="filters">

@@ -28,15 +28,15 @@ function Webserver({ of }) {
     <${Facts} of=${[
       ['Name', of.Name],
       ['External address', of.ExternalAddr || 'not set (External-Addr)'],
-      ['Datastore', of.Connected ? 'connected' : 'cut off'],
+      ['Datastore', of.Connected ? 'connected' : 'unreachable'],
       ['Applied position', number(of.Seq)],
-      ['Behind', `${number(of.LagOps)} operations`],
-      ['Waiting to be sent', number(of.Outbox)],
-      ['Rejected', number(of.Rejected)],
+      ['Lag', `${number(of.LagOps)} operations`],
+      ['Pending changes', number(of.Outbox)],
+      ['Rejected changes', number(of.Rejected)],
       ['Objects', number(of.Objects)],
       ['State digest', short(of.Digest)],
-      ['Up for', spanText(of.UptimeMs)],
-      ['Software', `gravwell ${of.Version}${of.StandsAlone ? ', stands alone' : ''}`],
+      ['Uptime', spanText(of.UptimeMs)],
+      ['Software', `gravwell ${of.Version}${of.StandsAlone ? ', standalone' : ''}`],
     ]} />
   </section>`;
 }
@@ -44,26 +44,26 @@ function Webserver({ of }) {
 function Datastore({ of, own }) {
   if (!of) {
     return html`<section class="card" data-test="datastore">
-      <header class="card-head"><h2>Datastore</h2><${Badge} kind="warn">away<//></header>
-      <p class="prose">It does not answer. This webserver goes on with what it has; its changes are sent when the datastore is back.</p>
+      <header class="card-head"><h2>Datastore</h2><${Badge} kind="warn">unreachable<//></header>
+      <p class="prose">The datastore does not respond. This webserver keeps working offline; changes sync on reconnect.</p>
     </section>`;
   }
   // Digests are comparable only at the same position.
-  const isSame = of.Seq === own.Seq ? (of.Digest === own.Digest ? ', same as here' : ', differs from here') : '';
+  const isSame = of.Seq === own.Seq ? (of.Digest === own.Digest ? ', same as this webserver' : ', differs from this webserver') : '';
   return html`<section class="card" data-test="datastore">
     <header class="card-head"><h2>Datastore</h2><${Health} of=${of} /></header>
     <${Reasons} of=${of} />
     <${Facts} of=${[
       of.Address && ['Address', of.Address],
-      ['Head of the log', number(of.Head)],
-      ['Oldest position kept', number(of.Floor)],
+      ['Log head', number(of.Head)],
+      ['Oldest retained position', number(of.Floor)],
       ['Generation', number(of.Generation)],
       ['Members connected', number(of.Subscribers)],
       ['Objects', number(of.Objects)],
       ['State digest', html`${short(of.Digest)}${isSame}`],
       ['Log', html`<${Bytes} of=${of.LogBytes} />`],
       ['Free disk', html`<${Bytes} of=${of.DiskFreeBytes} />`],
-      ['Up for', spanText(of.UptimeMs)],
+      ['Uptime', spanText(of.UptimeMs)],
       ['Software', `gravwell ${of.Version}`],
     ]} />
   </section>`;
@@ -79,7 +79,7 @@ export function Fleet() {
   const applied = (member) => (member.Name === fleet.Webserver.Name ? Math.max(member.Applied, fleet.Webserver.Seq) : member.Applied);
   const lag = (member) => (head === undefined ? '–' : number(Math.max(0, head - applied(member))));
   const columns = [
-    { title: 'Member', cell: (member) => html`<b>${member.Name}</b> ${member.Name === fleet.Webserver.Name && html`<${Badge}>this one<//>`}` },
+    { title: 'Member', cell: (member) => html`<b>${member.Name}</b> ${member.Name === fleet.Webserver.Name && html`<${Badge}>this webserver<//>`}` },
     { title: 'Role', cell: (member) => member.Role },
     { title: 'External address', cell: (member) => member.ExternalAddr || '–' },
     { title: 'Applied', kind: 'number', cell: (member) => number(applied(member)) },
@@ -104,7 +104,7 @@ export function Fleet() {
           rows=${fleet.Members}
           keyOf=${(member) => `${member.Name} ${member.SinceMs}`}
           nameOf=${(member) => member.Name}
-          empty=${fleet.Datastore ? 'No member is connected to the datastore.' : 'Who is connected is known only to the datastore, which is away.'}
+          empty=${fleet.Datastore ? 'No member is connected to the datastore.' : 'The list of connected members is available when the datastore is reachable.'}
         />`}
     <//>
   <//>`;

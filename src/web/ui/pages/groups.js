@@ -44,7 +44,7 @@ function GroupForm({ group, onClose }) {
 }
 
 async function erase(group) {
-  const text = `Members of ${group.Name} lose what is shared with it. Nobody's account is deleted. This cannot be undone.`;
+  const text = `Members of ${group.Name} lose access to objects shared with the group. No user is deleted. You cannot undo this.`;
   if (await confirm({ title: `Delete group ${group.Name}?`, text })) {
     await attempt(() => remove(`/api/groups/${group.GID}`), `Group ${group.Name} was deleted.`);
   }
@@ -73,7 +73,7 @@ export function Groups({ me }) {
     },
     ...(me.Admin ? [actions] : []),
   ];
-  const empty = `There are no groups yet. Dashboards and resources can be shared with groups${me.Admin ? ': create one with New group' : ''}.`;
+  const empty = `There are no groups yet. You can share dashboards and resources with groups.${me.Admin ? ' Select New group to create one.' : ''}`;
   return html`<${Page} title="Groups" actions=${create}>
     <${Loaded} live=${live}>
       <${Table} label="Groups" columns=${columns} rows=${live.data ?? []} keyOf=${(group) => group.GID} nameOf=${(group) => group.Name} empty=${empty} />

@@ -10,7 +10,7 @@ import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../
 const TYPING_MS = 250;
 
 async function clear() {
-  const text = 'All your searches are taken off your history, on all webservers. This cannot be undone.';
+  const text = 'This deletes your search history on all webservers. You cannot undo this.';
   if (await confirm({ title: 'Clear your search history?', text, verb: 'Clear' })) {
     await attempt(() => remove('/api/searchhistory'), 'Your search history was cleared.');
   }
@@ -39,15 +39,15 @@ export function History({ me }) {
       title: 'Shared with',
       cell: (entry) => {
         const groups = [...new Set([entry.GID, ...(entry.GIDs ?? [])])].filter((gid) => gid !== 0);
-        if (!entry.Global && groups.length === 0) return html`<span class="faint">nobody</span>`;
-        return html`${entry.Global && html`<${Badge} kind="info">everyone<//> `}${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}<//> `)}`;
+        if (!entry.Global && groups.length === 0) return html`<span class="faint">not shared</span>`;
+        return html`${entry.Global && html`<${Badge} kind="info">all users<//> `}${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}<//> `)}`;
       },
     },
-    { title: 'Launched', cell: (entry) => html`<${Time} at=${entry.Launched} />` },
+    { title: 'Started', cell: (entry) => html`<${Time} at=${entry.Launched} />` },
     { title: 'Actions', kind: 'actions', cell: (entry) => html`<button data-test="again" onClick=${() => askAgain(entry.UserQuery)}>Run again</button>` },
   ];
   const actions = html`<button class="danger" data-test="delete" disabled=${(live.data ?? []).length === 0} onClick=${clear}>Clear your history</button>`;
-  const empty = refine ? 'No search contains that.' : 'There are no searches yet. They appear here as soon as one is launched on any webserver.';
+  const empty = refine ? 'No search matches. Change the search text to see other searches.' : 'There are no searches yet. Searches that you run on any webserver appear here.';
   return html`<${Page} title="Search history" actions=${actions}>
     <div class="filters">
       <input type="search" data-test="find" aria-label="Find searches" placeholder="Find by a part of the search" value=${typed} onInput=${(event) => setTyped(event.target.value)} />

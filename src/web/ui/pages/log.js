@@ -83,17 +83,17 @@ function Entries({ collection, isOpen }) {
   };
   return html`
     <div class="log-bar">
-      <button data-test="pause" aria-pressed=${String(held !== null)} onClick=${() => setHeld(held ? null : entries)}>${held ? 'Go on' : 'Pause'}</button>
+      <button data-test="pause" aria-pressed=${String(held !== null)} onClick=${() => setHeld(held ? null : entries)}>${held ? 'Resume' : 'Pause'}</button>
       <span class="faint" aria-live="polite">
-        ${held ? `Paused; ${waiting} new ${waiting === 1 ? 'entry waits' : 'entries wait'}.` : 'New entries appear by themselves.'}
+        ${held ? `Paused, ${waiting} new ${waiting === 1 ? 'entry' : 'entries'}.` : 'New entries appear automatically.'}
       </span>
     </div>
     ${error && html`<p class="failure" role="alert" data-test="failure">
-      ${error.status === 503 && !Connected ? 'The datastore is away: older entries cannot be read now. What this webserver applies still appears here.' : error.message}
+      ${error.status === 503 && !Connected ? 'The datastore is unreachable, so older entries cannot be loaded. Retrying automatically; new entries of this webserver still appear here.' : error.message}
     </p>`}
-    ${shown.length === 0 && isRead && !error && html`<div class="empty" data-test="empty">${collection ? `Nothing of ${collection} among the latest entries. Older ones can be read below.` : 'The log is empty.'}</div>`}
+    ${shown.length === 0 && isRead && !error && html`<div class="empty" data-test="empty">${collection ? `The latest entries contain no changes of ${collection}. Load older entries to find some.` : 'The log is empty.'}</div>`}
     <ol class="entries" data-test="entries">${shown.map((entry) => html`<${Entry} key=${entry.Seq} entry=${entry} isOpen=${isOpen} />`)}</ol>
-    ${isRead && !isEnd && oldest > 1 && html`<button data-test="older" onClick=${older}>Read older entries</button>`}
+    ${isRead && !isEnd && oldest > 1 && html`<button data-test="older" onClick=${older}>Load older entries</button>`}
   `;
 }
 
@@ -102,7 +102,7 @@ export function Log() {
   const [collection, setCollection] = useState('');
   const isOpen = (name) => kinds.some((kind) => kind.Collection === name && kind.Exposure === 'Open');
   const options = [['', 'All collections'], ...kinds.map((kind) => [kind.Collection, kind.Collection])];
-  const holds = kinds.find((kind) => kind.Collection === collection)?.Holds ?? 'Everything, in the order in which it was decided.';
+  const holds = kinds.find((kind) => kind.Collection === collection)?.Holds ?? 'All entries in commit order.';
   return html`<${Page} title="Live log">
     <div class="filters">
       <${Choice} name="collection" label="Collection" value=${collection} options=${options} onValue=${setCollection} hint=${holds} />

@@ -3,7 +3,7 @@ import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Page } from '../lib/ui.js';
 
 export function Missing() {
-  return html`<${Page} title="There is no such page">
-    <div class="empty"><p>It does not exist, or it is for administrators.</p><a href="#/fleet">To the overview</a></div>
+  return html`<${Page} title="Page not found">
+    <div class="empty"><p>This page does not exist, or only administrators can view it.</p><a href="#/fleet">Go to the overview</a></div>
   <//>`;
 }

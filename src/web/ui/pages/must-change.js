@@ -11,7 +11,7 @@ export function MustChange({ me }) {
   return html`<main class="door">
     <div class="card">
       <h1>Change your password</h1>
-      <p class="prose">The password of <b>${me.User}</b> must be changed before anything else can be done.</p>
+      <p class="prose">You must change the password of <b>${me.User}</b> before you can continue.</p>
       <${OwnPassword} uid=${me.UID} onDone=${load} />
       <button class="plain" data-test="sign-out" onClick=${() => attempt(signOut)}>Sign out</button>
     </div>

@@ -24,14 +24,14 @@ function NewNotification({ me, onClose }) {
     else await post('/api/notifications/targeted/self', body);
     toast('The notification was sent.');
   };
-  const receivers = [['self', 'Yourself'], ...(me.Admin ? [['user', 'A user'], ...(people.groups.length > 0 ? [['group', 'A group']] : []), ['all', 'Everybody']] : [])];
+  const receivers = [['self', 'Yourself'], ...(me.Admin ? [['user', 'A user'], ...(people.groups.length > 0 ? [['group', 'A group']] : []), ['all', 'All users']] : [])];
   return html`<${FormDialog} title="New notification" verb="Send" action=${action} onClose=${onClose}>
     <${Choice} name="To" label="To" value=${typed.To} options=${receivers} onValue=${set('To')} />
     ${typed.To === 'user' && html`<${Choice} name="UID" label="User" value=${typed.UID} options=${people.users.map((user) => [user.UID, user.User])} onValue=${set('UID')} />`}
     ${typed.To === 'group' && html`<${Choice} name="GID" label="Group" value=${typed.GID} options=${people.groupOptions} onValue=${set('GID')} />`}
     <${Area} name="Msg" label="Message" rows="3" value=${typed.Msg} onValue=${set('Msg')} required />
     <${Choice} name="Level" label="Level" value=${typed.Level} options=${LEVELS} onValue=${set('Level')} />
-    <${Field} name="Link" label="Link" value=${typed.Link} onValue=${set('Link')} hint="Optional: where to read more." autocomplete="off" />
+    <${Field} name="Link" label="Link" value=${typed.Link} onValue=${set('Link')} hint="Optional: address with more information." autocomplete="off" />
   <//>`;
 }
 
@@ -42,7 +42,7 @@ export function Notifications({ me }) {
   const rows = Object.entries(live.data ?? {}).map(([id, one]) => ({ id, ...one }));
   rows.sort((one, other) => (one.Sent < other.Sent ? 1 : -1));
   const receiver = (one) => {
-    if (one.Broadcast) return 'everybody';
+    if (one.Broadcast) return 'all users';
     return one.GID ? `group ${people.group(one.GID)}` : people.user(one.UID);
   };
   const mayDelete = (one) => me.Admin || one.UID === me.UID;
@@ -60,13 +60,13 @@ export function Notifications({ me }) {
     {
       title: 'Actions',
       kind: 'actions',
-      cell: (one) => (mayDelete(one) ? html`<button data-test="delete" title=${one.UID === me.UID ? '' : 'For everybody who received it'} onClick=${() => erase(one)}>Delete</button>` : html`<span class="faint">ends by itself</span>`),
+      cell: (one) => (mayDelete(one) ? html`<button data-test="delete" title=${one.UID === me.UID ? '' : 'Deletes the notification for all recipients'} onClick=${() => erase(one)}>Delete</button>` : html`<span class="faint">expires automatically</span>`),
     },
   ];
   const actions = html`<button class="primary" data-test="create-notification" onClick=${() => setNew(true)}>New notification</button>`;
   return html`<${Page} title="Notifications" actions=${actions}>
     <${Loaded} live=${live}>
-      <${Table} label="Notifications" columns=${columns} rows=${rows} keyOf=${(one) => one.id} nameOf=${(one) => one.Msg} empty="There is nothing new. Messages to you, your groups and everybody appear here." />
+      <${Table} label="Notifications" columns=${columns} rows=${rows} keyOf=${(one) => one.id} nameOf=${(one) => one.Msg} empty="You have no notifications. Messages to you, to your groups and to all users appear here." />
     <//>
     ${isNew && html`<${NewNotification} me=${me} onClose=${() => setNew(false)} />`}
   <//>`;

@@ -20,19 +20,19 @@ function versions(entries, collection, key) {
 function What({ version, before }) {
   const { isDelete, text, op } = version;
   if (isDelete) return before?.text ? html`<${Differences} before=${before.text} after="" />` : null;
-  if (text === null) return html`<p class="hint">${bytesText(op.Value.Bytes)}, too long to be shown.</p>`;
+  if (text === null) return html`<p class="hint">${bytesText(op.Value.Bytes)}, too large to display.</p>`;
   // After a deletion and for the first version, all lines are new.
   if (!before || before.isDelete) return html`<${Differences} before="" after=${text} />`;
   if (before.text === null) return html`<pre class="code" tabindex="0">${text}</pre>`;
   return html`<${Differences} before=${before.text} after=${text} />`;
 }
 
-const KINDS = { created: 'good', changed: 'info', deleted: 'error', 'first that is known': '' };
+const KINDS = { created: 'good', changed: 'info', deleted: 'error', 'oldest retained': '' };
 
 function kindOf(version, before) {
   if (version.isDelete) return 'deleted';
   if (before) return before.isDelete ? 'created' : 'changed';
-  return 'first that is known';
+  return 'oldest retained';
 }
 
 export function ObjectHistory({ collection, address }) {
@@ -45,9 +45,9 @@ export function ObjectHistory({ collection, address }) {
   const found = versions(live.data ?? [], name, key);
   return html`<${Page} title=${`${name}/${key}`} back=${{ href: '#/log', text: 'Live log' }}>
     ${live.error?.status === 503 &&
-    html`<p class="note note-warn">${Connected ? 'The datastore did not answer in time; it is asked again.' : 'The datastore, which keeps the history, is away. It is asked again by itself.'}</p>`}
+    html`<p class="note note-warn">${Connected ? 'The datastore did not respond in time. Retrying automatically.' : 'The datastore, which stores the history, is unreachable. Retrying automatically.'}</p>`}
     <${Loaded} live=${live}>
-      ${found.length === 0 && html`<div class="empty" data-test="empty">The log does not hold this object any more: what was deleted or written over long ago is compacted away.</div>`}
+      ${found.length === 0 && html`<div class="empty" data-test="empty">The log no longer contains this object: compaction has removed its old versions.</div>`}
       <ol class="entries">
         ${found.map((version, at) => {
           const before = found[at + 1];

@@ -9,7 +9,7 @@ import { THEMES, adopt, choose, preferencesPath, readPreferences, theme } from '
 import { useWatched } from '../lib/value.js';
 import { Loaded, Page, attempt, confirm, toast } from '../lib/ui.js';
 
-const NAMES = { system: 'As the system', light: 'Light', dark: 'Dark' };
+const NAMES = { system: 'Same as system', light: 'Light', dark: 'Dark' };
 
 function understood(text) {
   adopt(text);
@@ -32,7 +32,7 @@ function Theme({ me }) {
         </label>`,
       )}
     </div>
-    <p class="hint">Kept in your preferences, so it follows you to other browsers and webservers.</p>
+    <p class="hint">Stored in your preferences, so it applies in all your browsers and on all webservers.</p>
   </section>`;
 }
 
@@ -56,7 +56,7 @@ export function Preferences({ me }) {
     }
   };
   const erase = async () => {
-    const text = 'All your preferences are deleted, on all webservers; programs fall back to their defaults.';
+    const text = 'This deletes all your preferences on all webservers; programs use their defaults instead. You cannot undo this.';
     if (!(await confirm({ title: 'Delete your preferences?', text }))) return;
     await attempt(() => remove(path), 'Your preferences were deleted.');
     live.reload();
@@ -67,7 +67,7 @@ export function Preferences({ me }) {
       ${draft &&
       html`<section class="card">
         <h2>All preferences</h2>
-        ${live.data?.isNone && html`<p class="hint">Nothing is stored yet.</p>`}
+        ${live.data?.isNone && html`<p class="hint">You have no stored preferences yet.</p>`}
         <form onSubmit=${submit}>
           ${draft.bar}
           <${JsonArea} name="Data" label="Preferences (JSON)" rows="16" value=${draft.fields.Data} onValue=${(Data) => draft.set({ Data })} problem=${problem} />

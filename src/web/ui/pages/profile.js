@@ -9,7 +9,7 @@ import { UserForm, useUser } from '../lib/user-form.js';
 import { Badge, Facts, Loaded, Page, Pending, Time, attempt, confirm, toast } from '../lib/ui.js';
 
 async function signOutEverywhere() {
-  const text = 'All your sessions end, on every webserver and in every browser, also this one. API tokens go on.';
+  const text = 'This ends all your sessions on all webservers and in all browsers, including this one. API tokens stay valid.';
   if (!(await confirm({ title: 'Sign out everywhere?', text, verb: 'Sign out everywhere' }))) return;
   if (await attempt(() => remove('/api/logout'))) await attempt(signOut);
 }
@@ -30,18 +30,18 @@ function SecondFactor({ user }) {
       ${live.data && html`<${Badge} kind=${isOn ? 'info' : 'warn'} test="second-factor">${isOn ? 'on' : 'off'}<//>`}
     </header>
     <${Loaded} live=${live}>
-      <p class="hint">${isOn ? 'A code of your app is asked for when you sign in.' : 'Your password alone opens your account. A code of an app on your phone protects it when somebody else gets to know it.'}</p>
-      ${isOn && html`<${Facts} of=${[['Recovery codes', html`<span data-test="codes-left">${left === 0 ? 'none left' : `${left} left`}</span>`], ['Made', html`<${Time} at=${UserConfig.RecoveryCodes.Generated} />`]]} />`}
+      <p class="hint">${isOn ? 'You need a code of your app to sign in.' : 'You sign in with your password alone. A code of an app on your phone protects your account if your password is compromised.'}</p>
+      ${isOn && html`<${Facts} of=${[['Recovery codes', html`<span data-test="codes-left">${left === 0 ? 'none left' : `${left} left`}</span>`], ['Created', html`<${Time} at=${UserConfig.RecoveryCodes.Generated} />`]]} />`}
       <div class="actions">
         <button data-test="set-up-factor" class=${isOn ? '' : 'primary'} onClick=${() => setOpen('set-up')}>${isOn ? 'Use another app' : 'Set up'}</button>
         ${isOn && html`<button data-test="new-codes" onClick=${() => setOpen('codes')}>New recovery codes</button>`}
-        ${isOn && html`<button class="danger" data-test="clear-factor" disabled=${MFARequired} title=${MFARequired ? 'A second factor is required here' : undefined} onClick=${() => setOpen('clear')}>Turn off</button>`}
+        ${isOn && html`<button class="danger" data-test="clear-factor" disabled=${MFARequired} title=${MFARequired ? 'This webserver requires a second factor' : undefined} onClick=${() => setOpen('clear')}>Turn off</button>`}
       </div>
-      ${isOn && MFARequired && html`<p class="hint">A second factor is required here, so it cannot be turned off.</p>`}
+      ${isOn && MFARequired && html`<p class="hint">This webserver requires a second factor, so you cannot turn it off.</p>`}
     <//>
     ${open === 'set-up' && html`<${SetUpDialog} user=${user.User} isSet=${isOn} onClose=${close} />`}
     ${open === 'codes' && html`<${NewCodesDialog} user=${user.User} onClose=${close} />`}
-    ${open === 'clear' && html`<${ClearDialog} user=${user.User} onClose=${close} onDone=${() => toast('The second factor is off.')} />`}
+    ${open === 'clear' && html`<${ClearDialog} user=${user.User} onClose=${close} onDone=${() => toast('The second factor was turned off.')} />`}
   </section>`;
 }
 
@@ -53,17 +53,17 @@ export function Profile({ me }) {
       ${user &&
       html`<div class="cards">
           <section class="card">
-            <header class="card-head"><h2>You</h2><${Pending} of=${user} /></header>
+            <header class="card-head"><h2>Account</h2><${Pending} of=${user} /></header>
             <${UserForm} loaded=${live.data} />
             <${Facts} of=${[
               ['Role', user.Admin ? 'administrator' : 'user'],
               ['Groups', user.Groups.length > 0 ? user.Groups.map((group) => html`<${Badge} key=${group.GID}>${group.Name}<//> `) : 'none'],
-              ['Number', user.UID],
+              ['User ID', user.UID],
             ]} />
           </section>
           <section class="card">
             <h2>Password</h2>
-            <p class="hint">Your other sessions end when you change it.</p>
+            <p class="hint">Changing your password ends your other sessions.</p>
             <${OwnPassword} uid=${user.UID} onDone=${() => toast('Your password was changed.')} />
           </section>
           <${SecondFactor} user=${user} />

@@ -41,9 +41,9 @@ function Form({ me, draft, path, mayWrite }) {
       <div class="fields">
         <${Field} name="ResourceName" label="Name" value=${fields.ResourceName} onValue=${(ResourceName) => set({ ResourceName })} required autocomplete="off" />
         <${Area} name="Description" label="Description" rows="3" value=${fields.Description} onValue=${(Description) => set({ Description })} />
-        <${Field} name="Labels" label="Labels" hint="Separated by commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
-        <${Check} name="Global" label="Everyone may use it" value=${fields.Global} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(Global) => set({ Global })} />
-        <${Picker} label="Groups that may use it" test="share-read" value=${fields.GroupACL} options=${withGone(groupOptions, fields.GroupACL)} none="There are no groups to share with yet." onValue=${(GroupACL) => set({ GroupACL })} />
+        <${Field} name="Labels" label="Labels" hint="Separate labels with commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
+        <${Check} name="Global" label="All users can use it" value=${fields.Global} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(Global) => set({ Global })} />
+        <${Picker} label="Groups that can use it" test="share-read" value=${fields.GroupACL} options=${withGone(groupOptions, fields.GroupACL)} none="There are no groups to share with yet." onValue=${(GroupACL) => set({ GroupACL })} />
       </div>
     </fieldset>
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
@@ -79,7 +79,7 @@ export function Resource({ me, guid }) {
     ${live.error && html`<p class="failure" role="alert">${live.error.message}</p>`}
     <div class="cards">
       <section class="card">
-        <header class="card-head"><h2>What it is</h2><${Pending} of=${resource} /></header>
+        <header class="card-head"><h2>Details</h2><${Pending} of=${resource} /></header>
         <${Form} me=${me} draft=${draft} path=${path} mayWrite=${mayWrite} />
       </section>
       <section class="card">
@@ -92,7 +92,7 @@ export function Resource({ me, guid }) {
           ['Owner', people.user(resource.UID)],
           ['GUID', html`<code>${resource.GUID}</code>`],
         ]} />
-        ${mayWrite && html`<${DropZone} text="New contents take the place of the present ones." onFile=${(file) => uploadContents(guid, resource.ResourceName, file)} />`}
+        ${mayWrite && html`<${DropZone} text="A new file replaces the current contents." onFile=${(file) => uploadContents(guid, resource.ResourceName, file)} />`}
       </section>
     </div>
     <section class="card">

@@ -9,7 +9,7 @@ import { DropZone, uploadContents } from '../lib/uploads.js';
 import { Area, Badge, Bytes, Field, FormDialog, Loaded, Page, Pending, Table, Time, attempt, confirm, toast } from '../lib/ui.js';
 
 export async function eraseResource(resource) {
-  const text = `${resource.ResourceName} and its contents are deleted from all webservers. Searches that use it will fail. This cannot be undone.`;
+  const text = `This deletes ${resource.ResourceName} and its contents from all webservers. Searches that use it will fail. You cannot undo this.`;
   if (!(await confirm({ title: `Delete resource ${resource.ResourceName}?`, text }))) return false;
   return attempt(() => remove(`/api/resources/${resource.GUID}`), `Resource ${resource.ResourceName} was deleted.`);
 }
@@ -18,7 +18,7 @@ export function CloneResource({ resource, onClose }) {
   const [name, setName] = useState(`${resource.ResourceName} (copy)`);
   const action = async () => {
     const copy = await post(`/api/resources/${resource.GUID}/clone`, { Name: name });
-    toast(`Resource ${copy.ResourceName} was made; it is yours.`);
+    toast(`Resource ${copy.ResourceName} was created. You own the copy.`);
   };
   return html`<${FormDialog} title=${`Clone ${resource.ResourceName}`} verb="Clone" action=${action} onClose=${onClose}>
     <${Field} name="Name" label="Name of the copy" value=${name} onValue=${setName} required autocomplete="off" />
@@ -39,10 +39,10 @@ function NewResource({ onClose }) {
     if (file) uploadContents(made.GUID, made.ResourceName, file);
   };
   return html`<${FormDialog} title="New resource" verb="Create" action=${action} onClose=${onClose}>
-    <${Field} name="ResourceName" label="Name" value=${typed.ResourceName} onValue=${set('ResourceName')} required autocomplete="off" hint="Searches use the resource by this name." />
+    <${Field} name="ResourceName" label="Name" value=${typed.ResourceName} onValue=${set('ResourceName')} required autocomplete="off" hint="Searches refer to the resource by this name." />
     <${Area} name="Description" label="Description" rows="3" value=${typed.Description} onValue=${set('Description')} />
-    <${Field} name="Labels" label="Labels" hint="Separated by commas." value=${typed.Labels} onValue=${set('Labels')} autocomplete="off" />
-    <${DropZone} onFile=${choose} text=${file ? `${file.name} is uploaded when the resource is created.` : 'Contents (can also be uploaded later)'} />
+    <${Field} name="Labels" label="Labels" hint="Separate labels with commas." value=${typed.Labels} onValue=${set('Labels')} autocomplete="off" />
+    <${DropZone} onFile=${choose} text=${file ? `${file.name} will be uploaded when you create the resource.` : 'Contents (you can also upload them later)'} />
   <//>`;
 }
 
@@ -67,9 +67,9 @@ export function Resources({ me }) {
     {
       title: 'Shared with',
       cell: (one) => html`<span class="badges">
-        ${one.Global && html`<${Badge} kind="info">everyone<//>`}
+        ${one.Global && html`<${Badge} kind="info">all users<//>`}
         ${one.GroupACL.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}<//>`)}
-        ${!one.Global && one.GroupACL.length === 0 && html`<span class="faint">nobody</span>`}
+        ${!one.Global && one.GroupACL.length === 0 && html`<span class="faint">not shared</span>`}
       </span>`,
     },
     { title: 'Size', kind: 'number', cell: (one) => html`<${Bytes} of=${one.Size} />` },
@@ -84,7 +84,7 @@ export function Resources({ me }) {
     },
   ];
   const create = html`<button class="primary" data-test="create-resource" onClick=${() => setNew(true)}>New resource</button>`;
-  const empty = wanted ? 'No resource fits.' : 'There are no resources yet. Create one with New resource and drop a file on it.';
+  const empty = wanted ? 'No resource matches. Change the search text to see other resources.' : 'There are no resources yet. Select New resource to create one.';
   return html`<${Page} title="Resources" actions=${create}>
     <${Loaded} live=${live}>
       <div class="filters">

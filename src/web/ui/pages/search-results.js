@@ -26,7 +26,7 @@ export function SearchState({ of }) {
 }
 
 export async function eraseSearch(search) {
-  const text = 'The search and its results are deleted from all webservers. This cannot be undone.';
+  const text = 'This deletes the search and its results from all webservers. You cannot undo this.';
   if (!(await confirm({ title: 'Delete this search?', text }))) return false;
   return attempt(() => remove(`/api/searchctrl/${search.ID}`), 'The search was deleted.');
 }
@@ -47,9 +47,9 @@ function Share({ me, search, onClose }) {
     await put(`/api/searchctrl/${search.ID}/groups`, { GIDs: gids });
     if (me.Admin && isGlobal !== search.Global) await put(`/api/searchctrl/${search.ID}/global`, { Global: isGlobal });
   };
-  return html`<${FormDialog} title="Who may see this search" verb="Share" action=${action} onClose=${onClose}>
-    <${Check} name="Global" label="Everyone may see it" value=${isGlobal} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${setGlobal} />
-    <${Picker} label="Groups that may see it" test="share-read" value=${gids} options=${withGone(options, gids)} none="There are no groups to share with." onValue=${setGids} />
+  return html`<${FormDialog} title="Share this search" verb="Share" action=${action} onClose=${onClose}>
+    <${Check} name="Global" label="All users can view it" value=${isGlobal} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${setGlobal} />
+    <${Picker} label="Groups that can view it" test="share-read" value=${gids} options=${withGone(options, gids)} none="There are no groups to share with." onValue=${setGids} />
   <//>`;
 }
 
@@ -65,8 +65,8 @@ function Actions({ me, search }) {
   return html`<div class="actions">
     ${isOwn && isRunning && html`<button data-test="stop" onClick=${() => attempt(() => put(`${path}/stop`))}>Stop</button>`}
     ${formats.map((format) => html`<a key=${format} class="button" data-test=${`download-${format}`} href=${`${path}/download/${format}`} download="">${format.toUpperCase()}</a>`)}
-    ${isOwn && !search.Saved && !isRunning && html`<button data-test="save-search" onClick=${() => attempt(() => patch(`${path}/save`), 'The results are kept at every webserver.')}>Save</button>`}
-    ${isOwn && isRunning && !search.Background && html`<button data-test="background" onClick=${() => attempt(() => patch(`${path}/background`), 'It goes on by itself.')}>To the background</button>`}
+    ${isOwn && !search.Saved && !isRunning && html`<button data-test="save-search" onClick=${() => attempt(() => patch(`${path}/save`), 'The results are now saved on all webservers.')}>Save</button>`}
+    ${isOwn && isRunning && !search.Background && html`<button data-test="background" onClick=${() => attempt(() => patch(`${path}/background`), 'The search continues in the background.')}>Run in background</button>`}
     ${isOwn && html`<button data-test="share" onClick=${() => setSharing(true)}>Share</button>`}
     <button data-test="again" onClick=${() => askAgain(search.UserQuery)}>Edit query</button>
     ${isOwn && html`<button class="danger" data-test="delete" onClick=${erase}>Delete</button>`}
@@ -78,18 +78,18 @@ const number = (value) => Number(value).toLocaleString('en');
 
 function Head({ me, search }) {
   const people = usePeople();
-  const where = search.Saved ? html`saved, at every webserver` : html`webserver <b data-test="holder">${search.Webserver}</b>`;
+  const where = search.Saved ? html`saved on all webservers` : html`webserver <b data-test="holder">${search.Webserver}</b>`;
   const ms = Number.parseInt(search.Duration, 10);
   return html`<section class="card">
     <header class="card-head"><h2>Results</h2><${SearchState} of=${search} /></header>
     <${Actions} me=${me} search=${search} />
     <code class="query" data-test="query">${search.UserQuery}</code>
     <${Facts} of=${[
-      ['Rows', html`<span data-test="row-count">${number(search.ItemCount)}</span> of ${number(search.InputCount)} looked at`],
+      ['Rows', html`<span data-test="row-count">${number(search.ItemCount)}</span> of ${number(search.InputCount)} scanned`],
       ['Size', html`<${Bytes} of=${search.StoreSize} />`],
       ['Time', ms < 1000 ? `${ms} ms` : spanText(ms)],
       ['Owner', people.user(search.UID)],
-      ['Begun', html`<${Time} at=${search.Started} />`],
+      ['Started', html`<${Time} at=${search.Started} />`],
       ['Results', where],
       ['Kept until', isNever(search.LaunchInfo.expires) ? 'deleted' : html`<${Time} at=${search.LaunchInfo.expires} />`],
     ]} />
@@ -148,13 +148,13 @@ function Rows({ search, between, onBetween }) {
     <header class="card-head">
       <h2>Rows</h2>
       <div class="actions">
-        ${between && html`<button data-test="all-times" onClick=${() => onBetween(null)}>Show all times</button>`}
-        <${Choice} name="look" label="Shown as" value=${look} onValue=${setLook} options=${[['table', 'Table'], ['raw', 'Raw']]} />
+        ${between && html`<button data-test="all-times" onClick=${() => onBetween(null)}>Show all rows</button>`}
+        <${Choice} name="look" label="View" value=${look} onValue=${setLook} options=${[['table', 'Table'], ['raw', 'Raw']]} />
       </div>
     </header>
     <${Loaded} live=${live}>
       ${rows.length === 0
-        ? html`<div class="empty" data-test="empty">${isRunning ? 'Nothing yet.' : 'Nothing was found.'}</div>`
+        ? html`<div class="empty" data-test="empty">${isRunning ? 'No rows yet.' : 'No rows found.'}</div>`
         : look === 'table' ? html`<${AsTable} search=${search} rows=${rows} />` : html`<${AsRaw} rows=${rows} />`}
       ${total > 0 &&
       html`<footer class="pager">
@@ -178,7 +178,7 @@ export function SearchResults({ me, id }) {
     if (asked.get().query === '') asked.set({ ...asked.get(), query: search.UserQuery });
   }, [search?.Progress]);
   if (!search) return html`<${Loaded} live=${live} />`;
-  if (live.error?.status === 404) return html`<div class="empty" role="alert">This search was deleted, or is not shared with you any more.</div>`;
+  if (live.error?.status === 404) return html`<div class="empty" role="alert">This search was deleted or is no longer shared with you.</div>`;
   return html`<div class="results">
     <${Head} me=${me} search=${search} />
     <${Histogram} search=${search} between=${between} onBetween=${setBetween} />

@@ -6,7 +6,7 @@ import { Choice, Check, Page } from '../lib/ui.js';
 import { SearchResults } from './search-results.js';
 
 const TYPING_MS = 400;
-const SAMPLE = 'tag=audit since=-1h "words" -without | select(.op == "delete") | count by user';
+const SAMPLE = 'tag=audit since=-1h "term" -excluded | select(.op == "delete") | count by user';
 
 /** Validates the query on the webserver while the user types. Returns null while unknown or if the query is valid. */
 function useVerdict(query) {

@@ -19,11 +19,11 @@ export function Searches({ me }) {
         ${one.Name && html`<p class="hint"><code>${one.UserQuery}</code></p>`}`,
     },
     { title: 'State', cell: (one) => html`<${SearchState} of=${one} />${one.State.includes('BACKGROUNDED') && html` <${Badge}>background<//>`}` },
-    { title: 'Results at', cell: (one) => (one.State.includes('SAVED') ? html`<${Badge} kind="info">saved: everywhere<//>` : html`<span data-test="holder">${one.Webserver}</span>`) },
+    { title: 'Results on', cell: (one) => (one.State.includes('SAVED') ? html`<${Badge} kind="info">all webservers<//>` : html`<span data-test="holder">${one.Webserver}</span>`) },
     { title: 'Rows', kind: 'number', cell: (one) => Number(one.ItemCount).toLocaleString('en') },
     { title: 'Size', kind: 'number', cell: (one) => html`<${Bytes} of=${one.StoredData} />` },
     { title: 'Owner', cell: (one) => people.user(one.UID) },
-    { title: 'Begun', cell: (one) => html`<${Time} at=${one.LaunchInfo.started} />` },
+    { title: 'Started', cell: (one) => html`<${Time} at=${one.LaunchInfo.started} />` },
     {
       title: 'Actions',
       kind: 'actions',
@@ -35,7 +35,7 @@ export function Searches({ me }) {
   return html`<${Page} title="Searches" actions=${actions}>
     <${Loaded} live=${live}>
       <div class="filters">${allUsers}</div>
-      <${Table} label="Searches" columns=${columns} rows=${live.data ?? []} keyOf=${(one) => one.ID} nameOf=${(one) => one.UserQuery} empty="No search is kept. What is searched on any webserver appears here." />
+      <${Table} label="Searches" columns=${columns} rows=${live.data ?? []} keyOf=${(one) => one.ID} nameOf=${(one) => one.UserQuery} empty="There are no searches yet. Searches on all webservers appear here." />
     <//>
   <//>`;
 }

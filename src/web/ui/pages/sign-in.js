@@ -36,10 +36,10 @@ export function SignIn() {
     setPass('');
     setCode('');
   };
-  const other = html`<button type="button" class="plain" data-test="back" onClick=${back}>Sign in as somebody else</button>`;
+  const other = html`<button type="button" class="plain" data-test="back" onClick=${back}>Sign in as another user</button>`;
   if (wanted === 'setup') {
     return html`<${Door} title="Set up a second factor">
-      <p class="prose">Here everybody signs in with a code of an app as well. <b>${user}</b> has none yet.</p>
+      <p class="prose">This webserver requires a second factor, which <b>${user}</b> does not have yet. Set it up to sign in.</p>
       <${SetUp} credentials=${{ User: user, Pass: pass }} onDone=${load} />
       ${other}
     <//>`;

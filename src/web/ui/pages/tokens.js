@@ -41,8 +41,8 @@ function TokenForm({ token, onSecret, onClose }) {
   return html`<${FormDialog} title=${token ? `Token ${token.name}` : 'New token'} verb=${token ? 'Save' : 'Create'} wide=${true} action=${action} onClose=${onClose}>
     <${Field} name="name" label="Name" value=${typed.name} onValue=${set('name')} required autocomplete="off" />
     <${Area} name="description" label="Description" rows="2" value=${typed.description} onValue=${set('description')} />
-    <${Field} name="expiresAt" label="Ends" type="datetime-local" value=${typed.expiresAt} onValue=${set('expiresAt')} hint="Empty: never." />
-    <${Picker} label="What it may do" test="capability" value=${typed.capabilities} onValue=${set('capabilities')} options=${known.map((name) => [name, name])} />
+    <${Field} name="expiresAt" label="Expires" type="datetime-local" value=${typed.expiresAt} onValue=${set('expiresAt')} hint="Leave empty for a token that never expires." />
+    <${Picker} label="Capabilities" test="capability" value=${typed.capabilities} onValue=${set('capabilities')} options=${known.map((name) => [name, name])} />
   <//>`;
 }
 
@@ -50,12 +50,12 @@ function TokenForm({ token, onSecret, onClose }) {
 function Secret({ token, onClose }) {
   const copy = () => attempt(() => navigator.clipboard.writeText(token.token), 'Copied.');
   return html`<${Dialog} title=${`Value of ${token.name}`} onClose=${onClose}>
-    <p class="prose">Copy it now: it is not shown again, and nobody can look it up later.</p>
+    <p class="prose">Copy the value now: it is not shown again, and you cannot retrieve it later.</p>
     <pre class="code secret" tabindex="0" data-test="token-value">${token.token}</pre>
-    <p class="hint">Programs send it in the header <code>Gravwell-Token</code>.</p>
+    <p class="hint">Programs send the value in the header <code>Gravwell-Token</code>.</p>
     <footer>
       ${navigator.clipboard && html`<button data-test="copy" onClick=${copy}>Copy</button>`}
-      <button class="primary" data-test="done" onClick=${onClose}>I have it</button>
+      <button class="primary" data-test="done" onClick=${onClose}>Done</button>
     </footer>
   <//>`;
 }
@@ -67,28 +67,28 @@ export function Tokens({ me }) {
   const [edited, setEdited] = useState(null);
   const [secret, setSecret] = useState(null);
   const renew = async (token) => {
-    const text = 'It gets a new value; programs that use the present one are refused from then on.';
+    const text = 'The token gets a new value. Programs that use the current value lose access.';
     if (!(await confirm({ title: `Renew token ${token.name}?`, text, verb: 'Renew' }))) return;
     await attempt(async () => setSecret(await patch(`/api/tokens/${token.id}`, { expiresAt: isOver(token) ? NEVER : token.expiresAt })));
   };
   const erase = async (token) => {
-    const text = 'Programs that use it are refused on all webservers. This cannot be undone.';
+    const text = 'Programs that use this token lose access on all webservers. You cannot undo this.';
     if (await confirm({ title: `Delete token ${token.name}?`, text })) await attempt(() => remove(`/api/tokens/${token.id}`), `Token ${token.name} was deleted.`);
   };
   const columns = [
     { title: 'Token', kind: 'wide', cell: (token) => html`<b>${token.name || '(no name)'}</b>${token.description && html`<p class="hint">${token.description}</p>`}` },
     { title: 'Owner', cell: (token) => people.user(token.uid) },
     {
-      title: 'May do',
+      title: 'Capabilities',
       cell: (token) =>
         token.capabilities.length > 4
           ? html`<span title=${token.capabilities.join(', ')}>${token.capabilities.length} capabilities</span>`
           : token.capabilities.length > 0
             ? token.capabilities.map((name) => html`<${Badge} key=${name}>${name}<//> `)
-            : html`<span class="faint">nothing</span>`,
+            : html`<span class="faint">none</span>`,
     },
     { title: 'Created', cell: (token) => html`<${Time} at=${token.createdAt} />` },
-    { title: 'Ends', cell: (token) => html`<${Time} at=${token.expiresAt} /> ${isOver(token) && html`<${Badge} kind="error">over<//>`}` },
+    { title: 'Expires', cell: (token) => html`<${Time} at=${token.expiresAt} /> ${isOver(token) && html`<${Badge} kind="error">expired<//>`}` },
     {
       title: 'Actions',
       kind: 'actions',
@@ -101,7 +101,7 @@ export function Tokens({ me }) {
   return html`<${Page} title="API tokens" actions=${actions}>
     <${Loaded} live=${live}>
       ${allUsers && html`<div class="filters">${allUsers}</div>`}
-      <${Table} label="API tokens" columns=${columns} rows=${live.data ?? []} keyOf=${(token) => token.id} nameOf=${(token) => token.name} empty="There are no tokens yet. Create one with New token, for a program that is to act for you." />
+      <${Table} label="API tokens" columns=${columns} rows=${live.data ?? []} keyOf=${(token) => token.id} nameOf=${(token) => token.name} empty="There are no tokens yet. Select New token to create one for a program that acts on your behalf." />
     <//>
     ${edited && html`<${TokenForm} token=${edited.id ? edited : undefined} onSecret=${setSecret} onClose=${() => setEdited(null)} />`}
     ${secret && html`<${Secret} token=${secret} onClose=${() => setSecret(null)} />`}

@@ -14,37 +14,37 @@ function SetPassword({ user, onClose }) {
   const tokens = useTokensOf(user.UID, '?admin=true');
   const action = async () => {
     await put(`/api/users/${user.UID}/pwd`, { NewPass: pass, Tokens: choice });
-    toast(`The password of ${user.User} was set; their sessions are over.`);
+    toast(`The password of ${user.User} was set, and their sessions were ended.`);
   };
   return html`<${FormDialog} title=${`Password of ${user.User}`} verb="Set password" action=${action} onClose=${onClose}>
-    <${Field} name="NewPass" label="New password" type="password" value=${pass} onValue=${setPass} required autocomplete="new-password" hint="All sessions of this user end." />
+    <${Field} name="NewPass" label="New password" type="password" value=${pass} onValue=${setPass} required autocomplete="new-password" hint="Setting a password ends all sessions of this user." />
     <${TokenChoice} tokens=${tokens} value=${choice} onValue=${setChoice} />
   <//>`;
 }
 
 async function toggleAdmin(user, on) {
   const path = `/api/users/${user.UID}/admin`;
-  await attempt(() => (on ? put(path) : remove(path)), on ? `${user.User} is an administrator now.` : `${user.User} is no administrator any more.`);
+  await attempt(() => (on ? put(path) : remove(path)), on ? `${user.User} is now an administrator.` : `${user.User} is no longer an administrator.`);
 }
 
 async function toggleLock(user) {
   const path = `/api/users/${user.UID}/lock`;
   if (user.Locked) {
-    await attempt(() => remove(path), `${user.User} may sign in again.`);
+    await attempt(() => remove(path), `${user.User} can sign in again.`);
     return;
   }
-  const text = `${user.User} is put out of all sessions and cannot sign in until unlocked. Nothing of theirs is deleted.`;
+  const text = `This ends all sessions of ${user.User}, who cannot sign in until you unlock the account. No data is deleted.`;
   if (await confirm({ title: `Lock ${user.User}?`, text, verb: 'Lock' })) await attempt(() => put(path), `${user.User} is locked.`);
 }
 
 async function clearFactor(user) {
-  const text = `${user.User} signs in with the password alone until a second factor is set up again, and is put out of all sessions. Make sure that it is ${user.User} who asks for it.`;
+  const text = `This ends all sessions of ${user.User}, who can then sign in with the password alone until a second factor is set up again. Verify that the request comes from ${user.User}.`;
   const title = `Clear the second factor of ${user.User}?`;
   if (await confirm({ title, text, verb: 'Clear' })) await attempt(() => remove(`/api/users/${user.UID}/mfa/clear`), `The second factor of ${user.User} was cleared.`);
 }
 
 async function erase(user) {
-  const text = `${user.User} is deleted from all webservers, with memberships, preferences, search history, tokens and sessions. This cannot be undone.`;
+  const text = `This deletes ${user.User} from all webservers, with memberships, preferences, search history, tokens and sessions. You cannot undo this.`;
   if (!(await confirm({ title: `Delete ${user.User}?`, text }))) return;
   if (await attempt(() => remove(`/api/users/${user.UID}`), `User ${user.User} was deleted.`)) location.hash = '#/users';
 }
@@ -68,7 +68,7 @@ function Memberships({ user, reload }) {
 
 function Role({ user, reload, disabled }) {
   const [shown, choose] = useImmediate(user.Admin, (on) => toggleAdmin(user, on).then(reload));
-  return html`<${Check} name="Admin" label="Administrator" hint="may see and change everything" value=${shown} disabled=${disabled} onValue=${choose} />`;
+  return html`<${Check} name="Admin" label="Administrator" hint="can view and change everything" value=${shown} disabled=${disabled} onValue=${choose} />`;
 }
 
 export function User({ me, uid }) {
@@ -83,19 +83,19 @@ export function User({ me, uid }) {
       html`<div class="cards">
           <section class="card">
             <header class="card-head">
-              <h2>Who it is</h2>
+              <h2>Account</h2>
               <span class="badges">${user.Locked && html`<${Badge} kind="error" test="is-locked">locked<//>`}<${Pending} of=${user} /></span>
             </header>
             <${UserForm} loaded=${loaded} />
           </section>
           <section class="card">
-            <h2>Rights and access</h2>
+            <h2>Permissions and access</h2>
             <div class="fields">
               <${Role} user=${user} reload=${live.reload} disabled=${isOwn} />
               <${Memberships} user=${user} reload=${live.reload} />
             </div>
             <${Facts} of=${[
-              ['Number', user.UID],
+              ['User ID', user.UID],
               ['Last seen', html`<${Time} at=${user.TS} />`],
               ['Second factor', html`<span data-test="second-factor">${user.MFA.TOTP.Enabled ? 'on' : 'off'}</span>`],
             ]} />

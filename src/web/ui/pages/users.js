@@ -17,7 +17,7 @@ function NewUser({ onClose }) {
         await post(`/api/users/${uid}/group`, { GIDs });
       } catch (error) {
         // The user already exists, so the form must not be submitted again.
-        toast(`${user.User} was created, but belongs to no group yet: ${error.message}`, 'error');
+        toast(`User ${user.User} was created, but could not be added to groups: ${error.message}`, 'error');
         return;
       }
     }
@@ -28,7 +28,7 @@ function NewUser({ onClose }) {
     <${Field} name="Name" label="Full name" value=${typed.Name} onValue=${set('Name')} autocomplete="off" />
     <${Field} name="Email" label="E-mail" type="email" value=${typed.Email} onValue=${set('Email')} autocomplete="off" />
     <${Field} name="Pass" label="Password" type="password" value=${typed.Pass} onValue=${set('Pass')} required autocomplete="new-password" />
-    <${Check} name="Admin" label="Administrator" hint="may see and change everything" value=${typed.Admin} onValue=${set('Admin')} />
+    <${Check} name="Admin" label="Administrator" hint="can view and change everything" value=${typed.Admin} onValue=${set('Admin')} />
     <${Picker} label="Groups" test="group" value=${typed.GIDs} onValue=${set('GIDs')} options=${groupOptions} none="There are no groups yet." />
   <//>`;
 }
@@ -57,13 +57,13 @@ export function Users({ me }) {
   ];
   const actions = me.Admin
     ? html`<button class="primary" data-test="create-user" onClick=${() => setNew(true)}>New user</button>`
-    : html`<a class="button" href="#/profile">Your own profile</a>`;
+    : html`<a class="button" href="#/profile">Your profile</a>`;
   return html`<${Page} title="Users" actions=${actions}>
     <${Loaded} live=${live}>
       <div class="filters">
         <input type="search" data-test="find" aria-label="Find users" placeholder="Find by name or e-mail" value=${part} onInput=${(event) => setPart(event.target.value)} />
       </div>
-      <${Table} label="Users" columns=${columns} rows=${(live.data ?? []).filter(fits)} keyOf=${(user) => user.UID} nameOf=${(user) => user.User} empty="Nobody is called that." />
+      <${Table} label="Users" columns=${columns} rows=${(live.data ?? []).filter(fits)} keyOf=${(user) => user.UID} nameOf=${(user) => user.User} empty="No user matches. Change the search text to see other users." />
     <//>
     ${isNew && html`<${NewUser} onClose=${() => setNew(false)} />`}
   <//>`;
