@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds the Debian packages gravwell-tools, gravwell-datastore and gravwell-webserver.
 #
-# Needs cargo, python3 and dpkg-deb, which every Debian has; no network beyond the crates that cargo fetches. dpkg-deb itself rather than
-# debhelper or cargo-deb: three packages of a few files each need no more than what dpkg reads, and nothing has to be installed.
+# Requires cargo, python3 and dpkg-deb, which is part of every Debian system, and no network except for cargo's crates. The script
+# uses dpkg-deb instead of debhelper or cargo-deb, because three small packages need no additional tools.
 #
 #   packaging/build-deb.sh [--out DIR] [--version VERSION] [--binaries DIR]
 #
-# --binaries takes programs that are built already, instead of building a release.
+# --binaries packages existing programs instead of building a release.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(dirname "$here")"
@@ -34,13 +34,13 @@ for program in gravwell_datastore gravwell_webserver gravwell-logctl; do
   install -m 755 "$binaries/$program" "$stage/bin/"
   strip --strip-unneeded "$stage/bin/$program" 2>/dev/null || true
 done
-# The oldest C library that has every symbol version that the programs ask for.
+# The oldest C library with all symbol versions that the programs require.
 glibc="$(cat "$stage"/bin/* | LC_ALL=C grep -aoE 'GLIBC_2\.[0-9]+' | LC_ALL=C sort -uV | tail -1 | sed 's/GLIBC_//')"
 
-# What the programs are made of, the same in each package: they are built together.
+# The bill of materials is the same in each package, because the programs are built together.
 "$here/sbom.py" --version "$version" --target "$(rustc -vV | sed -n 's/^host: //p')" >"$stage/sbom.cdx.json"
 
-# put MODE SOURCE TARGET: into the package that is being made.
+# put MODE SOURCE TARGET: installs a file into the current package.
 put() { install -D -m "$1" "$2" "$pkg$3"; }
 compressed() { mkdir -p "$pkg$(dirname "$2")"; gzip -9 -n -c "$1" >"$pkg$2"; }
 
@@ -56,7 +56,7 @@ begin() {
 
 program() { put 755 "$stage/bin/$1" "/usr/bin/$1"; }
 
-# control DEPENDS DESCRIPTION < long description
+# control DEPENDS DESCRIPTION < LONG_DESCRIPTION: builds the package.
 control() {
   {
     echo "Package: $name"
@@ -78,7 +78,7 @@ control() {
 
 script() { cat >"$pkg/DEBIAN/$1"; chmod 755 "$pkg/DEBIAN/$1"; }
 
-# Units are enabled and started by the operator, after the configuration; an upgrade restarts what runs.
+# The operator enables and starts units after configuring them; an upgrade restarts running units.
 unit_scripts() {
   script postinst <<END
 #!/bin/sh
@@ -102,12 +102,12 @@ END
 #!/bin/sh
 set -e
 if [ "\$1" = remove ] || [ "\$1" = purge ]; then
-  # Where no service manager runs, nothing else takes the link away.
+  # Without a running service manager, only this script removes the link.
   rm -f /etc/systemd/system/multi-user.target.wants/$1.service
   if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 fi
 if [ "\$1" = purge ] && [ -d /var/lib/$name ]; then
-  echo "$name: the data in /var/lib/$name is kept; remove it yourself when nobody needs it any more" >&2
+  echo "$name: the data in /var/lib/$name is kept; delete it when you no longer need it" >&2
 fi
 END
 }
@@ -143,14 +143,14 @@ script postrm <<'END'
 #!/bin/sh
 set -e
 if [ "$1" = purge ]; then
-  # The user stays: files that are kept belong to it.
+  # Keep the user, who owns the remaining files.
   rmdir --ignore-fail-on-non-empty /opt/gravwell/etc/gravwell.conf.d /opt/gravwell/etc /opt/gravwell 2>/dev/null || true
 fi
 END
 control "libc6 (>= $glibc), systemd" "Operator's tool for the Gravwell datastore and webservers" <<'END'
 gravwell-logctl inspects, verifies, repairs and administers replicated logs,
-configures load balancers and makes certificates. The package also brings the
-configuration, the user and the kernel settings that all Gravwell services
+configures load balancers and creates certificates. The package also contains
+the configuration, the user and the kernel settings that all Gravwell services
 of a host share.
 END
 
@@ -163,7 +163,7 @@ for kind in datastore webserver; do
     for unit in service timer; do put 644 "$here/gravwell_backup.$unit" "/usr/lib/systemd/system/gravwell_backup.$unit"; done
   fi
   put 644 "$here/gravwell-$kind.tmpfiles" "/usr/lib/tmpfiles.d/gravwell-$kind.conf"
-  # Where the Gravwell documentation and every default look for it.
+  # Path in the Gravwell documentation and in all defaults.
   mkdir -p "$pkg/opt/gravwell"
   ln -s "/var/lib/gravwell-$kind" "$pkg/opt/gravwell/$kind"
   unit_scripts "gravwell_$kind"
@@ -171,6 +171,6 @@ for kind in datastore webserver; do
 $( [ $kind = datastore ] &&
   echo "Keeps the operation log of a fleet of webservers and serves it over QUIC." ||
   echo "Serves users, dashboards, preferences, search histories and resources
-from a local copy of the log of its datastore, or from one of its own." )
+from a local replica of its datastore's log, or in standalone mode." )
 END
 done

@@ -3,8 +3,8 @@
 
     packaging/sbom.py [--version VERSION] [--target TRIPLE] > sbom.cdx.json
 
-It lists what Cargo.lock has the programs built from, with the checksums that cargo verifies. The same source gives the same
-bytes: there is no time, no path and no random number in it.
+It lists the crates of Cargo.lock that the programs are built from, with the checksums that cargo verifies. The output depends
+only on the source: it contains no timestamps, paths or random numbers.
 """
 import argparse
 import hashlib
@@ -26,14 +26,14 @@ def metadata(target):
 
 
 def built(target):
-    """Names and versions of what is built; the metadata also list crates of features that are off."""
+    """Returns names and versions of the built crates; the metadata also lists crates of disabled features."""
     command = ["cargo", "tree", "--locked", "--edges", "normal,build", "--target", target, "--prefix", "none", "--format", "{p}"]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()
     return {tuple(line.replace(" v", " ", 1).split()[:2]) for line in lines if line}
 
 
 def reached(nodes, root, kinds, is_left_out=lambda package: False):
-    """Packages that the root depends on over dependencies of these kinds; what is left out leads to no others."""
+    """Returns the packages reachable from the root over dependencies of these kinds, without those left out and their own."""
     found, left = set(), [root]
     while left:
         package = left.pop()
@@ -53,7 +53,7 @@ def component(package, checksum, is_linked):
         "bom-ref": reference(package),
         "name": package["name"],
         "version": package["version"],
-        # Macros and build scripts run when the programs are built, and are no part of them.
+        # Macros and build scripts run during the build and are not part of the programs.
         "scope": "required" if is_linked else "excluded",
         "licenses": [{"expression": package["license"].replace("/", " OR ").replace("  ", " ")}],
         "purl": reference(package),
@@ -98,7 +98,7 @@ def bill(version, target):
         described = packages[package]
         checksum = checksums.get((described["name"], described["version"]))
         if checksum is None:
-            sys.exit(f"{described['name']} {described['version']} has no checksum in Cargo.lock: use crates of a registry")
+            sys.exit(f"{described['name']} {described['version']} has no checksum in Cargo.lock; use a crate from a registry")
         components.append(component(described, checksum, package in linked))
     contents = {
         "bomFormat": "CycloneDX",
@@ -118,8 +118,8 @@ def is_macro(package):
 
 def main():
     arguments = argparse.ArgumentParser(description="Writes the software bill of materials of the programs.")
-    arguments.add_argument("--version", help="version of the package; as in Cargo.toml by default")
-    arguments.add_argument("--target", default="x86_64-unknown-linux-gnu", help="for which the programs are built")
+    arguments.add_argument("--version", help="version of the package [default: version in Cargo.toml]")
+    arguments.add_argument("--target", default="x86_64-unknown-linux-gnu", help="target triple of the programs [default: %(default)s]")
     given = arguments.parse_args()
     print(json.dumps(bill(given.version, given.target), indent=1, sort_keys=True, ensure_ascii=False))
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the image of packaging/Containerfile from programs that are built already, on the libraries of this host instead of
-# the published base image, and runs the datastore in it: as which user, where its data is, whether it stops when told to.
-# Needs buildah; no network, no daemon. Usage: packaging/test-container.sh [--binaries DIR]
+# Builds the image of packaging/Containerfile from existing programs and from libraries of this host instead of the published
+# base image, runs the datastore in it, and checks its user, its data directory and its shutdown.
+# Requires buildah, but no network and no daemon. Usage: packaging/test-container.sh [--binaries DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,9 +41,9 @@ for process in /proc/[0-9]*; do
   [ "$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" = "/usr/bin/gravwell_datastore --listen 127.0.0.1:0 " ] || continue
   [ "$(stat -c %u "$process")" = 65532 ] && datastore=${process#/proc/}
 done
-[ -n "$datastore" ] || { echo "it does not run as the user of the image" >&2; exit 1; }
+[ -n "$datastore" ] || { echo "the datastore does not run as the user of the image" >&2; exit 1; }
 kill -TERM "$datastore"
 datastore=
 wait
 grep -q stopping "$work/log"
-echo "the image runs"
+echo "container test passed"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The life of the packages: install, use, upgrade with data, remove, purge.
+# Tests the life cycle of the packages: install, use, upgrade with data, remove, purge.
 #
-# Runs as root in a copy of this machine that is thrown away: an overlay over /. With GRAVWELL_DEB_ROOT=DIR in a Debian system that
-# was made there before, for instance by debootstrap. Where nothing can be mounted, and GRAVWELL_DEB_HERE=yes says that this
-# machine itself is thrown away afterwards, on the machine. Otherwise it says so and does nothing.
+# Runs as root in a temporary copy of this machine, which is an overlay over /. With GRAVWELL_DEB_ROOT=DIR it runs in an existing
+# Debian system, for example from debootstrap. If mounting is impossible, GRAVWELL_DEB_HERE=yes runs the test on this machine,
+# which must be disposable. Otherwise the test is skipped with a message.
 #
 #   packaging/test-deb.sh [--binaries DIR]
 set -euo pipefail
@@ -22,7 +22,7 @@ if [ "${GRAVWELL_DEB_INSIDE:-}" != yes ]; then
   }
   trap cleanup EXIT
   version="$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -1)"
-  # Nobody keeps these packages, so no time is spent on making them small.
+  # These packages are temporary, so they are not compressed.
   export GRAVWELL_DEB_COMPRESSION=none
   "$here/build-deb.sh" "${binaries[@]}" --version "$version~before" --out "$work/deb/old"
   "$here/build-deb.sh" "${binaries[@]}" --out "$work/deb/new"
@@ -39,11 +39,11 @@ if [ "${GRAVWELL_DEB_INSIDE:-}" != yes ]; then
     "${inside[@]}" bash /tmp/deb/test-deb.sh
     exit
   else
-    echo "SKIPPED: nothing can be mounted here; say GRAVWELL_DEB_ROOT=DIR, or GRAVWELL_DEB_HERE=yes" >&2
+    echo "SKIPPED: cannot mount file systems here; set GRAVWELL_DEB_ROOT=DIR or GRAVWELL_DEB_HERE=yes" >&2
     exit 0
   fi
   for dir in proc dev; do mount --rbind "/$dir" "$root/$dir" && mount --make-rslave "$root/$dir"; done
-  # Nobody's service manager is told of any of this.
+  # Hides the service manager of the host.
   mount -t tmpfs tmpfs "$root/run"
   rm -rf "$root/tmp/deb" && cp -r "$work/deb" "$root/tmp/deb"
   chroot "$root" "${inside[@]}" bash /tmp/deb/test-deb.sh
@@ -53,17 +53,17 @@ fi
 cd /tmp/deb
 step() { printf '\n-- %s\n' "$*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
-have() { for file in "$@"; do [ -e "$file" ] || fail "$file is not there"; done; }
-gone() { for file in "$@"; do [ ! -e "$file" ] || fail "$file is still there"; done; }
+have() { for file in "$@"; do [ -e "$file" ] || fail "$file is missing"; done; }
+gone() { for file in "$@"; do [ ! -e "$file" ] || fail "$file still exists"; done; }
 state() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null || echo absent; }
 D=/opt/gravwell/datastore
 W=/opt/gravwell/webserver
 pids=()
 stop_all() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" || true; done; pids=(); }
 trap stop_all EXIT
-wait_for() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done; fail "not within 30 s: $*"; }
+wait_for() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done; fail "timed out after 30 s: $*"; }
 exec_of() { sed -n 's/^ExecStart=//p' "/usr/lib/systemd/system/$1.service"; }
-# What the unit says, as the user whom it names.
+# Runs the command of the unit as the user gravwell.
 start() {
   cat >/opt/gravwell/etc/gravwell.conf.d/test.conf <<END
 [Global]
@@ -87,7 +87,7 @@ apt() {
 
 step "install"
 cd old
-# The lines of the guide.
+# Runs the commands of the guide.
 eval "$(sed -n '/^```sh packages$/,/^```$/p' ../operating.md | grep '^apt install' | sort -u)"
 cd ..
 for name in gravwell-tools gravwell-datastore gravwell-webserver; do
@@ -101,7 +101,7 @@ grep -q '"bomFormat": "CycloneDX"' /usr/share/doc/gravwell-webserver/sbom.cdx.js
 bash -n /usr/share/bash-completion/completions/gravwell-logctl
 id gravwell >/dev/null || fail "no user"
 [ "$(stat -Lc '%U %a' $D)" = "gravwell 700" ] || fail "$(stat -Lc '%U %a' $D)"
-[ "$(stat -c '%U:%G %a' /opt/gravwell/etc/gravwell.conf)" = "root:gravwell 640" ] || fail "the configuration is open to others"
+[ "$(stat -c '%U:%G %a' /opt/gravwell/etc/gravwell.conf)" = "root:gravwell 640" ] || fail "wrong owner or mode of gravwell.conf"
 have /usr/lib/systemd/system/gravwell_{datastore,webserver,backup}.service /usr/lib/systemd/system/gravwell_backup.timer
 gone /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 SYSTEMD_OFFLINE=1 systemctl enable gravwell_datastore gravwell_webserver
@@ -112,14 +112,14 @@ start gravwell_datastore
 wait_for test -S $D/ctl.sock
 gravwell-logctl enroll web1 >web1.token
 gravwell-logctl --data-dir $W join - <web1.token
-# Root gave that command, and yet nothing belongs to root.
-[ -z "$(find -L $W $D ! -user gravwell)" ] || fail "belongs to another: $(find -L $W $D ! -user gravwell)"
+# The command ran as root, but must not create files owned by root.
+[ -z "$(find -L $W $D ! -user gravwell)" ] || fail "wrong owner: $(find -L $W $D ! -user gravwell)"
 start gravwell_webserver
 wait_for gravwell-logctl --data-dir $W barrier
 gravwell-logctl --data-dir $W put notes first --value '{"kept":"over the upgrade"}'
 wait_for test -s $W/initial-admin-password
 
-step "upgrade from the version before, with data and a changed configuration"
+step "upgrade from the previous version, with data and a changed configuration"
 echo "# a line of the operator's own" >>/opt/gravwell/etc/gravwell.conf
 stop_all
 before="$(gravwell-logctl export | sha256sum)"
@@ -131,7 +131,7 @@ grep -q "a line of the operator's own" /opt/gravwell/etc/gravwell.conf || fail "
 have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 start gravwell_datastore
 wait_for test -S $D/ctl.sock
-[ "$(gravwell-logctl export | sha256sum)" = "$before" ] || fail "the data is not what it was"
+[ "$(gravwell-logctl export | sha256sum)" = "$before" ] || fail "the data has changed"
 start gravwell_webserver
 wait_for gravwell-logctl --data-dir $W barrier
 gravwell-logctl --data-dir $W get notes first | grep -q "over the upgrade"
@@ -148,6 +148,6 @@ step "purge"
 dpkg --purge gravwell-webserver gravwell-datastore gravwell-tools
 gone /opt/gravwell/etc/gravwell.conf
 [ "$(state gravwell-datastore)" = absent ] || fail "$(state gravwell-datastore)"
-# Absence never deletes anything, and neither does this.
+# Purging packages keeps the data.
 have /var/lib/gravwell-datastore/log /var/lib/gravwell-webserver
-step "the life cycle of the packages is as it should be"
+step "passed"
