@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Holds the dependencies against deny.toml where cargo-deny is not installed: licences, sources, several versions, bans.
+"""Checks the dependencies against deny.toml without cargo-deny: licences, sources, multiple versions, bans.
 
-Not checked here: advisories, which need a database that cargo-deny fetches.
+Does not check advisories, which need a database that cargo-deny downloads.
 """
 import collections
 import json
@@ -20,7 +20,7 @@ skipped = [entry["crate"].split("@") for entry in rules["bans"]["skip"]]
 
 
 def is_allowed(expression):
-    """Whether one of the alternatives of an SPDX expression has allowed terms only; AND binds more tightly than OR."""
+    """Returns whether an alternative of an SPDX expression has only allowed terms; AND binds more tightly than OR."""
     expression = expression.replace("/", " OR ")
     while group := re.search(r"\(([^()]*)\)", expression):
         expression = expression.replace(group.group(0), "MIT" if is_allowed(group.group(1)) else "refused")
@@ -39,14 +39,14 @@ platforms = [word for target in rules["graph"]["targets"] for word in ("--filter
 command = ["cargo", "metadata", "--locked", "--all-features", "--format-version", "1", *platforms]
 metadata = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=root).stdout)
 
-# The metadata also name crates of features that are off: cargo tree names what is built.
+# The metadata also lists crates of disabled features; cargo tree lists only the built crates.
 tree = ["cargo", "tree", "--locked", "--all-features", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}"]
 built = set()
 for target in rules["graph"]["targets"]:
     lines = subprocess.run([*tree, "--target", target], check=True, capture_output=True, text=True, cwd=root).stdout
     built |= {tuple(line.replace(" v", " ", 1).split()[:2]) for line in lines.splitlines() if line}
 packages = [package for package in metadata["packages"] if (package["name"], package["version"]) in built]
-assert len(packages) == len(built), "cargo tree and cargo metadata name the same crates"
+assert len(packages) == len(built), "cargo tree and cargo metadata list different crates"
 failures = []
 versions = collections.defaultdict(set)
 for package in packages:
@@ -55,19 +55,19 @@ for package in packages:
     if not is_allowed(package["license"] or ""):
         failures.append(f"{name} {version}: licence {package['license']!r}")
     if package["source"] is not None and package["source"] not in registries:
-        failures.append(f"{name} {version}: from {package['source']}")
+        failures.append(f"{name} {version}: source {package['source']} is not allowed")
     if name in banned:
-        failures.append(f"{name} {version}: is banned")
+        failures.append(f"{name} {version}: banned")
     if package["source"] is None and any(dependency["req"] == "*" for dependency in package["dependencies"]):
-        failures.append(f"{name} {version}: a dependency of any version")
+        failures.append(f"{name} {version}: dependency with version requirement *")
 for name, found in sorted(versions.items()):
     left = {version for version in found if not is_skipped(name, version)}
     if len(left) > 1:
-        failures.append(f"{name}: versions {', '.join(sorted(left))}; use one, or say in deny.toml who needs the other")
+        failures.append(f"{name}: versions {', '.join(sorted(left))}; use one version, or add a skip entry with a reason to deny.toml")
 for name, start in skipped:
     if not any(f"{version}.".startswith(f"{start}.") for version in versions[name]) or len(versions[name]) < 2:
-        failures.append(f"deny.toml: {name}@{start} is skipped, but not there beside another version")
-print(f"{len(packages)} packages, {sum(len(found) > 1 for found in versions.values())} in several versions")
+        failures.append(f"deny.toml: {name}@{start} is skipped, but there is no second version")
+print(f"{len(packages)} packages, {sum(len(found) > 1 for found in versions.values())} in multiple versions")
 for failure in failures:
     print("FAIL", failure, file=sys.stderr)
 sys.exit(bool(failures))
