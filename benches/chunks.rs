@@ -1,8 +1,8 @@
-//! Three ways to keep chunks, on the same data: `cargo bench --bench chunks [-- MIB]`; and how fast a stream is cut,
-//! named and kept.
+//! Compares three chunk stores on the same data, and measures how fast a stream is chunked, hashed and stored:
+//! `cargo bench --bench chunks [-- MIB]`.
 //!
-//! Each way runs in a process of its own, so that memory can be told apart. Chunks come half from noise and half from
-//! rows of a table; every way writes and syncs 16 MiB at a time, as an upload does.
+//! Each store runs in a separate process, so that memory can be attributed. Half of the chunks are noise and half are rows
+//! of a table; every store writes and syncs 16 MiB at a time, as an upload does.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -21,14 +21,14 @@ use gravwell::model::ChunkId;
 
 const CHUNK: usize = 64 << 10;
 const SYNC_EVERY: usize = (16 << 20) / CHUNK;
-/// Chunks of the measurement of memory.
+/// Number of chunks in the memory measurement.
 const SMALL: u64 = 300_000;
 
-/// One way to keep chunks.
+/// A chunk store.
 trait Way {
     fn open(dir: &Path) -> Self;
 
-    /// Opens it for many small chunks.
+    /// Opens the store for many small chunks.
     fn open_small(dir: &Path) -> Self
     where
         Self: Sized,
@@ -55,7 +55,7 @@ impl Way for Packs {
         Packs::with(dir, StoreOptions::default())
     }
 
-    /// As many chunks to a pack as there are of usual ones.
+    /// Sets the pack size so that a pack holds as many small chunks as usual ones.
     fn open_small(dir: &Path) -> Self {
         Packs::with(dir, StoreOptions { pack_bytes: 2000 * (104 + 64), ..StoreOptions::default() })
     }
@@ -122,7 +122,7 @@ impl Files {
 impl Way for Files {
     fn open(dir: &Path) -> Self {
         (0..=255u8).for_each(|n| fs::create_dir_all(dir.join(format!("{n:02x}"))).expect("creates"));
-        // What is there has to be known.
+        // A store must know its existing chunks.
         let names = (0..=255u8).flat_map(|n| fs::read_dir(dir.join(format!("{n:02x}"))).expect("lists"));
         let known: HashSet<_> = names.map(|entry| entry.expect("entry").file_name()).collect();
         std::mem::forget(known);
@@ -193,14 +193,14 @@ fn disk_bytes(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Anonymous memory of this process.
+/// Returns the anonymous memory of this process.
 fn memory_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("reads");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a line");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }
 
-/// Processor time of this thread: what counts on a machine that others use, too.
+/// Returns the processor time of this thread, which is independent of other load on the machine.
 fn processor() -> Duration {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("reads");
     Duration::from_nanos(stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number"))
@@ -266,7 +266,7 @@ fn measure<W: Way>(way_name: &str, name: &str, mib: usize) {
     );
 }
 
-/// What a chunk takes in memory, and how long opening takes with many of them: in a process that did nothing before.
+/// Measures memory per chunk and the time to open a store with many chunks, in a new process.
 fn memory<W: Way>(way_name: &str, dir: &Path) -> String {
     if way_name == "files" {
         return "(names only) | ".into();
@@ -295,7 +295,7 @@ fn opened<W: Way>(dir: &Path) {
     drop(way);
 }
 
-/// A content from its bytes to durable chunks.
+/// Measures a blob from its bytes to durable chunks.
 fn stream(mib: usize, is_noise: bool) {
     let home = tempfile::tempdir_in(".").expect("dir");
     let store = Packs::open(home.path()).0;
@@ -324,7 +324,7 @@ fn stream(mib: usize, is_noise: bool) {
     spent += began.elapsed();
     worked += processor() - before;
     println!(
-        "{mib} MiB of {} cut, named, kept and durable: {:.0} MB/s, {:.0} MB per second of one processor; stored {:.2}, \
+        "{mib} MiB of {} chunked, hashed and stored durably: {:.0} MB/s, {:.0} MB per second of one processor; stored {:.2}, \
          memory {} MiB",
         if is_noise { "noise" } else { "rows" },
         per_second(mib << 20, spent),
@@ -335,7 +335,7 @@ fn stream(mib: usize, is_noise: bool) {
     parts(&random, is_noise);
 }
 
-/// What the steps of it cost.
+/// Measures the steps of `stream` separately.
 fn parts(random: &SmallRandom, is_noise: bool) {
     const BYTES: usize = 64 << 20;
     let (mut raw, mut random) = (Vec::new(), random.clone());
@@ -345,11 +345,11 @@ fn parts(random: &SmallRandom, is_noise: bool) {
         work();
         print!("{name} {:.0} MB/s, ", per_second(BYTES, processor() - before));
     };
-    step("cutting", &mut || {
+    step("chunking", &mut || {
         let mut cutter = Cutter::new();
         cutter.push(&raw, &mut |_| Ok::<(), Infallible>(())).expect("never fails");
     });
-    step("naming", &mut || {
+    step("hashing", &mut || {
         for chunk in raw.chunks(CHUNK) {
             std::hint::black_box(ChunkId::of(chunk));
         }
@@ -357,7 +357,7 @@ fn parts(random: &SmallRandom, is_noise: bool) {
     println!("of one processor");
 }
 
-/// What the disk gives, at best.
+/// Measures the maximum write rate of the disk.
 fn raw_disk(mib: usize) {
     let home = tempfile::tempdir_in(".").expect("dir");
     let mut file = fs::File::create(home.path().join("raw")).expect("creates");
@@ -379,7 +379,7 @@ fn main() {
     let mib = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(256);
     match args.first().map(String::as_str) {
         Some(name @ "packs") => measure::<Packs>(name, "packs", mib),
-        Some(name @ "fjall") => measure::<Fjall>(name, "fjall, values apart", mib),
+        Some(name @ "fjall") => measure::<Fjall>(name, "fjall, separate values", mib),
         Some(name @ "files") => measure::<Files>(name, "a file per chunk", mib),
         Some("opened") => match (args[1].as_str(), Path::new(&args[2])) {
             ("packs", dir) => opened::<Packs>(dir),
@@ -390,7 +390,7 @@ fn main() {
         Some("disk") => raw_disk(mib),
         _ => {
             println!(
-                "| way | write, synced | read, verified | open | disk | after 3/4 removed | memory | open, 300,000 |"
+                "| store | write, synced | read, verified | open | disk | after 3/4 removed | memory | open, 300,000 |"
             );
             for way in ["packs", "fjall", "files", "disk", "noise", "rows"] {
                 let program = std::env::current_exe().expect("a path");

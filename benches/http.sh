@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# How fast a webserver answers from its local store, beside nginx with the same bytes as a static file, in one run; and how
-# soon a change at one webserver is readable at another one.
+# Measures the request rate of a webserver with data in its local store, compared with nginx and the same bytes in a static
+# file, and the delay until a change on one webserver is readable on another.
 #
 #   benches/http.sh [SECONDS]        default: 10 for each measurement
-#   GRAVWELL_PROGRAMS=DIR benches/http.sh    with programs that are built already
+#   GRAVWELL_PROGRAMS=DIR benches/http.sh    with existing programs
 #
-# Needs nginx, wrk, curl and python3 (Debian: nginx-light wrk curl python3) and builds the release binaries. Everything runs
-# on loopback, in a temporary directory that is removed at the end. Look at the ratios: figures of one machine mean little.
+# Requires nginx, wrk, curl and python3 (Debian: nginx-light wrk curl python3) and builds the release binaries. Everything runs
+# on loopback, in a temporary directory that is removed at the end. Compare ratios: absolute figures depend on the machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds="${1:-10}"
 for tool in nginx wrk curl python3; do
-  command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install nginx-light wrk curl python3" >&2; exit 2; }
+  command -v "$tool" >/dev/null || { echo "$tool is missing; run apt-get install nginx-light wrk curl python3" >&2; exit 2; }
 done
 programs="${GRAVWELL_PROGRAMS:-}"
 if [ -z "$programs" ]; then
@@ -29,7 +29,7 @@ finish() {
 trap finish EXIT
 
 free_port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])'; }
-until_ok() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "not within 30 s: $*" >&2; exit 1; }
+until_ok() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "timed out after 30 s: $*" >&2; exit 1; }
 
 udp=$(free_port); a=$(free_port); b=$(free_port); static=$(free_port)
 "$programs/gravwell_datastore" --data-dir "$work/d" --listen "127.0.0.1:$udp" --log-level warn & pids+=($!)
@@ -56,7 +56,7 @@ PY
 path="/api/dashboards/$id"
 mkdir -p "$work/static/api/dashboards"
 curl -s -H "Authorization: Bearer $token" "http://127.0.0.1:$a$path" > "$work/static$path"
-# Workers of root's nginx would be another user, who may not read the directory.
+# Workers of nginx that root starts run as another user, who cannot read the directory.
 [ "$(id -u)" = 0 ] && as="user root;" || as=""
 cat > "$work/nginx.conf" <<CONF
 $as worker_processes auto; daemon off; pid $work/nginx.pid; error_log $work/nginx.log;
@@ -86,7 +86,7 @@ middle = lambda name: statistics.median(float(line) for line in open(f"{sys.argv
 print(f"  medians: webserver {middle('webserver'):.0f}, nginx {middle('nginx'):.0f} requests/s: {middle('webserver') / middle('nginx'):.2f} of nginx")
 PY
 
-echo "Propagation through the API: PUT at one webserver until GET at the other shows it, 200 times:"
+echo "Propagation through the API: PUT at one webserver until GET at the other returns it, 200 times:"
 python3 - "$a" "$b" "$path" "$token" <<'PY'
 import http.client, json, sys, threading, time
 a, b, path, token = sys.argv[1:]
@@ -102,7 +102,7 @@ for number in range(200):
     writing = threading.Thread(target=call, args=(writer, "PUT", json.dumps({"Description": text})))
     writing.start()
     while call(reader, "GET")["Description"] != text:
-        assert time.perf_counter() - began < 30, "it does not arrive"
+        assert time.perf_counter() - began < 30, "the change does not arrive within 30 s"
     took.append(time.perf_counter() - began)
     writing.join()
 took.sort()

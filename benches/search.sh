@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Rows per second and memory of searches over a million rows, beside jq and journalctl on the same data in the same run.
+# Measures rows per second and memory of searches over a million rows, compared with jq and journalctl on the same data.
 #
 #   benches/search.sh [ROWS]
 #
-# Needs jq, curl, python3 and, for journals, Debian's package systemd-journal-remote. Uses loopback and a directory of its own, builds
-# a release unless GRAVWELL_BIN names a directory with programs, and gives up on whatever takes longer than GRAVWELL_BENCH_SECONDS (300).
+# Requires jq, curl, python3 and, for journals, the Debian package systemd-journal-remote. Runs on loopback in a temporary directory,
+# builds a release unless GRAVWELL_BIN names a directory with programs, and aborts steps after GRAVWELL_BENCH_SECONDS (300).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows="${1:-1000000}"
-patience="${GRAVWELL_BENCH_SECONDS:-300}"
+timeout_s="${GRAVWELL_BENCH_SECONDS:-300}"
 bin="${GRAVWELL_BIN:-target/release}"
 [ -x "$bin/gravwell_webserver" ] || cargo build --release --locked --bins
 work="$(mktemp -d)"
@@ -34,7 +34,7 @@ gateway=/usr/lib/systemd/systemd-journal-gatewayd
 indexer=""
 if [ -x "$gateway" ]; then
   mkdir "$work/journal"
-  timeout "$patience" /usr/lib/systemd/systemd-journal-remote -o "$work/journal/x.journal" "$work/export" >/dev/null 2>&1
+  timeout "$timeout_s" /usr/lib/systemd/systemd-journal-remote -o "$work/journal/x.journal" "$work/export" >/dev/null 2>&1
   systemd-socket-activate -l "127.0.0.1:$journal_port" "$gateway" -D "$work/journal" >/dev/null 2>&1 &
   pids+=($!)
   indexer="Remote-Indexers=journal:http://127.0.0.1:$journal_port"
@@ -51,26 +51,26 @@ start() {
     [ -n "$token" ] && return
     sleep 0.2
   done
-  echo "the webserver does not answer:"; tail "$work/log"; exit 1
+  echo "the webserver does not respond:"; tail "$work/log"; exit 1
 }
-call() { curl -sf -m "$patience" -H "Authorization: Bearer $token" "$@"; }
+call() { curl -sf -m "$timeout_s" -H "Authorization: Bearer $token" "$@"; }
 upload() {
   local guid
   guid="$(call "$url/api/resources" -d "{\"ResourceName\":\"$1\"}" | jq -r .GUID)"
   call -X PUT "$url/api/resources/$guid/raw" -F "file=@$work/$1.jsonl" >/dev/null
 }
 
-# The highest memory that a process has had, in KiB, without starting another one that would take a processor.
+# Sets `peak` to the peak memory of a process in KiB, without starting a process that would use a processor.
 peak=0
 peak_of() {
   local key value rest
   peak=0
   while read -r key value rest; do [ "$key" = VmHWM: ] && peak="$value"; done 2>/dev/null <"/proc/$1/status" || true
 }
-# Notes the sum of the peaks of the filters' processes.
+# Records the sum of the peak memory of all filter processes.
 watch_filters() {
   local -A most=()
-  local end=$((SECONDS + patience)) thread child children sum
+  local end=$((SECONDS + timeout_s)) thread child children sum
   while [ "$SECONDS" -lt "$end" ]; do
     for thread in /proc/"$server"/task/*; do
       children=""
@@ -102,10 +102,10 @@ search() {
   [ $((server_peak + filters)) -gt "$sum_max" ] && sum_max=$((server_peak + filters))
   report "$1" "$(echo "$end - $begin" | bc)" "webserver $server_peak + filters $filters = $((server_peak + filters)) MiB"
 }
-beside() {
+compare() {
   local begin end
   begin="$(now)"
-  timeout "$patience" bash -c "$2" >"$work/wanted"
+  timeout "$timeout_s" bash -c "$2" >"$work/wanted"
   end="$(now)"
   report "$1" "$(echo "$end - $begin" | bc)" ""
   if cmp -s "$work/found" "$work/wanted"; then echo "  same rows: $(wc -l <"$work/found")"; else echo "  DIFFERENT ROWS"; fi
@@ -114,23 +114,23 @@ beside() {
 range="since=2023-11-14 until=2023-12-30"
 start
 upload rows
-# Started anew once the rows are stored: what storing them took is not what searching takes.
+# Restart after the upload, so that its memory is not counted as memory of searches.
 kill "$server"; wait "$server" 2>/dev/null || true
 start
-echo "$rows rows; $(nproc) processors; load $(cut -d' ' -f1 /proc/loadavg); memory: highest of each process during the search"
+echo "$rows rows; $(nproc) processors; load $(cut -d' ' -f1 /proc/loadavg); memory: peak of each process during the search"
 echo "fresh process:"
 search "tag=resource:rows $range | select(.status == 204) | .n"
-beside "jq: the same filter over the file" "jq -c 'select(.status == 204) | .n' '$work/rows.jsonl'"
+compare "jq: the same filter over the file" "jq -c 'select(.status == 204) | .n' '$work/rows.jsonl'"
 search "tag=resource:rows $range web7 | count"
 search "tag=resource:rows $range | count by host | limit 1"
 search "tag=resource:rows $range"
 if [ -n "$indexer" ]; then
   search "tag=journal $range | select(.PRIORITY == \"3\") | .MESSAGE"
-  beside "journalctl -o json | jq: the same filter" "journalctl -D '$work/journal' -o json | jq -r 'select(.PRIORITY == \"3\") | .MESSAGE'"
+  compare "journalctl -o json | jq: the same filter" "journalctl -D '$work/journal' -o json | jq -r 'select(.PRIORITY == \"3\") | .MESSAGE'"
 fi
 upload others
 echo "after an upload of $(($(stat -c %s "$work/others.jsonl") >> 20)) MiB into the same process:"
 search "tag=resource:others $range | select(.status == 204) | .n"
-beside "jq: the same filter over the file" "jq -c 'select(.status == 204) | .n' '$work/others.jsonl'"
+compare "jq: the same filter over the file" "jq -c 'select(.status == 204) | .n' '$work/others.jsonl'"
 search "tag=resource:others $range"
-echo "highest sum: $sum_max MiB"
+echo "peak sum: $sum_max MiB"

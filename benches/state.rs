@@ -1,4 +1,4 @@
-//! How fast a state takes in small operations: `cargo bench --bench state [OPERATIONS]`.
+//! Measures how fast a state applies small operations: `cargo bench --bench state [OPERATIONS]`.
 
 use std::time::Instant;
 
@@ -45,11 +45,11 @@ fn main() {
             applying += began.elapsed();
         }
         let rate = (operations / batch * batch) as f64 / applying.as_secs_f64();
-        println!("{name:<36} {rate:>10.0} operations/s ({:.2} s with making them)", start.elapsed().as_secs_f64());
+        println!("{name:<36} {rate:>10.0} operations/s ({:.2} s with creation)", start.elapsed().as_secs_f64());
     };
     let scattered = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     phase("new keys in order, by 1024", &|n| n, BATCH, operations);
-    phase("20,000 keys over and over, by 1024", &|n| scattered(n) % 20_000, BATCH, operations);
+    phase("20,000 keys repeatedly, by 1024", &|n| scattered(n) % 20_000, BATCH, operations);
     phase("scattered keys, by 1024", &|n| scattered(n) % operations, BATCH, operations);
     phase("scattered keys, by 64", &|n| scattered(n) % operations, 64, operations / 2);
     phase("scattered keys, one by one", &|n| scattered(n) % operations, 1, operations / 20);
