@@ -322,13 +322,14 @@ impl Txn {
     }
 
     /// Returns whether this is `given`, or was translated from it when its history was abandoned. Conditions on
-    /// versions then refer to a transaction or never hold, and conditions may have been added.
+    /// versions and presence may then refer to a transaction or never hold, and conditions may have been added.
     #[must_use]
     pub fn is_rewritten_from(&self, given: &Txn) -> bool {
         let is_of = |(now, given): (&Condition, &Condition)| {
-            let is_version = |condition: &Condition| matches!(condition, Condition::Version { .. });
+            let is_translated =
+                |condition: &Condition| matches!(condition, Condition::Version { .. } | Condition::Present { .. });
             let is_one_place = (now.collection(), now.key()) == (given.collection(), given.key());
-            now == given || (is_one_place && is_version(given) && now.mark().is_some())
+            now == given || (is_one_place && is_translated(given) && now.mark().is_some())
         };
         let is_added = self.conditions.get(given.conditions.len()..);
         self.ops == given.ops && is_added.is_some() && self.conditions.iter().zip(&given.conditions).all(is_of)

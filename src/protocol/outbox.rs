@@ -261,6 +261,13 @@ impl Outbox {
         marks.filter_map(|mark| self.unseen.get(&mark))
     }
 
+    /// Returns the conditions of all transactions in it.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        let rejected = self.rejected.values().map(|rejected| &rejected.txn);
+        let txns = self.pending.values().chain(rejected).chain(self.kept.iter().map(|kept| &kept.txn));
+        txns.flat_map(|txn| txn.conditions.iter())
+    }
+
     /// Returns the outbox for a new log that has resolved fewer transactions than the abandoned history.
     ///
     /// - The transactions in `again` precede the pending ones.

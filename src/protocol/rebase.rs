@@ -22,13 +22,18 @@ pub struct Lost {
     shared_to: Seq,
     /// Local transactions of the abandoned part, by their sequences there.
     writers: HashMap<Seq, TxnId>,
+    /// Conditions that replace [`Condition::Present`] on objects that the new log has from somebody else, or not at all.
+    required: BTreeMap<(Collection, Key), Condition>,
 }
+
+/// Version and value of an object; `None` if it is absent.
+pub type Found = Option<(Seq, Bytes)>;
 
 impl Lost {
     /// Creates a history that equals the present one up to `shared_to` and about which nothing else is known.
     #[must_use]
     pub fn after(shared_to: Seq) -> Lost {
-        Lost { shared_to, writers: HashMap::new() }
+        Lost { shared_to, writers: HashMap::new(), required: BTreeMap::new() }
     }
 
     /// Adds the local transactions in `kept`, which are in order. If a transaction's entry was not seen, as before a
@@ -42,7 +47,7 @@ impl Lost {
         kept: impl Iterator<Item = &'a Kept>,
         mut left: impl FnMut(&Collection, &Key) -> Result<Option<(Seq, Bytes)>, E>,
     ) -> Result<Lost, E> {
-        let Lost { shared_to, mut writers } = self;
+        let Lost { shared_to, mut writers, required } = self;
         let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();
         for kept in kept.filter(|kept| kept.seq > shared_to) {
             if kept.learnt.is_exact() {
@@ -64,7 +69,46 @@ impl Lost {
                 writers.entry(version).or_insert(*id);
             }
         }
-        Ok(Lost { shared_to, writers })
+        Ok(Lost { shared_to, writers, required })
+    }
+
+    /// Adds the objects that `conditions` require to be present. `objects` returns an object in the abandoned history and in
+    /// the new log.
+    ///
+    /// An object that was written in the abandoned part may have been created there. If the new log has written an object of that
+    /// name, too, it may be another one, and a transaction that required the first must not be committed upon the second:
+    /// [`Condition::Present`] is then translated like a condition on the version that was seen. An object that the new log has
+    /// from the shared part, or with the same value, is the same one.
+    ///
+    /// # Errors
+    /// If `objects` fails.
+    pub fn with_required<'a, E>(
+        mut self,
+        conditions: impl Iterator<Item = &'a Condition>,
+        mut objects: impl FnMut(&Collection, &Key) -> Result<(Found, Found), E>,
+    ) -> Result<Lost, E> {
+        for condition in conditions {
+            let Condition::Present { collection, key } = condition else { continue };
+            let name = (collection.clone(), key.clone());
+            if self.required.contains_key(&name) {
+                continue;
+            }
+            let (old, new) = objects(collection, key)?;
+            let Some((version, value)) = old.filter(|(version, _)| *version > self.shared_to) else { continue };
+            if new.is_none_or(|(there, found)| there > self.shared_to && found != value) {
+                self.required.insert(name, self.written(collection, key, version));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Returns the condition that an object was last written by the transaction that had this sequence in the abandoned part.
+    fn written(&self, collection: &Collection, key: &Key, version: Seq) -> Condition {
+        let (collection, key) = (collection.clone(), key.clone());
+        match self.writers.get(&version) {
+            Some(id) => Condition::written_by(collection, key, *id),
+            None => Condition::upon_lost(collection, key),
+        }
     }
 
     /// Returns the last sequence that both histories share.
@@ -82,11 +126,10 @@ impl Lost {
                     && *version > self.shared_to
                     && !planted::is(Bug::ConditionsNotTranslated) =>
             {
-                let (collection, key) = (collection.clone(), key.clone());
-                match self.writers.get(version) {
-                    Some(id) => Condition::written_by(collection, key, *id),
-                    None => Condition::upon_lost(collection, key),
-                }
+                self.written(collection, key, *version)
+            }
+            Condition::Present { collection, key } => {
+                self.required.get(&(collection.clone(), key.clone())).unwrap_or(condition).clone()
             }
             _ => condition.clone(),
         }

@@ -313,9 +313,22 @@ impl Exchange {
         };
         let (again, archived) = (self.again.clone(), self.archived.clone());
         let reason = Reason::Forbidden { message: ARCHIVED.into() };
-        let leaving = rebase::Leaving { decided: &decided, again, archived, reason, lost: &self.lost };
+        let lost = self.required().map_err(|error| error.to_string())?;
+        let leaving = rebase::Leaving { decided: &decided, again, archived, reason, lost: &lost };
         let requeued = self.shared.outbox().requeued(leaving, &mut fresh);
         random.map(|()| requeued)
+    }
+
+    /// Returns the abandoned history with the objects that transactions in the outbox require.
+    fn required(&self) -> Result<Lost, StateError> {
+        let (old, new) = (self.shared.state().snapshot()?, self.state.snapshot()?);
+        let found = |state: &StateSnapshot, collection: &Collection, key: &Key| {
+            let object = state.get(collection, key)?;
+            Ok::<_, StateError>(object.map(|object| (object.version, object.value)))
+        };
+        let objects =
+            |collection: &Collection, key: &Key| Ok((found(&old, collection, key)?, found(&new, collection, key)?));
+        self.lost.clone().with_required(self.shared.outbox().conditions(), objects)
     }
 }
 

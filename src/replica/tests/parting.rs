@@ -140,6 +140,13 @@ impl Case {
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let others = (!self.is_restore && !self.is_unknown).then(|| self.others(&old, &lacking));
         let (again, archived) = parted.choose(&lacking, &[], others.as_ref(), self.is_restore).expect("reads");
+        let found = |state: &StateSnapshot, collection: &Collection, key: &Key| {
+            let object = state.get(collection, key)?;
+            Ok::<_, StateError>(object.map(|object| (object.version, object.value)))
+        };
+        let objects =
+            |collection: &Collection, key: &Key| Ok((found(&old, collection, key)?, found(&new, collection, key)?));
+        let lost = lost.clone().with_required(outbox.conditions(), objects).expect("reads");
         let reason = Reason::Forbidden { message: "archived".into() };
         let mut fresh = 100;
         outbox.requeued(Leaving { decided: &decided, again, archived, reason, lost: &lost }, || {
@@ -369,6 +376,39 @@ fn p05_own_changes_of_the_shared_part_are_pushed_again_after_a_second_and_deeper
     let second = Case { shared, lost: vec![own], ..Case::default() };
     let outbox = second.left(&outbox);
     assert_eq!(outbox.pending().map(|txn| txn.id).collect::<Vec<_>>(), [id(ME, 1)]);
+}
+
+fn present(key: &str) -> Condition {
+    let (collection, key) = place(key);
+    Condition::Present { collection, key }
+}
+
+#[test]
+fn p08_a_change_that_requires_a_lost_object_is_not_committed_upon_another_one_of_its_name() {
+    let pending = txn(ME, 2, &[("y", Some("made upon x"))], vec![present("x")]);
+    let made = |who, value| txn(who, 1, &[("x", Some(value))], vec![absent("x")]);
+    let case =
+        |lost: Vec<Txn>, since: Vec<Txn>| Case { lost, since, pending: vec![pending.clone()], ..Case::default() };
+    // The member made the first x itself, or somebody else did.
+    let own = case(vec![made(ME, "of me")], vec![made(OTHER, "another one")]);
+    let mut others = case(vec![made(OTHER, "of other")], vec![made(RIVAL, "another one")]);
+    others.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    for case in [own, others] {
+        let played = case.plays(&[]);
+        assert_eq!(played.values.get("y"), None, "{:?}", played.log);
+        assert_eq!(played.values["x"], "another one");
+    }
+    // Nobody else made one: it is made again, and the change with it.
+    let played = case(vec![made(ME, "of me")], vec![]).plays(&[]);
+    assert_eq!((&played.values["x"][..], &played.values["y"][..]), (&b"of me"[..], &b"made upon x"[..]));
+    // It is there from the shared part, or with the same value.
+    let mut shared = case(vec![txn(OTHER, 2, &[("x", Some("changed"))], vec![])], vec![]);
+    shared.shared = vec![made(OTHER, "shared")];
+    shared.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    assert!(shared.plays(&[]).values.contains_key("y"));
+    let mut again = case(vec![made(OTHER, "the same")], vec![made(OTHER, "the same")]);
+    again.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    assert!(again.plays(&[]).values.contains_key("y"));
 }
 
 #[test]
