@@ -16,6 +16,10 @@ use crate::web::client::Client;
 #[allow(dead_code)]
 mod embed;
 
+#[path = "../../../examples/read_log.rs"]
+#[allow(dead_code)]
+mod read_log;
+
 fn readme() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     std::fs::read_to_string(path).expect("reads")
@@ -66,6 +70,24 @@ async fn n03_the_embedding_example_connects_and_ends() {
     let stage = embed::embed(&fleet.dir("a"), token.trim()).await.expect("runs");
     assert!(matches!(stage, gravwell::replica::Stage::Acknowledged(_)), "{stage:?}");
     assert!(fleet.ok("d", &["get", "notes", "17"]).contains("hello"));
+}
+
+#[test]
+fn n05_the_example_that_reads_a_log_lists_its_changes_and_refuses_a_corrupt_one() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["put", "notes", "17", "--value", "\"hello\""]);
+    fleet.ok("d", &["delete", "notes", "17"]);
+    datastore.kill();
+    let log = fleet.dir("d/log");
+    let lines = read_log::read_log(&log).expect("reads");
+    assert!(lines[0].ends_with("notes/17: 7 bytes") && lines[1].ends_with("notes/17: deleted"), "{lines:?}");
+    let names = std::fs::read_dir(&log).expect("lists").map(|entry| entry.expect("reads").path());
+    let segment = names.into_iter().find(|path| path.to_string_lossy().ends_with("-open.log")).expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("reads");
+    bytes[150] ^= 1;
+    std::fs::write(&segment, bytes).expect("writes");
+    assert!(read_log::read_log(&log).is_err());
 }
 
 #[test]
