@@ -118,6 +118,152 @@ fn files_and_functions_are_short_and_nothing_is_left_over() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Words of a private dialect that comments once were written in. `CONTRIBUTING.md` describes the style.
+const MARKERS: [&str; 70] = [
+    "what is",
+    "what was",
+    "what has",
+    "what it",
+    "what nothing",
+    "says",
+    "said",
+    "word",
+    "nobody",
+    "whoever",
+    "somebody",
+    "everybody",
+    "told",
+    "tells",
+    "tell",
+    "goes on",
+    "go on",
+    "comes back",
+    "brings",
+    "set aside",
+    "let go",
+    "taken in",
+    "given out",
+    "give out",
+    "taken away",
+    "cleared away",
+    "clear away",
+    "take in",
+    "beside",
+    "anew",
+    "begun",
+    "for ever",
+    "meanwhile",
+    "altogether",
+    "thereby",
+    "once more",
+    "of its own",
+    "of itself",
+    "by itself",
+    "as it is",
+    "to be had",
+    "cut off",
+    "is away",
+    "are away",
+    "went away",
+    "goes away",
+    "stands alone",
+    "lies",
+    "stretch",
+    "rhythm",
+    "patience",
+    "mends",
+    "mend",
+    "mended",
+    "forsaken",
+    "deed",
+    "wishes",
+    "not understood",
+    "who is",
+    "who was",
+    "passed over",
+    "came to nothing",
+    "wherever",
+    "whatever it",
+    "bears out",
+    "borne out",
+    "in the way of",
+    "is to be had",
+    "to be believed",
+    "is there already",
+];
+/// Markers per 1,000 words that are allowed, in comments and in string literals.
+const MARKERS_IN_COMMENTS: f64 = 1.5;
+const MARKERS_IN_STRINGS: f64 = 17.0;
+/// Shorter string literals are names, not sentences.
+const SENTENCE_CHARS_MIN: usize = 12;
+
+/// Counts the markers in a text that is in lower case.
+fn markers(text: &str) -> usize {
+    let is_word = |found: Option<char>| found.is_some_and(char::is_alphanumeric);
+    let of = |marker: &&str| {
+        let found = text.match_indices(*marker);
+        found
+            .filter(|(at, _)| {
+                !is_word(text[..*at].chars().last()) && !is_word(text[at + marker.len()..].chars().next())
+            })
+            .count()
+    };
+    MARKERS.iter().map(|marker| of(&marker)).sum()
+}
+
+fn comment(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let text = ["///", "//!", "//"].iter().find_map(|start| line.strip_prefix(start))?;
+    Some(text.trim())
+}
+
+/// Returns the string literals of a line that are long enough to be sentences.
+fn sentences(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2).filter(|text| text.chars().count() >= SENTENCE_CHARS_MIN)
+}
+
+#[test]
+fn comments_and_messages_are_in_plain_english() {
+    let (mut wrong, mut places) = (Vec::new(), Vec::new());
+    let (mut in_comments, mut in_strings) = ((0, 0), (0, 0));
+    let tests = files(&root().join("tests"), "rs").into_iter().filter(|file| !file.ends_with("tidy.rs"));
+    for file in files(&root().join("src"), "rs").into_iter().chain(tests) {
+        let text = fs::read_to_string(&file).expect("reads");
+        for (number, line) in text.lines().enumerate() {
+            let place = || format!("{}:{}: {}", file.display(), number + 1, line.trim());
+            let Some(comment) = comment(line) else {
+                for sentence in sentences(line) {
+                    let found = markers(&sentence.to_lowercase());
+                    in_strings = (in_strings.0 + found, in_strings.1 + sentence.split_whitespace().count());
+                }
+                continue;
+            };
+            let found = markers(&comment.to_lowercase());
+            in_comments = (in_comments.0 + found, in_comments.1 + comment.split_whitespace().count());
+            if found > 0 {
+                places.push(place());
+            }
+            let is_doc = line.trim_start().starts_with("///") || line.trim_start().starts_with("//!");
+            let first = comment.split_whitespace().next().unwrap_or_default();
+            if is_doc && ["What", "Who", "Whoever", "Whose", "Where", "Which", "Why"].contains(&first) {
+                wrong.push(format!("{}: begins with an interrogative", place()));
+            }
+            if is_doc && comment.ends_with('.') && comment.split_whitespace().count() == 1 {
+                wrong.push(format!("{}: has one word", place()));
+            }
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let per_1000 = |(found, words): (usize, usize)| found as f64 * 1000.0 / words as f64;
+    let (comments, strings) = (per_1000(in_comments), per_1000(in_strings));
+    println!("markers per 1,000 words: {comments:.2} in comments, {strings:.2} in string literals");
+    if comments > MARKERS_IN_COMMENTS {
+        wrong.extend(places);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(strings <= MARKERS_IN_STRINGS, "{strings:.1} markers per 1,000 words of string literals");
+}
+
 /// `Path::parent` of a bare name is an empty path, which is not a directory; `env::fs::parent_dir` handles that case.
 #[test]
 fn the_directory_of_a_file_is_found_in_one_place() {

@@ -1,7 +1,7 @@
 //! The bytes on the wire: golden messages of every kind, and the tables of `docs/protocol.md` against the code.
 //!
-//! A golden message is made once, by the version that is released with it, and never again: a failure here means that this
-//! version cannot speak with another one. It lies under the protocol version from which on it may be sent.
+//! A golden message is written once, by the version that is released with it, and never changed: a failure here means that this
+//! version cannot communicate with another one. Its directory is the first protocol version that may send it.
 
 mod document;
 mod samples;
@@ -26,7 +26,7 @@ fn is_creating() -> bool {
     std::env::var_os("GOLDEN_CREATE").is_some()
 }
 
-/// The bytes of a golden file. With `GOLDEN_CREATE` set, one that does not exist yet is made of `new`.
+/// Returns the bytes of a golden file. If `GOLDEN_CREATE` is set, a missing one is created from `new`.
 fn released(path: &Path, new: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -52,7 +52,7 @@ fn body_of(message: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&message[HEADER_BYTES..])
 }
 
-/// Whether everything that `released` says is said by `written`, too.
+/// Returns whether `written` contains everything that `released` contains.
 fn says_the_same(written: &Value, released: &Value) -> bool {
     match (written, released) {
         (Value::Object(written), Value::Object(released)) => {

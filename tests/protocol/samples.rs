@@ -1,4 +1,4 @@
-//! One message at least of every kind, with a value in every field.
+//! At least one message of every kind, with a value in every field.
 
 use bytes::Bytes;
 use gravwell::codec::admin::{
@@ -19,29 +19,29 @@ use gravwell::trust::{Proof, Role, Roster, RosterCertificate, RosterMember};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How a body is encoded, as far as what may follow it is concerned.
+/// Encoding of a body, which decides what may follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Nothing may follow.
+    /// No bytes may follow.
     Closed,
     /// JSON: unknown fields are ignored.
     Json,
-    /// Bytes that the protocol does not look into, or that end where the message does.
+    /// Bytes that the protocol does not interpret, or that end with the message.
     Opaque,
 }
 
 type Check = Box<dyn Fn(&Bytes) -> Result<(), String>>;
 
-/// A message, and what its body has to be.
+/// A message with the expected properties of its body.
 pub struct Sample {
-    /// Protocol version from which on it may be sent.
+    /// First protocol version that may send it.
     pub version: u16,
-    /// Of its file.
+    /// Name of its golden file.
     pub name: &'static str,
-    /// As it is on the stream.
+    /// The bytes on the stream.
     pub bytes: Vec<u8>,
     pub encoding: Encoding,
-    /// Whether a body decodes to the value of which the message was made.
+    /// Returns whether a body decodes to the value that the message was encoded from.
     pub check: Check,
 }
 
@@ -56,7 +56,7 @@ fn same<T: PartialEq + std::fmt::Debug>(found: Result<T, String>, expected: &T) 
     if found == *expected { Ok(()) } else { Err(format!("{found:?} in the place of {expected:?}")) }
 }
 
-/// A message whose body is postcard.
+/// A message with a postcard body.
 fn body<T>(name: &'static str, kind: Kind, value: T) -> Sample
 where
     T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
@@ -85,7 +85,7 @@ fn raw(
     Sample { version: 1, name, bytes: encode_raw(kind, body), encoding, check: Box::new(check) }
 }
 
-/// A body that is passed on as it is.
+/// A body that is passed on unchanged.
 fn opaque(name: &'static str, kind: Kind, bytes: &'static [u8]) -> Sample {
     raw(name, kind, bytes, Encoding::Opaque, move |body| same(Ok(body.to_vec()), &bytes.to_vec()))
 }
@@ -160,7 +160,7 @@ fn transaction() -> Txn {
     }
 }
 
-/// A commit of a value that is withheld from readers, a rejection, and a record of a kind that is not known yet.
+/// A commit of a value that is withheld from readers, a rejection, and a record of an unknown kind.
 fn entries() -> Vec<Entry> {
     let mut txn = transaction();
     let value = Bytes::from_static(b"$argon2id$");
@@ -248,7 +248,7 @@ pub const CODES: [RefusalCode; 10] = [
 pub const VERDICTS: [Verdict; 6] =
     [Verdict::Same, Verdict::Behind, Verdict::Ahead, Verdict::Forked, Verdict::Foreign, Verdict::Empty];
 
-/// Everything that a stream may be for, and its file.
+/// Every purpose of a stream, with its golden file.
 pub const OPENS: [(Open, &str); 10] = [
     (Open::Control, "open-control"),
     (Open::Tail, "open-tail"),
@@ -284,7 +284,7 @@ fn opens() -> Vec<Sample> {
     OPENS.into_iter().map(of).collect()
 }
 
-/// Every fate, with its file.
+/// Every fate, with its golden file.
 pub fn fates() -> Vec<(Fate, &'static str)> {
     let refused = Refused { code: RefusalCode::DiskFull, message: "no room".into() };
     vec![
@@ -297,7 +297,7 @@ pub fn fates() -> Vec<(Fate, &'static str)> {
     ]
 }
 
-/// Rows of every variant, with the version from which on they may be sent, and their file.
+/// Rows of every variant, with the first protocol version that may send them, and their golden file.
 pub fn rows() -> Vec<(Row, u16, &'static str)> {
     let (version, time_ms, origin) = (Seq(300), 1_700_000_000_000, Origin([0xa1; 16]));
     let value = Bytes::from_static(b"{\"id\":300}");
@@ -341,7 +341,7 @@ fn roster() -> Roster {
     Roster { members: members.map(|(name, role)| of(name, role)).into(), ..Roster::default() }
 }
 
-/// A position that no authority has signed; `tests/protocol` has one that is signed, too.
+/// A position without a valid signature; `tests/protocol/main.rs` has a signed one.
 fn unsigned() -> Sample {
     let json = serde_json::json!({ "position": position(wide()), "time_ms": 7, "signature": "AAAA" });
     let proof: Proof = serde_json::from_value(json).expect("a signed position");
@@ -350,7 +350,7 @@ fn unsigned() -> Sample {
     raw("proof-unsigned", Kind::Proof, text.as_bytes(), Encoding::Opaque, check).since(WIDE_GENERATIONS)
 }
 
-/// One of every request.
+/// Every request once.
 pub fn requests() -> Vec<Request> {
     let (collection, key, seq) = (|| collection("users"), key, || Some(Seq(300)));
     let seen = SeenVersion { collection: collection(), key: key(), version: Seq(300) };
@@ -421,19 +421,19 @@ fn wanted() -> Wanted {
     Wanted { is_urgent: true, chunks: vec![want(&[]), want(&[1, 2, 3, 4])] }
 }
 
-/// Every request in a message of its own, one behind the other.
+/// Every request in a separate message.
 fn all_requests() -> Vec<Sample> {
     let of = |request: Request| {
         let tag = serde_json::to_value(&request).expect("encodes")["request"].as_str().map(str::to_owned);
         let name: &'static str = format!("request-{}", tag.expect("a tag").replace('_', "-")).leak();
         let sample = json(name, Kind::AdminRequest, request.clone());
-        // A generation of more than 32 bits is in it.
+        // It contains a generation of more than 32 bits.
         if matches!(request, Request::Copy { .. }) { sample.since(WIDE_GENERATIONS) } else { sample }
     };
     requests().into_iter().map(of).collect()
 }
 
-/// What is known of a kind, in both directions. A new kind does not compile without a message.
+/// Samples of a kind, in both directions. A new kind does not compile without one.
 pub fn of(kind: Kind) -> Vec<Sample> {
     match kind {
         Kind::Open => opens(),

@@ -20,7 +20,7 @@ const SAVE_BYTES: usize = 256 << 10;
 const CLEARED: &str = "the results were cleared away: their time was over, or newer ones needed the room; run the search again, \
                        and save what must stay";
 
-/// Why results cannot be saved that lack their end.
+/// Refusal to save results that lack their end.
 const SHORTENED: &str =
     "the end of the results is missing on this webserver, so they are not saved; run the search again";
 
