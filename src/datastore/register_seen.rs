@@ -96,7 +96,7 @@ impl Witness {
         if let Found::Mark(noted) = &self.found { Some(&noted.mark) } else { None }
     }
 
-    /// Why the file, or one that was set aside because of it, needs an operator.
+    /// Describes a damaged file, or one that was renamed because it was damaged, until an operator removes it.
     fn damage(&self) -> Option<(PathBuf, String)> {
         if let Found::Unreadable(why) = &self.found {
             return Some((self.path.clone(), why.clone()));
@@ -208,12 +208,12 @@ impl Members {
         }
     }
 
-    /// Where the recorded progress of the register was lost to damage, and what is wrong with the file.
+    /// Returns the damaged record of the register's progress, if any, with a description of the damage.
     pub(super) fn witness_damage(&self) -> Option<(PathBuf, String)> {
         self.witness().as_ref().and_then(Witness::damage)
     }
 
-    /// What is known of a register beyond this one.
+    /// Describes the mark that is ahead of this registry, if any.
     fn beyond(&self) -> Option<String> {
         let registry = self.registry();
         registry.shown().map(|shown| described(&registry, &shown))

@@ -144,8 +144,9 @@ impl Case {
             let object = state.get(collection, key)?;
             Ok::<_, StateError>(object.map(|object| (object.version, object.value)))
         };
-        let objects =
-            |collection: &Collection, key: &Key| Ok((found(&old, collection, key)?, found(&new, collection, key)?));
+        let objects = |collection: &Collection, key: &Key| {
+            Ok::<_, StateError>((found(&old, collection, key)?, found(&new, collection, key)?))
+        };
         let lost = lost.clone().with_required(outbox.conditions(), objects).expect("reads");
         let reason = Reason::Forbidden { message: "archived".into() };
         let mut fresh = 100;
