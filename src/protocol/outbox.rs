@@ -583,7 +583,8 @@ impl Outbox {
         }
     }
 
-    /// Rejects a pending transaction that the log has not resolved and never will.
+    /// Rejects a pending transaction that the log has not resolved and never will. Returns `None` if it is not pending,
+    /// or is an empty transaction that fills a counter, which has no author.
     pub fn refuse(&mut self, id: TxnId, reason: Reason) -> Option<Decided> {
         let queue = self.by_origin.get_mut(&id.origin)?;
         let at = queue.binary_search_by_key(&id.counter, |(counter, _)| *counter).ok()?;
@@ -595,7 +596,7 @@ impl Outbox {
         // The state has the counters resolved before. The origin stays known, because the journal may hold resolved
         // transactions of it.
         self.taken.insert(id.origin, last.unwrap_or_default());
-        let txn = self.remove(place)?;
+        let txn = self.remove(place).filter(|txn| !is_nothing(txn))?;
         self.put_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() });
         Some(Decided::Rejected(id, Seq::ZERO, reason))
     }

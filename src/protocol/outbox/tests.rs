@@ -91,6 +91,18 @@ fn p07_what_is_refused_before_the_log_knows_it_can_come_again() {
 }
 
 #[test]
+fn p07_what_only_fills_a_counter_is_on_no_list_when_it_is_refused() {
+    let mut outbox = Outbox::default();
+    outbox.insert(txn(1, &[]));
+    outbox.insert(txn(2, &[(1, Some(1))]));
+    let reason = Reason::Forbidden { message: "a reader".into() };
+    let ids: Vec<TxnId> = outbox.pending().map(|txn| txn.id).collect();
+    let refused: Vec<_> = ids.iter().filter_map(|id| outbox.refuse(*id, reason.clone())).collect();
+    assert_eq!(refused, [Decided::Rejected(ids[1], Seq::ZERO, reason)]);
+    assert_eq!((outbox.depth(), outbox.rejected().keys().collect::<Vec<_>>()), (0, vec![&ids[1]]));
+}
+
+#[test]
 fn p06_an_origin_of_which_the_rest_was_refused_is_still_known() {
     let mut outbox = Outbox::default();
     outbox.insert(txn(1, &[(1, Some(1))]));
