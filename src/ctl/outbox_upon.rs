@@ -12,6 +12,7 @@ use crate::objects::kinds;
 use super::client::Client;
 use super::outbox::name;
 use super::output::Output;
+use super::quarantine::Deletions;
 use super::{CtlError, CtlResult};
 
 /// Rejected transaction with the current objects that it concerns.
@@ -158,8 +159,11 @@ pub(super) async fn retry(dir: &Path, json: bool, id: TxnId, with_secrets: bool)
         let (collection, key) = place.clone();
         match present {
             None => {
+                let mut deletions = Deletions::default();
+                deletions.renew(&client).await?;
+                let what = if deletions.has(place) { "was deleted since" } else { "does not exist" };
                 return Err(CtlError::new(format!(
-                    "{collection}/{key} was deleted since, and is not brought back by this: put it anew if it is wanted"
+                    "{collection}/{key} {what}, and is not brought back by this: put it anew if it is wanted"
                 )));
             }
             Some(present) if present.version == crate::model::Seq::ZERO => {

@@ -142,7 +142,7 @@ async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> 
 
 /// Deletions known to the replica's state.
 #[derive(Default)]
-struct Deletions {
+pub(super) struct Deletions {
     complete_after: Seq,
     /// Sequence up to which deletions were requested.
     seq: Seq,
@@ -154,7 +154,7 @@ struct Deletions {
 impl Deletions {
     /// Requests new deletions. Returns `false` if the replica followed a different log in between; all deletions are
     /// then requested again.
-    async fn renew(&mut self, client: &Client) -> Result<bool, CtlError> {
+    pub(super) async fn renew(&mut self, client: &Client) -> Result<bool, CtlError> {
         let former = std::mem::take(&mut self.lineage);
         self.ask(client).await?;
         if self.seq == Seq::ZERO || former.is_empty() || former == self.lineage {
@@ -163,6 +163,11 @@ impl Deletions {
         *self = Deletions::default();
         self.ask(client).await?;
         Ok(false)
+    }
+
+    /// Returns whether an object is among the recent deletions.
+    pub(super) fn has(&self, name: &Named) -> bool {
+        self.rows.contains_key(name)
     }
 
     async fn ask(&mut self, client: &Client) -> Result<(), CtlError> {

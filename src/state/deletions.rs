@@ -56,6 +56,20 @@ pub(super) fn load(view: &dyn EngineSnapshot, summary: Option<Summary>, at: Seq)
     if found.summary() == summary { Ok(found) } else { Err(bad("the rows do not add up")) }
 }
 
+/// Returns the sequence of the deletion of an object, if the rows are up to date and have it.
+pub(super) fn get(
+    view: &dyn EngineSnapshot,
+    summary: Option<Summary>,
+    collection: &Collection,
+    name: &Key,
+) -> Result<Option<Seq>, StateError> {
+    let row_key = key(collection, name);
+    match view.get(&row_key)?.filter(|_| summary.is_some()) {
+        Some(row) => decode((Slice::from(row_key), row)).map(|(_, seq)| Some(seq)),
+        None => Ok(None),
+    }
+}
+
 /// Adds the removal of every row to `batch`: the rows are stale, left by a version that did not update them.
 pub(super) fn discard(view: &dyn EngineSnapshot, batch: &mut Batch) -> Result<(), StateError> {
     for row in rows(view) {

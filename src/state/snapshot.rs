@@ -153,6 +153,15 @@ impl StateSnapshot {
         self.checked(deletions::load(&*self.view, summary, at))
     }
 
+    /// Returns the sequence at which an object was deleted; `None` if it is not among the recent deletions.
+    ///
+    /// # Errors
+    /// If a row cannot be read.
+    pub fn deleted_at(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
+        let summary = self.checked(meta::load_deletions(&*self.view))?;
+        self.checked(deletions::get(&*self.view, summary, collection, key))
+    }
+
     /// Returns the rows of all origins at once.
     ///
     /// # Errors

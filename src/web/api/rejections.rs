@@ -13,10 +13,11 @@ use crate::objects::afresh::{Maker, Refusal};
 use crate::objects::dashboards::Dashboard;
 use crate::objects::preferences::Preference;
 use crate::objects::sharing::Shared;
-use crate::objects::store::Author;
+use crate::objects::store::{Author, StoreError};
 use crate::objects::{Stored, Writes, refusals, standing};
 use crate::protocol::outbox::RejectedTxn;
-use crate::replica::{Again, History};
+use crate::replica::{Again, History, ReadError};
+use crate::state::StateError;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -119,7 +120,7 @@ fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<
     for op in &txn.ops {
         let (collection, key) = (op.collection().clone(), op.key().clone());
         let Some((present, as_read)) = app.store.raw(&collection, &key)? else {
-            return Err(ApiError::conflict("it was deleted since, and is not brought back by this: make it anew"));
+            return Err(not_there(app, &collection, &key)?);
         };
         let version = as_read.version();
         let version = version.ok_or_else(|| ApiError::conflict("a later change of it still waits to be decided"))?;
@@ -136,6 +137,21 @@ fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<
         return Err(not_again());
     }
     Ok(all)
+}
+
+/// Returns the reason not to apply a change of an object that does not exist: it was deleted, or the log never had it.
+fn not_there(app: &AppRef, collection: &Collection, key: &Key) -> ApiResult<ApiError> {
+    let state = app.store.replica().state();
+    let read = || -> Result<bool, StateError> {
+        // An object that the state still has is deleted by a change that waits.
+        Ok(state.version(collection, key)?.is_some() || state.snapshot()?.deleted_at(collection, key)?.is_some())
+    };
+    let what = if read().map_err(|error| StoreError::from(ReadError::from(error)))? {
+        "was deleted since"
+    } else {
+        "does not exist"
+    };
+    Ok(ApiError::conflict(format!("it {what}, and is not brought back by this: make it anew")))
 }
 
 fn not_again() -> ApiError {
