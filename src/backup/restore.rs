@@ -18,6 +18,7 @@ use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::{self, OpenError, log_options};
 use crate::datastore::recover::index_beyond;
+use crate::datastore::register_seen::accept_over_noted;
 use crate::env::data_dir::DirectoryError;
 use crate::env::real::create_dirs;
 use crate::env::{Clock, RealFs, SystemClock};
@@ -535,6 +536,9 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
             found.check(wishes.earlier_copy)?;
             check_key_counts(&found.escrow, key, &trust, (wishes.register, wishes.earlier_copy))?;
             let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), wishes.register)?;
+            if !has_kept || wishes.register.is_some() {
+                accept_over_noted(path)?;
+            }
             let stays = if has_kept { "; the register of members that was left is later, and stays" } else { "" };
             let doubt = found.doubt.map_or(String::new(), |doubt| {
                 format!("; {doubt}: the one of the highest revision was taken, check `members`")

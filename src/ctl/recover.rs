@@ -10,6 +10,7 @@ use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::gather::{self, Gathered};
 use crate::datastore::recover::{Offer, check_descent, check_empty, choose, dissent, recover, side};
+use crate::datastore::register_seen::accept_over_noted;
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
@@ -281,6 +282,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         mark_restored(dir, rank)?;
     }
     let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
+    if !args.dry_run && (!has_kept || wish.is_some()) {
+        accept_over_noted(dir).map_err(CtlError::new)?;
+    }
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     let (made, age) = (timestamp(made_ms), lasting(age));
     complain!(

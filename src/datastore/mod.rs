@@ -33,7 +33,7 @@ mod push;
 pub mod recover;
 pub mod recovery;
 mod register;
-mod register_seen;
+pub mod register_seen;
 mod renewals;
 pub mod repair;
 mod rotation;

@@ -169,6 +169,18 @@ pub(super) fn examine(
     Ok(None)
 }
 
+/// Makes the registry in the data directory `dir`, which an operator has just restored, later than what is noted next to
+/// it. That matters if the clock has gone back.
+///
+/// # Errors
+/// If the CA or the registry cannot be read or written.
+pub fn accept_over_noted(dir: &Path) -> Result<(), TrustError> {
+    let trust = super::service::trust_dir(dir);
+    let Some(noted) = Witness::open(dir, &Authorities::load(&trust)?).noted else { return Ok(()) };
+    let mut registry = Registry::open(&trust, now_ms())?;
+    if registry.relation(&noted).is_some() { registry.accept(Some(&noted), now_ms()) } else { Ok(()) }
+}
+
 fn described(registry: &Registry, shown: &RegisterMark) -> String {
     let here = registry.mark();
     match registry.relation(shown) {

@@ -21,12 +21,11 @@ use crate::trust::{Authorities, Authority, TrustError};
 const DOMAIN: &[u8] = b"gravwell register v1\0";
 /// Maximum number of changes whose names are kept.
 const NAMED_MAX: usize = 256;
-/// Amount by which the count is raised when an operator accepts a registry as the latest. The count also starts no
-/// lower than the time of acceptance, so that it exceeds every other registry, even one that was accepted earlier and
-/// has been changed since.
-const ACCEPTED: u64 = 1 << 32;
 /// Upper bound on the changes per millisecond. Counts stay below 2^53, which JSON represents exactly.
 const CHANGES_PER_MS: u64 = 1 << 10;
+/// A count that is ahead of the time is raised by at most the time divided by this, so that it is not ahead for much
+/// longer: about 30 hours.
+const BEHIND_DIVISOR: u64 = 16;
 /// Hexadecimal digits of a change's name.
 const NAME_CHARS: usize = 16;
 
@@ -160,11 +159,18 @@ impl Registry {
 
     /// Makes this registry the latest, whatever others have reached, because an operator decided so. The caller must
     /// write it.
+    ///
+    /// The count follows the time of acceptance. So a copy that is accepted later has the greater count, whichever copy
+    /// it is, and however often the same one was accepted before. A count that is ahead of the time, because a clock ran
+    /// ahead, is raised by an amount that grows with the time: then the same holds for copies of this registry, as long
+    /// as the clock does not go back any further.
     pub(in crate::trust) fn set_on(&mut self, now_ms: u64) {
         let mut changes = self.changes();
         let shown = changes.shown.take().map_or(0, |shown| shown.count);
-        let further = changes.count.max(shown).max(self.contents.revision).saturating_add(ACCEPTED);
-        changes.count = further.max(now_ms.saturating_mul(CHANGES_PER_MS));
+        let reached = changes.count.max(shown).max(self.contents.revision);
+        let raised_max = now_ms / BEHIND_DIVISOR;
+        let raised = now_ms.checked_sub(changes.changed_ms).map_or(raised_max, |since_ms| since_ms.min(raised_max));
+        changes.count = now_ms.saturating_mul(CHANGES_PER_MS).max(reached.saturating_add(raised));
         changes.names.clear();
         self.contents.changes = Some(changes);
         self.note_change(now_ms);
@@ -258,6 +264,43 @@ mod tests {
         earliest.accept(None, NOW + 20).expect("accepts");
         assert_eq!(earliest.relation(&old.mark()), None);
         assert!(earliest.mark().count < 1 << 53);
+    }
+
+    #[test]
+    fn p13_what_an_operator_accepts_is_later_than_all_that_was_accepted_before() {
+        const SECOND: u64 = 1000;
+        const HOUR: u64 = 3_600_000;
+        let changed = |mut registry: Registry, now_ms: u64| {
+            registry.set_on(now_ms);
+            let text = registry.text(now_ms).expect("text");
+            // In use for a while; its members see these marks.
+            for count in 0..5 {
+                let name = MemberName::new(format!("new{count}")).expect("name");
+                registry.invite(&name, Role::Reader, 9, now_ms + count, false).expect("invites");
+            }
+            (text, registry.mark())
+        };
+        let (_, before) = revoked();
+        // The clock is right, or ran ahead by some time when the first copy was accepted.
+        for ahead in [0, SECOND, HOUR, 100 * 24 * HOUR] {
+            let (copy, first) = changed(of(&before), NOW + ahead);
+            let mut seen = vec![first];
+            for number in 1..=3 {
+                let (_, mark) = changed(of(&copy), NOW + HOUR + number * SECOND);
+                assert!(seen.iter().all(|seen| seen.count < mark.count), "{ahead} {number}: {seen:?} {mark:?}");
+                seen.push(mark);
+            }
+            // An earlier copy, and one in which the latest of them was seen.
+            let mut earlier = of(&before);
+            earlier.note_shown(seen.last().expect("some"));
+            let (_, mark) = changed(earlier, NOW + HOUR + 5 * SECOND);
+            assert!(seen.iter().all(|seen| seen.count < mark.count), "{ahead}: {seen:?} {mark:?}");
+            assert!(mark.count < 1 << 53);
+            if ahead <= HOUR {
+                let (_, mark) = changed(of(&before), NOW + HOUR + 9 * SECOND);
+                assert!(seen.iter().all(|seen| seen.count < mark.count), "{ahead}: {seen:?} {mark:?}");
+            }
+        }
     }
 
     #[test]
