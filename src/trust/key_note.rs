@@ -48,6 +48,17 @@ impl KeyNote {
         }
     }
 
+    /// Like [`KeyNote::read`], but a corrupt record counts as none, because a crash may have torn it.
+    ///
+    /// # Errors
+    /// If it cannot be read for another reason.
+    pub(super) fn readable(dir: &Path) -> Result<Option<KeyNote>, TrustError> {
+        match KeyNote::read(dir) {
+            Err(TrustError::Damaged { .. }) => Ok(None),
+            read => read,
+        }
+    }
+
     /// Records the names of `keys` in `dir`, unless they are already recorded.
     ///
     /// # Errors

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::authority::read_text;
-use super::rotation::FORMER_FILE;
+use super::rotation::former_names;
 use super::{Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, left};
 use crate::codec::jsonl::timestamp;
 use crate::model::Generation;
@@ -165,11 +164,13 @@ pub fn check_key_counts(
     if is_earlier_wanted || !escrow.may_be_of(dir) || left::stays(escrow, key, dir, made_ms, wish)?.is_some() {
         return Ok(());
     }
-    let present = RecoveryKeys::load(dir).ok().flatten();
+    let present = match RecoveryKeys::load(dir) {
+        Err(TrustError::Damaged { .. }) => None,
+        loaded => loaded?,
+    };
     let is_present = present.as_ref().is_some_and(|keys| keys.all().contains(key));
     // A recorded former name identifies a former key even if the current keys are unreadable.
-    let noted = read_text(&dir.join(FORMER_FILE)).unwrap_or_default();
-    let is_former = noted.lines().any(|name| name.trim() == key.name());
+    let is_former = former_names(dir)?.iter().any(|name| name.trim() == key.name());
     let other = match present {
         _ if is_present => return Ok(()),
         Some(keys) => format!("the recovery key {}", keys.current.name()),
@@ -284,7 +285,14 @@ mod tests {
         assert_eq!(check(None, true), Ok(()));
         std::fs::remove_file(dir.join("recovery.key")).expect("removes");
         assert!(check(None, false).expect_err("is known as a former one").contains("took its place"));
-        std::fs::remove_file(dir.join("recovery.former")).expect("removes");
+        let former = dir.join("recovery.former");
+        let names = std::fs::read(&former).expect("reads");
+        std::fs::write(&former, [0xff, 0xfe]).expect("writes");
+        let said = check(None, false).expect_err("which keys are former ones cannot be read");
+        assert!(said.contains("recovery.former"), "{said}");
+        std::fs::write(&former, names).expect("writes");
+        assert!(check(None, false).is_err());
+        std::fs::remove_file(&former).expect("removes");
         assert_eq!(check(None, false), Ok(()), "nothing is known");
     }
 

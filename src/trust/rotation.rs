@@ -158,7 +158,7 @@ impl RecoveryKeys {
     /// If it is not the missing key, as far as its name is known, or the file cannot be written.
     pub fn put_back(dir: &Path, key: &RecoveryKey) -> Result<(), TrustError> {
         let (former, name) = (former_names(dir)?, key.name());
-        let noted = KeyNote::read(dir).ok().flatten().map(|noted| noted.after(&former));
+        let noted = KeyNote::readable(dir)?.map(|noted| noted.after(&former));
         let other = |wanted: &str| {
             TrustError::Refused(format!("the key that was given is {name}, and the one that is missing is {wanted}"))
         };
@@ -194,6 +194,15 @@ impl RecoveryKeys {
     /// If no key is missing or corrupt, or a file cannot be written.
     pub fn give_up(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         match RecoveryKeys::load(dir) {
+            Err(TrustError::Damaged { path, .. }) if path.ends_with(NEXT_FILE) => {
+                if let Ok(Some(current)) = RecoveryKey::load(dir) {
+                    return Err(TrustError::Refused(format!(
+                        "the recovery key {} is sound, and only the new one of a rotation is missing or cannot be read: `authority \
+                         rotate-recovery-key abort` gives up that one alone; nothing was changed",
+                        current.name()
+                    )));
+                }
+            }
             Err(TrustError::Damaged { .. }) => {}
             Ok(_) => {
                 let what =
@@ -202,7 +211,7 @@ impl RecoveryKeys {
             }
             Err(error) => return Err(error),
         }
-        let noted = KeyNote::read(dir).ok().flatten();
+        let noted = KeyNote::readable(dir)?;
         for name in noted.into_iter().flat_map(|noted| [Some(noted.current), noted.next]).flatten() {
             note_former(dir, &name)?;
         }
@@ -224,14 +233,17 @@ impl RecoveryKeys {
     pub(super) fn stays(dir: &Path, given: &RecoveryKey) -> Result<bool, TrustError> {
         let noted = match RecoveryKey::load(dir) {
             Ok(Some(_)) => return Ok(true),
-            Ok(None) | Err(TrustError::Damaged { .. }) => KeyNote::read(dir).ok().flatten(),
+            Ok(None) | Err(TrustError::Damaged { .. }) => KeyNote::readable(dir)?,
             Err(error) => return Err(error),
         };
-        let noted = noted.map(|noted| noted.after(&former_names(dir).unwrap_or_default()));
+        let former = former_names(dir)?;
+        let noted = noted.map(|noted| noted.after(&former));
         match noted.filter(|noted| noted.current != given.name()) {
             None => Ok(false),
             Some(noted) => Err(TrustError::Refused(format!(
-                "the recovery key of {} is {}, which is missing there or cannot be read, and the one that was given is {}: put the first one back with `authority recovery-key --set`, and run this again; nothing was changed. When nobody has it any more, move {} away: the key that was given counts then",
+                "the recovery key of {} is {}, which is missing there or cannot be read, and the one that was given is {}: put the first \
+                 one back with `authority recovery-key --set`, and run this again; nothing was changed. When nobody has it any more, \
+                 move {} away: the key that was given counts then",
                 dir.display(),
                 noted.current,
                 given.name(),
@@ -313,7 +325,11 @@ impl RecoveryKeys {
     }
 }
 
-fn former_names(dir: &Path) -> Result<Vec<String>, TrustError> {
+/// Returns the names of the former keys in the trust directory `dir`.
+///
+/// # Errors
+/// If their file exists and cannot be read.
+pub(super) fn former_names(dir: &Path) -> Result<Vec<String>, TrustError> {
     match read_private(&dir.join(FORMER_FILE)) {
         Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         read => Ok(read?.lines().map(str::to_owned).collect()),
@@ -447,11 +463,13 @@ mod tests {
                 assert!(RecoveryKeys::put_back(&dir, key).is_err(), "it is there");
                 assert_eq!(dir.join(format!("{file}.left-1")).exists(), torn, "what is there of it is kept");
             }
-            // A next key that is lost may be abandoned.
+            // A next key that is lost may be abandoned, without the present one.
             match torn {
                 true => std::fs::write(dir.join(NEXT_FILE), "gwr1.").expect("tears"),
                 false => std::fs::remove_file(dir.join(NEXT_FILE)).expect("removes"),
             }
+            let said = RecoveryKeys::give_up(&dir).expect_err("the present key is sound").to_string();
+            assert!(said.contains("abort") && said.contains(&first.name()), "{said}");
             assert_eq!(RecoveryKeys::abort(&dir).expect("takes it back").all(), from_ref(&first));
             assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name()]);
             assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&first));
