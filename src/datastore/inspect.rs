@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::admin::{SegmentInfo, Status};
@@ -11,7 +11,7 @@ use crate::codec::message::Row;
 use crate::log::{LogReader, ReadError};
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::state::StateStore;
-use crate::trust::{RecoveryKeys, check_halves};
+use crate::trust::{RecoveryKeys, TrustError, check_halves};
 
 use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
@@ -108,9 +108,24 @@ fn room(shared: &SharedRef, refusal: String) -> String {
 fn trust_damage(shared: &SharedRef) -> Option<Reason> {
     let trust = super::service::trust_dir(&shared.path);
     let key = trust.join("ca.key");
-    let lost = (shared.members.is_serving() && !key.exists()).then(|| format!("{} is missing", key.display()));
-    let found = lost.or_else(|| check_halves(&trust).err().map(|error| error.to_string()))?;
-    Some(Reason::new(Code::Damaged, found, PUT_TRUST_BACK))
+    if shared.members.is_serving() && is_missing(&key) {
+        return Some(Reason::new(Code::Damaged, format!("{} is missing", key.display()), PUT_TRUST_BACK));
+    }
+    check_halves(&trust).err().map(|error| of_trust(&error, Code::Damaged, PUT_TRUST_BACK))
+}
+
+/// Returns whether a file does not exist, and is not merely out of reach.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
+/// Reports a file of the CA that could not be read. Only damage has the given code and remedy: a file that the operating
+/// system does not give out must not be replaced.
+fn of_trust(error: &TrustError, damaged: Code, remedy: &str) -> Reason {
+    match error {
+        TrustError::Io { .. } => Reason::new(Code::Problem, error.to_string(), READ_TRUST),
+        _ => Reason::new(damaged, error.to_string(), remedy),
+    }
 }
 
 /// Returns conditions that need an operator but do not stop the datastore.
@@ -126,10 +141,10 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
         );
         reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
     }
-    reasons.extend(RecoveryKeys::load(&super::service::trust_dir(&shared.path)).err().map(|error| {
+    reasons.extend(RecoveryKeys::load(&super::service::trust_dir(&shared.path)).err().as_ref().map(|error| {
         let remedy = "put the key that was written down back: `gravwell-logctl --data-dir D authority recovery-key --set KEY`; the \
                       copies that members have stay as they are until then";
-        Reason::new(Code::RecoveryKeyDamaged, error.to_string(), remedy)
+        of_trust(error, Code::RecoveryKeyDamaged, remedy)
     }));
     reasons.extend(shared.members.witness_damage().map(|(path, why)| {
         let message = format!(
@@ -182,6 +197,8 @@ fn contents_away(shared: &SharedRef) -> Option<Reason> {
 
 /// Most members that a reason lists.
 const NAMED_MAX: usize = 8;
+const READ_TRUST: &str = "look at the permissions of the file, and at the limit of open files: whether it is damaged is not known, so \
+                          leave it as it is";
 const PUT_TRUST_BACK: &str = "stop the datastore, and `gravwell-logctl --data-dir D authority restore FILE --recovery-key KEY`, where \
                               FILE is a member's identity/escrow or what `authority backup` wrote";
 const MAKE_ROOM: &str = "free some disk space, or compact; compaction leaves the audit as it is, which may have less: Datastore-Audit-Max-MB";
