@@ -18,35 +18,58 @@ struct Pin {
     until: Instant,
 }
 
-/// The pins: at most one per member, each with a time limit.
+/// Identifies a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Transfer(u64);
+
 #[derive(Default)]
-pub(super) struct Pins(Mutex<BTreeMap<MemberName, Pin>>);
+struct Held {
+    next: u64,
+    /// Pins of transfers under way.
+    serving: BTreeMap<Transfer, Pin>,
+    /// Pins of the last snapshot that each member received in full.
+    loading: BTreeMap<MemberName, Pin>,
+}
+
+/// The pins: one per transfer, and one per member that has received a snapshot, each with a time limit.
+#[derive(Default)]
+pub(super) struct Pins(Mutex<Held>);
 
 impl Pins {
-    fn pins(&self) -> MutexGuard<'_, BTreeMap<MemberName, Pin>> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pins the horizon while a snapshot of `seq` is sent to `member`.
-    pub(super) fn begin(&self, member: &MemberName, seq: Seq, now: Instant) {
-        self.pins().insert(member.clone(), Pin { seq, until: now + SERVING_MAX });
+    /// Pins the horizon while a snapshot of `seq` is sent.
+    pub(super) fn begin(&self, seq: Seq, now: Instant) -> Transfer {
+        let mut held = self.held();
+        held.next += 1;
+        let transfer = Transfer(held.next);
+        held.serving.insert(transfer, Pin { seq, until: now + SERVING_MAX });
+        transfer
     }
 
-    /// Ends a transfer. With `Some`, the snapshot was sent. With `None` the pin is removed, because the member has
-    /// subscribed or the transfer failed.
-    pub(super) fn end(&self, member: &MemberName, now: Option<Instant>) {
-        let mut pins = self.pins();
-        match now {
-            Some(now) => drop(pins.get_mut(member).map(|pin| pin.until = now + LOADING_MAX)),
-            None => drop(pins.remove(member)),
+    /// Ends a transfer. If `member` has received the whole snapshot at `now`, that stays pinned for a while, and an
+    /// earlier one of this member does not. After a transfer that failed, the earlier one stays pinned.
+    pub(super) fn end(&self, transfer: Transfer, received: Option<(&MemberName, Instant)>) {
+        let mut held = self.held();
+        let pin = held.serving.remove(&transfer);
+        if let (Some(pin), Some((member, now))) = (pin, received) {
+            held.loading.insert(member.clone(), Pin { until: now + LOADING_MAX, ..pin });
         }
+    }
+
+    /// Removes the pin of the snapshot that a member has received, because it has subscribed.
+    pub(super) fn end_loading(&self, member: &MemberName) {
+        self.held().loading.remove(member);
     }
 
     /// Returns the lowest pinned sequence.
     pub(super) fn lowest(&self, now: Instant) -> Option<Seq> {
-        let mut pins = self.pins();
-        pins.retain(|_, pin| pin.until > now);
-        pins.values().map(|pin| pin.seq).min()
+        let mut held = self.held();
+        held.serving.retain(|_, pin| pin.until > now);
+        held.loading.retain(|_, pin| pin.until > now);
+        held.serving.values().chain(held.loading.values()).map(|pin| pin.seq).min()
     }
 }
 
@@ -57,17 +80,25 @@ mod tests {
     #[test]
     fn a_served_snapshot_holds_the_horizon_for_a_time() {
         let (pins, start) = (Pins::default(), Instant::now());
-        let name = |name| MemberName::new(name).expect("name");
-        pins.begin(&name("a"), Seq(5), start);
-        pins.begin(&name("b"), Seq(9), start);
+        let [a, b] = ["a", "b"].map(|name| MemberName::new(name).expect("name"));
+        let first = pins.begin(Seq(5), start);
+        let other = pins.begin(Seq(9), start);
         assert_eq!(pins.lowest(start), Some(Seq(5)));
-        pins.begin(&name("a"), Seq(12), start);
-        assert_eq!(pins.lowest(start), Some(Seq(9)), "one of each member");
-        pins.end(&name("b"), Some(start));
-        assert_eq!(pins.lowest(start + LOADING_MAX + Duration::from_secs(1)), Some(Seq(12)));
-        pins.end(&name("a"), None);
+        pins.end(first, Some((&a, start)));
+        assert_eq!(pins.lowest(start), Some(Seq(5)));
+        // Another transfer to the same member fails: the member may still load the first snapshot.
+        let second = pins.begin(Seq(12), start);
+        pins.end(second, None);
+        assert_eq!(pins.lowest(start), Some(Seq(5)));
+        // One that succeeds takes its place.
+        let third = pins.begin(Seq(12), start);
+        pins.end(third, Some((&a, start)));
+        assert_eq!(pins.lowest(start), Some(Seq(9)), "one received snapshot of each member");
+        pins.end(other, Some((&b, start)));
+        assert_eq!(pins.lowest(start + LOADING_MAX), None, "not for ever");
+        pins.end_loading(&a);
         assert_eq!(pins.lowest(start), None);
-        pins.begin(&name("a"), Seq(1), start);
+        pins.begin(Seq(1), start);
         assert_eq!(pins.lowest(start + SERVING_MAX), None, "not for ever");
     }
 }

@@ -331,7 +331,7 @@ impl Session {
                         let saving = move || shared.members.save();
                         vital::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
                     }
-                    self.shared.pins.end(&self.member, None);
+                    self.shared.pins.end_loading(&self.member);
                 }
                 Kind::Proof => {
                     let session = self.clone();

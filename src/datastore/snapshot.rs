@@ -19,7 +19,7 @@ use crate::transport::wire::WireError;
 
 pub use crate::transport::state_stream::{begin, end, rows_of};
 
-use super::pins::Pins;
+use super::pins::{Pins, Transfer};
 use super::shared::SharedRef;
 use crate::model::{MemberName, Seq};
 use crate::trust::Role;
@@ -210,6 +210,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<'_, W> {
 struct Pinned<'a> {
     pins: &'a Pins,
     member: &'a MemberName,
+    transfer: Transfer,
     is_sent: bool,
 }
 
@@ -219,15 +220,15 @@ impl<'a> Pinned<'a> {
         if role == Role::Reader && !shared.config.readers_hold_compaction {
             return None;
         }
-        shared.pins.begin(member, seq, Instant::now());
-        Some(Pinned { pins: &shared.pins, member, is_sent: false })
+        let transfer = shared.pins.begin(seq, Instant::now());
+        Some(Pinned { pins: &shared.pins, member, transfer, is_sent: false })
     }
 }
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
         // A partial state is useless.
-        self.pins.end(self.member, self.is_sent.then(Instant::now));
+        self.pins.end(self.transfer, self.is_sent.then(|| (self.member, Instant::now())));
     }
 }
 
