@@ -17,6 +17,7 @@ use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
 use crate::telemetry::{self, output};
+use crate::trust::MemberState;
 
 use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Stream, Submission};
 use super::shared::{Shared, SharedRef};
@@ -239,6 +240,13 @@ impl Committer {
 
     /// Resolves the rejections of revoked members. If the write fails now, the next compaction tries again.
     fn settle(&mut self, gone: &BTreeSet<MemberName>, reply: oneshot::Sender<()>) {
+        // A member that was enrolled again in the meantime, with its directory, continues to count.
+        let gone: BTreeSet<&MemberName> = {
+            let registry = self.shared.members.registry();
+            let is_enrolled =
+                |name: &MemberName| registry.member(name).is_some_and(|it| it.state == MemberState::Enrolled);
+            gone.iter().filter(|name| !is_enrolled(name)).collect()
+        };
         let mut txns = self.ledger.settling(|member| gone.contains(member), self.shared.commit_time());
         while !txns.is_empty() {
             let later = txns.split_off(txns.len().min(BATCH_TXNS_MAX));
