@@ -40,29 +40,45 @@ const OPENINGS: usize = 32;
 const OPENINGS_OF_USER: usize = 4;
 
 /// Slots for opening results. There is one per search: of several concurrent requests, one fetches the results and the
-/// others find them, and other searches are not delayed. Each user has a limited number.
+/// others find them, and other searches are not delayed. Each user has a limited number, and so have all together.
 pub(super) struct Openings {
     of_searches: Shares<String>,
-    here: Shares<i32>,
-    fetched: Shares<i32>,
+    here: OfKind,
+    fetched: OfKind,
+}
+
+/// Slots for results of one kind.
+struct OfKind {
+    of_users: Shares<i32>,
+    of_all: Shares<i32>,
+}
+
+impl Default for OfKind {
+    fn default() -> OfKind {
+        OfKind {
+            of_users: Shares::new(Semaphore::MAX_PERMITS, OPENINGS_OF_USER),
+            of_all: Shares::new(OPENINGS, OPENINGS_OF_USER),
+        }
+    }
 }
 
 impl Default for Openings {
     fn default() -> Openings {
-        let of_users = || Shares::new(OPENINGS, OPENINGS_OF_USER);
-        Openings { of_searches: Shares::new(Semaphore::MAX_PERMITS, 1), here: of_users(), fetched: of_users() }
+        let of_searches = Shares::new(Semaphore::MAX_PERMITS, 1);
+        Openings { of_searches, here: OfKind::default(), fetched: OfKind::default() }
     }
 }
 
 impl Openings {
-    /// Waits for the slot of a search and one of a user. The caller moves both into the work, which may last longer than
-    /// its requester waits.
-    pub(super) async fn take(&self, uid: i32, id: &str, is_here: bool) -> io::Result<(Share, Share)> {
-        let of_users = if is_here { &self.here } else { &self.fetched };
-        // A request that waits for another one to fetch the same search uses only slots of its own user.
+    /// Waits for the slot of a search, one of a user and one of all. The caller moves them into the work, which may last
+    /// longer than its requester waits.
+    pub(super) async fn take(&self, uid: i32, id: &str, is_here: bool) -> io::Result<[Share; 3]> {
+        let OfKind { of_users, of_all } = if is_here { &self.here } else { &self.fetched };
+        // In this order, a request that waits for another one to fetch the same search uses only slots of its own user.
         let of_user = of_users.take(Some(uid), 1).await.map_err(io::Error::other)?;
         let of_search = self.of_searches.take(Some(id.to_owned()), 1).await.map_err(io::Error::other)?;
-        Ok((of_user, of_search))
+        let of_all = of_all.take(Some(uid), 1).await.map_err(io::Error::other)?;
+        Ok([of_user, of_search, of_all])
     }
 }
 
@@ -120,5 +136,16 @@ mod tests {
         assert!(openings.take(1, "c", true).now_or_never().is_some(), "what is here does not wait behind what is not");
         drop(first);
         drop((second.await.expect("is free now"), other, own));
+    }
+
+    #[tokio::test]
+    async fn p15_who_waits_for_a_search_that_is_fetched_keeps_nobody_from_fetching_others() {
+        let openings = Openings::default();
+        let first = openings.take(1, "slow", false).await.expect("free");
+        let users = 2..2 + i32::try_from(OPENINGS).expect("small");
+        let mut waiting: Vec<_> = users.map(|uid| Box::pin(openings.take(uid, "slow", false))).collect();
+        assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()), "it is being fetched");
+        assert!(openings.take(1000, "other", false).now_or_never().is_some());
+        drop((waiting, first));
     }
 }
