@@ -129,9 +129,15 @@ impl Contents {
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
         let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let cutoff = store.cutoff(grace.unwrap_or(self.inner.grace));
+        // Read before the outbox and after it: applying a set moves its changes from the archive to the outbox, and
+        // leaving a history moves changes the other way.
+        let before = {
+            let (store, directory) = (store.clone(), directory.clone());
+            blocking(move || set_aside(&store, &directory)).await.map_err(|error| error.to_string())??
+        };
         let mut all = self.all().map_err(|error| error.to_string())?;
         let collecting = move || {
-            let held = set_aside(&store, &directory)?.into_iter().enumerate();
+            let held = before.into_iter().chain(set_aside(&store, &directory)?).enumerate();
             all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));
             all.collect(&store, cutoff, dry_run)
         };
