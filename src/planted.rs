@@ -193,6 +193,8 @@ bugs! {
     RejectedCountsAsSeen,
     /// Fixed bug: pending transactions upon lost writes are overlooked where a power cut took the state back.
     UponLostStays,
+    /// Fixed bug: the sequences of committed transactions are not written to the outbox journal.
+    SequencesForgotten,
 }
 
 /// Value for no fault.

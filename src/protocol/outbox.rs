@@ -84,6 +84,8 @@ pub enum Learnt {
     LastOfRow,
     /// The row of its origin, which has a later sequence.
     Row,
+    /// A record of the outbox journal, written before a restart.
+    Recorded,
 }
 
 impl Learnt {
@@ -156,6 +158,8 @@ pub struct Outbox {
     keeps: bool,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
+    /// Sequences of kept transactions that are exact and not known to be in the journal.
+    unrecorded: BTreeMap<TxnId, Seq>,
     /// The kept transactions whose own entry was not seen, by mark. The log may not record them as writers of their objects.
     unseen: HashMap<Seq, Arc<Txn>>,
     /// Counters up to which a lost state had resolved transactions.
@@ -240,6 +244,9 @@ impl Outbox {
         if learnt != Learnt::Entry {
             self.unseen.insert(txn.id.mark(), Arc::clone(&txn));
         }
+        if learnt.is_exact() {
+            self.unrecorded.insert(txn.id, seq);
+        }
         // Ordered by creation, which may differ from the order in which they turned out to be resolved.
         let at = self.kept.partition_point(|kept| kept.place < place);
         self.kept.insert(at, Kept { txn, seq, learnt, place });
@@ -252,6 +259,7 @@ impl Outbox {
         if let Some(kept) = self.kept.pop_front() {
             self.kept_bytes -= kept.txn.bytes_estimate();
             self.unseen.remove(&kept.txn.id.mark());
+            self.unrecorded.remove(&kept.txn.id);
         }
     }
 
@@ -747,6 +755,8 @@ fn as_overlaid(value: &Option<Bytes>) -> Overlaid {
 pub fn touched(txn: &Txn) -> impl Iterator<Item = (&Collection, &Key)> {
     txn.ops.iter().map(|op: &Op| (op.collection(), op.key()))
 }
+
+mod sequences;
 
 #[cfg(test)]
 mod tests;

@@ -36,9 +36,9 @@ impl Lost {
         Lost { shared_to, writers: HashMap::new(), required: BTreeMap::new() }
     }
 
-    /// Adds the local transactions in `kept`, which are in order. If a transaction's entry was not seen, as before a
-    /// restart, and it was not the last one of its origin's row, only an upper limit of its sequence is known. For that
-    /// case, `left` returns the value and the version of a key in the abandoned history.
+    /// Adds the local transactions in `kept`, which are in order. If a transaction's entry was not seen, nor its
+    /// sequence recorded before a restart, and it was not the last one of its origin's row, only an upper limit of its
+    /// sequence is known. For that case, `left` returns the value and the version of a key in the abandoned history.
     ///
     /// # Errors
     /// If `left` fails.
@@ -109,6 +109,12 @@ impl Lost {
             Some(id) => Condition::written_by(collection, key, *id),
             None => Condition::upon_lost(collection, key),
         }
+    }
+
+    /// Returns whether the sequence of a local transaction of the abandoned part is known.
+    #[must_use]
+    pub fn knows(&self, id: TxnId) -> bool {
+        self.writers.values().any(|writer| *writer == id)
     }
 
     /// Returns the last sequence that both histories share.

@@ -188,7 +188,12 @@ impl Applier {
         if is_noted && let Err(error) = state.persist() {
             tracing::warn!(%error, "the state is not durable yet when a rejection is written down");
         }
+        let is_committed = decided.iter().any(|decided| matches!(decided, Decided::Committed(..)));
         self.settle(decided);
+        if is_committed {
+            // If the queue is full, the writer finds the sequences when it handles the next request.
+            let _ = self.outbox.try_send(outbox_writer::Request::Committed);
+        }
         self.shared.applied.send_replace(last);
         self.shared.update_link(|link| link.head = link.head.max(last));
         self.announce(&entries);

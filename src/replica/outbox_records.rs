@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::txn::{decode_txn, encode_txn};
 use crate::env::real::RealFs;
 use crate::log::journal::{Journal, JournalError};
-use crate::model::{Reason, Seq, Txn, TxnId};
+use crate::model::position::shared_after;
+use crate::model::{LineageEntry, LogId, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Decided, Outbox, RejectedTxn};
 use crate::state::{StateError, StateMeta, StateStore};
@@ -20,6 +21,40 @@ pub(super) const KIND_REJECTED: u8 = 17;
 pub(super) const KIND_CLOSED: u8 = 18;
 /// A transaction that replaces a rejected one: both happen, or neither.
 pub(super) const KIND_RETRY: u8 = 19;
+
+/// Identity of no transaction: counters start at 1. A record of kind [`KIND_CLOSED`] with this identity closes nothing;
+/// its payload continues with a [`SequencesV1`]. Versions that do not know these read the identity alone.
+const OF_SEQUENCES: TxnId = TxnId { origin: Origin([0; 16]), counter: OriginCounter(0) };
+
+/// Sequences of committed transactions.
+#[derive(Serialize, Deserialize)]
+struct SequencesV1 {
+    history: LogHistory,
+    sequences: Vec<(TxnId, Seq)>,
+}
+
+/// Identifies the history that a state represents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LogHistory {
+    log_id: LogId,
+    /// The last generation, and its start.
+    last: LineageEntry,
+}
+
+impl LogHistory {
+    fn of(state: &StateMeta) -> LogHistory {
+        let last = state.lineage.iter().copied().find(|entry| entry.generation == state.generation);
+        let last = last.unwrap_or(LineageEntry { generation: state.generation, shared_to: Seq::ZERO });
+        LogHistory { log_id: state.log_id, last }
+    }
+
+    /// Returns whether a state has the entry that had the sequence `seq` in this history.
+    fn is_shared(&self, seq: Seq, state: &StateMeta) -> bool {
+        let is_descended = state.lineage.contains(&self.last) || LogHistory::of(state).last == self.last;
+        let shared_to = shared_after(&state.lineage, self.last.generation);
+        self.log_id == state.log_id && is_descended && shared_to.is_none_or(|shared_to| seq <= shared_to)
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct RejectedV1 {
@@ -80,6 +115,8 @@ pub(super) struct Restoring {
     rejected: HashMap<TxnId, (Seq, Reason)>,
     /// Retried transactions, each with the one that replaces it.
     retried: Vec<(TxnId, TxnId)>,
+    /// Sequences of committed transactions, and the histories to which they belong.
+    sequences: HashMap<TxnId, (Seq, LogHistory)>,
     unreadable: Option<String>,
 }
 
@@ -107,10 +144,20 @@ impl Restoring {
                 let note: RejectedV1 = decoded(payload)?;
                 self.rejected.insert(note.id, (note.seq, note.reason));
             }
-            KIND_CLOSED => self.remove(decoded(payload)?),
+            KIND_CLOSED => match postcard::take_from_bytes(payload).map_err(|error| error.to_string())? {
+                (OF_SEQUENCES, rest) => self.take_sequences(rest),
+                (id, _) => self.remove(id),
+            },
             other => return Err(format!("kind {other} is not known to this version")),
         }
         Ok(())
+    }
+
+    /// Reads sequences. They only make the outbox more precise, so those in a form of another version are left out.
+    fn take_sequences(&mut self, bytes: &[u8]) {
+        let Ok(SequencesV1 { history, sequences }) = postcard::from_bytes(bytes) else { return };
+        let known = sequences.into_iter().filter(|(id, _)| self.txns.contains_key(id));
+        self.sequences.extend(known.map(|(id, seq)| (id, (seq, history))));
     }
 
     fn insert(&mut self, bytes: &[u8]) -> Result<TxnId, String> {
@@ -126,6 +173,7 @@ impl Restoring {
 
     fn remove(&mut self, id: TxnId) {
         self.rejected.remove(&id);
+        self.sequences.remove(&id);
         if let Some((place, _)) = self.txns.remove(&id) {
             self.order.remove(&place);
         }
@@ -151,7 +199,7 @@ impl Restoring {
         state: &StateStore,
         mut outbox: Outbox,
     ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
-        let Restoring { order, mut txns, mut rejected, retried, unreadable, .. } = self;
+        let Restoring { order, mut txns, mut rejected, retried, sequences, unreadable, .. } = self;
         if let Some(reason) = unreadable {
             return Err(RestoreError::Journal(reason));
         }
@@ -176,6 +224,12 @@ impl Restoring {
                 }
             }
         }
+        if let Some(meta) = state.meta() {
+            outbox.take_recorded(|id| {
+                let (seq, history) = sequences.get(&id)?;
+                history.is_shared(*seq, &meta).then_some(*seq)
+            });
+        }
         Ok((outbox, to_note))
     }
 }
@@ -194,8 +248,20 @@ impl Frame {
     }
 }
 
-/// Returns the records of a journal for an outbox. They are encoded one by one, so that nothing is in memory twice.
-pub(super) fn frames_of(outbox: &Outbox) -> impl Iterator<Item = (u8, Vec<u8>)> + use<> {
+/// Returns the record of the sequences that transactions have in the history of a state; `None` if there are none.
+pub(super) fn sequences(state: Option<&StateMeta>, sequences: Vec<(TxnId, Seq)>) -> Option<(u8, Vec<u8>)> {
+    let state = state.filter(|_| !sequences.is_empty() && !planted::is(Bug::SequencesForgotten))?;
+    let mut payload = to_bytes(&OF_SEQUENCES);
+    payload.extend(to_bytes(&SequencesV1 { history: LogHistory::of(state), sequences }));
+    Some((KIND_CLOSED, payload))
+}
+
+/// Returns the records of a journal for an outbox, followed by the record of [`sequences`]. They are encoded one by one,
+/// so that nothing is in memory twice.
+pub(super) fn frames_of(
+    outbox: &Outbox,
+    sequences: Option<(u8, Vec<u8>)>,
+) -> impl Iterator<Item = (u8, Vec<u8>)> + use<> {
     let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
         let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
         [Frame::Txn(Arc::clone(txn)), Frame::Rejected(note)]
@@ -203,7 +269,8 @@ pub(super) fn frames_of(outbox: &Outbox) -> impl Iterator<Item = (u8, Vec<u8>)> 
     let kept = outbox.kept().map(|kept| Frame::Txn(Arc::clone(&kept.txn)));
     let pending = outbox.pending().map(|txn| Frame::Txn(Arc::clone(txn)));
     let frames: Vec<Frame> = rejected.chain(kept).chain(pending).collect();
-    frames.into_iter().map(Frame::encoded)
+    // Only sequences of transactions that precede them are read.
+    frames.into_iter().map(Frame::encoded).chain(sequences)
 }
 
 pub(super) fn encoded(txn: &Txn) -> Vec<u8> {
@@ -227,7 +294,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter};
+    use crate::model::{Chain, Collection, Condition, Entry, EntryBody, Generation, Key, MemberName, Op};
 
     #[test]
     fn p05_what_was_made_upon_a_retried_change_follows_it_when_the_journal_is_read_again() {
@@ -247,5 +314,57 @@ mod tests {
         let records = [&made[..], &[(KIND_RETRY, retry(first.id, &txn(2, vec![])))]].concat();
         let (outbox, _) = restore(&records, &StateStore::in_memory(), Outbox::default()).expect("is read");
         assert_eq!(outbox.rejected()[&second.id].txn.conditions, [upon(2)]);
+    }
+
+    #[test]
+    fn p05_the_sequences_of_committed_transactions_are_known_after_a_restart() {
+        let entry = |seq: u64| {
+            let name = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+            let op = Op::Put { collection: name.0, key: name.1, value: seq.to_string().into_bytes().into() };
+            let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(seq) };
+            let (settled, note, conditions) = (OriginCounter(0), Bytes::new(), Vec::new());
+            let txn = Txn { id, settled, time_ms: 0, note, conditions, ops: vec![op] };
+            let member = MemberName::new("m").expect("name");
+            Entry { seq: Seq(seq), time_ms: seq, member, body: EntryBody::Commit(txn) }
+        };
+        let entries: Vec<Entry> = (1..=3).map(entry).collect();
+        let generation =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let state = |log, lineage: &[LineageEntry]| {
+            let state = StateStore::in_memory();
+            let last = lineage.last().expect("one").generation;
+            state.init(LogId([log; 16]), last, lineage.to_vec()).expect("begins");
+            state.apply(&entries, Chain::default()).expect("applies");
+            state
+        };
+        let mut outbox = Outbox::keeping();
+        for entry in &entries {
+            let EntryBody::Commit(txn) = &entry.body else { continue };
+            outbox.insert(Arc::new(txn.clone()));
+        }
+        entries.iter().for_each(|entry| drop(outbox.handle_applied(entry.seq, &entry.body)));
+        let here = state(1, &[generation(1, 0)]);
+        let record = sequences(here.meta().as_deref(), outbox.exact_sequences().collect()).expect("some are known");
+        let frames: Vec<_> = frames_of(&outbox, Some(record.clone())).collect();
+        let exact = |frames: &[(u8, Vec<u8>)], state: &StateStore| {
+            let (outbox, _) = restore(frames, state, Outbox::keeping()).expect("is read");
+            assert_eq!((outbox.kept().count(), outbox.depth()), (3, 0));
+            outbox.exact_sequences().map(|(id, seq)| (id.counter.0, seq.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(exact(&frames, &here), [(1, 1), (2, 2), (3, 3)]);
+        // Without the record, the row shows the sequence of the last one.
+        assert_eq!(exact(&frames[..3], &here), [(3, 3)]);
+        assert_eq!(
+            exact(&[&[record.clone()][..], &frames[..3]].concat(), &here),
+            [(3, 3)],
+            "it is of earlier transactions"
+        );
+        // In another history only what both share has the same sequences.
+        assert_eq!(exact(&frames, &state(1, &[generation(1, 0), generation(2, 1)])), [(1, 1), (3, 3)]);
+        assert_eq!(exact(&frames, &state(1, &[generation(5, 0)])), [(3, 3)]);
+        assert_eq!(exact(&frames, &state(2, &[generation(1, 0)])), [(3, 3)]);
+        // A version that does not know these records reads the identity, and ignores what follows it.
+        assert_eq!((record.0, decoded::<TxnId>(&record.1)), (KIND_CLOSED, Ok(OF_SEQUENCES)));
+        assert!(!outbox.exact_sequences().any(|(id, _)| id == OF_SEQUENCES));
     }
 }

@@ -24,17 +24,18 @@ use crate::state::StateError;
 use crate::telemetry;
 
 use super::history::History;
-use super::outbox_records::{
-    KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, frames_of, retry, to_bytes,
-};
+use super::outbox_records::{KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, retry, to_bytes};
 use super::receipts::{Receipt, Receipts, Stage};
 use super::reverted::Reverted;
 use super::room::{self, Room};
 use super::shared::{Change, SharedRef, stop_process};
 
+mod rewriting;
+
 /// The journal is rewritten when it has at least this many bytes and is mostly settled.
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
-/// Longest delay until the journal's head durably vouches for durable records.
+/// Longest delay until the journal's head durably vouches for durable records, and until sequences of committed
+/// transactions are in the journal.
 const VOUCH_AFTER: Duration = Duration::from_millis(100);
 /// Returned when the outcome of an earlier transaction of the same identity is unknown.
 const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so what became of the earlier \
@@ -178,6 +179,8 @@ pub(super) enum Request {
     Submit(Draft, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// Rejections to make durable.
     Note(Vec<RejectedTxn>),
+    /// Sequences of committed transactions became known.
+    Committed,
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, Again, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// Exchanges the outbox because the log continued without this history. All other requests wait until the
@@ -185,8 +188,8 @@ pub(super) enum Request {
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
 
-/// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing
-/// has changed.
+/// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing has
+/// changed: the journal gets the present outbox back.
 pub(super) enum Step {
     /// Writes the outbox that will replace the present one to the journal.
     Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
@@ -208,6 +211,8 @@ pub(super) struct OutboxWriter {
     last: HashMap<Origin, OriginCounter>,
     /// Rejections not in the journal yet because writing failed.
     unwritten: Vec<RejectedV1>,
+    /// Whether the journal holds an outbox that was prepared for an exchange and not installed.
+    holds_prepared: bool,
 }
 
 /// An origin of this process, created when it is first needed.
@@ -234,21 +239,23 @@ impl OutboxWriter {
             bulk: Own::default(),
             last: HashMap::new(),
             unwritten: Vec::new(),
+            holds_prepared: false,
         }
     }
 
     /// Serves requests until all senders are dropped.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut unvouched_since: Option<Instant> = None;
+        // Since when the journal is to be completed, see `complete`.
+        let mut incomplete_since: Option<Instant> = None;
         let mut reverted = Reverted::new(&*self.clock);
         loop {
-            let request = match unvouched_since {
+            let request = match incomplete_since {
                 None => requests.blocking_recv(),
                 Some(since) => match wait::at_most(VOUCH_AFTER.saturating_sub(since.elapsed()), requests.recv()) {
                     Some(request) if since.elapsed() < VOUCH_AFTER => request,
                     late => {
-                        self.journal.vouch();
-                        unvouched_since = None;
+                        self.complete().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
+                        incomplete_since = None;
                         let Some(request) = late else { continue };
                         request
                     }
@@ -267,16 +274,11 @@ impl OutboxWriter {
             }
             self.handle(batch).unwrap_or_else(|failure| stop_process(&self.shared, &failure));
             self.rewrite_if_worth_it(REWRITE_BYTES_MIN);
-            if self.journal.is_unvouched() {
-                unvouched_since.get_or_insert_with(Instant::now);
+            if self.journal.is_unvouched() || !self.shared.outbox().unrecorded_sequences().is_empty() {
+                incomplete_since.get_or_insert_with(Instant::now);
             }
         }
-        self.journal.vouch();
-    }
-
-    /// Makes the journal's head durably vouch for durable records.
-    pub(super) fn vouch(&mut self) {
-        self.journal.vouch();
+        self.complete().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
     }
 
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
@@ -318,6 +320,8 @@ impl OutboxWriter {
                 },
                 // Handled after the batch.
                 Request::Exchange(_) => {}
+                // Recorded with the next transaction, or soon: not worth a sync of its own for each.
+                Request::Committed => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         self.forsake(txn.id, seq, &reason);
@@ -368,6 +372,7 @@ impl OutboxWriter {
         if frames.is_empty() {
             return Ok(());
         }
+        let recorded = self.add_sequences(&mut frames);
         if let Err(error) = self.write(&frames)? {
             self.forget(&accepted, &error);
             if !planted::is(Bug::ForgetUnwritten) {
@@ -379,6 +384,7 @@ impl OutboxWriter {
             closed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
             return Ok(());
         }
+        self.shared.outbox_mut().note_recorded(recorded);
         self.publish(accepted, twins, &noted, closed);
         Ok(())
     }
@@ -400,6 +406,9 @@ impl OutboxWriter {
     /// is unchanged.
     fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<Result<(), JournalError>, Fatal> {
         let failed = "the outbox journal cannot be written";
+        if let Err(error) = self.written_back()? {
+            return Ok(Err(error));
+        }
         match self.journal.append(frames) {
             Err(error @ JournalError::Poisoned) => return Err(Fatal::of(failed)(error)),
             Err(error) => return Ok(Err(error)),
@@ -669,84 +678,6 @@ impl OutboxWriter {
         }
         Ok(true)
     }
-
-    fn exchange(&mut self, steps: &std::sync::mpsc::Receiver<Step>) -> Result<(), Fatal> {
-        let mut prepared = None;
-        while let Ok(step) = steps.recv() {
-            match step {
-                Step::Prepare(outbox, reply) => {
-                    let written = self.prepare(&outbox);
-                    prepared = Some(outbox);
-                    let _ = reply.send(written);
-                }
-                Step::Install(shared_to, reply) => {
-                    if let Some(outbox) = prepared.take() {
-                        self.install(*outbox, shared_to)?;
-                    }
-                    let _ = reply.send(());
-                    return Ok(());
-                }
-            }
-        }
-        if prepared.is_none() {
-            return Ok(());
-        }
-        self.take_back()
-    }
-
-    /// Writes the new outbox to the journal. After a crash before the state is exchanged, pending transactions are
-    /// still there under the former state, and the exchange is repeated.
-    pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<(), String> {
-        if planted::is(Bug::PreparedTooLate) {
-            return Ok(());
-        }
-        self.journal.replace_with(frames_of(outbox)).map_err(|error| error.to_string())
-    }
-
-    /// Restores the present outbox in the journal, because the state was not exchanged.
-    pub(super) fn take_back(&mut self) -> Result<(), Fatal> {
-        let failed = "the outbox journal cannot be written back";
-        let frames = frames_of(&self.shared.outbox());
-        self.journal.replace_with(frames).map_err(Fatal::of(failed))
-    }
-
-    /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
-    /// has already decided leave the outbox, as at a start.
-    pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
-        if planted::is(Bug::PreparedTooLate) {
-            let _ = self.journal.replace_with(frames_of(&outbox));
-        }
-        *self.shared.outbox_mut() = outbox;
-        (self.express, self.bulk) = (Own::default(), Own::default());
-        self.last.clear();
-        self.unwritten.clear();
-        self.shared.histories.leave(shared_to);
-        self.shared.note_outbox_change();
-        let to_note = self.shared.settle_by(&self.shared.state());
-        if to_note.is_empty() { Ok(()) } else { self.take_in(vec![Request::Note(to_note)]) }
-    }
-
-    pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
-        let live: u64 = {
-            let outbox = self.shared.outbox();
-            (outbox.pending_bytes() + outbox.kept_bytes() + outbox.rejected_bytes()) as u64
-        };
-        if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
-            return;
-        }
-        // Transactions missing from the new journal were decided by the state, which may be in memory only. Otherwise a
-        // power cut would hide an accepted transaction until the datastore is reachable again.
-        if !planted::is(Bug::RewriteBeforePersist)
-            && let Err(error) = self.shared.state().persist()
-        {
-            tracing::warn!(%error, "the outbox journal is not rewritten before the state is durable");
-            return;
-        }
-        let frames = frames_of(&self.shared.outbox());
-        if let Err(error) = self.journal.replace_with(frames) {
-            tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
-        }
-    }
 }
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
@@ -766,137 +697,4 @@ enum Reply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::outbox_records::restore;
-    use super::*;
-    use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};
-    use crate::replica::shared::Shared;
-    use crate::state::StateStore;
-
-    #[test]
-    fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
-        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
-        let draft = Draft { ops: vec![op], id: Some(id), ..Draft::default() };
-        let (requests, answers): (Vec<_>, Vec<_>) = (0..2)
-            .map(|_| {
-                let (reply, answer) = oneshot::channel();
-                (Request::Submit(draft.clone(), reply), answer)
-            })
-            .unzip();
-        writer.handle(requests).expect("written");
-        for mut answer in answers {
-            let receipt = answer.try_recv().expect("answered").expect("taken");
-            assert_eq!(receipt.stage(), Stage::Durable);
-        }
-        assert_eq!((writer.journal.records(), shared.outbox().depth()), (1, 1));
-    }
-
-    #[test]
-    fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let state = StateStore::in_memory();
-        let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
-        state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
-        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
-        let delete = |key: &str| {
-            vec![Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new(key).expect("key") }]
-        };
-        let (given, altered) = (delete("k"), delete("altered on its way into the state"));
-        let txn =
-            Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: altered };
-        let member = MemberName::new("m").expect("name");
-        let entry = Entry { seq: Seq(1), time_ms: 1, member, body: EntryBody::Commit(txn) };
-        state.apply(&[entry], Chain::default()).expect("applies");
-        let shared = Arc::new(Shared::new(state, Outbox::default(), None));
-        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let mut submit = || {
-            let (reply, mut answer) = oneshot::channel();
-            let draft = Draft { ops: given.clone(), id: Some(id), ..Draft::default() };
-            writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
-            answer.try_recv().expect("answered").map(|receipt| receipt.stage())
-        };
-        assert_eq!(submit().expect("is known"), Stage::Rejected(Seq(1), Reason::IdentityReused));
-        shared.want_resync("it differs".into());
-        assert!(matches!(submit(), Err(SubmitError::NotNow(_))), "the log may have committed it");
-        shared.note_resynced();
-        assert!(submit().is_ok());
-    }
-
-    #[test]
-    fn p07_a_retry_is_one_record_and_those_of_two_are_still_read() {
-        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
-        let txn = |counter| {
-            let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
-            let settled = OriginCounter(0);
-            Txn { id, settled, time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op.clone()] }
-        };
-        let rejection = to_bytes(&RejectedV1 { id: txn(1).id, seq: Seq(5), reason: Reason::IdentityReused });
-        let made = [(KIND_TXN, encoded(&txn(1))), (KIND_REJECTED, rejection)];
-        let state = StateStore::in_memory();
-        let of = |more: &[(u8, Vec<u8>)]| {
-            let entries = [&made[..], more].concat();
-            let (outbox, _) = restore(&entries, &state, Outbox::default()).expect("is read");
-            (outbox.depth(), outbox.rejected().len())
-        };
-        assert_eq!(of(&[]), (0, 1));
-        assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
-        assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
-        assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
-    }
-
-    #[test]
-    fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
-        let mut submit = || {
-            let (reply, mut answer) = oneshot::channel();
-            let draft = Draft { ops: vec![op.clone()], ..Draft::default() };
-            writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
-            answer.try_recv().expect("answered").map(|_| ())
-        };
-        submit().expect("is accepted");
-        shared.watch.fail("the state cannot be written");
-        assert!(matches!(submit(), Err(SubmitError::Failed)));
-        assert!(shared.problem().contains("the state cannot be written"), "{}", shared.problem());
-        assert_eq!(shared.outbox().depth(), 1);
-    }
-
-    #[test]
-    fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
-        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
-        let txn =
-            Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };
-        let rejected = RejectedTxn { txn: Arc::new(txn), seq: Seq(1), reason: Reason::IdentityReused };
-        shared.outbox_mut().restore_rejected(rejected);
-        let mut answers = Vec::new();
-        let mut retry = || {
-            let (reply, answer) = oneshot::channel();
-            answers.push(answer);
-            Request::Retry(id, Again::default(), reply)
-        };
-        let (first, second) = (retry(), retry());
-        let (reply, mut dismissed) = oneshot::channel();
-        writer.handle(vec![first, second, Request::Dismiss(id, reply)]).expect("written");
-        let taken: Vec<bool> = answers.iter_mut().map(|answer| answer.try_recv().expect("answered").is_ok()).collect();
-        assert_eq!((taken, shared.outbox().depth()), (vec![true, false], 1));
-        assert!(matches!(dismissed.try_recv().expect("answered"), Err(SubmitError::NotRejected(_))));
-    }
-}
+mod tests;

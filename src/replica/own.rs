@@ -435,8 +435,8 @@ impl Parted<'_> {
     }
 
     /// Selects the `lacking` transactions to archive: those that are not pushed `again` and were effective, or on which
-    /// an archived one depends. Effective means that an object reads as written in this member's state, but differently
-    /// in the new log. All transactions that were lost with a state (`gone`) are archived. They carry the conditions
+    /// an archived one depends, or may depend because it is unknown who made the lost write that it requires. Effective
+    /// means that an object reads as written in this member's state, but differently in the new log. All transactions that were lost with a state (`gone`) are archived. They carry the conditions
     /// under which their authors may retry them.
     fn archived(
         &self,
@@ -444,12 +444,15 @@ impl Parted<'_> {
         again: &BTreeSet<TxnId>,
         gone: &[Arc<Txn>],
     ) -> Result<Vec<Arc<Txn>>, StateError> {
-        let (mut archived, mut upon) = (Vec::new(), BTreeSet::new());
+        let (mut archived, mut upon, mut upon_lost) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         let gone_ids: BTreeSet<TxnId> = gone.iter().map(|txn| txn.id).collect();
         for txn in lacking.iter().chain(gone).rev().filter(|txn| !again.contains(&txn.id) && !txn.ops.is_empty()) {
             let txn = self.translated(txn);
-            if upon.contains(&txn.id.mark()) || gone_ids.contains(&txn.id) || self.left_something(&txn)? {
+            let may_be_upon = || !self.lost.knows(txn.id) && txn.ops.iter().any(|op| upon_lost.contains(&named(op)));
+            let is_required = upon.contains(&txn.id.mark()) || may_be_upon();
+            if is_required || gone_ids.contains(&txn.id) || self.left_something(&txn)? {
                 upon.extend(txn.conditions.iter().filter_map(Condition::mark));
+                upon_lost.extend(txn.conditions.iter().filter(|condition| condition.is_upon_lost()).map(place));
                 archived.push(txn);
             }
         }

@@ -13,7 +13,7 @@ use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
 use crate::model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Outbox, RejectedTxn};
+use crate::protocol::outbox::{Kept, Outbox, RejectedTxn};
 use crate::protocol::push::{Next, Pusher};
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
@@ -185,16 +185,15 @@ impl Stepped {
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
 
-    /// Writes queued rejections to the journal, and rewrites the journal if it has `rewrite_bytes_min` bytes and most
-    /// of its transactions are resolved.
+    /// Writes queued rejections and known sequences to the journal, and rewrites the journal if it has
+    /// `rewrite_bytes_min` bytes and most of its transactions are resolved.
     ///
     /// # Errors
     /// If the process must stop.
     pub fn keep_journal(&mut self, rewrite_bytes_min: u64) -> Result<(), Fatal> {
         self.write_notes()?;
         self.writer.rewrite_if_worth_it(rewrite_bytes_min);
-        self.writer.vouch();
-        Ok(())
+        self.writer.complete()
     }
 
     fn write_notes(&mut self) -> Result<(), Fatal> {
@@ -383,7 +382,7 @@ impl Stepped {
     /// Second step: writes the future outbox to the journal. From here on no transactions are accepted.
     ///
     /// # Errors
-    /// Outer: the process must stop. Inner: it cannot be written, so call [`Stepped::take_back`].
+    /// Outer: the process must stop. Inner: it cannot be written, and nothing has changed.
     pub fn prepare(&mut self, exchange: &Exchange) -> Result<Result<(), String>, Fatal> {
         // In a running replica, the request for an exchange is queued behind the rejections of entries applied before.
         self.write_notes()?;
@@ -391,8 +390,8 @@ impl Stepped {
             Ok(requeued) => requeued,
             Err(error) => return Ok(Err(error)),
         };
-        let written = self.writer.prepare(&requeued);
-        self.prepared = Some(requeued);
+        let written = self.writer.prepare(&requeued)?;
+        self.prepared = written.is_ok().then_some(requeued);
         Ok(written)
     }
 
@@ -441,6 +440,13 @@ impl Stepped {
     #[must_use]
     pub fn kept(&self) -> Vec<Arc<Txn>> {
         self.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect()
+    }
+
+    /// Returns the kept committed transactions, each with its sequence if that is known exactly.
+    #[must_use]
+    pub fn sequences(&self) -> Vec<(TxnId, Option<Seq>)> {
+        let exact = |kept: &Kept| (kept.txn.id, kept.learnt.is_exact().then_some(kept.seq));
+        self.shared.outbox().kept().map(exact).collect()
     }
 
     /// Returns the number of fetched states that were rejected because they do not continue the present history.

@@ -47,6 +47,7 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
             | Bug::DecidedForgotten
             | Bug::RejectedCountsAsSeen
             | Bug::UponLostStays
+            | Bug::SequencesForgotten
     )
 }
 

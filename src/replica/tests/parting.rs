@@ -91,6 +91,8 @@ pub(super) struct Case {
     pub(super) pending: Vec<Txn>,
     /// The member has restarted before it rejoins.
     pub(super) is_restarted: bool,
+    /// The outbox journal had no sequences of committed transactions, as that of an earlier version.
+    pub(super) is_unrecorded: bool,
     /// An earlier state was restored on purpose.
     pub(super) is_restore: bool,
     /// It is unknown what others did since.
@@ -116,6 +118,8 @@ impl Case {
         }
         if self.is_restarted {
             outbox.handle_row(origin, &old.origin(origin).expect("reads").expect("is known"));
+            let sequence = |id| entries(&all).iter().find(|entry| entry.body.id() == Some(id)).map(|entry| entry.seq);
+            outbox.take_recorded(|id| sequence(id).filter(|_| !self.is_unrecorded));
         } else {
             entries(&all).iter().for_each(|entry| drop(outbox.handle_applied(entry.seq, &entry.body)));
         }
@@ -364,6 +368,32 @@ fn p05_what_waits_goes_on_from_an_own_committed_change_also_after_a_restart() {
         assert_eq!(played.committed, [1, 3], "restarted: {is_restarted}");
         assert_eq!((played.value("y"), played.value("z"), played.value("o")), (Some("upon own"), Some("theirs"), None));
     }
+}
+
+#[test]
+fn p05_what_was_made_and_then_changed_is_pushed_again_after_a_restart() {
+    let case = Case {
+        shared: vec![txn(OTHER, 1, &[("y", Some("base"))], vec![])],
+        lost: vec![
+            txn(ME, 1, &[("x", Some("made"))], vec![absent("x")]),
+            txn(ME, 2, &[("x", Some("changed"))], vec![version("x", 2)]),
+            txn(ME, 3, &[("z", Some("last"))], vec![]),
+        ],
+        ..Case::default()
+    };
+    for is_restarted in [false, true] {
+        let played = Case { is_restarted, ..case.clone() }.plays(&[]);
+        assert_eq!(played.committed, [1, 2, 3], "restarted: {is_restarted}");
+        assert_eq!(played.value("x"), Some("changed"));
+    }
+    // Without the sequence it is unknown whether the second one was made upon the first one. Both are listed.
+    let played = Case { is_restarted: true, is_unrecorded: true, ..case }.plays(&[]);
+    assert_eq!(played.committed, [3]);
+    let listed: Vec<_> = played.outbox.rejected().values().map(|rejected| rejected.txn.ops.clone()).collect();
+    assert_eq!(
+        listed,
+        [txn(ME, 1, &[("x", Some("made"))], vec![]).ops, txn(ME, 2, &[("x", Some("changed"))], vec![]).ops]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use gravwell::codec::message::Welcome;
 use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::journal::Journal;
-use gravwell::model::{Condition, Key, MemberName, Seq};
+use gravwell::model::{Condition, Key, MemberName, Seq, TxnId};
 use gravwell::protocol::outbox::Outbox;
 use gravwell::protocol::push::Pusher;
 use gravwell::replica::History;
@@ -87,6 +87,8 @@ pub struct Member {
     pub reads: VecDeque<Read>,
     /// The highest floor received in its current history.
     pub floor: Seq,
+    /// Own transactions whose sequences in its current history are durably in the outbox journal.
+    pub recorded: BTreeSet<TxnId>,
 }
 
 impl Member {
@@ -109,6 +111,7 @@ impl Member {
             is_cut_off: false,
             reads: VecDeque::new(),
             floor: Seq::ZERO,
+            recorded: BTreeSet::new(),
         }
     }
 
@@ -134,6 +137,23 @@ impl Member {
         let stepped = Stepped::open_with(Outbox::keeping, state, fresh, (journal, entries), home, clock, entropy)?;
         stepped.take_role("webserver");
         self.running = Some(stepped);
+        Ok(())
+    }
+
+    /// Checks the sequences that it knows of its own committed transactions.
+    pub fn check_sequences(&self) -> Result<(), String> {
+        let past = self.past();
+        for (id, seq) in self.running.iter().flat_map(Stepped::sequences) {
+            match seq {
+                None if self.recorded.contains(&id) => {
+                    return Err(format!("{}: the sequence of {id:?} was written down, and is not known", self.name));
+                }
+                Some(seq) if past.entry(seq).and_then(|entry| entry.body.id()) != Some(id) => {
+                    return Err(format!("{}: {id:?} is not at {seq}", self.name));
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 

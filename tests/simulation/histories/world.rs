@@ -183,6 +183,7 @@ impl World {
         self.members[number].start(&clock, seed)?;
         let at = self.members[number].at();
         self.note("start", || format!("web{number} at {at:?}"));
+        self.members[number].check_sequences()?;
         let member = &mut self.members[number];
         let current = Home::current(&member.states);
         match member.left.take() {
@@ -226,6 +227,9 @@ impl World {
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         stepped.persist().map_err(|error| error.to_string())?;
         stepped.keep_journal(rewrite).map_err(|error| error.to_string())?;
+        let exact = stepped.sequences().into_iter().filter(|(_, seq)| seq.is_some());
+        self.members[number].recorded = exact.map(|(id, _)| id).collect();
+        self.members[number].check_sequences()?;
         if self.members[number].pusher.is_some() && self.chance(50) {
             let floor = self.floor();
             let member = &mut self.members[number];
@@ -595,6 +599,8 @@ impl World {
                 left.pending = member.pending().into_iter().collect();
                 let Some(stepped) = &mut member.running else { return Ok(()) };
                 stepped.prepare(&under_way.exchange).map_err(|error| error.to_string())??;
+                // The sequences belong to the state that is not in place yet.
+                member.recorded.clear();
                 self.oracle.prepared(number, &left);
                 member.left = Some(left);
                 Step::Prepared
