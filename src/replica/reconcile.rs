@@ -30,7 +30,7 @@ use super::link::{LinkError, Linker};
 use super::outbox_writer::{self, Step};
 use super::own::Others;
 use super::quarantine::{Set, Written};
-use super::{ask, resync};
+use super::{ask, disk, resync};
 
 /// Timeout for the datastore's report on how its generations started.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +46,9 @@ pub(super) async fn run(
 ) -> Result<bool, LinkError> {
     let upon = |shared_to| linker.shared.outbox().is_upon_later_than(shared_to);
     let Some(Fork { shared_to, theirs }) = leaving::fork(mine, lineage, welcome, upon) else { return Ok(false) };
+    if linker.shared.disk.is_full() {
+        return Err(failed(disk::FULL));
+    }
     let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
     let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
     let side = resync::side(linker).await?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::fleet::{Fleet, Process, tools_are_required};
+use crate::recover::{destroy, escrow, key_of};
 
 /// A small file system that exists until dropped.
 pub struct Small(PathBuf);
@@ -118,6 +119,38 @@ fn p07_a_replica_with_a_full_disk_reads_says_so_and_resumes() {
     assert!(fleet.dir("a/reserve").exists());
     a.terminate();
     datastore.terminate();
+}
+
+/// Leaving a lost history writes more than it frees. A member with a full disk waits with that.
+#[test]
+fn p07_a_member_with_a_full_disk_leaves_a_lost_history_when_there_is_room() {
+    let fleet = Fleet::new();
+    let Some(disk) = Small::mount(&fleet.dir("a"), 192) else { return };
+    let datastore = fleet.datastore();
+    let b = fleet.member("b");
+    fleet.enroll("a", "webserver");
+    let a = start(&fleet);
+    fleet.wait_connected("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    escrow(&fleet, "b");
+    b.terminate();
+    fleet.ok("a", &["put", "c", "lost", "--value", "1"]);
+    fleet.converges(&["a"]);
+    let key = key_of(&fleet);
+    destroy(&fleet, datastore);
+    a.terminate();
+    let from = fleet.dir("b").display().to_string();
+    fleet.ok("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    disk.fill();
+    let mut a = start(&fleet);
+    let _datastore = fleet.datastore();
+    fleet.wait("it finds the log that goes on", || fleet.log_of("a").contains("disconnected"));
+    says_full(&fleet);
+    assert!(a.ended().is_none(), "{}", fleet.log_of("a"));
+    disk.empty();
+    fleet.converges(&["a"]);
+    assert_eq!(fleet.ok("d", &["get", "c", "lost"]).trim(), "1");
 }
 
 /// The minimum is so low that the storage engine runs out of space between two measurements, and stops.
