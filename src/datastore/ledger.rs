@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::codec::message::{Bookmark, Fate, Outcome, RefusalCode, Refused};
 use crate::env::{Entropy as _, SystemEntropy};
 use crate::log::{AppendError, Log, LogReader};
+use crate::model::deletions::Deleted;
 use crate::model::{
     Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
@@ -106,6 +107,10 @@ impl Versions for Durable<'_> {
 
     fn value(&self, collection: &Collection, key: &Key) -> Result<Option<(Seq, bytes::Bytes)>, StateError> {
         Ok(self.0.get(collection, key)?.map(|object| (object.version, object.value)))
+    }
+
+    fn deleted(&self, collection: &Collection, key: &Key) -> Result<Option<Deleted>, StateError> {
+        self.0.deleted(collection, key).map(Some)
     }
 }
 

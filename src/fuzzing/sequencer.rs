@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 
 use super::steps::Steps;
+use crate::model::deletions::Deleted;
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, OriginCounter, Reason, Seq, Txn, TxnId,
 };
@@ -18,15 +19,19 @@ struct Model {
     applied: usize,
 }
 
-fn version_in(entries: &[Entry], collection: &Collection, key: &Key) -> Option<Seq> {
-    let writes = entries.iter().rev().find_map(|entry| match &entry.body {
+/// The last write of an object: its sequence, and whether it put the object.
+fn last_in(entries: &[Entry], collection: &Collection, key: &Key) -> Option<(Seq, bool)> {
+    entries.iter().rev().find_map(|entry| match &entry.body {
         EntryBody::Commit(txn) => {
             let last = txn.ops.iter().rev().find(|op| op.collection() == collection && op.key() == key)?;
-            Some(last.value().map(|_| entry.seq))
+            Some((entry.seq, last.value().is_some()))
         }
         _ => None,
-    });
-    writes.flatten()
+    })
+}
+
+fn version_in(entries: &[Entry], collection: &Collection, key: &Key) -> Option<Seq> {
+    last_in(entries, collection, key).filter(|(_, is_put)| *is_put).map(|(seq, _)| seq)
 }
 
 impl Versions for Model {
@@ -40,6 +45,11 @@ impl Versions for Model {
     fn author(&self, seq: Seq) -> Option<TxnId> {
         let place = usize::try_from(seq.0).ok()?.checked_sub(1)?;
         self.entries[..self.kept].get(place)?.body.id()
+    }
+
+    fn deleted(&self, collection: &Collection, key: &Key) -> Result<Option<Deleted>, Infallible> {
+        let last = last_in(&self.entries[..self.applied], collection, key);
+        Ok(Some(last.map_or(Deleted::NotAfter(Seq::ZERO), |(seq, _)| Deleted::At(seq))))
     }
 }
 
@@ -57,10 +67,14 @@ impl Model {
     }
 
     fn holds(&self, condition: &Condition) -> bool {
-        let found = version_in(&self.entries, condition.collection(), condition.key());
+        let last = last_in(&self.entries, condition.collection(), condition.key());
+        let found = last.filter(|(_, is_put)| *is_put).map(|(seq, _)| seq);
+        if let Some(since) = condition.since() {
+            return last.is_none_or(|(seq, is_put)| !is_put && seq <= since);
+        }
         let Some(mark) = condition.mark() else { return condition.holds(found) };
-        let at = |seq: Seq| self.entries.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.body.id();
-        found.and_then(at).is_some_and(|id| id.mark() == mark)
+        let at = |(seq, _): (Seq, bool)| self.entries.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.body.id();
+        last.and_then(at).is_some_and(|id| id.mark() == mark)
     }
 
     /// Returns whether the origin has acknowledged the rejection of `id`.

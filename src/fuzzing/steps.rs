@@ -60,8 +60,9 @@ impl<'a> Steps<'a> {
 
     fn condition(&mut self, head: Seq) -> Condition {
         let (collection, key) = self.name();
-        match self.below(4) {
+        match self.below(5) {
             0 => Condition::Absent { collection, key },
+            3 => Condition::absent_since(collection, key, Seq(head.0.saturating_sub(self.below(4)))),
             1 => Condition::Present { collection, key },
             2 => {
                 let id = TxnId { origin: self.origin(), counter: OriginCounter(1 + self.below(6)) };

@@ -23,6 +23,25 @@ pub type Named = (Collection, Key);
 /// Changed rows: the sequence of the object's deletion, or `None` if the row was removed.
 pub type Changed = HashMap<Named, Option<Seq>>;
 
+/// What is known of when an object that is absent was last deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// At this sequence.
+    At(Seq),
+    /// Not after this sequence; whether it ever was is not known.
+    NotAfter(Seq),
+}
+
+impl Deleted {
+    /// The sequence after which it was not deleted.
+    #[must_use]
+    pub fn latest(self) -> Seq {
+        match self {
+            Deleted::At(seq) | Deleted::NotAfter(seq) => seq,
+        }
+    }
+}
+
 /// Summary of recent deletions, to detect missing or changed rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -118,6 +137,12 @@ impl Deletions {
     #[must_use]
     pub fn get(&self, collection: &Collection, key: &Key) -> Option<Seq> {
         self.by_name.get(collection)?.get(key).copied()
+    }
+
+    /// What is known of when an object that is absent was last deleted.
+    #[must_use]
+    pub fn deleted(&self, collection: &Collection, key: &Key) -> Deleted {
+        self.get(collection, key).map_or(Deleted::NotAfter(self.complete_after), Deleted::At)
     }
 
     /// Returns all deletions, ordered by sequence.

@@ -196,6 +196,8 @@ pub enum Condition {
 
 /// Versions from here on are marks of transactions instead of sequences.
 const MARKS_FROM: u64 = 1 << 63;
+/// Versions from here on, up to [`MARKS_FROM`], are no versions: what is above it is a sequence since which the object is absent.
+const SINCE_FROM: u64 = 1 << 62;
 
 impl Condition {
     /// Requires that this transaction was the last to write the object. The transaction is pending and has no sequence
@@ -216,6 +218,26 @@ impl Condition {
     #[must_use]
     pub fn is_upon_lost(&self) -> bool {
         self.mark() == Some(TxnId::default().mark())
+    }
+
+    /// There is no such object, and none was deleted after sequence `seq`. Its author has seen at `seq` that the object is absent;
+    /// when it was made and deleted again since, or that is not known so far back, the condition fails. A datastore of a version
+    /// before this takes it for a version that no object has, so there it always fails.
+    #[must_use]
+    pub fn absent_since(collection: Collection, key: Key, seq: Seq) -> Condition {
+        let version = Seq(SINCE_FROM + seq.0.min(SINCE_FROM - 1));
+        Condition::Version { collection, key, version }
+    }
+
+    /// The sequence of [`Condition::absent_since`], after which the object must not have been deleted.
+    #[must_use]
+    pub fn since(&self) -> Option<Seq> {
+        match self {
+            Condition::Version { version, .. } if (SINCE_FROM..MARKS_FROM).contains(&version.0) => {
+                Some(Seq(version.0 - SINCE_FROM))
+            }
+            _ => None,
+        }
     }
 
     /// Returns the mark of the transaction to which the condition refers, if any.
@@ -252,6 +274,7 @@ impl Condition {
         match self {
             Condition::Absent { .. } => version.is_none(),
             Condition::Present { .. } => version.is_some(),
+            Condition::Version { .. } if self.since().is_some() => version.is_none(),
             Condition::Version { version: wanted, .. } => version == Some(*wanted),
         }
     }
@@ -268,7 +291,10 @@ impl fmt::Display for Condition {
             Condition::Version { collection, key, .. } if self.mark().is_some() => {
                 write!(f, "{collection}/{key} as the author's earlier change left it")
             }
-            Condition::Version { collection, key, version } => write!(f, "version {version} of {collection}/{key}"),
+            Condition::Version { collection, key, version } => match self.since() {
+                Some(seq) => write!(f, "{collection}/{key} neither made nor deleted after sequence {seq}"),
+                None => write!(f, "version {version} of {collection}/{key}"),
+            },
         }
     }
 }
@@ -331,8 +357,13 @@ impl Txn {
             let is_one_place = (now.collection(), now.key()) == (given.collection(), given.key());
             now == given || (is_one_place && is_translated(given) && now.mark().is_some())
         };
-        let is_added = self.conditions.get(given.conditions.len()..);
-        self.ops == given.ops && is_added.is_some() && self.conditions.iter().zip(&given.conditions).all(is_of)
+        let (now, then) = (self.lasting_conditions(), given.lasting_conditions());
+        self.ops == given.ops && now.len() >= then.len() && now.into_iter().zip(then).all(is_of)
+    }
+
+    /// The conditions that stay when a history is left, whatever becomes of them.
+    fn lasting_conditions(&self) -> Vec<&Condition> {
+        self.conditions.iter().filter(|condition| condition.since().is_none()).collect()
     }
 
     /// Returns an upper limit of the encoded size, without encoding.
@@ -600,6 +631,41 @@ mod tests {
         // Rows of a version without the limit are detected, regardless of the watermark.
         assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(100)), Some(2900));
         assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(9000)), None);
+    }
+
+    #[test]
+    fn p04_what_is_absent_since_a_sequence_is_no_version_and_no_transaction() {
+        let place = || (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let since = |seq: u64| Condition::absent_since(place().0, place().1, Seq(seq));
+        let version =
+            |version: u64| Condition::Version { collection: place().0, key: place().1, version: Seq(version) };
+        assert_eq!(since(7), version((1 << 62) + 7));
+        for seq in [0, 7, (1 << 62) - 1] {
+            assert_eq!((since(seq).since(), since(seq).mark()), (Some(Seq(seq)), None));
+            assert!(since(seq).holds(None) && !since(seq).holds(Some(Seq(seq))));
+        }
+        assert_eq!(since(u64::MAX).since(), Some(Seq((1 << 62) - 1)));
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        for other in [version(7), version((1 << 62) - 1), Condition::written_by(place().0, place().1, id)] {
+            assert_eq!(other.since(), None, "{other}");
+        }
+        assert_eq!(since(7).to_string(), "c/k neither made nor deleted after sequence 7");
+    }
+
+    #[test]
+    fn p06_since_when_an_object_is_absent_is_part_of_no_identity() {
+        let place = || (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let absent = Condition::Absent { collection: place().0, key: place().1 };
+        let since = |seq: u64| Condition::absent_since(place().0, place().1, Seq(seq));
+        let ops = vec![Op::Put { collection: place().0, key: place().1, value: Bytes::from_static(b"v") }];
+        let txn = |conditions: &[Condition]| {
+            let (id, settled, note) = (TxnId::default(), OriginCounter(0), Bytes::new());
+            Txn { id, settled, time_ms: 0, note, conditions: conditions.to_vec(), ops: ops.clone() }
+        };
+        let given = txn(std::slice::from_ref(&absent));
+        let now = txn(&[absent.clone(), since(7)]);
+        assert!(now.is_rewritten_from(&given) && txn(&[absent, since(9)]).is_rewritten_from(&now));
+        assert!(!txn(&[since(7)]).is_rewritten_from(&given));
     }
 
     proptest! {

@@ -26,7 +26,7 @@ fn thing(collection: &str) -> &'static str {
 /// Returns why a transaction with these conditions was rejected, as a message for its author.
 #[must_use]
 pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
-    let Reason::ConditionFailed { condition, .. } = reason else { return reason.to_string() };
+    let Reason::ConditionFailed { condition, found } = reason else { return reason.to_string() };
     let meant = conditions.iter().find(|known| known.to_string() == *condition);
     match meant {
         Some(Condition::Absent { collection, .. } | Condition::Version { collection, .. })
@@ -49,6 +49,9 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         }
         Some(condition) if ["session-epochs", "token-epochs"].contains(&condition.collection().as_str()) => {
             "the login or the token with which it was made has ended".into()
+        }
+        Some(condition) if condition.since().is_some() && found.is_none() => {
+            format!("the {} was deleted meanwhile", thing(condition.collection().as_str()))
         }
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
@@ -94,6 +97,7 @@ mod tests {
         let absent = |(collection, key)| Condition::Absent { collection, key };
         let present = |(collection, key)| Condition::Present { collection, key };
         let version = |(collection, key)| Condition::Version { collection, key, version: Seq(3) };
+        let since = |(collection, key)| Condition::absent_since(collection, key, Seq(3));
         let cases = [
             (absent(place("user-names", "carol")), "there is already a user called carol"),
             (version(place("user-names", "carol")), "the user was renamed or deleted meanwhile"),
@@ -110,6 +114,8 @@ mod tests {
             (absent(place("session-epochs", "7")), "the login or the token with which it was made has ended"),
             (version(place("token-epochs", "7")), "the login or the token with which it was made has ended"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
+            (since(place("dashboards", "7")), "the dashboard was deleted meanwhile"),
+            (since(place("user-names", "carol")), "the user was deleted meanwhile"),
         ];
         for (condition, wanted) in cases {
             let reason = Reason::ConditionFailed { condition: condition.to_string(), found: None };

@@ -207,7 +207,9 @@ impl Outbox {
         let rejected = self.rejected.values().map(|rejected| &rejected.txn);
         let mut conditions = self.pending.values().chain(rejected).flat_map(|txn| &txn.conditions);
         let is_later = |condition: &Condition| match condition {
-            Condition::Version { version, .. } => condition.mark().is_none() && *version > seq,
+            Condition::Version { version, .. } => {
+                condition.mark().is_none() && condition.since().unwrap_or(*version) > seq
+            }
             _ => false,
         };
         conditions.any(is_later) && !planted::is(Bug::UponLostStays)

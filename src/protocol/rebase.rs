@@ -126,11 +126,17 @@ impl Lost {
     /// Translates a condition from the abandoned history.
     #[must_use]
     pub fn condition(&self, condition: &Condition) -> Condition {
+        if planted::is(Bug::ConditionsNotTranslated) {
+            return condition.clone();
+        }
         match condition {
+            Condition::Version { collection, key, .. }
+                if condition.since().is_some_and(|since| since > self.shared_to) =>
+            {
+                Condition::absent_since(collection.clone(), key.clone(), self.shared_to)
+            }
             Condition::Version { collection, key, version }
-                if condition.mark().is_none()
-                    && *version > self.shared_to
-                    && !planted::is(Bug::ConditionsNotTranslated) =>
+                if condition.mark().is_none() && condition.since().is_none() && *version > self.shared_to =>
             {
                 self.written(collection, key, *version)
             }
@@ -238,6 +244,22 @@ mod tests {
         let again = vec![txn(1, vec![version(11)])];
         assert_eq!(conditions(&requeued(&outbox, again))[0], version(11));
         assert!(lost.is_upon_lost() && (0..=20).all(|seq| !lost.holds(Some(Seq(seq)))));
+    }
+
+    #[test]
+    fn p04_what_is_absent_since_a_lost_sequence_is_absent_since_the_histories_parted() {
+        let since = |seq: u64| {
+            let (collection, key) = place();
+            Condition::absent_since(collection, key, Seq(seq))
+        };
+        let lost = Lost::after(SHARED_TO);
+        for (given, wanted) in [(9, 9), (10, 10), (11, 10), (1 << 40, 10)] {
+            assert_eq!(lost.condition(&since(given)), since(wanted));
+        }
+        // A member within the shared part leaves for it, too.
+        let waiting = outbox(&[vec![], vec![since(11)]]);
+        assert!(waiting.is_upon_later_than(SHARED_TO) && !waiting.is_upon_later_than(Seq(11)));
+        assert_eq!(conditions(&requeued(&waiting, Vec::new())), [since(10)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::codec::txn::contents_hash;
+use crate::model::deletions::Deleted;
 use crate::model::txn::{RowChange, UNSETTLED_MAX};
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
@@ -37,6 +38,15 @@ pub trait Versions {
     /// # Errors
     /// If the index cannot be read.
     fn value(&self, _collection: &Collection, _key: &Key) -> Result<Option<(Seq, Bytes)>, Self::Error> {
+        Ok(None)
+    }
+
+    /// When an object that is absent in the index was last deleted; `None` when nothing is known of that, so that it may have been
+    /// at any time.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn deleted(&self, _collection: &Collection, _key: &Key) -> Result<Option<Deleted>, Self::Error> {
         Ok(None)
     }
 }
@@ -253,24 +263,44 @@ impl Sequencer {
         }
         for condition in &txn.conditions {
             let found = self.version(condition.collection(), condition.key(), versions)?;
-            if !self.holds(condition, found, versions) {
+            if !self.holds(condition, found, versions)? {
                 return Ok(Some(Reason::ConditionFailed { condition: condition.to_string(), found }));
             }
         }
         Ok(None)
     }
 
-    /// Returns whether a condition holds for an object found in this version. If the condition refers to a transaction,
-    /// the writer of the version is looked up. If the writer is unknown, the condition fails, so that no change is
-    /// overwritten unseen.
-    fn holds<V: Versions>(&self, condition: &Condition, found: Option<Seq>, versions: &V) -> bool {
-        let Some(mark) = condition.mark() else { return condition.holds(found) };
-        if planted::is(Bug::WriterNotCompared) {
-            return found.is_some();
+    /// Returns whether a condition holds for an object found in this version. If the condition refers to a transaction, the writer
+    /// of the version is looked up; if it asks since when the object is absent, its last deletion is. If these are unknown, the
+    /// condition fails, so that no change is overwritten unseen and no deleted object returns.
+    fn holds<V: Versions>(&self, condition: &Condition, found: Option<Seq>, versions: &V) -> Result<bool, V::Error> {
+        let (mark, since) = (condition.mark(), condition.since());
+        if (mark, since) == (None, None) {
+            return Ok(condition.holds(found));
+        }
+        if mark.is_some() && planted::is(Bug::WriterNotCompared) {
+            return Ok(found.is_some());
+        }
+        let deleted = if found.is_none() { self.deleted(condition, versions)? } else { None };
+        if let Some(since) = since {
+            return Ok(deleted.is_some_and(|deleted| deleted.latest() <= since));
         }
         let author = |seq: Seq| self.staged_ids.get(&seq).copied().or_else(|| versions.author(seq));
-        found.and_then(author).is_some_and(|id| id.mark() == mark)
-            || found.is_some_and(|found| self.recognized.holds(condition, found))
+        let last = match deleted {
+            Some(Deleted::At(seq)) => Some(seq),
+            _ => found,
+        };
+        Ok(last.and_then(author).is_some_and(|id| Some(id.mark()) == mark)
+            || found.is_some_and(|found| self.recognized.holds(condition, found)))
+    }
+
+    /// When the object of a condition, which is absent, was last deleted.
+    fn deleted<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Deleted>, V::Error> {
+        let (collection, key) = (condition.collection(), condition.key());
+        match self.pending.get(collection).and_then(|keys| keys.get(key)) {
+            Some((seq, None)) if !planted::is(Bug::ConditionsWithoutPending) => Ok(Some(Deleted::At(*seq))),
+            _ => versions.deleted(collection, key),
+        }
     }
 
     /// Attributes objects without a recorded writer to this committed transaction if they still have the values it wrote.
@@ -515,6 +545,111 @@ mod tests {
         // A rejected transaction has written nothing.
         assert!(!is_written(propose(&mut sequencer, txn(1, 6, vec![put("taken")], vec![absent("taken")]), &index)));
         assert!(!is_written(propose(&mut sequencer, txn(1, 7, vec![put("a")], upon(6)), &index)));
+    }
+
+    /// Deletions of objects that are absent; nothing is known of those up to sequence 4.
+    struct Absences(Vec<(&'static str, u64)>);
+
+    impl Versions for Absences {
+        type Error = Infallible;
+
+        fn version(&self, _: &Collection, _: &Key) -> Result<Option<Seq>, Infallible> {
+            Ok(None)
+        }
+
+        fn author(&self, seq: Seq) -> Option<TxnId> {
+            Index(Vec::new()).author(seq)
+        }
+
+        fn deleted(&self, _: &Collection, key: &Key) -> Result<Option<Deleted>, Infallible> {
+            let found = self.0.iter().find(|(k, _)| *k == key.as_str());
+            Ok(Some(found.map_or(Deleted::NotAfter(Seq(4)), |(_, seq)| Deleted::At(Seq(*seq)))))
+        }
+    }
+
+    /// Nothing is known of deletions up to a sequence, and of objects.
+    struct NothingBefore(Seq);
+
+    impl Versions for NothingBefore {
+        type Error = Infallible;
+
+        fn version(&self, _: &Collection, _: &Key) -> Result<Option<Seq>, Infallible> {
+            Ok(None)
+        }
+
+        fn author(&self, seq: Seq) -> Option<TxnId> {
+            Index(Vec::new()).author(seq)
+        }
+
+        fn deleted(&self, _: &Collection, _: &Key) -> Result<Option<Deleted>, Infallible> {
+            Ok(Some(Deleted::NotAfter(self.0)))
+        }
+    }
+
+    fn delete(text: &str) -> Op {
+        Op::Delete { collection: collection(), key: key(text) }
+    }
+
+    #[test]
+    fn p04_what_was_deleted_after_it_was_seen_to_be_absent_does_not_return() {
+        let is_committed = |decision: Decision| match decision {
+            Decision::Write(Entry { body: EntryBody::Reject { reason, .. }, .. }) => {
+                let wanted = "condition failed: expected c/a neither made nor deleted after sequence ";
+                assert!(reason.to_string().starts_with(wanted), "{reason}");
+                false
+            }
+            decision => matches!(decision, Decision::Write(_)),
+        };
+        let since = |seq: u64| vec![Condition::absent_since(collection(), key("a"), Seq(seq))];
+        let mut counter = 0;
+        let mut again = |sequencer: &mut Sequencer, seq: u64, index: &Absences| {
+            counter += 1;
+            is_committed(propose(sequencer, txn(2, counter, vec![put("b")], since(seq)), index))
+        };
+        // As the index knows it: deleted at 7, or perhaps up to 4.
+        let mut sequencer = new();
+        let (deleted, unknown) = (Absences(vec![("a", 7)]), Absences(vec![]));
+        assert_eq!([6, 7, 8].map(|seq| again(&mut sequencer, seq, &deleted)), [false, true, true]);
+        assert_eq!([3, 4, 5].map(|seq| again(&mut sequencer, seq, &unknown)), [false, true, true]);
+        // One that is staged, and one that the index has not taken in.
+        let at = sequencer.head().0 + 1;
+        propose(&mut sequencer, txn(1, 1, vec![delete("a")], vec![absent("a")]), &unknown);
+        assert_eq!([at - 1, at].map(|seq| again(&mut sequencer, seq, &unknown)), [false, true]);
+        sequencer.keep();
+        assert_eq!([at - 1, at].map(|seq| again(&mut sequencer, seq, &unknown)), [false, true]);
+        // It is there.
+        propose(&mut sequencer, txn(1, 2, vec![put("a")], vec![]), &unknown);
+        assert!(!again(&mut sequencer, 1 << 40, &unknown));
+        // An index that does not know of deletions.
+        let decision = propose(&mut new(), txn(2, 1, vec![put("b")], since(1 << 40)), &Index(vec![]));
+        assert!(!is_committed(decision));
+    }
+
+    #[test]
+    fn p04_what_follows_an_own_deletion_holds_while_that_was_the_last() {
+        let upon = |counter: u64| {
+            let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+            vec![Condition::written_by(collection(), key("a"), id)]
+        };
+        let is_committed =
+            |decision: Decision| matches!(decision, Decision::Write(Entry { body: EntryBody::Commit(_), .. }));
+        let (mut sequencer, index) = (new(), Absences(vec![("a", 12)]));
+        assert!(is_committed(propose(&mut sequencer, txn(1, 1, vec![put("b")], vec![]), &index)));
+        assert!(is_committed(propose(&mut sequencer, txn(1, 2, vec![delete("a")], vec![]), &index)));
+        assert!(!is_committed(propose(&mut sequencer, txn(1, 3, vec![put("c")], upon(1)), &index)));
+        assert!(is_committed(propose(&mut sequencer, txn(1, 4, vec![put("c")], upon(2)), &index)), "staged");
+        sequencer.keep();
+        sequencer.applied(Seq(14));
+        assert!(is_committed(propose(&mut sequencer, txn(1, 5, vec![put("c")], upon(2)), &index)), "by the index");
+        assert!(is_committed(propose(&mut sequencer, txn(2, 1, vec![delete("a")], vec![]), &index)));
+        assert!(!is_committed(propose(&mut sequencer, txn(1, 6, vec![put("a")], upon(2)), &index)));
+        // That nothing is known of deletions up to a transaction does not say that it deleted the object.
+        let unknown =
+            Condition::written_by(collection(), key("z"), TxnId { origin: Origin([1; 16]), counter: OriginCounter(0) });
+        let unnamed = txn(1, 7, vec![put("z")], vec![unknown]);
+        assert!(!is_committed(propose(&mut sequencer, unnamed, &NothingBefore(Seq(10)))));
+        let lost = vec![Condition::upon_lost(collection(), key("a"))];
+        assert!(!is_committed(propose(&mut sequencer, txn(1, 8, vec![put("a")], lost), &index)));
     }
 
     #[test]

@@ -558,7 +558,7 @@ impl OutboxWriter {
                 overlaid => overlaid,
             };
             let pending = overlaid != Overlaid::Untouched;
-            if pending && matches!(condition, Condition::Version { .. }) {
+            if pending && matches!(condition, Condition::Version { .. }) && condition.since().is_none() {
                 self.precheck_upon_pending(condition, staged)?;
                 continue;
             }
@@ -569,6 +569,8 @@ impl OutboxWriter {
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
+                // Only the datastore knows what was deleted up to the time when it judges.
+                Condition::Version { .. } if condition.since().is_some() => true,
                 // Only the datastore knows whether the transaction named by the condition wrote the present version.
                 Condition::Version { .. } if condition.mark().is_some() => false,
                 // The local state may be behind the version that the author has seen elsewhere.

@@ -20,7 +20,7 @@ use super::origins;
 use super::snapshot::StateSnapshot;
 use super::withheld::{self, WithheldObject};
 use crate::env::damage::DamageRecord;
-use crate::model::deletions::{Changed, Deletions};
+use crate::model::deletions::{Changed, Deleted, Deletions};
 use crate::model::position::Chain;
 use crate::model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Position, Seq,
@@ -319,6 +319,14 @@ impl StateStore {
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(objects::ObjectRow::into_object))
+    }
+
+    /// What is known of when an object that is absent was last deleted.
+    ///
+    /// # Errors
+    /// When the state is in doubt.
+    pub fn deleted(&self, collection: &Collection, key: &Key) -> Result<Deleted, StateError> {
+        Ok(self.writer()?.deleted(collection, key))
     }
 
     /// Returns the version of the object under a key; `None` if the object does not exist.

@@ -68,3 +68,37 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
     fleet.converges(&["a", "b"]);
     assert!(fleet.ok("a", &["get", "c", "made-and-deleted"]).contains("archived"));
 }
+
+/// What is pushed again after a lost history names the sequence since which its object must be absent. The datastore judges
+/// that, also by an index that was built again from a compacted log.
+#[test]
+fn p04_what_was_deleted_after_the_named_sequence_is_not_made_again() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("a", &["delete", "c", "k"]);
+    fleet.converges(&["a"]);
+    let deleted = fleet.status("a")["seq"].as_u64().expect("a sequence");
+    let make = |seq: u64| {
+        let version = ((1_u64 << 62) + seq).to_string();
+        let output = fleet.run("a", &["put", "c", "k", "--value", "2", "--if-version", &version]);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let is_refused = |(is_made, said): (bool, String)| {
+        let wanted = format!("c/k neither made nor deleted after sequence {}", deleted - 1);
+        assert!(!is_made && said.contains(&wanted), "{said}");
+    };
+    is_refused(make(deleted - 1));
+    fleet.ok("d", &["compact", "--history-ops", "0"]);
+    datastore.terminate();
+    std::fs::remove_dir_all(fleet.dir("d/state")).expect("removes the index");
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    is_refused(make(deleted - 1));
+    let (is_made, said) = make(deleted);
+    assert!(is_made, "{said}");
+    fleet.converges(&["a"]);
+    assert!(!make(deleted).0, "it is there");
+}

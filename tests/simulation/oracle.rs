@@ -152,6 +152,13 @@ impl Oracle {
         value.clone().map(|value| (value, *version))
     }
 
+    /// When an object was last written or deleted, up to a sequence.
+    fn last_write(&self, object: &Name, seq: Seq) -> Option<Seq> {
+        let versions = self.versions.get(object)?;
+        let end = versions.partition_point(|(version, _)| *version <= seq);
+        versions.get(end.checked_sub(1)?).map(|(version, _)| *version)
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         self.versions.keys()
     }
@@ -159,12 +166,14 @@ impl Oracle {
     fn holds(&self, condition: &Condition, seq: Seq) -> bool {
         let object = (condition.collection().as_str().to_owned(), condition.key().as_str().to_owned());
         let found = self.at(&object, seq).map(|(_, version)| version);
+        let last = self.last_write(&object, seq);
         match condition {
             Condition::Absent { .. } => found.is_none(),
             Condition::Present { .. } => found.is_some(),
             Condition::Version { version, .. } if condition.mark().is_some() => {
-                found.and_then(|at| self.writer(at)).is_some_and(|id| id.mark() == *version)
+                last.and_then(|at| self.writer(at)).is_some_and(|id| id.mark() == *version)
             }
+            Condition::Version { .. } if condition.since().is_some() => found.is_none() && last <= condition.since(),
             Condition::Version { version, .. } => found == Some(*version),
         }
     }
@@ -178,7 +187,7 @@ impl Oracle {
         // If the log no longer knows the author of an object, a condition on the author fails.
         let is_untold = |condition: &Condition| {
             let object = (condition.collection().as_str().to_owned(), condition.key().as_str().to_owned());
-            condition.mark().is_some() && self.at(&object, seq).is_some_and(|(_, at)| at <= self.horizon)
+            condition.mark().is_some() && self.last_write(&object, seq).is_some_and(|at| at <= self.horizon)
         };
         let may_fail = |condition: &Condition| !self.holds(condition, seq) || is_untold(condition);
         match reason {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::log::journal::Journal;
+use crate::model::deletions::Deleted;
 use crate::model::{Condition, Limits, OriginRow, Reason};
 use crate::protocol::outbox::Kept;
 use crate::protocol::rebase::{Leaving, Lost};
@@ -79,6 +80,10 @@ impl Versions for Index<'_> {
 
     fn author(&self, seq: Seq) -> Option<TxnId> {
         Some(self.1.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.id)
+    }
+
+    fn deleted(&self, collection: &Collection, key: &Key) -> Result<Option<Deleted>, StateError> {
+        Ok(Some(self.0.deletions()?.deleted(collection, key)))
     }
 }
 
@@ -167,14 +172,19 @@ impl Case {
         since.others
     }
 
-    pub(super) fn plays(&self, rivals: &[Txn]) -> Played {
+    /// Returns the new log after the member has left the lost history, and what it is about to push.
+    pub(super) fn begins(&self) -> (Played, Vec<Txn>) {
         let old = state_of(&self.all(&self.lost));
         let outbox = self.left(&self.outbox(&old));
         let log = self.all(&self.since);
         let mut values = BTreeMap::new();
         log.iter().for_each(|txn| take(&mut values, txn));
-        let mut played = Played { committed: Vec::new(), values, log, outbox };
-        let pending: Vec<Txn> = played.outbox.pending().map(|txn| Txn::clone(txn)).collect();
+        let pending = outbox.pending().map(|txn| Txn::clone(txn)).collect();
+        (Played { committed: Vec::new(), values, log, outbox }, pending)
+    }
+
+    pub(super) fn plays(&self, rivals: &[Txn]) -> Played {
+        let (mut played, pending) = self.begins();
         rivals.iter().for_each(|txn| assert!(played.commits(txn)));
         for txn in pending {
             if played.commits(&txn) && !txn.ops.is_empty() {

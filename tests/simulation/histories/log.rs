@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gravwell::codec::admin::{Beginning, GenerationInfo};
 use gravwell::codec::message::{Fate, Outcome, Welcome};
 use gravwell::datastore::snapshot;
-use gravwell::model::deletions::Changed;
+use gravwell::model::deletions::{Changed, Deleted};
 use gravwell::model::{
     Chain, Collection, Digest, Entry, EntryBody, Generation, Key, Limits, Lineage, LineageEntry, LogId, MemberName,
     Position, Seq, Txn, TxnId,
@@ -140,6 +140,10 @@ impl Versions for Index<'_> {
 
     fn value(&self, collection: &Collection, key: &Key) -> Result<Option<(Seq, Bytes)>, StateError> {
         Ok(self.0.state.get(collection, key)?.map(|object| (object.version, object.value)))
+    }
+
+    fn deleted(&self, collection: &Collection, key: &Key) -> Result<Option<Deleted>, StateError> {
+        self.0.state.deleted(collection, key).map(Some)
     }
 }
 
