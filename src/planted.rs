@@ -185,6 +185,8 @@ bugs! {
     OvertakenPushedAgain,
     /// Transactions that are pushed again carry no additional conditions.
     AgainUnconditioned,
+    /// An object that is pushed again must be absent, but may have been deleted since the new log was read.
+    DeletedMeanwhileReturns,
     /// Fixed bug: the filler for a rejected change is put on the rejected list at a start between two steps.
     FillerIsRejected,
     /// Fixed bug: the outcome of a pending change in the new log is not checked when a history is left.

@@ -16,6 +16,12 @@
 //! condition gets the condition that the object is still as in the new log. If an earlier local transaction wrote or
 //! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
 //! came after it. So if the earlier of two is rejected, the later one is rejected as well.
+//!
+//! That the new log lacks an object is known as of the sequence to which it was read. Until the transaction that puts
+//! the object arrives, another member may push a deletion of it, which leaves the object absent. So what puts an object
+//! that the new log lacks has the condition that it was not deleted after that sequence either
+//! ([`Condition::absent_since`]). If local transactions delete and then put it, the first one has this condition, and
+//! each of the others the condition that the one before was the last to write or delete the object.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -60,6 +66,11 @@ fn says_which(conditions: &[Condition], name: &Named) -> bool {
     conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
 }
 
+/// Removes the conditions on since when an object must be absent.
+fn ask_anew(conditions: &mut Vec<Condition>, name: &Named) {
+    conditions.retain(|condition| condition.since().is_none() || place(condition) != *name);
+}
+
 /// Returns whether a transaction does nothing but delete.
 fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
@@ -77,6 +88,8 @@ pub(super) struct Others {
     written: BTreeSet<Named>,
     /// Last transaction that wrote each object, among those that this member had seen.
     known: BTreeMap<Named, TxnId>,
+    /// Sequence to which entries of the new log were read; zero if none were.
+    read_to: Seq,
 }
 
 /// Collects what others did from entries of the new log.
@@ -95,6 +108,7 @@ impl<'a> Since<'a> {
 
     /// Evaluates an entry of the new log.
     pub(super) fn take(&mut self, entry: &model::Entry) -> Result<(), StateError> {
+        self.others.read_to = self.others.read_to.max(entry.seq);
         let EntryBody::Commit(txn) = &entry.body else { return Ok(()) };
         let names: Vec<Named> = txn.ops.iter().map(named).filter(|name| self.of_interest.contains(name)).collect();
         if names.is_empty() {
@@ -160,6 +174,11 @@ impl<'a> Before<'a> {
         Some(if *is_put { written_by(name.clone(), writer.id) } else { absent(name.clone()) })
     }
 
+    /// Like [`Before::link`], but of a deleted object no other transaction may have deleted it since.
+    fn last_link(&self, name: &Named) -> Option<Condition> {
+        self.0.get(name).map(|(writer, _)| written_by(name.clone(), writer.id))
+    }
+
     /// Returns a condition which proves that the transaction that deleted an object was committed. The deletion leaves
     /// no trace, so the condition is on another write of that transaction.
     fn deleted(&self, name: &Named) -> Option<Condition> {
@@ -176,7 +195,8 @@ impl<'a> Before<'a> {
         let is_as_left = match condition {
             Condition::Absent { .. } => !is_put,
             Condition::Present { .. } => *is_put,
-            Condition::Version { .. } => *is_put && condition.mark() == Some(writer.id.mark()),
+            Condition::Version { .. } if condition.since().is_some() => !is_put,
+            Condition::Version { .. } => condition.mark() == Some(writer.id.mark()),
         };
         (!is_as_left).then_some(writer.id)
     }
@@ -332,9 +352,12 @@ impl Parted<'_> {
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
         let own: Vec<Arc<Txn>> = own.iter().map(|txn| self.translated(txn)).collect();
         let stay = self.staying(&own, others)?;
+        let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
+        let ops = staying().flat_map(|txn| &txn.ops);
+        let put: BTreeSet<Named> = ops.filter(|op| op.value().is_some()).map(named).collect();
         let (mut before, mut again) = (Before::default(), Vec::new());
-        for txn in own.iter().filter(|txn| stay.contains(&txn.id)) {
-            let conditions = self.conditions(txn, &before, others)?;
+        for txn in staying() {
+            let conditions = self.conditions(txn, &before, &put, others)?;
             before.take(txn);
             again.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
         }
@@ -394,8 +417,15 @@ impl Parted<'_> {
         }
     }
 
-    /// Returns the conditions of a transaction that is pushed again after those in `before`.
-    fn conditions(&self, txn: &Txn, before: &Before<'_>, others: &Others) -> Result<Vec<Condition>, StateError> {
+    /// Returns the conditions of a transaction that is pushed again after those in `before`. `put` holds the objects that
+    /// it or another one that is pushed again puts.
+    fn conditions(
+        &self,
+        txn: &Txn,
+        before: &Before<'_>,
+        put: &BTreeSet<Named>,
+        others: &Others,
+    ) -> Result<Vec<Condition>, StateError> {
         let mut conditions = txn.conditions.clone();
         if planted::is(Bug::AgainUnconditioned) {
             return Ok(conditions);
@@ -404,15 +434,23 @@ impl Parted<'_> {
         let names: BTreeSet<Named> = read.chain(txn.ops.iter().map(named)).collect();
         for name in names {
             let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (&name.0, &name.1));
-            let is_lacked = || self.new.version(&name.0, &name.1).map(|found| found.is_none());
-            if is_written && deletes_only(txn) && before.link(&name).is_none() && is_lacked()? {
+            let is_first = is_written && before.link(&name).is_none();
+            let is_lacked = is_first && self.new.version(&name.0, &name.1)?.is_none();
+            if is_lacked && deletes_only(txn) {
                 // The deletion removes nothing, whatever it depended on.
                 conditions.retain(|condition| place(condition) != name);
             }
-            let more = match before.link(&name) {
+            if is_written {
+                ask_anew(&mut conditions, &name);
+            }
+            let may_return = put.contains(&name) && !planted::is(Bug::DeletedMeanwhileReturns);
+            let more = match if may_return { before.last_link(&name) } else { before.link(&name) } {
                 Some(link) => [Some(link), before.deleted(&name)],
-                None if is_written && !says_which(&conditions, &name) => [Some(self.as_it_is(name, others)?), None],
-                None => [None, None],
+                None => {
+                    let since = (is_lacked && may_return).then(|| self.absent_since(name.clone(), others));
+                    let is_said = !is_written || says_which(&conditions, &name);
+                    [(!is_said).then(|| self.as_it_is(name, others)).transpose()?, since]
+                }
             };
             for condition in more.into_iter().flatten() {
                 if !conditions.contains(&condition) {
@@ -421,6 +459,12 @@ impl Parted<'_> {
             }
         }
         Ok(conditions)
+    }
+
+    /// Returns the condition that an object is absent as in the new log, and was not deleted since that was read.
+    fn absent_since(&self, name: Named, others: &Others) -> Condition {
+        let at = self.new.meta().map(|meta| meta.seq).unwrap_or_default();
+        Condition::absent_since(name.0, name.1, at.max(others.read_to))
     }
 
     /// Returns the condition that an object is as in the new log.
@@ -671,5 +715,25 @@ mod tests {
         assert_eq!(again(&[], &[first.clone(), both, overtaking], &[]), [], "b would read as the first made it");
         let gone = txn(ME, 2, &[("a", None)]);
         assert_eq!(again(&[], &[first, gone], &[]), [(1, 2), (2, 1)]);
+    }
+
+    /// A transaction that was pushed again before names another position of another log.
+    #[test]
+    fn p04_since_when_an_object_is_absent_is_asked_anew() {
+        let since = |seq: u64| Condition::absent_since(name("k").0, name("k").1, Seq(seq));
+        let shared = [txn(OTHER, 1, &[("s", Some(1))])];
+        let before = Txn { conditions: vec![absent(name("k")), since(1)], ..txn(ME, 1, &[("k", Some(2))]) };
+        let (old, own) = (state(&[&shared[..], std::slice::from_ref(&before)].concat()), [Arc::new(before)]);
+        let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
+        let new = state(&[&shared[..], &others[..1]].concat());
+        let lost = Lost::after(Seq(1));
+        let parted = Parted { old: &old, new: &new, lost: &lost };
+        // The log was read to its end, or its state alone was.
+        for (read, to) in [(&others[..], 3), (&[], 2)] {
+            let mut reading = Since::new(&old, &own);
+            entries(read, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+            let again = parted.again(&own, &reading.others).expect("reads");
+            assert_eq!(again[0].conditions, [absent(name("k")), since(to)]);
+        }
     }
 }

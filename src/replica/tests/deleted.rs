@@ -170,3 +170,64 @@ fn p04_the_deletions_of_what_went_with_a_state_are_pushed_again_and_archived() {
     assert_eq!((&again[0].ops[..], &again[0].conditions[..]), (&gone[0].ops[..1], &[absent("k")][..]));
     assert_eq!(archived[0].ops, gone[0].ops);
 }
+
+/// Two members return at the same moment: each has looked at the new log before the other one pushes.
+#[test]
+fn p04_what_is_deleted_between_the_look_and_the_push_does_not_return() {
+    let made = |conditions| txn(OTHER, 1, &[("k", Some("made"))], conditions);
+    let deleted = txn(ME, 1, &[("k", None)], vec![version("k", 1)]);
+    for conditions in [vec![], vec![absent("k")]] {
+        let lost = [made(conditions), deleted.clone()];
+        let (_, deletion) = Case { lost: lost.to_vec(), ..Case::default() }.begins();
+        assert_eq!((deletion.len(), &deletion[0].conditions[..]), (1, &[absent("k")][..]), "it takes nothing away");
+        let maker = Case { lost: lost[..1].to_vec(), who: Some(OTHER), ..Case::default() };
+        assert_eq!((maker.plays(&[]).committed.len(), maker.plays(&[]).value("k")), (1, Some("made")));
+        let played = maker.plays(&deletion);
+        assert_eq!((played.committed.len(), played.value("k")), (0, None), "{:?}", lost[0].conditions);
+        // It was read in the log that the deletion is there, so it is left out, and its author is told.
+        let late = Case { since: deletion, ..maker }.plays(&[]);
+        assert_eq!((late.committed.len(), late.value("k"), late.listed().len()), (0, None, 1));
+    }
+}
+
+/// The member that pushes an object again has deleted it itself in between.
+#[test]
+fn p04_what_is_deleted_between_an_own_deletion_and_what_follows_it_does_not_return() {
+    let lost = [
+        txn(OTHER, 1, &[("k", Some("first"))], vec![absent("k")]),
+        txn(OTHER, 2, &[("k", None)], vec![version("k", 1)]),
+        txn(OTHER, 3, &[("k", Some("second"))], vec![absent("k")]),
+        txn(ME, 1, &[("k", None)], vec![version("k", 3)]),
+    ];
+    let (_, deletion) = Case { lost: lost.to_vec(), ..Case::default() }.begins();
+    let maker = Case { lost: lost[..3].to_vec(), who: Some(OTHER), ..Case::default() };
+    assert_eq!((maker.plays(&[]).committed.len(), maker.plays(&[]).value("k")), (3, Some("second")));
+    // The object is not there before the first one, nor after the second one.
+    for at in [0, 2] {
+        let (mut played, pending) = maker.begins();
+        for (number, txn) in pending.iter().enumerate() {
+            if number == at {
+                assert!(played.commits(&deletion[0]));
+            }
+            assert_eq!(played.commits(txn), number < at, "{number} where it is deleted before {at}");
+        }
+        assert_eq!(played.value("k"), None);
+    }
+}
+
+/// A member that knows of a deletion of another one, and has made the object again since, has not read that deletion
+/// in the state, but in the log that followed it.
+#[test]
+fn p04_what_was_made_again_is_pushed_upon_a_deletion_that_was_read() {
+    let lost = [
+        txn(OTHER, 1, &[("k", Some("made"))], vec![]),
+        txn(RIVAL, 1, &[("k", None)], vec![version("k", 1)]),
+        txn(ME, 1, &[("k", Some("made again"))], vec![absent("k")]),
+    ];
+    let since = vec![txn(RIVAL, 1, &[("k", None)], vec![absent("k")])];
+    let played = Case { lost: lost.to_vec(), since, ..Case::default() }.plays(&[]);
+    assert_eq!((played.committed.len(), played.value("k")), (1, Some("made again")));
+    // One that is pushed after the look is not known to be the same one: its author is told.
+    let played = Case { lost: lost.to_vec(), ..Case::default() }.plays(&[txn(RIVAL, 1, &[("k", None)], vec![])]);
+    assert_eq!((played.committed.len(), played.value("k")), (0, None));
+}
