@@ -356,7 +356,9 @@ impl Applying<'_> {
             }
             conditions.push(match present.version {
                 Some(version) => Condition::Version { collection, key, version },
-                None => Condition::Absent { collection, key },
+                None if self.wish.force => Condition::Absent { collection, key },
+                // Deletions are known up to this sequence: a later one is judged with the condition.
+                None => Condition::absent_since(collection, key, self.deletions.seq),
             });
             ops.push(change.op());
         }
