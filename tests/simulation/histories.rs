@@ -22,6 +22,7 @@ pub type Number = usize;
 /// Seeds that once violated a condition.
 const REGRESSIONS: &[(u64, &str)] = &[
     (5, "what filled the place of a rejected change was put on the rejected list at a start between two steps"),
+    (103, "a rejected change counted as the one that deleted an object, where deletions were known after it only"),
     (752, "a pending change that the log that goes on had rejected was gone without an answer"),
     (922, "the same, of a member that was within what both histories shared"),
     (1009, "a change that was rejected in the lost history counted as seen, and was replaced unseen"),
@@ -43,6 +44,7 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
             | Bug::PreparedTooLate
             | Bug::OvertakenPushedAgain
             | Bug::AgainUnconditioned
+            | Bug::DeletedMeanwhileReturns
             | Bug::FillerIsRejected
             | Bug::DecidedForgotten
             | Bug::RejectedCountsAsSeen

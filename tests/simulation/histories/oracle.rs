@@ -26,9 +26,12 @@ pub struct Made {
     pub saw: BTreeSet<Number>,
     /// Whether nothing of it was left to preserve when an exchange was prepared, even if that exchange was interrupted.
     pub is_passed: bool,
-    /// Objects that were absent when the change was made, or that were absent for its author when it was lost. No
-    /// condition can detect that such an object was created and deleted again in the meantime.
+    /// Objects that were absent when the change was made, or that were absent for its author when it was lost. Such an
+    /// object may have been created and deleted again since: that does not prevent its deletion, nor a put by an author
+    /// who retries the change.
     pub absent_since: BTreeSet<Key>,
+    /// Whether its author has retried it.
+    pub is_tried_again: bool,
     /// Whether the log returned to a history that contains the change, while the change was on the list of its author
     /// or had been retried. It has a different id since then, so the duplicate cannot be detected: the change may be
     /// on the list and in the log, and an author who retries it sees the current objects.
@@ -106,7 +109,8 @@ impl Oracle {
             let is_known = last.change.is_some_and(|last| lost_after.contains(&last) || made.saw.contains(&last));
             let was_absent =
                 made.absent_since.contains(op.key()) || made.seen.contains(&(op.key().clone(), Seen::Absent));
-            let is_absent = last.value.is_none() && was_absent;
+            // What its member alone pushes again does not bring back what was deleted meanwhile.
+            let is_absent = last.value.is_none() && was_absent && (op.value().is_none() || made.is_tried_again);
             ensure!(
                 self,
                 is_same || is_own || is_known || is_absent,

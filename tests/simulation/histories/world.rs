@@ -30,6 +30,9 @@ const READS_MAX: usize = 6;
 const TICKS: usize = 260;
 /// Number of rounds in which everything must be delivered after the last fault.
 const ROUNDS_MAX: usize = 200;
+/// In every so many worlds members return at the same moment.
+const MEETING_EVERY: u64 = 8;
+const MEETS_AT: u64 = 4;
 
 pub struct World {
     random: SmallRandom,
@@ -41,6 +44,10 @@ pub struct World {
     /// Ticks at which the log is lost.
     losses: BTreeSet<usize>,
     generations: u64,
+    /// Before the log is lost, an object is made and deleted that the one it is recovered from lacks.
+    meets: bool,
+    /// Ticks in which members do nothing but return.
+    returning: usize,
     prints: bool,
     pub times: BTreeMap<&'static str, u64>,
     _root: tempfile::TempDir,
@@ -60,7 +67,8 @@ impl World {
     pub fn new(seed: u64, prints: bool) -> World {
         let mut random = SmallRandom(seed ^ 0x4849_5354);
         let root = root();
-        let count = 2 + random.below(2);
+        let meets = seed % MEETING_EVERY == MEETS_AT;
+        let count = if meets { 3 } else { 2 + random.below(2) };
         let keys = (0..2 + random.below(4)).map(|number| Key::new(format!("k{number}")).expect("key")).collect();
         let losses = (0..1 + random.below(3)).map(|_| 40 + random.below(TICKS - 60)).collect();
         World {
@@ -72,6 +80,8 @@ impl World {
             keys,
             losses,
             generations: 1,
+            meets,
+            returning: 0,
             prints,
             times: BTreeMap::new(),
             _root: root,
@@ -100,10 +110,13 @@ impl World {
         for tick in 0..TICKS {
             self.clock.fetch_add(1000, Ordering::Relaxed);
             if self.losses.contains(&tick) {
-                self.lose()?;
+                if self.meets { self.meet()? } else { self.lose()? }
             }
             let number = self.random.below(self.members.len());
-            self.act(number)?;
+            match self.returning {
+                0 => self.act(number)?,
+                _ => self.come_closer(number)?,
+            }
             self.check(number)?;
         }
         self.deliver()?;
@@ -155,6 +168,46 @@ impl World {
             51..=56 => self.look(number),
             _ => self.follow(number),
         }
+    }
+
+    /// One member creates an object and another deletes it; the first does not see the deletion, and a third sees neither. The log
+    /// continues from the third, and all return at the same moment.
+    fn meet(&mut self) -> Checked {
+        self.deliver()?;
+        let (maker, deleter, behind) = (0, 1, 2);
+        let key = self.key();
+        if self.log.past.value(&key).is_some() {
+            self.offer(deleter, (&[key.clone()], true), (Draft::default(), Vec::new()))?;
+            self.deliver()?;
+        }
+        self.members[behind].hang_up();
+        self.members[behind].is_cut_off = true;
+        // Sometimes the same member deletes and creates it again.
+        let deletes = if self.chance(30) { vec![false, true, false] } else { vec![false] };
+        for is_delete in deletes {
+            let upon = self.conditions(maker, std::slice::from_ref(&key))?;
+            self.offer(maker, (std::slice::from_ref(&key), is_delete), upon)?;
+            self.push(maker, 1, 0)?;
+            self.tail(maker, usize::MAX)?;
+        }
+        self.tail(deleter, usize::MAX)?;
+        let upon = self.conditions(deleter, std::slice::from_ref(&key))?;
+        self.offer(deleter, (&[key], true), upon)?;
+        self.push(deleter, 1, 0)?;
+        self.tail(deleter, usize::MAX)?;
+        for member in &mut self.members {
+            member.hang_up();
+            member.is_cut_off = false;
+        }
+        self.generations += 1;
+        self.returning = 30 + self.random.below(60);
+        self.recover(behind)
+    }
+
+    /// Runs one step of a member that only returns.
+    fn come_closer(&mut self, number: usize) -> Checked {
+        self.returning -= 1;
+        if self.members[number].running.is_none() { self.start(number) } else { self.follow(number) }
     }
 
     /// Runs one step of following the log or of abandoning a history.
@@ -262,7 +315,6 @@ impl World {
     /// Makes the log continue from an earlier position.
     fn lose(&mut self) -> Checked {
         self.generations += 1 + self.random.below(2) as u64;
-        let generation = Generation(self.generations);
         let head = self.log.past.head();
         // Sometimes a member that has not abandoned an earlier history restores that history.
         let is_any = self.chance(15);
@@ -278,23 +330,30 @@ impl World {
         if self.chance(70)
             && let Some(source) = sources.get(self.random.below(sources.len().max(1))).copied()
         {
-            // A member donates its state, durable or not; a stopped member is started from its disk.
-            if self.members[source].running.is_none() {
-                self.start(source)?;
-            }
-            let past = self.members[source].past();
-            self.come_back(&past);
-            let Some(stepped) = &self.members[source].running else { return Ok(()) };
-            self.log.recover(generation, &stepped.state(), past);
-            let to = self.log.past.head();
-            self.note("recovered", || format!("generation {generation} from web{source}: {head} to {to}"));
-            return Ok(());
+            return self.recover(source);
         }
+        let generation = Generation(self.generations);
         let to = Seq(self.random.below(head.0 as usize + 1) as u64);
         let horizon = Seq(self.random.below(to.0 as usize + 1) as u64);
         let forgotten = if self.chance(50) { Seq::ZERO } else { Seq(self.random.below(to.0 as usize + 1) as u64) };
         self.log.restore(generation, to, horizon, forgotten);
         self.note("restored", || format!("generation {generation}: {head} to {to}"));
+        Ok(())
+    }
+
+    /// Continues the log from the state of a member, durable or not, in the latest generation. A stopped member is started from its
+    /// disk.
+    fn recover(&mut self, source: usize) -> Checked {
+        let (generation, head) = (Generation(self.generations), self.log.past.head());
+        if self.members[source].running.is_none() {
+            self.start(source)?;
+        }
+        let past = self.members[source].past();
+        self.come_back(&past);
+        let Some(stepped) = &self.members[source].running else { return Ok(()) };
+        self.log.recover(generation, &stepped.state(), past);
+        let to = self.log.past.head();
+        self.note("recovered", || format!("generation {generation} from web{source}: {head} to {to}"));
         Ok(())
     }
 
@@ -389,19 +448,36 @@ impl World {
         }
         keys.sort();
         keys.dedup();
-        let change = self.oracle.made.len();
         let (draft, seen) = self.conditions(number, &keys)?;
         // The second object is only read.
         if keys.len() > 1 && self.chance(25) && seen.iter().any(|(key, _)| *key == keys[1]) {
             keys.pop();
         }
-        let value = if self.chance(8) { Bytes::from_static(b"same") } else { Bytes::from(format!("v{change}")) };
+        let is_same = self.chance(8);
         let is_delete = self.chance(25);
+        let value = is_same.then(|| Bytes::from_static(b"same"));
+        self.offer_value(number, (&keys, is_delete), value, (draft, seen))
+    }
+
+    /// A client puts or deletes objects.
+    fn offer(&mut self, number: usize, what: (&[Key], bool), upon: (Draft, Vec<(Key, Seen)>)) -> Checked {
+        self.offer_value(number, what, None, upon)
+    }
+
+    fn offer_value(
+        &mut self,
+        number: usize,
+        (keys, is_delete): (&[Key], bool),
+        value: Option<Bytes>,
+        (draft, seen): (Draft, Vec<(Key, Seen)>),
+    ) -> Checked {
+        let change = self.oracle.made.len();
+        let value = value.unwrap_or_else(|| Bytes::from(format!("v{change}")));
         let op = |key: Key| match is_delete {
             true => Op::Delete { collection: collection(), key },
             false => Op::Put { collection: collection(), key, value: value.clone() },
         };
-        let ops: Vec<Op> = keys.into_iter().map(op).collect();
+        let ops: Vec<Op> = keys.iter().cloned().map(op).collect();
         let is_judged_upstream = self.chance(30);
         let note = note(change, ops.len());
         let draft = Draft { ops: ops.clone(), note, is_judged_upstream, ..draft };
@@ -420,6 +496,7 @@ impl World {
                 saw: BTreeSet::new(),
                 is_passed: false,
                 absent_since: BTreeSet::new(),
+                is_tried_again: false,
                 is_back: false,
             });
         }
@@ -483,6 +560,7 @@ impl World {
             matches!(read.condition, Condition::Version { .. }) && conditions.iter().filter(of_it).any(raised)
         };
         let made = &mut self.oracle.made[change];
+        made.is_tried_again = true;
         // A lost deletion is pushed again with weaker conditions; if it is rejected, it is listed and retried with these.
         if made.lost_after.is_some() && made.ops.iter().all(|op| op.value().is_none()) {
             made.seen.retain(|(key, _)| conditions.iter().any(|condition| condition.key() == key));
