@@ -197,6 +197,12 @@ bugs! {
     UponLostStays,
     /// Fixed bug: the sequences of committed transactions are not written to the outbox journal.
     SequencesForgotten,
+    /// Fixed bug: kept transactions that delete are dropped in favor of later ones that only put.
+    DeletionsKeptWithPuts,
+    /// Fixed bug: deletions of objects that the new log lacks, or has again, are not archived.
+    SeenDeletionsNotArchived,
+    /// Fixed bug: an author does not find a deletion on the rejected list if the object was created again after it.
+    UndoneDeletionNotListed,
 }
 
 /// Value for no fault.

@@ -112,7 +112,7 @@ fn list(dir: &Path, json: bool) -> CtlResult {
         rows.push(serde_json::json!({
             "number": number, "changes": changes.len(), "shared_to": set.shared_to, "seq": set.seq,
             "generation": set.generation, "left_by": set.left_by, "restore": set.is_restore, "revoked_ms": set.revoked_ms,
-            "file": path,
+            "deletions_after": set.deletions_after, "file": path,
         }));
     }
     let mut output = Output::new();
@@ -125,7 +125,8 @@ fn list(dir: &Path, json: bool) -> CtlResult {
     if damaged.is_empty() { Ok(()) } else { Err(CtlError { message: damaged.join("; "), exit: 3 }) }
 }
 
-/// Current state of the object of a change: its version (`None` if absent), and whether it already equals the change.
+/// Current state of the object of a change: its version (`None` if absent), and whether it has the value of the change,
+/// or is absent as after a deletion.
 struct Present {
     version: Option<Seq>,
     is_same: bool,
@@ -190,6 +191,14 @@ impl Deletions {
     }
 }
 
+/// Returns whether the current log has what a change makes. An object may be absent because the log does not have it
+/// yet: its creator may still push it, unless the log has the deletion.
+fn is_made(set: &Set, change: &Change, present: &Present, deletions: &Deletions) -> bool {
+    let deleted = || deletions.rows.get(&(change.collection.clone(), change.key.clone())).copied();
+    let is_deleted = || deleted().is_some_and(|seq| seq > set.shared_with(&deletions.lineage));
+    present.is_same && (change.value.is_some() || is_deleted())
+}
+
 /// Returns why a change is skipped unless forced: its author did not see later changes of the object in the
 /// current log.
 fn objection(
@@ -202,6 +211,15 @@ fn objection(
     // The current log may have diverged from the one that was followed when this set was archived; then less is shared.
     let shared_to = set.shared_with(&deletions.lineage);
     let is_other = change.there.is_some_and(|there| present.version.unwrap_or_default() != there);
+    // A deletion of an absent object removes nothing.
+    if change.value.is_none() && present.version.is_none() {
+        return None;
+    }
+    // Only what was deleted is there again.
+    let is_again = change.is_seen && change.value.is_none() && !is_other;
+    if is_again && present.version.is_some_and(|version| set.still_has(version, &deletions.lineage)) {
+        return None;
+    }
     if present.version.is_some_and(|version| version > shared_to) {
         return Some("was changed since".into());
     }
@@ -233,12 +251,19 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
     let mut deletions = Deletions::default();
     deletions.renew(&client).await?;
     let mut output = Output::new();
+    if let Some(known) = set.deletions_after.filter(|_| !json) {
+        let from = set.shared_to;
+        output.line(&format!(
+            "deletions between sequence {from} and {known} are not known to this member, and may be missing here"
+        ))?;
+    }
     for change in &changes {
         let present = present(&client, change).await?;
         let now = match (&present, objection(&set, change, &present, &deletions, true)) {
-            (Present { is_same: true, .. }, _) => "as here already".to_owned(),
+            _ if is_made(&set, change, &present, &deletions) => "as here already".to_owned(),
             (_, Some(why)) => why.strip_prefix("was ").unwrap_or(&why).to_owned(),
             (Present { version: None, .. }, _) => "absent".to_owned(),
+            _ if change.is_seen => "there again".to_owned(),
             _ => "as it was before".to_owned(),
         };
         if json {
@@ -344,7 +369,10 @@ impl Applying<'_> {
             let name = format!("{}/{}", group[0].collection, group[0].key);
             return Ok(Applied::No(format!("{name} was read while the log was left: try again")));
         }
-        for (change, present) in found.into_iter().filter(|(_, present)| !present.is_same) {
+        for (change, present) in found {
+            if is_made(self.set, change, &present, &self.deletions) {
+                continue;
+            }
             let (collection, key) = (change.collection.clone(), change.key.clone());
             let objection = objection(self.set, change, &present, &self.deletions, self.is_connected);
             if let Some(why) = objection.filter(|_| !self.wish.force) {
@@ -403,12 +431,14 @@ mod tests {
             seq: Seq(11),
             digest: Digest::ZERO,
             is_restore: false,
+            deletions_after: None,
             revoked_ms: None,
         };
         let (collection, key) = (Collection::new("c").expect("name"), Key::new("x").expect("key"));
         let value = Some(Bytes::from_static(b"1"));
         let named = (collection.clone(), key.clone());
-        let change = Change { seq: Some(Seq(11)), time_ms: None, collection, key, value, there: Some(Seq(9)) };
+        let (seq, there) = (Some(Seq(11)), Some(Seq(9)));
+        let change = Change { seq, time_ms: None, collection, key, value, there, is_seen: false };
         let objection = |entries: &[(u64, u64)], version: Option<u64>, deleted: Option<u64>| {
             let rows = deleted.map(|seq| (named.clone(), Seq(seq))).into_iter().collect();
             let deletions = Deletions { lineage: lineage(entries), rows, ..Deletions::default() };
@@ -422,5 +452,50 @@ mod tests {
         assert!(objection(&second, Some(9), None).is_some(), "another write has the sequence");
         assert!(objection(&second, None, Some(9)).is_some_and(|why| why.contains("deleted")));
         assert!(objection(&second, Some(7), None).is_some(), "as it was before that");
+    }
+
+    #[test]
+    fn p04_an_archived_deletion_is_made_unless_the_log_has_it() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let followed = vec![entry(1, 0), entry(2, 10)];
+        let set = Set {
+            log_id: LogId([1; 16]),
+            generation: Generation(1),
+            left_by: Generation(2),
+            lineage: followed.clone(),
+            shared_to: Seq(10),
+            seq: Seq(13),
+            digest: Digest::ZERO,
+            is_restore: false,
+            deletions_after: None,
+            revoked_ms: None,
+        };
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("x").expect("key"));
+        let named = (collection.clone(), key.clone());
+        let change = |there: u64, is_seen| {
+            let (collection, key) = named.clone();
+            Change { seq: Some(Seq(12)), time_ms: None, collection, key, value: None, there: Some(Seq(there)), is_seen }
+        };
+        // Returns whether it is there already, and whether it is skipped.
+        let judged = |change: &Change, version: Option<u64>, deleted: Option<u64>, lineage: &[LineageEntry]| {
+            let rows = deleted.map(|seq| (named.clone(), Seq(seq))).into_iter().collect();
+            let deletions = Deletions { lineage: lineage.to_vec(), rows, ..Deletions::default() };
+            let present = Present { version: version.map(Seq), is_same: version.is_none() };
+            let objection = objection(&set, change, &present, &deletions, false);
+            (is_made(&set, change, &present, &deletions), objection.is_some())
+        };
+        let absent = change(0, false);
+        assert_eq!(judged(&absent, None, None, &followed), (false, false), "its maker may push it yet");
+        assert_eq!(judged(&absent, None, Some(9), &followed), (false, false), "it was created after that");
+        assert_eq!(judged(&absent, None, Some(11), &followed), (true, false));
+        assert_eq!(judged(&absent, Some(12), None, &followed), (false, true), "it was created since");
+        assert_eq!(judged(&change(12, false), Some(12), None, &followed), (false, true), "perhaps by somebody else");
+        assert_eq!(judged(&change(9, false), Some(9), None, &followed), (false, false), "as it was");
+        let again = change(12, true);
+        assert_eq!(judged(&again, Some(12), None, &followed), (false, false), "what was deleted is there again");
+        assert_eq!(judged(&again, Some(13), None, &followed), (false, true), "and was changed since");
+        let second = [entry(1, 0), entry(2, 10), entry(3, 11)];
+        assert_eq!(judged(&again, Some(12), None, &second), (false, true), "another write has the sequence");
     }
 }

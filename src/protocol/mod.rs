@@ -8,6 +8,7 @@ pub mod commit_clock;
 pub mod fatal;
 pub mod feed;
 pub mod gate;
+mod kept;
 pub mod lanes;
 pub mod outbox;
 pub mod push;

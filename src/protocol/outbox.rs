@@ -15,10 +15,13 @@ use crate::model::{
 };
 use crate::planted::{self, Bug};
 
+use super::kept::KeptTxns;
 use super::lanes::Bulk;
 use super::rebase::{Leaving, Lost};
 use super::retried::Retried;
 use super::shares::{Held, Shares};
+
+pub use super::kept::{Kept, KeptLimits, Learnt};
 
 /// Position in the local queue. Increases with each transaction during the lifetime of the process.
 pub type Place = u64;
@@ -61,44 +64,6 @@ pub enum Overlaid {
     /// A pending transaction deletes it.
     Deleted,
 }
-
-/// A committed transaction of this replica. It is kept until every member within retention has it, because it has to be
-/// pushed again if the datastore is rebuilt from a member that lacks it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The transaction.
-    pub txn: Arc<Txn>,
-    /// Its sequence, or a later one if [`Learnt::is_exact`] is false.
-    pub seq: Seq,
-    /// Source of the sequence.
-    pub learnt: Learnt,
-    place: Place,
-}
-
-/// Source from which the replica learned that a transaction is resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learnt {
-    /// The transaction's own entry.
-    Entry,
-    /// The row of its origin in a state, as the last transaction of that row. The row has its sequence.
-    LastOfRow,
-    /// The row of its origin, which has a later sequence.
-    Row,
-    /// A record of the outbox journal, written before a restart.
-    Recorded,
-}
-
-impl Learnt {
-    /// Returns whether the recorded sequence is that of the transaction.
-    #[must_use]
-    pub fn is_exact(self) -> bool {
-        self != Learnt::Row
-    }
-}
-
-/// Limits of the number and of the total size of kept transactions. The oldest are dropped first.
-const KEPT_TXNS_MAX: usize = 4096;
-const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// Maximum number of consecutive counters that are filled with empty transactions.
 const FILLED_MAX: u64 = 1024;
@@ -155,13 +120,7 @@ pub struct Outbox {
     unwritten: BTreeSet<TxnId>,
     next_place: Place,
     pending_bytes: usize,
-    keeps: bool,
-    kept: VecDeque<Kept>,
-    kept_bytes: usize,
-    /// Sequences of kept transactions that are exact and not known to be in the journal.
-    unrecorded: BTreeMap<TxnId, Seq>,
-    /// The kept transactions whose own entry was not seen, by mark. The log may not record them as writers of their objects.
-    unseen: HashMap<Seq, Arc<Txn>>,
+    kept: KeptTxns,
     /// Counters up to which a lost state had resolved transactions.
     decided_before: HashMap<Origin, OriginCounter>,
     /// Number of pending transactions that a lost state had resolved.
@@ -174,7 +133,13 @@ impl Outbox {
     /// Creates an outbox that keeps committed transactions for a while.
     #[must_use]
     pub fn keeping() -> Outbox {
-        Outbox { keeps: true, ..Outbox::default() }
+        Outbox::keeping_within(KeptLimits::default())
+    }
+
+    /// Like [`Outbox::keeping`], with the given limits.
+    #[must_use]
+    pub fn keeping_within(limits: KeptLimits) -> Outbox {
+        Outbox { kept: KeptTxns::within(Some(limits)), ..Outbox::default() }
     }
 
     /// Hides transactions from the optimistic view that a lost state had resolved, up to these counters: their objects
@@ -228,47 +193,17 @@ impl Outbox {
     /// Returns the estimated size of the kept transactions in bytes.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+        self.kept.bytes()
     }
 
     /// Drops kept transactions up to `floor`, which every member within retention has durably applied.
     pub fn forget_passed(&mut self, floor: Seq) {
-        while self.kept.front().is_some_and(|kept| kept.seq <= floor) {
-            self.forget_oldest();
-        }
-    }
-
-    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place, learnt: Learnt) {
-        if !self.keeps {
-            return;
-        }
-        self.kept_bytes += txn.bytes_estimate();
-        if learnt != Learnt::Entry {
-            self.unseen.insert(txn.id.mark(), Arc::clone(&txn));
-        }
-        if learnt.is_exact() {
-            self.unrecorded.insert(txn.id, seq);
-        }
-        // Ordered by creation, which may differ from the order in which they turned out to be resolved.
-        let at = self.kept.partition_point(|kept| kept.place < place);
-        self.kept.insert(at, Kept { txn, seq, learnt, place });
-        while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some(kept) = self.kept.pop_front() {
-            self.kept_bytes -= kept.txn.bytes_estimate();
-            self.unseen.remove(&kept.txn.id.mark());
-            self.unrecorded.remove(&kept.txn.id);
-        }
+        self.kept.forget_passed(floor);
     }
 
     /// Returns the committed transactions on which `txn` depends and which the log may not record as writers.
     pub fn unseen_before(&self, txn: &Txn) -> impl Iterator<Item = &Arc<Txn>> {
-        let marks = txn.conditions.iter().filter_map(Condition::mark).filter(|_| !self.unseen.is_empty());
-        marks.filter_map(|mark| self.unseen.get(&mark))
+        self.kept.unseen_before(txn)
     }
 
     /// Returns the conditions of all transactions in it.
@@ -295,7 +230,8 @@ impl Outbox {
         let Leaving { decided, again, archived, reason, lost } = leaving;
         let decided_of = |origin: Origin| decided.get(&origin).map(|row| row.last_counter).unwrap_or_default();
         let is_decided = |id: TxnId| id.counter <= decided_of(id.origin);
-        let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
+        let kept = KeptTxns::within(self.kept.limits());
+        let mut outbox = Outbox { kept, next_place: self.next_place, ..Outbox::default() };
         let mut names = self.retried.clone();
         let mut alone = |names: &mut Retried, from: TxnId| {
             let id = TxnId { origin: fresh(), counter: OriginCounter(1) };
@@ -387,10 +323,8 @@ impl Outbox {
                 Some((seq, learnt)) => (seq, if seq <= lost.shared_to() { learnt } else { Learnt::Row }),
                 None => (row.last_seq, by_row),
             };
-            outbox.keep(Arc::clone(txn), seq, place, learnt);
-            if outbox.keeps {
-                outbox.unseen.insert(txn.id.mark(), Arc::clone(txn));
-            }
+            outbox.kept.note_unseen(txn);
+            outbox.kept.keep(Kept { txn: Arc::clone(txn), seq, place, learnt });
         }
         rejected
     }
@@ -615,8 +549,7 @@ impl Outbox {
     #[must_use]
     pub fn find(&self, id: TxnId) -> Option<&Arc<Txn>> {
         let rejected = || self.rejected.get(&id).map(|rejected| &rejected.txn);
-        let kept = || self.kept.iter().map(|kept| &kept.txn).find(|txn| txn.id == id);
-        self.pending_of(id).or_else(rejected).or_else(kept)
+        self.pending_of(id).or_else(rejected).or_else(|| self.kept.get(id))
     }
 
     fn pending_of(&self, id: TxnId) -> Option<&Arc<Txn>> {
@@ -686,7 +619,7 @@ impl Outbox {
                         _ if counter == up_to => Learnt::LastOfRow,
                         _ => Learnt::Row,
                     };
-                    self.keep(txn, seq, place, learnt);
+                    self.kept.keep(Kept { txn, seq, place, learnt });
                     Decided::Committed(id, seq)
                 }
             });

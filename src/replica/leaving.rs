@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::codec::message::Welcome;
 use crate::env::Entropy;
+use crate::model::deletions::{Deletions, Named};
 use crate::model::position::Divergence;
 use crate::model::{
     Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, Verdict,
@@ -90,8 +91,8 @@ pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> 
 /// Describes the archive of a member at `mine`; `is_restore` is not set.
 pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
     let Position { log_id, generation, seq, digest, .. } = *mine;
-    let lineage = Vec::new();
-    Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore: false, revoked_ms: None }
+    let (lineage, is_restore, deletions_after, revoked_ms) = (Vec::new(), false, None, None);
+    Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore, deletions_after, revoked_ms }
 }
 
 /// Describes the archive of a member whose fetched `state` does not continue its own, although the positions
@@ -182,6 +183,8 @@ pub struct Leaving {
     new: StateSnapshot,
     /// Local transactions that the new log lacks.
     lacking: Vec<Arc<Txn>>,
+    /// Recent deletions in the old state, by anyone.
+    deletions: Deletions,
 }
 
 impl Leaving {
@@ -190,20 +193,38 @@ impl Leaving {
         let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let lacking = lacking(&shared, &state)?;
         let (old, new) = (shared.state().snapshot()?, state.snapshot()?);
-        Ok(Leaving { set: Set { lineage, ..set }, lacking, old, new, shared, state })
+        let deletions = deletions_of(&old)?;
+        let deletions_after = Some(deletions.complete_after()).filter(|after| *after > set.shared_to);
+        if let Some(known_after) = deletions_after {
+            tracing::warn!(
+                shared_to = %set.shared_to, %known_after,
+                "this member does not know all deletions of the history that it leaves: of what was deleted before, objects may return"
+            );
+        }
+        Ok(Leaving { set: Set { lineage, deletions_after, ..set }, lacking, deletions, old, new, shared, state })
     }
 
     /// Returns the sequence after which to read what others did; `None` if nothing depends on it.
     #[must_use]
     pub fn reads_after(&self) -> Option<Seq> {
         // After a loss it is unknown what followed a local transaction.
-        let is_idle = self.set.is_restore || self.shared.lost().is_some() || self.lacking.is_empty();
-        (!is_idle).then_some(self.set.shared_to)
+        let is_idle = || self.lacking.is_empty() && !self.has_deleted_again();
+        let is_unknown = self.set.is_restore || self.shared.lost().is_some();
+        (!is_unknown && !is_idle()).then_some(self.set.shared_to)
+    }
+
+    /// Returns whether the new log has written an object that this member has seen deleted. A row that cannot be read
+    /// counts as one.
+    fn has_deleted_again(&self) -> bool {
+        let shared_to = self.set.shared_to;
+        let lost = self.deletions.rows().filter(|(seq, _)| *seq > shared_to);
+        let is_later = |version: Option<Seq>| version.is_some_and(|version| version > shared_to);
+        lost.into_iter().any(|(_, (collection, key))| self.new.version(collection, key).map_or(true, is_later))
     }
 
     /// Returns a collector of what others did, to be fed with entries of the new log.
     pub(super) fn since(&self) -> Since<'_> {
-        Since::new(&self.old, &self.lacking)
+        Since::new(&self.old, &self.lacking).with_deletions(&self.deletions)
     }
 
     /// Returns what others did, judging by the new state alone; `None` if that is unknown.
@@ -223,7 +244,7 @@ impl Leaving {
     /// Decides which local transactions are pushed again and which are archived. `others` is `None` if the changes of
     /// others are unknown.
     pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
-        let Leaving { shared, set, state, old, new, lacking } = self;
+        let Leaving { shared, set, state, old, new, lacking, .. } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
         let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
         let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
@@ -232,7 +253,8 @@ impl Leaving {
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), left)?;
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let (again, archived) = parted.choose(&lacking, &gone, others, set.is_restore)?;
-        Ok(Exchange { shared, set, state, lost, again, archived, gone })
+        let others = others.cloned().unwrap_or_default();
+        Ok(Exchange { shared, set, state, lost, again, archived, gone, others })
     }
 }
 
@@ -249,11 +271,14 @@ pub struct Exchange {
     archived: Vec<Arc<Txn>>,
     /// Archived transactions that only a lost state had decided.
     gone: Vec<Arc<Txn>>,
+    /// Changes in the new log, as far as known.
+    others: Others,
 }
 
 impl Exchange {
     /// Returns the description of the archive.
-    pub(super) fn set(&self) -> &Set {
+    #[must_use]
+    pub fn set(&self) -> &Set {
         &self.set
     }
 
@@ -285,11 +310,12 @@ impl Exchange {
         let mut file = self.set.create(directory).map_err(|error| error.to_string())?;
         // A state that is gone shows no differences.
         if old.meta().is_some() {
-            differences(&old, &new, self.set.shared_to, &again, |change| file.write(&change))?;
+            let apart = Apart { old: &old, new: &new, shared_to: self.set.shared_to, others: &self.others };
+            apart.differences(&again, |change| file.write(&change))?;
         }
         for ((collection, key), value) in gone {
             let there = Some(new.version(&collection, &key).map_err(text)?.unwrap_or_default());
-            let change = Change { seq: None, time_ms: None, collection, key, value, there };
+            let change = Change { seq: None, time_ms: None, collection, key, value, there, is_seen: false };
             file.write(&change).map_err(|error| error.to_string())?;
         }
         file.finish().map_err(|error| error.to_string())
@@ -332,43 +358,88 @@ impl Exchange {
     }
 }
 
-/// Passes to `give` every change after `shared_to` that `old` has and `new` lacks, unless it is in `again`.
-fn differences(
-    old: &StateSnapshot,
-    new: &StateSnapshot,
-    shared_to: Seq,
-    again: &Values,
-    mut give: impl FnMut(Change) -> std::io::Result<()>,
-) -> Result<(), String> {
-    let text = |error: StateError| error.to_string();
-    let mut give = |change: Change| {
-        let is_again = again.get(&(change.collection.clone(), change.key.clone())) == Some(&change.value);
-        if is_again { Ok(()) } else { give(change).map_err(|error| error.to_string()) }
-    };
-    for row in old.objects() {
-        let (collection, key, object) = row.map_err(text)?;
-        let there = new.get(&collection, &key).map_err(text)?;
-        // Only later writes replace a shared write. Another version within the shared part shows that this one was
-        // not shared.
-        let is_shared = object.version <= shared_to
-            && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
-        if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
-            continue;
+/// Returns the recent deletions in a state; none if it is gone.
+fn deletions_of(state: &StateSnapshot) -> Result<Deletions, StateError> {
+    if state.meta().is_some() { state.deletions() } else { Ok(Deletions::default()) }
+}
+
+/// The states of two histories that are equal up to `shared_to`.
+pub(super) struct Apart<'a> {
+    pub old: &'a StateSnapshot,
+    pub new: &'a StateSnapshot,
+    pub shared_to: Seq,
+    /// Changes in the new log, as far as known.
+    pub others: &'a Others,
+}
+
+impl Apart<'_> {
+    /// Passes to `give` every change after `shared_to` that `old` has and `new` lacks, unless it is in `again`.
+    pub(super) fn differences(
+        &self,
+        again: &Values,
+        mut give: impl FnMut(Change) -> std::io::Result<()>,
+    ) -> Result<(), String> {
+        let text = |error: StateError| error.to_string();
+        let (old, new, shared_to) = (self.old, self.new, self.shared_to);
+        let mut give = |change: Change| {
+            let is_again = again.get(&(change.collection.clone(), change.key.clone())) == Some(&change.value);
+            if is_again { Ok(()) } else { give(change).map_err(|error| error.to_string()) }
+        };
+        for row in old.objects() {
+            let (collection, key, object) = row.map_err(text)?;
+            let there = new.get(&collection, &key).map_err(text)?;
+            // Only later writes replace a shared write. Another version within the shared part shows that this one was
+            // not shared.
+            let is_shared = object.version <= shared_to
+                && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
+            if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
+                continue;
+            }
+            let (seq, time_ms) = (Some(object.version), Some(object.time_ms));
+            let there = Some(there.map(|there| there.version).unwrap_or_default());
+            give(Change { seq, time_ms, collection, key, value: Some(object.value), there, is_seen: false })?;
         }
-        let (seq, time_ms) = (Some(object.version), Some(object.time_ms));
-        let there = Some(there.map(|there| there.version).unwrap_or_default());
-        give(Change { seq, time_ms, collection, key, value: Some(object.value), there })?;
-    }
-    for row in new.objects() {
-        let (collection, key, object) = row.map_err(text)?;
-        // An object that the new log wrote itself never existed here. A shared one that is missing here was
-        // deleted here.
-        if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
-            let there = Some(object.version);
-            give(Change { seq: None, time_ms: None, collection, key, value: None, there })?;
+        let deletions = deletions_of(old).map_err(text)?;
+        let delete = |(collection, key): Named, seq, there, is_seen| {
+            let there = Some(there);
+            Change { seq, time_ms: None, collection, key, value: None, there, is_seen }
+        };
+        for row in new.objects() {
+            let (collection, key, object) = row.map_err(text)?;
+            // A shared object that is missing here was deleted here.
+            if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
+                let seq = deletions.get(&collection, &key).filter(|seq| *seq > shared_to);
+                give(delete((collection, key), seq, object.version, false))?;
+            }
         }
+        if planted::is(Bug::SeenDeletionsNotArchived) {
+            return Ok(());
+        }
+        for (seq, name, there) in self.deletions(&deletions).map_err(text)? {
+            let is_seen = there != Seq::ZERO && self.others.wrote_as_seen(&name);
+            give(delete(name, Some(seq), there, is_seen))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Returns the deletions after `shared_to` that `new` is not known to have, except those of objects that both
+    /// histories had before, with the version of the object in `new`; 0 if it is absent there. The object may have been
+    /// created after `shared_to` as well: whoever did that and has not seen the deletion pushes it again.
+    fn deletions(&self, deletions: &Deletions) -> Result<Vec<(Seq, Named, Seq)>, StateError> {
+        let mut lacking = Vec::new();
+        let theirs = self.new.deletions()?;
+        for (seq, name) in deletions.rows().filter(|(seq, _)| *seq > self.shared_to) {
+            let there = self.new.version(&name.0, &name.1)?;
+            let is_deleted_there = match there {
+                None => theirs.get(&name.0, &name.1).is_some_and(|seq| seq > self.shared_to),
+                Some(_) => self.others.have_deleted(name),
+            };
+            if !is_deleted_there && there.is_none_or(|there| there > self.shared_to) {
+                lacking.push((seq, name.clone(), there.unwrap_or_default()));
+            }
+        }
+        Ok(lacking)
+    }
 }
 
 #[cfg(test)]

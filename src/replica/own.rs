@@ -82,7 +82,7 @@ pub(super) fn values(txns: &[Arc<Txn>]) -> Values {
 }
 
 /// Changes to the objects of interest in the new log since the histories diverged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Others {
     /// Objects written by others, in transactions that this member had not seen.
     written: BTreeSet<Named>,
@@ -90,12 +90,28 @@ pub(super) struct Others {
     known: BTreeMap<Named, TxnId>,
     /// Sequence to which entries of the new log were read; zero if none were.
     read_to: Seq,
+    /// Objects deleted by anyone.
+    deleted: BTreeSet<Named>,
+}
+
+impl Others {
+    /// Returns whether the new log is known to have deleted an object since the histories diverged.
+    pub(super) fn have_deleted(&self, name: &Named) -> bool {
+        self.deleted.contains(name)
+    }
+
+    /// Returns whether all writes of an object in the new log are known to be ones that this member had seen.
+    pub(super) fn wrote_as_seen(&self, name: &Named) -> bool {
+        self.known.contains_key(name) && !self.written.contains(name)
+    }
 }
 
 /// Collects what others did from entries of the new log.
 pub(super) struct Since<'a> {
     old: &'a StateSnapshot,
     of_interest: BTreeSet<Named>,
+    /// Deletions of the abandoned history. Their objects are of interest as well.
+    deletions: Option<&'a Deletions>,
     seen: BTreeMap<Origin, OriginRow>,
     pub others: Others,
 }
@@ -103,17 +119,26 @@ pub(super) struct Since<'a> {
 impl<'a> Since<'a> {
     pub(super) fn new(old: &'a StateSnapshot, own: &[Arc<Txn>]) -> Since<'a> {
         let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).collect();
-        Since { old, of_interest, seen: BTreeMap::new(), others: Others::default() }
+        Since { old, of_interest, deletions: None, seen: BTreeMap::new(), others: Others::default() }
+    }
+
+    /// Adds the deletions of the abandoned history.
+    pub(super) fn with_deletions(self, deletions: &'a Deletions) -> Since<'a> {
+        Since { deletions: Some(deletions), ..self }
     }
 
     /// Evaluates an entry of the new log.
     pub(super) fn take(&mut self, entry: &model::Entry) -> Result<(), StateError> {
         self.others.read_to = self.others.read_to.max(entry.seq);
         let EntryBody::Commit(txn) = &entry.body else { return Ok(()) };
-        let names: Vec<Named> = txn.ops.iter().map(named).filter(|name| self.of_interest.contains(name)).collect();
+        let is_deleted = |(collection, key): &Named| self.deletions.is_some_and(|it| it.get(collection, key).is_some());
+        let is_of_interest = |name: &Named| self.of_interest.contains(name) || is_deleted(name);
+        let names: Vec<Named> = txn.ops.iter().map(named).filter(is_of_interest).collect();
         if names.is_empty() {
             return Ok(());
         }
+        let deletes = txn.ops.iter().filter(|op| op.value().is_none()).map(named).filter(is_of_interest);
+        self.others.deleted.extend(deletes.collect::<Vec<_>>());
         if self.had_seen(txn.id)? {
             self.others.known.extend(names.into_iter().map(|name| (name, txn.id)));
         } else {
@@ -206,10 +231,15 @@ impl<'a> Before<'a> {
 /// while later local ones follow it. Pushed again, they would come after that write. A local transaction that names the
 /// previous one as the last writer shows that nothing came between the two.
 fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId> {
+    let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
+    for txn in own {
+        let names: BTreeSet<Named> = txn.ops.iter().map(named).filter(|name| known.contains_key(name)).collect();
+        names.into_iter().for_each(|name| writers.entry(name).or_default().push(txn));
+    }
     let mut parted = BTreeSet::new();
-    for name in known.keys() {
+    for (name, writers) in &writers {
         let mut before: Vec<TxnId> = Vec::new();
-        for txn in own.iter().filter(|txn| txn.ops.iter().any(|op| named(op) == *name)) {
+        for txn in writers {
             let is_upon = |last: &TxnId| {
                 let of_it = |condition: &&Condition| place(condition) == *name;
                 txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
@@ -251,7 +281,7 @@ impl Parted<'_> {
             let again = others.map_or(Ok(Vec::new()), |others| self.again(lacking, others))?;
             self.with_deletions(lacking, gone, again, others)?
         };
-        let archived = self.archived(lacking, &whole, gone)?;
+        let archived = self.archived(lacking, &whole, gone, others)?;
         Ok((again, archived))
     }
 
@@ -487,21 +517,26 @@ impl Parted<'_> {
         lacking: &[Arc<Txn>],
         again: &BTreeSet<TxnId>,
         gone: &[Arc<Txn>],
+        others: Option<&Others>,
     ) -> Result<Vec<Arc<Txn>>, StateError> {
+        let deletions = self.new.deletions()?;
         let (mut archived, mut upon, mut upon_lost) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         let gone_ids: BTreeSet<TxnId> = gone.iter().map(|txn| txn.id).collect();
         for txn in lacking.iter().chain(gone).rev().filter(|txn| !again.contains(&txn.id) && !txn.ops.is_empty()) {
             let txn = self.translated(txn);
             let may_be_upon = || !self.lost.knows(txn.id) && txn.ops.iter().any(|op| upon_lost.contains(&named(op)));
             let is_required = upon.contains(&txn.id.mark()) || may_be_upon();
-            if is_required || gone_ids.contains(&txn.id) || self.left_something(&txn)? {
+            if is_required
+                || gone_ids.contains(&txn.id)
+                || self.left_something(&txn)?
+                || self.is_undone(&txn, &deletions, others)?
+            {
                 upon.extend(txn.conditions.iter().filter_map(Condition::mark));
                 upon_lost.extend(txn.conditions.iter().filter(|condition| condition.is_upon_lost()).map(place));
                 archived.push(txn);
             }
         }
         archived.reverse();
-        let deletions = self.new.deletions()?;
         let mut before = Before::default();
         let mut conditioned = Vec::new();
         for txn in &archived {
@@ -523,6 +558,26 @@ impl Parted<'_> {
             let (collection, key) = (op.collection(), op.key());
             let had = self.old.get(collection, key)?.map(|object| object.value);
             if had.as_ref() == op.value() && self.new.get(collection, key)?.map(|object| object.value) != had {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns whether the new log undoes a deletion of a transaction: the object was created again later in the
+    /// abandoned history, and the new log neither reads so nor has deleted the object itself.
+    fn is_undone(&self, txn: &Arc<Txn>, deletions: &Deletions, others: Option<&Others>) -> Result<bool, StateError> {
+        if planted::is(Bug::UndoneDeletionNotListed) {
+            return Ok(false);
+        }
+        for (name, _) in values(std::slice::from_ref(txn)).into_iter().filter(|(_, value)| value.is_none()) {
+            let is_known = others.is_some_and(|others| others.have_deleted(&name));
+            let deleted = deletions.get(&name.0, &name.1);
+            if is_known || deleted.is_some_and(|seq| seq > self.lost.shared_to()) {
+                continue;
+            }
+            let had = self.old.get(&name.0, &name.1)?.map(|object| object.value);
+            if had.is_some() && self.new.get(&name.0, &name.1)?.map(|object| object.value) != had {
                 return Ok(true);
             }
         }

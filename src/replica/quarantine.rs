@@ -6,9 +6,12 @@
 //! ```text
 //! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false,"lineage":[[1,0],[2,480]]}
 //! {"seq":491,"time":1764102913000,"there":470,"op":{"put":{"collection":"c","key":"k","value":1}}}
-//! {"seq":null,"time":null,"there":0,"op":{"delete":{"collection":"c","key":"k2"}}}
-//! {"end":{"changes":2,"blake3":"…"}}
+//! {"seq":493,"time":null,"there":0,"op":{"delete":{"collection":"c","key":"k2"}}}
+//! {"seq":493,"time":null,"there":485,"seen":true,"op":{"delete":{"collection":"c","key":"k3"}}}
+//! {"end":{"changes":3,"blake3":"…"}}
 //! ```
+//!
+//! The head has `"deletions_after":490` if the member did not know the deletions before that sequence any more.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -47,6 +50,9 @@ pub struct Set {
     pub digest: Digest,
     /// Whether an earlier state was restored on purpose.
     pub is_restore: bool,
+    /// Sequence after which the member's deletions were known, if that is later than `shared_to`: earlier ones in the
+    /// abandoned history may be missing here.
+    pub deletions_after: Option<Seq>,
     /// When the datastore's refusal of this member caused the archive, in milliseconds since 1970-01-01 UTC.
     pub revoked_ms: Option<u64>,
 }
@@ -62,6 +68,8 @@ struct Head {
     seq: Seq,
     digest: Digest,
     restore: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deletions_after: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -82,7 +90,7 @@ struct End {
 /// One archived change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known, and for a local
+    /// Sequence at which it was made; `None` for a deletion of which only the effect is known, and for a local
     /// transaction if the state that had it is lost.
     pub seq: Option<Seq>,
     /// When it was made, in milliseconds since 1970-01-01 UTC.
@@ -96,6 +104,8 @@ pub struct Change {
     /// Version of the object in the followed log when the change was archived; 0 if it was absent there. `None` in
     /// files of earlier versions.
     pub there: Option<Seq>,
+    /// For a deletion: whether the log has the object again, but only as this member had seen it before the deletion.
+    pub is_seen: bool,
 }
 
 impl Change {
@@ -114,7 +124,8 @@ impl Change {
         let txn = txn_line(&[self.op()], &[]);
         let op = txn.strip_prefix("{\"ops\":[").and_then(|rest| rest.strip_suffix("]}")).unwrap_or_default();
         let (seq, there) = (number(self.seq.map(|seq| seq.0)), number(self.there.map(|seq| seq.0)));
-        format!("{{\"seq\":{seq},\"time\":{},\"there\":{there},\"op\":{op}}}", number(self.time_ms))
+        let seen = if self.is_seen { "\"seen\":true," } else { "" };
+        format!("{{\"seq\":{seq},\"time\":{},\"there\":{there},{seen}\"op\":{op}}}", number(self.time_ms))
     }
 
     fn parse(line: &str) -> Result<Change, String> {
@@ -124,14 +135,16 @@ impl Change {
             time: Option<u64>,
             #[serde(default)]
             there: Option<Seq>,
+            #[serde(default)]
+            seen: bool,
             #[serde(borrow)]
             op: &'a serde_json::value::RawValue,
         }
-        let Line { seq, time, there, op } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let Line { seq, time, there, seen, op } = serde_json::from_str(line).map_err(|error| error.to_string())?;
         let (ops, _) = parse_line(&format!("{{\"ops\":[{}]}}", op.get())).map_err(|error| error.to_string())?;
         let op = ops.into_iter().next().ok_or("a change without an operation")?;
         let (collection, key, value) = (op.collection().clone(), op.key().clone(), op.value().cloned());
-        Ok(Change { seq, time_ms: time, collection, key, value, there })
+        Ok(Change { seq, time_ms: time, collection, key, value, there, is_seen: seen })
     }
 }
 
@@ -168,6 +181,14 @@ impl Set {
         later.map_or(self.shared_to, |later| later.min(self.shared_to))
     }
 
+    /// Returns whether a version that the followed log had when the set was archived is still the one of a log with this
+    /// lineage. That log may have left the one that was followed, and assigned its sequence again.
+    #[must_use]
+    pub fn still_has(&self, version: Seq, present: &[LineageEntry]) -> bool {
+        let is_shared = |shared_to: Seq| version <= shared_to;
+        !self.lineage.is_empty() && Divergence::of(&self.lineage, present).shared_to().is_none_or(is_shared)
+    }
+
     /// Creates a file in the replica's directory. It replaces the file of an earlier attempt to archive the same set.
     pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
         let directory = replica.join(DIRECTORY);
@@ -193,6 +214,7 @@ impl Set {
             seq: self.seq,
             digest: self.digest,
             restore: self.is_restore,
+            deletions_after: self.deletions_after,
             revoked: self.revoked_ms,
             lineage: self.lineage.iter().map(|entry| (entry.generation, entry.shared_to)).collect(),
         };
@@ -257,6 +279,7 @@ fn parse_head(text: &str) -> Result<Set, String> {
         seq: head.seq,
         digest: head.digest,
         is_restore: head.restore,
+        deletions_after: head.deletions_after,
         revoked_ms: head.revoked,
         lineage: head.lineage.into_iter().map(of_lineage).collect(),
     })
@@ -348,6 +371,7 @@ mod tests {
             seq: Seq(12),
             digest: Digest::ZERO,
             is_restore: false,
+            deletions_after: None,
             revoked_ms,
         }
     }
@@ -364,6 +388,14 @@ mod tests {
         assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 9)]), 9);
         assert_eq!(shared(&known, &[(1, 0), (2, 8)]), 8, "a number was given again");
         assert_eq!(shared(&known, &[(1, 0), (3, 8), (4, 20)]), 8);
+        let cases = [(&[(1, 0), (2, 10)][..], 99), (&[(1, 0), (2, 10), (3, 14)], 14), (&[(1, 0), (3, 8)], 8)];
+        for (present, last) in cases {
+            let present = present.iter().map(|(number, seq)| of_lineage((Generation(*number), Seq(*seq))));
+            let present: Vec<_> = present.collect();
+            assert!(known.still_has(Seq(last), &present), "{present:?}");
+            assert!(last == 99 || !known.still_has(Seq(last + 1), &present), "{present:?}");
+            assert!(!set(&[], 2, None).still_has(Seq(1), &present), "the generations are unknown");
+        }
         // Files of earlier versions do not list the generations.
         let unknown = set(&[], 2, None);
         for (present, expected) in [
@@ -383,7 +415,7 @@ mod tests {
     #[test]
     fn p10_what_was_set_aside_is_read_whole_or_not_at_all() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let set = set(&[(1, 0), (2, 5)], 2, None);
+        let set = Set { deletions_after: Some(Seq(8)), ..set(&[(1, 0), (2, 5)], 2, None) };
         let change = |seq: Option<u64>, key: &str, value: Option<&'static [u8]>| Change {
             seq: seq.map(Seq),
             time_ms: seq,
@@ -391,11 +423,13 @@ mod tests {
             key: Key::new(key).expect("key"),
             value: value.map(Bytes::from_static),
             there: seq.map(|seq| Seq(seq - 7)),
+            is_seen: value.is_none() && seq.is_some(),
         };
         let changes = [
             change(Some(7), "json", Some(br#"{"a":1}"#)),
             change(Some(8), "bytes \"é\"", Some(&[0, 255, 10])),
             change(None, "gone", None),
+            change(Some(9), "deleted, and there again", None),
         ];
         assert_eq!(set.create(temp.path()).expect("begins").finish().expect("ends").changes, 0);
         assert!(files(temp.path()).expect("lists").is_empty(), "nothing to set aside, no file");

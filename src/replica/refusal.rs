@@ -151,13 +151,14 @@ fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Wr
     let (log_id, generation, seq, digest) = shared.position().map(at).unwrap_or_default();
     let revoked_ms = Some(SystemClock.now_ms());
     let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-    let (left_by, shared_to, is_restore) = (generation, seq, false);
-    let set = Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore, revoked_ms };
+    let (left_by, shared_to, is_restore, deletions_after) = (generation, seq, false, None);
+    let set =
+        Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore, deletions_after, revoked_ms };
     let mut file = set.create(directory).map_err(|error| error.to_string())?;
     for ((collection, key), value) in own::values(pending) {
         let there = state.version(&collection, &key).map_err(|error| error.to_string())?;
-        let change =
-            Change { seq: None, time_ms: None, collection, key, value, there: Some(there.unwrap_or_default()) };
+        let there = Some(there.unwrap_or_default());
+        let change = Change { seq: None, time_ms: None, collection, key, value, there, is_seen: false };
         file.write(&change).map_err(|error| error.to_string())?;
     }
     file.finish().map_err(|error| error.to_string())

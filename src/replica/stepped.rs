@@ -81,7 +81,7 @@ impl Stepped {
     /// # Errors
     /// If the journal has a record that cannot be read.
     pub fn open_with(
-        kind: fn() -> Outbox,
+        kind: impl Fn() -> Outbox,
         mut state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
         (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),

@@ -50,6 +50,9 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
             | Bug::RejectedCountsAsSeen
             | Bug::UponLostStays
             | Bug::SequencesForgotten
+            | Bug::DeletionsKeptWithPuts
+            | Bug::SeenDeletionsNotArchived
+            | Bug::UndoneDeletionNotListed
     )
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Seq, TxnId};
 
-use super::{Learnt, Outbox};
+use super::Outbox;
 
 impl Outbox {
     /// Returns the kept transactions of which the sequence is exact, with that sequence.
@@ -16,26 +16,16 @@ impl Outbox {
     /// Returns the exact sequences that are not known to be in the journal.
     #[must_use]
     pub fn unrecorded_sequences(&self) -> &BTreeMap<TxnId, Seq> {
-        &self.unrecorded
+        self.kept.unrecorded()
     }
 
     /// Records that these sequences are in the journal.
     pub fn note_recorded(&mut self, recorded: impl IntoIterator<Item = TxnId>) {
-        for id in recorded {
-            self.unrecorded.remove(&id);
-        }
+        self.kept.note_recorded(recorded);
     }
 
     /// Takes the sequences of kept transactions from the journal, where the row of the origin gave only an upper limit.
     pub fn take_recorded(&mut self, recorded: impl Fn(TxnId) -> Option<Seq>) {
-        for kept in &mut self.kept {
-            let Some(seq) = recorded(kept.txn.id).filter(|seq| *seq <= kept.seq) else { continue };
-            if !kept.learnt.is_exact() {
-                (kept.seq, kept.learnt) = (seq, Learnt::Recorded);
-            }
-            if kept.seq == seq {
-                self.unrecorded.remove(&kept.txn.id);
-            }
-        }
+        self.kept.take_recorded(recorded);
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::model::Condition;
 use crate::protocol::rebase::Lost;
-use crate::replica::own::Parted;
+use crate::replica::leaving::Apart;
+use crate::replica::own::{Others, Parted, Since, values};
+use crate::replica::quarantine::Change;
 
 use super::parting::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
 use super::*;
@@ -230,4 +232,86 @@ fn p04_what_was_made_again_is_pushed_upon_a_deletion_that_was_read() {
     // One that is pushed after the look is not known to be the same one: its author is told.
     let played = Case { lost: lost.to_vec(), ..Case::default() }.plays(&[txn(RIVAL, 1, &[("k", None)], vec![])]);
     assert_eq!((played.committed.len(), played.value("k")), (0, None));
+}
+
+#[test]
+fn p04_who_deleted_what_was_created_again_in_the_lost_history_is_told_that_it_is_back() {
+    let shared = vec![txn(OTHER, 1, &[("k", Some("a"))], vec![])];
+    let deleted = txn(ME, 1, &[("k", None)], vec![version("k", 1)]);
+    let again = txn(OTHER, 2, &[("k", Some("b"))], vec![absent("k")]);
+    let listed = |case: &Case| case.plays(&[]).listed().len();
+    let case = Case { shared, lost: vec![deleted.clone(), again.clone()], ..Case::default() };
+    for is_unknown in [false, true] {
+        let played = Case { is_unknown, ..case.clone() }.plays(&[]);
+        assert_eq!((played.value("k"), played.committed.len(), played.listed().len()), (Some("a"), 0, 1));
+        // The one that was deleted went as well. Whoever has it may push it again.
+        let lost = vec![case.shared[0].clone(), deleted.clone(), again.clone()];
+        assert_eq!(listed(&Case { shared: vec![], lost, is_unknown, ..Case::default() }), 1);
+    }
+    // The log has the later object as well, or the deletion.
+    let same = txn(RIVAL, 1, &[("k", Some("b"))], vec![]);
+    assert_eq!(listed(&Case { since: vec![same], ..case.clone() }), 0);
+    let theirs = [txn(RIVAL, 1, &[("k", None)], vec![]), txn(RIVAL, 2, &[("k", Some("c"))], vec![])];
+    assert_eq!(listed(&Case { since: theirs[..1].to_vec(), ..case.clone() }), 0);
+    assert_eq!(listed(&Case { since: theirs.to_vec(), ..case.clone() }), 0);
+    assert_eq!(listed(&Case { since: theirs.to_vec(), is_unknown: true, ..case }), 1, "the deletion is not known");
+}
+
+/// Returns what a member archives of two histories after `shared`, if it pushes `again`, as key, sequence, version in the
+/// new log and whether that was seen. It knows what others did unless `is_unknown`.
+fn archived(shared: &[Txn], lost: &[Txn], since: &[Txn], again: &[Txn], is_unknown: bool) -> Vec<Change> {
+    let (old, new) = (state_of(&[shared, lost].concat()), state_of(&[shared, since].concat()));
+    let shared_to = Seq(shared.len() as u64);
+    let deletions = old.deletions().expect("reads");
+    let mut others = Since::new(&old, &[]).with_deletions(&deletions);
+    for (seq, txn) in (shared_to.0 + 1..).zip(since) {
+        let (member, body) = (MemberName::new("m").expect("name"), EntryBody::Commit(txn.clone()));
+        others.take(&Entry { seq: Seq(seq), time_ms: seq, member, body }).expect("reads");
+    }
+    let others = if is_unknown { Others::default() } else { others.others };
+    let again: Vec<Arc<Txn>> = again.iter().cloned().map(Arc::new).collect();
+    let mut changes = Vec::new();
+    let apart = Apart { old: &old, new: &new, shared_to, others: &others };
+    let give = |change| {
+        changes.push(change);
+        Ok(())
+    };
+    apart.differences(&values(&again), give).expect("reads");
+    changes
+}
+
+#[test]
+fn p04_what_a_member_has_seen_deleted_in_a_lost_history_is_archived() {
+    let shared = [
+        txn(RIVAL, 1, &[("s", Some("base")), ("again", Some("base"))], vec![]),
+        txn(RIVAL, 2, &[("again", None)], vec![]),
+    ];
+    let made = txn(OTHER, 1, &[("k", Some("made"))], vec![]);
+    let deleted = txn(RIVAL, 3, &[("k", None)], vec![]);
+    let shown = |lost: &[Txn], since: &[Txn], again: &[Txn], is_unknown| -> Vec<(String, Option<u64>, u64, bool)> {
+        let of = |change: &Change| {
+            assert_eq!((change.value.is_none(), change.time_ms), (true, None));
+            let there = change.there.expect("is known").0;
+            (change.key.to_string(), change.seq.map(|seq| seq.0), there, change.is_seen)
+        };
+        archived(&shared, lost, since, again, is_unknown).iter().map(of).collect()
+    };
+    let k = |there, is_seen| vec![("k".to_owned(), Some(4), there, is_seen)];
+    let lost = [made.clone(), deleted.clone()];
+    for is_unknown in [false, true] {
+        let shown = |since: &[Txn], again: &[Txn]| shown(&lost, since, again, is_unknown);
+        assert_eq!(shown(&[], &[]), k(0, false), "its maker may push it again");
+        assert_eq!(shown(&[], std::slice::from_ref(&deleted)), [], "it is pushed again");
+        assert_eq!(shown(std::slice::from_ref(&made), &[]), k(3, !is_unknown), "its maker has pushed it again");
+        assert_eq!(shown(&[deleted.clone()], &[]), [], "the log has the deletion");
+        let theirs = txn(RIVAL, 9, &[("k", Some("theirs"))], vec![]);
+        assert_eq!(shown(std::slice::from_ref(&theirs), &[]), k(3, false), "somebody else has written it");
+        let both = shown(&[deleted.clone(), theirs], &[]);
+        assert_eq!(both, if is_unknown { k(4, false) } else { vec![] }, "the log has the deletion, and a later object");
+    }
+    // A shared object, and one that was deleted in the shared part before.
+    let made_again = txn(OTHER, 2, &[("again", Some("made again"))], vec![]);
+    let both = txn(RIVAL, 4, &[("again", None), ("s", None)], vec![]);
+    let found = shown(&[made_again, both], &[], &[], false);
+    assert_eq!(found, [("s".to_owned(), Some(4), 1, false), ("again".to_owned(), Some(4), 0, false)]);
 }

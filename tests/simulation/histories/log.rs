@@ -105,6 +105,12 @@ impl Past {
         })
     }
 
+    /// Returns whether an object was deleted after a sequence, whatever was written later.
+    pub fn deletes_after(&self, seq: Seq, key: &Key) -> bool {
+        let deletes = |txn: &Txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none());
+        self.commits().any(|(at, txn)| at > seq && deletes(txn))
+    }
+
     pub fn value(&self, key: &Key) -> Option<Bytes> {
         self.last_write(key)?.value
     }

@@ -9,7 +9,7 @@ use gravwell::codec::message::Welcome;
 use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::journal::Journal;
 use gravwell::model::{Condition, Key, MemberName, Seq, TxnId};
-use gravwell::protocol::outbox::Outbox;
+use gravwell::protocol::outbox::{KeptLimits, Outbox};
 use gravwell::protocol::push::Pusher;
 use gravwell::replica::History;
 use gravwell::replica::directory::Home;
@@ -58,6 +58,11 @@ pub struct Left {
     /// Every member had everything up to this sequence, so own changes were no longer retained.
     pub floor: Seq,
     pub pending: BTreeSet<Number>,
+    /// Own committed changes that were retained.
+    pub kept: BTreeSet<Number>,
+    /// The state knew the deletions after this sequence.
+    pub deletions_after: Seq,
+    pub is_restore: bool,
     pub path: PathBuf,
 }
 
@@ -70,6 +75,8 @@ pub struct UnderWay {
 pub struct Member {
     pub number: usize,
     pub name: MemberName,
+    /// Limits of what its outbox retains.
+    pub limits: KeptLimits,
     /// Directory of the archive, which is written to real files.
     pub directory: PathBuf,
     pub fs: MemoryFs,
@@ -92,13 +99,14 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(number: usize, root: &Path) -> Member {
+    pub fn new(number: usize, root: &Path, limits: KeptLimits) -> Member {
         let name = MemberName::new(format!("web{number}")).expect("name");
         let directory = root.join(name.to_string());
         std::fs::create_dir(&directory).expect("is made");
         Member {
             number,
             name,
+            limits,
             directory,
             fs: MemoryFs::new(),
             states: States::default(),
@@ -134,7 +142,9 @@ impl Member {
         let entropy = Arc::new(SimEntropy(Mutex::new(SmallRandom(seed))));
         let home = Box::new(self.states.clone());
         let clock = Arc::new(SimClock(Arc::clone(clock)));
-        let stepped = Stepped::open_with(Outbox::keeping, state, fresh, (journal, entries), home, clock, entropy)?;
+        let limits = self.limits;
+        let kind = move || Outbox::keeping_within(limits);
+        let stepped = Stepped::open_with(kind, state, fresh, (journal, entries), home, clock, entropy)?;
         stepped.take_role("webserver");
         self.running = Some(stepped);
         Ok(())
@@ -183,6 +193,26 @@ impl Member {
     /// Returns the pending changes in order.
     pub fn pending(&self) -> Vec<Number> {
         self.running.iter().flat_map(Stepped::pending).filter_map(|txn| change_of(&txn)).collect()
+    }
+
+    /// Returns whether a pending transaction deletes an object, be it a whole change or a part of one.
+    pub fn will_delete(&self, key: &Key) -> bool {
+        let pending = self.running.iter().flat_map(Stepped::pending);
+        pending.into_iter().any(|txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none()))
+    }
+
+    /// Returns the own committed changes that are retained.
+    pub fn kept(&self) -> BTreeSet<Number> {
+        self.running.iter().flat_map(Stepped::kept).filter_map(|txn| change_of(&txn)).collect()
+    }
+
+    /// Returns the sequence after which its state knows all deletions.
+    pub fn deletions_after(&self) -> Result<Seq, String> {
+        let Some(stepped) = self.running.as_ref().filter(|stepped| stepped.position().is_some()) else {
+            return Ok(Seq::ZERO);
+        };
+        let deletions = stepped.state().snapshot().and_then(|view| view.deletions());
+        deletions.map(|deletions| deletions.complete_after()).map_err(|error| error.to_string())
     }
 
     pub fn listed(&self) -> Vec<Number> {

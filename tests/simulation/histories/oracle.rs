@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use gravwell::model::{Key, Op, Seq};
+use gravwell::protocol::outbox::KeptLimits;
 
 use super::Number;
 use super::log::{Past, Write, change_of};
@@ -49,6 +50,13 @@ impl Made {
 fn left_something(old: &Past, new: &Past, op: &Op) -> bool {
     let had = old.value(op.key());
     had.as_ref() == op.value() && new.value(op.key()) != had
+}
+
+/// Returns whether the new log does not show that an object was deleted, and its author is not told by a comparison of
+/// values: the abandoned history created the object again later, and the new log reads otherwise.
+fn is_undone(old: &Past, new: &Past, op: &Op) -> bool {
+    let (key, had) = (op.key(), old.value(op.key()));
+    op.value().is_none() && had.is_some() && new.value(key) != had && !new.deletes_after(old.shared_with(new), key)
 }
 
 #[derive(Default)]
@@ -146,7 +154,7 @@ impl Oracle {
 
     /// Checks a member that has abandoned a history.
     pub fn left(&mut self, member: &Member, left: &Left, keys: &[Key]) -> Checked {
-        let Left { old, new, floor, pending: before, .. } = left;
+        let Left { old, new, floor, pending: before, kept, .. } = left;
         let shared_to = old.shared_with(new);
         let (pending, listed) = (member.pending(), member.listed());
         let name = &member.name;
@@ -163,14 +171,18 @@ impl Oracle {
         };
         for key in keys {
             let Some(last) = old.last_write(key).filter(|last| last.seq > shared_to) else { continue };
+            if last.value.is_none() {
+                let is_known = new.deletes_after(shared_to, key) || last.seq <= left.deletions_after;
+                let is_preserved = is_known || member.will_delete(key) || has(key, &None);
+                ensure!(self, is_preserved, "{name}: {key} was deleted at {last:?}, and that is not archived");
+                continue;
+            }
             let there = new.last_write(key);
             let reads = there.as_ref().and_then(|there| there.value.clone());
             // If several changes leave an object with the same value, any of them may be pushed again.
             let is_pushed = pending.iter().any(|change| self.made[*change].value(key).as_ref() == Some(&last.value));
             let is_in = is_pushed || last.change.is_some_and(|change| new.commit_of(change).is_some());
-            // A deletion does not have to be preserved if the new log has written the object since.
-            let is_rewritten = last.value.is_none() && there.is_some_and(|there| there.seq > shared_to);
-            if reads == last.value || is_in || is_rewritten {
+            if reads == last.value || is_in {
                 continue;
             }
             ensure!(self, has(key, &last.value), "{name}: {key} was {last:?} when it was left, and is not archived");
@@ -208,22 +220,38 @@ impl Oracle {
             }
             let remains: Vec<&Op> = ops.iter().filter(|op| left_something(old, new, op)).collect();
             let is_passed = self.made[change].is_passed;
+            let is_deletion = ops.iter().all(|op| op.value().is_none());
+            let is_bounded = member.limits.txns < KeptLimits::default().txns
+                && (!is_deletion || member.limits.deletions < KeptLimits::default().deletions);
+            let is_let_go = seq <= *floor || is_passed || (is_bounded && !kept.contains(&change));
             ensure!(
                 self,
-                remains.is_empty() || seq <= *floor || is_passed,
+                remains.is_empty() || is_let_go,
                 "{name}: change {change} was lost, and is neither pushed again nor on the list"
             );
+            for op in &ops {
+                let is_last = old.last_write(op.key()).is_some_and(|last| last.change == Some(change));
+                let is_deleted = is_last && op.value().is_none() && new.value(op.key()).is_none();
+                let is_pushed = member.will_delete(op.key()) || new.deletes_after(shared_to, op.key());
+                ensure!(
+                    self,
+                    !is_deleted || is_pushed || is_let_go || left.is_restore,
+                    "{name}: change {change} deleted {}, and that is not pushed again",
+                    op.key()
+                );
+                ensure!(
+                    self,
+                    !is_undone(old, new, op) || is_let_go,
+                    "{name}: change {change} deleted {}, which is undone, and nobody is told",
+                    op.key()
+                );
+            }
             // Every member had the change, so it was not retained for another push; then an earlier state was restored.
             for op in remains {
                 let value = op.value().cloned();
-                let is_rewritten =
-                    value.is_none() && new.last_write(op.key()).is_some_and(|there| there.seq > shared_to);
-                ensure!(
-                    self,
-                    is_rewritten || has(op.key(), &value),
-                    "{name}: change {change} of {} is nowhere",
-                    op.key()
-                );
+                let is_known =
+                    value.is_none() && (new.deletes_after(shared_to, op.key()) || seq <= left.deletions_after);
+                ensure!(self, is_known || has(op.key(), &value), "{name}: change {change} of {} is nowhere", op.key());
             }
             self.made[change].let_go = Some("something had come after it, or it is archived");
         }
@@ -241,7 +269,8 @@ impl Oracle {
             }
             let absent = txn.ops.iter().map(Op::key).filter(|key| left.new.value(key).is_none()).cloned();
             self.made[change].absent_since.extend(absent);
-            if !txn.ops.iter().any(|op| left_something(&left.old, &left.new, op)) {
+            let remains = |op: &Op| left_something(&left.old, &left.new, op) || is_undone(&left.old, &left.new, op);
+            if !txn.ops.iter().any(remains) {
                 self.made[change].is_passed = true;
             }
         }

@@ -11,6 +11,7 @@ use gravwell::codec::message::{Bookmark, Welcome};
 use gravwell::codec::txn::decode_txn;
 use gravwell::env::memory::{SmallRandom, Survival};
 use gravwell::model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
+use gravwell::protocol::outbox::KeptLimits;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::session::NextStep;
 use gravwell::protocol::tail::Run;
@@ -63,6 +64,16 @@ fn root() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("temp dir")
 }
 
+/// Returns what the outboxes of a world retain. Some retain few puts, and some of these few deletions. It depends on
+/// the seed alone, so that it shifts no random choice of the other worlds.
+fn limits(seed: u64) -> KeptLimits {
+    match seed % 7 {
+        0 | 2 => KeptLimits { txns: 2, ..KeptLimits::default() },
+        4 => KeptLimits { txns: 2, deletions: 1, ..KeptLimits::default() },
+        _ => KeptLimits::default(),
+    }
+}
+
 impl World {
     pub fn new(seed: u64, prints: bool) -> World {
         let mut random = SmallRandom(seed ^ 0x4849_5354);
@@ -75,7 +86,7 @@ impl World {
             random,
             clock: Arc::new(AtomicU64::new(1_800_000_000_000)),
             log: Ledger::new(),
-            members: (0..count).map(|number| Member::new(number, root.path())).collect(),
+            members: (0..count).map(|number| Member::new(number, root.path(), limits(seed))).collect(),
             oracle: Oracle::default(),
             keys,
             losses,
@@ -651,7 +662,16 @@ impl World {
         };
         let exchange = stepped.choose(leaving, since.flatten().as_deref())?;
         let pending = member.pending().into_iter().collect();
-        let left = Left { old: member.past(), new: self.log.past.clone(), floor: member.floor, pending, path };
+        let left = Left {
+            old: member.past(),
+            new: self.log.past.clone(),
+            floor: member.floor,
+            pending,
+            kept: member.kept(),
+            deletions_after: member.deletions_after()?,
+            is_restore: exchange.set().is_restore,
+            path,
+        };
         self.note(what, || format!("web{number} leaves at {}", left.old.shared_with(&left.new)));
         let member = &mut self.members[number];
         member.left = Some(left);
