@@ -23,6 +23,7 @@ mod hosts;
 mod interrupted;
 mod left_over;
 mod load;
+mod lost_deletions;
 mod lost_state;
 mod model;
 mod offline;

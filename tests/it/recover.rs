@@ -13,7 +13,7 @@ pub fn key_of(fleet: &Fleet) -> String {
 }
 
 /// Imports values of half a megabyte each, all different.
-fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
+pub fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
     let mut dice = Dice::new(megabytes);
     let mut lines = String::new();
     for number in 0..2 * megabytes {

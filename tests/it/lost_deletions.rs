@@ -1,0 +1,84 @@
+//! Deletions that a recovery lost: none that a member knows of vanishes silently.
+
+use crate::fleet::{Fleet, Process};
+use crate::recover::{destroy, import_large, key_of};
+
+/// Recovers the datastore from the stopped member `b`, and starts it.
+fn recovered(fleet: &Fleet, datastore: Process, key: &str) -> Process {
+    destroy(fleet, datastore);
+    let from = fleet.dir("b");
+    fleet.ok("d", &["recover", "--from", from.to_str().unwrap(), "--recovery-key", key]);
+    fleet.datastore()
+}
+
+fn is_there(fleet: &Fleet) -> bool {
+    fleet.run("d", &["get", "c", "x"]).status.success()
+}
+
+fn back(fleet: &Fleet, member: &str) -> Process {
+    let process = fleet.replica(member);
+    fleet.wait_connected(member);
+    fleet.wait("it has pushed everything", || fleet.status(member)["outbox"] == 0);
+    fleet.converges(&[member]);
+    process
+}
+
+/// The maker of an object and a member that has seen it deleted return in either order; who deleted it does not.
+#[test]
+fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
+    for order in [["e", "a"], ["a", "e"]] {
+        let fleet = Fleet::new();
+        let datastore = fleet.datastore();
+        let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
+        fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+        fleet.converges(&["a", "b", "e"]);
+        let key = key_of(&fleet);
+        b.terminate();
+        fleet.ok("a", &["put", "c", "x", "--value", "1"]);
+        fleet.converges(&["a", "e"]);
+        a.terminate();
+        fleet.ok("d", &["delete", "c", "x"]);
+        fleet.converges(&["e"]);
+        e.terminate();
+        let _datastore = recovered(&fleet, datastore, &key);
+        let _first = back(&fleet, order[0]);
+        let _second = (order[0] == "a").then(|| back(&fleet, "e"));
+        let now = if order[0] == "a" { "there again" } else { "absent" };
+        let shown = fleet.ok("e", &["quarantine", "show", "1"]);
+        let is_it = |line: &str| line.contains("c/x  delete") && line.ends_with(now);
+        assert!(shown.lines().count() == 1 && shown.lines().all(is_it), "{order:?}: {shown}");
+        assert_eq!(is_there(&fleet), order[0] == "a");
+        let applied = fleet.ok("e", &["quarantine", "apply", "1"]);
+        assert!(applied.contains("1 transactions applied"), "{applied}");
+        let _third = (order[0] == "e").then(|| back(&fleet, "a"));
+        assert!(!is_there(&fleet), "{order:?}");
+        let listed = fleet.ok("a", &["outbox"]);
+        assert_eq!(listed.contains("c/x"), order[0] == "e", "its maker is told that it was not made again: {listed}");
+    }
+}
+
+/// More was written after the deletion than its member keeps.
+#[test]
+fn p04_a_deletion_is_pushed_again_whatever_was_put_after_it() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b", "e"]);
+    let key = key_of(&fleet);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "x", "--value", "1"]);
+    fleet.converges(&["a", "e"]);
+    a.terminate();
+    fleet.ok("e", &["delete", "c", "x"]);
+    import_large(&fleet, "e", 10);
+    fleet.wait("it is committed", || fleet.status("e")["outbox"] == 0);
+    fleet.converges(&["e"]);
+    e.terminate();
+    let _datastore = recovered(&fleet, datastore, &key);
+    let (_e, _a) = (back(&fleet, "e"), back(&fleet, "a"));
+    assert!(!is_there(&fleet), "it was deleted");
+    let archived = fleet.ok("e", &["quarantine", "show", "1"]);
+    assert!(archived.contains("large/") && !archived.contains("c/x"), "{archived}");
+    assert!(fleet.ok("a", &["outbox"]).contains("c/x"), "its maker is told");
+}
