@@ -217,9 +217,9 @@ impl Leaving {
     /// counts as one.
     fn has_deleted_again(&self) -> bool {
         let shared_to = self.set.shared_to;
-        let lost = self.deletions.rows().filter(|(seq, _)| *seq > shared_to);
+        let mut lost = self.deletions.rows().filter(|(seq, _)| *seq > shared_to);
         let is_later = |version: Option<Seq>| version.is_some_and(|version| version > shared_to);
-        lost.into_iter().any(|(_, (collection, key))| self.new.version(collection, key).map_or(true, is_later))
+        lost.any(|(_, (collection, key))| self.new.version(collection, key).map_or(true, is_later))
     }
 
     /// Returns a collector of what others did, to be fed with entries of the new log.

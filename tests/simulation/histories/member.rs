@@ -197,8 +197,8 @@ impl Member {
 
     /// Returns whether a pending transaction deletes an object, be it a whole change or a part of one.
     pub fn will_delete(&self, key: &Key) -> bool {
-        let pending = self.running.iter().flat_map(Stepped::pending);
-        pending.into_iter().any(|txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none()))
+        let mut pending = self.running.iter().flat_map(Stepped::pending);
+        pending.any(|txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none()))
     }
 
     /// Returns the own committed changes that are retained.
