@@ -30,7 +30,8 @@ use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{
-    Escrow, FoundCopy, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, key_that_counts, latest,
+    Escrow, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, key_that_counts,
+    latest, latest_of_branch,
 };
 
 /// Reason why a backup was not restored.
@@ -173,6 +174,8 @@ pub struct Wishes<'a> {
     pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
     /// Encrypted CA backups in the order of their backups. The newest that the recovery key decrypts is used.
     pub escrows: &'a [SealedIn<'a>],
+    /// Backup that the operator named. Its CA backup decides if they are of registries that went apart.
+    pub named: Option<&'a str>,
     /// Whether it is used even if there is a later one that the key does not decrypt.
     pub earlier_copy: bool,
     /// Collections whose objects are deleted at the end of the restored log, because they granted access.
@@ -534,10 +537,15 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
         Ok(None) if is_there => Ok(("the one that was here".into(), None)),
         Ok(Some(found)) => {
             found.check(wishes.earlier_copy)?;
+            let (found, is_named) = of_branch(found, log_id, wishes, key)?;
             check_key_counts(&found.escrow, key, &trust, (wishes.register, wishes.earlier_copy))?;
             let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), wishes.register)?;
             if !has_kept || wishes.register.is_some() {
                 accept_over_noted(path)?;
+            }
+            if is_named {
+                let now_ms = SystemClock.now_ms();
+                Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
             }
             let stays = if has_kept { "; the register of members that was left is later, and stays" } else { "" };
             let doubt = found.doubt.map_or(String::new(), |doubt| {
@@ -552,6 +560,30 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
         }
         Ok(None) => Err(RestoreError::Wrong("the sealed authority: no backup holds one".into())),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns the latest CA backup if it goes on from all others, and else the latest one of the branch that the operator
+/// named, which the second value tells.
+fn of_branch(
+    found: Latest,
+    log_id: LogId,
+    wishes: &Wishes<'_>,
+    key: &RecoveryKey,
+) -> Result<(Latest, bool), RestoreError> {
+    let Some(apart) = &found.apart else { return Ok((found, false)) };
+    let of_named = |named: &str| match latest_of_branch(copies(wishes.escrows, log_id)?, key, named)? {
+        Some(found) => Ok(found),
+        None => Err(RestoreError::NotCovered(format!("backup {named} holds no sealed copy of the authority"))),
+    };
+    match wishes.named.map(of_named).transpose()? {
+        Some(named) if named.apart.is_none() => Ok((named, true)),
+        named => {
+            let apart = named.and_then(|named| named.apart).unwrap_or_else(|| apart.clone());
+            Err(RestoreError::NotCovered(format!(
+                "{apart}. Nothing was put in place: name the backup whose register counts with --backup ID; `backup list` shows them"
+            )))
+        }
     }
 }
 

@@ -162,6 +162,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         above,
         chunks: Some(&chunks),
         escrows: &escrows,
+        named: named.as_ref().map(|named| named.id.as_str()),
         earlier_copy: args.earlier_copy,
         ended: &access::ended(args.rotate_secrets),
         told: &access::told(),

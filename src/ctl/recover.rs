@@ -23,7 +23,7 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    check_authority, check_key_counts, key_that_counts, latest, other_authority, replace_trust,
+    check_authority, check_goes_on, check_key_counts, key_that_counts, latest, other_authority, replace_trust,
 };
 
 use super::args::Recover;
@@ -266,7 +266,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let newest = newest_escrow(args, key.as_ref())?;
-    let (escrow, key) = newest.zip(key).ok_or_else(|| {
+    let (Newest { escrow, is_named }, key) = newest.zip(key).ok_or_else(|| {
         CtlError::new(
             "the authority's key is gone with the disk. Either give --recovery-key and a sealed copy of the authority: a \
              member's directory with --from, or its file identity/escrow (or what `authority backup` wrote) with \
@@ -284,6 +284,12 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
+    }
+    if is_named {
+        // The operator was asked, and knows of the other copies.
+        let now_ms = SystemClock.now_ms();
+        let register = Registry::open(&found.path, now_ms);
+        register.and_then(|mut register| register.give_up_others(now_ms)).map_err(CtlError::new)?;
     }
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     let (made, age) = (timestamp(made_ms), lasting(age));
@@ -323,7 +329,7 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
 /// now, because only the later one contains the members and revocations since.
 fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> CtlResult {
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let Some((escrow, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
+    let Some((Newest { escrow, is_named }, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
     let rank = escrow.rank(&key).map_err(CtlError::new)?;
     let made_ms = rank.made_ms;
     let is_known = match earlier.map(|earlier| (earlier.copy, earlier.copy_ms)) {
@@ -331,8 +337,13 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
         Some((None, Some(copy_ms))) => made_ms <= copy_ms,
         _ => false,
     };
-    if is_known {
+    let wish = args.register.map(RegisterChoice::from);
+    if is_known || wish == Some(RegisterChoice::Here) {
         return Ok(());
+    }
+    let (here, now_ms, is_decided) = (trust_dir(dir), SystemClock.now_ms(), is_named || wish.is_some());
+    if !is_decided {
+        check_goes_on(&escrow, &key, &here, now_ms).map_err(CtlError::new)?;
     }
     let what = format!(
         "the authority's copy of {} is newer than the one that an earlier attempt restored",
@@ -342,7 +353,7 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
         complain!("{what}: it would take its place");
         return Ok(());
     }
-    let aside = replace_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+    let aside = replace_trust(&escrow, &key, &here, now_ms, is_decided).map_err(CtlError::new)?;
     mark_restored(dir, rank)?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
     complain!("{what}, and takes its place; the former is kept in {aside}");
@@ -371,7 +382,7 @@ fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
     let is_given = key.is_some() || !args.authority.is_empty();
     let newest = if is_given { newest_escrow(args, key.as_ref())? } else { None };
     let checked = match (newest, key) {
-        (Some(escrow), _) => escrow.check_same(here),
+        (Some(newest), _) => newest.escrow.check_same(here),
         (None, Some(key)) => key.check_same(here),
         (None, None) => Ok(()),
     };
@@ -399,9 +410,17 @@ fn lasting(seconds: u64) -> String {
     }
 }
 
+/// The CA backup to restore.
+struct Newest {
+    escrow: Escrow,
+    /// Whether the operator named it, and another one may contradict it.
+    is_named: bool,
+}
+
 /// Returns the latest CA backup according to its authenticated contents, because the holder of a backup can alter its
-/// plaintext part. If the timestamps contradict each other, the one that the operator named is used.
-fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Escrow>, CtlError> {
+/// plaintext part. If it is not known to go on from all others, or the timestamps contradict each other, the one that
+/// the operator named is used.
+fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Newest>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
         if !path.exists() {
@@ -428,12 +447,12 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Esc
             }
         }
     }
-    let Some(key) = key else { return Ok(found.pop().map(|found| found.escrow)) };
+    let Some(key) = key else { return Ok(found.pop().map(|found| Newest { escrow: found.escrow, is_named: false })) };
     let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
     latest.check(args.earlier_copy).map_err(CtlError::new)?;
-    match (latest.doubt, named) {
-        (None, _) => Ok(Some(latest.escrow)),
-        (Some(_), Some(named)) => Ok(Some(named)),
+    match (latest.apart.or(latest.doubt), named) {
+        (None, _) => Ok(Some(Newest { escrow: latest.escrow, is_named: false })),
+        (Some(_), Some(escrow)) => Ok(Some(Newest { escrow, is_named: true })),
         (Some(doubt), None) => Err(CtlError::new(format!(
             "{doubt}. Nothing was changed: name the copy that counts with --authority FILE, once"
         ))),

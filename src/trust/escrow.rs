@@ -277,17 +277,18 @@ impl Escrow {
         wish: Option<RegisterChoice>,
     ) -> Result<bool, TrustError> {
         let stays = left::stays(self, key, dir, now_ms, wish)?;
-        self.put(key, dir, now_ms, stays.as_deref())?;
+        self.put(key, dir, now_ms, (stays.as_deref(), wish.is_some()))?;
         Ok(stays.is_some())
     }
 
-    /// Writes the CA to `dir`, with the registry `stays` or, without it, the one in the backup.
+    /// Writes the CA to `dir`, with the registry `stays` or, without it, the one in the backup. `is_decided`: an operator
+    /// chose that one over others.
     pub(super) fn put(
         &self,
         key: &RecoveryKey,
         dir: &Path,
         now_ms: u64,
-        stays: Option<&str>,
+        (stays, is_decided): (Option<&str>, bool),
     ) -> Result<(), TrustError> {
         let files = self.open(key)?;
         if dir.join("ca.key").exists() {
@@ -312,7 +313,7 @@ impl Escrow {
             write_private(&staged.join(name), text.as_bytes())?;
         }
         // Tokens that were redeemed after the backup was made would become valid again.
-        Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
+        Registry::open(&staged, now_ms)?.forget_invitations(is_decided, now_ms)?;
         Authorities::open_or_create(&staged, now_ms)?;
         for name in OF_ROTATION {
             let path = dir.join(name);

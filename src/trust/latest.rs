@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::descent::{self, listed};
 use super::rotation::former_names;
-use super::{Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, left};
+use super::{Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, left};
 use crate::codec::jsonl::timestamp;
 use crate::model::Generation;
 
@@ -49,6 +50,8 @@ pub struct Latest {
     /// Warning if another backup has a later time but different members: a clock was wrong, or the registry continued
     /// from an earlier backup.
     pub doubt: Option<String>,
+    /// Message if it is not known to go on from another one that differs in members: an operator has to choose.
+    pub apart: Option<String>,
     /// Message if the key does not open a later backup.
     closed: Option<String>,
 }
@@ -72,11 +75,37 @@ impl Escrow {
     /// # Errors
     /// If `key` does not open it, or the registry in it is corrupt.
     pub fn rank(&self, key: &RecoveryKey) -> Result<CopyRank, TrustError> {
-        let register = self.register(key)?;
-        let generation = register.log_mark().map(|mark| mark.generation).unwrap_or_default();
-        let (changes, revision) = (register.mark().count, register.revision());
-        Ok(CopyRank { generation, changes, revision, made_ms: register.saved_ms() })
+        Ok(rank_of(&self.register(key)?))
     }
+}
+
+fn rank_of(register: &Registry) -> CopyRank {
+    let generation = register.log_mark().map(|mark| mark.generation).unwrap_or_default();
+    let (changes, revision) = (register.mark().count, register.revision());
+    CopyRank { generation, changes, revision, made_ms: register.saved_ms() }
+}
+
+/// A backup that the key opens.
+struct Opened {
+    rank: CopyRank,
+    register: Registry,
+    copy: FoundCopy,
+}
+
+/// Opens the backups, and sorts them by rank, the latest first. Also returns those that `key` does not open.
+fn opened(copies: Vec<FoundCopy>, key: &RecoveryKey) -> (Vec<Opened>, Vec<FoundCopy>, Option<TrustError>) {
+    let (mut opened, mut closed, mut refused) = (Vec::new(), Vec::new(), None);
+    for copy in copies {
+        match copy.escrow.register(key) {
+            Ok(register) => opened.push(Opened { rank: rank_of(&register), register, copy }),
+            Err(error) => {
+                closed.push(copy);
+                refused = refused.or(Some(error));
+            }
+        }
+    }
+    opened.sort_by_key(|opened| std::cmp::Reverse(opened.rank));
+    (opened, closed, refused)
 }
 
 /// Returns the latest of the backups that `key` opens; `None` if there is no backup. Backups that it does not open are
@@ -85,35 +114,82 @@ impl Escrow {
 /// # Errors
 /// If there are backups and `key` opens none of them.
 pub fn latest(copies: Vec<FoundCopy>, key: &RecoveryKey) -> Result<Option<Latest>, TrustError> {
-    let (mut opened, mut closed, mut refused) = (Vec::new(), Vec::new(), None);
-    for copy in copies {
-        match copy.escrow.rank(key) {
-            Ok(rank) => opened.push((rank, copy)),
-            Err(error) => {
-                closed.push(copy);
-                refused = refused.or(Some(error));
-            }
-        }
+    let (opened, closed, refused) = opened(copies, key);
+    if opened.is_empty() {
+        return refused.map_or(Ok(None), Err);
     }
-    let by_time = opened.iter().max_by_key(|(rank, _)| (rank.made_ms, *rank)).cloned();
-    let Some(((rank, found), by_time)) = opened.into_iter().max_by_key(|(rank, _)| *rank).zip(by_time) else {
+    Ok(choose(&opened, closed, key))
+}
+
+/// As [`latest`], but of the backups that go on from the one at `place` and of that one itself: an operator has named
+/// it because the others went on apart from it.
+///
+/// # Errors
+/// As [`latest`].
+pub fn latest_of_branch(copies: Vec<FoundCopy>, key: &RecoveryKey, place: &str) -> Result<Option<Latest>, TrustError> {
+    let (mut opened, closed, refused) = opened(copies, key);
+    let Some(named) = opened.iter().find(|opened| opened.copy.place == place).map(|named| named.register.mark()) else {
         return refused.map_or(Ok(None), Err);
     };
-    let differing = left::differing(&found.escrow.register(key)?, &by_time.1.escrow.register(key)?);
-    let is_in_doubt = by_time.0.made_ms > rank.made_ms && !differing.is_empty();
+    opened.retain(|opened| opened.copy.place == place || opened.register.has_passed(&named));
+    Ok(choose(&opened, closed, key))
+}
+
+/// Checks that the registry in `escrow` goes on from the one in the trust directory `dir`, which an interrupted attempt
+/// has put back from another backup.
+///
+/// # Errors
+/// The message names the members that differ.
+pub fn check_goes_on(escrow: &Escrow, key: &RecoveryKey, dir: &Path, now_ms: u64) -> Result<(), TrustError> {
+    let Ok(here) = Registry::open(dir, now_ms) else { return Ok(()) };
+    let differing = descent::left_out_of(&escrow.register(key)?, &here).unwrap_or_default();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(TrustError::Refused(format!(
+        "the register of members that an earlier attempt put back in {}, and the one in the sealed copy of {}, went on apart from each \
+         other, and they differ in {}: who was revoked in one of them may be enrolled in the other. Nothing was changed: say `--register \
+         here` to keep the one that is there, or `--register copy` to take the one in the sealed copy",
+        dir.display(),
+        timestamp(escrow.made(key)?),
+        listed(&differing)
+    )))
+}
+
+/// Chooses the first of `opened`, the latest by its rank.
+fn choose(opened: &[Opened], mut closed: Vec<FoundCopy>, key: &RecoveryKey) -> Option<Latest> {
+    let first = opened.first()?;
+    let by_time = opened.iter().max_by_key(|opened| (opened.rank.made_ms, opened.rank))?;
+    let (rank, found) = (first.rank, &first.copy);
+    let differing = left::differing(&first.register, &by_time.register);
+    let is_in_doubt = by_time.rank.made_ms > rank.made_ms && !differing.is_empty();
     let said = |rank: &CopyRank| format!("revision {} of {}", rank.revision, timestamp(rank.made_ms));
     let doubt = is_in_doubt.then(|| {
         format!(
             "of the sealed copies of the authority one is the latest by its revision ({}), and another by its time ({}); they differ \
              in {}: a clock was wrong, or the datastore went on from an earlier copy",
             said(&rank),
-            said(&by_time.0),
-            differing.into_iter().collect::<Vec<_>>().join(", ")
+            said(&by_time.rank),
+            listed(&differing)
         )
     });
-    closed.retain(|copy| is_later(copy, &found, rank.made_ms));
-    let closed = closed.last().map(|last| question(last, closed.len(), (&found, rank.made_ms), key));
-    Ok(Some(Latest { escrow: found.escrow, place: found.place, rank, doubt, closed }))
+    let registers: Vec<&Registry> = opened.iter().map(|opened| &opened.register).collect();
+    let apart = descent::left_out(&registers, 0).map(|(other, differing)| {
+        let told = |opened: &Opened| {
+            let (made, mark) = (timestamp(opened.rank.made_ms), opened.register.mark());
+            format!("that of {made} ({}, {mark})", opened.copy.place)
+        };
+        format!(
+            "of the sealed copies of the authority, {} is not known to go on from {}, and their registers of members differ in {}: an \
+             older copy of the datastore was in use for a while, and who was revoked in one register may be enrolled in the other",
+            told(first),
+            told(&opened[other]),
+            listed(&differing)
+        )
+    });
+    closed.retain(|copy| is_later(copy, found, rank.made_ms));
+    let closed = closed.last().map(|last| question(last, closed.len(), (found, rank.made_ms), key));
+    Some(Latest { escrow: found.escrow.clone(), place: found.place.clone(), rank, doubt, apart, closed })
 }
 
 /// Returns whether a backup that cannot be opened is later than `found`, which was made at `made_ms`.
@@ -254,6 +330,102 @@ mod tests {
         assert!(check(stranger.clone(), &old).is_ok());
         stranger[1].is_own = true;
         assert!(check(stranger, &old).is_err());
+    }
+
+    /// Two branches of one register: a member is revoked in the first, and others are enrolled in the second.
+    fn branches() -> (tempfile::TempDir, [Escrow; 3], RecoveryKey) {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        let name = |name: &str| MemberName::new(name).expect("name");
+        let enrol = |register: &mut Registry, member: &str| {
+            let request = NewKey::generate(&name(member)).expect("a key").request_der;
+            let secret = register.invite(&name(member), Role::Webserver, 1000, NOW, false).expect("invites");
+            register.redeem(&authority, &name(member), &secret, &request, 30, NOW).expect("joins");
+        };
+        ["web1", "web2"].iter().for_each(|member| enrol(&mut register, member));
+        let common = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let mut other = register.copy();
+        register.revoke(&name("web2"), NOW + 1).expect("revokes");
+        let first = Escrow::seal(&dir, &authority, &mut register, NOW + 2).expect("seals");
+        ["web4", "web5"].iter().for_each(|member| enrol(&mut other, member));
+        let second = Escrow::seal(&dir, &authority, &mut other, NOW + DAY).expect("seals");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        (temp, [common, first, second], key)
+    }
+
+    #[test]
+    fn p13_of_two_branches_none_is_taken_unasked_although_one_has_more_changes_and_a_later_time() {
+        let (_temp, [common, first, second], key) = branches();
+        let at = |escrow: &Escrow, place: &str| FoundCopy {
+            escrow: escrow.clone(),
+            place: place.into(),
+            order: None,
+            is_own: false,
+        };
+        let copies = || vec![at(&common, "common"), at(&first, "first"), at(&second, "second")];
+        let found = super::latest(copies(), &key).expect("opens").expect("one");
+        let apart = found.apart.expect("they went apart");
+        for word in ["web2", "web4", "web5", "first", "second", &timestamp(NOW + 2), &timestamp(NOW + DAY)] {
+            assert!(apart.contains(word), "{word}: {apart}");
+        }
+        assert!(!apart.contains("common"), "{apart}");
+        for branch in [[&common, &first], [&common, &second]] {
+            let copies = branch.iter().map(|escrow| at(escrow, "here")).collect();
+            let found = super::latest(copies, &key).expect("opens").expect("one");
+            assert_eq!((found.apart, found.doubt, &found.escrow), (None, None, branch[1]));
+        }
+        // The operator names one.
+        for (place, wanted) in [("first", &first), ("second", &second)] {
+            let found = latest_of_branch(copies(), &key, place).expect("opens").expect("one");
+            assert_eq!((found.apart, &found.escrow), (None, wanted), "{place}");
+        }
+        let found = latest_of_branch(copies(), &key, "common").expect("opens").expect("one");
+        assert!(found.apart.is_some(), "which both go on from");
+    }
+
+    #[test]
+    fn p13_a_copy_that_was_put_back_is_known_to_go_on_from_earlier_ones() {
+        let (temp, [common, first, second], key) = branches();
+        let dir = temp.path().join("back");
+        first.restore(&key, &dir, NOW + 3, None).expect("restores");
+        let authority = Authority::load(&dir).expect("loads");
+        let mut register = Registry::open(&dir, NOW + 4).expect("opens");
+        let back = Escrow::seal(&dir, &authority, &mut register, NOW + 5).expect("seals");
+        let found = latest(vec![common.clone(), back.clone(), first.clone()], &key).expect("opens").expect("one");
+        assert_eq!((found.escrow, found.apart), (back.clone(), None));
+        let found = latest(vec![back.clone(), second.clone()], &key).expect("opens").expect("one");
+        assert!(found.apart.is_some_and(|apart| apart.contains("web2")));
+        // An interrupted attempt has put the first branch back.
+        for (escrow, is_refused) in [(&second, true), (&common, true), (&first, false)] {
+            let checked = check_goes_on(escrow, &key, &dir, NOW + 6).map_err(|error| error.to_string());
+            assert_eq!(checked.is_err(), is_refused);
+            assert!(checked.err().is_none_or(|said| said.contains("web2") && said.contains("--register copy")));
+        }
+    }
+
+    #[test]
+    fn p13_copies_that_are_far_apart_are_of_one_descent_through_those_between_them() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        register.save(NOW).expect("saves");
+        let (mut memory, mut copies) = (register.copy(), Vec::new());
+        let name = MemberName::new("web1").expect("name");
+        memory.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");
+        for number in 0..3000u64 {
+            memory.enrol(&name, Role::Reader, &number.to_le_bytes(), 30, NOW + number).expect("enrols");
+            if number % 900 == 0 {
+                copies.push(Escrow::seal(&dir, &authority, &mut memory, NOW + number).expect("seals"));
+            }
+        }
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let found = latest(copies.clone(), &key).expect("opens").expect("one");
+        assert_eq!((&found.escrow, found.apart), (copies.last().expect("one"), None));
+        let ends = vec![copies[0].clone(), copies.last().expect("one").clone()];
+        assert!(latest(ends, &key).expect("opens").expect("one").apart.is_some(), "too many changes lie between");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use super::authority::{read_text, write_private};
+use super::descent::{Descent, descent, listed};
 use super::registry::{COPY, FILE};
 use super::{Authority, Escrow, MemberState, RecoveryKey, Registry, TrustError, hex};
 use crate::codec::jsonl::timestamp;
@@ -21,9 +22,6 @@ pub enum RegisterChoice {
     /// The registry in the encrypted backup.
     Copy,
 }
-
-/// Maximum number of members named in a message.
-const NAMED_MAX: usize = 8;
 
 /// Returns the text and contents of the later of the registry in `dir` and its copy, as far as they are readable.
 pub(super) fn readable(dir: &Path) -> Option<(String, Registry)> {
@@ -71,23 +69,28 @@ pub(super) fn stays(
         )),
         // The operator chose it: it is the latest from now on, whatever members have seen.
         _ if wish.is_some() => {
-            here.set_on(now_ms);
+            here.set_on(true, now_ms);
             here.text(now_ms).map(Some)
         }
         _ => Ok(Some(text)),
     }
 }
 
-/// Returns whether `sealed` descends from `here`. A higher revision alone does not show that: a registry restored from
-/// an earlier backup counts on from there, in parallel with the original one.
+/// Returns whether `sealed` is later than `here`. Neither a higher revision nor a later time shows that: a registry that
+/// went on from an earlier copy has both. They decide only between registries that do not name their changes, and
+/// between two of the same change, which differ in positions.
 fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
-    if sealed.goes_on_from(here) && sealed.mark() != here.mark() {
-        return true;
-    }
     let generation = |register: &Registry| register.log_mark().map(|mark| mark.generation).unwrap_or_default();
-    here.revision() < sealed.revision()
-        && here.saved_ms() <= sealed.saved_ms()
-        && generation(here) <= generation(sealed)
+    let is_saved_earlier = || {
+        here.revision() < sealed.revision()
+            && here.saved_ms() <= sealed.saved_ms()
+            && generation(here) <= generation(sealed)
+    };
+    match descent(sealed, here) {
+        Descent::Known => sealed.mark() != here.mark() || is_saved_earlier(),
+        Descent::NotKnown => false,
+        Descent::Unnamed => is_saved_earlier(),
+    }
 }
 
 /// Returns the members that differ between the two, apart from positions and invitations, which a backup does
@@ -105,20 +108,20 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
         let log = register.log_mark().map(|mark| format!(", log at sequence {}", mark.seq)).unwrap_or_default();
         format!("revision {} of {}{log}", register.revision(), timestamp(register.saved_ms()))
     };
-    let named: Vec<&str> = differing.iter().map(String::as_str).take(NAMED_MAX).collect();
-    let more = differing.len().saturating_sub(NAMED_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    // If the two have diverged, neither is the later one.
-    let relation = if here.revision() < sealed.revision() { "went on apart from" } else { "is later than" };
+    let relation = match descent(here, sealed) {
+        Descent::Known => "is later than",
+        Descent::Unnamed if here.revision() >= sealed.revision() => "is later than",
+        _ => "went on apart from",
+    };
     format!(
-        "the register of members that is left in {} ({}) {relation} the one in the sealed copy ({}), and they differ in {}{more}: \
+        "the register of members that is left in {} ({}) {relation} the one in the sealed copy ({}), and they differ in {}: \
          who was enrolled or revoked since is not in the copy; nothing was changed. Say `--register here` to keep the one that is \
          left and bring back the authority alone, or `--register copy` to go back to the one in the copy, which keeps the other \
          one beside it",
         dir.display(),
         position(here),
         position(sealed),
-        named.join(", ")
+        listed(differing)
     )
 }
 
@@ -262,6 +265,35 @@ mod tests {
         for name in ["members.json.left-1", "members.copy.left-1"] {
             let text = read_text(&dir.join(name)).expect("is kept");
             assert!(Registry::from_text(&text, 0).is_ok_and(|register| register.revision() > 3), "{name}");
+        }
+    }
+
+    #[test]
+    fn p13_a_branch_with_more_changes_and_a_later_time_is_asked_about_beside_a_sound_register_too() {
+        for is_sound in [true, false] {
+            let temp = tempfile::tempdir().expect("temp dir");
+            let dir = temp.path().join("trust");
+            let (mut register, _, key) = sealed(&dir);
+            let before = read_text(&dir.join(FILE)).expect("reads");
+            register.revoke(&name("web2"), NOW + 1).expect("revokes");
+            // The other branch goes on from a copy of before the revocation.
+            let authority = Authority::load(&dir).expect("loads");
+            let mut other = Registry::from_text(&before, NOW).expect("reads");
+            ["web4", "web5"].iter().for_each(|member| enrol(&mut other, &authority, member));
+            (0..9).for_each(|at| drop(other.text(NOW + 10 + at).expect("text")));
+            let branch = Escrow::seal(&dir, &authority, &mut other, NOW + 30).expect("seals");
+            if !is_sound {
+                fs::remove_file(dir.join("ca.key")).expect("removes");
+            }
+            let said = restore_trust(&branch, &key, &dir, NOW + 40, None).expect_err("asks").to_string();
+            for word in ["web2", "web4", "web5", "went on apart from", "--register here", "--register copy"] {
+                assert!(said.contains(word), "{word}: {said}");
+            }
+            assert_eq!(states(&dir), AFTER, "nothing was changed");
+            let done = restore_trust(&branch, &key, &dir, NOW + 40, Some(RegisterChoice::Copy)).expect("restores");
+            assert!(done.aside.is_some() && states(&dir).contains(&"web2 enrolled".to_owned()));
+            let back = Registry::open(&dir, NOW).expect("opens");
+            assert_eq!(back.relation(&register.mark()), None, "it was given up by somebody who was asked");
         }
     }
 

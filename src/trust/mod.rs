@@ -7,6 +7,7 @@
 mod authorities;
 mod authority;
 mod backup_key;
+mod descent;
 mod escrow;
 mod identity;
 mod key_note;
@@ -36,7 +37,7 @@ pub use authority::Authority;
 pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
-pub use latest::{CopyRank, FoundCopy, Latest, check_key_counts, latest};
+pub use latest::{CopyRank, FoundCopy, Latest, check_goes_on, check_key_counts, latest, latest_of_branch};
 pub use left::RegisterChoice;
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::{PutBack, key_that_counts, replace_trust, restore_trust};

@@ -47,7 +47,7 @@ pub fn restore_trust(
     if finished && stays.is_some() {
         return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true, is_key_alone: false });
     }
-    let aside = exchange(escrow, key, dir, now_ms, stays.as_deref(), true)?;
+    let aside = exchange(escrow, (key, wish.is_some()), dir, now_ms, stays.as_deref(), true)?;
     Ok(PutBack { aside, has_kept_register: stays.is_some(), is_key_alone: false })
 }
 
@@ -133,7 +133,7 @@ pub struct PutBack {
 }
 
 /// Replaces the trust directory `dir` with the contents of `escrow`. Returns the new path of the former directory,
-/// which is renamed. After an interruption it can be called again.
+/// which is renamed. After an interruption it can be called again. `is_decided`: an operator chose it over others.
 ///
 /// # Errors
 /// If the key does not fit, or a file operation fails. Nothing was changed then.
@@ -142,13 +142,14 @@ pub fn replace_trust(
     key: &RecoveryKey,
     dir: &Path,
     now_ms: u64,
+    is_decided: bool,
 ) -> Result<Option<PathBuf>, TrustError> {
-    exchange(escrow, key, dir, now_ms, None, false)
+    exchange(escrow, (key, is_decided), dir, now_ms, None, false)
 }
 
 fn exchange(
     escrow: &Escrow,
-    key: &RecoveryKey,
+    (key, is_decided): (&RecoveryKey, bool),
     dir: &Path,
     now_ms: u64,
     register: Option<&str>,
@@ -167,7 +168,7 @@ fn exchange(
         }
         _ => {}
     }
-    escrow.put(key, &next, now_ms, register)?;
+    escrow.put(key, &next, now_ms, (register, is_decided))?;
     let aside = first_free(|number| dir.with_extension(format!("damaged-{number}"))).filter(|_| dir.exists());
     if let Some(aside) = &aside {
         fs::rename(dir, aside).map_err(io(dir))?;

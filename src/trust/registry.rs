@@ -215,6 +215,9 @@ struct Contents {
     /// Periods during which no member could be heard, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     absences: Vec<Absence>,
+    /// The registry's progress was recorded in a file outside the directory, which must therefore exist.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_mark: bool,
 }
 
 /// The open member registry.
@@ -337,30 +340,6 @@ impl Registry {
     pub fn is_unused(dir: &Path) -> bool {
         let text = std::fs::read_to_string(dir.join(FILE)).unwrap_or_default();
         parse(&text).is_ok_and(|contents| contents.members.is_empty())
-    }
-
-    /// Returns the position of the log at the last write; `None` in files of versions that did not record it.
-    #[must_use]
-    pub fn log_mark(&self) -> Option<LogMark> {
-        self.contents.log
-    }
-
-    /// Records the position of the log. Written lazily, like positions of members.
-    pub fn note_log(&mut self, mark: LogMark) {
-        self.is_dirty |= self.contents.log != Some(mark);
-        self.contents.log = Some(mark);
-    }
-
-    /// Returns the last known record of the audit log; `None` in files of versions that did not record it.
-    #[must_use]
-    pub fn audit_mark(&self) -> Option<&AuditMark> {
-        self.contents.audit.as_ref()
-    }
-
-    /// Records the last record of the audit log. Written lazily, like positions.
-    pub fn note_audit(&mut self, mark: AuditMark) {
-        self.is_dirty |= self.contents.audit.as_ref() != Some(&mark);
-        self.contents.audit = Some(mark);
     }
 
     /// Records which recovery keys open the encrypted CA backup that a member holds. Written lazily: the member reports
@@ -515,16 +494,17 @@ impl Registry {
     }
 
     /// Withdraws all invitations and removes members that were only invited. The registry was restored from a copy, and
-    /// is the latest from now on.
+    /// is the latest from now on. `is_decided`: an operator chose it over others.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn forget_invitations(&mut self, now_ms: u64) -> Result<(), TrustError> {
+    pub fn forget_invitations(&mut self, is_decided: bool, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
-        // The restored registry may be on another disk, without the audit log.
+        // The restored registry may be on another disk, without the audit log and the record of its progress.
         self.contents.audit = None;
-        self.set_on(now_ms);
+        self.contents.has_mark = false;
+        self.set_on(is_decided, now_ms);
         self.write(now_ms)
     }
 
@@ -848,7 +828,7 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
     let copy = path.with_file_name(COPY);
     let Some(newer) = read_text(&copy).ok().and_then(|text| parse(&text).ok()) else { return Ok(()) };
     if newer.revision <= contents.revision {
-        return Ok(());
+        return check_descent(path, contents, newer);
     }
     let what = format!(
         "it is older (revision {}) than its copy beside it (revision {}), so who was revoked or enrolled since is not in it: put \
@@ -857,6 +837,23 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
         newer.revision,
         copy.display(),
         path.display()
+    );
+    Err(TrustError::Damaged { path: path.to_owned(), what })
+}
+
+/// Returns an error if the registry in `path` does not descend from its copy, although it was written more often: an
+/// older one that went on has replaced it.
+fn check_descent(path: &Path, contents: &Contents, copy: Contents) -> Result<(), TrustError> {
+    let of = |contents: Contents| Registry { contents, ..Registry::default() };
+    let (here, copy) = (of(contents.clone()), of(copy));
+    let differing = super::left::differing(&here, &copy);
+    if here.relation(&copy.mark()).is_none() || differing.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "it did not go on from {COPY} beside it, and they differ in {}: an older register has taken its place; move the \
+         one of them away that does not count",
+        super::descent::listed(&differing)
     );
     Err(TrustError::Damaged { path: path.to_owned(), what })
 }
@@ -890,6 +887,7 @@ mod changes;
 mod file;
 mod issuers;
 mod listed;
+mod marks;
 mod refusal;
 
 use absence::Absence;

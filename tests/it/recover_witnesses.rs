@@ -229,3 +229,104 @@ fn p05_a_restore_goes_on_where_one_was_interrupted_between_its_renames() {
         datastore.terminate();
     }
 }
+
+/// Two branches of the register of members, both with a backup in `backups`: in the first, of which `a` has the sealed
+/// copy, `b` is revoked; in the second, of which `c` has it, others are enrolled. Returns the recovery key.
+pub fn branches(fleet: &Fleet) -> String {
+    let datastore = fleet.datastore();
+    let members = ["a", "b", "c"].map(|name| fleet.member(name));
+    put(fleet, "a", "k", 2);
+    fleet.converges(&["a", "b", "c"]);
+    let (key, place) = (key_of(fleet), path(fleet, "backups"));
+    ["a", "b", "c"].iter().for_each(|name| drop(escrow(fleet, name)));
+    for member in members {
+        member.terminate();
+    }
+    datastore.terminate();
+    replace_dir(&fleet.dir("d"), &fleet.dir("d-old"));
+    let branch = |name: &str, change: &dyn Fn()| {
+        let (datastore, member) = (fleet.datastore(), fleet.replica(name));
+        fleet.wait_connected(name);
+        let before = std::fs::read(escrow(fleet, name)).expect("reads");
+        change();
+        fleet.wait("it has a later copy", || std::fs::read(escrow(fleet, name)).is_ok_and(|now| now != before));
+        fleet.converges(&[name]);
+        member.terminate();
+        fleet.ok("d", &["backup", "create", &place]);
+        datastore.terminate();
+    };
+    branch("a", &|| drop(fleet.ok("d", &["revoke", "b"])));
+    replace_dir(&fleet.dir("d-old"), &fleet.dir("d"));
+    branch("c", &|| ["x", "y", "z"].iter().for_each(|name| fleet.enroll(name, "reader")));
+    std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    key
+}
+
+fn members(fleet: &Fleet) -> String {
+    fleet.ok("d", &["members"])
+}
+
+fn line_of(listed: &str, name: &str) -> String {
+    let line = listed.lines().find(|line| line.split_whitespace().next() == Some(name));
+    line.unwrap_or_default().to_owned()
+}
+
+#[test]
+fn p13_of_two_branches_of_the_register_none_is_recovered_unasked() {
+    let fleet = Fleet::new();
+    let key = branches(&fleet);
+    let (a, c) = (path(&fleet, "a"), path(&fleet, "c"));
+    for order in [[&a, &c], [&c, &a]] {
+        let refused = fleet.run("d", &["recover", "--recovery-key", &key, "--from", order[0], "--from", order[1]]);
+        let text = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        for word in ["not known to go on from", "a/identity/escrow", "c/identity/escrow", " b", "--authority FILE"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists(), "nothing was put in place");
+    }
+    let chosen = escrow(&fleet, "a");
+    fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &a, "--from", &c, "--authority", &chosen]);
+    assert!(line_of(&members(&fleet), "b").contains("revoked"), "{}", members(&fleet));
+    let _datastore = fleet.datastore();
+    let before = std::fs::read(escrow(&fleet, "c")).expect("reads");
+    let _c = fleet.replica("c");
+    fleet.wait_connected("c");
+    fleet.wait("c takes the chosen one", || std::fs::read(escrow(&fleet, "c")).is_ok_and(|now| now != before));
+    assert_eq!(fleet.status("d")["health"]["level"], "good", "the other one was given up: {}", fleet.status("d"));
+}
+
+#[test]
+fn p13_a_branch_that_nobody_was_asked_about_is_evidence_when_a_member_shows_it() {
+    let fleet = Fleet::new();
+    let key = branches(&fleet);
+    fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &path(&fleet, "c")]);
+    let _datastore = fleet.datastore();
+    let (_b, _a) = (fleet.replica("b"), fleet.replica("a"));
+    fleet.wait("it is noticed", || fleet.status("d").to_string().contains("register_went_back"));
+    fleet.wait("b is cut off", || fleet.status("b")["connected"] == false);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(fleet.status("b")["connected"], false);
+}
+
+#[test]
+fn p13_authority_restore_asks_before_a_register_of_another_branch_takes_the_place_of_a_sound_one() {
+    let fleet = Fleet::new();
+    let key = branches(&fleet);
+    fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &path(&fleet, "a")]);
+    let other = escrow(&fleet, "c");
+    let restore = ["authority", "restore", &other, "--recovery-key", &key];
+    for is_sound in [true, false] {
+        if !is_sound {
+            std::fs::remove_file(fleet.dir("d/trust/ca.key")).expect("removes");
+        }
+        let refused = fleet.run("d", &restore);
+        let text = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        assert!(is_sound || (text.contains("--register here") && text.contains(" b")), "{text}");
+        let register = std::fs::read_to_string(fleet.dir("d/trust/members.json")).expect("reads");
+        assert!(register.contains("revoked"), "{text}");
+    }
+    fleet.ok("d", &[&restore[..], &["--register", "here"]].concat());
+    assert!(line_of(&members(&fleet), "b").contains("revoked"));
+}

@@ -1,6 +1,7 @@
 //! Access granted by a restored backup, and sessions that a restore ends.
 
 use crate::fleet::Fleet;
+use crate::recover_witnesses::branches;
 
 const TOKEN: &str = r#"{"id":"6f0d3a52-6a0b-4c41-9d5f-0f0a4c1d2e3f","name":"stolen-laptop","uid":2,"createdAt":"2026-01-01T00:00:00Z","hash":"00"}"#;
 
@@ -63,4 +64,26 @@ fn p13_a_restore_beside_an_index_that_has_more_asks() {
     assert!(said.contains("NOT RESTORED: up to sequence 6"), "{said}");
     let _datastore = fleet.datastore();
     fleet.ok("d", &["verify"]);
+}
+
+#[test]
+fn p13_of_two_branches_of_the_register_none_is_restored_unasked() {
+    let fleet = Fleet::new();
+    let key = branches(&fleet);
+    let place = fleet.dir("backups").display().to_string();
+    let refused = fleet.run("d", &["restore", &place, "--recovery-key", &key]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for word in ["not known to go on from", "differ in b", "--backup ID"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists(), "nothing was put in place");
+    // The first backup is that of the branch in which the member was revoked.
+    let listed = std::fs::read_dir(fleet.dir("backups/manifests")).expect("lists");
+    let names = listed.map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned());
+    let mut ids: Vec<String> = names.map(|name| name.split('.').next().unwrap_or_default().to_owned()).collect();
+    ids.sort();
+    fleet.ok("d", &["restore", &place, "--recovery-key", &key, "--backup", &ids[0]]);
+    let members = fleet.ok("d", &["members"]);
+    assert!(members.lines().any(|line| line.starts_with("b ") && line.contains("revoked")), "{members}");
 }

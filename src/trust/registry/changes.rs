@@ -7,6 +7,8 @@
 //! signs the mark of the last change for its members. A mark that a member presents later is believed only if the
 //! datastore signed it.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -19,8 +21,11 @@ use crate::trust::{Authorities, Authority, TrustError};
 
 /// Domain separator: prevents other signatures of the CA's key from being accepted as signed marks.
 const DOMAIN: &[u8] = b"gravwell register v1\0";
-/// Maximum number of changes whose names are kept.
-const NAMED_MAX: usize = 256;
+/// Maximum number of changes whose names are kept. Copies that are further apart are not known to be of one descent.
+const NAMED_MAX: usize = 1024;
+/// Maximum number of former runs of changes that are kept, and of names in each of them.
+const FORMER_MAX: usize = 4;
+const FORMER_NAMED_MAX: usize = 256;
 /// Upper bound on the changes per millisecond. Counts stay below 2^53, which JSON represents exactly.
 const CHANGES_PER_MS: u64 = 1 << 10;
 /// A count that is ahead of the time is raised by at most the time divided by this, so that it is not ahead for much
@@ -75,9 +80,30 @@ pub(super) struct Changes {
     changed_ms: u64,
     /// Names of the latest changes, oldest first.
     names: Vec<String>,
+    /// Changes before each time that an operator put the registry back or accepted it, oldest first. Absent in files of
+    /// versions that did not keep them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<Former>,
     /// Mark of a later registry that a member has presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shown: Option<RegisterMark>,
+}
+
+/// A run of changes that ended when an operator put the registry back or accepted it. Its counts do not continue in
+/// the next run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Former {
+    count: u64,
+    names: Vec<String>,
+    /// The operator was asked, and gave up the registries that are not descended from this run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_decided: bool,
+}
+
+/// Returns the name of change number `at`, if `names`, which end with that of number `count`, reach back so far.
+fn name_at(names: &[String], count: u64, at: u64) -> Option<&str> {
+    let back = usize::try_from(count.checked_sub(at)?).ok()?;
+    names.get(names.len().checked_sub(back.checked_add(1)?)?).map(String::as_str)
 }
 
 impl Changes {
@@ -85,47 +111,103 @@ impl Changes {
         self.count
     }
 
+    fn mark(&self) -> RegisterMark {
+        let name = self.names.last().cloned().unwrap_or_default();
+        RegisterMark { count: self.count, name, changed_ms: self.changed_ms }
+    }
+
+    /// Returns the name of change number `at`, as far as it is known, and whether another name is evidence.
+    fn named(&self, at: u64) -> Option<(&str, bool)> {
+        if let Some(name) = name_at(&self.names, self.count, at) {
+            return Some((name, true));
+        }
+        let former = self.former.iter().find(|former| at <= former.count)?;
+        name_at(&former.names, former.count, at).map(|name| (name, !former.is_decided))
+    }
+
     fn relation(&self, seen: &RegisterMark) -> Option<Relation> {
-        let Some(back) = self.count.checked_sub(seen.count) else { return Some(Relation::Later) };
-        let at = self.names.len().checked_sub(usize::try_from(back).ok()?.checked_add(1)?)?;
-        (!seen.name.is_empty() && self.names[at] != seen.name).then_some(Relation::Apart)
+        if seen.count > self.count {
+            return Some(Relation::Later);
+        }
+        let (name, is_evidence) = self.named(seen.count)?;
+        (!seen.name.is_empty() && name != seen.name && is_evidence).then_some(Relation::Apart)
+    }
+
+    fn has_passed(&self, mark: &RegisterMark) -> bool {
+        !mark.name.is_empty() && self.named(mark.count).is_some_and(|(name, _)| name == mark.name)
+    }
+
+    fn decide(&mut self) {
+        self.former.iter_mut().for_each(|former| former.is_decided = true);
     }
 }
 
 impl Registry {
-    /// Returns the changes. Versions that count no changes wrote a new revision with every change, so starting from the
-    /// revision never lowers the count.
-    pub(super) fn changes(&self) -> Changes {
+    fn known_changes(&self) -> Cow<'_, Changes> {
+        // Versions that count no changes wrote a new revision with every change, so starting from the revision never
+        // lowers the count.
         let (count, changed_ms) = (self.contents.revision.saturating_add(1), self.contents.saved_ms);
-        self.contents.changes.clone().unwrap_or(Changes { count, changed_ms, ..Changes::default() })
+        match &self.contents.changes {
+            Some(changes) => Cow::Borrowed(changes),
+            None => Cow::Owned(Changes { count, changed_ms, ..Changes::default() }),
+        }
+    }
+
+    /// Returns the changes.
+    pub(super) fn changes(&self) -> Changes {
+        self.known_changes().into_owned()
     }
 
     /// Returns the mark of the latest change.
     #[must_use]
     pub fn mark(&self) -> RegisterMark {
-        let Changes { count, changed_ms, mut names, .. } = self.changes();
-        RegisterMark { count, name: names.pop().unwrap_or_default(), changed_ms }
+        self.known_changes().mark()
     }
 
     /// Returns how a registry that was seen is related to this one; `None` if this one descends from it, as far as
     /// is known.
     #[must_use]
     pub fn relation(&self, seen: &RegisterMark) -> Option<Relation> {
-        self.changes().relation(seen)
+        self.known_changes().relation(seen)
+    }
+
+    /// Returns whether this registry is known to descend from the one with this mark, or has it itself.
+    #[must_use]
+    pub fn has_passed(&self, mark: &RegisterMark) -> bool {
+        self.known_changes().has_passed(mark)
     }
 
     /// Returns whether this registry is known to descend from `earlier`.
     #[must_use]
     pub fn goes_on_from(&self, earlier: &Registry) -> bool {
-        let (mark, changes) = (earlier.mark(), self.changes());
-        let is_named = changes.count.saturating_sub(mark.count) < changes.names.len() as u64 && !mark.name.is_empty();
-        is_named && changes.relation(&mark).is_none()
+        self.has_passed(&earlier.mark())
+    }
+
+    /// Returns the last change before an operator put this registry back or accepted it, as far as it is known.
+    #[must_use]
+    pub fn came_from(&self) -> Option<RegisterMark> {
+        let changes = self.known_changes();
+        let former = changes.former.last()?;
+        Some(RegisterMark { count: former.count, name: former.names.last()?.clone(), changed_ms: 0 })
+    }
+
+    /// Records that an operator chose this registry, which was put back, and knew of others that are not its ancestors:
+    /// they are no evidence any more.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn give_up_others(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        let mut changes = self.changes();
+        changes.decide();
+        self.contents.changes = Some(changes);
+        self.write(now_ms)
     }
 
     /// Returns the mark of a later or diverged registry that a member has presented.
     #[must_use]
     pub fn shown(&self) -> Option<RegisterMark> {
-        self.changes().shown.filter(|shown| self.relation(shown).is_some())
+        let changes = self.known_changes();
+        changes.shown.as_ref().filter(|shown| changes.relation(shown).is_some()).cloned()
     }
 
     /// Records a mark that a member has presented. Returns `false` if it adds nothing new.
@@ -146,7 +228,8 @@ impl Registry {
         changes.count = changes.count.saturating_add(1);
         changes.changed_ms = now_ms;
         let mut hasher = blake3::Hasher::new();
-        hasher.update(changes.names.last().map_or(&[][..], |name| name.as_bytes()));
+        let before = changes.names.last().or_else(|| changes.former.last().and_then(|former| former.names.last()));
+        hasher.update(before.map_or(&[][..], |name| name.as_bytes()));
         hasher.update(&changes.count.to_le_bytes()).update(&now_ms.to_le_bytes());
         for member in self.members() {
             hasher.update(member.described().as_bytes());
@@ -158,36 +241,44 @@ impl Registry {
     }
 
     /// Makes this registry the latest, whatever others have reached, because an operator decided so. The caller must
-    /// write it.
+    /// write it. The names of its changes are kept, because they show which copies it descends from. Another name for
+    /// one of them remains evidence of a registry that nobody gave up, unless `is_decided`: then the operator was asked.
     ///
     /// The count follows the time of acceptance. So a copy that is accepted later has the greater count, whichever copy
     /// it is, and however often the same one was accepted before. A count that is ahead of the time, because a clock ran
     /// ahead, is raised by an amount that grows with the time: then the same holds for copies of this registry, as long
     /// as the clock does not go back any further.
-    pub(in crate::trust) fn set_on(&mut self, now_ms: u64) {
+    pub(in crate::trust) fn set_on(&mut self, is_decided: bool, now_ms: u64) {
+        self.set_on_above(0, is_decided, now_ms);
+    }
+
+    fn set_on_above(&mut self, least: u64, is_decided: bool, now_ms: u64) {
         let mut changes = self.changes();
         let shown = changes.shown.take().map_or(0, |shown| shown.count);
-        let reached = changes.count.max(shown).max(self.contents.revision);
+        let mut names = std::mem::take(&mut changes.names);
+        names.drain(..names.len().saturating_sub(FORMER_NAMED_MAX));
+        if !names.is_empty() {
+            changes.former.push(Former { count: changes.count, names, is_decided });
+        }
+        if is_decided {
+            changes.decide();
+        }
+        changes.former.drain(..changes.former.len().saturating_sub(FORMER_MAX));
+        let reached = changes.count.max(least).max(shown).max(self.contents.revision);
         let raised_max = now_ms / BEHIND_DIVISOR;
         let raised = now_ms.checked_sub(changes.changed_ms).map_or(raised_max, |since_ms| since_ms.min(raised_max));
         changes.count = now_ms.saturating_mul(CHANGES_PER_MS).max(reached.saturating_add(raised));
-        changes.names.clear();
         self.contents.changes = Some(changes);
         self.note_change(now_ms);
         self.is_dirty = true;
     }
 
-    /// As `set_on`, but durable. The new count also exceeds `least`, a mark of another registry.
+    /// As `set_on`, but durable. The new count also exceeds `least`, a mark of another registry, which is given up.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn accept(&mut self, least: Option<&RegisterMark>, now_ms: u64) -> Result<(), TrustError> {
-        if let Some(least) = least {
-            let mut changes = self.changes();
-            changes.count = changes.count.max(least.count);
-            self.contents.changes = Some(changes);
-        }
-        self.set_on(now_ms);
+        self.set_on_above(least.map_or(0, |least| least.count), true, now_ms);
         self.write(now_ms)
     }
 
@@ -328,6 +419,42 @@ mod tests {
         let mut accepted = of(&changed.clone_text());
         accepted.accept(None, NOW).expect("accepts");
         assert_eq!(of(&without(&accepted.clone_text())).relation(&accepted.mark()), None);
+    }
+
+    #[test]
+    fn p13_a_register_that_came_back_is_known_to_descend_from_its_copies_and_not_from_another_branch() {
+        let (a, before) = revoked();
+        let mut b = of(&before);
+        for number in 0..3 {
+            let new = MemberName::new(format!("new{number}")).expect("name");
+            b.invite(&new, Role::Reader, 9, NOW + 3, false).expect("invites");
+        }
+        // Branch B is put back by somebody who was not asked about branch A.
+        let mut back = of(&b.clone_text());
+        back.forget_invitations(false, NOW + 10).expect("forgets");
+        let mut back = of(&back.clone_text());
+        assert!(back.goes_on_from(&b) && back.goes_on_from(&of(&before)) && !back.goes_on_from(&a));
+        assert_eq!(back.came_from().map(|mark| (mark.count, mark.name)), Some((b.mark().count, b.mark().name)));
+        assert_eq!(back.relation(&a.mark()), Some(Relation::Apart), "A is evidence, although B has more changes");
+        assert!(back.note_shown(&a.mark()) && back.shown() == Some(a.mark()));
+        let later = back.clone_text();
+        // When the operator decides, it is no evidence any more, and the descent is still known.
+        back.give_up_others(NOW + 11).expect("gives up");
+        assert_eq!((back.relation(&a.mark()), back.shown()), (None, None));
+        assert!(back.goes_on_from(&b) && !back.goes_on_from(&a));
+        for is_decided in [true, false] {
+            let mut chosen = of(&b.clone_text());
+            chosen.forget_invitations(is_decided, NOW + 10).expect("forgets");
+            assert_eq!(chosen.relation(&a.mark()).is_none(), is_decided);
+        }
+        let mut accepted = of(&later);
+        accepted.accept(None, NOW + 12).expect("accepts");
+        assert_eq!((accepted.relation(&a.mark()), accepted.shown()), (None, None));
+        // What is kept is bounded.
+        for number in 0..20 {
+            accepted.accept(None, NOW + 20 + number).expect("accepts");
+        }
+        assert_eq!(accepted.changes().former.len(), FORMER_MAX);
     }
 
     impl Registry {
