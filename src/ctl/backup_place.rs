@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::backup::repository::{Encryption, Repository, Secret};
 use crate::backup::store::{self, Store};
 use crate::datastore::service::trust_dir;
+use crate::datastore::unfinished;
 use crate::trust::{BackupKey, RecoveryKey, RecoveryKeys};
 
 use super::CtlError;
@@ -266,11 +267,19 @@ fn find_key(
     if here.as_ref().is_some_and(|key| key.name() == name) {
         return Ok((here, None));
     }
-    for recovery in recovery.cloned().into_iter().chain(recovery_keys(dir)?) {
-        if let Some(key) = Repository::key_under(store, &recovery, name).map_err(failed)? {
-            let unsealed = here.is_none().then(|| key.clone());
-            return Ok((Some(key), unsealed));
-        }
+    let under = |recovery: &RecoveryKey| Repository::key_under(store, recovery, name).map_err(failed);
+    let mut found = recovery.map(under).transpose()?.flatten();
+    if found.is_none() {
+        let keys = match recovery_keys(dir) {
+            // A restore that was interrupted may have put the register back, and not yet its recovery key.
+            Err(_) if recovery.is_some() && unfinished::find(dir).is_some() => Vec::new(),
+            keys => keys?,
+        };
+        found = keys.iter().find_map(|key| under(key).transpose()).transpose()?;
+    }
+    if let Some(key) = found {
+        let unsealed = here.is_none().then(|| key.clone());
+        return Ok((Some(key), unsealed));
     }
     let file = key_file.display();
     let here = match here {

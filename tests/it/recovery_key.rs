@@ -345,3 +345,34 @@ fn p13_a_former_key_brings_no_earlier_register_back_before_it_was_said() {
     assert!(recovered.status.success(), "an earlier copy that the key does not open is no obstacle: {recovered:?}");
     assert!(is_revoked());
 }
+
+#[test]
+fn p05_a_restore_that_was_cut_off_before_its_recovery_key_is_run_again_with_the_same_words() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let export = fleet.converges(&["a"]);
+    let (key, place) = (key_of(&fleet), fleet.dir("backups").display().to_string());
+    fleet.wait("the datastore knows that a has a copy", || {
+        fleet.ok("d", &["members", "--json"]).contains(r#""copy_keys":""#)
+    });
+    fleet.ok("d", &["backup", "create", &place]);
+    a.terminate();
+    destroy(&fleet, datastore);
+    let restore = ["restore", &place, "--recovery-key", &key];
+    fleet.ok("d", &restore);
+    // As a kill leaves it after the register was put back, and before its keys were.
+    for name in ["log", "state", "trust/ca.key", "trust/recovery.key", "trust/recovery.name", "backup.key"] {
+        let path = fleet.dir("d").join(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).expect("removes");
+        } else {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    std::fs::write(fleet.dir("d/unfinished"), "cut off").expect("writes");
+    fleet.ok("d", &restore);
+    let _datastore = fleet.datastore();
+    assert_eq!((key_of(&fleet), fleet.export("d")), (key, export));
+}
