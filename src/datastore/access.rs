@@ -43,3 +43,19 @@ pub(super) fn may_ask(role: Role, request: &Request) -> bool {
         ),
     }
 }
+
+/// Returns whether members may make `request` although they may have been revoked in a later register than the present
+/// one: it discloses nothing of the log and the state.
+pub(super) fn is_open_to_all(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Status
+            | Request::Upstream
+            | Request::Presence
+            | Request::Backends
+            | Request::Proof
+            | Request::Escrow { .. }
+            | Request::Roots { .. }
+            | Request::AuditActs { .. }
+    )
+}

@@ -25,7 +25,7 @@ use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
-use super::access::may_ask;
+use super::access::{is_open_to_all, may_ask};
 use super::commit::wait_applied;
 use super::shared::{BLOCK_BYTES, Shared, SharedRef};
 use super::{audit, compaction, contents, copy, inspect, push, rotation};
@@ -39,6 +39,8 @@ pub struct Caller {
     pub role: Role,
     /// Origin for the audit: a network address, or a user of this host.
     pub from: String,
+    /// Why a member is given nothing of the log and the state, if it is not.
+    pub withheld: Option<String>,
 }
 
 /// Serves the local socket until the task is dropped. Its callers own the data directory.
@@ -49,7 +51,7 @@ pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
         let shared = SharedRef::clone(&shared);
         tokio::spawn(async move {
             let from = audit::acts::local_user(stream.peer_cred());
-            let caller = Caller { name: shared.local.clone(), role: Role::Admin, from };
+            let caller = Caller { name: shared.local.clone(), role: Role::Admin, from, withheld: None };
             let (mut receive, mut send) = stream.into_split();
             if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
                 tracing::debug!(%error, "a local request ended early");
@@ -126,6 +128,9 @@ where
 }
 
 fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
+    if let Some(why) = caller.withheld.as_ref().filter(|_| !is_open_to_all(request)) {
+        return Err(refuse(why));
+    }
     if may_ask(caller.role, request) {
         return Ok(());
     }
@@ -620,6 +625,11 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'
         let problem = format!("the datastore waits to be recovered, because {recovery}");
         report.findings.push(Finding { place: "log".into(), offset: None, problem });
     }
+    report.findings.extend(shared.members.witness_damage().map(|(path, why)| Finding {
+        place: path.display().to_string(),
+        offset: None,
+        problem: format!("the record of how far the register of members had come is damaged ({why})"),
+    }));
     if let Some(problem) = generations::problem(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
         report.findings.push(Finding { place: generations::FILE.into(), offset: None, problem });
     }

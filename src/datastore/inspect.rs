@@ -153,7 +153,7 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
             path.display()
         );
         let remedy = "compare `gravwell-logctl members` with the members that you expect, and revoke again those that should be \
-                      revoked; then remove the damaged file";
+                      revoked; then remove the damaged file, or the one that takes its place once the register is written again";
         Reason::new(Code::RegisterMarkDamaged, message, remedy)
     }));
     let strangers = shared.members.of_no_authority();

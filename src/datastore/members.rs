@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
 use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
@@ -22,7 +24,7 @@ use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
 use super::recovery::{self, Here};
 use super::register::NotDurable;
-use super::register_seen::Witness;
+use super::register_seen::{Sound, Witness};
 use super::shared::{Shared, now_ms};
 
 /// Addresses at which others reach a member.
@@ -57,6 +59,9 @@ pub(super) struct Members {
     pub(super) not_durable: Mutex<NotDurable>,
     /// Records the progress of the registry outside its file.
     pub(super) witness: Mutex<Option<Witness>>,
+    /// Members that have shown a later registry than this one.
+    pub(super) sound: Mutex<Sound>,
+    pub(super) sound_changed: watch::Sender<()>,
     presences: Mutex<Presences>,
     /// Addresses that members announced, kept while they are disconnected.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -141,6 +146,8 @@ impl Members {
             file: Mutex::new(file),
             not_durable: Mutex::default(),
             witness: Mutex::default(),
+            sound: Mutex::default(),
+            sound_changed: watch::channel(()).0,
             presences,
             reachable,
             published,

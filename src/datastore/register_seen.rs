@@ -2,12 +2,16 @@
 //!
 //! An outdated registry would admit members that were revoked later, and nothing in it shows that. So the datastore
 //! records the registry's progress outside the directory `trust`, and signs it for the members. They present it when
-//! they request their encrypted backup. If a mark is ahead of the registry or belongs to another one, the datastore
-//! accepts no writes, enrolls no members and issues no encrypted backups, which would replace later ones. This lasts
-//! until the later registry is restored or an operator accepts this one as the latest.
+//! they request their encrypted backup. The audit records it, too. If a mark is ahead of the registry or belongs to
+//! another one, the datastore accepts no writes, enrolls no members, renews no certificates and issues no encrypted
+//! backups, which would replace later ones. Log and state are given only to members that show the latest mark, because
+//! the others may have been revoked since. This lasts until the later registry is restored or an operator accepts this
+//! one as the latest.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +22,7 @@ use crate::env::summed;
 use crate::model::MemberName;
 use crate::telemetry::seldom::Seldom;
 use crate::trust::{
-    Authorities, RegisterMark, Registry, Relation, SignedMark, TrustError, authority_name, fingerprint,
+    Authorities, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name, fingerprint,
 };
 
 use super::members::Members;
@@ -31,7 +35,18 @@ const DAMAGED: &str = "damaged";
 const ASIDE: &str = "aside";
 const VERSION: u32 = 1;
 
+/// Close code of a connection of a member to which nothing is given.
+const CLOSE_REFUSED: u32 = 1;
+
 static DOUBTED: Seldom = Seldom::new();
+
+/// Members that have shown the latest register of which anything is known. A member whose revocation the present register
+/// has lost was not given a copy of that one.
+#[derive(Default)]
+pub(super) struct Sound {
+    shown: Option<RegisterMark>,
+    members: BTreeSet<MemberName>,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Noted {
@@ -46,11 +61,15 @@ struct Noted {
 pub(super) struct Witness {
     path: PathBuf,
     found: Found,
+    /// The directory is only looked at: nothing is written.
+    is_read_only: bool,
 }
 
 /// Contents of the file.
 enum Found {
     Nothing,
+    /// There is none, although the registry says that its progress was recorded.
+    Missing,
     Mark(Noted),
     /// Written under an authority that is not one of this datastore's: its counts cannot be compared.
     OfAnotherAuthority,
@@ -59,10 +78,12 @@ enum Found {
 }
 
 impl Found {
-    fn read(path: &Path, names: &[String]) -> Found {
+    fn read(path: &Path, names: &[String], was_written: bool) -> Found {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return if was_written { Found::Missing } else { Found::Nothing };
+            }
             Err(error) => return Found::Unreadable(error.to_string()),
         };
         let noted =
@@ -78,17 +99,25 @@ impl Found {
     }
 }
 
+/// Why a file that is not there needs an operator.
+const MISSING: &str = "it is missing, though the register says that it was written";
+
 impl Witness {
-    /// Reads the file in the data directory `dir`. Nothing is changed before the register is written again.
-    pub(super) fn open(dir: &Path, authorities: &Authorities) -> Witness {
+    /// Reads the file in the data directory `dir`. Nothing is changed before the register is written again. `was_written`:
+    /// the registry says that there is one.
+    pub(super) fn open(dir: &Path, authorities: &Authorities, was_written: bool, is_read_only: bool) -> Witness {
         let path = dir.join(FILE);
-        let names: Vec<String> =
-            authorities.all().iter().map(|certificate| authority_name(&fingerprint(certificate))).collect();
-        let found = Found::read(&path, &names);
-        if let Found::Unreadable(why) = &found {
-            tracing::error!(path = %path.display(), why, "the register's progress cannot be read; the file is kept");
+        let found = Found::read(&path, &names_of(authorities), was_written);
+        match &found {
+            Found::Unreadable(why) => {
+                tracing::error!(path = %path.display(), why, "the register's progress cannot be read; the file is kept");
+            }
+            Found::Missing => {
+                tracing::error!(path = %path.display(), "the record of the register's progress is missing")
+            }
+            _ => {}
         }
-        Witness { path, found }
+        Witness { path, found, is_read_only }
     }
 
     /// The recorded progress.
@@ -98,11 +127,14 @@ impl Witness {
 
     /// Describes a damaged file, or one that was renamed because it was damaged, until an operator removes it.
     fn damage(&self) -> Option<(PathBuf, String)> {
-        if let Found::Unreadable(why) = &self.found {
-            return Some((self.path.clone(), why.clone()));
+        match &self.found {
+            Found::Unreadable(why) => return Some((self.path.clone(), why.clone())),
+            Found::Missing => return Some((self.path.clone(), MISSING.into())),
+            _ => {}
         }
         let aside = self.aside(DAMAGED, 1);
-        aside.exists().then(|| (aside, "it was set aside when the register was written again".into()))
+        let why = "it was missing, or cannot be read, and was set aside when the register was written again";
+        aside.exists().then(|| (aside, why.into()))
     }
 
     fn aside(&self, mark: &str, number: u32) -> PathBuf {
@@ -110,6 +142,9 @@ impl Witness {
     }
 
     fn keep(&mut self, mark: RegisterMark, authority: String) {
+        if self.is_read_only {
+            return;
+        }
         if let Found::Mark(noted) = &self.found
             && noted.mark.count >= mark.count
             && noted.authority == authority
@@ -126,9 +161,15 @@ impl Witness {
         let mark = match self.found {
             Found::Nothing | Found::Mark(_) => return Ok(()),
             Found::OfAnotherAuthority => ASIDE,
-            Found::Unreadable(_) => DAMAGED,
+            Found::Unreadable(_) | Found::Missing => DAMAGED,
         };
         let aside = first_free(|number| self.aside(mark, number)).ok_or(std::io::ErrorKind::AlreadyExists)?;
+        if let Found::Missing = self.found {
+            // Says so until an operator has looked, also after the file was written again.
+            replace_file(&aside, format!("{MISSING}\n").as_bytes()).map_err(std::io::Error::other)?;
+            self.found = Found::Nothing;
+            return Ok(());
+        }
         match std::fs::rename(&self.path, &aside) {
             // Read failed, but there is nothing to keep any more.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -147,17 +188,33 @@ impl Witness {
     }
 }
 
-/// Compares the registry with `witness` and returns evidence that the registry is not the latest. If recovery is off,
-/// the registry is accepted as the latest instead.
+/// Names of the CAs under which a recorded mark counts.
+fn names_of(authorities: &Authorities) -> Vec<String> {
+    authorities.all().iter().map(|certificate| authority_name(&fingerprint(certificate))).collect()
+}
+
+/// The registry's progress as the audit has recorded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Audited {
+    pub mark: RegisterMark,
+    /// Name of the CA; the registry of another CA counts separately.
+    pub authority: String,
+}
+
+/// Compares the registry with `witness` and with what the audit has recorded, and returns evidence that the registry is
+/// not the latest. If recovery is off, the registry is accepted as the latest instead.
 ///
 /// # Errors
 /// Returns an error if the registry cannot be written.
 pub(super) fn examine(
     registry: &mut Registry,
-    witness: &Witness,
+    (witness, audited): (&Witness, Option<Audited>),
+    authorities: &Authorities,
     mode: Recovery,
 ) -> Result<Option<String>, TrustError> {
-    if let Some(seen) = witness.mark() {
+    let names = names_of(authorities);
+    let audited = audited.filter(|audited| names.contains(&audited.authority)).map(|audited| audited.mark);
+    for seen in witness.mark().into_iter().chain(&audited) {
         registry.note_shown(seen);
     }
     let Some(shown) = registry.shown() else { return Ok(None) };
@@ -176,9 +233,10 @@ pub(super) fn examine(
 /// If the CA or the registry cannot be read or written.
 pub fn accept_over_noted(dir: &Path) -> Result<(), TrustError> {
     let trust = super::service::trust_dir(dir);
-    let Some(noted) = Witness::open(dir, &Authorities::load(&trust)?).noted else { return Ok(()) };
+    let witness = Witness::open(dir, &Authorities::load(&trust)?);
+    let Some(noted) = witness.mark() else { return Ok(()) };
     let mut registry = Registry::open(&trust, now_ms())?;
-    if registry.relation(&noted).is_some() { registry.accept(Some(&noted), now_ms()) } else { Ok(()) }
+    if registry.relation(noted).is_some() { registry.accept(Some(noted), now_ms()) } else { Ok(()) }
 }
 
 fn described(registry: &Registry, shown: &RegisterMark) -> String {
@@ -215,9 +273,24 @@ impl Members {
             registry.mark()
         };
         let authority = authority_name(&self.authorities().current().fingerprint());
-        if let Some(witness) = self.witness().as_mut() {
+        let is_kept = self.witness().as_mut().is_some_and(|witness| {
             witness.keep(mark, authority);
+            witness.mark().is_some()
+        });
+        if is_kept {
+            self.registry().note_has_mark();
         }
+    }
+
+    /// Returns the progress that is to be recorded in the audit: that of the written register, unless a later one is
+    /// known.
+    pub(super) fn audited(&self) -> Option<Audited> {
+        if self.registry().shown().is_some() {
+            return None;
+        }
+        let witness = self.witness();
+        let Found::Mark(noted) = &witness.as_ref()?.found else { return None };
+        Some(Audited { mark: noted.mark.clone(), authority: noted.authority.clone() })
     }
 
     /// Returns the damaged record of the register's progress, if any, with a description of the damage.
@@ -232,7 +305,76 @@ impl Members {
     }
 }
 
+/// Returns whether two marks are of the same change.
+fn is_same(one: &RegisterMark, other: &RegisterMark) -> bool {
+    (one.count, &one.name) == (other.count, &other.name)
+}
+
+impl Members {
+    fn sound(&self) -> MutexGuard<'_, Sound> {
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the mark that a member has shown, which was signed here.
+    fn note_sound(&self, member: &MemberName, seen: &RegisterMark) {
+        let Some(shown) = self.registry().shown() else { return };
+        let mut sound = self.sound();
+        if !sound.shown.as_ref().is_some_and(|known| is_same(known, &shown)) {
+            *sound = Sound { shown: Some(shown.clone()), members: BTreeSet::new() };
+        }
+        if is_same(seen, &shown) {
+            sound.members.insert(member.clone());
+        }
+        drop(sound);
+        self.sound_changed.send_replace(());
+    }
+
+    /// Returns whether a member is known not to have been revoked in the latest register: no later one than the present
+    /// one is known, or the member has shown it.
+    fn is_sound(&self, member: &MemberName) -> bool {
+        let Some(shown) = self.registry().shown() else { return true };
+        let sound = self.sound();
+        sound.shown.as_ref().is_some_and(|known| is_same(known, &shown)) && sound.members.contains(member)
+    }
+
+    /// Closes the connections over which members that are not sound receive entries.
+    fn cut_off_unsound(&self, why: impl Fn(&MemberName) -> String) {
+        let connected: Vec<_> = {
+            let presences = self.presences();
+            let served = presences.present.values().filter(|present| present.role != Role::Balancer);
+            served.map(|present| (present.member.clone(), present.connection.clone())).collect()
+        };
+        for (member, connection) in connected.into_iter().filter(|(member, _)| !self.is_sound(member)) {
+            connection.close(CLOSE_REFUSED.into(), why(&member).as_bytes());
+        }
+    }
+}
+
 impl Shared {
+    /// Returns the reason why a member is given nothing of the log and the state; `None` if it is.
+    pub(super) fn withheld_from(&self, member: &MemberName) -> Option<String> {
+        if self.members.is_sound(member) {
+            return None;
+        }
+        let waits = self.register_waits().or_else(|| self.members.beyond())?;
+        Some(withheld(member, &waits))
+    }
+
+    /// Waits for a member to show the latest register, if the present one is known not to be that. Returns the reason
+    /// why nothing is given to it.
+    pub(super) async fn wait_sound(&self, member: &MemberName, patience: Duration) -> Option<String> {
+        let mut changed = self.members.sound_changed.subscribe();
+        let waiting = async {
+            while self.withheld_from(member).is_some() {
+                if changed.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, waiting).await;
+        self.withheld_from(member)
+    }
+
     fn register_shows(&self) -> MutexGuard<'_, String> {
         self.register_shows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,7 +393,7 @@ impl Shared {
         )
     }
 
-    /// Stops accepting writes and enrolling members.
+    /// Stops accepting writes and enrolling members, and serving those that have not shown the later register.
     pub(super) fn wait_for_register(&self, evidence: Option<String>) {
         let Some(evidence) = evidence else { return };
         let mut shows = self.register_shows();
@@ -260,7 +402,12 @@ impl Shared {
             tracing::error!(remedy, "the datastore takes no writes: {evidence}");
             crate::telemetry::metrics::recovery_needed(true);
         }
-        *shows = evidence;
+        let is_news = *shows != evidence;
+        shows.clone_from(&evidence);
+        drop(shows);
+        if is_news {
+            self.members.cut_off_unsound(|member| withheld(member, &evidence));
+        }
     }
 
     /// Checks the registry mark that a member presents, which belongs to its encrypted backup. Only marks signed by one
@@ -290,7 +437,17 @@ impl Shared {
             true => {
                 tracing::error!(%member, seen = %seen.mark, "a later register of members was seen, and is given up: Datastore-Recovery is off")
             }
-            false => self.wait_for_register(self.members.beyond()),
+            false => {
+                self.members.note_sound(member, &seen.mark);
+                self.wait_for_register(self.members.beyond());
+            }
         }
     }
+}
+
+fn withheld(member: &MemberName, waits: &str) -> String {
+    format!(
+        "register_went_back: nothing is given to {member} before an operator has put the later register back, because {waits}; a member \
+         that has a sealed copy of the later one is served"
+    )
 }

@@ -294,22 +294,22 @@ impl Datastore {
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
         // If recovery is off, writes are accepted and the entries in the audit's evidence are abandoned.
-        let audit_shows = audit::point_in(&path).and_then(|point| recovery::from_audit(&here, &point));
+        let (point, audited) = audit::found_in(&path, &local_name());
+        let audit_shows = point.and_then(|point| recovery::from_audit(&here, &point));
         let audit_shows = audit_shows.filter(|evidence| recovery::counts(config.recovery, evidence));
         let evidence = recovery::from_register(&here, &registry).or_else(|| audit_shows.clone());
         if evidence.is_none() || config.recovery == Recovery::Off {
             recovery::enter(&here, &mut registry);
         }
-        let witness = Witness::open(&path, &authorities);
-        let register_shows = register_seen::examine(&mut registry, &witness, config.recovery)?;
+        let is_read_only = matches!(place, Place::Read { .. });
+        let witness = Witness::open(&path, &authorities, registry.has_mark(), is_read_only);
+        let register_shows = register_seen::examine(&mut registry, (&witness, audited), &authorities, config.recovery)?;
         registry.set_floor_policy(FloorPolicy {
             readers: config.readers_hold_compaction,
             lag_ops_max: config.member_lag_ops_max,
         });
         let members = Members::new(authorities, registry, config.retention_ms(), addresses, config.certificate_days);
-        if let Place::Write { .. } = place {
-            members.witnessed_by(witness);
-        }
+        members.witnessed_by(witness);
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
@@ -419,7 +419,7 @@ impl Datastore {
         W: tokio::io::AsyncWrite + Unpin,
     {
         let from = audit::acts::own_user();
-        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin, from };
+        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin, from, withheld: None };
         admin::serve(&self.shared, &caller, receive, send).await
     }
 

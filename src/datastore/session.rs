@@ -27,6 +27,9 @@ use super::{admin, push, snapshot};
 
 /// Timeout for a client's first message.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a member to show the latest register of members, if the present one is known not to be that. Members
+/// wait longer for a welcome.
+const SHOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Close codes on the wire.
 const CLOSE_DONE: u32 = 0;
 const CLOSE_REFUSED: u32 = 1;
@@ -111,6 +114,11 @@ impl Session {
         let open =
             timeout(GREETING_TIMEOUT, wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX));
         let open = open.await.map_err(|_| refused(RefusalCode::Protocol, "no greeting came"))??;
+        if !matches!(open, Open::Control | Open::Admin)
+            && let Some(why) = self.shared.withheld_from(&self.member)
+        {
+            return refuse(&mut send, RefusalCode::Diverged, why).await;
+        }
         match open {
             open if !may_open(self.role, open) => {
                 let message = format!("{} is a {}, which may not ask for this", self.member, self.role);
@@ -144,7 +152,8 @@ impl Session {
             Open::Renew => self.renew(&mut send, &mut receive).await,
             Open::Admin => {
                 let from = self.connection.remote_address().ip().to_string();
-                let caller = admin::Caller { name: self.member.clone(), role: self.role, from };
+                let withheld = self.shared.withheld_from(&self.member);
+                let caller = admin::Caller { name: self.member.clone(), role: self.role, from, withheld };
                 admin::serve(&self.shared, &caller, &mut receive, &mut send).await?;
                 let _ = send.finish();
                 Ok(())
@@ -160,6 +169,10 @@ impl Session {
         let (kind, request) = wire::read_at_most(receive, REPORT_BYTES_MAX).await?.ok_or(WireError::Closed)?;
         if kind != Kind::Renew {
             return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
+        }
+        // A later register, which is to be put back, would not know the new certificate.
+        if let Some(waits) = self.shared.register_waits() {
+            return refuse(send, RefusalCode::Busy, format!("no certificate is renewed, because {waits}")).await;
         }
         // Renewing waits for the disk and notifies all other members.
         let turn = match self.shared.renewals.begin(&self.member, Instant::now()) {
@@ -191,6 +204,10 @@ impl Session {
         let session = self.clone();
         let greeted = move || session.greeted(presence, &hello);
         let welcome = vital::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
+        // A member that may have been revoked in a later register is not welcomed. It shows meanwhile what it has.
+        if let Some(why) = self.shared.wait_sound(&self.member, SHOWING_TIMEOUT).await {
+            return Err(refused(RefusalCode::Diverged, why).into());
+        }
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
@@ -219,7 +236,8 @@ impl Session {
                     let revocations = revocations.borrow_and_update().clone();
                     wire::send_raw(send, Kind::Revocations, &revocations).await?;
                 }
-                Ok(()) = roster.changed() => {
+                // A register that went back lists members that were revoked: what members know of each other stays.
+                Ok(()) = roster.changed(), if self.shared.register_waits().is_none() => {
                     let roster = roster.borrow_and_update().clone();
                     wire::send_raw(send, Kind::Roster, &roster).await?;
                 }

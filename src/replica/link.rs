@@ -34,6 +34,8 @@ use super::{applier, leaving, lend, outbox_writer, proofs, push, reconcile, resy
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A datastore that has not welcomed this member after this time may wait to be shown the latest register of members.
+const SHOW_AFTER: Duration = Duration::from_millis(200);
 /// Longest wait for a connection, over all addresses; a connector gives each address a shorter time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest backoff delay between two attempts.
@@ -134,6 +136,12 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Called on every good connection, for housekeeping such as renewing the certificate.
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
+
+    /// Called while the datastore does not welcome this member: shows it the latest register of members known here. A
+    /// datastore whose register went back serves only members that have a later one.
+    fn show_register(&self, _: quinn::Connection) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Opens a second connection, for chunks.
     fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
@@ -262,7 +270,15 @@ impl Linker {
         wire::send(&mut send, Kind::Open, &Open::Control).await?;
         wire::send(&mut send, Kind::Hello, &hello).await?;
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
-        let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?;
+        let showing = async {
+            sleep(SHOW_AFTER).await;
+            self.connector.show_register(connection.clone()).await;
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let welcome = tokio::select! {
+            welcome = welcome => welcome.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?,
+            never = showing => match never {},
+        };
         let welcome = match welcome {
             Ok(welcome) => welcome,
             Err(error) => return Err(unread(closed::explained(connection, error).await, mine.as_ref())),

@@ -169,6 +169,16 @@ impl MemberConnector {
         }
     }
 
+    /// Shows the datastore the signed mark of the registry in the copy that is here. Nothing is fetched.
+    ///
+    /// # Errors
+    /// Describes the failure.
+    pub(super) async fn show_mark(&self, connection: &quinn::Connection) -> Result<(), String> {
+        let kept = Escrow::load(&Identity::escrow(&self.data_dir)).map_err(text)?;
+        let (known, seen) = (Some(kept.known().to_owned()), kept.mark);
+        one::<EscrowInfo>(connection, &Request::Escrow { known, seen }).await.map(drop)
+    }
+
     /// Returns whether the stored copy is later than the one sent. A copy of a CA that is no longer trusted is
     /// never later.
     fn is_later(&self, kept: &Escrow, given: &Escrow) -> bool {

@@ -249,6 +249,14 @@ impl Connector for MemberConnector {
         self.peers.as_ref()?.membership_problem()
     }
 
+    fn show_register(&self, connection: quinn::Connection) -> Pending<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.show_mark(&connection).await {
+                tracing::debug!(error, "the register of members that is known here was not shown");
+            }
+        })
+    }
+
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         self.favourites().note_good();
         Box::pin(async move {

@@ -183,3 +183,113 @@ fn p11_a_damaged_record_of_the_registers_progress_is_kept_and_named() {
     fs::remove_file(&aside).expect("removes");
     assert_eq!(reasons(&fleet), [""; 0]);
 }
+
+/// Three members with sealed copies, of which `b` is revoked while `c` is away; an object is written after that. Returns
+/// with everything stopped, and with `d/trust` as it was before.
+fn forgotten(fleet: &Fleet) -> String {
+    let datastore = fleet.datastore();
+    let members: Vec<Process> = ["a", "b", "c"].map(|name| fleet.member(name)).into_iter().collect();
+    let key = key_of(fleet);
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a", "b", "c"]);
+    for name in ["a", "b", "c"] {
+        fleet.wait("it has a sealed copy", || fleet.dir(name).join("identity/escrow").exists());
+    }
+    for member in members {
+        member.terminate();
+    }
+    datastore.terminate();
+    copy_dir(&fleet.dir("d/trust"), &fleet.dir("older"));
+    let (datastore, a) = (fleet.datastore(), fleet.replica("a"));
+    fleet.wait_connected("a");
+    let escrow = fleet.dir("a/identity/escrow");
+    let before = fs::read(&escrow).expect("reads");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.ok("d", &["put", "c", "later", "--value", "2"]);
+    fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    fs::remove_dir_all(fleet.dir("d/trust")).expect("removes");
+    fs::rename(fleet.dir("older"), fleet.dir("d/trust")).expect("renames");
+    key
+}
+
+fn has(fleet: &Fleet, name: &str, object: &str) -> bool {
+    fleet.run(name, &["get", "c", object]).status.success()
+}
+
+#[test]
+fn p11_a_register_that_went_back_serves_only_members_that_show_the_later_one() {
+    let fleet = Fleet::new();
+    let key = forgotten(&fleet);
+    let datastore = fleet.datastore();
+    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before anyone connects");
+    let (_b, _c) = (fleet.replica("b"), fleet.replica("c"));
+    for name in ["b", "c"] {
+        fleet.wait("it is told", || fleet.log_of(name).contains("register_went_back"));
+        assert_eq!(fleet.status(name)["connected"], false, "{name}");
+        assert!(has(&fleet, name, "k"), "{name} goes on with what it has");
+    }
+    // A member that has the later register is let in, by its mark alone.
+    let a = fleet.replica("a");
+    fleet.wait_connected("a");
+    assert_eq!(state(&fleet, "b"), "enrolled", "the register has lost it");
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    for name in ["b", "c"] {
+        assert!(!has(&fleet, name, "later"), "{name} was given nothing");
+        assert_eq!(fleet.status(name)["connected"], false, "{name}");
+    }
+    assert_eq!(fleet.status("a")["connected"], true);
+    a.terminate();
+    datastore.terminate();
+    let escrow = fleet.dir("a/identity/escrow");
+    fleet.ok("d", &["authority", "restore", escrow.to_str().expect("text"), "--recovery-key", &key]);
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("c");
+    fleet.wait("c has it", || has(&fleet, "c", "later"));
+    assert_eq!(state(&fleet, "b"), "revoked");
+    assert!(!has(&fleet, "b", "later"));
+    assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
+}
+
+#[test]
+fn p13_the_audit_tells_that_the_register_went_back_with_the_record_of_its_progress() {
+    let fleet = Fleet::new();
+    let _key = forgotten(&fleet);
+    let (mark, trust) = (fleet.dir("d/register.mark"), fleet.dir("d/trust"));
+    fs::remove_file(&mark).expect("removes");
+    let found = fleet.run("d", &["verify"]);
+    let said = String::from_utf8_lossy(&[&found.stdout[..], &found.stderr[..]].concat()).into_owned();
+    assert!(!found.status.success() && said.contains("went back") && said.contains("register.mark"), "{said}");
+    assert!(!mark.exists(), "reading changes nothing");
+    copy_dir(&trust, &fleet.dir("older"));
+    for turn in 0..2 {
+        let datastore = fleet.datastore();
+        let reasons = reasons(&fleet);
+        for code in ["register_went_back", "register_mark_damaged"] {
+            assert!(reasons.contains(&code.to_owned()), "turn {turn}: {reasons:?}");
+        }
+        assert!(!fleet.run("d", &["put", "c", "x", "--value", "1"]).status.success());
+        // It persists.
+        if turn == 0 {
+            datastore.kill();
+        } else {
+            datastore.terminate();
+        }
+    }
+    // An older register of which nothing was noted in the register itself is known, too.
+    fs::remove_dir_all(&trust).expect("removes");
+    fs::rename(fleet.dir("older"), &trust).expect("renames");
+    let mut fleet = fleet;
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    let _datastore = fleet.datastore();
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until somebody has looked");
+    fleet.ok("d", &["put", "c", "x", "--value", "1"]);
+    fs::remove_file(fleet.dir("d/register.mark.damaged-1")).expect("it was set aside");
+    assert_eq!(reasons(&fleet), [""; 0]);
+}

@@ -5,6 +5,7 @@ pub(super) mod acts;
 mod damage;
 mod derive;
 mod reading;
+mod registered;
 mod resume;
 pub mod store;
 mod waiting;
@@ -30,6 +31,7 @@ use crate::transport::answer::{Failure, damaged, refuse};
 use crate::trust::AuditMark;
 
 use super::admin::{Caller, off_thread};
+use super::register_seen::Audited;
 use super::shared::SharedRef;
 use damage::Damage;
 use writer::{Acts, Writer};
@@ -176,6 +178,9 @@ impl Audit {
     /// Returns an error if they were not recorded; the member sends them again.
     pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
         acts.iter().try_for_each(Act::check)?;
+        if acts.iter().any(|act| act.kind == registered::KIND) {
+            return Err(format!("acts of the kind {} are recorded by the datastore alone", registered::KIND));
+        }
         let (reply, recorded) = oneshot::channel();
         let acts = Acts { member: member.clone(), acts, is_kept: false, acknowledged: None, reply };
         let receiving = async {
@@ -216,15 +221,17 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
     Ok(reader)
 }
 
-/// Returns the last entry of the operation log recorded by the audit in the data directory `path`, if it can be read.
-/// Nothing is changed.
-pub(super) fn point_in(path: &std::path::Path) -> Option<LogPoint> {
+/// Returns the last entry of the operation log recorded by the audit in the data directory `path`, if it can be read, and
+/// the last recorded progress of the registry. `local` is the name under which the datastore itself records. Nothing is
+/// changed.
+pub(super) fn found_in(path: &std::path::Path, local: &MemberName) -> (Option<LogPoint>, Option<Audited>) {
     let (fs, dir) = (Arc::new(ViewFs::default()), path.join(store::AUDIT));
-    if !crate::log::exists(&*fs, &dir).ok()? {
-        return None;
+    if !crate::log::exists(&*fs, &dir).unwrap_or(false) {
+        return (None, None);
     }
-    let (log, _) = Log::open(fs, &dir, store::options()).ok()?;
-    store::covered(&log.reader()).ok().flatten().filter(|point| *point != LogPoint::default())
+    let Ok((log, _)) = Log::open(fs, &dir, store::options()) else { return (None, None) };
+    let point = store::covered(&log.reader()).ok().flatten().filter(|point| *point != LogPoint::default());
+    (point, registered::last(&log.reader(), local).map(|(audited, _)| audited))
 }
 
 fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {

@@ -52,13 +52,18 @@ pub(super) fn number(act: &Act) -> Option<(&str, u64)> {
     Some((life, number.parse().ok()?))
 }
 
+/// Returns the record before the two newest segments.
+pub(super) fn recent(reader: &LogReader) -> Seq {
+    let segments = reader.segments();
+    let from = segments.iter().rev().nth(1).or(segments.first()).map_or(Seq::ZERO, |segment| Seq(segment.first.0 - 1));
+    from.max(reader.horizon())
+}
+
 /// Returns the last act of each member's buffer, from the newest segments. Acts that a member resends were sent
 /// shortly before.
 pub(super) fn seen(reader: &LogReader) -> HashMap<(MemberName, String), u64> {
-    let segments = reader.segments();
-    let from = segments.iter().rev().nth(1).or(segments.first()).map_or(Seq::ZERO, |segment| Seq(segment.first.0 - 1));
     let mut seen = HashMap::new();
-    for entry in reader.entries(from.max(reader.horizon()), reader.head().0).filter_map(Result::ok) {
+    for entry in reader.entries(recent(reader), reader.head().0).filter_map(Result::ok) {
         let Ok(AuditRecord { member, event: AuditEvent::Act(act), .. }) = AuditRecord::of(&entry) else { continue };
         if let Some((life, number)) = number(&act) {
             let last = seen.entry((member, life.to_owned())).or_insert(0);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use crate::datastore::register_seen::Audited;
 use crate::datastore::shared::SharedRef;
 use crate::env::fs::{first_free, parent_dir};
 use crate::env::real::RealFs;
@@ -20,6 +21,7 @@ use crate::telemetry;
 
 use super::damage::{self, Damage};
 use super::derive::{Former, OfLog, record};
+use super::registered;
 use super::resume::{LogNow, resume};
 use super::store::{AUDIT, AuditStore, Keep};
 use super::waiting::Waiting;
@@ -57,6 +59,8 @@ pub(super) struct Writer {
     /// Number of the last act from each incarnation of each member's buffer.
     seen: HashMap<(MemberName, String), u64>,
     tried: Option<Instant>,
+    /// Last recorded progress of the registry, and the number of its record.
+    registered: Option<(Audited, Seq)>,
     /// Whether the log had no entries when this process started.
     is_new_log: bool,
 }
@@ -64,7 +68,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>, is_new_log: bool) -> Writer {
         let (waiting, seen) = (Waiting::default(), HashMap::new());
-        Writer { shared, requests, store: None, former: Former::default(), waiting, seen, tried: None, is_new_log }
+        let (store, former, tried, registered) = (None, Former::default(), None, None);
+        Writer { shared, requests, store, former, waiting, seen, tried, registered, is_new_log }
     }
 
     /// Runs until the datastore stops, and then records pending entries and acts.
@@ -120,7 +125,7 @@ impl Writer {
             }
             let _ = acts.reply.send(recorded.clone());
         }
-        match recorded.and_then(|()| self.catch_up()) {
+        match recorded.and_then(|()| self.catch_up()).and_then(|()| self.record_register()) {
             Ok(()) => {
                 self.tried = None;
                 self.shared.audit.set_problem(String::new());
@@ -180,6 +185,7 @@ impl Writer {
             opened => (opened.map_err(text)?, None),
         };
         self.seen = super::reading::seen(&store.reader());
+        self.registered = registered::last(&store.reader(), &self.shared.local);
         self.shared.audit.set_reader(store.reader());
         let known = self.shared.members.registry().audit_mark().cloned();
         let missing = known.filter(|_| aside.is_none()).and_then(|known| damage::missing(&store.reader(), &known));
@@ -358,6 +364,22 @@ impl Writer {
             self.shared.audit.set_covered(last.covered.seq);
         }
         records.clear();
+        Ok(())
+    }
+
+    /// Records the progress of the registry, if it is another one than the last recorded.
+    fn record_register(&mut self) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let Some(audited) = self.shared.members.audited() else { return Ok(()) };
+        let reader = store.reader();
+        let is_recorded = |(known, seq): &(Audited, Seq)| *known == audited && !registered::is_due_again(&reader, *seq);
+        if self.registered.as_ref().is_some_and(is_recorded) {
+            return Ok(());
+        }
+        let act = registered::act(&audited, self.shared.commit_time());
+        let local = self.shared.local.clone();
+        self.append(vec![(local, AuditEvent::Act(act))], self.covered())?;
+        self.registered = Some((audited, reader.head().0));
         Ok(())
     }
 
