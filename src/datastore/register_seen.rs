@@ -233,7 +233,8 @@ pub(super) fn examine(
 /// If the CA or the registry cannot be read or written.
 pub fn accept_over_noted(dir: &Path) -> Result<(), TrustError> {
     let trust = super::service::trust_dir(dir);
-    let witness = Witness::open(dir, &Authorities::load(&trust)?);
+    // Absence is reported when the datastore starts.
+    let witness = Witness::open(dir, &Authorities::load(&trust)?, false, true);
     let Some(noted) = witness.mark() else { return Ok(()) };
     let mut registry = Registry::open(&trust, now_ms())?;
     if registry.relation(noted).is_some() { registry.accept(Some(noted), now_ms()) } else { Ok(()) }

@@ -362,7 +362,7 @@ mod tests {
         const SECOND: u64 = 1000;
         const HOUR: u64 = 3_600_000;
         let changed = |mut registry: Registry, now_ms: u64| {
-            registry.set_on(now_ms);
+            registry.set_on(false, now_ms);
             let text = registry.text(now_ms).expect("text");
             // In use for a while; its members see these marks.
             for count in 0..5 {
