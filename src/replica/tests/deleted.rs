@@ -306,7 +306,7 @@ fn p04_what_a_member_has_seen_deleted_in_a_lost_history_is_archived() {
         assert_eq!(shown(&[], &[]), k(0, false), "its maker may push it again");
         assert_eq!(shown(&[], std::slice::from_ref(&deleted)), [], "it is pushed again");
         assert_eq!(shown(std::slice::from_ref(&made), &[]), k(3, !is_unknown), "its maker has pushed it again");
-        assert_eq!(shown(&[deleted.clone()], &[]), [], "the log has the deletion");
+        assert_eq!(shown(std::slice::from_ref(&deleted), &[]), [], "the log has the deletion");
         let theirs = txn(RIVAL, 9, &[("k", Some("theirs"))], vec![]);
         assert_eq!(shown(std::slice::from_ref(&theirs), &[]), k(3, false), "somebody else has written it");
         let both = shown(&[deleted.clone(), theirs], &[]);
