@@ -131,17 +131,44 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     Ok(writes)
 }
 
-/// Returns the expiry that a caller may assign to a token. A token may assign none later than its own, so that access
-/// through it ends with it. An expiry that another token has `already` may be kept.
-fn end(caller: &Caller, asked: Option<Moment>, already: Option<Moment>) -> ApiResult<Moment> {
+/// Returns the expiry that a caller may assign to a token that it makes or renews. A token may assign none later than its
+/// own, so that access through it ends with it.
+fn end(caller: &Caller, asked: Option<Moment>) -> ApiResult<Moment> {
     let asked = asked.unwrap_or_default();
     let own = caller.token.as_ref().map(|token| token.expires).filter(|own| !own.is_never());
     match own {
-        Some(own) if already == Some(asked) || !asked.is_never() && asked <= own => Ok(asked),
+        Some(own) if !asked.is_never() && asked <= own => Ok(asked),
         Some(own) if asked.is_never() => Ok(own),
         Some(_) => Err(ApiError::forbidden("the token ends before: it gives no later end than its own")),
         None => Ok(asked),
     }
+}
+
+/// Returns the expiry that a caller may assign to a token that exists. A token may assign none later than that which the
+/// other one has: the other one does not depend on it.
+fn changed_end(caller: &Caller, asked: Option<Moment>, already: Moment) -> ApiResult<Moment> {
+    let asked = asked.unwrap_or_default();
+    if caller.token.is_none() || asked == already {
+        return Ok(asked);
+    }
+    match (asked.is_never(), already.is_never()) {
+        (true, _) => Ok(already),
+        (false, true) => Ok(asked),
+        (false, false) if asked <= already => Ok(asked),
+        (false, false) => Err(ApiError::forbidden(
+            "a token gives another one no later end than that has: renew it (PATCH), or log in",
+        )),
+    }
+}
+
+/// Checks that a caller adds no capability to a token that exists, unless it has a session: the other token would keep
+/// it when the caller's has ended.
+fn only_less(caller: &Caller, token: &Token, capabilities: &[String]) -> ApiResult<()> {
+    let more = capabilities.iter().find(|capability| caller.token.is_some() && !token.allows(capability));
+    more.map_or(Ok(()), |more| {
+        let message = format!("a token adds nothing to another one, as {more}: make one with it (POST), or log in");
+        Err(ApiError::forbidden(message))
+    })
 }
 
 /// Returns the tokens on which a token that the caller creates or renews will depend.
@@ -169,7 +196,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     fields.check()?;
     let capabilities = fields.capabilities(&caller)?;
     let id = uuid::Uuid::new_v4();
-    let (expires, makers) = (end(&caller, fields.expiresat, None)?, makers(&caller, id)?);
+    let (expires, makers) = (end(&caller, fields.expiresat)?, makers(&caller, id)?);
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
     let mut writes = room(&app, caller.uid())?;
     let epoch = Known::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
@@ -239,10 +266,12 @@ async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiR
     caller.refuse_acting(BY_THE_USER)?;
     fields.check()?;
     let mut record = changeable(app, caller, id)?;
-    record.value.capabilities = fields.capabilities(caller)?;
+    let capabilities = fields.capabilities(caller)?;
+    only_less(caller, &record.value, &capabilities)?;
+    record.value.capabilities = capabilities;
     record.value.name = fields.name.unwrap_or_default();
     record.value.description = fields.description.unwrap_or_default();
-    record.value.expires = end(caller, fields.expiresat, Some(record.value.expires))?;
+    record.value.expires = changed_end(caller, fields.expiresat, record.value.expires)?;
     commit(app, caller, &record, "change").await?;
     Ok(Json(shown(&record.value)))
 }
@@ -262,7 +291,7 @@ async fn give_new_value(app: &AppRef, caller: &Caller, id: &str, fields: Fields)
     let (value, hash) = tokens::new_value(record.value.uid, record.value.id)?;
     record.value.hash = hash;
     record.value.makers = makers(caller, record.value.id)?;
-    record.value.expires = end(caller, fields.expiresat, None)?;
+    record.value.expires = end(caller, fields.expiresat)?;
     commit(app, caller, &record, "renew").await?;
     let mut body = shown(&record.value);
     body["token"] = value.into();

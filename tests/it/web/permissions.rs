@@ -514,6 +514,42 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
 }
 
+/// What a token gives to another one by changing it would outlive the token that gave it.
+#[test]
+fn p11_a_token_takes_away_from_another_one_and_adds_nothing_to_it() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let path = |made: &Value| format!("/api/tokens/{}", made["id"].as_str().expect("id"));
+    let (end, sooner, later) = ("2099-01-01T00:00:00Z", "2098-01-01T00:00:00Z", "2098-01-01T00:00:01Z");
+    let token = |capabilities: &[&str], end: Option<&str>| {
+        admin.made("/api/tokens", &json!({ "name": "t", "capabilities": capabilities, "expiresAt": end }))
+    };
+    let all = ["TokenRead", "TokenWrite", "Search", "ResourceWrite"];
+    let wish = |capabilities: &[&str], end: Option<&str>| json!({ "name": "u", "capabilities": capabilities, "expiresAt": end });
+    for end in [Some(end), None] {
+        let strong = token(&all, end);
+        let caller = web.nobody().with("Gravwell-Token", strong["token"].as_str().expect("value"));
+        let weak = token(&["TokenRead", "Search"], Some(sooner));
+        let before = admin.ok("GET", &path(&weak));
+        for (capabilities, end) in [
+            (&["TokenRead", "Search", "ResourceWrite"][..], Some(sooner)),
+            (&["TokenWrite"][..], Some(sooner)),
+            (&["TokenRead"][..], Some(later)),
+        ] {
+            let refused = caller.put(&path(&weak), &wish(capabilities, end));
+            assert_eq!(refused.status, 403, "{capabilities:?} {end:?}: {}", refused.text());
+        }
+        assert_eq!(admin.ok("GET", &path(&weak)), before);
+        // An end that is not named stays; an earlier one, and less, is taken.
+        assert_eq!(caller.changed(&path(&weak), &wish(&["search"], None))["expiresAt"], sooner);
+        let less = caller.changed(&path(&weak), &wish(&[], Some("2097-01-01T00:00:00Z")));
+        assert_eq!((&less["expiresAt"], &less["capabilities"]), (&json!("2097-01-01T00:00:00Z"), &json!([])));
+        // Its owner, with a session, gives whatever they have.
+        assert_eq!(admin.changed(&path(&weak), &wish(&all, None))["capabilities"], json!(all));
+    }
+}
+
 /// A search over a resource returns the resource, so a token and a user need the same capability as for the
 /// resource itself.
 #[test]
