@@ -103,12 +103,18 @@ pub fn new_id() -> std::io::Result<u64> {
     Ok(random.max(1 << 32))
 }
 
+/// Returns whether a dashboard's id is a number, so that it is found without reading the others.
+#[must_use]
+pub fn is_number(id: &str) -> bool {
+    id.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Returns the dashboard with this number, or the closest one with this GUID, whether or not the person may read it.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn find(store: &Store, id: &str, person: &Person) -> Result<Option<Record<Dashboard>>, StoreError> {
-    if id.bytes().all(|byte| byte.is_ascii_digit()) {
+    if is_number(id) {
         return store.get(id);
     }
     let Ok(guid) = uuid::Uuid::parse_str(id) else { return Ok(None) };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::env::aside;
 use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
 use crate::replica::{Again, Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
@@ -300,7 +301,8 @@ impl Store {
     }
 
     /// Visits the valid objects whose keys start with `prefix`, in key order, until `visit` breaks. Invalid objects are
-    /// recorded ([`invalid::noting`]) and skipped: one of them must not hide all the others.
+    /// recorded ([`invalid::noting`]) and skipped: one of them must not hide all the others. A whole collection is read
+    /// without blocking other tasks ([`aside`]).
     ///
     /// # Errors
     /// If the replica's state is corrupt.
@@ -317,7 +319,7 @@ impl Store {
                 ControlFlow::Continue(())
             }
         };
-        Ok(self.replica.each(&collection, prefix, each)?)
+        Ok(aside_if_whole(prefix, || self.replica.each(&collection, prefix, each))?)
     }
 
     /// As [`Store::each`], but collects the objects selected by `wanted`. Only these are held in memory.
@@ -375,18 +377,17 @@ impl Store {
     pub fn each_whole<T: Stored>(&self, prefix: &str, mut visit: impl FnMut(T)) -> Result<(), StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let mut wrong = None;
-        self.replica.each(&collection, prefix, |key, object| {
-            match understood::<T>(&key, AsRead::of(&object), object.value) {
-                Ok(record) => {
-                    visit(record.value);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    wrong = Some(error);
-                    ControlFlow::Break(())
-                }
+        let each = |key: Key, object: Object| match understood::<T>(&key, AsRead::of(&object), object.value) {
+            Ok(record) => {
+                visit(record.value);
+                ControlFlow::Continue(())
             }
-        })?;
+            Err(error) => {
+                wrong = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        aside_if_whole(prefix, || self.replica.each(&collection, prefix, each))?;
         wrong.map_or(Ok(()), Err)
     }
 
@@ -410,7 +411,8 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let after = after.map(Key::new).transpose().map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let rows = self.replica.scan(&collection, prefix, after.as_ref(), keys_max)?;
+        let scan = || self.replica.scan(&collection, prefix, after.as_ref(), keys_max);
+        let rows = aside_if_whole(prefix, scan)?;
         Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
     }
 
@@ -522,6 +524,12 @@ impl Store {
         drop(attending);
         outcome
     }
+}
+
+/// Reads objects without blocking other tasks if they are a whole collection. What one user has is bounded, and read at
+/// nearly every request.
+fn aside_if_whole<T>(prefix: &str, read: impl FnOnce() -> T) -> T {
+    if prefix.is_empty() { aside::run(read) } else { read() }
 }
 
 /// Converts a failed condition or another rejection to an error for the author of a change.

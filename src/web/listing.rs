@@ -12,6 +12,7 @@ use super::admission;
 use super::app::{App, AppRef};
 use super::caller::Caller;
 use super::error::ApiResult;
+use super::scans;
 use crate::env::aside;
 use crate::objects::{Record, Store, StoreError, Stored};
 
@@ -71,20 +72,27 @@ where
     }
 
     /// Responds with the list in this order.
-    pub(super) fn answer<O: Ord>(self, app: &AppRef, caller: &Caller, order: impl Fn(&T) -> O) -> ApiResult<Response> {
-        self.page(app, caller, order, 0, usize::MAX)
-    }
-
-    /// Like [`List::answer`], for the objects from index `start` up to but excluding `end`.
-    pub(super) fn page<O: Ord>(
+    pub(super) async fn answer<O: Ord>(
         self,
         app: &AppRef,
         caller: &Caller,
-        order: impl Fn(&T) -> O,
+        order: impl Fn(&T) -> O + Send,
+    ) -> ApiResult<Response> {
+        self.page(app, caller, order, 0, usize::MAX).await
+    }
+
+    /// Like [`List::answer`], for the objects from index `start` up to but excluding `end`.
+    pub(super) async fn page<O: Ord>(
+        self,
+        app: &AppRef,
+        caller: &Caller,
+        order: impl Fn(&T) -> O + Send,
         start: usize,
         end: usize,
     ) -> ApiResult<Response> {
+        let turn = scans::turn(caller.uid()).await?;
         let mut keys = self.keys(&app.store, caller, order)?;
+        drop(turn);
         keys.truncate(end);
         keys.drain(..start.min(keys.len()));
         let (app, caller) = (AppRef::clone(app), caller.clone());

@@ -31,6 +31,7 @@ mod own_names;
 mod position;
 mod qr;
 mod routes;
+mod scans;
 mod searching;
 pub mod server;
 mod standalone;

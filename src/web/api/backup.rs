@@ -328,6 +328,7 @@ struct Powers {
 
 impl Powers {
     fn read(store: &Store) -> Result<Powers, StoreError> {
+        // No turn: only an administrator restores a backup.
         let set = |keys: Vec<String>| keys.into_iter().collect();
         Ok(Powers {
             tokens: set(store.keys::<Token>("")?),
@@ -395,6 +396,7 @@ async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Commit
 }
 
 async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
+    // No turn: only an administrator restores a backup.
     for keys in app.store.keys::<Session>("")?.chunks(SLICE) {
         let mut writes = Writes::new();
         keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;

@@ -25,6 +25,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::input::Wishes;
 use crate::web::routes::{Route, get, put};
+use crate::web::scans;
 use crate::web::uploads;
 
 /// Default, minimum and maximum number of bytes in a preview.
@@ -158,7 +159,8 @@ async fn download(
 }
 
 /// Returns the bytes of all contents that a user keeps, except those of the resource `but`.
-fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
+async fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
+    let _turn = scans::turn(uid).await?;
     let resources = app.store.select::<Resource>("", |other| other.uid == uid && Some(other.guid) != but)?;
     let saved = app.store.select::<Search>("", |search| search.uid == uid && search.is_saved())?;
     let resources: u64 = resources.iter().map(|record| record.value.size).sum();
@@ -169,12 +171,12 @@ fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
 ///
 /// # Errors
 /// If they exceed the user's quota together with the contents that the user keeps already.
-pub(in crate::web) fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
+pub(in crate::web) async fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
     let quota = app.config.resource_quota_bytes;
     if quota == 0 {
         return Ok(());
     }
-    let left = quota.saturating_sub(kept_by(app, uid, None)?);
+    let left = quota.saturating_sub(kept_by(app, uid, None).await?);
     Room { bytes_max: u64::MAX, quota: Some((left, quota)) }.admit(bytes)
 }
 
@@ -186,12 +188,12 @@ struct Room {
 }
 
 impl Room {
-    fn of(app: &AppRef, resource: &Resource) -> ApiResult<Room> {
+    async fn of(app: &AppRef, resource: &Resource) -> ApiResult<Room> {
         let (bytes_max, quota) = (app.config.resource_bytes_max, app.config.resource_quota_bytes);
         if quota == 0 {
             return Ok(Room { bytes_max, quota: None });
         }
-        let used = kept_by(app, resource.uid, Some(resource.guid))?;
+        let used = kept_by(app, resource.uid, Some(resource.guid)).await?;
         Ok(Room { bytes_max, quota: Some((quota.saturating_sub(used), quota)) })
     }
 
@@ -227,7 +229,7 @@ async fn upload(
 ) -> ApiResult<Response> {
     let resource = owned(&app, &caller, &guid)?.value;
     let kept = contents::kept(&app.store)?;
-    let room = Room::of(&app, &resource)?;
+    let room = Room::of(&app, &resource).await?;
     // The form itself adds few bytes; a file that cannot fit is rejected before it is read.
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if let Some(announced) = announced {
@@ -282,7 +284,7 @@ impl Complete {
             let message = "other contents of the resource were stored meanwhile: look at them, then store these again";
             return Err(ApiError::conflict(message));
         }
-        Room::of(app, &record.value)?.admit(self.content.size)?;
+        Room::of(app, &record.value).await?.admit(self.content.size)?;
         record.value.content.clone_from(&self.content.id);
         record.value.size = self.content.size;
         record.value.hash.clone_from(&self.content.md5);

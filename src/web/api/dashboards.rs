@@ -20,6 +20,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes, is_on};
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::scans;
 
 const READ: Right = Right::Capability("DashboardRead");
 const WRITE: Right = Right::Capability("DashboardWrite");
@@ -114,34 +115,38 @@ fn answer(record: &Record<Dashboard>) -> Response {
     ([(header::ETAG, record.tag())], Json(shown(record))).into_response()
 }
 
-fn select(
+async fn select(
     app: &AppRef,
     caller: &Caller,
     wanted: impl Fn(&Caller, &Dashboard) -> bool + Send + 'static,
 ) -> ApiResult<Response> {
     let list = List::new(String::new(), wanted, |_, record: &Record<Dashboard>| serde_json::to_vec(&shown(record)));
-    list.answer(app, caller, |dashboard| dashboard.created)
+    list.answer(app, caller, |dashboard| dashboard.created).await
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    select(&app, &caller, |caller, dashboard| caller.all || dashboard.is_listed_for(&caller.person))
+    select(&app, &caller, |caller, dashboard| caller.all || dashboard.is_listed_for(&caller.person)).await
 }
 
 async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    select(&app, &caller, |caller, dashboard| dashboard.is_readable_by(&caller.person))
+    select(&app, &caller, |caller, dashboard| dashboard.is_readable_by(&caller.person)).await
 }
 
 async fn of_user(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Response> {
-    select(&app, &caller, move |_, dashboard| dashboard.uid == uid)
+    select(&app, &caller, move |_, dashboard| dashboard.uid == uid).await
 }
 
 async fn of_group(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Response> {
-    select(&app, &caller, move |_, dashboard| dashboard.gids.contains(&gid))
+    select(&app, &caller, move |_, dashboard| dashboard.gids.contains(&gid)).await
 }
 
-fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
+async fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
     let nowhere = || ApiError::not_found(format!("dashboard {id} that you may see"));
-    let record = match dashboards::find(&app.store, id, &caller.person) {
+    // A GUID is looked for in all dashboards.
+    let turn = if dashboards::is_number(id) { None } else { Some(scans::turn(caller.uid()).await?) };
+    let found = dashboards::find(&app.store, id, &caller.person);
+    drop(turn);
+    let record = match found {
         // The owner of an invalid dashboard is unknown.
         Err(StoreError::Invalid { .. }) if !caller.person.admin => return Err(nowhere()),
         record => record?,
@@ -151,8 +156,8 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>
 }
 
 /// Like [`found`], but completes an invalid record with default fields, so that an administrator can repair it.
-fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
-    match (found(app, caller, id), id.parse::<u64>()) {
+async fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
+    match (found(app, caller, id).await, id.parse::<u64>()) {
         (Err(error), Ok(number)) if caller.person.admin && error.status() == StatusCode::UNPROCESSABLE_ENTITY => {
             let now = Moment::now();
             let blank =
@@ -170,7 +175,7 @@ async fn show(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let record = found(&app, &caller, &id)?;
+    let record = found(&app, &caller, &id).await?;
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if record.is_synced() && known == Some(record.tag().as_str()) {
         return Ok((axum::http::StatusCode::NOT_MODIFIED, [(header::ETAG, record.tag())]).into_response());
@@ -233,6 +238,11 @@ impl Fields {
     }
 }
 
+async fn is_guid_of_others(app: &AppRef, caller: &Caller, guid: uuid::Uuid) -> ApiResult<bool> {
+    let _turn = scans::turn(caller.uid()).await?;
+    Ok(dashboards::is_guid_of_others(&app.store, guid, caller.uid())?)
+}
+
 const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): Input<Fields>) -> ApiResult<Json<u64>> {
@@ -253,7 +263,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): In
     let asked = fields.guid.as_deref().and_then(|guid| uuid::Uuid::parse_str(guid).ok());
     // Links to another user's dashboard must keep their meaning; administrators may import any GUID.
     let guid = match asked {
-        Some(asked) if admin || !dashboards::is_guid_of_others(&app.store, asked, caller.uid())? => asked,
+        Some(asked) if admin || !is_guid_of_others(&app, &caller, asked).await? => asked,
         _ => uuid::Uuid::new_v4(),
     };
     let now = Moment::now();
@@ -303,7 +313,7 @@ async fn change(
     headers: &HeaderMap,
     mut fields: Fields,
 ) -> ApiResult<Response> {
-    let mut record = changeable(app, caller, id)?;
+    let mut record = changeable(app, caller, id).await?;
     if !record.value.is_writable_by(&caller.person) {
         return Err(ApiError::forbidden("you may read this dashboard, not change it"));
     }
@@ -366,7 +376,7 @@ async fn remove(
 }
 
 async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &HeaderMap) -> ApiResult<Json<Value>> {
-    let record = found(app, caller, id)?;
+    let record = found(app, caller, id).await?;
     if !record.value.is_owned_by(&caller.person) {
         return Err(ApiError::forbidden("only the owner and administrators may delete this dashboard"));
     }
@@ -378,7 +388,7 @@ async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &Hea
 }
 
 async fn copy(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<u64>> {
-    let original = found(&app, &caller, &id)?.value;
+    let original = found(&app, &caller, &id).await?.value;
     let now = Moment::now();
     let dashboard = Dashboard {
         id: dashboards::new_id()?,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::users::{as_seen_by, details};
 use super::{DONE, invalid, repeated};
+use crate::env::aside;
 use crate::objects::groups::{self, Group};
 use crate::objects::ids::Numbers;
 use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
@@ -16,6 +17,7 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::scans;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, MemberOrAdmin, User};
@@ -45,7 +47,8 @@ pub(super) fn found(store: &Store, gid: i32) -> ApiResult<Record<Group>> {
     store.get::<Group>(&gid.to_string())?.ok_or_else(|| ApiError::not_found(format!("group {gid}")))
 }
 
-async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let _turn = scans::turn(caller.uid()).await?;
     let mut groups = app.store.list::<Group>("")?;
     groups.sort_by_key(|record| record.value.gid);
     Ok(Json(groups.iter().map(group_details).collect()))
@@ -57,6 +60,7 @@ fn checked_name(store: &Store, name: &str, gid: i32) -> ApiResult<String> {
     if groups::by_name(store, &name)?.is_some_and(|other| other != gid) {
         return Err(ApiError::conflict(format!("there is already a group called {name}")));
     }
+    // No turn: only an administrator creates and renames groups.
     if let Some(other) = claims::look_alike::<Group>(store, &name, gid)? {
         return Err(ApiError::conflict(format!("the name looks like that of the group {other}")));
     }
@@ -129,8 +133,9 @@ async fn delete_group(app: &AppRef, caller: &Caller, gid: i32) -> ApiResult<Json
 async fn members(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Json<Value>> {
     found(&app.store, gid)?;
     let mut body = Vec::new();
+    let _turn = scans::turn(caller.uid()).await?;
     for uid in users::members_of(&app.store, gid)? {
-        body.extend(details(&app.store, uid)?.map(|described| as_seen_by(&caller, described)));
+        body.extend(aside::run(|| details(&app.store, uid))?.map(|described| as_seen_by(&caller, described)));
     }
     Ok(Json(body.into()))
 }

@@ -63,13 +63,14 @@ fn shown(record: &Record<Entry>) -> Value {
 }
 
 /// Lists entries, newest first, filtered by `wanted` and by `refine`, `start` and `end`; of one user, or of all.
-fn answer(
+async fn answer(
     app: &AppRef,
     caller: &Caller,
     of: Option<i32>,
     wishes: Wishes,
     wanted: impl Fn(&Entry) -> bool + Send + 'static,
 ) -> ApiResult<Response> {
+    // No turn: these are few, and read before the list takes one.
     let cleared = Cleared::read(&app.store)?;
     let (start, end) = (wishes.start.unwrap_or(0), wishes.end.unwrap_or(usize::MAX));
     let fits = move |entry: &Entry| {
@@ -79,12 +80,12 @@ fn answer(
     let is_listed = move |_: &Caller, entry: &Entry| !cleared.includes(entry) && wanted(entry) && fits(entry);
     let prefix = of.map_or_else(String::new, |uid| format!("{uid}/"));
     let list = List::new(prefix, is_listed, |_, record: &Record<Entry>| serde_json::to_vec(&shown(record)));
-    list.page(app, caller, |entry| Reverse(entry.id.clone()), start, end)
+    list.page(app, caller, |entry| Reverse(entry.id.clone()), start, end).await
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
     let of = (!caller.all).then_some(caller.uid());
-    answer(&app, &caller, of, wishes, |_| true)
+    answer(&app, &caller, of, wishes, |_| true).await
 }
 
 async fn of_user(
@@ -94,7 +95,7 @@ async fn of_user(
     wishes: Wishes,
 ) -> ApiResult<Response> {
     found(&app.store, uid)?;
-    answer(&app, &caller, Some(uid), wishes, |_| true)
+    answer(&app, &caller, Some(uid), wishes, |_| true).await
 }
 
 fn is_of(entry: &Entry, gid: i32) -> bool {
@@ -107,7 +108,7 @@ async fn of_group(
     Path(gid): Path<i32>,
     wishes: Wishes,
 ) -> ApiResult<Response> {
-    answer(&app, &caller, None, wishes, move |entry| is_of(entry, gid))
+    answer(&app, &caller, None, wishes, move |entry| is_of(entry, gid)).await
 }
 
 async fn of_user_and_groups(
@@ -119,11 +120,11 @@ async fn of_user_and_groups(
     found(&app.store, uid)?;
     let groups = users::groups_of(&app.store, uid)?;
     let wanted = move |entry: &Entry| entry.uid == uid || groups.iter().any(|gid| is_of(entry, *gid));
-    answer(&app, &caller, None, wishes, wanted)
+    answer(&app, &caller, None, wishes, wanted).await
 }
 
 async fn all(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
-    answer(&app, &caller, None, wishes, |_| true)
+    answer(&app, &caller, None, wishes, |_| true).await
 }
 
 #[derive(Default, Deserialize)]

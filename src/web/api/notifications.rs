@@ -16,6 +16,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes};
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::scans;
 
 /// Maximum lifetime in seconds of a notification that users send to themselves.
 const OWN_LIFE_MAX_S: u64 = 24 * 3600;
@@ -53,35 +54,36 @@ fn shown(notification: &Notification) -> serde_json::Result<Vec<u8>> {
     Ok(member)
 }
 
-fn answer(
+async fn answer(
     app: &AppRef,
     caller: &Caller,
     wanted: impl Fn(&Caller, &Notification) -> bool + Send + 'static,
 ) -> ApiResult<Response> {
     let list = List::new(String::new(), wanted, |_, record: &Record<Notification>| shown(&record.value));
-    list.into_object().answer(app, caller, |notification| notification.sent)
+    list.into_object().answer(app, caller, |notification| notification.sent).await
 }
 
-fn of_caller(app: &AppRef, caller: &Caller, after: Option<Moment>) -> ApiResult<Response> {
+async fn of_caller(app: &AppRef, caller: &Caller, after: Option<Moment>) -> ApiResult<Response> {
     let is_later = move |it: &Notification| after.is_none_or(|after| it.sent > after);
     answer(app, caller, move |caller, it| it.is_shown() && is_later(it) && (caller.all || it.is_for(&caller.person)))
+        .await
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
-    let Some(after) = wishes.after else { return of_caller(&app, &caller, None) };
+    let Some(after) = wishes.after else { return of_caller(&app, &caller, None).await };
     // A plus sign in a time zone offset arrives as a blank if the client does not escape it.
     let text = after.replace(' ', "+");
     let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
-    of_caller(&app, &caller, Some(after))
+    of_caller(&app, &caller, Some(after)).await
 }
 
 async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Response> {
     let sent = app.store.valid::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
-    of_caller(&app, &caller, Some(sent))
+    of_caller(&app, &caller, Some(sent)).await
 }
 
 async fn all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    answer(&app, &caller, |_, _| true)
+    answer(&app, &caller, |_, _| true).await
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -131,7 +133,9 @@ impl Fields {
 }
 
 async fn send(app: &AppRef, caller: &Caller, notification: &Notification) -> ApiResult<Json<Value>> {
+    let turn = scans::turn(caller.uid()).await?;
     let writes = notifications::send(&app.store, notification)?;
+    drop(turn);
     app.store.commit(&caller.author(), "send a notification", writes).await?;
     Ok(DONE)
 }

@@ -81,6 +81,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
 
 async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     let mut body = Vec::new();
+    // No turn: only an administrator lists them.
     for record in app.store.list::<Preference>("")? {
         let preference = &record.value;
         // The preferences were stored while their user was being deleted elsewhere.

@@ -24,6 +24,7 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post};
+use crate::web::scans;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     let this = Need::User(Right::Session);
@@ -89,7 +90,9 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
 }
 
 /// Rejects a retry for which the caller no longer has the rights; the change stays on the list.
-fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<()> {
+async fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<()> {
+    // Contents are looked for in all resources and searches.
+    let _turn = scans::turn(caller.uid()).await?;
     let maker = Maker { person: &caller.person, has: &|capability| caller.has(capability), present: &app.store };
     maker.check(&rejected.txn.ops).map_err(|refusal| match refusal {
         Refusal::Right(reason) => ApiError::forbidden(format!("you may not make this change now: {reason}")),
@@ -196,7 +199,7 @@ fn check_right(
 
 async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let rejected = found(&app, &caller, &id)?;
-    check_rights(&app, &caller, &rejected)?;
+    check_rights(&app, &caller, &rejected).await?;
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let shown = |one: Compared| {
         json!({
@@ -232,7 +235,7 @@ async fn retry(
 ) -> ApiResult<Json<Value>> {
     let read_in = app.store.replica().history();
     let rejected = found(&app, &caller, &id)?;
-    check_rights(&app, &caller, &rejected)?;
+    check_rights(&app, &caller, &rejected).await?;
     let now = match upon.is_empty() {
         true => Vec::new(),
         false => {

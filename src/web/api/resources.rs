@@ -21,6 +21,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::scans;
 
 pub(super) const READ: Need = Need::User(Right::Capability("ResourceRead"));
 pub(super) const WRITE: Need = Need::User(Right::Capability("ResourceWrite"));
@@ -119,7 +120,7 @@ pub(super) fn stored(app: &AppRef, guid: uuid::Uuid) -> ApiResult<Record<Resourc
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     let wanted = |caller: &Caller, resource: &Resource| caller.all || resource.is_listed_for(&caller.person);
     let list = List::new(String::new(), wanted, |_, record: &Record<Resource>| serde_json::to_vec(&shown(record)));
-    list.answer(&app, &caller, |_| ())
+    list.answer(&app, &caller, |_| ()).await
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -311,6 +312,8 @@ async fn copy(
 }
 
 async fn look_up(State(app): State<AppRef>, caller: Caller, Path(name): Path<String>) -> ApiResult<Json<uuid::Uuid>> {
+    let turn = scans::turn(caller.uid()).await?;
     let record = resources::resolve(&app.store, &caller.person, &name)?;
+    drop(turn);
     record.map(|record| Json(record.value.guid)).ok_or_else(|| ApiError::not_found(format!("resource called {name}")))
 }

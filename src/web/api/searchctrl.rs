@@ -209,24 +209,24 @@ fn metadata(search: &Search) -> Value {
 }
 
 /// Lists the searches visible to the caller, or all of them, latest first.
-fn visible(app: &AppRef, caller: &Caller, all: bool, shown: fn(&Search) -> Value) -> ApiResult<Response> {
+async fn visible(app: &AppRef, caller: &Caller, all: bool, shown: fn(&Search) -> Value) -> ApiResult<Response> {
     let wanted = move |caller: &Caller, search: &Search| all || caller.all || search.is_listed_for(&caller.person);
     let list = List::new(String::new(), wanted, move |app: &App, record: &Record<Search>| {
         serde_json::to_vec(&shown(&app.searches.current(record.value.clone())))
     });
-    list.answer(app, caller, |search| (Reverse(search.started), search.id.clone()))
+    list.answer(app, caller, |search| (Reverse(search.started), search.id.clone())).await
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    visible(&app, &caller, false, status)
+    visible(&app, &caller, false, status).await
 }
 
 async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    visible(&app, &caller, true, status)
+    visible(&app, &caller, true, status).await
 }
 
 async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    visible(&app, &caller, false, info)
+    visible(&app, &caller, false, info).await
 }
 
 #[derive(Default, Deserialize)]

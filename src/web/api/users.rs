@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::groups::group_details;
 use super::{DONE, invalid, match_version, mfa, repeated, tokens};
+use crate::env::aside;
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
@@ -21,6 +22,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::limiter::Refusal;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::scans;
 use crate::web::server::PASSWORD_FILE;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -128,10 +130,11 @@ pub(super) fn as_seen_by(caller: &Caller, mut described: Value) -> Value {
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let _turn = scans::turn(caller.uid()).await?;
     let mut users = app.store.list::<User>("")?;
     users.sort_by_key(|record| record.value.uid);
     let described = users.iter().map(|record| Ok(as_seen_by(&caller, described(&app.store, record)?)));
-    Ok(Json(described.collect::<Result<Vec<Value>, StoreError>>()?.into()))
+    Ok(Json(aside::run(|| described.collect::<Result<Vec<Value>, StoreError>>())?.into()))
 }
 
 async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<impl axum::response::IntoResponse> {
@@ -150,11 +153,12 @@ struct NewUser {
 }
 
 /// Checks that a name is neither another user's nor confusable with one.
-fn checked_name(store: &Store, name: &str, uid: i32) -> ApiResult<String> {
+async fn checked_name(store: &Store, caller: &Caller, name: &str, uid: i32) -> ApiResult<String> {
     let name = names::checked("User", name)?;
     if users::by_name(store, &name)?.is_some_and(|other| other != uid) {
         return Err(ApiError::conflict(format!("there is already a user called {name}")));
     }
+    let _turn = scans::turn(caller.uid()).await?;
     if let Some(other) = claims::look_alike::<User>(store, &name, uid)? {
         return Err(ApiError::conflict(format!("the name looks like that of the user {other}")));
     }
@@ -164,7 +168,7 @@ fn checked_name(store: &Store, name: &str, uid: i32) -> ApiResult<String> {
 async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<NewUser>) -> ApiResult<Json<i32>> {
     names::person("Name", &new.name)?;
     names::person("Email", &new.email)?;
-    let name = checked_name(&app.store, &new.user, 0)?;
+    let name = checked_name(&app.store, &caller, &new.user, 0).await?;
     app.policy().check(&new.pass, &name).map_err(ApiError::bad)?;
     let hash = passwords::hash(&new.pass).await?;
     let uid = accounts::new_number(&app.store, &app.ids, Numbers::Users)?;
@@ -205,7 +209,7 @@ async fn change(
     let before = record.value.clone();
     // Clients send all fields back, so fields that did not change are not checked.
     if !changes.user.is_empty() && changes.user != before.user {
-        record.value.user = checked_name(&app.store, &changes.user, uid)?;
+        record.value.user = checked_name(&app.store, caller, &changes.user, uid).await?;
     }
     for (field, new, old) in [("Name", &changes.name, &before.name), ("Email", &changes.email, &before.email)] {
         if new != old {

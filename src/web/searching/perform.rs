@@ -142,7 +142,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             }
             if !search.is_saved() {
                 let bytes = results_here(app, who, &search).await?.progress().bytes;
-                contents::admit_saved(app, search.uid, bytes)?;
+                contents::admit_saved(app, search.uid, bytes).await?;
                 uploads::take(app, &who.person, bytes)?;
             }
             let saved = app.searches.save(&who.author, &search, saving.expires, set).await?;
