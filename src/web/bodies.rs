@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::Next;
@@ -228,9 +228,6 @@ impl Stream for Counted {
 }
 
 async fn bounded(budget: &'static Budget, time_max: Option<Duration>, request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
-    }
     let share = Share::of(budget, request.extensions().get::<Caller>().map(|caller| caller.person.uid));
     let counted = |body: Body| Counted {
         body: body.into_data_stream(),

@@ -1,20 +1,22 @@
 //! Limits of streamed requests and responses: uploads, imports, backups and contents. Each holds files, buffers and disk
 //! space while it lasts. So their number per user is limited, further ones queue, and a client that sends too slowly
-//! is disconnected.
+//! is disconnected. When users wait although they have few uploads, because all places are taken, the slowest upload of
+//! the user with the most gives way.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Sleep, sleep};
 
 use super::answers;
@@ -30,12 +32,17 @@ const REQUESTS_OF_USER: usize = 8;
 const ANSWERS_OF_USER: usize = 32;
 /// Longest wait in the queue.
 const IN_LINE: Duration = Duration::from_secs(30);
+/// Time in the queue after which an upload of others gives way, and the time that it has had by then.
+const CROWDED: Duration = Duration::from_secs(3);
+const AGE_MIN: Duration = Duration::from_secs(10);
 /// Buffer memory of a streamed request.
 const BUFFERS_BYTES: usize = 2 << 20;
 /// Minimum rate of a streamed request, measured while the handler waits for data: 4 KiB per second.
 const PACE: Pace = Pace { bytes: 256 << 10, within: Duration::from_secs(60) };
 
 static REQUESTS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(REQUESTS_MAX, REQUESTS_OF_USER));
+/// Streamed requests of administrators, apart: a restore must not wait for users' slow uploads.
+static REQUESTS_OF_ADMINS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(REQUESTS_MAX / 4, REQUESTS_OF_USER));
 static ANSWERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, ANSWERS_OF_USER));
 
 #[derive(Clone, Copy)]
@@ -44,7 +51,66 @@ struct Pace {
     within: Duration,
 }
 
-/// A body that fails when data arrives too slowly. Time in which the handler does not poll it is not counted.
+/// Uploads under way.
+static UPLOADS: LazyLock<Uploads> = LazyLock::new(Uploads::default);
+static UPLOADS_OF_ADMINS: LazyLock<Uploads> = LazyLock::new(Uploads::default);
+
+struct Upload {
+    uid: i32,
+    since: Instant,
+    bytes: AtomicU64,
+    /// Tells its body to give way; `None` once it was told.
+    gives_way: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Upload {
+    fn bytes_per_s(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed) / self.since.elapsed().as_secs().max(1)
+    }
+
+    /// Returns whether it was told to give way.
+    fn has_to_give_way(&self) -> bool {
+        self.gives_way.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+#[derive(Default)]
+struct Uploads(Mutex<Vec<Weak<Upload>>>);
+
+impl Uploads {
+    fn begin(&self, uid: i32) -> (Arc<Upload>, oneshot::Receiver<()>) {
+        let (told, word) = oneshot::channel();
+        let (since, bytes, gives_way) = (Instant::now(), AtomicU64::new(0), Mutex::new(Some(told)));
+        let upload = Arc::new(Upload { uid, since, bytes, gives_way });
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.retain(|upload| upload.strong_count() > 0);
+        uploads.push(Arc::downgrade(&upload));
+        (upload, word)
+    }
+
+    /// Tells the slowest upload of the user with the most to give way, if that user would still have as many as the
+    /// newcomer.
+    fn make_way(&self, newcomer: i32, age_min: Duration) {
+        let uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let live: Vec<Arc<Upload>> =
+            uploads.iter().filter_map(Weak::upgrade).filter(|one| !one.has_to_give_way()).collect();
+        drop(uploads);
+        let of = |uid: i32| live.iter().filter(|upload| upload.uid == uid).count();
+        let most = live.iter().map(|upload| of(upload.uid)).max().unwrap_or_default();
+        if most < of(newcomer) + 2 {
+            return;
+        }
+        let old = live.iter().filter(|upload| of(upload.uid) == most && upload.since.elapsed() >= age_min);
+        if let Some(slowest) = old.min_by_key(|upload| upload.bytes_per_s())
+            && let Some(told) = slowest.gives_way.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            let _ = told.send(());
+        }
+    }
+}
+
+/// A body that fails when it has to give way, or when data arrives too slowly. Time in which the handler does not poll it
+/// is not counted.
 struct Paced {
     body: BodyDataStream,
     pace: Pace,
@@ -53,15 +119,18 @@ struct Paced {
     waited: Duration,
     waits: Option<(Instant, Pin<Box<Sleep>>)>,
     share: Arc<Share>,
+    upload: Arc<Upload>,
+    word: oneshot::Receiver<()>,
 }
 
 impl Paced {
-    fn new(body: Body, pace: Pace, share: Arc<Share>) -> Paced {
+    fn new(body: Body, pace: Pace, share: Arc<Share>, (upload, word): (Arc<Upload>, oneshot::Receiver<()>)) -> Paced {
         let body = body.into_data_stream();
-        Paced { body, pace, brought: 0, waited: Duration::ZERO, waits: None, share }
+        Paced { body, pace, brought: 0, waited: Duration::ZERO, waits: None, share, upload, word }
     }
 
     fn note(&mut self, bytes: usize) {
+        self.upload.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.waited += self.waits.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
         self.brought += bytes;
         if self.brought >= self.pace.bytes {
@@ -74,6 +143,9 @@ impl Stream for Paced {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.upload.has_to_give_way() || Pin::new(&mut self.word).poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
+        }
         if let Poll::Ready(piece) = self.body.poll_next_unpin(cx) {
             self.note(piece.as_ref().map_or(0, |piece| piece.as_ref().map_or(0, Bytes::len)));
             return Poll::Ready(piece);
@@ -85,6 +157,19 @@ impl Stream for Paced {
         }
         self.share.note_late();
         Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))))
+    }
+}
+
+/// Waits for a place of an upload; while all are taken, others give way.
+async fn place_of_upload(uid: i32, in_line: Duration) -> Result<shares::Share, ApiError> {
+    let mut place = std::pin::pin!(place(&REQUESTS, uid, in_line, "uploads"));
+    loop {
+        if let Ok(place) = tokio::time::timeout(CROWDED, &mut place).await {
+            return place;
+        }
+        if REQUESTS.free() == 0 {
+            UPLOADS.make_way(uid, AGE_MIN);
+        }
     }
 }
 
@@ -100,16 +185,21 @@ async fn place(places: &Shares<i32>, uid: i32, in_line: Duration, what: &str) ->
     taken.map_err(ApiError::internal)
 }
 
-async fn received(uid: i32, place: shares::Share, request: Request, next: Next) -> Response {
+async fn received(uid: i32, place: shares::Share, uploads: &Uploads, request: Request, next: Next) -> Response {
     let share = Share::of(&USERS, Some(uid));
     if !share.take(BUFFERS_BYTES)
         && let Some(refusal) = share.refusal()
     {
         return refusal.into_response();
     }
-    let paced = |body: Body| Body::from_stream(Paced::new(body, PACE, Arc::clone(&share)));
-    let response = next.run(request.map(paced)).await;
+    let (upload, word) = uploads.begin(uid);
+    let paced = |body: Body| Paced::new(body, PACE, Arc::clone(&share), (Arc::clone(&upload), word));
+    let response = next.run(request.map(|body| Body::from_stream(paced(body)))).await;
     drop(place);
+    if upload.has_to_give_way() && !response.status().is_success() {
+        let message = "the upload gave way to those of users who have fewer under way: try again later";
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+    }
     if share.is_late() {
         let (bytes, seconds) = (PACE.bytes >> 10, PACE.within.as_secs());
         let late = format!("less than {bytes} KiB came within {seconds} s: the upload was given up");
@@ -120,12 +210,16 @@ async fn received(uid: i32, place: shares::Share, request: Request, next: Next) 
 
 /// Middleware for routes whose handlers bound their bodies, behind authorization.
 pub(super) async fn of_users(request: Request, next: Next) -> Response {
-    let Some(uid) = request.extensions().get::<Caller>().map(|caller| caller.person.uid) else {
-        return next.run(request).await;
-    };
-    if !request.body().is_end_stream() {
-        return match place(&REQUESTS, uid, IN_LINE, "uploads").await {
-            Ok(place) => received(uid, place, request, next).await,
+    let who = request.extensions().get::<Caller>().map(|caller| (caller.person.uid, caller.person.admin));
+    let Some((uid, is_admin)) = who else { return next.run(request).await };
+    // Decided by the method: a client may add a body to any request, and layers hide whether one is empty.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let (place, uploads) = match is_admin {
+            true => (place(&REQUESTS_OF_ADMINS, uid, IN_LINE, "uploads").await, &*UPLOADS_OF_ADMINS),
+            false => (place_of_upload(uid, IN_LINE).await, &*UPLOADS),
+        };
+        return match place {
+            Ok(place) => received(uid, place, uploads, request, next).await,
             Err(refusal) => refusal.into_response(),
         };
     }
@@ -156,12 +250,13 @@ mod tests {
         let ms = Duration::from_millis;
         let share = Share::of(&BUDGET, None);
         let pace = Pace { bytes: 1000, within: ms(200) };
-        let mut slow = Paced::new(pieces(1000, 1, ms(5)), pace, Arc::clone(&share));
+        let uploads = Uploads::default();
+        let mut slow = Paced::new(pieces(1000, 1, ms(5)), pace, Arc::clone(&share), uploads.begin(1));
         while slow.next().await.expect("does not end").is_ok() {}
         assert!(share.is_late());
         let share = Share::of(&BUDGET, None);
         let pace = Pace { bytes: 1000, within: ms(1000) };
-        let mut fast = Paced::new(pieces(20, 100, ms(5)), pace, Arc::clone(&share));
+        let mut fast = Paced::new(pieces(20, 100, ms(5)), pace, Arc::clone(&share), uploads.begin(1));
         let mut came = 0;
         while let Some(piece) = fast.next().await {
             came += piece.expect("comes fast enough").len();
@@ -169,6 +264,31 @@ mod tests {
             sleep(ms(150)).await;
         }
         assert!(!share.is_late() && came == 20 * 100);
+    }
+
+    #[tokio::test]
+    async fn p15_the_slowest_upload_of_who_has_most_gives_way() {
+        let uploads = Uploads::default();
+        let mut all: Vec<_> = [1, 1, 1, 2, 2].into_iter().map(|uid| uploads.begin(uid)).collect();
+        for ((upload, _), bytes) in all.iter().zip([900, 100, 500, 1, 1]) {
+            upload.bytes.store(bytes, Ordering::Relaxed);
+        }
+        let told =
+            |all: &[(Arc<Upload>, _)]| all.iter().map(|(upload, _)| upload.has_to_give_way()).collect::<Vec<_>>();
+        uploads.make_way(3, AGE_MIN);
+        assert_eq!(told(&all), [false; 5], "they have just begun");
+        uploads.make_way(2, Duration::ZERO);
+        assert_eq!(told(&all), [false; 5], "the newcomer would have as many");
+        uploads.make_way(3, Duration::ZERO);
+        assert_eq!(told(&all), [false, true, false, false, false]);
+        let share = Share::of(&BUDGET, None);
+        let mut body = Paced::new(pieces(1000, 1, Duration::ZERO), PACE, share, all.remove(1));
+        assert!(body.next().await.expect("does not end").is_err());
+        uploads.make_way(3, Duration::ZERO);
+        uploads.make_way(4, Duration::ZERO);
+        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "one of each");
+        uploads.make_way(5, Duration::ZERO);
+        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "each has one");
     }
 
     #[tokio::test]

@@ -562,3 +562,83 @@ fn p15_streams_and_sockets_of_one_user_are_bounded() {
     };
     fleet.wait("places are given back", || read_head("/api/events"));
 }
+
+/// Begins an upload and leaves it there: the head and the begin of a form.
+fn trickle(web: &Web, client: &Client, guid: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(web.address()).expect("connects");
+    let part = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nslow";
+    let request = format!(
+        "PUT /api/resources/{guid}/raw HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: \
+         multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n{part}",
+        client.token()
+    );
+    stream.write_all(request.as_bytes()).expect("sends");
+    stream
+}
+
+/// The bounds of downloads and of uploads hold over a connection, where layers wrap every body, and are apart: whoever
+/// fills one of them leaves the other one, and everybody else has their share of it.
+#[test]
+fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
+    const OF_USER: usize = 32;
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let user = |name: &str| {
+        admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+        web.login(name, "a plain horse")
+    };
+    let made = |client: &Client, name: &str| {
+        let made = client.made("/api/resources", &json!({ "ResourceName": name }));
+        made["GUID"].as_str().expect("GUID").to_owned()
+    };
+    let bob = user("bob");
+    resource(&bob, "big", &contents());
+    let big = bob.ok("GET", "/api/resources")[0]["GUID"].as_str().expect("GUID").to_owned();
+    let begin = |length: &str| {
+        let mut stream = TcpStream::connect(web.address()).expect("connects");
+        let token = bob.token();
+        let request = format!(
+            "GET /api/resources/{big}/raw HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{length}\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("sends");
+        stream
+    };
+    let status = |stream: &mut TcpStream, patience: Duration| {
+        let mut head = [0; 12];
+        stream.set_read_timeout(Some(patience)).expect("sets");
+        stream.read_exact(&mut head).ok().map(|()| String::from_utf8_lossy(&head[9..]).into_owned())
+    };
+    // Half of them announce a body, and send none of it: what is asked for is a download nevertheless.
+    let length = |number: usize| if number.is_multiple_of(2) { "" } else { "Content-Length: 100\r\n" };
+    let mut held: Vec<TcpStream> = (0..OF_USER).map(|number| begin(length(number))).collect();
+    for stream in &mut held {
+        assert_eq!(status(stream, PATIENCE).as_deref(), Some("200"));
+    }
+    let mut next = [begin(""), begin("Content-Length: 100\r\n")];
+    for stream in &mut next {
+        assert_eq!(status(stream, Duration::from_secs(2)), None, "beyond the bound they wait");
+    }
+    drop(held);
+    for stream in &mut next {
+        assert_eq!(status(stream, PATIENCE).as_deref(), Some("200"));
+    }
+    // Slow uploads of a few accounts take all places.
+    let slow: Vec<Client> = (0..8).map(|number| user(&format!("slow{number}"))).collect();
+    let mut uploads: Vec<TcpStream> = Vec::new();
+    for client in &slow {
+        let guid = made(client, "s");
+        uploads.extend((0..8).map(|_| trickle(&web, client, &guid)));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let soon = |stream: &mut TcpStream| status(stream, Duration::from_secs(5));
+    assert_eq!(soon(&mut begin("")).as_deref(), Some("200"), "downloads take no places of uploads");
+    let own = made(&admin, "a");
+    assert_eq!(admin.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]).status, 200);
+    let started = std::time::Instant::now();
+    let own = made(&bob, "b");
+    let uploaded = bob.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]);
+    assert_eq!(uploaded.status, 200, "after {:?}: {}", started.elapsed(), uploaded.text());
+    let told = uploads.iter_mut().filter_map(|stream| status(stream, Duration::from_millis(1)));
+    assert_eq!(told.collect::<Vec<_>>(), ["503"], "one of them gave way");
+}
