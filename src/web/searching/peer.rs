@@ -35,8 +35,11 @@ use crate::web::app::{App, AppRef};
 use crate::web::caller;
 use crate::web::error::{ApiError, ApiResult};
 
-/// Maximum size of a request and of a head.
-const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Maximum size of a request: the longest one has notes of [`TEXT_CHARS_MAX`](crate::objects::names::TEXT_CHARS_MAX)
+/// characters, each of up to six bytes in JSON.
+const QUESTION_BYTES_MAX: usize = 512 << 10;
+/// Maximum size of a head.
+const HEAD_BYTES_MAX: usize = 32 << 20;
 /// Maximum size of a received piece of a file, and of the pieces sent, each of which has a timeout.
 const PIECE_BYTES_MAX: usize = 16 << 20;
 const PART_BYTES: usize = 256 << 10;
@@ -46,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE_SAVING: Duration = Duration::from_secs(300);
 /// Time for which a responding webserver keeps the stream open until the response is acknowledged.
 const LINGER: Duration = Duration::from_secs(300);
-/// Timeout for sending a piece: longer than the other side waits for its client.
+/// Timeout for sending a head or a piece: longer than the other side waits for its client.
 const TAKEN_WITHIN: Duration = Duration::from_secs(90);
 /// Timeout for a request.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -103,8 +106,8 @@ async fn read_bytes(from: &mut (impl AsyncRead + Unpin), length: usize) -> io::R
     if bytes.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
 }
 
-async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
-    let length = read_length(from, MESSAGE_BYTES_MAX).await?;
+async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<T> {
+    let length = read_length(from, bytes_max).await?;
     Ok(serde_json::from_slice(&read_bytes(from, length).await?)?)
 }
 
@@ -127,6 +130,9 @@ fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("Webserver", name.as_str())
 }
 
+/// Maximum number of concurrent requests of one user to other webservers, except downloads: each of these has only so
+/// many of one webserver under way.
+const REQUESTS_OF_USER: usize = 4;
 /// Limits of concurrent downloads from other webservers: per user, and from one webserver. The latter is half of the
 /// streams that a connection allows, so that other requests still find one.
 const DOWNLOADS_OF_USER: usize = 4;
@@ -136,26 +142,36 @@ const DOWNLOADS_FROM: usize = 32;
 const IN_LINE: Duration = Duration::from_secs(8);
 
 static OF_USERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_OF_USER));
+static REQUESTS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, REQUESTS_OF_USER));
 static FROM_WEBSERVERS: LazyLock<Shares<String>> =
     LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_FROM));
 
-/// Waits for a download slot, which is held until the client has read the last piece.
-async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
-    let own = tokio::time::timeout(IN_LINE, OF_USERS.take(Some(who.person.uid), 1)).await.map_err(|_| {
-        let message =
-            format!("{DOWNLOADS_OF_USER} downloads of yours from other webservers are under way: wait for one to end");
+/// Waits for one of the slots of a user.
+async fn own_place(places: &Shares<i32>, who: &Who, most: usize, what: &str) -> ApiResult<Share> {
+    let own = tokio::time::timeout(IN_LINE, places.take(Some(who.person.uid), 1)).await.map_err(|_| {
+        let message = format!("{most} {what} other webservers are under way: wait for one to end");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
+    own.map_err(ApiError::internal)
+}
+
+/// Waits for a download slot, which is held until the client has read the last piece.
+async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
+    let own = own_place(&OF_USERS, who, DOWNLOADS_OF_USER, "downloads of yours from").await?;
     let from = tokio::time::timeout(IN_LINE, FROM_WEBSERVERS.take(Some(search.webserver.clone()), 1)).await;
     let from = from.map_err(|_| away(search, "too many downloads from it are under way"))?;
-    Ok((own.map_err(ApiError::internal)?, from.map_err(ApiError::internal)?))
+    Ok((own, from.map_err(ApiError::internal)?))
 }
 
 /// Sends a request to the webserver that holds the results.
 pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
     let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
     // Acquired before the request is sent, so that waiting downloads occupy no streams.
-    let places = if matches!(deed, Deed::Download { .. }) { Some(places(who, search).await?) } else { None };
+    let (mut places_of_file, mut asking) = (None, None);
+    match deed {
+        Deed::Download { .. } => places_of_file = Some(places(who, search).await?),
+        _ => asking = Some(own_place(&REQUESTS, who, REQUESTS_OF_USER, "requests of yours to").await?),
+    }
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
     let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
@@ -170,10 +186,11 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     };
     let asked = async {
         write(&mut stream.send, &question).await?;
-        read::<Head>(&mut stream.receive).await
+        read::<Head>(&mut stream.receive, HEAD_BYTES_MAX).await
     };
     let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not answer"))?;
     let head = head.map_err(|error| away(search, error))?;
+    drop(asking);
     if !head.error.is_empty() {
         let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         return Err(ApiError::new(status, head.error));
@@ -182,7 +199,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     let (to, receiver) = mpsc::channel(1);
     let (holder, uid) = (search.webserver.clone(), who.person.uid);
     tokio::spawn(async move {
-        let _places = places;
+        let _places = places_of_file;
         loop {
             let piece = tokio::select! {
                 piece = read_piece(&mut stream.receive, &to, uid) => piece,
@@ -201,6 +218,55 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
         }
     });
     Ok(Answer::File { kind, name, body: stream_of(receiver) })
+}
+
+/// Limits for each webserver that asks, whatever users it names: requests under way; memory of requests and heads until
+/// these were taken, in KiB; and downloads and savings, which last.
+const QUESTIONS_FROM: usize = 32;
+const MEMORY_KIB_FROM: usize = 96 << 10;
+const LASTING_FROM: usize = DOWNLOADS_FROM + 16;
+/// Memory of a page of rows, as JSON values and as text, and of any other request.
+const ROWS_KIB: u32 = 8 << 10;
+const OTHER_KIB: u32 = 1 << 10;
+
+/// Shares of the work for other webservers. Requests of a webserver beyond its share wait, and delay no others.
+struct Bounds {
+    questions: Shares<MemberName>,
+    memory: Shares<MemberName>,
+    lasting: Shares<MemberName>,
+    /// Longest wait for a share: as long as a webserver waits for an answer.
+    patience: Duration,
+}
+
+impl Bounds {
+    fn new(patience: Duration) -> Bounds {
+        let of_each = |count| Shares::new(Semaphore::MAX_PERMITS, count);
+        let (questions, memory, lasting) = (of_each(QUESTIONS_FROM), of_each(MEMORY_KIB_FROM), of_each(LASTING_FROM));
+        Bounds { questions, memory, lasting, patience }
+    }
+
+    async fn share(&self, of: &Shares<MemberName>, asker: &MemberName, count: u32) -> io::Result<Share> {
+        within(self.patience, async { of.take(Some(asker.clone()), count).await.map_err(io::Error::other) }).await
+    }
+
+    async fn question(&self, asker: &MemberName) -> io::Result<Share> {
+        self.share(&self.questions, asker, 1).await
+    }
+
+    async fn memory(&self, asker: &MemberName, deed: &Deed) -> io::Result<Share> {
+        let kib = if matches!(deed, Deed::Rows { .. }) { ROWS_KIB } else { OTHER_KIB };
+        self.share(&self.memory, asker, kib).await
+    }
+
+    async fn lasting(&self, asker: &MemberName) -> io::Result<Share> {
+        self.share(&self.lasting, asker, 1).await
+    }
+}
+
+static BOUNDS: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(PATIENCE));
+
+async fn within<T>(time_max: Duration, done: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(time_max, done).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Handler of requests from other webservers.
@@ -244,10 +310,15 @@ impl Handler for Asked {
         role == Role::Webserver
     }
 
-    fn serve(&self, _: Peer, mut send: quinn::SendStream, mut receive: quinn::RecvStream) -> Serving<'_> {
+    fn serve(&self, peer: Peer, mut send: quinn::SendStream, mut receive: quinn::RecvStream) -> Serving<'_> {
         Box::pin(async move {
-            let question = tokio::time::timeout(QUESTION, read::<Question>(&mut receive)).await;
-            let question = question.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            let mut under_way = Some(BOUNDS.question(&peer.name).await?);
+            let question = within(QUESTION, read::<Question>(&mut receive, QUESTION_BYTES_MAX)).await?;
+            let memory = BOUNDS.memory(&peer.name, &question.deed).await?;
+            let lasting = if question.deed.lasts() { Some(BOUNDS.lasting(&peer.name).await?) } else { None };
+            if lasting.is_some() {
+                under_way = None;
+            }
             let mut head = Head { status: 200, error: String::new(), value: Value::Null, file: None };
             let mut file: Option<Bytestream> = None;
             match self.answer(question).await {
@@ -255,18 +326,21 @@ impl Handler for Asked {
                 Ok(Answer::Value(value)) => head.value = value,
                 Ok(Answer::File { kind, name, body }) => (head.file, file) = (Some((kind, name)), Some(body)),
             }
-            write(&mut send, &head).await?;
+            let written = serde_json::to_vec(&head).map_err(io::Error::from)?;
+            drop(head);
+            within(TAKEN_WITHIN, write_piece(&mut send, &written)).await?;
+            drop((written, memory, under_way));
             if let Some(mut body) = file {
                 while let Some(piece) = body.next().await {
                     // On an error the stream ends without the empty piece, so that the requester sees that the file
                     // is incomplete.
                     for part in piece?.chunks(PART_BYTES) {
-                        let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, part)).await;
-                        written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                        within(TAKEN_WITHIN, write_piece(&mut send, part)).await?;
                     }
                 }
-                write_piece(&mut send, &[]).await?;
+                within(TAKEN_WITHIN, write_piece(&mut send, &[])).await?;
             }
+            drop(lasting);
             let _ = send.finish();
             // The response is in flight; the requester closes the stream.
             let _ = tokio::time::timeout(LINGER, send.stopped()).await;
@@ -346,11 +420,54 @@ mod tests {
         assert!(written == released, "{name} is not written as it was released");
         let mut rest = released.as_slice();
         for value in sent {
-            let found: T = read(&mut rest).await.expect("reads");
+            let found: T = read(&mut rest, HEAD_BYTES_MAX).await.expect("reads");
             let json = |value: &T| serde_json::to_value(value).expect("encodes");
             assert_eq!(json(&found), json(value));
         }
         assert!(rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn p15_a_question_is_as_long_as_its_notes_and_no_longer() {
+        let notes = "\u{1}".repeat(crate::objects::names::TEXT_CHARS_MAX);
+        let saving = Saving { notes: Some(notes), ..Saving::default() };
+        let [mut longest, ..] = <[Question; 5]>::try_from(questions()).expect("five");
+        longest.deed = Deed::Save(Box::new(saving));
+        let mut written = Vec::new();
+        write(&mut written, &longest).await.expect("writes");
+        assert!(read::<Question>(&mut written.as_slice(), QUESTION_BYTES_MAX).await.is_ok());
+        longest.search = "1".repeat(QUESTION_BYTES_MAX);
+        let mut written = Vec::new();
+        write(&mut written, &longest).await.expect("writes");
+        assert!(read::<Question>(&mut written.as_slice(), QUESTION_BYTES_MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn p15_a_webserver_that_takes_no_answers_holds_its_share_for_a_time() {
+        let soon = Duration::from_millis(20);
+        let (bounds, [hostile, other]) =
+            (Bounds::new(soon), ["a", "b"].map(|name| MemberName::new(name).expect("a name")));
+        let rows = Deed::Rows { first: 0, count: 4096, since: None, until: None };
+        let mut held = Vec::new();
+        while let Ok(memory) = bounds.memory(&hostile, &rows).await {
+            held.push(memory);
+        }
+        assert_eq!(held.len(), 12, "pages at a time, whatever users it names");
+        assert!(bounds.memory(&other, &rows).await.is_ok(), "another one has its own");
+        for _ in 0..QUESTIONS_FROM {
+            held.push(bounds.question(&hostile).await.expect("one of its share"));
+        }
+        assert!(bounds.question(&hostile).await.is_err() && bounds.question(&other).await.is_ok());
+        for _ in 0..LASTING_FROM {
+            held.push(bounds.lasting(&hostile).await.expect("one of its share"));
+        }
+        assert!(bounds.lasting(&hostile).await.is_err() && bounds.lasting(&other).await.is_ok());
+        held.clear();
+        assert!(bounds.question(&hostile).await.is_ok() && bounds.memory(&hostile, &rows).await.is_ok());
+        // Nothing is taken at the other end.
+        let (mut send, _receive) = tokio::io::duplex(1000);
+        let error = within(soon, write_piece(&mut send, &[7; 10_000])).await.expect_err("is given up");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -60,6 +60,12 @@ pub(in crate::web) struct Saving {
 }
 
 impl Deed {
+    /// Returns whether the operation may last long: a file is sent as fast as it is read, and a search is saved when it
+    /// has ended.
+    pub(super) fn lasts(&self) -> bool {
+        matches!(self, Deed::Download { .. } | Deed::Save(_))
+    }
+
     /// Returns whether only the owner may perform the operation.
     pub(in crate::web) fn is_change(&self) -> bool {
         matches!(self, Deed::Stop | Deed::Save(_))
