@@ -40,6 +40,9 @@ pub enum SearchError {
     /// The imported file is not a valid archive.
     #[error("this is no archive of a search: {0}; download one with the format archive")]
     Archive(String),
+    /// A text of an archive is too long.
+    #[error("the archive is not taken: {0}")]
+    Text(String),
     /// The results cannot be read.
     #[error(transparent)]
     Results(#[from] ResultsError),

@@ -7,7 +7,8 @@ use super::{Lease, SearchError, Searches};
 use crate::objects::searches::{Imported, Search, State};
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
-use crate::objects::{Moment, Writes};
+use crate::objects::{Moment, Writes, names};
+use crate::search::query::QUERY_BYTES_MAX;
 use crate::search::results::{About, Results, ResultsError, Summary};
 
 /// Properties of an import, set by the user.
@@ -19,6 +20,31 @@ pub struct Import {
     pub batch_name: String,
     /// Notes of the user.
     pub batch_info: String,
+}
+
+/// Maximum length of a query with the conditions that were added to it, in bytes.
+const EFFECTIVE_BYTES_MAX: usize = 4 * QUERY_BYTES_MAX;
+
+/// Checks the texts of an archive, which everybody who may see the search receives in their lists.
+fn check_texts(about: &About, import: &Import) -> Result<(), SearchError> {
+    let bytes = |names: &[String]| names.iter().map(|name| name.len() + 1).sum::<usize>();
+    // Tags and columns are named by a query.
+    let sizes = [
+        ("query", about.query.len(), QUERY_BYTES_MAX),
+        ("effective query", about.effective_query.len(), EFFECTIVE_BYTES_MAX),
+        ("tags", bytes(&about.tags), EFFECTIVE_BYTES_MAX),
+        ("columns", about.columns.as_deref().map_or(0, bytes), EFFECTIVE_BYTES_MAX),
+    ];
+    if let Some((what, size, most)) = sizes.into_iter().find(|(_, size, most)| size > most) {
+        return Err(SearchError::Text(format!("its {what} has {size} bytes; at most {most} are allowed")));
+    }
+    let named = match import.batch_name.as_str() {
+        "" => names::title("name", &about.name)
+            .map_err(|error| SearchError::Text(format!("{error}; give another one as BatchName"))),
+        given => names::title("BatchName", given).map_err(|error| SearchError::Text(error.to_string())),
+    };
+    let noted = names::bounded("BatchInfo", &import.batch_info, names::TEXT_CHARS_MAX);
+    named.and(noted.map_err(|error| SearchError::Text(error.to_string())))
 }
 
 /// Validates every row of an archive.
@@ -102,6 +128,7 @@ impl Searches {
         });
         let (mut file, examined) = examining.await.map_err(std::io::Error::other)?;
         let (summary, bytes) = examined?;
+        check_texts(&summary.about, &import)?;
         let search = self.describe_import(person, summary, bytes, import)?;
         let kept = self.file(&search.id);
         file.lease.rename(&search.id, &kept)?;
@@ -161,5 +188,43 @@ impl Searches {
             metadata: None,
             imported: Some(Imported { time: now, batch_name, batch_info }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p15_texts_of_an_archive_are_as_small_as_those_of_a_search() {
+        let about = || About {
+            query: "tag=a".into(),
+            effective_query: String::new(),
+            tags: vec!["a".into()],
+            columns: None,
+            since: Moment::NEVER,
+            until: Moment::NEVER,
+            started: Moment::NEVER,
+            name: "nightly".into(),
+        };
+        let import = Import::default();
+        assert!(check_texts(&about(), &import).is_ok());
+        let long = || "x".repeat(900_000);
+        let large = [
+            About { query: long(), ..about() },
+            About { effective_query: long(), ..about() },
+            About { tags: vec!["a".into(); 100_000], ..about() },
+            About { columns: Some(vec![long()]), ..about() },
+            About { name: long(), ..about() },
+        ];
+        for about in &large {
+            assert!(matches!(check_texts(about, &import), Err(SearchError::Text(_))));
+        }
+        let [.., name] = &large;
+        let renamed = Import { batch_name: "other".into(), ..Import::default() };
+        assert!(check_texts(name, &renamed).is_ok(), "another name takes its place");
+        let named = Import { batch_name: long(), ..Import::default() };
+        let noted = Import { batch_info: long(), ..Import::default() };
+        assert!(check_texts(&about(), &named).is_err() && check_texts(&about(), &noted).is_err());
     }
 }

@@ -225,7 +225,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
             SearchError::Busy(_) | SearchError::Crowded => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
             SearchError::Forbidden(reason) => ApiError::forbidden(reason),
             SearchError::NotMember => ApiError::forbidden(error),
-            SearchError::Archive(_) => ApiError::bad(error),
+            SearchError::Archive(_) | SearchError::Text(_) => ApiError::bad(error),
             SearchError::Conflict(reason) => ApiError::conflict(reason),
             SearchError::Io(_) | SearchError::NoRoom(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SearchError::Results(error) => ApiError::internal(error),
