@@ -1,14 +1,14 @@
 //! Blobs at the datastore. A transaction that references chunks is committed only after they are durable here. Members
 //! can fetch chunks, lost chunks are re-fetched from members, and unreferenced chunks are garbage-collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::chunks::ChunkStore;
+use crate::chunks::{CHUNK_BYTES_MAX, ChunkStore};
 use crate::codec::admin::{BlobCollection, BlobReport, Progress};
 use crate::codec::chunks::Want;
 use crate::codec::content;
@@ -36,6 +36,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Chunks per request.
 const GROUP: usize = 64;
+/// Time for the chunks of one request, at 128 KiB/s if they are of the largest size: each message alone may take long.
+const GROUP_WITHIN: Duration = Duration::from_secs(GROUP as u64 * CHUNK_BYTES_MAX as u64 / (128 << 10));
 /// Time in which a scrub reads every chunk about once.
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Shortest delay between two chunks of a scrub.
@@ -53,6 +55,8 @@ pub(super) struct Contents {
     missed_here: Mutex<Option<mpsc::Receiver<ChunkId>>>,
     /// Incomplete blobs by key.
     incomplete: Mutex<BTreeMap<String, Missing>>,
+    /// Members that last did not send what was requested in time; they are asked after the others.
+    slow: Mutex<BTreeSet<MemberName>>,
 }
 
 /// State of an incomplete blob.
@@ -92,6 +96,7 @@ impl Contents {
             missed,
             missed_here: Mutex::new(Some(missed_here)),
             incomplete: Mutex::default(),
+            slow: Mutex::default(),
         }
     }
 
@@ -196,8 +201,10 @@ async fn watch_health(shared: &SharedRef) {
 async fn listen(shared: &SharedRef, missed: Option<mpsc::Receiver<ChunkId>>) {
     let Some(mut missed) = missed else { return };
     while missed.recv().await.is_some() {
+        // A member may request chunks that nothing names, any number of times.
+        while missed.try_recv().is_ok() {}
         shared.contents.wake.notify_one();
-        sleep(Duration::from_millis(200)).await;
+        sleep(RETRY_EVERY).await;
     }
 }
 
@@ -265,7 +272,8 @@ async fn heal(shared: &SharedRef) {
 async fn look(shared: &SharedRef) -> u64 {
     let contents = &shared.contents;
     metrics::chunk_store(contents.store.stats().file_bytes);
-    let Ok(all) = all(shared) else { return 0 };
+    let reading = SharedRef::clone(shared);
+    let Ok(Ok(all)) = blocking(move || all(&reading)).await else { return 0 };
     let (mut incomplete, mut missing, mut lost) = (BTreeMap::new(), 0, 0);
     for (key, head) in &all.heads {
         let Some(Absent { count, first, of }) = heal_content(shared, &all, key, head).await else { continue };
@@ -343,13 +351,23 @@ async fn heal_content(
 /// Requests chunks from one member after another. Returns the chunks still missing and the members that did not answer.
 async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<MemberName>) {
     let (mut left, mut unheard) = (ids, shared.members.holders());
-    for (member, connection) in shared.members.connections() {
+    let slow = || shared.contents.slow.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut members = shared.members.connections();
+    let last = slow().clone();
+    members.sort_by_key(|(member, _)| last.contains(member));
+    for (member, connection) in members {
         if left.is_empty() {
             break;
         }
         match fetch_from(shared, &connection, &left).await {
-            Ok(()) => unheard.retain(|name| *name != member),
+            Ok(()) => {
+                slow().remove(&member);
+                unheard.retain(|name| *name != member);
+            }
             Err(error) => {
+                if matches!(error, TransferError::Silent) {
+                    slow().insert(member.clone());
+                }
                 tracing::debug!(%member, %error, "chunks do not come from a member");
                 if is_refusal(&error) {
                     unheard.retain(|name| *name != member);
@@ -381,7 +399,7 @@ async fn fetch_from(shared: &SharedRef, connection: &quinn::Connection, ids: &[C
     let mut stream = ChunkStream::new(send, receive, contents.store.clone(), contents.limiter.clone(), ());
     for group in ids.chunks(GROUP) {
         let wants = group.iter().map(|id| Want { id: *id, bases: Vec::new() }).collect();
-        stream.fetch(wants, false).await?;
+        timeout(GROUP_WITHIN, stream.fetch(wants, false)).await.map_err(|_| TransferError::Silent)??;
     }
     Ok(())
 }

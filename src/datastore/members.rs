@@ -315,7 +315,7 @@ impl Members {
     }
 
     /// Returns connected members that may hold blobs, with a connection for requests: the bulk connection if there
-    /// is one.
+    /// is one. Webservers come first: whoever can only read has no part in keeping blobs complete.
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
         let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();
@@ -325,7 +325,9 @@ impl Members {
                 *known = present;
             }
         }
-        by_member.into_iter().map(|(member, present)| (member.clone(), present.connection.clone())).collect()
+        let mut all: Vec<_> = by_member.into_iter().collect();
+        all.sort_by_key(|(_, present)| present.role != Role::Webserver);
+        all.into_iter().map(|(member, present)| (member.clone(), present.connection.clone())).collect()
     }
 
     /// Returns enrolled members that may hold blobs, connected or not.
