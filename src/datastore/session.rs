@@ -34,6 +34,9 @@ const SHOWING_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_DONE: u32 = 0;
 const CLOSE_REFUSED: u32 = 1;
 
+/// Interval at which signed positions of one connection are examined: a member shows one, and verifying takes time.
+const PROOF_EVERY: Duration = Duration::from_secs(1);
+
 static REFUSED: Seldom = Seldom::new();
 static DOUBTED: Seldom = Seldom::new();
 
@@ -327,6 +330,7 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
+        let mut examined: Option<tokio::time::Instant> = None;
         while let Some((kind, body)) = wire::read_known_at_most(receive, REPORT_BYTES_MAX).await? {
             match kind {
                 Kind::Announce => {
@@ -352,9 +356,14 @@ impl Session {
                     self.shared.pins.end_loading(&self.member);
                 }
                 Kind::Proof => {
+                    // None is left out: each may be evidence.
+                    if let Some(last) = examined {
+                        tokio::time::sleep_until(last + PROOF_EVERY).await;
+                    }
                     let session = self.clone();
                     let examining = move || session.examine_proof(&body);
                     vital::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
+                    examined = Some(tokio::time::Instant::now());
                 }
                 // A newer member may send other messages on this stream. Unknown messages can be ignored.
                 _ => {}
