@@ -4,6 +4,7 @@
 pub(super) mod acts;
 mod damage;
 mod derive;
+mod rate;
 mod reading;
 mod registered;
 mod resume;
@@ -17,7 +18,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -56,6 +57,7 @@ pub(super) struct Audit {
     damage: Mutex<Option<Damage>>,
     /// Number of acts dropped because too many were queued. Only the number is recorded.
     lost: AtomicU64,
+    rates: rate::Rates,
 }
 
 impl Audit {
@@ -73,6 +75,7 @@ impl Audit {
             problem,
             damage: Mutex::default(),
             lost,
+            rates: rate::Rates::default(),
         }
     }
 
@@ -181,6 +184,7 @@ impl Audit {
         if acts.iter().any(|act| act.kind == registered::KIND) {
             return Err(format!("acts of the kind {} are recorded by the datastore alone", registered::KIND));
         }
+        self.rates.take(member, &acts, Instant::now())?;
         let (reply, recorded) = oneshot::channel();
         let acts = Acts { member: member.clone(), acts, is_kept: false, acknowledged: None, reply };
         let receiving = async {
