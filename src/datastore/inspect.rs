@@ -149,7 +149,7 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
     reasons.extend(shared.members.witness_damage().map(|(path, why)| {
         let message = format!(
             "{}, which records how far the register of members had come, is damaged ({why}): a register that went back is \
-             noticed only when a member shows a later one",
+             noticed only when the audit or a member shows a later one",
             path.display()
         );
         let remedy = "compare `gravwell-logctl members` with the members that you expect, and revoke again those that should be \

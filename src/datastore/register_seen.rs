@@ -248,7 +248,7 @@ fn described(registry: &Registry, shown: &RegisterMark) -> String {
              that one is not known"
         ),
         _ => format!(
-            "its register of members went back: it is of {here}, and one of {shown} was seen: who was revoked since is let in"
+            "its register of members went back: it is of {here}, and one of {shown} was seen: who was revoked since is not known"
         ),
     }
 }
