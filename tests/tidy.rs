@@ -200,15 +200,15 @@ const SENTENCE_CHARS_MIN: usize = 12;
 /// Counts the markers in a text that is in lower case.
 fn markers(text: &str) -> usize {
     let is_word = |found: Option<char>| found.is_some_and(char::is_alphanumeric);
-    let of = |marker: &&str| {
-        let found = text.match_indices(*marker);
+    let of = |marker: &str| {
+        let found = text.match_indices(marker);
         found
             .filter(|(at, _)| {
                 !is_word(text[..*at].chars().last()) && !is_word(text[at + marker.len()..].chars().next())
             })
             .count()
     };
-    MARKERS.iter().map(|marker| of(&marker)).sum()
+    MARKERS.iter().map(|marker| of(marker)).sum()
 }
 
 fn comment(line: &str) -> Option<&str> {
