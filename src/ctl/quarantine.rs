@@ -1,8 +1,9 @@
 //! `quarantine`: archived changes, which a replica had and the log that it rejoined lacks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::Subcommand;
 
 use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
@@ -10,7 +11,8 @@ use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
 use crate::model::deletions::Named;
 use crate::model::{Condition, LineageEntry, Op, Seq};
-use crate::objects::{kinds, standing};
+use crate::objects::identities::{self, Number};
+use crate::objects::{Stored, groups, kinds, standing, users};
 use crate::replica::quarantine::{Change, Set, files, read};
 
 use super::client::{Client, Piece};
@@ -33,7 +35,7 @@ pub enum QuarantineAction {
     /// Write the changes of one file to the log.
     ///
     /// Groups them into their original transactions. Skips a transaction if one of its objects was changed or
-    /// deleted since.
+    /// deleted since, or if it concerns a user or group whose number is another one's in the log.
     Apply {
         /// Number of the file.
         number: u64,
@@ -43,7 +45,8 @@ pub enum QuarantineAction {
         /// Also apply changes that grant access.
         ///
         /// These are accounts, passwords, rights, API tokens, and the end of a lock. Without this option, they are
-        /// listed and skipped.
+        /// listed and skipped. In any case, those of a user or group that the log does not have, or whose number is
+        /// another one's there, are skipped.
         #[arg(long)]
         with_access: bool,
         /// Print the plan without changing anything.
@@ -300,19 +303,30 @@ async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
     // Logins are not restored; users log in again, as after a restore.
     let (logins, changes): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| standing::is_login(&change.op()));
+    let archived = archived_owners(&changes);
     let mut groups: BTreeMap<(u64, usize), Vec<Change>> = BTreeMap::new();
     for (place, change) in changes.into_iter().enumerate() {
         // Changes of one transaction are applied together. The original transaction of a deletion is unknown.
         let group = change.seq.map_or((u64::MAX, place), |seq| (seq.0, 0));
         groups.entry(group).or_default().push(change);
     }
+    // Users and groups first: what belongs to them may be older than their last change.
+    let is_of_owner = |group: &Vec<Change>| group.iter().any(|change| owner_of(change).is_some());
+    let (first, then): (Vec<_>, Vec<_>) = groups.into_values().partition(is_of_owner);
     let client = Client::open(dir).await?;
     let status: Status = client.item(&Request::Status).await?;
     let wait = status.role == "datastore" || status.connected;
     let (mut applied, mut same, mut left) = (0, 0, Vec::new());
-    let mut applying =
-        Applying { client: &client, set: &set, deletions: Deletions::default(), wish, is_connected: wait };
-    for group in groups.into_values() {
+    let mut applying = Applying {
+        client: &client,
+        set: &set,
+        archived,
+        written: BTreeSet::new(),
+        deletions: Deletions::default(),
+        wish,
+        is_connected: wait,
+    };
+    for group in first.into_iter().chain(then) {
         match applying.group(&group).await? {
             Applied::Yes => applied += 1,
             Applied::Same => same += 1,
@@ -346,21 +360,105 @@ enum Applied {
     No(String),
 }
 
+/// Returns the user or group that a change writes.
+fn owner_of(change: &Change) -> Option<Number> {
+    let number = change.key.as_str().parse().ok().filter(|_| change.value.is_some())?;
+    match change.collection.as_str() {
+        users::User::COLLECTION => Some(Number::User(number)),
+        groups::Group::COLLECTION => Some(Number::Group(number)),
+        _ => None,
+    }
+}
+
+/// Returns the users and groups of an archive, with their values.
+fn archived_owners(changes: &[Change]) -> BTreeMap<Number, Bytes> {
+    changes.iter().filter_map(|change| Some((owner_of(change)?, change.value.clone()?))).collect()
+}
+
+/// A user or group in the log.
+enum Owner {
+    Absent,
+    /// The one that was meant.
+    Same,
+    /// Another one, or it is unknown whether it is another one.
+    Other,
+}
+
+impl Owner {
+    /// Compares the user or group in the log with the one of an archive. What the archive lacks was the same in the log
+    /// when the histories parted; since then, its number can only have become another one's if it was deleted.
+    fn of(
+        number: Number,
+        archived: Option<&Bytes>,
+        there: Option<(Seq, &Bytes)>,
+        deleted: Option<Seq>,
+        (complete_after, shared_to): (Seq, Seq),
+    ) -> Owner {
+        let Some((version, value)) = there else { return Owner::Absent };
+        let is_kept =
+            version <= shared_to || (deleted.is_none_or(|seq| seq <= shared_to) && complete_after <= shared_to);
+        let is_same = archived.map_or(is_kept, |archived| identities::is_same(number, archived, value));
+        if is_same { Owner::Same } else { Owner::Other }
+    }
+}
+
 struct Applying<'a> {
     client: &'a Client,
     set: &'a Set,
+    /// Users and groups of the archive.
+    archived: BTreeMap<Number, Bytes>,
+    /// Users and groups that were written before, or would be in a dry run. The log may not have them yet.
+    written: BTreeSet<Number>,
     deletions: Deletions,
     wish: Wish,
     is_connected: bool,
 }
 
 impl Applying<'_> {
+    /// Returns conditions that the users and groups that a change concerns are unchanged, or why the change is skipped: a
+    /// number is another one's in the log, or the change gives access to a user or group that the log does not have.
+    /// Users and groups that `made` contains are written together with it.
+    async fn owners(
+        &self,
+        change: &Change,
+        made: &BTreeSet<Number>,
+    ) -> Result<Result<Vec<Condition>, String>, CtlError> {
+        let mut conditions = Vec::new();
+        let gives_access = standing::gives_access(&change.op());
+        let is_known = |number: &Number| made.contains(number) || self.written.contains(number);
+        for number in identities::of_op(&change.op()).into_iter().filter(|number| !is_known(number)) {
+            let (collection, key) = number.place().map_err(CtlError::new)?;
+            let found = self.client.object(&collection, &key, None).await?;
+            let there = match &found {
+                Some(Row::Object { version, value, .. }) => Some((*version, value)),
+                _ => None,
+            };
+            let deleted = self.deletions.rows.get(&(collection.clone(), key.clone())).copied();
+            let known = (self.deletions.complete_after, self.set.shared_with(&self.deletions.lineage));
+            match Owner::of(number, self.archived.get(&number), there, deleted, known) {
+                Owner::Other if gives_access || !self.wish.force => {
+                    let what = "and that number is, or may be, another one's in the log now";
+                    return Ok(Err(format!("concerns {number}, {what}")));
+                }
+                Owner::Absent if gives_access => {
+                    return Ok(Err(format!("gives access to {number}, which is not in the log")));
+                }
+                // While the datastore is not reached, the version may be that of a pending write.
+                Owner::Same if self.is_connected => {
+                    let version = there.map(|(version, _)| version).unwrap_or_default();
+                    conditions.push(Condition::Version { collection, key, version });
+                }
+                _ => {}
+            }
+        }
+        Ok(Ok(conditions))
+    }
+
     async fn group(&mut self, group: &[Change]) -> Result<Applied, CtlError> {
         let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
-        if !self.wish.force {
-            self.deletions.renew(self.client).await?;
-        }
+        self.deletions.renew(self.client).await?;
         let mut found = Vec::new();
+        let made: BTreeSet<Number> = group.iter().filter_map(owner_of).collect();
         for change in group {
             found.push((change, present(self.client, change).await?));
         }
@@ -382,6 +480,10 @@ impl Applying<'_> {
                 let what = "gives access, which may have been taken away since: see `quarantine show`, then apply it --with-access";
                 return Ok(Applied::No(format!("{collection}/{key} {what}")));
             }
+            match self.owners(change, &made).await? {
+                Err(why) => return Ok(Applied::No(format!("{collection}/{key} {why}"))),
+                Ok(unchanged) => conditions.extend(unchanged),
+            }
             conditions.push(match present.version {
                 Some(version) => Condition::Version { collection, key, version },
                 None if self.wish.force => Condition::Absent { collection, key },
@@ -393,12 +495,23 @@ impl Applying<'_> {
         if ops.is_empty() {
             return Ok(Applied::Same);
         }
+        let mut unique = Vec::new();
+        for condition in conditions.drain(..) {
+            if !unique.contains(&condition) {
+                unique.push(condition);
+            }
+        }
+        let conditions = unique;
         if self.wish.dry_run {
+            self.written.extend(made);
             return Ok(Applied::Yes);
         }
         let name = format!("{}/{}", group[0].collection, group[0].key);
         Ok(match transact::submit(self.client, ops, conditions, self.is_connected).await? {
-            Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => Applied::Yes,
+            Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => {
+                self.written.extend(made);
+                Applied::Yes
+            }
             Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
             Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
             Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
@@ -408,8 +521,6 @@ impl Applying<'_> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::model::{Collection, Digest, Generation, Key, LogId};
 

@@ -37,7 +37,7 @@ pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, Sto
         Numbers::Groups => Of::Group,
     };
     for _ in 0..NUMBERS_TRIED {
-        let number = ids.next(numbers)?;
+        let number = ids.next(store, numbers)?;
         if !cleaning::is_anything_left(store, of, number)? {
             return Ok(number);
         }

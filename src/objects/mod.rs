@@ -19,6 +19,7 @@ pub mod epochs;
 pub mod first_start;
 pub mod groups;
 pub mod history;
+pub mod identities;
 pub mod ids;
 pub mod invalid;
 pub mod kinds;

@@ -61,6 +61,13 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
             }
             name => format!("the number or name {key} was given to another {} first", thing(name)),
         },
+        Some(condition @ Condition::Version { collection, .. })
+            if ["user-names", "group-names"].contains(&collection.as_str())
+                && condition.mark().is_some()
+                && !condition.is_upon_lost() =>
+        {
+            format!("the {} was renamed or deleted meanwhile, or never came to be", thing(collection.as_str()))
+        }
         Some(Condition::Present { collection, .. } | Condition::Version { collection, .. })
             if ["user-names", "group-names"].contains(&collection.as_str()) =>
         {
@@ -102,6 +109,14 @@ mod tests {
             (absent(place("user-names", "carol")), "there is already a user called carol"),
             (version(place("user-names", "carol")), "the user was renamed or deleted meanwhile"),
             (present(place("group-names", "g")), "the group was renamed or deleted meanwhile"),
+            (
+                Condition::written_by(
+                    place("user-names", "carol").0,
+                    place("user-names", "carol").1,
+                    crate::model::TxnId { counter: crate::model::OriginCounter(1), ..Default::default() },
+                ),
+                "the user was renamed or deleted meanwhile, or never came to be",
+            ),
             (absent(place("users", "7")), "the number or name 7 was given to another user first"),
             (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
             (absent(place("capabilities", "u/7")), "the list of grants was changed by somebody else meanwhile"),

@@ -28,6 +28,8 @@ pub(super) struct Rights {
     pub role: bool,
     /// GIDs of required memberships.
     pub groups: BTreeSet<i32>,
+    /// GIDs of the groups with which something is newly shared.
+    pub shared: BTreeSet<i32>,
 }
 
 /// Present state that affects the required rights.
@@ -58,12 +60,13 @@ pub(super) fn of<'a>(
     let mut needed = Needed { there, uid, rights: Rights::default() };
     for op in ops {
         needed.add(op)?;
-        // The role permits everything, so memberships are irrelevant.
-        if is_admin && (needed.rights.role || needed.rights.groups.len() > GROUPS_OF_ADMIN_MAX) {
-            return Ok(Rights { role: true, groups: BTreeSet::new() });
-        }
     }
-    Ok(needed.rights)
+    let Rights { role, groups, shared } = needed.rights;
+    // The role permits everything, so memberships are irrelevant.
+    if is_admin && (role || groups.len() > GROUPS_OF_ADMIN_MAX) {
+        return Ok(Rights { role: true, groups: BTreeSet::new(), shared });
+    }
+    Ok(Rights { role, groups, shared })
 }
 
 struct Needed<'a, T> {
@@ -168,6 +171,7 @@ impl<T: There> Needed<'_, T> {
     }
 
     fn add_group(&mut self, gid: i32) -> Result<(), StoreError> {
+        self.rights.shared.insert(gid);
         if self.there.is_member(self.uid, gid)? {
             self.rights.groups.insert(gid);
         } else {
@@ -309,7 +313,8 @@ mod tests {
         let groups: &'static [i32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
         let ops = [op("dashboards", "5", Some(&dashboard(7, groups, false, &[])))];
         let found = |is_admin| of(&One(None, groups), 7, is_admin, &ops).expect("reads");
-        assert_eq!(found(true), Rights { role: true, groups: BTreeSet::new() });
+        assert_eq!((found(true).role, found(true).groups.len()), (true, 0));
+        assert_eq!(found(true).shared.len(), groups.len(), "that they exist is required all the same");
         assert_eq!(found(false).groups.len(), groups.len(), "who is none is a member of each");
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::model::{Condition, Op};
 
+use super::accounts;
 use super::behind::Backing;
 use super::capabilities::{Grants, TagGrants};
 use super::groups::Group;
@@ -40,6 +41,9 @@ const ACCESS: [&str; 15] = [
     TokenEpoch::COLLECTION,
     User::COLLECTION,
 ];
+
+/// Of so many groups that an object is newly shared with, the change requires that they exist.
+const SHARED_MAX: usize = 64;
 
 const LOGIN_ENDED: &str = "your login has ended: log in again";
 const NO_ADMINISTRATOR: &str = "you are not an administrator any more";
@@ -78,7 +82,20 @@ impl Standing {
         }
         let others = writes.ops().iter().filter(|op| !self.ends_own(op));
         let rights = rights::of(store, self.uid, self.is_admin, others)?;
-        self.require_rights(&rights, writes)
+        self.require_rights(&rights, writes)?;
+        for gid in rights.shared.iter().take(SHARED_MAX) {
+            // An administrator may share with a number that no group has.
+            let key = gid.to_string();
+            if store.has::<Group>(&key)? {
+                writes.require::<Group>(&key, accounts::GROUP_GONE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the UID of the author unless the operations only end the user's own logins or tokens.
+    pub(super) fn author_of(&self, ops: &[Op]) -> Option<i32> {
+        (self.uid != 0 && ops.iter().any(|op| !self.ends_own(op))).then_some(self.uid)
     }
 
     /// Adds conditions for operations that do not concern access. They depend on few objects, which seldom change: a
@@ -265,7 +282,8 @@ mod tests {
         let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
         let found = |standing: &Standing, role: bool, groups: &[i32]| {
             let mut writes = Writes::whatever(vec![delete("dashboards", "1")], "a test");
-            let rights = rights::Rights { role, groups: groups.iter().copied().collect() };
+            let groups = groups.iter().copied().collect();
+            let rights = rights::Rights { role, groups, ..rights::Rights::default() };
             standing.require_rights(&rights, &mut writes).expect("keys");
             assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "who makes it anew stands for it");
             writes.conditions().iter().map(Condition::to_string).collect::<Vec<_>>().join("; ")

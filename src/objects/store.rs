@@ -15,6 +15,7 @@ use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
 use crate::replica::{Again, Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
 
 use super::allowance::{Allowance, Spent};
+use super::identities;
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
 use super::standing::{self, Standing};
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Shorter timeout after a wait in vain, until a decision arrives in time again: the datastore may hang, and every
 /// writer would wait.
 const DOUBTFUL: Duration = Duration::from_millis(400);
+
+/// How often a change is submitted again if the user or group on whose creation it depends is written at the same time.
+const TRIES: usize = 4;
 
 /// Maximum characters of each field of an audit note.
 const NOTE_CHARS_MAX: usize = 1024;
@@ -445,7 +449,7 @@ impl Store {
         let spent =
             if writes.is_unmetered() { None } else { self.spend(author, writes.ops())?.map(Spent::until_refused) };
         let committed = match self.begin(author, what, &writes).await {
-            Ok(receipt) => self.decision(receipt, &writes).await,
+            Ok((receipt, writes)) => self.decision(receipt, &writes).await,
             Err(error) => Err(error),
         };
         if let (Some(spent), Err(_)) = (spent, &committed) {
@@ -462,6 +466,7 @@ impl Store {
     pub fn again(&self, author: &Author, txn: &Txn) -> Result<Again, StoreError> {
         let mut writes = Writes::whatever(txn.ops.clone(), "its conditions are kept where it is made again");
         author.standing.require(self, &mut writes)?;
+        let writes = identities::bound(self, author, &writes)?;
         let kept = standing::left_out(&txn.ops, &txn.conditions);
         let is_left = |condition: &&Condition| !kept.contains(condition);
         let without = txn.conditions.iter().filter(is_left).cloned().collect();
@@ -470,11 +475,32 @@ impl Store {
     }
 
     /// First half of [`Store::commit`], for changes by the webserver itself, which are not charged and need no right.
-    /// When this returns, the change is durable locally and has taken effect locally.
+    /// When this returns, the change is durable locally and has taken effect locally. Also returns the writes with the
+    /// conditions under which they are made ([`identities::bound`]).
     ///
     /// # Errors
     /// If a condition fails locally, or the local disk fails.
-    pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
+    pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<(Receipt, Writes), CommitError> {
+        let mut bound = identities::bound(self, author, writes)?;
+        for _ in 0..TRIES {
+            match self.submit(author, what, &bound).await {
+                Err(CommitError::Conflict(said)) if bound.conditions() != writes.conditions() => {
+                    // A user or group may have been rewritten after its last write was looked up. That write is visible
+                    // a moment later.
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    let again = identities::bound(self, author, writes)?;
+                    if again.conditions() == bound.conditions() {
+                        return Err(CommitError::Conflict(said));
+                    }
+                    bound = again;
+                }
+                submitted => return submitted.map(|receipt| (receipt, bound)),
+            }
+        }
+        self.submit(author, what, &bound).await.map(|receipt| (receipt, bound))
+    }
+
+    async fn submit(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let room = if self.allowance.is_some() { Allowance::room(self, &author, writes)? } else { Room::Whole };
         let note = author.note()?;

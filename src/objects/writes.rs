@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 use crate::chunks::Hold;
-use crate::model::{Collection, Condition, Key, Op, Reason};
+use crate::model::{Collection, Condition, Key, Op, Reason, TxnId};
 use crate::replica::History;
 
 use super::StoreError;
@@ -273,6 +273,17 @@ impl Writes {
             None => self.add(Condition::Absent { collection, key }, changed, false),
         }
         Ok(())
+    }
+
+    /// Requires that a pending write of an object is committed, and the last one; `otherwise` is the message if it is not.
+    /// Reading the object again is not the remedy.
+    pub(super) fn require_pending(
+        &mut self,
+        place: (Collection, Key),
+        (id, read_in): (TxnId, History),
+        otherwise: &str,
+    ) {
+        self.add_read(AsRead::Pending(id, read_in), place, otherwise, false);
     }
 
     /// Returns the operations.

@@ -665,6 +665,18 @@ impl Outbox {
         self.pending.get(place).map(|txn| txn.id)
     }
 
+    /// Returns the last pending transaction that wrote a key, if a pending one creates it, under the condition that it is
+    /// absent, and none deletes it after that. If the creation is rejected, what is under the key is another object.
+    #[must_use]
+    pub fn last_writer_since_creation(&self, collection: &Collection, key: &Key) -> Option<TxnId> {
+        let layer = self.overlay.get(collection)?.get(key)?;
+        let (last, value) = layer.last_key_value()?;
+        let absent = Condition::Absent { collection: collection.clone(), key: key.clone() };
+        let is_creation = |place: &Place| self.pending.get(place).is_some_and(|txn| txn.conditions.contains(&absent));
+        let is_created = value.is_some() && layer.keys().any(is_creation);
+        self.pending.get(last).filter(|_| is_created).map(|txn| txn.id)
+    }
+
     /// Returns the keys of a collection that start with `prefix` and that pending transactions write, in key order.
     #[must_use]
     pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, Overlaid)> {

@@ -7,7 +7,8 @@ use crate::env::Clock;
 /// Detects that the machine may have been reverted to an earlier time together with the memory of this process, which
 /// would then assign the same numbers to other transactions. The wall clock advances in between, the monotonic one
 /// does not.
-pub(super) struct Reverted {
+#[derive(Debug)]
+pub(crate) struct Reverted {
     wall_ms: u64,
     monotonic: Instant,
 }
@@ -16,12 +17,12 @@ pub(super) struct Reverted {
 const JUMP: Duration = Duration::from_secs(5);
 
 impl Reverted {
-    pub(super) fn new(clock: &dyn Clock) -> Reverted {
+    pub(crate) fn new(clock: &dyn Clock) -> Reverted {
         Reverted { wall_ms: clock.now_ms(), monotonic: Instant::now() }
     }
 
     /// Returns whether the two clocks diverged since the last call.
-    pub(super) fn is_noticed(&mut self, clock: &dyn Clock) -> bool {
+    pub(crate) fn is_noticed(&mut self, clock: &dyn Clock) -> bool {
         let before = std::mem::replace(self, Reverted::new(clock));
         let wall = Duration::from_millis(self.wall_ms.saturating_sub(before.wall_ms));
         let went_back = before.wall_ms > self.wall_ms;

@@ -8,6 +8,7 @@ use crate::model::{Collection, Key, Seq, TxnId};
 use crate::protocol::outbox::Overlaid;
 use crate::state::StateError;
 
+use super::handle::Replica;
 use super::history::History;
 use super::shared::Shared;
 
@@ -37,6 +38,16 @@ pub struct Object {
     pub time_ms: u64,
     /// History in which it was read.
     pub read_in: History,
+}
+
+impl Replica {
+    /// Returns the last transaction that wrote an object whose creation is pending, and the history in which that was
+    /// read; `None` if its creation is not pending.
+    #[must_use]
+    pub fn pending_creation(&self, collection: &Collection, key: &Key) -> Option<(TxnId, History)> {
+        let read_in = self.history();
+        self.shared.outbox().last_writer_since_creation(collection, key).map(|id| (id, read_in))
+    }
 }
 
 impl Shared {

@@ -66,7 +66,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
         let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
         (cursor, is_last) = (moved, is_end);
         match app.store.begin(&Author::default(), "clear away what was deleted", &writes).await {
-            Ok(receipt) => under_way.push_back((receipt, writes)),
+            Ok(begun) => under_way.push_back(begun),
             Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
             Err(error) => return Err(error),
         }

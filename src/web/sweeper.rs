@@ -11,7 +11,8 @@ use crate::objects::cleaning::SLICE;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Moment, Stored, Writes, contents, refusals};
+use crate::objects::users::FIRST;
+use crate::objects::{CommitError, Moment, Stored, Writes, contents, identities, refusals};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
@@ -51,11 +52,18 @@ async fn count_acts(app: &AppRef) {
 }
 
 async fn lease(app: &AppRef) {
+    let mut is_told = false;
     loop {
-        if let Err(error) = app.ids.refill(&app.store).await {
-            tracing::debug!(%error, "no numbers were leased; trying again");
+        let refilled = app.ids.refill(&app.store).await;
+        let is_exhausted = matches!(refilled, Err(CommitError::TooMuch(_)));
+        match refilled {
+            Err(error) if is_exhausted && !is_told => tracing::warn!(%error),
+            Err(error) => tracing::debug!(%error, "no numbers were leased; trying again"),
+            Ok(()) => {}
         }
-        let wait = if app.ids.is_stocked() { LEASES_EVERY } else { Duration::from_millis(100) };
+        is_told = is_exhausted;
+        let is_rested = is_exhausted || app.ids.is_stocked();
+        let wait = if is_rested { LEASES_EVERY } else { Duration::from_millis(100) };
         tokio::time::sleep(wait).await;
     }
 }
@@ -106,14 +114,17 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         return Ok(());
     }
     let sent = Moment::now();
+    // If somebody else has the number of the author, an administrator is told.
+    let is_there = identities::is_author_there(&app.store, &author, &rejection.txn)?;
+    let (uid, whose) = if is_there { (author.uid, String::new()) } else { (FIRST, format!(" (by {})", author.user)) };
     let notification = Notification {
         id,
-        uid: author.uid,
+        uid,
         kind: REJECTED,
         sent,
         expires: sent.plus(REJECTION_LIFE_S),
         msg: format!(
-            "Not done: {}: {}.",
+            "Not done{whose}: {}: {}.",
             author.what,
             refusals::explained(&rejection.txn.conditions, &rejection.reason)
         ),

@@ -87,3 +87,82 @@ fn p13_of_two_branches_of_the_register_none_is_restored_unasked() {
     let members = fleet.ok("d", &["members"]);
     assert!(members.lines().any(|line| line.starts_with("b ") && line.contains("revoked")), "{members}");
 }
+
+#[test]
+fn p08_what_is_set_aside_gives_access_only_to_the_account_that_it_was_of() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    let put = |member: &str, collection: &str, key: &str, value: &str| {
+        fleet.ok(member, &["put", collection, key, "--value", value, "--no-wait"]);
+    };
+    let user = |uid: i32, name: &str, day: u8| {
+        format!(r#"{{"UID":{uid},"User":"{name}","Created":"2026-01-{day:02}T00:00:00Z"}}"#)
+    };
+    let token = |uid: i32, id: &str| TOKEN.replace("\"uid\":2", &format!("\"uid\":{uid}")).replace(&TOKEN[7..43], id);
+    let (of_carol, of_alice) = ("6f0d3a52-6a0b-4c41-9d5f-000000000001", "6f0d3a52-6a0b-4c41-9d5f-000000000002");
+    let dashboard = |uid: i32| {
+        format!(
+            r#"{{"ID":{uid},"Name":"d","UID":{uid},"GIDs":[],"Created":"2026-01-01T00:00:00Z","Updated":"2026-01-01T00:00:00Z","Data":{{}}}}"#
+        )
+    };
+    put("a", "users", "7", &user(7, "carol", 1));
+    fleet.converges(&["a", "b"]);
+    datastore.terminate();
+    // At b, numbers are assigned that meanwhile become others'.
+    put("b", "tokens", &format!("7/{of_carol}"), &token(7, of_carol));
+    put("b", "users", "66", &user(66, "alice", 2));
+    put("b", "admins", "66", r#"{"uid":66,"since":"2026-01-02T00:00:00Z"}"#);
+    put("b", "tokens", &format!("66/{of_alice}"), &token(66, of_alice));
+    put("b", "dashboards", "66", &dashboard(66));
+    put("b", "groups", "65", r#"{"GID":65,"Name":"finance"}"#);
+    put("b", "memberships", "7/65", r#"{"uid":7,"gid":65}"#);
+    put("b", "capabilities", "group/65", r#"{"holder":{"group":65},"grants":["SecretRead"]}"#);
+    put("b", "users", "67", &user(67, "dave", 2));
+    put("b", "admins", "67", r#"{"uid":67,"since":"2026-01-02T00:00:00Z"}"#);
+    put("b", "admins", "68", r#"{"uid":68,"since":"2026-01-02T00:00:00Z"}"#);
+    b.terminate();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    let b = fleet.replica("b");
+    fleet.wait("it is archived", || fleet.status("b")["quarantined"] == 1);
+    b.terminate();
+    let enrolled = fleet.ok("d", &["enroll", "b", "--replace"]);
+    fleet.ok("b", &["join", enrolled.trim()]);
+    let _b = fleet.replica("b");
+    fleet.wait_connected("a");
+    fleet.wait_connected("b");
+    fleet.ok("a", &["put", "users", "66", "--value", &user(66, "bob", 3)]);
+    fleet.ok("a", &["put", "groups", "65", "--value", r#"{"GID":65,"Name":"interns"}"#]);
+    fleet.converges(&["a", "b"]);
+    let left = [
+        "users/66".to_owned(),
+        "groups/65".to_owned(),
+        "admins/66".to_owned(),
+        format!("tokens/66/{of_alice}"),
+        "dashboards/66".to_owned(),
+        "memberships/7/65".to_owned(),
+        "capabilities/group/65".to_owned(),
+        "admins/68".to_owned(),
+    ];
+    for more in [&["--dry-run"][..], &[]] {
+        let output = fleet.run("b", &[&["quarantine", "apply", "1", "--with-access"], more].concat());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for name in &left {
+            assert!(said.lines().any(|line| line.starts_with(&format!("left: {name} "))), "{name}: {said}");
+        }
+        assert_eq!(said.lines().filter(|line| line.starts_with("left: ")).count(), left.len(), "{said}");
+        assert!(said.contains("user 66, and that number is"), "{said}");
+        assert!(said.contains("group 65, and that number is"), "{said}");
+        assert!(said.contains("user 68, which is not in the log"), "{said}");
+    }
+    fleet.converges(&["a", "b"]);
+    let there = |collection: &str| fleet.ok("a", &["ls", collection]);
+    assert!(there("tokens").contains(of_carol) && !there("tokens").contains(of_alice));
+    assert!(there("admins").contains("67") && !there("admins").contains("66") && !there("admins").contains("68"));
+    assert_eq!(there("memberships"), "");
+    assert_eq!(there("dashboards"), "");
+    a.terminate();
+    datastore.terminate();
+}

@@ -51,6 +51,32 @@ fn p07_a_rejection_uncovers_what_was_below_and_blocks_nothing() {
 }
 
 #[test]
+fn p08_an_object_whose_creation_is_pending_is_told_from_one_that_is_only_changed() {
+    let made = |counter: u64, number: u8, value: Option<u8>| {
+        let (collection, key) = (collection(), key(number));
+        let conditions = vec![Condition::Absent { collection, key }];
+        Arc::new(Txn { conditions, ..Txn::clone(&txn(counter, &[(number, value)])) })
+    };
+    let mut outbox = Outbox::default();
+    let writer = |outbox: &Outbox, number: u8| {
+        outbox.last_writer_since_creation(&collection(), &key(number)).map(|id| id.counter.0)
+    };
+    outbox.insert(txn(1, &[(1, Some(10))]));
+    outbox.insert(made(2, 2, Some(20)));
+    assert_eq!((writer(&outbox, 1), writer(&outbox, 2), writer(&outbox, 3)), (None, Some(2), None));
+    outbox.insert(txn(3, &[(2, Some(30))]));
+    assert_eq!(writer(&outbox, 2), Some(3));
+    outbox.insert(txn(4, &[(2, None)]));
+    assert_eq!(writer(&outbox, 2), None, "it is deleted");
+    outbox.insert(made(5, 2, Some(50)));
+    assert_eq!(writer(&outbox, 2), Some(5));
+    outbox.handle_row(Origin([1; 16]), &row_up_to(4));
+    assert_eq!(writer(&outbox, 2), Some(5));
+    outbox.handle_row(Origin([1; 16]), &row_up_to(5));
+    assert_eq!(writer(&outbox, 2), None, "it is committed");
+}
+
+#[test]
 fn p06_another_transaction_under_the_same_identity_commits_nothing_of_ours() {
     let mut outbox = Outbox::keeping();
     outbox.insert(txn(1, &[(1, Some(10))]));

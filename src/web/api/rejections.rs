@@ -14,7 +14,7 @@ use crate::objects::dashboards::Dashboard;
 use crate::objects::preferences::Preference;
 use crate::objects::sharing::Shared;
 use crate::objects::store::{Author, StoreError};
-use crate::objects::{Stored, Writes, refusals, standing};
+use crate::objects::{Stored, Writes, identities, refusals, standing};
 use crate::protocol::outbox::RejectedTxn;
 use crate::replica::{Again, History, ReadError};
 use crate::state::StateError;
@@ -50,16 +50,26 @@ fn parse(text: &str) -> Option<TxnId> {
     Some(TxnId { origin: origin.parse::<Origin>().ok()?, counter: OriginCounter(counter.parse().ok()?) })
 }
 
-fn for_caller(app: &AppRef, caller: &Caller) -> Vec<(RejectedTxn, Author)> {
+/// Returns the rejected changes of the caller; for administrators, all. Changes by another user who had the caller's number
+/// at this webserver are not the caller's.
+fn for_caller(app: &AppRef, caller: &Caller) -> ApiResult<Vec<(RejectedTxn, Author)>> {
     let all = app.store.replica().rejected().into_iter();
     let authored = all.map(|rejected| {
         let author = Author::of(&rejected.txn.note).unwrap_or_default();
         (rejected, author)
     });
-    authored.filter(|(_, author)| caller.person.admin || (author.uid != 0 && author.uid == caller.uid())).collect()
+    let mut found = Vec::new();
+    for (rejected, author) in authored {
+        let is_number = author.uid != 0 && author.uid == caller.uid();
+        let is_own = is_number && identities::is_author_there(&app.store, &author, &rejected.txn)?;
+        if caller.person.admin || is_own {
+            found.push((rejected, author));
+        }
+    }
+    Ok(found)
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
     let shown = |(rejected, author): (RejectedTxn, Author)| {
         let ops = rejected.txn.ops.iter().map(|op| {
             let kind = if op.value().is_some() { "put" } else { "delete" };
@@ -79,13 +89,13 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
             "Ops": ops.collect::<Vec<Value>>(),
         })
     };
-    Json(for_caller(&app, &caller).into_iter().map(shown).collect())
+    Ok(Json(for_caller(&app, &caller)?.into_iter().map(shown).collect()))
 }
 
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
     let nowhere = || ApiError::not_found(format!("refused change {id} of yours at this webserver"));
     let id = parse(id).ok_or_else(nowhere)?;
-    let mut own = for_caller(app, caller).into_iter().map(|(rejected, _)| rejected);
+    let mut own = for_caller(app, caller)?.into_iter().map(|(rejected, _)| rejected);
     own.find(|rejected| rejected.txn.id == id).ok_or_else(nowhere)
 }
 

@@ -15,6 +15,7 @@ mod leaving;
 mod lost;
 mod migration;
 mod names;
+mod numbers;
 mod owners;
 mod permissions;
 mod restart;
@@ -70,6 +71,16 @@ impl Web {
 
     pub fn kill(&mut self) {
         self.process.take().expect("runs").kill();
+    }
+
+    /// Stops the process for a while.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("runs").pause();
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("runs").resume();
     }
 
     /// Sends SIGHUP, which reloads the configuration.
