@@ -1,5 +1,6 @@
 //! Choice of the backup from which a point in time is restored.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use super::manifest::{Manifest, number_of};
@@ -10,21 +11,25 @@ use crate::model::{LogId, Seq};
 
 /// Sorts manifests by log, and those of one log by the position they reach, see [`Manifest::order`]. The log that was
 /// backed up last comes last.
-pub fn sort(manifests: &mut [Manifest]) {
+pub fn sort<M: Borrow<Manifest>>(manifests: &mut [M]) {
     let mut last: BTreeMap<LogId, (u64, u64)> = BTreeMap::new();
     for manifest in manifests.iter() {
+        let manifest: &Manifest = manifest.borrow();
         let known = last.entry(manifest.log_id).or_default();
         *known = (*known).max((number_of(&manifest.id), manifest.made_ms));
     }
-    manifests.sort_by_key(|manifest| (last.get(&manifest.log_id).copied(), manifest.log_id, manifest.order()));
+    manifests.sort_by_key(|manifest| {
+        let manifest: &Manifest = manifest.borrow();
+        (last.get(&manifest.log_id).copied(), manifest.log_id, manifest.order())
+    });
 }
 
 /// Returns a warning if the times of backups contradict the positions they reach.
 #[must_use]
 pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
-    let mut sorted = manifests.to_vec();
+    let mut sorted: Vec<&Manifest> = manifests.iter().collect();
     sort(&mut sorted);
-    let pairs = sorted.windows(2).map(|pair| (&pair[0], &pair[1]));
+    let pairs = sorted.windows(2).map(|pair| (pair[0], pair[1]));
     let mut of_one_log = pairs.filter(|(earlier, later)| earlier.log_id == later.log_id);
     let (earlier, later) = of_one_log.rfind(|(earlier, later)| earlier.made_ms > later.made_ms)?;
     Some(format!(
@@ -32,6 +37,63 @@ pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
          the datastore went back. What backups reach counts, not their times",
         earlier.id, later.id, later.seq, later.generation
     ))
+}
+
+/// Groups backups, which are sorted as by [`sort`], by branches of the history of their logs. Each group contains the
+/// backup that reaches furthest in its branch, last, and those that its history includes: a backup from before a fork is
+/// in several groups. A backup beyond what a later generation shares with its own is in another group than that generation.
+#[must_use]
+pub fn branches<'a>(manifests: &[&'a Manifest]) -> Vec<Vec<&'a Manifest>> {
+    let mut branches: Vec<Vec<&Manifest>> = Vec::new();
+    for of_log in manifests.chunk_by(|one, next| one.log_id == next.log_id) {
+        let mut found: Vec<Vec<&Manifest>> = Vec::new();
+        for manifest in of_log.iter().rev().copied() {
+            let mut is_in_any = false;
+            for branch in &mut found {
+                if leads_to(branch[0], manifest, manifest.seq) {
+                    branch.push(manifest);
+                    is_in_any = true;
+                }
+            }
+            if !is_in_any {
+                found.push(vec![manifest]);
+            }
+        }
+        found.iter_mut().for_each(|branch| branch.reverse());
+        branches.append(&mut found);
+    }
+    branches
+}
+
+/// Returns a notice that names the backups that reach furthest in branches that the most advanced backup of their log does
+/// not include, with that one.
+#[must_use]
+pub fn other_branches(manifests: &[Manifest]) -> Option<String> {
+    let mut sorted: Vec<&Manifest> = manifests.iter().collect();
+    sort(&mut sorted);
+    let branches = branches(&sorted);
+    let ends: Vec<&Manifest> = branches.iter().filter_map(|branch| branch.last().copied()).collect();
+    let mut named = Vec::new();
+    for of_log in ends.chunk_by(|one, next| one.log_id == next.log_id) {
+        let Some((main, others)) = of_log.split_first() else { continue };
+        named.extend(others.iter().map(|other| {
+            let shared = match shared_after(&main.lineage, other.generation) {
+                Some(shared) => format!("what both have ends at sequence {shared}"),
+                None => "what both have is not known".to_owned(),
+            };
+            format!(
+                "backup {} reaches sequence {} of generation {}, which is not in the history of {}, of the later generation {}: {shared}",
+                other.id, other.seq, other.generation, main.id, main.generation
+            )
+        }));
+    }
+    (!named.is_empty()).then(|| {
+        format!(
+            "{}. Either that branch was given up by a restore or recovery, or two datastores of one log back up here; without \
+             --backup, `restore` takes the later generation",
+            named.join("; ")
+        )
+    })
 }
 
 /// Chooses the backup from which `end` can be restored. `None` stands for the most advanced backup.
@@ -160,6 +222,7 @@ pub(super) mod tests {
             escrow: String::new(),
             segments: vec![segment(seq)],
             chunks: Vec::new(),
+            chunk_bytes: Vec::new(),
             missing: Vec::new(),
             stamp: String::new(),
         }
@@ -178,6 +241,29 @@ pub(super) mod tests {
         assert!(refused.contains("given up") && refused.contains("--backup 1-1-60"), "{refused}");
         let given_up = [all[0].clone(), all[1].clone()];
         assert!(choose(&given_up, Some(End::Seq(Seq(14)))).is_ok(), "nothing says that it was");
+    }
+
+    #[test]
+    fn p13_a_branch_that_a_later_generation_does_not_share_is_told_apart() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 2, 70, 13), manifest(2, 1, 80, 9)];
+        all[..3].iter_mut().for_each(|manifest| manifest.lineage = vec![entry(1, 0)]);
+        all[2].lineage.push(entry(2, 10));
+        sort(&mut all);
+        let ids = |all: &[Manifest]| {
+            let groups = branches(&all.iter().collect::<Vec<_>>());
+            groups.iter().map(|of| of.iter().map(|it| it.id.clone()).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&all[..]), [vec!["1-1-50", "1-2-70"], vec!["1-1-50", "1-1-60"], vec!["2-1-80"]]);
+        let said = other_branches(&all).expect("there is another branch");
+        for part in ["1-1-60", "sequence 15 of generation 1", "1-2-70", "ends at sequence 10"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("2-1-80"), "another log is no branch: {said}");
+        // What the later generation shares is in its own branch.
+        all[1].seq = Seq(10);
+        assert_eq!((ids(&all[..]).len(), other_branches(&all)), (2, None));
     }
 
     #[test]

@@ -196,12 +196,14 @@ impl Head {
         Ok(keys)
     }
 
-    /// Writes the head or its copy if missing. A corrupt one is not overwritten, because the other one is used.
-    pub(super) fn complete(&self, store: &dyn Store) -> Result<(), RepositoryError> {
+    /// Writes the head or its copy if missing, and returns which one was. A corrupt one is not overwritten, because the
+    /// other one is used.
+    pub(super) fn complete(&self, store: &dyn Store) -> Result<Option<&'static str>, RepositoryError> {
+        let mut missing = None;
         for (name, text) in [(NAME, self.text()?), (COPY, self.copy_text()?)] {
             match store.get(name) {
                 Ok(_) => continue,
-                Err(StoreError::Missing(_)) => {}
+                Err(StoreError::Missing(_)) => missing = Some(name),
                 Err(error) => return Err(error.into()),
             }
             match store.put_new(name, text.as_bytes()) {
@@ -210,7 +212,7 @@ impl Head {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(missing)
     }
 
     fn text(&self) -> Result<String, RepositoryError> {
@@ -302,6 +304,16 @@ mod tests {
                 assert!(!file.exists(), "who reads writes nothing");
                 open(&path, secret, true).expect("opens");
                 assert_eq!(&std::fs::read(file).expect("is back"), text, "{name}: {file:?}");
+            }
+            // An existing repository that is opened to back up into it is completed, and that is said.
+            for (file, text) in &texts {
+                std::fs::remove_file(file).expect("removes");
+                let opened = open(&path, secret, true).expect("opens");
+                assert_eq!(opened.head_damage(), None, "{name}");
+                let name = file.file_name().and_then(|name| name.to_str()).expect("text");
+                assert!(opened.head_completed().is_some_and(|said| said.contains(name)), "{name}");
+                assert_eq!(&std::fs::read(file).expect("is back"), text, "{name}");
+                assert_eq!(open(&path, secret, true).expect("opens").head_completed(), None);
             }
             texts.iter().for_each(|(file, _)| std::fs::remove_file(file).expect("removes"));
             for create in [false, true] {

@@ -83,6 +83,7 @@ fn host() -> String {
 pub struct Lock<'a> {
     store: &'a dyn Store,
     holder: Mutex<Holder>,
+    gave_room: bool,
 }
 
 impl<'a> Lock<'a> {
@@ -98,7 +99,7 @@ impl<'a> Lock<'a> {
             Err(error) => return Err(error),
         }
         held().insert(holder.token.clone());
-        Ok(Lock { store, holder: Mutex::new(holder) })
+        Ok(Lock { store, holder: Mutex::new(holder), gave_room: false })
     }
 
     /// Acquires the lock in order to remove objects. If the disk is full, the reserved space is used.
@@ -107,9 +108,19 @@ impl<'a> Lock<'a> {
     /// Like [`Lock::take`].
     pub fn take_to_remove(store: &'a dyn Store, what: &str) -> Result<Lock<'a>, StoreError> {
         match Self::take(store, what) {
-            Err(StoreError::Full(_)) if store.give_room() => Self::take(store, what),
+            Err(StoreError::Full(_)) if store.give_room() => {
+                let mut lock = Self::take(store, what)?;
+                lock.gave_room = true;
+                Ok(lock)
+            }
             taken => taken,
         }
+    }
+
+    /// Returns whether the reserved space was used to acquire the lock.
+    #[must_use]
+    pub fn gave_room(&self) -> bool {
+        self.gave_room
     }
 
     /// Takes over the existing lock if it is stale.
@@ -120,7 +131,7 @@ impl<'a> Lock<'a> {
             Some(other) if other.token == holder.token => {}
             Some(other) if !other.is_left() => {
                 let who = format!("{} (process {} on {})", other.what, other.process, other.host);
-                return Err(failed(format!("{who} is at work; wait, or remove it if that process is gone")));
+                return Err(StoreError::Busy { name: format!("{}/{NAME}", store.place()), who });
             }
             _ => {
                 store.put(NAME, &holder.text())?;

@@ -45,6 +45,10 @@ pub struct Manifest {
     /// Chunks that are stored outside the log, each with the piece that contains it.
     #[serde(default)]
     pub chunks: Vec<(ChunkId, String)>,
+    /// Lengths of the pieces of `chunks` in bytes, in the same order. Empty in backups of versions that did not record
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunk_bytes: Vec<u64>,
     /// Chunks referenced by blobs that the datastore did not have.
     #[serde(default)]
     pub missing: Vec<ChunkId>,
@@ -95,6 +99,39 @@ pub fn number_of(id: &str) -> u64 {
     }
 }
 
+/// What the name of a backup says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Last sequence in the backup.
+    pub seq: Seq,
+    /// Number of the backup, see [`number_of`].
+    pub number: u64,
+    /// Time of the backup, in milliseconds since 1970-01-01 UTC.
+    pub made_ms: u64,
+}
+
+/// Reads the name of a backup; `None` if it is not one.
+#[must_use]
+pub fn named(id: &str) -> Option<Named> {
+    let (made, rest) = id.split_once('-')?;
+    let seq = rest.split('-').next()?;
+    Some(Named { seq: Seq(seq.parse().ok()?), number: number_of(id), made_ms: made.parse().ok()? })
+}
+
+impl Named {
+    /// Returns whether this backup, of which only the name is known, may contain more than `other`: it reaches further or
+    /// was written later.
+    #[must_use]
+    pub fn may_be_beyond(&self, other: &Manifest) -> bool {
+        let number = number_of(&other.id);
+        let is_later = match (self.number, number) {
+            (0, _) | (_, 0) => self.made_ms > other.made_ms,
+            (own, number) => own > number,
+        };
+        self.seq > other.seq || is_later
+    }
+}
+
 impl Manifest {
     /// Returns the sort key of a log's backups: how far they reach in the branch that was continued. Times only break
     /// ties, because the host's clock may have been wrong.
@@ -115,11 +152,20 @@ impl Manifest {
         of_log.chain(self.chunks.iter().map(|(_, piece)| piece.as_str()))
     }
 
-    /// Returns whether another backup of the same generation has the same contents.
+    /// Returns the pieces of the chunks, each with its length in bytes if it is recorded.
+    pub fn chunk_lengths(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
+        let lengths = self.chunk_bytes.iter().copied().map(Some).chain(std::iter::repeat(None));
+        self.chunks.iter().map(|(_, piece)| piece.as_str()).zip(lengths)
+    }
+
+    /// Returns whether another backup of the same generation has the same contents, and records as much about them.
     #[must_use]
     pub fn is_same(&self, other: &Manifest) -> bool {
         let what = |manifest: &Manifest| (manifest.seq, manifest.missing.clone(), manifest.stamp.clone());
-        what(self) == what(other) && self.segments == other.segments && self.chunks == other.chunks
+        what(self) == what(other)
+            && self.segments == other.segments
+            && self.chunks == other.chunks
+            && self.chunk_bytes == other.chunk_bytes
     }
 
     /// Checks the invariants on which the rest of the program relies.
@@ -137,6 +183,12 @@ impl Manifest {
             if bytes.div_ceil(PIECE_BYTES) != pieces.len() as u64 {
                 return Err(format!("{name} has {bytes} bytes, but {} pieces", pieces.len()));
             }
+        }
+        if !self.chunk_bytes.is_empty() && self.chunk_bytes.len() != self.chunks.len() {
+            return Err(format!("it has {} chunks, but {} lengths", self.chunks.len(), self.chunk_bytes.len()));
+        }
+        if let Some(bytes) = self.chunk_bytes.iter().find(|bytes| **bytes > PIECE_BYTES) {
+            return Err(format!("it says that a piece has {bytes} bytes, more than {PIECE_BYTES}"));
         }
         let is_name = |piece: &str| piece.len() == 64 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some(piece) = self.pieces().find(|piece| !is_name(piece)) {

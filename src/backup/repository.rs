@@ -6,9 +6,11 @@ use super::choice;
 use super::head::{self, Head, Keys};
 pub use super::head::{Encryption, Secret};
 use super::manifest::{Manifest, PIECE_BYTES, name, number_of};
+pub use super::sealed_keys::SealedKey;
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
 use crate::codec::sealed::{open_bytes, seal_bytes};
 use crate::env::summed;
+use crate::model::LogId;
 use crate::trust::TrustError;
 
 pub(super) const MANIFESTS: &str = "manifests/";
@@ -75,6 +77,16 @@ pub struct Repository {
     keys: Option<Keys>,
     encryption: Encryption,
     head_damage: Option<String>,
+    head_completed: Option<String>,
+}
+
+/// A manifest that cannot be used.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Name of the backup.
+    pub id: String,
+    /// What is wrong with its manifest.
+    pub error: RepositoryError,
 }
 
 impl Repository {
@@ -91,23 +103,27 @@ impl Repository {
     /// # Errors
     /// Returns an error if there is no repository, its head is corrupt or lost, or it was created with another secret.
     pub fn open(store: Box<dyn Store>, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
-        let mut head_damage = None;
+        let (mut head_damage, mut head_completed) = (None, None);
         let keys = match Head::load(&*store)? {
             Some((head, damage)) => {
-                if let Some(damage) = &damage {
-                    tracing::warn!("{damage}");
-                }
                 head_damage = damage;
                 let keys = head.keys(&*store, secret)?;
-                if create {
-                    head.complete(&*store)?;
+                if create && let Some(name) = head.complete(&*store)? {
+                    head_damage = None;
+                    head_completed = Some(format!("{}/{name} was missing, and was written again", store.place()));
                 }
                 keys
             }
             None if create => Head::create(&*store, secret)?,
             None => return Err(RepositoryError::None(store.place())),
         };
-        Ok(Repository { store, keys, encryption: secret.encryption(), head_damage })
+        Ok(Repository { store, keys, encryption: secret.encryption(), head_damage, head_completed })
+    }
+
+    /// Returns which part of the head was missing and was written when the repository was opened.
+    #[must_use]
+    pub fn head_completed(&self) -> Option<&str> {
+        self.head_completed.as_deref()
     }
 
     /// Returns what is wrong with the head or its copy, one of which is sound, and what to do about it.
@@ -257,16 +273,16 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// Returns all manifests in the order of [`choice::sort`], and the errors of those that are corrupt.
+    /// Returns all manifests in the order of [`choice::sort`], and those that are corrupt.
     ///
     /// # Errors
     /// Returns an error if they cannot be listed, or the store cannot be reached.
-    pub fn manifests(&self) -> Result<(Vec<Manifest>, Vec<RepositoryError>), RepositoryError> {
+    pub fn manifests(&self) -> Result<(Vec<Manifest>, Vec<Unreadable>), RepositoryError> {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for id in self.ids()? {
             match self.manifest(&id) {
                 Ok(manifest) => good.push(manifest),
-                Err(error @ RepositoryError::Damaged { .. }) => bad.push(error),
+                Err(error @ RepositoryError::Damaged { .. }) => bad.push(Unreadable { id, error }),
                 // Pruned since the listing.
                 Err(RepositoryError::NoSuch(_)) => {}
                 Err(error) => return Err(error),
@@ -289,6 +305,25 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the backup of the log `log_id` with the latest generation among the last `count` readable ones.
+    ///
+    /// # Errors
+    /// Returns an error if they cannot be listed, or the store cannot be reached.
+    pub fn latest_generation(&self, log_id: LogId, count: usize) -> Result<Option<Manifest>, RepositoryError> {
+        let mut latest: Option<Manifest> = None;
+        for id in self.ids()?.iter().rev().take(count) {
+            let manifest = match self.manifest(id) {
+                Err(RepositoryError::Damaged { .. } | RepositoryError::NoSuch(_)) => continue,
+                read => read?,
+            };
+            let is_later = |latest: &Manifest| manifest.order() > latest.order();
+            if manifest.log_id == log_id && latest.as_ref().is_none_or(is_later) {
+                latest = Some(manifest);
+            }
+        }
+        Ok(latest)
     }
 
     /// Removes a manifest. Pieces that no other manifest references remain until they are swept.
@@ -408,6 +443,7 @@ mod tests {
             assert!(said.contains(&one.id) && said.contains(&two.id) && said.contains("damaged"), "{said}");
             let (good, bad) = repository.manifests().expect("lists");
             assert_eq!((good, bad.len()), (vec![one.clone()], 1), "{name}");
+            assert_eq!(bad[0].id, two.id);
             assert_eq!(repository.last_written().expect("reads"), Some(one), "{name}");
         }
     }

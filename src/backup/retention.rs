@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::choice::{coverage, disagreement};
+use super::choice::{branches, coverage, disagreement, other_branches};
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
@@ -16,12 +16,23 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Retention rules. A backup is kept if any rule keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Number of most advanced backups to keep per log.
+    /// Number of most advanced backups to keep per branch of the history of a log.
     pub last: usize,
     /// Number of days, among those with a backup, for which the most advanced one is kept.
     pub daily: usize,
     /// Number of weeks, among those with a backup, for which the most advanced one is kept.
     pub weekly: usize,
+    /// Whether backups that cannot be restored are removed although the rules select them.
+    pub drops_unsound: bool,
+    /// Whether the rules apply to each log as a whole, so that branches of its history other than the latest one have no
+    /// backups of their own to keep.
+    pub drops_branches: bool,
+}
+
+impl Keep {
+    fn is_nothing(&self) -> bool {
+        self.last == 0 && self.daily == 0 && self.weekly == 0
+    }
 }
 
 /// Report of a prune, or of its plan in a dry run.
@@ -41,7 +52,10 @@ pub struct Pruned {
     /// Warning if the times of backups contradict the positions they reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<String>,
-    /// First and last sequences that could be restored before the prune.
+    /// Notice if backups are of different branches of the history of a log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branches: Option<String>,
+    /// First and last sequences that all backups contained before the prune, those that cannot be restored included.
     pub covered_before: Vec<(Seq, Seq)>,
     /// First and last sequences that can be restored now.
     pub covered: Vec<(Seq, Seq)>,
@@ -56,7 +70,7 @@ pub struct Unsound {
     pub backup: String,
     /// Reason why it cannot be restored.
     pub why: String,
-    /// Whether it is kept nevertheless, because no sound backup of its log reaches as far.
+    /// Whether it is kept nevertheless, because a rule selects it or no sound backup of its branch reaches as far.
     pub stays: bool,
 }
 
@@ -102,21 +116,35 @@ struct Choice {
     faults: BTreeMap<String, String>,
 }
 
+/// Names of the backups that the rules select, and of those that contain chunks which the selected ones lack.
+fn selected(manifests: &[&Manifest], keep: Keep) -> BTreeSet<String> {
+    let mut kept = BTreeSet::new();
+    for group in groups(manifests, keep) {
+        let made: Vec<_> = group.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
+        kept.extend(self::kept(&made, keep));
+    }
+    keep_holders(manifests, &mut kept);
+    kept
+}
+
+/// Groups of backups to which the rules apply separately: branches of the histories of logs, or whole logs.
+fn groups<'a>(manifests: &[&'a Manifest], keep: Keep) -> Vec<Vec<&'a Manifest>> {
+    if keep.drops_branches {
+        return manifests.chunk_by(|one, next| one.log_id == next.log_id).map(<[_]>::to_vec).collect();
+    }
+    branches(manifests)
+}
+
 /// Applies the rules to the backups that can be restored. Every selected backup is verified; if one is unsound, the
-/// rules are applied again without it. An unsound backup is removed only if a sound one of its log reaches as far. If a
-/// log has no sound backup, none of its backups is removed.
+/// rules are applied again without it. An unsound backup takes no sound one's place, and is itself kept while the rules
+/// select it, because what it lacks may come back; it is also kept if no sound backup of its branch reaches as far.
 fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {
     let mut faults: BTreeMap<String, String> = BTreeMap::new();
     let mut sound: BTreeSet<&str> = BTreeSet::new();
+    let all: Vec<&Manifest> = manifests.iter().collect();
     let kept = loop {
-        let left: Vec<&Manifest> = manifests.iter().filter(|found| !faults.contains_key(&found.id)).collect();
-        let mut kept = BTreeSet::new();
-        // The rules apply to each log separately.
-        for of_log in left.chunk_by(|one, next| one.log_id == next.log_id) {
-            let made: Vec<_> = of_log.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
-            kept.extend(self::kept(&made, keep));
-        }
-        keep_holders(&left, &mut kept);
+        let left: Vec<&Manifest> = all.iter().copied().filter(|found| !faults.contains_key(&found.id)).collect();
+        let kept = selected(&left, keep);
         let unknown = |manifest: &&Manifest| kept.contains(&manifest.id) && !sound.contains(manifest.id.as_str());
         let before = faults.len();
         for manifest in manifests.iter().filter(unknown).collect::<Vec<_>>() {
@@ -129,19 +157,19 @@ fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> 
             break kept;
         }
     };
-    let mut furthest = BTreeMap::new();
-    for manifest in manifests.iter().filter(|manifest| kept.contains(&manifest.id)) {
-        let reached = furthest.entry(manifest.log_id).or_insert_with(|| manifest.order());
-        *reached = manifest.order().max(*reached);
+    let mut stay = kept;
+    if !keep.drops_unsound {
+        stay.extend(selected(&all, keep));
     }
-    let stays = |manifest: &&Manifest| match furthest.get(&manifest.log_id) {
-        Some(furthest) => faults.contains_key(&manifest.id) && manifest.order() > *furthest,
-        None => true,
-    };
-    let mut choice =
-        Choice { kept: manifests.iter().filter(stays).map(|manifest| manifest.id.clone()).collect(), faults };
-    choice.kept.extend(kept);
-    Ok(choice)
+    for group in groups(&all, keep) {
+        let furthest = group.iter().filter(|manifest| sound.contains(manifest.id.as_str())).map(|it| it.order()).max();
+        let stays = |manifest: &&Manifest| match furthest {
+            Some(furthest) => faults.contains_key(&manifest.id) && manifest.order() > furthest,
+            None => true,
+        };
+        stay.extend(group.into_iter().filter(stays).map(|manifest| manifest.id.clone()));
+    }
+    Ok(Choice { kept: stay, faults })
 }
 
 /// Removes every backup that `keep` does not cover, then every piece that no remaining backup references.
@@ -153,26 +181,33 @@ pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool
     let (manifests, bad) = repository.manifests()?;
     if let Some(error) = bad.into_iter().next() {
         // Its references are unknown, so no piece can be considered unused.
-        return Err(error);
+        return Err(error.error);
     }
-    if keep == Keep::default() && !manifests.is_empty() {
+    if keep.is_nothing() && !manifests.is_empty() {
         let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
         return Err(RepositoryError::NoSuch(what.into()));
     }
     let Choice { kept, faults } = choose(&manifests, keep, &mut Soundness::new(repository, lock)?)?;
-    let disagreement = disagreement(&manifests);
-    let is_sound = |manifest: &&Manifest| !faults.contains_key(&manifest.id);
-    let covered = |manifests: &[Manifest]| coverage(manifests.iter().filter(is_sound));
-    let covered_before = covered(&manifests);
+    let (disagreement, branches) = (disagreement(&manifests), other_branches(&manifests));
+    let covered_before = coverage(&manifests);
     let (stay, go): (Vec<Manifest>, Vec<Manifest>) =
         manifests.into_iter().partition(|manifest| kept.contains(&manifest.id));
     let names = |manifests: &[Manifest]| manifests.iter().map(|manifest| manifest.id.clone()).collect();
-    let covered = covered(&stay);
+    let covered = coverage(stay.iter().filter(|manifest| !faults.contains_key(&manifest.id)));
     let unsound =
         faults.into_iter().map(|(backup, why)| Unsound { stays: kept.contains(&backup), backup, why }).collect();
     let (kept, removed) = (names(&stay), names(&go));
-    let mut pruned =
-        Pruned { kept, removed, unsound, disagreement, covered_before, covered, dry_run, pieces: 0, bytes: 0 };
+    let mut pruned = Pruned {
+        kept,
+        removed,
+        unsound,
+        disagreement,
+        branches,
+        covered_before,
+        covered,
+        dry_run,
+        ..Pruned::default()
+    };
     if dry_run {
         return Ok(pruned);
     }
@@ -198,7 +233,7 @@ mod tests {
         let names = |keep| kept(&made, keep).into_iter().collect::<Vec<_>>();
         assert_eq!(names(Keep { last: 2, ..Keep::default() }), ["38", "39"]);
         assert_eq!(names(Keep { daily: 3, ..Keep::default() }), ["35", "37", "39"]);
-        assert_eq!(names(Keep { last: 1, daily: 1, weekly: 2 }).len(), 2);
+        assert_eq!(names(Keep { last: 1, daily: 1, weekly: 2, ..Keep::default() }).len(), 2);
         assert!(names(Keep::default()).is_empty());
     }
 
@@ -272,6 +307,96 @@ mod tests {
             let found = pruned(dry_run);
             assert_eq!((found.kept.as_slice(), found.removed.len()), (&[healed.id.clone()][..], 4));
             assert_eq!((unsound(&found), found.covered.as_slice()), (Vec::new(), &[(Seq(0), Seq(18))][..]));
+        }
+    }
+
+    fn repository(path: &std::path::Path) -> Repository {
+        use crate::backup::repository::Secret;
+        use crate::backup::store::LocalStore;
+        Repository::open(Box::new(LocalStore::new(path)), Secret::None, true).expect("makes")
+    }
+
+    const LAST: Keep = Keep { last: 1, daily: 0, weekly: 0, drops_unsound: false, drops_branches: false };
+
+    #[test]
+    fn p13_a_backup_that_cannot_be_restored_stays_while_the_rules_select_it() {
+        use crate::backup::choice::tests::manifest;
+        let temp = tempfile::tempdir().expect("temp dir");
+        let repository = repository(temp.path());
+        let lock = Lock::take(repository.store(), "prune").expect("takes");
+        let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 18), manifest(1, 1, 80, 20)];
+        // Its pieces are away for a while, for example because a directory is not mounted.
+        (all[2].segments[0].bytes, all[2].segments[0].pieces) = (5, vec!["a".repeat(64)]);
+        all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
+        let keep = Keep { last: 2, ..LAST };
+        for (keep, kept) in [(keep, &[1, 2, 3][..]), (Keep { drops_unsound: true, ..keep }, &[1, 3])] {
+            let found = prune(&repository, &lock, keep, true).expect("rehearses");
+            assert_eq!(found.kept, kept.iter().map(|index| all[*index].id.clone()).collect::<Vec<_>>());
+            assert_eq!(found.unsound.iter().map(|found| found.stays).collect::<Vec<_>>(), [!keep.drops_unsound]);
+            assert_eq!(found.covered_before, [(Seq(0), Seq(20))]);
+        }
+        // When they are back, nothing is lost.
+        prune(&repository, &lock, keep, false).expect("prunes");
+        assert_eq!(repository.manifest(&all[2].id).expect("is there"), all[2]);
+        assert!(repository.manifest(&all[0].id).is_err());
+    }
+
+    #[test]
+    fn p13_the_rules_apply_to_each_branch_of_a_history() {
+        use crate::backup::choice::tests::manifest;
+        use crate::model::{Generation, LineageEntry};
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let temp = tempfile::tempdir().expect("temp dir");
+        let repository = repository(temp.path());
+        let lock = Lock::take(repository.store(), "prune").expect("takes");
+        // A copy restored for a drill backs up to the same repository, once; the datastore goes on.
+        let mut all = [manifest(1, 1, 50, 10), manifest(1, 2, 60, 11), manifest(1, 1, 70, 20), manifest(1, 1, 80, 30)];
+        all.iter_mut().for_each(|manifest| manifest.lineage = vec![entry(1, 0)]);
+        all[1].lineage.push(entry(2, 10));
+        all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
+        let found = |keep, dry_run| prune(&repository, &lock, keep, dry_run).expect("prunes");
+        let alike = found(Keep { drops_branches: true, ..LAST }, true);
+        assert_eq!((alike.kept.as_slice(), alike.covered), (&[all[1].id.clone()][..], vec![(Seq(0), Seq(11))]));
+        let apart = found(LAST, false);
+        assert_eq!(apart.kept.len(), 2, "{:?}", apart.kept);
+        assert!([&all[1], &all[3]].iter().all(|manifest| apart.kept.contains(&manifest.id)), "{:?}", apart.kept);
+        assert_eq!((&apart.covered, &apart.covered), (&apart.covered_before, &vec![(Seq(0), Seq(30))]));
+        let said = apart.branches.expect("it is said");
+        assert!(said.contains(&all[3].id) && said.contains(&all[1].id), "{said}");
+    }
+
+    #[test]
+    fn p13_a_shortened_piece_of_contents_makes_a_backup_unsound() {
+        use crate::backup::choice::tests::manifest;
+        use crate::model::ChunkId;
+        for is_recorded in [true, false] {
+            for length in [1, 500] {
+                let temp = tempfile::tempdir().expect("temp dir");
+                let repository = repository(temp.path());
+                let lock = Lock::take(repository.store(), "prune").expect("takes");
+                let backup = |made_ms, seq, contents: &[u8]| {
+                    let (piece, _) = repository.put_piece(contents, &mut BTreeSet::new()).expect("stores");
+                    let mut made = manifest(1, 1, made_ms, seq);
+                    made.chunks = vec![(ChunkId::of(contents), piece.clone())];
+                    // Earlier versions did not record lengths.
+                    made.chunk_bytes = if is_recorded { vec![contents.len() as u64] } else { Vec::new() };
+                    repository.put_manifest(&made).expect("stores");
+                    (made.id, temp.path().join("pieces").join(&piece[..2]).join(piece))
+                };
+                let (sound, _) = backup(50, 10, &[1; 1000]);
+                let (cut, file) = backup(60, 11, &[2; 1000]);
+                let whole = std::fs::read(&file).expect("reads");
+                std::fs::write(&file, &whole[..length]).expect("writes");
+                let found = prune(&repository, &lock, LAST, false).expect("prunes");
+                assert_eq!(found.removed, Vec::<String>::new(), "{is_recorded} {length}");
+                assert_eq!(found.unsound.len(), 1, "{found:?}");
+                assert_eq!((&found.unsound[0].backup, found.unsound[0].stays), (&cut, true));
+                assert!(found.kept.contains(&sound));
+                std::fs::write(&file, whole).expect("writes");
+                let found = prune(&repository, &lock, LAST, false).expect("prunes");
+                assert_eq!((found.kept, found.unsound), (vec![cut], Vec::new()));
+            }
         }
     }
 }

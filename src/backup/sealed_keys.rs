@@ -19,7 +19,66 @@ fn path_of(recovery: &str) -> String {
     format!("{KEYS}{recovery}")
 }
 
+/// Condition of the backup key that a store holds encrypted under a recovery key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SealedKey {
+    /// There is none under this recovery key.
+    Missing,
+    /// It was decrypted.
+    Opens(BackupKey),
+    /// It cannot be decrypted although it is named after the recovery key, or is another backup key. With the description of
+    /// the damage.
+    Damaged(String),
+}
+
 impl Repository {
+    /// Returns the condition of the backup key named `key` that the store holds encrypted under a recovery key.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be reached.
+    pub fn sealed_key(store: &dyn Store, recovery: &RecoveryKey, key: &str) -> Result<SealedKey, RepositoryError> {
+        let path = path_of(&recovery.name());
+        let sealed = match store.get(&path) {
+            Err(StoreError::Missing(_)) => return Ok(SealedKey::Missing),
+            read => read?,
+        };
+        let damaged = |what: String| SealedKey::Damaged(format!("{}/{path} is damaged: {what}", store.place()));
+        Ok(match BackupKey::unseal(&sealed, recovery) {
+            Some(found) if found.name() == key => SealedKey::Opens(found),
+            Some(found) => damaged(format!("it holds the backup key {}, not {key}", found.name())),
+            None => damaged("the recovery key that it is named after does not open it".to_owned()),
+        })
+    }
+
+    /// Describes what is wrong with the copies of the backup key named `key` under the recovery keys of a datastore, without
+    /// which a recovery key does not open the backups. With `is_own`, this datastore backs up here, so a copy under
+    /// `current` must exist; `others` may be the next key of a rotation, under which there may be none yet.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be reached.
+    pub fn sealed_key_damage(
+        &self,
+        key: &str,
+        current: &RecoveryKey,
+        others: &[RecoveryKey],
+        is_own: bool,
+    ) -> Result<Vec<String>, RepositoryError> {
+        let mut found = Vec::new();
+        for recovery in std::iter::once(current).chain(others.iter().filter(|other| *other != current)) {
+            match Self::sealed_key(self.store(), recovery, key)? {
+                SealedKey::Damaged(what) => found.push(what),
+                SealedKey::Missing if is_own && recovery == current => found.push(format!(
+                    "{}/{}, the backup key {key} under the recovery key, is missing",
+                    self.store().place(),
+                    path_of(&recovery.name())
+                )),
+                SealedKey::Missing | SealedKey::Opens(_) => {}
+            }
+        }
+        let remedy = ": the recovery key alone would not open these backups; the next `backup create` stores it again";
+        Ok(found.into_iter().map(|what| what + remedy).collect())
+    }
+
     /// Returns the backup key named `key`, which the store holds encrypted under a recovery key; `None` if there
     /// is none.
     ///
@@ -30,11 +89,10 @@ impl Repository {
         recovery: &RecoveryKey,
         key: &str,
     ) -> Result<Option<BackupKey>, RepositoryError> {
-        match store.get(&path_of(&recovery.name())) {
-            Ok(sealed) => Ok(BackupKey::unseal(&sealed, recovery).filter(|found| found.name() == key)),
-            Err(StoreError::Missing(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(match Self::sealed_key(store, recovery, key)? {
+            SealedKey::Opens(key) => Some(key),
+            SealedKey::Missing | SealedKey::Damaged(_) => None,
+        })
     }
 
     /// Stores the backup key encrypted under each of the recovery keys, in addition to existing ones.
@@ -163,9 +221,29 @@ mod tests {
         let left = repository.last_written().expect("reads").expect("is there");
         assert_eq!(left.seq, crate::model::Seq(2));
         Escrow::from_text(&left.escrow).expect("reads").check(&new).expect("opens");
-        // A corrupt object is written again.
-        std::fs::write(place.join(path_of(&new.name())), b"damaged").expect("writes");
+        // A corrupt or lost object is named, and written again.
+        let file = place.join(path_of(&new.name()));
+        let damage = |is_own| {
+            repository
+                .sealed_key_damage(&key.name(), &new, &[new.clone(), drill.clone()], is_own)
+                .expect("looks")
+                .join("")
+        };
+        assert_eq!(damage(true), "");
+        std::fs::write(&file, b"damaged").expect("writes");
         assert!(!kept(&new));
+        for is_own in [true, false] {
+            assert!(
+                damage(is_own).contains("is damaged") && damage(is_own).contains(&new.name()),
+                "{}",
+                damage(is_own)
+            );
+        }
+        settle();
+        assert!(kept(&new));
+        std::fs::remove_file(&file).expect("removes");
+        assert!(damage(true).contains("is missing"), "{}", damage(true));
+        assert_eq!(damage(false), "", "it may never have been there");
         settle();
         assert!(kept(&new));
         assert_eq!(Repository::key_under(&*store(&place), &new, "another").expect("looks"), None);

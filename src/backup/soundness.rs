@@ -1,5 +1,6 @@
-//! Checks whether a backup can be restored, without restoring it: its pieces must exist, and its segments must continue
-//! each other. Segments written by versions that did not check the assembled bytes are read, once each.
+//! Checks whether a backup can be restored, without restoring it: its pieces must exist with their lengths, and its
+//! segments must continue each other. Segments written by versions that did not check the assembled bytes, and pieces of
+//! contents of versions that did not record their lengths, are read, once each.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub(super) struct Soundness<'a> {
     sound: BTreeMap<[u8; 32], Checked>,
     /// Prefixes of segments found corrupt, by hash. A continuous backup has thousands of backups with the same prefix.
     faulty: BTreeMap<[u8; 32], String>,
+    /// Pieces of contents that were read, each with what is wrong with it.
+    contents: BTreeMap<String, Option<String>>,
 }
 
 impl<'a> Soundness<'a> {
@@ -27,6 +30,7 @@ impl<'a> Soundness<'a> {
             stored: repository.stored()?,
             sound: BTreeMap::new(),
             faulty: BTreeMap::new(),
+            contents: BTreeMap::new(),
         })
     }
 
@@ -36,6 +40,12 @@ impl<'a> Soundness<'a> {
         if let Some(piece) = lost.first() {
             return Ok(Some(format!("{} of its pieces are not there whole, {piece} first", lost.len())));
         }
+        let unmeasured = manifest.chunk_lengths().filter(|(_, bytes)| bytes.is_none());
+        for (piece, _) in unmeasured {
+            if let Some(fault) = self.check_contents(piece)? {
+                return Ok(Some(fault));
+            }
+        }
         let mut read = manifest.clone();
         for segment in read.segments.iter_mut().filter(|segment| segment.checked.is_none()) {
             match self.check(segment)? {
@@ -44,6 +54,21 @@ impl<'a> Soundness<'a> {
             }
         }
         Ok(read.check_links().err())
+    }
+
+    /// Reads a piece of contents, and returns what is wrong with it.
+    fn check_contents(&mut self, piece: &str) -> Result<Option<String>, RepositoryError> {
+        if let Some(known) = self.contents.get(piece) {
+            return Ok(known.clone());
+        }
+        self.lock.keep()?;
+        let fault = match self.repository.piece(piece) {
+            Ok(_) => None,
+            Err(error @ RepositoryError::Damaged { .. }) => Some(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        self.contents.insert(piece.to_owned(), fault.clone());
+        Ok(fault)
     }
 
     fn check(&mut self, segment: &Segment) -> Result<Result<Checked, String>, RepositoryError> {

@@ -34,6 +34,14 @@ pub enum StoreError {
         /// Cause of the failure.
         reason: String,
     },
+    /// Another process holds the lock.
+    #[error("{name}: {who} is at work; wait, or remove it if that process is gone")]
+    Busy {
+        /// Name of the lock.
+        name: String,
+        /// Holder of the lock.
+        who: String,
+    },
     /// The store has no space.
     #[error(
         "{0}: there is no room for it; make room there, for one by `gravwell-logctl backup prune`, then run the command again"
@@ -226,7 +234,7 @@ impl Store for LocalStore {
 
     fn keep_room(&self) {
         let path = self.root.join(RESERVE);
-        if path.exists() {
+        if fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64) {
             return;
         }
         // A compressing file system would reserve no space for zeros.
@@ -271,5 +279,12 @@ mod tests {
         store.remove("pieces/ab/1").expect("removes");
         store.remove("pieces/ab/1").expect("is not there, which is no error");
         assert!(open("ftp://host/x").is_err());
+        // A reserve that was cut short reserves too little.
+        let reserve = temp.path().join("backups").join(RESERVE);
+        for length in [0, RESERVE_BYTES / 2] {
+            fs::write(&reserve, vec![1; length]).expect("writes");
+            store.keep_room();
+            assert_eq!(fs::metadata(&reserve).expect("is there").len(), RESERVE_BYTES as u64);
+        }
     }
 }

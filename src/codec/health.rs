@@ -103,6 +103,8 @@ pub enum Code {
     RegisterMarkDamaged,
     /// A replica is connected and lagging, but applies no entries.
     IntakeStalled,
+    /// The continuous backup of a datastore fails.
+    ArchiveBehind,
     /// A reason from a later version.
     #[serde(other)]
     Unknown,
@@ -126,6 +128,7 @@ impl Code {
             | Code::RecoveryKeyDamaged
             | Code::AuthorityMissing
             | Code::RegisterMarkDamaged
+            | Code::ArchiveBehind
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

@@ -1,17 +1,21 @@
 //! `backup`: creates, lists, verifies and prunes backups.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backup::choice::{coverage, disagreement};
+use crate::backup::choice::{coverage, disagreement, other_branches};
 use crate::backup::lock::Lock;
 use crate::backup::manifest::Manifest;
 use crate::backup::presence::Losses;
-use crate::backup::repository::{Repository, RepositoryError};
+use crate::backup::repository::{Repository, RepositoryError, Unreadable};
 use crate::backup::restore::{self, RestoreEnd, RestoreError, Restored};
 use crate::backup::retention::{Keep, Unsound, prune};
+use crate::backup::store::StoreError;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
+use crate::datastore::archive::Archive;
+use crate::env::{Clock, SystemClock};
 use crate::model::Seq;
 use crate::trust::BackupKey;
 
@@ -42,18 +46,20 @@ pub(super) fn not_restored(error: RestoreError, id: &str) -> CtlError {
 /// `backup`
 pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResult {
     match action {
-        BackupAction::Create { place, follow, every } if follow => {
+        BackupAction::Create { place, follow, every, new_place } if follow => {
             let every = Duration::from_secs(every.max(1));
             tokio::select! {
-                result = keep_making(dir, &place, every, json) => result,
+                result = keep_making(dir, &place, new_place, every, json) => result,
                 () = super::datastore::stop_signal() => Ok(()),
             }
         }
-        BackupAction::Create { place, .. } => {
+        BackupAction::Create { place, new_place, .. } => {
             let notices = &mut Notices::new(on_standard_error);
-            let made = create(dir, &place, json, notices, &mut Losses::default()).await?;
+            let made = create(dir, &place, new_place, json, notices, &mut Losses::default()).await;
+            let made = made.map_err(|trouble| trouble.error)?;
             report(json, &made)?;
-            check_complete(&made)
+            check_complete(&made)?;
+            with_damage(Vec::new(), made.head_damage)
         }
         BackupAction::List { place } => {
             let opened = backup_place::open(dir, &place)?;
@@ -61,11 +67,13 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
         }
         BackupAction::Key { key_file } => print_key(dir, key_file, json),
         BackupAction::Verify { place, id, all, scratch } => {
-            let repository = backup_place::open(dir, &place)?.repository;
+            let opened = backup_place::open(dir, &place)?;
+            let keys = opened.sealed_key_damage(dir, &place)?;
+            let repository = opened.repository;
             let directory = scratch_dir(scratch)?;
             let verifying = {
                 let directory = directory.clone();
-                off_thread(move || verify(&repository, id.as_deref(), all, &directory, json))
+                off_thread(move || verify(&repository, id.as_deref(), all, &directory, json, keys))
             };
             // The scratch directory is removed in any case.
             let verified = tokio::select! {
@@ -75,8 +83,14 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
             let _ = std::fs::remove_dir_all(&directory);
             verified
         }
-        BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, dry_run } => {
-            let keep = Keep { last: keep_last, daily: keep_daily, weekly: keep_weekly };
+        BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, unsound, given_up, dry_run } => {
+            let keep = Keep {
+                last: keep_last,
+                daily: keep_daily,
+                weekly: keep_weekly,
+                drops_unsound: unsound,
+                drops_branches: given_up,
+            };
             let repository = backup_place::open(dir, &place)?.repository;
             off_thread(move || drop_old(&repository, keep, dry_run, json)).await
         }
@@ -90,18 +104,19 @@ pub(super) async fn off_thread<T: Send + 'static>(
 }
 
 /// Creates backups until cancelled, whenever something was committed.
-async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: bool) -> CtlResult {
+async fn keep_making(dir: &Path, place: &BackupPlace, new_place: bool, every: Duration, json: bool) -> CtlResult {
     let (mut trouble, mut notices) = (String::new(), Notices::new(on_standard_error));
     let mut losses = Losses::default();
     loop {
-        match create(dir, place, json, &mut notices, &mut losses).await {
+        match create(dir, place, new_place, json, &mut notices, &mut losses).await {
             Ok(made) => {
                 trouble.clear();
+                made.head_damage.iter().for_each(|damage| notices.give(damage));
                 if made.is_new {
                     report(json, &made)?;
                 }
             }
-            Err(error) => {
+            Err(Trouble { error, .. }) => {
                 if error.message != trouble {
                     complain!("gravwell-logctl: {}; trying again", error.message);
                 }
@@ -116,43 +131,75 @@ fn on_standard_error(notice: &str) {
     complain!("gravwell-logctl: {notice}");
 }
 
-/// Runs the continuous backup of a datastore from within its own process.
-pub(super) async fn archive(config: DatastoreConfig, place: String) {
+/// Number of times in a row that a continuous backup may find another process at work in the place before it counts as
+/// behind.
+const BUSY_MAX: u32 = 10;
+
+/// Runs the continuous backup of a datastore from within its own process, and records in `state` how it goes.
+pub(super) async fn archive(config: DatastoreConfig, place: String, state: Arc<Archive>) {
     let passphrase = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok();
     let key_file = config.backup_key_file.or_else(|| std::env::var_os("GRAVWELL_BACKUP_KEY_FILE").map(PathBuf::from));
     let place = BackupPlace { place, key_file, passphrase_file: None, plain: config.backup_plain, passphrase };
     let (mut notices, mut losses) = (Notices::new(|notice| tracing::warn!("{notice}")), Losses::default());
+    let mut busy = 0;
     loop {
-        match create(&config.data_dir, &place, true, &mut notices, &mut losses).await {
-            Ok(made) if made.missing > 0 && made.is_new => {
-                tracing::error!(
-                    backup = made.backup,
-                    missing = made.missing,
-                    "archived, but contents are not complete"
-                );
+        match create(&config.data_dir, &place, false, true, &mut notices, &mut losses).await {
+            Ok(made) => {
+                busy = 0;
+                state.succeeded(SystemClock.now_ms());
+                made.head_damage.iter().for_each(|damage| notices.give(damage));
+                if made.is_new && made.missing > 0 {
+                    tracing::error!(
+                        backup = made.backup,
+                        missing = made.missing,
+                        "archived, but contents are not complete"
+                    );
+                } else if made.is_new {
+                    tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "archived");
+                }
             }
-            Ok(made) if made.is_new => {
-                tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "archived");
+            Err(Trouble { error, is_busy }) => {
+                tracing::error!(error = error.message, "the archive is behind; trying again");
+                busy = if is_busy { busy + 1 } else { 0 };
+                if !is_busy || busy > BUSY_MAX {
+                    state.failed(&error.message);
+                }
             }
-            Ok(_) => {}
-            Err(error) => tracing::error!(error = error.message, "the archive is behind; trying again"),
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Failed backup.
+struct Trouble {
+    error: CtlError,
+    /// Whether another process was at work in the place.
+    is_busy: bool,
+}
+
+impl From<CtlError> for Trouble {
+    fn from(error: CtlError) -> Trouble {
+        Trouble { error, is_busy: false }
     }
 }
 
 async fn create(
     dir: &Path,
     place: &BackupPlace,
+    new_place: bool,
     quiet: bool,
     notices: &mut Notices,
     losses: &mut Losses,
-) -> Result<Made, CtlError> {
+) -> Result<Made, Trouble> {
     let (path, place) = (dir.to_owned(), place.clone());
-    let opened = off_thread(move || backup_place::open_or_create(&path, &place)).await?;
+    let opened = off_thread(move || backup_place::open_or_create(&path, &place, new_place)).await?;
     opened.notices.iter().for_each(|notice| notices.give(notice));
     let repository = &opened.repository;
-    let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup")).map_err(CtlError::new)?;
+    let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup"));
+    let lock = lock.map_err(|error| {
+        let is_busy = matches!(error, StoreError::Busy { .. });
+        Trouble { error: CtlError::new(error), is_busy }
+    })?;
     let is_kept = tokio::task::block_in_place(|| opened.keep_key(dir))?;
     let earlier = tokio::task::block_in_place(|| repository.last_written()).map_err(failed)?;
     let client = Client::open(dir).await?;
@@ -165,6 +212,8 @@ async fn create(
     }
     tokio::task::block_in_place(|| opened.drop_former_keys(dir))?;
     made.encryption = opened.described();
+    made.branch.iter().for_each(|notice| notices.give(notice));
+    made.head_damage = repository.head_damage().map(str::to_owned);
     Ok(made)
 }
 
@@ -251,7 +300,8 @@ fn list(repository: &Repository, json: bool) -> CtlResult {
     }
     output.flush()?;
     tell(disagreement(&manifests));
-    all_are_good(bad)
+    tell(other_branches(&manifests));
+    with_damage(damages(&bad), repository.head_damage().map(str::to_owned))
 }
 
 /// Prints a warning on standard error.
@@ -263,8 +313,14 @@ fn ranges(covered: &[(Seq, Seq)]) -> String {
     covered.iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn all_are_good(bad: Vec<RepositoryError>) -> CtlResult {
-    let named: Vec<String> = bad.iter().map(ToString::to_string).collect();
+/// Returns what is wrong with unusable manifests.
+pub(super) fn damages(bad: &[Unreadable]) -> Vec<String> {
+    bad.iter().map(|bad| bad.error.to_string()).collect()
+}
+
+/// Fails if anything in a place is damaged.
+pub(super) fn with_damage(damages: Vec<String>, head: Option<String>) -> CtlResult {
+    let named: Vec<String> = damages.into_iter().chain(head).collect();
     if named.is_empty() { Ok(()) } else { Err(CtlError { message: named.join("; "), exit: 3 }) }
 }
 
@@ -279,8 +335,15 @@ fn scratch_dir(base: Option<PathBuf>) -> Result<PathBuf, CtlError> {
     made.map(|()| path.clone()).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))
 }
 
-fn verify(repository: &Repository, id: Option<&str>, all: bool, directory: &Path, json: bool) -> Result<(), CtlError> {
-    let (manifests, mut bad) = match id {
+fn verify(
+    repository: &Repository,
+    id: Option<&str>,
+    all: bool,
+    directory: &Path,
+    json: bool,
+    keys: Vec<String>,
+) -> Result<(), CtlError> {
+    let (manifests, bad) = match id {
         Some(id) => (vec![repository.manifest(id).map_err(failed)?], Vec::new()),
         None => repository.manifests().map_err(failed)?,
     };
@@ -301,12 +364,11 @@ fn verify(repository: &Repository, id: Option<&str>, all: bool, directory: &Path
         }
     }
     output.flush()?;
-    let head = repository.head_damage().map(str::to_owned);
-    let is_damaged = head.is_some() || !bad.is_empty();
-    let exit = troubles.iter().map(|error| error.exit).chain(is_damaged.then_some(3)).max();
+    let damages = damages(&bad).into_iter().chain(repository.head_damage().map(str::to_owned)).chain(keys);
+    let damages: Vec<String> = damages.collect();
+    let exit = troubles.iter().map(|error| error.exit).chain((!damages.is_empty()).then_some(3)).max();
     let Some(exit) = exit else { return Ok(()) };
-    let messages = troubles.into_iter().map(|error| error.message).chain(bad.drain(..).map(|error| error.to_string()));
-    let messages: Vec<String> = messages.chain(head).collect();
+    let messages: Vec<String> = troubles.into_iter().map(|error| error.message).chain(damages).collect();
     Err(CtlError { message: messages.join("; "), exit })
 }
 
@@ -326,10 +388,14 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
 fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
     let lock = Lock::take_to_remove(repository.store(), "prune").map_err(CtlError::new)?;
     let pruned = prune(repository, &lock, keep, dry_run);
+    let keeps_room = !dry_run || lock.gave_room();
     drop(lock);
-    repository.store().keep_room();
+    if keeps_room {
+        repository.store().keep_room();
+    }
     let pruned = pruned.map_err(failed)?;
     tell(pruned.disagreement.clone());
+    tell(pruned.branches.clone());
     let mut output = Output::new();
     if json {
         output.json(&pruned)?;
@@ -348,23 +414,30 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
             output.line(&format!("every sequence can be restored in: {after}, as before"))?;
         } else {
             let verb = if dry_run { "could then" } else { "can now" };
-            output.line(&format!("sequences that {verb} be restored: {after}; before: {before}"))?;
+            let before = match pruned.unsound.is_empty() {
+                true => format!("before: {before}"),
+                false => format!("before, with the backups that cannot be restored: {before}"),
+            };
+            output.line(&format!("sequences that {verb} be restored: {after}; {before}"))?;
         }
     }
     output.flush()?;
-    all_are_sound(&pruned.unsound)
+    let unsound = unsound_named(&pruned.unsound).into_iter().collect();
+    with_damage(unsound, repository.head_damage().map(str::to_owned))
 }
 
-/// Fails if any backup cannot be restored.
-fn all_are_sound(unsound: &[Unsound]) -> CtlResult {
+/// Names the backups that cannot be restored.
+fn unsound_named(unsound: &[Unsound]) -> Option<String> {
     let named = unsound.iter().map(|Unsound { backup, why, stays }| {
-        let stays = if *stays { "; it stays, because no sound one reaches as far" } else { "" };
+        let stays = if *stays { "; it stays, because a rule selects it or no sound one reaches as far" } else { "" };
         format!("backup {backup} cannot be restored: {why}{stays}")
     });
     let named: Vec<String> = named.collect();
-    if named.is_empty() {
-        return Ok(());
-    }
-    let message = format!("{}. Make a new backup: it stores what is needed anew", named.join("; "));
-    Err(CtlError { message, exit: 3 })
+    (!named.is_empty()).then(|| {
+        format!(
+            "{}. See that the whole place is there, for example that all of it is mounted, and make a new backup: it stores \
+             what it needs anew. Those that stay lost are removed with --unsound",
+            named.join("; ")
+        )
+    })
 }

@@ -50,6 +50,11 @@ pub enum BackupAction {
         /// Seconds between two backups with --follow.
         #[arg(long, default_value_t = 60, value_name = "S")]
         every: u64,
+        /// Begin anew at a place that was used before and is empty now.
+        ///
+        /// Such a place is refused otherwise, because its file system may just not be mounted.
+        #[arg(long)]
+        new_place: bool,
     },
     /// List the backups and the sequences that can be restored.
     List {
@@ -79,7 +84,7 @@ pub enum BackupAction {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// Keep this many backups of each log, the most advanced ones.
+        /// Keep this many backups of each branch of a log's history, the most advanced ones.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_last: usize,
         /// Keep the newest backup of each of the last N days.
@@ -88,6 +93,16 @@ pub enum BackupAction {
         /// Keep the newest backup of each of the last N weeks.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_weekly: usize,
+        /// Delete backups that cannot be restored, too, if a sound one reaches as far.
+        ///
+        /// Without it such a backup stays as long as the rules select it: what it lacks may come back.
+        #[arg(long)]
+        unsound: bool,
+        /// Apply the rules to each log as a whole, not to each branch of its history.
+        ///
+        /// Deletes backups of branches that were given up by a restore or recovery, when it is their turn.
+        #[arg(long)]
+        given_up: bool,
         /// Print the plan without changing anything.
         #[arg(long)]
         dry_run: bool,

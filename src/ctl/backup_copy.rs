@@ -22,6 +22,10 @@ use super::client::{Call, Client, Piece};
 use super::maintain::bytes_bar;
 use super::{CtlError, CtlResult};
 
+/// Number of attempts to make a backup in a place that loses pieces meanwhile.
+const ATTEMPTS: usize = 3;
+/// Number of backups last written among which a later generation of the log is looked for.
+const RECENT: usize = 8;
 /// Number of chunks per request.
 const CHUNKS_AT_ONCE: usize = 64;
 
@@ -53,6 +57,12 @@ pub(super) struct Made {
     pub is_new: bool,
     /// Sequences between the last backup and this one that cannot be restored individually.
     pub gap: Option<(Seq, Seq)>,
+    /// Notice if the place holds a later generation of the log.
+    #[serde(skip)]
+    pub branch: Option<String>,
+    /// Damage to the head of the place.
+    #[serde(skip)]
+    pub head_damage: Option<String>,
     #[serde(flatten)]
     pub encryption: Described,
 }
@@ -62,6 +72,8 @@ struct Storing<'a> {
     repository: &'a Repository,
     lock: &'a Lock<'a>,
     known: BTreeSet<String>,
+    /// Pieces stored by this backup.
+    stored: BTreeSet<String>,
     losses: &'a mut Losses,
     new_bytes: u64,
     new_pieces: u64,
@@ -78,6 +90,7 @@ impl Storing<'_> {
                 self.new_bytes += bytes.len() as u64;
                 self.new_pieces += 1;
                 self.again += u64::from(self.losses.stored(&name));
+                self.stored.insert(name.clone());
             }
             Ok(name)
         })
@@ -167,9 +180,28 @@ pub(super) async fn copy(
     losses: &mut Losses,
     quiet: bool,
 ) -> Result<Made, CtlError> {
-    tokio::task::block_in_place(|| losses.look(repository, earlier.as_ref())).map_err(failed)?;
-    let before = Before::of(repository, losses, earlier.as_ref());
-    let of = earlier.as_ref().map(|manifest| (manifest.log_id, manifest.generation));
+    let has_looked = tokio::task::block_in_place(|| losses.look(repository, earlier.as_ref())).map_err(failed)?;
+    for _ in 0..ATTEMPTS {
+        // If the place turns out to have lost pieces since it was last listed, they are stored again.
+        if let Some(made) = copy_once(client, repository, lock, earlier.as_ref(), losses, (quiet, has_looked)).await? {
+            return Ok(made);
+        }
+    }
+    Err(unsound(format_args!("{} loses what is stored in it", repository.store().place())))
+}
+
+/// Like [`copy`]; `None` if the place has lost pieces of the last backup that were to be used again.
+async fn copy_once(
+    client: &Client,
+    repository: &Repository,
+    lock: &Lock<'_>,
+    earlier: Option<&Manifest>,
+    losses: &mut Losses,
+    (quiet, has_looked): (bool, bool),
+) -> Result<Option<Made>, CtlError> {
+    let known_chunks = tokio::task::block_in_place(|| losses.chunks_left(repository, lock, earlier)).map_err(failed)?;
+    let before = Before::of(repository, losses, earlier);
+    let of = earlier.map(|manifest| (manifest.log_id, manifest.generation));
     let mut call = client.call(&Request::Copy { of, have: before.have() }).await?;
     let begin: CopyBegin = match call.next().await? {
         Some(Piece::Item(item)) => serde_json::from_slice(&item).map_err(CtlError::new)?,
@@ -177,19 +209,49 @@ pub(super) async fn copy(
     };
     let bar = if quiet { ProgressBar::hidden() } else { bytes_bar() };
     bar.set_length(begin.segments.iter().map(|segment| segment.bytes.saturating_sub(segment.sent_from)).sum());
-    let pieces = earlier.iter().flat_map(Manifest::pieces).filter(|piece| !losses.has(piece));
+    let pieces = earlier.into_iter().flat_map(Manifest::pieces).filter(|piece| !losses.has(piece));
     let known = pieces.map(str::to_owned).collect();
-    let mut storing = Storing { repository, lock, known, losses, new_bytes: 0, new_pieces: 0, again: 0 };
+    let stored = BTreeSet::new();
+    let mut storing = Storing { repository, lock, known, stored, losses, new_bytes: 0, new_pieces: 0, again: 0 };
     let names = names(&mut call, &begin).await?;
     let mut segments = Vec::new();
     for announced in &begin.segments {
         segments.push(copy_segment(&mut call, &mut storing, &before, announced, &bar).await?);
     }
     drop(call);
-    let chunks = copy_chunks(client, &mut storing, earlier.as_ref(), names, &bar).await?;
+    let chunks = copy_chunks(client, &mut storing, &known_chunks, names, &bar).await?;
     bar.finish_and_clear();
     lock.check().map_err(|error| failed(error.into()))?;
-    finish(&storing, earlier.as_ref(), begin, segments, chunks)
+    let branch = tokio::task::block_in_place(|| later_generation(repository, earlier, &begin, has_looked))?;
+    let made = finish(&mut storing, earlier, begin, segments, chunks)?;
+    Ok(made.map(|made| Made { branch, ..made }))
+}
+
+/// Returns a notice if the place holds a later generation of the log, which `restore` would choose. Only with `has_looked`,
+/// more than the last backup is read.
+fn later_generation(
+    repository: &Repository,
+    earlier: Option<&Manifest>,
+    begin: &CopyBegin,
+    has_looked: bool,
+) -> Result<Option<String>, CtlError> {
+    let found = match has_looked {
+        true => repository.latest_generation(begin.log_id, RECENT).map_err(failed)?,
+        false => earlier.cloned(),
+    };
+    let later = found.filter(|found| found.log_id == begin.log_id && found.generation > begin.generation);
+    Ok(later.map(|later| {
+        format!(
+            "{} holds backup {} of generation {} of this log, up to sequence {}; this datastore is at generation {}. Another \
+             datastore of the same log, such as a restored copy, backs up here too, or this one went back. Use a place of its own \
+             for each: `restore` without --backup takes the later generation",
+            repository.store().place(),
+            later.id,
+            later.generation,
+            later.seq,
+            begin.generation
+        )
+    }))
 }
 
 async fn names(call: &mut Call, begin: &CopyBegin) -> Result<Vec<CopyNames>, CtlError> {
@@ -256,8 +318,8 @@ async fn copy_segment(
 /// Chunks of a backup.
 #[derive(Default)]
 struct Chunks {
-    /// Stored chunks, each with its piece.
-    have: BTreeMap<ChunkId, String>,
+    /// Stored chunks, each with its piece and its length.
+    have: BTreeMap<ChunkId, (String, u64)>,
     missing: BTreeSet<ChunkId>,
     forgotten: u64,
 }
@@ -266,18 +328,16 @@ struct Chunks {
 async fn copy_chunks(
     client: &Client,
     storing: &mut Storing<'_>,
-    earlier: Option<&Manifest>,
+    known: &BTreeMap<ChunkId, (String, u64)>,
     names: Vec<CopyNames>,
     bar: &ProgressBar,
 ) -> Result<Chunks, CtlError> {
-    let known = earlier.into_iter().flat_map(|manifest| manifest.chunks.clone());
-    let known: BTreeMap<ChunkId, String> = known.filter(|(_, piece)| !storing.losses.has(piece)).collect();
     let mut chunks = Chunks::default();
     // Chunks that only the history references, and their chunk lists, may exist only in earlier backups.
     let mut wanted: BTreeMap<ChunkId, bool> = BTreeMap::new();
     for CopyNames { is_live, ids, unread } in names {
         let listed = unread.iter().filter_map(|list| known.get(list));
-        for piece in listed.collect::<Vec<_>>() {
+        for (piece, _) in listed {
             let bytes = tokio::task::block_in_place(|| storing.repository.piece(piece)).map_err(failed)?;
             let parts = decode_index(&bytes).map_err(CtlError::new)?;
             parts.iter().for_each(|part| *wanted.entry(part.id).or_default() |= is_live);
@@ -307,22 +367,25 @@ async fn copy_chunks(
             }
             bar.inc_length(bytes.len() as u64);
             bar.inc(bytes.len() as u64);
-            chunks.have.insert(*id, storing.store(&bytes)?);
+            chunks.have.insert(*id, (storing.store(&bytes)?, bytes.len() as u64));
         }
     }
     Ok(chunks)
 }
 
-/// Writes the manifest, unless nothing has changed since the last backup.
+/// Writes the manifest, unless nothing has changed since the last backup. Returns `None` if the place has lost pieces of
+/// the last backup that the new one uses.
 fn finish(
-    storing: &Storing<'_>,
+    storing: &mut Storing<'_>,
     earlier: Option<&Manifest>,
     begin: CopyBegin,
     segments: Vec<Segment>,
     chunks: Chunks,
-) -> Result<Made, CtlError> {
+) -> Result<Option<Made>, CtlError> {
     let made_ms = SystemClock.now_ms();
     let number = tokio::task::block_in_place(|| storing.repository.next_number()).map_err(failed)?;
+    let (chunk_bytes, have): (Vec<u64>, Vec<_>) =
+        chunks.have.into_iter().map(|(id, (piece, bytes))| (bytes, (id, piece))).unzip();
     let mut manifest = Manifest {
         version: VERSION,
         id: name(made_ms, begin.seq, number),
@@ -339,7 +402,8 @@ fn finish(
         stamp: Escrow::from_text(&begin.escrow).map(|escrow| escrow.known().to_owned()).unwrap_or_default(),
         escrow: begin.escrow,
         segments,
-        chunks: chunks.have.into_iter().collect(),
+        chunks: have,
+        chunk_bytes,
         missing: chunks.missing.into_iter().collect(),
     };
     manifest.check_links().map_err(unsound)?;
@@ -347,12 +411,19 @@ fn finish(
         earlier.filter(|earlier| (earlier.log_id, earlier.generation) == (manifest.log_id, manifest.generation));
     let is_new = of_same.is_none_or(|earlier| !earlier.is_same(&manifest));
     if is_new {
-        tokio::task::block_in_place(|| storing.repository.put_manifest(&manifest)).map_err(failed)?;
+        let (repository, stored, losses) = (storing.repository, &storing.stored, &mut *storing.losses);
+        let are_stored = || losses.are_stored(repository, &manifest, stored);
+        if !tokio::task::block_in_place(are_stored).map_err(failed)? {
+            return Ok(None);
+        }
+        tokio::task::block_in_place(|| repository.put_manifest(&manifest)).map_err(failed)?;
     } else if let Some(earlier) = of_same {
         manifest.id.clone_from(&earlier.id);
     }
     let gap = of_same.filter(|earlier| manifest.horizon > earlier.seq.next());
-    Ok(Made {
+    Ok(Some(Made {
+        branch: None,
+        head_damage: None,
         gap: gap.map(|earlier| (earlier.seq.next(), Seq(manifest.horizon.0 - 1))),
         bytes: manifest.bytes(),
         chunks: manifest.chunks.len() as u64,
@@ -366,7 +437,7 @@ fn finish(
         again: storing.again,
         is_new,
         encryption: Described::default(),
-    })
+    }))
 }
 
 /// Fails if chunks of blobs are missing.

@@ -1,4 +1,5 @@
-//! Locally recorded encryption of backup locations. An attacker with write access to a location could replace it with
+//! Locally recorded backup locations and their encryption. A location that is empty although it was used before may not be
+//! mounted. An attacker with write access to a location could replace it with
 //! an unencrypted one; later backups would then be readable, and restored data could come from the attacker.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use crate::backup::store;
 use crate::env::data_dir::replace_file;
 
 use super::CtlError;
+use super::backup_place::resolved;
 
 /// Name of the file in a data directory.
 pub(super) const FILE: &str = "backup.places";
@@ -19,6 +21,7 @@ pub(super) const FILE: &str = "backup.places";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Known {
+    Plain,
     Passphrase,
     Key(String),
 }
@@ -27,8 +30,7 @@ type Places = BTreeMap<String, Known>;
 
 /// Normalizes a location, so that a directory has one name however it is written.
 fn name(place: &str) -> String {
-    let path = store::directory(place).and_then(|directory| std::path::absolute(directory).ok());
-    let resolved = path.map(|path| path.canonicalize().unwrap_or(path));
+    let resolved = store::directory(place).and_then(|directory| resolved(&directory));
     resolved.map_or_else(|| place.trim_end_matches('/').to_owned(), |path| path.display().to_string())
 }
 
@@ -47,24 +49,31 @@ fn read(dir: &Path) -> Result<Places, CtlError> {
     })
 }
 
-/// Describes the encryption of `place` as recorded in `dir`; `None` if nothing is recorded.
+/// Describes the encryption of `place` as recorded in `dir`; `None` if none is recorded.
 pub(super) fn of(dir: &Path, place: &str) -> Result<Option<String>, CtlError> {
-    Ok(read(dir)?.get(&name(place)).map(|known| match known {
-        Known::Passphrase => "a passphrase".to_owned(),
-        Known::Key(key) => format!("the backup key {key}"),
+    Ok(read(dir)?.get(&name(place)).and_then(|known| match known {
+        Known::Plain => None,
+        Known::Passphrase => Some("a passphrase".to_owned()),
+        Known::Key(key) => Some(format!("the backup key {key}")),
     }))
 }
 
-/// Records the encryption of `place` if the data directory exists. Unencrypted locations are not recorded and do not
-/// overwrite an earlier record.
+/// Returns whether backups were made at `place` or restored from it before.
+pub(super) fn is_used(dir: &Path, place: &str) -> Result<bool, CtlError> {
+    Ok(read(dir)?.contains_key(&name(place)))
+}
+
+/// Records the encryption of `place` if the data directory exists. That a location is not encrypted does not overwrite
+/// an earlier record.
 pub(super) fn note(dir: &Path, place: &str, encryption: &Encryption) -> Result<(), CtlError> {
     let known = match encryption {
-        Encryption::Plain => return Ok(()),
+        Encryption::Plain => Known::Plain,
         Encryption::Passphrase => Known::Passphrase,
         Encryption::Key(key) => Known::Key(key.clone()),
     };
     let (mut places, name) = (read(dir)?, name(place));
-    if !dir.is_dir() || places.get(&name) == Some(&known) {
+    let is_kept = |noted: &Known| known == Known::Plain || *noted == known;
+    if !dir.is_dir() || places.get(&name).is_some_and(is_kept) {
         return Ok(());
     }
     places.insert(name, known);

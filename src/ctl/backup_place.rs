@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::backup::repository::{Encryption, Repository, Secret};
+use crate::backup::repository::{Encryption, Repository, RepositoryError, SealedKey, Secret};
 use crate::backup::store::{self, Store};
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished;
@@ -96,6 +96,22 @@ impl Opened {
         Ok(())
     }
 
+    /// Describes what is wrong with the copies of the backup key under the recovery keys of the datastore in `dir`, if they
+    /// are there.
+    pub(super) fn sealed_key_damage(&self, dir: &Path, place: &BackupPlace) -> Result<Vec<String>, CtlError> {
+        let Some(key) = &self.key else { return Ok(Vec::new()) };
+        let keys = match RecoveryKeys::load(&trust_dir(dir)) {
+            Ok(Some(keys)) => keys,
+            Ok(None) => return Ok(Vec::new()),
+            Err(error) => {
+                complain!("gravwell-logctl: whether the recovery key opens these backups was not checked: {error}");
+                return Ok(Vec::new());
+            }
+        };
+        let is_own = backup_known::is_used(dir, &place.place)?;
+        self.repository.sealed_key_damage(&key.name(), &keys.current, &keys.all(), is_own).map_err(failed)
+    }
+
     pub(super) fn described(&self) -> Described {
         match self.repository.encryption() {
             encryption @ (Encryption::Plain | Encryption::Passphrase) => {
@@ -162,19 +178,25 @@ pub(super) fn open_to_restore(
     recovery: Option<&RecoveryKey>,
 ) -> Result<Opened, CtlError> {
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
-    let encryption = Repository::encryption_of(&*store).map_err(failed)?.unwrap_or(Encryption::Plain);
+    let Some(encryption) = Repository::encryption_of(&*store).map_err(failed)? else {
+        return Err(match backup_known::is_used(dir, &place.place)? {
+            true => CtlError::new(format!("{} holds no backups, but did before: is it mounted?", store.place())),
+            false => failed(RepositoryError::None(store.place())),
+        });
+    };
     ask_when_plain(dir, place, &encryption, recovery)?;
-    open_found(dir, place, store, &encryption, recovery)
+    open_found(dir, place, store, &encryption, recovery, false)
 }
 
-/// Opens or creates a repository, which is encrypted unless `--plain` is given. Records its encryption.
-pub(super) fn open_or_create(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
-    let opened = found_or_made(dir, place)?;
+/// Opens or creates a repository, which is encrypted unless `--plain` is given. Records its encryption. If the place was
+/// used before and is empty, a repository is created only with `new_place`.
+pub(super) fn open_or_create(dir: &Path, place: &BackupPlace, new_place: bool) -> Result<Opened, CtlError> {
+    let opened = found_or_made(dir, place, new_place)?;
     backup_known::note(dir, &place.place, opened.repository.encryption())?;
     Ok(opened)
 }
 
-fn found_or_made(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
+fn found_or_made(dir: &Path, place: &BackupPlace, new_place: bool) -> Result<Opened, CtlError> {
     let plain = place.plain;
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
     let (found, passphrase) = (Repository::encryption_of(&*store).map_err(failed)?, passphrase(place)?);
@@ -191,7 +213,8 @@ fn found_or_made(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
     }
     if let Some(encryption) = found {
         ask_when_plain(dir, place, &encryption, None)?;
-        let mut opened = open_found(dir, place, store, &encryption, None)?;
+        let mut opened = open_found(dir, place, store, &encryption, None, true)?;
+        opened.notices.extend(opened.repository.head_completed().map(str::to_owned));
         if encryption == Encryption::Plain && !plain {
             opened.notices.push(format!(
                 "{shown} is not encrypted, and stays so: who reads it reads everything, hashes of passwords included. Use another \
@@ -207,6 +230,14 @@ fn found_or_made(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
                 .push(format!("{file} was missing: the backup key {name} is back from its sealed copy in {shown}"));
         }
         return Ok(opened);
+    }
+    if !new_place && backup_known::is_used(dir, &place.place)? {
+        return Err(CtlError::new(format!(
+            "{shown} is empty, but held backups when it was last used from here: is it mounted? Nothing was written. To begin \
+             anew there, run `gravwell-logctl --data-dir {} backup create {} --new-place`",
+            dir.display(),
+            place.place
+        )));
     }
     let (key, notices) = match (plain, &passphrase) {
         (false, None) => made_or_found(dir, &key_file, &shown)?,
@@ -237,6 +268,7 @@ fn open_found(
     store: Box<dyn Store>,
     encryption: &Encryption,
     recovery: Option<&RecoveryKey>,
+    completes: bool,
 ) -> Result<Opened, CtlError> {
     let (passphrase, key_file) = (passphrase(place)?, key_file(dir, place));
     let (mut key, mut unsealed) = (None, None);
@@ -248,7 +280,7 @@ fn open_found(
         (None, Some(passphrase)) => Secret::Passphrase(passphrase),
         (None, None) => Secret::None,
     };
-    let repository = Repository::open(store, secret, false).map_err(failed)?;
+    let repository = Repository::open(store, secret, completes).map_err(failed)?;
     Ok(Opened { repository, notices: Vec::new(), unsealed, key, key_file })
 }
 
@@ -286,6 +318,16 @@ fn find_key(
         Some(key) => format!("{file} holds the key {}", key.name()),
         None => format!("{file} is not there"),
     };
+    if let Some(recovery) = recovery
+        && let SealedKey::Damaged(what) = Repository::sealed_key(store, recovery, name).map_err(failed)?
+    {
+        let message = format!(
+            "{} is encrypted with the backup key {name}, and {here}. {what}: put it back from a copy of the place, or name a file \
+             with that backup key with --key-file",
+            store.place()
+        );
+        return Err(CtlError { message, exit: 3 });
+    }
     let sealed = match recovery {
         Some(_) => ". The recovery key that was given opens no copy of it there",
         None => "; `restore --recovery-key KEY` opens the copy of it that is there",
@@ -325,7 +367,7 @@ fn lies_outside(place: &BackupPlace, key_file: &Path) -> Result<(), CtlError> {
 }
 
 /// Resolves symbolic links and dots in a path, the end of which may not exist.
-fn resolved(path: &Path) -> Option<PathBuf> {
+pub(super) fn resolved(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().find_map(|above| {
         let real = above.canonicalize().ok()?;

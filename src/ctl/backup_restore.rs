@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backup::choice::{choose, disagreement};
-use crate::backup::manifest::Manifest;
-use crate::backup::repository::{Encryption, Repository};
+use crate::backup::choice::{choose, disagreement, other_branches};
+use crate::backup::manifest::{Manifest, named};
+use crate::backup::repository::{Encryption, Repository, Unreadable};
 use crate::backup::restore::{self, RegisterOf, RestoreEnd, Restored, SealedIn, Wishes};
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
@@ -21,7 +21,7 @@ use crate::model::{ChunkId, Seq};
 use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
 
 use super::access::{self, Access};
-use super::backup::{all_are_good, failed, not_restored, off_thread, tell};
+use super::backup::{damages, failed, not_restored, off_thread, tell, with_damage};
 use super::backup_args::BackupRestore;
 use super::backup_known;
 use super::backup_place::{self, Opened, in_words};
@@ -34,12 +34,12 @@ use super::{CtlError, CtlResult};
 pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlResult {
     let dir = dir.to_owned();
     let restoring = move || restore_into(&dir, &args).map(|done| (dir, args, done));
-    let (dir, args, Done { restored, key, encryption }) = off_thread(restoring).await?;
+    let (dir, args, Done { restored, key, encryption, passed_over }) = off_thread(restoring).await?;
     let mut output = Output::new();
     let access = Access::of(&restored);
     if json {
         let (backup_key, encryption) = (key.as_ref().map(BackupKey::name), encryption.word());
-        output.json(&WithAccess { restored: &restored, encryption, backup_key, access })?;
+        output.json(&WithAccess { restored: &restored, encryption, backup_key, passed_over, access })?;
         return output.flush();
     }
     let (seq, objects) = (restored.seq, restored.objects);
@@ -96,7 +96,17 @@ struct WithAccess<'a> {
     /// Name of the backup key that was restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     backup_key: Option<String>,
+    /// Damaged backups that were not considered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    passed_over: Vec<PassedOver>,
     access: Access,
+}
+
+/// Damaged backup that was not considered.
+#[derive(Serialize)]
+struct PassedOver {
+    backup: String,
+    why: String,
 }
 
 /// Result of a restore.
@@ -105,6 +115,35 @@ struct Done {
     /// Backup key, if it was restored.
     key: Option<BackupKey>,
     encryption: Encryption,
+    passed_over: Vec<PassedOver>,
+}
+
+/// Refuses a backup that was chosen by itself if a damaged manifest may be that of a later one, according to its name.
+fn check_none_is_beyond(manifest: &Manifest, bad: &[Unreadable], args: &BackupRestore) -> CtlResult {
+    if args.backup.is_some() || args.at.is_some() {
+        return Ok(());
+    }
+    let beyond = bad.iter().filter(|bad| named(&bad.id).is_some_and(|named| named.may_be_beyond(manifest)));
+    let beyond: Vec<String> = beyond
+        .map(|Unreadable { id, error }| match named(id) {
+            Some(named) if named.seq > manifest.seq => {
+                format!("{error}. By its name it reaches sequence {}", named.seq)
+            }
+            _ => format!("{error}. By its name it was written later"),
+        })
+        .collect();
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{}. The backup that reaches furthest among the readable ones, {id}, ends at sequence {}: what was written later, \
+         revocations included, would be lost. Nothing was changed. Put the damaged manifest back from a copy of the place, or, if \
+         that backup is to be left out, name another one: --backup {id}",
+        beyond.join("; "),
+        manifest.seq,
+        id = manifest.id
+    );
+    Err(CtlError { message, exit: 3 })
 }
 
 fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
@@ -115,11 +154,17 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
     let manifest = match &named {
         Some(manifest) => manifest,
-        None if manifests.is_empty() && !bad.is_empty() => return Err(all_are_good(bad).err().unwrap_or_else(broken)),
+        None if manifests.is_empty() && !bad.is_empty() => {
+            return Err(with_damage(damages(&bad), None).err().unwrap_or_else(broken));
+        }
         None => choose(&manifests, args.at).map_err(CtlError::new)?,
     };
-    bad.iter().for_each(|error| complain!("gravwell-logctl: passed over: {error}"));
+    check_none_is_beyond(manifest, &bad, args)?;
+    bad.iter().for_each(|bad| complain!("gravwell-logctl: passed over: {}", bad.error));
+    let passed_over = bad.into_iter().map(|bad| PassedOver { backup: bad.id, why: bad.error.to_string() }).collect();
+    tell(repository.head_damage().map(str::to_owned));
     tell(disagreement(&manifests));
+    tell(other_branches(&manifests));
     not_in_the_future(args.at)?;
     let bar = bytes_bar();
     let mut progress = |done, total| {
@@ -137,9 +182,11 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         let restored = rehearse(dir, |scratch| {
             restore::rehearse(&repository, manifest, scratch, &config, end, &mut progress).map_err(refused)
         });
-        return restored.map(|restored| Done { restored, key: None, encryption });
+        return restored.map(|restored| Done { restored, key: None, encryption, passed_over });
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
+    // Left by a trial restore that was killed.
+    let _ = std::fs::remove_dir_all(dir.join(unfinished::REHEARSAL));
     let mark = Mark::begin(dir)?;
     // The latest member registry is restored, whatever point in time the state is from.
     let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
@@ -174,13 +221,13 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
     let key = saved.transpose().map_err(CtlError::new)?.flatten();
     backup_known::note(dir, &args.place.place, &encryption)?;
-    Ok(Done { restored, key, encryption })
+    Ok(Done { restored, key, encryption, passed_over })
 }
 
 /// Restores into a directory within `dir`, which has the space that a restore needs, and leaves `dir` unchanged.
 fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) -> Result<Restored, CtlError> {
     let was_there = dir.exists();
-    let scratch = dir.join("restore.rehearsal");
+    let scratch = dir.join(unfinished::REHEARSAL);
     let made = std::fs::create_dir_all(&scratch)
         .map_err(|error| CtlError::new(IoFailure::at("create", scratch.display())(error)));
     let restored = made.and_then(|()| work(&scratch));

@@ -236,7 +236,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     notify::ready(&datastore.summary());
     let mut archiving = tokio::task::JoinSet::new();
     if let Some((config, place)) = archive {
-        archiving.spawn(super::backup::archive(config, place));
+        archiving.spawn(super::backup::archive(config, place, datastore.archive()));
     }
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     loop {

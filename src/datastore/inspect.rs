@@ -16,6 +16,7 @@ use crate::trust::{RecoveryKeys, TrustError, check_halves};
 use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
 use super::shared::SharedRef;
+use super::unfinished;
 
 pub(super) fn status(shared: &SharedRef) -> Status {
     let head = shared.head();
@@ -172,6 +173,7 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
                       `gravwell-logctl audit acknowledge` with the record that `audit verify` names";
         Reason::new(Code::AuditDamaged, message, remedy)
     }));
+    reasons.extend(shared.archive.reason());
     reasons.extend(contents_away(shared));
     let twice = shared.members.twice();
     reasons.extend(twice.into_iter().map(|message| Reason::new(Code::ConnectedTwice, message, RUNS_TWICE)));
@@ -306,10 +308,11 @@ pub fn state_at(
     Ok(PastState { state, directory })
 }
 
-/// Removes directories left by an interrupted [`state_at`].
+/// Removes directories left by an interrupted [`state_at`] or trial restore.
 pub fn remove_past(path: &std::path::Path) {
     let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PAST_PREFIX)) {
+    let is_left = |name: &str| name.starts_with(PAST_PREFIX) || name == unfinished::REHEARSAL;
+    for entry in entries.filter(|entry| is_left(&entry.file_name().to_string_lossy())) {
         let _ = std::fs::remove_dir_all(entry.path());
     }
 }

@@ -10,6 +10,7 @@
 mod access;
 pub mod admin;
 mod applier;
+pub mod archive;
 pub mod audit;
 pub mod commit;
 mod compaction;

@@ -27,6 +27,7 @@ use crate::transport::{join, local};
 use crate::trust::{Authorities, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
+use super::archive::Archive;
 use super::audit::Audit;
 use super::commit::{self, Committer};
 use super::contents::{self, Contents};
@@ -284,10 +285,8 @@ impl Datastore {
         let (commit_sender, commit_requests) = mpsc::channel(COMMIT_QUEUE);
         let (compaction_sender, compaction_requests) = mpsc::channel(4);
         let (applier_sender, committed) = std::sync::mpsc::sync_channel(APPLIER_QUEUE);
-        let head: Seq = log.head().0;
-        let limits = config.limits();
-        let reader = log.reader();
-        let last_ms = state.meta().map_or(0, |meta| meta.time_ms);
+        let (head, limits): (Seq, _) = (log.head().0, config.limits());
+        let (reader, last_ms) = (log.reader(), state.meta().map_or(0, |meta| meta.time_ms));
         // A disk that was full when the log was opened had no room for it.
         let is_reserve_dropped = !log.has_reserve();
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
@@ -320,6 +319,7 @@ impl Datastore {
             path,
             contents,
             audit: Audit::new(reader.horizon()),
+            archive: Arc::default(),
             log: reader,
             state,
             ring: new_ring(),
@@ -500,8 +500,15 @@ impl Datastore {
         tokio::time::timeout(patience, asking).await.is_ok_and(|answer| answer.is_some())
     }
 
+    /// Returns the state of the continuous backup, which the caller runs.
+    #[must_use]
+    pub fn archive(&self) -> Arc<Archive> {
+        Arc::clone(&self.shared.archive)
+    }
+
     /// Updates gauges; must be called periodically.
     pub fn measure(&self) {
+        crate::telemetry::metrics::archive_behind(self.shared.archive.is_behind());
         let segments = self.shared.log.segments();
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         crate::telemetry::metrics::log(bytes, segments.len() as u64, self.shared.log.horizon(), self.shared.floor());

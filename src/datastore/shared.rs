@@ -22,6 +22,7 @@ use crate::protocol::feed::Ring;
 use crate::state::StateStore;
 use crate::trust::{LogMark, Proof, Role};
 
+use super::archive::Archive;
 use super::audit::Audit;
 use super::commit;
 use super::compaction;
@@ -79,6 +80,8 @@ pub(super) struct Shared {
     pub members: Members,
     pub contents: Contents,
     pub audit: Audit,
+    /// State of the continuous backup.
+    pub archive: Arc<Archive>,
     /// Limits concurrent joins.
     pub joins: Semaphore,
     pub snapshots: Snapshots,

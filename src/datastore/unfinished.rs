@@ -18,6 +18,8 @@ use crate::model::{Generation, LogId, Seq};
 use crate::trust::CopyRank;
 
 const FILE: &str = "unfinished";
+/// Directory of a trial restore within a data directory. One that was killed leaves it behind.
+pub const REHEARSAL: &str = "restore.rehearsal";
 
 /// The interrupted command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

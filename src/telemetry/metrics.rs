@@ -49,6 +49,7 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
         Unit::Seconds,
         "How far a datastore's clock is from the time that entries are given; 0 while it is believed",
     ),
+    ("gravwell_archive_behind", MetricKind::Gauge, Unit::Count, "1 while the continuous backup of a datastore fails"),
     ("gravwell_audit_seq", MetricKind::Gauge, Unit::Count, "Last record of a datastore's audit"),
     ("gravwell_audit_bytes", MetricKind::Gauge, Unit::Bytes, "Size of a datastore's audit on disk"),
     (
@@ -190,6 +191,11 @@ pub fn write_refusal(reason: &'static str) {
 #[expect(clippy::cast_precision_loss, reason = "seconds; what is that large need not be exact")]
 pub fn clock_skew(seconds: i64) {
     gauge!("gravwell_clock_skew_seconds").set(seconds as f64);
+}
+
+/// Records whether the continuous backup of a datastore fails.
+pub fn archive_behind(is_behind: bool) {
+    set("gravwell_archive_behind", u64::from(is_behind));
 }
 
 /// Records whether a datastore waits to be recovered.

@@ -240,6 +240,57 @@ fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() 
 }
 
 #[test]
+fn p13_a_damaged_manifest_of_a_later_backup_stops_a_restore_that_names_none() {
+    let (fleet, _datastore, _a, place) = fleet();
+    fleet.enroll("b", "webserver");
+    let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
+    let create = || json(&fleet, "d", &["backup", "create", &place])["backup"].as_str().unwrap().to_owned();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    let (first, seq) = (create(), head(&fleet));
+    fleet.ok("d", &["revoke", "b"]);
+    let revoked = create();
+    fleet.ok("d", &["put", "c", "k", "--value", "2"]);
+    let further = create();
+    let damage = |id: &str| {
+        let path = fleet.dir("backups/manifests").join(id);
+        let mut bytes = std::fs::read(&path).expect("reads");
+        bytes[9] ^= 1;
+        std::fs::write(path, bytes).expect("writes");
+    };
+    let refused = |named: &str| {
+        for flags in [&[][..], &["--dry-run"]] {
+            let restored = fleet.run("r", &[&["restore", &place, "--recovery-key", &key][..], flags].concat());
+            let said = String::from_utf8_lossy(&restored.stderr);
+            assert_eq!(restored.status.code(), Some(3), "{said}");
+            assert!(said.contains(named) && said.contains("--backup"), "{said}");
+        }
+        assert!(!fleet.dir("r/log").exists());
+    };
+    // One reaches further; the other one has the same end, but was written later.
+    damage(&further);
+    refused(&further);
+    damage(&revoked);
+    refused(&revoked);
+    let at = seq.to_string();
+    let named: [&[&str]; 2] = [&["--backup", &first], &["--at", &at]];
+    for (number, flags) in named.into_iter().enumerate() {
+        let arguments = [&["restore", &place, "--recovery-key", &key][..], flags].concat();
+        let restored = json(&fleet, &format!("r{number}"), &arguments);
+        let passed: Vec<_> = restored["passed_over"].as_array().unwrap().iter().map(|one| &one["backup"]).collect();
+        assert_eq!(
+            (&restored["backup"], passed),
+            (&first.clone().into(), vec![&revoked.clone().into(), &further.clone().into()])
+        );
+    }
+    // A later backup leaves nothing out.
+    create();
+    assert_eq!(
+        json(&fleet, "r", &["restore", &place, "--recovery-key", &key])["passed_over"].as_array().unwrap().len(),
+        2
+    );
+}
+
+#[test]
 fn p11_an_encrypted_backup_opens_with_its_passphrase_only() {
     let (fleet, _datastore, _a, place) = fleet();
     let secret = "a-value-that-nobody-may-read";

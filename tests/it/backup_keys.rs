@@ -206,7 +206,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     assert!(fleet.ok("d", &["backup", "list", &place, "--plain"]).contains("NOT ENCRYPTED"));
     std::fs::remove_dir_all(&place).expect("wipes");
     std::fs::rename(fleet.dir("elsewhere.key"), &file).expect("moves back");
-    fleet.ok("d", &["backup", "create", &place]);
+    fleet.ok("d", &["backup", "create", &place, "--new-place"]);
     assert_ne!(std::fs::read(&head).expect("reads"), good, "another one, encrypted as before");
     datastore.kill();
     let said = fleet.ok("d", &["restore", &place, "--replace"]);
@@ -243,7 +243,7 @@ fn p11_a_first_backup_killed_at_any_point_leaves_no_place_without_its_key() {
     let file = fleet.write_file("in.jsonl", &History::new(42, 1_500, 600).lines);
     fleet.ok("d", &["import", file.to_str().expect("text")]);
     let place = fleet.dir("backups").display().to_string();
-    let create = ["backup", "create", &place];
+    let create = ["backup", "create", &place, "--new-place"];
     let started = Instant::now();
     fleet.ok("d", &create);
     let whole = started.elapsed();
@@ -276,9 +276,90 @@ fn p11_a_damaged_head_of_a_place_is_named_by_verify_until_it_was_written_again()
         let said = String::from_utf8_lossy(&found.stderr);
         assert_eq!(found.status.code(), Some(3), "{said}");
         assert!(said.contains(name) && said.contains("backup create"), "{said}");
+        let prune = ["backup", "prune", &place, "--keep-last", "5"];
+        for command in [&["backup", "create", &place][..], &["backup", "list", &place], &prune] {
+            let found = fleet.run("d", command);
+            let said = String::from_utf8_lossy(&found.stderr);
+            assert!(found.status.code() == Some(3) && said.contains(name), "{command:?}: {found:?}");
+        }
         std::fs::remove_file(&file).expect("removes");
-        fleet.ok("d", &["backup", "create", &place]);
+        let made = fleet.run("d", &["backup", "create", &place]);
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success() && said.contains(name) && said.contains("written again"), "{made:?}");
         assert_eq!(std::fs::read(&file).expect("is back"), good);
         fleet.ok("d", &["backup", "verify", &place]);
     }
+}
+
+#[test]
+fn p13_a_place_that_is_not_mounted_is_not_taken_for_a_new_one() {
+    for plain in [&[][..], &["--plain"]] {
+        let mut fleet = Fleet::new();
+        let datastore = fleet.datastore();
+        let place = fleet.dir("backups").display().to_string();
+        let create = [&["backup", "create", &place][..], plain].concat();
+        fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+        fleet.ok("d", &create);
+        std::fs::rename(&place, fleet.dir("disk")).expect("unmounts");
+        for is_there in [false, true] {
+            if is_there {
+                std::fs::create_dir(&place).expect("makes the mount point");
+            }
+            let said = fleet.refused("d", &create);
+            assert!(said.contains("is it mounted?") && said.contains("--new-place"), "{said}");
+            let said = fleet.refused("d", &[&["backup", "list", &place][..], plain].concat());
+            assert!(said.contains("is it mounted?"), "{said}");
+            assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "nothing was begun");
+        }
+        // The continuous backup does not begin a new place either, and the status reports it.
+        datastore.terminate();
+        fleet.datastore_flags = vec!["--archive".into(), place.clone()];
+        let _datastore = fleet.datastore();
+        fleet.wait("the status says so", || fleet.status("d")["health"].to_string().contains("archive_behind"));
+        let status = fleet.run("d", &["status"]);
+        let said = String::from_utf8_lossy(&status.stdout).into_owned() + &String::from_utf8_lossy(&status.stderr);
+        assert!(status.status.code() == Some(1) && said.contains("is it mounted?"), "{status:?}");
+        assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "nothing was begun");
+        std::fs::remove_dir(&place).expect("removes the mount point");
+        std::fs::rename(fleet.dir("disk"), &place).expect("mounts");
+        fleet.ok("d", &["put", "c", "k", "--value", "2"]);
+        fleet.ok("d", &create);
+        std::fs::remove_dir_all(&place).expect("wipes");
+        fleet.ok("d", &[&create[..], &["--new-place"]].concat());
+    }
+}
+
+#[test]
+fn p13_a_copy_of_the_backup_key_that_no_longer_opens_is_named_by_verify() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &["backup", "create", &place]);
+    let recovery = key_of(&fleet);
+    let sealed = files(&fleet.dir("backups/keys")).pop().expect("a copy");
+    let good = std::fs::read(&sealed).expect("reads");
+    let name = sealed.file_name().and_then(|name| name.to_str()).expect("text");
+    for damage in ["cut", "flipped", "removed"] {
+        match damage {
+            "cut" => std::fs::write(&sealed, &good[..40]).expect("writes"),
+            "flipped" => {
+                let mut bad = good.clone();
+                bad[30] ^= 1;
+                std::fs::write(&sealed, bad).expect("writes");
+            }
+            _ => std::fs::remove_file(&sealed).expect("removes"),
+        }
+        let found = fleet.run("d", &["backup", "verify", &place]);
+        let said = String::from_utf8_lossy(&found.stderr);
+        assert_eq!(found.status.code(), Some(3), "{damage}: {said}");
+        assert!(said.contains(name) && said.contains("backup create"), "{damage}: {said}");
+        let restored = fleet.run("r", &["restore", &place, "--recovery-key", &recovery]);
+        let (code, said) = (if damage == "removed" { 1 } else { 3 }, String::from_utf8_lossy(&restored.stderr));
+        assert_eq!(restored.status.code(), Some(code), "{damage}: {said}");
+        assert!(code == 1 || (said.contains(name) && said.contains("is damaged")), "{damage}: {said}");
+        fleet.ok("d", &["backup", "create", &place]);
+        fleet.ok("d", &["backup", "verify", &place]);
+    }
+    fleet.ok("r", &["restore", &place, "--recovery-key", &recovery]);
 }

@@ -194,6 +194,51 @@ fn p10_pieces_that_a_place_has_lost_are_stored_again() {
     verified(&fleet, &place, &[]);
 }
 
+#[test]
+fn p13_a_continuous_backup_does_not_use_pieces_again_that_its_place_has_lost() {
+    let (fleet, _datastore, place) = fleet();
+    load(&fleet, "a", 800);
+    let follow = ["backup", "create", &place, "--follow", "--every", "1"];
+    let _follower = Process::begin(fleet.command("d", &follow), &fleet.dir("follow.log"));
+    let is_kept = || {
+        let head = fleet.status("d")["head"].as_u64().expect("a head");
+        let directory = Path::new(&place).join("manifests");
+        let names = if directory.exists() { files(&directory) } else { Vec::new() };
+        names.iter().any(|name| name.display().to_string().contains(&format!("-{head:012}-")))
+    };
+    fleet.wait("a backup", is_kept);
+    for run in ["b", "c"] {
+        std::fs::remove_dir_all(Path::new(&place).join("pieces")).expect("removes");
+        load(&fleet, run, 10);
+        fleet.wait("another backup", is_kept);
+        verified(&fleet, &place, &[]);
+    }
+}
+
+#[test]
+fn p13_a_drill_that_backs_up_to_the_same_place_takes_no_backup_from_the_datastore() {
+    let (fleet, _datastore, place) = fleet();
+    load(&fleet, "a", 50);
+    fleet.ok("d", &["backup", "create", &place]);
+    let key = crate::recover::key_of(&fleet);
+    fleet.ok("drill", &["restore", &place, "--recovery-key", &key]);
+    let drill = fleet.json("drill", &["backup", "create", &place]);
+    load(&fleet, "b", 50);
+    let made = fleet.run("d", &["backup", "create", &place, "--json"]);
+    let said = String::from_utf8_lossy(&made.stderr);
+    let drill = drill["backup"].as_str().expect("a name");
+    assert!(made.status.success() && said.contains(drill) && said.contains("a place of its own"), "{made:?}");
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    assert_eq!((&pruned["kept"].as_array().map(Vec::len), &pruned["covered"]), (&Some(2), &pruned["covered_before"]));
+    let own = made["backup"].as_str().expect("a name");
+    assert!(pruned["branches"].as_str().is_some_and(|said| said.contains(own)), "{pruned}");
+    let restored = fleet.json("r", &["restore", &place, "--recovery-key", &key, "--backup", own]);
+    assert_eq!(restored["seq"], 100);
+    let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "1", "--given-up"]);
+    assert_eq!(pruned["kept"], serde_json::json!([drill]));
+}
+
 /// Creates a leftover file of a killed process, with the naming scheme from before the host became part of the name.
 fn left_behind(place: &str, name: &str) -> PathBuf {
     let path = Path::new(place).join("pieces/aa");

@@ -120,7 +120,7 @@ fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_i
     web.stop();
     datastore.terminate();
     let backups = fleet.dir("backups");
-    let backup = ["backup", "create", backups.to_str().expect("text")];
+    let backup = ["backup", "create", backups.to_str().expect("text"), "--new-place"];
     let blobs: [&[&str]; 4] =
         [&["blobs", "list"], &["blobs", "stats"], &["blobs", "verify"], &["blobs", "gc", "--dry-run"]];
     let of_datastore = blobs.into_iter().chain([&["compact", "--dry-run"] as &[&str], &backup]);
