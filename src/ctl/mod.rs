@@ -47,6 +47,7 @@ mod import_lines;
 mod import_record;
 mod inspect;
 mod lb;
+mod lb_args;
 mod maintain;
 mod man;
 mod members;
