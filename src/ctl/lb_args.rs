@@ -1,11 +1,11 @@
 //! Arguments of `lb` and `cert`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use crate::balance::{Choice, Format, Hop};
+use crate::model::MemberName;
 
 /// Arguments of `lb`.
 #[derive(Debug, clap::Args)]

@@ -188,7 +188,7 @@ impl World {
         let (maker, deleter, behind) = (0, 1, 2);
         let key = self.key();
         if self.log.past.value(&key).is_some() {
-            self.offer(deleter, (&[key.clone()], true), (Draft::default(), Vec::new()))?;
+            self.offer(deleter, (std::slice::from_ref(&key), true), (Draft::default(), Vec::new()))?;
             self.deliver()?;
         }
         self.members[behind].hang_up();
