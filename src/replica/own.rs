@@ -161,8 +161,9 @@ impl<'a> Since<'a> {
 
 /// Determines from the new state alone which objects of `own` were written after `shared_to`. A written object that
 /// still exists has a later version; a deleted one is among the recent `deletions`. Nothing shows whether this member
-/// had seen the write, so an object counts as not written only if it reads as `own` left it. Returns `None` if
-/// `deletions` do not reach back that far.
+/// had seen the write, so an object counts as not written only if it reads as `own` left it. An absent one must not have
+/// been put by `own` either: it would return until the later local deletion. Returns `None` if `deletions` do not reach
+/// back that far.
 pub(super) fn written_after(
     own: &[Arc<Txn>],
     new: &StateSnapshot,
@@ -173,10 +174,13 @@ pub(super) fn written_after(
         return Ok(None);
     }
     let mut others = Others::default();
+    let put: BTreeSet<Named> =
+        own.iter().flat_map(|txn| &txn.ops).filter(|op| op.value().is_some()).map(named).collect();
     for (name, value) in values(own) {
         let there = new.get(&name.0, &name.1)?;
         let last = there.as_ref().map(|object| object.version).or_else(|| deletions.get(&name.0, &name.1));
-        let is_same = there.map(|object| object.value) == value;
+        let returns = value.is_none() && put.contains(&name);
+        let is_same = there.map(|object| object.value) == value && !returns;
         if last.is_some_and(|last| last > shared_to) && !is_same {
             others.written.insert(name);
         }
@@ -746,6 +750,10 @@ mod tests {
         let deleting = [txn(ME, 1, &[("k", None)])];
         assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
         assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
+        // One that was made and deleted again does not return in between.
+        let passing = [txn(ME, 1, &[("new", Some(2))]), txn(ME, 2, &[("new", None)])];
+        assert_eq!(again_by_state(&shared, &passing, &[], 0), Some(vec![1, 2]));
+        assert_eq!(again_by_state(&shared, &passing, &[txn(3, 1, &[("new", None)])], 0), Some(vec![]));
     }
 
     /// Of two local changes the first may have come before a change that the new log has again.

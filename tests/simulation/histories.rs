@@ -29,6 +29,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1581, "a change that waited upon a lost write was committed upon another one of its sequence"),
     (2330, "the same, where a power cut had taken the state back before that write"),
     (6863, "an own change was pushed again after one of another member that had come after it"),
+    (8786, "an object that was deleted meanwhile was there until the own deletion that followed it was pushed, too"),
 ];
 
 /// Returns whether an injected fault concerns abandoning a history.
