@@ -64,6 +64,7 @@ pub use mark::Mark;
 pub use outbox_writer::{Again, Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use refusal::Refusal;
+#[cfg(feature = "programs")]
 pub(crate) use reverted::Reverted;
 pub use room::Room;
 pub use shared::Change;

@@ -126,7 +126,7 @@ fn p08_what_was_made_upon_an_account_that_is_rejected_is_not_given_to_who_has_th
     alices.changed(&format!("/api/users/{alice}/preferences"), &json!({ "of": "alice" }));
     let resource = alices.made("/api/resources", &json!({ "ResourceName": "r" }));
     let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().expect("GUID"));
-    assert_eq!(alices.upload("PUT", &raw, "file", b"private").status, 200);
+    assert_eq!(alices.upload("PUT", &raw, "file", &b"private"[..]).status, 200);
     alices.made("/api/searchhistory", &json!({ "UserQuery": "private" }));
     let token = alices.made("/api/tokens", &json!({ "name": "t", "capabilities": ["DashboardRead"] }));
     a.ok("PUT", &format!("/api/users/{alice}/admin"));
