@@ -40,7 +40,11 @@ fn read(dir: &Path) -> Result<Places, CtlError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Places::new()),
         read => read.map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?,
     };
-    serde_json::from_str(&text).map_err(|error| {
+    // Versions before this recorded an existing directory with a slash behind it.
+    let trimmed = |places: Places| {
+        places.into_iter().map(|(name, known)| (name.trim_end_matches('/').to_owned(), known)).collect()
+    };
+    serde_json::from_str(&text).map(trimmed).map_err(|error| {
         CtlError::new(format!(
             "{} is damaged: {error}. It says which places of backups are encrypted: see that each of them is, with `backup list`, \
              then remove it; the next backup makes it again",

@@ -371,6 +371,8 @@ pub(super) fn resolved(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().find_map(|above| {
         let real = above.canonicalize().ok()?;
-        Some(real.join(path.strip_prefix(above).ok()?))
+        let rest = path.strip_prefix(above).ok()?;
+        // Joining an empty path would add a slash.
+        Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
     })
 }
