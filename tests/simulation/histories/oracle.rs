@@ -249,8 +249,9 @@ impl Oracle {
             // Every member had the change, so it was not retained for another push; then an earlier state was restored.
             for op in remains {
                 let value = op.value().cloned();
-                let is_known =
-                    value.is_none() && (new.deletes_after(shared_to, op.key()) || seq <= left.deletions_after);
+                // A later deletion of the same object may be pushed again in place of this one.
+                let is_deleted = member.will_delete(op.key()) || new.deletes_after(shared_to, op.key());
+                let is_known = value.is_none() && (is_deleted || seq <= left.deletions_after);
                 ensure!(self, is_known || has(op.key(), &value), "{name}: change {change} of {} is nowhere", op.key());
             }
             self.made[change].let_go = Some("something had come after it, or it is archived");

@@ -278,6 +278,15 @@ impl World {
             Some(Step::Swapped) => "crash after the state was swapped",
         };
         self.note(what, || format!("web{number}, power={power}"));
+        let member = &mut self.members[number];
+        // Changes that are not retained any more are in the durable state: with the real limits, thousands of changes would
+        // have to follow them between two syncs of the state.
+        if power
+            && member.limits.txns < KeptLimits::default().txns
+            && let Some(stepped) = &mut member.running
+        {
+            stepped.persist().map_err(|error| error.to_string())?;
+        }
         let cut = power.then_some((survival, &mut self.random));
         self.members[number].crash(cut);
         Ok(())
