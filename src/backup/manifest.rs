@@ -99,7 +99,7 @@ pub fn number_of(id: &str) -> u64 {
     }
 }
 
-/// What the name of a backup says about it.
+/// Facts in the name of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Named {
     /// Last sequence in the backup.

@@ -85,7 +85,7 @@ pub struct Repository {
 pub struct Unreadable {
     /// Name of the backup.
     pub id: String,
-    /// What is wrong with its manifest.
+    /// Damage of its manifest.
     pub error: RepositoryError,
 }
 

@@ -39,7 +39,7 @@ pub struct Caller {
     pub role: Role,
     /// Origin for the audit: a network address, or a user of this host.
     pub from: String,
-    /// Why a member is given nothing of the log and the state, if it is not.
+    /// Returns the reason why a member receives nothing of the log and the state, if any.
     pub withheld: Option<String>,
 }
 

@@ -99,7 +99,7 @@ impl Found {
     }
 }
 
-/// Why a file that is not there needs an operator.
+/// Description of a missing file for the operator.
 const MISSING: &str = "it is missing, though the register says that it was written";
 
 impl Witness {

@@ -23,7 +23,7 @@ pub type Named = (Collection, Key);
 /// Changed rows: the sequence of the object's deletion, or `None` if the row was removed.
 pub type Changed = HashMap<Named, Option<Seq>>;
 
-/// What is known of when an object that is absent was last deleted.
+/// Time of the last deletion of an absent object, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// At this sequence.
@@ -139,7 +139,7 @@ impl Deletions {
         self.by_name.get(collection)?.get(key).copied()
     }
 
-    /// What is known of when an object that is absent was last deleted.
+    /// Returns when an absent object was last deleted, as far as that is known.
     #[must_use]
     pub fn deleted(&self, collection: &Collection, key: &Key) -> Deleted {
         self.get(collection, key).map_or(Deleted::NotAfter(self.complete_after), Deleted::At)

@@ -55,9 +55,9 @@ const OF_USERS: [&str; 14] = [
 /// The number of a user or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Number {
-    /// UID.
+    /// The number of a user.
     User(i32),
-    /// GID.
+    /// The number of a group.
     Group(i32),
 }
 

@@ -321,7 +321,7 @@ impl StateStore {
         Ok(row.map(objects::ObjectRow::into_object))
     }
 
-    /// What is known of when an object that is absent was last deleted.
+    /// Returns when an absent object was last deleted, as far as that is known.
     ///
     /// # Errors
     /// When the state is in doubt.

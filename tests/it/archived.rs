@@ -69,7 +69,7 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
     assert!(fleet.ok("a", &["get", "c", "made-and-deleted"]).contains("archived"));
 }
 
-/// What is pushed again after a lost history names the sequence since which its object must be absent. The datastore judges
+/// A change that is pushed again after a lost history names the sequence since which its object must be absent. The datastore judges
 /// that, also by an index that was built again from a compacted log.
 #[test]
 fn p04_what_was_deleted_after_the_named_sequence_is_not_made_again() {

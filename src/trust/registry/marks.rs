@@ -1,4 +1,4 @@
-//! What the registry records of the log, of the audit, and of its own progress outside its directory.
+//! Marks of the log, of the audit, and of the registry's own progress outside its directory.
 
 use super::{AuditMark, LogMark, Registry};
 

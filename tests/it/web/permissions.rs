@@ -514,7 +514,7 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
 }
 
-/// What a token gives to another one by changing it would outlive the token that gave it.
+/// Rights that a token gives to another one by changing it would outlive the token that gave them.
 #[test]
 fn p11_a_token_takes_away_from_another_one_and_adds_nothing_to_it() {
     let fleet = Fleet::new();
