@@ -3,7 +3,7 @@
 //! A number that this webserver assigned while it was disconnected may turn out to be another user's or group's: the
 //! log rejects the creation, and under the number is somebody else. That somebody exists under the number is therefore
 //! not enough for a change that was made upon the rejected creation. While the creation of a user or group is pending,
-//! every change that concerns its number requires that the creation was committed ([`bound`]), so that it is rejected
+//! every change that concerns its number requires that the creation was committed (`bound`), so that it is rejected
 //! together with it.
 
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@
 //!
 //! - The counter goes back if an earlier state of the log is restored, or the log is recovered from a member that is
 //!   behind, while the holders of later leases keep them. The counter therefore records the generation of the log. The
-//!   first lease in another generation begins at a random distance above the counter ([`REGION`]).
+//!   first lease in another generation begins at a random distance above the counter (`REGION`).
 //! - The remainder of a lease goes back if the directory or the machine of its holder is reverted. As an origin, a lease
 //!   belongs to one process, and ends if the clock shows that the machine was reverted together with the process.
 //! - It also ends when the process leaves the history in which it was committed, and when the counter is found below its

@@ -476,7 +476,7 @@ impl Store {
 
     /// First half of [`Store::commit`], for changes by the webserver itself, which are not charged and need no right.
     /// When this returns, the change is durable locally and has taken effect locally. Also returns the writes with the
-    /// conditions under which they are made ([`identities::bound`]).
+    /// conditions under which they are made (`identities::bound`).
     ///
     /// # Errors
     /// If a condition fails locally, or the local disk fails.
