@@ -45,7 +45,7 @@ impl Lost {
     pub fn with_own<'a, E>(
         self,
         kept: impl Iterator<Item = &'a Kept>,
-        mut left: impl FnMut(&Collection, &Key) -> Result<Option<(Seq, Bytes)>, E>,
+        mut left: impl FnMut(&Collection, &Key) -> Result<Found, E>,
     ) -> Result<Lost, E> {
         let Lost { shared_to, mut writers, required } = self;
         let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();

@@ -27,7 +27,7 @@ use crate::model::{
 };
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Kept, Outbox};
-use crate::protocol::rebase::{self, Lost};
+use crate::protocol::rebase::{self, Found, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
@@ -247,15 +247,17 @@ impl Leaving {
         let Leaving { shared, set, state, old, new, lacking, .. } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
         let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
-        let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
-            Ok(old.get(collection, key)?.map(|object| (object.version, object.value)))
-        };
-        let lost = Lost::after(set.shared_to).with_own(kept.iter(), left)?;
+        let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let (again, archived) = parted.choose(&lacking, &gone, others, set.is_restore)?;
         let others = others.cloned().unwrap_or_default();
         Ok(Exchange { shared, set, state, lost, again, archived, gone, others })
     }
+}
+
+/// Returns an object of a state for the translation of conditions.
+pub(super) fn found(state: &StateSnapshot, collection: &Collection, key: &Key) -> Result<Found, StateError> {
+    Ok(state.get(collection, key)?.map(|object| (object.version, object.value)))
 }
 
 /// Everything needed to exchange outbox and state.
@@ -348,10 +350,6 @@ impl Exchange {
     /// Returns the abandoned history with the objects that transactions in the outbox require.
     fn required(&self) -> Result<Lost, StateError> {
         let (old, new) = (self.shared.state().snapshot()?, self.state.snapshot()?);
-        let found = |state: &StateSnapshot, collection: &Collection, key: &Key| {
-            let object = state.get(collection, key)?;
-            Ok::<_, StateError>(object.map(|object| (object.version, object.value)))
-        };
         let objects =
             |collection: &Collection, key: &Key| Ok((found(&old, collection, key)?, found(&new, collection, key)?));
         self.lost.clone().with_required(self.shared.outbox().conditions(), objects)

@@ -2,6 +2,23 @@
 
 use crate::fleet::{Fleet, Process};
 
+/// Lets `b`, which accepted changes without a datastore, be revoked before it can push them, and enrolls it again: they are
+/// archived. Returns the datastore and `b`; `a` is connected, too.
+pub(crate) fn archives(fleet: &Fleet, b: Process) -> (Process, Process) {
+    b.terminate();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    let b = fleet.replica("b");
+    fleet.wait("it is archived", || fleet.status("b")["quarantined"] == 1);
+    b.terminate();
+    let token = fleet.ok("d", &["enroll", "b", "--replace"]);
+    fleet.ok("b", &["join", token.trim()]);
+    let b = fleet.replica("b");
+    fleet.wait_connected("a");
+    fleet.wait_connected("b");
+    (datastore, b)
+}
+
 /// Returns a fleet with a member that accepted puts of `keys` while it was offline and was revoked before it could push
 /// them. After it was enrolled again, the puts are archived.
 fn archived(keys: &[&str]) -> (Fleet, Process, Process, Process) {
@@ -14,17 +31,7 @@ fn archived(keys: &[&str]) -> (Fleet, Process, Process, Process) {
     for key in keys {
         fleet.ok("b", &["put", "c", key, "--value", "\"archived\"", "--no-wait"]);
     }
-    b.terminate();
-    let datastore = fleet.datastore();
-    fleet.ok("d", &["revoke", "b"]);
-    let b = fleet.replica("b");
-    fleet.wait("it is archived", || fleet.status("b")["quarantined"] == 1);
-    b.terminate();
-    let token = fleet.ok("d", &["enroll", "b", "--replace"]);
-    fleet.ok("b", &["join", token.trim()]);
-    let b = fleet.replica("b");
-    fleet.wait_connected("a");
-    fleet.wait_connected("b");
+    let (datastore, b) = archives(&fleet, b);
     (fleet, datastore, a, b)
 }
 

@@ -28,20 +28,27 @@ fn back(fleet: &Fleet, member: &str) -> Process {
     process
 }
 
+/// Returns a fleet in which `a` has created c/x and stopped, `e` has it, and `b` stopped before. The datastore can be recovered
+/// from `b` with the recovery key.
+fn seen() -> (Fleet, Process, Process, String) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b", "e"]);
+    let key = key_of(&fleet);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "x", "--value", "1"]);
+    fleet.converges(&["a", "e"]);
+    a.terminate();
+    (fleet, datastore, e, key)
+}
+
 /// The maker of an object and a member that has seen it deleted return in either order; who deleted it does not.
 #[test]
 fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
     for order in [["e", "a"], ["a", "e"]] {
-        let fleet = Fleet::new();
-        let datastore = fleet.datastore();
-        let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
-        fleet.ok("a", &["put", "c", "base", "--value", "1"]);
-        fleet.converges(&["a", "b", "e"]);
-        let key = key_of(&fleet);
-        b.terminate();
-        fleet.ok("a", &["put", "c", "x", "--value", "1"]);
-        fleet.converges(&["a", "e"]);
-        a.terminate();
+        let (fleet, datastore, e, key) = seen();
         fleet.ok("d", &["delete", "c", "x"]);
         fleet.converges(&["e"]);
         e.terminate();
@@ -64,16 +71,7 @@ fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
 /// More was written after the deletion than its member keeps.
 #[test]
 fn p04_a_deletion_is_pushed_again_whatever_was_put_after_it() {
-    let fleet = Fleet::new();
-    let datastore = fleet.datastore();
-    let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
-    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
-    fleet.converges(&["a", "b", "e"]);
-    let key = key_of(&fleet);
-    b.terminate();
-    fleet.ok("a", &["put", "c", "x", "--value", "1"]);
-    fleet.converges(&["a", "e"]);
-    a.terminate();
+    let (fleet, datastore, e, key) = seen();
     fleet.ok("e", &["delete", "c", "x"]);
     import_large(&fleet, "e", 10);
     fleet.wait("it is committed", || fleet.status("e")["outbox"] == 0);

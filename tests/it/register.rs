@@ -21,6 +21,16 @@ fn state(fleet: &Fleet, member: &str) -> Value {
     rows.find(|row| row["name"] == member).map_or(Value::Null, |row| row["state"].clone())
 }
 
+/// Starts the datastore once with `--recovery off`, revokes `b` again, and returns the datastore as it runs after that.
+fn accepts(fleet: &mut Fleet) -> Process {
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    fleet.datastore()
+}
+
 #[test]
 fn p11_a_revocation_that_cannot_be_written_cuts_off_at_once_and_is_durable_as_soon_as_it_can_be() {
     let fleet = Fleet::new();
@@ -145,12 +155,7 @@ fn p13_an_older_copy_of_the_whole_directory_is_noticed_when_a_member_connects_an
     let datastore = fleet.datastore();
     assert!(reasons(&fleet).contains(&"register_went_back".to_owned()));
     datastore.terminate();
-    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
-    let datastore = fleet.datastore();
-    fleet.ok("d", &["revoke", "b"]);
-    datastore.terminate();
-    fleet.datastore_flags.clear();
-    let _datastore = fleet.datastore();
+    let _datastore = accepts(&mut fleet);
     fleet.wait_connected("a");
     fleet.wait("a has the copy of now", || fs::read(&escrow).is_ok_and(|now| now != later));
     assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
@@ -282,12 +287,7 @@ fn p13_the_audit_tells_that_the_register_went_back_with_the_record_of_its_progre
     fs::remove_dir_all(&trust).expect("removes");
     fs::rename(fleet.dir("older"), &trust).expect("renames");
     let mut fleet = fleet;
-    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
-    let datastore = fleet.datastore();
-    fleet.ok("d", &["revoke", "b"]);
-    datastore.terminate();
-    fleet.datastore_flags.clear();
-    let _datastore = fleet.datastore();
+    let _datastore = accepts(&mut fleet);
     assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until somebody has looked");
     fleet.ok("d", &["put", "c", "x", "--value", "1"]);
     fs::remove_file(fleet.dir("d/register.mark.damaged-1")).expect("it was set aside");

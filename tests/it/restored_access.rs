@@ -1,5 +1,6 @@
 //! Access granted by a restored backup, and sessions that a restore ends.
 
+use crate::archived::archives;
 use crate::fleet::Fleet;
 use crate::recover_witnesses::branches;
 
@@ -121,17 +122,7 @@ fn p08_what_is_set_aside_gives_access_only_to_the_account_that_it_was_of() {
     put("b", "users", "67", &user(67, "dave", 2));
     put("b", "admins", "67", r#"{"uid":67,"since":"2026-01-02T00:00:00Z"}"#);
     put("b", "admins", "68", r#"{"uid":68,"since":"2026-01-02T00:00:00Z"}"#);
-    b.terminate();
-    let datastore = fleet.datastore();
-    fleet.ok("d", &["revoke", "b"]);
-    let b = fleet.replica("b");
-    fleet.wait("it is archived", || fleet.status("b")["quarantined"] == 1);
-    b.terminate();
-    let enrolled = fleet.ok("d", &["enroll", "b", "--replace"]);
-    fleet.ok("b", &["join", enrolled.trim()]);
-    let _b = fleet.replica("b");
-    fleet.wait_connected("a");
-    fleet.wait_connected("b");
+    let (datastore, _b) = archives(&fleet, b);
     fleet.ok("a", &["put", "users", "66", "--value", &user(66, "bob", 3)]);
     fleet.ok("a", &["put", "groups", "65", "--value", r#"{"GID":65,"Name":"interns"}"#]);
     fleet.converges(&["a", "b"]);

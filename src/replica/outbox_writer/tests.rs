@@ -9,11 +9,8 @@ use crate::state::StateStore;
 
 #[test]
 fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
-    let temp = tempfile::tempdir().expect("temp dir");
-    let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-    let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-    let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-    let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+    let mut writer = writer_on(&MemoryFs::new(), StateStore::in_memory(), Outbox::default());
+    let shared = Arc::clone(&writer.shared);
     let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
     let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
     let draft = Draft { ops: vec![op], id: Some(id), ..Draft::default() };
@@ -33,8 +30,6 @@ fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() 
 
 #[test]
 fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
-    let temp = tempfile::tempdir().expect("temp dir");
-    let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
     let state = StateStore::in_memory();
     let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
     state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
@@ -47,9 +42,8 @@ fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
     let member = MemberName::new("m").expect("name");
     let entry = Entry { seq: Seq(1), time_ms: 1, member, body: EntryBody::Commit(txn) };
     state.apply(&[entry], Chain::default()).expect("applies");
-    let shared = Arc::new(Shared::new(state, Outbox::default(), None));
-    let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-    let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+    let mut writer = writer_on(&MemoryFs::new(), state, Outbox::default());
+    let shared = Arc::clone(&writer.shared);
     let mut submit = || {
         let (reply, mut answer) = oneshot::channel();
         let draft = Draft { ops: given.clone(), id: Some(id), ..Draft::default() };
@@ -87,11 +81,8 @@ fn p07_a_retry_is_one_record_and_those_of_two_are_still_read() {
 
 #[test]
 fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
-    let temp = tempfile::tempdir().expect("temp dir");
-    let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-    let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-    let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-    let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+    let mut writer = writer_on(&MemoryFs::new(), StateStore::in_memory(), Outbox::default());
+    let shared = Arc::clone(&writer.shared);
     let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
     let mut submit = || {
         let (reply, mut answer) = oneshot::channel();
@@ -229,11 +220,8 @@ fn p05_sequences_are_written_with_the_next_transaction_or_soon() {
 
 #[test]
 fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
-    let temp = tempfile::tempdir().expect("temp dir");
-    let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-    let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-    let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-    let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+    let mut writer = writer_on(&MemoryFs::new(), StateStore::in_memory(), Outbox::default());
+    let shared = Arc::clone(&writer.shared);
     let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
     let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
     let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };

@@ -8,6 +8,7 @@ use crate::model::{Condition, Limits, OriginRow, Reason};
 use crate::protocol::outbox::Kept;
 use crate::protocol::rebase::{Leaving, Lost};
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
+use crate::replica::leaving::found;
 use crate::replica::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
 use crate::replica::own::{Others, Parted, Since};
 use crate::replica::receipts::Stage;
@@ -142,17 +143,11 @@ impl Case {
         let decided = BTreeMap::from([(origin, row)]);
         let lacking: Vec<Arc<Txn>> =
             kept.iter().filter(|kept| kept.txn.id.counter > counter).map(|kept| Arc::clone(&kept.txn)).collect();
-        let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
-            Ok(old.get(collection, key)?.map(|object| (object.version, object.value)))
-        };
+        let left = |collection: &Collection, key: &Key| found(&old, collection, key);
         let lost = Lost::after(shared_to).with_own(kept.iter(), left).expect("reads");
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let others = (!self.is_restore && !self.is_unknown).then(|| self.others(&old, &lacking));
         let (again, archived) = parted.choose(&lacking, &[], others.as_ref(), self.is_restore).expect("reads");
-        let found = |state: &StateSnapshot, collection: &Collection, key: &Key| {
-            let object = state.get(collection, key)?;
-            Ok::<_, StateError>(object.map(|object| (object.version, object.value)))
-        };
         let objects = |collection: &Collection, key: &Key| {
             Ok::<_, StateError>((found(&old, collection, key)?, found(&new, collection, key)?))
         };
