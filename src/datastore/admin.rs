@@ -164,8 +164,9 @@ fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<Membe
     }
     let most = shared.follows.max();
     let held = shared.follows.take(caller.name.clone());
-    held.map(Some)
-        .ok_or_else(|| refuse(format!("{} follows the log {most} times already: end one of them", caller.name)))
+    held.map(Some).ok_or_else(|| {
+        refuse(format!("{} already follows the log {most} times; stop one of these requests", caller.name))
+    })
 }
 
 /// Sends each item in its own message, so that the message size does not depend on their number.
@@ -271,7 +272,10 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
         Request::Enroll { name, role, ttl_s, addresses, replace } => {
             if let Some(waits) = shared.register_waits() {
-                return Err(refuse(format!("nobody is enrolled, because {waits}: {}", Shared::register_remedy("D"))));
+                return Err(refuse(format!(
+                    "no member is enrolled, because {waits}: {}",
+                    Shared::register_remedy("D")
+                )));
             }
             let role: Role = role.parse().map_err(refuse)?;
             let shared = SharedRef::clone(shared);
@@ -316,9 +320,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             answer.item(&inspect::status(shared)).await
         }
         Request::Outbox | Request::Retry { .. } | Request::Dismiss { .. } | Request::Deletions { .. } => {
-            Err(refuse("this is a datastore, which has no outbox: run the command with a replica's --data-dir"))
+            Err(refuse("a datastore has no outbox; run the command with the --data-dir of a replica"))
         }
-        Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+        Request::Submit { .. } => Err(refuse("a submission needs a stream of transactions")),
     }
 }
 
@@ -350,7 +354,7 @@ async fn about_authority<W: AsyncWrite + Unpin>(
                 // Members hold the only copies of the later registry. A member of a version that does not distinguish
                 // them would overwrite its copy with this one.
                 match shared.register_waits() {
-                    Some(waits) if is_member => Err(format!("no sealed copy is given, because {waits}")),
+                    Some(waits) if is_member => Err(format!("no encrypted CA backup is sent, because {waits}")),
                     _ => shared.members.escrow(&trust, known.as_deref()),
                 }
             };
@@ -366,7 +370,7 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let shared = SharedRef::clone(shared);
             answer.item(&off_thread(move || rotation::step(&shared, &step)).await?.map_err(refuse)?).await
         }
-        _ => Err(refuse("this is not about the authority")),
+        _ => Err(refuse("not a request about the certificate authority")),
     }
 }
 
@@ -394,7 +398,7 @@ async fn about_audit<W: AsyncWrite + Unpin>(
             audit::acknowledge(shared, caller, to).await?;
             answer.item(&serde_json::json!({ "acknowledged": to })).await
         }
-        _ => Err(refuse("this is not about the audit")),
+        _ => Err(refuse("not a request about the audit")),
     }
 }
 
@@ -590,14 +594,14 @@ async fn record<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     check_reached(shared, seq)?;
     if seq == Seq::ZERO {
-        return Err(refuse(format!("the first record has sequence 1: ask for one from 1 to {}", shared.head())));
+        return Err(refuse(format!("there is no record 0; request one from 1 to {}", shared.head())));
     }
     let log = shared.log.clone();
     let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
     let found = found.ok_or_else(|| {
         refuse(format!(
-            "the record of sequence {seq} was compacted away: every record is there from {} on (`segments` lists the files); \
-             an earlier one may be in a backup (`backup list PLACE`, then `restore --at {seq}` into an empty directory)",
+            "record {seq} was compacted away: all records are kept only from {} on (`segments` lists the files); look \
+             for an earlier one in a backup (`backup list PLACE`, then `restore --at {seq}` into an empty directory)",
             shared.log.horizon().next()
         ))
     })?;
@@ -622,13 +626,13 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'
     }
     let recovery = shared.recovery();
     if !recovery.is_empty() {
-        let problem = format!("the datastore waits to be recovered, because {recovery}");
+        let problem = format!("the datastore waits for recovery, because {recovery}");
         report.findings.push(Finding { place: "log".into(), offset: None, problem });
     }
     report.findings.extend(shared.members.witness_damage().map(|(path, why)| Finding {
         place: path.display().to_string(),
         offset: None,
-        problem: format!("the record of how far the register of members had come is damaged ({why})"),
+        problem: format!("the recorded position of the member registry is damaged ({why})"),
     }));
     if let Some(problem) = generations::problem(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
         report.findings.push(Finding { place: generations::FILE.into(), offset: None, problem });

@@ -45,10 +45,10 @@ impl Archive {
         }
         let last = match state.archived_ms {
             Some(archived_ms) => format!("the last backup was at {}", timestamp(archived_ms)),
-            None => "no backup was made since this process was started".to_owned(),
+            None => "no backup was made since this process started".to_owned(),
         };
         let message = format!("the continuous backup is behind, {last}: {}", state.trouble);
-        let remedy = "remove the cause that the message names; the datastore tries again every minute";
+        let remedy = "fix the cause given in the message; the datastore retries every minute";
         Some(Reason::new(Code::ArchiveBehind, message, remedy))
     }
 }
@@ -62,12 +62,12 @@ mod tests {
         let archive = Archive::default();
         assert_eq!(archive.reason(), None);
         archive.failed("the key is damaged");
-        let reason = archive.reason().expect("is behind");
+        let reason = archive.reason().expect("lagging");
         assert!(reason.message.contains("no backup was made") && reason.message.contains("the key"), "{reason:?}");
         archive.succeeded(1_700_000_000_000);
         assert!(archive.reason().is_none() && !archive.is_behind());
         archive.failed("the disk is full");
-        let reason = archive.reason().expect("is behind");
+        let reason = archive.reason().expect("lagging");
         assert!(archive.is_behind() && reason.message.contains("2023-11-14T22:13:20"), "{reason:?}");
     }
 }

@@ -115,13 +115,13 @@ pub(super) struct Committer {
 /// Terminates the process, because continuing could lose acknowledged data. No write is accepted from now on.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
-    tracing::error!(%failure, "stopping, because going on could lose acknowledged data");
+    tracing::error!(%failure, "stopping, because continuing could lose acknowledged data");
     output::exit(70);
 }
 
 /// Like [`stop_process`], for a panicked thread that handles acknowledged data.
 pub(super) fn part_panicked(name: &'static str) -> ! {
-    tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose acknowledged data");
+    tracing::error!(thread = name, "stopping: a thread panicked, and continuing could lose acknowledged data");
     output::exit(70);
 }
 
@@ -189,7 +189,7 @@ impl Committer {
 
     fn stop(self, reply: oneshot::Sender<()>) {
         if let Err(error) = self.ledger.into_log().close() {
-            tracing::error!(%error, "the log was not closed cleanly; nothing acknowledged is lost");
+            tracing::error!(%error, "log was not closed cleanly; no acknowledged data is lost");
         }
         let _ = reply.send(());
     }
@@ -271,7 +271,8 @@ impl Committer {
         if self.shared.take_time_correction() {
             tracing::warn!(
                 to_ms = now_ms,
-                "a member confirmed that the last entries are dated in the future: commit times go back to the right time"
+                "a member confirmed that the last entries are dated in the future; commit times go back to the correct \
+                 time"
             );
             self.ledger.correct_time(now_ms);
         }
@@ -317,7 +318,7 @@ impl Outlet for Publisher<'_> {
     fn index(&mut self, committed: Committed) {
         telemetry::journey::committed(&committed.entries);
         if self.applier.send(committed).is_err() {
-            stop_process(self.shared, &Fatal { what: "the state index is gone", cause: "its thread ended".into() });
+            stop_process(self.shared, &Fatal { what: "the state index failed", cause: "its thread terminated".into() });
         }
     }
 
@@ -348,7 +349,7 @@ pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
 
 /// The refusal for writers when the process has to terminate.
 fn failed() -> Refused {
-    let message = "a part of the datastore has failed, and it ends: nothing is accepted until it has started again";
+    let message = "a component of the datastore failed and the process is stopping; retry when it has restarted";
     Refused { code: RefusalCode::Stopping, message: message.into() }
 }
 
@@ -372,9 +373,10 @@ pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {
 pub fn disk_full() -> Refused {
     Refused {
         code: RefusalCode::DiskFull,
-        message: "the datastore's disk is full: free some space or compact; reads, tails and deletes go on, and \
-                  writes resume by themselves"
-            .into(),
+        message:
+            "the datastore's disk is full; free some space or compact; reads, tails and deletes continue, and writes \
+             resume automatically"
+                .into(),
     }
 }
 
@@ -384,8 +386,8 @@ pub fn no_room() -> Refused {
     Refused {
         code: RefusalCode::DiskFull,
         message:
-            "the datastore's disk has no room left, not even for deletes: free some space on it, or compact; reads \
-                  and tails go on, and writes resume by themselves"
+            "the datastore's disk has no space left, not even for deletes; free some space or compact; reads and tails \
+             continue, and writes resume automatically"
                 .into(),
     }
 }

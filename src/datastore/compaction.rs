@@ -122,7 +122,7 @@ fn compact(
 ) -> Result<CompactReport, String> {
     let recovery = shared.recovery();
     if !recovery.is_empty() && !dry_run {
-        return Err(format!("nothing is compacted while the datastore waits to be recovered: {recovery}"));
+        return Err(format!("cannot compact while the datastore waits for recovery: {recovery}"));
     }
     if !is_viewed(shared) && !dry_run {
         settle_revoked(shared);

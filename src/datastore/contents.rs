@@ -114,7 +114,7 @@ impl Contents {
     pub(super) async fn checkpoint(&self) {
         let store = self.store.clone();
         if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
-            tracing::warn!(%error, "the chunk store was not closed cleanly; nothing acknowledged is lost");
+            tracing::warn!(%error, "chunk store was not closed cleanly; no acknowledged data is lost");
         }
     }
 
@@ -142,12 +142,13 @@ impl Contents {
         let count = lacking.ids.len();
         if is_forsaken {
             let message = format!(
-                "{count} chunks of the contents are lost, {first} first: neither the webserver nor the datastore has them; \
-                 upload the contents again"
+                "{count} chunks of the contents are lost, {first} first: neither the webserver nor the datastore has \
+                 them; upload the contents again"
             );
             return Ok(Judgement::Reject(Reason::ChunksLost { message }));
         }
-        let message = format!("{count} chunks are not at the datastore, {first} first: send them before naming them");
+        let message =
+            format!("{count} chunks are missing at the datastore, {first} first; send them before referencing them");
         Ok(Judgement::Wait(Refused { code: RefusalCode::ChunksMissing, message }))
     }
 }
@@ -180,11 +181,11 @@ pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
     let watch = &shared.watch;
     let of = || SharedRef::clone(shared);
     let (healing, listening, collecting, scrubbing, watching) = (of(), of(), of(), of(), of());
-    tasks.spawn(watch.lasting("healing of chunks", async move { heal(&healing).await }));
+    tasks.spawn(watch.lasting("repair of chunks", async move { heal(&healing).await }));
     if missed.is_some() {
-        tasks.spawn(watch.lasting("chunks that were missed", async move { listen(&listening, missed).await }));
+        tasks.spawn(watch.lasting("requests for missing chunks", async move { listen(&listening, missed).await }));
     }
-    tasks.spawn(watch.lasting("collection of chunks", async move { collect_at_times(&collecting).await }));
+    tasks.spawn(watch.lasting("garbage collection of chunks", async move { collect_at_times(&collecting).await }));
     tasks.spawn(watch.lasting("scrubbing of chunks", async move { scrub(&scrubbing).await }));
     tasks.spawn(watch.lasting("health of the chunk store", async move { watch_health(&watching).await }));
 }
@@ -193,7 +194,7 @@ pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
 async fn watch_health(shared: &SharedRef) {
     loop {
         sleep(HEALTH_EVERY).await;
-        let failed = |error| stop_process(shared, &Fatal::of("chunks cannot be kept")(error));
+        let failed = |error| stop_process(shared, &Fatal::of("chunks cannot be stored")(error));
         shared.contents.store.health().unwrap_or_else(failed);
     }
 }
@@ -213,14 +214,10 @@ async fn collect_at_times(shared: &SharedRef) {
         sleep(COLLECT_EVERY).await;
         match collect(shared, None, false).await {
             Ok(done) if done.chunks > 0 => {
-                tracing::info!(
-                    chunks = done.chunks,
-                    freed = done.freed_bytes,
-                    "chunks that nothing names were removed"
-                );
+                tracing::info!(chunks = done.chunks, freed = done.freed_bytes, "removed unreferenced chunks");
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error, "chunks that nothing names stay for now"),
+            Err(error) => tracing::warn!(error, "chunk garbage collection failed; will retry"),
         }
     }
 }
@@ -233,7 +230,9 @@ pub(super) async fn collect(
 ) -> Result<BlobCollection, String> {
     let recovery = shared.recovery();
     if !recovery.is_empty() && !dry_run {
-        return Err(format!("the datastore waits to be recovered, so what the log lacks may name them: {recovery}"));
+        return Err(format!(
+            "the datastore waits for recovery, and entries that the log lacks may reference the chunks: {recovery}"
+        ));
     }
     let store = shared.contents.store.clone();
     let cutoff = store.cutoff(grace.unwrap_or(shared.contents.grace));
@@ -252,7 +251,7 @@ async fn scrub(shared: &SharedRef) {
             sleep(pause).await;
             let store = shared.contents.store.clone();
             if let Ok(Err(error)) = blocking(move || store.read(&id)).await {
-                tracing::warn!(%error, "damage was found; it is fetched again from a member");
+                tracing::warn!(%error, "damaged chunk found; repairing from a member");
                 shared.contents.wake.notify_one();
             }
         }
@@ -286,17 +285,12 @@ async fn look(shared: &SharedRef) -> u64 {
             Missing::Lost => {
                 lost += count;
                 if is_news {
-                    tracing::error!(concerned, count, %first, "chunks are lost: no member has them");
+                    tracing::error!(concerned, count, %first, "chunks lost: no connected member has a copy");
                 }
             }
             Missing::WaitsFor(members) if is_news => {
                 let members = members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
-                tracing::warn!(
-                    concerned,
-                    count,
-                    members,
-                    "chunks are missing, and members that may have them are away"
-                );
+                tracing::warn!(concerned, count, members, "chunks are missing; members that may have them are offline");
             }
             Missing::WaitsFor(_) | Missing::Sought => {}
         }
@@ -343,7 +337,7 @@ async fn heal_content(
     };
     metrics::chunks_healed(healed);
     if healed > 0 {
-        tracing::info!(concerned = all.label(key), chunks = healed, "chunks were fetched again from members");
+        tracing::info!(concerned = all.label(key), chunks = healed, "repaired chunks from members");
     }
     absent
 }
@@ -368,7 +362,7 @@ async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<Memb
                 if matches!(error, TransferError::Silent) {
                     slow().insert(member.clone());
                 }
-                tracing::debug!(%member, %error, "chunks do not come from a member");
+                tracing::debug!(%member, %error, "failed to fetch chunks from a member");
                 if is_refusal(&error) {
                     unheard.retain(|name| *name != member);
                 }
@@ -378,7 +372,7 @@ async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<Memb
     }
     let store = shared.contents.store.clone();
     if let Ok(Err(error)) = blocking(move || store.sync()).await {
-        tracing::error!(%error, "chunks were not made durable");
+        tracing::error!(%error, "failed to sync chunks");
     }
     (left, unheard)
 }

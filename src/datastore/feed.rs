@@ -132,14 +132,14 @@ mod tests {
             chain = encode_frame(parts, &chain, &vec![0; length], &mut block).expect("encodes");
         }
         let block = Bytes::from(block);
-        let sent = messages(vec![block.clone()], MESSAGE_BYTES_MAX).expect("are cut");
+        let sent = messages(vec![block.clone()], MESSAGE_BYTES_MAX).expect("splits");
         assert_eq!(sent.concat().concat(), block);
         for message in &sent {
             let bytes = message.iter().map(Bytes::len).sum();
             let header: [u8; HEADER_BYTES] = message::header(Kind::Frames, bytes);
-            assert_eq!(decode_header(header, MESSAGE_BYTES_MAX), Ok((Kind::Frames, bytes)), "a member reads it");
+            assert_eq!(decode_header(header, MESSAGE_BYTES_MAX), Ok((Kind::Frames, bytes)), "a member decodes it");
         }
         let few = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
-        assert_eq!(messages(few.clone(), 2), Ok(vec![few]), "what fits is one message");
+        assert_eq!(messages(few.clone(), 2), Ok(vec![few]), "one message if it fits");
     }
 }

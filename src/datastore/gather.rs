@@ -41,7 +41,7 @@ pub enum GatherError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// The socket cannot be bound.
-    #[error("cannot listen on {address}: {source}; is the datastore still running? stop it first")]
+    #[error("cannot listen on {address}: {source}; stop the datastore first if it is running")]
     Listen {
         /// Listen address.
         address: std::net::SocketAddr,
@@ -52,7 +52,7 @@ pub enum GatherError {
     #[error(transparent)]
     Random(std::io::Error),
     /// The state of the chosen member was not received completely.
-    #[error("the state of {name} did not come whole: {reason}; try again")]
+    #[error("the state of {name} was not received completely: {reason}; try again")]
     Fetch {
         /// Name of the offer.
         name: String,
@@ -127,10 +127,10 @@ pub async fn gather(
                 }
                 Ok(Err(NoOffer::Refused(reason))) => {
                     refused += 1;
-                    tracing::debug!(reason, "a connection was refused");
+                    tracing::debug!(reason, "connection refused");
                 }
-                Ok(Err(NoOffer::Other(reason))) => tracing::debug!(reason, "a connection came to nothing"),
-                Err(error) => tracing::debug!(%error, "a greeting failed"),
+                Ok(Err(NoOffer::Other(reason))) => tracing::debug!(reason, "recovery connection failed"),
+                Err(error) => tracing::debug!(%error, "handshake failed"),
             }
         }
     }
@@ -189,7 +189,7 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
         reason
     };
     if endpoint::is_join(&connection) {
-        return Err(refuse("the datastore is being recovered: join when it serves again".into()).into());
+        return Err(refuse("the datastore is being recovered; join when it is online again".into()).into());
     }
     let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
     let authorised = {
@@ -198,7 +198,7 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
     };
     let (name, role) = authorised.map_err(|refusal| NoOffer::Refused(refuse(refusal.to_string())))?;
     if !role.holds_replica() {
-        return Err(refuse("the datastore is being recovered: try again when it serves".into()).into());
+        return Err(refuse("the datastore is being recovered; try again when it is online".into()).into());
     }
     drop(turn);
     endpoint::trusted(&connection);
@@ -233,7 +233,7 @@ async fn ask(
     let hello = wire::expect_at_most::<Hello, _>(receive, Kind::Hello, REPORT_BYTES_MAX);
     let hello = hello.await.map_err(|error| text(&error))?;
     hello.check().map_err(|refused| text(&refused))?;
-    let position = hello.position.ok_or("the datastore is being recovered, and this member has nothing yet")?;
+    let position = hello.position.ok_or("the datastore is being recovered, and this member has no state")?;
     let limits = crate::model::Limits::default();
     let welcome = Welcome {
         version: common_version(&hello).map_err(|refused| text(&refused))?,
@@ -270,17 +270,17 @@ async fn ask(
     // Requested before the state, which may take long. Members of earlier versions do not answer.
     let known = timeout(ANSWER, generations(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
     let known = known.unwrap_or_else(|reason| {
-        tracing::debug!(%name, reason, "the member does not say how generations began");
+        tracing::debug!(%name, reason, "member did not report why generations started");
         Vec::new()
     });
     let proof = timeout(ANSWER, proof(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
     offer.proof = proof.unwrap_or_else(|reason| {
-        tracing::debug!(%name, reason, "the member does not say what was signed last");
+        tracing::debug!(%name, reason, "member did not report the last signed position");
         None
     });
     let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))
         .await
-        .unwrap_or_else(|_| Err("it does not answer".into()));
+        .unwrap_or_else(|_| Err("it does not respond".into()));
     let (rest, streams) = match lent {
         Ok((begin, send, receive)) => {
             (offer.lineage, offer.time_ms, offer.objects) = (begin.lineage.clone(), begin.time_ms, begin.objects);
@@ -289,8 +289,8 @@ async fn ask(
             (Some((begin, receive)), vec![send])
         }
         Err(reason) => {
-            let how = "stop it and name its directory with --from";
-            offer.unfit = Some(format!("it does not lend its state ({reason}): upgrade it, or {how}"));
+            let how = "stop it and pass its directory with --from";
+            offer.unfit = Some(format!("it does not donate its state ({reason}); upgrade it, or {how}"));
             (None, Vec::new())
         }
     };
@@ -322,7 +322,7 @@ async fn ask_all<T: serde::de::DeserializeOwned>(
         match wire::read(&mut receive).await.map_err(|error| text(&error))? {
             Some((Kind::AdminItem, body)) => known.push(serde_json::from_slice(&body).map_err(|error| text(&error))?),
             Some((Kind::AdminEnd, _)) => return Ok(known),
-            Some((kind, _)) => return Err(format!("it answers {kind:?}")),
+            Some((kind, _)) => return Err(format!("it replied with {kind:?}")),
             None => return Err("the stream ended".into()),
         }
     }
@@ -366,13 +366,13 @@ impl Gathered {
     pub async fn fetch(&mut self, name: &str, side: &Path, cache_bytes: u64) -> Result<StateStore, GatherError> {
         let failed = |reason: String| GatherError::Fetch { name: name.to_owned(), reason };
         let rest = self.heard.get_mut(name).and_then(|heard| heard.rest.take());
-        let (begin, mut receive) = rest.ok_or_else(|| failed("it lends nothing".into()))?;
+        let (begin, mut receive) = rest.ok_or_else(|| failed("it offered no state".into()))?;
         let announced: Digest = begin.position.digest;
         let fetched = state_stream::receive(&mut receive, begin, side, cache_bytes, false).await;
         let state = fetched.map_err(|error: ReceiveError| failed(error.to_string()))?;
         match state.meta() {
             Some(meta) if meta.digest == announced => Ok(state),
-            _ => Err(failed("its digest is another one than it announced".into())),
+            _ => Err(failed("its digest differs from the announced one".into())),
         }
     }
 

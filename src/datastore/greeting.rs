@@ -80,7 +80,8 @@ fn check_redaction(version: u16, role: Role, hello: &Hello) -> Result<(), Refuse
         return Ok(());
     }
     let message = format!(
-        "readers are not given passwords, tokens and sessions any more, and this one ({}) is too old for that: upgrade it",
+        "readers no longer receive passwords, tokens and sessions, and this one ({}) is too old to support that; \
+         upgrade it",
         hello.software
     );
     Err(refused(RefusalCode::Version, message))
@@ -94,7 +95,7 @@ pub fn may_follow(welcome: &Welcome, from: Seq, head: Seq) -> Result<(), Refused
     if welcome.verdict.is_none_or(Verdict::is_good) && from <= head {
         return Ok(());
     }
-    Err(refused(RefusalCode::Diverged, "the positions do not fit: no tail is served"))
+    Err(refused(RefusalCode::Diverged, "the positions are inconsistent; no tail is served"))
 }
 
 #[cfg(test)]
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(welcome(&log, &hello(1, None)).map(|welcome| welcome.version), Ok(1));
         let wide = Generation(1 << 51);
         log.start_generation(wide).expect("starts");
-        let refused = welcome(&log, &hello(1, None)).expect_err("its welcome could not be read");
+        let refused = welcome(&log, &hello(1, None)).expect_err("unreadable welcome");
         assert!(refused.code == RefusalCode::Version && refused.message.contains("upgrade"), "{refused}");
         let served = welcome(&log, &hello(VERSION_MAX, None)).expect("welcome");
         assert_eq!((served.generation, served.lineage.len()), (wide, 2));

@@ -65,12 +65,12 @@ pub(super) fn open(
         }
     }
     if !place.exists() && log.head().0 > Seq::ZERO {
-        tracing::warn!("the state index is rebuilt from the log, because there is none");
+        tracing::warn!("no state index found; rebuilding it from the log");
         progress("rebuilding the state index: there is none");
         return build(path, config, log, None, progress);
     }
     if let Some(reason) = examine(path, config, log)? {
-        tracing::warn!(reason, "the state index is set aside as it is, and rebuilt from the log");
+        tracing::warn!(reason, "renaming the state index and rebuilding it from the log");
         progress(&format!("rebuilding the state index: {reason}"));
         return build(path, config, log, None, progress);
     }
@@ -81,14 +81,15 @@ pub(super) fn open(
             return Err(OpenError::Loss(loss.to_string()));
         }
         Ok((Err(loss @ Unlevel::Loss { .. }), _)) => {
-            tracing::error!(%loss, "the index is set aside, because Datastore-Recovery is off: what only it holds is given up");
+            tracing::error!(%loss, "renaming the state index and giving up the data that only it has, because \
+                                    Datastore-Recovery is off");
             (None, loss.to_string())
         }
         Ok((Err(Unlevel::Rebuild(reason)), state)) => (Some(state), reason),
         Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
         Err(error) => (None, error.to_string()),
     };
-    tracing::warn!(reason, "the state index is rebuilt from the log");
+    tracing::warn!(reason, "rebuilding the state index from the log");
     progress(&format!("rebuilding the state index: {reason}"));
     build(path, config, log, old, progress)
 }
@@ -147,8 +148,10 @@ pub(super) fn open_to_read(
             Ok((Ok(()), state)) => return Ok(state),
             Ok((Err(loss @ Unlevel::Loss { .. }), _)) => return Err(OpenError::Loss(loss.to_string())),
             Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
-            Ok((Err(Unlevel::Rebuild(reason)), _)) => tracing::warn!(reason, "the next start rebuilds the state index"),
-            Err(error) => tracing::warn!(%error, "the next start rebuilds the state index"),
+            Ok((Err(Unlevel::Rebuild(reason)), _)) => {
+                tracing::warn!(reason, "state index will be rebuilt at the next start")
+            }
+            Err(error) => tracing::warn!(%error, "state index will be rebuilt at the next start"),
         }
     }
     rebuild_state(&scratch.join(SIDE), config.cache_bytes, log, log.head().0, progress)
@@ -182,7 +185,7 @@ fn build(
     let state = StateStore::open(&place, config.cache_bytes)?;
     match aside {
         Some(aside) if replaced == Replaced::Covered => fs::remove_dir_all(&aside).map_err(io_error(&aside))?,
-        Some(aside) => tracing::warn!(kept = %aside.display(), "the former state index is kept"),
+        Some(aside) => tracing::warn!(kept = %aside.display(), "kept the previous state index"),
         None => {}
     }
     Ok(state)
@@ -214,7 +217,7 @@ impl Replaced {
                 Ok(Some(here)) if here.last_counter >= row.last_counter => {}
                 Ok(_) => {
                     let (seq, counter) = (meta.seq, row.last_counter);
-                    let what = "the state's history is not the log's";
+                    let what = "the state's history differs from the log's";
                     return Replaced::KnowsMore(format!(
                         "{what}: the index, at {seq}, has transaction {counter} of origin {origin}, which the log lacks"
                     ));
@@ -233,9 +236,9 @@ fn check_space(path: &Path, place: &Path) -> Result<(), OpenError> {
     if free >= needed {
         return Ok(());
     }
-    let what = "rebuilding the state index takes about as much space as the one that is there";
+    let what = "rebuilding the state index takes about as much space as the existing one";
     Err(OpenError::Rebuild(format!(
-        "{what}: {needed} bytes, and {free} are free; nothing was changed; free some space"
+        "{what}, {needed} bytes, but only {free} are free; nothing was changed; free some space"
     )))
 }
 
@@ -316,12 +319,13 @@ pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result
     for index in [place, path.join(SIDE)].iter().chain(&kept) {
         let Some(what) = proves(index, config)? else { continue };
         let (log, shown) = (path.join(super::open::LOG), index.display());
-        let loss = format!("{} holds no log, but there is a state index, {shown}: {what}", log.display());
+        let loss = format!("{} holds no log, but a state index exists, {shown}: {what}", log.display());
         if config.recovery != Recovery::Off {
             return Err(OpenError::Loss(loss));
         }
         let aside = if kept.contains(index) { index.clone() } else { set_aside(path, index)? };
-        tracing::error!(loss, kept = %aside.display(), "given up, because Datastore-Recovery is off; a new log begins");
+        tracing::error!(loss, kept = %aside.display(), "abandoned the previous log and started a new one, because \
+                                                        Datastore-Recovery is off");
     }
     Ok(())
 }
@@ -380,7 +384,7 @@ pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
     }
     let report = state.check().map_err(again)?;
     match report.damage.first() {
-        Some(damage) => Err(Unlevel::Rebuild(format!("it does not add up: {damage}"))),
+        Some(damage) => Err(Unlevel::Rebuild(format!("it is inconsistent: {damage}"))),
         None => Ok(()),
     }
 }
@@ -421,7 +425,7 @@ mod tests {
         let path = temp.path();
         let built = rebuild_state(&path.join(STATE), config.cache_bytes, &log.reader(), Seq::ZERO, &mut |_| {});
         drop(built.expect("builds"));
-        assert!(judge_without_log(path, &config).is_ok(), "it has nothing");
+        assert!(judge_without_log(path, &config).is_ok(), "no index");
         for name in [STATE, SIDE, "state.damaged-3"] {
             let index = path.join(name);
             let _ = fs::remove_dir_all(path.join(STATE));
@@ -430,7 +434,7 @@ mod tests {
             let refused = judge_without_log(path, &config).expect_err("refuses").to_string();
             assert!(refused.contains(&index.display().to_string()), "{refused}");
             let off = DatastoreConfig { recovery: Recovery::Off, ..config.clone() };
-            judge_without_log(path, &off).expect("is given up");
+            judge_without_log(path, &off).expect("is abandoned");
             let kept = kept(path);
             assert_eq!(kept.len(), 1, "{kept:?}");
             assert!(name.starts_with(DAMAGED) || !index.exists());
@@ -451,7 +455,7 @@ mod tests {
             let kept = kept(path);
             assert_eq!(kept.len(), number);
             for name in names {
-                assert_eq!(fs::read(kept[number - 1].join(name)).expect("is there"), b"damaged", "{name}");
+                assert_eq!(fs::read(kept[number - 1].join(name)).expect("reads"), b"damaged", "{name}");
             }
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let damage = damage.or_else(|| trust_damage(shared));
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
-            let message = format!("the datastore waits to be recovered, because {recovery}");
+            let message = format!("the datastore waits for recovery, because {recovery}");
             let remedy = shared.recovery_remedy(&shared.path.display().to_string());
             let is_of_register = shared.register_waits().is_some_and(|waits| waits == recovery);
             let code = if is_of_register { Code::RegisterWentBack } else { Code::WaitsForRecovery };
@@ -44,9 +44,9 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
         (true, true) if !audit.is_empty() => {
             let behind = head.since(shared.audit.covered());
-            let message = format!("the audit cannot be written, and is {behind} entries behind: {audit}");
-            let remedy = "free some disk space, or see what is wrong with the directory `audit`; it goes on by itself, \
-                          and nothing is lost meanwhile, because compaction waits for it";
+            let message = format!("the audit cannot be written and lags by {behind} entries: {audit}");
+            let remedy = "free some disk space, or check the directory `audit`; writing resumes automatically and \
+                          nothing is lost, because compaction waits for it";
             Some(Reason::new(Code::AuditNotWritten, message, remedy))
         }
         (true, true) => None,
@@ -102,7 +102,7 @@ fn room(shared: &SharedRef, refusal: String) -> String {
     if refusal != super::commit::DISK_IS_FULL || free >= min {
         return refusal;
     }
-    format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` asks for {}", free / MIB, min / MIB)
+    format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` requires {}", free / MIB, min / MIB)
 }
 
 /// Checks for CA files deleted while the datastore runs with its in-memory copy.
@@ -136,41 +136,43 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
     if skew_s != 0 {
         let side = if skew_s > 0 { "ahead of" } else { "behind" };
         let message = format!(
-            "the clock of this host is {} s {side} the last entries and the members' clocks, so it is not believed: entries \
-             are dated by how long it is since the last one",
+            "the clock of this host is {} s {side} the last entries and the members' clocks, so it is not trusted: \
+             entries are dated by the time elapsed since the last one",
             skew_s.unsigned_abs()
         );
         reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
     }
     reasons.extend(RecoveryKeys::load(&super::service::trust_dir(&shared.path)).err().as_ref().map(|error| {
-        let remedy = "put the key that was written down back: `gravwell-logctl --data-dir D authority recovery-key --set KEY`; the \
-                      copies that members have stay as they are until then";
+        let remedy = "restore the key from your records: `gravwell-logctl --data-dir D authority recovery-key --set \
+                      KEY`; until then, members keep their existing copies";
         of_trust(error, Code::RecoveryKeyDamaged, remedy)
     }));
     reasons.extend(shared.members.witness_damage().map(|(path, why)| {
         let message = format!(
-            "{}, which records how far the register of members had come, is damaged ({why}): a register that went back is \
+            "{}, which records the position of the member registry, is damaged ({why}): a registry that went back is \
              noticed only when the audit or a member shows a later one",
             path.display()
         );
-        let remedy = "compare `gravwell-logctl members` with the members that you expect, and revoke again those that should be \
-                      revoked; then remove the damaged file, or the one that takes its place once the register is written again";
+        let remedy = "compare `gravwell-logctl members` with the members that you expect, and revoke again those that \
+                      should be revoked; then remove the damaged file, or its renamed copy once the registry is \
+                      written again";
         Reason::new(Code::RegisterMarkDamaged, message, remedy)
     }));
     let strangers = shared.members.of_no_authority();
     if let Some((_, authority)) = strangers.first() {
         let names = strangers.iter().take(NAMED_MAX).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         let message = format!(
-            "certificates of {names} are of the authority {authority}, of which nothing is known here: these members cannot connect"
+            "certificates of {names} are from the certificate authority {authority}, which is unknown here: these \
+             members cannot connect"
         );
         let remedy =
-            format!("{PUT_TRUST_BACK}; or enroll them again: `enroll NAME --replace` here, `join TOKEN` there");
+            format!("{PUT_TRUST_BACK}; or enroll them again with `enroll NAME --replace` here and `join TOKEN` there");
         reasons.push(Reason::new(Code::AuthorityMissing, message, remedy));
     }
     reasons.extend(shared.audit.damage().map(|damage| {
         let message = format!("record {} of the audit: {}", damage.record, damage.what);
-        let remedy = "compare the damaged audit with what was exported and find out who changed it, then \
-                      `gravwell-logctl audit acknowledge` with the record that `audit verify` names";
+        let remedy = "compare the damaged audit with exported copies and find out who changed it, then run \
+                      `gravwell-logctl audit acknowledge` with the record that `audit verify` prints";
         Reason::new(Code::AuditDamaged, message, remedy)
     }));
     reasons.extend(shared.archive.reason());
@@ -191,22 +193,24 @@ fn contents_away(shared: &SharedRef) -> Option<Reason> {
     }
     let names = members.into_iter().collect::<Vec<_>>().join(", ");
     let message =
-        format!("{count} contents are incomplete, and members that may have the rest have not answered: {names}");
+        format!("{count} blobs are incomplete, and members that may have the rest have not answered: {names}");
     let remedy =
-        "start these members, or revoke those that will not come back; the rest is fetched from them by itself";
+        "start these members, or revoke those that will not return; missing chunks are then fetched automatically";
     (count > 0).then(|| Reason::new(Code::ContentsIncomplete, message, remedy))
 }
 
 /// Most members that a reason lists.
 const NAMED_MAX: usize = 8;
-const READ_TRUST: &str = "look at the permissions of the file, and at the limit of open files: whether it is damaged is not known, so \
-                          leave it as it is";
-const PUT_TRUST_BACK: &str = "stop the datastore, and `gravwell-logctl --data-dir D authority restore FILE --recovery-key KEY`, where \
-                              FILE is a member's identity/escrow or what `authority backup` wrote";
-const MAKE_ROOM: &str = "free some disk space, or compact; compaction leaves the audit as it is, which may have less: Datastore-Audit-Max-MB";
-const SET_CLOCK: &str = "set the clock of this host; a right one is believed as soon as a member commits something";
+const READ_TRUST: &str = "check the permissions of the file and the limit of open files; leave the file unchanged, \
+                          because it may be intact";
+const PUT_TRUST_BACK: &str = "stop the datastore and run `gravwell-logctl --data-dir D authority restore FILE \
+                              --recovery-key KEY`, where FILE is a member's identity/escrow or a file written by \
+                              `authority backup`";
+const MAKE_ROOM: &str =
+    "free some disk space, or compact; to shrink the audit, which compaction does not, lower Datastore-Audit-Max-MB";
+const SET_CLOCK: &str = "set the clock of this host; it is trusted again as soon as a member commits a transaction";
 const RUNS_TWICE: &str =
-    "the member's directory was copied and both copies run: stop one, and join it under its own name";
+    "the member's directory was copied and both copies run; stop one and join it under another name";
 
 /// Lists the segment files.
 pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
@@ -280,7 +284,7 @@ pub struct PastState {
 impl Drop for PastState {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            tracing::warn!(%error, directory = %self.directory.display(), "a temporary directory could not be removed");
+            tracing::warn!(%error, directory = %self.directory.display(), "failed to remove a temporary directory");
         }
     }
 }
@@ -330,13 +334,13 @@ pub fn compare_with_log(
 ) -> Result<Vec<String>, OpenError> {
     let Some(meta) = state.meta() else { return Ok(vec!["the state index has no position".into()]) };
     let past = state_at(path, cache_bytes, log, meta.seq, progress)?;
-    let Some(replayed) = past.state.meta() else { return Ok(vec!["the log gives no state".into()]) };
+    let Some(replayed) = past.state.meta() else { return Ok(vec!["the log contains no state".into()]) };
     let mut findings = Vec::new();
     let names: BTreeSet<_> = meta.digests.collections.keys().chain(replayed.digests.collections.keys()).collect();
     for name in names {
         let (index, log) = (meta.digests.collections.get(name), replayed.digests.collections.get(name));
         if index != log {
-            findings.push(format!("collection {name}: the index holds {index:?}, the log adds up to {log:?}"));
+            findings.push(format!("collection {name}: the index has {index:?}, the log results in {log:?}"));
         }
     }
     if meta.digests.origins != replayed.digests.origins {

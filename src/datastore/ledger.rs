@@ -50,7 +50,7 @@ impl Stream {
         if !self.0.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let message = "what was made before it was not taken for now, so it waits as well".into();
+        let message = "an earlier transaction of the stream was deferred, so this one waits as well".into();
         Err(Refused { code: RefusalCode::Busy, message })
     }
 }
@@ -263,7 +263,7 @@ impl Ledger {
             Some(origin) => origin,
             None => {
                 let mut bytes = [0; 16];
-                SystemEntropy.fill(&mut bytes).map_err(Fatal::of("no randomness for an origin"))?;
+                SystemEntropy.fill(&mut bytes).map_err(Fatal::of("cannot draw random bytes for an origin"))?;
                 *self.own.insert(Origin(bytes))
             }
         };
@@ -314,8 +314,8 @@ fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
 /// Returns the refusal for a member with too many unacknowledged rejections.
 fn unsettled(count: usize) -> Refused {
     let message = format!(
-        "{count} of its transactions were rejected, and it has not said that it has written them down: what comes next waits \
-         until it has, which it does by itself; one of a version that does not is upgraded, one that never does is revoked"
+        "{count} rejections of this member are not acknowledged yet, so later transactions wait until they are, which \
+         happens automatically; upgrade a member of an older version, or revoke one that never acknowledges them"
     );
     Refused { code: RefusalCode::Busy, message }
 }

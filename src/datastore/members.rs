@@ -84,7 +84,7 @@ impl Redeem for Shared {
         from: IpAddr,
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
         let joined = match self.register_waits() {
-            Some(waits) => Err(format!("nobody is enrolled, because {waits}")),
+            Some(waits) => Err(format!("no member is enrolled, because {waits}")),
             None => self.members.redeem(name, secret, request_der),
         };
         let (kind, what, count) = match &joined {
@@ -119,7 +119,7 @@ impl Members {
             self.change_when_durable(name, redeem).map_err(|error| error.to_string())?;
         self.publish_roster();
         // Closes connections of a former holder of the name, which may have had another role.
-        self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
+        self.close(name, CLOSE_NOT_A_MEMBER, "the member was enrolled again; join with a new token");
         tracing::info!(member = %name, %role, "joined");
         Ok((certificate, authority, role))
     }
@@ -497,7 +497,7 @@ impl Members {
     pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) -> bool {
         let noted = self.change(|registry| registry.note_contradiction(member, position, now_ms()));
         noted.unwrap_or_else(|error| {
-            tracing::error!(%error, "what a member proved of the log could not be written down; it is lost at a restart");
+            tracing::error!(%error, "failed to store a member's proof of the log position; it is lost at a restart");
             true
         })
     }
@@ -551,11 +551,11 @@ mod tests {
                     members.note_log(LogMark { log_id: LogId([7; 16]), generation: Generation(1), seq: Seq(9) });
                     let _ = read.send(());
                 });
-                is_read.recv_timeout(Duration::from_secs(60)).expect("reads while the file is written");
-                assert!(is_written.try_recv().is_err(), "answered before it is durable");
+                is_read.recv_timeout(Duration::from_secs(60)).expect("reads while the file is being written");
+                assert!(is_written.try_recv().is_err(), "answered before the change was durable");
                 assert_eq!(std::fs::read(temp.path().join("members.json")).expect("reads"), before);
                 drop(disk);
-                is_written.recv_timeout(Duration::from_secs(60)).expect("is written");
+                is_written.recv_timeout(Duration::from_secs(60)).expect("writes");
             });
         }
         let back = Registry::open(temp.path(), now_ms()).expect("reopens");

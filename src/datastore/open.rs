@@ -35,17 +35,17 @@ pub enum OpenError {
     #[error(transparent)]
     Notes(#[from] crate::log::generations::NotesError),
     /// The chunk store cannot be opened.
-    #[error("the chunk store: {0}")]
+    #[error("cannot open the chunk store: {0}")]
     Chunks(#[from] ChunkError),
     /// A read-only command found no log.
-    #[error("{path} holds no log; the datastore makes one when it starts for the first time", path = .0.display())]
+    #[error("{path} holds no log; the datastore creates one at its first start", path = .0.display())]
     NoLog(PathBuf),
     /// Acknowledged entries are missing from the log.
     #[error(
-        "{0}. Acknowledged entries are missing from the log, and the index may be the last copy of what they did: nothing \
-         was changed. Remedy: bring back the newest `log` directory; or, with the datastore stopped, run `gravwell-logctl \
-         repair --from` with this datastore's own `state` directory, or with a member's directory; or `restore` a \
-         backup; to give up what only the index holds, start the datastore with --recovery off"
+        "{0}: acknowledged entries are missing from the log, and the index may be the last copy of their effects; \
+         nothing was changed; restore the newest `log` directory; or, with the datastore stopped, run `gravwell-logctl \
+         repair --from` with this datastore's `state` directory or with a member's directory; or `restore` a backup; \
+         to give up the data that only the index has, start the datastore with --recovery off"
     )]
     Loss(String),
     /// A command that was to replace the log was interrupted.
@@ -96,7 +96,7 @@ pub fn open_chunks(data_dir: &Path) -> Result<ChunkStore, ChunkError> {
 fn open_chunks_on(fs: Arc<dyn Fs>, data_dir: &Path) -> Result<ChunkStore, ChunkError> {
     let clock = Arc::new(SystemClock);
     let (store, report) = ChunkStore::open(&data_dir.join(CHUNKS), fs, clock, StoreOptions::default())?;
-    report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
+    report.damages.iter().for_each(|damage| tracing::warn!(%damage, "chunk store is damaged"));
     Ok(store)
 }
 
@@ -127,7 +127,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     let found = (log.head().0, log.generation());
     unfinished::judge(path, Some(found), config.recovery).map_err(OpenError::Unfinished)?;
     if let Err(error) = unfinished::end(path) {
-        tracing::warn!(%error, "the mark of an interrupted recovery stays; the log that is there counts");
+        tracing::warn!(%error, "failed to remove the mark of an interrupted recovery; using the existing log");
     }
     super::repair::clean(path);
     crate::log::generations::upgrade(path)?;

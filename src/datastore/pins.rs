@@ -95,10 +95,10 @@ mod tests {
         pins.end(third, Some((&a, start)));
         assert_eq!(pins.lowest(start), Some(Seq(9)), "one received snapshot of each member");
         pins.end(other, Some((&b, start)));
-        assert_eq!(pins.lowest(start + LOADING_MAX), None, "not for ever");
+        assert_eq!(pins.lowest(start + LOADING_MAX), None, "not forever");
         pins.end_loading(&a);
         assert_eq!(pins.lowest(start), None);
         pins.begin(Seq(1), start);
-        assert_eq!(pins.lowest(start + SERVING_MAX), None, "not for ever");
+        assert_eq!(pins.lowest(start + SERVING_MAX), None, "not forever");
     }
 }

@@ -45,7 +45,7 @@ impl Presences {
         let too_many = (alike.len() + 1).saturating_sub(most(present.role));
         for id in alike.into_iter().take(too_many) {
             if let Some(replaced) = self.present.remove(&id) {
-                let reason = format!("{}: a newer connection of this member has taken its place", replaced.member);
+                let reason = format!("{}: replaced by a newer connection of this member", replaced.member);
                 replaced.connection.close(CLOSE_REPLACED.into(), reason.as_bytes());
             }
         }

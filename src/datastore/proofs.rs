@@ -37,7 +37,7 @@ pub(super) fn sign(shared: &SharedRef) -> Option<Seq> {
     match shared.members.sign(position) {
         Ok(proof) => drop(shared.proof.send_replace(Some(proof))),
         Err(error) => {
-            tracing::error!(%error, "the log's position is not signed: after a loss no member can prove its own")
+            tracing::error!(%error, "failed to sign the log position; after a loss, no member can prove its position")
         }
     }
     Some(position.seq)

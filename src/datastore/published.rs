@@ -84,7 +84,7 @@ impl Published {
         if encoded.len() > ROSTER_BYTES_MAX {
             tracing::error!(
                 bytes = encoded.len(),
-                "the list of members is too long to be sent: forget members with `revoke NAME --remove`"
+                "the list of members is too long to be sent; remove members with `revoke NAME --remove`"
             );
         }
         self.roster.send_if_modified(|sent| {

@@ -95,7 +95,7 @@ async fn arrive_in_time<R: AsyncRead + Unpin>(
 ) -> Result<(Txn, Option<Reason>), WireError> {
     let patience = ARRIVAL_MIN + Duration::from_secs(length as u64 / ARRIVAL_BYTES_PER_S);
     tokio::time::timeout(patience, arrive(limits, receive, length)).await.map_err(|_| {
-        let message = format!("a transaction of {length} bytes has not come within {} s", patience.as_secs());
+        let message = format!("a transaction of {length} bytes was not received within {} s", patience.as_secs());
         Refused { code: RefusalCode::Protocol, message }
     })?
 }
@@ -131,7 +131,7 @@ fn rejected(head: &[u8], broken: &LimitExceeded) -> Result<(Txn, Option<Reason>)
 }
 
 fn undecodable(error: &BadTxn) -> Refused {
-    Refused { code: RefusalCode::Protocol, message: format!("a pushed transaction does not decode: {error}") }
+    Refused { code: RefusalCode::Protocol, message: format!("cannot decode a pushed transaction: {error}") }
 }
 
 /// Proposes a transaction, unless it references chunks that must be uploaded first.

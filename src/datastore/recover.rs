@@ -73,7 +73,7 @@ impl Offer {
             time_ms: meta.time_ms,
             objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
             role: None,
-            reserve: meta.is_redacted.then(|| "it is a reader's, which lacks secret values".to_owned()),
+            reserve: meta.is_redacted.then(|| "it belongs to a reader and lacks secret values".to_owned()),
             proof: None,
             unfit: None,
         }
@@ -93,7 +93,7 @@ impl Offer {
             return;
         };
         if (generation, seq) == (self.generation, self.seq) && digest != self.digest {
-            self.unfit = Some(format!("its state is not the one that the datastore signed at {seq}"));
+            self.unfit = Some(format!("its state differs from the one that the datastore signed at {seq}"));
         }
     }
 
@@ -113,18 +113,20 @@ impl Offer {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NoSource {
     /// No member offers a state.
-    #[error("no member with a state was found: name member directories with --from, or wait longer with --wait")]
+    #[error("no member with a state was found; pass member directories with --from, or wait longer with --wait")]
     Nobody,
     /// The members belong to several logs.
-    #[error("the members belong to different logs ({0}): choose with --member, or name only the right ones")]
+    #[error("the members belong to different logs ({0}); choose with --member, or pass only the right ones")]
     SeveralLogs(String),
     /// Equal positions with different states.
-    #[error("{0} and {1} are both at sequence {2} with different digests: one of them is wrong; choose with --member")]
+    #[error(
+        "{0} and {1} are both at sequence {2} with different digests, so one of them is wrong; choose with --member"
+    )]
     Disagree(String, String, Seq),
     /// An older generation holds more than the most advanced offer shares with it.
     #[error(
-        "{older} of generation {generation} is at sequence {seq}, beyond what {newest} shares with it: a restore or recovery \
-         left it behind; choose with --member {newest} or --member {older}"
+        "{older} of generation {generation} is at sequence {seq}, past the history that {newest} shares with it: a \
+         restore or recovery abandoned it; choose with --member {newest} or --member {older}"
     )]
     OlderHasMore {
         /// The offer that would be chosen.
@@ -138,9 +140,9 @@ pub enum NoSource {
     },
     /// Neither generation descends from the other: two recoveries or restores were done independently.
     #[error(
-        "{newest} is of generation {}, {other} of generation {}, and neither descends from the other; they share the history up \
-         to {shared_to} only. Choose the one to keep with --member {newest} or --member {other}; the other member's own changes \
-         are then pushed again or archived there when it comes back (`gravwell-logctl quarantine`)",
+        "{newest} is of generation {}, {other} of generation {}, and neither descends from the other; they share the \
+         history up to {shared_to} only; choose the one to keep with --member {newest} or --member {other}; the other \
+         member then pushes its local changes again or archives them when it reconnects (`gravwell-logctl quarantine`)",
         .generations.0, .generations.1
     )]
     Apart {
@@ -155,8 +157,8 @@ pub enum NoSource {
     },
     /// No evidence confirms a generation.
     #[error(
-        "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the register, nor most of the \
-         webserver members know that generation. If it is the one to keep, choose it with --member {name}; else choose another one"
+        "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the member registry, \
+         nor most of the webserver members know that generation; choose it with --member {name}, or choose another one"
     )]
     UnknownGeneration {
         /// The offer that would be chosen.
@@ -168,9 +170,9 @@ pub enum NoSource {
     },
     /// Only the member itself claims the most advanced state.
     #[error(
-        "nothing bears out that the state of {name} at sequence {seq} is the log's: the datastore signed sequence {signed} last, \
-         and no other webserver member has the same state at {seq}. A datastore that dies while it is written to leaves that \
-         behind, and so does a member that makes it up. Choose it with --member {name}, or another one"
+        "nothing confirms that the state of {name} at sequence {seq} is the log's: the last sequence that the \
+         datastore signed is {signed}, and no other webserver member has the same state at {seq}; the datastore may \
+         have failed during a write, or the member may have invented it; choose it with --member {name}, or another one"
     )]
     Unproven {
         /// The offer that would be chosen.
@@ -182,9 +184,9 @@ pub enum NoSource {
     },
     /// A reader proves that it has more than any other member.
     #[error(
-        "the reader {name} proves that sequence {seq} was reached, and is the only one that has it. Secret values are withheld from \
-         a reader, so a log made of its state lacks them: choose another member with --member and bring what only the reader has \
-         back from its `export`, or stop the reader and name its directory with --from"
+        "the reader {name} proves that sequence {seq} was reached, and no other member has it; a log built from its \
+         state would lack the secret values, which readers do not receive; choose another member with --member and \
+         import the missing changes from the reader's `export`, or stop the reader and pass its directory with --from"
     )]
     ReaderHasMore {
         /// Name of the reader.
@@ -194,8 +196,9 @@ pub enum NoSource {
     },
     /// One offer does not continue the other's history.
     #[error(
-        "{chosen} and {other} have different histories of one log: {fork}. Choose the one to keep with --member NAME; the \
-         other member's own changes are then pushed again or archived there when it comes back (`gravwell-logctl quarantine`)"
+        "{chosen} and {other} have different histories of one log: {fork}; choose the one to keep with --member NAME; \
+         the other member then pushes its local changes again or archives them when it reconnects (`gravwell-logctl \
+         quarantine`)"
     )]
     Forked {
         /// The offer that would be chosen.
@@ -206,7 +209,7 @@ pub enum NoSource {
         fork: Fork,
     },
     /// Two states cannot be compared.
-    #[error("{chosen} and {other} cannot be compared: {reason}; choose with --member, or leave the damaged one out")]
+    #[error("cannot compare {chosen} and {other}: {reason}; choose with --member, or leave the damaged one out")]
     Unreadable {
         /// The offer that would be chosen.
         chosen: String,
@@ -302,7 +305,7 @@ pub fn dissent(offers: &[Offer], chosen: usize) -> Vec<String> {
         .filter(|offer| offer.rank() > first.rank() || (offer.rank() == first.rank() && offer.digest != first.digest))
         .map(|offer| {
             let (name, seq, generation) = (&offer.name, offer.seq, offer.generation);
-            format!("not used: {name} shows sequence {seq} of generation {generation}, digest {}", offer.digest)
+            format!("not used: {name} is at sequence {seq} of generation {generation}, digest {}", offer.digest)
         })
         .collect();
     let of_log =
@@ -311,7 +314,7 @@ pub fn dissent(offers: &[Offer], chosen: usize) -> Vec<String> {
     if let Some(position) = signed.filter(|position| (position.generation, position.seq) > first.rank()) {
         let Position { seq, generation, .. } = position;
         said.push(format!(
-            "LOST: the datastore signed sequence {seq} of generation {generation}, and nobody who is a source has it"
+            "LOST: the datastore signed sequence {seq} of generation {generation}, and no usable member has it"
         ));
     }
     said
@@ -410,7 +413,7 @@ pub fn recover(
     if report.repaired
         && let Err(error) = unfinished::end(path)
     {
-        tracing::warn!(%error, "the mark of a recovery stays; the log that is there counts");
+        tracing::warn!(%error, "failed to remove the mark of a recovery; using the existing log");
     }
     Ok(report)
 }

@@ -59,11 +59,11 @@ impl<'a> Here<'a> {
             }
             Verdict::Ahead if later => {
                 let (theirs, here) = (theirs.generation, self.generation);
-                Some(format!("member {member} is of generation {theirs}, and this log of generation {here}"))
+                Some(format!("member {member} is of generation {theirs}, but this log is of generation {here}"))
             }
-            Verdict::Ahead => Some(format!("member {member} is at {seq}, and this log ends at {head}")),
+            Verdict::Ahead => Some(format!("member {member} is at {seq}, but this log ends at {head}")),
             Verdict::Forked if theirs.generation == self.generation => Some(format!(
-                "the history of member {member}, which is at {seq}, is not this log's, which ends at {head}"
+                "the history of member {member}, which is at {seq}, differs from this log's, which ends at {head}"
             )),
             _ => None,
         }
@@ -78,7 +78,7 @@ impl<'a> Here<'a> {
         let was_enrolled_there = member.enrolled_in.is_none_or(|enrolled_in| enrolled_in == log);
         let is_another = log != self.log_id && self.lineage.len() <= 1 && seq > Seq::ZERO;
         (is_another && was_enrolled_there && !planted::is(Bug::HelloNotAsked)).then(|| {
-            format!("member {name} is at {seq} of log {log}, in which it was enrolled, and this is log {}", self.log_id)
+            format!("member {name} is at {seq} of log {log}, in which it was enrolled, but this is log {}", self.log_id)
         })
     }
 
@@ -115,7 +115,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
         return Some(if head == Seq::ZERO {
             format!("its log is empty, but member {name} had applied sequence {seq}")
         } else {
-            format!("member {name} had applied {seq}, and this log ends at {head}")
+            format!("member {name} had applied {seq}, but this log ends at {head}")
         });
     }
     let mut shown = standing().filter_map(|member| Some((member, member.contradiction?)));
@@ -133,7 +133,7 @@ pub fn from_audit(here: &Here<'_>, point: &LogPoint) -> Option<String> {
     let here_at = is_of_here.then(|| here.log.chain_at(seq).ok().flatten()).flatten();
     here_at.is_some_and(|here_at| here_at != chain).then(|| {
         format!(
-            "its audit has recorded another history up to sequence {seq} than this log's, which ends at {}",
+            "its audit has recorded a different history up to sequence {seq} than this log, which ends at {}",
             here.head
         )
     })
@@ -146,10 +146,10 @@ fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
     if log_id == here.log_id {
         if generation > here.generation {
             let here = here.generation;
-            return Some(format!("its {witness} knows generation {generation}, and this log is of generation {here}"));
+            return Some(format!("its {witness} knows generation {generation}, but this log is of generation {here}"));
         }
         let known = seq.min(here.shared_to(generation));
-        return (known > head).then(|| format!("its {witness} knows sequence {known}, and this log ends at {head}"));
+        return (known > head).then(|| format!("its {witness} knows sequence {known}, but this log ends at {head}"));
     }
     // The mark of another log is written lazily, so 0 does not prove that it was empty. A log with several generations
     // was installed by an operator.
@@ -157,7 +157,7 @@ fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
         Seq::ZERO if here.lineage.len() > 1 && seq == Seq::ZERO => None,
         Seq::ZERO => Some(format!("its log is empty, but its {witness} knows sequence {seq} of log {log_id}")),
         _ if here.lineage.len() <= 1 => Some(format!(
-            "its {witness} belongs to log {log_id}, which had reached {seq}, and this is log {}",
+            "its {witness} belongs to log {log_id}, which had reached {seq}, but this is log {}",
             here.log_id
         )),
         _ => None,
@@ -177,7 +177,7 @@ pub fn counts(mode: Recovery, evidence: &str) -> bool {
     if mode == Recovery::Off {
         tracing::error!(
             evidence,
-            "writes are accepted all the same, because Datastore-Recovery is off: what the log lacks is given up"
+            "accepting writes because Datastore-Recovery is off; entries missing from the log are given up"
         );
     }
     mode != Recovery::Off
@@ -186,12 +186,12 @@ pub fn counts(mode: Recovery, evidence: &str) -> bool {
 /// Returns the shell commands that move the log and index of the data directory `dir` aside.
 #[must_use]
 pub fn aside(dir: &str) -> String {
-    format!("`mv {dir}/log {dir}/log.aside; mv {dir}/state {dir}/state.aside` (it stays readable there)")
+    format!("`mv {dir}/log {dir}/log.aside; mv {dir}/state {dir}/state.aside` (it remains readable there)")
 }
 
 /// Suffix of evidence from a position that no signature of the datastore confirms. It still counts: the last
 /// acknowledged entries may be unsigned, and a member may have lost its signatures.
-const UNSIGNED: &str = "; no signature bears that out";
+const UNSIGNED: &str = "; no signature confirms that";
 
 /// Marks evidence that rests on a member's claim alone.
 #[must_use]
@@ -210,9 +210,11 @@ pub fn is_better(evidence: &str, known: &str) -> bool {
 pub fn remedy(dir: &str) -> String {
     let aside = aside(dir);
     format!(
-        "when it is a member that is not to be believed, as may be where no signature bears out what it says, revoke it: `gravwell-logctl --data-dir {dir} revoke MEMBER`, and writes go on; or stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
-         has more; or, when the log is gone, `gravwell-logctl --data-dir {dir} recover`; when another log is in its place, put \
-         that one aside first, {aside}, then `recover`; or `restore` a backup; to give up what the log lacks, start it with \
+        "if the member is not trustworthy, which is possible where no signature confirms its position, revoke it: \
+         `gravwell-logctl --data-dir {dir} revoke MEMBER`, and writes resume; or stop the datastore and rebuild its \
+         log from a member that has more: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`; or, if the log \
+         is missing, `gravwell-logctl --data-dir {dir} recover`; if another log is in its place, move that one first, \
+         {aside}, then `recover`; or `restore` a backup; to give up the entries that the log lacks, start it with \
          --recovery off"
     )
 }
@@ -220,7 +222,7 @@ pub fn remedy(dir: &str) -> String {
 /// Returns the refusal for writers.
 #[must_use]
 pub fn refusal(evidence: &str, remedy: &str) -> Refused {
-    let message = format!("the datastore waits to be recovered, because {evidence}: {remedy}");
+    let message = format!("the datastore waits for recovery, because {evidence}: {remedy}");
     Refused { code: RefusalCode::Diverged, message }
 }
 
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn p13_that_a_position_is_signed_is_news_and_that_it_is_not_is_none() {
         let (signed, claimed) = ("member web1 is at 9".to_owned(), unsigned("member web1 is at 9"));
-        assert_eq!(claimed, "member web1 is at 9; no signature bears that out");
+        assert_eq!(claimed, "member web1 is at 9; no signature confirms that");
         assert!(is_better(&signed, &claimed));
         for (evidence, known) in [(&claimed, &signed), (&signed, &signed), (&claimed, &claimed)] {
             assert!(!is_better(evidence, known), "{evidence} {known}");
@@ -299,10 +301,10 @@ mod tests {
         registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
         registry.note_position(&name, Seq(5), Seq(9), NOW);
         registry.note_position(&name, Seq(0), Seq(9), NOW);
-        assert!(from_register(&Here::of(&reader, Seq(4)), &registry).is_some(), "it has just been started again");
+        assert!(from_register(&Here::of(&reader, Seq(4)), &registry).is_some(), "it has just restarted");
         assert_eq!(from_register(&Here::of(&reader, Seq(5)), &registry), None);
         enter(&Here::of(&reader, Seq(4)), &mut registry);
-        assert_eq!(from_register(&Here::of(&reader, Seq(4)), &registry), None, "the rest was given up");
+        assert_eq!(from_register(&Here::of(&reader, Seq(4)), &registry), None, "the rest was abandoned");
     }
 
     #[test]
@@ -334,7 +336,7 @@ mod tests {
         };
         assert_eq!(from_audit(&given_up, &LogPoint { seq: Seq(3), chain: [9; 16], ..point }), None);
         let later = LogPoint { generation: Generation(point.generation.0 + 2), ..point };
-        assert!(from_audit(&given_up, &later).is_some(), "a copy of before a recovery");
+        assert!(from_audit(&given_up, &later).is_some(), "a copy from before a recovery");
     }
 
     #[test]
@@ -348,7 +350,7 @@ mod tests {
             let here = Here::of(&reader, head);
             let mut registry = Registry::default();
             registry.note_log(mark(former));
-            assert!(from_register(&here, &registry).is_some(), "{head}: how far it had come is written lazily");
+            assert!(from_register(&here, &registry).is_some(), "{head}: the position is written lazily");
             registry.note_log(mark(log.log_id()));
             assert_eq!(from_register(&here, &registry), None, "{head}");
         }
@@ -361,7 +363,7 @@ mod tests {
             registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
             enrolled_in.into_iter().for_each(|log_id| registry.note_log(mark(log_id)));
             registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
-            let member = registry.member(&name).expect("is there");
+            let member = registry.member(&name).expect("exists");
             assert_eq!(here.shown_by(member, &shown).is_some(), is_evidence, "{enrolled_in:?}");
             assert_eq!(here.shown_by(member, &Position { seq: Seq::ZERO, ..shown }), None);
             registry.note_log(mark(log.log_id()));

@@ -42,7 +42,7 @@ impl Members {
         let mut waiting = self.not_durable();
         if !waiting.names.is_empty() {
             if !waiting.why.is_empty() {
-                tracing::info!("revocations that could not be written are durable now");
+                tracing::info!("pending revocations are durable now");
             }
             *waiting = NotDurable::default();
         }
@@ -92,14 +92,14 @@ impl Members {
         };
         revoke(&mut self.registry()).map_err(|error| error.to_string())?;
         self.publish_roster();
-        self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
+        self.close(name, CLOSE_REVOKED, "the member was revoked; request a new token from an administrator");
         // From here on the call waits for the disk.
         let mut file = self.file();
         self.not_durable().names.push(name.clone());
         let written = self.write_now(&mut file);
         Ok(written.err().map(|error| {
             let why = error.to_string();
-            tracing::error!(member = %name, why, "a revocation is in force and not durable yet; it is tried again");
+            tracing::error!(member = %name, why, "revocation is in force but not durable yet; will retry");
             self.not_durable().why.clone_from(&why);
             why
         }))
@@ -130,12 +130,13 @@ impl Members {
         names.dedup();
         let more = if waiting.names.len() > NAMED_MAX { " and more" } else { "" };
         let message = format!(
-            "the revocation of {}{more} is in force and not durable yet: {}; a restart before it is would let the member in again",
+            "the revocation of {}{more} is in force but not durable yet: {}; a restart before then would admit the \
+             member again",
             names.join(", "),
             waiting.why
         );
-        let remedy = "free some disk space, or see what is wrong with the directory `trust`; it is written as soon as that is \
-                      possible: do not restart the datastore before";
+        let remedy = "free some disk space, or check the directory `trust`; the revocation is written as soon as \
+                      possible: do not restart the datastore before then";
         Some(Reason::new(Code::RevocationNotDurable, message, remedy))
     }
 
@@ -145,7 +146,8 @@ impl Members {
         if let Err(error) = self.write_now(&mut file) {
             let mut waiting = self.not_durable();
             if waiting.names.is_empty() {
-                tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
+                tracing::warn!(%error, "failed to store the members' positions; the floor will be too low, which is \
+                                        safe");
             } else {
                 waiting.why = error.to_string();
             }
@@ -186,21 +188,21 @@ mod tests {
             // A directory with the name of the temporary file makes the write fail.
             let in_the_way = trust.join("members.json.next");
             std::fs::create_dir(&in_the_way).expect("creates");
-            let why = members.revoke(&name, remove).expect("is in force").expect("is not durable");
+            let why = members.revoke(&name, remove).expect("revokes").expect("is not durable");
             assert!(why.contains("members.json.next"), "{why}");
             assert!(members.authorise(&certificate).is_err());
             assert_eq!(on_disk(&trust, &name), Some(MemberState::Enrolled));
-            let reason = members.not_written().expect("is said");
+            let reason = members.not_written().expect("is reported");
             assert_eq!(reason.code, Code::RevocationNotDurable);
             assert!(reason.message.contains("web1") && reason.message.contains(&why), "{reason:?}");
             members.save();
-            assert!(members.waits_to_be_written(), "it cannot be written yet");
+            assert!(members.waits_to_be_written(), "writing still fails");
             std::fs::remove_dir(&in_the_way).expect("removes");
             members.save();
             assert_eq!((members.waits_to_be_written(), members.not_written()), (false, None));
             let expected = if remove { None } else { Some(MemberState::Revoked) };
             assert_eq!(on_disk(&trust, &name), expected);
-            assert!(trust.join("members.reserve").exists(), "room is kept for the next one");
+            assert!(trust.join("members.reserve").exists(), "the reserve is restored");
         }
     }
 
@@ -215,7 +217,7 @@ mod tests {
             let revoking = scope.spawn(|| members.revoke(&name, false));
             let started = std::time::Instant::now();
             while members.authorise(&certificate).is_ok() {
-                assert!(started.elapsed() < std::time::Duration::from_secs(60), "it is let in while the disk is busy");
+                assert!(started.elapsed() < std::time::Duration::from_secs(60), "it waited for the disk");
                 std::thread::yield_now();
             }
             drop(disk);
@@ -244,7 +246,7 @@ mod tests {
         // The former holder of the name is unchanged, and the token is still valid.
         assert_eq!(members.authorise(&certificate), Ok((name.clone(), Role::Webserver)));
         assert!(members.registry().member(&other).is_none());
-        assert!(members.registry().revision() > revision, "no two texts have the same revision");
+        assert!(members.registry().revision() > revision, "revisions are unique");
         std::fs::remove_dir(&in_the_way).expect("removes");
         members.save();
         assert_eq!((on_disk(&trust, &name), on_disk(&trust, &other)), (Some(MemberState::Enrolled), None));

@@ -91,7 +91,7 @@ impl Found {
         match noted {
             Err(why) => Found::Unreadable(why),
             Ok(noted) if noted.version != VERSION => {
-                Found::Unreadable(format!("version {} is not known; this program reads {VERSION}", noted.version))
+                Found::Unreadable(format!("version {} is unknown; this program reads {VERSION}", noted.version))
             }
             Ok(noted) if names.contains(&noted.authority) => Found::Mark(noted),
             Ok(_) => Found::OfAnotherAuthority,
@@ -100,7 +100,7 @@ impl Found {
 }
 
 /// Description of a missing file for the operator.
-const MISSING: &str = "it is missing, though the register says that it was written";
+const MISSING: &str = "it is missing, although the registry states that it was written";
 
 impl Witness {
     /// Reads the file in the data directory `dir`. Nothing is changed before the register is written again. `was_written`:
@@ -110,10 +110,11 @@ impl Witness {
         let found = Found::read(&path, &names_of(authorities), was_written);
         match &found {
             Found::Unreadable(why) => {
-                tracing::error!(path = %path.display(), why, "the register's progress cannot be read; the file is kept");
+                tracing::error!(path = %path.display(), why, "failed to read the position of the member registry; \
+                                                              keeping the file");
             }
             Found::Missing => {
-                tracing::error!(path = %path.display(), "the record of the register's progress is missing")
+                tracing::error!(path = %path.display(), "recorded position of the member registry is missing")
             }
             _ => {}
         }
@@ -133,7 +134,7 @@ impl Witness {
             _ => {}
         }
         let aside = self.aside(DAMAGED, 1);
-        let why = "it was missing, or cannot be read, and was set aside when the register was written again";
+        let why = "it was missing or unreadable, and was renamed when the registry was written again";
         aside.exists().then(|| (aside, why.into()))
     }
 
@@ -152,7 +153,7 @@ impl Witness {
             return;
         }
         if let Err(error) = self.make_room().and_then(|()| self.write(mark, authority)) {
-            tracing::warn!(%error, "the register's progress could not be recorded");
+            tracing::warn!(%error, "failed to record the position of the member registry");
         }
     }
 
@@ -175,7 +176,7 @@ impl Witness {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => self.found = Found::Nothing,
         }
-        tracing::warn!(to = %aside.display(), "a record of the register's progress was set aside");
+        tracing::warn!(to = %aside.display(), "renamed the recorded position of the member registry");
         Ok(())
     }
 
@@ -244,11 +245,12 @@ fn described(registry: &Registry, shown: &RegisterMark) -> String {
     let here = registry.mark();
     match registry.relation(shown) {
         Some(Relation::Apart) => format!(
-            "its register of members, of {here}, is none that went on from the one of {shown}, which was seen: who was revoked in \
-             that one is not known"
+            "its member registry, of {here}, does not descend from the one of {shown}, which was seen: members revoked \
+             in that one are unknown here"
         ),
         _ => format!(
-            "its register of members went back: it is of {here}, and one of {shown} was seen: who was revoked since is not known"
+            "its member registry went back: it is of {here}, and one of {shown} was seen: members revoked since then \
+             are unknown here"
         ),
     }
 }
@@ -388,9 +390,10 @@ impl Shared {
     /// Returns the remedy for the operator of the data directory `dir`.
     pub(super) fn register_remedy(dir: &str) -> String {
         format!(
-            "stop the datastore, and put the later register back: `gravwell-logctl --data-dir {dir} authority restore FILE \
-             --recovery-key KEY --register copy`, where FILE is identity/escrow of a member that has it; or take this one for the \
-             latest, and revoke again who was revoked since: start it once with --recovery off"
+            "stop the datastore and restore the later registry: `gravwell-logctl --data-dir {dir} authority restore \
+             FILE --recovery-key KEY --register copy`, where FILE is identity/escrow of a member that has it; or \
+             accept this one as the latest by starting once with --recovery off, and revoke again all members that \
+             were revoked since"
         )
     }
 
@@ -400,7 +403,7 @@ impl Shared {
         let mut shows = self.register_shows();
         if shows.is_empty() {
             let remedy = Shared::register_remedy(&self.path.display().to_string());
-            tracing::error!(remedy, "the datastore takes no writes: {evidence}");
+            tracing::error!(remedy, "datastore accepts no writes: {evidence}");
             crate::telemetry::metrics::recovery_needed(true);
         }
         let is_news = *shows != evidence;
@@ -419,7 +422,8 @@ impl Shared {
         }
         if !seen.is_of(&self.members.authorities()) {
             if let Some(left_out) = DOUBTED.note() {
-                tracing::warn!(%member, left_out, "a member shows a register of members that this authority did not sign");
+                tracing::warn!(%member, left_out, "member presented a registry mark that this certificate authority \
+                                                   did not sign");
             }
             return;
         }
@@ -432,11 +436,12 @@ impl Shared {
             }
         });
         if let Err(error) = noted {
-            tracing::error!(%error, "what a member showed of the register could not be written down; it is lost at a restart");
+            tracing::error!(%error, "failed to store a member's registry mark; it is lost at a restart");
         }
         match is_accepted {
             true => {
-                tracing::error!(%member, seen = %seen.mark, "a later register of members was seen, and is given up: Datastore-Recovery is off")
+                tracing::error!(%member, seen = %seen.mark, "ignoring a later member registry, because \
+                                                             Datastore-Recovery is off")
             }
             false => {
                 self.members.note_sound(member, &seen.mark);
@@ -448,7 +453,7 @@ impl Shared {
 
 fn withheld(member: &MemberName, waits: &str) -> String {
     format!(
-        "register_went_back: nothing is given to {member} before an operator has put the later register back, because {waits}; a member \
-         that has a sealed copy of the later one is served"
+        "register_went_back: {member} is not served before an operator has restored the later registry, because \
+         {waits}; a member that has an encrypted backup of the later registry is served"
     )
 }

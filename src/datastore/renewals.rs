@@ -31,14 +31,14 @@ impl Renewals {
     /// Returns an error if a renewal is in progress or it is too early for another one.
     pub(super) fn begin(&self, member: &MemberName, now: Instant) -> Result<Held<MemberName>, String> {
         let held = self.under_way.take(member.clone());
-        let held = held.ok_or_else(|| format!("the certificate of {member} is being renewed already"))?;
+        let held = held.ok_or_else(|| format!("the certificate of {member} is already being renewed"))?;
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         whole.retain(|_, whole| *whole > now);
         let from = whole.get(member).copied().unwrap_or(now);
         if from.saturating_duration_since(now) > EVERY * (AT_ONCE - 1) {
             let s = EVERY.as_secs();
             return Err(format!(
-                "the certificate of {member} was renewed {AT_ONCE} times just now: try again in {s} s"
+                "the certificate of {member} was renewed {AT_ONCE} times just now; try again in {s} s"
             ));
         }
         whole.insert(member.clone(), from + EVERY);
@@ -57,18 +57,18 @@ mod tests {
         let (spy, web) = (name("spy"), name("web"));
         let held = renewals.begin(&spy, start).expect("the first");
         let why = renewals.begin(&spy, start).expect_err("one at a time");
-        assert!(why.contains("is being renewed already"), "{why}");
+        assert!(why.contains("is already being renewed"), "{why}");
         drop(held);
         for _ in 1..AT_ONCE {
             renewals.begin(&spy, start).expect("a few at once");
         }
         let why = renewals.begin(&spy, start).expect_err("no more");
-        assert_eq!(why, "the certificate of spy was renewed 4 times just now: try again in 10 s");
-        assert!(renewals.begin(&web, start).is_ok(), "others have their own");
+        assert_eq!(why, "the certificate of spy was renewed 4 times just now; try again in 10 s");
+        assert!(renewals.begin(&web, start).is_ok(), "other members have separate limits");
         assert!(renewals.begin(&spy, start + EVERY - Duration::from_millis(1)).is_err());
         assert!(renewals.begin(&spy, start + EVERY).is_ok());
         assert!(renewals.begin(&spy, start + EVERY).is_err());
         assert!(renewals.begin(&web, start + 9 * EVERY).is_ok());
-        assert_eq!(renewals.whole.lock().expect("not poisoned").len(), 1, "who has all is forgotten");
+        assert_eq!(renewals.whole.lock().expect("not poisoned").len(), 1, "a full bucket is dropped");
     }
 }

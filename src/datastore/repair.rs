@@ -32,17 +32,18 @@ use super::open::{OpenError, log_options};
 pub enum RepairError {
     /// The directory is in use.
     #[error(
-        "{0}: a datastore is repaired while it is stopped (`systemctl stop` it, or end the process), then started again"
+        "{0}: a datastore can be repaired only while it is stopped; run `systemctl stop` or terminate the process, \
+         repair, then start it again"
     )]
     InUse(DirectoryError),
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(DirectoryError),
     /// The member's state is unsound.
-    #[error("the member's state cannot be used: {0}; choose another member")]
+    #[error("cannot use the member's state: {0}; choose another member")]
     Member(String),
     /// The member belongs to another log.
-    #[error("the member belongs to log {member}, this datastore keeps log {log}: choose one of its own members")]
+    #[error("the member belongs to log {member}, but this datastore has log {log}; choose one of its members")]
     OtherLog {
         /// Log ID of the datastore.
         log: LogId,
@@ -50,16 +51,16 @@ pub enum RepairError {
         member: LogId,
     },
     /// The member's history differs from the log's.
-    #[error("the member's history is not this log's: {0}; choose another member")]
+    #[error("the member's history differs from this log's: {0}; choose another member")]
     OtherHistory(String),
     /// Acknowledged transactions would be lost.
     #[error("{}", loss(.0))]
     Loss(Box<RepairReport>),
     /// The leftover index of a lost log holds more than the chosen member.
     #[error(
-        "{path}, the state index that is left of the log, is at sequence {index}, and the chosen member at {member}: nothing was \
-         changed. Rebuild from the index, `gravwell-logctl --data-dir {dir} repair --from {path} --accept-loss`; or, to do without \
-         it, put it aside first, `mv {path} {path}.aside`, and run this command again",
+        "{path}, the leftover state index of the log, is at sequence {index}, and the chosen member is at {member}; \
+         nothing was changed; rebuild from the index with `gravwell-logctl --data-dir {dir} repair --from {path} \
+         --accept-loss`; or, to ignore it, move it first, `mv {path} {path}.aside`, and run this command again",
         path = path.display(), dir = parent_dir(path).display()
     )]
     IndexHasMore {
@@ -72,8 +73,8 @@ pub enum RepairError {
     },
     /// A log with entries exists, which has to be repaired.
     #[error(
-        "{path} holds a log up to sequence {known}: it is not replaced; if it is damaged, use `repair`, and if it is not this \
-         fleet's, put it and its index aside first, {aside}, and run this command again",
+        "{path} holds a log up to sequence {known}, which is not replaced; if it is damaged, use `repair`; if it \
+         belongs to another fleet, move it and its index first, {aside}, and run this command again",
         path = path.display(), aside = super::recovery::aside(&parent_dir(path).display().to_string())
     )]
     NotEmpty {
@@ -86,28 +87,28 @@ pub enum RepairError {
     #[error(transparent)]
     Io(#[from] IoFailure),
     /// The state index may prove a loss, but cannot be read for reasons unrelated to its contents.
-    #[error("the state index may know more than the log, and cannot be examined now: {0}")]
+    #[error("the state index may have more than the log, and cannot be examined now: {0}")]
     Index(OpenError),
     /// The file that records why generations started cannot be written.
     #[error(transparent)]
     Notes(#[from] NotesError),
     /// The new log failed verification.
-    #[error("the new log is not what it should be, and was not put in place: {0}")]
+    #[error("the new log failed verification and was not installed: {0}")]
     Wrong(String),
 }
 
 fn loss(report: &RepairReport) -> String {
     let holders = match &report.ask[..] {
-        [] => "try the other members, the one that was connected last first".to_owned(),
-        names => format!("take the member that is furthest; when last heard of: {}", names.join(", ")),
+        [] => "try the other members, starting with the one that connected last".to_owned(),
+        names => format!("use the most advanced member; last known positions: {}", names.join(", ")),
     };
     let what = match report.lost {
         Some((first, last)) => format!("sequences {first} to {last}, which the datastore acknowledged, would be lost"),
-        None => "how far the log reached is not known any more, so acknowledged transactions may be lost".to_owned(),
+        None => "the former end of the log is unknown, so acknowledged transactions may be lost".to_owned(),
     };
     format!(
-        "{what}: the member ends at {}, and what is left of the log goes on to {}; nothing was changed. Remedy: \
-         {holders}. Only when none has them: --accept-loss",
+        "{what}: the member ends at {}, and the remaining log at {}; nothing was changed; {holders}; only if no member \
+         has them, pass --accept-loss",
         report.base, report.head
     )
 }
@@ -350,14 +351,15 @@ fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result
     if old.generation > generation {
         let found = old.generation;
         return Err(RepairError::OtherHistory(format!(
-            "the log is of generation {found}, the newest that head file, index and member know is {generation}"
+            "the log is of generation {found}, but the newest generation known to head file, index and member is \
+             {generation}"
         )));
     }
     let logs = [head.map(|head| &head.lineage), index.map(|index| &index.lineage)];
     if let Some(shared_to) = logs.into_iter().flatten().find_map(|log| left_at(meta, log)) {
         let (seq, member) = (meta.seq, meta.generation);
         return Err(RepairError::OtherHistory(format!(
-            "it is at {seq} in generation {member}, which the log shares up to {shared_to} only"
+            "it is at {seq} in generation {member}, which the log shares only up to {shared_to}"
         )));
     }
     match old.contradiction(meta.seq, meta.chain)? {
@@ -379,7 +381,7 @@ fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(
     for (origin, (counter, seq)) in greatest {
         let row = snapshot.origin(origin).map_err(|error| RepairError::Member(error.to_string()))?;
         if row.is_none_or(|row| row.last_counter < counter) {
-            return Err(RepairError::OtherHistory(format!("it lacks the transaction at {seq}, which the log shows")));
+            return Err(RepairError::OtherHistory(format!("it lacks the transaction at {seq}, which the log has")));
         }
     }
     Ok(())
@@ -473,7 +475,7 @@ fn check(
         return Err(wrong(damage.to_string()));
     }
     if log.head() != (reach.head, reach.chain) || log.horizon() != start.seq || log.log_id() != start.log_id {
-        return Err(wrong(format!("it ends at {} and begins at {}", log.head().0, log.horizon())));
+        return Err(wrong(format!("it ends at {} and starts at {}", log.head().0, log.horizon())));
     }
     let side = path.join("state.rebuild");
     remove(&side)?;
@@ -517,7 +519,7 @@ fn remove_leftovers(path: &Path) -> Result<(), RepairError> {
 /// Finishes an interrupted swap before the log is opened.
 pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
     if repair::finish_swap(&RealFs, path).map_err(crate::log::OpenError::from)? {
-        tracing::info!("an interrupted repair was finished: the repaired log is in place");
+        tracing::info!("finished an interrupted repair and installed the repaired log");
     }
     Ok(())
 }
@@ -525,6 +527,6 @@ pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
 /// Removes leftovers of an interrupted repair once the log was opened, because they must never replace it.
 pub(super) fn clean(path: &Path) {
     if let Err(error) = remove_leftovers(path) {
-        tracing::warn!(%error, "what an interrupted repair left stays");
+        tracing::warn!(%error, "failed to remove leftover files of an interrupted repair");
     }
 }

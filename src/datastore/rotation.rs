@@ -239,15 +239,16 @@ impl Members {
             let waiting: Vec<&str> =
                 rotation.members.iter().filter(is_waiting).map(|member| member.name.as_str()).collect();
             if let Some(ready) = without.iter().find(|name| !waiting.contains(&name.as_str())) {
-                return Err(format!("{ready} would not be left behind: check --without against `status`"));
+                return Err(format!("{ready} does not need --without; check the names against `status`"));
             }
             let unnamed: Vec<&str> =
                 waiting.into_iter().filter(|name| !without.iter().any(|named| named.as_str() == *name)).collect();
             if !unnamed.is_empty() {
                 return Err(format!(
-                    "these members have no certificate of the new authority: {}. Wait until each was connected for a minute (an \
-                     administrator or balancer uses any command), revoke those that never come back, or leave them behind with \
-                     --without: they have to be enrolled again, and keep their state and outbox",
+                    "these members have no certificate of the new certificate authority: {}; wait until each was \
+                     connected for a minute (an administrator or balancer runs any command), revoke those that never \
+                     reconnect, or leave them behind with --without: they then have to be enrolled again, and keep \
+                     their state and outbox",
                     unnamed.join(", ")
                 ));
             }

@@ -70,8 +70,9 @@ pub enum DatastoreError {
     Trust(#[from] TrustError),
     /// CA or registry are corrupt or missing.
     #[error(
-        "{source}; or bring both back from a sealed copy: `gravwell-logctl --data-dir {home} authority restore FILE \
-         --recovery-key KEY`, where FILE is a member's identity/escrow or what `authority backup` wrote", home = home.display()
+        "{source}; or restore both from an encrypted CA backup: `gravwell-logctl --data-dir {home} authority restore \
+         FILE --recovery-key KEY`, where FILE is a member's identity/escrow or a file written by `authority \
+         backup`", home = home.display()
     )]
     TrustDamaged {
         /// The datastore's directory.
@@ -80,7 +81,9 @@ pub enum DatastoreError {
         source: TrustError,
     },
     /// The network address cannot be bound.
-    #[error("cannot listen on {address}: {source}; is another process using it? choose another one with --listen")]
+    #[error(
+        "cannot listen on {address}: {source}; stop the process that uses it, or choose another address with --listen"
+    )]
     Listen {
         /// Listen address.
         address: String,
@@ -202,7 +205,7 @@ impl Datastore {
     async fn view(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
         let path = config.data_dir.clone();
         let lock = data_dir::claim_to_read(&path, "datastore", Duration::ZERO)?;
-        let scratch = Scratch::new().map_err(io("a directory for temporary files"))?;
+        let scratch = Scratch::new().map_err(io("cannot create a directory for temporary files"))?;
         let opened = {
             let (path, config, scratch) = (path.clone(), config.clone(), scratch.path().to_owned());
             let opening =
@@ -252,7 +255,8 @@ impl Datastore {
         let mut registry = match config.recovery {
             Recovery::Off => {
                 if let Some(aside) = Registry::set_aside(&trust)? {
-                    tracing::error!(kept = %aside.display(), "a new authority begins: the key of the former one is missing");
+                    tracing::error!(kept = %aside.display(), "creating a new certificate authority, because the key of \
+                                                              the previous one is missing");
                 }
                 Registry::open_or_begin(&trust, now_ms())?
             }
@@ -266,7 +270,7 @@ impl Datastore {
             let server = tls::server_config(&authorities, &config.server_names, now_ms())?;
             let listening = endpoint::server(address, server, &authorities.current().reset_key())
                 .map_err(|source| DatastoreError::Listen { address: address.to_string(), source })?;
-            address = listening.local_addr().map_err(io("the socket"))?;
+            address = listening.local_addr().map_err(io("cannot read the address of the socket"))?;
             endpoint = Some(listening);
         }
         Self::run(config, path, opened, authorities, registry, Place::Write { _lock: lock, endpoint }, address)
@@ -359,7 +363,7 @@ impl Datastore {
         shared.wait_for_recovery(evidence, || true);
         shared.wait_for_register(register_shows);
         let say =
-            |found: &str| tracing::error!(found, "a read found damage; the status reports it until it is repaired");
+            |found: &str| tracing::error!(found, "read found damage; it is reported in the status until repaired");
         shared.log.damage().listen(say);
         shared.state.damage().listen(say);
         let mut threads = Vec::new();
@@ -369,7 +373,7 @@ impl Datastore {
         let for_compaction = Arc::clone(&shared);
         let watch = shared.watch.clone();
         let spawn = |name, end: Option<fn(&'static str) -> !>, work: Box<dyn FnOnce() + Send>| {
-            watch.thread(name, end, work).map_err(io("starting a thread"))
+            watch.thread(name, end, work).map_err(io("cannot start a thread"))
         };
         // Read-only commands may request a dry run of a compaction.
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
@@ -396,7 +400,7 @@ impl Datastore {
         if let Some(endpoint) = place.endpoint() {
             listen(&shared, endpoint, &mut tasks)?;
         }
-        tasks.spawn(watch.lasting("register of members", save_members(Arc::clone(&shared))));
+        tasks.spawn(watch.lasting("member registry", save_members(Arc::clone(&shared))));
         if listens {
             contents::spawn(&shared, &mut tasks);
         }
@@ -450,7 +454,7 @@ impl Datastore {
         let shared = &self.shared;
         let recovery = shared.recovery();
         if !recovery.is_empty() {
-            return format!("waits to be recovered: {recovery}");
+            return format!("waits for recovery: {recovery}");
         }
         if let Some((damage, _)) = shared.damage() {
             return damage;
@@ -460,7 +464,7 @@ impl Datastore {
             return ended;
         }
         let refusal = shared.refusal();
-        let writes = if refusal.is_empty() { String::new() } else { format!(", writes refused: {refusal}") };
+        let writes = if refusal.is_empty() { String::new() } else { format!(", writes rejected: {refusal}") };
         format!(
             "head {}, horizon {}, floor {}, {} members connected{writes}",
             shared.head(),
@@ -573,7 +577,7 @@ async fn save_members(shared: SharedRef) {
 async fn save_now(shared: &SharedRef) {
     let saving = Arc::clone(shared);
     if let Err(error) = tokio::task::spawn_blocking(move || saving.save_members()).await {
-        tracing::error!(%error, "the register of members was not saved");
+        tracing::error!(%error, "failed to save the member registry");
     }
 }
 
@@ -584,7 +588,8 @@ fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError
     if is_there("ca.key") || is_new || head == Seq::ZERO || mode == Recovery::Off {
         return Ok(());
     }
-    let what = "it is missing beside a log; --recovery off begins with a new authority, and every member joins again";
+    let what = "it is missing although there is a log; restore it, or start with --recovery off to create a new \
+                certificate authority, which every member has to join again";
     Err(TrustError::Damaged { path: trust.join("ca.key"), what: what.into() })
 }
 
@@ -593,8 +598,8 @@ async fn renew_certificate(shared: SharedRef) {
     loop {
         tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
         match shared.members.renew_own(None) {
-            Ok(()) => tracing::info!("the datastore's certificate was renewed"),
-            Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
+            Ok(()) => tracing::info!("renewed the datastore's certificate"),
+            Err(error) => tracing::error!(error, "failed to renew the datastore's certificate"),
         }
     }
 }
@@ -605,7 +610,8 @@ fn listen(
     endpoint: &ServerEndpoint,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Result<(), DatastoreError> {
-    let (socket, watch) = (local::listen(&shared.path).map_err(io("the local socket"))?, &shared.watch);
+    let (socket, watch) =
+        (local::listen(&shared.path).map_err(io("cannot listen on the local socket"))?, &shared.watch);
     tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(shared), socket)));
     tasks.spawn(watch.lasting("listener", accept(Arc::clone(shared), endpoint.clone())));
     shared.members.serve_at(endpoint, &shared.config.server_names);
@@ -627,7 +633,7 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
                     if matches!(&error, HandshakeError::Failed(error) if endpoint::is_distrusted(error)) {
                         shared.members.note_stranger(from);
                     }
-                    tracing::debug!(%error, "a handshake failed");
+                    tracing::debug!(%error, "handshake failed");
                 }
             }
         });
@@ -642,12 +648,12 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
     if endpoint::is_join(&connection) {
         let joined = join::serve(&connection, Arc::clone(&shared) as _, turn, &shared.joins).await;
         if let (Err(error), Some(left_out)) = (&joined, joined.as_ref().err().and_then(|_| JOINS_REFUSED.note())) {
-            tracing::warn!(%error, address = %connection.remote_address(), left_out, "a join was refused");
+            tracing::warn!(%error, address = %connection.remote_address(), left_out, "join rejected");
         }
         return;
     }
     let authorised = endpoint::peer_certificate(&connection)
-        .ok_or_else(|| (endpoint::CLOSE_NOT_A_MEMBER, "no certificate was presented: join first".to_owned()))
+        .ok_or_else(|| (endpoint::CLOSE_NOT_A_MEMBER, "no certificate was presented; join first".to_owned()))
         .and_then(|certificate| {
             shared.members.authorise(&certificate).map_err(|refusal| {
                 let code = match refusal {
@@ -661,7 +667,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
     match authorised {
         Ok((member, role)) => {
             if !shared.members.has_place_for(&member, shared.config.subscribers_max) {
-                connection.close(3u32.into(), b"too many members are connected; try later");
+                connection.close(3u32.into(), b"too many members are connected; retry later");
                 return;
             }
             drop(turn);
@@ -678,7 +684,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
         }
         Err((code, reason)) => {
             if let Some(left_out) = CONNECTIONS_REFUSED.note() {
-                tracing::warn!(reason, address = %connection.remote_address(), left_out, "a connection was refused");
+                tracing::warn!(reason, address = %connection.remote_address(), left_out, "connection refused");
             }
             connection.close(code.into(), reason.as_bytes());
         }
@@ -705,16 +711,16 @@ mod tests {
         let datastore = Datastore::start(config).await.expect("starts");
         let said = || inspect::status(&datastore.shared).problem;
         let ending = datastore.shared.watch.end_each(said);
-        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("all names are reported");
         let expected = [
-            "chunks that were missed",
-            "collection of chunks",
-            "healing of chunks",
+            "garbage collection of chunks",
             "health of the chunk store",
             "listener",
             "local socket",
-            "register of members",
+            "member registry",
             "renewal of the certificate",
+            "repair of chunks",
+            "requests for missing chunks",
             "scrubbing of chunks",
             "signed positions",
         ];
@@ -742,8 +748,8 @@ mod tests {
             let (reply, mut outcomes) = mpsc::unbounded_channel();
             let stream = super::super::ledger::Stream::default();
             let source = commit::Source { member: &local_name(), is_admins: true, stream: &stream };
-            commit::propose(shared, source, txn, None, None, &reply).await.expect("is handed over");
-            outcomes.recv().await.expect("is answered").fate
+            commit::propose(shared, source, txn, None, None, &reply).await.expect("sends");
+            outcomes.recv().await.expect("replies").fate
         };
         assert_eq!(commit(1).await, Fate::Committed(Seq(1)));
         shared.watch.fail("the state index cannot be written");

@@ -59,7 +59,7 @@ impl Session {
         let presence = self.shared.members.arrive(&self.member, self.role, &self.connection, is_bulk);
         // A member revoked after the check of its certificate was not yet listed when the connections were closed.
         if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
-            self.connection.close(CLOSE_REFUSED.into(), b"the member was cut off");
+            self.connection.close(CLOSE_REFUSED.into(), b"the member was revoked");
             return self.shared.members.leave(presence);
         }
         telemetry::metrics::subscribers(self.shared.members.connected());
@@ -102,7 +102,7 @@ impl Session {
                     // On a bulk connection the streams are independent.
                     Ok(Err(WireError::Refused(refused))) if !self.is_bulk => return Err(refused.into()),
                     Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
-                    Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
+                    Err(error) => tracing::error!(member = %self.member, %error, "stream task failed"),
                 },
             }
         }
@@ -116,7 +116,7 @@ impl Session {
     ) -> Result<(), WireError> {
         let open =
             timeout(GREETING_TIMEOUT, wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX));
-        let open = open.await.map_err(|_| refused(RefusalCode::Protocol, "no greeting came"))??;
+        let open = open.await.map_err(|_| refused(RefusalCode::Protocol, "no handshake was received"))??;
         if !matches!(open, Open::Control | Open::Admin)
             && let Some(why) = self.shared.withheld_from(&self.member)
         {
@@ -124,12 +124,12 @@ impl Session {
         }
         match open {
             open if !may_open(self.role, open) => {
-                let message = format!("{} is a {}, which may not ask for this", self.member, self.role);
+                let message = format!("{} is a {}, which may not request this", self.member, self.role);
                 refuse(&mut send, RefusalCode::Forbidden, message).await
             }
             // Other streams would be read at the low priority of chunks and queue behind them.
             open if self.is_bulk && open != Open::Chunks => {
-                refuse(&mut send, RefusalCode::Protocol, "this connection is for chunks alone").await
+                refuse(&mut send, RefusalCode::Protocol, "this connection is for chunks only").await
             }
             Open::Control if self.has_control.swap(true, Ordering::Relaxed) => {
                 Err(refused(RefusalCode::Protocol, "a connection has one control stream").into())
@@ -145,7 +145,7 @@ impl Session {
             Open::Push => match self.shared.pushes.take(self.member.clone()) {
                 Some(_held) => push::serve(&self.shared, &self.member, &mut send, &mut receive).await,
                 None => {
-                    let message = format!("{} has {} push streams already", self.member, self.shared.pushes.max());
+                    let message = format!("{} already has {} push streams", self.member, self.shared.pushes.max());
                     refuse(&mut send, RefusalCode::Busy, message).await
                 }
             },
@@ -163,7 +163,7 @@ impl Session {
             }
             Open::Chunks => self.shared.contents.serve(self.role.may_write(), &mut send, &mut receive).await,
             Open::Tail | Open::Search => {
-                Err(refused(RefusalCode::Protocol, "the datastore does not serve this").into())
+                Err(refused(RefusalCode::Protocol, "the datastore does not serve this stream").into())
             }
         }
     }
@@ -175,7 +175,7 @@ impl Session {
         }
         // A later register, which is to be put back, would not know the new certificate.
         if let Some(waits) = self.shared.register_waits() {
-            return refuse(send, RefusalCode::Busy, format!("no certificate is renewed, because {waits}")).await;
+            return refuse(send, RefusalCode::Busy, format!("certificates are not renewed, because {waits}")).await;
         }
         // Renewing waits for the disk and notifies all other members.
         let turn = match self.shared.renewals.begin(&self.member, Instant::now()) {
@@ -214,7 +214,7 @@ impl Session {
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
-            tracing::warn!(member = %self.member, verdict = %bad, "a member's position does not fit");
+            tracing::warn!(member = %self.member, verdict = %bad, "member position is inconsistent");
         }
         let published = self.shared.members.published();
         let (mut roster, mut revocations) = (published.watch_roster(), published.watch_revocations());
@@ -254,7 +254,7 @@ impl Session {
                     may_follow(&welcome, from, self.shared.head())?;
                     // Replacing a running tail would leave its current read of the log behind.
                     if std::mem::replace(&mut is_fed, true) {
-                        return Err(refused(RefusalCode::Protocol, "the log is followed on this stream already").into());
+                        return Err(refused(RefusalCode::Protocol, "the log is already followed on this stream").into());
                     }
                     tail.set(self.feed(from));
                 }
@@ -265,7 +265,7 @@ impl Session {
                         wire::send(send, Kind::Compacted, &Compacted { horizon: self.shared.log.horizon() }).await?;
                     }
                     FeedEnd::Log(error) => {
-                        tracing::error!(%error, "the log cannot be read");
+                        tracing::error!(%error, "failed to read the log");
                         return Err(refused(RefusalCode::Internal, format!("the log cannot be read: {error}")).into());
                     }
                     FeedEnd::Wire(error) => return Err(error),
@@ -295,7 +295,7 @@ impl Session {
             Ok(proof) if self.shared.members.has_signed(&proof) => {
                 self.examine_position(&proof.position, str::to_owned);
             }
-            Ok(_) => self.doubt("this authority did not sign it"),
+            Ok(_) => self.doubt("this certificate authority did not sign it"),
             Err(error) => self.doubt(&error),
         }
     }
@@ -303,7 +303,8 @@ impl Session {
     /// Logs a signed position that is not trusted. Rate-limited, because a member can send any number of them.
     fn doubt(&self, why: &str) {
         if let Some(left_out) = DOUBTED.note() {
-            tracing::warn!(member = %self.member, why, left_out, "a member shows a signed position that is not believed");
+            tracing::warn!(member = %self.member, why, left_out, "member presented a signed position that is not \
+                                                                  trusted");
         }
     }
 

@@ -37,7 +37,8 @@ use super::snapshot::Snapshots;
 /// Memory for recent batches.
 const RING_BYTES: usize = 16 << 20;
 /// Remedy for a corrupt index.
-const RESTART: &str = "start the datastore again: it sets the index aside and rebuilds it from the log (systemctl restart gravwell_datastore)";
+const RESTART: &str = "restart the datastore, which renames the index and rebuilds it from the log (systemctl restart \
+                       gravwell_datastore)";
 /// Most concurrent requests of members that read much of the log, in total and per member.
 const READINGS_MAX: usize = 8;
 const READINGS_OF_MEMBER: usize = 2;
@@ -240,7 +241,7 @@ impl Shared {
         if waits.is_empty() || recovery::is_better(&evidence, &waits) {
             tracing::error!(
                 remedy = recovery::remedy(&self.path.display().to_string()),
-                "the datastore waits to be recovered: {evidence}"
+                "datastore waits for recovery: {evidence}"
             );
             crate::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
@@ -253,7 +254,7 @@ impl Shared {
         let evidence = self.members.evidence(&Here::of(&self.log, self.head())).or_else(|| self.audit_shows.clone());
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if !waits.is_empty() && evidence.is_none() {
-            tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
+            tracing::warn!("no evidence of lost entries remains; accepting writes again");
             crate::telemetry::metrics::recovery_needed(self.register_waits().is_some());
             waits.clear();
         }
@@ -288,10 +289,7 @@ impl Shared {
         let now = clock.now(now_ms(), steady_ms());
         let skew_s = clock.skew_ms() / 1000;
         if (before == 0) != (skew_s == 0) {
-            tracing::warn!(
-                skew_s,
-                "the clock of this host jumped; it is believed when it agrees with the last entries or a member"
-            );
+            tracing::warn!(skew_s, "host clock jumped; not trusted until it agrees with the last entries or a member");
         }
         crate::telemetry::metrics::clock_skew(skew_s);
         now
@@ -319,9 +317,9 @@ impl Shared {
         let mut refusal = self.write_refusal.lock().unwrap_or_else(PoisonError::into_inner);
         if *refusal != why {
             if why.is_empty() {
-                tracing::info!("writes are accepted again");
+                tracing::info!("accepting writes again");
             } else {
-                tracing::warn!(why, "writes are refused");
+                tracing::warn!(why, "rejecting writes");
             }
             why.clone_into(&mut refusal);
         }

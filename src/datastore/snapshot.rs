@@ -155,7 +155,7 @@ impl Snapshots {
         };
         tokio::select! {
             biased;
-            () = newest.request.ends.notified() => Err(given_up("the member asked for a state anew")),
+            () = newest.request.ends.notified() => Err(given_up("the member requested a state again")),
             done = work => done,
         }
     }
@@ -173,10 +173,10 @@ impl Snapshots {
             }
             let (elapsed, stalled) = (begun.elapsed(), moved.elapsed());
             if self.waiting.load(Ordering::Relaxed) > 0 && gives_way(bytes, elapsed, stalled) {
-                return "the state was taken too slowly while others waited for one";
+                return "the state was read too slowly while other members waited for one";
             }
             if bytes > 0 && is_useless(bytes, elapsed, stalled) {
-                return "the state was not taken";
+                return "the state was not read";
             }
         }
     }
@@ -289,12 +289,12 @@ mod tests {
         assert!((&mut held).now_or_never().is_none());
         let mut waits = Box::pin(snapshots.in_turn(&second, Role::Reader, &count, taken()));
         assert!((&mut waits).now_or_never().is_none(), "another reader waits");
-        snapshots.in_turn(&web, Role::Webserver, &count, taken()).await.expect("a webserver does not");
+        snapshots.in_turn(&web, Role::Webserver, &count, taken()).await.expect("a webserver does not wait");
         // The first member requests again, and its previous transfer is aborted.
         let mut again = Box::pin(snapshots.in_turn(&first, Role::Reader, &count, unread()));
         assert!((&mut again).now_or_never().is_none());
-        held.await.expect_err("the newest counts");
-        waits.await.expect("and the next one has its turn before it");
+        held.await.expect_err("replaced by the newest");
+        waits.await.expect("the next one is served first");
         drop(again);
         assert!(snapshots.current.lock().expect("not poisoned").is_empty());
         assert_eq!(snapshots.waiting.load(Ordering::Relaxed), 0);

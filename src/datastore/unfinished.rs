@@ -154,15 +154,15 @@ pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Res
         Ok(Unfinished { work, trust, log_id, begun_ms, .. }) => {
             let (command, begun) = (work.command(), timestamp(*begun_ms));
             let log = log_id.map_or(String::new(), |log_id| format!(" of log {log_id}"));
-            format!("`{command}`{log} (authority: {}), begun at {begun}, was interrupted in {dir}", trust.word())
+            format!("`{command}`{log} (authority: {}), started at {begun}, was interrupted in {dir}", trust.word())
         }
         Err(what) => format!("a recovery or a restore was interrupted in {dir} ({what})"),
     };
     let command = found.as_ref().map_or("recover", |found| found.work.command());
     Err(format!(
-        "{begun}: its log is not in place, and no empty one is begun beside what came back of its authority and its members; \
-         run the same command again, `gravwell-logctl --data-dir {dir} {command} ...`; only to give the former log up, start \
-         the datastore with --recovery off"
+        "{begun}: its log is not in place, and no empty log is started with the restored certificate authority and \
+         members; run the same command again, `gravwell-logctl --data-dir {dir} {command} ...`; only to give the \
+         former log up, start the datastore with --recovery off"
     ))
 }
 
@@ -205,6 +205,6 @@ mod tests {
         }
         end(path).expect("removes");
         assert_eq!(judge(None), Ok(()));
-        end(path).expect("there is none");
+        end(path).expect("no mark");
     }
 }

@@ -12,7 +12,7 @@ use crate::model::ChunkId;
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// The chunk is intact but is not an index, and cannot become one.
-    #[error("chunk {id} is named as a list of chunks and is none: {reason}")]
+    #[error("chunk {id} is referenced as an index chunk but is not one: {reason}")]
     Malformed {
         /// Id of the chunk.
         id: ChunkId,
@@ -20,9 +20,7 @@ pub enum ListError {
         reason: DecodeError,
     },
     /// The index was written by a later version.
-    #[error(
-        "the list of chunks {id} is of a later version ({format}): this program is too old to say what it names; upgrade it"
-    )]
+    #[error("the index chunk {id} is of a later version ({format}), which this program is too old to read; upgrade it")]
     Later {
         /// Id of the chunk.
         id: ChunkId,
@@ -112,11 +110,11 @@ fn lacking_of(
                     checked.lacking.more = true;
                 }
                 Err(error @ ListError::Malformed { .. }) => {
-                    tracing::warn!(%error, "a content is malformed");
+                    tracing::warn!(%error, "blob is malformed");
                     checked.malformed = Some(error);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "it is not known whether a content is complete");
+                    tracing::warn!(%error, "cannot determine whether a blob is complete");
                     checked.unknown = Some(error);
                 }
             }

@@ -30,7 +30,7 @@ pub enum TransferError {
     #[error(transparent)]
     Store(#[from] ChunkError),
     /// No message arrived in time.
-    #[error("nothing was heard for {} s", PATIENCE.as_secs())]
+    #[error("nothing was received for {} s", PATIENCE.as_secs())]
     Silent,
     /// No peer is reachable.
     #[error("{0}")]
@@ -175,7 +175,7 @@ impl ChunkStream {
                 (Kind::Chunk, body) => {
                     let sent = decode_chunk(&body).map_err(WireError::from)?;
                     if sent.id != id {
-                        let reason = format!("chunk {} came instead of {id}", sent.id);
+                        let reason = format!("received chunk {} instead of {id}", sent.id);
                         return Err(WireError::from(BadMessage::Body { kind: Kind::Chunk, reason }).into());
                     }
                     arrived.take(sent, &self.store).await?;

@@ -49,7 +49,7 @@ impl Contents {
         if let Some(key) = &self.unknown {
             let named = self.label(key);
             return Err(format!(
-                "what is known of {named} is not understood, so neither is what it names: upgrade this program"
+                "cannot decode the manifest of {named}, so its chunks are unknown; upgrade this program"
             ));
         }
         for (key, head) in &self.heads {
@@ -61,7 +61,7 @@ impl Contents {
                         Err(ListError::Malformed { .. }) => Some(Vec::new()),
                         Err(error) => return Err(error.to_string()),
                     };
-                    let unknown = || format!("the list of chunks {id} of {} is not here", self.label(key));
+                    let unknown = || format!("the index chunk {id} of {} is missing", self.label(key));
                     live.extend(parts.ok_or_else(unknown)?.iter().map(|part| part.id));
                 }
             }
@@ -74,7 +74,7 @@ impl Contents {
     pub fn label(&self, key: &str) -> String {
         match self.resources.get(key) {
             Some(names) => format!("resource {}", names.join(", ")),
-            None => format!("content {key}"),
+            None => format!("blob {key}"),
         }
     }
 
@@ -180,12 +180,12 @@ mod tests {
         let (good, _) = store.put(&encode_index(&[Part { id: part, bytes: 3 }])).expect("writes");
         let later = [&INDEX_MAGIC[..], &[INDEX_FORMAT + 1], b"whatever that will be"].concat();
         let (later, _) = store.put(&later).expect("writes");
-        let (never, _) = store.put(b"no list").expect("writes");
+        let (never, _) = store.put(b"not an index").expect("writes");
 
         let collect = |contents: &Contents| contents.collect(&store, store.cutoff(Duration::ZERO), true);
         assert_eq!(named(good).live(&store), Ok(HashSet::from([good, part])));
         assert!(collect(&named(later)).expect_err("unknown").contains("too old"));
-        assert!(collect(&named(ChunkId([9; 32]))).expect_err("unknown").contains("is not here"));
+        assert!(collect(&named(ChunkId([9; 32]))).expect_err("unknown").contains("is missing"));
         let mut odd = named(good);
         odd.add("odd", b"{\"size\":\"of a later kind\"}");
         assert!(collect(&odd).expect_err("unknown").contains("upgrade"));

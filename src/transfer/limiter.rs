@@ -61,7 +61,7 @@ mod tests {
         let took = last - start;
         assert!(took > Duration::from_millis(4_800) && took < Duration::from_millis(5_000), "{took:?}");
         let later = last + Duration::from_secs(60);
-        assert!(bucket.take(50_000, later) <= later, "a pause is not saved up, but the next may go at once");
+        assert!(bucket.take(50_000, later) <= later, "idle time is not accumulated, but the next may go immediately");
         assert!(bucket.take(500_000, later) <= later);
         assert!(bucket.take(1, later) > later);
     }

@@ -97,7 +97,7 @@ impl Server {
                 }
                 Kind::ChunksWanted => self.give(message::decode(kind, &body)?, send).await?,
                 Kind::Chunk | Kind::ChunksSent if !self.takes => {
-                    return Err(refused(RefusalCode::Forbidden, "chunks are not taken here"));
+                    return Err(refused(RefusalCode::Forbidden, "chunks are not accepted here"));
                 }
                 Kind::Chunk => arrived.take(decode_chunk(&body)?, &self.store).await?,
                 Kind::ChunksSent => {

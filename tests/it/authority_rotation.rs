@@ -138,7 +138,7 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     put(&fleet, "b", "4");
     let export = fleet.converges(&["a", "b", "fresh"]);
     let acts = fleet.ok("d", &["audit", "ls"]);
-    assert!(acts.contains("begin its rotation") && acts.contains("end its rotation"), "{acts}");
+    assert!(acts.contains("start the CA rotation") && acts.contains("finish the CA rotation"), "{acts}");
 
     // A second rotation, to yet another CA.
     rotate(&fleet, &["begin"]);

@@ -39,14 +39,14 @@ fn does_not_start(fleet: &Fleet, words: &[&str]) {
 /// its findings.
 #[track_caller]
 fn waits(fleet: &Fleet, words: &str) {
-    fleet.wait("it says that it waits to be recovered", || {
+    fleet.wait("it reports that it waits for recovery", || {
         let status = fleet.status("d");
         let problem = status["problem"].as_str().unwrap_or_default();
-        problem.contains("waits to be recovered") && problem.contains(words)
+        problem.contains("waits for recovery") && problem.contains(words)
     });
     let refused = fleet.run("d", &["put", "c", "direct", "--value", "1"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("waits to be recovered") && said.contains(words), "{said}");
+    assert!(!refused.status.success() && said.contains("waits for recovery") && said.contains(words), "{said}");
     for command in ["status", "verify", "doctor"] {
         let output = fleet.run("d", &[command]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -207,7 +207,7 @@ fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_l
     }
     for _ in 0..2 {
         let datastore = fleet.datastore();
-        waits(&fleet, "its audit knows sequence 15, and this log ends at 10");
+        waits(&fleet, "its audit knows sequence 15, but this log ends at 10");
         datastore.kill();
     }
     // Either the log is restored, or its missing part is given up.
@@ -223,7 +223,7 @@ fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_l
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
     let datastore = fleet.datastore();
     put(&fleet, "d", 20..21);
-    fleet.wait("the audit says so", || fleet.ok("d", &["audit", "ls", "--json"]).contains("what followed it"));
+    fleet.wait("the audit says so", || fleet.ok("d", &["audit", "ls", "--json"]).contains("were abandoned"));
     datastore.terminate();
     fleet.datastore_flags.clear();
     let _datastore = fleet.datastore();
@@ -237,7 +237,7 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     replace_dir(&fleet.dir("old"), &fleet.dir("d"));
     let datastore = fleet.datastore();
     let a = fleet.replica("a");
-    waits(&fleet, "member a is at 15, and this log ends at 10");
+    waits(&fleet, "member a is at 15, but this log ends at 10");
     // Next, the member presents the datastore's own signature.
     fleet.wait("a signature bears it out", || {
         let status = fleet.status("d");
@@ -246,7 +246,7 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     a.terminate();
     datastore.kill();
     let datastore = fleet.datastore();
-    waits(&fleet, "member a is at 15, and this log ends at 10");
+    waits(&fleet, "member a is at 15, but this log ends at 10");
     // Revoking the member discards its evidence.
     fleet.ok("d", &["revoke", "a"]);
     put(&fleet, "d", 10..11);
@@ -303,7 +303,7 @@ fn p10_a_register_that_is_missing_is_damage() {
         (&["members.json", "members.copy"], "who was revoked"),
         (&["members.json", "ca.pem"], "missing"),
         (&["ca.key"], "missing"),
-        (&["members.json", "members.copy", "ca.key", "ca.pem"], "is missing beside a log"),
+        (&["members.json", "members.copy", "ca.key", "ca.pem"], "is missing although there is a log"),
     ];
     for (names, words) in missing {
         replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
@@ -429,8 +429,8 @@ fn p13_a_restore_to_a_moment_outside_the_log_is_refused() {
     datastore.terminate();
     let before = fleet.export("d");
     let cases = [
-        ("2001-01-01T00:00:00Z", "lies before the first record"),
-        ("0", "lies before the first record"),
+        ("2001-01-01T00:00:00Z", "precedes the first record"),
+        ("0", "precedes the first record"),
         ("7", "no backup reaches it"),
         ("2999-01-01T00:00:00Z", "lies in the future"),
     ];

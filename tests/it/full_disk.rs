@@ -241,7 +241,7 @@ fn p14_what_is_done_while_the_audit_has_no_room_is_recorded_after_a_stop() {
     fleet.wait("nothing can be recorded", || {
         export();
         fleet.status("d")["problem"].as_str().is_some_and(|problem| problem.contains("audit cannot be written"))
-            || fleet.log_of("d").contains("the audit cannot be written")
+            || fleet.log_of("d").contains("failed to write the audit")
     });
     (0..5).for_each(|_| export());
     let count = made.get();

@@ -276,9 +276,9 @@ fn p05_a_log_that_is_lost_alone_is_waited_for_and_rebuilt_from_directories() {
     let waiting = fleet.datastore();
     // A connecting member reports it, too.
     let says = || fleet.status("d")["remedy"].as_str().is_some_and(|remedy| remedy.contains("recover"));
-    fleet.wait("it says that it waits to be recovered", says);
+    fleet.wait("it reports that it waits for recovery", says);
     let refused = fleet.run("d", &["put", "c", "k", "--value", "1"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("waits to be recovered"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("waits for recovery"), "{refused:?}");
     assert_eq!(fleet.status("d")["head"], 0);
     waiting.terminate();
     a.terminate();
@@ -668,7 +668,7 @@ fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
     let output = fleet.run("d", &[&["recover", "--listen", &listen][..], &flags].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("nothing bears out") && said.contains("--member a"), "{said}");
+    assert!(said.contains("nothing confirms") && said.contains("--member a"), "{said}");
     recover(&fleet, &[&flags[..], &["--member", "a"]].concat());
     let _datastore = fleet.datastore();
     fleet.wait_connected("a");

@@ -107,7 +107,7 @@ fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
 fn is_noticed(fleet: &Fleet, later: &[u8]) {
     fleet.wait("it is noticed", || reasons(fleet).contains(&"register_went_back".to_owned()));
     let status = String::from_utf8_lossy(&fleet.run("d", &["status"]).stdout).into_owned();
-    assert!(status.contains("register of members went back") && status.contains("authority restore"), "{status}");
+    assert!(status.contains("member registry went back") && status.contains("authority restore"), "{status}");
     assert!(!fleet.run("d", &["put", "c", "x", "--value", "1"]).status.success());
     assert!(fleet.refused("d", &["enroll", "x"]).contains("went back"));
     std::thread::sleep(std::time::Duration::from_secs(1));

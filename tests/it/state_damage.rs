@@ -256,7 +256,9 @@ fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
     rest.fleet.ok("d", &["verify"]);
     rest.fleet.ok("a", &["verify"]);
     let said = rest.fleet.log_of(victim)[log_before..].to_owned();
-    let mended = ["discarded", "rebuilt", "fetching the state", "cut a journal"].iter().any(|word| said.contains(word));
+    let mended = ["discarded", "rebuilt", "fetching the state", "truncated the disordered end"]
+        .iter()
+        .any(|word| said.contains(word));
     let outcome = if mended { "mended" } else { "no difference" };
     (format!("{outcome}{}", if starts > 1 { " after more starts" } else { "" }), damage)
 }

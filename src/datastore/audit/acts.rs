@@ -72,36 +72,36 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
             read_of(collection, format!("the objects of {collection} {prefix}"))
         }
         Request::Tail { from, follow, .. } => {
-            Some(("read", format!("the log after {from}{}", if *follow { ", on and on" } else { "" }), true))
+            Some(("read", format!("the log after {from}{}", if *follow { ", following" } else { "" }), true))
         }
         Request::History { collection, key } => read_of(collection, format!("the history of {collection}/{key}")),
         Request::Record { seq } => Some(("read", format!("record {seq} of the log"), true)),
         Request::Audit { from, .. } if *from == crate::model::Seq::ZERO => read("the audit".into()),
-        Request::Export { is_check: true, .. } => Some(("read", "the whole state, to check it".into(), true)),
+        Request::Export { is_check: true, .. } => Some(("read", "the whole state, for a check".into(), true)),
         Request::Export { at: seq, .. } => Some(("export", format!("the whole state{}", at(seq)), true)),
         Request::Copy { .. } => Some(("backup", "a copy of the log".into(), true)),
-        Request::Escrow { .. } => Some(("export", "the authority, sealed under the recovery key".into(), true)),
-        Request::Submit { .. } => Some(("administration", "transactions, which follow".into(), true)),
+        Request::Escrow { .. } => Some(("export", "the CA, encrypted with the recovery key".into(), true)),
+        Request::Submit { .. } => Some(("administration", "submit transactions".into(), true)),
         Request::Compact { dry_run: false, .. } => Some(("administration", "compact the log".into(), true)),
-        Request::BlobCollect { dry_run: false, .. } => Some(("administration", "collect chunks".into(), true)),
+        Request::BlobCollect { dry_run: false, .. } => Some(("administration", "garbage-collect chunks".into(), true)),
         Request::Enroll { name, role, replace, .. } => {
-            let anew = if *replace { ", in the place of the one that has the name" } else { "" };
+            let anew = if *replace { ", replacing the member of that name" } else { "" };
             Some(("enroll", format!("{name} as a {role}{anew}"), true))
         }
         Request::Revoke { name, remove } => {
-            Some(("revoke", format!("{name}{}", if *remove { ", and forget it" } else { "" }), true))
+            Some(("revoke", format!("{name}{}", if *remove { ", and remove it" } else { "" }), true))
         }
         Request::RotateAuthority { step } => match step {
-            RotationStep::Begin => Some(("authority", "begin its rotation".into(), true)),
+            RotationStep::Begin => Some(("authority", "start the CA rotation".into(), true)),
             RotationStep::Finish { without } if without.is_empty() => {
-                Some(("authority", "end its rotation: the new one takes its place".into(), true))
+                Some(("authority", "finish the CA rotation".into(), true))
             }
             RotationStep::Finish { without } => {
                 let names: Vec<&str> = without.iter().map(crate::model::MemberName::as_str).collect();
                 let left = names.join(", ");
-                Some(("authority", format!("end its rotation: the new one takes its place, without {left}"), true))
+                Some(("authority", format!("finish the CA rotation without {left}"), true))
             }
-            RotationStep::Abort => Some(("authority", "take its rotation back".into(), true)),
+            RotationStep::Abort => Some(("authority", "abort the CA rotation".into(), true)),
             RotationStep::Status => None,
         },
         Request::Status

@@ -76,8 +76,8 @@ pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Ac
     let gaps: Vec<Seq> = said.gaps().filter(going).collect();
     if let (Some(first), Some(last)) = (gaps.first(), gaps.last()) {
         let what = format!(
-            "{} records, from {first} to {last}, said that something is missing in the audit; they were removed because of their age, or \
-             for want of room, before that was acknowledged",
+            "{} gap records, from {first} to {last}, were removed because of their age or for lack of space before \
+             they were acknowledged",
             gaps.len()
         );
         acts.push(act("gap", what));
@@ -90,20 +90,20 @@ pub(super) fn missing(reader: &LogReader, known: &AuditMark) -> Option<String> {
     let (head, at) = (reader.head().0, known.seq);
     if reader.log_id() != known.log_id {
         return Some(format!(
-            "the audit is missing: it had records up to {at}, chain {}, and another one is in its place",
+            "the audit is missing and another one is in its place: it had records up to {at}, chain {}",
             known.chain
         ));
     }
     if head < at {
         return Some(format!(
-            "the audit ends at record {head}, and it had records up to {at}, chain {}: an older copy is in its place, or its end was \
-             removed",
+            "the audit ends at record {head}, but had records up to {at}, chain {}: it was replaced by an older copy, \
+             or truncated",
             known.chain
         ));
     }
     let here = reader.chain_at(at).ok().flatten().map(|chain| reading::hex(&chain));
     let is_other = here.is_some_and(|here| here != known.chain);
-    is_other.then(|| format!("record {at} of the audit is not the one that was there, of chain {}", known.chain))
+    is_other.then(|| format!("record {at} of the audit is not the one recorded earlier, with chain {}", known.chain))
 }
 
 fn at_the_start(reader: &LogReader) -> Option<Damage> {

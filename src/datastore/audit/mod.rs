@@ -182,7 +182,7 @@ impl Audit {
     pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
         acts.iter().try_for_each(Act::check)?;
         if acts.iter().any(|act| act.kind == registered::KIND) {
-            return Err(format!("acts of the kind {} are recorded by the datastore alone", registered::KIND));
+            return Err(format!("acts of kind {} are recorded by the datastore only", registered::KIND));
         }
         self.rates.take(member, &acts, Instant::now())?;
         let (reply, recorded) = oneshot::channel();
@@ -216,7 +216,7 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
             return Ok(reader);
         }
         let problem = shared.audit.problem();
-        let why = if problem.is_empty() { "it is still being opened: try again in a moment".into() } else { problem };
+        let why = if problem.is_empty() { "it is still being opened; try again in a moment".into() } else { problem };
         return Err(refuse(format!("the audit cannot be read: {why}")));
     }
     let (dir, known) = (shared.path.join(store::AUDIT), shared.members.registry().audit_mark().cloned());
@@ -247,12 +247,16 @@ fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
                 dir.display()
             )));
         }
-        return Err(refuse(format!("there is no audit in {}: the datastore begins one when it starts", dir.display())));
+        return Err(refuse(format!(
+            "there is no audit in {}; the datastore creates one when it starts",
+            dir.display()
+        )));
     }
     let (log, _) = Log::open(fs, &dir, store::options()).map_err(|error| match error {
         crate::log::OpenError::Damaged { first, more } => damaged(format!(
-            "{first}{}. `gravwell-logctl audit verify` lists every place. Keep a copy of {}: when the datastore starts, it sets the \
-             damaged audit aside and begins another one from the log, which has no logins, joins and reads",
+            "{first}{}; run `gravwell-logctl audit verify` for a full list, and keep a copy of {}: the datastore \
+             renames a damaged audit when it starts and rebuilds one from the log, which has no logins, joins and \
+             reads",
             crate::log::further(more),
             dir.display()
         )),
@@ -287,11 +291,11 @@ pub(super) async fn page(
 /// Records that an administrator acknowledges all corruption and gap records up to `to`.
 pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
     if shared.audit.is_read_only() {
-        return Err(refuse("the audit is only looked at: start the datastore, and acknowledge it then"));
+        return Err(refuse("the audit is open read-only; start the datastore to acknowledge records"));
     }
     let head = reader_of(shared).await?.head().0;
     if to > head || to == Seq::ZERO {
-        return Err(refuse(format!("there is no record {to}: the last one is {head}; `audit verify` prints it")));
+        return Err(refuse(format!("there is no record {to}: the last one is {head}, as `audit verify` prints")));
     }
     let (reply, recorded) = oneshot::channel();
     let acknowledged = Some((to, caller.from.clone()));
@@ -301,7 +305,7 @@ pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) ->
         recorded.await.map_err(|_| "the datastore is stopping".to_owned())?
     };
     let recorded = tokio::time::timeout(PATIENCE, recording).await;
-    recorded.unwrap_or_else(|_| Err("the audit is busy: try again".into())).map_err(refuse)
+    recorded.unwrap_or_else(|_| Err("the audit is busy; try again".into())).map_err(refuse)
 }
 
 /// Verifies the audit, and returns the chain at `at`.

@@ -31,7 +31,9 @@ impl Rates {
         let from = whole.get(member).copied().unwrap_or(now);
         if from.saturating_duration_since(now) > BURST {
             let most = BYTES_PER_S >> 10;
-            return Err(format!("the audit takes {most} KiB of acts of one member in a second: send them again later"));
+            return Err(format!(
+                "the audit accepts {most} KiB of acts per second from one member; send them again later"
+            ));
         }
         whole.insert(member.clone(), from + Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_S));
         Ok(())
@@ -50,11 +52,11 @@ mod tests {
         let acts = vec![Act { kind: "login-failed".into(), what: "x".repeat(1000), ..Act::default() }; 40];
         let taken = (0..1_000_000).take_while(|_| rates.take(&hostile, &acts, start).is_ok()).count();
         assert!((350..450).contains(&taken), "{taken} batches of 43 KB are a burst of 16 MiB");
-        assert!(rates.take(&other, &acts, start).is_ok(), "another one has its own");
+        assert!(rates.take(&other, &acts, start).is_ok(), "each member has a separate limit");
         let later = start + Duration::from_secs(10);
         let taken = (0..1_000_000).take_while(|_| rates.take(&hostile, &acts, later).is_ok()).count();
         assert!((10..20).contains(&taken), "{taken} batches in ten seconds");
         assert!(rates.take(&other, &acts, start + 2 * BURST).is_ok());
-        assert_eq!(rates.0.lock().expect("not poisoned").len(), 1, "who has all is forgotten");
+        assert_eq!(rates.0.lock().expect("not poisoned").len(), 1, "a full bucket is dropped");
     }
 }

@@ -179,7 +179,7 @@ pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport,
     (report.gaps, report.acknowledged) = (said.gaps.len() as u64, said.acknowledged);
     if !is_anchored && report.findings.is_empty() {
         let problem = format!(
-            "records up to {} are missing, and no record says that they were removed because of their age",
+            "records up to {} are missing, and no record states that they were removed because of their age",
             reader.horizon()
         );
         report.findings.push(finding("audit", problem));
@@ -188,7 +188,7 @@ pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport,
         let last = report.last;
         finding(
             &format!("record {seq}"),
-            format!("{what}; once that was looked into: `gravwell-logctl audit acknowledge {last}`"),
+            format!("{what}; after examining it, run `gravwell-logctl audit acknowledge {last}`"),
         )
     }));
     report.ok = report.findings.is_empty();

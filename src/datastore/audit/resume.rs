@@ -58,33 +58,33 @@ pub fn resume(covered: Option<LogPoint>, log: &LogNow, is_new_log: bool) -> Resu
     let Some(point) = covered.filter(|point| *point != LogPoint::default()) else {
         // The audit is not part of the log. If it is missing although the log has entries, it may have been removed.
         let reason =
-            "no audit was here, though the log had entries: it was removed, lost with the disk, or an earlier version \
-                      kept none. Acts before this that are no transactions are not recorded"
+            "no audit existed although the log had entries: it was removed, lost with the disk, or an earlier version \
+             kept none; earlier acts other than transactions are not recorded"
                 .to_owned();
         let said = (!is_new_log || log.horizon > Seq::ZERO).then(|| gap(LogPoint::default(), reason)).flatten();
         return Resume { from: log.horizon, said };
     };
     if point.log_id != log.log_id {
-        let reason = format!("the log was replaced: it is {} now, and was {}", log.log_id, point.log_id);
+        let reason = format!("the log was replaced: it is {}, and was {}", log.log_id, point.log_id);
         return Resume { from: log.horizon, said: gap(point, reason) };
     }
     let shared = point.seq.min(log.shared_to).min(log.head);
     if shared < point.seq {
         let reason = format!(
-            "the log was restored or recovered: in generation {} it goes on after entry {shared}, and what followed it in \
-             generation {} no longer counts",
+            "the log was restored or recovered: generation {} continues after entry {shared}, and the entries after it \
+             in generation {} were abandoned",
             log.generation, point.generation
         );
         return Resume { from: shared.max(log.horizon), said: gap(point, reason) };
     }
     if log.chain.is_some_and(|chain| chain != point.chain) {
-        let reason = format!("the log is another one: entry {} is not the one that the audit has", point.seq);
+        let reason = format!("the log is another one: entry {} differs from the one in the audit", point.seq);
         return Resume { from: log.horizon, said: gap(point, reason) };
     }
     if point.seq < log.horizon {
         return Resume {
             from: log.horizon,
-            said: gap(point, "they had been compacted before they were recorded".into()),
+            said: gap(point, "the entries were compacted before they were recorded".into()),
         };
     }
     Resume { from: point.seq, said: None }
@@ -116,7 +116,7 @@ mod tests {
             ("level", |_, _| {}, 50, None),
             ("behind the horizon", |log, _| log.horizon = Seq(60), 60, Some("compacted")),
             ("another log", |_, point| point.log_id = LogId([2; 16]), 10, Some("replaced")),
-            ("given up", |log, _| log.shared_to = Seq(40), 40, Some("restored or recovered")),
+            ("abandoned", |log, _| log.shared_to = Seq(40), 40, Some("restored or recovered")),
             ("rolled back", |log, _| log.head = Seq(30), 30, Some("restored or recovered")),
             ("forked", |log, _| log.chain = Some([8; 16]), 10, Some("another one")),
             ("unknown there", |log, _| log.chain = None, 50, None),
@@ -129,12 +129,12 @@ mod tests {
             let reason = resumed.said.map(|said| format!("{said:?}"));
             match said {
                 None => assert_eq!(reason, None, "{name}"),
-                Some(words) => assert!(reason.expect("says so").contains(words), "{name}"),
+                Some(words) => assert!(reason.expect("reports a gap").contains(words), "{name}"),
             }
         }
         let new = LogNow { horizon: Seq::ZERO, ..now() };
         assert_eq!(resume(None, &new, true), Resume { from: Seq::ZERO, said: None });
-        assert!(resume(None, &new, false).said.is_some(), "an audit that was removed is missed");
+        assert!(resume(None, &new, false).said.is_some(), "a removed audit is noticed");
         assert!(resume(None, &now(), true).said.is_some());
     }
 }

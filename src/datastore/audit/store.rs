@@ -248,20 +248,20 @@ impl AuditStore {
         records.extend(carried.into_iter().map(|act| record(AuditEvent::Act(act))));
         if let (Some(first), Some(last)) = (early.first(), early.last()) {
             let what = format!(
-                "records {} to {} of the audit, of {} to {}, were removed before their time, because it would have more bytes than \
+                "records {} to {} of the audit, of {} to {}, were removed early, because the audit would exceed \
                  Datastore-Audit-Max-MB",
                 first.first,
                 last.last,
                 timestamp(first.first_time_ms),
                 timestamp(last.last_time_ms)
             );
-            tracing::warn!(what, "the audit has no room for what it is to keep");
+            tracing::warn!(what, "audit too large; removed records before the end of their retention");
             let act = Act { kind: "gap".into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
             records.push(record(AuditEvent::Act(act)));
         }
         let end = self.append(&records)?;
         let count = self.log.trim(to)?;
-        tracing::info!(count, %to, "the oldest segments of the audit were removed");
+        tracing::info!(count, %to, "removed the oldest segments of the audit");
         // The corruption record follows the record of the removal.
         let record = Seq(end.0.saturating_sub(records.len() as u64) + 2);
         Ok(first.map(|what| Damage { record, what }))

@@ -49,7 +49,7 @@ fn fill(store: &mut AuditStore, from: u64, count: u64) -> Result<u64, AuditError
 fn acts(store: &AuditStore) -> Vec<String> {
     let reader = store.reader();
     let entries = reader.entries(reader.horizon(), reader.head().0).map(|entry| entry.expect("reads"));
-    let records = entries.map(|entry| AuditRecord::of(&entry).expect("is a record"));
+    let records = entries.map(|entry| AuditRecord::of(&entry).expect("decodes"));
     let what = |record: AuditRecord| match record.event {
         AuditEvent::Act(act) => Some(act.what),
         _ => None,
@@ -91,7 +91,7 @@ fn p01_what_was_recorded_survives_a_power_cut_and_the_chain_holds() {
             let report = check(&store);
             assert!(report.ok, "operation {operation}: {:?}", report.findings);
             let covered = store.covered().map_or(0, |point| point.seq.0);
-            assert_eq!(covered, found.len() as u64, "operation {operation}: the log is read from there");
+            assert_eq!(covered, found.len() as u64, "operation {operation}: position in the log");
         }
     }
 }
@@ -101,7 +101,7 @@ fn trimmed() -> MemoryFs {
     let fs = MemoryFs::new();
     let mut store = open(&fs).expect("creates");
     fill(&mut store, 1, 60).expect("records");
-    store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house");
+    store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("housekeeping");
     assert!(store.reader().horizon() > Seq(20), "{}", store.reader().horizon());
     store.close().expect("closes");
     fs
@@ -134,7 +134,7 @@ fn a_crash_while_old_segments_go_leaves_a_whole_audit() {
         let fs = prepared();
         let mut store = open(&fs).expect("opens");
         let before = fs.operations();
-        store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house");
+        store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("housekeeping");
         fs.operations() - before
     };
     for operation in 0..count {
@@ -147,7 +147,7 @@ fn a_crash_while_old_segments_go_leaves_a_whole_audit() {
             let fs = fs.crash(survival, operation);
             let mut store = open(&fs).unwrap_or_else(|error| panic!("operation {operation}: {error}"));
             assert!(check(&store).ok, "operation {operation}: {:?}", check(&store).findings);
-            store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house again");
+            store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("housekeeping again");
             assert!(check(&store).ok, "operation {operation}: {:?}", check(&store).findings);
             assert_eq!(acts(&store).last().map(String::as_str), Some("number 60"));
         }
@@ -199,7 +199,7 @@ fn records_that_were_removed_before_their_time_are_missed() {
     assert!(log.trim(Seq(30)).expect("trims") > 0);
     log.close().expect("closes");
     let report = check(&open(&fs).expect("opens"));
-    assert!(!report.ok && report.findings[0].problem.contains("no record says"), "{:?}", report.findings);
+    assert!(!report.ok && report.findings[0].problem.contains("no record states"), "{:?}", report.findings);
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn nothing_is_lost_on_a_full_disk() {
     while let Ok(next) = fill(&mut store, at, 1) {
         at = next;
     }
-    assert!(!store.is_lost(), "it may be written again");
+    assert!(!store.is_lost(), "it is writable again");
     fs.set_capacity(None);
-    fill(&mut store, at, 20).expect("records again");
+    fill(&mut store, at, 20).expect("writes again");
     let found = acts(&store);
     assert_eq!(found, (1..at + 20).map(|n| format!("number {n}")).collect::<Vec<_>>());
     assert!(check(&store).ok);
@@ -228,10 +228,10 @@ fn p14_an_audit_without_room_gives_up_its_oldest_records_and_says_which() {
     let mut store = AuditStore::open_with(Arc::new(fs), dir(), keep, options).expect("creates");
     fill(&mut store, 1, 40).expect("records");
     assert!(store.bytes() < 20_000, "{}", store.bytes());
-    store.keep_house(START_MS + 41 * HOUR_MS, &name()).expect("keeps house");
-    assert_eq!(store.reader().horizon(), Seq::ZERO, "there is room, and nothing is old");
+    store.keep_house(START_MS + 41 * HOUR_MS, &name()).expect("housekeeping");
+    assert_eq!(store.reader().horizon(), Seq::ZERO, "within both limits");
     fill(&mut store, 41, 160).expect("records");
-    store.keep_house(START_MS + 201 * HOUR_MS, &name()).expect("keeps house");
+    store.keep_house(START_MS + 201 * HOUR_MS, &name()).expect("housekeeping");
     let horizon = store.reader().horizon();
     assert!(horizon > Seq(20) && store.bytes() <= 20_000, "{horizon} {}", store.bytes());
     let report = check(&store);
@@ -240,7 +240,7 @@ fn p14_an_audit_without_room_gives_up_its_oldest_records_and_says_which() {
     let said = acts(&store).pop().expect("a record");
     assert!(said.contains(&format!("records 1 to {horizon} of the audit")) && said.contains("Max-MB"), "{said}");
     // Nothing more is removed as long as the size is within the limit.
-    store.keep_house(START_MS + 202 * HOUR_MS, &name()).expect("keeps house");
+    store.keep_house(START_MS + 202 * HOUR_MS, &name()).expect("housekeeping");
     assert_eq!((store.reader().horizon(), check(&store).gaps), (horizon, 1));
 }
 
@@ -263,8 +263,8 @@ fn p14_what_is_missing_is_named_until_it_is_acknowledged() {
         (report.gaps, report.findings.len(), report.acknowledged)
     };
     assert_eq!(counts(&[said("audit-damaged"), said("gap"), said("login")]), (1, 1, 0));
-    assert_eq!(counts(&[acknowledged(1)]), (1, 0, 1), "only what was seen");
-    assert_eq!(counts(&[said("gap"), acknowledged(2)]), (1, 0, 2), "not what came later");
+    assert_eq!(counts(&[acknowledged(1)]), (1, 0, 1), "only earlier records");
+    assert_eq!(counts(&[said("gap"), acknowledged(2)]), (1, 0, 2), "not later records");
     assert_eq!(counts(&[acknowledged(6)]), (0, 0, 3));
 }
 
@@ -291,7 +291,7 @@ fn p14_what_was_not_acknowledged_outlives_the_records_that_say_it() {
         // Repeated for every removal of records.
         for round in 0..3 {
             let before = store.reader().horizon();
-            let carried = store.keep_house(START_MS + at * HOUR_MS, &name()).expect("keeps house");
+            let carried = store.keep_house(START_MS + at * HOUR_MS, &name()).expect("housekeeping");
             assert!(store.reader().horizon() > before, "{round}");
             let report = check(&store);
             let expected = if is_acknowledged { (true, 0, 0) } else { (false, 1, 1) };
@@ -331,7 +331,7 @@ fn p14_an_audit_that_is_another_one_or_an_older_copy_is_told_by_its_last_record(
     assert!(of(&store, &altered).is_some_and(|what| what.contains("not the one")));
     // Records removed because of their age do not count as lost.
     fill(&mut store, 21, 60).expect("records");
-    store.keep_house(START_MS + 90 * HOUR_MS, &name()).expect("keeps house");
+    store.keep_house(START_MS + 90 * HOUR_MS, &name()).expect("housekeeping");
     assert!(store.reader().horizon() > early.seq);
     assert_eq!(of(&store, &early), None);
 }

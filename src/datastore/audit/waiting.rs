@@ -138,7 +138,7 @@ impl Waiting {
         if let Some(room) = self.file.as_mut().filter(|room| room.count > 0)
             && let Err(error) = room.begin()
         {
-            tracing::warn!(%error, "acts that are recorded stay in `{FILE}`; they are not recorded again");
+            tracing::warn!(%error, "failed to remove recorded acts from `{FILE}`; they will not be recorded again");
         }
     }
 }
@@ -212,7 +212,7 @@ impl Room {
 
     fn sync(&mut self) {
         if let Err(error) = self.write_head().and_then(|()| self.file.sync_data()) {
-            tracing::error!(%error, "acts that wait for the audit may be lost when the process stops");
+            tracing::error!(%error, "pending audit acts may be lost when the process stops");
         }
     }
 
@@ -256,14 +256,14 @@ mod tests {
         assert_eq!(found(&again), ["number 1", "number 2", "number 3"]);
         let ids: Vec<_> = again.acts().map(|(_, act)| act.id.clone()).collect();
         let mut again = opened(temp.path());
-        assert!(again.acts().map(|(_, act)| act.id.clone()).eq(ids.iter().cloned()), "each is the same one");
+        assert!(again.acts().map(|(_, act)| act.id.clone()).eq(ids.iter().cloned()), "each act keeps its ID");
         again.keep(&name(), vec![act(4)]);
         let numbers: Vec<_> = again.acts().filter_map(|(_, act)| super::super::reading::number(act)).collect();
         assert_eq!(numbers.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [1, 2, 3, 4]);
         again.clear();
         assert!(found(&opened(temp.path())).is_empty());
         again.keep(&name(), vec![act(5)]);
-        assert_eq!(found(&opened(temp.path())), ["number 5"], "nothing of a former life");
+        assert_eq!(found(&opened(temp.path())), ["number 5"], "nothing of an earlier incarnation");
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         let mut waiting = opened(temp.path());
         let long = |number| Act { from: "x".repeat(1000), ..act(number) };
         let lost = waiting.keep(&name(), (1..=4100).map(long).collect());
-        assert_eq!(lost, 4, "in memory there is room for 4096");
+        assert_eq!(lost, 4, "at most 4096 acts are kept in memory");
         let again = opened(temp.path());
         let there = found(&again).len() as u64;
         assert!((900..1100).contains(&there), "{there}");

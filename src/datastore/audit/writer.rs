@@ -140,9 +140,8 @@ impl Writer {
         match self.waiting.open(&self.shared.path) {
             Ok(None) => {}
             Ok(Some(aside)) => {
-                tracing::error!(kept = %aside.display(), "acts that waited for the audit cannot be read");
-                let what =
-                    format!("acts that waited to be recorded cannot be read: they are kept as {}", aside.display());
+                tracing::error!(kept = %aside.display(), "failed to read pending audit acts; kept the file");
+                let what = format!("pending acts cannot be read; the file is kept as {}", aside.display());
                 let act = Act {
                     kind: "gap".into(),
                     happened_ms: self.shared.commit_time(),
@@ -153,7 +152,7 @@ impl Writer {
                 let lost = self.waiting.keep(&self.shared.local, vec![act.bounded()]);
                 self.shared.audit.lost.fetch_add(lost, Ordering::Relaxed);
             }
-            Err(error) => tracing::debug!(%error, "no room for acts that have to wait for the audit"),
+            Err(error) => tracing::debug!(%error, "no space for pending audit acts"),
         }
     }
 
@@ -163,7 +162,7 @@ impl Writer {
         // The remembered values may be ahead of the recorded entries.
         self.former = Former::default();
         if self.shared.audit.set_problem(error.to_owned()) {
-            tracing::error!(error, "the audit cannot be written; it goes on from the log when it can");
+            tracing::error!(error, "failed to write the audit; it will catch up from the log");
         }
     }
 
@@ -178,8 +177,8 @@ impl Writer {
         let opened = AuditStore::open(Arc::new(RealFs), &dir, keep);
         let (store, aside) = match opened {
             Err(error) if error.is_damage() => {
-                let aside = set_aside(&dir).map_err(|io| format!("{error}; it cannot be set aside: {io}"))?;
-                tracing::error!(%error, kept = %aside.display(), "the audit is damaged: it was set aside, and a new one begins");
+                let aside = set_aside(&dir).map_err(|io| format!("{error}; it cannot be renamed: {io}"))?;
+                tracing::error!(%error, kept = %aside.display(), "audit is damaged; renamed it and started a new one");
                 (AuditStore::open(Arc::new(RealFs), &dir, keep).map_err(text)?, Some((aside, error)))
             }
             opened => (opened.map_err(text)?, None),
@@ -190,11 +189,11 @@ impl Writer {
         let known = self.shared.members.registry().audit_mark().cloned();
         let missing = known.filter(|_| aside.is_none()).and_then(|known| damage::missing(&store.reader(), &known));
         if let Some(missing) = &missing {
-            tracing::error!(missing, "the audit is not the one that was here");
+            tracing::error!(missing, "audit does not match the member registry");
         }
         self.store = Some(store);
-        let damaged = aside
-            .map(|(aside, error)| format!("the audit was damaged ({error}) and was set aside as {}", aside.display()));
+        let damaged =
+            aside.map(|(aside, error)| format!("the audit was damaged ({error}) and is kept as {}", aside.display()));
         self.resume(damaged.or(missing))?;
         self.look_for_damage();
         // From now on the registry may record the position of this audit.
@@ -212,7 +211,7 @@ impl Writer {
         if let (Some(store), Some(damage)) = (&self.store, &damage)
             && let Err(error) = damage::note(&self.shared.path, &store.reader(), damage)
         {
-            tracing::warn!(%error, "which record says that the audit was damaged could not be noted beside it");
+            tracing::warn!(%error, "failed to store the damage record of the audit");
         }
         self.shared.audit.set_damage(damage);
     }
@@ -221,7 +220,7 @@ impl Writer {
     fn acknowledged(&self, to: Seq) {
         let Some(store) = &self.store else { return };
         if let Err(error) = damage::acknowledge(&self.shared.path, &store.reader(), to) {
-            tracing::warn!(%error, "that the audit's damage was acknowledged is not known after the next start");
+            tracing::warn!(%error, "failed to store the acknowledgement of audit damage; it is lost at the next start");
         }
         self.shared.audit.set_damage(self.shared.audit.damage().filter(|damage| damage.record > to));
     }
@@ -284,7 +283,7 @@ impl Writer {
         let lost_count = self.shared.audit.lost.load(Ordering::Relaxed);
         let count = lost_count + self.waiting.lost_before();
         let lost = (count > 0).then(|| {
-            let what = "acts were not recorded, because too many waited for it".to_owned();
+            let what = "acts were not recorded, because too many were pending".to_owned();
             let happened_ms = self.shared.commit_time();
             (local, Act { kind: "gap".into(), happened_ms, what, count, ..Act::default() })
         });
@@ -392,7 +391,7 @@ impl Writer {
             Some(Ok(Some(carried))) => self.say_damage(Some(carried)),
             Some(Err(error)) => {
                 telemetry::metrics::audit_write_failure();
-                tracing::warn!(%error, "old records of the audit could not be removed, or its head not be written");
+                tracing::warn!(%error, "failed to remove old audit records or to write the audit's head");
             }
             _ => {}
         }
@@ -405,7 +404,7 @@ impl Writer {
         if let Some(store) = self.store
             && let Err(error) = store.close()
         {
-            tracing::warn!(%error, "the audit was not closed cleanly; what was recorded is durable");
+            tracing::warn!(%error, "audit was not closed cleanly; recorded acts are durable");
         }
     }
 }

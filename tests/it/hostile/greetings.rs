@@ -158,7 +158,7 @@ async fn p13_a_bare_claim_stops_writes_says_that_nothing_bears_it_out_and_ends_w
     let hostile = Hostile::connect(&site.fleet, "rogue").await;
     let (_send, _receive, answer) = hostile.greet(&Hello { position: Some(position), ..hello() }).await;
     assert!(matches!(answer, Answered::With(Kind::Welcome)), "{answer:?}");
-    let claim = "member rogue is at 1000000000000, and this log ends at 1; no signature bears that out";
+    let claim = "member rogue is at 1000000000000, but this log ends at 1; no signature confirms that";
     let status = site.fleet.status("d");
     assert!(status["problem"].as_str().is_some_and(|problem| problem.ends_with(claim)), "{status}");
     let refused = site.fleet.run("d", &["put", "c", "k", "--value", "1"]);

@@ -39,7 +39,7 @@ async fn p15_rejections_that_a_member_never_settles_are_bounded_and_go_when_it_i
     };
     let ((), (rejected, waits)) = tokio::join!(pushing, hearing);
     let waits = waits.unwrap_or_else(|| panic!("{rejected} rejections are kept"));
-    assert!(rejected == 1024 && waits.contains("it has not said that it has written them down"), "{rejected} {waits}");
+    assert!(rejected == 1024 && waits.contains("are not acknowledged yet"), "{rejected} {waits}");
     site.holds(since, "rejections");
     let size = || site.fleet.status("d")["log_bytes"].as_u64().expect("a number");
     assert!(size() > 100 << 10, "{}", size());

@@ -152,7 +152,7 @@ async fn p11_each_role_may_ask_for_its_own_and_for_nothing_else() {
             // Accepted streams wait for more data, and end when there is none.
             let _ = send.finish();
             let answer = hostile.answer(&mut receive).await;
-            let is_refused = matches!(&answer, Answered::Refused(why) if why.contains("may not ask for this"));
+            let is_refused = matches!(&answer, Answered::Refused(why) if why.contains("may not request this"));
             assert_eq!(is_refused, !who_may_open(open).contains(&role), "{role} {open:?}: {answer:?}");
         }
     }

@@ -26,7 +26,7 @@ async fn p15_a_connection_has_one_control_stream_which_follows_the_log_once() {
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: Seq::ZERO }).await.expect("is sent");
     }
     let why = hostile.refusal(&mut receive).await;
-    assert!(why.contains("is followed on this stream already"), "{why}");
+    assert!(why.contains("is already followed on this stream"), "{why}");
     site.holds(since, "control streams");
 }
 
@@ -40,7 +40,7 @@ async fn p15_a_connection_for_chunks_carries_nothing_else() {
         let (mut send, mut receive) = hostile.open(open).await;
         let _ = send.finish();
         let answer = hostile.answer(&mut receive).await;
-        assert!(matches!(&answer, Answered::Refused(why) if why.contains("for chunks alone")), "{open:?}: {answer:?}");
+        assert!(matches!(&answer, Answered::Refused(why) if why.contains("for chunks only")), "{open:?}: {answer:?}");
     }
     assert!(hostile.connection.close_reason().is_none(), "each stream stands for itself");
     site.holds(since, "streams on a connection for chunks");
