@@ -120,7 +120,7 @@ impl ChunkStore {
             match shared.rewrite(number, &mut output, report) {
                 Ok(()) => {}
                 Err(ChunkError::Full { .. }) => {
-                    report.postponed = Some(format!("the disk is full: {} is left as it is", pack_name(number)));
+                    report.postponed = Some(format!("the disk is full: {} is unchanged", pack_name(number)));
                     break;
                 }
                 Err(error) => {

@@ -102,7 +102,7 @@ mod tests {
             let stored = out.split_off(6);
             assert_eq!(out, b"before");
             assert!(stored.len() <= raw.len());
-            let back = codec.restore(expected, &stored, raw.len()).expect("comes back");
+            let back = codec.restore(expected, &stored, raw.len()).expect("restores");
             assert_eq!(back.as_deref().unwrap_or(&stored), raw);
             if !raw.is_empty() {
                 assert!(codec.restore(expected, &stored, raw.len() - 1).is_err(), "bounded");

@@ -103,7 +103,7 @@ mod tests {
             }
         }
         cutter.finish(&mut out).expect("never fails");
-        assert_eq!(joined, contents, "nothing is lost or added");
+        assert_eq!(joined, contents, "the parts join to the contents");
         found
     }
 

@@ -62,7 +62,7 @@ pub fn decode(delta: &[u8], base: &[&[u8]], raw_len_max: usize) -> Result<Vec<u8
         return wrong("header of a delta", 0, &"version 1 and zeros", &found);
     }
     if base.len() > BASES_MAX || base.iter().any(|base| base.len() > CHUNK_BYTES_MAX) {
-        return wrong("bases of a delta", 0, &format_args!("at most {BASES_MAX} chunks"), &base.len());
+        return wrong("number of bases of a delta", 0, &format_args!("at most {BASES_MAX} chunks"), &base.len());
     }
     let length = u32::from_le_bytes(array_at(delta, 4)) as usize;
     let allowed = raw_len_max.min(CHUNK_BYTES_MAX);
@@ -71,7 +71,7 @@ pub fn decode(delta: &[u8], base: &[&[u8]], raw_len_max: usize) -> Result<Vec<u8
     }
     let prefix = base.concat();
     let Some(mut context) = DCtx::try_create() else {
-        return wrong("decoder", 0, &"memory for it", &"none");
+        return wrong("decoder", 0, &"enough memory", &"none");
     };
     let prepared =
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).and_then(|_| context.ref_prefix(&prefix));

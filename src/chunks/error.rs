@@ -23,7 +23,7 @@ pub struct Damage {
 pub enum ChunkError {
     /// The stored bytes of a chunk are corrupt. The chunk is treated as missing until it is written again.
     #[error(
-        "chunk {id} is damaged in {file} at byte {offset} ({what}): it counts as missing until it is fetched again"
+        "chunk {id} is damaged in {file} at byte {offset} ({what}); it is treated as missing until it is fetched again"
     )]
     Damaged {
         /// ID of the chunk.
@@ -36,7 +36,7 @@ pub enum ChunkError {
         what: String,
     },
     /// The bytes belong to another chunk.
-    #[error("these {bytes} bytes are chunk {found}, not {id}: they were changed on the way; send them again")]
+    #[error("these {bytes} bytes are chunk {found}, not {id}: they were changed in transit; send them again")]
     Mismatch {
         /// ID given by the caller.
         id: ChunkId,
@@ -46,7 +46,7 @@ pub enum ChunkError {
         bytes: usize,
     },
     /// The chunk is longer than allowed.
-    #[error("a chunk of {found} bytes: at most {allowed} are allowed")]
+    #[error("a chunk has {found} bytes, but at most {allowed} are allowed")]
     TooLong {
         /// Number of bytes given.
         found: usize,
@@ -55,8 +55,8 @@ pub enum ChunkError {
     },
     /// There is no space for more chunks. Reading and garbage collection still work.
     #[error(
-        "no space for chunks in {directory}: {free} bytes are free, and {reserve} stay free for the log; remove resources \
-         or free space, then collect; reading goes on"
+        "no space for chunks in {directory}: {free} bytes are free, and {reserve} are reserved for the log; remove \
+         resources or free space, then collect; reading continues"
     )]
     Full {
         /// The store's directory.
@@ -67,9 +67,7 @@ pub enum ChunkError {
         reserve: u64,
     },
     /// An earlier sync failed, so it is unknown which bytes reached the disk.
-    #[error(
-        "chunks cannot be written any more after a failed sync: stop the process and start it again; reading goes on"
-    )]
+    #[error("chunks cannot be written after a failed sync; restart the process; reading continues")]
     Poisoned,
     /// An operation of the file system failed.
     #[error("cannot {action} {path}: {source}")]

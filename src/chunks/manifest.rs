@@ -110,7 +110,7 @@ mod tests {
         for cut in 0..good.len() {
             assert!(decode_index(&good[..cut]).is_err(), "{cut}");
         }
-        assert!(decode_index(&[&good[..], &[0]].concat()).is_err(), "something behind it");
+        assert!(decode_index(&[&good[..], &[0]].concat()).is_err(), "trailing byte");
         for at in 0..INDEX_HEADER_BYTES {
             let mut bad = good.clone();
             bad[at] ^= 1;

@@ -174,7 +174,7 @@ fn examine(shared: &Shared, number: u32, has_table: bool, report: &mut OpenRepor
         rows.retain(|row| {
             let is_there = u64::from(row.offset) + frame_bytes(row.stored) <= length;
             if !is_there {
-                let what = "it lies behind the end of the file".into();
+                let what = "it is past the end of the file".into();
                 let (file, offset) = (name.clone(), u64::from(row.offset));
                 report.damages.push(Damage { id: Some(row.id), file, offset, what });
             }
@@ -249,7 +249,7 @@ pub(super) fn load_table(shared: &Shared, number: u32, pack_bytes: u64) -> Resul
         return Err(format!("it is the index of pack {}", table.pack.number));
     }
     let within = |row: &Row| u64::from(row.offset) + frame_bytes(row.stored) <= table.covered;
-    if table.rows.iter().all(within) { Ok(table) } else { Err("a row points behind what is covered".into()) }
+    if table.rows.iter().all(within) { Ok(table) } else { Err("a row is past the covered range".into()) }
 }
 
 /// Adds a pack to the store. If it is the last one, writing may continue in it.

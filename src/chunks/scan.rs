@@ -80,7 +80,7 @@ fn frame(window: &mut Window<'_>, pack: u32, at: u64) -> Result<FrameHeader, Bad
         return Err(bad(format!("a frame of pack {}", header.pack)));
     }
     if at + header.frame_bytes() > window.to {
-        return Err(bad(format!("a chunk of {} bytes that ends behind the file", header.stored)));
+        return Err(bad(format!("a chunk of {} bytes that ends past the end of the file", header.stored)));
     }
     let lost = |what: String| Bad { header: Some(header), what };
     let stored = window.get(at + FRAME_HEADER_BYTES as u64, u64::from(header.stored));

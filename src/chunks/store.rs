@@ -331,17 +331,17 @@ impl Shared {
         };
         let stored = &frame[FRAME_HEADER_BYTES..];
         if (header.id, header.stored, header.raw) != (*id, place.stored, place.raw) {
-            return damaged(&"it is the frame of another chunk");
+            return damaged(&"the frame is of another chunk");
         }
         if crc32c::crc32c(stored) != header.stored_crc {
-            return damaged(&"its checksum does not match");
+            return damaged(&"the checksum does not match");
         }
         let raw = match self.codec.restore(header.encoding, stored, header.raw as usize) {
             Ok(raw) => raw,
             Err(what) => return damaged(&what),
         };
         if ChunkId::of(raw.as_deref().unwrap_or(stored)) != *id {
-            return damaged(&"its hash does not match");
+            return damaged(&"the hash does not match");
         }
         Ok(Frame { bytes: frame, raw })
     }

@@ -21,13 +21,13 @@ fn put(fs: &MemoryFs, name: &str, bytes: &[u8]) {
         file.write_at(bytes, 0)?;
         file.sync_data()
     });
-    written.expect("invariant: memory takes it");
+    written.expect("invariant: writing to memory cannot fail");
 }
 
 fn open(fs: &MemoryFs) -> ChunkStore {
     let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::default() };
     let opened = ChunkStore::open(Path::new(DIR), Arc::new(fs.clone()), Arc::new(SystemClock), options);
-    opened.expect("damage is no reason not to open").0
+    opened.expect("opens despite damage").0
 }
 
 /// Opens the store and checks that every chunk that it returns matches its ID, that further chunks can be written, and
@@ -42,14 +42,14 @@ fn examine(fs: &MemoryFs) {
                 sound.push(id);
             }
             Err(ChunkError::Damaged { .. }) => assert!(!store.contains(&id)),
-            other => panic!("neither read nor damaged: {other:?}"),
+            other => panic!("unexpected result: {other:?}"),
         }
     }
     sound.push(ChunkId::of(b"another one"));
-    store.write(&sound[sound.len() - 1], b"another one").and_then(|_| store.sync()).expect("takes more");
+    store.write(&sound[sound.len() - 1], b"another one").and_then(|_| store.sync()).expect("accepts more");
     drop(store);
     let store = open(fs);
-    assert!(sound.iter().all(|id| store.read(id).is_ok_and(|raw| raw.is_some())), "what was read stays readable");
+    assert!(sound.iter().all(|id| store.read(id).is_ok_and(|raw| raw.is_some())), "earlier chunks remain readable");
 }
 
 /// Pack file: the raw input, and the input as frames with a valid header and valid checksums.

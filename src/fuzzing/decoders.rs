@@ -20,7 +20,7 @@ pub fn record(bytes: &[u8]) {
     let Ok(entry) = payload::decode_entry(&header, &body) else { return };
     let mut again = Vec::new();
     if payload::encode_entry(&entry, &frame::CHAIN_START, header.batch_index, header.flags, &mut again).is_ok() {
-        let (header, range) = frame::decode_frame(&again).expect("invariant: what was encoded decodes");
+        let (header, range) = frame::decode_frame(&again).expect("invariant: encoded bytes decode");
         let body = Bytes::copy_from_slice(&again[range]);
         assert_eq!(payload::decode_entry(&header, &body).ok(), Some(entry));
     }
@@ -146,7 +146,7 @@ pub fn roster(bytes: &[u8]) {
 pub fn admin(bytes: &[u8]) {
     fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
         let Ok(first) = serde_json::from_slice::<T>(bytes) else { return };
-        let written = serde_json::to_vec(&first).expect("invariant: what was read can be written");
+        let written = serde_json::to_vec(&first).expect("invariant: a decoded value encodes");
         assert_eq!(serde_json::from_slice::<T>(&written).ok(), Some(first));
     }
     again::<admin::Request>(bytes);

@@ -31,13 +31,13 @@ pub fn journal(bytes: &[u8]) {
         made.write_at(bytes, 0)?;
         made.sync_data()
     });
-    written.expect("invariant: memory takes it");
+    written.expect("invariant: writing to memory cannot fail");
     let Ok((mut journal, records)) = Journal::open(Arc::new(fs.clone()), Path::new(DIR)) else { return };
-    journal.append(&[(200, b"more".to_vec())]).and_then(|()| journal.sync()).expect("takes more");
+    journal.append(&[(200, b"more".to_vec())]).and_then(|()| journal.sync()).expect("accepts more");
     drop(journal);
     let (_, again) = Journal::open(Arc::new(fs), Path::new(DIR)).expect("opens again");
     assert_eq!(again.len(), records.len() + 1);
-    assert!(again.iter().zip(&records).all(|(now, before)| now == before), "what was read stays readable");
+    assert!(again.iter().zip(&records).all(|(now, before)| now == before), "earlier records remain readable");
 }
 
 /// State directory without any files to swap.
@@ -68,7 +68,7 @@ pub fn entries(bytes: &[u8]) {
     }
     let open = || {
         let (journal, _) =
-            Journal::open(Arc::new(MemoryFs::new()), Path::new(DIR)).expect("invariant: a new one opens");
+            Journal::open(Arc::new(MemoryFs::new()), Path::new(DIR)).expect("invariant: a new journal opens");
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let opened = Stepped::open(
             StateStore::in_memory(),
@@ -134,14 +134,14 @@ fn load(rows: &[Row]) {
         match row {
             Row::Object { collection, key, version, time_ms, value } => {
                 let object = Object { version: *version, time_ms: *time_ms, value: value.clone() };
-                loader.object(collection, key, &object).expect("memory takes it");
+                loader.object(collection, key, &object).expect("writes to memory");
                 match seen.insert(format!("{collection}\0{}", key.as_str())) {
                     true => promised.add_object(collection, key, *version, value),
                     false => twice = true,
                 }
             }
             Row::Origin { origin, row } => {
-                loader.origin(*origin, row).expect("memory takes it");
+                loader.origin(*origin, row).expect("writes to memory");
                 match seen.insert(format!("\0{origin}")) {
                     true => promised.replace_origin(*origin, None, Some(row)),
                     false => twice = true,
@@ -149,13 +149,13 @@ fn load(rows: &[Row]) {
             }
             Row::Withheld { version, time_ms, object } => {
                 let row = WithheldObject { version: *version, time_ms: *time_ms, object: object.clone() };
-                loader.withheld(&row).expect("memory takes it");
+                loader.withheld(&row).expect("writes to memory");
                 match seen.insert(format!("{}\0{}", object.collection, object.key.as_str())) {
                     true => promised.add_withheld(object),
                     false => twice = true,
                 }
             }
-            Row::Maker { origin, maker } => loader.maker(*origin, maker).expect("memory takes it"),
+            Row::Maker { origin, maker } => loader.maker(*origin, maker).expect("writes to memory"),
         }
     }
     let digest: Digest = promised.overall();
@@ -171,7 +171,7 @@ fn load(rows: &[Row]) {
     };
     match loader.finish(target) {
         Ok(store) => {
-            assert!(!twice, "a row that came twice went unnoticed");
+            assert!(!twice, "a duplicate row was not detected");
             assert_eq!(store.check().expect("has a position").damage, []);
             assert_eq!(store.meta().expect("has a position").digest, digest);
         }

@@ -65,10 +65,10 @@ impl Model {
                 Decided::Committed(id, _) => (*id, false),
                 Decided::Rejected(id, ..) => (*id, true),
             };
-            let at = self.pending.iter().position(|txn| txn.id == id).expect("only what was pending is decided");
+            let at = self.pending.iter().position(|txn| txn.id == id).expect("a resolved transaction was pending");
             self.pending.remove(at);
             self.rejected.extend(rejected.then_some(id));
-            let row = self.rows.get(&id.origin).expect("the state has decided it");
+            let row = self.rows.get(&id.origin).expect("the state has resolved it");
             assert_eq!(row.rejection(id.counter).is_some(), rejected, "{decided:?}");
         }
     }
@@ -156,12 +156,12 @@ impl Stream {
         let mut body = Vec::new();
         if !matches!(self.pusher.next(outbox, &Gate::default(), &mut body), Next::Send(_)) {
             let all = model.pending.iter().all(|txn| self.pushed.contains(&txn.id));
-            return assert!(all || self.pusher.is_full(), "something was left out");
+            return assert!(all || self.pusher.is_full(), "a pending transaction was not pushed");
         }
-        let txn = decode_txn(&body).expect("what is pushed decodes");
-        let place = model.pending.iter().position(|pending| **pending == txn).expect("only what is pending is pushed");
+        let txn = decode_txn(&body).expect("a pushed transaction decodes");
+        let place = model.pending.iter().position(|pending| **pending == txn).expect("a pushed transaction is pending");
         assert!(model.pending[..place].iter().all(|earlier| self.pushed.contains(&earlier.id)), "out of order");
-        assert!(self.pushed.insert(txn.id), "twice on one stream");
+        assert!(self.pushed.insert(txn.id), "pushed twice on one stream");
         self.unanswered.push_back(txn.id);
     }
 

@@ -103,9 +103,12 @@ impl Model {
                         assert!(!good && *id == txn.id, "{entry:?} {txn:?}");
                         assert!(matches!(reason, Reason::ConditionFailed { .. }), "{reason}");
                     }
-                    EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("nobody makes these"),
+                    EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("unexpected entry kind"),
                 }
-                assert!(self.entries.last().is_none_or(|before| before.time_ms <= entry.time_ms), "time never falls");
+                assert!(
+                    self.entries.last().is_none_or(|before| before.time_ms <= entry.time_ms),
+                    "commit times do not decrease"
+                );
                 self.entries.push(entry);
             }
             Decision::Gap(expected) => {
@@ -117,21 +120,21 @@ impl Model {
                 assert!(count <= made && txn.id.counter.0 == last + 1, "{count} {txn:?}");
             }
             Decision::Committed(at) => {
-                let entry = self.of(txn.id).expect("was decided");
+                let entry = self.of(txn.id).expect("is resolved");
                 assert!(at >= entry.seq && at <= self.head());
                 let committed = matches!(entry.body, EntryBody::Commit(_));
-                assert!(committed || self.is_settled(txn.id), "a rejection is not forgotten: {entry:?}");
+                assert!(committed || self.is_settled(txn.id), "a rejection was forgotten: {entry:?}");
             }
             Decision::Rejected(_, Reason::IdentityReused) => {
-                let entry = self.of(txn.id).expect("was decided");
+                let entry = self.of(txn.id).expect("is resolved");
                 let differs = |written: &Txn| written.ops != txn.ops || written.conditions != txn.conditions;
                 let is_other = matches!(&entry.body, EntryBody::Commit(written) if differs(written));
                 assert!(is_other || matches!(entry.body, EntryBody::Reject { .. }), "{entry:?} {txn:?}");
             }
             Decision::Rejected(at, reason) => {
-                let entry = self.of(txn.id).expect("was decided");
+                let entry = self.of(txn.id).expect("is resolved");
                 let same = matches!(&entry.body, EntryBody::Reject { reason: first, .. } if *first == reason);
-                assert!(same && at == entry.seq, "a retry gets the first answer: {entry:?} {reason}");
+                assert!(same && at == entry.seq, "a retry got another answer: {entry:?} {reason}");
             }
         }
     }
@@ -178,6 +181,6 @@ pub fn run(bytes: &[u8]) {
         assert_eq!(sequencer.head(), model.head());
         let origin = steps.origin();
         let last = model.last_counter(TxnId { origin, ..TxnId::default() });
-        assert_eq!(sequencer.last_counter(origin), OriginCounter(last), "undoing leaves no trace");
+        assert_eq!(sequencer.last_counter(origin), OriginCounter(last), "undo restores the counter");
     }
 }

@@ -45,27 +45,30 @@ pub fn follower(bytes: &[u8]) {
                 let good = first == received + 1 && !is_torn;
                 match follower.handle_entries(block.clone()) {
                     Ok(runs) => {
-                        assert!(good, "a gap was taken in: {first} after {received}");
+                        assert!(good, "a gap was accepted: {first} after {received}");
                         let ends = runs.iter().map(|run| run.entries.last().map_or(0, |last| last.seq.0));
                         let ends: Vec<u64> = ends.collect();
                         assert!(runs.iter().zip(&ends).all(|(run, end)| run.chain == chain_at(*end)));
                         let inner = runs.iter().flat_map(|run| run.entries.iter().rev().skip(1));
                         assert!(inner.into_iter().all(|entry| !entry.seq.0.is_multiple_of(CHECKPOINT_EVERY)));
                         let all: Vec<Entry> = runs.into_iter().flat_map(|run| run.entries).collect();
-                        assert!(all.iter().eq(block.iter().map(|(entry, _)| entry)), "nothing lost, nothing changed");
+                        assert!(all.iter().eq(block.iter().map(|(entry, _)| entry)), "the entries are unchanged");
                         received = block.last().map_or(received, |(entry, _)| entry.seq.0);
                         waiting.extend(ends);
                     }
                     Err(TailError::Gap { expected, found }) => assert!(!good && expected != found),
                 }
-                assert_eq!(follower.received(), Seq(received), "an error takes nothing in");
+                assert_eq!(follower.received(), Seq(received), "no entry is accepted after an error");
             }
             1 | 2 => {
                 let Some(seq) = waiting.pop_front() else { continue };
                 applied.push(seq);
                 let result = follower.handle_applied(Seq(seq), digest_at(seq, true));
-                assert!(result.is_ok() || wrong.iter().any(|at| applied.contains(at)), "no difference, but {result:?}");
-                assert!(result.is_err() || !wrong.contains(&seq), "a difference at {seq} went unnoticed");
+                assert!(
+                    result.is_ok() || wrong.iter().any(|at| applied.contains(at)),
+                    "no difference, but got {result:?}"
+                );
+                assert!(result.is_err() || !wrong.contains(&seq), "a difference at {seq} was not detected");
                 if result.is_err() {
                     return;
                 }
@@ -115,7 +118,7 @@ pub fn ring(bytes: &[u8]) {
                     Next::Send(blocks) => {
                         let mut expected = Seq(from).next();
                         for block in &blocks {
-                            assert_eq!(block.first, expected, "somebody would be skipped ahead");
+                            assert_eq!(block.first, expected, "entries would be skipped");
                             expected = block.last.next();
                         }
                         assert!(!blocks.is_empty() && expected.0 <= head + 1);

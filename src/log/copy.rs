@@ -157,7 +157,7 @@ pub enum CutError {
     #[error("{0}")]
     Damaged(Damage),
     /// The requested end is in the compacted prefix, where records are missing.
-    #[error("every record is there only from sequence {horizon} on: {wanted} cannot be restored from this backup")]
+    #[error("all records are kept only from sequence {horizon} on: {wanted} cannot be restored from this backup")]
     BelowHorizon {
         /// Sequence from which records are complete.
         horizon: Seq,
@@ -166,8 +166,8 @@ pub enum CutError {
     },
     /// The clock was wrong for some time, so the time does not determine a unique end.
     #[error(
-        "commit times go back, because a clock was wrong for a while: at {wanted} the log may end at sequence {early} or at \
-         {late}; nothing was changed; look at both with `gravwell-logctl tail`, and choose one with --at SEQUENCE"
+        "commit times go back, because a clock was temporarily wrong: at {wanted} the log may end at sequence {early} \
+         or at {late}; nothing was changed; examine both with `gravwell-logctl tail`, and choose one with --at SEQUENCE"
     )]
     TimesGoBack {
         /// The requested time.
@@ -178,7 +178,7 @@ pub enum CutError {
         late: Seq,
     },
     /// The requested end is past the last record.
-    #[error("the files end at sequence {last}: {wanted} is not in them")]
+    #[error("the files end at sequence {last} and do not include {wanted}")]
     Beyond {
         /// Last sequence in the files.
         last: Seq,
@@ -187,8 +187,8 @@ pub enum CutError {
     },
     /// The log would be empty.
     #[error(
-        "{wanted} lies before the first record ({first}), so the log would be empty: nothing was changed. Choose a sequence or a \
-         time from there on, or say --at-empty when an empty log is what you want"
+        "{wanted} precedes the first record ({first}), so the log would be empty; nothing was changed; choose a later \
+         sequence or time, or pass --at-empty to restore an empty log"
     )]
     BeforeFirst {
         /// The requested end.

@@ -293,11 +293,11 @@ mod tests {
         for segment in &segments {
             let bytes = read(segment);
             for step in [1, 95, 97, 4096] {
-                let ended = check(segment, &bytes, step).expect("is whole");
+                let ended = check(segment, &bytes, step).expect("is valid");
                 assert_eq!((&ended.header, &ended.mark), (&segment.header, &segment.mark), "{}", segment.name);
                 assert!(before.iter().all(|before| *before == ended.checked.before));
             }
-            before = Some(check(segment, &bytes, 4096).expect("is whole").checked.after);
+            before = Some(check(segment, &bytes, 4096).expect("is valid").checked.after);
             for at in 0..bytes.len() {
                 let mut bad = bytes.clone();
                 bad[at] ^= 1;
@@ -317,7 +317,7 @@ mod tests {
         let (mut log, _) = open(&fs, options(64 << 20)).expect("creates");
         append(&mut log, 15, b'a');
         let earlier = log.reader().copy().segments.remove(0);
-        let standing = check(&earlier, &read(&earlier), 70_000).expect("is whole").checked.standing.expect("stands");
+        let standing = check(&earlier, &read(&earlier), 70_000).expect("is valid").checked.standing.expect("stands");
         assert_eq!(standing.bytes, PIECE_BYTES);
         assert_eq!(earlier.sum(standing.bytes).expect("reads"), standing.sum);
         append(&mut log, 20, b'b');
@@ -329,8 +329,8 @@ mod tests {
             let pushed = sent.chunks(300_000).try_for_each(|bytes| check.push(bytes));
             Some(pushed.and_then(|()| check.finish()))
         };
-        let resumed = resume(&bytes[at..whole], &bytes[whole..]).expect("fits").expect("is whole");
-        assert_eq!(resumed, check(&later, &bytes, 1 << 20).expect("is whole"));
+        let resumed = resume(&bytes[at..whole], &bytes[whole..]).expect("fits").expect("is valid");
+        assert_eq!(resumed, check(&later, &bytes, 1 << 20).expect("is valid"));
         assert_eq!(resumed.checked.standing.expect("stands").bytes, 3 * PIECE_BYTES);
         assert!(resume(&bytes[at + 1..whole], &bytes[whole..]).is_none());
 

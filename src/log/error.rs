@@ -7,7 +7,7 @@ use crate::codec::error::{DecodeError, EncodeError};
 use crate::model::Seq;
 
 /// Remedy for a damaged log.
-pub const REPAIR_REMEDY: &str = "bring back the file from a backup, or stop a member and rebuild the log from it with \
+pub const REPAIR_REMEDY: &str = "restore the file from a backup, or stop a member and rebuild the log from it with \
                                  `gravwell-logctl --data-dir DATASTORE repair --from MEMBER_DIR`";
 
 /// Damage on the storage medium: file, offset, expected value and value found.
@@ -86,7 +86,7 @@ impl IoFailure {
 pub enum OpenError {
     /// The medium is damaged. Nothing is skipped or truncated.
     #[error(
-        "{first}{}; nothing was changed: `gravwell-logctl verify` lists every place; {REPAIR_REMEDY}",
+        "{first}{}; nothing was changed; run `gravwell-logctl verify` for a full list; {REPAIR_REMEDY}",
         further(*more)
     )]
     Damaged {
@@ -120,7 +120,7 @@ impl From<Damage> for OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// The disk is full. No part of the batch remains; writing can resume when there is space.
-    #[error("the disk is full ({free} bytes free in {directory}): free space or let compaction run; reads go on")]
+    #[error("the disk is full ({free} bytes free in {directory}); free space or let compaction run; reads continue")]
     Full {
         /// Directory of the log.
         directory: String,
@@ -131,7 +131,7 @@ pub enum AppendError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The entries do not follow the head.
-    #[error("a batch starts with sequence {found}, but the log goes on with {expected}")]
+    #[error("batch starts at sequence {found}, expected {expected}")]
     Sequence {
         /// Next sequence of the log.
         expected: Seq,
@@ -142,7 +142,7 @@ pub enum AppendError {
     #[error("the previous batch has not been synced yet")]
     Unsynced,
     /// An earlier failure left the file in an unknown state: the process must stop and reopen the log.
-    #[error("the log cannot be written any more after an earlier failure: stop the process and open the log again")]
+    #[error("the log cannot be written after an earlier failure; restart the process")]
     Poisoned,
     /// Writing failed; the log is poisoned.
     #[error(transparent)]
@@ -153,16 +153,16 @@ pub enum AppendError {
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
     /// Syncing failed, now or earlier.
-    #[error("the log could not be made durable ({0}): stop the process; nothing since the last sync was acknowledged")]
+    #[error("cannot sync the log: {0}; stop the process; no entry since the last sync was acknowledged")]
     Io(#[from] IoFailure),
     /// See [`AppendError::Poisoned`].
-    #[error("the log cannot be written any more after an earlier failure: stop the process and open the log again")]
+    #[error("the log cannot be written after an earlier failure; restart the process")]
     Poisoned,
 }
 
 impl From<crate::codec::block::BadBlock> for ReadError {
     fn from(error: crate::codec::block::BadBlock) -> ReadError {
-        Damage::new("a segment", 0, "record", "an intact one", error).into()
+        Damage::new("a segment", 0, "record", "an intact record", error).into()
     }
 }
 
@@ -182,7 +182,7 @@ impl ReadError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The records are below the horizon.
-    #[error("records after {from} are compacted: reading can start at {horizon} or later; take a snapshot")]
+    #[error("records after {from} are compacted; read from {horizon} or later, or fetch a snapshot")]
     Compacted {
         /// Sequence after which reading should have started.
         from: Seq,
@@ -190,7 +190,7 @@ pub enum ReadError {
         horizon: Seq,
     },
     /// The records are past the durable end.
-    #[error("sequence {seq} is beyond the head {head}")]
+    #[error("sequence {seq} is past the head {head}")]
     Beyond {
         /// The requested sequence.
         seq: Seq,

@@ -30,9 +30,9 @@ pub const KNOWN_MAX: usize = 4096;
 pub enum NotesError {
     /// The file is corrupt.
     #[error(
-        "{path} is damaged ({what}), and with it why the log's generations began; it is not replaced by an empty one: \
-         bring it back from a backup of the host, or say `gravwell-logctl generations set N restored` (or `recovered`, or \
-         `repaired`) for every generation; the damaged file is kept then",
+        "{path}, which records why the log's generations started, is damaged ({what}) and is not replaced; restore it \
+         from a backup of the host, or run `gravwell-logctl generations set N restored` (or `recovered`, or \
+         `repaired`) for every generation, which keeps the damaged file",
         path = path.display()
     )]
     Damaged {
@@ -45,10 +45,10 @@ pub enum NotesError {
     #[error("{0}")]
     Directory(#[from] DirectoryError),
     /// No generation number is left.
-    #[error("generation {0} is too close to the last number, {max}: no other can start", max = Generation::MAX)]
+    #[error("generation {0} is too close to the maximum, {max}: no other can start", max = Generation::MAX)]
     NoNumber(Generation),
     /// The operating system returns no random bytes.
-    #[error("cannot draw the number of a generation: {0}; try again")]
+    #[error("cannot draw a generation number: {0}; try again")]
     Random(std::io::Error),
 }
 
@@ -116,7 +116,7 @@ impl File {
         let file: File = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
         match file.version {
             VERSION => Ok(file),
-            other => Err(format!("version {other} is not known to this version")),
+            other => Err(format!("version {other} is unknown to this program")),
         }
     }
 
@@ -144,7 +144,7 @@ fn read(path: &Path) -> Result<Option<File>, NotesError> {
 fn set_aside(path: &Path, why: &str) -> Result<(), DirectoryError> {
     let file = path.join(FILE);
     let Some(kept) = first_free(|number| path.join(format!("{FILE}.{why}-{number}"))) else { return Ok(()) };
-    tracing::warn!(kept = %kept.display(), "what was in {FILE} is kept");
+    tracing::warn!(kept = %kept.display(), "kept the previous {FILE}");
     std::fs::rename(&file, &kept).map_err(|source| DirectoryError::Io { path: kept, source })
 }
 
@@ -251,7 +251,7 @@ fn unknown(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<S
 pub fn problem_of_member(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
     match unknown(path, log_id, lineage) {
         Ok(unknown) if unknown.is_empty() => None,
-        Ok(unknown) => Some(format!("{FILE} does not say how generation {} of the log began", unknown.join(", "))),
+        Ok(unknown) => Some(format!("{FILE} does not record why generation {} of the log started", unknown.join(", "))),
         // On the next connection the member replaces the file and keeps the damaged one.
         Err(NotesError::Damaged { path, what }) => Some(format!("{} is damaged ({what})", path.display())),
         Err(error) => Some(error.to_string()),
@@ -267,9 +267,9 @@ pub fn problem(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<S
     };
     let first = unknown.first()?;
     Some(format!(
-        "{FILE} does not say how generation {} began, so members that had more before it cannot follow by themselves: \
-         bring the file back, or say `gravwell-logctl --data-dir {} generations set {first} restored` (or `recovered`, or \
-         `repaired`)",
+        "{FILE} does not record why generation {} started, so members that had more before it cannot follow \
+         automatically; restore the file, or run `gravwell-logctl --data-dir {} generations set {first} restored` (or \
+         `recovered`, or `repaired`)",
         unknown.join(", "),
         path.display()
     ))
@@ -317,7 +317,7 @@ mod tests {
         assert!(super::next(path, log, first, &told).expect("draws").0 > noted + 9);
         std::fs::write(path.join(FILE), "damaged").expect("writes");
         assert!(next(first.0) > first);
-        assert_eq!(std::fs::read(path.join(FILE)).expect("reads"), b"damaged", "it is kept");
+        assert_eq!(std::fs::read(path.join(FILE)).expect("reads"), b"damaged", "the damaged file is kept");
     }
 
     #[test]
@@ -330,16 +330,16 @@ mod tests {
             let listed = list(path, log, &lineage).expect("reads");
             listed.iter().map(|info| info.beginning).collect::<Vec<_>>()
         };
-        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered], "the third one shares something else");
+        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered], "the third one shares another sequence");
         for problem in [problem, problem_of_member] {
             assert!(problem(path, log, &lineage).is_some_and(|problem| problem.contains("generation 3")));
         }
         learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
-        assert_eq!(begun(log)[1], Beginning::Recovered, "what is known stays");
+        assert_eq!(begun(log)[1], Beginning::Recovered, "known reasons are kept");
         set(path, log, info(3, 9, Beginning::Repaired)).expect("writes");
         assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered, Beginning::Repaired]);
         assert_eq!((problem(path, log, &lineage), problem_of_member(path, log, &lineage)), (None, None));
-        assert_eq!(begun(LogId([2; 16])), [Beginning::Created], "another log's notes do not count");
+        assert_eq!(begun(LogId([2; 16])), [Beginning::Created], "notes of another log are ignored");
         learn(path, LogId([2; 16]), &[info(3, 9, Beginning::Restored)]).expect("writes");
         assert!(path.join("generations.json.of-another-log-1").exists());
     }
@@ -372,8 +372,8 @@ mod tests {
         learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
         assert_eq!(std::fs::read(path.join("generations.json.damaged-1")).expect("kept"), bad);
         std::fs::remove_file(&file).expect("removes");
-        assert!(problem(path, log, &lineage).is_some(), "a missing one is named");
-        assert_eq!(problem(path, log, &lineage[..1]), None, "a log of one generation needs none");
+        assert!(problem(path, log, &lineage).is_some(), "a missing reason is reported");
+        assert_eq!(problem(path, log, &lineage[..1]), None, "one generation needs no reason");
     }
 
     #[test]

@@ -39,7 +39,7 @@ const MARK: u8 = 255;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The journal is damaged. Nothing was changed.
-    #[error("{0}; what it holds exists nowhere else, so it is not discarded")]
+    #[error("{0}; it is not discarded, because no other copy of its records exists")]
     Damaged(#[from] Damage),
     /// A file cannot be read or written.
     #[error(transparent)]
@@ -48,13 +48,13 @@ pub enum JournalError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// Invalid kind: kinds below 16 are reserved for the log, 255 is the mark.
-    #[error("records of a journal have kinds from 16 to 254, not {found}")]
+    #[error("journal records have kinds from 16 to 254, not {found}")]
     Kind {
         /// The invalid kind.
         found: u8,
     },
     /// An earlier failure left the file in an unknown state.
-    #[error("the journal cannot be written any more after an earlier failure: stop the process and open it again")]
+    #[error("the journal cannot be written after an earlier failure; restart the process")]
     Poisoned,
 }
 
@@ -193,7 +193,7 @@ impl Journal {
     /// Returns the error for a directory that had a journal before but for which [`Journal::is_absent`] is true now.
     #[must_use]
     pub fn missing() -> JournalError {
-        Damage::new(FILE, 0, "the outbox journal", "a file, as the replica was used before", "none").into()
+        Damage::new(FILE, 0, "the outbox journal", "a file, because the replica was used before", "none").into()
     }
 
     /// Accepts the loss of records in a damaged or missing journal: copies the existing files to `*.damaged-N` and
@@ -321,7 +321,7 @@ impl Journal {
         let vouched = self.vouched();
         for head in [Some(&mut self.head), self.witness.as_mut()].into_iter().flatten() {
             if let Err(error) = head.sync() {
-                tracing::warn!(%error, "a head of the outbox journal could not be synced; it is written again");
+                tracing::warn!(%error, "failed to sync a head of the outbox journal; will write it again");
                 let _ = head.write(vouched);
             }
         }
@@ -516,8 +516,8 @@ fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalE
     let Some(slots) = slots.filter(|_| !planted::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
     let expected = match slots.newest() {
         Some(Vouched { generation: Generation(1), seq: Seq::ZERO, .. }) => return Ok(()),
-        Some(Vouched { seq, .. }) => format!("{seq} records, as `{head}` says"),
-        None => "a file, as it has a head".to_owned(),
+        Some(Vouched { seq, .. }) => format!("{seq} records, according to `{head}`"),
+        None => "a file, because a head exists".to_owned(),
     };
     Err(Damage::new(FILE, 0, "the outbox journal", expected, "no file").into())
 }
@@ -526,16 +526,17 @@ fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalE
 fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouched>, JournalError> {
     if header.flags & FLAG_HEADED != 0 {
         let found = slots.and_then(|slots| slots.about(header.log_id, header.generation));
-        let damage = |found: &str| Damage::new(HEAD, 0, "the head of the outbox journal", "one of this file", found);
+        let damage =
+            |found: &str| Damage::new(HEAD, 0, "the head of the outbox journal", "the head of this file", found);
         return match (found, slots.and_then(Slots::newest)) {
             (Some(found), _) => Ok(Some(found)),
-            (None, Some(_)) => Err(damage("one of another file: one of the two is out of date").into()),
+            (None, Some(_)) => Err(damage("the head of another file, so one of the two is outdated").into()),
             (None, None) => Err(damage(if slots.is_some() { "two damaged slots" } else { "no file" }).into()),
         };
     }
     // A new head is left over from an upgrade that did not complete.
     if slots.is_some_and(|slots| !slots.is_new()) {
-        let (expected, found) = ("a journal with a head", "one of an earlier version");
+        let (expected, found) = ("a journal with a head", "a journal of an earlier version");
         return Err(Damage::new(FILE, 0, "file header: flags", expected, found).into());
     }
     Ok(None)
@@ -558,18 +559,18 @@ fn witnessed(
     let witness_text = "the witness of the outbox journal";
     let Some(witness) = witness else {
         return match head.is_some_and(Slots::is_witnessed) {
-            true => damage(witness_text, "a file, as the head says".into(), "none".into()),
+            true => damage(witness_text, "a file, according to the head".into(), "none".into()),
             false => Ok(None),
         };
     };
     let Some(newest) = witness.newest() else {
-        return damage(witness_text, "one slot that can be read".into(), "two damaged slots".into());
+        return damage(witness_text, "a readable slot".into(), "two damaged slots".into());
     };
     if newest.id != header.log_id {
         return damage(
             "the outbox journal",
             format!("journal {}", newest.id),
-            format!("another one, {}", header.log_id),
+            format!("another journal, {}", header.log_id),
         );
     }
     match newest.generation.cmp(&header.generation) {
@@ -577,7 +578,7 @@ fn witnessed(
         Ordering::Equal => Ok(Some(newest)),
         Ordering::Greater => damage(
             "the outbox journal",
-            format!("rewrite {} of it", newest.generation),
+            format!("rewrite {}", newest.generation),
             format!("an older copy, rewrite {}", header.generation),
         ),
     }
@@ -618,12 +619,12 @@ fn scan_records(
     let wrong =
         |expected: String, found: String| Damage::new(FILE, last.end, "the end of the journal", expected, found);
     if let Some((name, vouched)) = expected.iter().find(|(_, vouched)| last.seq < vouched.seq) {
-        let expected = format!("record {} at least, as `{name}` says", vouched.seq);
+        let expected = format!("record {} at least, according to `{name}`", vouched.seq);
         return Err(wrong(expected, format!("record {}", last.seq)).into());
     }
     if let Some((name, vouched)) = other {
-        let found = "another one of that number".into();
-        return Err(wrong(format!("record {}, which `{name}` knows", vouched.seq), found).into());
+        let found = "a different record of that number".into();
+        return Err(wrong(format!("record {}, as known to `{name}`", vouched.seq), found).into());
     }
     Ok((scan, last))
 }

@@ -207,7 +207,7 @@ impl std::fmt::Debug for FjallLiveness {
 fn io_error(error: fjall::Error) -> io::Error {
     match error {
         fjall::Error::Io(error) => error,
-        other => io::Error::other(format!("index of compaction: {other:?}")),
+        other => io::Error::other(format!("compaction index: {other:?}")),
     }
 }
 
@@ -252,7 +252,7 @@ impl FjallLiveness {
     }
 
     fn tables(&self) -> io::Result<&(Database, Keyspace)> {
-        self.tables.as_ref().ok_or_else(|| io::Error::other("the index of compaction is closed"))
+        self.tables.as_ref().ok_or_else(|| io::Error::other("the compaction index is closed"))
     }
 
     fn belongs(&self) -> bool {

@@ -79,7 +79,7 @@ impl fmt::Display for RecoveryAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RecoveryAction::CreateLog => f.write_str("create a new log"),
-            RecoveryAction::RemoveLeftover { file } => write!(f, "remove {file}, left over from interrupted work"),
+            RecoveryAction::RemoveLeftover { file } => write!(f, "remove {file}, a leftover of interrupted work"),
             RecoveryAction::RemoveCovered { file, by } => write!(f, "remove {file}, replaced by {by}"),
             RecoveryAction::FinishSeal { from, to, .. } => write!(f, "finish closing {from} as {to}"),
             RecoveryAction::CutTail { file, offset, bytes, error } => {
@@ -153,7 +153,7 @@ pub fn plan(fs: &dyn Fs, dir: &Path) -> Result<RecoveryPlan, OpenError> {
     }
     if !files.iter().any(|file| file == HEAD) {
         if let Some(name) = names.first() {
-            return Err(Damage::new(HEAD, 0, "head file", format_args!("present beside {name}"), "missing").into());
+            return Err(Damage::new(HEAD, 0, "head file", format_args!("present next to {name}"), "missing").into());
         }
         actions.push(RecoveryAction::CreateLog);
         return Ok(RecoveryPlan {

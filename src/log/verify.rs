@@ -96,7 +96,7 @@ fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !names.is_empty() {
-                report.damages.push(Damage::new(HEAD, 0, "head file", "present beside segments", "missing"));
+                report.damages.push(Damage::new(HEAD, 0, "head file", "present next to segments", "missing"));
             }
             None
         }
@@ -105,14 +105,14 @@ fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets
     if let Some(head) = &head
         && let Some(start) = trim::start(fs, dir, head, &mut names)?
     {
-        let noted = |name: &SegmentName| format!("{name} is older than what is kept; opening will remove it");
+        let noted = |name: &SegmentName| format!("{name} is older than the retained records; opening will remove it");
         report.notes.extend(start.leftover.iter().map(noted));
     }
     let mut targets = Vec::new();
     let mut covered_to = None;
     for name in names {
         if name.last.is_some() && name.last <= covered_to {
-            report.notes.push(format!("{name} has been replaced by a compacted segment; opening will remove it"));
+            report.notes.push(format!("{name} was replaced by a compacted segment; opening will remove it"));
             continue;
         }
         covered_to = name.last.or(covered_to);

@@ -112,7 +112,7 @@ mod tests {
         file.set_modified(long_ago).expect("sets");
         assert_eq!(count(temp.path()), 0);
         let lacking = Watch::begin_with(temp.path(), Some(MEMORY_MIN - 1));
-        assert!(lacking.writing.is_none(), "without memory, an abort says nothing");
+        assert!(lacking.writing.is_none(), "an abort for lack of memory is not counted");
         assert!(Watch::begin_with(temp.path(), None).writing.is_some());
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn load(view: &dyn EngineSnapshot, summary: Option<Summary>, at: Seq)
         }
         found.restore(name, seq).map_err(bad)?;
     }
-    if found.summary() == summary { Ok(found) } else { Err(bad("the rows do not add up")) }
+    if found.summary() == summary { Ok(found) } else { Err(bad("the rows do not match the summary")) }
 }
 
 /// Returns the sequence of the deletion of an object, if the rows are up to date and have it.
@@ -85,7 +85,7 @@ pub(super) fn check(view: &dyn EngineSnapshot, deletions: &Deletions, at: Seq) -
             return Err(Table::Deletions.damaged(&key(collection, name), "the deletion is later than the state"));
         }
         if view.get(&objects::key(collection.as_str(), name.as_str()))?.is_some() {
-            return Err(Table::Deletions.damaged(&key(collection, name), "the object is there"));
+            return Err(Table::Deletions.damaged(&key(collection, name), "the object exists"));
         }
     }
     Ok(())

@@ -217,8 +217,8 @@ mod tests {
             let outcomes = |of: &[(u8, bool)], origin| of.iter().filter(|(from, _)| *from == origin).count();
             let lacks = (0..5).any(|origin| outcomes(&ours, origin) > outcomes(&other, origin));
             let continues = other.len() >= ours.len() && ours.iter().zip(&other).all(|(a, b)| a.0 == b.0);
-            prop_assert!(!lacks || found.is_some(), "a missing outcome went unnoticed");
-            prop_assert!(!(continues && found.is_some()), "a continuation was taken for a fork");
+            prop_assert!(!lacks || found.is_some(), "a missing outcome was not detected");
+            prop_assert!(!(continues && found.is_some()), "a continuation was reported as a fork");
             if let Some(fork) = found {
                 let to = usize::try_from(fork.shared_to.0).expect("small");
                 prop_assert!(to < ours.len().min(other.len()) + 1);

@@ -71,11 +71,11 @@ pub(crate) fn seal(key: &[u8], mut value: Vec<u8>) -> Slice {
 /// Verifies a row and returns its contents.
 pub(crate) fn open<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StateError> {
     let Some((header, contents)) = value.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(table.damaged(key, "the row is cut short"));
+        return Err(table.damaged(key, "the row is truncated"));
     };
     let [format, sum @ ..] = *header;
     if format != FORMAT {
-        return Err(table.damaged(key, format!("format {format} is not known to this version")));
+        return Err(table.damaged(key, format!("format {format} is unknown to this program")));
     }
     if u32::from_le_bytes(sum) != checksum(key, contents) && !planted::is(Bug::IgnoreChecksum) {
         return Err(table.damaged(key, "the checksum does not match"));

@@ -8,13 +8,14 @@ use crate::model::{Digest, Seq};
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StateError {
     /// Another process has the state open.
-    #[error("the state in {} is in use by another process: stop that process, or ask it instead", dir.display())]
+    #[error("the state in {} is in use by another process; stop that process, or use its interface", dir.display())]
     Locked {
         /// Directory of the state.
         dir: PathBuf,
     },
     /// The system does not provide what opening needs; the state may be intact.
-    #[error("the state in {} cannot be opened ({cause}): it may be sound; give the process what it lacks and start it again", dir.display())]
+    #[error("cannot open the state in {}: {cause}; it may be intact; provide the missing resource or permission and \
+             restart the process", dir.display())]
     Unavailable {
         /// Directory of the state.
         dir: PathBuf,
@@ -22,7 +23,8 @@ pub enum StateError {
         cause: String,
     },
     /// The storage is being reopened; nothing can be read until then.
-    #[error("the state in {} cannot be read now: its storage stopped ({cause}) and is being opened again; try again in a moment", dir.display())]
+    #[error("cannot read the state in {} now: its storage stopped ({cause}) and is being reopened; try again in a \
+             moment", dir.display())]
     NotNow {
         /// Directory of the state.
         dir: PathBuf,
@@ -44,7 +46,7 @@ pub enum StateError {
         cause: String,
     },
     /// The engine failed and accepts no more writes; its contents in memory can no longer be trusted.
-    #[error("the state's storage failed ({cause}): the process must stop; check the disk and start it again")]
+    #[error("the state's storage failed ({cause}), so the process must stop; check the disk and restart the process")]
     Stopped {
         /// Error message of the engine.
         cause: String,
@@ -60,7 +62,7 @@ pub enum StateError {
         what: String,
     },
     /// The rows do not add up to the expected digest.
-    #[error("the state is wrong: its digest is {found} where {expected} was expected; it must be rebuilt")]
+    #[error("the state is inconsistent: its digest is {found}, expected {expected}; it must be rebuilt")]
     DigestMismatch {
         /// The expected digest.
         expected: Digest,
@@ -68,32 +70,34 @@ pub enum StateError {
         found: Digest,
     },
     /// The store is new or was never completed.
-    #[error("the state has no position: it is new or was never finished")]
+    #[error("the state has no position: it is new or incomplete")]
     Uninitialised,
     /// The store has rows but no position: its creation was interrupted.
-    #[error("the state has rows but no position: filling it was interrupted; discard the directory and begin anew")]
+    #[error("the state has rows but no position: loading it was interrupted; delete the state directory and restart")]
     Unfinished,
     /// Values are withheld from the state, so it cannot replace a log or another state.
     #[error(
-        "the state does not hold the values that are withheld from readers: only a webserver's or the datastore's can be used; what it does hold can be written out with `export`"
+        "the state lacks the values that are withheld from readers; use the state of a webserver or of the datastore, \
+         or write out the available values with `export`"
     )]
     Redacted,
     /// The entry lacks withheld values, but the state has to hold all values.
     #[error(
-        "entry {seq} lacks values that are withheld from readers, and the state holds all values: it must be fetched anew"
+        "entry {seq} lacks values that are withheld from readers, but the state has all values; the state must be \
+         fetched again"
     )]
     RedactedEntry {
         /// Sequence of the entry.
         seq: Seq,
     },
     /// The store already contains a state.
-    #[error("the state at sequence {seq} is in place already; a new one needs an empty directory")]
+    #[error("a state at sequence {seq} already exists; use an empty directory")]
     AlreadyInitialised {
         /// Sequence of that state.
         seq: Seq,
     },
     /// The entries do not continue the state.
-    #[error("entry {found} cannot be applied: the state continues at {expected}")]
+    #[error("cannot apply entry {found}: the state expects {expected}")]
     OutOfOrder {
         /// The next sequence of the state.
         expected: Seq,

@@ -85,7 +85,8 @@ fn open_files(files: &Path, dir: &Path, cache_bytes: u64) -> Result<FjallEngine,
         let cut = journal::cut_disordered_end(files).map_err(|error| refused(dir, &error))?;
         if let Some(cut) = cut {
             let (journal, at) = (cut.journal.display(), cut.at);
-            tracing::warn!(%journal, at, "cut a journal's disordered end; the state is at an earlier position");
+            tracing::warn!(%journal, at, "truncated the disordered end of a journal; the state is at an earlier \
+                                          position");
             opened = attempt(files, cache_bytes);
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn decode(row_key: &[u8], row: Slice) -> Result<ObjectRow, StateError
     let contents = envelope::open(Table::Objects, row_key, &row)?;
     let (version, time_ms) = match (contents.first_chunk::<8>(), contents.get(8..).and_then(<[u8]>::first_chunk::<8>)) {
         (Some(version), Some(time_ms)) => (u64::from_le_bytes(*version), u64::from_le_bytes(*time_ms)),
-        _ => return Err(Table::Objects.damaged(row_key, "the row is cut short")),
+        _ => return Err(Table::Objects.damaged(row_key, "the row is truncated")),
     };
     Ok(ObjectRow { version: Seq(version), time_ms, row })
 }

@@ -61,7 +61,7 @@ pub struct OriginTable(BTreeMap<Origin, OriginRow>);
 
 /// A malformed piece.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a piece of the origins table is malformed: {what}")]
+#[error("a part of the origins table is malformed: {what}")]
 pub struct BadPiece {
     what: String,
 }
@@ -160,7 +160,7 @@ impl OriginTable {
                 return Err(bad("it is too large"));
             }
             let Some((&PIECE_FORMAT, mut rest)) = piece.split_first() else {
-                return Err(bad("its format is not known to this version"));
+                return Err(bad("its format is unknown to this program"));
             };
             while !rest.is_empty() {
                 let (part, after) = postcard::take_from_bytes::<PieceRowV1>(rest).map_err(|e| bad(&e.to_string()))?;

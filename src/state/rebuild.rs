@@ -56,14 +56,14 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RebuildReason {
     /// There is no state, or it was never completed.
-    #[error("there is no finished state")]
+    #[error("there is no complete state")]
     Missing,
     /// The state was created for another log and has no entries.
     #[error("the state is empty")]
     Empty,
     /// The state extends past what its generation shares with the log; an operator abandoned that part when starting
     /// the log's generation.
-    #[error("the state is of a generation that was given up for the log's")]
+    #[error("the state is of a generation that was abandoned for the log's")]
     GivenUp,
     /// The state ends before the entries that the log still has.
     #[error("the state ends before the log's horizon")]
@@ -83,7 +83,7 @@ pub enum LossReason {
     #[error("the state is ahead of the log")]
     Ahead,
     /// The chain value of the state differs from that of the log.
-    #[error("the state's history is not the log's")]
+    #[error("the state's history differs from the log's")]
     OtherHistory,
 }
 
@@ -118,10 +118,10 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError<E> {
     /// The source of entries failed.
-    #[error("the log could not be read: {0}")]
+    #[error("cannot read the log: {0}")]
     Source(E),
     /// The new state failed.
-    #[error("the new state: {0}")]
+    #[error("cannot write the new state: {0}")]
     State(#[from] StateError),
 }
 

@@ -58,7 +58,8 @@ pub enum StateDamage {
     Row(StateError),
     /// The objects of a collection do not add up.
     #[error(
-        "collection {collection}: {objects_found} objects with digest {found}, not {objects_expected} with {expected}"
+        "collection {collection}: {objects_found} objects with digest {found}, expected {objects_expected} with \
+         {expected}"
     )]
     Collection {
         /// Name of the collection.

@@ -94,7 +94,7 @@ fn look(fs: &MemoryFs, promised: &Promised, context: &str) -> Promised {
     let there: BTreeSet<u64> = promised.may.iter().filter(|n| store.contains(&id(**n))).copied().collect();
     let lost: Vec<_> = promised.must.difference(&there).collect();
     assert!(lost.is_empty(), "{context}: {lost:?} are lost; {report:?}");
-    assert_eq!(store.ids().len(), there.len(), "{context}: something was invented");
+    assert_eq!(store.ids().len(), there.len(), "{context}: unexpected chunks");
     for n in &there {
         let found = store.read(&id(*n)).unwrap_or_else(|error| panic!("{context}: {error}"));
         assert_eq!(found.as_deref(), Some(raw(*n)), "{context}");
@@ -168,7 +168,7 @@ fn p01_a_failure_of_any_operation_loses_no_chunk_that_was_synced() {
             // Only the process restarts; the machine and its page cache keep running.
             let mut there = look(&fs, &promised, &context);
             for survival in [Survival::Nothing, Survival::Sectors] {
-                look(&fs.crash(survival, stop), &there, &format!("{context}: it was shown, and then it was gone"));
+                look(&fs.crash(survival, stop), &there, &format!("{context}: lost after it was visible"));
             }
             if full || (stop + number as u64).is_multiple_of(20) {
                 to_the_end(&fs, &mut there, &context);
@@ -186,7 +186,7 @@ fn a_failed_sync_stops_writing_but_not_reading() {
     store.write(&id(3), raw(3)).expect("writes");
     fixture.fs.fail_at(fixture.fs.operations(), Fault::Once(ErrorKind::Other));
     assert!(matches!(store.sync(), Err(ChunkError::Io { .. })));
-    assert!(matches!(store.sync(), Err(ChunkError::Poisoned)), "never tried again");
+    assert!(matches!(store.sync(), Err(ChunkError::Poisoned)), "not retried");
     assert!(matches!(store.write(&id(4), raw(4)), Err(ChunkError::Poisoned)));
     assert!(matches!(store.collect(&HashSet::new(), store.cutoff(Duration::ZERO), false), Err(ChunkError::Poisoned)));
     check(&store, 0..4, [4]);
@@ -200,7 +200,7 @@ fn a_full_disk_refuses_chunks_and_collecting_gives_space_back() {
     fixture.fs.set_capacity(Some(fixture.fs.used_bytes() + 600));
     let error = (40..60).find_map(|n| store.write(&id(n), raw(n)).err()).expect("full");
     assert!(matches!(error, ChunkError::Full { .. }) && error.to_string().contains("/chunks"), "{error}");
-    store.sync().expect("syncs what there is");
+    store.sync().expect("syncs");
     check(&store, 0..40, []);
     // Some packs consist only of garbage, others in part. There is little space for copies.
     let live: HashSet<_> = (0..40).filter(|n| *n > 16 && n % 3 != 0).map(id).collect();

@@ -97,13 +97,13 @@ fn rows_put_in_and_taken_out_transfer_little() {
     }
     let new = table(rows.into_iter());
     let bytes = transfer(&old, &new);
-    println!("1 % of rows put in or taken out: {:.2} %", percent(bytes, &new));
+    println!("1 % of rows inserted or removed: {:.2} %", percent(bytes, &new));
     assert!(bytes * 20 < new.len(), "{bytes} of {}", new.len());
     // Rows inserted before all others, and at the end.
     let new = [row(1, 9).into_bytes(), old.clone(), row(2, 9).into_bytes()].concat();
     let bytes = transfer(&old, &new);
     assert!(bytes * 100 < new.len(), "{bytes} of {}", new.len());
-    assert!(transfer(&old, &old) * 500 < old.len(), "only the list");
+    assert!(transfer(&old, &old) * 500 < old.len(), "index chunks only");
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn other_contents_cost_no_more_than_themselves() {
     let lists = 2 * 500_000 / CHUNK_BYTES_MIN * 36;
     assert!(transfer(&old, &new) < new.len() + lists);
     assert!(transfer(&[], &new) < new.len() + lists);
-    assert!(encode(&new[..1000], &[]).is_none(), "against nothing");
-    assert!(encode(&new[..1000], &[&new[..1000]; BASES_MAX + 1]).is_none(), "too many");
+    assert!(encode(&new[..1000], &[]).is_none(), "without bases");
+    assert!(encode(&new[..1000], &[&new[..1000]; BASES_MAX + 1]).is_none(), "too many bases");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn what_is_written_is_there_after_opening_again() {
     let (store, report) = fixture.open();
     assert_eq!(report, OpenReport::default());
     write(&store, 0..50);
-    assert!(!store.write(&id(3), raw(3)).expect("is there"), "kept once");
+    assert!(!store.write(&id(3), raw(3)).expect("exists"), "stored once");
     check(&store, 0..50, 50..52);
     let before = store.stats();
     assert!(before.packs > 2 && before.stored_bytes < before.raw_bytes && before.chunks == 50, "{before:?}");
@@ -124,7 +124,7 @@ fn what_nothing_names_is_collected_after_its_grace() {
     assert_eq!(store.collect(&live, store.cutoff(grace), false).expect("collects").kept_in_grace, 40);
     fixture.pass(59);
     assert_eq!(store.missing(&[id(1)]), []);
-    assert_eq!(store.absent(&[id(2), id(99)]), [id(99)], "and nothing becomes of the grace of one that is there");
+    assert_eq!(store.absent(&[id(2), id(99)]), [id(99)], "and the grace period of existing chunks is not renewed");
     fixture.pass(2);
     let counted = store.collect(&live, store.cutoff(grace), true).expect("counts");
     assert_eq!((counted.chunks, counted.kept_in_grace), (39, 1));
@@ -180,7 +180,7 @@ fn what_somebody_goes_on_to_name_stays_however_long_that_takes() {
 #[test]
 fn wrong_bytes_are_refused() {
     let (store, _) = Fixture::new().open();
-    let error = store.write(&id(1), b"others").expect_err("not these");
+    let error = store.write(&id(1), b"others").expect_err("wrong bytes");
     assert!(matches!(error, ChunkError::Mismatch { .. }), "{error}");
     let long = vec![0; CHUNK_BYTES_MAX + 1];
     let error = store.write(&ChunkId::of(&long), &long).expect_err("too long");
@@ -204,5 +204,9 @@ fn a_large_content_does_not_gather_in_memory_unsynced() {
     let (store, _) =
         ChunkStore::open(Path::new("/chunks"), Arc::new(after), Arc::new(Hand::default()), StoreOptions::default())
             .expect("opens");
-    assert!((64..72).contains(&store.stats().chunks), "all but the last few MiB are synced, {:?}", store.stats());
+    assert!(
+        (64..72).contains(&store.stats().chunks),
+        "all chunks but the last few MiB are synced, {:?}",
+        store.stats()
+    );
 }

@@ -51,10 +51,10 @@ fn judge(fs: &MemoryFs, file: &str, totals: &mut Totals, context: &str) {
     let mut lost = Vec::new();
     for n in 0..COUNT {
         match store.read(&id(n)) {
-            Ok(Some(found)) => assert_eq!(&found[..], raw(n), "{context}: served damaged"),
+            Ok(Some(found)) => assert_eq!(&found[..], raw(n), "{context}: damaged data was returned"),
             Ok(None) => lost.push(n),
             Err(ChunkError::Damaged { id, file, offset, what }) => {
-                assert!(!store.contains(&id), "{context}: damaged, so missing");
+                assert!(!store.contains(&id), "{context}: a damaged chunk counts as present");
                 named.push(Damage { id: Some(id), file, offset, what });
                 lost.push(n);
             }
@@ -62,11 +62,11 @@ fn judge(fs: &MemoryFs, file: &str, totals: &mut Totals, context: &str) {
         }
     }
     named.extend(store.verify(&mut |_, _| {}).expect("verifies"));
-    assert!(lost.is_empty() || !named.is_empty(), "{context}: {lost:?} lost in silence");
+    assert!(lost.is_empty() || !named.is_empty(), "{context}: {lost:?} lost without a report");
     let other = |damage: &&Damage| Name::parse(&damage.file).map(number) != Name::parse(file).map(number);
     assert_eq!(named.iter().find(other), None, "{context}");
     if matches!(Name::parse(file), Some(Name::Table(_))) {
-        assert!(lost.is_empty(), "{context}: a damaged index loses nothing, but {lost:?}: {report:?}");
+        assert!(lost.is_empty(), "{context}: a damaged index lost {lost:?}: {report:?}");
     }
     if named.is_empty() {
         totals.identical += 1
@@ -152,10 +152,10 @@ fn p10_a_chunk_that_cannot_be_read_for_a_while_is_found_again_and_never_collecte
     let collect = || store.collect(&live, store.cutoff(Duration::ZERO), false);
     let before = packs("");
     fixture.fs.fail_reads();
-    let damages = store.verify(&mut |_, _| {}).expect("names them");
+    let damages = store.verify(&mut |_, _| {}).expect("verifies");
     assert_eq!(damages.iter().filter(|damage| damage.id.is_some()).count(), 40);
-    assert!((0..40).all(|n| !store.contains(&id(n))), "they count as missing");
-    collect().expect("nothing can be read, and nothing is removed");
+    assert!((0..40).all(|n| !store.contains(&id(n))), "they are treated as missing");
+    collect().expect("unreadable chunks are not removed");
     assert_eq!(packs(""), before);
     fixture.fs.heal();
     // One of them was fetched in the meantime: its former place is of no use any more.
@@ -178,16 +178,16 @@ fn p10_a_pack_with_a_chunk_that_cannot_be_read_is_rewritten_only_when_nobody_nee
     let first = crate::chunks::format::pack_name(1);
     let length = fixture.fs.contents(&dir().join(&first)).expect("reads").len() as u64;
     fixture.fs.flip_bit(&dir().join(&first), length / 2, 0).expect("flips");
-    let damages = store.verify(&mut |_, _| {}).expect("names it");
+    let damages = store.verify(&mut |_, _| {}).expect("verifies");
     let [damage] = &damages[..] else { panic!("{damages:?}") };
-    let lost = damage.id.expect("it is known");
+    let lost = damage.id.expect("has an ID");
     // Most of the pack is garbage.
     let needed = |n: &u64| *n >= 20 || id(*n) == lost;
     let mut live = (0..40).filter(needed).map(id).collect::<std::collections::HashSet<_>>();
     store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");
-    assert!(fixture.fs.contents(&dir().join(&first)).is_ok(), "what is left of the chunk is there");
+    assert!(fixture.fs.contents(&dir().join(&first)).is_ok(), "the remainder of the chunk is kept");
     live.remove(&lost);
     store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");
-    assert!(fixture.fs.contents(&dir().join(&first)).is_err(), "nobody needs it");
+    assert!(fixture.fs.contents(&dir().join(&first)).is_err(), "it is removed when unreferenced");
     assert_eq!(store.stats().damaged, 0);
 }

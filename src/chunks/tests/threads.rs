@@ -57,10 +57,10 @@ fn p01_what_a_thread_has_synced_is_read_by_all_while_packs_are_rewritten() {
         });
         let all: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         ended.store(true, Ordering::SeqCst);
-        all.into_iter().for_each(|writer| writer.expect("ends well"));
-        collector.join().expect("ends well")
+        all.into_iter().for_each(|writer| writer.expect("succeeds"));
+        collector.join().expect("succeeds")
     });
-    assert!(rewritten > 0, "nothing was moved meanwhile");
+    assert!(rewritten > 0, "no chunk was moved concurrently");
     check(&store, 0..WRITERS * EACH, []);
     let stats = store.stats();
     assert!(stats.file_bytes == stats.stored_bytes + stats.garbage_bytes + 32 * stats.packs, "{stats:?}");

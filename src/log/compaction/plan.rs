@@ -30,10 +30,10 @@ impl Default for CompactionOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
     /// Another compaction is running.
-    #[error("a compaction is running already")]
+    #[error("a compaction is already running")]
     Busy,
     /// There is no room for the new segment.
-    #[error("compaction needs {needed} bytes of free space for its next segment: free some and try again")]
+    #[error("compaction needs {needed} bytes of free space for its next segment; free some and try again")]
     Full {
         /// Bytes of the segment that could not be written.
         needed: u64,
@@ -45,10 +45,10 @@ pub enum CompactionError {
     #[error(transparent)]
     Io(#[from] IoFailure),
     /// The index cannot be used.
-    #[error("the index of compaction failed: {0}")]
+    #[error("the compaction index failed: {0}")]
     Index(io::Error),
     /// The index does not match the log, even after it was rebuilt.
-    #[error("compaction found {found} live objects in the log where its index has {expected}; nothing was changed")]
+    #[error("compaction found {found} live objects in the log, but its index has {expected}; nothing was changed")]
     IndexWrong {
         /// Objects in the index.
         expected: u64,
@@ -56,7 +56,7 @@ pub enum CompactionError {
         found: u64,
     },
     /// The new segment does not read back as written; the old segments are kept.
-    #[error("the compacted segment {file} does not read back as written; the old segments stay in use")]
+    #[error("the compacted segment {file} does not read back as written; the old segments are kept")]
     Mismatch {
         /// Name of the new segment.
         file: String,

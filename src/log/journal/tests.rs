@@ -90,9 +90,9 @@ fn p07_a_power_cut_on_a_full_disk_leaves_the_head_a_slot() {
         append(&mut journal, 3);
         journal.vouch();
         let fs = fs.crash(Survival::Nothing, seed);
-        let file = fs.open(&dir().join(FILE)).expect("is there");
+        let file = fs.open(&dir().join(FILE)).expect("exists");
         file.set_len(HEADER_BYTES as u64).expect("cuts");
-        assert!(open(&fs).is_err(), "{seed}: the head vouches for what was cut");
+        assert!(open(&fs).is_err(), "{seed}: the head vouches for the truncated records");
     }
 }
 
@@ -140,7 +140,7 @@ fn p10_a_journal_that_is_missing_or_ends_earlier_is_refused_and_the_loss_can_be_
         let error = open(&fs).expect_err("is damaged");
         assert!(
             matches!(error, JournalError::Damaged(_))
-                && error.to_string().contains("`head` says") == (cut >= Some(96) || cut.is_none()),
+                && error.to_string().contains("according to `head`") == (cut >= Some(96) || cut.is_none()),
             "{cut:?}: {error}"
         );
         let shared: Arc<dyn Fs> = Arc::new(fs.clone());
@@ -165,7 +165,7 @@ fn p10_a_journal_and_a_head_that_do_not_belong_together_are_refused() {
     };
     let rolled_back = fs.crash(Survival::Everything, 0);
     put(&rolled_back, FILE, &old.contents(&path).expect("reads"));
-    assert!(matches!(open(&rolled_back), Err(JournalError::Damaged(_))), "an earlier journal");
+    assert!(matches!(open(&rolled_back), Err(JournalError::Damaged(_))), "an older journal");
     let other_head = fs.crash(Survival::Everything, 0);
     put(&other_head, HEAD, &six().contents(&dir().join(HEAD)).expect("reads"));
     assert!(matches!(open(&other_head), Err(JournalError::Damaged(_))), "the head of another journal");
@@ -192,9 +192,9 @@ fn p10_a_directory_that_is_an_older_copy_is_refused_and_its_loss_can_be_accepted
         journal.sync().expect("syncs");
     };
     let changes: [(&str, Change); 4] = [
-        ("one more", &|journal| append(journal, 6)),
+        ("one record appended", &|journal| append(journal, 6)),
         ("rewritten", &|journal| journal.replace_with((2..6).map(record).collect::<Vec<_>>()).expect("replaces")),
-        ("rewritten, and one more", &|journal| {
+        ("rewritten, and one record appended", &|journal| {
             journal.replace_with(Vec::<JournalEntry>::new()).expect("replaces");
             append(journal, 7);
         }),
@@ -211,23 +211,23 @@ fn p10_a_directory_that_is_an_older_copy_is_refused_and_its_loss_can_be_accepted
         put_back(&fs, if what == "another journal" { &other } else { &old });
         let error = open(&fs).expect_err("is an older copy");
         assert!(matches!(error, JournalError::Damaged(_)), "{what}: {error}");
-        assert_eq!(fs.contents(&witness_of(&dir())).expect("reads"), now, "{what}: the witness stays");
-        assert!(open(&fs).is_err(), "{what}: a second time");
+        assert_eq!(fs.contents(&witness_of(&dir())).expect("reads"), now, "{what}: the witness is unchanged");
+        assert!(open(&fs).is_err(), "{what}: opened the second time");
         let shared: Arc<dyn Fs> = Arc::new(fs.clone());
         assert_eq!(Journal::accept_loss(&shared, &dir()).expect("accepts"), 6, "{what}");
         assert_eq!(open(&fs).expect("opens").1, (0..6).map(record).collect::<Vec<_>>(), "{what}");
         let kept = fs.contents(&dir().with_file_name("outbox.head.damaged-1")).expect("is kept");
-        assert_eq!(kept, now, "{what}: it is kept");
+        assert_eq!(kept, now, "{what}: the copy is kept");
     }
     // A copy from before the first write, and a directory without files.
     for name in [FILE, HEAD] {
         old.remove(&dir().join(name)).expect("removes");
     }
-    assert!(matches!(open(&old), Err(JournalError::Damaged(_))), "nothing is left of the directory");
+    assert!(matches!(open(&old), Err(JournalError::Damaged(_))), "a missing directory");
     let (empty, fs) = (MemoryFs::new(), six());
     drop(open(&empty).expect("creates"));
     put_back(&fs, &empty);
-    assert!(matches!(open(&fs), Err(JournalError::Damaged(_))), "an empty one");
+    assert!(matches!(open(&fs), Err(JournalError::Damaged(_))), "an empty directory");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn p12_a_journal_without_a_head_is_upgraded_whatever_crash_comes() {
         }
     }
     full.remove(&dir().join(FILE)).expect("removes");
-    assert!(matches!(open(&full), Err(JournalError::Damaged(_))), "the upgraded one has a head");
+    assert!(matches!(open(&full), Err(JournalError::Damaged(_))), "the upgraded journal has a head");
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     assert_eq!(reader.base().expect("reads").origins, expected.origins, "{context}");
     // The author of an existing object can be looked up, however old the object is.
     for (written, _) in expected.objects.values() {
-        let entry = reader.entry(*written).expect("reads").expect("kept with its object");
+        let entry = reader.entry(*written).expect("reads").expect("is kept with its object");
         assert_eq!(entry.body.id(), all[written.0 as usize - 1].body.id(), "{context}: at {written}");
     }
     check_deletions(log, all, context);
@@ -155,7 +155,7 @@ fn p04_recent_deletions_stay_until_there_are_too_many() {
     };
     assert_eq!(fill(&mut log, 0..10), Seq(0));
     assert_eq!(fill(&mut log, 10..20), Seq(0));
-    assert_eq!(fill(&mut log, 20..ROWS_MAX + 10), Seq(1), "the oldest are gone");
+    assert_eq!(fill(&mut log, 20..ROWS_MAX + 10), Seq(1), "the oldest entries are compacted");
     let bytes: u64 = log.reader().segments().iter().map(|segment| segment.bytes).sum();
     assert!(bytes < 3 << 20, "{bytes}");
 }
@@ -249,7 +249,7 @@ fn a_reader_goes_on_across_a_swap() {
     let mut reading = log.reader().entries(Seq(0), Seq(u64::MAX));
     let mut got: Vec<_> = reading.by_ref().take(10).collect::<Result<_, _>>().expect("reads");
     compact(&log, &mut MemoryLiveness::default(), 100, 0.0);
-    got.extend(reading.collect::<Result<Vec<_>, _>>().expect("reads on"));
+    got.extend(reading.collect::<Result<Vec<_>, _>>().expect("reads"));
     assert_eq!(got, all);
 }
 
@@ -290,7 +290,7 @@ fn a_full_disk_stops_compaction_without_harm_and_the_reserve_helps() {
         check(&log, &all, "full disk");
         fs.set_capacity(None);
         compact(&log, &mut index, 95, 0.0);
-        check(&log, &all, "space again");
+        check(&log, &all, "after space was freed");
         assert!(reserve == 0 || fs.exists(&dir().join("reserve")).unwrap());
     }
 }

@@ -118,7 +118,7 @@ fn p02_blocks_of_frames_join_without_gaps_and_decode_to_the_entries() {
         }
         assert_eq!(got, wrote);
     }
-    let record = reader.read_record(Seq(77)).expect("reads").expect("is there");
+    let record = reader.read_record(Seq(77)).expect("reads").expect("exists");
     assert_eq!(
         decode_frames(&record.bytes, (Seq(76), reader.chain_at(Seq(76)).unwrap().unwrap())).unwrap().0,
         [small(77)]
@@ -267,7 +267,7 @@ fn p10_a_flipped_bit_before_later_batches_of_the_open_segment_is_damage() {
         fs.flip_bit(&path, offset, 0).unwrap();
         let before = fs.contents(&path).unwrap();
         assert!(matches!(open(&fs, options(1 << 20)), Err(OpenError::Damaged { .. })), "{offset}");
-        assert_eq!(fs.contents(&path).unwrap(), before, "nothing is changed");
+        assert_eq!(fs.contents(&path).unwrap(), before, "the file is unchanged");
         fs.flip_bit(&path, offset, 0).unwrap();
     }
     open(&fs, options(1 << 20)).expect("opens again");
@@ -305,7 +305,7 @@ fn p10_the_head_file_tells_a_lost_end_from_a_torn_one() {
                 assert_eq!(log.head().0, Seq(9));
                 assert_ne!(again.quarantined, report.quarantined);
                 assert_ne!(cut(&again), first);
-                assert_eq!(cut(&report), first, "what was cut off first is kept");
+                assert_eq!(cut(&report), first, "the bytes quarantined first are kept");
             }
             other => panic!("{other:?}"),
         }
@@ -385,7 +385,7 @@ fn p05_a_new_generation_is_durable_and_recorded() {
     let fs = MemoryFs::new();
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     fill(&mut log, 5);
-    assert!(log.start_generation(Generation(1)).is_err(), "no number is given twice");
+    assert!(log.start_generation(Generation(1)).is_err(), "generation numbers are not reused");
     log.start_generation(Generation(2)).expect("starts");
     fill(&mut log, 5);
     let lineage = log.lineage();
@@ -436,7 +436,7 @@ fn a_time_that_a_wrong_clock_made_ambiguous_cuts_nothing() {
         assert_eq!((early.0, late.0), ends, "{time}");
     }
     assert_eq!(open(&fs, options(1500)).expect("opens").0.head().0, Seq(5));
-    assert_eq!(at(100).expect("cuts").0, Seq(1), "nothing later is as early");
+    assert_eq!(at(100).expect("cuts").0, Seq(1), "no later record is as early");
 }
 
 #[test]
@@ -497,7 +497,7 @@ fn the_real_file_system_keeps_a_log() {
     let outcome = compactor.run(Seq(85), 0, false, &mut |_, _| {}).expect("compacts");
     assert_eq!(outcome.horizon, log.horizon());
     assert!(log.horizon() > Seq(50), "{:?}", log.reader().segments());
-    assert!(log.drop_reserve(), "the reserve was there");
-    assert!(log.restore_reserve(), "there is room for it");
+    assert!(log.drop_reserve(), "the reserve existed");
+    assert!(log.restore_reserve(), "there is space for it");
     assert_eq!(log.reader().history(Seq(100)).count(), 100);
 }

@@ -75,14 +75,14 @@ fn p03_killed_anywhere_it_is_at_a_position() {
         std::thread::sleep(Duration::from_millis(150 + 61 * round));
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let store = open(dir.path()).expect("open after the kill");
+        let store = open(dir.path()).expect("opens after the kill");
         let Some(meta) = store.meta() else { continue };
-        assert!(meta.seq.0 >= reached, "nothing is taken back");
+        assert!(meta.seq.0 >= reached, "the position did not go back");
         reached = meta.seq.0;
         assert_eq!(meta.chain, if reached == 0 { [0; 16] } else { chain(meta.seq) });
         Model::of(&script(1, reached)).assert_is(&store);
     }
-    assert!(reached > 0, "the writer never got anywhere");
+    assert!(reached > 0, "the writer made no progress");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -227,13 +227,13 @@ fn p10_a_flipped_bit_is_never_believed() {
             Some(FOUND_BY_CHECK) => found += 1,
             Some(EARLIER) => earlier += 1,
             Some(HARMLESS) => harmless += 1,
-            Some(BELIEVED) => panic!("{} was flipped and believed", path.display()),
-            Some(other) => panic!("{} was flipped; ended with {other}", path.display()),
+            Some(BELIEVED) => panic!("{} was accepted with a flipped bit", path.display()),
+            Some(other) => panic!("{} with a flipped bit: exited with {other}", path.display()),
             None => {
                 aborted += 1;
                 let ends = [(); 2].map(|()| child_ends("examines", &dir));
                 assert_eq!(ends, [None, None], "aborts again");
-                assert_eq!(child_ends("examines", &dir), Some(REFUSED), "not for ever");
+                assert_eq!(child_ends("examines", &dir), Some(REFUSED), "not forever");
             }
         }
     }
@@ -291,7 +291,7 @@ fn p09_disk_and_memory_agree_and_reopening_changes_nothing() {
         assert_eq!(store.meta(), memory.meta());
     }
     Model::of(&script(1, 600)).assert_is(&store);
-    let second = open(dir.path()).err().expect("one process, one handle");
+    let second = open(dir.path()).err().expect("refuses a second handle");
     assert!(matches!(second, StateError::Locked { .. }), "{second}");
     assert!(store.disk_bytes() > 0);
 }

@@ -54,7 +54,7 @@ fn p12_a_state_that_an_earlier_version_wrote_knows_of_no_deletion() {
     assert_eq!(meta::load_deletions(&*store.engine().snapshot()), Ok(None));
     drop(store);
     let store = StateStore::with_engine(Box::new(SharedEngine(engine))).expect("opens");
-    assert_eq!(deleted_until(&store), (Seq(4), vec![]), "and what was left is removed");
+    assert_eq!(deleted_until(&store), (Seq(4), vec![]), "and the leftover rows are removed");
     apply(&store, &[commit(5, 1, 5, 0, vec![delete("c", "l")])]);
     assert_eq!(deleted_until(&store), (Seq(4), vec![(5, "c/l".to_owned())]));
 }
@@ -113,10 +113,14 @@ fn p12_a_filled_state_knows_what_its_source_told_and_no_more() {
     some(&source);
     let told = source.snapshot().expect("snapshot").deletions().expect("deletions");
     assert_eq!(deleted_until(&filled(Some(told.clone())).expect("fills")), deleted_until(&source));
-    assert_eq!(deleted_until(&filled(None).expect("fills")), (Seq(4), vec![]), "an earlier version tells nothing");
+    assert_eq!(
+        deleted_until(&filled(None).expect("fills")),
+        (Seq(4), vec![]),
+        "an earlier version does not know deletions"
+    );
     let mut wrong = told.clone();
     wrong.take(&commit(4, 1, 4, 0, vec![delete("c", "l")]), &mut Changed::new());
-    assert!(matches!(filled(Some(wrong)), Err(StateError::Damaged { table: "deletions", .. })), "the object is there");
+    assert!(matches!(filled(Some(wrong)), Err(StateError::Damaged { table: "deletions", .. })), "the object exists");
     let mut wrong = told;
     wrong.take(&commit(5, 1, 5, 0, vec![delete("c", "m")]), &mut Changed::new());
     assert!(matches!(filled(Some(wrong)), Err(StateError::Damaged { table: "deletions", .. })), "later than the state");

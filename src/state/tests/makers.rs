@@ -35,7 +35,7 @@ fn of_base(store: &StateStore) -> StateStore {
         let (origin, row) = row.expect("row");
         loader.origin(origin, &row).expect("origin");
     }
-    loader.finish(target).expect("adds up")
+    loader.finish(target).expect("matches its digest")
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Model {
         let found = snapshot.deletions().expect("deletions");
         let rows: BTreeMap<_, _> = found.rows().map(|(seq, name)| (name.clone(), seq)).collect();
         let known = self.deletions.iter().filter(|(_, seq)| **seq > found.complete_after());
-        assert_eq!(rows, known.map(|(name, seq)| (name.clone(), *seq)).collect(), "every deletion since it is known");
+        assert_eq!(rows, known.map(|(name, seq)| (name.clone(), *seq)).collect(), "all deletions since they are known");
     }
 
     pub(super) fn assert_is(&self, store: &StateStore) {
@@ -300,7 +300,7 @@ proptest! {
         }
         match loader.finish(target(meta.seq, Some(meta.digest))) {
             Ok(store) => {
-                prop_assert!(!spoilt, "an altered row must be noticed");
+                prop_assert!(!spoilt, "an altered row must be detected");
                 Model::of(&entries).assert_is(&store);
             }
             Err(error) => {
@@ -389,7 +389,7 @@ fn every_state_is_given_its_action() {
     assert_eq!(against(2, 1, 0, 2, Some(&meta)), loss(LossReason::OtherLog));
     assert_eq!(against(1, 0, 0, 2, Some(&meta)), loss(LossReason::LaterGeneration));
     assert_eq!(against(1, 1, 0, 1, Some(&meta)), loss(LossReason::Ahead));
-    assert_eq!(against(1, 3, 0, 1, Some(&meta)), loss(LossReason::Ahead), "generation 3 shares more than is there");
+    assert_eq!(against(1, 3, 0, 1, Some(&meta)), loss(LossReason::Ahead), "generation 3 shares more than the log has");
     assert_eq!(against(1, 4, 0, 1, Some(&meta)), rebuild(RebuildReason::GivenUp));
     // If two generations do not include each other, the higher number proves nothing.
     let apart = [2, 9].map(|number| StateMeta {

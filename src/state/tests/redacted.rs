@@ -31,7 +31,7 @@ fn copy(source: &StateStore) -> StateStore {
     }
     let deletions_after = Some(view.deletions().expect("deletions").complete_after());
     let target = Target { deletions_after, ..target(meta.seq, Some(meta.digest)) };
-    loader.finish(Target { chain: meta.chain, time_ms: meta.time_ms, ..target }).expect("adds up")
+    loader.finish(Target { chain: meta.chain, time_ms: meta.time_ms, ..target }).expect("matches its digest")
 }
 
 proptest! {
@@ -88,7 +88,7 @@ fn p05_no_log_is_made_of_a_state_that_lacks_values() {
     let whole = empty();
     apply(&whole, &[commit(1, 1, 1, 0, vec![put("a", "k", b"hidden"), put("ab", "k", b"seen")])]);
     let redacted = copy(&whole);
-    let found = redacted.withheld(&collection("a"), &key("k")).expect("reads").expect("is known");
+    let found = redacted.withheld(&collection("a"), &key("k")).expect("reads").expect("exists");
     assert_eq!((found.version, found.object.value_bytes), (Seq(1), 6));
     assert_eq!(redacted.get(&collection("a"), &key("k")).expect("reads"), None);
     let view = redacted.snapshot().expect("view");

@@ -107,7 +107,7 @@ fn p09_a_row_that_was_swapped_for_a_sound_one_is_found_by_the_check() {
     let text = "the state is damaged: table objects, key \"d/k\": the checksum does not match; it must be rebuilt";
     assert_eq!(error.to_string(), text);
     let batch = [commit(2, 1, 2, 0, vec![put("d", "k", b"2")])];
-    assert!(matches!(store.apply(&batch, [0; 16]), Err(StateError::Damaged { .. })), "damage is not built upon");
+    assert!(matches!(store.apply(&batch, [0; 16]), Err(StateError::Damaged { .. })), "a damaged state is not extended");
 }
 
 #[test]
