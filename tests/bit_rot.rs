@@ -107,7 +107,10 @@ fn judge(fs: &MemoryFs, name: &str, expected: &Picture, excepted: bool, totals: 
         Err(error @ (OpenError::Damaged { .. } | OpenError::Io(_))) => {
             let text = error.to_string();
             assert!(text.contains(name) || is_missing(&text), "{context}: {text}");
-            assert!(!report.is_good() || matches!(error, OpenError::Damaged { .. }), "{context}: verify says nothing");
+            assert!(
+                !report.is_good() || matches!(error, OpenError::Damaged { .. }),
+                "{context}: verify reports nothing"
+            );
             totals.detected += 1;
         }
         Ok((log, recovery)) => {
@@ -115,7 +118,7 @@ fn judge(fs: &MemoryFs, name: &str, expected: &Picture, excepted: bool, totals: 
             if found == *expected {
                 totals.identical += 1;
                 drop(log);
-                let (again, _) = open(fs).unwrap_or_else(|error| panic!("{context}: not again: {error}"));
+                let (again, _) = open(fs).unwrap_or_else(|error| panic!("{context}: failed to open again: {error}"));
                 assert_eq!(picture(&again).expect("reads"), found, "{context}");
                 return;
             }
@@ -253,7 +256,7 @@ fn p10_no_part_of_an_outbox_goes_missing_unseen() {
 /// Flips bits of real files one at a time and truncates the files. `look` returns the accepted contents, or an error
 /// that contains the file.
 fn changed_files<T: PartialEq + std::fmt::Debug>(paths: &[PathBuf], look: &impl Fn() -> Result<T, String>) -> Totals {
-    let expected = look().expect("is good");
+    let expected = look().expect("is valid");
     let mut totals = Totals { files: paths.len(), ..Totals::default() };
     for path in paths {
         let good = fs::read(path).unwrap();
@@ -281,7 +284,7 @@ fn changed_files<T: PartialEq + std::fmt::Debug>(paths: &[PathBuf], look: &impl 
         }
         fs::write(path, &good).unwrap();
     }
-    assert_eq!(look().expect("is good again"), expected);
+    assert_eq!(look().expect("is valid again"), expected);
     totals
 }
 
@@ -296,10 +299,10 @@ fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], loo
         fs::rename(path, &aside).unwrap();
         let error = look().expect_err(name);
         assert!(paths.iter().any(|path| error.contains(path.to_str().unwrap())), "{name} removed: {error}");
-        assert!(!path.exists(), "{name}: nothing takes its place");
+        assert!(!path.exists(), "{name}: the file was created again");
         fs::rename(&aside, path).unwrap();
     }
-    look().expect("is good again");
+    look().expect("is valid again");
     totals.print(what);
 }
 
@@ -343,7 +346,7 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
         let next = found.next().map(|next| (next.certificate().to_vec(), next.reset_key()));
         Ok((next, found.former().iter().map(|former| (former.name(), former.ended_ms)).collect::<Vec<_>>()))
     });
-    changed.print("rotation of the authority");
+    changed.print("CA rotation");
     real_files("identity", &[member.join("identity/member.json")], || {
         let identity = Identity::load(&member).map_err(|error| error.to_string())?;
         let authority: Vec<Vec<u8>> =
@@ -383,7 +386,7 @@ fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
     changed_files(std::slice::from_ref(&notes), &look).print("notes on generations");
     fs::remove_file(&notes).unwrap();
     let lineage = [LineageEntry { generation: Generation(2), shared_to: Seq(10) }];
-    let problem = generations::problem(log.path(), log_id, &lineage).expect("what is not known is named");
+    let problem = generations::problem(log.path(), log_id, &lineage).expect("unknown reasons are reported");
     assert!(problem.contains('2') && !notes.exists(), "{problem}");
 }
 
@@ -394,7 +397,7 @@ fn p11_an_authority_with_members_is_never_replaced_by_a_new_one() {
         let place = tempfile::tempdir().unwrap();
         let (trust, _) = enrolled(place.path());
         missing.iter().for_each(|name| fs::remove_file(trust.join(name)).unwrap());
-        let error = Authority::open_or_create(&trust, NOW_MS).err().expect("is refused").to_string();
+        let error = Authority::open_or_create(&trust, NOW_MS).err().expect("fails").to_string();
         assert!(error.contains("is missing"), "{missing:?}: {error}");
     }
 }
@@ -447,7 +450,7 @@ fn p05_no_bit_of_a_role_or_of_current_leads_to_other_contents() {
                 totals.detected += 1;
             }
         }
-        assert_eq!(open().states().unwrap().len(), 20, "looking removes nothing");
+        assert_eq!(open().states().unwrap().len(), 20, "inspection removes nothing");
     }
     fs::remove_file(&current).unwrap();
     assert!(open().named().unwrap_err().contains("current") && !current.exists());

@@ -193,7 +193,7 @@ fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
         fs.fail_at(stop, Fault::Stop);
         let mut promised = Promised::default();
         let ended = live(&fs, &all, &mut promised);
-        assert!(ended.is_err() || stop >= count - 8, "{stop}: the machine had stopped");
+        assert!(ended.is_err() || stop >= count - 8, "{stop}: operations continued after the crash");
         let seeds = [stop, stop + 1_000, stop + 2_000];
         let kinds = [Survival::Prefix, Survival::Sectors].into_iter().flat_map(|kind| seeds.map(|seed| (kind, seed)));
         let ways = [(Survival::Nothing, 0), (Survival::Everything, 0)].into_iter().chain(kinds);
@@ -275,7 +275,7 @@ fn p01_a_failure_of_any_operation_loses_nothing_acknowledged() {
                 let mut there = after_crash(&fs, &all, &promised, &context);
                 for survival in [Survival::Nothing, Survival::Sectors] {
                     let again = after_crash(&fs.crash(survival, stop), &all, &there, &context);
-                    assert_eq!(again.seq, there.seq, "{context}: it was shown, and then it was gone");
+                    assert_eq!(again.seq, there.seq, "{context}: lost after it was visible");
                 }
                 to_the_end(&fs, &all, &mut there, &context);
             } else {

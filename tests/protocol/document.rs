@@ -47,7 +47,7 @@ fn numbered(heading: &str) -> BTreeMap<u64, String> {
     let found = rows(heading).into_iter().filter_map(row).collect::<Vec<_>>();
     let count = found.len();
     let found: BTreeMap<_, _> = found.into_iter().collect();
-    assert_eq!(found.len(), count, "{heading}: a number twice");
+    assert_eq!(found.len(), count, "{heading}: duplicate number");
     found
 }
 
@@ -371,7 +371,7 @@ fn the_names_and_versions_are_those_of_the_code() {
         let name = std::str::from_utf8(name).expect("text");
         assert!(rows("## Transport").iter().any(|cells| cells[0] == name), "{name}");
     }
-    assert_eq!(rows("## Transport").len(), 5, "a heading and four protocols");
+    assert_eq!(rows("## Transport").len(), 5, "a header row and four protocols");
     assert!(text.contains(&format!("`{SERVER_NAME}`")));
     let secret = SECRET.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     assert!(text.replace('\n', " ").contains(&secret), "{secret}");

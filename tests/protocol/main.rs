@@ -32,7 +32,7 @@ fn released(path: &Path, new: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
         Ok(bytes) => bytes,
         Err(_) if is_creating() => {
             let bytes = new();
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes the folder");
+            std::fs::create_dir_all(path.parent().expect("a directory")).expect("creates the directory");
             std::fs::write(path, &bytes).expect("writes");
             bytes
         }
@@ -76,25 +76,26 @@ fn p12_every_kind_of_message_is_written_and_read_as_released() {
             let released = released(&path, || bytes.clone());
             let header = released.first_chunk::<HEADER_BYTES>().expect("a header");
             assert_eq!(decode_header(*header, MESSAGE_BYTES_MAX), Ok((kind, released.len() - HEADER_BYTES)), "{name}");
-            check(&body_of(&released)).unwrap_or_else(|error| panic!("{name} is not read as it was sent: {error}"));
+            check(&body_of(&released))
+                .unwrap_or_else(|error| panic!("{name} does not decode to the original: {error}"));
             match encoding {
                 Encoding::Json => {
                     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(&bytes[HEADER_BYTES..]).expect("JSON");
-                    assert!(says_the_same(&json(&bytes), &json(&released)), "{name} leaves something out");
+                    assert!(says_the_same(&json(&bytes), &json(&released)), "{name} omits a field");
                 }
                 Encoding::Closed | Encoding::Opaque => {
-                    assert!(bytes == released, "{name} is not written as it was released");
+                    assert!(bytes == released, "{name} does not encode to the released bytes");
                 }
             }
             assert!((1..=VERSION_MAX).contains(&version), "{name}");
-            assert!(files.insert(path), "{name} comes twice");
+            assert!(files.insert(path), "duplicate sample {name}");
         }
     }
-    let of_version = |version| std::fs::read_dir(golden(version, "")).expect("a folder for each version");
+    let of_version = |version| std::fs::read_dir(golden(version, "")).expect("a directory for each version");
     let found = (1..=VERSION_MAX).flat_map(of_version).map(|entry| entry.expect("lists").path());
     let messages = found.filter(|path| path.extension().is_some_and(|extension| extension == "bin"));
     let unknown: Vec<PathBuf> = messages.filter(|path| !files.contains(path) && !is_signed(path)).collect();
-    assert!(unknown.is_empty(), "messages that no test reads: {unknown:?}");
+    assert!(unknown.is_empty(), "messages without a test: {unknown:?}");
 }
 
 /// Whether another test of this file, or one of those of searches, reads it.
@@ -142,7 +143,7 @@ fn p13_a_signed_position_is_one_for_who_knows_the_authority() {
     let (proof_file, authority_file) = (golden(1, "proof.bin"), golden(1, "proof-authority.der"));
     if is_creating() && !proof_file.exists() && !authority_file.exists() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let authority = Authority::open_or_create(temp.path(), 1_800_000_000_000).expect("an authority");
+        let authority = Authority::open_or_create(temp.path(), 1_800_000_000_000).expect("a certificate authority");
         let (log_id, digest) = (LogId([0x10; 16]), Digest::from_bytes([0x33; 32]));
         let position = Position { log_id, generation: Generation(300), seq: Seq(4711), chain: [0x22; 16], digest };
         let proof = Proof::sign(&authority, position, 1_700_000_000_000).expect("signs");

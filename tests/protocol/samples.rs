@@ -53,7 +53,7 @@ impl Sample {
 
 fn same<T: PartialEq + std::fmt::Debug>(found: Result<T, String>, expected: &T) -> Result<(), String> {
     let found = found?;
-    if found == *expected { Ok(()) } else { Err(format!("{found:?} in the place of {expected:?}")) }
+    if found == *expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
 }
 
 /// A message with a postcard body.

@@ -67,7 +67,7 @@ impl World {
     fn add_withheld(&self, who: &str, state: &StateStore, rows: &mut Vec<Row>) -> Checked {
         let redaction = redaction();
         if let Some((collection, key, _)) = rows.iter().find(|(collection, ..)| redaction.hides(collection)) {
-            broken!("{who} is a reader, and holds the value of {:?}", (collection.as_str(), key.as_str()));
+            broken!("{who} is a reader and has the value of {:?}", (collection.as_str(), key.as_str()));
         }
         let unread = |error: gravwell::state::StateError| Violation(format!("{who} cannot be read: {error}"));
         let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
@@ -76,11 +76,11 @@ impl World {
             let Withheld { collection, key, .. } = &withheld.object;
             let name = (collection.to_string(), key.as_str().to_owned());
             let Some((value, version)) = self.oracle.at(&name, seq) else {
-                broken!("{who} at {seq}: {name:?} is withheld, and was not there");
+                broken!("{who} at {seq}: {name:?} is withheld but does not exist");
             };
             let told = Withheld::of(collection.clone(), key.clone(), version, &value);
             if (&told, version) != (&withheld.object, withheld.version) {
-                broken!("{who} at {seq}: of {name:?} it has {withheld:?}, should have {told:?} at {version}");
+                broken!("{who} at {seq}: {name:?} has {withheld:?}, expected {told:?} at {version}");
             }
             rows.push((withheld.object.collection, withheld.object.key, (value, version)));
         }
@@ -107,7 +107,7 @@ impl World {
         // After the loss and until the replica has caught up again, it must report the problem.
         let is_back = node.seq().unwrap_or_default() < node.shown;
         if is_back && running.stepped.problem().is_empty() {
-            broken!("{} has shown {} durably, shows {:?}, and says nothing of it", node.name, node.shown, node.seq());
+            broken!("{} was durably at {}, is at {:?}, and does not report it", node.name, node.shown, node.seq());
         }
         if node.states.has_lost_current() {
             broken!("{} removed its current state before another one was in its place", node.name);
@@ -149,14 +149,14 @@ impl World {
             let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
             let place = differs.unwrap_or(found.len().min(expected.len()));
             let (found, expected) = (found.get(place), expected.get(place));
-            broken!("{who} at {seq}: pending in place {place} is {found:?}, should be {expected:?}");
+            broken!("{who} at {seq}: pending at {place} is {found:?}, expected {expected:?}");
         }
         let should: BTreeSet<TxnId> = oracle.rejected(number, seq).union(&known).copied().collect();
         let should: BTreeSet<TxnId> = should.difference(&oracle.dismissed).copied().collect();
         if let Some(id) = should.symmetric_difference(&rejected).find(|id| !oracle.unsure.contains(id)) {
             broken!(
                 "{who} at {seq}: the rejection of {id:?} is {}",
-                if should.contains(id) { "lost" } else { "made up" }
+                if should.contains(id) { "lost" } else { "unexpected" }
             );
         }
         let mut view = oracle.view(number, seq, &known);
@@ -181,7 +181,7 @@ impl World {
                 seen.iter().map(|(collection, key, shown)| ((*collection, key.as_str()), shown.clone())).collect();
             let differs = view.keys().chain(seen.keys()).find(|object| view.get(*object) != seen.get(*object));
             let object = differs.copied().unwrap_or_default();
-            broken!("{who} at {seq} shows {object:?} as {:?}, should be {:?}", seen.get(&object), view.get(&object));
+            broken!("{who} at {seq} shows {object:?} as {:?}, expected {:?}", seen.get(&object), view.get(&object));
         }
         Ok(())
     }
@@ -193,7 +193,7 @@ impl World {
         let mut undecided = undecided.filter(|id| !self.oracle.is_forsaken(**id));
         if let Some(id) = undecided.find(|id| !found.contains(*id)) {
             let name = &self.replicas[number].name;
-            broken!("{name} lost its state, and with it the pending transaction {}/{}", id.origin, id.counter);
+            broken!("{name} lost its state and the pending transaction {}/{}", id.origin, id.counter);
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl World {
         let Some((head, undecided)) = self.steady.take() else { return Ok(()) };
         self.oracle.checks += 1;
         if let Some(id) = undecided.iter().find(|id| !self.is_decided(id)) {
-            broken!("{}/{} is not decided after 25 s of steady load", id.origin, id.counter);
+            broken!("{}/{} is unresolved after 25 s of steady load", id.origin, id.counter);
         }
         for node in &self.replicas {
             if node.seq().unwrap_or_default() < head {
@@ -294,7 +294,7 @@ impl World {
             }
             let pending = running.stepped.pending().len();
             if pending > 0 {
-                return Some(format!("{} still holds {pending} transactions", node.name));
+                return Some(format!("{} still has {pending} pending transactions", node.name));
             }
             if running.stepped.wants_resync() {
                 return Some(format!("{}: {}", node.name, running.stepped.problem()));
@@ -314,7 +314,7 @@ impl World {
                 if let Some(id) = id {
                     self.cut(id);
                 }
-                return Some(format!("web{number} has found damage"));
+                return Some(format!("web{number} found damage"));
             }
         }
         None
@@ -333,12 +333,12 @@ impl World {
             let Some(running) = &node.running else { continue };
             let problem = running.stepped.problem();
             if !problem.is_empty() {
-                broken!("{} is level and still says: {problem}", node.name);
+                broken!("{} is caught up and still reports: {problem}", node.name);
             }
             let report = running.stepped.state().check().map_err(|error| Violation(error.to_string()))?;
             // Only this check finds a damaged row of an origin that is never read again.
             if let Some(damage) = report.damage.first().filter(|_| !node.was_damaged) {
-                broken!("{}: its digest is not that of its rows: {damage}", node.name);
+                broken!("{}: the digest does not match the rows: {damage}", node.name);
             }
             if node.states.len() != 1 {
                 broken!("{} keeps {} states", node.name, node.states.len());
@@ -349,14 +349,14 @@ impl World {
         self.check_committed("the datastore", &state)?;
         let report = state.check().map_err(|error| Violation(error.to_string()))?;
         if let Some(damage) = report.damage.first() {
-            broken!("the datastore: its digest is not that of its rows: {damage}");
+            broken!("the datastore: the digest does not match the rows: {damage}");
         }
         let found = gravwell::log::verify(&self.disks.fs, Path::new(LOG), &mut |_, _| {});
         if let Some(damage) = found.damages.first() {
             broken!("the log does not verify: {damage}");
         }
         if self.truth != Truth::Genuine {
-            broken!("the wrong datastore is still there");
+            broken!("the wrong datastore is still running");
         }
         let Some(mut running) = self.datastore.take() else { return Ok(()) };
         self.compare_log(&running)?;
@@ -370,7 +370,7 @@ impl World {
             .map_err(|error| Violation(format!("the datastore does not start from its log alone: {error}")))?;
         let state = rebuilt.state.clone();
         self.check_committed("the log", &state)?;
-        self.note(|| format!("level at {}", rebuilt.head));
+        self.note(|| format!("caught up at {}", rebuilt.head));
         Ok(())
     }
 
@@ -382,7 +382,7 @@ impl World {
         let disk = super::engine::Disk::default();
         let state = StateStore::with_engine(Box::new(disk)).map_err(|error| text(&error))?;
         open::build(&state, &running.reader, at, &mut |_| {}).map_err(|error| text(&error))?;
-        self.check_committed("what is restored", &state)
+        self.check_committed("the restored state", &state)
     }
 
     /// Checks that a fully compacted log contains the live data and little more.
@@ -406,8 +406,8 @@ impl World {
         let bound = live + objects * OBJECT_BYTES + of_origins + 2 * SEGMENT_BYTES;
         if bytes > bound {
             broken!(
-                "a compacted log of {live} bytes in {objects} objects, {origins} origins and {rejections} rejections that are \
-                 remembered has {bytes} bytes, more than {bound}"
+                "a compacted log of {live} bytes in {objects} objects, {origins} origins and {rejections} remembered \
+                 rejections has {bytes} bytes, more than {bound}"
             );
         }
         Ok(())

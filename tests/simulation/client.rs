@@ -49,7 +49,7 @@ impl World {
         }
         let (life, seq) = (node.life, node.seq());
         if let Some(error) = &node.unsound {
-            broken!("web{number} finds its state unsound, and nothing was done to it: {error}");
+            broken!("web{number} finds its state corrupt without an injected fault: {error}");
         }
         self.note(|| format!("web{number} started at {seq:?}"));
         self.after(0, Event::Connect(number, life, 0));
@@ -63,7 +63,7 @@ impl World {
 
     pub fn stop_replica(&mut self, number: usize, power: bool, why: &str) {
         let Some(running) = self.replicas[number].running.take() else { return };
-        self.note(|| format!("web{number} ends: {why}, power={power}"));
+        self.note(|| format!("web{number} stops: {why}, power={power}"));
         // A partially received state is removed at the next start.
         self.replicas[number].discard_fetched(running.link.as_ref());
         if let Some(link) = running.link {
@@ -90,7 +90,7 @@ impl World {
     pub fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
         let Err(failure) = result else { return false };
         if self.journal_lost.is_none() && self.check_excuse("a replica stopped", &failure.to_string()).is_err() {
-            self.journal_lost = Some(format!("web{number} stopped, and nothing was done to it: {failure}"));
+            self.journal_lost = Some(format!("web{number} stopped without an injected fault: {failure}"));
         }
         let power = self.chance(50);
         self.stop_replica(number, power, &failure.to_string());
@@ -210,7 +210,7 @@ impl World {
                     }
                     Err(error) => {
                         if self.truth == Truth::Genuine {
-                            broken!("web{number} was sent a tail that does not fit: {error}");
+                            broken!("web{number} received an inconsistent tail: {error}");
                         }
                         self.hang_up(number, id, &error.to_string())
                     }
@@ -265,7 +265,7 @@ impl World {
                 let Some(Fetching { loading, path }) = link.fetching.take() else { return Ok(()) };
                 let state = match loading.finish(&end) {
                     Ok(state) => state,
-                    Err(error) => broken!("web{number}: a snapshot was not whole: {error}"),
+                    Err(error) => broken!("web{number}: a snapshot was incomplete: {error}"),
                 };
                 let before = running.stepped.position().map(|position| position.seq);
                 let forks = running.stepped.forks();
@@ -286,7 +286,7 @@ impl World {
                     }
                 }
                 running.needs_snapshot = false;
-                self.note(|| format!("web{number} took over a snapshot: {before:?} to {after:?}"));
+                self.note(|| format!("web{number} installed a snapshot: {before:?} to {after:?}"));
                 if after < before {
                     broken!("web{number} went back from {before:?} to {after:?} by a snapshot");
                 }
@@ -336,7 +336,7 @@ impl World {
             }
         }
         match step {
-            NextStep::Refuse(verdict) => self.hang_up(number, id, &format!("refused: {verdict}")),
+            NextStep::Refuse(verdict) => self.hang_up(number, id, &format!("rejected: {verdict}")),
             NextStep::Snapshot => {
                 if let Some(running) = self.running(number, life)
                     && let Some(link) = &mut running.link
@@ -368,7 +368,7 @@ impl World {
         };
         if expected != found && (seq > Seq::ZERO || found.is_some()) {
             broken!(
-                "web{number} at {seq}, datastore {:?} at {}: expected {expected:?}, judged {found:?}",
+                "web{number} at {seq}, datastore {:?} at {}: expected {expected:?}, got {found:?}",
                 truth,
                 welcome.head
             );
@@ -389,7 +389,7 @@ impl World {
         let terms = running.stepped.terms();
         let holds_all = running.stepped.state().meta().is_some_and(|meta| !meta.is_redacted);
         if is_redacted(welcome) && holds_all {
-            broken!("web{number} is a reader, follows, and its state holds what is withheld from readers");
+            broken!("web{number} is a reader that follows, and its state has values withheld from readers");
         }
         self.replicas[number].states.keep_terms(terms);
         self.send(id, Message::Subscribe(position.seq));
@@ -427,7 +427,7 @@ impl World {
         {
             // Replies of the old stream that are still in transit must be ignored, so a new connection is used.
             let id = link.id;
-            return self.hang_up(number, id, "pushes again after a pause");
+            return self.hang_up(number, id, "pushes again after a backoff delay");
         }
         Ok(())
     }
@@ -485,7 +485,7 @@ impl World {
             && running.stepped.wants_resync()
             && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
         {
-            return self.hang_up(number, id, "the state must be fetched anew");
+            return self.hang_up(number, id, "the state must be fetched again");
         }
         self.push(number)
     }
@@ -530,7 +530,7 @@ impl World {
             && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
         {
             self.after(SECOND, Event::Report(number, life));
-            return self.hang_up(number, id, "the state must be fetched anew");
+            return self.hang_up(number, id, "the state must be fetched again");
         }
         running.refuse_pending();
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
@@ -725,7 +725,7 @@ impl World {
                     }
                 }
                 Err(error) => {
-                    self.note(|| format!("web{number} refused: {error}"));
+                    self.note(|| format!("web{number} rejected a submission: {error}"));
                     let is_import = draft.id.is_some_and(|id| !self.oracle.stolen.contains(&id));
                     if is_import && self.replicas[number].import.refused(&error) {
                         continue;
@@ -817,7 +817,7 @@ fn tamper_with(entries: &mut [gravwell::model::Entry]) {
         if let EntryBody::Commit(txn) = &mut entry.body {
             for op in &mut txn.ops {
                 if let Op::Put { value, .. } = op {
-                    *value = Bytes::from_static(b"not what was written");
+                    *value = Bytes::from_static(b"not the written value");
                     return;
                 }
             }

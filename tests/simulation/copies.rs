@@ -201,7 +201,7 @@ impl World {
         if !self.is_journal_vouched_for(number) {
             return false;
         }
-        self.stop_replica(number, false, "its journal ends early");
+        self.stop_replica(number, false, "its journal is truncated");
         let node = &self.replicas[number];
         let path = Path::new(JOURNAL).join("journal");
         let copy = node.fs.crash(Survival::Everything, 0);
@@ -218,7 +218,7 @@ impl World {
             return false;
         }
         if open_journal(&copy).is_ok_and(|after| after != before) {
-            self.journal_lost = Some(format!("web{number}'s journal ended early, and it went unnoticed"));
+            self.journal_lost = Some(format!("web{number}'s truncated journal was not detected"));
         }
         true
     }
@@ -288,8 +288,8 @@ impl World {
             }
             Ok(running) if running.head >= index.max(register).max(vouched) || running.waits() => Ok(()),
             Ok(running) => broken!(
-                "{what}, the log ends at {} although the index knew {index}, the register {register} and the head file \
-                 {vouched}, and the datastore starts as if nothing were wrong",
+                "{what}, the log ends at {} although the index knew {index}, the registry {register} and the head file \
+                 {vouched}, and the datastore starts without reporting it",
                 running.head
             ),
         }
@@ -320,7 +320,7 @@ impl World {
         }
         let mut side = self.world_of(copy, beyond);
         let end = side.now + 14 * SECOND;
-        side.note(|| "an old copy of the datastore is started".into());
+        side.note(|| "an old copy of the datastore starts".into());
         side.run_until(end)?;
         side.judge_end()?;
         self.oracle.checks += side.oracle.checks;
@@ -383,7 +383,7 @@ impl World {
             let way = &mut self.ways[number];
             (way.up_blocked, way.down_blocked) = (Time::MAX, Time::MAX);
         }
-        self.stop_datastore(false, "it is started again");
+        self.stop_datastore(false, "restart");
     }
 
     /// Checks the reaction to the hello of a member: one that is beyond proves that nothing may be committed any more.
@@ -392,7 +392,7 @@ impl World {
         match &mut self.fence {
             Some(fence) if fence.beyond.contains(&number) => {
                 if waits.is_empty() {
-                    broken!("web{number} is beyond the datastore, which goes on at {head} as if nothing were wrong");
+                    broken!("web{number} is past the datastore, which continues at {head} without reporting it");
                 }
                 fence.shown.get_or_insert(head);
                 Ok(())
@@ -406,7 +406,7 @@ impl World {
     /// Checks that the genuine datastore accepts writes: it has no reason not to.
     pub fn judge_waiting(&self, waits: &str) -> Checked {
         if !waits.is_empty() && self.fence.is_none() {
-            broken!("the datastore takes no writes without a reason: {waits}");
+            broken!("the datastore rejects writes without a reason: {waits}");
         }
         Ok(())
     }
@@ -415,10 +415,10 @@ impl World {
         let Some(Fence { shown: Some(shown), .. }) = self.fence else { return Ok(()) };
         let head = self.oracle.head();
         if head > shown {
-            broken!("an old copy committed up to {head} after a member that is beyond it was heard of at {shown}");
+            broken!("an old copy committed up to {head} after a member past it connected at {shown}");
         }
         if self.datastore.as_ref().is_some_and(|datastore| !datastore.waits()) {
-            broken!("an old copy has forgotten at its restart that a member is beyond it");
+            broken!("an old copy forgot at its restart that a member is past it");
         }
         Ok(())
     }
@@ -445,7 +445,7 @@ impl Fence {
     pub fn check_refused(&self, number: usize, step: NextStep) -> Checked {
         match step {
             NextStep::Refuse(_) => Ok(()),
-            step => broken!("web{number} is beyond an old copy of the datastore and is to follow it: {step:?}"),
+            step => broken!("web{number} is past an old copy of the datastore and has to follow it: {step:?}"),
         }
     }
 }

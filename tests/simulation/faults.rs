@@ -174,7 +174,7 @@ impl World {
             }
             Fault::SlowApplier => self.slow[number] = false,
             Fault::KilledBehind => {
-                self.stop_replica(number, false, "killed before it has come as far again");
+                self.stop_replica(number, false, "killed before it has caught up again");
                 self.stalled_until.remove(&number);
             }
             Fault::RewriteCutOff => {
@@ -285,7 +285,8 @@ impl World {
         let before = open_journal(&node.fs.crash(memory::Survival::Everything, 0));
         let after = open_journal(&copy);
         if after.is_ok() && after != before {
-            self.journal_lost = Some(format!("a flipped bit at byte {offset} of web{number}'s journal went unnoticed"));
+            self.journal_lost =
+                Some(format!("a flipped bit at byte {offset} of web{number}'s journal was not detected"));
         }
         true
     }
@@ -326,7 +327,7 @@ impl World {
         if self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
             return Ok(false);
         }
-        self.stop_datastore(false, "its log begins a new generation");
+        self.stop_datastore(false, "its log starts a new generation");
         let times = 1 + self.random.below(2);
         for _ in 0..times {
             let fs = std::sync::Arc::new(self.disks.fs.clone());
@@ -411,7 +412,7 @@ impl World {
     }
 
     fn swap_disks(&mut self, disks: Disks, truth: Truth) {
-        self.stop_datastore(true, "another disk takes its place");
+        self.stop_datastore(true, "its disk is replaced");
         // Sometimes the administrator forces it to accept writes, whatever its members report.
         let disks = Disks { gives_up: self.chance(50), ..disks };
         self.genuine = Some(std::mem::replace(&mut self.disks, disks));
@@ -455,7 +456,7 @@ impl World {
 
     fn bring_back_genuine(&mut self) {
         let Some(genuine) = self.genuine.take() else { return };
-        self.stop_datastore(true, "the right disk comes back");
+        self.stop_datastore(true, "the original disk is back");
         self.disks = genuine;
         self.truth = Truth::Genuine;
         self.after(SECOND, Event::DatastoreStart);

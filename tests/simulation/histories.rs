@@ -21,15 +21,15 @@ pub type Number = usize;
 
 /// Seeds that once violated a condition.
 const REGRESSIONS: &[(u64, &str)] = &[
-    (5, "what filled the place of a rejected change was put on the rejected list at a start between two steps"),
-    (103, "a rejected change counted as the one that deleted an object, where deletions were known after it only"),
-    (752, "a pending change that the log that goes on had rejected was gone without an answer"),
-    (922, "the same, of a member that was within what both histories shared"),
-    (1009, "a change that was rejected in the lost history counted as seen, and was replaced unseen"),
-    (1581, "a change that waited upon a lost write was committed upon another one of its sequence"),
-    (2330, "the same, where a power cut had taken the state back before that write"),
-    (6863, "an own change was pushed again after one of another member that had come after it"),
-    (8786, "an object that was deleted meanwhile was there until the own deletion that followed it was pushed, too"),
+    (5, "the filler of a rejected change was put on the rejected list at a start between two steps"),
+    (103, "a rejected change counted as the deletion of an object, where only later deletions were known"),
+    (752, "a pending change that the current log had rejected was gone without an answer"),
+    (922, "the same, for a member within the shared history"),
+    (1009, "a change that was rejected in the lost history counted as seen, and was overwritten unseen"),
+    (1581, "a pending change based on a lost write was committed based on another one of its sequence"),
+    (2330, "the same, where a power cut had rolled the state back before that write"),
+    (6863, "a local change was pushed again after a later one of another member"),
+    (8786, "a deleted object was visible until the local deletion that followed it was pushed"),
 ];
 
 /// Returns whether an injected fault concerns abandoning a history.

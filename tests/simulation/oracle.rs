@@ -202,27 +202,27 @@ impl Oracle {
         self.checks += 1;
         if let Some(known) = usize::try_from(entry.seq.0).ok().and_then(|seq| self.history.get(seq - 1)) {
             if known != entry {
-                broken!("sequence {} was shown twice with different contents: {known:?} and {entry:?}", entry.seq);
+                broken!("sequence {} was published twice with different contents: {known:?} and {entry:?}", entry.seq);
             }
             return Ok(());
         }
         if entry.seq != self.head().next() {
-            broken!("sequence {} was shown after {}: a gap", entry.seq, self.head());
+            broken!("sequence {} was published after {}: a gap", entry.seq, self.head());
         }
         if self.history.last().is_some_and(|last| last.time_ms > entry.time_ms) {
-            broken!("the commit time falls at sequence {}", entry.seq);
+            broken!("the commit time decreases at sequence {}", entry.seq);
         }
         let Some(id) = entry.body.id() else { broken!("an entry of unknown kind at {}", entry.seq) };
         let maker = self.makers.entry(id.origin).or_insert_with(|| entry.member.clone());
         if *maker != entry.member {
-            broken!("sequence {} is of {}, and its origin {} belongs to {maker}", entry.seq, entry.member, id.origin);
+            broken!("sequence {} is of {}, but its origin {} belongs to {maker}", entry.seq, entry.member, id.origin);
         }
         if self.forsaken.contains(&id) {
-            broken!("{}/{} was listed as refused, and stands at {}", id.origin, id.counter, entry.seq);
+            broken!("{}/{} was listed as rejected, but is committed at {}", id.origin, id.counter, entry.seq);
         }
         let last = self.last_counter.entry(id.origin).or_default();
         if id.counter != last.next() {
-            broken!("transaction {}/{} came after {last}: lost, doubled or out of order", id.origin, id.counter);
+            broken!("transaction {}/{} came after {last}: lost, duplicated or out of order", id.origin, id.counter);
         }
         *last = id.counter;
         let Some(accepted) = self.accepted.get(&id) else {
@@ -239,11 +239,11 @@ impl Oracle {
                     broken!("sequence {} was committed although it breaks a limit", entry.seq);
                 }
                 if *ops != accepted.ops || *conditions != accepted.conditions {
-                    broken!("sequence {} does not hold the operations that were accepted: torn or mixed up", entry.seq);
+                    broken!("sequence {} does not have the accepted operations: torn or mixed up", entry.seq);
                 }
                 for op in ops {
                     if op.value().is_some_and(|value| self.refused.contains(value)) {
-                        broken!("sequence {} holds a value whose submission was refused", entry.seq);
+                        broken!("sequence {} has a value of a rejected submission", entry.seq);
                     }
                     let object = name(op);
                     if let Some((value, version)) = self.at(&object, entry.seq) {
@@ -279,7 +279,7 @@ impl Oracle {
         self.told = self.told.max(seq);
         match self.by_id.get(&id) {
             Some(at) if *at <= seq => self.is_outcome(id, *at, rejected),
-            Some(at) => broken!("{}/{} was answered with {seq}, but stands at {at}", id.origin, id.counter),
+            Some(at) => broken!("{}/{} was answered with {seq}, but is at {at}", id.origin, id.counter),
             // The reply may come before the entry is shown; the entry must be there by then.
             None => Ok(()),
         }
@@ -289,7 +289,7 @@ impl Oracle {
         let entry = usize::try_from(at.0).ok().and_then(|seq| self.history.get(seq - 1));
         let was_rejected = entry.is_some_and(|entry| matches!(entry.body, EntryBody::Reject { .. }));
         if rejected != was_rejected {
-            broken!("{}/{}: told rejected={rejected}, but sequence {at} says otherwise", id.origin, id.counter);
+            broken!("{}/{}: answered rejected={rejected}, contrary to sequence {at}", id.origin, id.counter);
         }
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Oracle {
     pub fn recovered(&mut self, head: Seq) -> Checked {
         self.checks += 1;
         if head < self.head() {
-            broken!("sequence {} had been shown, but the log ends at {head} after a restart", self.head());
+            broken!("sequence {} had been published, but the log ends at {head} after a restart", self.head());
         }
         if head < self.told {
             broken!("sequence {} had been acknowledged, but the log ends at {head} after a restart", self.told);
@@ -347,7 +347,7 @@ impl Oracle {
     pub fn state(&mut self, who: &str, seq: Seq, objects: &[Row]) -> Checked {
         self.checks += 1;
         let Some(expected) = usize::try_from(seq.0).ok().and_then(|seq| self.sums.get(seq)).copied() else {
-            broken!("{who} shows sequence {seq}, which was never shown to anyone");
+            broken!("{who} shows sequence {seq}, which was never published");
         };
         let worth_of =
             |(collection, key, (value, version)): &Row| worth(collection.as_str(), key.as_str(), value, *version);
@@ -361,7 +361,7 @@ impl Oracle {
         for object in self.names().chain(held.keys()) {
             let (is, should) = (held.get(object).cloned(), self.at(object, seq));
             if is != should {
-                broken!("{who} at sequence {seq}: {object:?} is {is:?}, should be {should:?}");
+                broken!("{who} at sequence {seq}: {object:?} is {is:?}, expected {should:?}");
             }
         }
         broken!("{who} at sequence {seq}: the sum differs although every object is equal");
@@ -386,7 +386,7 @@ impl Oracle {
         found.sort_unstable();
         if found != expected {
             let after = known.complete_after();
-            broken!("{who} at {seq} knows the deletions {found:?} after {after}, should know {expected:?}");
+            broken!("{who} at {seq} knows the deletions {found:?} after {after}, expected {expected:?}");
         }
         Ok(())
     }
@@ -422,7 +422,7 @@ impl Oracle {
         let Wanted { ops, conditions } = wanted;
         let accepted = Accepted { replica, ops, conditions, told: None };
         if self.accepted.insert(id, accepted).is_some() {
-            broken!("the identity {}/{} was given twice", id.origin, id.counter);
+            broken!("the identity {}/{} was assigned twice", id.origin, id.counter);
         }
         self.open.entry(replica).or_default().push(id);
         Ok(())
@@ -463,10 +463,10 @@ impl Oracle {
     /// Checks a transaction that a replica lists as rejected without an entry in the log.
     pub fn refused_here(&mut self, who: &str, id: TxnId, may_be: bool) -> Checked {
         if let Some(at) = self.by_id.get(&id) {
-            broken!("{who} lists {}/{} as refused, which stands at {at}", id.origin, id.counter);
+            broken!("{who} lists {}/{} as rejected, but it is at {at}", id.origin, id.counter);
         }
         if !may_be {
-            broken!("{who} lists {}/{} as refused without a reason", id.origin, id.counter);
+            broken!("{who} lists {}/{} as rejected without a reason", id.origin, id.counter);
         }
         self.forsaken.insert(id);
         // The rejection may be lost before it is written down; then it happens again.
@@ -569,7 +569,7 @@ impl Oracle {
         for txn in pending.filter(|txn| !self.accepted.contains_key(&txn.id)).collect::<Vec<_>>() {
             let unanswered = self.unanswered.entry(replica).or_default();
             let Some(place) = unanswered.iter().position(|wanted| *wanted == txn.into()) else {
-                broken!("replica {replica} holds {}/{}, which nobody submitted", txn.id.origin, txn.id.counter);
+                broken!("replica {replica} has {}/{}, which no client submitted", txn.id.origin, txn.id.counter);
             };
             unanswered.remove(place);
             self.accept(txn.id, replica, txn.into())?;
@@ -615,11 +615,11 @@ impl Oracle {
                 if self.lost.contains(id) || self.forsaken.contains(id) {
                     continue;
                 }
-                broken!("{}/{} was accepted at replica {} and never decided", id.origin, id.counter, accepted.replica);
+                broken!("{}/{} was accepted at replica {} and never resolved", id.origin, id.counter, accepted.replica);
             };
             if let Some((seq, rejected)) = accepted.told {
                 if *at > seq {
-                    broken!("{}/{} was told {seq}, but stands at {at}", id.origin, id.counter);
+                    broken!("{}/{} was answered with {seq}, but is at {at}", id.origin, id.counter);
                 }
                 self.is_outcome(*id, *at, rejected)?;
             }

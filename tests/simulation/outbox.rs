@@ -28,7 +28,7 @@ impl World {
         };
         self.stop_replica(number, false, "its outbox is replaced");
         let (what, other) = match self.random.below(4) {
-            0 => ("is not there", None),
+            0 => ("is missing", None),
             1 => ("is another member's", self.outbox_of_another(number)),
             _ => ("is an older copy", Some(older)),
         };
@@ -38,7 +38,7 @@ impl World {
             return false;
         }
         if open_journal(&replaced).is_ok_and(|after| after != before) {
-            self.journal_lost = Some(format!("web{number}'s outbox {what}, and it went unnoticed"));
+            self.journal_lost = Some(format!("web{number}'s outbox {what}, which was not detected"));
         }
         true
     }

@@ -57,7 +57,7 @@ fn planted_bugs_are_caught() {
     let wanted = std::env::var("GRAVWELL_PLANTED").unwrap_or_default();
     let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| format!("{bug:?}").contains(&wanted)).collect();
     let mut missed = Vec::new();
-    println!("| Fault | What it does | Seed | Caught by |\n| --- | --- | --- | --- |");
+    println!("| Fault | Effect | Seed | Caught by |\n| --- | --- | --- | --- |");
     for bug in &bugs {
         plant(Some(*bug));
         let caught = caught(*bug);
@@ -73,6 +73,6 @@ fn planted_bugs_are_caught() {
         }
     }
     let _ = std::panic::take_hook();
-    println!("{} of {} planted faults caught", bugs.len() - missed.len(), bugs.len());
+    println!("{} of {} injected faults caught", bugs.len() - missed.len(), bugs.len());
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }

@@ -28,7 +28,7 @@ impl World {
     pub fn check_may_write(&self, number: usize) -> Checked {
         let node = &self.replicas[number];
         if node.running.as_ref().is_some_and(|running| running.knows_role) {
-            broken!("{} is a reader, and takes a write that the datastore will never take", node.name);
+            broken!("{} is a reader and accepts a write that the datastore would never accept", node.name);
         }
         Ok(())
     }
@@ -104,9 +104,9 @@ impl World {
         match truth {
             // Unreadable rows prove nothing.
             _ if node.damaged || node.tampered || self.fence.is_some() => Ok(()),
-            Truth::Genuine if is_fork => broken!("{} takes the snapshot of its own history for a fork", node.name),
+            Truth::Genuine if is_fork => broken!("{} considers the snapshot of its own history a fork", node.name),
             Truth::OldCopy { head } if is_taken && before.is_some_and(|before| before > head) => broken!(
-                "{} was at {before:?} and took over a snapshot of a history that forked after {head}",
+                "{} was at {before:?} and installed a snapshot of a history that forked after {head}",
                 node.name
             ),
             _ => Ok(()),
@@ -138,7 +138,9 @@ impl World {
                     is_again || self.oracle.by_id.get(&txn.id).is_none_or(|at| *at > marked)
                 };
                 if !pending.iter().filter(waits).any(|txn| txn.ops.iter().any(puts)) {
-                    broken!("{who} lost its state, and shows {key} as pending, which was decided before {marked}");
+                    broken!(
+                        "{who} lost its state and shows {key} as pending, although it was resolved before {marked}"
+                    );
                 }
             }
         }

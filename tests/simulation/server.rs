@@ -37,9 +37,9 @@ impl World {
                 // Damage is reported with its place; the test then repairs the file.
                 let (path, offset, bit) = self.flipped.clone().unwrap_or_default();
                 let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-                self.note(|| format!("refused to start: {error}"));
+                self.note(|| format!("did not start: {error}"));
                 if !error.contains(&file) {
-                    broken!("{file} is damaged, but the refusal does not name it: {error}");
+                    broken!("{file} is damaged, but the error does not name it: {error}");
                 }
                 self.disks.fs.flip_bit(&path, offset, bit).map_err(|error| Violation(error.to_string()))?;
                 self.flipped = None;
@@ -84,7 +84,7 @@ impl World {
         if excuses.iter().any(|excuse| error.contains(excuse)) {
             return Ok(());
         }
-        broken!("{what}, and nothing was done to it: {error}");
+        broken!("{what} without an injected fault: {error}");
     }
 
     /// Returns whether the plan contains faults of the datastore's disk, which may make a start fail.
@@ -114,7 +114,7 @@ impl World {
         if self.datastore.take().is_none() {
             return;
         }
-        self.note(|| format!("datastore ends: {why}, power={power}"));
+        self.note(|| format!("datastore stops: {why}, power={power}"));
         // Reports are saved from time to time.
         self.reported = self.saved_reports.clone();
         if power {
@@ -159,14 +159,14 @@ impl World {
                     Ok(found) => found,
                     Err(refusal) => {
                         if !node.revoked && self.truth == Truth::Genuine {
-                            broken!("{} is a member and was refused: {refusal}", node.name);
+                            broken!("{} is a member and was rejected: {refusal}", node.name);
                         }
                         self.send(id, Message::Refused(refused(RefusalCode::NotAMember, refusal.to_string())));
                         return Ok(());
                     }
                 };
                 if node.revoked && self.truth == Truth::Genuine {
-                    broken!("{member} was revoked and is welcomed again");
+                    broken!("{member} was revoked and is accepted again");
                 }
                 // If the clock went back, silence counts from now on.
                 if let Some((at, ..)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
@@ -245,7 +245,7 @@ impl World {
                     self.send(id, Message::Refused(refused(RefusalCode::Forbidden, "a reader may not push")));
                     return Ok(());
                 }
-                let txn = decode_txn(&bytes).map_err(|error| Violation(format!("a push does not decode: {error}")))?;
+                let txn = decode_txn(&bytes).map_err(|error| Violation(format!("cannot decode a push: {error}")))?;
                 datastore.queue.push_back(Proposal { member: session.member.clone(), conn: id, txn });
                 self.wake_commit();
             }
@@ -332,7 +332,7 @@ impl World {
             if genuine {
                 let chain = self.datastore.as_ref().map(|datastore| datastore.chain).unwrap_or_default();
                 let entries = gravwell::codec::block::decode_block(block.bytes.clone(), chain, false)
-                    .map_err(|error| Violation(format!("what is shown does not decode: {error}")))?;
+                    .map_err(|error| Violation(format!("cannot decode the published entries: {error}")))?;
                 for (entry, _) in &entries {
                     self.check_author(entry)?;
                     self.check_time(entry)?;
@@ -343,7 +343,7 @@ impl World {
                     datastore.chain = after;
                 }
             }
-            self.note(|| format!("shown {first} to {last}"));
+            self.note(|| format!("published {first} to {last}"));
             let Some(datastore) = &mut self.datastore else { return Ok(()) };
             datastore.head = datastore.head.max(last);
             datastore.ring.push(block);
@@ -372,7 +372,7 @@ impl World {
             Fate::Committed(seq) => self.oracle.answered(outcome.id, *seq, false),
             Fate::Rejected(seq, _) => self.oracle.answered(outcome.id, *seq, true),
             Fate::Decided(seq) if !self.oracle.by_id.contains_key(&outcome.id) => {
-                broken!("{:?} was answered with decided at {seq}, but nobody saw it", outcome.id)
+                broken!("{:?} was answered as resolved at {seq}, which was never published", outcome.id)
             }
             _ => Ok(()),
         }

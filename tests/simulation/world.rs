@@ -340,7 +340,7 @@ impl World {
                 if let Some(reason) = self.unsettled() {
                     if self.now >= self.plan.end_at {
                         return Err(Violation(format!(
-                            "not level {} s after the last fault: {reason}",
+                            "not caught up {} s after the last fault: {reason}",
                             (self.now - self.plan.calm_at) / SECOND
                         )));
                     }
@@ -349,7 +349,7 @@ impl World {
                 }
             }
         }
-        Err(Violation("nothing happens any more".into()))
+        Err(Violation("no events are left".into()))
     }
 
     fn happen(&mut self, due: Due) -> Checked {

@@ -235,7 +235,7 @@ impl Ledger {
             Decision::Rejected(seq, reason) => (Fate::Rejected(seq, reason), false),
             Decision::Gap(expected) => (Fate::Gap(expected), false),
             // Histories in this test are too short for this decision.
-            Decision::Unsettled(count) => return Err(format!("{count} rejections are not settled")),
+            Decision::Unsettled(count) => return Err(format!("{count} rejections are not acknowledged")),
         };
         Ok((Outcome { id, fate }, is_new))
     }
@@ -248,7 +248,7 @@ impl Ledger {
     /// Makes entries up to `horizon` unreadable and forgets deletions up to `forgotten`.
     pub fn compact(&mut self, horizon: Seq, forgotten: Seq) {
         self.horizon = self.horizon.max(horizon);
-        self.state = fetch(&self.state, &StateStore::in_memory(), forgotten).expect("is copied");
+        self.state = fetch(&self.state, &StateStore::in_memory(), forgotten).expect("copies");
     }
 
     /// Continues from another past with the given state, in a new generation.
@@ -264,7 +264,7 @@ impl Ledger {
     /// Rebuilds the log from the state of a member, without any other knowledge.
     pub fn recover(&mut self, generation: Generation, member: &StateStore, past: Past) {
         let lineage = member.meta().expect("it has a position").lineage.clone();
-        let state = fetch(member, &StateStore::in_memory(), Seq::ZERO).expect("is copied");
+        let state = fetch(member, &StateStore::in_memory(), Seq::ZERO).expect("copies");
         (self.horizon, self.unnamed_to) = (past.head(), past.head());
         self.begin(generation, lineage, past, state, Beginning::Recovered);
     }
@@ -277,7 +277,7 @@ impl Ledger {
         if to > Seq::ZERO {
             state.apply(&past.after(Seq::ZERO, usize::MAX), past.chain_at(to)).expect("applies");
         }
-        let state = fetch(&state, &StateStore::in_memory(), forgotten).expect("is copied");
+        let state = fetch(&state, &StateStore::in_memory(), forgotten).expect("copies");
         (self.horizon, self.unnamed_to) = (horizon.min(to), self.unnamed_to.min(to));
         self.begin(generation, self.lineage.clone(), past, state, Beginning::Restored);
     }

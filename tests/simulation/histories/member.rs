@@ -102,7 +102,7 @@ impl Member {
     pub fn new(number: usize, root: &Path, limits: KeptLimits) -> Member {
         let name = MemberName::new(format!("web{number}")).expect("name");
         let directory = root.join(name.to_string());
-        std::fs::create_dir(&directory).expect("is made");
+        std::fs::create_dir(&directory).expect("creates");
         Member {
             number,
             name,
@@ -156,7 +156,7 @@ impl Member {
         for (id, seq) in self.running.iter().flat_map(Stepped::sequences) {
             match seq {
                 None if self.recorded.contains(&id) => {
-                    return Err(format!("{}: the sequence of {id:?} was written down, and is not known", self.name));
+                    return Err(format!("{}: the recorded sequence of {id:?} is unknown", self.name));
                 }
                 Some(seq) if past.entry(seq).and_then(|entry| entry.body.id()) != Some(id) => {
                     return Err(format!("{}: {id:?} is not at {seq}", self.name));

@@ -89,7 +89,7 @@ impl Oracle {
         let before = past.up_to(Seq(past.head().0 - 1));
         let made = self.made[change].clone();
         ensure!(self, made.is_back || before.commit_of(change).is_none(), "change {change} is committed twice");
-        ensure!(self, !made.is_dismissed, "change {change} was dismissed, and is committed");
+        ensure!(self, !made.is_dismissed, "change {change} was dismissed, but is committed");
         // A lost change that only deletes is pushed again on top of the versions that its author has seen there since,
         // or without conditions. If a member is killed after such a change was written to its journal, and a power cut
         // rolls back its state, the member pushes the change without abandoning the history again; then the oracle has
@@ -107,7 +107,7 @@ impl Oracle {
                 Seen::Present => is_there,
                 Seen::As(earlier) => self.is_as_left(last.as_ref(), *earlier, key),
             };
-            ensure!(self, holds, "change {change} was made upon {key} {seen:?}, and committed upon {last:?}");
+            ensure!(self, holds, "change {change} was based on {key} {seen:?}, but committed on {last:?}");
         }
         let Some(lost_after) = made.lost_after else { return Ok(()) };
         for op in &made.ops {
@@ -122,7 +122,7 @@ impl Oracle {
             ensure!(
                 self,
                 is_same || is_own || is_known || is_absent,
-                "change {change} was lost and is committed again, over {last:?} of {}, which its author had not seen",
+                "change {change} was lost and is committed again over {last:?} of {}, which its author had not seen",
                 op.key()
             );
         }
@@ -160,7 +160,7 @@ impl Oracle {
         let name = &member.name;
         for change in before {
             let is_decided = new.commit_of(*change).is_some() || listed.contains(change);
-            ensure!(self, is_decided || pending.contains(change), "{name}: change {change} waited, and is gone");
+            ensure!(self, is_decided || pending.contains(change), "{name}: pending change {change} is gone");
         }
         let archive = member.archive()?;
         let has = |key: &Key, value: &Option<Bytes>| {
@@ -174,7 +174,7 @@ impl Oracle {
             if last.value.is_none() {
                 let is_known = new.deletes_after(shared_to, key) || last.seq <= left.deletions_after;
                 let is_preserved = is_known || member.will_delete(key) || has(key, &None);
-                ensure!(self, is_preserved, "{name}: {key} was deleted at {last:?}, and that is not archived");
+                ensure!(self, is_preserved, "{name}: {key} was deleted at {last:?}, and the deletion is not archived");
                 continue;
             }
             let there = new.last_write(key);
@@ -185,7 +185,11 @@ impl Oracle {
             if reads == last.value || is_in {
                 continue;
             }
-            ensure!(self, has(key, &last.value), "{name}: {key} was {last:?} when it was left, and is not archived");
+            ensure!(
+                self,
+                has(key, &last.value),
+                "{name}: {key} was {last:?} in the abandoned history, and is not archived"
+            );
         }
         let lost: Vec<(Seq, Number, Vec<Op>)> = old
             .commits()
@@ -227,7 +231,7 @@ impl Oracle {
             ensure!(
                 self,
                 remains.is_empty() || is_let_go,
-                "{name}: change {change} was lost, and is neither pushed again nor on the list"
+                "{name}: change {change} was lost, and is neither pushed again nor listed"
             );
             for op in &ops {
                 let is_last = old.last_write(op.key()).is_some_and(|last| last.change == Some(change));
@@ -236,13 +240,13 @@ impl Oracle {
                 ensure!(
                     self,
                     !is_deleted || is_pushed || is_let_go || left.is_restore,
-                    "{name}: change {change} deleted {}, and that is not pushed again",
+                    "{name}: change {change} deleted {}, and the deletion is not pushed again",
                     op.key()
                 );
                 ensure!(
                     self,
                     !is_undone(old, new, op) || is_let_go,
-                    "{name}: change {change} deleted {}, which is undone, and nobody is told",
+                    "{name}: change {change} deleted {}, which is undone without a report",
                     op.key()
                 );
             }
@@ -252,9 +256,9 @@ impl Oracle {
                 // A later deletion of the same object may be pushed again in place of this one.
                 let is_deleted = member.will_delete(op.key()) || new.deletes_after(shared_to, op.key());
                 let is_known = value.is_none() && (is_deleted || seq <= left.deletions_after);
-                ensure!(self, is_known || has(op.key(), &value), "{name}: change {change} of {} is nowhere", op.key());
+                ensure!(self, is_known || has(op.key(), &value), "{name}: change {change} of {} is missing", op.key());
             }
-            self.made[change].let_go = Some("something had come after it, or it is archived");
+            self.made[change].let_go = Some("a later change overwrote it, or it is archived");
         }
         Ok(())
     }
@@ -286,8 +290,8 @@ impl Oracle {
             let open = times(&pending) + times(&listed);
             let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
             let is_there = past.commit_of(change).is_some() || log.commit_of(change).is_some();
-            ensure!(self, open <= 1, "{}: change {change} waits {open} times", member.name);
-            ensure!(self, open == 1 || is_settled || is_there, "{}: change {change} is nowhere", member.name);
+            ensure!(self, open <= 1, "{}: change {change} is open {open} times", member.name);
+            ensure!(self, open == 1 || is_settled || is_there, "{}: change {change} is missing", member.name);
         }
         Ok(())
     }
@@ -299,10 +303,10 @@ impl Oracle {
             let pending = members.iter().flat_map(Member::pending).filter(|other| *other == change).count();
             let committed = log.commits().filter(|(_, txn)| change_of(txn) == Some(change)).count();
             let found = format!("committed {committed}, listed {listed}, pending {pending}");
-            ensure!(self, pending == 0, "change {change} still waits: {found}");
-            ensure!(self, committed + listed <= 1 || made.is_back, "change {change} is in two places: {found}");
+            ensure!(self, pending == 0, "change {change} is still pending: {found}");
+            ensure!(self, committed + listed <= 1 || made.is_back, "change {change} is duplicated: {found}");
             let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
-            ensure!(self, committed + listed > 0 || is_settled, "change {change} is nowhere: {found}");
+            ensure!(self, committed + listed > 0 || is_settled, "change {change} is missing: {found}");
         }
         Ok(())
     }

@@ -261,7 +261,7 @@ impl World {
     fn judge_left(&mut self, number: usize, left: &Left) -> Checked {
         let shared_to = left.old.shared_with(&left.new);
         self.members[number].floor = left.floor.min(shared_to);
-        let text = format!("web{number} goes on at {} of {shared_to}", left.new.head());
+        let text = format!("web{number} continues at {} of {shared_to}", left.new.head());
         self.note("left", || text);
         self.oracle.left(&self.members[number], left, &self.keys)
     }
@@ -501,7 +501,7 @@ impl World {
         let is_judged_upstream = self.chance(30);
         let note = note(change, ops.len());
         let draft = Draft { ops: ops.clone(), note, is_judged_upstream, ..draft };
-        let text = format!("web{number}: change {change} {ops:?} upon {seen:?}");
+        let text = format!("web{number}: change {change} {ops:?} based on {seen:?}");
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         let submitted = stepped.submit(vec![draft]).map_err(|error| error.to_string())?;
         let is_taken = submitted.iter().all(Result::is_ok);
@@ -538,7 +538,7 @@ impl World {
         let Some(rejected) = found else { return Ok(()) };
         let Some(change) = change_of(&rejected.txn) else {
             // The deletions of an archived change, which is on the list as a whole as well.
-            part_of(&rejected.txn).ok_or("a rejected transaction that nobody made")?;
+            part_of(&rejected.txn).ok_or("a rejected transaction without an author")?;
             let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
             return stepped.dismiss(id).map_err(|error| error.to_string())?.map_err(|error| error.to_string());
         };
@@ -561,7 +561,7 @@ impl World {
             let retried = stepped.retry_upon(id, versions, read_in).map_err(|error| error.to_string())?;
             if retried.is_ok() {
                 self.now_upon(change, &rejected.txn.conditions, &upon);
-                self.note("retried", || format!("web{number}: change {change} upon {upon:?}"));
+                self.note("retried", || format!("web{number}: change {change} based on {upon:?}"));
                 return Ok(());
             }
         }
@@ -606,7 +606,7 @@ impl World {
                 let (path, state) = self.fetched(number)?;
                 return self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
                     let leaving = stepped.leave(welcome, &log.known, state)?;
-                    leaving.ok_or_else(|| format!("web{number} finds the log {verdict}, and does not know why"))
+                    leaving.ok_or_else(|| format!("web{number} finds the log {verdict} without a known reason"))
                 });
             }
             _ if is_left => None,
@@ -616,7 +616,9 @@ impl World {
             None => {
                 let (path, state) = self.fetched(number)?;
                 self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
-                    stepped.leave(welcome, &log.known, state)?.ok_or_else(|| "it is left, and is not".to_owned())
+                    stepped
+                        .leave(welcome, &log.known, state)?
+                        .ok_or_else(|| "the log was not abandoned as expected".to_owned())
                 })
             }
             Some(NextStep::Snapshot) => self.take_snapshot(number, welcome),
@@ -666,8 +668,8 @@ impl World {
         let since = leaving.reads_after().map(|after| self.log.since(after));
         let what = match &since {
             None => "nothing to push again",
-            Some(Some(_)) => "what others did is in the log",
-            Some(None) => "what others did is not in the log",
+            Some(Some(_)) => "the log has the changes of others",
+            Some(None) => "the log lacks the changes of others",
         };
         let exchange = stepped.choose(leaving, since.flatten().as_deref())?;
         let pending = member.pending().into_iter().collect();
@@ -681,7 +683,7 @@ impl World {
             is_restore: exchange.set().is_restore,
             path,
         };
-        self.note(what, || format!("web{number} leaves at {}", left.old.shared_with(&left.new)));
+        self.note(what, || format!("web{number} leaves the history at {}", left.old.shared_with(&left.new)));
         let member = &mut self.members[number];
         member.left = Some(left);
         member.under_way = Some(UnderWay { exchange, step: Step::Chosen, welcome });
@@ -721,7 +723,7 @@ impl World {
                     stepped.take_back().map_err(|error| error.to_string())?;
                     member.states.discard(&left.path);
                     member.left = None;
-                    self.note("taken back", || format!("web{number}"));
+                    self.note("rolled back", || format!("web{number}"));
                     return Ok(());
                 }
                 member.pasts.insert(left.path.clone(), left.new.clone());
@@ -803,7 +805,7 @@ impl World {
             let fate = format!("{:?}", outcome.fate);
             self.note(if is_commit { "committed" } else { "answered" }, || format!("web{number}: {text}: {fate}"));
             if is_commit && !is_idle {
-                match part.ok_or("a transaction that nobody made")? {
+                match part.ok_or("a transaction without an author")? {
                     (change, true) => self.oracle.committed(&self.log.past, change)?,
                     (change, false) => self.oracle.part_committed(&self.log.past, change)?,
                 }
@@ -837,7 +839,7 @@ impl World {
             if rounds > ROUNDS_MAX {
                 let waiting: Vec<String> =
                     self.members.iter().map(|member| format!("{:?}", member.pending())).collect();
-                return Err(format!("not everything arrives: {waiting:?} wait"));
+                return Err(format!("some changes are not delivered: {waiting:?} are pending"));
             }
             for number in 0..self.members.len() {
                 self.clock.fetch_add(1000, Ordering::Relaxed);
@@ -872,7 +874,7 @@ impl World {
                 let (shown, there) = (shown.map(|object| object.value), self.log.past.value(key));
                 self.oracle.checks += 1;
                 if shown != there {
-                    return Err(format!("{} shows {shown:?} as {key}, and the log has {there:?}", member.name));
+                    return Err(format!("{} shows {shown:?} as {key}, but the log has {there:?}", member.name));
                 }
             }
         }
