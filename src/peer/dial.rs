@@ -31,16 +31,16 @@ const UNUSED: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     /// The roster does not contain the member.
-    #[error("{0} is not a member that is known here")]
+    #[error("{0} is not a known member")]
     Unknown(MemberName),
     /// The member does not listen, or has not announced an address.
-    #[error("{0} has not said where it listens to other members")]
+    #[error("member {0} has not announced a peer address")]
     NoAddress(MemberName),
     /// The member is this one itself.
     #[error("{0} is this member itself")]
     Itself(MemberName),
     /// The member cannot be reached.
-    #[error("{member} cannot be reached: {reason}")]
+    #[error("cannot reach member {member}: {reason}")]
     Unreachable {
         /// Name of the member.
         member: MemberName,
@@ -48,7 +48,7 @@ pub enum PeerError {
         reason: String,
     },
     /// A different member answered at the address.
-    #[error("at {address} answers {found}, not {expected}")]
+    #[error("{found} answered at {address} instead of {expected}")]
     Somebody {
         /// Address that was contacted.
         address: String,
@@ -117,7 +117,7 @@ impl Peers {
         match timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok((send, receive))) => Ok(PeerStream { send, receive, _used: used }),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Err(_) => Err(unreachable("it takes no more streams for now".into())),
+            Err(_) => Err(unreachable("no free streams".into())),
         }
     }
 
@@ -165,7 +165,7 @@ async fn doubt(connection: quinn::Connection) {
     tokio::time::sleep(DOUBT_AFTER).await;
     let is_silent = connection.close_reason().is_none() && connection.stats().udp_rx.datagrams == heard;
     if is_silent && timeout(REFUSAL_TIMEOUT, refused(connection.remote_address())).await.is_ok_and(|is| is) {
-        connection.close(0u32.into(), b"nobody listens at the other end any more");
+        connection.close(0u32.into(), b"no process listens at the peer's address");
     }
 }
 
@@ -194,7 +194,7 @@ async fn close_unused(connection: quinn::Connection, used: Arc<()>) {
         if Arc::strong_count(&used) > 2 {
             idle_since = Instant::now();
         } else if idle_since.elapsed() > UNUSED {
-            return connection.close(0u32.into(), b"not in use");
+            return connection.close(0u32.into(), b"connection is unused");
         }
     }
 }
@@ -216,7 +216,7 @@ async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connecti
             Ok((name, role, listed)) if name == *member => Ok((connection, Peer { name, role }, listed)),
             other => {
                 let found = other.map_or_else(|refusal| refusal.to_string(), |(name, ..)| name.to_string());
-                connection.close(0u32.into(), b"another member was expected here");
+                connection.close(0u32.into(), b"expected a different member at this address");
                 Err(PeerError::Somebody { address: address.clone(), expected: member.clone(), found })
             }
         }
@@ -251,8 +251,8 @@ mod tests {
     async fn a_host_says_when_nobody_listens() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
         let address = socket.local_addr().expect("an address");
-        assert!(timeout(Duration::from_millis(200), refused(address)).await.is_err(), "somebody listens");
+        assert!(timeout(Duration::from_millis(200), refused(address)).await.is_err(), "a listening socket");
         drop(socket);
-        assert!(timeout(Duration::from_secs(10), refused(address)).await.expect("an answer"));
+        assert!(timeout(Duration::from_secs(10), refused(address)).await.expect("port is closed"));
     }
 }

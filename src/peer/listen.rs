@@ -51,7 +51,7 @@ pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
             match arrival.handshake().await {
                 // Boxed, so that unauthenticated peers do not take the memory that a member's future needs.
                 Ok((connection, turn)) => Box::pin(connected(inner, &connection, turn)).await,
-                Err(error) => tracing::debug!(%error, "a member's handshake failed"),
+                Err(error) => tracing::debug!(%error, "peer handshake failed"),
             }
         });
     }
@@ -63,7 +63,7 @@ async fn connected(inner: Arc<Inner>, connection: &quinn::Connection, turn: Turn
         Err(refusal) => {
             if let Some(left_out) = REFUSED.note() {
                 let address = connection.remote_address();
-                tracing::warn!(%refusal, %address, left_out, "a member's connection was refused");
+                tracing::warn!(%refusal, %address, left_out, "refused a peer connection");
             }
             return connection.close(CLOSE_REVOKED.into(), refusal.to_string().as_bytes());
         }
@@ -90,9 +90,9 @@ pub(super) async fn serve_streams(inner: &Weak<Inner>, peer: &Peer, connection: 
             }
             Some(ended) = streams.join_next() => match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(member = %peer.name, %error, "a member's stream ended"),
+                Ok(Err(error)) => tracing::debug!(member = %peer.name, %error, "peer stream ended"),
                 Err(error) if error.is_cancelled() => {}
-                Err(error) => tracing::error!(member = %peer.name, %error, "a stream's task failed"),
+                Err(error) => tracing::error!(member = %peer.name, %error, "task of a peer stream failed"),
             },
         }
     }
@@ -111,8 +111,8 @@ async fn serve(
             drop(inner);
             return handler.serve(peer, send, receive).await;
         }
-        Some(_) => format!("{} is a {}, which may not ask for this", peer.name, peer.role),
-        None => format!("{} does not serve this", inner.me()),
+        Some(_) => format!("{} is a {}, which may not request this", peer.name, peer.role),
+        None => format!("{} does not support this", inner.me()),
     };
     let refused = Refused { code: RefusalCode::Forbidden, message: refusal };
     wire::send(&mut send, Kind::Refused, &refused).await?;

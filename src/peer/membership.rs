@@ -74,7 +74,7 @@ impl Membership {
         let state = self.state();
         if let Some(why) = &state.refused {
             return Some(format!(
-                "the list of members that the datastore sent is not believed ({why}); no other member is"
+                "no other member is trusted, because the membership list from the datastore was rejected ({why})"
             ));
         }
         let by_host = Duration::from_millis(now_ms().saturating_sub(state.confirmed_ms));
@@ -82,8 +82,8 @@ impl Membership {
         let bound = self.age_max.filter(|bound| age > *bound && !self.roster.borrow().members.is_empty())?;
         let hours = |span: Duration| span.as_secs() / 3600;
         Some(format!(
-            "the datastore has not been heard for {} h, and the list of members counts for {} h \
-             (Membership-Max-Age-Hours); no other member is believed until it is",
+            "no other member is trusted, because the datastore has been unreachable for {} h and the membership list \
+             is valid for {} h (Membership-Max-Age-Hours)",
             hours(age),
             hours(bound)
         ))
@@ -129,7 +129,7 @@ impl Membership {
     fn refuse(&self, why: &str) {
         tracing::error!(
             why,
-            "the datastore sent a list of members that cannot be read: no other member is believed until it sends another"
+            "rejected an invalid membership list; no other member is trusted until the datastore sends another"
         );
         self.state().refused = Some(crate::codec::reports::reportable(why));
         // Addresses come again with the next roster.
@@ -173,7 +173,7 @@ impl Membership {
             KeptRoster { roster: Roster::clone(&self.roster()), confirmed_ms, refused }
         };
         if let Err(error) = kept.save(&self.data_dir) {
-            tracing::warn!(%error, "the list of members is not kept: after a restart the former one counts until the datastore is back");
+            tracing::warn!(%error, "failed to store the membership list; a restart uses the previous one");
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
         for fault in faults {
             let temp = dir();
             let membership = Membership::load(temp.path(), AGE_MAX);
-            assert!(membership.authorise(&[1; 32]).is_err() && membership.problem().is_none(), "none came yet");
+            assert!(membership.authorise(&[1; 32]).is_err() && membership.problem().is_none(), "none arrived yet");
             membership.handle_roster(&good);
             assert!(membership.authorise(&[1; 32]).is_ok());
             membership.handle_roster(fault);
@@ -223,12 +223,12 @@ mod tests {
                 assert!(matches!(membership.authorise(&[1; 32]), Err(Refusal::Unverifiable(_))));
                 assert!(membership.is_refused() && membership.problem().is_some());
                 membership.confirm();
-                assert!(membership.authorise(&[1; 32]).is_err(), "that the datastore is there does not help");
+                assert!(membership.authorise(&[1; 32]).is_err(), "contact with the datastore is not sufficient");
             }
             let membership = Membership::load(temp.path(), AGE_MAX);
             membership.handle_roster(&good);
             assert!(membership.authorise(&[1; 32]).is_ok() && membership.problem().is_none());
-            assert!(Membership::load(temp.path(), AGE_MAX).authorise(&[2; 32]).is_ok(), "after a restart as well");
+            assert!(Membership::load(temp.path(), AGE_MAX).authorise(&[2; 32]).is_ok(), "also after a restart");
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
         }
         let membership = Membership::load(temp.path(), AGE_MAX);
         membership.handle_revocations(&[7]);
-        assert!(membership.authorise(&[1; 32]).is_err(), "one that cannot be read may be about anybody");
+        assert!(membership.authorise(&[1; 32]).is_err(), "an invalid revocation may concern any member");
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
             membership.confirm();
             assert!(membership.authorise(&[1; 32]).is_ok());
             let again = Membership::load(temp.path(), age_max);
-            assert!(again.authorise(&[1; 32]).is_ok(), "and after a restart");
+            assert!(again.authorise(&[1; 32]).is_ok(), "also after a restart");
         }
         // A clock that was ahead must not extend the lifetime of a roster.
         KeptRoster { confirmed_ms: u64::MAX, ..kept(0) }.save(temp.path()).expect("keeps");

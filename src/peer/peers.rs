@@ -66,7 +66,7 @@ impl Lives {
             its.filter(|(_, live)| is_open(live)).map(|(id, live)| (*id, live.connection.clone())).collect();
         its.sort_by_key(|(id, _)| *id);
         for (_, connection) in its.iter().take(its.len().saturating_sub(CONNECTIONS_MAX)) {
-            connection.close(CLOSE_REPLACED.into(), b"a newer connection of this member has taken its place");
+            connection.close(CLOSE_REPLACED.into(), b"replaced by a newer connection of this member");
         }
     }
 }
@@ -192,7 +192,7 @@ impl Peers {
             Some(address) => {
                 let failed = |error: std::io::Error| {
                     TrustError::Refused(format!(
-                        "cannot listen on {address} (UDP) to other members: {error}; choose another Peer-Port"
+                        "cannot listen on {address} (UDP) for other members: {error}; choose another Peer-Port"
                     ))
                 };
                 let tls = tls::peer_server_config(&identity)?;
@@ -218,7 +218,7 @@ impl Peers {
         if let Some(server) = server {
             tokio::spawn(watch.passing("listener for members", accept(Arc::downgrade(&inner), server)));
         }
-        tokio::spawn(watch.passing("age of the list of members", keep_checking(Arc::downgrade(&inner))));
+        tokio::spawn(watch.passing("age of the membership list", keep_checking(Arc::downgrade(&inner))));
         Ok(Peers { inner })
     }
 

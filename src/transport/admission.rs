@@ -111,10 +111,10 @@ pub enum Decision {
 #[derive(Debug, thiserror::Error)]
 pub enum Delay {
     /// It took too long.
-    #[error("nothing came within {} s", PATIENCE.as_secs())]
+    #[error("no data received within {} s", PATIENCE.as_secs())]
     Slow,
     /// It was evicted in favour of a newer peer.
-    #[error("it was slow, and others wait")]
+    #[error("evicted in favour of a newer client")]
     GaveWay,
 }
 
@@ -201,8 +201,8 @@ mod tests {
     fn started(decision: Decision) -> Turn {
         match decision {
             Decision::Start(turn) => turn,
-            Decision::Retry => panic!("has to answer first"),
-            Decision::Refuse => panic!("is refused"),
+            Decision::Retry => panic!("must validate its address first"),
+            Decision::Refuse => panic!("was refused"),
         }
     }
 
@@ -227,14 +227,17 @@ mod tests {
     async fn p15_a_network_has_its_share_and_slow_peers_give_way() {
         let (admission, now) = (Admission::default(), Instant::now());
         let mut slow: Vec<Turn> = (0..BLOCK_MAX).map(|_| started(admission.decide(address(1), true, now))).collect();
-        assert!(matches!(admission.decide(address(1), true, now), Decision::Refuse), "all of them are young");
+        assert!(
+            matches!(admission.decide(address(1), true, now), Decision::Refuse),
+            "none is old enough to be evicted"
+        );
         drop(started(admission.decide(address(2), true, now)));
         let later = now + YOUNG;
         let honest = started(admission.decide(address(1), true, later));
         assert!(matches!(slow[0].within(std::future::pending::<()>()).await, Err(Delay::GaveWay)));
-        assert_eq!(honest.within(async { 7 }).await.expect("is done"), 7);
+        assert_eq!(honest.within(async { 7 }).await.expect("completed"), 7);
         slow.clear();
-        assert_eq!(admission.count(), 1, "one that gave way is not counted off twice");
+        assert_eq!(admission.count(), 1, "an evicted slot is released only once");
         let many: Vec<Turn> = (0..u32::try_from(TOTAL_MAX - 1).expect("few"))
             .map(|number| started(admission.decide(address(number), true, later)))
             .collect();

@@ -47,9 +47,8 @@ pub async fn request<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> 
     if kind != Kind::AdminRequest {
         return Err(refuse(format!("expected a request, found a message {kind:?}")));
     }
-    serde_json::from_slice(&body).map_err(|error| {
-        refuse(format!("this version does not know the request ({error}); use the same version of both"))
-    })
+    serde_json::from_slice(&body)
+        .map_err(|error| refuse(format!("cannot decode the request ({error}); use the same version on both sides")))
 }
 
 /// The responding side of an administrative stream.

@@ -91,7 +91,7 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.bind(&address.into())?;
     let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
     if receive < UDP_BUFFER_BYTES {
-        tracing::debug!(receive, send, "UDP buffers are smaller than asked for; see net.core.rmem_max and wmem_max");
+        tracing::debug!(receive, send, "UDP buffers are smaller than requested; see net.core.rmem_max and wmem_max");
     }
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -257,15 +257,19 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The peer is not the datastore to which the identity or token belongs.
-    #[error("{address} answers with a certificate of another authority: it is another datastore, or was set up anew")]
+    #[error(
+        "{address} presented a certificate from a different CA; check that it is this fleet's datastore, or join \
+         again if it was reinstalled"
+    )]
     Foreign {
         /// Address that was contacted.
         address: String,
     },
     /// The datastore's CA was replaced.
     #[error(
-        "{address}: the datastore's authority was replaced while this member was away: enrol it again (`gravwell-logctl enroll NAME \
-         --replace` at the datastore, `gravwell-logctl join TOKEN` here); its state and its outbox are kept"
+        "{address}: the datastore's CA was replaced while this member was offline; enroll it again (`gravwell-logctl \
+         enroll NAME --replace` at the datastore, `gravwell-logctl join TOKEN` here), which keeps its state and \
+         outbox"
     )]
     Rotated {
         /// Address that was contacted.
@@ -284,9 +288,9 @@ pub enum ConnectError {
 /// Error of one socket address.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("the certificate of another authority")]
+    #[error("certificate from a different CA")]
     Foreign,
-    #[error("the certificate of the authority that replaced the one that is known here")]
+    #[error("certificate from the CA that replaced the trusted one")]
     Rotated,
     #[error("no answer within {} s", ATTEMPT.as_secs())]
     Silent,
@@ -306,8 +310,9 @@ pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
         && close.error_code == quinn::TransportErrorCode::crypto(OUT_OF_TIME)
     {
         return Some(format!(
-            "the datastore takes this host's certificate for expired or not valid yet; {}: compare it with the datastore's and set \
-             the wrong one; when both are right, join again with a new token (`gravwell-logctl enroll`)",
+            "the datastore rejects this host's certificate as expired or not valid yet; {}; compare it with the \
+             datastore's and set the wrong one; if both are right, join again with a new token (`gravwell-logctl \
+             enroll`)",
             shows()
         ));
     }
@@ -316,12 +321,12 @@ pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
         return None;
     }
     let (state, side) = match failed.reason.contains("not valid yet") {
-        true => ("is not valid yet", "this clock is behind, or the datastore's is ahead"),
-        false => ("has expired", "this clock is ahead, or the datastore's was behind when it made it"),
+        true => ("is not valid yet", "this clock is slow, or the datastore's is fast"),
+        false => ("has expired", "this clock is fast, or the datastore's was slow when it created the certificate"),
     };
     Some(format!(
-        "the datastore's certificate {state}, and {}: {side}; compare the clocks of both hosts, set the wrong one (a time \
-         service does it), and try again",
+        "the datastore's certificate {state}, and {}: {side}; compare the clocks of both hosts, set the wrong one \
+         (for example with a time service), and try again",
         shows()
     ))
 }
@@ -524,7 +529,8 @@ mod tests {
         let config = tls::server_config(&authorities, &[], made_ms).expect("a configuration");
         let (address, serving) = serving(config);
         let config = tls::join_config(authorities.current().fingerprint()).expect("a configuration");
-        let errors = client(config).expect("a client").connect_any(&[address]).await.expect_err("out of its time");
+        let errors =
+            client(config).expect("a client").connect_any(&[address]).await.expect_err("outside its validity period");
         serving.abort();
         summary(&errors)
     }
@@ -559,7 +565,7 @@ mod tests {
         for name in ["ca.pem", "ca.key", "next.pem", "next.key"] {
             std::fs::copy(trust.join(name), overlap.join(name)).expect("copies");
         }
-        greeted(&home, &begun).await.expect("shows a certificate that everybody trusts");
+        greeted(&home, &begun).await.expect("presents a certificate that all members trust");
         let second = Authorities::finish(&trust, Generation(1), now_ms).expect("ends");
         let refused = greeted(&home, &second).await.expect_err("is not trusted");
         assert!(
@@ -570,28 +576,31 @@ mod tests {
         let third = Authorities::finish(&trust, Generation(1), now_ms).expect("ends");
         assert!(
             matches!(greeted(&home, &third).await, Err(ConnectError::Rotated { .. })),
-            "two steps are followed, too"
+            "two rotations are followed too"
         );
         let other = Authorities::open_or_create(&temp.path().join("other"), now_ms).expect("makes");
         assert!(matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })));
         Authorities::begin(&temp.path().join("other"), now_ms).expect("begins");
         let other = Authorities::finish(&temp.path().join("other"), Generation(1), now_ms).expect("ends");
-        assert!(matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })), "a rotation elsewhere");
+        assert!(
+            matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })),
+            "another datastore's rotation"
+        );
 
         // A client that trusts only the new CA receives a certificate of it, even from a datastore that was restored from
         // a backup.
         assert!(identity.take_roots(&begun.roots(|_| false).expect("roots")).expect("takes"));
         assert!(identity.take_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
         let back = Authorities::load(&overlap).expect("loads");
-        greeted(&home, &back).await.expect("is shown what it trusts");
+        greeted(&home, &back).await.expect("receives a trusted certificate");
     }
 
     #[tokio::test]
     async fn p11_a_wrong_clock_is_named_where_a_certificate_is_out_of_its_time() {
         let behind = told(10).await;
-        assert!(behind.contains("is not valid yet") && behind.contains("this clock is behind"), "{behind}");
+        assert!(behind.contains("is not valid yet") && behind.contains("this clock is slow"), "{behind}");
         let ahead = told(-10_000).await;
-        assert!(ahead.contains("has expired") && ahead.contains("this clock is ahead"), "{ahead}");
+        assert!(ahead.contains("has expired") && ahead.contains("this clock is fast"), "{ahead}");
         let year = &timestamp(SystemClock.now_ms())[..4];
         assert!(behind.contains(year) && behind.contains("set the wrong one"), "{behind}");
     }

@@ -129,7 +129,7 @@ pub async fn serve(
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// No address in the token answers.
-    #[error("no datastore answers: {0}")]
+    #[error("cannot reach the datastore: {0}; check its address and that it is running")]
     Unreachable(String),
     /// The exchange failed or was rejected.
     #[error(transparent)]
@@ -139,9 +139,9 @@ pub enum JoinError {
     Trust(#[from] TrustError),
     /// The token has expired by the local clock, and the exchange failed.
     #[error(
-        "{cause}; by the clock of this host, which shows {now}, the token expired at {expired}: compare the clock with the \
-         datastore's, set the wrong one (a time service does it), and try again; when both are right, get a new token with \
-         `gravwell-logctl enroll`"
+        "{cause}; by the clock of this host, which shows {now}, the token expired at {expired}; compare the clock \
+         with the datastore's, set the wrong one (for example with a time service), and try again; if both are right, \
+         get a new token with `gravwell-logctl enroll`"
     )]
     Expired {
         /// Error of the exchange.

@@ -75,9 +75,9 @@ impl Requests {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) if is_allowed(&stream) => return (stream, place),
-                Ok(_) => tracing::warn!("another user of this host called at the local socket, and was refused"),
+                Ok(_) => tracing::warn!("refused a connection of another user to the local socket"),
                 Err(error) => {
-                    tracing::warn!(%error, "the local socket");
+                    tracing::warn!(%error, "failed to accept on the local socket");
                     tokio::time::sleep(PAUSE).await;
                 }
             }

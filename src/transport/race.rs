@@ -64,7 +64,7 @@ mod tests {
         // A slow attempt is not cancelled in favour of the next.
         assert_eq!(first(vec![after(600, Ok(1)), silent()]).await, Ok(1));
         let all = first(vec![after(300, Err("late")), after(0, Err("refused"))]).await;
-        assert_eq!(all, Err(vec!["late", "refused"]), "in their order");
+        assert_eq!(all, Err(vec!["late", "refused"]), "in the order of attempts");
         assert_eq!(first(Vec::<Attempt>::new()).await, Err(vec![]));
     }
 }

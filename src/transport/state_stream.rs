@@ -156,7 +156,7 @@ impl Loading {
     /// If they arrive twice or cannot be written.
     pub fn deletions(&mut self, deletions: Deletions) -> Result<(), String> {
         if self.target.deletions_after.replace(deletions.complete_after()).is_some() {
-            return Err("what was deleted lately comes twice".into());
+            return Err("recent deletions were sent twice".into());
         }
         self.loader.deletions(deletions).map_err(|error| error.to_string())
     }
@@ -208,7 +208,7 @@ impl Loading {
     fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), String> {
         match &self.origin {
             Some((open, row)) if *open == origin && row.last_counter == maker.counter => {}
-            _ => return Err(format!("the maker of the origin {origin} does not follow its row")),
+            _ => return Err(format!("the maker of origin {origin} does not follow its row")),
         }
         self.flush_origin()?;
         self.loader.maker(origin, maker).map_err(|error| error.to_string())
@@ -228,10 +228,10 @@ impl Loading {
     pub fn finish(mut self, end: &SnapshotEnd) -> Result<StateStore, String> {
         self.flush_origin()?;
         if Some(end.digest) != self.target.digest {
-            return Err("the digests at its begin and end differ".into());
+            return Err("the digests at its start and end differ".into());
         }
         if end.rows != self.rows {
-            return Err(format!("{} rows were sent, {} arrived", end.rows, self.rows));
+            return Err(format!("{} rows were sent, but {} arrived", end.rows, self.rows));
         }
         self.loader.finish(self.target).map_err(|error| error.to_string())
     }
@@ -280,7 +280,7 @@ fn load(
             Piece::End(end) => return loading.finish(&end),
         }
     }
-    Err("it broke off".into())
+    Err("the stream ended early".into())
 }
 
 fn read(

@@ -13,13 +13,13 @@ use super::closed::ClosedBy;
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The stream failed or ended within a message.
-    #[error("the connection broke: {0}")]
+    #[error("connection failed: {0}")]
     Io(std::io::Error),
     /// The message is malformed or not expected here.
     #[error(transparent)]
     Message(#[from] BadMessage),
     /// The stream ended where a message was expected.
-    #[error("the connection was closed by the other side")]
+    #[error("the peer closed the connection")]
     Closed,
     /// The other side closed the connection, with its reason.
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub async fn read_known_at_most<R: AsyncRead + Unpin>(
         match read_any(stream, bytes_max).await? {
             None => return Ok(None),
             Some((Ok(kind), body)) => return Ok(Some((kind, body))),
-            Some((Err(unknown), _)) => tracing::debug!(%unknown, "passed over"),
+            Some((Err(unknown), _)) => tracing::debug!(%unknown, "ignoring unknown message kind"),
         }
     }
 }

@@ -124,7 +124,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrustError {
 }
 
 fn none() -> TrustError {
-    TrustError::Refused("no rotation of the authority is under way: `begin` begins one".into())
+    TrustError::Refused("no CA rotation is in progress; start one with `begin`".into())
 }
 
 impl Authorities {
@@ -340,8 +340,9 @@ pub fn check_halves(dir: &Path) -> Result<(), TrustError> {
     if !key.exists() {
         return Ok(());
     }
-    let what = "it is missing beside next.key: members may have certificates of that authority. `authority restore` with a sealed copy \
-                of the time of the rotation, as every member has one, puts it back; when no rotation was under way, move next.key away";
+    let what = "it is missing although next.key exists, and members may have certificates from that CA: restore it \
+                with `authority restore` from a CA backup made during the rotation, which every member has, or move \
+                next.key away if no rotation was in progress";
     Err(TrustError::Damaged { path: dir.join(NEXT_CERTIFICATE), what: what.into() })
 }
 
@@ -373,10 +374,10 @@ fn read_former(dir: &Path) -> Result<Vec<Former>, TrustError> {
     let file: FormerFile =
         serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
     if file.version != VERSION {
-        return Err(damaged(format!("it has version {}; this program reads {VERSION}", file.version)));
+        return Err(damaged(format!("it has version {}; this program supports {VERSION}", file.version)));
     }
     let former: Option<Vec<Former>> = file.former.iter().map(Former::of).collect();
-    former.ok_or_else(|| damaged("it holds what is no certificate".into()))
+    former.ok_or_else(|| damaged("it contains an invalid certificate".into()))
 }
 
 fn write_former(dir: &Path, former: &[Former]) -> Result<(), TrustError> {

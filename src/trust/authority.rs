@@ -203,12 +203,12 @@ impl Authority {
         let (rest, parsed) = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|error| damaged(certificate_path, error.to_string()))?;
         if !rest.is_empty() {
-            return Err(damaged(certificate_path, "something follows the certificate".into()));
+            return Err(damaged(certificate_path, "there is data after the certificate".into()));
         }
-        parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
+        parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature is invalid".into()))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             let name = certificate_path.file_name().unwrap_or_default().to_string_lossy();
-            return Err(damaged(key_path, format!("it is not the key of {name}")));
+            return Err(damaged(key_path, format!("it is not the private key of {name}")));
         }
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
     }

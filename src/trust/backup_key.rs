@@ -135,15 +135,15 @@ mod tests {
     fn p11_a_backup_key_is_made_once_and_for_its_owner_alone() {
         let temp = tempfile::tempdir().expect("temp dir");
         let path = BackupKey::path_in(temp.path());
-        assert_eq!(BackupKey::load(&path).expect("nothing is there"), None);
+        assert_eq!(BackupKey::load(&path).expect("no file is no error"), None);
         let (key, is_new) = BackupKey::open_or_create(&path).expect("makes");
         assert!(is_new);
         assert_eq!(BackupKey::open_or_create(&path).expect("opens"), (key.clone(), false));
-        assert!(!BackupKey::generate().expect("makes").save_new(&path).expect("leaves what is there"));
+        assert!(!BackupKey::generate().expect("makes").save_new(&path).expect("keeps the existing key"));
         assert_eq!(BackupKey::load(&path).expect("reads"), Some(key.clone()));
         let names: Vec<_> =
             fs::read_dir(temp.path()).expect("lists").map(|entry| entry.expect("entry").file_name()).collect();
-        assert_eq!(names, [BackupKey::FILE], "nothing else is left");
+        assert_eq!(names, [BackupKey::FILE], "no other file is left");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("sets");
         assert!(matches!(BackupKey::open_or_create(&path), Err(TrustError::Exposed { .. })));

@@ -103,7 +103,7 @@ impl RecoveryKey {
         if RecoveryKeys::load(dir)?.is_some_and(|keys| keys.all().contains(self)) {
             return Ok(());
         }
-        Err(other_authority(dir, "the recovery key is another one's"))
+        Err(other_authority(dir, "the recovery key belongs to another CA"))
     }
 
     /// Returns a name that identifies the key without revealing it.
@@ -164,7 +164,7 @@ impl Escrow {
         let keys = RecoveryKeys::open_or_create(dir)?;
         let here = Authorities::load(dir)?;
         if here.current().fingerprint() != authority.fingerprint() {
-            return Err(other_authority(dir, "a copy of another one was to be made"));
+            return Err(other_authority(dir, "a backup of another CA was requested"));
         }
         let whole = Escrow::stamp_of(register, &here, &keys);
         let stamp = alone(&whole).to_owned();
@@ -237,7 +237,7 @@ impl Escrow {
     pub fn from_text(text: &str) -> Result<Escrow, String> {
         let escrow: Escrow = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
         if escrow.version != VERSION {
-            return Err(format!("it has version {}; this program reads {VERSION}", escrow.version));
+            return Err(format!("it has version {}; this program supports {VERSION}", escrow.version));
         }
         Ok(escrow)
     }
@@ -250,7 +250,7 @@ impl Escrow {
         let length = std::fs::metadata(path).map_err(|source| io(path, source))?.len();
         let damaged = |what| TrustError::Damaged { path: path.to_owned(), what };
         if length > ESCROW_BYTES_MAX {
-            return Err(damaged(format!("it has {length} bytes")));
+            return Err(damaged(format!("it has {length} bytes, which is too long")));
         }
         Escrow::from_text(&read(path)?).map_err(damaged)
     }
@@ -292,7 +292,7 @@ impl Escrow {
     ) -> Result<(), TrustError> {
         let files = self.open(key)?;
         if dir.join("ca.key").exists() {
-            let what = format!("{} has an authority already: it is never replaced", dir.display());
+            let what = format!("{} already contains a CA, which is never replaced", dir.display());
             return Err(TrustError::Refused(what));
         }
         private_dir(dir)?;
@@ -369,18 +369,17 @@ impl Escrow {
         let former = here.former().iter().find(|former| names(&former.certificate));
         let what = match (former, here.next()) {
             (Some(former), _) => format!(
-                "the sealed copy holds {}, which that one replaced at {} (give a copy from after that)",
+                "the CA backup contains {}, which was replaced at {}; use a backup from after that",
                 self.name(),
                 timestamp(former.ended_ms)
             ),
-            (None, Some(next)) if names(next.certificate()) => format!(
-                "the sealed copy holds {}, which takes its place here: the copy is from after the end of this rotation",
-                self.name()
-            ),
-            _ => return Err(other_authority(dir, &format!("the sealed copy holds {}", self.name()))),
+            (None, Some(next)) if names(next.certificate()) => {
+                format!("the CA backup contains {}, the next CA here; it is from after this rotation", self.name())
+            }
+            _ => return Err(other_authority(dir, &format!("the CA backup contains {}", self.name()))),
         };
         let own = authority_name(&here.current().fingerprint());
-        Err(TrustError::Refused(format!("{} has the authority {own}, and {what}: nothing was changed", dir.display())))
+        Err(TrustError::Refused(format!("{} contains the CA {own}, but {what}; nothing was changed", dir.display())))
     }
 
     /// Returns whether nothing shows that `dir` belongs to a different CA.
@@ -418,7 +417,7 @@ impl Escrow {
     }
 
     fn open(&self, key: &RecoveryKey) -> Result<BTreeMap<String, String>, TrustError> {
-        let wrong = || TrustError::Refused("the recovery key does not open this copy of the authority".into());
+        let wrong = || TrustError::Refused("the recovery key does not open this CA backup".into());
         let mut opened = [Some(&self.sealed), self.sealed_next.as_ref()].into_iter().flatten().filter_map(|sealed| {
             let sealed = STANDARD.decode(sealed).ok()?;
             open_bytes(&key.0, &sealed).ok()
@@ -426,7 +425,7 @@ impl Escrow {
         let bytes = opened.next().ok_or_else(wrong)?;
         let Contents { files } = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
         match FILES.iter().find(|name| !files.contains_key(**name)) {
-            Some(name) => Err(TrustError::Refused(format!("this copy of the authority lacks {name}"))),
+            Some(name) => Err(TrustError::Refused(format!("this CA backup lacks {name}"))),
             None => Ok(files),
         }
     }
@@ -460,9 +459,9 @@ pub fn other_authority(dir: &Path, given: &str) -> TrustError {
     };
     let home = crate::env::fs::parent_dir(dir).display().to_string();
     TrustError::Refused(format!(
-        "{home} has an authority of its own already, {own}, and {given}: nothing was changed. Was a datastore started there \
-         after the one of that authority was lost? Then put its directory aside, with everything that was written there, and \
-         run this command again: `{}`",
+        "{home} already has another CA, {own}, but {given}; nothing was changed. If a datastore was started there \
+         after the other CA was lost, move its directory away with everything written there, and run this command \
+         again: `{}`",
         crate::codec::health::aside(&home)
     ))
 }
@@ -520,7 +519,7 @@ mod tests {
         assert!(escrow.restore(&other, &new, NOW, None).is_err());
         assert!(!new.join("ca.key").exists(), "nothing was written");
         let text = escrow.to_text().expect("text");
-        assert!(!text.contains("PRIVATE"), "the key is not in the clear");
+        assert!(!text.contains("PRIVATE"), "the key is encrypted");
         for at in (0..text.len() - 1).step_by(11) {
             let mut bad = text.clone().into_bytes();
             bad[at] ^= 1;
@@ -534,12 +533,12 @@ mod tests {
         let back = Registry::open(&new, NOW).expect("opens");
         let expected = Registry::from_text(&stamped, NOW).expect("reads");
         let differing = left::differing(&back, &expected);
-        assert_eq!((back.members().count(), differing.len()), (1, 0), "invitations are not good again");
+        assert_eq!((back.members().count(), differing.len()), (1, 0), "invitations are not restored");
         assert!(back.mark().count > register.mark().count && back.revision() > register.revision(), "it is the latest");
         assert_eq!(read.made(&key).expect("opens"), NOW);
         assert!(read.made(&other).is_err());
         assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);
-        assert!(read.restore(&key, &new, NOW, None).is_err(), "an authority is never replaced");
+        assert!(read.restore(&key, &new, NOW, None).is_err(), "a CA is never replaced");
     }
 
     fn text_of(escrow: &Escrow) -> String {
@@ -557,8 +556,8 @@ mod tests {
             Escrow::from_text(&text).expect("reads")
         };
         let before = seal();
-        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
-        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was created");
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a next key");
         let during = seal();
         RecoveryKeys::finish(&dir, &new).expect("ends");
         let after = seal();
@@ -566,23 +565,23 @@ mod tests {
         assert_eq!([opens(&before), opens(&during), opens(&after)], [[true, false], [true, true], [false, true]]);
         let names = [&before, &during, &after].map(|escrow| Escrow::keys_of(escrow.known()).expect("says").to_owned());
         assert_eq!(names, [old.name(), format!("{}+{}", old.name(), new.name()), new.name()]);
-        assert_eq!(Escrow::keys_of("0123456789abcdef"), None, "a version that does not say");
-        assert_eq!(Escrow::keys_of(&format!("x.{}", "a".repeat(41))), None, "a member that makes it up");
+        assert_eq!(Escrow::keys_of("0123456789abcdef"), None, "a version without key names");
+        assert_eq!(Escrow::keys_of(&format!("x.{}", "a".repeat(41))), None, "an invented name");
         // A member of an earlier version drops the fields it does not know: it keeps no second seal and does not
         // claim one.
         let (body, dropped) =
             (summed::open(&text_of(&during)).expect("opens").to_owned(), ["sealed_next", "stamp_next"]);
         let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&body).expect("JSON");
-        dropped.iter().for_each(|name| drop(fields.remove(*name).expect("is there")));
+        dropped.iter().for_each(|name| drop(fields.remove(*name).expect("field exists")));
         let kept = summed::seal(&serde_json::to_string(&fields).expect("JSON"));
         let kept = Escrow::from_text(&kept).expect("reads");
         assert_eq!((opens(&kept), Escrow::keys_of(kept.known())), ([true, false], Some(old.name().as_str())));
-        assert_eq!(Escrow::keys_of(&kept.stamp), Some(old.name().as_str()), "which is what it tells the datastore");
+        assert_eq!(Escrow::keys_of(&kept.stamp), Some(old.name().as_str()), "it reports this to the datastore");
         // Either key restores the datastore, and the key that was used becomes its recovery key.
         for key in [&old, &new] {
             let back = temp.path().join(key.name());
             during.restore(key, &back, NOW, None).expect("restores");
-            assert_eq!(RecoveryKeys::load(&back).expect("reads").expect("is there").all(), std::slice::from_ref(key));
+            assert_eq!(RecoveryKeys::load(&back).expect("reads").expect("a key").all(), std::slice::from_ref(key));
             assert!(old.check_same(&back).is_ok() == (key == &old));
         }
     }

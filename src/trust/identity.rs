@@ -203,7 +203,7 @@ impl Identity {
         };
         let mut taken = told.iter().take(ROOTS_MAX).filter(is_vouched_for).map(|link| pem(&link.root));
         let Some(first) = taken.next() else {
-            return Err(TrustError::Refused("the datastore names no authority that a trusted one vouches for".into()));
+            return Err(TrustError::Refused("the datastore lists no CA that a trusted CA has signed".into()));
         };
         let mut next = self.clone();
         (next.file.authority_pem, next.file.more_roots_pem) = (first, taken.collect());

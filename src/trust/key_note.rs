@@ -44,7 +44,7 @@ impl KeyNote {
             serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
         match note.version {
             VERSION => Ok(Some(note)),
-            version => Err(damaged(format!("it has version {version}; this program reads {VERSION}"))),
+            version => Err(damaged(format!("it has version {version}; this program supports {VERSION}"))),
         }
     }
 
@@ -91,14 +91,16 @@ impl KeyNote {
     pub(super) fn check(&self, dir: &Path, keys: &RecoveryKeys) -> Result<(), TrustError> {
         let here = |name: &String| keys.all().iter().any(|key| key.name() == *name);
         if !here(&self.current) {
-            let what = format!("it is {}, and the recovery key is {}; {PUT_BACK}", keys.current.name(), self.current);
+            let what =
+                format!("it contains {}, but the recovery key is {}; {PUT_BACK}", keys.current.name(), self.current);
             return Err(TrustError::Damaged { path: dir.join(KEY_FILE), what });
         }
         match self.next.as_ref().filter(|next| !here(next)) {
             None => Ok(()),
             Some(next) => {
-                let what =
-                    format!("it is missing, and the new recovery key is {next}; {PUT_BACK}, `abort` gives it up");
+                let what = format!(
+                    "it is missing, and the new recovery key is {next}; {PUT_BACK}, or give it up with `abort`"
+                );
                 Err(TrustError::Damaged { path: dir.join(NEXT_FILE), what })
             }
         }
@@ -106,8 +108,8 @@ impl KeyNote {
 }
 
 /// Remedy for a key that is missing or unreadable.
-pub(super) const PUT_BACK: &str = "no sealed copy of the authority is made until `gravwell-logctl --data-dir D authority recovery-key \
-                                   --set KEY` puts back the key that was written down";
+pub(super) const PUT_BACK: &str = "restore the key from your records with `gravwell-logctl --data-dir D authority \
+                                   recovery-key --set KEY`; no CA backup is made until then";
 
 /// Checks that nothing indicates that the missing `recovery.key` in `dir` ever existed.
 ///
@@ -121,14 +123,14 @@ pub(super) fn check_never_was(
 ) -> Result<(), TrustError> {
     let says = match (noted, next, former.last()) {
         (Some(noted), ..) => format!("its name is {}", noted.current),
-        (None, Some(next), _) => format!("{NEXT_FILE}, {}, was to take its place", next.name()),
-        (None, None, Some(former)) => format!("it took the place of {former}"),
+        (None, Some(next), _) => format!("{NEXT_FILE}, {}, was its designated successor", next.name()),
+        (None, None, Some(former)) => format!("it replaced {former}"),
         (None, None, None) => match copies(dir).first() {
-            Some(name) => format!("members have copies that {name} opens"),
+            Some(name) => format!("{name} opens the members' copies"),
             None => return Ok(()),
         },
     };
-    Err(TrustError::Damaged { path: dir.join(KEY_FILE), what: format!("it is missing, and {says}; {PUT_BACK}") })
+    Err(TrustError::Damaged { path: dir.join(KEY_FILE), what: format!("it is missing, but {says}; {PUT_BACK}") })
 }
 
 /// Returns the names of the keys that open the members' backups, according to the registry in `dir`.

@@ -26,8 +26,7 @@ pub(super) fn encode(prefix: &str, key: &[u8; 32]) -> String {
 
 /// Decodes a key. `kind` describes the expected key in error messages.
 pub(super) fn decode(prefix: &str, kind: &str, text: &str) -> Result<[u8; 32], TrustError> {
-    let wrong =
-        || TrustError::Refused(format!("this is not a whole {kind}: one starts with `{prefix}`; copy it again"));
+    let wrong = || TrustError::Refused(format!("not a complete {kind}, which starts with `{prefix}`; copy it again"));
     let body = text.trim().strip_prefix(prefix).filter(|body| body.len() < BODY_BYTES_MAX).ok_or_else(wrong)?;
     let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| wrong())?;
     let (key, check) = bytes.split_at_checked(32).ok_or_else(wrong)?;

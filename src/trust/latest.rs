@@ -147,9 +147,9 @@ pub fn check_goes_on(escrow: &Escrow, key: &RecoveryKey, dir: &Path, now_ms: u64
         return Ok(());
     }
     Err(TrustError::Refused(format!(
-        "the register of members that an earlier attempt put back in {}, and the one in the sealed copy of {}, went on apart from each \
-         other, and they differ in {}: who was revoked in one of them may be enrolled in the other. Nothing was changed: say `--register \
-         here` to keep the one that is there, or `--register copy` to take the one in the sealed copy",
+        "the member registry that an earlier attempt restored in {} and the one in the CA backup of {} have diverged \
+         and differ in {}; a member revoked in one may be enrolled in the other. Nothing was changed; use `--register \
+         here` to keep the present one, or `--register copy` to restore the one in the CA backup",
         dir.display(),
         timestamp(escrow.made(key)?),
         listed(&differing)
@@ -166,8 +166,8 @@ fn choose(opened: &[Opened], mut closed: Vec<FoundCopy>, key: &RecoveryKey) -> O
     let said = |rank: &CopyRank| format!("revision {} of {}", rank.revision, timestamp(rank.made_ms));
     let doubt = is_in_doubt.then(|| {
         format!(
-            "of the sealed copies of the authority one is the latest by its revision ({}), and another by its time ({}); they differ \
-             in {}: a clock was wrong, or the datastore went on from an earlier copy",
+            "of the CA backups, one is the latest by revision ({}) and another by time ({}); they differ in {}: a \
+             clock was wrong, or the datastore continued from an earlier backup",
             said(&rank),
             said(&by_time.rank),
             listed(&differing)
@@ -180,8 +180,9 @@ fn choose(opened: &[Opened], mut closed: Vec<FoundCopy>, key: &RecoveryKey) -> O
             format!("that of {made} ({}, {mark})", opened.copy.place)
         };
         format!(
-            "of the sealed copies of the authority, {} is not known to go on from {}, and their registers of members differ in {}: an \
-             older copy of the datastore was in use for a while, and who was revoked in one register may be enrolled in the other",
+            "of the CA backups, {} is not known to continue {}, and their member registries differ in {}: an older \
+             copy of the datastore was in use for a while, and a member revoked in one registry may be enrolled in \
+             the other",
             told(first),
             told(&opened[other]),
             listed(&differing)
@@ -206,7 +207,7 @@ fn is_later(closed: &FoundCopy, found: &FoundCopy, made_ms: u64) -> bool {
 fn keys_of(escrow: &Escrow) -> String {
     match Escrow::keys_of(escrow.known()) {
         Some(names) => format!("the recovery key {}", names.replace('+', " or ")),
-        None => "another recovery key, which it does not name".into(),
+        None => "another recovery key, which the backup does not name".into(),
     }
 }
 
@@ -214,10 +215,10 @@ fn question(closed: &FoundCopy, count: usize, (found, made_ms): (&FoundCopy, u64
     let (place, made, keys) = (&closed.place, timestamp(closed.escrow.made_ms), keys_of(&closed.escrow));
     let others = if count > 1 { format!(" and {} others are", count - 1) } else { " is".into() };
     format!(
-        "the recovery key {}, which was given, opens the sealed copy of the authority of {} ({}), but not every later one: that of \
-         {made} ({place}){others} sealed under {keys}. Who was enrolled or revoked since is in the later one alone; nothing was \
-         changed. Give {keys}; or, where it is lost, say --earlier-copy to go back to the register of {}, and revoke again who was \
-         revoked since",
+        "the given recovery key {} opens the CA backup of {} ({}), but not every later one: that of {made} \
+         ({place}){others} encrypted with {keys}. Only the later one contains the enrollments and revocations since \
+         then; nothing was changed. Use {keys}; if it is lost, use --earlier-copy to go back to the registry of {}, \
+         and repeat the revocations since then",
         key.name(),
         timestamp(made_ms),
         found.place,
@@ -250,15 +251,15 @@ pub fn check_key_counts(
     let other = match present {
         _ if is_present => return Ok(()),
         Some(keys) => format!("the recovery key {}", keys.current.name()),
-        None if is_former => "the one that took its place".into(),
+        None if is_former => "its successor".into(),
         None => return Ok(()),
     };
     let (given, made) = (key.name(), timestamp(made_ms));
     Err(TrustError::Refused(format!(
-        "{} tells the recovery key {given}, which was given, as a former one: copies later than this one, of {made}, are sealed under \
-         {other}. Who was enrolled or revoked since is in those alone; nothing was changed. Give such a copy (a member's \
-         identity/escrow, or `restore` from a backup) and {other}; or, where there is none, say --earlier-copy to go back to the \
-         register of {made}, and revoke again who was revoked since",
+        "{} lists the given recovery key {given} as a former one: CA backups later than this one, of {made}, are \
+         encrypted with {other}. Only those contain the enrollments and revocations since then; nothing was changed. \
+         Use such a backup (a member's identity/escrow, or `restore` from a backup) and {other}; if there is none, \
+         use --earlier-copy to go back to the registry of {made}, and repeat the revocations since then",
         dir.display()
     )))
 }
@@ -290,15 +291,15 @@ mod tests {
         let authority = Authority::open_or_create(&dir, NOW).expect("authority");
         let mut seal = |at: u64| Escrow::seal(&dir, &authority, &mut register, at).expect("seals");
         let early = seal(NOW);
-        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
-        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was created");
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a next key");
         let during = seal(NOW + 1);
         RecoveryKeys::finish(&dir, &new).expect("ends");
         let late = seal(NOW + DAY);
         let copies = [early.clone(), during.clone(), late.clone()];
         let check = |copies: Vec<FoundCopy>, key: &RecoveryKey| {
             let latest = super::latest(copies, key).expect("opens").expect("one");
-            latest.check(true).expect("is wanted");
+            latest.check(true).expect("is accepted");
             latest.check(false).map(|()| latest.escrow)
         };
         // Both keys open the backup made during the rotation; the former key is rejected with a notice of the
@@ -351,7 +352,7 @@ mod tests {
         let first = Escrow::seal(&dir, &authority, &mut register, NOW + 2).expect("seals");
         ["web4", "web5"].iter().for_each(|member| enrol(&mut other, member));
         let second = Escrow::seal(&dir, &authority, &mut other, NOW + DAY).expect("seals");
-        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
         (temp, [common, first, second], key)
     }
 
@@ -366,7 +367,7 @@ mod tests {
         };
         let copies = || vec![at(&common, "common"), at(&first, "first"), at(&second, "second")];
         let found = super::latest(copies(), &key).expect("opens").expect("one");
-        let apart = found.apart.expect("they went apart");
+        let apart = found.apart.expect("registries diverged");
         for word in ["web2", "web4", "web5", "first", "second", &timestamp(NOW + 2), &timestamp(NOW + DAY)] {
             assert!(apart.contains(word), "{word}: {apart}");
         }
@@ -382,7 +383,7 @@ mod tests {
             assert_eq!((found.apart, &found.escrow), (None, wanted), "{place}");
         }
         let found = latest_of_branch(copies(), &key, "common").expect("opens").expect("one");
-        assert!(found.apart.is_some(), "which both go on from");
+        assert!(found.apart.is_some(), "both branches continue it");
     }
 
     #[test]
@@ -421,11 +422,11 @@ mod tests {
                 copies.push(Escrow::seal(&dir, &authority, &mut memory, NOW + number).expect("seals"));
             }
         }
-        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
         let found = latest(copies.clone(), &key).expect("opens").expect("one");
         assert_eq!((&found.escrow, found.apart), (copies.last().expect("one"), None));
         let ends = vec![copies[0].clone(), copies.last().expect("one").clone()];
-        assert!(latest(ends, &key).expect("opens").expect("one").apart.is_some(), "too many changes lie between");
+        assert!(latest(ends, &key).expect("opens").expect("one").apart.is_some(), "too many changes in between");
     }
 
     #[test]
@@ -438,34 +439,34 @@ mod tests {
         register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
         register.save(NOW).expect("saves");
         let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
-        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was created");
         let check =
             |wish, earlier| check_key_counts(&copy, &old, &dir, (wish, earlier)).map_err(|error| error.to_string());
-        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
-        assert_eq!(check(None, false), Ok(()), "it counts still");
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a next key");
+        assert_eq!(check(None, false), Ok(()), "it is still valid");
         RecoveryKeys::finish(&dir, &new).expect("ends");
         let other = MemberName::new("web3").expect("name");
         register.invite(&other, Role::Webserver, 1000, NOW + 1, false).expect("invites");
-        assert_eq!(check(None, false), Ok(()), "the register that is left stays");
+        assert_eq!(check(None, false), Ok(()), "the remaining registry is kept");
         for file in ["members.json", "members.copy"] {
             std::fs::remove_file(dir.join(file)).expect("removes");
         }
-        let said = check(None, false).expect_err("is a former one");
+        let said = check(None, false).expect_err("is a former key");
         for word in [old.name().as_str(), &new.name(), &timestamp(NOW), "--earlier-copy"] {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert_eq!(check(None, true), Ok(()));
         std::fs::remove_file(dir.join("recovery.key")).expect("removes");
-        assert!(check(None, false).expect_err("is known as a former one").contains("took its place"));
+        assert!(check(None, false).expect_err("is recorded as a former key").contains("its successor"));
         let former = dir.join("recovery.former");
         let names = std::fs::read(&former).expect("reads");
         std::fs::write(&former, [0xff, 0xfe]).expect("writes");
-        let said = check(None, false).expect_err("which keys are former ones cannot be read");
+        let said = check(None, false).expect_err("former keys cannot be read");
         assert!(said.contains("recovery.former"), "{said}");
         std::fs::write(&former, names).expect("writes");
         assert!(check(None, false).is_err());
         std::fs::remove_file(&former).expect("removes");
-        assert_eq!(check(None, false), Ok(()), "nothing is known");
+        assert_eq!(check(None, false), Ok(()), "no former key is known");
     }
 
     #[test]
@@ -482,11 +483,11 @@ mod tests {
         let ahead = Escrow::seal(&dir, &authority, &mut register, NOW + 2 * DAY).expect("seals");
         register.revoke(&name, NOW + 1000).expect("revokes");
         let revoked = Escrow::seal(&dir, &authority, &mut register, NOW + 1000).expect("seals");
-        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
         for copies in [vec![ahead.clone(), revoked.clone()], vec![revoked.clone(), ahead.clone()]] {
             let found = latest(copies, &key).expect("opens").expect("one");
             assert_eq!(found.escrow, revoked);
-            let doubt = found.doubt.expect("the times say something else");
+            let doubt = found.doubt.expect("the times contradict the revisions");
             for word in ["web3", "revision", "clock"] {
                 assert!(doubt.contains(word), "{word}: {doubt}");
             }
@@ -497,7 +498,7 @@ mod tests {
         let later = Escrow::seal(&dir, &authority, &mut register, NOW + 3 * DAY).expect("seals");
         let found = latest(vec![later.clone(), ahead.clone()], &key).expect("opens").expect("one");
         assert_eq!((found.escrow, found.doubt), (later, None));
-        assert!(latest(Vec::new(), &key).expect("there is none").is_none());
+        assert!(latest(Vec::new(), &key).expect("no backup is no error").is_none());
         let other = RecoveryKey::open_or_create(&temp.path().join("other")).expect("makes");
         assert!(latest(vec![ahead], &other).is_err());
     }

@@ -45,7 +45,7 @@ pub(super) fn stays(
     let sealed = escrow.register(key)?;
     let Some((text, mut here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
         if wish == Some(RegisterChoice::Here) {
-            let what = format!("no register of members is left in {}: say `--register copy`", dir.display());
+            let what = format!("no member registry is left in {}; use `--register copy`", dir.display());
             return Err(TrustError::Refused(what));
         }
         return Ok(None);
@@ -65,7 +65,7 @@ pub(super) fn stays(
     match Authority::certificate_in(dir) {
         Some(own) if hex(&own) != escrow.authority => Err(super::other_authority(
             dir,
-            &format!("its register was to be kept, and the sealed copy holds {}", escrow.name()),
+            &format!("its member registry was to be kept, while the CA backup contains {}", escrow.name()),
         )),
         // The operator chose it: it is the latest from now on, whatever members have seen.
         _ if wish.is_some() => {
@@ -111,13 +111,13 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
     let relation = match descent(here, sealed) {
         Descent::Known => "is later than",
         Descent::Unnamed if here.revision() >= sealed.revision() => "is later than",
-        _ => "went on apart from",
+        _ => "has diverged from",
     };
     format!(
-        "the register of members that is left in {} ({}) {relation} the one in the sealed copy ({}), and they differ in {}: \
-         who was enrolled or revoked since is not in the copy; nothing was changed. Say `--register here` to keep the one that is \
-         left and bring back the authority alone, or `--register copy` to go back to the one in the copy, which keeps the other \
-         one beside it",
+        "the member registry left in {} ({}) {relation} the one in the CA backup ({}), and they differ in {}: later \
+         enrollments and revocations are not in the backup; nothing was changed. Use `--register here` to keep the \
+         present registry and restore only the CA, or `--register copy` to restore the registry from the backup, \
+         which keeps the present one under another name",
         dir.display(),
         position(here),
         position(sealed),
@@ -190,10 +190,10 @@ mod tests {
         type Damage<'a> = &'a dyn Fn(&Path);
         let damages: [(&str, Damage); 3] = [
             ("no key", &|dir| fs::remove_file(dir.join("ca.key")).expect("removes")),
-            ("nothing of the authority", &|dir| {
+            ("no CA files", &|dir| {
                 ["ca.key", "ca.pem"].iter().for_each(|name| fs::remove_file(dir.join(name)).expect("removes"));
             }),
-            ("only the register's copy", &|dir| {
+            ("only the registry's copy", &|dir| {
                 fs::write(dir.join(FILE), "damaged").expect("writes");
             }),
         ];
@@ -204,7 +204,7 @@ mod tests {
             let before = listing();
             let error = restore_trust(&escrow, &key, &dir, NOW, None).expect_err(what).to_string();
             let revisions =
-                [readable(&dir).expect("is there").1.revision(), escrow.register(&key).expect("opens").revision()];
+                [readable(&dir).expect("is readable").1.revision(), escrow.register(&key).expect("opens").revision()];
             assert!(revisions[0] > revisions[1]);
             for word in
                 revisions.map(|revision| format!("revision {revision} of")).iter().map(String::as_str).chain(["web2"])
@@ -215,14 +215,14 @@ mod tests {
             let here = restore_trust(&escrow, &key, &dir, NOW, Some(RegisterChoice::Here)).expect(what);
             assert!(here.has_kept_register && here.aside.is_some(), "{what}");
             assert_eq!(states(&dir), AFTER, "{what}");
-            assert_eq!(hex(&Authority::load(&dir).expect("is back").fingerprint()), escrow.authority, "{what}");
+            assert_eq!(hex(&Authority::load(&dir).expect("is restored").fingerprint()), escrow.authority, "{what}");
 
             let (temp, escrow, key) = damaged(damage);
             let dir = temp.path().join("trust");
             let copy = restore_trust(&escrow, &key, &dir, NOW, Some(RegisterChoice::Copy)).expect(what);
             assert_eq!(states(&dir), BEFORE, "{what}");
-            let aside = copy.aside.expect("the other one is kept");
-            assert_eq!(readable(&aside).expect("is there").1.revision(), revisions[0], "{what}");
+            let aside = copy.aside.expect("the previous one is kept");
+            assert_eq!(readable(&aside).expect("is readable").1.revision(), revisions[0], "{what}");
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
         fs::remove_file(dir.join("ca.key")).expect("removes");
         assert!(restore_trust(&escrow, &key, &dir, NOW, None).expect("restores").has_kept_register);
         let back = Registry::open(&dir, NOW).expect("opens");
-        assert_eq!(back.member(&name("web1")).expect("is there").applied, Some(Seq(7)));
+        assert_eq!(back.member(&name("web1")).expect("is listed").applied, Some(Seq(7)));
         // A backup that is later than the existing registry is used.
         let (temp, _, key) = damaged(|_| {});
         let dir = temp.path().join("trust");
@@ -286,14 +286,14 @@ mod tests {
                 fs::remove_file(dir.join("ca.key")).expect("removes");
             }
             let said = restore_trust(&branch, &key, &dir, NOW + 40, None).expect_err("asks").to_string();
-            for word in ["web2", "web4", "web5", "went on apart from", "--register here", "--register copy"] {
+            for word in ["web2", "web4", "web5", "has diverged from", "--register here", "--register copy"] {
                 assert!(said.contains(word), "{word}: {said}");
             }
             assert_eq!(states(&dir), AFTER, "nothing was changed");
             let done = restore_trust(&branch, &key, &dir, NOW + 40, Some(RegisterChoice::Copy)).expect("restores");
             assert!(done.aside.is_some() && states(&dir).contains(&"web2 enrolled".to_owned()));
             let back = Registry::open(&dir, NOW).expect("opens");
-            assert_eq!(back.relation(&register.mark()), None, "it was given up by somebody who was asked");
+            assert_eq!(back.relation(&register.mark()), None, "the operator chose to give it up");
         }
     }
 
@@ -313,8 +313,11 @@ mod tests {
         fs::remove_dir_all(&dir).expect("wipes");
         early.restore(&key, &dir, NOW + 20, None).expect("restores");
         Registry::open(&dir, NOW + 20).expect("opens").revoke(&name("web2"), NOW + 21).expect("revokes");
-        let revisions = [readable(&dir).expect("is there").1, late.register(&key).expect("opens")];
-        assert!(revisions[0].revision() > revisions[1].revision(), "a register that came back counts on from above");
+        let revisions = [readable(&dir).expect("is readable").1, late.register(&key).expect("opens")];
+        assert!(
+            revisions[0].revision() > revisions[1].revision(),
+            "a restored registry continues with higher revisions"
+        );
         fs::remove_file(dir.join("ca.key")).expect("removes");
         let said = restore_trust(&late, &key, &dir, NOW + 30, None).expect_err("asks").to_string();
         for word in ["web2", "--register here", "is later than"] {

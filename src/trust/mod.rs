@@ -91,7 +91,7 @@ impl fmt::Display for Role {
 
 /// Error for an unknown role name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a role: use webserver, reader, balancer or admin")]
+#[error("`{0}` is not a role; use webserver, reader, balancer or admin")]
 pub struct BadRole(String);
 
 impl FromStr for Role {
@@ -133,7 +133,7 @@ pub enum TrustError {
         source: std::io::Error,
     },
     /// A file is accessible to other users of the host.
-    #[error("{path} may be read or written by others (mode {mode:o}): run `chmod {wanted:o}` on it", path = path.display())]
+    #[error("{path} is accessible to other users (mode {mode:o}); run `chmod {wanted:o}` on it", path = path.display())]
     Exposed {
         /// Path of the file.
         path: PathBuf,
@@ -143,7 +143,7 @@ pub enum TrustError {
         wanted: u32,
     },
     /// A file has invalid contents.
-    #[error("{path} is damaged ({what}): bring it back from a backup; it is not replaced by an empty one", path = path.display())]
+    #[error("{path} is damaged ({what}); restore it from a backup, it is not replaced by an empty one", path = path.display())]
     Damaged {
         /// Path of the file.
         path: PathBuf,

@@ -82,7 +82,7 @@ impl Proof {
     /// If it is invalid; the text is the reason.
     pub fn from_bytes(bytes: &[u8]) -> Result<Proof, String> {
         if bytes.len() > PROOF_BYTES_MAX {
-            return Err(format!("it has {} bytes; at most {PROOF_BYTES_MAX} are read", bytes.len()));
+            return Err(format!("it has {} bytes; at most {PROOF_BYTES_MAX} are allowed", bytes.len()));
         }
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())

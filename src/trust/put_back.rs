@@ -67,7 +67,7 @@ fn holds_a_lost_authority(
 /// Restores a missing recovery key. The CA and the registry are intact.
 fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBack, TrustError> {
     if !matches!(RecoveryKeys::load(dir), Err(TrustError::Damaged { .. })) {
-        let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
+        let what = format!("CA and member registry in {} are valid; nothing was changed", dir.display());
         return Err(TrustError::Refused(what));
     }
     escrow.check_same(dir)?;
@@ -82,13 +82,13 @@ fn check_rotation(escrow: &Escrow, key: &RecoveryKey, dir: &Path, error: &TrustE
         return Ok(());
     }
     if !escrow.may_be_of(dir) {
-        return Err(super::other_authority(dir, &format!("the sealed copy holds {}", escrow.name())));
+        return Err(super::other_authority(dir, &format!("the CA backup contains {}", escrow.name())));
     }
     let has_key = dir.join(NEXT_KEY).exists() && (check_halves(dir).is_err() || dir.join(NEXT_CERTIFICATE).exists());
     if (has_key || Authorities::is_rotating(dir)) && !escrow.holds_next_of(key, dir)? {
         let what = format!(
-            "{error}; the copy that was given does not hold the new authority of the rotation: give one that was made during it, or move \
-             {NEXT_KEY} and {NEXT_CERTIFICATE} away to give that authority up; nothing was changed"
+            "{error}; the given backup does not contain the next CA of the rotation; nothing was changed. Use a \
+             backup made during the rotation, or move {NEXT_KEY} and {NEXT_CERTIFICATE} away to give that CA up"
         );
         return Err(TrustError::Refused(what));
     }
@@ -188,12 +188,12 @@ pub fn key_that_counts(dir: &Path, given: &RecoveryKey) -> Result<String, TrustE
         keys => keys?,
     };
     let (present, given) = (keys.current.name(), given.name());
-    let next = keys.next.map_or(String::new(), |next| format!(", and its rotation to {} goes on", next.name()));
+    let next = keys.next.map_or(String::new(), |next| format!(", and its rotation to {} continues", next.name()));
     if present == given {
-        return Ok(format!("the recovery key {given}, which was given, counts from now on{next}"));
+        return Ok(format!("the given recovery key {given} is valid from now on{next}"));
     }
     Ok(format!(
-        "the recovery key {present}, which was left here, counts{next}: {given}, which was given, opens earlier copies alone"
+        "the existing recovery key {present} is still valid{next}; the given key {given} opens only earlier backups"
     ))
 }
 
@@ -213,10 +213,10 @@ mod tests {
         let authority = Authority::open_or_create(&dir, NOW).expect("authority");
         register.save(NOW).expect("saves");
         let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
-        let first = RecoveryKey::load(&dir).expect("reads").expect("was made");
-        let second = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        let first = RecoveryKey::load(&dir).expect("reads").expect("was created");
+        let second = RecoveryKeys::begin(&dir).expect("begins").next.expect("a next key");
         RecoveryKeys::finish(&dir, &second).expect("ends");
-        let third = RecoveryKeys::begin(&dir).expect("begins again").next.expect("a new one");
+        let third = RecoveryKeys::begin(&dir).expect("starts again").next.expect("a next key");
         let counts = [second.clone(), third];
         type Restore = fn(&Escrow, &RecoveryKey, &Path);
         let ways: [(&str, Restore); 2] = [
@@ -226,10 +226,10 @@ mod tests {
         for (what, restore) in ways {
             fs::remove_file(dir.join("ca.key")).expect("removes");
             restore(&copy, &first, &dir);
-            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), counts, "{what}");
+            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("a key").all(), counts, "{what}");
             assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [first.name()], "{what}");
             let said = key_that_counts(&dir, &first).expect("says");
-            assert!(said.contains(&second.name()) && said.contains("left here"), "{what}: {said}");
+            assert!(said.contains(&second.name()) && said.contains("only earlier backups"), "{what}: {said}");
         }
         // A key of another CA is not kept, and a corrupt key counts as missing.
         let other = temp.path().join("other");
@@ -241,17 +241,17 @@ mod tests {
         assert_ne!(stranger, first);
         fs::remove_file(dir.join("ca.key")).expect("removes");
         fs::write(dir.join("recovery.key"), "damaged").expect("writes");
-        let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("another one is damaged").to_string();
+        let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("another key is damaged").to_string();
         assert!(said.contains(&second.name()) && said.contains("recovery-key --set"), "{said}");
         assert!(dir.exists() && !dir.join("ca.key").exists(), "nothing was changed");
         // A file that is unreadable for a temporary reason is neither missing nor corrupt.
-        RecoveryKeys::put_back(&dir, &second).expect("puts it back");
+        RecoveryKeys::put_back(&dir, &second).expect("restores");
         for name in ["recovery.next", "recovery.key"] {
             let mode = |mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).expect("chmod");
             mode(0o640);
             let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("cannot be read").to_string();
             assert!(said.contains("chmod 600") && said.contains(name), "{said}");
-            assert!(name == "recovery.next" || copy.restore(&first, &dir, NOW, None).is_err(), "in place");
+            assert!(name == "recovery.next" || copy.restore(&first, &dir, NOW, None).is_err(), "keeps the directory");
             assert!(!dir.join("ca.key").exists(), "nothing was changed");
             mode(0o600);
         }
@@ -259,7 +259,7 @@ mod tests {
         fs::write(dir.join("recovery.key"), "damaged").expect("writes");
         fs::remove_file(dir.join("recovery.name")).expect("removes");
         restore_trust(&copy, &first, &dir, NOW, None).expect("restores");
-        assert!(key_that_counts(&dir, &first).expect("says").contains("which was given, counts"));
+        assert!(key_that_counts(&dir, &first).expect("says").contains("is valid from now on"));
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         register.invite(&name, crate::trust::Role::Webserver, 60_000, NOW, false).expect("invites");
         register.save(NOW).expect("saves");
         let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
-        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
         register.revoke(&name, NOW + 1).expect("revokes");
         register.save(NOW + 1).expect("saves");
         fs::remove_file(dir.join("ca.key")).expect("removes");
@@ -282,7 +282,7 @@ mod tests {
         assert!(revision > register.revision(), "it is the latest from now on");
         // State after a crash: the former directory is renamed, and the new one is not in place yet.
         fs::rename(&dir, dir.with_extension("next")).expect("renames");
-        let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("goes on");
+        let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("resumes");
         assert_eq!(
             done,
             PutBack { aside: Some(dir.with_extension("damaged-1")), has_kept_register: true, is_key_alone: false }
@@ -291,7 +291,7 @@ mod tests {
         assert!(!dir.with_extension("next").exists() && Authorities::load(&dir).is_ok());
         // There is no registry that could be kept.
         fs::remove_dir_all(&dir).expect("removes");
-        let refused = restore_trust(&copy, &key, &dir, NOW, wish).expect_err("nothing is left").to_string();
+        let refused = restore_trust(&copy, &key, &dir, NOW, wish).expect_err("no registry is left").to_string();
         assert!(refused.contains("--register copy"), "{refused}");
     }
 }

@@ -533,7 +533,7 @@ impl Registry {
         replace: bool,
     ) -> Result<[u8; 32], TrustError> {
         if ttl_ms > TOKEN_LIFE_MAX_MS {
-            return Err(TrustError::Refused("a token is good for a year at most: give it a shorter life".into()));
+            return Err(TrustError::Refused("a token is valid for a year at most; use a shorter lifetime".into()));
         }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| TrustError::Refused(error.to_string()))?;
@@ -546,7 +546,7 @@ impl Registry {
         match self.contents.members.get_mut(name) {
             Some(member) if member.state == MemberState::Enrolled && !replace => {
                 return Err(TrustError::Refused(format!(
-                    "{name} is enrolled as a {}: use another name, revoke it first, or say --replace",
+                    "{name} is enrolled as a {}; use another name, revoke it first, or use --replace",
                     member.role
                 )));
             }
@@ -563,8 +563,8 @@ impl Registry {
             }
             None if members >= MEMBERS_MAX => {
                 return Err(TrustError::Refused(format!(
-                    "the register holds {members} members, which is the most: forget those that are revoked with `revoke NAME \
-                     --remove`"
+                    "the member registry has reached its limit of {members} members; remove revoked ones with `revoke \
+                     NAME --remove`"
                 )));
             }
             None => {
@@ -606,9 +606,8 @@ impl Registry {
         days: u32,
         now_ms: u64,
     ) -> Result<(Vec<u8>, Role), TrustError> {
-        let refused = || {
-            TrustError::Refused("the token is not valid, was used already, or was replaced: ask for a new one".into())
-        };
+        let refused =
+            || TrustError::Refused("the token is invalid, already used or replaced; ask for a new one".into());
         let member = self.contents.members.get_mut(name).ok_or_else(refused)?;
         let invite = member.invite.clone().ok_or_else(refused)?;
         let wanted = hex_bytes::<32>(&invite.secret_hash).map(blake3::Hash::from_bytes);
@@ -619,8 +618,8 @@ impl Registry {
         if now_ms >= invite.expires_ms {
             let (expired, now) = (timestamp(invite.expires_ms), timestamp(now_ms));
             return Err(TrustError::Refused(format!(
-                "the token has expired, at {expired}, and the datastore's clock shows {now}: ask for a new one, or set that \
-                 clock if it is wrong"
+                "the token expired at {expired}, and the datastore's clock shows {now}; ask for a new one, or set \
+                 that clock if it is wrong"
             )));
         }
         let certificate = authority.sign_member(request_der, name, invite.role, days, now_ms)?;
@@ -809,7 +808,7 @@ fn write_copy(path: &Path, text: &str) -> Result<(), TrustError> {
 }
 
 fn no_such(name: &MemberName) -> TrustError {
-    TrustError::Refused(format!("there is no member {name}; `gravwell-logctl members` lists them"))
+    TrustError::Refused(format!("no member {name}; `gravwell-logctl members` lists them"))
 }
 
 fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
@@ -831,8 +830,8 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
         return check_descent(path, contents, newer);
     }
     let what = format!(
-        "it is older (revision {}) than its copy beside it (revision {}), so who was revoked or enrolled since is not in it: put \
-         the copy in its place, `mv {} {}`; if the older one is right all the same, move the copy away",
+        "it is older (revision {}) than its copy (revision {}) and lacks later enrollments and revocations: replace \
+         it by the copy, `mv {} {}`, or move the copy away if the older one is right",
         contents.revision,
         newer.revision,
         copy.display(),
@@ -851,8 +850,8 @@ fn check_descent(path: &Path, contents: &Contents, copy: Contents) -> Result<(),
         return Ok(());
     }
     let what = format!(
-        "it did not go on from {COPY} beside it, and they differ in {}: an older register has taken its place; move the \
-         one of them away that does not count",
+        "it does not continue {COPY}, and they differ in {}: an older registry has replaced it; move the invalid one \
+         of them away",
         super::descent::listed(&differing)
     );
     Err(TrustError::Damaged { path: path.to_owned(), what })
@@ -866,14 +865,12 @@ fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
         return Ok(Contents::default());
     }
     let where_from = if has_copy {
-        format!("or rename {COPY} beside it, which is its last copy")
+        format!("or rename {COPY}, its last copy in the same directory")
     } else {
-        "or from a sealed copy of the authority; --recovery off begins with an empty one, and every member joins again"
-            .into()
+        "or from a CA backup; --recovery off starts with an empty one, and every member must join again".into()
     };
     let what = format!(
-        "it is missing, and with it who is enrolled and who was revoked; it is not replaced by an empty one: bring it \
-         back from a backup of the host, {where_from}"
+        "it is missing, so enrollments and revocations are unknown; restore it from a backup of the host, {where_from}"
     );
     Err(TrustError::Damaged { path: path.to_owned(), what })
 }

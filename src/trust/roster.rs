@@ -101,7 +101,7 @@ impl Roster {
         }
         let Versioned { version } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         if version > VERSION {
-            return Err(format!("version {version} of the roster is not known here; upgrade this member"));
+            return Err(format!("version {version} of the roster is unknown; upgrade this member"));
         }
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
@@ -183,8 +183,9 @@ impl KeptRoster {
             Ok(kept) if kept.confirmed_ms == 0 => KeptRoster { confirmed_ms: written_ms(&path), ..kept },
             Ok(kept) => kept,
             Err(error) => {
-                tracing::warn!(error, path = %path.display(), "the roster is damaged: other members are not believed until the datastore sends it again");
-                KeptRoster { refused: Some("its file is damaged".into()), ..KeptRoster::default() }
+                tracing::warn!(error, path = %path.display(), "roster corrupt; rejecting other members until the next \
+                                                               one");
+                KeptRoster { refused: Some("its file is corrupt".into()), ..KeptRoster::default() }
             }
         }
     }

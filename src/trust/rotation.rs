@@ -65,7 +65,7 @@ impl RecoveryKeys {
                 RecoveryKeys::load(dir)?
             }
         };
-        let keys = found.ok_or_else(|| TrustError::Refused(format!("{} is gone", dir.join(KEY_FILE).display())))?;
+        let keys = found.ok_or_else(|| TrustError::Refused(format!("{} is missing", dir.join(KEY_FILE).display())))?;
         note(dir, &keys);
         Ok(keys)
     }
@@ -103,7 +103,7 @@ impl RecoveryKeys {
         let next = keys.next.ok_or_else(none)?;
         if next != *shown {
             return Err(TrustError::Refused(format!(
-                "the key that was given is {}, and the new recovery key is {}: give the one that `begin` printed",
+                "the given key is {}, but the new recovery key is {}; use the one that `begin` printed",
                 shown.name(),
                 next.name()
             )));
@@ -159,9 +159,8 @@ impl RecoveryKeys {
     pub fn put_back(dir: &Path, key: &RecoveryKey) -> Result<(), TrustError> {
         let (former, name) = (former_names(dir)?, key.name());
         let noted = KeyNote::readable(dir)?.map(|noted| noted.after(&former));
-        let other = |wanted: &str| {
-            TrustError::Refused(format!("the key that was given is {name}, and the one that is missing is {wanted}"))
-        };
+        let other =
+            |wanted: &str| TrustError::Refused(format!("the given key is {name}, but the missing one is {wanted}"));
         let file = match &noted {
             Some(noted) if noted.current == name => KEY_FILE,
             Some(noted) if noted.next.as_ref() == Some(&name) => NEXT_FILE,
@@ -176,9 +175,14 @@ impl RecoveryKeys {
         match RecoveryKey::read(&path) {
             Ok(None) => {}
             Ok(Some(present)) if present == *key => {
-                return Err(TrustError::Refused(format!("{} holds that key: nothing was changed", path.display())));
+                return Err(TrustError::Refused(format!(
+                    "{} already contains that key; nothing was changed",
+                    path.display()
+                )));
             }
-            Ok(Some(present)) if noted.is_none() => return Err(other(&format!("none: {} is there", present.name()))),
+            Ok(Some(present)) if noted.is_none() => {
+                return Err(other(&format!("none, because {} exists", present.name())));
+            }
             Ok(Some(_)) | Err(TrustError::Damaged { .. }) => set_aside(&path)?,
             Err(error) => return Err(error),
         }
@@ -197,8 +201,8 @@ impl RecoveryKeys {
             Err(TrustError::Damaged { path, .. }) if path.ends_with(NEXT_FILE) => {
                 if let Ok(Some(current)) = RecoveryKey::load(dir) {
                     return Err(TrustError::Refused(format!(
-                        "the recovery key {} is sound, and only the new one of a rotation is missing or cannot be read: `authority \
-                         rotate-recovery-key abort` gives up that one alone; nothing was changed",
+                        "the recovery key {} is valid, and only the new one of a rotation is missing or unreadable; \
+                         give up only that one with `authority rotate-recovery-key abort`. Nothing was changed",
                         current.name()
                     )));
                 }
@@ -206,7 +210,7 @@ impl RecoveryKeys {
             Err(TrustError::Damaged { .. }) => {}
             Ok(_) => {
                 let what =
-                    "the recovery key is neither missing nor damaged: `authority rotate-recovery-key` replaces it";
+                    "the recovery key is neither missing nor damaged; replace it with `authority rotate-recovery-key`";
                 return Err(TrustError::Refused(what.into()));
             }
             Err(error) => return Err(error),
@@ -241,9 +245,9 @@ impl RecoveryKeys {
         match noted.filter(|noted| noted.current != given.name()) {
             None => Ok(false),
             Some(noted) => Err(TrustError::Refused(format!(
-                "the recovery key of {} is {}, which is missing there or cannot be read, and the one that was given is {}: put the first \
-                 one back with `authority recovery-key --set`, and run this again; nothing was changed. When nobody has it any more, \
-                 move {} away: the key that was given counts then",
+                "the recovery key of {} is {}, which is missing there or unreadable, but the given one is {}; nothing \
+                 was changed. Restore the first one with `authority recovery-key --set` and run this again; if it is \
+                 lost, move {} away, so that the given key becomes valid",
                 dir.display(),
                 noted.current,
                 given.name(),
@@ -362,7 +366,7 @@ fn present(dir: &Path) -> Result<RecoveryKey, TrustError> {
 /// Records the names of the keys. If this fails, the next use records them.
 fn note(dir: &Path, keys: &RecoveryKeys) {
     if let Err(error) = KeyNote::keep(dir, keys) {
-        tracing::warn!(%error, "the names of the recovery keys could not be noted");
+        tracing::warn!(%error, "failed to record the names of the recovery keys");
     }
 }
 
@@ -380,7 +384,7 @@ fn raw(path: &Path) -> Result<Option<Vec<u8>>, TrustError> {
 }
 
 fn none() -> TrustError {
-    TrustError::Refused("no rotation of the recovery key is under way: `begin` begins one".into())
+    TrustError::Refused("no recovery key rotation is in progress; start one with `begin`".into())
 }
 
 #[cfg(test)]
@@ -394,32 +398,32 @@ mod tests {
     fn p11_a_recovery_key_is_rotated_in_steps_each_of_which_is_whole() {
         let temp = tempfile::tempdir().expect("temp dir");
         let dir = temp.path().join("trust");
-        assert_eq!(RecoveryKeys::load(&dir).expect("nothing is there"), None);
-        assert!(RecoveryKeys::abort(&dir).is_err(), "none is under way");
-        assert_eq!(RecoveryKeys::load(&dir).expect("reads"), None, "nothing is made by the way");
+        assert_eq!(RecoveryKeys::load(&dir).expect("no keys"), None);
+        assert!(RecoveryKeys::abort(&dir).is_err(), "no rotation is in progress");
+        assert_eq!(RecoveryKeys::load(&dir).expect("reads"), None, "no key is created");
         let first = RecoveryKeys::open_or_create(&dir).expect("makes").current;
         assert!(RecoveryKeys::finish(&dir, &first).is_err());
 
         let begun = RecoveryKeys::begin(&dir).expect("begins");
-        let second = begun.next.clone().expect("a new one");
+        let second = begun.next.clone().expect("a next key");
         assert_eq!(begun.names(), format!("{}+{}", first.name(), second.name()));
-        assert_eq!(RecoveryKeys::begin(&dir).expect("goes on"), begun, "the same, however often");
-        let mode = std::fs::metadata(dir.join(NEXT_FILE)).expect("is there").permissions().mode();
+        assert_eq!(RecoveryKeys::begin(&dir).expect("resumes"), begun, "the same each time");
+        let mode = std::fs::metadata(dir.join(NEXT_FILE)).expect("file exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(RecoveryKeys::abort(&dir).expect("takes it back").all(), from_ref(&first));
+        assert_eq!(RecoveryKeys::abort(&dir).expect("aborts").all(), from_ref(&first));
 
-        let begun = RecoveryKeys::begin(&dir).expect("begins again");
-        let third = begun.next.clone().expect("a new one");
+        let begun = RecoveryKeys::begin(&dir).expect("starts again");
+        let third = begun.next.clone().expect("a next key");
         assert_ne!(third, second);
-        assert!(RecoveryKeys::finish(&dir, &second).is_err(), "the key of an attempt that was taken back");
+        assert!(RecoveryKeys::finish(&dir, &second).is_err(), "the key of an aborted attempt");
         assert!(RecoveryKeys::finish(&dir, &first).is_err());
         assert_eq!(RecoveryKeys::load(&dir).expect("reads"), Some(begun));
         assert_eq!(RecoveryKeys::finish(&dir, &third).expect("ends").all(), from_ref(&third));
-        assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&third));
+        assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("has keys").all(), from_ref(&third));
 
         // Former and abandoned keys are known by name, and the names are copied along with the keys.
         assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name(), first.name()]);
-        let next = RecoveryKeys::begin(&dir).expect("begins once more");
+        let next = RecoveryKeys::begin(&dir).expect("starts a third time");
         let other = temp.path().join("other");
         RecoveryKeys::carry_over(&dir, &other).expect("copies");
         assert_eq!(RecoveryKeys::load(&other).expect("reads"), Some(next));
@@ -429,14 +433,14 @@ mod tests {
     /// Starts a rotation in a directory. Returns the current and the next key.
     fn rotating(dir: &Path) -> (RecoveryKey, RecoveryKey) {
         let keys = RecoveryKeys::begin(dir).expect("begins");
-        (keys.current, keys.next.expect("a new one"))
+        (keys.current, keys.next.expect("a next key"))
     }
 
     fn damaged(dir: &Path, file: &str) {
-        let found = RecoveryKeys::load(dir).expect_err("is damage");
+        let found = RecoveryKeys::load(dir).expect_err("is corrupt");
         assert!(matches!(&found, TrustError::Damaged { path, .. } if path.ends_with(file)), "{found}");
         assert!(found.to_string().contains("authority recovery-key"), "{found}");
-        assert_eq!(RecoveryKeys::open_or_create(dir).expect_err("none is made").to_string(), found.to_string());
+        assert_eq!(RecoveryKeys::open_or_create(dir).expect_err("no key is created").to_string(), found.to_string());
     }
 
     #[test]
@@ -455,30 +459,30 @@ mod tests {
                 }
                 damaged(&dir, file);
                 assert!(RecoveryKeys::begin(&dir).is_err());
-                let said = RecoveryKeys::put_back(&dir, &other).expect_err("is another one").to_string();
+                let said = RecoveryKeys::put_back(&dir, &other).expect_err("is another key").to_string();
                 assert!(said.contains(&other.name()) && said.contains("missing"), "{said}");
-                RecoveryKeys::put_back(&dir, key).expect("puts it back");
-                let keys = RecoveryKeys::load(&dir).expect("reads").expect("is there");
+                RecoveryKeys::put_back(&dir, key).expect("restores");
+                let keys = RecoveryKeys::load(&dir).expect("reads").expect("has keys");
                 assert_eq!(keys.all(), [first.clone(), second.clone()]);
-                assert!(RecoveryKeys::put_back(&dir, key).is_err(), "it is there");
-                assert_eq!(dir.join(format!("{file}.left-1")).exists(), torn, "what is there of it is kept");
+                assert!(RecoveryKeys::put_back(&dir, key).is_err(), "it already exists");
+                assert_eq!(dir.join(format!("{file}.left-1")).exists(), torn, "the damaged file is kept");
             }
             // A next key that is lost may be abandoned, without the present one.
             match torn {
                 true => std::fs::write(dir.join(NEXT_FILE), "gwr1.").expect("tears"),
                 false => std::fs::remove_file(dir.join(NEXT_FILE)).expect("removes"),
             }
-            let said = RecoveryKeys::give_up(&dir).expect_err("the present key is sound").to_string();
+            let said = RecoveryKeys::give_up(&dir).expect_err("the current key is valid").to_string();
             assert!(said.contains("abort") && said.contains(&first.name()), "{said}");
-            assert_eq!(RecoveryKeys::abort(&dir).expect("takes it back").all(), from_ref(&first));
+            assert_eq!(RecoveryKeys::abort(&dir).expect("aborts").all(), from_ref(&first));
             assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name()]);
-            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&first));
+            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("has keys").all(), from_ref(&first));
             // A former key is not accepted as the current one.
             std::fs::write(dir.join(KEY_FILE), format!("{second}\n")).expect("writes");
             damaged(&dir, KEY_FILE);
-            RecoveryKeys::put_back(&dir, &second).expect_err("is a former one");
-            RecoveryKeys::put_back(&dir, &first).expect("puts it back");
-            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&first));
+            RecoveryKeys::put_back(&dir, &second).expect_err("is a former key");
+            RecoveryKeys::put_back(&dir, &first).expect("restores");
+            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("has keys").all(), from_ref(&first));
         }
     }
 
@@ -487,9 +491,9 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let dir = temp.path().join("trust");
         let (first, second) = rotating(&dir);
-        assert!(RecoveryKeys::give_up(&dir).is_err(), "nothing is missing");
+        assert!(RecoveryKeys::give_up(&dir).is_err(), "no key is missing");
         std::fs::remove_file(dir.join(KEY_FILE)).expect("removes");
-        let made = RecoveryKeys::give_up(&dir).expect("makes another one");
+        let made = RecoveryKeys::give_up(&dir).expect("creates another key");
         assert!(![&first, &second].contains(&&made.current) && made.next.is_none());
         assert_eq!(RecoveryKeys::load(&dir).expect("reads"), Some(made));
         assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [first.name(), second.name()]);
@@ -504,32 +508,32 @@ mod tests {
         let is_whole = |what: &str| {
             let keys = RecoveryKeys::load(&dir).expect(what).expect(what);
             assert_eq!(RecoveryKeys::open_or_create(&dir).expect(what), keys);
-            assert_eq!(RecoveryKeys::load(&dir).expect(what), Some(keys), "{what}, and it is noted");
+            assert_eq!(RecoveryKeys::load(&dir).expect(what), Some(keys), "{what}, and it is recorded");
         };
         RecoveryKeys::open_or_create(&dir).expect("makes");
         std::fs::remove_file(dir.join(NOTE_FILE)).expect("removes");
         is_whole("a directory of an earlier version");
         let steps: [(&str, &dyn Fn()); 5] = [
             ("begin", &|| assert!(!rotating(&dir).1.name().is_empty())),
-            ("abort", &|| assert!(RecoveryKeys::abort(&dir).expect("takes it back").next.is_none())),
+            ("abort", &|| assert!(RecoveryKeys::abort(&dir).expect("aborts").next.is_none())),
             ("begin again", &|| assert!(!rotating(&dir).1.name().is_empty())),
             ("finish", &|| {
                 let (_, next) = rotating(&dir);
                 RecoveryKeys::finish(&dir, &next).expect("ends");
             }),
-            ("begin once more", &|| assert!(!rotating(&dir).1.name().is_empty())),
+            ("begin a third time", &|| assert!(!rotating(&dir).1.name().is_empty())),
         ];
         for (what, step) in steps {
-            let before = noted().expect("is noted");
+            let before = noted().expect("is recorded");
             step();
-            assert_ne!(noted().expect("is noted"), before, "{what}");
+            assert_ne!(noted().expect("is recorded"), before, "{what}");
             write_private(&dir.join(NOTE_FILE), &before).expect("as a crash leaves it");
             is_whole(what);
         }
         std::fs::write(dir.join(NOTE_FILE), "torn").expect("writes");
-        is_whole("a note that is torn says nothing against keys that are there");
+        is_whole("a torn record does not contradict existing keys");
         std::fs::write(dir.join(NOTE_FILE), "torn").expect("writes");
         std::fs::remove_file(dir.join(KEY_FILE)).expect("removes");
-        assert!(RecoveryKeys::load(&dir).is_err(), "there was one");
+        assert!(RecoveryKeys::load(&dir).is_err(), "there was a key");
     }
 }

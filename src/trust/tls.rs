@@ -56,7 +56,7 @@ impl Own {
         let (chain, key) = authority.server(names, links, now_ms)?;
         let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
         let subject = roots(vec![authority.certificate().clone()])?.subjects().pop();
-        let authority = subject.ok_or_else(|| TrustError::Certificate("an authority without a name".into()))?;
+        let authority = subject.ok_or_else(|| TrustError::Certificate("the CA has no name".into()))?;
         Ok(Own { certified, authority })
     }
 }
@@ -156,7 +156,7 @@ pub const ROTATED: &str = "AuthorityRotated";
 
 /// The datastore's CA was replaced by one that this member does not trust.
 #[derive(Debug, thiserror::Error)]
-#[error("the datastore's authority was replaced")]
+#[error("the datastore's CA was replaced")]
 struct AuthorityRotated;
 
 /// Verifies the datastore against the roots that a member trusts, and announces these roots in the handshake.
@@ -327,7 +327,7 @@ impl ServerCertVerifier for PinnedAuthority {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+        Err(rustls::Error::General("TLS 1.2 is not supported; use TLS 1.3".into()))
     }
 
     fn verify_tls13_signature(

@@ -66,10 +66,10 @@ impl fmt::Display for Token {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadToken {
     /// The text is not a token.
-    #[error("this is not a join token: a token starts with `{PREFIX}`; make one with `gravwell-logctl enroll`")]
+    #[error("not a join token, which starts with `{PREFIX}`; create one with `gravwell-logctl enroll`")]
     NotAToken,
     /// The token was truncated or altered.
-    #[error("the join token is incomplete or altered: copy it again, whole")]
+    #[error("the join token is incomplete or altered; copy it again")]
     Altered,
 }
 

@@ -88,8 +88,8 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     fleet.enroll("lb", "balancer");
     let early = fleet.ok("d", &["enroll", "early"]);
     put(&fleet, "a", "1");
-    assert!(refused(&fleet, &["abort"]).contains("no rotation"));
-    assert!(refused(&fleet, &["finish"]).contains("no rotation"));
+    assert!(refused(&fleet, &["abort"]).contains("no CA rotation"));
+    assert!(refused(&fleet, &["finish"]).contains("no CA rotation"));
     let before = rotate(&fleet, &["status"]);
     let connections = ["a", "b", "r"].map(|member| since(&fleet, member));
 
@@ -197,7 +197,7 @@ fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_aga
         fleet.wait(&format!("{member} knows why it is refused"), || {
             let status = fleet.status(member);
             let problem = status["problem"].as_str().unwrap_or_default().to_owned();
-            problem.contains("authority was replaced") && problem.contains("--replace")
+            problem.contains("CA was replaced") && problem.contains("--replace")
         });
         let status = fleet.status(member);
         assert_eq!(
@@ -369,7 +369,7 @@ fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
     std::fs::remove_file(fleet.dir("d/trust/members.copy")).expect("removes");
     let said = fleet.run("d", &["authority", "restore", &overlap, "--recovery-key", &key]);
     let found = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.status.code() == Some(1) && found.contains("which that one replaced at"), "{found}");
+    assert!(said.status.code() == Some(1) && found.contains("which was replaced at"), "{found}");
 }
 
 #[test]

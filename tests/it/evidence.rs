@@ -300,7 +300,7 @@ fn p10_a_register_that_is_missing_is_damage() {
     copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
     let missing: [(&[&str], &str); 5] = [
         (&["members.json"], "members.copy"),
-        (&["members.json", "members.copy"], "who was revoked"),
+        (&["members.json", "members.copy"], "revocations are unknown"),
         (&["members.json", "ca.pem"], "missing"),
         (&["ca.key"], "missing"),
         (&["members.json", "members.copy", "ca.key", "ca.pem"], "is missing although there is a log"),

@@ -75,7 +75,7 @@ fn p13_of_two_branches_of_the_register_none_is_restored_unasked() {
     let refused = fleet.run("d", &["restore", &place, "--recovery-key", &key]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    for word in ["not known to go on from", "differ in b", "--backup ID"] {
+    for word in ["not known to continue", "differ in b", "--backup ID"] {
         assert!(said.contains(word), "{word}: {said}");
     }
     assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists(), "nothing was put in place");

@@ -162,7 +162,7 @@ fn p11_an_authority_that_is_damaged_or_missing_comes_back_by_the_command_that_is
     assert_eq!(running.status.code(), Some(1), "{running:?}");
     datastore.terminate();
     let sound = fleet.run("d", &restore);
-    assert!(String::from_utf8_lossy(&sound.stderr).contains("sound"), "{sound:?}");
+    assert!(String::from_utf8_lossy(&sound.stderr).contains("are valid"), "{sound:?}");
     for (what, damage, _) in OF_DATASTORES.into_iter().filter(|(.., word)| *word == "authority restore") {
         damage(&fleet.dir("d"));
         assert_eq!(fleet.run("d", &["datastore", "--listen", "127.0.0.1:0"]).status.code(), Some(3), "{what}");

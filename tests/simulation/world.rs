@@ -364,7 +364,7 @@ impl World {
         match event {
             Event::Deliver(conn, message) => self.deliver(conn, message),
             Event::IdleTimeout(conn) => self.idle_timeout(conn),
-            Event::ClientBroken(conn) => self.client_broken(conn, "the connection broke"),
+            Event::ClientBroken(conn) => self.client_broken(conn, "connection failed"),
             Event::ServerBroken(conn) => {
                 self.server_broken(conn);
                 Ok(())

@@ -35,17 +35,17 @@ fn p11_each_step_of_a_rotation_is_whole() {
     let old = print(first.current());
 
     let begun = Authorities::begin(&dir, NOW).expect("begins");
-    let new = print(begun.next().expect("a new one"));
+    let new = print(begun.next().expect("a next CA"));
     assert_eq!((print(begun.current()), Authorities::is_rotating(&dir)), (old, true));
-    assert_eq!(Authorities::begin(&dir, NOW).expect("goes on").next().map(print), Some(new), "the same, however often");
+    assert_eq!(Authorities::begin(&dir, NOW).expect("resumes").next().map(print), Some(new), "the same each time");
     for name in [NEXT_KEY, NEXT_CERTIFICATE] {
-        assert_eq!(fs::metadata(dir.join(name)).expect("is there").permissions().mode() & 0o777, 0o600, "{name}");
+        assert_eq!(fs::metadata(dir.join(name)).expect("file exists").permissions().mode() & 0o777, 0o600, "{name}");
     }
-    let back = Authorities::abort(&dir, Generation(1), NOW).expect("takes it back");
+    let back = Authorities::abort(&dir, Generation(1), NOW).expect("aborts");
     assert_eq!((print(back.current()), back.next().is_none(), dir.join(NEXT_KEY).exists()), (old, true, false));
     assert_ne!(back.stamp(), begun.stamp());
 
-    let third = print(Authorities::begin(&dir, NOW).expect("begins again").next().expect("a new one"));
+    let third = print(Authorities::begin(&dir, NOW).expect("begins again").next().expect("a next CA"));
     assert_ne!(third, new);
     let done = Authorities::finish(&dir, Generation(1), NOW + 5).expect("ends");
     assert_eq!((print(done.current()), done.next().is_none()), (third, true));
@@ -61,11 +61,11 @@ fn p13_a_rotation_that_is_interrupted_at_any_file_leaves_the_state_before_or_aft
     let first = print(Authorities::open_or_create(&kept, NOW).expect("makes").current());
     let bare = temp.path().join("bare");
     copied(&kept, &bare);
-    let next = print(Authorities::begin(&kept, NOW).expect("begins").next().expect("a new one"));
+    let next = print(Authorities::begin(&kept, NOW).expect("begins").next().expect("a next CA"));
     copied(&kept, &done);
     copied(&kept, &back);
     Authorities::finish(&done, Generation(1), NOW).expect("ends");
-    Authorities::abort(&back, Generation(1), NOW).expect("takes it back");
+    Authorities::abort(&back, Generation(1), NOW).expect("aborts");
     let put = |from: &Path, to: &Path, name: &str| {
         fs::copy(from.join(name), to.join(name)).expect("copies");
     };
@@ -147,19 +147,19 @@ fn p13_a_replaced_authority_vouches_for_its_own_time_alone() {
         [proof_of(old.current(), 3, NOW), proof_of(old.current(), 4, NOW), proof_of(old.current(), 3, NOW + 6)];
     let begun = Authorities::begin(&dir, NOW).expect("begins");
     assert!(proofs.iter().all(|proof| begun.has_signed(proof)));
-    let next = proof_of(begun.next().expect("a new one"), 9, NOW + 9);
+    let next = proof_of(begun.next().expect("a next CA"), 9, NOW + 9);
     assert!(begun.has_signed(&next));
     let done = Authorities::finish(&dir, Generation(3), NOW + 5).expect("ends");
     let signed = [&proofs[0], &proofs[1], &proofs[2], &next].map(|proof| done.has_signed(proof));
     assert_eq!(
         signed,
         [true, false, false, true],
-        "of its time, of a later generation, of a later time, of the present one"
+        "current ones of its time, a later generation and a later time, and the present one"
     );
     // A CA whose rotation was aborted never signed a position.
     let begun = Authorities::begin(&dir, NOW).expect("begins");
-    let taken_back = proof_of(begun.next().expect("a new one"), 1, NOW);
-    let back = Authorities::abort(&dir, Generation(3), NOW + 7).expect("takes it back");
+    let taken_back = proof_of(begun.next().expect("a next CA"), 1, NOW);
+    let back = Authorities::abort(&dir, Generation(3), NOW + 7).expect("aborts");
     assert!(!back.has_signed(&taken_back) && back.has_signed(&proofs[0]));
     let other = Authorities::open_or_create(&temp.path().join("other"), NOW).expect("makes");
     assert!(!back.has_signed(&proof_of(other.current(), 1, NOW)));
@@ -178,7 +178,10 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
     let begun = Authorities::begin(&dir, NOW).expect("begins");
     let during = seal(&begun);
     let done = Authorities::finish(&dir, Generation(1), NOW).expect("ends");
-    assert!(Escrow::seal(&dir, begun.current(), &mut Registry::default(), NOW).is_err(), "a copy of what is not there");
+    assert!(
+        Escrow::seal(&dir, begun.current(), &mut Registry::default(), NOW).is_err(),
+        "a backup requires the current CA"
+    );
     let after = Escrow::seal(&dir, done.current(), &mut Registry::open(&dir, NOW).expect("opens"), NOW).expect("seals");
     let stamps = [&before, &during, &after].map(|escrow| escrow.stamp.clone());
     assert!(stamps[0] != stamps[1] && stamps[1] != stamps[2], "{stamps:?}");
@@ -200,15 +203,15 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
     }
     // Backups from other phases are distinguished from those of another datastore.
     assert!(after.check_same(&dir).is_ok());
-    let said = before.check_same(&dir).expect_err("is former").to_string();
-    assert!(said.contains("which that one replaced at"), "{said}");
+    let said = before.check_same(&dir).expect_err("is a former CA").to_string();
+    assert!(said.contains("which was replaced at"), "{said}");
     let rotating = temp.path().join("rotating");
     during.restore(&key, &rotating, NOW, None).expect("restores");
-    let said = after.check_same(&rotating).expect_err("is later").to_string();
-    assert!(said.contains("from after the end of this rotation"), "{said}");
+    let said = after.check_same(&rotating).expect_err("is a later CA").to_string();
+    assert!(said.contains("from after this rotation"), "{said}");
     fs::remove_file(rotating.join(NEXT_KEY)).expect("removes");
-    assert!(Authorities::load(&rotating).is_err(), "the new one without its key is damage");
-    restore_trust(&during, &key, &rotating, NOW, None).expect("puts it back");
+    assert!(Authorities::load(&rotating).is_err(), "a next certificate without its key is corrupt");
+    restore_trust(&during, &key, &rotating, NOW, None).expect("restores");
     assert_eq!(Authorities::load(&rotating).expect("loads").next().map(print), begun.next().map(print));
 }
 
@@ -225,7 +228,7 @@ fn p13_half_of_the_new_authority_is_damage_is_never_overwritten_and_comes_back_f
     let name = MemberName::new("web1").expect("name");
     let request = NewKey::generate(&name).expect("a key").request_der;
     let secret = register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
-    register.redeem(begun.next().expect("a new one"), &name, &secret, &request, 30, NOW).expect("joins");
+    register.redeem(begun.next().expect("a next CA"), &name, &secret, &request, 30, NOW).expect("joins");
     let during = Escrow::seal(&dir, begun.current(), &mut register, NOW).expect("seals");
     register.save(NOW).expect("saves");
     let lost: [&[&str]; 3] = [&[NEXT_CERTIFICATE], &[NEXT_KEY], &[NEXT_KEY, NEXT_CERTIFICATE]];
@@ -235,33 +238,33 @@ fn p13_half_of_the_new_authority_is_damage_is_never_overwritten_and_comes_back_f
         lost.iter().for_each(|name| fs::remove_file(half.join(name)).expect("removes"));
         let kept = fs::read(half.join(NEXT_KEY)).ok();
         if lost.len() == 1 {
-            let found = Authorities::load(&half).err().expect("is damage");
+            let found = Authorities::load(&half).err().expect("is corrupt");
             assert!(matches!(&found, TrustError::Damaged { path, .. } if path.ends_with(lost[0])), "{found}");
             assert!(Authorities::open_or_create(&half, NOW).is_err() && Authorities::begin(&half, NOW).is_err());
         }
         assert_eq!(fs::read(half.join(NEXT_KEY)).ok(), kept);
         let refused = restore_trust(&before, &key, &half, NOW, None);
-        assert!(refused.is_err(), "a copy of another time");
-        restore_trust(&during, &key, &half, NOW, Some(RegisterChoice::Here)).expect("puts it back");
+        assert!(refused.is_err(), "a backup from another time");
+        restore_trust(&during, &key, &half, NOW, Some(RegisterChoice::Here)).expect("restores");
         let back = Authorities::load(&half).expect("loads");
         assert_eq!(back.next().map(print), begun.next().map(print), "{lost:?}");
         assert!(
             Registry::open(&half, NOW)
                 .expect("opens")
-                .is_in_use(&authority_name(&print(back.next().expect("is back"))))
+                .is_in_use(&authority_name(&print(back.next().expect("is restored"))))
         );
     }
     // The leftover key of an aborted rotation is not corruption, and existing files are never overwritten.
     let ended = temp.path().join("ended");
     copied(&dir, &ended);
-    Authorities::abort(&ended, Generation(1), NOW).expect("takes it back");
+    Authorities::abort(&ended, Generation(1), NOW).expect("aborts");
     fs::copy(dir.join(NEXT_KEY), ended.join(NEXT_KEY)).expect("copies");
     assert!(Authorities::load(&ended).expect("loads").next().is_none());
     assert!(
         Authorities::begin(&ended, NOW)
-            .expect("begins again")
+            .expect("starts again")
             .next()
-            .is_some_and(|next| print(next) != print(begun.next().expect("is there")))
+            .is_some_and(|next| print(next) != print(begun.next().expect("a next CA")))
     );
 }
 
@@ -274,9 +277,9 @@ fn p13_a_recovery_key_alone_comes_back_with_a_sealed_copy() {
     let here = Authorities::open_or_create(&dir, NOW).expect("makes");
     let copy = Escrow::seal(&dir, here.current(), &mut register, NOW).expect("seals");
     let key = RecoveryKey::open_or_create(&dir).expect("key");
-    assert!(restore_trust(&copy, &key, &dir, NOW, None).expect_err("sound").to_string().contains("sound"));
+    assert!(restore_trust(&copy, &key, &dir, NOW, None).expect_err("valid").to_string().contains("are valid"));
     fs::remove_file(dir.join("recovery.key")).expect("removes");
-    let done = restore_trust(&copy, &key, &dir, NOW, None).expect("puts it back");
+    let done = restore_trust(&copy, &key, &dir, NOW, None).expect("restores");
     assert!(done.is_key_alone && done.aside.is_none());
     assert_eq!(RecoveryKey::open_or_create(&dir).expect("key"), key);
 }
@@ -314,7 +317,7 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
     let told = begun.roots(|_| false).expect("roots");
     let prints =
         |identity: &Identity| identity.roots().expect("roots").iter().map(|root| fingerprint(root)).collect::<Vec<_>>();
-    let (old, new) = (print(begun.current()), print(begun.next().expect("a new one")));
+    let (old, new) = (print(begun.current()), print(begun.next().expect("a next CA")));
 
     // The root of another datastore is not trusted, whatever signature it carries.
     let other = Authorities::begin(&temp.path().join("other"), NOW).expect("begins");
@@ -322,7 +325,7 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
     assert!(identity.take_roots(&foreign).is_err());
     let stolen = [foreign[0].clone(), Link { word: told[1].word.clone(), ..foreign[1].clone() }];
     assert!(identity.take_roots(&stolen).is_err());
-    assert!(!identity.take_roots(&[vec![told[0].clone()], foreign.clone()].concat()).expect("keeps"), "nothing is new");
+    assert!(!identity.take_roots(&[vec![told[0].clone()], foreign.clone()].concat()).expect("keeps"), "no root is new");
     assert_eq!(prints(&identity), [old]);
 
     assert!(identity.take_roots(&told).expect("takes"));
@@ -335,8 +338,8 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
     assert_eq!(prints(&Identity::load(&home).expect("loads")), [new]);
 
     // A CA whose rotation was aborted stays trusted while a member has a certificate from it.
-    let third = Authorities::begin(&trust, NOW).expect("begins").next().map(print).expect("a new one");
-    let back = Authorities::abort(&trust, Generation(1), NOW).expect("takes it back");
+    let third = Authorities::begin(&trust, NOW).expect("begins").next().map(print).expect("a next CA");
+    let back = Authorities::abort(&trust, Generation(1), NOW).expect("aborts");
     let in_use = authority_name(&third);
     assert!(identity.take_roots(&back.roots(|name| name == in_use).expect("roots")).expect("takes"));
     assert_eq!(prints(&identity), [new, third]);

@@ -48,7 +48,7 @@ mod tests {
         add(&mut absences, 5, 5);
         assert_eq!(absences.len(), APART_MAX);
         assert_eq!(since(&absences, 0), 1000 * 40);
-        assert_eq!(since(&absences, 999 * 100 + 1), 0, "heard since");
+        assert_eq!(since(&absences, 999 * 100 + 1), 0, "in contact since");
         assert_eq!(since(&absences, 990 * 100 + 50), 9 * 40);
     }
 }

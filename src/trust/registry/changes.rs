@@ -399,7 +399,7 @@ mod tests {
         let without = |text: &str| {
             let mut fields: serde_json::Map<_, _> =
                 serde_json::from_str(summed::open(text).expect("opens")).expect("JSON");
-            fields.remove("changes").expect("is there");
+            fields.remove("changes").expect("field exists");
             summed::seal(&serde_json::to_string(&fields).expect("JSON"))
         };
         let (mut latest, before) = revoked();
@@ -415,7 +415,7 @@ mod tests {
         changed.revoke(&name(), NOW + 2).expect("revokes");
         assert_eq!((changed.relation(&first), changed.relation(&written.mark())), (None, None));
         let again = of(&without(&changed.clone_text()));
-        assert_eq!(again.relation(&changed.mark()), None, "and after a version in between, too");
+        assert_eq!(again.relation(&changed.mark()), None, "also after a version in between");
         let mut accepted = of(&changed.clone_text());
         accepted.accept(None, NOW).expect("accepts");
         assert_eq!(of(&without(&accepted.clone_text())).relation(&accepted.mark()), None);
@@ -435,7 +435,7 @@ mod tests {
         let mut back = of(&back.clone_text());
         assert!(back.goes_on_from(&b) && back.goes_on_from(&of(&before)) && !back.goes_on_from(&a));
         assert_eq!(back.came_from().map(|mark| (mark.count, mark.name)), Some((b.mark().count, b.mark().name)));
-        assert_eq!(back.relation(&a.mark()), Some(Relation::Apart), "A is evidence, although B has more changes");
+        assert_eq!(back.relation(&a.mark()), Some(Relation::Apart), "A is evidence although B has more changes");
         assert!(back.note_shown(&a.mark()) && back.shown() == Some(a.mark()));
         let later = back.clone_text();
         // When the operator decides, it is no evidence any more, and the descent is still known.

@@ -47,7 +47,7 @@ impl RegistryFile {
             write_register(path, text)?;
             // Only the registry itself is authoritative. Its copy shows that one existed and may be one change behind.
             if let Err(error) = write_copy(path, text) {
-                tracing::warn!(%error, "{COPY} could not be written; it is tried again");
+                tracing::warn!(%error, "failed to write {COPY}; will retry");
                 return Ok(());
             }
         }
@@ -115,8 +115,7 @@ impl Registry {
         let now = self.contents.members.get(name);
         if now.map(standing) != before.map(standing) {
             self.is_dirty = true;
-            let what =
-                format!("{name} was revoked, or changed otherwise, at the same time: look at `members`, and try again");
+            let what = format!("{name} was revoked or changed at the same time; check `members` and try again");
             return Err(TrustError::Refused(what));
         }
         match (changed.contents.members.get(name), now, before) {

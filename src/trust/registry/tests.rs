@@ -139,12 +139,12 @@ fn p15_the_largest_roster_that_the_bounds_allow_fits_into_one_message() {
 fn p15_the_register_takes_no_more_members_than_a_roster_can_name() {
     let mut registry = largest();
     let name = MemberName::new("one-more").expect("name");
-    let refused = registry.invite(&name, Role::Reader, 1000, NOW, false).expect_err("it is full");
+    let refused = registry.invite(&name, Role::Reader, 1000, NOW, false).expect_err("the registry is full");
     assert!(refused.to_string().contains("--remove"), "{refused}");
     let former = registry.members().next().expect("a member").name.clone();
-    registry.invite(&former, Role::Reader, 1000, NOW, true).expect("a member is invited again");
+    registry.invite(&former, Role::Reader, 1000, NOW, true).expect("an existing member is invited again");
     registry.remove(&former, NOW).expect("removes");
-    registry.invite(&name, Role::Reader, 1000, NOW, false).expect("there is room again");
+    registry.invite(&name, Role::Reader, 1000, NOW, false).expect("there is space again");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn p15_an_address_beyond_the_bounds_in_an_earlier_register_is_shown_and_stays_sm
         enrolled(&mut registry, &name(), Role::Webserver);
         registry.note_address(&name(), Some(&wrong));
         let mut back = Registry::from_text(&registry.text(NOW).expect("text"), NOW).expect("opens");
-        let shown = back.member(&name()).and_then(|member| member.external_addr.clone()).expect("is shown");
+        let shown = back.member(&name()).and_then(|member| member.external_addr.clone()).expect("is stored");
         assert!(shown.contains(&format!("({} bytes)", wrong.len())), "{shown}");
         assert!(shown.len() < 300 && shown.chars().all(printable::is_printable), "{shown}");
         assert!(back.text(NOW).expect("text").len() < 2000);
@@ -174,21 +174,21 @@ fn p15_no_member_pins_the_floor_with_a_position_that_does_not_rise() {
     registry.note_position(&reader, Seq(1), head, NOW);
     assert_eq!(registry.floor(NOW, RETENTION, head), head, "a reader does not pin it");
     registry.set_floor_policy(FloorPolicy { readers: true, lag_ops_max: u64::MAX });
-    assert_eq!(registry.floor(NOW, RETENTION, head), Seq(1), "unless the operator wants it to");
+    assert_eq!(registry.floor(NOW, RETENTION, head), Seq(1), "unless the operator configures it");
     registry.set_floor_policy(FloorPolicy::default());
 
     enrolled(&mut registry, &web, Role::Webserver);
     registry.note_position(&web, Seq(50), head, NOW);
     registry.note_position(&web, Seq(1), head, NOW);
     assert_eq!(registry.floor(NOW, RETENTION, head), Seq(50), "a position does not go back");
-    assert_eq!(registry.member(&web).and_then(|member| member.applied), Some(Seq(1)), "and is shown as it is");
+    assert_eq!(registry.member(&web).and_then(|member| member.applied), Some(Seq(1)), "but is displayed");
     for later in (0..=RETENTION).step_by(100) {
         registry.note_position(&web, Seq(1), head, NOW + later);
     }
     assert_eq!(registry.floor(NOW + RETENTION, RETENTION, head), Seq(50));
-    assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), head, "it is heard of, and does not get on");
+    assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), head, "it is connected but does not advance");
     registry.note_position(&web, Seq(51), head, NOW + RETENTION + 1);
-    assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), Seq(51), "it gets on again");
+    assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), Seq(51), "it advances again");
     registry.set_floor_policy(FloorPolicy { readers: false, lag_ops_max: 48 });
     assert_eq!(registry.floor(NOW + RETENTION + 1, RETENTION, head), head, "it is too far behind");
     // A caught-up member never counts as stalled, however long nothing is written.
@@ -218,7 +218,11 @@ fn p04_the_floor_waits_for_members_that_count() {
     registry.note_position(&name(), Seq(40), head, NOW);
     registry.save(NOW + 400).expect("saves");
     let back = Registry::open(temp.path(), NOW + 90_000).expect("reopens");
-    assert_eq!(back.floor(NOW + 90_500, 1000, head), Seq(40), "nobody could be heard while the datastore was down");
+    assert_eq!(
+        back.floor(NOW + 90_500, 1000, head),
+        Seq(40),
+        "no member could be contacted while the datastore was down"
+    );
     assert_eq!(back.floor(NOW + 90_700, 1000, head), head);
     // Holds after any number of restarts, and contact between them counts.
     let mut back = back;
@@ -241,9 +245,7 @@ fn p11_a_token_is_good_for_a_year_at_most() {
         let refused = registry.invite(&name(), Role::Webserver, ttl_ms, NOW, false).expect_err("too long").to_string();
         assert!(refused.contains("a year at most"), "{refused}");
     }
-    registry
-        .invite(&name(), Role::Webserver, super::TOKEN_LIFE_MAX_MS, u64::MAX - 5, false)
-        .expect("a clock that is wrong");
+    registry.invite(&name(), Role::Webserver, super::TOKEN_LIFE_MAX_MS, u64::MAX - 5, false).expect("a wrong clock");
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn p13_a_register_that_is_older_than_its_copy_is_not_believed() {
     // When the registry is rejected, its copy still shows who was revoked.
     assert_eq!(Registry::state_in_copy(temp.path(), name().as_str()), Some(MemberState::Revoked));
     assert_eq!(Registry::state_in_copy(temp.path(), "nobody"), None);
-    std::fs::rename(&copy, &file).expect("as it is told");
-    let found = Registry::open(temp.path(), NOW).expect("the newer one");
+    std::fs::rename(&copy, &file).expect("follows the remedy");
+    let found = Registry::open(temp.path(), NOW).expect("the newer registry");
     assert!(found.members().all(|member| member.state == MemberState::Revoked));
 }

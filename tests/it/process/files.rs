@@ -127,6 +127,6 @@ fn p11_the_local_socket_answers_its_own_user_and_root_alone() {
         .output()
         .expect("runs");
     assert!(called.status.success() || String::from_utf8_lossy(&called.stderr).contains("reset"), "{called:?}");
-    fleet.wait("the call is refused", || fleet.log_of("d").contains("another user of this host called"));
+    fleet.wait("the call is refused", || fleet.log_of("d").contains("refused a connection of another user"));
     fleet.ok("d", &["status"]);
 }
