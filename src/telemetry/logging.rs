@@ -27,7 +27,7 @@ impl FromStr for LogFormat {
         match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            other => Err(format!("`{other}` is not a log format: use text or json")),
+            other => Err(format!("`{other}` is not a log format; use text or json")),
         }
     }
 }
@@ -40,7 +40,7 @@ impl Level {
     /// Changes the level. `GRAVWELL_LOG` in the environment takes precedence.
     pub fn set(&self, level: &str) {
         if let Err(error) = (self.0)(filter(level)) {
-            tracing::warn!(%error, "the level of logging was not changed");
+            tracing::warn!(%error, "failed to change the log level");
         }
     }
 }

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager was not notified");
+        tracing::debug!(%error, "failed to notify the service manager");
     }
 }
 
@@ -19,7 +19,7 @@ pub fn ready(status: &str) {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!(%error, "the service manager was not notified"),
+        Err(error) => tracing::debug!(%error, "failed to notify the service manager"),
     }
 }
 

@@ -82,7 +82,7 @@ impl Output {
             } else if queue.lost > 0 {
                 let lost = std::mem::take(&mut queue.lost);
                 drop(queue);
-                tracing::warn!(lost, "lines of the log could not be written before this one");
+                tracing::warn!(lost, "log lines lost before this one");
                 queue = self.queue();
             }
             self.changed.notify_all();
@@ -149,7 +149,7 @@ pub fn report_panics() {
         let backtrace = std::backtrace::Backtrace::capture();
         let is_captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
         let backtrace = if is_captured { format!("\n{backtrace}") } else { String::new() };
-        say(format_args!("thread '{}' {panic}{backtrace}", thread.name().unwrap_or("without a name")));
+        say(format_args!("thread '{}' {panic}{backtrace}", thread.name().unwrap_or("(unnamed)")));
         metrics::panic();
         flush();
     }));
@@ -204,7 +204,7 @@ mod tests {
         let started = Instant::now();
         (0..100).for_each(|_| output.put(&line));
         output.flush(Duration::from_millis(10));
-        assert!(started.elapsed() < Duration::from_secs(10), "it waits for a reader");
+        assert!(started.elapsed() < Duration::from_secs(10), "does not wait for a reader");
         assert_eq!(output.queue().lost, 96);
         // Lines that cannot be written are dropped, and the writer tries the next one.
         drop((turn, lines));
@@ -217,7 +217,7 @@ mod tests {
     fn a_line_is_written_whole_and_in_order() {
         let ((turn, turns), (written, parts)) = (mpsc::channel(), mpsc::channel());
         let output = Output::start(Sink(turns, written));
-        (0..16).for_each(|_| turn.send(true).expect("it reads"));
+        (0..16).for_each(|_| turn.send(true).expect("writer is running"));
         output.put(b"the first line\n");
         output.put(b"the second\n");
         output.flush(Duration::from_secs(60));
