@@ -193,7 +193,9 @@ impl Act {
         let words = words.into_iter().map(|(name, text)| (name, text, ACT_WORD_BYTES_MAX));
         let texts = texts.into_iter().map(|(name, text)| (name, text, ACT_TEXT_BYTES_MAX));
         match words.chain(texts).find(|(_, text, bytes_max)| text.len() > *bytes_max) {
-            Some((name, text, max)) => Err(format!("an act's {name} has {} bytes; {max} are allowed", text.len())),
+            Some((name, text, max)) => {
+                Err(format!("the {name} of an audit report has {} bytes, but at most {max} are allowed", text.len()))
+            }
             None => Ok(()),
         }
     }
@@ -233,7 +235,7 @@ impl AuditRecord {
     /// If it is not an audit record, or of a later version.
     pub fn of(entry: &Entry) -> Result<AuditRecord, DecodeError> {
         let EntryBody::Unknown { kind: kind::AUDIT, payload } = &entry.body else {
-            return Err(DecodeError::new("audit payload", 0, "a record of the audit", "another kind"));
+            return Err(DecodeError::new("audit payload", 0, "an audit record", "another kind"));
         };
         AuditRecord::decode(payload)
     }

@@ -92,25 +92,25 @@ pub fn rows(seq: Seq, record: &AuditRecord) -> Vec<AuditRow<'_>> {
             vec![AuditRow { seq: covered, op: "rejected".into(), reason: Some(reason.to_string()), ..base }]
         }
         AuditEvent::Unknown { kind } => {
-            let reason = Some(format!("an entry of the kind {kind}, which this version does not know"));
+            let reason = Some(format!("an entry of unknown kind {kind}"));
             vec![AuditRow { seq: covered, op: "unknown".into(), reason, ..base }]
         }
         AuditEvent::Gap { after, reason } => {
             let to = record.covered.seq;
             let what = match to > after.seq {
                 true => format!("entries {} to {to} of the log are not in the audit", after.seq.next()),
-                false => format!("the audit goes on after entry {to} of the log"),
+                false => format!("the audit continues after entry {to} of the log"),
             };
             vec![AuditRow { op: "gap".into(), what: Some(what.into()), reason: Some(reason.clone()), ..base }]
         }
         AuditEvent::Trimmed { to, .. } => {
             // A separate record reports if some of them were younger.
-            let what = format!("records up to {to} of the audit were removed, which were older than it is kept");
+            let what = format!("audit records up to {to} were removed, because they were older than the retention");
             vec![AuditRow { op: "trimmed".into(), what: Some(what.into()), ..base }]
         }
         AuditEvent::Act(act) => vec![of_act(act, record.time_ms, base)],
         AuditEvent::Acknowledged { to, from } => {
-            let what = format!("what the records up to {to} say of damage and of what is missing");
+            let what = format!("corruption and gaps reported in audit records up to {to}");
             vec![AuditRow { op: "acknowledged".into(), what: Some(what.into()), from: text(from), ..base }]
         }
     }

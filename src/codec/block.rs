@@ -10,7 +10,7 @@ use crate::model::{Chain, Entry};
 
 /// A block that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-#[error("at byte {at} of a block: {error}")]
+#[error("byte {at} of a block: {error}")]
 pub struct BadBlock {
     at: usize,
     error: DecodeError,
@@ -76,13 +76,14 @@ mod tests {
         }
         let (block, small) = (Bytes::from(block), HEADER_BYTES + 10);
         for bytes_max in 0..block.len() + 2 {
-            let parts = split(block.clone(), bytes_max).expect("is cut");
+            let parts = split(block.clone(), bytes_max).expect("is truncated");
             assert_eq!(parts.concat(), block);
             let is_frame = |part: &Bytes| part.len() == small || part.len() == HEADER_BYTES + 500;
             assert!(parts.iter().all(|part| part.len() <= bytes_max || is_frame(part)), "{bytes_max}");
         }
-        let lengths =
-            |bytes_max| split(block.clone(), bytes_max).expect("is cut").iter().map(Bytes::len).collect::<Vec<_>>();
+        let lengths = |bytes_max| {
+            split(block.clone(), bytes_max).expect("is truncated").iter().map(Bytes::len).collect::<Vec<_>>()
+        };
         assert_eq!(lengths(2 * small), [2 * small, HEADER_BYTES + 500, 2 * small]);
         assert_eq!(lengths(block.len()), [block.len()]);
         assert!(split(block.slice(1..), 0).is_err());

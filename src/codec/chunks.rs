@@ -98,12 +98,12 @@ pub fn decode_chunk(body: &Bytes) -> Result<Sent, BadMessage> {
     let bad = |reason: &str| BadMessage::Body { kind: Kind::Chunk, reason: reason.into() };
     let name = |at: usize| {
         let bytes = body.get(at..at + NAME_BYTES).and_then(|bytes| <[u8; NAME_BYTES]>::try_from(bytes).ok());
-        bytes.map(ChunkId).ok_or_else(|| bad("a name is cut short"))
+        bytes.map(ChunkId).ok_or_else(|| bad("truncated chunk ID"))
     };
     let id = name(0)?;
-    let count = usize::from(*body.get(NAME_BYTES).ok_or_else(|| bad("it ends behind the name"))?);
+    let count = usize::from(*body.get(NAME_BYTES).ok_or_else(|| bad("it ends after the chunk ID"))?);
     if count > BASES_MAX {
-        return Err(bad("more bases than are allowed"));
+        return Err(bad("too many bases"));
     }
     let bases = (0..count).map(|base| name(NAME_BYTES + 1 + base * NAME_BYTES)).collect::<Result<Vec<_>, _>>()?;
     let start = NAME_BYTES + 1 + count * NAME_BYTES;

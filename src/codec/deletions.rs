@@ -25,13 +25,13 @@ pub fn encode(deletions: &Deletions) -> Vec<u8> {
 /// Returns a description of the problem, for example more rows than are ever kept, or rows that contradict the summary.
 pub fn decode(bytes: &[u8]) -> Result<Deletions, String> {
     let text = |error: postcard::Error| error.to_string();
-    let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else { return Err("they are cut short".into()) };
+    let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else { return Err("truncated deletions".into()) };
     if u32::from_le_bytes(*crc) != crc32c::crc32c(bytes) {
         return Err("the checksum does not match".into());
     }
     let (summary, mut rest) = postcard::take_from_bytes::<Summary>(bytes).map_err(text)?;
     if summary.rows > ROWS_MAX as u64 {
-        return Err(format!("{} deletions are announced; at most {ROWS_MAX} are ever kept", summary.rows));
+        return Err(format!("{} deletions are announced, but at most {ROWS_MAX} are kept", summary.rows));
     }
     let mut found = Deletions::after(summary.complete_after);
     for _ in 0..summary.rows {
@@ -42,8 +42,8 @@ pub fn decode(bytes: &[u8]) -> Result<Deletions, String> {
     }
     match rest.len() {
         0 if found.summary() == summary => Ok(found),
-        0 => Err("the deletions do not add up".into()),
-        bytes => Err(format!("{bytes} bytes follow the deletions")),
+        0 => Err("the deletions do not match their summary".into()),
+        bytes => Err(format!("there are {bytes} more bytes after the deletions")),
     }
 }
 

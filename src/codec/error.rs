@@ -31,7 +31,7 @@ impl DecodeError {
 
 /// An entry that cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("record {seq} would have a payload of {found} bytes; a frame holds at most {allowed}")]
+#[error("record {seq} would have a payload of {found} bytes, but a frame holds at most {allowed}")]
 pub struct EncodeError {
     /// Sequence of the entry.
     pub seq: u64,

@@ -235,12 +235,14 @@ pub fn assess(status: &mut Status) {
     }
     if status.quarantined > 0 {
         let message = format!("{} sets of changes are archived and not applied", status.quarantined);
-        let remedy = "read them with `gravwell-logctl quarantine list`, then `quarantine apply NUMBER` or `quarantine drop NUMBER` each";
+        let remedy = "read them with `gravwell-logctl quarantine list`, then run `quarantine apply NUMBER` or \
+                      `quarantine drop NUMBER` for each";
         reasons.push(Reason::new(Code::ArchivedChanges, message, remedy));
     }
     if status.contents_lost > 0 {
-        let message = format!("{} contents are incomplete and no member has the rest", status.contents_lost);
-        let remedy = "start members that may have them, or restore a backup; `gravwell-logctl blobs list` names them";
+        let message = format!("{} blobs are incomplete and no member has the rest", status.contents_lost);
+        let remedy =
+            "start members that may have them, or restore a backup; list them with `gravwell-logctl blobs list`";
         reasons.push(Reason::new(Code::ContentsLost, message, remedy));
     }
     if status.refused_members > 0 {
@@ -254,14 +256,14 @@ pub fn assess(status: &mut Status) {
 }
 
 /// Remedy for a terminated task.
-pub const START_AGAIN: &str = "look at its log for the reason, and start the process again";
+pub const START_AGAIN: &str = "check its log for the reason, and start the process again";
 
 /// Returns the remedy for a datastore that was wiped or replaced.
 fn rebuild() -> String {
     format!(
-        "if it was, rebuild it from its members: stop it, put its data directory D aside, `{}`, and run `gravwell-logctl \
-         --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is a member's identity/escrow (docs/recovery.md, \
-         Disaster); if it was not, correct `Datastore=` on those members",
+        "if it was, rebuild it from its members: stop it, move its data directory D away, `{}`, and run \
+         `gravwell-logctl --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is a member's \
+         identity/escrow (docs/recovery.md, Disaster); if it was not, correct `Datastore=` on those members",
         aside("D")
     )
 }
@@ -319,11 +321,12 @@ fn connection(status: &Status) -> Option<Reason> {
     );
     let remedy = match status.trouble.as_str() {
         "" => {
-            "see that the datastore runs and that its UDP port (9405, unless another one is configured) can be reached"
+            "check that the datastore runs and that its UDP port (9405, unless another one is configured) is reachable"
                 .to_owned()
         }
         trouble => format!(
-            "{trouble}: see that the datastore runs and that its UDP port (9405, unless another one is configured) can be reached"
+            "{trouble}; check that the datastore runs and that its UDP port (9405, unless another one is configured) \
+             is reachable"
         ),
     };
     Some(Reason::new(Code::Disconnected, message, remedy))

@@ -77,7 +77,7 @@ enum ConditionForm {
 /// Returns a description of the problem, with the column if the line is not JSON or does not have the expected form.
 pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     if line.len() > LINE_BYTES_MAX {
-        return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
+        return Err(BadLine(format!("the line has {} bytes, but at most {LINE_BYTES_MAX} are allowed", line.len())));
     }
     let mut form: Line = serde_json::from_str(line).map_err(|error| {
         let hint = r#"; a line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}}]}"#;
@@ -111,7 +111,7 @@ pub fn check_depth(ops: &[Op]) -> Result<(), BadLine> {
         return Ok(());
     }
     let limit = format!("`json_depth_max` allows {JSON_DEPTH_MAX}");
-    Err(BadLine(format!("a value is nested {depth} levels deep; the limit {limit}")))
+    Err(BadLine(format!("a value is nested {depth} levels deep, but the limit {limit}")))
 }
 
 fn op(form: OpForm) -> Result<Op, BadLine> {
@@ -201,13 +201,13 @@ pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine
         bytes: Option<Base64>,
     }
     if line.len() > LINE_BYTES_MAX {
-        return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
+        return Err(BadLine(format!("the line has {} bytes, but at most {LINE_BYTES_MAX} are allowed", line.len())));
     }
     let Object { collection, key, value, bytes } =
         serde_json::from_str(line).map_err(|error| BadLine(error.to_string()))?;
     match op(OpForm::Put { collection, key, value, bytes })? {
         Op::Put { collection, key, value } => Ok((collection, key, value)),
-        Op::Delete { .. } => Err(BadLine("an object has a value".into())),
+        Op::Delete { .. } => Err(BadLine("an object requires a value".into())),
     }
 }
 
@@ -342,7 +342,7 @@ mod tests {
             assert_eq!(txn_to_json(&txn)["ops"][0]["put"]["text"], shown);
         }
         let line = format!(r#"{{"ops":[{{"put":{{"collection":"c","key":"k","value":{deep}}}}}]}}"#);
-        let (ops, _) = parse_line(&line).expect("is read");
+        let (ops, _) = parse_line(&line).expect("is valid");
         assert!(check_depth(&ops).expect_err("is too deep").to_string().contains("json_depth_max"));
     }
 

@@ -434,7 +434,7 @@ pub struct SnapshotEnd {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadMessage {
     /// The length is out of range.
-    #[error("a message announces {found} bytes; between 1 and {max} are allowed")]
+    #[error("a message announces {found} bytes, but 1 to {max} are allowed")]
     Length {
         /// Announced length.
         found: usize,
@@ -442,7 +442,7 @@ pub enum BadMessage {
         max: usize,
     },
     /// The kind is unknown.
-    #[error("a message has the unknown kind {0}")]
+    #[error("unknown message kind {0}")]
     UnknownKind(u8),
     /// The kind is not allowed in this place.
     #[error("expected a message {expected}, found {found:?}")]
@@ -453,7 +453,7 @@ pub enum BadMessage {
         found: Kind,
     },
     /// The body cannot be decoded.
-    #[error("the body of a message {kind:?} does not decode: {reason}")]
+    #[error("cannot decode the body of a message {kind:?}: {reason}")]
     Body {
         /// Kind of the message.
         kind: Kind,
@@ -526,7 +526,7 @@ pub fn decode_any_header(
 pub fn decode<T: DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T, BadMessage> {
     let bad = |reason: String| BadMessage::Body { kind, reason };
     let (value, rest) = postcard::take_from_bytes(body).map_err(|error| bad(error.to_string()))?;
-    if rest.is_empty() { Ok(value) } else { Err(bad(format!("{} bytes follow it", rest.len()))) }
+    if rest.is_empty() { Ok(value) } else { Err(bad(format!("it is followed by {} bytes", rest.len()))) }
 }
 
 #[cfg(test)]

@@ -21,12 +21,10 @@ fn refused(message: String) -> Refused {
 fn check_text(what: &str, text: &str) -> Result<(), Refused> {
     let characters = text.chars().count();
     if characters > TEXT_CHARS_MAX {
-        return Err(refused(format!("{what} has {characters} characters; at most {TEXT_CHARS_MAX} are allowed")));
+        return Err(refused(format!("{what} has {characters} characters, but at most {TEXT_CHARS_MAX} are allowed")));
     }
     match text.chars().find(|character| !printable::is_printable(*character)) {
-        Some(found) => {
-            Err(refused(format!("{what} has the character U+{:04X}, which is not printable", u32::from(found))))
-        }
+        Some(found) => Err(refused(format!("{what} contains the unprintable character U+{:04X}", u32::from(found)))),
         None => Ok(()),
     }
 }
@@ -43,7 +41,7 @@ impl Hello {
     /// # Errors
     /// Returns an error that names the field that exceeds its limit.
     pub fn check(&self) -> Result<(), Refused> {
-        check_text("the name of the software", &self.software)?;
+        check_text("the software name", &self.software)?;
         let external_addr = self.external_addr.as_deref().map_or(Ok(()), |text| host_and_port(text).map(|_| ()));
         external_addr.map_err(|what| refused(format!("{what}; correct it in gravwell.conf")))
     }
@@ -58,11 +56,12 @@ impl Announce {
         let (hosts, bytes) = (self.hosts.len(), self.hosts.iter().map(String::len).sum::<usize>());
         if hosts > HOSTS_MAX || bytes > HOSTS_BYTES_MAX {
             return Err(refused(format!(
-                "{hosts} hosts of {bytes} bytes are announced; at most {HOSTS_MAX} of {HOSTS_BYTES_MAX} bytes are allowed"
+                "{hosts} hosts of {bytes} bytes are announced, but at most {HOSTS_MAX} of {HOSTS_BYTES_MAX} bytes are \
+                 allowed"
             )));
         }
         match self.hosts.iter().find(|host| !is_host(host)) {
-            Some(host) => Err(refused(format!("the announced host {:?} is no host", printable::shorten(host, 64)))),
+            Some(host) => Err(refused(format!("the announced host {:?} is invalid", printable::shorten(host, 64)))),
             None => Ok(()),
         }
     }
@@ -92,7 +91,7 @@ mod tests {
             let refused = with(wrong.clone()).check().expect_err(&wrong);
             assert_eq!(refused.code, RefusalCode::Protocol);
             assert!(refused.message.len() < 300 && refused.message.chars().all(printable::is_printable), "{refused}");
-            assert_eq!(with(reportable(&wrong)).check(), Ok(()), "what a member reports itself is always accepted");
+            assert_eq!(with(reportable(&wrong)).check(), Ok(()), "a reportable text is always accepted");
         }
     }
 

@@ -84,7 +84,7 @@ impl<W: Write> Sealer<W> {
     /// If writing fails.
     pub fn finish(mut self) -> io::Result<W> {
         let stream = self.stream.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let sealed = stream.encrypt_last(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
+        let sealed = stream.encrypt_last(self.buffer.as_slice()).map_err(|_| io::Error::other("encryption failed"))?;
         self.inner.write_all(&sealed)?;
         self.inner.flush()?;
         Ok(self.inner)
@@ -96,7 +96,8 @@ impl<W: Write> Write for Sealer<W> {
         // A full frame is kept until more bytes follow, because the last one is encrypted differently.
         if self.buffer.len() == FRAME_BYTES {
             let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-            let sealed = stream.encrypt_next(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
+            let sealed =
+                stream.encrypt_next(self.buffer.as_slice()).map_err(|_| io::Error::other("encryption failed"))?;
             self.inner.write_all(&sealed)?;
             self.buffer.clear();
         }
@@ -121,7 +122,7 @@ pub struct Unsealer<R: Read> {
 }
 
 fn wrong() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the password is wrong, or the file was damaged or cut short")
+    io::Error::new(io::ErrorKind::InvalidData, "wrong password, or the file is corrupt or truncated")
 }
 
 impl<R: Read> Unsealer<R> {
@@ -223,7 +224,7 @@ mod tests {
             let under_key = seal_bytes(&[3; 32], &bytes).expect("seals");
             assert_eq!(under_key.len() as u64, sealed_length(bytes.len() as u64), "{size}");
             assert!(open(&sealed, "Secret").is_err());
-            assert!(open(&sealed[..sealed.len() - 1], "secret").is_err(), "{size}: cut short");
+            assert!(open(&sealed[..sealed.len() - 1], "secret").is_err(), "{size}: truncated");
         }
         let mut sealed = seal(&[7; 2 * FRAME_BYTES]);
         // The last frame is missing.

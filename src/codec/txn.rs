@@ -41,19 +41,19 @@ const ROW_BYTES_MIN: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum BadTxn {
     /// The input is empty.
-    #[error("an encoded transaction is empty")]
+    #[error("the encoded transaction is empty")]
     Empty,
     /// The program does not know this version.
-    #[error("an encoded transaction has version {found}, this program knows {VERSION}")]
+    #[error("the encoded transaction has version {found}, but this program supports {VERSION}")]
     Version {
         /// The version byte.
         found: u8,
     },
     /// The body cannot be decoded, or bytes follow it.
-    #[error("an encoded transaction does not decode: {0}")]
+    #[error("cannot decode a transaction: {0}")]
     Body(String),
     /// There are more operations and conditions than the caller allows.
-    #[error("an encoded transaction has {found} operations and conditions")]
+    #[error("the encoded transaction has {found} operations and conditions")]
     Rows {
         /// Number of rows decoded or announced so far.
         found: usize,
@@ -107,7 +107,7 @@ pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
     let conditions: Vec<Condition> = rows(&mut rest, 0, rows_max)?;
     let ops = rows(&mut rest, conditions.len(), rows_max)?;
     if !rest.is_empty() {
-        return Err(BadTxn::Body(format!("{} bytes follow it", rest.len())));
+        return Err(BadTxn::Body(format!("it is followed by {} bytes", rest.len())));
     }
     let HeadV1 { id, settled, time_ms, note } = head;
     Ok(Txn { id, settled, time_ms, note: Bytes::copy_from_slice(&note), conditions, ops })
@@ -203,6 +203,6 @@ mod tests {
         let mut lying = bytes.clone();
         lying.extend(postcard::to_stdvec(&usize::MAX).expect("encodes"));
         lying.extend([0, 1, b'c', 1, b'k']);
-        assert!(matches!(decode_txn(&lying), Err(BadTxn::Body(_))), "nothing is allocated for what is not there");
+        assert!(matches!(decode_txn(&lying), Err(BadTxn::Body(_))), "nothing is allocated for missing rows");
     }
 }

@@ -148,7 +148,7 @@ impl Configured for DatastoreConfig {
                     "auto" => Recovery::Auto,
                     "wait" => Recovery::Wait,
                     "off" => Recovery::Off,
-                    other => return Err(source.wrong(format!("`{other}` is none of auto, wait, off"))),
+                    other => return Err(source.wrong(format!("`{other}` is unknown; use auto, wait or off"))),
                 };
             }
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,
@@ -238,7 +238,7 @@ impl DatastoreConfig {
         let wrong = |what: String| Err(ConfigError(what));
         if self.value_bytes_max >= self.txn_bytes_max {
             return wrong(format!(
-                "the largest value ({} bytes) must be smaller than the largest transaction ({} bytes)",
+                "the value limit ({} bytes) must be smaller than the transaction limit ({} bytes)",
                 self.value_bytes_max, self.txn_bytes_max
             ));
         }
@@ -248,12 +248,12 @@ impl DatastoreConfig {
             || self.key_bytes_max > hard.key_bytes_max
         {
             return wrong(format!(
-                "limits may go up to {} bytes for keys, {} for values and {} for transactions",
+                "limits must not exceed {} bytes for keys, {} for values and {} for transactions",
                 hard.key_bytes_max, hard.value_bytes_max, hard.txn_bytes_max
             ));
         }
         if self.segment_bytes < 1 << 20 {
-            return wrong(format!("a segment of {} bytes is too small: use at least 1 MiB", self.segment_bytes));
+            return wrong(format!("a segment of {} bytes is too small; use at least 1 MiB", self.segment_bytes));
         }
         Ok(())
     }

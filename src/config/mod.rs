@@ -106,7 +106,7 @@ fn read_one(file: &Path) -> Result<Vec<Source>, ConfigError> {
     let named = |what: &dyn fmt::Display| ConfigError(format!("{}: {what}", file.display()));
     let size = std::fs::metadata(file).map_err(|error| named(&error))?.len();
     if size > syntax::FILE_BYTES_MAX as u64 {
-        return Err(named(&format!("the file has {size} bytes; {} are allowed", syntax::FILE_BYTES_MAX)));
+        return Err(named(&format!("the file has {size} bytes, but at most {} are allowed", syntax::FILE_BYTES_MAX)));
     }
     let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
     let settings = syntax::parse(&text).map_err(|error| ConfigError(format!("{}, {error}", file.display())))?;
@@ -120,11 +120,11 @@ fn take_in<C: Configured>(settings: &[Source], config: &mut C) -> Result<Vec<War
         let is_global = section.eq_ignore_ascii_case("global");
         if is_global && !parameters::is_known(name) {
             let hint = parameters::closest(name).map_or_else(String::new, |known| format!("; did you mean {known}?"));
-            warnings.push(warning(source, &format!("`{name}` is not a parameter that is known{hint}")));
+            warnings.push(warning(source, &format!("unknown parameter `{name}`{hint}")));
         } else if is_global || C::has_section(section) {
             config.set(source)?;
         } else if !parameters::is_foreign_section(section) {
-            warnings.push(warning(source, &format!("[{section}] is not a section that is known")));
+            warnings.push(warning(source, &format!("unknown section [{section}]")));
         }
     }
     Ok(warnings)
@@ -172,7 +172,7 @@ fn first_line(variable: &str, file: &Path) -> Result<String, ConfigError> {
     let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
     match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
         Some(line) => Ok(line.to_owned()),
-        None => Err(named(&"the file is empty: put the value on its first line")),
+        None => Err(named(&"the file is empty; put the value on its first line")),
     }
 }
 
@@ -203,13 +203,13 @@ mod tests {
     #[test]
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
-            ("[Global]\nDatastore-Port=x\n", "line 2, column 1: Datastore-Port: `x` is not a whole number"),
-            ("[Global]\nDatastore-Port=70000\n", "out of range: use 1 to 65535"),
+            ("[Global]\nDatastore-Port=x\n", "line 2, column 1: Datastore-Port: `x` is not an integer"),
+            ("[Global]\nDatastore-Port=70000\n", "out of range; use 1 to 65535"),
             ("[Global]\n\nDatastore-Insecure-Disable-TLS=true\n", "line 3, column 1"),
             ("[Global]\nLog-Level=loud\n", "use ERROR, WARN"),
             ("[Global]\nDatastore-Listen-Address=here\n", "is not an IP address"),
-            ("[Global]\nChunk-Bandwidth-Limit=fast\n", "write 10Mbit"),
-            ("[Global]\nChunk-Bandwidth-Limit=10 furlongs\n", "write 10Mbit"),
+            ("[Global]\nChunk-Bandwidth-Limit=fast\n", "use 10Mbit"),
+            ("[Global]\nChunk-Bandwidth-Limit=10 furlongs\n", "use 10Mbit"),
         ];
         for (text, what) in cases {
             let error = load_text(text, &[]).expect_err(text).to_string();

@@ -23,7 +23,7 @@ impl Source {
     }
 
     pub(super) fn text(&self) -> Result<&str, ConfigError> {
-        self.setting.value.as_deref().ok_or_else(|| self.wrong("a value is missing: write `name=value`"))
+        self.setting.value.as_deref().ok_or_else(|| self.wrong("missing value; write `name=value`"))
     }
 
     /// Appends the value to a list; a name without a value clears the list.
@@ -40,11 +40,11 @@ impl Source {
             Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
             None => text.parse(),
         };
-        let number = parsed.map_err(|_| self.wrong(format!("`{text}` is not a whole number")))?;
+        let number = parsed.map_err(|_| self.wrong(format!("`{text}` is not an integer")))?;
         if range.contains(&number) {
             return Ok(number);
         }
-        Err(self.wrong(format!("{number} is out of range: use {} to {}", range.start(), range.end())))
+        Err(self.wrong(format!("{number} is out of range; use {} to {}", range.start(), range.end())))
     }
 
     /// Parses a size in MiB and returns bytes.
@@ -55,7 +55,7 @@ impl Source {
     /// Parses a bandwidth such as `10Mbit` or `500KB` and returns bytes per second; 0: unlimited.
     pub(super) fn bandwidth(&self) -> Result<u64, ConfigError> {
         let text = self.text()?.trim();
-        let wrong = || self.wrong(format!("`{text}` is not a bandwidth: write 10Mbit, 500KB, 2MB or 0, a second"));
+        let wrong = || self.wrong(format!("`{text}` is not a bandwidth; use 10Mbit, 500KB, 2MB or 0, per second"));
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -81,14 +81,14 @@ impl Source {
         match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Ok(true),
             "false" | "no" | "off" | "0" => Ok(false),
-            _ => Err(self.wrong(format!("`{text}` is neither true nor false"))),
+            _ => Err(self.wrong(format!("`{text}` is not a boolean; use true or false"))),
         }
     }
 
     /// Parses an address to listen on; empty: all addresses.
     pub(super) fn ip(&self, port_parameter: &str) -> Result<Option<IpAddr>, ConfigError> {
         let text = self.text()?;
-        let wrong = |_| self.wrong(format!("`{text}` is not an IP address; the port is {port_parameter}"));
+        let wrong = |_| self.wrong(format!("`{text}` is not an IP address; set the port with {port_parameter}"));
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     }
 
@@ -98,7 +98,8 @@ impl Source {
         if let Ok(port) = text.parse::<u16>() {
             return Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         }
-        let wrong = |_| self.wrong(format!("`{text}` is not an address with a port, such as 127.0.0.1:9407"));
+        let wrong =
+            |_| self.wrong(format!("`{text}` is not an address with a port; use a form such as 127.0.0.1:9407"));
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     }
 
@@ -107,7 +108,7 @@ impl Source {
         if ["error", "warn", "info", "debug", "trace"].contains(&text.as_str()) {
             return Ok(text);
         }
-        Err(self.wrong(format!("`{text}` is not a level: use ERROR, WARN, INFO, DEBUG or TRACE")))
+        Err(self.wrong(format!("`{text}` is not a level; use ERROR, WARN, INFO, DEBUG or TRACE")))
     }
 
     /// Rejects settings that would disable TLS: there is no mode without TLS between members.
@@ -116,8 +117,8 @@ impl Source {
             return Ok(());
         }
         Err(self.wrong(
-            "there is no mode without TLS: remove this line; members join with `gravwell-logctl enroll` and `join`, and \
-             need no certificate files",
+            "TLS cannot be disabled; remove this line. Members join with `gravwell-logctl enroll` and `join` and need \
+             no certificate files",
         ))
     }
 }

@@ -95,7 +95,7 @@ impl Scanner<'_> {
         match (name.is_empty(), self.peek()) {
             (true, _) => self.error(start, format!("expected {what}: a letter, then letters, digits and `-`")),
             (false, Some(c @ ('_' | '.'))) => {
-                self.error(self.place, format!("`{c}` is not allowed in {what}: use letters, digits and `-`"))
+                self.error(self.place, format!("`{c}` is not allowed in {what}; use letters, digits and `-`"))
             }
             (false, _) => Ok(name),
         }
@@ -103,7 +103,7 @@ impl Scanner<'_> {
 
     fn section(&mut self) -> Result<(String, Option<String>), SyntaxError> {
         self.skip_blanks();
-        let name = self.name("a section's name")?;
+        let name = self.name("a section name")?;
         self.skip_blanks();
         let subsection = match self.peek() {
             Some('"') => Some(self.subsection()?),
@@ -112,12 +112,12 @@ impl Scanner<'_> {
         self.skip_blanks();
         let end = self.place;
         if self.next() != Some(']') {
-            return self.error(end, "expected `]` at the end of the section's name");
+            return self.error(end, "expected `]` after the section name");
         }
         self.skip_blanks();
         match self.peek() {
             None | Some('\n' | '#' | ';') => Ok((name, subsection)),
-            Some(_) => self.error(self.place, "only a comment may follow a section's name on its line"),
+            Some(_) => self.error(self.place, "only a comment may follow a section name on its line"),
         }
     }
 
@@ -127,13 +127,13 @@ impl Scanner<'_> {
         let mut text = String::new();
         loop {
             match self.next() {
-                Some('"') if text.is_empty() => return self.error(start, "a sub-section's name must not be empty"),
+                Some('"') if text.is_empty() => return self.error(start, "a subsection name must not be empty"),
                 Some('"') => return Ok(text),
                 Some('\\') => match self.next() {
                     Some(c @ ('\\' | '"')) => text.push(c),
-                    _ => return self.error(self.place, r#"only \\ and \" are known within a sub-section's name"#),
+                    _ => return self.error(self.place, r#"unknown escape in a subsection name; use only \\ and \""#),
                 },
-                None | Some('\n') => return self.error(start, "the sub-section's name has no closing `\"`"),
+                None | Some('\n') => return self.error(start, "the subsection name has no closing `\"`"),
                 Some(c) => text.push(c),
             }
         }
@@ -168,7 +168,7 @@ impl Scanner<'_> {
                         Some('"') => value.push('"'),
                         _ => {
                             return self
-                                .error(at, "a backslash stands before a line's end or `\"` only: quote the value");
+                                .error(at, "a backslash is allowed only before a line end or `\"`; quote the value");
                         }
                     }
                 }
@@ -193,7 +193,7 @@ impl Scanner<'_> {
                     Some(c @ ('\\' | '"')) => value.push(c),
                     Some('n') => value.push('\n'),
                     Some('t') => value.push('\t'),
-                    _ => return self.error(self.place, r#"only \\, \", \n and \t are known within quotes"#),
+                    _ => return self.error(self.place, r#"unknown escape in quotes; use only \\, \", \n and \t"#),
                 },
                 Some(c) => value.push(c),
             }
@@ -207,7 +207,7 @@ impl Scanner<'_> {
         loop {
             match self.next() {
                 Some('`') => break,
-                None => return self.error(start, "the raw value has no closing back-tick"),
+                None => return self.error(start, "the raw value has no closing backtick"),
                 Some('\r') => {}
                 Some(c) => value.push(c),
             }
@@ -228,8 +228,10 @@ pub fn parse(text: &str) -> Result<Vec<Setting>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut scanner = Scanner { rest: text.chars().peekable(), place: Place { line: 1, column: 1 } };
     if text.len() > FILE_BYTES_MAX {
-        return scanner
-            .error(scanner.place, format!("the file has {} bytes; {FILE_BYTES_MAX} are allowed", text.len()));
+        return scanner.error(
+            scanner.place,
+            format!("the file has {} bytes, but at most {FILE_BYTES_MAX} are allowed", text.len()),
+        );
     }
     let mut settings = Vec::new();
     let mut section: Option<(String, Option<String>)> = None;
@@ -240,17 +242,16 @@ pub fn parse(text: &str) -> Result<Vec<Setting>, SyntaxError> {
             None => return Ok(settings),
             Some('\n') => drop(scanner.next()),
             Some('#' | ';') => scanner.skip_line(),
-            Some('\0') => return scanner.error(place, "the file holds a NUL byte: it is not text"),
+            Some('\0') => return scanner.error(place, "the file contains a NUL byte and is not text"),
             Some('[') => {
                 scanner.next();
                 section = Some(scanner.section()?);
                 scanner.skip_line();
             }
             Some(_) => {
-                let name = scanner.name("a parameter's name")?;
+                let name = scanner.name("a parameter name")?;
                 let Some((section, subsection)) = section.clone() else {
-                    return scanner
-                        .error(place, format!("`{name}` stands before the first section: put [Global] above it"));
+                    return scanner.error(place, format!("`{name}` precedes the first section; put [Global] above it"));
                 };
                 scanner.skip_blanks();
                 let value = match scanner.peek() {
@@ -300,7 +301,7 @@ mod tests {
     #[test]
     fn mistakes_name_their_place() {
         let cases = [
-            ("a=1\n", 1, 1, "before the first section"),
+            ("a=1\n", 1, 1, "precedes the first section"),
             ("[Global\na=1", 1, 8, "expected `]`"),
             ("[Global] x\n", 1, 10, "only a comment"),
             ("[a.b]\n", 1, 3, "`.` is not allowed"),
@@ -308,7 +309,7 @@ mod tests {
             ("[Global]\nLog_Level=1", 2, 4, "`_` is not allowed"),
             ("[Global]\na=\"x\n", 2, 3, "no closing"),
             ("[Global]\na=\\x\n", 2, 3, "backslash"),
-            ("[Global]\na=`x\n", 2, 3, "back-tick"),
+            ("[Global]\na=`x\n", 2, 3, "backtick"),
             ("[Global]\na b\n", 2, 3, "expected `=`"),
             ("[Global]\n\0", 2, 1, "NUL"),
         ];

@@ -293,7 +293,7 @@ impl WebserverConfig {
     /// If settings contradict each other; the message names them.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.certificate.is_some() != self.key.is_some() {
-            return Err(ConfigError("Certificate-File and Key-File belong together: give both, or none".into()));
+            return Err(ConfigError("Certificate-File and Key-File must be set together; set both, or neither".into()));
         }
         Ok(())
     }
@@ -308,8 +308,8 @@ impl WebserverConfig {
             "require-special" => control.special = source.boolean()?,
             _ => {
                 return Err(source.wrong(
-                    "is not known in this section: use Min-Length, Require-Uppercase, Require-Lowercase, \
-                     Require-Number, Require-Special",
+                    "unknown in this section; use Min-Length, Require-Uppercase, Require-Lowercase, Require-Number, \
+                     Require-Special",
                 ));
             }
         }
@@ -409,7 +409,7 @@ impl Configured for WebserverConfig {
                 self.fetches_on_demand = match source.text()?.to_ascii_lowercase().as_str() {
                     "eager" => false,
                     "on-demand" => true,
-                    other => return Err(source.wrong(format!("`{other}` is not known: use eager or on-demand"))),
+                    other => return Err(source.wrong(format!("`{other}` is unknown; use eager or on-demand"))),
                 }
             }
             "outbox-max-mb" => self.outbox_bytes_max = source.mebibytes(1..=1 << 20)?,
@@ -441,7 +441,7 @@ impl Configured for WebserverConfig {
                 self.search_sandbox_required = match source.text()?.to_ascii_lowercase().as_str() {
                     "preferred" => false,
                     "required" => true,
-                    other => return Err(source.wrong(format!("`{other}` is not known: use preferred or required"))),
+                    other => return Err(source.wrong(format!("`{other}` is unknown; use preferred or required"))),
                 }
             }
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
@@ -449,10 +449,10 @@ impl Configured for WebserverConfig {
             "mfa-issuer-name" => match text(source)? {
                 // Apps show only the part before the first colon.
                 Some(name) if name.contains(':') || name.chars().count() > 100 => {
-                    return Err(source.wrong("must have at most 100 characters, and no colon among them"));
+                    return Err(source.wrong("must have at most 100 characters and no colon"));
                 }
                 Some(name) => self.mfa_issuer = name,
-                None => return Err(source.wrong("must not be empty: apps show it")),
+                None => return Err(source.wrong("must not be empty, because apps display it")),
             },
             "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
@@ -505,9 +505,9 @@ mod tests {
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
             ("[Global]\nWeb-Port=0\n", "line 2, column 1: Web-Port: 0 is out of range"),
-            ("[Password-Control]\nMin-Lenght=8\n", "line 2, column 1: Min-Lenght: is not known in this section"),
-            ("[Global]\nDatastore-Insecure-Disable-TLS=true\n", "there is no mode without TLS"),
-            ("[Global]\nMFA-Issuer-Name=a:b\n", "no colon among them"),
+            ("[Password-Control]\nMin-Lenght=8\n", "line 2, column 1: Min-Lenght: unknown in this section"),
+            ("[Global]\nDatastore-Insecure-Disable-TLS=true\n", "TLS cannot be disabled"),
+            ("[Global]\nMFA-Issuer-Name=a:b\n", "no colon"),
             ("[Global]\nWebserver-Trusted-Proxy=10.0.0.0/99\n", "is neither an address nor a network"),
         ];
         for (text, what) in cases {

@@ -22,7 +22,7 @@ fn made() -> io::Result<Runtime> {
     let lower = || {
         // Applies to this thread only. If it is not permitted, bulk work runs at normal priority.
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!(%error, "the priority of a thread for bulk stays as it is");
+            tracing::debug!(%error, "failed to lower the priority of a bulk thread");
         }
     };
     let mut builder = Builder::new_multi_thread();
@@ -42,7 +42,7 @@ pub fn handle() -> Handle {
     match made() {
         Ok(runtime) => RUNTIME.get_or_init(|| runtime).handle().clone(),
         Err(error) => {
-            tracing::warn!(%error, "there are no threads for bulk: it goes among everything else");
+            tracing::warn!(%error, "failed to start the bulk threads; bulk work runs among other work");
             Handle::current()
         }
     }

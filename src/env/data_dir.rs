@@ -26,13 +26,13 @@ pub enum DirectoryError {
         source: std::io::Error,
     },
     /// Another process uses the directory.
-    #[error("{path} is in use by another process: talk to that process, or stop it first", path = path.display())]
+    #[error("{path} is in use by another process; stop it first, or connect to it", path = path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
     /// The directory belongs to another role.
-    #[error("{path} is a {found}'s directory, not a {expected}'s: choose another one", path = path.display())]
+    #[error("{path} is a {found}'s directory, not a {expected}'s; choose another one", path = path.display())]
     OtherRole {
         /// The directory.
         path: PathBuf,
@@ -42,7 +42,8 @@ pub enum DirectoryError {
         expected: &'static str,
     },
     /// Other users of the host can access the directory, and this process may not change that.
-    #[error("{path} is open to all users of this host (mode {mode:03o}), and not this user's to close: `chmod 700 {path}` as its owner, or choose another one", path = path.display())]
+    #[error("{path} is open to all users of this host (mode {mode:03o}) and owned by another user; run `chmod 700 \
+             {path}` as its owner, or choose another one", path = path.display())]
     Open {
         /// The directory.
         path: PathBuf,
@@ -178,7 +179,7 @@ mod tests {
     fn a_wide_directory_is_closed_and_one_that_all_share_is_refused() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (path, mode) =
-            (temp.path().join("above/data"), |path: &Path| fs::metadata(path).expect("is there").mode() & 0o7777);
+            (temp.path().join("above/data"), |path: &Path| fs::metadata(path).expect("exists").mode() & 0o7777);
         create(&path).expect("creates");
         assert_eq!((mode(&path), mode(&temp.path().join("above"))), (0o700, 0o700));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("opens");

@@ -361,7 +361,7 @@ impl File for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let world = locked(&self.world);
         if world.reads_fail {
-            return Err(io::Error::other("injected: the medium does not answer"));
+            return Err(io::Error::other("injected: no response from the medium"));
         }
         let live = &world.nodes[self.node].live;
         let rest = live.get(index(offset)..).unwrap_or_default();

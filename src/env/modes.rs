@@ -73,7 +73,7 @@ pub fn narrow(dir: &Path) -> Result<(), DirectoryError> {
     }
     if let Some(Wide { path, mode, .. }) = found.first() {
         let (path, count) = (path.display(), found.len());
-        tracing::warn!(%path, count, "files in the data directory were open to other users (mode {mode:03o}); they are closed now");
+        tracing::warn!(%path, count, "files in the data directory were open to other users (mode {mode:03o}); fixed");
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ mod tests {
         fs::write(&outside, "not ours").expect("writes");
         std::os::unix::fs::symlink(&outside, dir.join("link")).expect("links");
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("sets");
-        let mode = |path: &Path| fs::metadata(path).expect("is there").mode() & 0o7777;
+        let mode = |path: &Path| fs::metadata(path).expect("exists").mode() & 0o7777;
         for (file, wanted) in [("log", 0o644), ("state/tables/1", 0o666), ("secret", 0o600), ("script", 0o755)] {
             fs::write(dir.join(file), "data").expect("writes");
             set(&dir.join(file), wanted);

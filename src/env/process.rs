@@ -28,7 +28,7 @@ pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
-        tracing::debug!("the number of descriptors stays as it is");
+        tracing::debug!("failed to raise the descriptor limit");
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
         };
         assert_eq!(with_descriptor(open).expect("opens"), "open");
         let missing = with_descriptor(|| Err::<(), _>(io::Error::from(Errno::NOENT)));
-        assert_eq!(missing.expect_err("is not there").kind(), io::ErrorKind::NotFound);
+        assert_eq!(missing.expect_err("is missing").kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

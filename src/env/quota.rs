@@ -70,10 +70,10 @@ mod tests {
         let quota = Quota::new(2);
         let held = [quota.take(1), quota.take(1)];
         assert!(held.iter().all(Option::is_some) && quota.take(1).is_none());
-        assert!(quota.take(2).is_some(), "of another one");
+        assert!(quota.take(2).is_some(), "another key has its own bound");
         drop(held);
         assert!(quota.take(1).is_some());
-        assert!(quota.used().is_empty(), "keys are not kept");
+        assert!(quota.used().is_empty(), "unused keys are removed");
         assert!(Quota::new(0).take(1).is_none());
     }
 }

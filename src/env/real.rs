@@ -17,7 +17,7 @@ pub struct RealFs;
 struct RealFile(fs::File);
 
 #[derive(Debug)]
-struct RealLock(#[expect(dead_code, reason = "held for its lock")] fs::File);
+struct RealLock(#[expect(dead_code, reason = "keeps the file open for its lock")] fs::File);
 
 impl Lock for RealLock {}
 

@@ -82,12 +82,12 @@ mod tests {
         let shares = Shares::new(4, 2);
         let first = [shares.take(Some(1), 1).await.expect("open"), shares.take(Some(1), 1).await.expect("open")];
         let mut third = Box::pin(shares.take(Some(1), 1));
-        assert!((&mut third).now_or_never().is_none(), "they have their share");
-        let other = shares.take(Some(2), 2).await.expect("whoever waits for their own is in nobody's way");
+        assert!((&mut third).now_or_never().is_none(), "the share is used up");
+        let other = shares.take(Some(2), 2).await.expect("a waiting key does not block others");
         drop(first);
         drop(third.await);
         drop(other);
-        let large = shares.take(Some(3), 4).await.expect("one piece of work may need more");
+        let large = shares.take(Some(3), 4).await.expect("one task may exceed the share");
         assert_eq!((shares.free(), shares.spare(0).is_none()), (0, true));
         drop(large);
         assert!(shares.spare(3).is_some() && shares.spare(4).is_none());

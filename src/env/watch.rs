@@ -62,7 +62,7 @@ impl Watch {
         let watched = move || match (std::panic::catch_unwind(AssertUnwindSafe(work)), ends_process) {
             (Ok(()), _) => watch.note(name, "has returned"),
             (Err(_), Some(end)) => {
-                watch.fail(&format!("its part `{name}` has panicked"));
+                watch.fail(&format!("task `{name}` has panicked"));
                 end(name)
             }
             (Err(_), None) => watch.note(name, "has panicked"),
@@ -97,11 +97,8 @@ impl Watch {
         if self.0.is_stopping.load(Ordering::Acquire) {
             return;
         }
-        tracing::error!(
-            part = name,
-            "a part of the process {how}; it works no more until the process is started again"
-        );
-        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(format!("its part `{name}` {how}"));
+        tracing::error!(part = name, "task {how}; restart the process to run it again");
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(format!("task `{name}` {how}"));
     }
 
     /// Returns the parts that have ended, for display; empty while all parts work.
@@ -149,7 +146,7 @@ pub(crate) mod tests {
             async move {
                 tokio::select! {
                     () = work => {}
-                    _ = ordered.wait_for(|ordered| *ordered == name) => panic!("{name} was ordered to end"),
+                    _ = ordered.wait_for(|ordered| *ordered == name) => panic!("{name} was requested to end"),
                 }
             }
         }
@@ -158,7 +155,7 @@ pub(crate) mod tests {
     impl Watch {
         /// Ends each part in turn and waits until `said` contains its name. Returns the names of all parts.
         pub(crate) async fn end_each(&self, said: impl Fn() -> String) -> Vec<&'static str> {
-            assert_eq!(said(), "", "all is well before");
+            assert_eq!(said(), "", "no task has ended before");
             let mut names = self.0.orders.names.lock().expect("names").clone();
             for name in &names {
                 self.0.orders.end.send_replace(name);
@@ -179,10 +176,7 @@ pub(crate) mod tests {
         assert_eq!(watch.ended(), "");
         watch.lasting("second", async {}).await;
         watch.thread("third", None, || panic!("a bug")).expect("starts").join().expect("is caught");
-        assert_eq!(
-            watch.ended(),
-            "its part `second` has returned, its part `third` has panicked: start the process again"
-        );
+        assert_eq!(watch.ended(), "task `second` has returned, task `third` has panicked: start the process again");
         let stopping = Watch::default();
         stopping.stop();
         stopping.lasting("fourth", async {}).await;

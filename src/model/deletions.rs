@@ -100,13 +100,13 @@ impl Deletions {
     /// If the row cannot have been stored: it is a duplicate, precedes the complete range or exceeds a limit.
     pub fn restore(&mut self, name: Named, seq: Seq) -> Result<(), &'static str> {
         if seq <= self.complete_after {
-            return Err("a deletion is older than those that are known");
+            return Err("a deletion precedes the known range");
         }
         if self.get(&name.0, &name.1).is_some() {
-            return Err("a deletion comes twice");
+            return Err("duplicate deletion");
         }
         self.insert(name, seq);
-        if self.is_too_large() { Err("there are more deletions than are ever kept") } else { Ok(()) }
+        if self.is_too_large() { Err("too many deletions") } else { Ok(()) }
     }
 
     /// Returns the sequence after which all deletions are known.
@@ -289,7 +289,7 @@ mod tests {
                     .filter(|(_, (seq, is_put))| !is_put && *seq > kept.complete_after())
                     .map(|(name, (seq, _))| (name.clone(), *seq))
                     .collect();
-                prop_assert_eq!(&rows, &expected, "the rows that were written down");
+                prop_assert_eq!(&rows, &expected, "the written rows");
                 let found: HashMap<Named, Seq> = kept.rows().map(|(seq, name)| (name.clone(), seq)).collect();
                 prop_assert_eq!(&found, &expected);
                 prop_assert!(kept.len() <= rows_max && kept.bytes <= bytes_max && kept.complete_after() >= before);

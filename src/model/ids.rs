@@ -103,7 +103,7 @@ impl FromStr for Generation {
 
 /// A number that exceeds [`Generation::MAX`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{number} is not the number of a generation: at most {max}", max = Generation::MAX)]
+#[error("{number} is not a generation; use at most {max}", max = Generation::MAX)]
 pub struct BadGeneration {
     number: u64,
 }
@@ -239,14 +239,14 @@ impl FromStr for ChunkId {
 
 /// Text that is not a chunk ID of 64 hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is not the name of a chunk: expected 64 hexadecimal digits")]
+#[error("`{text}` is not a chunk ID; expected 64 hexadecimal digits")]
 pub struct BadChunkId {
     text: String,
 }
 
 /// Text that is not an identifier of 32 hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is not an identifier: expected 32 hexadecimal digits")]
+#[error("`{text}` is not an identifier; expected 32 hexadecimal digits")]
 pub struct BadId {
     text: String,
 }
@@ -334,7 +334,7 @@ impl fmt::Display for MemberName {
 
 /// Text that is not a valid member name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{name}` cannot be a member's name: use 1 to 63 of a-z A-Z 0-9 . _ - and start with a letter or digit")]
+#[error("`{name}` is not a valid member name; use 1 to 63 of a-z A-Z 0-9 . _ - and start with a letter or digit")]
 pub struct BadMemberName {
     name: String,
 }
@@ -369,7 +369,7 @@ mod tests {
         assert!(first < after(first, now, u64::MAX) && after(first, now, u64::MAX) < after(first, now + 1, 0));
         assert_ne!(after(first, now, 7), after(first, now, 8), "within one millisecond");
         let narrow = Generation(1_795_000_000);
-        assert!(narrow < after(narrow, now, 0), "numbers of 32 bits were seconds");
+        assert!(narrow < after(narrow, now, 0), "32-bit numbers were seconds");
         let late = after(first, now, 0);
         for wrong in [0, 1, now, u64::MAX] {
             assert!(after(late, wrong, 0) > late && after(late, wrong, 5) != after(late, wrong, 6), "{wrong}");
@@ -385,7 +385,7 @@ mod tests {
             last = next;
         }
         assert!((Generation::MAX.0 - last.0) / Generation::STEP_MAX > 500_000_000);
-        assert_eq!(Generation::after(Generation::MAX, now, 0), None, "no number is given twice");
+        assert_eq!(Generation::after(Generation::MAX, now, 0), None, "no number is reused");
         assert!(!Generation::MAX.is_plausible());
     }
 

@@ -35,7 +35,7 @@ impl Default for Limits {
 
 /// A limit that a transaction exceeds; the message contains its name and value.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{what} is {found} {unit}; the limit `{limit}` allows {allowed}")]
+#[error("{what} is {found} {unit}, but the limit `{limit}` allows {allowed}")]
 pub struct LimitExceeded {
     /// The measured object.
     pub what: String,

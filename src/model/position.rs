@@ -106,22 +106,23 @@ impl Verdict {
         match self {
             Verdict::Same | Verdict::Behind => "",
             Verdict::Ahead => {
-                "the datastore has lost entries that this replica holds (an old copy was restored?): stop it and bring \
-                 back its newest data directory; nothing was deleted here"
+                "stop the datastore and restore its newest data directory, because it lacks entries that this replica \
+                 has (an old copy was restored?); nothing was deleted here"
             }
             Verdict::Forked => {
-                "the datastore and this replica have different histories of the same log: decide which one is right; \
-                 nothing was deleted here"
+                "decide which history is right, because the datastore and this replica have different histories of \
+                 the same log; nothing was deleted here"
             }
             Verdict::Empty => {
-                "nothing was deleted here; the datastore's log is gone? Rebuild it: on its host, stop it and run \
-                 `gravwell-logctl --data-dir D recover`, where D is its data directory (docs/recovery.md, Disaster)"
+                "if the datastore's log is lost, rebuild it: on its host, stop it and run `gravwell-logctl --data-dir \
+                 D recover`, where D is its data directory (docs/recovery.md, Disaster); nothing was deleted here"
             }
             Verdict::Foreign => {
-                "nothing was deleted here; the datastore was wiped or replaced? Rebuild it: on its host, stop it, put its data \
-                 directory D aside, `mv D D.aside && mkdir -m 700 D && chown --reference=D.aside D`, and run `gravwell-logctl \
-                 --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is this member's identity/escrow \
-                 (docs/recovery.md, Disaster); another fleet's? correct `Datastore=`"
+                "if the datastore was wiped or replaced, rebuild it: on its host, stop it, move its data directory D \
+                 away, `mv D D.aside && mkdir -m 700 D && chown --reference=D.aside D`, and run `gravwell-logctl \
+                 --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is this member's \
+                 identity/escrow (docs/recovery.md, Disaster); if it is another fleet's, correct `Datastore=`; \
+                 nothing was deleted here"
             }
         }
     }

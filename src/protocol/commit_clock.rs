@@ -100,10 +100,10 @@ mod tests {
     fn a_jump_of_years_is_not_taken_over_and_leaves_no_trace() {
         let mut clock = CommitClock::new(NOW, 0);
         assert_eq!(clock.now(NOW + 5000, 5000), NOW + 5000);
-        assert_eq!(clock.now(NOW + YEARS, 6000), NOW + 6000, "it is as long ago as it is");
+        assert_eq!(clock.now(NOW + YEARS, 6000), NOW + 6000, "the elapsed time counts");
         assert!(clock.skew_ms() > i64::try_from(YEARS - HOUR).expect("fits"));
         assert_eq!(clock.now(NOW + 2 * HOUR + YEARS, 2 * HOUR), NOW + 2 * HOUR);
-        assert_eq!(clock.now(NOW + 2 * HOUR + 1, 2 * HOUR + 1), NOW + 2 * HOUR + 1, "right again");
+        assert_eq!(clock.now(NOW + 2 * HOUR + 1, 2 * HOUR + 1), NOW + 2 * HOUR + 1, "correct again");
         assert_eq!(clock.skew_ms(), 0);
     }
 
@@ -112,11 +112,15 @@ mod tests {
         for wrong in [NOW + YEARS, 1000, NOW - 3 * HOUR] {
             let mut clock = CommitClock::new(NOW, 100);
             assert_eq!(clock.now(wrong, 100), NOW);
-            assert_eq!(clock.now(wrong + 500, 600), NOW + 500, "time does not stand still");
+            assert_eq!(clock.now(wrong + 500, 600), NOW + 500, "time advances");
             assert_ne!(clock.skew_ms(), 0);
         }
-        assert_eq!(CommitClock::new(NOW, 0).now(NOW + 20 * 24 * HOUR, 0), NOW + 20 * 24 * HOUR, "it was stopped");
-        assert_eq!(CommitClock::new(0, 0).now(NOW, 0), NOW, "nothing is known before the first entry");
+        assert_eq!(
+            CommitClock::new(NOW, 0).now(NOW + 20 * 24 * HOUR, 0),
+            NOW + 20 * 24 * HOUR,
+            "the datastore was stopped"
+        );
+        assert_eq!(CommitClock::new(0, 0).now(NOW, 0), NOW, "no time is known before the first entry");
     }
 
     #[test]
@@ -128,7 +132,7 @@ mod tests {
         clock.member(resumed - 1000, resumed, 0);
         assert_eq!((clock.now(resumed, 0), clock.skew_ms()), (resumed, 0));
         clock.member(resumed + YEARS, resumed, 0);
-        assert_eq!(clock.now(resumed, 0), resumed, "a member's wrong clock changes nothing");
+        assert_eq!(clock.now(resumed, 0), resumed, "a member's wrong clock has no effect");
         let mut clock = CommitClock::new(NOW, 0);
         clock.member(NOW + 100 * 24 * HOUR, NOW + YEARS, 10);
         assert_eq!(clock.now(NOW + YEARS, 10), NOW + 100 * 24 * HOUR);
@@ -137,7 +141,7 @@ mod tests {
     #[test]
     fn entries_of_the_future_do_not_date_those_after_them() {
         let mut clock = CommitClock::new(NOW + YEARS, 0);
-        assert_eq!(clock.now(NOW, 0), NOW + YEARS, "the entries may be right, and the clock wrong");
+        assert_eq!(clock.now(NOW, 0), NOW + YEARS, "the entries may be right and the clock wrong");
         assert!(!clock.take_correction());
         clock.member(NOW - 1000, NOW, 10);
         assert!(clock.take_correction() && !clock.take_correction());

@@ -122,7 +122,7 @@ mod tests {
         }
         let head = Seq(12);
         assert!(matches!(next(&ring, Seq(12), head, Seq(0), 100), Next::Wait));
-        assert!(matches!(next(&ring, Seq(0), head, Seq(0), 100), Next::Read(Seq(0))), "first block fell out");
+        assert!(matches!(next(&ring, Seq(0), head, Seq(0), 100), Next::Read(Seq(0))), "first block was evicted");
         assert!(matches!(next(&ring, Seq(0), head, Seq(2), 100), Next::Compacted));
         assert!(matches!(next(&ring, Seq(4), head, Seq(0), 100), Next::Read(Seq(4))), "within a block");
         let Next::Send(blocks) = next(&ring, Seq(3), head, Seq(3), 25) else { panic!("expected blocks") };

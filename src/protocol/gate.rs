@@ -98,10 +98,10 @@ mod tests {
         gate.handle_sent(names.id);
         assert_eq!(gate.passage(&names), Passage::Open);
         gate.handle_missing(names.id);
-        assert_eq!(gate.passage(&names), Passage::Held, "the datastore has the last word");
+        assert_eq!(gate.passage(&names), Passage::Held, "the datastore's report takes precedence");
         gate.handle_sent(names.id);
         gate.handle_disconnected();
-        assert_eq!(gate.passage(&names), Passage::Held, "another datastore's life may lack what this one had");
+        assert_eq!(gate.passage(&names), Passage::Held, "another incarnation of the datastore may lack these chunks");
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         gate.handle_lost(names.id);
         assert_eq!(gate.passage(&names), Passage::Forsaken);
         gate.handle_decided(names.id.origin, names.id.counter);
-        assert_eq!(gate.passage(&names), Passage::Held, "what is decided is forgotten");
+        assert_eq!(gate.passage(&names), Passage::Held, "resolved transactions are forgotten");
         let mut without = Gate::new(false);
         assert_eq!(without.passage(&names), Passage::Open);
         without.handle_missing(names.id);

@@ -134,7 +134,7 @@ mod tests {
         };
         assert!(bulk.takes(&renamed));
         bulk.insert(5, &renamed);
-        assert!(bulk.takes(&txn(2, vec![put("users", "1")], vec![])), "the counters before it wait");
+        assert!(bulk.takes(&txn(2, vec![put("users", "1")], vec![])), "the preceding counters are pending");
         assert!(bulk.takes(&txn(3, vec![put("users", "1")], vec![present("r")])));
         assert!(!bulk.takes(&txn(3, vec![put("users", "1")], vec![present("other")])));
         assert_eq!(bulk.from(0).collect::<Vec<_>>(), [4, 5]);
@@ -161,7 +161,7 @@ mod tests {
         let demoted = Op::Delete { collection, key };
         assert!(!bulk.takes(&txn(2, vec![demoted, put("locks", "7")], vec![])));
         assert!(!bulk.takes(&txn(2, vec![put("passwords", "8")], vec![by_right, while_open])), "the same right");
-        assert!(bulk.takes(&txn(2, vec![put("users", "7")], vec![])), "what it compares with stays before it");
+        assert!(bulk.takes(&txn(2, vec![put("users", "7")], vec![])), "the compared object is changed before it");
         bulk.remove(1, &upload);
         assert!(bulk.compared.is_empty() && bulk.written.is_empty());
     }

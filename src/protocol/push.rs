@@ -145,7 +145,7 @@ impl Pusher {
             }
             Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
             Fate::Gap(expected) => {
-                Heard::Pause(format!("transaction {} came out of order: expected {expected}", outcome.id.counter))
+                Heard::Pause(format!("transaction {} is out of order, expected {expected}", outcome.id.counter))
             }
             Fate::Deferred(refused) if refused.code == RefusalCode::ChunksMissing => {
                 Heard::ChunksMissing(outcome.id, refused.message)

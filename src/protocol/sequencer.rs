@@ -78,7 +78,7 @@ enum Undo {
 #[must_use]
 pub fn of_another_member(origin: Origin, member: &MemberName) -> Reason {
     let message =
-        format!("origin {origin} belongs to {member}, which used it first: give the transaction another identity");
+        format!("origin {origin} belongs to {member}, which used it first; use another identity for the transaction");
     Reason::Forbidden { message }
 }
 
@@ -490,7 +490,7 @@ mod tests {
             let decision = sequencer.propose(&thief, stolen, 7, &index).expect("reads");
             assert!(matches!(decision, Decision::Rejected(_, Reason::Forbidden { .. })), "{counter}: {decision:?}");
         }
-        assert_eq!(sequencer.head(), Seq(11), "nothing is written for it");
+        assert_eq!(sequencer.head(), Seq(11), "no entry is written for it");
         propose(&mut sequencer, txn(1, 2, vec![put("d")], vec![]), &index);
         sequencer.undo();
         let other = txn(1, 1, vec![put("b")], vec![]);
@@ -540,7 +540,7 @@ mod tests {
         assert!(is_written(propose(&mut sequencer, txn(2, 1, vec![put("a")], vec![]), &index)));
         assert!(
             !is_written(propose(&mut sequencer, txn(1, 5, vec![put("a")], upon(1)), &index)),
-            "another came between"
+            "another change came in between"
         );
         // A rejected transaction has written nothing.
         assert!(!is_written(propose(&mut sequencer, txn(1, 6, vec![put("taken")], vec![absent("taken")]), &index)));
@@ -594,7 +594,7 @@ mod tests {
     fn p04_what_was_deleted_after_it_was_seen_to_be_absent_does_not_return() {
         let is_committed = |decision: Decision| match decision {
             Decision::Write(Entry { body: EntryBody::Reject { reason, .. }, .. }) => {
-                let wanted = "condition failed: expected c/a neither made nor deleted after sequence ";
+                let wanted = "condition failed: expected c/a neither created nor deleted after sequence ";
                 assert!(reason.to_string().starts_with(wanted), "{reason}");
                 false
             }
@@ -640,7 +640,10 @@ mod tests {
         assert!(is_committed(propose(&mut sequencer, txn(1, 4, vec![put("c")], upon(2)), &index)), "staged");
         sequencer.keep();
         sequencer.applied(Seq(14));
-        assert!(is_committed(propose(&mut sequencer, txn(1, 5, vec![put("c")], upon(2)), &index)), "by the index");
+        assert!(
+            is_committed(propose(&mut sequencer, txn(1, 5, vec![put("c")], upon(2)), &index)),
+            "according to the index"
+        );
         assert!(is_committed(propose(&mut sequencer, txn(2, 1, vec![delete("a")], vec![]), &index)));
         assert!(!is_committed(propose(&mut sequencer, txn(1, 6, vec![put("a")], upon(2)), &index)));
         // That nothing is known of deletions up to a transaction does not say that it deleted the object.
@@ -669,7 +672,7 @@ mod tests {
             let decision = propose(sequencer, txn, &index);
             matches!(decision, Decision::Write(Entry { body: EntryBody::Commit(_), .. }))
         };
-        assert!(!is_committed(&mut start(), upon("a", 1)), "nobody has shown what the transaction wrote");
+        assert!(!is_committed(&mut start(), upon("a", 1)), "the value of the transaction is not shown");
         let cases = [("a", 1, true), ("a", 2, false), ("overtaken", 1, false), ("gone", 1, false), ("b", 1, false)];
         for (name, counter, expected) in cases {
             let mut sequencer = start();

@@ -17,8 +17,8 @@ pub fn common_version(hello: &Hello) -> Result<u16, Refused> {
     Err(Refused {
         code: RefusalCode::Version,
         message: format!(
-            "no common protocol version: the client ({}) speaks {} to {}, the datastore {VERSION_MIN} to {VERSION_MAX}; \
-             upgrade the older side",
+            "no common protocol version: the client ({}) supports {} to {}, the datastore {VERSION_MIN} to \
+             {VERSION_MAX}; upgrade the older side",
             hello.software, hello.version_min, hello.version_max
         ),
     })
@@ -34,8 +34,8 @@ pub fn check_generations(version: u16, hello: &Hello, lineage: &[LineageEntry]) 
     Err(Refused {
         code: RefusalCode::Version,
         message: format!(
-            "the client ({}) cannot read generation {generation} of the log, which a restore or recovery has started: it speaks \
-             protocol version {version}, and {WIDE_GENERATIONS} is needed; upgrade it, its data stays",
+            "the client ({}) cannot read generation {generation} of the log, which a restore or recovery has started: \
+             it uses protocol version {version}, and {WIDE_GENERATIONS} is required; upgrade it, its data is kept",
             hello.software
         ),
     })
@@ -169,7 +169,7 @@ mod tests {
         let (narrow, wide) = ([entry(1), entry(u64::from(u32::MAX))], [entry(1), entry(1 << 32)]);
         assert_eq!(check_generations(1, &hello, &narrow), Ok(()));
         assert_eq!(check_generations(WIDE_GENERATIONS, &hello, &wide), Ok(()));
-        let refused = check_generations(1, &hello, &wide).expect_err("it could not read the welcome");
+        let refused = check_generations(1, &hello, &wide).expect_err("the client could not read the welcome");
         assert_eq!(refused.code, RefusalCode::Version);
         assert!(refused.message.contains("gravwell 0.1") && refused.message.contains("4294967296"), "{refused}");
     }

@@ -87,7 +87,7 @@ mod tests {
             let (settled, note, ops) = (OriginCounter(0), Bytes::from_static(note.as_bytes()), vec![op.clone()]);
             Arc::new(Txn { id: id(counter), settled, time_ms: 0, note, conditions: vec![], ops })
         };
-        let (first, second, third) = (txn(1, r#"{"uid":7}"#), txn(2, r#"{"uid":7}"#), txn(3, "of nobody"));
+        let (first, second, third) = (txn(1, r#"{"uid":7}"#), txn(2, r#"{"uid":7}"#), txn(3, "without an author"));
         let bytes = first.bytes_estimate();
         let mut outbox = Outbox::default();
         for txn in [&first, &second, &third] {

@@ -28,7 +28,7 @@ pub struct Run {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TailError {
     /// An entry is missing.
-    #[error("the tail jumps: expected sequence {expected}, received {found}")]
+    #[error("the tail has a gap: expected sequence {expected}, received {found}")]
     Gap {
         /// Expected sequence.
         expected: Seq,
@@ -53,7 +53,7 @@ pub struct Divergence {
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The frames cannot be decoded, or do not continue the chain.
-    #[error("the tail does not decode: {0}")]
+    #[error("cannot decode the tail: {0}")]
     Block(#[from] BadBlock),
     /// The frames do not continue the sequence.
     #[error(transparent)]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(runs[0].chain, [(1024 % 251) as u8; 16]);
         let gap = follower.handle_entries(entries(1032, 1033));
         assert_eq!(gap, Err(TailError::Gap { expected: Seq(1031), found: Seq(1032) }));
-        assert!(follower.handle_entries(entries(1030, 1031)).is_err(), "a repeated entry is no progress");
+        assert!(follower.handle_entries(entries(1030, 1031)).is_err(), "a repeated entry is an error");
         assert_eq!(follower.received(), Seq(1030));
     }
 
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(
             follower.handle_bookmark(Bookmark { seq: Seq(6), digest: digest(1) }),
             Ok(()),
-            "no own digest there"
+            "no local digest at that sequence"
         );
     }
 

@@ -191,7 +191,7 @@ impl Webserver {
     fn tail(&mut self, datastore: &Datastore) {
         let Some((id, holds)) = datastore.log.get(self.applied) else { return };
         self.applied += 1;
-        let txn = self.made.iter().find(|txn| txn.id == *id).expect("made here");
+        let txn = self.made.iter().find(|txn| txn.id == *id).expect("created here");
         let reason = Reason::ConditionFailed { condition: String::new(), found: None };
         let body = match holds {
             true => EntryBody::Commit((**txn).clone()),
@@ -219,7 +219,7 @@ fn run(seed: u64, count: usize) {
     let mut steps = 0;
     while web.made.len() < count || web.outbox.depth() > 0 {
         steps += 1;
-        assert!(steps < 100_000, "something waits for ever: {} of {count}", web.outbox.depth());
+        assert!(steps < 100_000, "transactions pending forever: {} of {count}", web.outbox.depth());
         match random.below(12) {
             0 | 1 if web.made.len() < count => web.make(&mut random),
             2..=4 => web.push(),
@@ -247,7 +247,7 @@ fn run(seed: u64, count: usize) {
         let counts = |condition: &Condition| !is_bulk || !is_loose(txn, condition);
         let mut after = state.clone();
         let holds = apply(&mut after, Seq(seq), txn, counts) && (!is_bulk || datastore.loose[&txn.id]);
-        assert_eq!(decided[&txn.id], holds, "{} is decided as in order", txn.id.counter);
+        assert_eq!(decided[&txn.id], holds, "{} has the same outcome as in order", txn.id.counter);
         if holds {
             state = after;
         }
@@ -287,7 +287,7 @@ fn p05_what_a_change_was_made_upon_is_told_first_where_only_the_state_showed_its
     });
     assert_eq!(by_row, [1, 2, 3, 4]);
     let by_entry = pushed(|outbox, txn| drop(outbox.handle_applied(Seq(5), &EntryBody::Commit(txn))));
-    assert_eq!(by_entry, [2, 3, 4], "its entry names it in the log");
+    assert_eq!(by_entry, [2, 3, 4], "its entry shows that it is in the log");
 }
 
 struct NoObjects;
@@ -340,9 +340,13 @@ fn p15_an_outbox_settles_as_many_rejections_as_there_are_and_one_that_never_does
     }
     let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
     assert_eq!(push_stream(&outbox, &mut sequencer, true).len(), 1024);
-    assert_eq!(push_stream(&outbox, &mut sequencer, true).len(), 0, "nothing of it is taken before it says so");
+    assert_eq!(
+        push_stream(&outbox, &mut sequencer, true).len(),
+        0,
+        "nothing is accepted before rejections are acknowledged"
+    );
     let member = MemberName::new("web1").expect("name");
-    assert_eq!(sequencer.unsettled(|of| *of == member), [(id(1025), member)], "what a revocation settles");
+    assert_eq!(sequencer.unsettled(|of| *of == member), [(id(1025), member)], "a revocation resolves these");
 
     let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
     let mut rounds = 0;
@@ -354,12 +358,12 @@ fn p15_an_outbox_settles_as_many_rejections_as_there_are_and_one_that_never_does
         }
         if let Some(next) = outbox.pending().next() {
             let before = OriginCounter(rounds * 1024);
-            assert_eq!(outbox.settled_before(next), before, "nothing that is not written down");
+            assert_eq!(outbox.settled_before(next), before, "nothing that is not durable");
         }
         entries.iter().filter_map(|entry| entry.body.id()).for_each(|id| outbox.note_written(id));
         rounds += 1;
     }
-    assert_eq!((outbox.rejected().len(), rounds), (3000, 3), "each has its answer");
+    assert_eq!((outbox.rejected().len(), rounds), (3000, 3), "each has an outcome");
 }
 
 proptest! {

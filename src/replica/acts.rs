@@ -141,13 +141,13 @@ impl Waiting {
         match Waiting::load(Arc::clone(&fs), &directory) {
             Err(JournalError::Damaged(damage)) => {
                 let kept = Journal::accept_loss(&fs, &directory)?;
-                tracing::error!(%damage, kept, "acts for the audit are damaged; the files are kept, and the audit says so");
+                tracing::error!(%damage, kept, "journal of audit reports corrupt; kept the files");
                 let mut waiting = Waiting::load(fs, &directory)?;
                 // The datastore knows numbers assigned after the remaining records, and would take new acts with them
                 // for known ones.
                 waiting.life.next = waiting.life.next.saturating_add(NUMBERS_IN_DOUBT);
                 waiting.rewrite();
-                let what = format!("acts that waited at this member may be missing: {damage}");
+                let what = format!("pending audit reports of this member may be missing: {damage}");
                 waiting.take(vec![gap(what, 1)]);
                 Ok(waiting)
             }
@@ -272,7 +272,7 @@ impl Waiting {
             life: self.lost.life.clone(),
             number: self.lost.last,
             act: gap(
-                "acts at this member were given up, because the datastore was away for too long".into(),
+                "audit reports of this member were discarded because the datastore was unreachable for too long".into(),
                 self.lost.count,
             ),
         });
@@ -308,7 +308,7 @@ fn weight(act: &Act) -> usize {
 fn trouble(error: &dyn std::fmt::Display) {
     telemetry::metrics::audit_write_failure();
     if let Some(left_out) = TROUBLE.note() {
-        tracing::warn!(%error, left_out, "acts for the audit cannot be written here; they wait in memory");
+        tracing::warn!(%error, left_out, "failed to write audit reports; they wait in memory");
     }
 }
 
@@ -338,7 +338,9 @@ impl Sending {
                 acts.push(act);
             }
             let count = missed.swap(0, Ordering::Relaxed);
-            acts.extend((count > 0).then(|| gap("acts came faster than they could be written down".into(), count)));
+            acts.extend(
+                (count > 0).then(|| gap("audit reports arrived faster than they could be written".into(), count)),
+            );
             if !acts.is_empty() {
                 waiting = off_thread(waiting, move |waiting| waiting.take(acts)).await;
             }
@@ -353,7 +355,7 @@ impl Sending {
                 }
                 Err(error) => {
                     if !matches!(error, AskError::Away) {
-                        tracing::debug!(%error, "acts are not in the datastore's audit yet");
+                        tracing::debug!(%error, "failed to send audit reports to the datastore; will retry");
                     }
                     rests_until = Some(tokio::time::Instant::now() + AGAIN);
                 }
@@ -423,7 +425,7 @@ mod tests {
         assert_eq!(drain(&mut waiting), first);
         let fs = fs.crash(Survival::Nothing, 1);
         let mut waiting = open(&fs);
-        assert!(waiting.batch().is_none(), "what was sent is not sent again");
+        assert!(waiting.batch().is_none(), "reports that were sent are not sent again");
         waiting.take(vec![act(9)]);
         let (next, last) = waiting.batch().expect("a batch");
         assert!(last == 6 && next[0].id.ends_with("/6"), "{next:?}");
@@ -488,7 +490,7 @@ mod tests {
         for name in ["journal", "head"] {
             let (from, to) = (copy.open(Path::new("/acts").join(name).as_path()), Path::new("/acts").join(name));
             let from = from.expect("opens");
-            let mut bytes = vec![0; usize::try_from(from.len().expect("has one")).expect("fits")];
+            let mut bytes = vec![0; usize::try_from(from.len().expect("file length")).expect("fits")];
             crate::env::fs::read_exact_at(&*from, &mut bytes, 0).expect("reads");
             fs.create(&to).expect("creates").write_at(&bytes, 0).expect("writes");
         }

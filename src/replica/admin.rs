@@ -35,7 +35,7 @@ pub async fn listen(replica: Replica, listener: UnixListener) {
         tokio::spawn(async move {
             let (mut receive, mut send) = stream.into_split();
             if let Err(error) = serve(&replica, &mut receive, &mut send).await {
-                tracing::debug!(%error, "a local request ended early");
+                tracing::debug!(%error, "local request ended early");
             }
             drop(place);
         });
@@ -75,12 +75,12 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Ok(())
         }
         Request::Get { at: Some(_), .. } | Request::Export { at: Some(_), .. } => {
-            Err(refuse("a replica holds the present only: ask the datastore for the state at an earlier sequence"))
+            Err(refuse("a replica has only the present state; ask the datastore for an earlier sequence"))
         }
         Request::Get { collection, key, at: None } => match replica.get(&collection, &key).map_err(damaged)? {
             Some(object) => answer.rows(&[as_row(&collection, key, object)]).await,
             None if replica.state().withheld(&collection, &key).map_err(damaged)?.is_some() => Err(refuse(format!(
-                "the value of {collection}/{key} is withheld from readers: ask a webserver or the datastore"
+                "the value of {collection}/{key} is withheld from readers; read it at a webserver or the datastore"
             ))),
             None => Ok(()),
         },
@@ -110,8 +110,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Verify => verify(replica, answer).await,
         Request::BlobList | Request::BlobStats | Request::BlobVerify | Request::BlobCollect { .. } => {
             let contents = replica.contents();
-            let contents =
-                contents.ok_or_else(|| refuse("this replica keeps no contents: ask a webserver or the datastore"))?;
+            let contents = contents.ok_or_else(|| {
+                refuse("this replica stores no blobs; run the command at a webserver or the datastore")
+            })?;
             blobs(&contents, request, answer).await
         }
         Request::Upstream => {
@@ -144,9 +145,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::AuditActs { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
-            Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))
+            Err(refuse("a replica has no log; run the command with the datastore's --data-dir"))
         }
-        Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+        Request::Submit { .. } => Err(refuse("a submission requires a stream of transactions")),
     }
 }
 
@@ -188,7 +189,7 @@ async fn deletions<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     let state = replica.state();
     if state.meta().is_none() {
-        return Err(refuse("this replica has no state yet: what was deleted is not known"));
+        return Err(refuse("this replica has no state yet, so its deletions are unknown"));
     }
     let read = move || {
         let snapshot = state.snapshot()?;
@@ -268,11 +269,10 @@ async fn barrier<W: AsyncWrite + Unpin>(
     };
     let status = replica.status();
     if !reached {
-        let what = seq.map_or_else(|| "the outbox has not drained".to_owned(), |seq| format!("{seq} is not reached"));
-        let within = standstill.map_or_else(
-            || format!(" within {timeout_ms} ms"),
-            |why| format!(", and waiting is in vain, because {why}"),
-        );
+        let what = seq
+            .map_or_else(|| "the outbox has not drained".to_owned(), |seq| format!("sequence {seq} was not reached"));
+        let within = standstill
+            .map_or_else(|| format!(" within {timeout_ms} ms"), |why| format!("; waiting stopped because {why}"));
         return Err(refuse(format!(
             "{what}{within}: sequence {}, head {}, outbox {}, {}",
             status.seq,

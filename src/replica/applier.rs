@@ -58,7 +58,7 @@ pub(super) enum Descent {
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// It lacks outcomes that this replica has applied.
-    #[error("the fetched state is no continuation of this replica's: {0}")]
+    #[error("the fetched state does not continue this replica's: {0}")]
     Forked(Fork),
     /// It is incomplete, or the storage failed.
     #[error("{0}")]
@@ -186,7 +186,7 @@ impl Applier {
         // The outbox journal must never know more than the durable state: that would prove that the state went back.
         let is_noted = decided.iter().any(|decided| matches!(decided, Decided::Rejected(..)));
         if is_noted && let Err(error) = state.persist() {
-            tracing::warn!(%error, "the state is not durable yet when a rejection is written down");
+            tracing::warn!(%error, "failed to persist the state before writing a rejection");
         }
         let is_committed = decided.iter().any(|decided| matches!(decided, Decided::Committed(..)));
         self.settle(decided);
@@ -225,7 +225,7 @@ impl Applier {
         if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.take_was_full() {
             return Ok(false);
         }
-        tracing::error!(%error, "the state is opened again when there is room; until then it is only read");
+        tracing::error!(%error, "state closed after its disk was full; reopening when there is space");
         if !self.waits_for_room() {
             return Ok(true);
         }
@@ -243,7 +243,7 @@ impl Applier {
                 }
             }
         });
-        opened.map_err(Fatal::of("the state cannot be opened again"))?;
+        opened.map_err(Fatal::of("cannot reopen the state"))?;
         let state = self.shared.state();
         self.follower = follower_of(&state);
         let to_note = self.shared.settle_by(&state);
@@ -254,7 +254,7 @@ impl Applier {
         // Entries that were shown and are missing now will be fetched. Until then the loss is reported.
         let mark = former.map(|position| Mark::new(name_of(&place), position, Vec::new()));
         if let Some(message) = mark.as_ref().and_then(|mark| mark.loss(meta.as_deref())) {
-            tracing::error!(message, "the state that was opened again lacks what was shown before");
+            tracing::error!(message, "reopened state lacks entries that were shown before");
             self.shared.note_lost(Lost { message, mark });
         }
         Ok(true)
@@ -306,16 +306,16 @@ impl Applier {
     }
 
     fn diverged(&mut self, divergence: &Divergence) {
-        tracing::error!(%divergence, "the state must be fetched anew");
-        self.shared.want_resync(format!("{divergence}; fetching the state anew"));
+        tracing::error!(%divergence, "state diverged; it must be fetched again");
+        self.shared.want_resync(format!("{divergence}; fetching the state again"));
     }
 
     fn failed(&mut self, error: &StateError) -> Result<(), Fatal> {
         if error.remedy() == crate::state::Remedy::Stop {
-            return Err(Fatal::of("what memory holds of the state can no longer be trusted")(error));
+            return Err(Fatal::of("the in-memory state is not reliable after an error")(error));
         }
-        tracing::error!(%error, "the state must be fetched anew");
-        self.shared.want_resync(format!("{error}; fetching the state anew"));
+        tracing::error!(%error, "state corrupt; it must be fetched again");
+        self.shared.want_resync(format!("{error}; fetching the state again"));
         Ok(())
     }
 
@@ -353,7 +353,7 @@ impl Applier {
         let state = self.shared.state();
         let Some(position) = state.position() else { return };
         if !may_lower && self.marked.as_ref().is_some_and(|(_, held)| is_lower(&position, held)) {
-            tracing::error!(seq = %position.seq, "the high-water mark is beyond the state, and stays");
+            tracing::error!(seq = %position.seq, "state precedes the high-water mark; keeping the mark");
             return;
         }
         let now = (self.place.as_ref().map(|(path, _)| name_of(path)).unwrap_or_default(), position);
@@ -362,7 +362,7 @@ impl Applier {
         }
         // Without the mark a loss may go unnoticed, but nothing is lost.
         if let Err(error) = self.write_mark(&state, &now.0) {
-            tracing::warn!(error, "the high-water mark is not written; trying again");
+            tracing::warn!(error, "failed to write the high-water mark; will retry");
         }
         if self.marked.as_ref().map(|(_, position)| *position) != state.position() {
             self.unmarked_since = Some(Instant::now());
@@ -420,7 +420,7 @@ impl Applier {
         }
         let compared = || descent::fork(&present.snapshot()?, &state.snapshot()?);
         compared().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the fetched state cannot be compared with the present one");
+            tracing::warn!(%error, "failed to compare the fetched state with the present one");
             None
         })
     }
@@ -449,10 +449,11 @@ impl Applier {
             // The next start might open another state than the one served here.
             let is_named = self.home.is_current(&path);
             return if is_named {
-                Err(Fatal::of("a state was put in place, but not durably")(error))
+                Err(Fatal::of("cannot sync the switch to a fetched state")(error))
             } else {
-                self.unmark(ahead)
-                    .map_err(Fatal::of("the mark of a state that was not put in place cannot be taken back"))?;
+                self.unmark(ahead).map_err(Fatal::of(
+                    "cannot restore the high-water mark after a failed switch to a fetched state",
+                ))?;
                 Ok(Err(SwapError::Failed(error)))
             };
         }
@@ -487,7 +488,7 @@ impl Applier {
             false => self.home.remove_others(&path),
         };
         if let Err(error) = removed {
-            tracing::warn!(error, "a former state could not be removed");
+            tracing::warn!(error, "failed to remove a previous state");
         }
         Ok(Ok(()))
     }
@@ -544,7 +545,7 @@ mod tests {
         }
 
         fn remove_others(&mut self, _: &std::path::Path) -> Result<(), String> {
-            Err("somebody is in it".into())
+            Err("the directory is in use".into())
         }
     }
 

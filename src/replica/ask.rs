@@ -25,7 +25,7 @@ type Halves = (quinn::SendStream, quinn::RecvStream);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// There is no connection to the datastore.
-    #[error("the datastore is away")]
+    #[error("datastore is unreachable; retry when it is back online")]
     Away,
     /// The connection broke, or no answer arrived.
     #[error("the datastore did not answer: {0}")]
@@ -34,7 +34,7 @@ pub enum AskError {
     #[error("{0}")]
     Refused(String),
     /// The answer is too large to be held in memory.
-    #[error("the answer has more than {ANSWER_BYTES_MAX} bytes: ask for less")]
+    #[error("the answer is larger than {ANSWER_BYTES_MAX} bytes; request less")]
     TooLarge,
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn entries_after(
                 let error: AdminError = serde_json::from_slice(&body).map_err(|error| silent(&error))?;
                 return Err(AskError::Refused(error.message));
             }
-            (other, _) => return Err(silent(&format!("an unexpected message {other:?}"))),
+            (other, _) => return Err(silent(&format!("unexpected message {other:?}"))),
         }
     }
 }
@@ -124,7 +124,7 @@ pub(super) async fn ask(connection: &quinn::Connection, request: &Request) -> Re
                 let error: AdminError = serde_json::from_slice(&body).map_err(|error| silent(&error))?;
                 return Err(AskError::Refused(error.message));
             }
-            other => return Err(silent(&format!("an unexpected message {other:?}"))),
+            other => return Err(silent(&format!("unexpected message {other:?}"))),
         }
     }
 }

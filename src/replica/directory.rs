@@ -270,7 +270,7 @@ impl Directory {
         if self.access == Access::Serve
             && let Err(error) = replace_file(&self.path.join(HIGH_WATER), Mark::lost(what).as_bytes())
         {
-            tracing::warn!(%error, "that the state went back is not written down");
+            tracing::warn!(%error, "failed to record the loss of state");
         }
     }
 
@@ -383,9 +383,9 @@ pub fn current_in(home: &Path) -> Result<PathBuf, String> {
     let line = match fs::read_to_string(home.join(CURRENT)) {
         Ok(line) => line,
         Err(error) if error.kind() == ErrorKind::NotFound => return Err("`current` is missing".into()),
-        Err(error) => return Err(format!("`current` cannot be read: {error}")),
+        Err(error) => return Err(format!("cannot read `current`: {error}")),
     };
-    let name = parse_current(&line).ok_or("`current` is damaged")?;
+    let name = parse_current(&line).ok_or("`current` is corrupt")?;
     let path = home.join(&name);
     if path.is_dir() { Ok(path) } else { Err(format!("`current` names {name}, which is missing")) }
 }
@@ -448,10 +448,10 @@ mod tests {
         let directory = Directory::open(temp.path(), Access::Serve, Duration::ZERO).expect("opens");
         for number in 1..=4 {
             let state = directory.new_state().expect("makes");
-            assert!(state.ends_with(format!("state-{number:04}")), "a number is never given twice");
+            assert!(state.ends_with(format!("state-{number:04}")), "numbers are not reused");
             directory.set_aside(&state).expect("renames");
         }
-        assert_eq!(damaged_in(temp.path()).len(), 4, "nothing replaces them yet");
+        assert_eq!(damaged_in(temp.path()).len(), 4, "no damaged state was replaced");
         let state = directory.new_state().expect("makes");
         directory.remove_others(&state).expect("removes");
         evidence::prune(&directory, 2, None).expect("removes");

@@ -14,8 +14,9 @@ const EVERY: Duration = Duration::from_millis(250);
 const RESERVE: &str = "reserve";
 
 /// Message for users while the disk is full.
-pub(super) const FULL: &str = "the disk is full, because less is free than `Webserver-Min-Free-MB` asks for: free some space; reads go \
-                               on, and deletes while there is room for them; everything else resumes by itself";
+pub(super) const FULL: &str = "the disk is full: less space is free than `Webserver-Min-Free-MB` requires; free some \
+                               space. Reads continue, and deletes while there is space for them; everything else \
+                               resumes automatically";
 
 /// The disk of one replica.
 pub(super) struct Disk {
@@ -99,7 +100,7 @@ impl Disk {
         let was_full = self.is_full.swap(is_full, Ordering::Relaxed);
         match (was_full, is_full) {
             (false, true) => tracing::error!(free, minimum = self.free_min(), "{FULL}"),
-            (true, false) => tracing::info!(free, "there is room again: writing resumes"),
+            (true, false) => tracing::info!(free, "disk has free space; resuming writes"),
             _ => {}
         }
         if is_full && !measured.is_reserve_given {

@@ -36,7 +36,7 @@ pub(super) fn prune(directory: &Directory, most: usize, sound: Option<&StateMeta
     let mut furthest: BTreeMap<LogId, (Arc<StateMeta>, PathBuf)> = BTreeMap::new();
     for (_, path) in copies.split_off(most) {
         match verified(&path, &views.of(&path)) {
-            Err(error) => tracing::warn!(%error, copy = %path.display(), "a state that was set aside is kept unread"),
+            Err(error) => tracing::warn!(%error, copy = %path.display(), "failed to read archived state; keeping it"),
             Ok(None) => removable.push(path),
             Ok(Some(meta)) if sound.is_some_and(|sound| has_all_of(sound, &meta)) => removable.push(path),
             Ok(Some(meta)) => {
@@ -53,7 +53,7 @@ pub(super) fn prune(directory: &Directory, most: usize, sound: Option<&StateMeta
     }
     for (meta, copy) in furthest.values() {
         let copy = copy.display();
-        tracing::warn!(seq = %meta.seq, %copy, "a sound state that was set aside is kept: the current one does not have all of it");
+        tracing::warn!(seq = %meta.seq, %copy, "keeping an archived state because the current one lacks a part of it");
     }
     removable.into_iter().try_for_each(|path| fs::remove_dir_all(&path).map_err(io_error(&path)))
 }

@@ -98,12 +98,12 @@ pub enum OpenError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The outbox journal cannot be opened. Its contents exist nowhere else.
-    #[error("the outbox journal: {0}")]
+    #[error("cannot open the outbox journal: {0}")]
     Journal(#[from] JournalError),
     /// The outbox journal is corrupt or missing.
     #[error(
-        "the outbox journal: {reason}: bring the file back from a backup, or give up what is lost with `gravwell-logctl \
-         --data-dir {home} outbox accept-loss`, which keeps the damaged file and what can be read", home = home.display()
+        "outbox journal: {reason}; restore the file from a backup, or give up the lost changes with `gravwell-logctl \
+         --data-dir {home} outbox accept-loss`, which keeps the damaged file and readable records", home = home.display()
     )]
     JournalDamaged {
         /// Directory of the replica.
@@ -112,7 +112,7 @@ pub enum OpenError {
         reason: String,
     },
     /// An entry of the outbox journal cannot be read.
-    #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
+    #[error("cannot read the outbox journal in {path}: {reason}", path = path.display())]
     Outbox {
         /// Directory of the journal.
         path: PathBuf,
@@ -120,7 +120,8 @@ pub enum OpenError {
         reason: String,
     },
     /// The state is corrupt. It was not changed.
-    #[error("{path}: {reason}; start the replica, which keeps it next to a new one, fetches its state anew and keeps its outbox", path = path.display())]
+    #[error("{path}: {reason}; start the replica, which keeps the damaged state and the outbox and fetches the state \
+             again", path = path.display())]
     Damaged {
         /// Directory of the state.
         path: PathBuf,
@@ -131,13 +132,13 @@ pub enum OpenError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The chunk store cannot be opened.
-    #[error("the chunk store: {0}")]
+    #[error("cannot open the chunk store: {0}")]
     Chunks(#[from] crate::chunks::ChunkError),
     /// The caller is not within a tokio runtime.
-    #[error("a replica is opened within a tokio runtime")]
+    #[error("a replica can be opened only within a tokio runtime")]
     NoRuntime,
     /// The operating system cannot start a thread.
-    #[error("no thread for the replica: {0}")]
+    #[error("cannot start a thread of the replica: {0}")]
     Thread(#[from] std::io::Error),
 }
 
@@ -175,8 +176,8 @@ pub enum OriginError {
     Read(#[from] ReadError),
     /// The origin belongs to another member.
     #[error(
-        "origin {origin} belongs to member {member}, which used it first; a record of an import that was copied from there \
-         must not be continued here: remove it, so that the import begins under an identity of its own"
+        "origin {origin} belongs to member {member}, which used it first, so an import record copied from that member \
+         cannot be continued here; remove the record, so that the import starts with a new identity"
     )]
     OfAnotherMember {
         /// Origin that was asked for.
@@ -286,7 +287,7 @@ impl Replica {
         }
         let terms = Terms::load(path).unwrap_or_else(|error| {
             // The next connection provides them again. Until then the limits of the options apply.
-            tracing::warn!(error, "what the datastore said last is not known");
+            tracing::warn!(error, "failed to load the last terms of the datastore");
             shared.findings.lock().unwrap_or_else(PoisonError::into_inner).push(error);
             None
         });
@@ -733,11 +734,11 @@ impl Replica {
     #[must_use]
     pub fn standstill(&self) -> Option<&'static str> {
         if self.options.access != Access::Serve {
-            Some("no process runs on its directory")
+            Some("no process is running on its directory")
         } else if self.shared.is_closing.load(Ordering::Acquire) {
-            Some("it is being stopped")
+            Some("it is stopping")
         } else if self.shared.has_failed() {
-            Some("a part of it has failed, and it ends")
+            Some("a part of it has failed and it is stopping")
         } else {
             (!self.is_member()).then_some("it has not joined a datastore")
         }
@@ -790,9 +791,9 @@ impl Replica {
     #[must_use]
     pub fn lacks_secrets(&self) -> Option<String> {
         self.shared.state().meta().filter(|meta| meta.is_redacted).map(|_| {
-            "the state here is a reader's and lacks passwords, tokens and logins: give this member the role webserver \
-             (`gravwell-logctl enroll NAME --role webserver --replace` at the datastore, `join TOKEN` here); it fetches the \
-             rest when it connects"
+            "the state is a reader's and lacks passwords, tokens and logins; give this member the role webserver \
+             (`gravwell-logctl enroll NAME --role webserver --replace` at the datastore, `join TOKEN` here); the rest \
+             is fetched when it connects"
                 .to_owned()
         })
     }

@@ -93,14 +93,14 @@ mod tests {
         assert_eq!(histories.refusal(&both, Some(first)), None);
         histories.leave(Seq(10));
         let second = histories.present();
-        let judged = histories.translated(&both, Some(first)).expect("it was left");
+        let judged = histories.translated(&both, Some(first)).expect("history changed");
         assert!(judged[0] == both[0] && judged[1].is_upon_lost(), "{judged:?}");
-        let refusal = histories.refusal(&both, Some(first)).expect("is refused");
-        assert!(refusal.to_string().contains("version 12"), "it names what was asked for: {refusal}");
-        assert_eq!(histories.translated(&both, Some(second)), None, "what was read since");
+        let refusal = histories.refusal(&both, Some(first)).expect("is rejected");
+        assert!(refusal.to_string().contains("version 12"), "the refusal names the requested version: {refusal}");
+        assert_eq!(histories.translated(&both, Some(second)), None, "read in the present history");
         assert_eq!(histories.translated(&both, None), None);
         histories.leave(Seq(5));
-        let judged = histories.translated(&both, Some(first)).expect("it was left");
+        let judged = histories.translated(&both, Some(first)).expect("history changed");
         assert!(judged.iter().all(Condition::is_upon_lost), "{judged:?}");
         let seen = |version| {
             let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));

@@ -36,8 +36,9 @@ use super::quarantine::{Change, Set, Written};
 use super::shared::{Shared, SharedRef};
 
 /// Reason shown to the author of an archived change.
-const ARCHIVED: &str = "it was committed, but the log went on without it, because the datastore was recovered or restored; it is \
-                        archived at this member (`gravwell-logctl quarantine`), and not applied: try it again, or let it go";
+const ARCHIVED: &str = "committed, but the log continued without this change because the datastore was recovered or \
+                        restored; it is archived at this member (`gravwell-logctl quarantine`) and not applied; retry \
+                        or dismiss it";
 
 /// Point at which two logs with a common start diverged.
 pub(super) struct Fork<'a> {
@@ -100,7 +101,7 @@ pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Se
 pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
     let mine = shared.position().ok_or("a replica without a position cannot fork")?;
     tracing::error!(
-        %fork, "the datastore's log is a fork of this member's: own changes are pushed again or archived before it is followed"
+        %fork, "datastore's log is a fork of this member's; pushing or archiving local changes"
     );
     telemetry::metrics::verdict(Verdict::Forked);
     let left_by = state.meta().map_or(mine.generation, |meta| meta.generation);
@@ -117,7 +118,7 @@ pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, St
     let present = shared.position().map_or(Seq::ZERO, |position| position.seq);
     let shared_to = earlier_fork(shared, state, present.min(theirs.seq)).map_err(|error| error.to_string())?;
     tracing::error!(
-        "the log has not what this member's state had decided before it was lost: own changes are archived"
+        "log lacks transactions that were resolved before this member's state was lost; archiving local changes"
     );
     Ok(set_of(&mine, theirs.generation, shared_to))
 }
@@ -131,7 +132,7 @@ pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) 
     }
     let fork = state::descent::fork(&present, &state.snapshot()?)?;
     let Some(fork) = fork.filter(|fork| fork.differs_at <= shared_to) else { return Ok(shared_to) };
-    tracing::error!(%fork, by_lineage = %shared_to, "the log left this member's earlier than its lineage says");
+    tracing::error!(%fork, by_lineage = %shared_to, "log diverged from this member's earlier than its lineage shows");
     Ok(fork.shared_to)
 }
 
@@ -198,7 +199,7 @@ impl Leaving {
         if let Some(known_after) = deletions_after {
             tracing::warn!(
                 shared_to = %set.shared_to, %known_after,
-                "this member does not know all deletions of the history that it leaves: of what was deleted before, objects may return"
+                "some deletions of the abandoned history are unknown; objects deleted before may return"
             );
         }
         Ok(Leaving { set: Set { lineage, deletions_after, ..set }, lacking, deletions, old, new, shared, state })
@@ -235,7 +236,8 @@ impl Leaving {
             let known_after = deletions.complete_after();
             tracing::warn!(
                 %shared_to, %known_after,
-                "what others deleted since is not known so far back, so nothing is pushed again: all is set aside"
+                "deletions of other members are not known that far back; archiving all changes instead of pushing \
+                 them again"
             );
         }
         Ok(written)
@@ -477,20 +479,24 @@ mod tests {
             fork(mine, lineage, welcome, |_| false).map(|fork| fork.shared_to.0)
         };
         assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), Some(40));
-        assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "its lineage is not known");
+        assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "lineage unknown");
         assert_eq!(left_at(&mine(1, 1, 40), &first, &welcome), None);
         let upon = |version: u64| fork(&mine(1, 1, 40), &first, &welcome, |shared_to| version > shared_to.0).is_some();
-        assert_eq!((upon(40), upon(41)), (false, true), "what waits was made upon what is lost");
+        assert_eq!((upon(40), upon(41)), (false, true), "pending transactions depend on lost ones");
         assert_eq!(
             left_at(&mine(1, 3, 99), &welcome.lineage, &welcome),
             None,
-            "its generation is the last one: it is ahead"
+            "the member's generation is the last one, so it is ahead"
         );
         assert_eq!(left_at(&mine(2, 1, 45), &first, &welcome), None, "another log");
         let upon_44 = |shared_to: Seq| Seq(44) > shared_to;
         let within =
             |upon: &dyn Fn(Seq) -> bool| fork(&mine(1, 1, 30), &first, &welcome, upon).map(|fork| fork.shared_to.0);
-        assert_eq!((within(&upon_44), within(&|_| false)), (Some(40), None), "what waits may name what was lost");
+        assert_eq!(
+            (within(&upon_44), within(&|_| false)),
+            (Some(40), None),
+            "pending transactions may depend on lost ones"
+        );
         // The same generation numbers, assigned twice.
         let other = [entry(1, 0), entry(2, 50), entry(3, 45)];
         assert_eq!(left_at(&mine(1, 3, 55), &other, &welcome), Some(40));

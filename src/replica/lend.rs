@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn serve(shared: &SharedRef, directory: &Path, connection: &quinn::Connection) {
     while let Ok(Ok((mut send, mut receive))) = timeout(PATIENCE, connection.accept_bi()).await {
         if let Err(error) = answer(shared, directory, &mut send, &mut receive).await {
-            tracing::debug!(%error, "lending the state ended early");
+            tracing::debug!(%error, "state upload failed");
         }
     }
 }
@@ -43,7 +43,7 @@ async fn answer(
                 let message = StateError::Redacted.to_string();
                 return wire::send(send, Kind::Refused, &Refused { code: RefusalCode::Forbidden, message }).await;
             }
-            tracing::info!("the datastore is empty and asks for the state of this member");
+            tracing::info!("uploading the state to an empty datastore");
             state_stream::send(snapshot, open, None, send).await
         }
         Open::Admin => {
@@ -51,14 +51,14 @@ async fn answer(
                 Ok(Request::Generations) => tell_generations(shared, directory, send).await,
                 Ok(Request::Proof) => tell_proof(shared, send).await,
                 Ok(_) => Err(answer::refuse(
-                    "a member says to a datastore without a log how generations began, what was signed last, and no more",
+                    "a member serves an empty datastore only the origins of generations and the last signed position",
                 )),
                 Err(failure) => Err(failure),
             };
             Answer::new(send).end(result).await
         }
         other => {
-            let message = format!("a member does not serve {other:?}");
+            let message = format!("a member does not support {other:?}");
             wire::send(send, Kind::Refused, &Refused { code: RefusalCode::Protocol, message }).await
         }
     }

@@ -56,19 +56,19 @@ pub(super) enum LinkError {
     NotAMember(String),
     #[error("no answer from the datastore within {} s", .0.as_secs())]
     Timeout(Duration),
-    #[error("nothing has been heard from the datastore at {address} for {ms} ms", ms = pulse::SILENCE_MAX.as_millis())]
+    #[error("nothing received from the datastore at {address} for {ms} ms", ms = pulse::SILENCE_MAX.as_millis())]
     Silent { address: String },
     #[error(transparent)]
     Frames(#[from] FrameError),
-    #[error("the snapshot was not taken over: {0}")]
+    #[error("cannot apply the snapshot: {0}")]
     Resync(String),
-    #[error("the tail is no longer served from here: a snapshot is needed")]
+    #[error("the log is compacted past this position; a snapshot is required")]
     Compacted,
-    #[error("the state must be fetched anew")]
+    #[error("the state must be fetched again")]
     ResyncWanted,
     #[error(
-        "the datastore ended the connection when it was shown this member's position, which is in generation {0}; a \
-         datastore of an earlier version cannot read such a number: upgrade it"
+        "the datastore closed the connection after receiving this member's position, which is in generation {0}; \
+         upgrade the datastore, earlier versions cannot read such a number"
     )]
     Unread(Generation),
     #[error("the datastore is {0}")]
@@ -145,7 +145,7 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Opens a second connection, for chunks.
     fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
-        let message = "chunks are not sent over this connection".to_owned();
+        let message = "this connection does not carry chunks".to_owned();
         Box::pin(async move { Err(ConnectError { message, is_foreign: false, is_rotated: false }) })
     }
 
@@ -355,7 +355,7 @@ impl Linker {
         match host_and_port(text) {
             Ok(_) => Some(text.to_owned()),
             Err(what) => {
-                tracing::warn!(what, "the External-Addr is not reported: members and balancers do not know it");
+                tracing::warn!(what, "External-Addr not announced; other members and balancers do not know it");
                 None
             }
         }
@@ -387,13 +387,13 @@ impl Linker {
     /// Stores why the log's generations started, in case the datastore loses its disk.
     async fn learn_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
         if let Err(error) = reconcile::learn(&self.directory, connection, welcome).await {
-            tracing::warn!(error, "why the log's generations began is not kept here");
+            tracing::warn!(error, "failed to store the origins of the log's generations");
         }
         let (directory, log_id, lineage) = (self.directory.clone(), welcome.log_id, welcome.lineage.clone());
         let examining = move || generations::problem_of_member(&directory, log_id, &lineage);
         match vital::spawn_blocking(examining).await {
             Ok(problem) => self.shared.set_unknown_generations(problem),
-            Err(error) => tracing::warn!(%error, "whether why generations began is kept here was not examined"),
+            Err(error) => tracing::warn!(%error, "failed to check the stored origins of the log's generations"),
         }
     }
 
@@ -426,7 +426,10 @@ impl Linker {
             terms.save(&directory).map_err(|error| error.to_string())
         };
         if let Ok(Err(error)) = vital::spawn_blocking(saving).await {
-            tracing::warn!(error, "what the datastore said is not kept; it is asked again at the next connection");
+            tracing::warn!(
+                error,
+                "failed to store the datastore's terms; requesting them again on the next connection"
+            );
         }
     }
 

@@ -79,7 +79,7 @@ impl Mark {
         }
         let mark: Mark = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if mark.version != VERSION {
-            return Err(format!("version {} is not known to this version", mark.version));
+            return Err(format!("version {} is unknown to this version", mark.version));
         }
         Ok(mark)
     }
@@ -93,7 +93,7 @@ impl Mark {
         let Position { log_id, generation, seq, .. } = self.position;
         let Some(found) = found else {
             return Some(format!(
-                "the state is gone: it was at sequence {seq} of log {log_id}, generation {generation}"
+                "the state is lost: it was at sequence {seq} of log {log_id}, generation {generation}"
             ));
         };
         let is_there = match self.shared_to(found) {
@@ -111,12 +111,11 @@ impl Mark {
         let (at, generation_at) = (found.seq, found.generation);
         if (at, generation_at) == (seq, generation) {
             let (was, is) = (self.position.digest, found.digest);
-            return Some(format!(
-                "the state is not the one that was here: at sequence {seq} its digest was {was}, and is {is}"
-            ));
+            return Some(format!("the state was replaced: at sequence {seq} its digest was {was} and is now {is}"));
         }
         Some(format!(
-            "the state went back: it was at sequence {seq} of generation {generation}, and is at {at} of {generation_at}"
+            "the state went back: it was at sequence {seq} of generation {generation} and is now at {at} of \
+             {generation_at}"
         ))
     }
 
@@ -178,12 +177,12 @@ mod tests {
         assert!(loss(&mark(FIRST, 5), Some(meta(FIRST, 4))) && loss(&mark(FIRST, 5), None));
         assert!(
             !loss(&mark(FIRST, 5), Some(meta(SECOND, 3))),
-            "the log went on in another generation, which is followed"
+            "the log continued in another generation, which is followed"
         );
-        assert!(loss(&mark(FIRST, 5), Some(meta(SECOND, 2))), "the later generation has what this state lacks");
-        assert!(!loss(&mark(FIRST, 5), Some(meta(THIRD, 3))), "the first of two later ones gave up more");
+        assert!(loss(&mark(FIRST, 5), Some(meta(SECOND, 2))), "the later generation has entries that this state lacks");
+        assert!(!loss(&mark(FIRST, 5), Some(meta(THIRD, 3))), "the first of two later generations gave up more");
         assert!(loss(&mark(SECOND, 7), Some(meta(THIRD, 6))) && !loss(&mark(SECOND, 9), Some(meta(THIRD, 8))));
-        assert!(loss(&mark(SECOND, 3), Some(meta(FIRST, 5))), "an older copy knows nothing of the generation");
+        assert!(loss(&mark(SECOND, 3), Some(meta(FIRST, 5))), "an older copy does not know the generation");
         let other = StateMeta { chain: [4; 16], ..meta(FIRST, 5) };
         assert!(loss(&mark(FIRST, 5), Some(other)), "the same sequence of another history");
         assert!(loss(&mark(FIRST, 5), Some(StateMeta { log_id: LogId([9; 16]), ..meta(FIRST, 9) })));

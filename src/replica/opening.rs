@@ -18,8 +18,8 @@ use super::mark::Mark;
 use super::witnesses::Witnesses;
 
 /// Remedy that is appended to messages.
-const REMEDY: &str = "what is shown here is out of date until the datastore is reached, from which the replica catches up by \
-                      itself";
+const REMEDY: &str =
+    "data here is out of date until the replica has caught up with the datastore, which needs no further action";
 
 /// A loss: the state lacks something that this replica had durably shown.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     // Without a mark, the state that replaces a corrupt one may be older.
     let was_damaged = !damaged.is_empty() || !damaged_in(directory.path()).is_empty();
     let is_older = mark.is_none() && (was_damaged || (named.is_err() && !is_alone));
-    let doubt = is_older.then(|| "the state was damaged, and an older one may have taken its place".to_owned());
+    let doubt = is_older.then(|| "the state was corrupt and may have been replaced by an older one".to_owned());
     let found = best.as_ref().and_then(|sound| sound.meta.clone());
     let witnessed = witnesses.contradict(found.as_deref());
     let doubt = doubt.or_else(|| witnessed.clone()).or_else(|| unknown.map(doubted));
@@ -147,7 +147,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         let sound = state.meta().filter(|_| loss.is_none() && doubt.is_none() && mark.is_some());
         let most = if sound.is_some() { evidence::KEPT } else { evidence::KEPT_IN_DOUBT };
         if let Err(error) = evidence::prune(directory, most, sound.as_deref()) {
-            tracing::warn!(%error, "states that were set aside stay for now");
+            tracing::warn!(%error, "failed to remove archived states");
         }
     }
     Ok(opened((state, place, loss), doubt, mark, findings))
@@ -156,7 +156,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
 /// Returns why the mark does not show how far the state came, although there was one.
 pub(super) fn unknown(mark: &Result<Option<Mark>, String>, witnesses: &Witnesses) -> Option<String> {
     match mark {
-        Err(error) => Some(format!("the high-water file is damaged ({error})")),
+        Err(error) => Some(format!("the high-water file is corrupt ({error})")),
         Ok(None) if witnesses.was_connected() => Some("the high-water file is missing".to_owned()),
         Ok(_) => None,
     }
@@ -164,7 +164,7 @@ pub(super) fn unknown(mark: &Result<Option<Mark>, String>, witnesses: &Witnesses
 
 /// Adds the consequence to such a reason.
 pub(super) fn doubted(what: String) -> String {
-    format!("{what}, so whether the state went back is not known")
+    format!("{what}, so it is unknown whether the state went back")
 }
 
 /// A state, its directory, and its loss according to the mark.
@@ -176,7 +176,7 @@ fn opened((state, place, loss): Taken, doubt: Option<String>, mark: Option<Mark>
     let mark = mark.filter(|_| loss.is_some());
     let decided = mark.as_ref().map(|mark| mark.decided.clone()).unwrap_or_default();
     for finding in &findings {
-        tracing::warn!(finding, "the replica's directory");
+        tracing::warn!(finding, "replica directory has a problem");
     }
     let lost = match loss {
         Some(loss) => Some(Lost { mark, ..Lost::unmarked(loss) }),
@@ -230,12 +230,12 @@ fn take(
     }
     let state = StateStore::open(&place, cache_bytes)?;
     if state.position() != meta.as_ref().map(|meta| meta.position()) {
-        let reason = "opened twice, it stands at different positions".into();
+        let reason = "the state has different positions after opening it twice".into();
         return Err(OpenError::Damaged { path, reason });
     }
     if named != Some(place.as_path()) {
         directory.make_current(&place)?;
-        tracing::warn!(state = %place.display(), "`current` names the newest sound state again");
+        tracing::warn!(state = %place.display(), "`current` was wrong; it names the newest valid state again");
     }
     if place != path {
         set_aside(directory, &[(path, String::new())]);
@@ -250,9 +250,9 @@ fn set_aside(directory: &Directory, damaged: &[(PathBuf, String)]) {
         match directory.set_aside(path) {
             Ok(aside) => tracing::warn!(
                 kept = %aside.display(),
-                "the state is discarded and will be fetched anew; the outbox is kept, and so is the damaged state"
+                "state discarded; fetching it again, keeping the outbox and the damaged state"
             ),
-            Err(error) => tracing::warn!(%error, "a damaged state cannot be renamed; it stays where it is"),
+            Err(error) => tracing::warn!(%error, "failed to rename a damaged state"),
         }
     }
 }
@@ -301,7 +301,7 @@ impl Search<'_> {
         if let (Ok(view), Some(mark)) = (&checked, marked)
             && view.meta().is_none()
         {
-            self.damaged.push((path, format!("it holds nothing, and was at sequence {}", mark.seq())));
+            self.damaged.push((path, format!("the state is empty, but was at sequence {}", mark.seq())));
             return Ok(false);
         }
         match checked {

@@ -64,10 +64,10 @@ pub struct Accepted {
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     /// The outbox journal is neither corrupt nor missing.
-    #[error("the outbox journal of {0} is neither damaged nor missing: nothing was changed")]
+    #[error("the outbox journal of {0} is neither damaged nor missing; nothing was changed")]
     Sound(std::path::PathBuf),
     /// The directory belongs to something else, or does not exist.
-    #[error("{0} is not a replica's directory: check --data-dir; nothing was changed")]
+    #[error("{0} is not a replica's directory; check --data-dir. Nothing was changed")]
     NoReplica(std::path::PathBuf),
     /// The directory or its journal cannot be opened.
     #[error(transparent)]
@@ -117,7 +117,7 @@ mod tests {
     async fn p10_an_outbox_that_is_gone_is_not_an_empty_outbox() {
         let temp = tempfile::tempdir().expect("temp dir");
         let path = temp.path().join("r");
-        drop(Replica::open(&path, ReplicaOptions::default()).expect("is new"));
+        drop(Replica::open(&path, ReplicaOptions::default()).expect("opens a new replica"));
         let reopen = || async {
             let options = ReplicaOptions { patience: Duration::from_secs(10), ..ReplicaOptions::default() };
             let (path, options) = (path.clone(), options);
@@ -127,7 +127,7 @@ mod tests {
         std::fs::remove_dir_all(path.join("outbox")).expect("removes");
         let error = reopen().await.expect_err("is damaged").to_string();
         assert!(error.contains("outbox journal") && error.contains("accept-loss"), "{error}");
-        assert!(!path.join("outbox").exists(), "nothing was made in its place");
+        assert!(!path.join("outbox").exists(), "no new journal was created");
         let accepted = accept(&path).expect("accepts");
         assert_eq!(accepted, Accepted { records: 0 });
         reopen().await.expect("opens again");

@@ -148,7 +148,7 @@ impl Restoring {
                 (OF_SEQUENCES, rest) => self.take_sequences(rest),
                 (id, _) => self.remove(id),
             },
-            other => return Err(format!("kind {other} is not known to this version")),
+            other => return Err(format!("kind {other} is unknown to this version")),
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl Restoring {
         let noted = self.rejected.iter().filter(|(id, _)| self.txns.contains_key(*id)).map(|(_, (seq, _))| *seq);
         let furthest = noted.max().filter(|seq| *seq != Seq::ZERO && !planted::is(Bug::RollbackUnnoticed))?;
         let at = match found {
-            None => "is gone".to_owned(),
+            None => "is lost".to_owned(),
             Some(found) if found.lineage.len() <= 1 && found.seq < furthest => format!("is at {}", found.seq),
             Some(_) => return None,
         };
@@ -312,7 +312,7 @@ mod tests {
         let (first, second) = (txn(1, vec![]), txn(3, vec![upon(1)]));
         let made = [rejected(&first), rejected(&second)].concat();
         let records = [&made[..], &[(KIND_RETRY, retry(first.id, &txn(2, vec![])))]].concat();
-        let (outbox, _) = restore(&records, &StateStore::in_memory(), Outbox::default()).expect("is read");
+        let (outbox, _) = restore(&records, &StateStore::in_memory(), Outbox::default()).expect("journal is valid");
         assert_eq!(outbox.rejected()[&second.id].txn.conditions, [upon(2)]);
     }
 
@@ -344,10 +344,10 @@ mod tests {
         }
         entries.iter().for_each(|entry| drop(outbox.handle_applied(entry.seq, &entry.body)));
         let here = state(1, &[generation(1, 0)]);
-        let record = sequences(here.meta().as_deref(), outbox.exact_sequences().collect()).expect("some are known");
+        let record = sequences(here.meta().as_deref(), outbox.exact_sequences().collect()).expect("sequences known");
         let frames: Vec<_> = frames_of(&outbox, Some(record.clone())).collect();
         let exact = |frames: &[(u8, Vec<u8>)], state: &StateStore| {
-            let (outbox, _) = restore(frames, state, Outbox::keeping()).expect("is read");
+            let (outbox, _) = restore(frames, state, Outbox::keeping()).expect("journal is valid");
             assert_eq!((outbox.kept().count(), outbox.depth()), (3, 0));
             outbox.exact_sequences().map(|(id, seq)| (id.counter.0, seq.0)).collect::<Vec<_>>()
         };
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(
             exact(&[&[record.clone()][..], &frames[..3]].concat(), &here),
             [(3, 3)],
-            "it is of earlier transactions"
+            "the record is of earlier transactions"
         );
         // In another history only what both share has the same sequences.
         assert_eq!(exact(&frames, &state(1, &[generation(1, 0), generation(2, 1)])), [(1, 1), (3, 3)]);

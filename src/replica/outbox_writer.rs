@@ -38,8 +38,9 @@ const REWRITE_BYTES_MIN: u64 = 4 << 20;
 /// transactions are in the journal.
 const VOUCH_AFTER: Duration = Duration::from_millis(100);
 /// Returned when the outcome of an earlier transaction of the same identity is unknown.
-const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so what became of the earlier \
-                         transaction of this identity is not known here; submit it again when the datastore has been reached";
+const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so the outcome of the \
+                         earlier transaction with this identity is unknown; submit it again when the datastore is \
+                         reachable";
 /// Most requests per fsync.
 const BATCH_TXNS_MAX: usize = 1024;
 
@@ -56,7 +57,7 @@ pub enum SubmitError {
     #[error("a transaction needs at least one operation")]
     Empty,
     /// The given counter does not follow the last one of its origin.
-    #[error("counter {found} of origin {origin} leaves a gap: expected {expected}")]
+    #[error("counter {found} of origin {origin} leaves a gap, expected {expected}")]
     Gap {
         /// Origin of the given identity.
         origin: Origin,
@@ -66,7 +67,7 @@ pub enum SubmitError {
         expected: OriginCounter,
     },
     /// The outbox has reached its limit of transactions.
-    #[error("the outbox holds {depth} transactions and takes no more until the datastore is reached again")]
+    #[error("outbox is full ({depth} pending transactions); writes resume when the datastore is reachable")]
     Full {
         /// Number of pending transactions.
         depth: usize,
@@ -79,8 +80,8 @@ pub enum SubmitError {
     Forbidden(Reason),
     /// The outbox has reached its limit in bytes.
     #[error(
-        "the outbox holds {bytes} bytes of at most {limit} (`Outbox-Max-MB`) and takes no more of this until the datastore is \
-         reached again"
+        "outbox is full ({bytes} bytes of at most {limit}, `Outbox-Max-MB`); such writes resume when the datastore is \
+         reachable"
     )]
     FullBytes {
         /// Bytes of pending transactions.
@@ -89,22 +90,22 @@ pub enum SubmitError {
         limit: usize,
     },
     /// The author's pending transactions fill the author's share of the outbox.
-    #[error("your changes fill your share of the outbox (`Outbox-Max-MB`)")]
+    #[error("your pending changes fill your share of the outbox (`Outbox-Max-MB`)")]
     ShareIsFull,
     /// The author's rejected transactions fill the space that they may take.
     #[error(
-        "changes of yours that were refused take {bytes} bytes: look at them, and retry or dismiss them (`GET /api/rejections`, \
-         `gravwell-logctl outbox`)"
+        "your rejected changes take {bytes} bytes; retry or dismiss them (`GET /api/rejections`, `gravwell-logctl \
+         outbox`)"
     )]
     RejectedFill {
         /// Bytes of these transactions.
         bytes: usize,
     },
     /// Writing to the local disk failed.
-    #[error("the outbox cannot be written: {0}; nothing was accepted")]
+    #[error("cannot write the outbox: {0}; nothing was accepted")]
     Disk(String),
     /// A part of the process has failed, so the process stops.
-    #[error("a part of the process has failed, and it ends: nothing was accepted; try again when it has started again")]
+    #[error("a part of the process has failed, so nothing was accepted; retry after the restart")]
     Failed,
     /// Data that the checks need cannot be read at the moment.
     #[error("{0}")]
@@ -263,7 +264,7 @@ impl OutboxWriter {
             };
             let Some(first) = request else { break };
             if reverted.is_noticed(&*self.clock) {
-                tracing::warn!("the clock jumped, as it does when a machine is reverted: identities begin again");
+                tracing::warn!("clock jumped, the machine may have been reverted; using new identities");
                 (self.express, self.bulk) = (Own::default(), Own::default());
             }
             let mut batch = vec![first];
@@ -405,7 +406,7 @@ impl OutboxWriter {
     /// Appends to the journal and syncs it. The inner error means that nothing was written and the journal
     /// is unchanged.
     fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<Result<(), JournalError>, Fatal> {
-        let failed = "the outbox journal cannot be written";
+        let failed = "cannot write the outbox journal";
         if let Err(error) = self.written_back()? {
             return Ok(Err(error));
         }
@@ -423,7 +424,7 @@ impl OutboxWriter {
         for (txn, ..) in accepted.iter().rev() {
             self.last.insert(txn.id.origin, OriginCounter(txn.id.counter.0 - 1));
         }
-        tracing::error!(%error, "the outbox journal cannot be written");
+        tracing::error!(%error, "failed to write the outbox journal");
     }
 
     fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[RejectedV1], closed: Vec<Closed>) {

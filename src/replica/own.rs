@@ -677,14 +677,15 @@ mod tests {
         let mut since_then = Since::new(&old, &own);
         entries(since, shared_to + 1).iter().for_each(|entry| since_then.take(entry).expect("reads"));
         let shown = new.deletions().expect("reads");
-        let shown =
-            written_after(&own, &new, &shown, Seq(shared_to)).expect("reads").expect("known from the beginning");
+        let shown = written_after(&own, &new, &shown, Seq(shared_to))
+            .expect("reads")
+            .expect("deletions known from the beginning");
         let lost = Lost::after(Seq(shared_to));
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let by_state = parted.again(&own, &shown).expect("reads");
         let chosen = parted.again(&own, &since_then.others).expect("reads");
         let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
-        assert!(by_state.iter().all(is_chosen), "what the log shows as overtaken, its state shows");
+        assert!(by_state.iter().all(is_chosen), "the state shows every transaction superseded in the log");
         let of_state = |condition: &&Condition| condition.mark().is_none();
         for condition in chosen.iter().flat_map(|txn| &txn.conditions).filter(of_state) {
             assert!(condition.holds(new.version(condition.collection(), condition.key()).expect("reads")));
@@ -732,7 +733,7 @@ mod tests {
         let shared = [txn(OTHER, 1, &[("k", Some(1)), ("gone", Some(1))]), txn(OTHER, 2, &[("gone", None)])];
         let own = [txn(ME, 1, &[("k", Some(2))]), txn(ME, 2, &[("new", Some(2)), ("gone", Some(2))])];
         let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
-        assert_eq!(again(&[]), [1, 2], "what was deleted before is not between");
+        assert_eq!(again(&[]), [1, 2], "earlier deletions are not in between");
         assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
         // Deleted in between: an object that existed, one created in between, and one that was always absent.
         assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
@@ -763,9 +764,9 @@ mod tests {
         let other = txn(OTHER, 1, &[("k", Some(2))]);
         let between = [first.clone(), other.clone(), second.clone()];
         assert_eq!(again(&[], &between, std::slice::from_ref(&other)), []);
-        assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "it is not there");
+        assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "the other change is missing");
         let upon = Txn { conditions: vec![written_by(name("k"), first.id)], ..second };
-        assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "nothing came between");
+        assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "no change came between");
     }
 
     #[test]
@@ -775,7 +776,11 @@ mod tests {
         assert_eq!(again(&[], &[first.clone(), second.clone()], &[]), [(1, 2), (2, 1)]);
         let both = txn(ME, 2, &[("b", Some(2)), ("k", Some(2))]);
         let overtaking = txn(OTHER, 1, &[("k", Some(3))]);
-        assert_eq!(again(&[], &[first.clone(), both, overtaking], &[]), [], "b would read as the first made it");
+        assert_eq!(
+            again(&[], &[first.clone(), both, overtaking], &[]),
+            [],
+            "b would have the value of the first change"
+        );
         let gone = txn(ME, 2, &[("a", None)]);
         assert_eq!(again(&[], &[first, gone], &[]), [(1, 2), (2, 1)]);
     }

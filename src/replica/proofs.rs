@@ -67,7 +67,7 @@ pub(super) fn open(directory: &Path, shared: &Shared) {
         }
         Ok(None) => {}
         Err(error) => {
-            tracing::warn!(error, "the last signed position is not known here until the datastore sends another one");
+            tracing::warn!(error, "failed to load the last signed position; waiting for the next one");
         }
     }
 }
@@ -82,10 +82,10 @@ fn write(shared: &Shared, directory: &Path) -> Result<(), String> {
 pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
     let proof = match Proof::from_bytes(body) {
         Ok(proof) => proof,
-        Err(error) => return tracing::warn!(error, "the datastore sent a signed position that cannot be read"),
+        Err(error) => return tracing::warn!(error, "received an invalid signed position from the datastore"),
     };
     if !connector.authorities().iter().any(|authority| proof.is_of(authority)) {
-        return tracing::warn!("the datastore sent a position that its authority did not sign");
+        return tracing::warn!("received a position that the datastore's CA did not sign");
     }
     // An older copy of the datastore has signed less than is known.
     shared.proof.send_if_modified(|known| {
@@ -113,7 +113,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
         let (shared, directory) = (SharedRef::clone(shared), PathBuf::from(directory));
         let saving = move || write(&shared, &directory);
         if let Ok(Err(error)) = vital::spawn_blocking(saving).await {
-            tracing::warn!(error, "the last signed position is not kept; the next one is");
+            tracing::warn!(error, "failed to store the last signed position; storing the next one");
         }
         tokio::time::sleep(SAVE_EVERY).await;
     }
@@ -122,7 +122,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
 /// Writes the last signed position before the process exits.
 pub(super) fn save(shared: &Shared, directory: &Path) {
     if let Err(error) = write(shared, directory) {
-        tracing::warn!(error, "the last signed position is not kept");
+        tracing::warn!(error, "failed to store the last signed position");
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn run(
             never = open_gates(shared) => never?,
             answer = hear(shared, outbox, &mut receive, &window) => answer?,
         };
-        tracing::warn!(reason = answer, "the datastore takes no transactions for now; they wait in the outbox");
+        tracing::warn!(reason = answer, "datastore defers transactions; they wait in the outbox");
         let _ = send.finish();
         sleep(DEFERRED_PAUSE).await;
     }
@@ -110,11 +110,11 @@ async fn open_gate(shared: &SharedRef, txn: &Txn) {
             Ok(Delivery::Complete) => return shared.gate().handle_sent(txn.id),
             Ok(Delivery::Lost(ids)) => {
                 let first = ids.first().map_or_else(String::new, ToString::to_string);
-                tracing::error!(lost = ids.len(), first, "a change names chunks that are lost: it will be rejected");
+                tracing::error!(lost = ids.len(), first, "change references lost chunks; it will be rejected");
                 return shared.gate().handle_lost(txn.id);
             }
             Err(error) => {
-                tracing::info!(%error, "chunks were not sent; trying again");
+                tracing::info!(%error, "failed to send chunks; will retry");
                 sleep(RETRY_PAUSE).await;
             }
         }

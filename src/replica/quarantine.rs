@@ -269,7 +269,7 @@ fn set_of(path: &Path) -> Result<Set, String> {
 fn parse_head(text: &str) -> Result<Set, String> {
     let head: Head = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if head.version != VERSION {
-        return Err(format!("version {} is not known", head.version));
+        return Err(format!("version {} is unknown", head.version));
     }
     Ok(Set {
         log_id: head.log,
@@ -325,7 +325,7 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
         line.clear();
         let mut limited = io::Read::take(&mut reader, LINE_BYTES_MAX as u64 + 256);
         if limited.read_line(&mut line).map_err(|error| named(&error))? == 0 {
-            return Err(named(&"it is cut short"));
+            return Err(named(&"the file is truncated"));
         }
         let text = line.trim_end_matches('\n');
         match &set {
@@ -384,9 +384,9 @@ mod tests {
         };
         let known = set(&[(1, 0), (2, 10)], 2, None);
         assert_eq!(shared(&known, &[(1, 0), (2, 10)]), 10);
-        assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 14)]), 10, "what came later was left");
+        assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 14)]), 10, "later entries were abandoned");
         assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 9)]), 9);
-        assert_eq!(shared(&known, &[(1, 0), (2, 8)]), 8, "a number was given again");
+        assert_eq!(shared(&known, &[(1, 0), (2, 8)]), 8, "the generation number was reused");
         assert_eq!(shared(&known, &[(1, 0), (3, 8), (4, 20)]), 8);
         let cases = [(&[(1, 0), (2, 10)][..], 99), (&[(1, 0), (2, 10), (3, 14)], 14), (&[(1, 0), (3, 8)], 8)];
         for (present, last) in cases {
@@ -408,7 +408,7 @@ mod tests {
             assert_eq!(shared(&unknown, present), expected, "{present:?}");
         }
         let refused = set(&[], 2, Some(1));
-        assert_eq!(shared(&refused, &[(1, 0), (2, 5)]), 10, "it was of that generation itself");
+        assert_eq!(shared(&refused, &[(1, 0), (2, 5)]), 10, "the refusal is of that generation");
         assert_eq!(shared(&refused, &[(1, 0), (2, 5), (3, 7)]), 7);
     }
 
@@ -429,10 +429,10 @@ mod tests {
             change(Some(7), "json", Some(br#"{"a":1}"#)),
             change(Some(8), "bytes \"é\"", Some(&[0, 255, 10])),
             change(None, "gone", None),
-            change(Some(9), "deleted, and there again", None),
+            change(Some(9), "deleted, and created again", None),
         ];
         assert_eq!(set.create(temp.path()).expect("begins").finish().expect("ends").changes, 0);
-        assert!(files(temp.path()).expect("lists").is_empty(), "nothing to set aside, no file");
+        assert!(files(temp.path()).expect("lists").is_empty(), "no changes, so no file");
         let mut writing = set.create(temp.path()).expect("begins");
         changes.iter().for_each(|change| writing.write(change).expect("writes"));
         writing.finish().expect("ends");
@@ -453,7 +453,7 @@ mod tests {
         let good = fs::read(&path).expect("reads");
         for at in 0..good.len() - 1 {
             fs::write(&path, &good[..at]).expect("writes");
-            assert!(read(&path).is_err(), "cut at {at}");
+            assert!(read(&path).is_err(), "truncated at {at}");
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).expect("writes");

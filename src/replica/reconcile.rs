@@ -115,7 +115,7 @@ async fn exchange(
 /// Returns whether an earlier state was restored on purpose; `None` if it is unknown why the log diverged.
 async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry], here: Vec<GenerationInfo>) -> Option<bool> {
     let reply = ask::ask(connection, &Request::Generations).await;
-    let reply = reply.map_err(|error| tracing::warn!(%error, "the datastore does not say why")).ok()?;
+    let reply = reply.map_err(|error| tracing::warn!(%error, "failed to request the cause of the fork")).ok()?;
     let mut known: Vec<GenerationInfo> =
         reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     // The datastore's report takes precedence.
@@ -163,7 +163,7 @@ async fn others_since(
     match read {
         Ok(()) => Ok((leaving, Some(others))),
         Err(ask::AskError::Refused(reason)) => {
-            tracing::info!(reason, "what others did since is not in the log: its state has to show it");
+            tracing::info!(reason, "log lacks the changes of other members; using the datastore's state");
             let showing = vital::spawn_blocking(move || leaving.shown().map(|shown| (leaving, shown)));
             showing.await.map_err(failed)?.map_err(failed)
         }
@@ -215,8 +215,8 @@ impl Exchanging {
         done.await.map_err(|_| LinkError::Closing)?;
         tracing::warn!(
             %shared_to, %was_at, %seq, again = self.exchange.again(), set_aside = written.changes, file = written.file,
-            "this member had entries that the log has not; its own are pushed again, the rest is set aside: see \
-             `gravwell-logctl quarantine list`"
+            "log lacks entries of this member; pushed local changes again and archived the rest, see `gravwell-logctl \
+             quarantine list`"
         );
         Ok(())
     }

@@ -28,8 +28,8 @@ const VERSION: u32 = 1;
 const FILE: &str = "refused";
 
 /// Remedy for a refused member.
-const JOIN_AGAIN: &str = "nothing is accepted here until it is enrolled again: `gravwell-logctl enroll NAME --replace` at the \
-                          datastore, `gravwell-logctl join TOKEN` here";
+const JOIN_AGAIN: &str = "nothing is accepted here until this member is enrolled again: `gravwell-logctl enroll NAME \
+                          --replace` at the datastore, `gravwell-logctl join TOKEN` here";
 
 /// The datastore's refusal of this member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,11 +98,14 @@ impl Refusals<'_> {
             let directory = self.directory.to_owned();
             let saved = off_thread(move || refusal.save(&directory).map_err(|error| error.to_string())).await;
             if let Err(error) = saved {
-                tracing::error!(error, "that the datastore refuses this member is not kept over a restart");
+                tracing::error!(
+                    error,
+                    "failed to store the datastore's refusal, which will be unknown after a restart"
+                );
             }
         }
         if let Err(error) = self.archive_pending().await {
-            tracing::error!(error, "what waits in the outbox is not archived yet; trying again");
+            tracing::error!(error, "failed to archive pending transactions; will retry");
         }
     }
 
@@ -118,7 +121,7 @@ impl Refusals<'_> {
         off_thread(removing).await.map_err(LinkError::Resync)?;
         self.shared.set_refusal(None);
         tracing::warn!(
-            "the datastore takes this member again; see `gravwell-logctl quarantine list` for what it had accepted"
+            "datastore accepts this member again; see `gravwell-logctl quarantine list` for archived changes"
         );
         Ok(())
     }
@@ -138,7 +141,7 @@ impl Refusals<'_> {
                 transactions = pending.len(),
                 changes = written.changes,
                 file = written.file,
-                "what was accepted before the refusal was known is archived: see `gravwell-logctl quarantine list`"
+                "archived transactions accepted before the refusal was known; see `gravwell-logctl quarantine list`"
             );
             let _ = self.outbox.send(Request::Note(to_note)).await;
         }
@@ -188,7 +191,7 @@ mod tests {
             assert!(found.reason.contains("damaged"), "byte {at}: {found:?}");
         }
         Refusal::remove(temp.path()).expect("removes");
-        Refusal::remove(temp.path()).expect("there is none");
+        Refusal::remove(temp.path()).expect("no file is no error");
         assert_eq!(Refusal::load(temp.path()), None);
     }
 }

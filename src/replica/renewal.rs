@@ -39,14 +39,14 @@ impl MemberConnector {
     pub(super) async fn keep_up(&self, connection: &quinn::Connection) {
         loop {
             if let Err(error) = self.keep_identity(connection).await {
-                tracing::warn!(error, "the certificate was not renewed; trying again");
+                tracing::warn!(error, "failed to renew the certificate; will retry");
             }
             // The second request shows the datastore that the copy has arrived.
             match self.fetch_escrow(connection).await {
                 Ok(true) => drop(self.fetch_escrow(connection).await),
                 Ok(false) => {}
                 // Datastores of earlier versions do not send one.
-                Err(error) => tracing::debug!(error, "no sealed copy of the authority"),
+                Err(error) => tracing::debug!(error, "failed to fetch the encrypted CA backup"),
             }
             let _ = tokio::time::timeout(EVERY, self.members_changed.notified()).await;
         }
@@ -67,11 +67,11 @@ impl MemberConnector {
             match self.ask_roots(connection, &before).await {
                 Ok(told) => (has_news, is_due) = self.take_roots(&told, is_due)?,
                 // Datastores of earlier versions have one CA and do not list it.
-                Err(error) => tracing::debug!(error, "the datastore does not say which authorities to trust"),
+                Err(error) => tracing::debug!(error, "failed to fetch the list of trusted CAs"),
             }
             if is_due {
                 self.renew(connection).await?;
-                tracing::info!("the certificate was renewed");
+                tracing::info!("certificate renewed");
             }
             if !is_due && !has_news {
                 break;
@@ -106,7 +106,7 @@ impl MemberConnector {
         let mut identity = Identity::load(&self.data_dir).map_err(text)?;
         let has_news = identity.take_roots(&links).map_err(text)?;
         if has_news {
-            tracing::info!(roots = identity.roots().map_err(text)?.len(), "other authorities are trusted than before");
+            tracing::info!(roots = identity.roots().map_err(text)?.len(), "trusted CAs changed");
             self.use_identity()?;
         }
         let issuing: Option<Fingerprint> = told.issuing.as_deref().and_then(hex_bytes);
@@ -127,13 +127,13 @@ impl MemberConnector {
             Some((Kind::Renewed, certificate)) => {
                 let mut identity = Identity::load(&self.data_dir).map_err(text)?;
                 if identity.certificate().map_err(text)? != before.certificate().map_err(text)? {
-                    return Err("the member has joined anew meanwhile".into());
+                    return Err("the member has joined again in the meantime".into());
                 }
                 identity.renew(&certificate, &key).map_err(text)?;
                 self.use_identity()
             }
             Some((kind, _)) => Err(format!("the datastore answered with {kind:?}")),
-            None => Err("the datastore did not answer".into()),
+            None => Err("no response from the datastore".into()),
         }
     }
 
@@ -156,9 +156,7 @@ impl MemberConnector {
         let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
         let given = Escrow::from_text(&text)?;
         if kept.is_some_and(|kept| self.is_later(&kept, &given)) {
-            tracing::warn!(
-                "the datastore gives an earlier copy of its register of members than the one that is here, which stays"
-            );
+            tracing::warn!("datastore sent an older CA backup than the stored one; keeping the stored one");
             given.save(&earlier).map_err(|error| error.to_string())?;
             return Ok(true);
         }

@@ -104,7 +104,7 @@ async fn swap(linker: &Linker, state: StateStore, side: PathBuf) -> Result<Optio
     linker.hand_over(applier::Request::Swap(state, side, Descent::Required, reply)).await?;
     match swapped.await.map_err(|_| LinkError::Closing)? {
         Ok(()) => {
-            tracing::info!(%seq, "the state was fetched and verified");
+            tracing::info!(%seq, "state fetched and verified");
             Ok(None)
         }
         Err(SwapError::Forked(fork)) => Ok(Some(fork)),

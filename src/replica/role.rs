@@ -19,8 +19,7 @@ use super::shared::{Shared, SharedRef};
 /// Returns why a member of this role may not write; `None` if it may.
 pub(super) fn forbidden(role: &str) -> Option<String> {
     let is_reader = role == Role::Reader.to_string();
-    is_reader
-        .then(|| "this member is a reader, which may not write: write at a webserver or at the datastore".to_owned())
+    is_reader.then(|| "this member is a reader and may not write; write at a webserver or at the datastore".to_owned())
 }
 
 /// Returns whether the state of a member that receives this welcome lacks values withheld from readers. Datastores of
@@ -31,8 +30,8 @@ pub fn is_redacted(welcome: &Welcome) -> bool {
 
 /// Returns why a member that was revoked may not write.
 pub(super) fn revoked() -> String {
-    "this member was revoked before the datastore answered: it may have been committed, or not; join again with a token \
-     from an administrator, and look before it is submitted again"
+    "this member was revoked before the datastore answered, so the change may be committed or not; join again with a \
+     token from an administrator, and check before submitting it again"
         .to_owned()
 }
 
@@ -57,7 +56,7 @@ pub(super) async fn refuse_now(shared: &Shared, outbox: &mpsc::Sender<Request>) 
     let Some(reason) = shared.forbidden() else { return };
     let to_note = shared.refuse(None, &reason);
     if !to_note.is_empty() {
-        tracing::warn!(count = to_note.len(), %reason, "what waited in the outbox was put on the rejected list");
+        tracing::warn!(count = to_note.len(), %reason, "rejected pending transactions");
         let _ = outbox.send(Request::Note(to_note)).await;
     }
 }

@@ -165,7 +165,7 @@ mod tests {
     fn p15_an_outbox_is_bounded_in_bytes() {
         let mut outbox = Outboxes::new();
         outbox.shared.outbox_bytes_max.store(1000, Ordering::Relaxed);
-        outbox.submit(0, Room::Whole, 5000).expect("an empty one takes every transaction");
+        outbox.submit(0, Room::Whole, 5000).expect("an empty outbox accepts every transaction");
         let error = outbox.submit(0, Room::Whole, 1).expect_err("is full");
         assert!(error.to_string().contains("Outbox-Max-MB"), "{error}");
         assert_eq!(outbox.shared.outbox().depth(), 1);
@@ -176,7 +176,7 @@ mod tests {
         let mut outbox = Outboxes::new();
         let size = SHARE_BYTES / 8;
         let answers = outbox.submit_all(7, Room::Share, size, 40);
-        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7, "each has something besides its value");
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7, "each takes more bytes than its value");
         assert!(matches!(answers[39], Err(SubmitError::ShareIsFull)));
         for uid in 8..14 {
             outbox.submit_all(uid, Room::Share, size, 7).into_iter().for_each(|one| one.expect("others have as much"));
@@ -208,12 +208,12 @@ mod tests {
         let ids: Vec<TxnId> = (0..2).map(|_| outbox.reject(7, SHARE_BYTES / 2 - 1000)).collect();
         let error = outbox.submit(7, Room::Share, 4000).expect_err("is full");
         assert!(error.to_string().contains("/api/rejections"), "{error}");
-        outbox.submit(7, Room::Kept, 300).expect("a login, to deal with them");
+        outbox.submit(7, Room::Kept, 300).expect("a login, to resolve rejections");
         outbox.submit(8, Room::Share, 1_000_000).expect("another");
         for id in ids {
             outbox.shared.outbox_mut().take_rejected(id);
         }
-        outbox.submit(7, Room::Share, 1_000_000).expect("they were dealt with");
+        outbox.submit(7, Room::Share, 1_000_000).expect("rejections were resolved");
     }
 
     #[test]
@@ -224,9 +224,10 @@ mod tests {
         }
         assert!(outbox.shared.outbox().rejected_bytes() > LIMIT);
         assert!(matches!(outbox.submit(100, Room::Share, 1), Err(SubmitError::RejectedFill { .. })));
-        outbox.submit(7, Room::Share, 60_000).expect("who has none goes on");
-        let error =
-            outbox.submit(7, Room::Share, LIMIT / SHARE_THEN).expect_err("as long as there are so many, with less");
+        outbox.submit(7, Room::Share, 60_000).expect("a user without rejections is accepted");
+        let error = outbox
+            .submit(7, Room::Share, LIMIT / SHARE_THEN)
+            .expect_err("the share is smaller while there are many rejections");
         assert!(matches!(error, SubmitError::ShareIsFull), "{error}");
         outbox.submit(100, Room::Kept, 300).expect("a login");
         outbox.submit(1, Room::Whole, 1_000_000).expect("an administrator");

@@ -29,8 +29,8 @@ pub enum ServiceError {
     Trust(#[from] TrustError),
     /// The identity cannot be read.
     #[error(
-        "{source}; or join again: `gravwell-logctl enroll NAME --replace` at the datastore, then `gravwell-logctl --data-dir \
-         {home} join TOKEN`, which keeps state and outbox", home = home.display()
+        "{source}; restore the file, or join again: `gravwell-logctl enroll NAME --replace` at the datastore, then \
+         `gravwell-logctl --data-dir {home} join TOKEN`, which keeps state and outbox", home = home.display()
     )]
     Identity {
         /// Directory of the replica.
@@ -169,7 +169,8 @@ impl MemberConnector {
         }
         match peers.take_identity() {
             Ok(()) => *shown = Some(certificate),
-            Err(error) => tracing::warn!(%error, "other members are shown the former certificate for now"),
+            Err(error) => tracing::warn!(%error, "failed to present the new certificate to other members; using the \
+                                                  old one"),
         }
     }
 
@@ -179,7 +180,7 @@ impl MemberConnector {
         let endpoint = self.endpoint(&identity, is_bulk).map_err(plain)?;
         let addresses = if self.addresses.is_empty() { identity.addresses() } else { &self.addresses };
         if addresses.is_empty() {
-            return Err(plain("the identity names no address of a datastore".into()));
+            return Err(plain("the identity contains no datastore address".into()));
         }
         let ordered = self.favourites().order(addresses);
         let errors = match endpoint.connect_any(&ordered).await {
@@ -252,7 +253,7 @@ impl Connector for MemberConnector {
     fn show_register(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         Box::pin(async move {
             if let Err(error) = self.show_mark(&connection).await {
-                tracing::debug!(error, "the register of members that is known here was not shown");
+                tracing::debug!(error, "failed to send the latest known member registry");
             }
         })
     }
@@ -344,7 +345,7 @@ impl Service {
             }
             replica.connect(Arc::new(connector));
         } else {
-            tracing::warn!("no identity: working offline; join with `gravwell-logctl --data-dir DIR join TOKEN`");
+            tracing::warn!("no identity; working offline. Join with `gravwell-logctl --data-dir DIR join TOKEN`");
         }
         let listener =
             tokio::spawn(replica.watch_over().lasting("local socket", admin::listen(replica.clone(), socket)));
@@ -358,7 +359,7 @@ impl Service {
         if !status.healthy {
             return status.problem;
         }
-        let connection = if status.connected { "connected" } else { "cut off" };
+        let connection = if status.connected { "connected" } else { "disconnected" };
         format!("{connection}, sequence {} of {}, outbox {}", status.seq, status.head, status.outbox)
     }
 
@@ -396,7 +397,11 @@ mod tests {
         favourites.note_tried("b");
         assert_eq!(favourites.order(&addresses), ["a", "c", "b"]);
         favourites.note_tried("c");
-        assert_eq!(favourites.order(&addresses), ["b", "a", "c"], "the good one again, when the other is no better");
+        assert_eq!(
+            favourites.order(&addresses),
+            ["b", "a", "c"],
+            "the working address comes first again when the other one fails"
+        );
     }
 
     /// A connector that never connects.

@@ -106,12 +106,12 @@ const STALLED: Duration = Duration::from_secs(10);
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
 /// Remedy when it is unknown how generations of the log started.
-const LEARNS_GENERATIONS: &str = "the member learns it with its next connection; when the datastore does not know it either, say \
-                                  it there: `gravwell-logctl generations set`";
+const LEARNS_GENERATIONS: &str = "wait for the next connection, which provides it; if the datastore does not know it \
+                                  either, set it there with `gravwell-logctl generations set`";
 
 /// Reported when a replica whose state went back has caught up with a datastore that lacks the same entries.
-const NOT_MADE_UP: &str = "the datastore does not have what this replica had durably applied: bring back its newest data \
-                           directory, or recover it from the member that is furthest";
+const NOT_MADE_UP: &str = "the datastore lacks entries that this replica had durably applied; restore the datastore's \
+                           newest data directory, or recover it from the most recent member";
 
 /// Shared state of one replica.
 pub(super) struct Shared {
@@ -298,12 +298,13 @@ impl Shared {
         let Some(found) = lost.as_mut() else { return };
         let is_found = found.is_made_up(meta.as_deref()) && (is_level || found.mark.is_some());
         if is_found || planted::is(Bug::LossForgottenEarly) {
-            tracing::info!(%seq, "equal to the datastore: what the state had lost is there again");
+            tracing::info!(%seq, "caught up with the datastore; the state is complete again");
             *lost = None;
         } else if is_level && !found.message.ends_with(NOT_MADE_UP) {
             // The mark is the only proof of the loss, so it is kept.
             found.message = format!("{}; {NOT_MADE_UP}", found.message);
-            tracing::error!(lost = found.message, head = %link.head, "level with the datastore");
+            tracing::error!(lost = found.message, head = %link.head, "caught up with the datastore, which lacks the \
+                                                                      lost entries too");
         }
     }
 
@@ -338,11 +339,11 @@ impl Shared {
     /// Returns the health problems that only this process can know.
     pub(super) fn reasons(&self) -> Vec<health::Reason> {
         let lost = self.lost().map(|lost| {
-            let remedy = "see that the datastore is reached; states that were damaged are kept as state-*.damaged-*";
+            let remedy = "make the datastore reachable; damaged states are kept as state-*.damaged-*";
             health::Reason::new(health::Code::StateLost, lost, remedy)
         });
         let damage = self.damage().map(|damage| {
-            let remedy = "see that the datastore is reached: the state is fetched from it again without further action";
+            let remedy = "make the datastore reachable; the state is then fetched again without further action";
             health::Reason::new(health::Code::Damaged, damage, remedy)
         });
         let full = self.disk.is_full().then(|| {
@@ -355,12 +356,12 @@ impl Shared {
             health::Reason::new(
                 health::Code::MembersNotBelieved,
                 what,
-                "see that the datastore is reached, and upgrade what is older",
+                "make the datastore reachable, and upgrade the older side",
             )
         });
         let stalled = self.stalled().map(|stalled| {
-            let what = format!("nothing of the log was taken in for {} s although there is more", stalled.as_secs());
-            let remedy = "look for what keeps the disk or the processors of its host busy; restart it if it stays so";
+            let what = format!("the replica is lagging and has applied nothing for {} s", stalled.as_secs());
+            let remedy = "check the disk and the processors of its host for overload; restart it if this continues";
             health::Reason::new(health::Code::IntakeStalled, what, remedy)
         });
         damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).chain(stalled).collect()
@@ -453,7 +454,7 @@ impl Shared {
 
     /// Returns the corruption that reads have found in the state.
     fn damage(&self) -> Option<String> {
-        self.state().damage().summary().map(|found| format!("{found}; fetching the state anew"))
+        self.state().damage().summary().map(|found| format!("{found}; fetching the state again"))
     }
 
     /// Adopts the generation of a datastore with a consistent position. Returns the position from which to follow it.
@@ -537,7 +538,7 @@ impl Shared {
             match state.origin(origin) {
                 Ok(Some(row)) => decided.extend(self.outbox_mut().handle_row(origin, &row)),
                 Ok(None) => {}
-                Err(error) => self.want_resync(format!("{error}; fetching the state anew")),
+                Err(error) => self.want_resync(format!("{error}; fetching the state again")),
             }
         }
         self.settle(decided)
@@ -601,7 +602,7 @@ impl Shared {
 fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
     let changed = outbox_changed.clone();
     state.damage().listen(move |found| {
-        tracing::error!(found, "a read found damage; the state is fetched anew");
+        tracing::error!(found, "read found corruption; fetching the state again");
         changed.send_modify(|number| *number += 1);
     });
 }
@@ -609,13 +610,13 @@ fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
 /// Stops the process: continuing could lose accepted transactions or show wrong data. Nothing more is accepted.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
-    tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
+    tracing::error!(%failure, "stopping, because accepted transactions could be lost");
     output::exit(70);
 }
 
 /// Like [`stop_process`], for a thread that panicked while it held accepted transactions.
 pub(super) fn part_panicked(name: &'static str) -> ! {
-    tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose accepted transactions");
+    tracing::error!(thread = name, "thread panicked; stopping, because accepted transactions could be lost");
     output::exit(70);
 }
 

@@ -99,7 +99,7 @@ impl Terms {
         let terms: Terms = serde_json::from_str(body).map_err(|error| failed(&error))?;
         match terms.version {
             VERSION => Ok(Some(terms)),
-            other => Err(failed(&format!("version {other} is not known to this version"))),
+            other => Err(failed(&format!("version {other} is unknown to this version"))),
         }
     }
 

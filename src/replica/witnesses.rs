@@ -87,7 +87,7 @@ impl Witnesses {
     fn contradict_absence(&self) -> Option<String> {
         if let Some(Position { seq, generation, .. }) = self.reached {
             return Some(format!(
-                "the state is gone: `proof` shows that it was at sequence {seq} of generation {generation}"
+                "the state is lost: `proof` shows that it was at sequence {seq} of generation {generation}"
             ));
         }
         let connected = match &self.terms {
@@ -96,23 +96,23 @@ impl Witnesses {
             Ok(None) if self.was_connected() => "before (`proof`, `identity/roster` or `identity/escrow`)".to_owned(),
             Ok(None) => return None,
         };
-        Some(format!("the state is gone: this replica was connected {connected}"))
+        Some(format!("the state is lost: this replica was connected {connected}"))
     }
 
     fn contradict_position(&self, found: &StateMeta) -> Option<String> {
         let (seq, generation) = (found.seq, found.generation);
         if let Some(reached) = self.reached.filter(|reached| is_behind(found, reached)) {
             return Some(format!(
-                "the state went back: `proof` shows that it was at sequence {} of generation {}, and it is at {seq} of \
-                 {generation}",
+                "the state went back: `proof` shows that it was at sequence {} of generation {}, and it is at {seq} \
+                 of {generation}",
                 reached.seq, reached.generation
             ));
         }
         let Ok(Some(terms)) = &self.terms else { return None };
         if terms.log_id != found.log_id {
             return Some(format!(
-                "the state is not the one that was here: it is of log {}, and `terms` shows that this replica was last \
-                 connected to log {}",
+                "the state was replaced: it is of log {}, and `terms` shows that this replica was last connected to \
+                 log {}",
                 found.log_id, terms.log_id
             ));
         }
@@ -143,11 +143,11 @@ fn is_behind(found: &StateMeta, reached: &Position) -> bool {
 fn missing(path: &Path, mark: Option<&Mark>) -> Option<String> {
     let name = directory::missing_current(path)?;
     if name.is_empty() {
-        return Some("the state is gone: `current` is damaged, and there is no state".into());
+        return Some("the state is lost: `current` is corrupt, and there is no state".into());
     }
     let marked = mark.and_then(|mark| directory::number(Path::new(&mark.state)));
     let is_later = directory::number(Path::new(&name)) > marked;
-    is_later.then(|| format!("the state is gone: `current` names {name}, which is missing"))
+    is_later.then(|| format!("the state is lost: `current` names {name}, which is missing"))
 }
 
 #[cfg(test)]
@@ -182,8 +182,8 @@ mod tests {
         };
         assert!(behind((1, 1, 4), (1, 5)) && !behind((1, 1, 5), (1, 5)) && !behind((1, 1, 6), (1, 5)));
         assert!(behind((1, 1, 9), (2, 5)), "an earlier generation");
-        assert!(behind((1, 2, 2), (1, 5)) && !behind((1, 2, 3), (1, 5)), "a later one that gave up the rest");
-        assert!(!behind((1, 4, 1), (3, 5)), "a history that left the former one, which is archived");
+        assert!(behind((1, 2, 2), (1, 5)) && !behind((1, 2, 3), (1, 5)), "a later generation that gave up the rest");
+        assert!(!behind((1, 4, 1), (3, 5)), "a history that diverged from the previous one, which is archived");
         assert!(!behind((2, 1, 1), (1, 5)), "another log");
     }
 }

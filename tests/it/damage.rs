@@ -103,7 +103,7 @@ async fn p09_a_replica_with_a_different_state_notices_says_so_and_repairs_itself
     let wrong = fleet.run("a", &["export"]);
     assert_ne!(String::from_utf8_lossy(&wrong.stdout), export, "the wrong value is there");
     assert_eq!(wrong.status.code(), Some(3), "and it is known to be another state");
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("is not the one that was here"), "{wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("the state was replaced"), "{wrong:?}");
     let _a = fleet.replica("a");
     fleet.wait("it says so", || fleet.log_of("a").contains("differs from the datastore's"));
     assert_eq!(fleet.converges(&["a"]), export, "and repairs itself");

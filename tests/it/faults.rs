@@ -312,8 +312,8 @@ fn judge(run: &mut Run, ledger: &Ledger) {
     let mut resyncs = 0;
     for name in REPLICAS {
         let log = fleet.log_of(name);
-        assert!(!log.contains("must be fetched anew"), "{name}: an undamaged state was discarded\n{log}");
-        resyncs += log.matches("the state was fetched and verified").count();
+        assert!(!log.contains("must be fetched again"), "{name}: an undamaged state was discarded\n{log}");
+        resyncs += log.matches("state fetched and verified").count();
     }
     let listed: BTreeSet<TxnId> = REPLICAS.iter().flat_map(|name| rejections(fleet, name)).collect();
     let rejected = model.rejected();

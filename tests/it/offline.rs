@@ -117,7 +117,7 @@ fn p14_nobody_waits_for_what_cannot_come() {
     in_vain("new", &["1"], "has not joined");
     new.terminate();
     for (name, seq) in [("new", &["1"][..]), ("a", &["99"]), ("a", &[])] {
-        in_vain(name, seq, "no process runs");
+        in_vain(name, seq, "no process is running");
     }
     in_vain("d", &["99"], "is not reached");
     for (name, seq) in [("new", &[][..]), ("a", &["1"]), ("d", &["1"])] {

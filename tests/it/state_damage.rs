@@ -308,7 +308,7 @@ fn p09_a_lost_row_is_noticed_before_the_state_is_shown() {
     }
     let a = fleet.replica("a");
     assert_eq!(fleet.converges(&["a"]), export);
-    assert!(fleet.log_of("a").contains("the state is discarded"));
+    assert!(fleet.log_of("a").contains("state discarded"));
     fleet.ok("a", &["verify"]);
     drop(a);
     datastore.kill();

@@ -89,7 +89,7 @@ fn p06_another_transaction_under_the_same_identity_commits_nothing_of_ours() {
     let settled = EntryBody::Commit(settled);
     outbox.compare_arrived(&settled);
     let decided = outbox.handle_applied(Seq(6), &settled);
-    assert!(matches!(decided, Some(Decided::Committed(..))), "the datastore may lower what is settled");
+    assert!(matches!(decided, Some(Decided::Committed(..))), "the datastore may lower the settled counter");
     assert_eq!((outbox.rejected().len(), outbox.kept().count()), (1, 1));
 }
 
@@ -137,7 +137,7 @@ fn p06_an_origin_of_which_the_rest_was_refused_is_still_known() {
     let id = txn(2, &[]).id;
     outbox.refuse(id, Reason::Forbidden { message: "a reader".into() });
     outbox.take_rejected(id);
-    assert_eq!(outbox.known_origins(), [id.origin], "the journal still holds the first one");
+    assert_eq!(outbox.known_origins(), [id.origin], "the journal still contains the first one");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn p05_what_waits_upon_a_later_write_is_known() {
     let mut outbox = Outbox::default();
     let upon = |condition| Arc::new(Txn { conditions: vec![condition], ..Txn::clone(&txn(1, &[(1, Some(1))])) });
     outbox.insert(upon(Condition::written_by(collection(), key(1), txn(9, &[]).id)));
-    assert!(!outbox.is_upon_later_than(Seq(0)), "a transaction is no sequence");
+    assert!(!outbox.is_upon_later_than(Seq(0)), "a transaction mark is not a sequence");
     let version = Condition::Version { collection: collection(), key: key(1), version: Seq(5) };
     let (seq, reason) = (Seq(3), Reason::IdentityReused);
     outbox.restore_rejected(RejectedTxn { txn: upon(version), seq, reason });
@@ -233,14 +233,14 @@ fn p06_what_waits_goes_on_from_what_another_history_has_decided() {
     assert_eq!(ids(&requeued(&outbox, &decided, kept)), [(3, 1), (4, 1), (5, 1), (6, 1)]);
     let filled = requeued(&outbox, &decided, Vec::new());
     assert_eq!(ids(&filled), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
-    assert_eq!(filled.kept().map(|kept| kept.seq).collect::<Vec<_>>(), [Seq(4); 2], "others may lack them");
+    assert_eq!(filled.kept().map(|kept| kept.seq).collect::<Vec<_>>(), [Seq(4); 2], "others may not have them");
     assert_eq!(filled.taken(origin), OriginCounter(6));
     assert_eq!(requeued(&outbox, &BTreeMap::new(), Vec::new()).depth(), 6);
     outbox = Outbox::keeping();
     outbox.insert(txn(9000, &[(1, Some(1))]));
     outbox.insert(txn(9001, &[(1, Some(2))]));
     let requeued = requeued(&outbox, &decided, Vec::new());
-    assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
+    assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "too many, so they get another origin");
     assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
     assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));
 }
@@ -265,8 +265,8 @@ fn p07_what_waited_and_was_decided_in_the_log_that_goes_on_has_its_answer() {
     let left = outbox.requeued(leaving, || Origin([7; 16]));
     let counters = |txns: Vec<&Arc<Txn>>| txns.iter().map(|txn| txn.id.counter.0).collect::<Vec<_>>();
     let listed: Vec<_> = left.rejected().values().map(|rejected| (rejected.txn.id.counter.0, rejected.seq)).collect();
-    assert_eq!(listed, [(1, Seq(11)), (3, Seq(13))], "their author is told");
-    assert_eq!(counters(left.kept().map(|kept| &kept.txn).collect()), [2, 4], "others may lack them");
+    assert_eq!(listed, [(1, Seq(11)), (3, Seq(13))], "their author is notified");
+    assert_eq!(counters(left.kept().map(|kept| &kept.txn).collect()), [2, 4], "others may not have them");
     assert_eq!(left.kept().map(|kept| kept.learnt).collect::<Vec<_>>(), [Learnt::Row, Learnt::LastOfRow]);
     assert_eq!(counters(left.pending().collect()), [5]);
 }

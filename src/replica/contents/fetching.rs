@@ -164,7 +164,7 @@ async fn look(contents: &Contents, changes: &mut Changes, complete: &mut HashSet
     metrics::chunk_store(contents.inner.store.stats().file_bytes);
     for key in incomplete.keys() {
         if !locked(&contents.inner.incomplete).get(key).is_some_and(|is_known| *is_known) {
-            tracing::warn!(content = key, "chunks are missing that no member that answers has; asking again");
+            tracing::warn!(content = key, "chunks missing at all reachable members; will retry");
         }
     }
     let found = if incomplete.is_empty() { Look::Complete } else { Look::Incomplete };
@@ -209,7 +209,7 @@ async fn fetch_missing(contents: &Contents, item: &Item, changes: &mut Changes) 
             let absent = inner.bring(&contents.shared, some.to_vec(), false).await.len();
             let store = inner.store.clone();
             if let Ok(Err(error)) = blocking(move || store.sync()).await {
-                tracing::warn!(%error, "chunks were not made durable");
+                tracing::warn!(%error, "failed to sync chunks");
             }
             if absent > 0 {
                 tracing::debug!(content = item.key, absent, of = count, "chunks are missing");

@@ -77,7 +77,7 @@ impl Default for ContentsOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ContentsError {
     /// No member that answers has a chunk.
-    #[error("chunk {0} is not here, and no member that answers has it: it is fetched as soon as one does")]
+    #[error("chunk {0} is missing here and at all reachable members; it is fetched as soon as a member has it")]
     Missing(ChunkId),
     /// The blob is malformed.
     #[error("{0}")]
@@ -250,7 +250,7 @@ impl Contents {
         match blocking(move || store.read(&id)).await? {
             Ok(found) => Ok(found),
             Err(error @ ChunkError::Damaged { .. }) => {
-                tracing::warn!(%error, "a chunk is fetched again");
+                tracing::warn!(%error, "corrupt chunk found; fetching it again");
                 self.inner.wake.notify_one();
                 Ok(None)
             }

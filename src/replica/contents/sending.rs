@@ -128,7 +128,7 @@ impl Ahead {
         let parts = base.is_empty().then_some(parts);
         let task = tokio::spawn(async move {
             if let Err(error) = send_ahead(&sender, queue).await {
-                tracing::debug!(%error, "chunks are not sent ahead; they are sent before they are named");
+                tracing::debug!(%error, "failed to upload chunks early; they are sent before their transaction");
             }
         });
         Ahead { contents, base, parts, task }
@@ -149,7 +149,7 @@ impl Ahead {
         let _ = (&mut self.task).await;
         let head = ContentHead { size: 0, index: index.to_vec(), base: std::mem::take(&mut self.base) };
         if let Err(error) = self.contents.deliver_content(&head).await {
-            tracing::debug!(%error, "chunks were not sent ahead; they are sent before they are named");
+            tracing::debug!(%error, "failed to upload chunks early; they are sent before their transaction");
         }
     }
 }

@@ -60,7 +60,7 @@ async fn give_on(server: Option<Server>, mut send: quinn::SendStream, mut receiv
         let _ = server.serve(&mut send, &mut receive).await;
         return;
     }
-    let refused = Refused { code: RefusalCode::Forbidden, message: "this member keeps no contents".into() };
+    let refused = Refused { code: RefusalCode::Forbidden, message: "this member stores no blobs".into() };
     if wire::send(&mut send, Kind::Refused, &refused).await.is_ok() && send.finish().is_ok() {
         // The stream stays open until the answer has been read.
         let _ = timeout(OPEN_TIMEOUT, send.stopped()).await;
@@ -72,7 +72,7 @@ impl Inner {
     pub(super) async fn datastore_stream(&self, shared: &SharedRef) -> Result<ChunkStream, TransferError> {
         let away = |reason: String| TransferError::Away(reason);
         if !shared.link().connected {
-            return Err(away("the datastore is away".into()));
+            return Err(away("datastore is unreachable".into()));
         }
         let connection = self.bulk_connection().await?;
         let opening = async {
@@ -80,7 +80,7 @@ impl Inner {
             wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
             Ok::<_, WireError>((send, receive))
         };
-        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| away("no stream is to be had".into()))?;
+        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| away("cannot open a stream".into()))?;
         let (send, receive) = opened?;
         Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), ()))
     }
@@ -93,13 +93,13 @@ impl Inner {
         }
         let connector = locked(&self.connector).clone().ok_or_else(|| away("not connected".into()))?;
         let connecting = timeout(BULK_TIMEOUT, connector.connect_bulk()).await;
-        let connected = connecting.map_err(|_| away("the datastore does not answer".into()))?;
+        let connected = connecting.map_err(|_| away("no response from the datastore".into()))?;
         let connection = connected.map_err(|error| away(error.to_string()))?;
         let mut giving = JoinSet::new();
         let (server, given) = (self.server(), connection.clone());
         giving.spawn(async move {
             tokio::select! {
-                Err(error) = give(Some(server), &given) => tracing::debug!(%error, "the connection for chunks has ended"),
+                Err(error) = give(Some(server), &given) => tracing::debug!(%error, "chunk connection closed"),
                 never = window::give_way(&given) => match never {},
             }
         });
@@ -112,7 +112,7 @@ impl Inner {
         if let Ok(mut bulk) = self.bulk.try_lock()
             && let Some(open) = bulk.take()
         {
-            open.connection.close(0u32.into(), b"the datastore does not answer");
+            open.connection.close(0u32.into(), b"no response from the datastore");
         }
     }
 
@@ -121,7 +121,7 @@ impl Inner {
         if shared.link().connected
             && let Err(error) = self.bulk_connection().await
         {
-            tracing::debug!(%error, "no connection for chunks");
+            tracing::debug!(%error, "failed to open the chunk connection");
         }
     }
 
@@ -158,14 +158,14 @@ impl Inner {
     async fn bring_group(&self, shared: &SharedRef, group: Vec<Want>, turn: usize, is_urgent: bool) -> Vec<ChunkId> {
         let mut left = group;
         if let Err(error) = self.fetch_from(self.datastore_stream(shared).await, &mut left, is_urgent).await {
-            tracing::debug!(%error, "chunks do not come from the datastore");
+            tracing::debug!(%error, "failed to fetch chunks from the datastore");
         }
         for member in self.givers(turn) {
             if left.is_empty() {
                 break;
             }
             if let Err(error) = self.fetch_from(self.peer_stream(&member).await, &mut left, is_urgent).await {
-                tracing::debug!(%member, %error, "chunks do not come from a member");
+                tracing::debug!(%member, %error, "failed to fetch chunks from a member");
             }
         }
         left.into_iter().map(|want| want.id).collect()

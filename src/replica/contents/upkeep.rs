@@ -66,7 +66,7 @@ pub(super) async fn run(contents: &Contents) {
 async fn watch_health(contents: &Contents) {
     loop {
         sleep(HEALTH_EVERY).await;
-        let failed = |error| stop_process(&contents.shared, &Fatal::of("chunks cannot be kept")(error));
+        let failed = |error| stop_process(&contents.shared, &Fatal::of("cannot store chunks")(error));
         contents.inner.store.health().unwrap_or_else(failed);
     }
 }
@@ -76,14 +76,10 @@ async fn collect_at_times(contents: &Contents) {
         sleep(COLLECT_EVERY).await;
         match contents.collect(None, false).await {
             Ok(done) if done.chunks > 0 => {
-                tracing::info!(
-                    chunks = done.chunks,
-                    freed = done.freed_bytes,
-                    "chunks that nothing names were removed"
-                );
+                tracing::info!(chunks = done.chunks, freed = done.freed_bytes, "removed unreferenced chunks");
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error, "chunks that nothing names stay for now"),
+            Err(error) => tracing::warn!(error, "chunk garbage collection failed; will retry"),
         }
     }
 }
@@ -98,7 +94,7 @@ async fn evict_at_times(contents: &Contents) {
         if contents.inner.store.stats().stored_bytes > cache_bytes_max
             && let Err(error) = contents.evict_to(cache_bytes_max).await
         {
-            tracing::warn!(error, "the cache of contents is larger than it should be");
+            tracing::warn!(error, "failed to shrink the chunk cache to its limit");
         }
     }
 }
@@ -113,7 +109,7 @@ async fn scrub(contents: &Contents) {
             sleep(pause).await;
             let store = store.clone();
             if let Ok(Err(error)) = blocking(move || store.read(&id)).await {
-                tracing::warn!(%error, "damage was found; it is fetched again from a member");
+                tracing::warn!(%error, "corrupt chunk found; repairing from a member");
                 contents.inner.wake.notify_one();
             }
         }
@@ -149,7 +145,7 @@ impl Contents {
     pub(in crate::replica) async fn checkpoint(&self) {
         let store = self.inner.store.clone();
         if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
-            tracing::warn!(%error, "the chunk store was not closed cleanly; nothing acknowledged is lost");
+            tracing::warn!(%error, "failed to write a checkpoint of the chunk store; no acknowledged data is lost");
         }
     }
 
@@ -255,7 +251,7 @@ fn candidates(
     let mut kept: HashSet<ChunkId> = HashSet::new();
     for head in &waiting {
         // Without the list its chunks are unknown, and could be any.
-        let unknown = || "a list of contents that wait to be sent is not here".to_owned();
+        let unknown = || "a chunk list of a pending blob is missing".to_owned();
         kept.extend(parts_of(&head.index)?.ok_or_else(unknown)?.iter().map(|part| part.id));
         kept.extend(&head.index);
     }

@@ -48,7 +48,7 @@ impl OutboxWriter {
     /// there is no room, that is tried again before anything else is written.
     pub(in crate::replica) fn take_back(&mut self) -> Result<(), Fatal> {
         if let Err(error) = self.written_back()? {
-            tracing::error!(%error, "the outbox journal cannot be written back; nothing is accepted until it can");
+            tracing::error!(%error, "failed to restore the outbox journal; rejecting writes until it succeeds");
         }
         Ok(())
     }
@@ -77,7 +77,7 @@ impl OutboxWriter {
     fn replace(&mut self, frames: impl Iterator<Item = (u8, Vec<u8>)>) -> Result<Result<(), JournalError>, Fatal> {
         let Err(error) = self.journal.replace_with(frames) else { return Ok(Ok(())) };
         // Fails if it is unknown which contents are in place.
-        self.journal.sync().map_err(Fatal::of("the outbox journal cannot be written"))?;
+        self.journal.sync().map_err(Fatal::of("cannot write the outbox journal"))?;
         Ok(Err(error))
     }
 
@@ -111,14 +111,14 @@ impl OutboxWriter {
         if !planted::is(Bug::RewriteBeforePersist)
             && let Err(error) = self.shared.state().persist()
         {
-            tracing::warn!(%error, "the outbox journal is not rewritten before the state is durable");
+            tracing::warn!(%error, "failed to persist the state; outbox journal not rewritten");
             return;
         }
-        let failed = "the outbox journal could not be rewritten";
+        let failed = "failed to rewrite the outbox journal";
         match self.write_present() {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "{failed}; it stays as it is"),
-            Err(failure) => tracing::error!(%failure, "{failed}; the next write ends the process"),
+            Ok(Err(error)) => tracing::warn!(%error, "{failed}; keeping the present one"),
+            Err(failure) => tracing::error!(%failure, "{failed}; the next write stops the process"),
         }
     }
 
@@ -140,7 +140,7 @@ impl OutboxWriter {
         if !frames.is_empty() && !self.shared.disk.is_full() {
             match self.write(&frames)? {
                 Ok(()) => self.shared.outbox_mut().note_recorded(recorded),
-                Err(error) => tracing::debug!(%error, "sequences of committed transactions are recorded later"),
+                Err(error) => tracing::debug!(%error, "failed to record sequences of committed transactions"),
             }
         }
         self.journal.vouch();

@@ -37,7 +37,7 @@ fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
     let delete = |key: &str| {
         vec![Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new(key).expect("key") }]
     };
-    let (given, altered) = (delete("k"), delete("altered on its way into the state"));
+    let (given, altered) = (delete("k"), delete("altered during apply"));
     let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: altered };
     let member = MemberName::new("m").expect("name");
     let entry = Entry { seq: Seq(1), time_ms: 1, member, body: EntryBody::Commit(txn) };
@@ -50,8 +50,8 @@ fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
         writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
         answer.try_recv().expect("answered").map(|receipt| receipt.stage())
     };
-    assert_eq!(submit().expect("is known"), Stage::Rejected(Seq(1), Reason::IdentityReused));
-    shared.want_resync("it differs".into());
+    assert_eq!(submit().expect("identity is known"), Stage::Rejected(Seq(1), Reason::IdentityReused));
+    shared.want_resync("state differs".into());
     assert!(matches!(submit(), Err(SubmitError::NotNow(_))), "the log may have committed it");
     shared.note_resynced();
     assert!(submit().is_ok());
@@ -70,13 +70,13 @@ fn p07_a_retry_is_one_record_and_those_of_two_are_still_read() {
     let state = StateStore::in_memory();
     let of = |more: &[(u8, Vec<u8>)]| {
         let entries = [&made[..], more].concat();
-        let (outbox, _) = restore(&entries, &state, Outbox::default()).expect("is read");
+        let (outbox, _) = restore(&entries, &state, Outbox::default()).expect("journal is valid");
         (outbox.depth(), outbox.rejected().len())
     };
     assert_eq!(of(&[]), (0, 1));
     assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
     assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
-    assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
+    assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "resubmitted by its client");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn puts(writer: &mut OutboxWriter, key: &str) -> Result<Receipt, SubmitError> {
     let (reply, mut answer) = oneshot::channel();
     let (collection, key) = (Collection::new("c").expect("name"), Key::new(key).expect("key"));
     let draft = Draft { ops: vec![Op::Put { collection, key, value: vec![7; 1000].into() }], ..Draft::default() };
-    writer.handle(vec![Request::Submit(draft, reply)]).expect("goes on");
+    writer.handle(vec![Request::Submit(draft, reply)]).expect("handles the request");
     answer.try_recv().expect("answered")
 }
 
@@ -124,7 +124,7 @@ fn left_in(fs: &MemoryFs) -> Vec<(u8, Vec<u8>)> {
 
 /// Returns the keys that the transactions in the journal write.
 fn keys_in(fs: &MemoryFs) -> Vec<String> {
-    let (outbox, _) = restore(&left_in(fs), &StateStore::in_memory(), Outbox::default()).expect("is read");
+    let (outbox, _) = restore(&left_in(fs), &StateStore::in_memory(), Outbox::default()).expect("journal is valid");
     outbox.pending().flat_map(|txn| &txn.ops).map(|op| op.key().to_string()).collect()
 }
 
@@ -147,9 +147,9 @@ fn p07_a_full_disk_ends_no_member_that_leaves_a_history() {
     fs.set_capacity(Some(fs.used_bytes() + 100));
     let (steps, receiver) = std::sync::mpsc::channel();
     let (reply, mut answer) = oneshot::channel();
-    steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is taken");
+    steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is received");
     drop(steps);
-    writer.handle(vec![Request::Exchange(receiver)]).expect("goes on");
+    writer.handle(vec![Request::Exchange(receiver)]).expect("handles the request");
     assert!(answer.try_recv().expect("answered").is_err());
     fs.set_capacity(None);
     puts(&mut writer, "b").expect("is accepted");
@@ -165,12 +165,12 @@ fn p07_an_outbox_that_finds_no_room_to_be_written_back_accepts_nothing_until_the
     std::thread::scope(|scope| {
         let exchanging = scope.spawn(|| writer.handle(vec![Request::Exchange(receiver)]));
         let (reply, answer) = oneshot::channel();
-        steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is taken");
-        answer.blocking_recv().expect("answered").expect("there is room");
+        steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is received");
+        answer.blocking_recv().expect("answered").expect("space is left");
         // The state is not exchanged, and the disk is full by now.
         fs.set_capacity(Some(fs.used_bytes() + 100));
         drop(steps);
-        exchanging.join().expect("no panic").expect("goes on");
+        exchanging.join().expect("no panic").expect("handles the request");
     });
     assert_eq!(keys_in(&fs), ["other"], "as after a crash at this point");
     assert!(matches!(puts(&mut writer, "b"), Err(SubmitError::Disk(_))));
@@ -196,25 +196,25 @@ fn p05_sequences_are_written_with_the_next_transaction_or_soon() {
         }
     };
     let known = || {
-        let (outbox, _) = restore(&left_in(&fs), &state, Outbox::keeping()).expect("is read");
+        let (outbox, _) = restore(&left_in(&fs), &state, Outbox::keeping()).expect("journal is valid");
         outbox.exact_sequences().map(|(_, seq)| seq.0).collect::<Vec<_>>()
     };
     puts(&mut writer, "a").expect("is accepted");
     puts(&mut writer, "b").expect("is accepted");
     commits(&writer, 1);
-    writer.handle(vec![Request::Committed]).expect("goes on");
-    assert_eq!((writer.journal.records(), known()), (2, vec![2]), "no sync of its own");
+    writer.handle(vec![Request::Committed]).expect("handles the request");
+    assert_eq!((writer.journal.records(), known()), (2, vec![2]), "no additional sync");
     puts(&mut writer, "c").expect("is accepted");
     assert_eq!((writer.journal.records(), known()), (4, vec![1, 2]));
     commits(&writer, 3);
-    writer.complete().expect("goes on");
-    writer.complete().expect("goes on");
+    writer.complete().expect("handles the request");
+    writer.complete().expect("handles the request");
     assert_eq!((writer.journal.records(), known()), (5, vec![1, 2, 3]));
     // The journal is written anew.
     writer.holds_prepared = true;
-    writer.take_back().expect("goes on");
+    writer.take_back().expect("handles the request");
     assert_eq!((writer.journal.records(), known()), (4, vec![1, 2, 3]));
-    writer.complete().expect("goes on");
+    writer.complete().expect("handles the request");
     assert_eq!(writer.journal.records(), 4);
 }
 

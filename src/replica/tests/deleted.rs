@@ -52,13 +52,13 @@ fn deleted() -> Vec<(&'static str, Vec<Txn>)> {
     let whole = &[("k", None), ("k-name", None), ("k-password", None), ("k-admin", None)];
     let updated = txn(ME, 1, &[("k", Some("updated"))], vec![version("k", 2)]);
     vec![
-        ("upon its making", vec![made.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
-        ("upon its only making", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
-        ("whatever it is", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], vec![])]),
-        ("where it is", vec![made_where_nothing_was, txn(ME, 1, &[("k", None)], vec![present("k")])]),
-        ("upon its change", vec![changed, txn(ME, 1, &[("k0", None)], upon("k0"))]),
-        ("after an own change upon it", vec![made, updated, txn(ME, 2, &[("k", None)], vec![])]),
-        ("with everything of it", vec![account, txn(ME, 1, whole, [upon("k"), vec![version("login", 1)]].concat())]),
+        ("on its creation", vec![made.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
+        ("on its only creation", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
+        ("unconditionally", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], vec![])]),
+        ("if present", vec![made_where_nothing_was, txn(ME, 1, &[("k", None)], vec![present("k")])]),
+        ("on its change", vec![changed, txn(ME, 1, &[("k0", None)], upon("k0"))]),
+        ("after a local change on top of it", vec![made, updated, txn(ME, 2, &[("k", None)], vec![])]),
+        ("with all of its objects", vec![account, txn(ME, 1, whole, [upon("k"), vec![version("login", 1)]].concat())]),
     ]
 }
 
@@ -70,8 +70,8 @@ fn p04_what_was_deleted_in_a_lost_history_does_not_return_in_either_order() {
             let (values, lists) = come_back(&shared, &[], &order, false);
             let left: Vec<&String> = values.keys().filter(|key| key.starts_with('k') && *key != "k0").collect();
             assert!(left.is_empty(), "deleted {how}, {} first: {left:?}", order[0].0);
-            assert!(how != "upon its change" || !values.contains_key("k0"), "{} first", order[0].0);
-            assert!(lists[&ME].is_empty(), "deleted {how}: it is done, {:?}", lists[&ME]);
+            assert!(how != "on its change" || !values.contains_key("k0"), "{} first", order[0].0);
+            assert!(lists[&ME].is_empty(), "deleted {how}: resolved, {:?}", lists[&ME]);
         }
     }
 }
@@ -90,7 +90,7 @@ fn p04_what_was_deleted_together_with_a_change_that_is_left_out_does_not_return_
         let (values, lists) = come_back(&shared, since, &first, false);
         assert!(!values.contains_key("k"), "{both:?}");
         assert_ne!(values["j"], "mine");
-        assert_eq!((lists[&ME].len(), lists[&OTHER].len()), (1, 1), "both authors are told: {lists:?}");
+        assert_eq!((lists[&ME].len(), lists[&OTHER].len()), (1, 1), "both authors are notified: {lists:?}");
         assert_eq!(lists[&ME][0].ops, both.ops);
         // The object exists again, and its deletion would remove it without the change, so its author decides.
         let (values, lists) = come_back(&shared, since, &second, false);
@@ -112,9 +112,13 @@ fn p04_a_deletion_is_pushed_again_also_where_what_others_did_since_is_not_known(
     let (values, _) = come_back(&[], &[], &[first[0]], true);
     assert!(values.is_empty());
     let maker = Case { lost: lost[..1].to_vec(), since: played.log, who: Some(OTHER), ..Case::default() }.plays(&[]);
-    assert_eq!((maker.value("k"), maker.listed().len()), (None, 1), "its maker sees the deletion, and is told");
+    assert_eq!(
+        (maker.value("k"), maker.listed().len()),
+        (None, 1),
+        "its creator receives the deletion and is notified"
+    );
     let (values, lists) = come_back(&[], &[], &second, true);
-    assert_eq!((values.contains_key("k"), lists[&ME].len()), (false, 1), "then nobody pushes it again");
+    assert_eq!((values.contains_key("k"), lists[&ME].len()), (false, 1), "then no member pushes it again");
 }
 
 #[test]
@@ -151,7 +155,7 @@ fn p04_a_deletion_takes_nothing_away_that_its_author_had_not_seen() {
         let faster = case.plays(&[theirs(key)]);
         for played in [&since, &faster] {
             assert_eq!(played.value(key), Some("theirs"));
-            assert!(played.value("s").is_some(), "what goes together is not deleted in part");
+            assert!(played.value("s").is_some(), "a transaction is not partly deleted");
         }
         assert_eq!((since.listed().len(), faster.committed.len()), (1, 0));
     }
@@ -184,7 +188,7 @@ fn p04_what_is_deleted_between_the_look_and_the_push_does_not_return() {
     for conditions in [vec![], vec![absent("k")]] {
         let lost = [made(conditions), deleted.clone()];
         let (_, deletion) = Case { lost: lost.to_vec(), ..Case::default() }.begins();
-        assert_eq!((deletion.len(), &deletion[0].conditions[..]), (1, &[absent("k")][..]), "it takes nothing away");
+        assert_eq!((deletion.len(), &deletion[0].conditions[..]), (1, &[absent("k")][..]), "it deletes nothing");
         let maker = Case { lost: lost[..1].to_vec(), who: Some(OTHER), ..Case::default() };
         assert_eq!((maker.plays(&[]).committed.len(), maker.plays(&[]).value("k")), (1, Some("made")));
         let played = maker.plays(&deletion);
@@ -214,7 +218,7 @@ fn p04_what_is_deleted_between_an_own_deletion_and_what_follows_it_does_not_retu
             if number == at {
                 assert!(played.commits(&deletion[0]));
             }
-            assert_eq!(played.commits(txn), number < at, "{number} where it is deleted before {at}");
+            assert_eq!(played.commits(txn), number < at, "{number} when deleted before {at}");
         }
         assert_eq!(played.value("k"), None);
     }
@@ -257,7 +261,7 @@ fn p04_who_deleted_what_was_created_again_in_the_lost_history_is_told_that_it_is
     let theirs = [txn(RIVAL, 1, &[("k", None)], vec![]), txn(RIVAL, 2, &[("k", Some("c"))], vec![])];
     assert_eq!(listed(&Case { since: theirs[..1].to_vec(), ..case.clone() }), 0);
     assert_eq!(listed(&Case { since: theirs.to_vec(), ..case.clone() }), 0);
-    assert_eq!(listed(&Case { since: theirs.to_vec(), is_unknown: true, ..case }), 1, "the deletion is not known");
+    assert_eq!(listed(&Case { since: theirs.to_vec(), is_unknown: true, ..case }), 1, "the deletion is unknown");
 }
 
 /// Returns what a member archives of two histories after `shared`, if it pushes `again`, as key, sequence, version in the
@@ -303,14 +307,14 @@ fn p04_what_a_member_has_seen_deleted_in_a_lost_history_is_archived() {
     let lost = [made.clone(), deleted.clone()];
     for is_unknown in [false, true] {
         let shown = |since: &[Txn], again: &[Txn]| shown(&lost, since, again, is_unknown);
-        assert_eq!(shown(&[], &[]), k(0, false), "its maker may push it again");
+        assert_eq!(shown(&[], &[]), k(0, false), "its creator may push it again");
         assert_eq!(shown(&[], std::slice::from_ref(&deleted)), [], "it is pushed again");
-        assert_eq!(shown(std::slice::from_ref(&made), &[]), k(3, !is_unknown), "its maker has pushed it again");
+        assert_eq!(shown(std::slice::from_ref(&made), &[]), k(3, !is_unknown), "its creator has pushed it again");
         assert_eq!(shown(std::slice::from_ref(&deleted), &[]), [], "the log has the deletion");
         let theirs = txn(RIVAL, 9, &[("k", Some("theirs"))], vec![]);
-        assert_eq!(shown(std::slice::from_ref(&theirs), &[]), k(3, false), "somebody else has written it");
+        assert_eq!(shown(std::slice::from_ref(&theirs), &[]), k(3, false), "another member has written it");
         let both = shown(&[deleted.clone(), theirs], &[]);
-        assert_eq!(both, if is_unknown { k(4, false) } else { vec![] }, "the log has the deletion, and a later object");
+        assert_eq!(both, if is_unknown { k(4, false) } else { vec![] }, "the log has the deletion and a later object");
     }
     // A shared object, and one that was deleted in the shared part before.
     let made_again = txn(OTHER, 2, &[("again", Some("made again"))], vec![]);

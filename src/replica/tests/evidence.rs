@@ -15,7 +15,7 @@ fn copies(path: &Path) -> PathBuf {
     let sound = home.set_aside(&first).expect("renames");
     for _ in 0..3 {
         let empty = home.new_state().expect("makes");
-        std::fs::write(empty.join("keyspaces"), "no engine wrote this").expect("writes");
+        std::fs::write(empty.join("keyspaces"), "not written by the engine").expect("writes");
         home.set_aside(&empty).expect("renames");
     }
     sound

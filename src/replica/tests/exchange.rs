@@ -12,7 +12,7 @@ struct Counting(AtomicUsize);
 impl Connector for Counting {
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        let message = "nothing is there".to_owned();
+        let message = "not reachable".to_owned();
         Box::pin(async move { Err(ConnectError { message, is_foreign: false, is_rotated: false }) })
     }
 

@@ -64,12 +64,12 @@ fn marked(seq: u64) -> (Marked, Mark) {
 
 fn apply(applier: &mut Applier, seq: u64) {
     let run = Run { entries: vec![entry(seq, "a")], chain: Chain::default() };
-    applier.handle(Request::Run(run)).expect("goes on");
+    applier.handle(Request::Run(run)).expect("handles the request");
 }
 
 fn compare(applier: &mut Applier, shared: &Shared) {
     let Position { seq, digest, .. } = shared.position().expect("has one");
-    applier.handle(Request::Bookmark(Bookmark { seq, digest })).expect("goes on");
+    applier.handle(Request::Bookmark(Bookmark { seq, digest })).expect("handles the request");
 }
 
 fn persist(applier: &mut Applier) {
@@ -81,12 +81,12 @@ fn persist(applier: &mut Applier) {
 fn p09_a_loss_is_made_up_only_by_an_equal_digest_beyond_the_mark() {
     let (home, mark) = marked(5);
     let (mut applier, shared) = applier(at(3), home.clone());
-    shared.set_lost(Some(Lost { message: "it went back".into(), mark: Some(mark) }));
+    shared.set_lost(Some(Lost { message: "the state went back".into(), mark: Some(mark) }));
     shared.update_link(|link| (link.connected, link.head) = (true, Seq(3)));
     compare(&mut applier, &shared);
     persist(&mut applier);
-    assert_eq!(home.seq(), Some(5), "the proof stays");
-    assert!(shared.lost().expect("still lost").contains("the datastore does not have"), "{:?}", shared.lost());
+    assert_eq!(home.seq(), Some(5), "the mark is kept");
+    assert!(shared.lost().expect("still lost").contains("datastore lacks"), "{:?}", shared.lost());
     for seq in 4..=6 {
         apply(&mut applier, seq);
     }
@@ -134,7 +134,7 @@ fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
         let got = shared.get(&collection, &key).expect_err("is not readable");
         let listed = shared.scan(&collection, "", None, 10).expect_err("is not readable");
         assert!(got.is_passing() && listed.is_passing(), "{got}");
-        assert_eq!(shared.position(), position, "where it stands is known all the same");
+        assert_eq!(shared.position(), position, "the position is known nevertheless");
         assert!(!shared.wants_resync(), "{}", shared.problem());
     };
     let stopped = || StateError::NotNow { dir: "state".into(), cause: "no space".into() };
@@ -161,17 +161,17 @@ fn p14_what_is_not_taken_in_for_long_is_told() {
         shared.update_link(|kept| *kept = link);
     };
     shared.update_link(|link| (link.is_welcome, link.head) = (true, Seq(5)));
-    assert!(!stalled(&shared), "it has just begun");
+    assert!(!stalled(&shared), "the stall has just started");
     long_ago(&shared);
     // Learning of more entries is no progress.
     shared.update_link(|link| (link.connected, link.head) = (true, Seq(6)));
     assert!(stalled(&shared));
     apply(&mut applier, 4);
-    assert!(!stalled(&shared), "it goes on");
+    assert!(!stalled(&shared), "entries are applied again");
     long_ago(&shared);
     assert!(stalled(&shared));
     shared.update_link(Link::disconnect);
-    assert!(!stalled(&shared), "who is cut off has nothing to take in");
+    assert!(!stalled(&shared), "a disconnected member has nothing to apply");
     shared.update_link(|link| (link.connected, link.head) = (true, Seq(4)));
     assert!(!stalled(&shared) && shared.link().behind.is_none(), "level");
 }

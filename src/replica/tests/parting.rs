@@ -250,7 +250,7 @@ fn p08_an_archived_change_is_tried_again_upon_what_its_author_knew_and_upon_noth
         let mut played = case.plays(&[]);
         assert_eq!((played.committed.len(), played.listed().len()), (0, case.lost.len()));
         for (name, txn) in played.listed() {
-            assert!(!played.commits(&txn), "{name} overwrites a change that nobody has seen: {:?}", txn.conditions);
+            assert!(!played.commits(&txn), "{name} overwrites an unseen change: {:?}", txn.conditions);
         }
         assert_eq!(played.value("x"), Some("later"));
     }
@@ -258,7 +258,7 @@ fn p08_an_archived_change_is_tried_again_upon_what_its_author_knew_and_upon_noth
     let case = Case { shared, lost: vec![one, two], is_restore: true, ..Case::default() };
     let mut played = case.plays(&[]);
     let listed = played.listed();
-    assert!(!played.commits(&listed["two"]), "what it was made upon is not there");
+    assert!(!played.commits(&listed["two"]), "its base is missing");
     assert!(played.commits(&listed["one"]) && played.commits(&listed["two"]));
 }
 
@@ -289,7 +289,7 @@ fn p08_what_was_made_upon_an_own_change_that_is_left_out_is_left_out() {
     // Another user is called fay before the member rejoins, or before its pushed transactions arrive.
     let before = Case { since: vec![fay.clone()], ..renames() }.plays(&[]);
     is_as_before(&before);
-    assert_eq!(before.listed().len(), 2, "their author is told");
+    assert_eq!(before.listed().len(), 2, "their author is notified");
     is_as_before(&renames().plays(&[fay]));
     // User 2 is deleted. That also leaves nothing called eve, but it has not made the second rename possible.
     let gone = txn(RIVAL, 1, &[("2", None), ("eve", None)], vec![]);
@@ -316,14 +316,14 @@ fn p08_own_changes_that_are_pushed_again_are_committed_upon_each_other() {
 fn p08_what_was_made_upon_a_lost_change_of_others_is_not_pushed_again_without_it() {
     let shared = vec![txn(OTHER, 1, &[("y", Some("no"))], vec![])];
     let others = txn(OTHER, 2, &[("y", Some("yes"))], vec![]);
-    let own = |key| txn(ME, 1, &[(key, Some("while y says yes"))], vec![version("y", 2)]);
+    let own = |key| txn(ME, 1, &[(key, Some("while y is yes"))], vec![version("y", 2)]);
     for key in ["x", "y"] {
         for since in [vec![], vec![others.clone()]] {
             let case = Case { shared: shared.clone(), lost: vec![others.clone(), own(key)], since, ..Case::default() };
             let played = case.plays(&[]);
             assert_eq!((played.committed.len(), played.listed().len()), (0, 1), "{key}");
             let listed = played.listed();
-            assert!(listed["while y says yes"].conditions.iter().any(Condition::is_upon_lost), "{key}");
+            assert!(listed["while y is yes"].conditions.iter().any(Condition::is_upon_lost), "{key}");
         }
     }
     // A condition on the shared part is not changed, nor is one that requires absence.
@@ -351,14 +351,14 @@ fn p05_what_waits_goes_on_from_an_own_committed_change_also_after_a_restart() {
     let shared = vec![txn(OTHER, 1, &[("y", Some("base")), ("z", Some("base"))], vec![])];
     let lost = vec![
         txn(ME, 1, &[("y", Some("own"))], vec![]),
-        txn(ME, 2, &[("z", Some("own, overtaken"))], vec![]),
+        txn(ME, 2, &[("z", Some("own, superseded"))], vec![]),
         txn(OTHER, 2, &[("o", Some("others"))], vec![]),
     ];
     let since = vec![txn(RIVAL, 1, &[("z", Some("theirs"))], vec![])];
     let pending = vec![
-        txn(ME, 3, &[("y", Some("upon own"))], vec![version("y", 2)]),
-        txn(ME, 4, &[("z", Some("upon the overtaken"))], vec![version("z", 3)]),
-        txn(ME, 5, &[("o", Some("upon others"))], vec![version("o", 4)]),
+        txn(ME, 3, &[("y", Some("on own"))], vec![version("y", 2)]),
+        txn(ME, 4, &[("z", Some("on superseded"))], vec![version("z", 3)]),
+        txn(ME, 5, &[("o", Some("on others"))], vec![version("o", 4)]),
     ];
     for is_restarted in [false, true] {
         let case = Case {
@@ -371,7 +371,7 @@ fn p05_what_waits_goes_on_from_an_own_committed_change_also_after_a_restart() {
         };
         let played = case.plays(&[]);
         assert_eq!(played.committed, [1, 3], "restarted: {is_restarted}");
-        assert_eq!((played.value("y"), played.value("z"), played.value("o")), (Some("upon own"), Some("theirs"), None));
+        assert_eq!((played.value("y"), played.value("z"), played.value("o")), (Some("on own"), Some("theirs"), None));
     }
 }
 
@@ -421,14 +421,14 @@ fn present(key: &str) -> Condition {
 
 #[test]
 fn p08_a_change_that_requires_a_lost_object_is_not_committed_upon_another_one_of_its_name() {
-    let pending = txn(ME, 2, &[("y", Some("made upon x"))], vec![present("x")]);
+    let pending = txn(ME, 2, &[("y", Some("based on x"))], vec![present("x")]);
     let made = |who, value| txn(who, 1, &[("x", Some(value))], vec![absent("x")]);
     let case =
         |lost: Vec<Txn>, since: Vec<Txn>| Case { lost, since, pending: vec![pending.clone()], ..Case::default() };
     // The member made the first x itself, or somebody else did.
     let own = case(vec![made(ME, "of me")], vec![made(OTHER, "another one")]);
     let mut others = case(vec![made(OTHER, "of other")], vec![made(RIVAL, "another one")]);
-    others.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    others.pending = vec![txn(ME, 1, &[("y", Some("based on x"))], vec![present("x")])];
     for case in [own, others] {
         let played = case.plays(&[]);
         assert_eq!(played.values.get("y"), None, "{:?}", played.log);
@@ -436,14 +436,14 @@ fn p08_a_change_that_requires_a_lost_object_is_not_committed_upon_another_one_of
     }
     // Nobody else made one: it is made again, and the change with it.
     let played = case(vec![made(ME, "of me")], vec![]).plays(&[]);
-    assert_eq!((&played.values["x"][..], &played.values["y"][..]), (&b"of me"[..], &b"made upon x"[..]));
+    assert_eq!((&played.values["x"][..], &played.values["y"][..]), (&b"of me"[..], &b"based on x"[..]));
     // It is there from the shared part, or with the same value.
     let mut shared = case(vec![txn(OTHER, 2, &[("x", Some("changed"))], vec![])], vec![]);
     shared.shared = vec![made(OTHER, "shared")];
-    shared.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    shared.pending = vec![txn(ME, 1, &[("y", Some("based on x"))], vec![present("x")])];
     assert!(shared.plays(&[]).values.contains_key("y"));
     let mut again = case(vec![made(OTHER, "the same")], vec![made(OTHER, "the same")]);
-    again.pending = vec![txn(ME, 1, &[("y", Some("made upon x"))], vec![present("x")])];
+    again.pending = vec![txn(ME, 1, &[("y", Some("based on x"))], vec![present("x")])];
     assert!(again.plays(&[]).values.contains_key("y"));
 }
 
@@ -454,14 +454,14 @@ fn p06_what_is_given_again_after_a_recovery_is_the_one_that_was_rewritten() {
     let case = Case { lost: vec![given.clone(), upon.clone()], ..Case::default() };
     let outbox = case.left(&case.outbox(&state_of(&case.lost)));
     for original in [&given, &upon] {
-        let now = outbox.find(original.id).expect("it waits");
+        let now = outbox.find(original.id).expect("pending");
         assert_ne!(now.conditions, original.conditions);
         assert!(now.is_rewritten_from(original), "{now:?}");
         let other = txn(ME, original.id.counter.0, &[("x", Some("3"))], original.conditions.clone());
-        assert!(!now.is_rewritten_from(&other), "it asks for something else");
+        assert!(!now.is_rewritten_from(&other), "its content differs");
     }
     let more = Txn { conditions: vec![version("x", 1), absent("q")], ..upon };
-    assert!(!outbox.find(more.id).expect("it waits").is_rewritten_from(&more));
+    assert!(!outbox.find(more.id).expect("pending").is_rewritten_from(&more));
 }
 
 /// Returns a writer on a directory, with the shared state of a replica.
@@ -500,17 +500,17 @@ fn p08_a_change_that_was_read_in_a_lost_history_is_not_made_upon_the_present_one
     let (steps, receiver) = std::sync::mpsc::channel();
     let (prepared, _written) = tokio::sync::oneshot::channel();
     let (installed, _done) = tokio::sync::oneshot::channel();
-    steps.send(Step::Prepare(Box::new(Outbox::keeping()), prepared)).expect("is taken");
-    steps.send(Step::Install(Seq(0), installed)).expect("is taken");
+    steps.send(Step::Prepare(Box::new(Outbox::keeping()), prepared)).expect("is received");
+    steps.send(Step::Install(Seq(0), installed)).expect("is received");
     writer.handle(vec![Request::Exchange(receiver)]).expect("exchanged");
     let refused = submit(&mut writer, draft(1, before, false));
     assert!(matches!(refused, Err(SubmitError::Condition(_))), "{refused:?}");
     // A transaction that its author has numbered, or that only the datastore checks, is pushed but cannot be committed.
-    submit(&mut writer, draft(1, before, true)).expect("is taken");
+    submit(&mut writer, draft(1, before, true)).expect("is accepted");
     let pending: Vec<Condition> = shared.outbox().pending().flat_map(|txn| txn.conditions.clone()).collect();
     assert!(pending.len() == 1 && pending[0].is_upon_lost(), "{pending:?}");
     let (mut writer, shared) = self::writer(&temp.path().join("again"), vec![generation(1, 0)], &[]);
-    submit(&mut writer, draft(1, shared.histories.present(), false)).expect("was read in the present one");
+    submit(&mut writer, draft(1, shared.histories.present(), false)).expect("was read in the present history");
 }
 
 #[test]

@@ -21,7 +21,7 @@ struct Ending {
 
 impl Ending {
     fn step(&mut self) -> Result<(), String> {
-        self.steps = self.steps.checked_sub(1).ok_or("the process has ended")?;
+        self.steps = self.steps.checked_sub(1).ok_or("process exited")?;
         Ok(())
     }
 }
@@ -92,7 +92,7 @@ fn after(case: Case, steps: usize) -> (Option<Position>, Option<Position>, Optio
     // A second start finds the same.
     let found = opened.state.position();
     drop((opened, home));
-    let again = opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens once more");
+    let again = opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens a second time");
     assert!(again.lost.is_none() && again.state.position() == found, "{case:?} after {steps} steps");
     (found, former, wanted)
 }
@@ -114,7 +114,7 @@ fn p10_a_swap_that_ends_at_any_step_leaves_the_one_state_or_the_other_and_no_dou
             let (found, former, wanted) = after(case, steps);
             assert!(found == wanted || (found == former && !is_new), "{case:?} after {steps} steps: {found:?}");
             is_new = found == wanted;
-            assert_eq!(is_new, steps > 0, "{case:?}: what the mark names is taken, after {steps} steps");
+            assert_eq!(is_new, steps > 0, "{case:?}: the marked state is used, after {steps} steps");
         }
     }
 }
@@ -126,12 +126,12 @@ fn p13_a_member_that_never_had_a_state_has_lost_none() {
     assert!(!lost());
     let side = directory(temp.path()).new_state().expect("makes");
     drop(StateStore::open(&side, CACHE_BYTES).expect("opens"));
-    assert!(!lost(), "ended while the first state was being fetched");
+    assert!(!lost(), "exited while the first state was being fetched");
     std::fs::remove_dir_all(&side).expect("removes");
     drop(state_in(&side, 1, 3, "a"));
     directory(temp.path()).make_current(&side).expect("current");
     Terms::example().save(temp.path()).expect("saves");
-    assert!(lost(), "there is a state, and the mark is missing");
+    assert!(lost(), "there is a state, but no mark");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn p07_an_exchange_ends_although_the_outbox_has_as_many_requests_as_it_holds() {
     begins(&present);
     let shared = Arc::new(Shared::new(present, outbox, None));
     let (requests, _outbox) = tokio::sync::mpsc::channel(1);
-    requests.try_send(outbox_writer::Request::Note(Vec::new())).expect("there is room for one");
+    requests.try_send(outbox_writer::Request::Note(Vec::new())).expect("the queue has space for one");
     let home = directory(temp.path());
     let place = home.new_state().expect("makes");
     let mut applier = Applier::new(Arc::clone(&shared), Box::new(home), requests);
@@ -160,6 +160,10 @@ fn p07_an_exchange_ends_although_the_outbox_has_as_many_requests_as_it_holds() {
     let (done, ended) = std::sync::mpsc::channel();
     let swap = Request::Swap(next, place, Descent::Archived, reply);
     std::thread::spawn(move || done.send(applier.handle(swap).is_ok()));
-    assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(true), "the outbox takes none until it has ended");
+    assert_eq!(
+        ended.recv_timeout(Duration::from_secs(10)),
+        Ok(true),
+        "the outbox accepts no requests until the end of the exchange"
+    );
     assert_eq!(shared.outbox().rejected().len(), 1);
 }

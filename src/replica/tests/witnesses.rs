@@ -43,7 +43,11 @@ fn said_after(change: impl FnOnce(&Path, &Path)) -> Option<String> {
     let lost = || opening::open(&directory(home), CACHE_BYTES).expect("opens").lost;
     let first = lost();
     let second = lost();
-    assert_eq!(first.is_some(), second.is_some(), "a second start says the same as the first: {first:?}, {second:?}");
+    assert_eq!(
+        first.is_some(),
+        second.is_some(),
+        "a second start reports the same as the first: {first:?}, {second:?}"
+    );
     first.map(|lost| lost.message)
 }
 
@@ -59,9 +63,9 @@ fn p13_a_state_that_is_lost_with_its_mark_is_missed() {
     let lost: [&[&str]; 6] =
         [&[], &["high-water"], &["high-water", "current"], &["current", "terms"], &["terms"], &["high-water", "terms"]];
     for names in lost {
-        assert!(remove(names).is_some_and(|said| said.contains("the state is gone")), "{names:?}");
+        assert!(remove(names).is_some_and(|said| said.contains("the state is lost")), "{names:?}");
     }
-    assert_eq!(remove(&["high-water", "current", "terms"]), None, "nothing is left that knows of it");
+    assert_eq!(remove(&["high-water", "current", "terms"]), None, "no evidence is left");
 }
 
 #[test]
@@ -74,7 +78,7 @@ fn p13_a_state_that_went_back_with_its_mark_is_missed() {
             witness(home);
         })
     };
-    assert_eq!(back(&|_| {}), None, "nothing is left that knows of it");
+    assert_eq!(back(&|_| {}), None, "no evidence is left");
     let terms = |terms: Terms| move |home: &Path| terms.save(home).expect("saves");
     let (mut later, mut other) = (Terms::example(), Terms::example());
     later.generation = Generation(2);
@@ -82,7 +86,7 @@ fn p13_a_state_that_went_back_with_its_mark_is_missed() {
     assert!(back(&terms(later)).is_some_and(|said| said.contains("generation 2")));
     assert!(back(&terms(other)).is_some_and(|said| said.contains("connected to log")));
     assert!(back(&|home| prove(home, 5)).is_some_and(|said| said.contains("sequence 5")));
-    assert_eq!(back(&|home| prove(home, 3)), None, "what was signed and had not arrived is no loss");
+    assert_eq!(back(&|home| prove(home, 3)), None, "a signed position that had not arrived is no loss");
     let named = back(&|home| directory(home).make_current(&home.join("state-0002")).expect("names"));
     assert!(named.is_some_and(|said| said.contains("state-0002")));
     assert_eq!(back(&|home| directory(home).make_current(&home.join("state-0000")).expect("names")), None);
