@@ -33,8 +33,8 @@ pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
     let mut of_one_log = pairs.filter(|(earlier, later)| earlier.log_id == later.log_id);
     let (earlier, later) = of_one_log.rfind(|(earlier, later)| earlier.made_ms > later.made_ms)?;
     Some(format!(
-        "backup {} says that it was made later than {}, which reaches further (sequence {} of generation {}): a clock was wrong, or \
-         the datastore went back. What backups reach counts, not their times",
+        "backup {} has a later time than {}, which is more advanced (sequence {} of generation {}): a clock was wrong, \
+         or the datastore was rolled back; backups are ordered by position, not by time",
         earlier.id, later.id, later.seq, later.generation
     ))
 }
@@ -78,19 +78,20 @@ pub fn other_branches(manifests: &[Manifest]) -> Option<String> {
         let Some((main, others)) = of_log.split_first() else { continue };
         named.extend(others.iter().map(|other| {
             let shared = match shared_after(&main.lineage, other.generation) {
-                Some(shared) => format!("what both have ends at sequence {shared}"),
-                None => "what both have is not known".to_owned(),
+                Some(shared) => format!("their shared history ends at sequence {shared}"),
+                None => "their shared history is unknown".to_owned(),
             };
             format!(
-                "backup {} reaches sequence {} of generation {}, which is not in the history of {}, of the later generation {}: {shared}",
+                "backup {} ends at sequence {} of generation {}, which is not in the history of {}, of the later \
+                 generation {}: {shared}",
                 other.id, other.seq, other.generation, main.id, main.generation
             )
         }));
     }
     (!named.is_empty()).then(|| {
         format!(
-            "{}. Either that branch was given up by a restore or recovery, or two datastores of one log back up here; without \
-             --backup, `restore` takes the later generation",
+            "{}; either a restore or recovery abandoned that branch, or two datastores of one log back up here; \
+             without --backup, `restore` uses the later generation",
             named.join("; ")
         )
     })
@@ -102,10 +103,10 @@ pub fn other_branches(manifests: &[Manifest]) -> Option<String> {
 /// Returns an error listing the restorable ranges if no backup covers `end`, or an error if the log is ambiguous.
 pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, RestoreError> {
     let newest = manifests.iter().max_by_key(|manifest| manifest.order());
-    let newest = newest.ok_or_else(|| RestoreError::NotCovered("there is no backup".into()))?;
+    let newest = newest.ok_or_else(|| RestoreError::NotCovered("there are no backups".into()))?;
     if let Some(other) = manifests.iter().find(|manifest| manifest.log_id != newest.log_id) {
         let what = format!(
-            "there are backups of several logs, {} (backup {}) and {} (backup {}): name a backup",
+            "there are backups of several logs, {} (backup {}) and {} (backup {}); choose one with --backup",
             newest.log_id, newest.id, other.log_id, other.id
         );
         return Err(RestoreError::NotCovered(what));
@@ -119,8 +120,8 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
                 Some(found) if !leads_to(newest, found, seq) => {
                     let (id, latest) = (&found.id, &newest.id);
                     return Err(RestoreError::NotCovered(format!(
-                        "sequence {seq} is in a branch of the log only that was given up before backup {latest} was made: to \
-                         restore that branch all the same, name its backup, --backup {id}"
+                        "sequence {seq} is only in a branch of the log that was abandoned before backup {latest} was \
+                         made; to restore that branch, use --backup {id}"
                     )));
                 }
                 found => found,
@@ -130,7 +131,7 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
     };
     covering.ok_or_else(|| {
         let ranges = coverage(manifests).into_iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>();
-        RestoreError::NotCovered(format!("no backup reaches it; what can be restored: {}", ranges.join(", ")))
+        RestoreError::NotCovered(format!("no backup covers it; these sequences can be restored: {}", ranges.join(", ")))
     })
 }
 
@@ -236,11 +237,11 @@ pub(super) mod tests {
         all.iter_mut().for_each(|manifest| manifest.lineage = vec![entry(1, 0)]);
         all[2].lineage.push(entry(2, 10));
         let chosen = |seq| choose(&all, Some(End::Seq(Seq(seq)))).map(|manifest| manifest.id.clone());
-        assert_eq!(chosen(12).expect("one"), "1-2-120", "both branches have it: the one that went on");
-        let refused = chosen(14).expect_err("given up").to_string();
-        assert!(refused.contains("given up") && refused.contains("--backup 1-1-60"), "{refused}");
+        assert_eq!(chosen(12).expect("one"), "1-2-120", "both branches have it: the branch that continued");
+        let refused = chosen(14).expect_err("abandoned").to_string();
+        assert!(refused.contains("abandoned") && refused.contains("--backup 1-1-60"), "{refused}");
         let given_up = [all[0].clone(), all[1].clone()];
-        assert!(choose(&given_up, Some(End::Seq(Seq(14)))).is_ok(), "nothing says that it was");
+        assert!(choose(&given_up, Some(End::Seq(Seq(14)))).is_ok(), "not known to be abandoned");
     }
 
     #[test]
@@ -260,7 +261,7 @@ pub(super) mod tests {
         for part in ["1-1-60", "sequence 15 of generation 1", "1-2-70", "ends at sequence 10"] {
             assert!(said.contains(part), "{part}: {said}");
         }
-        assert!(!said.contains("2-1-80"), "another log is no branch: {said}");
+        assert!(!said.contains("2-1-80"), "another log is not a branch: {said}");
         // What the later generation shares is in its own branch.
         all[1].seq = Seq(10);
         assert_eq!((ids(&all[..]).len(), other_branches(&all)), (2, None));
@@ -295,16 +296,16 @@ pub(super) mod tests {
             all.reverse();
             let chosen = |end| choose(&all, end).expect("one").id.clone();
             assert_eq!(chosen(None), reaching);
-            assert_eq!(chosen(Some(End::Time(500))), reaching, "nothing is known to be of a later moment");
+            assert_eq!(chosen(Some(End::Time(500))), reaching, "no backup is known to be of a later time");
             assert_eq!(chosen(Some(End::Seq(Seq(16)))), reaching);
-            assert_ne!(chosen(Some(End::Time(62))), "1-1-900", "it reaches to 45 only");
+            assert_ne!(chosen(Some(End::Time(62))), "1-1-900", "it covers only up to 45");
             let said = disagreement(&all).expect("they disagree");
             assert!(said.contains(named) && said.contains("clock"), "{said}");
             sort(&mut all);
             assert_eq!(all.map(|manifest| manifest.seq), [10, 15, 16].map(Seq));
         }
         let right = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(2, 1, 55, 3)];
-        assert_eq!(disagreement(&right), None, "logs have nothing to do with each other");
+        assert_eq!(disagreement(&right), None, "logs are independent");
         // Of backups that reach equally far, the one written last is chosen.
         let mut twice = [manifest(1, 1, 60, 15), manifest(1, 1, 50, 15)];
         twice[1].id = super::super::manifest::name(50, Seq(15), 2);

@@ -131,7 +131,7 @@ impl Head {
             let other = if name == NAME { COPY } else { NAME };
             let place = store.place();
             format!(
-                "{place}/{name} is damaged: {what}; {other} is used instead. Move the damaged file out of {place}: the next \
+                "{place}/{name} is damaged: {what}; using {other} instead; move the damaged file out of {place}, and \
                  `backup create` writes it again"
             )
         });
@@ -157,7 +157,7 @@ impl Head {
     }
 
     fn parse_copy(bytes: &[u8]) -> Result<Head, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not valid UTF-8")?;
         Self::parse(summed::open(text)?.as_bytes())
     }
 
@@ -165,10 +165,7 @@ impl Head {
         let head: Head = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let version = if head.key.is_some() { VERSION_KEY } else { VERSION };
         if head.version != version {
-            return Err(format!(
-                "version {} is not known; this program reads {VERSION} and {VERSION_KEY}",
-                head.version
-            ));
+            return Err(format!("version {} is not supported, only {VERSION} and {VERSION_KEY}", head.version));
         }
         Ok(head)
     }
@@ -232,7 +229,7 @@ impl Head {
             (None, None, None) => Ok(Encryption::Plain),
             (Some(_), Some(_), None) => Ok(Encryption::Passphrase),
             (Some(_), Some(_), Some(key)) => Ok(Encryption::Key(key.clone())),
-            _ => Err(Self::damaged(store, NAME, "salt and proof belong together".into())),
+            _ => Err(Self::damaged(store, NAME, "salt and proof do not match".into())),
         }
     }
 
@@ -294,16 +291,16 @@ mod tests {
                     let mut bad = text.clone();
                     bad[at] ^= 1;
                     std::fs::write(file, &bad).expect("writes");
-                    assert_eq!(opens().expect("the other one counts"), b"contents", "{name}, byte {at} of {file:?}");
+                    assert_eq!(opens().expect("the other one is used"), b"contents", "{name}, byte {at} of {file:?}");
                     // Corrupt files are not overwritten, so that an operator can examine them.
                     open(&path, secret, true).expect("opens");
                     assert_eq!(std::fs::read(file).expect("reads"), bad);
                 }
                 std::fs::remove_file(file).expect("removes");
-                assert_eq!(opens().expect("the other one counts"), b"contents");
-                assert!(!file.exists(), "who reads writes nothing");
+                assert_eq!(opens().expect("the other one is used"), b"contents");
+                assert!(!file.exists(), "reading writes nothing");
                 open(&path, secret, true).expect("opens");
-                assert_eq!(&std::fs::read(file).expect("is back"), text, "{name}: {file:?}");
+                assert_eq!(&std::fs::read(file).expect("is restored"), text, "{name}: {file:?}");
             }
             // An existing repository that is opened to back up into it is completed, and that is said.
             for (file, text) in &texts {
@@ -312,14 +309,14 @@ mod tests {
                 assert_eq!(opened.head_damage(), None, "{name}");
                 let name = file.file_name().and_then(|name| name.to_str()).expect("text");
                 assert!(opened.head_completed().is_some_and(|said| said.contains(name)), "{name}");
-                assert_eq!(&std::fs::read(file).expect("is back"), text, "{name}");
+                assert_eq!(&std::fs::read(file).expect("is restored"), text, "{name}");
                 assert_eq!(open(&path, secret, true).expect("opens").head_completed(), None);
             }
             texts.iter().for_each(|(file, _)| std::fs::remove_file(file).expect("removes"));
             for create in [false, true] {
                 assert!(matches!(open(&path, secret, create), Err(RepositoryError::HeadLost { .. })), "{name}");
             }
-            assert!(texts.iter().all(|(file, _)| !file.exists()), "nothing is begun anew");
+            assert!(texts.iter().all(|(file, _)| !file.exists()), "no repository is created");
         }
     }
 }

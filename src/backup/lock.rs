@@ -137,7 +137,7 @@ impl<'a> Lock<'a> {
                 store.put(NAME, &holder.text())?;
                 let now = Holder::read(store)?;
                 if now.is_none_or(|now| now.token != holder.token) {
-                    return Err(failed("somebody else took it over at the same time; try again".into()));
+                    return Err(failed("another process took over the lock at the same time; try again".into()));
                 }
             }
         }
@@ -153,7 +153,7 @@ impl<'a> Lock<'a> {
         match Holder::read(self.store)? {
             Some(now) if now.token == token => Ok(()),
             _ => {
-                let reason = "somebody else took the lock meanwhile; nothing more was done: try again".into();
+                let reason = "another process took over the lock, and this one stopped; try again".into();
                 Err(StoreError::Failed { name: format!("{}/{NAME}", self.store.place()), reason })
             }
         }
@@ -189,7 +189,7 @@ impl Drop for Lock<'_> {
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
-            tracing::warn!(%error, "the repository's lock was not removed");
+            tracing::warn!(%error, "failed to remove repository lock");
         }
     }
 }
@@ -237,7 +237,7 @@ mod tests {
         let store = LocalStore::new(temp.path());
         let lock = Lock::take(&store, "backup").expect("takes");
         lock.holder.lock().expect("lock").kept_ms = 0;
-        lock.keep().expect("is written again");
+        lock.keep().expect("is rewritten");
         assert!(Holder::read(&store).expect("reads").expect("is there").kept_ms > 0);
         put(&store, |holder| holder.host = "elsewhere".into());
         lock.check().expect_err("another's");

@@ -174,11 +174,11 @@ impl Manifest {
     /// Returns a description of the violation.
     pub fn check(&self) -> Result<(), String> {
         if self.version != VERSION {
-            return Err(format!("it has version {}; this program reads {VERSION}", self.version));
+            return Err(format!("version {} is not supported, only {VERSION}", self.version));
         }
         for Segment { name, bytes, pieces, .. } in &self.segments {
             if crate::log::directory::SegmentName::parse(name).is_none() {
-                return Err(format!("`{name}` is not a segment's name"));
+                return Err(format!("`{name}` is not a segment name"));
             }
             if bytes.div_ceil(PIECE_BYTES) != pieces.len() as u64 {
                 return Err(format!("{name} has {bytes} bytes, but {} pieces", pieces.len()));
@@ -188,17 +188,14 @@ impl Manifest {
             return Err(format!("it has {} chunks, but {} lengths", self.chunks.len(), self.chunk_bytes.len()));
         }
         if let Some(bytes) = self.chunk_bytes.iter().find(|bytes| **bytes > PIECE_BYTES) {
-            return Err(format!("it says that a piece has {bytes} bytes, more than {PIECE_BYTES}"));
+            return Err(format!("it lists a piece of {bytes} bytes, more than {PIECE_BYTES}"));
         }
         let is_name = |piece: &str| piece.len() == 64 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some(piece) = self.pieces().find(|piece| !is_name(piece)) {
-            return Err(format!("`{piece}` is not a piece's name"));
+            return Err(format!("`{piece}` is not a piece name"));
         }
         if self.horizon > self.seq || self.checkpoint.seq > self.seq {
-            return Err(format!(
-                "horizon {} or checkpoint {} lie beyond {}",
-                self.horizon, self.checkpoint.seq, self.seq
-            ));
+            return Err(format!("horizon {} or checkpoint {} is past {}", self.horizon, self.checkpoint.seq, self.seq));
         }
         Ok(())
     }
@@ -216,14 +213,14 @@ impl Manifest {
             if let Some((last, after)) = end
                 && (first != Some(last.next()) || checked.before != after)
             {
-                return Err(format!("{name} does not go on from sequence {last}, where the one before ends"));
+                return Err(format!("{name} does not continue from sequence {last}, where the previous segment ends"));
             }
             end = Some((checked.last, &checked.after));
         }
         match end {
             Some((last, after)) if last == self.seq && after == self.chain => Ok(()),
-            Some((last, _)) => Err(format!("it ends at sequence {last}, and not as sequence {} does", self.seq)),
-            None => Err("it has no segment".into()),
+            Some((last, _)) => Err(format!("it ends at sequence {last}, which does not match sequence {}", self.seq)),
+            None => Err("it has no segments".into()),
         }
     }
 

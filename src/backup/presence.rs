@@ -107,7 +107,7 @@ impl Losses {
                     match repository.piece(piece) {
                         Ok(contents) => contents.len() as u64,
                         Err(error @ RepositoryError::Damaged { .. }) => {
-                            tracing::warn!(%error, "it is stored again");
+                            tracing::warn!(%error, "damaged piece found; storing it again");
                             self.lost.insert(piece.to_owned());
                             continue;
                         }

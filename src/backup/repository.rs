@@ -23,13 +23,13 @@ pub enum RepositoryError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There are no backups.
-    #[error("{0} holds no backups: make one with `gravwell-logctl backup create`")]
+    #[error("{0} contains no backups; create one with `gravwell-logctl backup create`")]
     None(String),
     /// The repository is encrypted with a passphrase, which is missing or wrong.
-    #[error("{0} is encrypted: give its passphrase with --passphrase-file or GRAVWELL_BACKUP_PASSPHRASE")]
+    #[error("{0} is encrypted with a passphrase; pass it with --passphrase-file or GRAVWELL_BACKUP_PASSPHRASE")]
     Locked(String),
     /// The repository is encrypted with a backup key, which is missing or wrong.
-    #[error("{place} is encrypted with the backup key {key}, not with the one that was given")]
+    #[error("{place} is encrypted with the backup key {key}, not with the given key")]
     OtherKey {
         /// Location of the repository.
         place: String,
@@ -37,14 +37,15 @@ pub enum RepositoryError {
         key: String,
     },
     /// The repository is not encrypted, but a passphrase or key was provided.
-    #[error("{0} is not encrypted, and stays so: use another place for encrypted backups")]
+    #[error("{0} is not encrypted, which cannot be changed; use another place for encrypted backups")]
     NotEncrypted(String),
     /// The backup key cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// An object is corrupt.
     #[error(
-        "{name} is damaged: {what}; `gravwell-logctl backup verify PLACE --all` names every damaged backup; make new ones at another place"
+        "{name} is damaged: {what}; list damaged backups with `gravwell-logctl backup verify PLACE --all`, and back up \
+         to another place"
     )]
     Damaged {
         /// Name of the object.
@@ -54,8 +55,8 @@ pub enum RepositoryError {
     },
     /// There are backups, but the description of their encryption is lost.
     #[error(
-        "{place} holds backups, but {} and its copy {} are gone, without which nothing opens them: put one of the two back from \
-         a copy of the place, or use another place",
+        "{place} contains backups, but {} and its copy {}, which are needed to open them, are missing; restore one of \
+         the two from a copy of the place, or use another place",
         head::NAME,
         head::COPY
     )]
@@ -110,7 +111,7 @@ impl Repository {
                 let keys = head.keys(&*store, secret)?;
                 if create && let Some(name) = head.complete(&*store)? {
                     head_damage = None;
-                    head_completed = Some(format!("{}/{name} was missing, and was written again", store.place()));
+                    head_completed = Some(format!("{}/{name} was missing and was rewritten", store.place()));
                 }
                 keys
             }
@@ -200,7 +201,7 @@ impl Repository {
             Err(error) => return Err(error.into()),
         };
         if bytes.len() as u64 > PIECE_BYTES || self.piece_name(&bytes) != name {
-            return Err(self.damaged(&path, "its contents do not match its name"));
+            return Err(self.damaged(&path, "its content does not match its name"));
         }
         Ok(bytes)
     }
@@ -214,7 +215,7 @@ impl Repository {
         let bytes = self.seal(summed::seal(&text).into_bytes())?;
         if bytes.len() as u64 > OBJECT_BYTES_MAX {
             let what = format!("its manifest would have {} bytes, more than {OBJECT_BYTES_MAX}", bytes.len());
-            return Err(RepositoryError::NoSuch(format!("backup {} cannot be kept: {what}", manifest.id)));
+            return Err(RepositoryError::NoSuch(format!("cannot store backup {}: {what}", manifest.id)));
         }
         Ok(self.store.put_new(&format!("{MANIFESTS}{}", manifest.id), &bytes)?)
     }
@@ -256,12 +257,14 @@ impl Repository {
         let name = format!("{MANIFESTS}{id}");
         let bytes = match self.store.get(&name) {
             Err(StoreError::Missing(_)) => {
-                return Err(RepositoryError::NoSuch(format!("there is no backup {id}; `backup list` lists them")));
+                return Err(RepositoryError::NoSuch(format!(
+                    "there is no backup {id}; run `backup list` to list them"
+                )));
             }
             read => self.unseal(&name, read?)?,
         };
         let damaged = |what: &str| self.damaged(&name, what);
-        let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not text"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not valid UTF-8"))?;
         let body = summed::open(text).map_err(|what| damaged(&what))?;
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
@@ -300,7 +303,7 @@ impl Repository {
         for id in self.ids()?.iter().rev() {
             match self.manifest(id) {
                 Ok(manifest) => return Ok(Some(manifest)),
-                Err(error @ RepositoryError::Damaged { .. }) => tracing::warn!(%error, "it is passed over"),
+                Err(error @ RepositoryError::Damaged { .. }) => tracing::warn!(%error, "ignoring damaged manifest"),
                 Err(error) => return Err(error),
             }
         }
@@ -439,7 +442,7 @@ mod tests {
             let [one, two] = [(50, 10), (60, 15)].map(|(made_ms, seq)| manifest(1, 1, made_ms, seq));
             [&one, &two].into_iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
             std::fs::copy(path.join(MANIFESTS).join(&one.id), path.join(MANIFESTS).join(&two.id)).expect("copies");
-            let said = repository.manifest(&two.id).expect_err("is another's").to_string();
+            let said = repository.manifest(&two.id).expect_err("belongs to another").to_string();
             assert!(said.contains(&one.id) && said.contains(&two.id) && said.contains("damaged"), "{said}");
             let (good, bad) = repository.manifests().expect("lists");
             assert_eq!((good, bad.len()), (vec![one.clone()], 1), "{name}");

@@ -47,13 +47,14 @@ pub enum RestoreError {
     #[error("{0}")]
     NotCovered(String),
     /// The directory holds a log already.
-    #[error("{0} holds a log already: say --replace, and it is kept beside the restored one")]
+    #[error("{0} already contains a log; use --replace, which keeps it next to the restored one")]
     NotEmpty(PathBuf),
     /// The leftover index of a lost log holds more than the backup.
     #[error(
-        "{path}, the state index that is left of the log, is at sequence {index}, and the backup gives {restored}: the index holds \
-         what the backup has not, and nothing was changed. Rebuild from the index, `gravwell-logctl repair --from {path} \
-         --accept-loss`; or say --replace, and the index is kept beside the restored log", path = path.display()
+        "{path}, the state index left from the lost log, is at sequence {index}, and the backup ends at {restored}: \
+         the index contains changes that the backup lacks, and nothing was changed; rebuild from the index with \
+         `gravwell-logctl repair --from {path} --accept-loss`, or use --replace to keep the index next to the restored \
+         log", path = path.display()
     )]
     IndexHasMore {
         /// Path of the index.
@@ -64,15 +65,15 @@ pub enum RestoreError {
         restored: Seq,
     },
     /// The leftover index of a lost log may hold more than the backup, but cannot be read for unrelated reasons.
-    #[error("the state index that is left of the log may know more than the backup, and cannot be examined now: {0}")]
+    #[error("the state index left from the lost log may contain more than the backup, and cannot be read now: {0}")]
     Index(OpenError),
     /// The restored log differs from the backup.
-    #[error("the restored log is not what was backed up: {0}")]
+    #[error("the restored log does not match the backup: {0}")]
     Wrong(String),
     /// Restoring failed for reasons unrelated to the backup, for example because the disk is full.
     #[error(
-        "the backup cannot be restored for now: {0}. Nothing was put in place; see that the disk has room for the log and its \
-         index, and restore again"
+        "cannot restore the backup: {0}; nothing was changed; check that the disk has room for the log and its index, \
+         then restore again"
     )]
     Failed(String),
     /// An operation of the file system failed.
@@ -269,7 +270,7 @@ pub fn rehearse(
         // For an earlier point in time, other backups may have the chunks that this one lacks.
         Some(first) if end.end.is_none() => {
             let count = restored.incomplete.len();
-            Err(RestoreError::Wrong(format!("it lacks chunks of {count} contents, {first} first")))
+            Err(RestoreError::Wrong(format!("it lacks chunks of {count} contents, the first of which is {first}")))
         }
         _ => Ok(restored),
     }
@@ -309,7 +310,7 @@ fn side_of(new: &Path) -> PathBuf {
 fn discard(new: &Path) {
     for path in [new.to_owned(), side_of(new)] {
         if let Err(error) = remove(&path) {
-            tracing::warn!(%error, "what was made of the backup stays; the next start removes it");
+            tracing::warn!(%error, "failed to remove restored files; the next start removes them");
         }
     }
 }
@@ -344,14 +345,14 @@ fn incomplete(contents: &Contents, read: &mut Read<'_>) -> Result<Vec<String>, R
 fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, RestoreError> {
     let bytes = repository.piece(piece).map_err(|error| match error {
         RepositoryError::Damaged { name, what } => {
-            RepositoryError::Damaged { name, what: format!("{what}; it holds chunk {id} of contents") }
+            RepositoryError::Damaged { name, what: format!("{what}; it contains chunk {id} of contents") }
         }
         error => error,
     })?;
     if ChunkId::of(&bytes) == id {
         return Ok(bytes);
     }
-    Err(RestoreError::Wrong(format!("piece {piece} does not hold chunk {id}")))
+    Err(RestoreError::Wrong(format!("piece {piece} does not contain chunk {id}")))
 }
 
 /// Writes the chunks that the chunk store lacks; they are durable when this returns. Chunks not in `own` come from
@@ -369,7 +370,7 @@ fn bring_chunks(
         match chunk(repository, *id, piece) {
             Ok(bytes) => store.write(id, &bytes).map(drop).map_err(chunk_store)?,
             Err(error) if own.contains(id) => return Err(error),
-            Err(error) => tracing::warn!(%error, "another backup is damaged; what it holds is passed over"),
+            Err(error) => tracing::warn!(%error, "another backup is damaged; skipping its chunk"),
         }
     }
     store.sync().map_err(chunk_store)
@@ -402,7 +403,7 @@ fn rebuild(
     let (seq, chain) =
         cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq))).map_err(|error| of_cut(error, manifest))?;
     if seq == manifest.seq && crate::log::copy::chain_text(&chain) != manifest.chain {
-        return Err(RestoreError::Wrong("its chain is another one".into()));
+        return Err(RestoreError::Wrong("its hash chain differs".into()));
     }
     check(manifest, new, config, (seq, generation), wishes)
 }
@@ -471,7 +472,7 @@ fn check(
     let digest = |state: &StateStore| state.meta().map(|meta| meta.digest).unwrap_or_default();
     if first == checkpoint.seq && digest(&built) != checkpoint.digest {
         let (found, expected) = (digest(&built), checkpoint.digest);
-        return Err(wrong(format!("it adds up to {found} at sequence {first}, not to {expected}")));
+        return Err(wrong(format!("its digest at sequence {first} is {found}, not {expected}")));
     }
     open::level(&built, &log.reader()).map_err(|error| wrong(error.to_string()))?;
     let objects = built.meta().map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum());
@@ -520,21 +521,21 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
     let is_there = trust.join("ca.key").exists();
     let Some(key) = wishes.recovery_key else {
         if is_there {
-            return Ok(("the one that was here".into(), None));
+            return Ok(("the existing one".into(), None));
         }
         // Records that the CA is not missing but was abandoned.
         let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
-        return Ok(("none: members have to join again, or restore with --recovery-key".into(), None));
+        return Ok(("none; let members join again, or restore with --recovery-key".into(), None));
     };
     // Includes backups later than the restored point in time: the registry must be the current one, not that of an
     // earlier time.
     match latest(copies(wishes.escrows, log_id)?, key) {
         Ok(Some(found)) if is_there => {
             found.escrow.check_same(&trust)?;
-            Ok(("the one that was here".into(), None))
+            Ok(("the existing one".into(), None))
         }
-        Ok(None) if is_there => Ok(("the one that was here".into(), None)),
+        Ok(None) if is_there => Ok(("the existing one".into(), None)),
         Ok(Some(found)) => {
             found.check(wishes.earlier_copy)?;
             let (found, is_named) = of_branch(found, log_id, wishes, key)?;
@@ -547,9 +548,9 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
                 let now_ms = SystemClock.now_ms();
                 Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
             }
-            let stays = if has_kept { "; the register of members that was left is later, and stays" } else { "" };
+            let stays = if has_kept { "; kept the existing member registry, which is newer" } else { "" };
             let doubt = found.doubt.map_or(String::new(), |doubt| {
-                format!("; {doubt}: the one of the highest revision was taken, check `members`")
+                format!("; {doubt}; used the one with the highest revision, check `members`")
             });
             let counts = match RecoveryKey::load(&trust)? {
                 Some(present) if present == *key => String::new(),
@@ -558,7 +559,7 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
             let register = RegisterOf { backup: found.place, made_ms: found.rank.made_ms };
             Ok((format!("restored{stays}{counts}{doubt}"), (!has_kept).then_some(register)))
         }
-        Ok(None) => Err(RestoreError::Wrong("the sealed authority: no backup holds one".into())),
+        Ok(None) => Err(RestoreError::Wrong("no backup contains an encrypted CA backup".into())),
         Err(error) => Err(error.into()),
     }
 }
@@ -574,14 +575,15 @@ fn of_branch(
     let Some(apart) = &found.apart else { return Ok((found, false)) };
     let of_named = |named: &str| match latest_of_branch(copies(wishes.escrows, log_id)?, key, named)? {
         Some(found) => Ok(found),
-        None => Err(RestoreError::NotCovered(format!("backup {named} holds no sealed copy of the authority"))),
+        None => Err(RestoreError::NotCovered(format!("backup {named} contains no encrypted CA backup"))),
     };
     match wishes.named.map(of_named).transpose()? {
         Some(named) if named.apart.is_none() => Ok((named, true)),
         named => {
             let apart = named.and_then(|named| named.apart).unwrap_or_else(|| apart.clone());
             Err(RestoreError::NotCovered(format!(
-                "{apart}. Nothing was put in place: name the backup whose register counts with --backup ID; `backup list` shows them"
+                "{apart}; nothing was changed; choose the backup with the right member registry by --backup ID (see \
+                 `backup list`)"
             )))
         }
     }
@@ -589,7 +591,7 @@ fn of_branch(
 
 /// Parses the encrypted CA backups, ordered by how far their backups reach.
 fn copies(sealed: &[SealedIn<'_>], log_id: LogId) -> Result<Vec<FoundCopy>, RestoreError> {
-    let wrong = |what: String| RestoreError::Wrong(format!("the sealed authority: {what}"));
+    let wrong = |what: String| RestoreError::Wrong(format!("encrypted CA backup: {what}"));
     let sealed = sealed.iter().enumerate().filter(|(_, sealed)| !sealed.escrow.is_empty());
     let found = sealed.map(|(order, sealed)| {
         let escrow = Escrow::from_text(sealed.escrow).map_err(wrong)?;

@@ -184,7 +184,7 @@ pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool
         return Err(error.error);
     }
     if keep.is_nothing() && !manifests.is_empty() {
-        let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
+        let what = "this would remove every backup; keep at least one with --keep-last, --keep-daily or --keep-weekly";
         return Err(RepositoryError::NoSuch(what.into()));
     }
     let Choice { kept, faults } = choose(&manifests, keep, &mut Soundness::new(repository, lock)?)?;
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(apart.kept.len(), 2, "{:?}", apart.kept);
         assert!([&all[1], &all[3]].iter().all(|manifest| apart.kept.contains(&manifest.id)), "{:?}", apart.kept);
         assert_eq!((&apart.covered, &apart.covered), (&apart.covered_before, &vec![(Seq(0), Seq(30))]));
-        let said = apart.branches.expect("it is said");
+        let said = apart.branches.expect("it is reported");
         assert!(said.contains(&all[3].id) && said.contains(&all[1].id), "{said}");
     }
 

@@ -74,7 +74,7 @@ impl S3Store {
             if attempt == ATTEMPTS {
                 return Err(self.failed(name, reason));
             }
-            tracing::info!(name, reason, "asking the store again");
+            tracing::info!(name, reason, "retrying request to the store");
             std::thread::sleep(pause);
             pause *= 2;
         }

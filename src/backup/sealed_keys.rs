@@ -45,8 +45,8 @@ impl Repository {
         let damaged = |what: String| SealedKey::Damaged(format!("{}/{path} is damaged: {what}", store.place()));
         Ok(match BackupKey::unseal(&sealed, recovery) {
             Some(found) if found.name() == key => SealedKey::Opens(found),
-            Some(found) => damaged(format!("it holds the backup key {}, not {key}", found.name())),
-            None => damaged("the recovery key that it is named after does not open it".to_owned()),
+            Some(found) => damaged(format!("it contains the backup key {}, not {key}", found.name())),
+            None => damaged("the recovery key in its name does not decrypt it".to_owned()),
         })
     }
 
@@ -68,14 +68,14 @@ impl Repository {
             match Self::sealed_key(self.store(), recovery, key)? {
                 SealedKey::Damaged(what) => found.push(what),
                 SealedKey::Missing if is_own && recovery == current => found.push(format!(
-                    "{}/{}, the backup key {key} under the recovery key, is missing",
+                    "{}/{}, the backup key {key} encrypted under the recovery key, is missing",
                     self.store().place(),
                     path_of(&recovery.name())
                 )),
                 SealedKey::Missing | SealedKey::Opens(_) => {}
             }
         }
-        let remedy = ": the recovery key alone would not open these backups; the next `backup create` stores it again";
+        let remedy = ": the recovery key alone would not decrypt these backups; run `backup create` to store it again";
         Ok(found.into_iter().map(|what| what + remedy).collect())
     }
 
@@ -105,7 +105,7 @@ impl Repository {
                 self.store().put(&path_of(&recovery.name()), &key.seal(recovery)?)?;
             }
             if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
-                return Err(self.damaged(&path_of(&recovery.name()), "it is not what was written"));
+                return Err(self.damaged(&path_of(&recovery.name()), "it does not match the written content"));
             }
         }
         Ok(())
@@ -243,7 +243,7 @@ mod tests {
         assert!(kept(&new));
         std::fs::remove_file(&file).expect("removes");
         assert!(damage(true).contains("is missing"), "{}", damage(true));
-        assert_eq!(damage(false), "", "it may never have been there");
+        assert_eq!(damage(false), "", "it may never have existed");
         settle();
         assert!(kept(&new));
         assert_eq!(Repository::key_under(&*store(&place), &new, "another").expect("looks"), None);

@@ -38,7 +38,10 @@ impl<'a> Soundness<'a> {
     pub(super) fn fault(&mut self, manifest: &Manifest) -> Result<Option<String>, RepositoryError> {
         let lost = self.repository.lost(manifest, &self.stored);
         if let Some(piece) = lost.first() {
-            return Ok(Some(format!("{} of its pieces are not there whole, {piece} first", lost.len())));
+            return Ok(Some(format!(
+                "{} of its pieces are missing or incomplete, the first of which is {piece}",
+                lost.len()
+            )));
         }
         let unmeasured = manifest.chunk_lengths().filter(|(_, bytes)| bytes.is_none());
         for (piece, _) in unmeasured {

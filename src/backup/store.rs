@@ -19,15 +19,13 @@ const RESERVE_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The object does not exist.
-    #[error("{0} is not there; check the place, and see `gravwell-logctl backup list PLACE`")]
+    #[error("{0} does not exist; check the place with `gravwell-logctl backup list PLACE`")]
     Missing(String),
     /// An object of that name exists already.
-    #[error("{0} is there already")]
+    #[error("{0} already exists")]
     Exists(String),
     /// The store rejects the request or cannot be reached.
-    #[error(
-        "{name}: {reason}; see that the place is right, can be reached and written, and has room, then run the command again"
-    )]
+    #[error("{name}: {reason}; check that the place is correct, reachable, writable and has free space, then retry")]
     Failed {
         /// Object or location of the request.
         name: String,
@@ -35,7 +33,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Another process holds the lock.
-    #[error("{name}: {who} is at work; wait, or remove it if that process is gone")]
+    #[error("{name}: locked by {who}; wait, or remove the lock if that process no longer exists")]
     Busy {
         /// Name of the lock.
         name: String,
@@ -43,9 +41,7 @@ pub enum StoreError {
         who: String,
     },
     /// The store has no space.
-    #[error(
-        "{0}: there is no room for it; make room there, for one by `gravwell-logctl backup prune`, then run the command again"
-    )]
+    #[error("{0}: no space left; free some space, for example with `gravwell-logctl backup prune`, then retry")]
     Full(String),
 }
 
@@ -122,7 +118,7 @@ pub fn open(place: &str) -> Result<Box<dyn Store>, StoreError> {
     match directory(place) {
         None => Err(StoreError::Failed {
             name: place.to_owned(),
-            reason: "this is not a place for backups: use a directory or s3://bucket/prefix".into(),
+            reason: "invalid place for backups; use a directory or s3://bucket/prefix".into(),
         }),
         Some(root) => Ok(Box::new(LocalStore { root })),
     }
@@ -227,7 +223,7 @@ impl Store for LocalStore {
         let since = fs::metadata(self.root.join(lock::NAME)).and_then(|lock| lock.modified());
         let swept = since.and_then(|since| staged::sweep(&self.root, since)).map_err(self.failed(lock::NAME))?;
         if swept > 0 {
-            tracing::info!(place = self.place(), bytes = swept, "removed what was left unfinished");
+            tracing::info!(place = self.place(), bytes = swept, "removed unfinished files");
         }
         Ok(())
     }
@@ -242,7 +238,7 @@ impl Store for LocalStore {
         let made = getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()));
         let made = made.and_then(|()| fs::rename(staged::write(&path, &bytes)?, &path));
         if let Err(error) = made {
-            tracing::info!(place = self.place(), %error, "no room is kept for a full disk");
+            tracing::info!(place = self.place(), %error, "failed to create disk reserve");
         }
     }
 
@@ -267,7 +263,7 @@ mod tests {
     fn a_directory_keeps_whole_objects_under_their_names() {
         let temp = tempfile::tempdir().expect("temp dir");
         let store = LocalStore::new(&temp.path().join("backups"));
-        assert!(store.list("pieces/").expect("lists").is_empty(), "nothing is there, which is no error");
+        assert!(store.list("pieces/").expect("lists").is_empty(), "a missing directory is no error");
         assert!(matches!(store.get("x"), Err(StoreError::Missing(_))));
         store.put("pieces/ab/1", b"one").expect("writes");
         store.put("pieces/ab/1", b"two").expect("replaces");
@@ -277,7 +273,7 @@ mod tests {
         assert_eq!(names, ["pieces/ab/1", "pieces/cd/2"]);
         assert_eq!(store.get("pieces/ab/1").expect("reads"), b"two");
         store.remove("pieces/ab/1").expect("removes");
-        store.remove("pieces/ab/1").expect("is not there, which is no error");
+        store.remove("pieces/ab/1").expect("a missing object is no error");
         assert!(open("ftp://host/x").is_err());
         // A reserve that was cut short reserves too little.
         let reserve = temp.path().join("backups").join(RESERVE);

@@ -69,11 +69,11 @@ pub fn backends(webservers: &[BackendInfo], choice: &Choice) -> (Vec<Backend>, V
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for BackendInfo { name, external_addr, unhealthy, .. } in webservers {
         match external_addr.as_deref().map(host_and_port) {
-            None => left_out.push(format!("{name} says no External-Addr: set it in its gravwell.conf")),
-            Some(Err(what)) => left_out.push(format!("{name}: {what}; it is left out")),
+            None => left_out.push(format!("{name} announces no External-Addr; set it in its gravwell.conf")),
+            Some(Err(what)) => left_out.push(format!("{name}: {what}; left out")),
             Some(Ok((host, _))) if is_local(&host) && !choice.allow_local_backends => left_out.push(format!(
-                "{name}: the External-Addr {host} is on the balancer's own host or link, or is no host's address; it is left out \
-                 unless --allow-local-backends is given"
+                "{name}: the External-Addr {host} is loopback, link-local, multicast or unspecified; left out unless \
+                 --allow-local-backends is given"
             )),
             Some(Ok((host, port))) => {
                 let addresses = host.parse().map(|ip: IpAddr| SocketAddr::new(ip, port)).into_iter().collect();
@@ -136,7 +136,7 @@ macro_rules! words {
 }
 
 words!(Format, "a format", "traefik" => Traefik, "nginx" => Nginx, "haproxy" => Haproxy, "prometheus" => Prometheus);
-words!(Hop, "a way to reach webservers", "https" => Https, "https-unverified" => HttpsUnverified, "http" => Http);
+words!(Hop, "a protocol to webservers", "https" => Https, "https-unverified" => HttpsUnverified, "http" => Http);
 
 /// Options chosen by the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -234,10 +234,10 @@ impl Choice {
             return Err(format!("--backend-name {name}: use a host name"));
         }
         if self.member_names && self.backend_name.is_some() {
-            return Err("--member-names and --backend-name exclude each other".into());
+            return Err("--member-names and --backend-name are mutually exclusive".into());
         }
         if self.member_names && format == Format::Traefik {
-            return Err("traefik checks each webserver for its host: leave --member-names out".into());
+            return Err("traefik verifies each webserver by its host; remove --member-names".into());
         }
         if self.listen().bytes().any(|b| !(b.is_ascii_hexdigit() || b".:[]*".contains(&b))) {
             return Err(format!("--listen {}: use ADDR:PORT or :PORT", self.listen()));

@@ -42,7 +42,7 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
         }
     }
     if backends.is_empty() {
-        text += "    server 127.0.0.1:9 down; # no webserver has said its External-Addr yet\n";
+        text += "    server 127.0.0.1:9 down; # no webserver has announced its External-Addr yet\n";
     }
     let _ = write!(text, "    keepalive 32;\n}}\nserver {{\n{}", listen(choice));
     let scheme = if choice.backend == Hop::Http { "http" } else { "https" };

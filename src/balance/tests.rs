@@ -83,7 +83,7 @@ fn who_is_away_stays_and_who_was_revoked_goes() {
     let addresses: Vec<String> = found.iter().map(Backend::address).collect();
     assert_eq!(addresses, ["a:1", "b.elsewhere:2", "n:1"]);
     assert_eq!(found[1].unhealthy.as_deref(), Some("it differs"));
-    assert!(left_out.len() == 1 && left_out[0].starts_with("mute says no External-Addr"), "{left_out:?}");
+    assert!(left_out.len() == 1 && left_out[0].starts_with("mute announces no External-Addr"), "{left_out:?}");
 }
 
 #[test]

@@ -69,16 +69,19 @@ impl Access {
     /// Prints the report for people.
     pub(super) fn print(&self, output: &mut Output) -> CtlResult {
         if self.ended > 0 {
-            output.line(&format!("ended: {} logins and keys of that moment; everybody logs in again", self.ended))?;
+            output.line(&format!(
+                "revoked: {} logins and keys of the restored state; all users must log in again",
+                self.ended
+            ))?;
         }
         for RestoredToken { user, name, id } in &self.tokens {
             output.line(&format!(
-                "API token as it was then: {name:?} of {user}, {id}; if it was deleted or renewed since, delete it \
-                 (--rotate-secrets ends all)"
+                "restored API token: {name:?} of {user}, {id}; if it was deleted or renewed since, delete it \
+                 (--rotate-secrets revokes all)"
             ))?;
         }
         if !self.administrators.is_empty() {
-            output.line(&format!("administrators as they were then: {}", self.administrators.join(", ")))?;
+            output.line(&format!("restored administrators: {}", self.administrators.join(", ")))?;
         }
         Ok(())
     }

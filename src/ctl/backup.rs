@@ -149,17 +149,13 @@ pub(super) async fn archive(config: DatastoreConfig, place: String, state: Arc<A
                 state.succeeded(SystemClock.now_ms());
                 made.head_damage.iter().for_each(|damage| notices.give(damage));
                 if made.is_new && made.missing > 0 {
-                    tracing::error!(
-                        backup = made.backup,
-                        missing = made.missing,
-                        "archived, but contents are not complete"
-                    );
+                    tracing::error!(backup = made.backup, missing = made.missing, "backup written with missing chunks");
                 } else if made.is_new {
-                    tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "archived");
+                    tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "backup written");
                 }
             }
             Err(Trouble { error, is_busy }) => {
-                tracing::error!(error = error.message, "the archive is behind; trying again");
+                tracing::error!(error = error.message, "continuous backup failed; will retry");
                 busy = if is_busy { busy + 1 } else { 0 };
                 if !is_busy || busy > BUSY_MAX {
                     state.failed(&error.message);
@@ -225,7 +221,7 @@ fn report(json: bool, made: &Made) -> CtlResult {
     }
     if made.is_new {
         output.line(&format!(
-            "{}: up to sequence {}, a log of {} and {} chunks of contents; {} new",
+            "{}: up to sequence {}, log of {}, {} chunks of contents; {} new",
             made.backup,
             made.seq,
             size(made.bytes),
@@ -237,18 +233,19 @@ fn report(json: bool, made: &Made) -> CtlResult {
         output.line(&format!("nothing has changed since {}", made.backup))?;
     }
     if made.again > 0 {
-        output.line(&format!("{} pieces of it were missing in this place, and are stored again", made.again))?;
+        output.line(&format!("{} pieces were missing in this place and were stored again", made.again))?;
     }
     if made.forgotten > 0 {
         output.line(&format!(
-            "{} chunks that only the history names are gone already: some resources cannot be restored as they were",
+            "{} chunks that only the history references no longer exist: earlier states of some resources cannot be \
+             restored",
             made.forgotten
         ))?;
     }
     if let Some((from, to)) = made.gap {
         output.line(&format!(
-            "sequences {from} to {to} were compacted before they were backed up: they cannot be restored one by one; make \
-             backups more often, or keep more history"
+            "sequences {from} to {to} were compacted before they were backed up, and cannot be restored individually; \
+             back up more often, or keep more history"
         ))?;
     }
     output.flush()
@@ -256,14 +253,14 @@ fn report(json: bool, made: &Made) -> CtlResult {
 
 fn print_key(dir: &Path, key_file: Option<PathBuf>, json: bool) -> CtlResult {
     let path = key_file.unwrap_or_else(|| BackupKey::path_in(dir));
-    let missing = || CtlError::new(format!("{} is not there: the first encrypted backup makes it", path.display()));
+    let missing = || CtlError::new(format!("{} does not exist; the first encrypted backup creates it", path.display()));
     let key = BackupKey::load(&path).map_err(CtlError::new)?.ok_or_else(missing)?;
     let mut output = Output::new();
     if json {
         output.json(&serde_json::json!({ "backup_key": key.to_string(), "key": key.name(), "key_file": path }))?;
     } else {
         output.line(&key.to_string())?;
-        complain!("the backup key {}: keep it where neither this host's disk nor the backups are", key.name());
+        complain!("this is the backup key {}; store it away from this host and from the backups", key.name());
     }
     output.flush()
 }
@@ -295,7 +292,7 @@ fn list(repository: &Repository, json: bool) -> CtlResult {
         ]
     })?;
     if !json {
-        output.line(&format!("every sequence can be restored in: {}", ranges(&coverage(&manifests))))?;
+        output.line(&format!("restorable sequences: {}", ranges(&coverage(&manifests))))?;
         output.line(&format!("{}: {}", repository.store().place(), in_words(repository.encryption())))?;
     }
     output.flush()?;
@@ -400,10 +397,10 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
     if json {
         output.json(&pruned)?;
     } else {
-        let verb = if dry_run { "would go" } else { "went" };
+        let verb = if dry_run { "would be removed" } else { "removed" };
         pruned.removed.iter().try_for_each(|id| output.line(&format!("{id} {verb}")))?;
         output.line(&format!(
-            "{} backups stay, {} {verb}, with {} pieces ({})",
+            "{} backups kept, {} {verb}, with {} pieces ({})",
             pruned.kept.len(),
             pruned.removed.len(),
             pruned.pieces,
@@ -411,7 +408,7 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
         ))?;
         let (before, after) = (ranges(&pruned.covered_before), ranges(&pruned.covered));
         if before == after {
-            output.line(&format!("every sequence can be restored in: {after}, as before"))?;
+            output.line(&format!("restorable sequences: {after}, as before"))?;
         } else {
             let verb = if dry_run { "could then" } else { "can now" };
             let before = match pruned.unsound.is_empty() {
@@ -429,14 +426,14 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
 /// Names the backups that cannot be restored.
 fn unsound_named(unsound: &[Unsound]) -> Option<String> {
     let named = unsound.iter().map(|Unsound { backup, why, stays }| {
-        let stays = if *stays { "; it stays, because a rule selects it or no sound one reaches as far" } else { "" };
+        let stays = if *stays { "; kept, because a rule selects it or no sound backup is as advanced" } else { "" };
         format!("backup {backup} cannot be restored: {why}{stays}")
     });
     let named: Vec<String> = named.collect();
     (!named.is_empty()).then(|| {
         format!(
-            "{}. See that the whole place is there, for example that all of it is mounted, and make a new backup: it stores \
-             what it needs anew. Those that stay lost are removed with --unsound",
+            "{}; check that the place is complete, for example that all of it is mounted, and make a new backup, which \
+             stores missing pieces again; remove the remaining ones with --unsound",
             named.join("; ")
         )
     })

@@ -50,9 +50,9 @@ pub enum BackupAction {
         /// Seconds between two backups with --follow.
         #[arg(long, default_value_t = 60, value_name = "S")]
         every: u64,
-        /// Begin anew at a place that was used before and is empty now.
+        /// Start over at a place that was used before and is empty now.
         ///
-        /// Such a place is refused otherwise, because its file system may just not be mounted.
+        /// Such a place is rejected otherwise, because its file system may just not be mounted.
         #[arg(long)]
         new_place: bool,
     },
@@ -93,14 +93,14 @@ pub enum BackupAction {
         /// Keep the newest backup of each of the last N weeks.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_weekly: usize,
-        /// Delete backups that cannot be restored, too, if a sound one reaches as far.
+        /// Delete backups that cannot be restored, too, if a sound one is as advanced.
         ///
-        /// Without it such a backup stays as long as the rules select it: what it lacks may come back.
+        /// Without it, such a backup is kept while the rules select it, because the missing data may be restored.
         #[arg(long)]
         unsound: bool,
         /// Apply the rules to each log as a whole, not to each branch of its history.
         ///
-        /// Deletes backups of branches that were given up by a restore or recovery, when it is their turn.
+        /// Backups of branches that a restore or recovery abandoned are then deleted in their turn.
         #[arg(long)]
         given_up: bool,
         /// Print the plan without changing anything.

@@ -98,12 +98,12 @@ impl Storing<'_> {
 }
 
 fn broke_off() -> CtlError {
-    CtlError::new("the copy broke off: try again")
+    CtlError::new("the backup stream ended early; try again")
 }
 
 /// Returns the error for a backup that could not be restored and is therefore not written.
 fn unsound(what: impl std::fmt::Display) -> CtlError {
-    CtlError { message: format!("the copy cannot be restored: {what}. No backup was written; try again"), exit: 3 }
+    CtlError { message: format!("the backup could not be restored: {what}; nothing was written, try again"), exit: 3 }
 }
 
 /// Segments of the last backup, as far as they were checked and their pieces are still present.
@@ -163,7 +163,7 @@ fn rest_of(repository: &Repository, kept: &[String], standing: &Standing) -> Opt
         match tokio::task::block_in_place(|| repository.piece(piece)) {
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(error) => {
-                tracing::warn!(%error, "the segment is stored again");
+                tracing::warn!(%error, "failed to read piece of last backup; storing the segment again");
                 return None;
             }
         }
@@ -187,7 +187,7 @@ pub(super) async fn copy(
             return Ok(made);
         }
     }
-    Err(unsound(format_args!("{} loses what is stored in it", repository.store().place())))
+    Err(unsound(format_args!("{} loses stored pieces", repository.store().place())))
 }
 
 /// Like [`copy`]; `None` if the place has lost pieces of the last backup that were to be used again.
@@ -205,7 +205,7 @@ async fn copy_once(
     let mut call = client.call(&Request::Copy { of, have: before.have() }).await?;
     let begin: CopyBegin = match call.next().await? {
         Some(Piece::Item(item)) => serde_json::from_slice(&item).map_err(CtlError::new)?,
-        _ => return Err(CtlError::new("the datastore did not begin with what it copies")),
+        _ => return Err(CtlError::new("the datastore did not send the list of segments first")),
     };
     let bar = if quiet { ProgressBar::hidden() } else { bytes_bar() };
     bar.set_length(begin.segments.iter().map(|segment| segment.bytes.saturating_sub(segment.sent_from)).sum());
@@ -242,9 +242,9 @@ fn later_generation(
     let later = found.filter(|found| found.log_id == begin.log_id && found.generation > begin.generation);
     Ok(later.map(|later| {
         format!(
-            "{} holds backup {} of generation {} of this log, up to sequence {}; this datastore is at generation {}. Another \
-             datastore of the same log, such as a restored copy, backs up here too, or this one went back. Use a place of its own \
-             for each: `restore` without --backup takes the later generation",
+            "{} contains backup {} of generation {} of this log, up to sequence {}; this datastore is at generation \
+             {}: another datastore of the same log, such as a restored copy, backs up here too, or this one was rolled \
+             back; use a separate place for each, as `restore` without --backup uses the later generation",
             repository.store().place(),
             later.id,
             later.generation,
@@ -276,7 +276,7 @@ fn left_out(before: &Before<'_>, announced: &CopySegment) -> Result<(Vec<String>
         let check = SegmentCheck::resume(name, *bytes, mark.is_empty(), standing, rest)?;
         Some((kept_of(segment, standing)?.to_vec(), check))
     });
-    found.ok_or_else(|| CtlError::new("the datastore leaves out what is not there: try again"))
+    found.ok_or_else(|| CtlError::new("the datastore omitted data that the last backup lacks; try again"))
 }
 
 async fn copy_segment(
@@ -295,7 +295,9 @@ async fn copy_segment(
     let (mut left, mut buffer) = (bytes.saturating_sub(*sent_from), Vec::new());
     while left > 0 {
         let Some(Piece::Frames(bytes)) = call.next().await? else { return Err(broke_off()) };
-        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| CtlError::new("more came than was announced"))?;
+        left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| CtlError::new("the datastore sent more bytes than announced"))?;
         bar.inc(bytes.len() as u64);
         check.push(&bytes).map_err(unsound)?;
         buffer.extend_from_slice(&bytes);
@@ -309,7 +311,7 @@ async fn copy_segment(
     }
     let ended = check.finish().map_err(unsound)?;
     if (&ended.header, &ended.mark) != (header, mark) {
-        return Err(unsound(format_args!("{name} is not the file that was announced")));
+        return Err(unsound(format_args!("{name} does not match the announced file")));
     }
     let (name, header, mark) = (name.clone(), header.clone(), mark.clone());
     Ok(Segment { name, bytes: *bytes, header, mark, pieces, checked: Some(ended.checked) })
@@ -363,7 +365,7 @@ async fn copy_chunks(
                 }
             }
             if ChunkId::of(&bytes) != *id {
-                return Err(CtlError { message: format!("chunk {id} is not what its name says"), exit: 3 });
+                return Err(CtlError { message: format!("chunk {id} does not match its name"), exit: 3 });
             }
             bar.inc_length(bytes.len() as u64);
             bar.inc(bytes.len() as u64);
@@ -446,8 +448,8 @@ pub(super) fn check_complete(made: &Made) -> CtlResult {
         return Ok(());
     }
     let message = format!(
-        "backup {} lacks {} chunks that contents name: the datastore did not have them either (`blobs verify` says which). \
-         Those of earlier backups are kept; make another one when they are there again",
+        "backup {} lacks {} chunks that contents reference, because the datastore lacks them too (see `blobs verify`); \
+         chunks of earlier backups are kept; make another backup once they are restored",
         made.backup, made.missing
     );
     Err(CtlError { message, exit: 3 })

@@ -46,8 +46,8 @@ fn read(dir: &Path) -> Result<Places, CtlError> {
     };
     serde_json::from_str(&text).map(trimmed).map_err(|error| {
         CtlError::new(format!(
-            "{} is damaged: {error}. It says which places of backups are encrypted: see that each of them is, with `backup list`, \
-             then remove it; the next backup makes it again",
+            "{} is damaged: {error}; it records which places of backups are encrypted; check each place with `backup \
+             list`, then remove the file, and the next backup re-creates it",
             path.display()
         ))
     })

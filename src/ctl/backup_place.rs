@@ -55,11 +55,12 @@ impl fmt::Display for Described {
                 let file = file.display();
                 write!(
                     f,
-                    "encrypted with the key {key} in {file}: keep a copy of it away from this host and from the backups"
+                    "encrypted with the key {key} in {file}; store a copy of it away from this host and from the \
+                     backups"
                 )
             }
             _ if self.encryption == "passphrase" => f.write_str("encrypted with the passphrase"),
-            _ => f.write_str("NOT ENCRYPTED: who reads the backups reads everything"),
+            _ => f.write_str("NOT ENCRYPTED: anyone with access to the backups can read all data"),
         }
     }
 }
@@ -104,7 +105,7 @@ impl Opened {
             Ok(Some(keys)) => keys,
             Ok(None) => return Ok(Vec::new()),
             Err(error) => {
-                complain!("gravwell-logctl: whether the recovery key opens these backups was not checked: {error}");
+                complain!("gravwell-logctl: cannot check whether the recovery key decrypts these backups: {error}");
                 return Ok(Vec::new());
             }
         };
@@ -164,9 +165,9 @@ fn ask_when_plain(
         (None, None) => return Ok(()),
     };
     Err(CtlError::new(format!(
-        "{} is not encrypted, and {why}: somebody who can write there may have put other backups in the place of yours. Nothing was \
-         read or written. See where they are from; only when they are meant not to be encrypted, say --plain \
-         (Datastore-Backup-Plain for an archive)",
+        "{} is not encrypted, and {why}: your backups may have been replaced by others; nothing was read or written; \
+         check their origin, and use --plain (Datastore-Backup-Plain for a continuous backup) only if they are meant \
+         to be unencrypted",
         place.place
     )))
 }
@@ -180,7 +181,7 @@ pub(super) fn open_to_restore(
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
     let Some(encryption) = Repository::encryption_of(&*store).map_err(failed)? else {
         return Err(match backup_known::is_used(dir, &place.place)? {
-            true => CtlError::new(format!("{} holds no backups, but did before: is it mounted?", store.place())),
+            true => CtlError::new(format!("{} contains no backups, but did before: is it mounted?", store.place())),
             false => failed(RepositoryError::None(store.place())),
         });
     };
@@ -202,9 +203,9 @@ fn found_or_made(dir: &Path, place: &BackupPlace, new_place: bool) -> Result<Ope
     let (found, passphrase) = (Repository::encryption_of(&*store).map_err(failed)?, passphrase(place)?);
     let shown = store.place();
     if plain && (passphrase.is_some() || !matches!(found, None | Some(Encryption::Plain))) {
-        let what = if passphrase.is_some() { "a passphrase is given" } else { "it is encrypted already" };
+        let what = if passphrase.is_some() { "a passphrase was given" } else { "it is already encrypted" };
         return Err(CtlError::new(format!(
-            "{shown} cannot be plain, because {what}: leave --plain out, or use another place"
+            "{shown} cannot be unencrypted, because {what}; remove --plain, or use another place"
         )));
     }
     let key_file = key_file(dir, place);
@@ -217,8 +218,8 @@ fn found_or_made(dir: &Path, place: &BackupPlace, new_place: bool) -> Result<Ope
         opened.notices.extend(opened.repository.head_completed().map(str::to_owned));
         if encryption == Encryption::Plain && !plain {
             opened.notices.push(format!(
-                "{shown} is not encrypted, and stays so: who reads it reads everything, hashes of passwords included. Use another \
-                 place for encrypted backups, or say --plain (Datastore-Backup-Plain) when this is meant"
+                "{shown} is not encrypted: anyone with access to it can read all data, including password hashes; use \
+                 another place for encrypted backups, or use --plain (Datastore-Backup-Plain) if this is intended"
             ));
         }
         if let Some(key) = &opened.unsealed
@@ -227,14 +228,14 @@ fn found_or_made(dir: &Path, place: &BackupPlace, new_place: bool) -> Result<Ope
             let (name, file) = (key.name(), opened.key_file.display());
             opened
                 .notices
-                .push(format!("{file} was missing: the backup key {name} is back from its sealed copy in {shown}"));
+                .push(format!("{file} was missing: restored the backup key {name} from its encrypted copy in {shown}"));
         }
         return Ok(opened);
     }
     if !new_place && backup_known::is_used(dir, &place.place)? {
         return Err(CtlError::new(format!(
-            "{shown} is empty, but held backups when it was last used from here: is it mounted? Nothing was written. To begin \
-             anew there, run `gravwell-logctl --data-dir {} backup create {} --new-place`",
+            "{shown} is empty, but contained backups when it was last used from here: is it mounted? Nothing was \
+             written; to start over there, run `gravwell-logctl --data-dir {} backup create {} --new-place`",
             dir.display(),
             place.place
         )));
@@ -256,8 +257,8 @@ fn made_or_found(dir: &Path, key_file: &Path, place: &str) -> Result<(Option<Bac
     let (key, is_new) = BackupKey::open_or_create(key_file).map_err(CtlError::new)?;
     let (name, file, dir) = (key.name(), key_file.display(), dir.display());
     let notice = format!(
-        "made the backup key {name} in {file}: without it the backups in {place} cannot be read. Keep a copy of it away from this \
-         host and from the backups: `gravwell-logctl --data-dir {dir} backup key` prints it"
+        "created the backup key {name} in {file}: without it the backups in {place} cannot be read; store a copy away \
+         from this host and from the backups, print it with `gravwell-logctl --data-dir {dir} backup key`"
     );
     Ok((Some(key), if is_new { vec![notice] } else { Vec::new() }))
 }
@@ -315,25 +316,25 @@ fn find_key(
     }
     let file = key_file.display();
     let here = match here {
-        Some(key) => format!("{file} holds the key {}", key.name()),
-        None => format!("{file} is not there"),
+        Some(key) => format!("{file} contains the key {}", key.name()),
+        None => format!("{file} does not exist"),
     };
     if let Some(recovery) = recovery
         && let SealedKey::Damaged(what) = Repository::sealed_key(store, recovery, name).map_err(failed)?
     {
         let message = format!(
-            "{} is encrypted with the backup key {name}, and {here}. {what}: put it back from a copy of the place, or name a file \
-             with that backup key with --key-file",
+            "{} is encrypted with the backup key {name}, and {here}; {what}; restore it from a copy of the place, or \
+             pass a file with that backup key with --key-file",
             store.place()
         );
         return Err(CtlError { message, exit: 3 });
     }
     let sealed = match recovery {
-        Some(_) => ". The recovery key that was given opens no copy of it there",
-        None => "; `restore --recovery-key KEY` opens the copy of it that is there",
+        Some(_) => "; the given recovery key decrypts no copy of it there",
+        None => ", or use `restore --recovery-key KEY` with the encrypted copy there",
     };
     Err(CtlError::new(format!(
-        "{} is encrypted with the backup key {name}, and {here}: name a file with that key with --key-file{sealed}",
+        "{} is encrypted with the backup key {name}, and {here}; pass a file with that key with --key-file{sealed}",
         store.place()
     )))
 }
@@ -362,7 +363,8 @@ fn lies_outside(place: &BackupPlace, key_file: &Path) -> Result<(), CtlError> {
     }
     let (file, directory) = (file.display(), directory.display());
     Err(CtlError::new(format!(
-        "the key {file} would lie in {directory}, beside the backups that it opens: name another file with --key-file, or another place"
+        "the key {file} would be in {directory}, next to the backups that it decrypts; choose another file with \
+         --key-file, or another place"
     )))
 }
 

@@ -50,37 +50,38 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
         restored.digest
     ))?;
     if args.dry_run {
-        output.line("dry run: it was restored elsewhere and verified; nothing was changed")?;
+        output.line("dry run: restored into a scratch directory and verified; nothing was changed")?;
         return output.flush();
     }
-    output.line(&format!("authority: {}", restored.authority))?;
+    output.line(&format!("CA: {}", restored.authority))?;
     if let Some(RegisterOf { backup, made_ms }) = &restored.register {
         let made = timestamp(*made_ms);
-        output.line(&format!("register of members: as of {made}, from backup {backup}; {REVOKE_AGAIN}"))?;
+        output.line(&format!("member registry: as of {made}, from backup {backup}; {REVOKE_AGAIN}"))?;
     }
     for label in &restored.incomplete {
-        output.line(&format!("chunks of {label} are in no backup: members that have them give them back"))?;
+        output.line(&format!("chunks of {label} are in no backup; members that have them upload them again"))?;
     }
     if let Some(kept) = &restored.kept {
-        output.line(&format!("the former log is kept in {}", kept.display()))?;
+        output.line(&format!("the previous log is kept in {}", kept.display()))?;
     }
     if let Some(index) = restored.index {
         output.line(&format!(
-            "NOT RESTORED: up to sequence {index}, which only the index {}/state has: it is kept",
+            "NOT RESTORED: changes up to sequence {index} that only the index {}/state contains; it is kept",
             dir.display()
         ))?;
     }
     if let Some(key) = key {
         let path = BackupKey::path_in(&dir);
         output.line(&format!(
-            "the backup key {} came out of the backups with the recovery key: {}",
+            "restored the backup key {} from the backups with the recovery key: {}",
             key.name(),
             path.display()
         ))?;
     }
     access.print(&mut output)?;
     output.line(&format!(
-        "restored in generation {}: start the datastore on {}. Members that have more follow it, and set aside what they had",
+        "restored in generation {}: start the datastore on {}; members that are ahead follow it and archive their own \
+         changes",
         restored.generation,
         dir.display()
     ))?;
@@ -127,18 +128,18 @@ fn check_none_is_beyond(manifest: &Manifest, bad: &[Unreadable], args: &BackupRe
     let beyond: Vec<String> = beyond
         .map(|Unreadable { id, error }| match named(id) {
             Some(named) if named.seq > manifest.seq => {
-                format!("{error}. By its name it reaches sequence {}", named.seq)
+                format!("{error}; its name indicates sequence {}", named.seq)
             }
-            _ => format!("{error}. By its name it was written later"),
+            _ => format!("{error}; its name indicates a later backup"),
         })
         .collect();
     if beyond.is_empty() {
         return Ok(());
     }
     let message = format!(
-        "{}. The backup that reaches furthest among the readable ones, {id}, ends at sequence {}: what was written later, \
-         revocations included, would be lost. Nothing was changed. Put the damaged manifest back from a copy of the place, or, if \
-         that backup is to be left out, name another one: --backup {id}",
+        "{}; the most advanced readable backup, {id}, ends at sequence {}: later changes, including revocations, would \
+         be lost; nothing was changed; restore the damaged manifest from a copy of the place, or skip that backup with \
+         --backup {id}",
         beyond.join("; "),
         manifest.seq,
         id = manifest.id
@@ -160,7 +161,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         None => choose(&manifests, args.at).map_err(CtlError::new)?,
     };
     check_none_is_beyond(manifest, &bad, args)?;
-    bad.iter().for_each(|bad| complain!("gravwell-logctl: passed over: {}", bad.error));
+    bad.iter().for_each(|bad| complain!("gravwell-logctl: ignoring damaged backup: {}", bad.error));
     let passed_over = bad.into_iter().map(|bad| PassedOver { backup: bad.id, why: bad.error.to_string() }).collect();
     tell(repository.head_damage().map(str::to_owned));
     tell(disagreement(&manifests));
@@ -174,7 +175,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let config = DatastoreConfig::for_dir(dir);
     let refused = |error| other_backup(not_restored(error, &manifest.id), &repository);
     let in_use = |error: data_dir::DirectoryError| {
-        CtlError::new(format!("{error}; a datastore is restored while it is stopped, and started again afterwards"))
+        CtlError::new(format!("{error}; stop the datastore, restore, then start it again"))
     };
     if args.dry_run {
         let _lock = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
@@ -274,9 +275,7 @@ fn not_in_the_future(at: Option<End>) -> CtlResult {
     match at {
         Some(End::Time(wanted)) if wanted > now_ms => {
             let (wanted, now) = (timestamp(wanted), timestamp(now_ms));
-            Err(CtlError::new(format!(
-                "{wanted} lies in the future, it is {now} now: leave --at out for the newest state"
-            )))
+            Err(CtlError::new(format!("{wanted} is in the future, the time is {now}; omit --at for the newest state")))
         }
         _ => Ok(()),
     }
@@ -291,15 +290,15 @@ fn other_backup(mut error: CtlError, repository: &Repository) -> CtlError {
     if error.exit == 3 {
         let place = repository.store().place();
         error.message += &format!(
-            ". Nothing was put in place; `gravwell-logctl backup verify {place} --all` says which backups can be restored, and \
-             --backup chooses one"
+            "; nothing was changed; find a restorable backup with `gravwell-logctl backup verify {place} --all`, and \
+             choose it with --backup"
         );
     }
     error
 }
 
 fn broken() -> CtlError {
-    CtlError::new("no backup can be read")
+    CtlError::new("no backup is readable")
 }
 
 fn recovery_key(args: &BackupRestore) -> Result<Option<RecoveryKey>, CtlError> {
@@ -312,7 +311,7 @@ pub(super) fn end(text: &str) -> Result<End, String> {
         return Ok(End::Seq(Seq(seq)));
     }
     let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
-    let at = at.map_err(|_| format!("`{text}` is neither a sequence nor a time like 2026-11-25T22:35:13Z"))?;
+    let at = at.map_err(|_| format!("`{text}` is neither a sequence nor a time such as 2026-11-25T22:35:13Z"))?;
     let ms = at.unix_timestamp_nanos() / 1_000_000;
-    u64::try_from(ms).map(End::Time).map_err(|_| format!("{text} lies before 1970"))
+    u64::try_from(ms).map(End::Time).map_err(|_| format!("{text} is before 1970"))
 }

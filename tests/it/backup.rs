@@ -97,8 +97,8 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     let key = fleet.backup_key();
     let refused = fleet.run("late", &["restore", &place, "--key-file", &key, "--at", "1"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("what can be restored"), "{refused:?}");
-    assert_eq!(fleet.run("d", &["backup", "prune", &place]).status.code(), Some(1), "nothing to keep is refused");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("can be restored"), "{refused:?}");
+    assert_eq!(fleet.run("d", &["backup", "prune", &place]).status.code(), Some(1), "keeping no backup is rejected");
 
     // A corrupt pack file is named, and nothing is restored.
     let pieces = files(&fleet.dir("backups/pieces"));
@@ -129,7 +129,7 @@ fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_h
     fleet.ok("d", &["backup", "create", &place]);
     let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
     let running = fleet.run("d", &["restore", &place, "--at", &seq, "--replace"]);
-    assert!(String::from_utf8_lossy(&running.stderr).contains("while it is stopped"), "{running:?}");
+    assert!(String::from_utf8_lossy(&running.stderr).contains("stop the datastore"), "{running:?}");
     datastore.terminate();
     let refused = fleet.run("d", &["restore", &place, "--at", &seq]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--replace"), "{refused:?}");
@@ -145,7 +145,7 @@ fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_h
         now.lines().filter(|line| !line.contains("\"pending\"")).collect::<Vec<_>>(),
         good.lines().collect::<Vec<_>>()
     );
-    assert!(now.contains("\"pending\""), "what was not decided is pushed");
+    assert!(now.contains("\"pending\""), "pending changes are pushed");
     let set = fleet.ok("a", &["quarantine", "list", "--json"]);
     let set: Value = serde_json::from_str(&set).expect("one set");
     assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &3.into()));
@@ -198,7 +198,7 @@ fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_t
     assert!(export.contains("\"second\"") && !export.contains("\"first\""), "{export}");
     let set = fleet.ok("a", &["quarantine", "list", "--json"]);
     let set: Value = serde_json::from_str(&set).expect("one set");
-    assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &1.into()), "what it had is not lost");
+    assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &1.into()), "its changes are not lost");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() 
     let first = json(&fleet, "d", &["backup", "create", &place]);
     fleet.ok("d", &["revoke", "b"]);
     let second = json(&fleet, "d", &["backup", "create", &place]);
-    assert_eq!(second["is_new"], true, "the members have changed, nothing else");
+    assert_eq!(second["is_new"], true, "only the members have changed");
     let third = {
         fleet.ok("a", &["put", "c", "k", "--value", "1"]);
         json(&fleet, "d", &["backup", "create", &place])
@@ -224,7 +224,7 @@ fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() 
     assert_eq!((listed.status.code(), String::from_utf8_lossy(&listed.stdout).lines().count()), (Some(3), 2));
     assert!(String::from_utf8_lossy(&listed.stderr).contains(third["backup"].as_str().unwrap()));
     let refused = fleet.run("d", &["backup", "prune", &place, "--keep-last", "1"]);
-    assert_eq!(refused.status.code(), Some(3), "what it needs is not known");
+    assert_eq!(refused.status.code(), Some(3), "the required chunks are unknown");
     fleet.ok("d", &["backup", "create", &place]);
     datastore.kill();
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
@@ -293,7 +293,7 @@ fn p13_a_damaged_manifest_of_a_later_backup_stops_a_restore_that_names_none() {
 #[test]
 fn p11_an_encrypted_backup_opens_with_its_passphrase_only() {
     let (fleet, _datastore, _a, place) = fleet();
-    let secret = "a-value-that-nobody-may-read";
+    let secret = "a-value-that-must-stay-secret";
     fleet.ok("a", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
     let export = fleet.converges(&["a"]);
     let (right, wrong) = (fleet.write_file("right", "correct horse\n"), fleet.write_file("wrong", "battery\n"));
@@ -320,7 +320,7 @@ fn an_archive_follows_the_datastore_by_itself() {
     fleet.datastore_flags = ["--archive", &place].map(String::from).into();
     let _datastore = fleet.datastore();
     let _a = fleet.member("a");
-    fleet.wait("the archive begins", || fleet.run("d", &["backup", "list", &place]).status.success());
+    fleet.wait("the continuous backup starts", || fleet.run("d", &["backup", "list", &place]).status.success());
     let mut follower = fleet.command("d", &["backup", "create", &place, "--follow", "--every", "1"]);
     let _follower = Process::begin(
         {
@@ -332,11 +332,11 @@ fn an_archive_follows_the_datastore_by_itself() {
     fleet.ok("a", &["put", "c", "k", "--value", "1"]);
     let export = fleet.converges(&["a"]);
     let head = head(&fleet);
-    fleet.wait("the archive has it", || {
+    fleet.wait("the continuous backup has it", || {
         let list = fleet.ok("x", &["backup", "list", &place, "--key-file", &fleet.backup_key(), "--json"]);
         list.lines().any(|line| line.contains(&format!("\"to\":{head}")))
     });
-    assert!(fleet.log_of("d").contains("made the backup key"), "the operator is told");
+    assert!(fleet.log_of("d").contains("created the backup key"), "the operator is notified");
     fleet.ok("r", &["restore", &place, "--key-file", &fleet.backup_key()]);
     assert_eq!(fleet.export("r"), export);
 }
@@ -371,7 +371,7 @@ fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     assert_eq!((backwards.status.code(), String::from_utf8_lossy(&backwards.stderr).as_ref()), (Some(1), ""));
     assert!(text.ends_with("1 added, 1 changed, 2 removed\n"), "{text}");
     let beyond = fleet.run("d", &["diff", "--from", "999999"]);
-    assert_eq!(beyond.status.code(), Some(2), "what cannot be compared differs in nothing");
+    assert_eq!(beyond.status.code(), Some(2), "incomparable states are no difference");
 
     for key in ["changed", "gone"] {
         fleet.ok("d", &["revert", "c", key, "--to", &then, "--dry-run"]);

@@ -25,7 +25,7 @@ fn holds(place: &str, text: &str) -> bool {
 fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
-    let (secret, place) = ("a-value-that-nobody-may-read", fleet.dir("backups").display().to_string());
+    let (secret, place) = ("a-value-that-must-stay-secret", fleet.dir("backups").display().to_string());
     fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
     let export = fleet.export("d");
     let first = fleet.run("d", &["backup", "create", &place]);
@@ -43,7 +43,7 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
     }
     let again = fleet.run("d", &["backup", "create", &place]);
     assert!(
-        again.status.success() && !String::from_utf8_lossy(&again.stderr).contains("made the backup key"),
+        again.status.success() && !String::from_utf8_lossy(&again.stderr).contains("created the backup key"),
         "{again:?}"
     );
 
@@ -59,7 +59,7 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
         let said = fleet.refused("r", &[command, &[&place, "--key-file", &other]].concat());
         assert!(said.contains(name) && said.contains(of_other), "{said}");
     }
-    assert!(!fleet.dir("r/log").exists() && !Path::new(&missing).exists(), "nothing was made");
+    assert!(!fleet.dir("r/log").exists() && !Path::new(&missing).exists(), "nothing was created");
     fleet.ok("r", &["restore", &place, "--key-file", &fleet.backup_key()]);
     assert_eq!(fleet.export("r"), export);
 }
@@ -80,7 +80,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     fleet.ok("d", &["backup", "list", &place]);
     assert!(!Path::new(&fleet.backup_key()).exists(), "a command that reads changes nothing");
     let again = fleet.run("d", &["backup", "create", &place]);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("is back from its sealed copy"), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("from its encrypted copy"), "{again:?}");
     assert_eq!(std::fs::read_to_string(fleet.backup_key()).expect("reads"), backup_key);
 
     // The disk is lost.
@@ -99,7 +99,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     let _datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "later", "--value", "1"]);
     let next = fleet.json("d", &["backup", "create", &place]);
-    assert_eq!(next["key"], made["key"], "the chain goes on under its key");
+    assert_eq!(next["key"], made["key"], "the chain continues under its key");
     fleet.ok("d", &["backup", "verify", &place, "--all"]);
 }
 
@@ -126,13 +126,13 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     assert!(next.status.success() && said.contains("is not encrypted") && said.contains("another place"), "{next:?}");
     let made: Value = serde_json::from_slice(&next.stdout).expect("JSON");
     assert_eq!((&made["encryption"], &made["key"]), (&"none".into(), &Value::Null));
-    assert!(!Path::new(&fleet.backup_key()).exists(), "no key is made for nothing");
+    assert!(!Path::new(&fleet.backup_key()).exists(), "no unnecessary key is created");
     fleet.ok("x", &["backup", "verify", &plain, "--all"]);
 
     // An encrypted repository does not become unencrypted.
     assert_eq!(fleet.json("d", &["backup", "create", &encrypted])["encryption"], "key");
     let said = fleet.refused("d", &["backup", "create", &encrypted, "--plain"]);
-    assert!(said.contains("encrypted already"), "{said}");
+    assert!(said.contains("already encrypted"), "{said}");
     let mut asked = fleet.command("d", &["backup", "create", &at("third"), "--json"]);
     let asked = asked.env("GRAVWELL_BACKUP_PLAIN", "true").output().expect("runs");
     let made: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
@@ -142,7 +142,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     let parent = fleet.dir("d").parent().expect("a parent").display().to_string();
     for (place, flags) in [(&parent, &[][..]), (&at("fourth"), &["--key-file", &at("fourth/../fourth/key")])] {
         let said = fleet.refused("d", &[&["backup", "create", place][..], flags].concat());
-        assert!(said.contains("beside the backups"), "{said}");
+        assert!(said.contains("next to the backups"), "{said}");
     }
     assert!(!fleet.dir("fourth").exists() && !fleet.dir("gravwell-backup.json").exists());
 }
@@ -168,7 +168,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     std::fs::remove_dir_all(&place).expect("wipes");
     std::fs::create_dir_all(&place).expect("makes");
     std::fs::write(&head, PLAIN_HEAD).expect("writes");
-    let secret = "a-value-that-nobody-may-read";
+    let secret = "a-value-that-must-stay-secret";
     fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
     let commands: [&[&str]; 5] = [
         &["backup", "create", &place],
@@ -226,10 +226,10 @@ fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_wh
         fleet.ok("d", &["put", "c", "k", "--value", "\"found-by-a-search\""]);
         let list = |flags: &[&str]| fleet.run("x", &[&["backup", "list", &place][..], flags].concat()).status.success();
         let flags: &[&str] = if encryption == "key" { &["--key-file", &key] } else { &[] };
-        fleet.wait("the archive begins", || list(flags));
+        fleet.wait("the continuous backup starts", || list(flags));
         assert_eq!(list(&[]), encryption == "none");
         assert_eq!(Path::new(&key).exists(), encryption == "key");
-        assert!(!Path::new(&fleet.backup_key()).exists(), "the key is where the configuration says");
+        assert!(!Path::new(&fleet.backup_key()).exists(), "the key is at the configured path");
     }
 }
 
@@ -285,8 +285,8 @@ fn p11_a_damaged_head_of_a_place_is_named_by_verify_until_it_was_written_again()
         std::fs::remove_file(&file).expect("removes");
         let made = fleet.run("d", &["backup", "create", &place]);
         let said = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success() && said.contains(name) && said.contains("written again"), "{made:?}");
-        assert_eq!(std::fs::read(&file).expect("is back"), good);
+        assert!(made.status.success() && said.contains(name) && said.contains("was rewritten"), "{made:?}");
+        assert_eq!(std::fs::read(&file).expect("is restored"), good);
         fleet.ok("d", &["backup", "verify", &place]);
     }
 }
@@ -309,17 +309,17 @@ fn p13_a_place_that_is_not_mounted_is_not_taken_for_a_new_one() {
             assert!(said.contains("is it mounted?") && said.contains("--new-place"), "{said}");
             let said = fleet.refused("d", &[&["backup", "list", &place][..], plain].concat());
             assert!(said.contains("is it mounted?"), "{said}");
-            assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "nothing was begun");
+            assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "no repository was created");
         }
         // The continuous backup does not begin a new place either, and the status reports it.
         datastore.terminate();
         fleet.datastore_flags = vec!["--archive".into(), place.clone()];
         let _datastore = fleet.datastore();
-        fleet.wait("the status says so", || fleet.status("d")["health"].to_string().contains("archive_behind"));
+        fleet.wait("the status reports it", || fleet.status("d")["health"].to_string().contains("archive_behind"));
         let status = fleet.run("d", &["status"]);
         let said = String::from_utf8_lossy(&status.stdout).into_owned() + &String::from_utf8_lossy(&status.stderr);
         assert!(status.status.code() == Some(1) && said.contains("is it mounted?"), "{status:?}");
-        assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "nothing was begun");
+        assert!(!Path::new(&place).join("gravwell-backup.json").exists(), "no repository was created");
         std::fs::remove_dir(&place).expect("removes the mount point");
         std::fs::rename(fleet.dir("disk"), &place).expect("mounts");
         fleet.ok("d", &["put", "c", "k", "--value", "2"]);

@@ -142,7 +142,7 @@ fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_
         poisoned.push(poison(&place, &foreign));
     }
     let bad = fleet.run("d", &["backup", "verify", &place]);
-    assert_eq!(bad.status.code(), Some(3), "damage that is found while it is cut is damage: {bad:?}");
+    assert_eq!(bad.status.code(), Some(3), "corruption found while truncating counts as damage: {bad:?}");
     let said = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert!(said.contains(&poisoned[1]) && said.contains("damage in seg-"), "{said}");
     let bad = fleet.run("r", &["restore", &place, "--plain"]);
@@ -156,7 +156,7 @@ fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_
     assert!(poisoned.iter().all(|id| said.contains(id.as_str())) && said.contains("new backup"), "{said}");
     let pruned: Value = serde_json::from_slice(&pruned.stdout).expect("JSON");
     assert_eq!(pruned["covered"], serde_json::json!([[0, 800]]), "{pruned}");
-    assert_eq!(pruned["removed"], serde_json::json!([]), "those that reach further than any sound one stay");
+    assert_eq!(pruned["removed"], serde_json::json!([]), "backups more advanced than any sound one are kept");
     verified(&fleet, &place, &["--id", &sound]);
 
     // Although nothing was committed in between, a full backup is made.
@@ -227,7 +227,7 @@ fn p13_a_drill_that_backs_up_to_the_same_place_takes_no_backup_from_the_datastor
     let made = fleet.run("d", &["backup", "create", &place, "--json"]);
     let said = String::from_utf8_lossy(&made.stderr);
     let drill = drill["backup"].as_str().expect("a name");
-    assert!(made.status.success() && said.contains(drill) && said.contains("a place of its own"), "{made:?}");
+    assert!(made.status.success() && said.contains(drill) && said.contains("a separate place"), "{made:?}");
     let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
     let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "1"]);
     assert_eq!((&pruned["kept"].as_array().map(Vec::len), &pruned["covered"]), (&Some(2), &pruned["covered_before"]));
@@ -283,11 +283,11 @@ fn p15_a_full_place_keeps_nothing_unfinished_and_can_be_pruned() {
     }
     load(&fleet, "d", 2500);
     let refused = fleet.refused("d", &["backup", "create", &place]);
-    assert!(refused.contains("no room") && refused.contains("prune"), "{refused}");
+    assert!(refused.contains("no space left") && refused.contains("prune"), "{refused}");
     assert_eq!(unfinished(&place), Vec::<PathBuf>::new());
     small.fill();
     // Not a byte is free: operations that fail leave existing data unchanged.
-    assert!(fleet.refused("d", &["backup", "create", &place]).contains("no room"));
+    assert!(fleet.refused("d", &["backup", "create", &place]).contains("no space left"));
     verified(&fleet, &place, &["--all"]);
     for _ in 0..2 {
         fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1", "--dry-run"]);

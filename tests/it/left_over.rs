@@ -41,15 +41,15 @@ fn p13_a_restore_does_not_pass_over_an_index_that_cannot_be_read() {
     for more in [&[][..], &["--replace"]] {
         let output = fleet.run("d", &[&["restore", &place][..], more].concat());
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains("cannot be examined now"), "{}", said(&output));
-        assert!(!fleet.dir("d/log").exists(), "nothing is put in place");
+        assert!(said(&output).contains("cannot be read now"), "{}", said(&output));
+        assert!(!fleet.dir("d/log").exists(), "nothing is changed");
     }
     // The readable index does contain more.
     fs::remove_file(&state).expect("removes");
     fs::rename(&aside, &state).expect("renames");
     let before = tree(&state);
     let output = fleet.run("d", &["restore", &place]);
-    assert!(said(&output).contains("is at sequence 2, and the backup gives 1"), "{}", said(&output));
+    assert!(said(&output).contains("is at sequence 2, and the backup ends at 1"), "{}", said(&output));
     assert!(tree(&state) == before && !fleet.dir("d/log").exists());
     // A corrupt index proves nothing, and is kept.
     let damage = |path: &Path| fs::write(path, "damaged").expect("writes");
@@ -59,7 +59,7 @@ fn p13_a_restore_does_not_pass_over_an_index_that_cannot_be_read() {
     assert!(fleet.ok("d", &["ls", "c"]).contains("backed-up"));
     datastore.terminate();
     let kept = tree(&fleet.dir("d")).into_values().flatten().filter(|contents| contents == b"damaged").count();
-    assert!(kept > 0, "what is damaged is kept");
+    assert!(kept > 0, "damaged files are kept");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn p13_a_restore_does_not_pass_over_a_register_that_cannot_be_read() {
     let trust = tree(&fleet.dir("d/trust"));
     let output = fleet.run("d", &["restore", &place]);
     assert!(!output.status.success() && said(&output).contains("members.json"), "{}", said(&output));
-    assert!(!fleet.dir("d/log").exists() && tree(&fleet.dir("d/trust")) == trust, "nothing is put in place");
+    assert!(!fleet.dir("d/log").exists() && tree(&fleet.dir("d/trust")) == trust, "nothing is changed");
     fleet.ok("d", &["restore", &place, "--recovery-key", &key]);
     for name in ["members.json.left-1", "members.copy.left-1"] {
         assert_eq!(fs::read(fleet.dir("d/trust").join(name)).expect("is kept"), b"damaged", "{name}");
