@@ -777,11 +777,11 @@ pub struct Bench {
 }
 
 fn seq(text: &str) -> Result<Seq, String> {
-    text.parse().map(Seq).map_err(|_| format!("`{text}` is not a sequence: use a whole number"))
+    text.parse().map(Seq).map_err(|_| format!("`{text}` is not a sequence; use a whole number"))
 }
 
 fn txn_id(text: &str) -> Result<TxnId, String> {
-    let form = || format!("`{text}` does not name a transaction: use ORIGIN/COUNTER as `outbox` prints it");
+    let form = || format!("`{text}` is not a transaction; use ORIGIN/COUNTER as printed by `outbox`");
     let (origin, counter) = text.split_once('/').ok_or_else(form)?;
     let origin: Origin = origin.parse().map_err(|_| form())?;
     let counter = counter.parse().map(OriginCounter).map_err(|_| form())?;

@@ -73,7 +73,7 @@ fn time(text: &str) -> Result<u64, String> {
     if let Some(moment) = Moment::parse(text) {
         return Ok(moment.ms());
     }
-    let wrong = || format!("`{text}` is no time: write 2026-01-31T12:00:00Z, or how long ago, as 90s, 15m, 12h or 7d");
+    let wrong = || format!("`{text}` is not a time; use 2026-01-31T12:00:00Z or an age such as 90s, 15m, 12h or 7d");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let number: u64 = number.trim_start_matches('-').parse().map_err(|_| wrong())?;
     let unit_ms: u64 = match unit {
@@ -87,7 +87,7 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 fn expected(text: &str) -> Result<(Seq, String), String> {
-    let wrong = || format!("`{text}` is no RECORD:CHAIN as `audit verify` prints it");
+    let wrong = || format!("`{text}` is not RECORD:CHAIN as printed by `audit verify`");
     let (seq, chain) = text.split_once(':').ok_or_else(wrong)?;
     let is_chain = chain.len() == 32 && chain.bytes().all(|byte| byte.is_ascii_hexdigit());
     let seq = seq.parse().map(Seq).map_err(|_| wrong())?;
@@ -125,7 +125,7 @@ async fn each_row(client: &Client, range: &Range, mut take: impl FnMut(&AuditRow
         client.each(&Request::Audit { from, since_ms, until_ms }, gather).await?;
         for entry in &found {
             let Ok(record) = AuditRecord::of(entry) else {
-                complain!("record {} of the audit is of a later version: update gravwell-logctl", entry.seq);
+                complain!("audit record {} has a later version; upgrade gravwell-logctl", entry.seq);
                 continue;
             };
             if (since_ms..=until_ms).contains(&record.time_ms) {
@@ -209,11 +209,13 @@ async fn verify(client: &Client, json: bool, expect: Option<(Seq, String)>) -> C
     if let Some((seq, chain)) = expect {
         let problem = match &report.chain_at {
             Some(found) if *found == chain => None,
-            Some(found) => Some(format!("record {seq} has the chain {found}, and had {chain}: the audit was changed")),
-            None if seq < report.first => {
-                Some(format!("record {seq} is not kept any more: they begin at {}", report.first))
+            Some(found) => {
+                Some(format!("record {seq} has the chain {found}, expected {chain}: the audit was modified"))
             }
-            None => Some(format!("there is no record {seq}: the audit was cut, or is another one")),
+            None if seq < report.first => {
+                Some(format!("record {seq} is no longer kept; the first record is {}", report.first))
+            }
+            None => Some(format!("record {seq} does not exist: the audit was truncated or replaced")),
         };
         let finding = |problem| crate::codec::admin::Finding { place: "audit".into(), offset: None, problem };
         report.findings.extend(problem.map(finding));
@@ -235,7 +237,7 @@ async fn acknowledge(client: &Client, json: bool, to: Seq) -> CtlResult {
     if json {
         output.json(&done)?;
     } else {
-        output.line(&format!("what the records up to {to} say of damage and of what is missing is acknowledged"))?;
+        output.line(&format!("damage and gaps reported by records up to {to} are acknowledged"))?;
     }
     output.flush()
 }
@@ -255,17 +257,17 @@ fn print(report: &AuditReport, output: &mut Output) -> CtlResult {
     }
     if report.gaps > 0 {
         output.line(&format!(
-            "{} records say that something is missing: audit ls | grep gap; once that was looked into: audit acknowledge {last}",
+            "{} records report gaps: list them with `audit ls | grep gap`, then run `audit acknowledge {last}`",
             report.gaps
         ))?;
     }
     if report.acknowledged > 0 {
-        output.line(&format!("{} records that say so were acknowledged", report.acknowledged))?;
+        output.line(&format!("{} records that report gaps were acknowledged", report.acknowledged))?;
     }
     match report.ok {
-        true => output.line(&format!("whole; to be kept elsewhere: {last}:{chain}")),
+        true => output.line(&format!("intact; keep a copy of this elsewhere: {last}:{chain}")),
         false => {
-            output.line("what is damaged stays as it is; keep the directory, and compare it with what was exported")
+            output.line("damaged records are left unchanged; keep the directory and compare it with exported records")
         }
     }
 }
@@ -284,7 +286,7 @@ async fn export(client: &Client, range: &Range, is_syslog: bool, out: Option<&Pa
         Some(path) => {
             let failed = |error: std::io::Error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => CtlError::new(format!(
-                    "{} is there already, and nothing was written: give another name, or remove it",
+                    "{} already exists, and nothing was written; choose another name, or remove it",
                     path.display()
                 )),
                 _ => CtlError::new(format!("{}: {error}", path.display())),

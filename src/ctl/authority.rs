@@ -47,7 +47,7 @@ pub(super) fn check_local(dir: &Path) -> CtlResult {
         return Ok(());
     }
     let dir = dir.display();
-    Err(CtlError::new(format!("{dir} has no authority: name the datastore's directory with --data-dir")))
+    Err(CtlError::new(format!("{dir} contains no CA; pass the datastore's directory with --data-dir")))
 }
 
 fn recovery_key(dir: &Path, json: bool) -> CtlResult {
@@ -58,7 +58,7 @@ fn recovery_key(dir: &Path, json: bool) -> CtlResult {
         output.json(&serde_json::json!({ "recovery_key": key.to_string() }))?;
     } else {
         output.line(&key.to_string())?;
-        complain!("keep it where this host's disk is not: with it, any member's directory brings the authority back");
+        complain!("store it away from this host: it restores the CA from any member's directory");
     }
     output.flush()
 }
@@ -69,7 +69,7 @@ fn put_key_back(dir: &Path, json: bool, key: &RecoveryKey) -> CtlResult {
     let mut output = Output::new();
     match json {
         true => output.json(&serde_json::json!({ "put_back": key.name() }))?,
-        false => output.line(&format!("the recovery key {} is back", key.name()))?,
+        false => output.line(&format!("restored the recovery key {}", key.name()))?,
     }
     output.flush()?;
     RecoveryKeys::load(&trust_dir(dir)).map_err(failed)?;
@@ -86,7 +86,7 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
     let client = Client::open(dir).await?;
     let info: Result<EscrowInfo, _> = client.item(&Request::Escrow { known: None, seen: None }).await;
     client.close().await;
-    let text = info?.text.ok_or_else(|| CtlError::new("the datastore gave no copy"))?;
+    let text = info?.text.ok_or_else(|| CtlError::new("the datastore returned no encrypted CA backup"))?;
     let escrow = Escrow::from_text(&text).map_err(CtlError::new)?;
     escrow.save(file).map_err(CtlError::new)?;
     let mut output = Output::new();
@@ -94,7 +94,7 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
         output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": escrow.made_ms }))?;
     } else {
         let (file, made) = (file.display(), timestamp(escrow.made_ms));
-        output.line(&format!("{file}: authority {} as of {made}, sealed under the recovery key", escrow.name()))?;
+        output.line(&format!("{file}: CA {} as of {made}, encrypted under the recovery key", escrow.name()))?;
     }
     output.flush()
 }
@@ -106,15 +106,17 @@ fn restore(
     key: Option<RecoveryKey>,
     (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
 ) -> CtlResult {
-    let key = key.ok_or_else(|| CtlError::new("the copy is sealed: give the recovery key with --recovery-key"))?;
+    let key =
+        key.ok_or_else(|| CtlError::new("the CA backup is encrypted; pass the recovery key with --recovery-key"))?;
     if !data_dir::is_claimed(dir) {
         let dir = dir.display();
         return Err(CtlError::new(format!(
-            "{dir} is no datastore's directory: check --data-dir; where nothing is left of one, use `recover` or `restore`"
+            "{dir} is not a datastore's directory; check --data-dir, or use `recover` or `restore` if the directory is \
+             lost"
         )));
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO)
-        .map_err(|error| CtlError::new(format!("{error}; the authority is restored while the datastore is stopped")))?;
+        .map_err(|error| CtlError::new(format!("{error}; stop the datastore to restore the CA")))?;
     let escrow = Escrow::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
@@ -130,15 +132,15 @@ fn restore(
     let (name, made) = (escrow.name(), timestamp(made_ms));
     output.line(&match has_kept_register {
         true if is_key_alone => {
-            format!("the recovery key is back; authority {name} and the register are sound, and stay")
+            format!("restored the recovery key; CA {name} and the member registry are intact and unchanged")
         }
         true => {
-            format!("authority {name} is back, from a copy of {made}; the register that was left is later, and stays")
+            format!("restored CA {name} from a backup of {made}; kept the existing member registry, which is newer")
         }
-        false => format!("authority {name} and the register of members are back, from a copy of {made}"),
+        false => format!("restored CA {name} and the member registry from a backup of {made}"),
     })?;
     if let Some(aside) = aside {
-        output.line(&format!("what was there is kept in {}", aside.display()))?;
+        output.line(&format!("the previous files are kept in {}", aside.display()))?;
     }
     output.line(&counting)?;
     let next = if has_kept_register { String::new() } else { format!("; {REVOKE_AGAIN}") };

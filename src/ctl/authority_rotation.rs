@@ -41,8 +41,8 @@ pub(super) fn word(stage: AuthorityStage) -> &'static str {
         AuthorityStage::Present => "present",
         AuthorityStage::TrustsBoth => "present, trusts both",
         AuthorityStage::New => "new",
-        AuthorityStage::TakenBack => "taken back",
-        AuthorityStage::Former => "former: enrol it again",
+        AuthorityStage::TakenBack => "rolled back",
+        AuthorityStage::Former => "former: re-enroll it",
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: RotateAction) -> CtlResu
         RotateAction::Status => return status(&rotation, &mut output),
         RotateAction::Finish { .. } => finished(&rotation, &mut output)?,
         RotateAction::Abort => output.line(&format!(
-            "taken back: {} is the authority, as before; members exchange their certificates back within a minute",
+            "rolled back: {} is the CA, as before; members renew their certificates from it within a minute",
             rotation.current
         ))?,
     }
@@ -83,14 +83,14 @@ pub(super) async fn run(dir: &Path, json: bool, action: RotateAction) -> CtlResu
 }
 
 fn begun(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
-    let next = rotation.next.as_deref().ok_or_else(|| CtlError::new("the new authority is gone again"))?;
+    let next = rotation.next.as_deref().ok_or_else(|| CtlError::new("the new CA no longer exists"))?;
     output.line(&format!(
-        "{next} takes the place of {}, which counts until `authority rotate finish`. Members exchange their certificates within a \
-         minute; `status` shows who has",
+        "{next} will replace {}, which is valid until `authority rotate finish`; members renew their certificates \
+         within a minute, see `authority rotate status`",
         rotation.current
     ))?;
     if !rotation.invited.is_empty() {
-        output.line(&format!("tokens to join with are good until `finish`: {}", rotation.invited.join(", ")))?;
+        output.line(&format!("join tokens are valid until `finish`: {}", rotation.invited.join(", ")))?;
     }
     Ok(())
 }
@@ -100,12 +100,13 @@ fn status(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
     let have = |stage: AuthorityStage| rotation.members.iter().filter(|member| member.stage == stage).count();
     output.line(&match &rotation.next {
         Some(next) => format!(
-            "rotating: {} is the present authority, {next} the new one, which signed the certificates of {} of {count} members",
+            "rotating: {} is the current CA, {next} the new one, which signed the certificates of {} of {count} \
+             members",
             rotation.current,
             have(AuthorityStage::New)
         ),
         None => format!(
-            "no rotation: {} is the authority, which signed the certificates of {} of {count} members",
+            "no rotation: {} is the CA, which signed the certificates of {} of {count} members",
             rotation.current,
             have(AuthorityStage::Present)
         ),
@@ -116,8 +117,8 @@ fn status(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
     let unaware = names(rotation, |member| member.connected && member.stage == AuthorityStage::Present);
     if rotation.next.is_some() && !unaware.is_empty() {
         output.line(&format!(
-            "certificates are exchanged when every connected member trusts both; these do not yet, and if they do not within a \
-             minute, upgrade them: {unaware}"
+            "certificates are renewed once every connected member trusts both CAs; these do not yet, upgrade them if \
+             this lasts longer than a minute: {unaware}"
         ))?;
     }
     output.list(false, &rotation.members, &["MEMBER", "ROLE", "CERTIFICATE OF", "CONNECTED", "LAST SEEN"], |member| {
@@ -132,13 +133,13 @@ fn status(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
 }
 
 fn finished(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
-    output.line(&format!("{} is the authority now; the key of the former one is gone from here", rotation.current))?;
+    output.line(&format!("{} is now the CA; the key of the former CA was deleted", rotation.current))?;
     let left = names(rotation, |member| member.stage == AuthorityStage::Former);
     if !left.is_empty() {
-        output.line(&format!("left behind, to be enrolled again with `enroll NAME --replace` and `join`: {left}"))?;
+        output.line(&format!("left behind, re-enroll them with `enroll NAME --replace` and `join`: {left}"))?;
     }
     if !rotation.invited.is_empty() {
-        output.line(&format!("their tokens are void, make new ones: {}", rotation.invited.join(", ")))?;
+        output.line(&format!("these join tokens are invalid now, create new ones: {}", rotation.invited.join(", ")))?;
     }
-    output.line("make a backup now: sealed copies from before hold the former authority")
+    output.line("make a backup now: earlier encrypted CA backups contain the former CA")
 }

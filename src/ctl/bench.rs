@@ -111,7 +111,7 @@ pub(super) fn tell(what: &str) {
     let _ = writeln!(std::io::stderr(), "measuring {what} …");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "rates and shares for people")]
+#[expect(clippy::cast_precision_loss, reason = "rates and shares for display")]
 fn per_second(count: u64, took: Duration) -> f64 {
     (count as f64 / took.as_secs_f64()).round()
 }
@@ -120,7 +120,7 @@ async fn measure(parent: Option<&Path>, args: &Bench) -> Result<Results, CtlErro
     let mut fleet = Fleet::new(parent, "bench")?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut results = Results { cpus, ..Results::default() };
-    tell("the raw network");
+    tell("raw network");
     results.raw_quic_round_trip = Spread::of(raw::quic_round_trips(&fleet.dir(""), RAW_COUNT).await?);
     if let Some(replicas) = args.idle {
         let mut idle = Fleet::new(parent, "bench-idle")?;
@@ -132,7 +132,7 @@ async fn measure(parent: Option<&Path>, args: &Bench) -> Result<Results, CtlErro
     measure_pushes(&fleet, &client, &mut results).await?;
     measure_import(&mut fleet, &client, args.ops, &mut results).await?;
     measure_catch_up(&fleet, &client, &mut results).await?;
-    tell("the time to open");
+    tell("time to open");
     fleet.stop("datastore").await?;
     let began = Instant::now();
     fleet.start_datastore(&["--history-ops", &history]).await?;
@@ -215,7 +215,7 @@ async fn propagation(pusher: &mut Pusher, reader: &Replica) -> Result<Vec<Durati
         let (pushed, seen) = tokio::join!(pusher.push(), tokio::time::timeout(PATIENCE, seeing));
         let ((pushed, _), (seen, took)) = (pushed?, seen.map_err(CtlError::new)??);
         if pushed != seen {
-            return Err(CtlError::new(format!("pushed {pushed}, but saw {seen}")));
+            return Err(CtlError::new(format!("pushed {pushed}, but received {seen}")));
         }
         measured.push(took);
     }
@@ -239,7 +239,7 @@ async fn through_replica(writer: &Replica) -> Result<(Spread, Spread), CtlError>
 }
 
 async fn measure_import(fleet: &mut Fleet, client: &Client, ops: u64, results: &mut Results) -> CtlResult {
-    tell(&format!("the import of {ops} small transactions"));
+    tell(&format!("import of {ops} small transactions"));
     let file = fleet.dir("import.jsonl");
     let written = std::fs::File::create(&file).and_then(|file| {
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
@@ -276,7 +276,7 @@ async fn measure_import(fleet: &mut Fleet, client: &Client, ops: u64, results: &
 }
 
 async fn measure_catch_up(fleet: &Fleet, client: &Client, results: &mut Results) -> CtlResult {
-    tell("how a fresh replica catches up");
+    tell("catch-up of a fresh replica");
     fleet.enroll(client, "fresh").await?;
     let began = Instant::now();
     let replica = open(&fleet.dir("fresh"), fleet.listen(), 32 << 20)?;
@@ -289,7 +289,7 @@ async fn measure_catch_up(fleet: &Fleet, client: &Client, results: &mut Results)
 }
 
 async fn measure_idle(fleet: &mut Fleet, count: usize) -> Result<Idle, CtlError> {
-    tell(&format!("an idle datastore with {count} connected replicas"));
+    tell(&format!("idle datastore with {count} connected replicas"));
     let client = fleet.start_datastore(&[]).await?;
     let mut replicas = Vec::with_capacity(count);
     for number in 0..count {
@@ -301,7 +301,7 @@ async fn measure_idle(fleet: &mut Fleet, count: usize) -> Result<Idle, CtlError>
         level(replica, &client).await?;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let pid = fleet.pid("datastore").ok_or_else(|| CtlError::new("the datastore is gone"))?;
+    let pid = fleet.pid("datastore").ok_or_else(|| CtlError::new("the datastore process has exited"))?;
     let (began, before) = (Instant::now(), raw::processor_time(pid));
     tokio::time::sleep(IDLE_WATCH).await;
     let used = raw::processor_time(pid).saturating_sub(before);
@@ -323,10 +323,10 @@ fn print(json: bool, results: &Results) -> CtlResult {
     let seconds = |seconds: f64| duration(Duration::from_secs_f64(seconds));
     line("processors", results.cpus.to_string())?;
     line("raw: write and fdatasync of 300 B", results.raw_fdatasync.text())?;
-    line("  the same while the processors sleep", results.raw_fdatasync_asleep.text())?;
+    line("  the same with idle processors", results.raw_fdatasync_asleep.text())?;
     line("raw: QUIC round trip of 300 B, loopback", results.raw_quic_round_trip.text())?;
     line("push, one at a time, durable", results.push.text())?;
-    line("  over the sum of both raw p50", format!("{:.2}", results.push_over_raw))?;
+    line("  relative to the sum of both raw p50", format!("{:.2}", results.push_over_raw))?;
     line("push, pipelined, durable", format!("{:.0} transactions/s", results.pipelined_per_s))?;
     line("propagation, push to subscriber's state", results.propagation.text())?;
     line("write to a replica, durable there", results.replica_durable.text())?;

@@ -79,10 +79,10 @@ pub(super) async fn run(json: bool, parent: Option<&Path>, megabytes: u64) -> Ct
         r.upload_s,
         r.upload_mb_per_s
     ))?;
-    output.line(&format!("whole at the other member: {:.1} s, {:.0} MB/s", r.total_s, r.total_mb_per_s))?;
+    output.line(&format!("complete at the other member: {:.1} s, {:.0} MB/s", r.total_s, r.total_mb_per_s))?;
     output.line(&format!("small operations, idle: {}", r.ops_idle.text()))?;
     output.line(&format!(
-        "small operations, during it: {} ({} measured): p99 is {:.1} times that of idle",
+        "small operations, during the transfer: {} ({} measured): p99 is {:.1} times the idle p99",
         r.ops_during.text(),
         r.ops_measured,
         r.p99_over_idle
@@ -94,7 +94,7 @@ pub(super) async fn run(json: bool, parent: Option<&Path>, megabytes: u64) -> Ct
     output.flush()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "rates for people")]
+#[expect(clippy::cast_precision_loss, reason = "rates for display")]
 fn rate(bytes: u64, took: Duration) -> f64 {
     (bytes as f64 / 1e6 / took.as_secs_f64()).round()
 }
@@ -178,7 +178,7 @@ async fn whole(client: &Client) -> CtlResult {
             return Ok(());
         }
         if began.elapsed() > PATIENCE {
-            return Err(CtlError::new("the other member did not get the contents"));
+            return Err(CtlError::new("the other member did not receive the contents"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -187,7 +187,7 @@ async fn whole(client: &Client) -> CtlResult {
 async fn measure(parent: Option<&Path>, bytes: u64) -> Result<Results, CtlError> {
     let mut fleet = Fleet::new(parent, "bench-resource")?;
     let mut results = Results { resource_bytes: bytes, ..Results::default() };
-    tell("the raw disk and network");
+    tell("raw disk and network");
     results.raw_disk_mb_per_s = raw_disk(&fleet.dir(""), bytes)?;
     let began = raw::quic_bulk(&fleet.dir(""), bytes).await?;
     results.raw_quic_mb_per_s = rate(bytes, began);

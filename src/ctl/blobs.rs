@@ -36,8 +36,8 @@ async fn list(client: Client, json: bool) -> CtlResult {
         }
         let state = match (info.missing, info.lost) {
             (0, _) => "complete".to_owned(),
-            (missing, true) => format!("{missing} chunks are missing, and no member has them"),
-            (missing, false) => format!("{missing} chunks are missing here"),
+            (missing, true) => format!("{missing} chunks missing, no member has them"),
+            (missing, false) => format!("{missing} chunks missing here"),
         };
         let bytes = size(info.size);
         output.line(&format!(
@@ -60,15 +60,11 @@ async fn stats(client: Client, json: bool) -> CtlResult {
         let BlobStats { contents, incomplete, chunks, packs, damaged, .. } = stats;
         output.line(&format!("{contents} contents of {}, {incomplete} incomplete", size(stats.content_bytes)))?;
         output.line(&format!(
-            "{chunks} chunks of {}, kept as {}, {damaged} damaged",
+            "{chunks} chunks of {}, stored as {}, {damaged} damaged",
             size(stats.raw_bytes),
             size(stats.stored_bytes)
         ))?;
-        output.line(&format!(
-            "{packs} files of {}, {} of no use",
-            size(stats.file_bytes),
-            size(stats.garbage_bytes)
-        ))?;
+        output.line(&format!("{packs} files of {}, {} garbage", size(stats.file_bytes), size(stats.garbage_bytes)))?;
     }
     output.flush()
 }
@@ -84,18 +80,18 @@ async fn verify(client: Client, json: bool) -> CtlResult {
             output.line(&format!("DAMAGE {damage}"))?;
         }
         if report.healed > 0 {
-            output.line(&format!("{} chunks were fetched again from members", report.healed))?;
+            output.line(&format!("{} chunks were repaired from members", report.healed))?;
         }
         for info in &report.incomplete {
             let ids = info.missing_ids.join(" ");
             output.line(&format!("MISSING {} chunks of {} ({}): {ids}", info.missing, info.content, named(info)))?;
         }
         output.line(match (report.ok, report.incomplete.iter().any(|info| info.lost)) {
-            (true, _) => "all is well",
+            (true, _) => "no damage found",
             (false, false) => {
-                "chunks are missing here; a running process fetches them from members that have them: see `status`"
+                "chunks are missing here; a running process fetches them from members that have them, see `status`"
             }
-            (false, true) => "chunks are missing that no member has: restore a backup, or upload these resources again",
+            (false, true) => "chunks are missing on all members; restore a backup, or upload these resources again",
         })?;
     }
     output.flush()?;
@@ -107,8 +103,8 @@ async fn collect(client: Client, json: bool, dry_run: bool, grace: Option<u64>) 
     if client.is_running() && grace.is_some_and(|grace| grace < GRACE_MIN_S) && !dry_run {
         client.close().await;
         return Err(CtlError::new(format!(
-            "while a process runs, chunks may be on their way to being named: use a --grace of at least {GRACE_MIN_S} \
-             seconds, or stop it first"
+            "transactions in transit of the running process may reference chunks; use a --grace of at least \
+             {GRACE_MIN_S} seconds, or stop the process first"
         )));
     }
     let report: BlobCollection = client.item(&Request::BlobCollect { dry_run, grace_s: grace }).await?;
@@ -119,10 +115,11 @@ async fn collect(client: Client, json: bool, dry_run: bool, grace: Option<u64>) 
     } else {
         let verb = if dry_run { "would be" } else { "were" };
         output.line(&format!("{} chunks of {} {verb} removed", report.chunks, size(report.raw_bytes)))?;
-        output.line(&format!("{} are named, {} are too young", report.live, report.kept_in_grace))?;
-        output.line(&format!("{} {verb} given back", size(report.freed_bytes)))?;
+        output
+            .line(&format!("{} are referenced, {} are within the grace period", report.live, report.kept_in_grace))?;
+        output.line(&format!("{} {verb} freed", size(report.freed_bytes)))?;
         if !report.postponed.is_empty() {
-            output.line(&format!("left for the next time: {}", report.postponed))?;
+            output.line(&format!("postponed: {}", report.postponed))?;
         }
     }
     output.flush()

@@ -122,7 +122,7 @@ mod tests {
         for _ in 0..6 {
             silent.push(TcpStream::connect(address).await.expect("connects"));
         }
-        assert!(answered(address).await.ends_with("here"), "the silent ones are gone");
+        assert!(answered(address).await.ends_with("here"), "idle connections are closed");
         drop(silent);
         assert!(places.available_permits() <= 2);
     }
@@ -136,7 +136,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(60), taken).await.expect("takes the only place");
+        timeout(Duration::from_secs(60), taken).await.expect("takes the only slot");
         let second = tokio::spawn(answered(address));
         drop(first);
         assert!(second.await.expect("ends").ends_with("here"));

@@ -26,7 +26,7 @@ impl Cable {
         let carried = Arc::clone(&is_cut);
         tasks.spawn(async move {
             if let Err(error) = carry(Arc::new(near), far, carried).await {
-                tracing::warn!(%error, "the cable broke");
+                tracing::warn!(%error, "UDP proxy failed");
             }
         });
         Ok(Cable { address, is_cut, _tasks: tasks })

@@ -44,7 +44,7 @@ pub(super) struct Shown {
 }
 
 fn failed(error: rcgen::Error) -> CtlError {
-    CtlError::new(format!("no certificate could be made: {error}"))
+    CtlError::new(format!("cannot create the certificate: {error}"))
 }
 
 fn named(path: &Path) -> impl Fn(std::io::Error) -> CtlError {
@@ -90,7 +90,7 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
         names.push(SHARED_NAME.to_owned());
     }
     if let Some(name) = names.iter().find(|name| !is_name(name)) {
-        let message = format!("`{name}` is neither a host name nor an address: give it without scheme and port");
+        let message = format!("`{name}` is neither a host name nor an address; omit scheme and port");
         return Err(CtlError { message, exit: 2 });
     }
     if server.renew && certificate_file.exists() {
@@ -115,7 +115,7 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
             let ca_certificate =
                 fs::read_to_string(ca.join(CA_CERTIFICATE)).map_err(named(&ca.join(CA_CERTIFICATE)))?;
             let ca_key = fs::read_to_string(ca.join(CA_KEY)).map_err(named(&ca.join(CA_KEY)))?;
-            let wrong = |error: rcgen::Error| CtlError::new(format!("the authority in {}: {error}", ca.display()));
+            let wrong = |error: rcgen::Error| CtlError::new(format!("CA in {}: {error}", ca.display()));
             let ca_key = KeyPair::from_pem(&ca_key).map_err(wrong)?;
             let issuer = Issuer::from_ca_cert_pem(&ca_certificate, ca_key).map_err(wrong)?;
             params.signed_by(&key, &issuer).map_err(failed)?.pem() + &ca_certificate
@@ -160,9 +160,10 @@ fn live(params: &mut CertificateParams, days: u32) {
 /// Refuses to replace existing files unless requested: replacing a CA invalidates every certificate that it signed.
 fn refuse_existing(files: &[&Path], replace: bool) -> CtlResult {
     match files.iter().find(|file| file.exists()) {
-        Some(file) if !replace => {
-            Err(CtlError::new(format!("{} exists: say --replace, or write elsewhere with --out", file.display())))
-        }
+        Some(file) if !replace => Err(CtlError::new(format!(
+            "{} already exists; use --replace, or write to another directory with --out",
+            file.display()
+        ))),
         _ => Ok(()),
     }
 }
@@ -185,7 +186,7 @@ fn write(path: &Path, contents: &str, mode: u32) -> CtlResult {
 pub(super) fn show(file: &Path) -> Result<Shown, CtlError> {
     let pem = fs::read(file).map_err(named(file))?;
     let wrong = |what: String| CtlError::new(format!("{}: {what}", file.display()));
-    let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(format!("no certificate: {error}")))?;
+    let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(format!("invalid certificate: {error}")))?;
     let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| wrong(error.to_string()))?;
     let names = parsed.subject_alternative_name().ok().flatten().map(|found| &found.value.general_names);
     let text = |name: &GeneralName<'_>| match name {
@@ -225,7 +226,7 @@ mod tests {
         let ca = temp.path().join("ca");
         let made = authority(&ca, "our authority", 3650, false).expect("makes");
         assert_eq!(made.subject, "CN=our authority");
-        assert!(authority(&ca, "again", 1, false).is_err(), "never replaced unasked");
+        assert!(authority(&ca, "again", 1, false).is_err(), "not replaced without --replace");
         let out = temp.path().join("web1");
         let shown =
             server_certificate(&server(&out, Some(ca.clone()), &["web1.example.net", "10.0.0.5"])).expect("signs");
@@ -256,13 +257,16 @@ mod tests {
         let file = || fs::read(out.join("cert.pem")).expect("reads");
         let renews = |wanted: &CertServer| {
             let before = out.join("cert.pem").exists().then(file);
-            server_certificate(wanted).expect("makes or leaves");
+            server_certificate(wanted).expect("creates or keeps");
             before != Some(file())
         };
         let one = asked(&ca, &["web1.example.net"]);
-        assert!(renews(&one), "there is none");
+        assert!(renews(&one), "no certificate exists");
         assert!(!renews(&one), "it is fresh");
-        assert!(!renews(&CertServer { days: 89, ..asked(&ca, &["WEB1.example.net"]) }), "a third of its life is left");
+        assert!(
+            !renews(&CertServer { days: 89, ..asked(&ca, &["WEB1.example.net"]) }),
+            "a third of its lifetime is left"
+        );
         assert!(renews(&CertServer { days: 91, ..asked(&ca, &["web1.example.net"]) }), "less than a third is left");
         assert!(renews(&asked(&ca, &["web1.example.net", "10.0.0.5"])), "it is for other names");
         let of_member = CertServer { member: Some("web1".parse().expect("a name")), ..asked(&ca, &["10.0.0.5"]) };
@@ -276,11 +280,11 @@ mod tests {
             "another authority"
         );
         fs::remove_file(out.join("key.pem")).expect("removes");
-        assert!(renews(&CertServer { member: of_member.member, ..asked(&other, &["10.0.0.5"]) }), "its key is gone");
+        assert!(renews(&CertServer { member: of_member.member, ..asked(&other, &["10.0.0.5"]) }), "its key is missing");
         fs::remove_file(out.join("cert.pem")).expect("removes");
         assert!(
             server_certificate(&asked(&other, &["10.0.0.5"])).is_err(),
-            "a key without its certificate is not replaced unasked"
+            "a key without its certificate is not replaced without --replace"
         );
     }
 
@@ -292,6 +296,6 @@ mod tests {
         }
         let shown = server_certificate(&server(temp.path(), None, &["*.example.net", "::1"])).expect("makes");
         assert_eq!(shown.names, ["*.example.net", "::1"]);
-        assert!(server_certificate(&server(temp.path(), None, &["a"])).is_err(), "never replaced unasked");
+        assert!(server_certificate(&server(temp.path(), None, &["a"])).is_err(), "not replaced without --replace");
     }
 }

@@ -86,7 +86,7 @@ impl Client {
     pub(super) async fn open(directory: &Path) -> Result<Client, CtlError> {
         if !directory.is_dir() {
             let path = directory.display();
-            return Err(failed(format!("{path} is not a directory: say where the data is with --data-dir")));
+            return Err(failed(format!("{path} is not a directory; pass the data directory with --data-dir")));
         }
         if let Some(identity) = remote_identity(directory)? {
             let connection = dial(directory, &identity).await?;
@@ -95,7 +95,7 @@ impl Client {
             let connector = MemberConnector::new(directory, Vec::new());
             let renewing = tokio::time::timeout(RENEWING, connector.keep_identity(&connection));
             if let Ok(Err(error)) = renewing.await {
-                complain!("the certificate in {} was not renewed: {error}", directory.display());
+                complain!("cannot renew the certificate in {}: {error}", directory.display());
             }
             let server = Server::Remote(connection);
             return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
@@ -111,7 +111,9 @@ impl Client {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
-                Err(error) => return Err(failed(format!("the socket in {}: {error}", directory.display()))),
+                Err(error) => {
+                    return Err(failed(format!("cannot connect to the socket in {}: {error}", directory.display())));
+                }
             }
             match serve_here(directory, Access::Read, false).await {
                 Ok(server) => {
@@ -182,7 +184,7 @@ impl Client {
             Server::Process => {
                 let stream = connect(&self.directory).await;
                 let (read, write) =
-                    stream.map_err(|error| failed(format!("the process is gone: {error}")))?.into_split();
+                    stream.map_err(|error| failed(format!("the process has exited: {error}")))?.into_split();
                 (Box::new(read), Box::new(write))
             }
             Server::Remote(connection) => {
@@ -248,7 +250,7 @@ impl Client {
 
     /// Sends a request with a response of one item.
     pub(super) async fn item<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CtlError> {
-        self.items(request).await?.pop().ok_or_else(|| failed("the answer is empty"))
+        self.items(request).await?.pop().ok_or_else(|| failed("the response is empty"))
     }
 
     /// Returns the status; if no process runs on the directory, it states so.
@@ -273,7 +275,7 @@ impl Client {
         }
         let status: Status = self.item(&Request::Status).await?;
         let lost = status.health.reasons.into_iter().find(|reason| reason.code == health::Code::StateLost);
-        lost.map_or(Ok(()), |lost| Err(damaged(format!("older than what was shown before: {}", lost.message))))
+        lost.map_or(Ok(()), |lost| Err(damaged(format!("state is older than what was shown before: {}", lost.message))))
     }
 
     /// Closes everything that this client opened.
@@ -360,7 +362,7 @@ async fn explain<T>(remote: Option<&quinn::Connection>, result: Result<T, WireEr
     };
     Err(match error {
         WireError::ClosedBy(close) => failed(close),
-        error => failed(format!("the process went away in the middle: {error}")),
+        error => failed(format!("the process closed the connection early: {error}")),
     })
 }
 
@@ -381,8 +383,8 @@ async fn answers(directory: &Path) -> std::io::Result<()> {
     tokio::time::timeout(ANSWERING, asking).await.unwrap_or_else(|_| {
         let (path, s) = (directory.display(), ANSWERING.as_secs());
         let what = format!(
-            "the process on {path} accepts connections but does not answer within {s} s: see whether it is stopped, \
-             overloaded or out of file descriptors (LimitNOFILE), in its log"
+            "the process on {path} accepts connections but does not respond within {s} s; check its log, and whether \
+             it is stopped, overloaded or out of file descriptors (LimitNOFILE)"
         );
         Err(std::io::Error::new(ErrorKind::TimedOut, what))
     })
@@ -407,7 +409,7 @@ pub(super) async fn is_served(directory: &Path) -> bool {
 pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
     let connector = MemberConnector::new(directory, identity.addresses().to_vec());
     let dialing = tokio::time::timeout(STARTING, connector.connect());
-    let (connection, _) = dialing.await.map_err(|_| failed("the datastore does not answer"))?.map_err(failed)?;
+    let (connection, _) = dialing.await.map_err(|_| failed("the datastore does not respond"))?.map_err(failed)?;
     Ok(connection)
 }
 
@@ -439,7 +441,7 @@ async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Re
     }
     if role.trim() != "datastore" {
         let path = directory.display();
-        let message = format!("{path} is neither a datastore's nor a replica's directory: check --data-dir");
+        let message = format!("{path} is neither a datastore's nor a replica's directory; check --data-dir");
         return Err((failed(message), false));
     }
     let config = config_of(directory, None);
@@ -468,7 +470,7 @@ fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
         Ok((config, _)) if same(&config.data_dir) => config,
         Ok(_) => DatastoreConfig::for_dir(directory),
         Err(error) => {
-            complain!("gravwell-logctl: {error}; going on with the defaults");
+            complain!("gravwell-logctl: {error}; using the defaults");
             DatastoreConfig::for_dir(directory)
         }
     }

@@ -27,7 +27,7 @@ pub enum RunError {
     #[error(transparent)]
     Datastore(#[from] DatastoreError),
     /// The Prometheus endpoint could not be started.
-    #[error("metrics on {address}: {reason}; choose another address with --metrics, or none")]
+    #[error("cannot serve metrics on {address}: {reason}; choose another address with --metrics, or omit it")]
     Metrics {
         /// Configured address of the endpoint.
         address: SocketAddr,
@@ -35,7 +35,7 @@ pub enum RunError {
         reason: String,
     },
     /// A task that should run until shutdown has ended; holds its name.
-    #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
+    #[error("task `{0}` ended unexpectedly; check the log for the reason, then restart the process")]
     Ended(&'static str),
 }
 
@@ -166,7 +166,7 @@ pub fn stop_signal() -> impl Future<Output = ()> {
 async fn keep_saying(dir: &Path, what: &str, remedy: &str) -> Infallible {
     loop {
         let Err(error) = without_log::say(dir, what, remedy).await;
-        tracing::debug!(%error, "the local socket");
+        tracing::debug!(%error, "failed to serve the local socket");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -178,10 +178,10 @@ async fn wait_for_log(config: &DatastoreConfig) -> bool {
         return true;
     }
     let dir = config.data_dir.display();
-    let what = format!("there is no log in {dir}, and Datastore-Recovery=wait: nothing is served, and no log is begun");
+    let what = format!("no log in {dir} and Datastore-Recovery=wait: waiting for a log, serving nothing");
     let remedy = format!(
-        "fetch the log from the members, `gravwell-logctl --data-dir {dir} recover`, or `restore` it from a backup: then it \
-         starts by itself; to begin with an empty one, start with --recovery off"
+        "rebuild the log from members with `gravwell-logctl --data-dir {dir} recover`, or `restore` a backup, and the \
+         datastore starts automatically; to start with an empty log, use --recovery off"
     );
     tracing::warn!(remedy, "{what}");
     notify::ready(&format!("{what}: {remedy}"));
@@ -270,7 +270,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
 /// as by SIGKILL.
 pub(super) fn stopped_while_starting() -> ! {
     notify::stopping();
-    tracing::info!("stopped while starting; the next start begins it again");
+    tracing::info!("stopped while starting; the next start begins again");
     output::exit(0);
 }
 
@@ -285,12 +285,12 @@ fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), Con
 fn reload(args: &DatastoreArgs, level: &logging::Level, datastore: &Datastore) {
     let (config, warnings) = match settings(args) {
         Ok(read) => read,
-        Err(error) => return tracing::error!(%error, "the configuration cannot be used; everything stays as it was"),
+        Err(error) => return tracing::error!(%error, "configuration reload failed; keeping the old one"),
     };
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     level.set(&config.log_level);
     match datastore.renew_certificate(&config.server_names) {
-        Ok(()) => tracing::info!(level = config.log_level, "the configuration was read again"),
-        Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
+        Ok(()) => tracing::info!(level = config.log_level, "configuration reloaded"),
+        Err(error) => tracing::error!(error, "failed to renew certificate"),
     }
 }

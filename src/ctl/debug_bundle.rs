@@ -92,14 +92,14 @@ pub(super) async fn run(dir: &Path, json: bool, args: DebugBundle) -> CtlResult 
         out.json(&serde_json::json!({ "file": output, "contents": bundle.names }))?;
     } else {
         bundle.names.iter().try_for_each(|name| out.line(name))?;
-        out.line(&format!("written to {}; look through it before you give it away", output.display()))?;
+        out.line(&format!("written to {}; review it before you share it", output.display()))?;
     }
     out.flush()
 }
 
 fn about(now_ms: u64) -> String {
     format!(
-        "Made at {} by gravwell-logctl {}.\nIt holds no objects, no keys, no passwords and no tokens; it does hold names of members \
+        "Created at {} by gravwell-logctl {}.\nIt contains no objects, keys, passwords or tokens, but names of members \
          and addresses.\n",
         timestamp(now_ms),
         env!("CARGO_PKG_VERSION")
@@ -246,7 +246,7 @@ fn without_secrets(log: &str) -> String {
     for line in log.lines() {
         let lower = line.to_lowercase();
         match DELICATE.iter().find(|word| lower.contains(**word)) {
-            Some(word) => drop(writeln!(text, "(a line that speaks of a {word} was left out)")),
+            Some(word) => drop(writeln!(text, "(a line that mentions a {word} was left out)")),
             None => drop(writeln!(text, "{line}")),
         }
     }

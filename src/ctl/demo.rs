@@ -63,13 +63,13 @@ async fn show(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     stage.change_both().await?;
     stage.cut_and_rejoin().await?;
     stage.prove(fleet).await?;
-    say(&format!("\nAll of it held, in {}.", duration(started.elapsed())));
+    say(&format!("\nAll checks passed in {}.", duration(started.elapsed())));
     Ok(stage)
 }
 
 async fn keep_running(fleet: &Fleet, [first, second]: [SocketAddr; 2]) {
     let dir = |name| fleet.dir(name).display().to_string();
-    say("\nEverything keeps running until you interrupt it. In a browser, best in two windows side by side:");
+    say("\nEverything keeps running until interrupted. In a browser, best in two windows next to each other:");
     say(&format!("  http://{first}  and  http://{second}   user {NAME}, password {PASSWORD}"));
     say("In another terminal:");
     say(&format!("  curl -d 'User={NAME}&Pass={PASSWORD}' http://{first}/api/login"));
@@ -86,9 +86,9 @@ fn say(line: &str) {
 
 fn claim(holds: bool, what: &str) -> CtlResult {
     if !holds {
-        return Err(CtlError { message: format!("NOT PROVED: {what}"), exit: 3 });
+        return Err(CtlError { message: format!("FAILED: {what}"), exit: 3 });
     }
-    say(&format!("  proved: {what}"));
+    say(&format!("  passed: {what}"));
     Ok(())
 }
 
@@ -154,7 +154,7 @@ async fn login_after(first: &Web, name: &'static str, (admin, address): (Client,
 }
 
 async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
-    say("Starting a datastore and two webservers, each a process of its own, on loopback:");
+    say("Starting a datastore and two webservers as separate processes on loopback:");
     let datastore = fleet.start_datastore(&[]).await?;
     let far = fleet.listen().to_owned();
     say(&format!("  datastore listens on {far}/UDP"));
@@ -169,7 +169,7 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     }
     say("  both joined with one-time tokens and are connected (mutual TLS over QUIC)");
     let who = first.rest.again("web2", second.rest.address()).get("/api/info/whoami").await?;
-    claim(who["User"] == NAME, "who has logged in at web1 is known at web2")?;
+    claim(who["User"] == NAME, "a session created at web1 is valid at web2")?;
     let (model, untouched, deleted) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     Ok(Stage { datastore, web: [first, second], cable, table, model, untouched, deleted })
 }
@@ -177,7 +177,7 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
 /// Creates one dashboard and returns its number.
 async fn create(rest: &mut Rest, name: &str, data: &Value) -> Result<u64, CtlError> {
     let made = rest.post("/api/dashboards", &json!({ "Name": name, "Data": data })).await?;
-    made.as_u64().ok_or_else(|| CtlError::new(format!("a dashboard's number is {made}")))
+    made.as_u64().ok_or_else(|| CtlError::new(format!("invalid dashboard ID {made}")))
 }
 
 impl Stage {
@@ -215,7 +215,7 @@ impl Stage {
         })
         .await?;
         let (size, hash) = (&stored["Size"], stored["Hash"].as_str().unwrap_or_default().to_owned());
-        claim(*size == contents.len(), &format!("its {size} bytes (MD5 {hash}) come from web2 as they went to web1"))?;
+        claim(*size == contents.len(), &format!("web2 returns the {size} bytes (MD5 {hash}) uploaded to web1"))?;
 
         let started = Instant::now();
         let rows: Vec<(String, Value)> = self
@@ -240,7 +240,7 @@ impl Stage {
         }
         self.settle().await?;
         self.untouched = self.model.keys().copied().collect();
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
         let rate = self.model.len() as f64 / started.elapsed().as_secs_f64();
         let took = duration(started.elapsed());
         say(&format!("  {} dashboards, each durable at the datastore, in {took} ({rate:.0} a second)", rows.len()));
@@ -329,13 +329,13 @@ impl Stage {
     }
 
     async fn cut_and_rejoin(&mut self) -> CtlResult {
-        say("\nCutting web2 off: no datagram passes between it and the datastore any more.");
+        say("\nDisconnecting web2: no datagrams pass between it and the datastore.");
         self.cable.set_cut(true);
         let cut = Instant::now();
         wait_for(&self.web[1].admin, "web2 notices", PATIENCE, |status| !status.connected).await?;
-        say(&format!("  web2 noticed within {} and goes on serving", duration(cut.elapsed())));
-        self.change(0, "changed at web1 meanwhile").await?;
-        let undecided = self.change(1, "changed at web2, cut off").await?;
+        say(&format!("  web2 detected this within {} and continues serving", duration(cut.elapsed())));
+        self.change(0, "changed at web1 while web2 is offline").await?;
+        let undecided = self.change(1, "changed at web2 while offline").await?;
         // Both change one dashboard and create a user of the same name; web2 creates and deletes another user.
         let both = self.untouched.pop().ok_or_else(|| CtlError::new("no dashboard is left"))?;
         for web in &mut self.web {
@@ -346,14 +346,14 @@ impl Stage {
         let dora = self.web[1].rest.post("/api/users", &json!({ "User": "dora", "Pass": "dora's password" })).await?;
         self.web[1].rest.call(Method::DELETE, &format!("/api/users/{dora}"), &Value::Null).await?;
         let changes = (EDITS + DELETIONS) as u64;
-        let what = format!("{undecided} changes of web2, deletions included, are durable there and not decided");
+        let what = format!("{undecided} changes of web2, including deletions, are durable there and pending");
         claim(undecided == changes, &what)?;
         let mut read = Vec::new();
         for web in &mut self.web {
             read.push(web.rest.get(&format!("/api/dashboards/{both}")).await?["Description"].clone());
         }
-        claim(read == ["web1", "web2"], "each side reads its own writes meanwhile")?;
-        say(&format!("  {}\n\nMending the cable:", self.positions().await?));
+        claim(read == ["web1", "web2"], "each side reads its own writes while disconnected")?;
+        say(&format!("  {}\n\nReconnecting web2:", self.positions().await?));
         self.cable.set_cut(false);
         let mended = Instant::now();
         self.settle().await?;
@@ -365,7 +365,7 @@ impl Stage {
         })
         .await?;
         self.settle().await?;
-        say(&format!("  level again after {}: {}", duration(mended.elapsed()), self.positions().await?));
+        say(&format!("  in sync again after {}: {}", duration(mended.elapsed()), self.positions().await?));
         // Of two conflicting changes, the one that was committed first wins.
         if let Some((_, description, _)) = self.model.get_mut(&both) {
             "web1".clone_into(description);
@@ -374,14 +374,14 @@ impl Stage {
     }
 
     async fn prove(&mut self, fleet: &Fleet) -> CtlResult {
-        say("\nProof:");
+        say("\nChecks:");
         let mut positions = Vec::new();
         for client in [&self.datastore, &self.web[0].admin, &self.web[1].admin] {
             let Status { log_id, seq, digest, .. } = client.item(&Request::Status).await?;
             positions.push((log_id, seq, digest));
         }
         let (_, seq, digest) = positions[0];
-        let what = format!("all three stand at sequence {seq} with state digest {digest}");
+        let what = format!("all three are at sequence {seq} with state digest {digest}");
         claim(positions.iter().all(|position| *position == positions[0]), &what)?;
         for web in &mut self.web {
             let mut found = BTreeMap::new();
@@ -392,7 +392,7 @@ impl Stage {
                     (text("Name"), text("Description"), one["Data"].clone()),
                 );
             }
-            let what = format!("{} lists exactly the {} dashboards that must be", web.name, self.model.len());
+            let what = format!("{} lists exactly the {} expected dashboards", web.name, self.model.len());
             claim(found == self.model, &what)?;
         }
         let mut absent = 0;
@@ -404,7 +404,10 @@ impl Stage {
             }
         }
         let deleted = self.deleted.len();
-        claim(absent == 2 * deleted, &format!("none of the {deleted} deleted dashboards has come back, at either"))?;
+        claim(
+            absent == 2 * deleted,
+            &format!("none of the {deleted} deleted dashboards reappeared on either webserver"),
+        )?;
         let events = self.deletions_in_log().await?;
         claim(events == self.deleted, &format!("the log shows each of the {deleted} deletions as an event"))?;
         self.prove_conflict().await?;
@@ -425,24 +428,27 @@ impl Stage {
             let users = users.as_array().into_iter().flatten();
             names.push(users.map(|user| user["User"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>());
         }
-        claim(names == [["admin", "carol"], ["admin", "carol"]], "there is one carol, and no dora")?;
+        claim(names == [["admin", "carol"], ["admin", "carol"]], "there is one user carol, and no user dora")?;
         let refused = self.web[1].rest.get("/api/rejections").await?;
         let refused = refused.as_array().map(Vec::as_slice).unwrap_or_default();
         let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
         let user = refused.iter().find(|one| one["What"] == "create user carol");
         let dashboard = refused.iter().find(|one| text(one, "What").contains("dashboard"));
         let (Some(user), Some(dashboard), REJECTIONS) = (user, dashboard, refused.len()) else {
-            return claim(false, &format!("web2 lists the two changes that met others: {refused:?}"));
+            return claim(false, &format!("web2 lists the two conflicting changes: {refused:?}"));
         };
-        claim(true, &format!("web2 says why its own carol is not: {}", text(user, "Reason")))?;
+        claim(true, &format!("web2 reports why its own user carol was rejected: {}", text(user, "Reason")))?;
         claim(
             true,
-            &format!("and why its change of the dashboard that web1 changed is not: {}", text(dashboard, "Reason")),
+            &format!(
+                "web2 reports why its change of the dashboard that web1 changed was rejected: {}",
+                text(dashboard, "Reason")
+            ),
         )?;
         let rest = &mut self.web[1].rest;
         claim(
             rest.get("/api/notifications").await?.to_string().contains("create user carol"),
-            "whoever made it has a notification",
+            "the author has a notification",
         )
     }
 
@@ -481,14 +487,14 @@ async fn see(rest: &mut Rest, path: &str, description: &str, began: Instant) -> 
             return Ok(began.elapsed());
         }
     }
-    Err(CtlError::new(format!("a change of {path} did not arrive")))
+    Err(CtlError::new(format!("a change of {path} did not propagate")))
 }
 
 async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool, CtlError>) -> CtlResult {
     let started = Instant::now();
     while !is_so().await? {
         if started.elapsed() > PATIENCE {
-            return Err(CtlError::new(format!("{what}: not within {PATIENCE:?}")));
+            return Err(CtlError::new(format!("timed out after {PATIENCE:?}: {what}")));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

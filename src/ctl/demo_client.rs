@@ -45,7 +45,7 @@ impl Rest {
     pub(super) async fn log_in(name: &str, address: SocketAddr, user: &str, password: &str) -> Result<Rest, CtlError> {
         let mut rest = Rest { name: name.to_owned(), address, token: String::new(), connection: None };
         let answer = rest.post("/api/login", &json!({ "User": user, "Pass": password })).await?;
-        let token = answer["JWT"].as_str().ok_or_else(|| CtlError::new(format!("{name}: no login: {answer}")))?;
+        let token = answer["JWT"].as_str().ok_or_else(|| CtlError::new(format!("{name}: login failed: {answer}")))?;
         token.clone_into(&mut rest.token);
         Ok(rest)
     }
@@ -98,7 +98,7 @@ impl Rest {
     ) -> Result<Answer, CtlError> {
         let what = format!("{}: {method} {path}", self.name);
         let answer = tokio::time::timeout(PATIENCE, self.send(method, path, kind, body)).await;
-        answer.map_err(|_| CtlError::new(format!("{what}: no answer within {PATIENCE:?}")))?
+        answer.map_err(|_| CtlError::new(format!("{what}: no response within {PATIENCE:?}")))?
     }
 
     /// Sends a request; a status other than success is an error that includes the body.

@@ -90,7 +90,7 @@ impl Fleet {
                 self.processes.remove(at);
                 Ok(true)
             }
-            Some(status) => Err(CtlError::new(format!("{task} ended with {status}: {}", self.said(task)))),
+            Some(status) => Err(CtlError::new(format!("{task} exited with {status}: {}", self.said(task)))),
         }
     }
 
@@ -143,7 +143,7 @@ impl Fleet {
         let (dir, started) = (self.dir(name), Instant::now());
         while started.elapsed() < START_TIMEOUT {
             if self.has_ended(name)? {
-                return Err(CtlError::new(format!("{name} ended at once: {}", self.said(name))));
+                return Err(CtlError::new(format!("{name} exited immediately: {}", self.said(name))));
             }
             if let Ok((_handle, path)) = local::short_path(&dir)
                 && tokio::net::UnixStream::connect(path).await.is_ok()
@@ -152,7 +152,7 @@ impl Fleet {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Err(CtlError::new(format!("{name} does not answer: {}", self.said(name))))
+        Err(CtlError::new(format!("{name} does not respond: {}", self.said(name))))
     }
 
     /// Sends a process SIGTERM and waits until it has exited.
@@ -211,7 +211,7 @@ pub(super) async fn wait_for(
         if started.elapsed() > timeout {
             let Status { seq, head, outbox, verdict, problem, .. } = status;
             let state = format!("sequence {seq} of {head}, outbox {outbox}, {verdict} {problem}");
-            return Err(CtlError::new(format!("{what}: not within {timeout:?} ({state})")));
+            return Err(CtlError::new(format!("timed out after {timeout:?}: {what} ({state})")));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -33,7 +33,7 @@ fn beginning(text: &str) -> Result<Beginning, String> {
         "restored" => Ok(Beginning::Restored),
         "recovered" => Ok(Beginning::Recovered),
         "repaired" => Ok(Beginning::Repaired),
-        _ => Err("say `restored`, `recovered` or `repaired`".into()),
+        _ => Err("use `restored`, `recovered` or `repaired`".into()),
     }
 }
 
@@ -65,7 +65,9 @@ fn set(dir: &Path, generation: Generation, beginning: Beginning) -> CtlResult {
         let later = lineage.iter().map(|entry| entry.generation).filter(|number| *number > Generation(1));
         let known: Vec<String> = later.map(|number| number.to_string()).collect();
         let known = if known.is_empty() { "none after the first".to_owned() } else { known.join(", ") };
-        return Err(CtlError::new(format!("generation {generation} cannot be set; the log's generations: {known}")));
+        return Err(CtlError::new(format!(
+            "cannot set generation {generation}; choose one of the log's generations: {known}"
+        )));
     };
     let LineageEntry { generation, shared_to } = *entry;
     let info = GenerationInfo { generation, shared_to, beginning, time_ms: SystemClock.now_ms() };

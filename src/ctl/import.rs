@@ -163,10 +163,10 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     let is_finished = source.finish(&client, summary.last).await;
     client.close().await;
     report(json, &summary)?;
-    let again = "run the same command again to see whether all of it is decided: nothing is committed twice";
+    let again = "run the same command again to check the outcome; nothing is committed twice";
     waited.map_err(|error| CtlError { message: format!("{}; {again}", error.message), exit: error.exit })?;
     if !is_finished? {
-        complain!("not everything is decided yet; {again}");
+        complain!("some transactions are still pending; {again}");
     }
     if summary.bad_lines + summary.rejected > 0 {
         return Err(CtlError { message: String::new(), exit: 1 });
@@ -258,7 +258,7 @@ async fn send(
             write.write_all(&chunk.messages).await.map_err(|error| gone(CtlError::new(error)))?;
             for line in chunk.lines {
                 if window.send(line).await.is_err() {
-                    return Err(gone(CtlError::new("the answers ended")));
+                    return Err(gone(CtlError::new("the responses ended early")));
                 }
             }
         }
@@ -272,7 +272,7 @@ async fn send(
             let outcome: Outcome =
                 wire::expect(&mut read, Kind::Outcome).await.map_err(|error| gone(CtlError::new(error)))?;
             if outcome.id.counter != counter {
-                return Err((CtlError::new("the answers came out of order"), false));
+                return Err((CtlError::new("the responses are out of order"), false));
             }
             let is_rejection = matches!(outcome.fate, Fate::Rejected(..));
             take_in(outcome.fate, line, summary, &mut spoken)?;
@@ -306,10 +306,7 @@ fn take_in(fate: Fate, line: u64, summary: &mut Summary, spoken: &mut u64) -> Re
             }
         }
         Fate::Gap(expected) => {
-            return Err((
-                CtlError::new(format!("line {line} came out of order: expected transaction {expected}")),
-                true,
-            ));
+            return Err((CtlError::new(format!("line {line} is out of order: expected transaction {expected}")), true));
         }
         Fate::Deferred(refused) => return Err((CtlError::new(refused.message), true)),
     }
@@ -351,7 +348,7 @@ fn parse(
             continue;
         }
         let parsed = match std::str::from_utf8(text) {
-            _ if piece.is_too_long => Err(format!("the line has more than {LINE_BYTES_MAX} bytes: it was skipped")),
+            _ if piece.is_too_long => Err(format!("line longer than {LINE_BYTES_MAX} bytes, skipped")),
             parsed => parsed.map_err(|error| error.to_string()),
         };
         let parsed = parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string()));
@@ -414,7 +411,7 @@ fn report(json: bool, summary: &Summary) -> CtlResult {
         let mut text = format!("{} lines: {} committed", summary.lines, summary.committed);
         for (count, what) in [
             (summary.queued, "queued"),
-            (summary.before, "taken before"),
+            (summary.before, "imported before"),
             (summary.rejected, "rejected"),
             (summary.bad_lines, "bad"),
         ] {

@@ -69,7 +69,7 @@ impl Record {
         let again = serde_json::to_string(&Sealed { sum: sum.clone(), record: record.clone() });
         let is_whole =
             sum == record.sum().map_err(|error| error.to_string())? && again.is_ok_and(|again| again == text);
-        if is_earlier || is_whole { Ok(record) } else { Err("the checksum does not match".into()) }
+        if is_earlier || is_whole { Ok(record) } else { Err("checksum mismatch".into()) }
     }
 }
 
@@ -107,7 +107,8 @@ pub(super) fn find(imports: &Path, path: &Path, file: &mut File) -> Result<(Reco
     let absolute = path.canonicalize().map_err(named)?;
     let length = file.metadata().map_err(named)?.len();
     let hash = hash_of(file, length).map_err(named)?;
-    let hash = hash.ok_or_else(|| CtlError::new(format!("{}: it becomes shorter while it is read", path.display())))?;
+    let hash =
+        hash.ok_or_else(|| CtlError::new(format!("{}: the file became shorter while it was read", path.display())))?;
     let at = imports.join(format!("{}.json", hex(absolute.as_os_str().as_encoded_bytes())));
     let former = imports.join(format!("{}.json", &hash[..32]));
     let known = match (at.exists(), former.exists()) {
@@ -118,13 +119,13 @@ pub(super) fn find(imports: &Path, path: &Path, file: &mut File) -> Result<(Reco
     let Some(known_at) = known else {
         return Ok((Record { length, hash, ..Record::new(absolute)? }, at, false));
     };
-    let remedy = format!("to import all of it as new, remove {}", known_at.display());
+    let remedy = format!("to import the whole file as new, remove {}", known_at.display());
     let known = Record::load(&known_at).map_err(|error| {
         let (what, path) = (known_at.display(), path.display());
         CtlError {
             message: format!(
-                "the record {what} of the interrupted import of {path} is damaged: {error}; what was committed already is \
-                 unknown: compare with `gravwell-logctl export` first; {remedy}"
+                "the record {what} of the interrupted import of {path} is damaged: {error}; compare with \
+                 `gravwell-logctl export` to find out which lines were committed; {remedy}"
             ),
             exit: 3,
         }
@@ -157,17 +158,17 @@ fn same_start(known: &Record, path: &Path, file: &mut File, remedy: &str) -> Res
     let refused = |what: &str| {
         let path = path.display();
         Err(CtlError::new(format!(
-            "{path} {what} since its import was interrupted: bring back the file as it was to resume; {remedy}"
+            "{path} {what} since its import was interrupted; restore the original file to resume; {remedy}"
         )))
     };
     match hash_of(file, known.length).map_err(named)? {
-        None => refused("has become shorter"),
-        Some(hash) if hash != known.hash => refused("has changed"),
+        None => refused("was shortened"),
+        Some(hash) if hash != known.hash => refused("was changed"),
         Some(_)
             if !ends_line(file, known.length).map_err(named)?
                 && file.metadata().map_err(named)?.len() > known.length =>
         {
-            refused("has another last line")
+            refused("has a different last line")
         }
         Some(_) => Ok(()),
     }
@@ -227,7 +228,8 @@ mod tests {
     #[test]
     fn a_file_that_was_shortened_or_changed_is_refused_by_name() {
         let (bench, _, _) = Bench::new();
-        for (text, what) in [(&TEXT[..5], "shorter"), ("", "shorter"), (TEXT.replace('1', "2").as_str(), "changed")] {
+        for (text, what) in [(&TEXT[..5], "shortened"), ("", "shortened"), (TEXT.replace('1', "2").as_str(), "changed")]
+        {
             let error = bench.find(text).expect_err(text).message;
             assert!(error.contains(what) && error.contains("in.jsonl") && error.contains("remove "), "{error}");
         }
@@ -273,7 +275,7 @@ mod tests {
         let (found, ..) =
             find(bench.temp.path(), &elsewhere, &mut File::open(&elsewhere).expect("opens")).expect("finds");
         assert_eq!(found.origin, record.origin);
-        assert!(!at.exists(), "it has another name now");
+        assert!(!at.exists(), "it was renamed");
         let (bench, record, at) = Bench::new();
         std::fs::remove_file(at).expect("removes");
         let former = serde_json::json!({ "origin": record.origin, "file": "in.jsonl", "heard": 1, "rejected": 0 });

@@ -33,7 +33,7 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
     }
     let running = if status.running { "running" } else { "not running" };
     let mut line = |name: &str, value: String| output.line(&format!("{name:<12}{value}"));
-    let role = if status.is_standalone { "standalone webserver, with a log of its own" } else { &status.role };
+    let role = if status.is_standalone { "standalone webserver with its own log" } else { &status.role };
     line("role", format!("{role} ({running})"))?;
     line("log", format!("{} generation {}", or_dash(status.log_id), status.generation))?;
     line("sequence", format!("{} of {} ({} behind)", status.seq, status.head, status.lag_ops))?;
@@ -42,7 +42,7 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
     line("objects", status.objects.to_string())?;
     if status.role == "replica" {
         line("datastore", connection(status))?;
-        line("outbox", format!("{} waiting, {} rejected", status.outbox, status.rejected))?;
+        line("outbox", format!("{} pending, {} rejected", status.outbox, status.rejected))?;
         if status.quarantined > 0 {
             line("archived", format!("{} sets of changes, see `quarantine list`", status.quarantined))?;
         }

@@ -92,8 +92,8 @@ async fn resolve(backend: &mut Backend, resolved: &mut Resolved) -> Result<(), S
             resolved.insert(host.clone(), addresses.into_iter().collect());
             Ok(())
         }
-        Err(error) if resolved.contains_key(&host) => Err(format!("{error}; the addresses that it had stay")),
-        Err(error) => Err(format!("{error}; it is left out until it has an address")),
+        Err(error) if resolved.contains_key(&host) => Err(format!("{error}; keeping its previous addresses")),
+        Err(error) => Err(format!("{error}; left out until it has an address")),
     };
     backend.addresses = resolved.get(&host).cloned().unwrap_or_default();
     outcome
@@ -127,7 +127,7 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
                 keeper.keep(&backends).await.err().unwrap_or_default()
             }
             // Without an answer, nothing is changed.
-            Err(error) => format!("{error}; the configuration stays as it is"),
+            Err(error) => format!("{error}; the configuration is unchanged"),
         };
         if now != trouble && !now.is_empty() {
             complain!("gravwell-logctl: {now}");
@@ -156,7 +156,7 @@ impl Keeper {
         let named = |error: std::io::Error| format!("{}: {error}", self.file.display());
         if std::fs::read_to_string(&self.file).ok().as_deref() != Some(text.as_str()) {
             if backends.is_empty() && self.file.exists() {
-                return Err("no webserver has said its External-Addr; the file stays as it is".into());
+                return Err("no webserver has announced its External-Addr; the file is unchanged".into());
             }
             replace_file(&RealFs, &self.file, text.as_bytes()).map_err(named)?;
             // The file holds no secret, and the balancer reads it as a different user.
@@ -174,7 +174,7 @@ impl Keeper {
 
 /// Runs the command that makes the balancer reload its file.
 async fn tell(command: &str) -> Result<(), String> {
-    let again = "; it is tried again";
+    let again = "; will retry";
     let mut child = tokio::task::spawn_blocking({
         let command = command.to_owned();
         move || {
@@ -189,12 +189,12 @@ async fn tell(command: &str) -> Result<(), String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(format!("`{command}` ended with {status}{again}")),
+            Ok(Some(status)) => return Err(format!("`{command}` exited with {status}{again}")),
             Err(error) => return Err(format!("`{command}`: {error}{again}")),
             Ok(None) if started.elapsed() > EXEC_TIMEOUT => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("`{command}` did not end within {EXEC_TIMEOUT:?}{again}"));
+                return Err(format!("`{command}` did not exit within {EXEC_TIMEOUT:?}{again}"));
             }
             Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
         }

@@ -105,7 +105,7 @@ pub enum CertAction {
         /// Lifetime in days.
         #[arg(long, default_value_t = 3650, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
-        /// Replace an existing CA; every certificate that it signed becomes worthless.
+        /// Replace an existing CA; every certificate that it signed becomes invalid.
         #[arg(long)]
         replace: bool,
     },

@@ -50,7 +50,7 @@ pub(super) async fn with_progress<T: DeserializeOwned>(client: Client, request: 
     bar.finish_and_clear();
     client.close().await;
     result?;
-    report.ok_or_else(|| CtlError::new("the answer is empty"))
+    report.ok_or_else(|| CtlError::new("the response is empty"))
 }
 
 /// `verify`
@@ -115,7 +115,7 @@ fn print(json: bool, report: &VerifyReport, datastore: Option<&Path>) -> CtlResu
             let problem = finding.problem.strip_prefix(&format!("damage in {place}")).unwrap_or(&finding.problem);
             output.line(&format!("DAMAGE {place}{problem}"))?;
         }
-        output.line(if report.ok { "all is well" } else { "damage was found" })?;
+        output.line(if report.ok { "no damage found" } else { "damage found" })?;
         let in_log = report.findings.iter().any(|finding| finding.offset.is_some());
         if let Some(dir) = datastore.filter(|_| in_log) {
             output.line(&format!("remedy: stop the datastore and {}", remedy(dir)))?;
@@ -148,8 +148,8 @@ pub(super) async fn compact(dir: &Path, json: bool, dry_run: bool, history_ops: 
         ))?;
         if report.segments == 0 {
             let what = match (history_ops, report.horizon == report.horizon_before) {
-                (Some(0), _) => "nothing to do: no history is kept; `members` shows who is behind",
-                _ => "nothing to do; give up history with --history-ops 0, or see `members` for who is behind",
+                (Some(0), _) => "nothing to do: no history is kept; `members` shows which members lag",
+                _ => "nothing to do; drop history with --history-ops 0, or see `members` for members that lag",
             };
             output.line(what)?;
         }

@@ -59,12 +59,12 @@ pub(super) async fn join(dir: &Path, json: bool, token: &str) -> CtlResult {
     let token: Token = text.parse().map_err(CtlError::new)?;
     if std::fs::read_to_string(dir.join("role")).is_ok_and(|role| role.trim() == "datastore") {
         let path = dir.display();
-        return Err(CtlError::new(format!("{path} is a datastore's directory: join with a directory of its own")));
+        return Err(CtlError::new(format!("{path} is a datastore's directory; join with a separate directory")));
     }
     if dir.join("own-log").exists() {
         return Err(CtlError::new(format!(
-            "{} holds a standalone webserver with a log of its own, which does not become a member: export its objects, join with \
-             an empty directory, and import them there",
+            "{} contains a standalone webserver with its own log, which cannot become a member; export its objects, \
+             join with an empty directory, and import them there",
             dir.display()
         )));
     }
@@ -101,9 +101,8 @@ pub(super) async fn revoke(dir: &Path, json: bool, name: MemberName, remove: boo
         return Ok(());
     }
     Err(CtlError::new(format!(
-        "{name} is {state}: in force for everything that is connected, and not durable yet: {}; it is written as soon as that is \
-         possible, and `status` says so until then. Free some disk space, and do not restart the datastore before: it would let \
-         the member in again",
+        "{name} is {state}: in force for current connections, but not durable yet: {}; free some disk space, and do \
+         not restart the datastore until `status` no longer reports this, or the member is accepted again",
         done["why"].as_str().unwrap_or_default()
     )))
 }

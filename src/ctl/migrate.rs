@@ -97,9 +97,9 @@ pub(super) async fn run(dir: &Path, json: bool, args: ImportGravwell) -> CtlResu
             output.line(&format!("{kind}: {count} {verb}"))?;
         }
         for (kind, count) in &report.found {
-            output.line(&format!("{kind}: {count} were here already"))?;
+            output.line(&format!("{kind}: {count} already existed"))?;
         }
-        report.left.iter().try_for_each(|what| output.line(&format!("not brought over: {what}")))?;
+        report.left.iter().try_for_each(|what| output.line(&format!("not imported: {what}")))?;
     }
     output.flush()
 }
@@ -110,13 +110,13 @@ impl Migration {
         let source = match (&args.token_file, &args.user, &args.password_file) {
             (Some(file), ..) => Rest::with_token(&args.source, &secret(file)?, &trusting)?,
             (None, Some(user), Some(file)) => Rest::login(&args.source, user, &secret(file)?, &trusting)?,
-            _ => return Err(CtlError { message: "give --token-file, or --user and --password-file".into(), exit: 2 }),
+            _ => return Err(CtlError { message: "pass --token-file, or --user and --password-file".into(), exit: 2 }),
         };
         let target = Rest::login(&args.to, &args.to_user, &secret(&args.to_password_file)?, &trusting)?;
         let path = args.state.clone();
         let wrong = |error: String| {
             let path = path.display();
-            CtlError::new(format!("{path}: {error}; bring back a copy, or remove it to import everything again"))
+            CtlError::new(format!("{path}: {error}; restore a copy, or remove it to import everything again"))
         };
         let state: State = match std::fs::read_to_string(&path) {
             // Earlier versions wrote no checksum.
@@ -134,7 +134,7 @@ impl Migration {
         };
         if state.source != args.source {
             let (path, other) = (path.display(), &state.source);
-            return Err(CtlError::new(format!("{path} is about {other}: name another file with --state")));
+            return Err(CtlError::new(format!("{path} belongs to {other}; choose another file with --state")));
         }
         let sees_all = args.token_file.is_none() && source.get("/api/users/preferences").is_ok();
         let report = Report { dry_run: args.dry_run, ..Report::default() };
@@ -154,11 +154,11 @@ impl Migration {
         }
         self.dashboards()?;
         self.resources()?;
-        self.report.left.push(
-            "passwords: the API does not give them; users were created with random ones, set new ones".to_owned(),
-        );
+        self.report
+            .left
+            .push("passwords: the API does not return them; users have random ones, set new ones".to_owned());
         if !self.sees_all {
-            let what = "what the owner of the token may not see; log in as an administrator with --user for everything";
+            let what = "objects that the token's owner cannot see; use --user with an administrator to import them";
             self.report.left.push(what.to_owned());
         }
         Ok(())
@@ -292,7 +292,7 @@ impl Migration {
         }
         let here = self.state.users.get(&uid).copied();
         self.step("preferences", &name, |this| {
-            let uid = here.ok_or_else(|| CtlError::new("the user was not brought over"))?;
+            let uid = here.ok_or_else(|| CtlError::new("the user was not imported"))?;
             this.target.send("PUT", &format!("/api/users/{uid}/preferences"), &preferences).map(|_| String::new())
         })?;
         Ok(())
@@ -326,7 +326,7 @@ impl Migration {
     }
 
     fn owned_by(&self, uid: i64) -> Result<Rest, CtlError> {
-        let here = self.state.users.get(&uid).ok_or_else(|| CtlError::new("its owner was not brought over"))?;
+        let here = self.state.users.get(&uid).ok_or_else(|| CtlError::new("its owner was not imported"))?;
         self.target.become_user(*here)
     }
 
@@ -343,7 +343,7 @@ impl Migration {
                     body[field] = dashboard[field].clone();
                 }
                 let here = this.state.users.get(&number(&dashboard, "UID"));
-                body["UID"] = json!(here.ok_or_else(|| CtlError::new("its owner was not brought over"))?);
+                body["UID"] = json!(here.ok_or_else(|| CtlError::new("its owner was not imported"))?);
                 Ok(this.target.send("POST", "/api/dashboards", &body)?.to_string())
             })?;
         }
@@ -407,8 +407,8 @@ async fn histories(
         Err(error) => {
             let count = new.len();
             report.left.push(format!(
-                "{count} searches of histories: the API takes none, so they go into the log: name the directory of the \
-                 datastore or of a webserver here with --data-dir ({})",
+                "{count} searches of histories: the API does not accept them; pass the directory of a datastore or \
+                 webserver with --data-dir to write them to the log ({})",
                 error.message
             ));
             return Ok(report);

@@ -59,11 +59,11 @@ pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result
         router = router.merge(members.with_state(roster));
     }
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "whoever reaches this address sees metrics and names of members");
+        tracing::warn!(%address, "metrics endpoint is unauthenticated");
     }
     tasks.spawn(async move {
         if let Err(error) = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, SILENCE_MAX), router).await {
-            tracing::error!(%error, "the listener for metrics ended");
+            tracing::error!(%error, "metrics listener failed");
         }
     });
     Ok(Monitor { tasks })
@@ -86,7 +86,7 @@ fn document(format: Format, roster: &Roster, choice: &Choice) -> Response {
         return (StatusCode::BAD_REQUEST, wrong).into_response();
     }
     let (backends, left_out) = balance::backends(&roster.backends(), choice);
-    left_out.iter().for_each(|what| tracing::debug!(what, "left out of what balancers are told"));
+    left_out.iter().for_each(|what| tracing::debug!(what, "webserver left out of balancer configuration"));
     let text = balance::render(format, &backends, choice);
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }

@@ -50,7 +50,7 @@ fn accept_loss(dir: &Path, json: bool) -> CtlResult {
         return Output::new().json(&serde_json::json!({ "records": accepted.records }));
     }
     let records = accepted.records;
-    Output::new().line(&format!("{records} records of the journal are kept, the damaged files are next to it"))
+    Output::new().line(&format!("{records} records of the journal were kept; the damaged files are next to it"))
 }
 
 pub(super) fn name(id: &TxnId) -> String {

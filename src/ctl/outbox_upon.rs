@@ -36,7 +36,7 @@ impl Compared {
             OutboxItem::Rejected(info) if info.id == id => Some(info),
             _ => None,
         });
-        let missing = || CtlError::new(format!("no rejected transaction {}; `outbox` lists them", name(&id)));
+        let missing = || CtlError::new(format!("no rejected transaction {}; run `outbox` to list them", name(&id)));
         let info = found.ok_or_else(missing)?;
         let (ops, conditions) = parse_line(&info.txn.to_string()).map_err(CtlError::new)?;
         let of_read = |condition: &Condition| matches!(condition, Condition::Version { .. });
@@ -84,7 +84,7 @@ impl Compared {
             };
             output.line(&format!("  now:    {there}"))?;
             let mine = match mine {
-                None => "(only relied on)".to_owned(),
+                None => "(only a condition)".to_owned(),
                 Some(None) => "deletes it".to_owned(),
                 Some(Some(text)) => text,
             };
@@ -117,10 +117,10 @@ impl Compared {
         let there = version.map_or("absent".to_owned(), |version| format!("version {version}: withheld"));
         output.line(&format!("  now:    {there}"))?;
         let mine = match done {
-            None => "(only relied on)",
+            None => "(only a condition)",
             Some(false) => "deletes it",
-            Some(true) if is_same => "the same; --with-secrets shows it",
-            Some(true) => "another value; --with-secrets shows both",
+            Some(true) if is_same => "the same (shown with --with-secrets)",
+            Some(true) => "another value (shown with --with-secrets)",
         };
         output.line(&format!("  change: {mine}"))
     }
@@ -163,13 +163,11 @@ pub(super) async fn retry(dir: &Path, json: bool, id: TxnId, with_secrets: bool)
                 deletions.renew(&client).await?;
                 let what = if deletions.has(place) { "was deleted since" } else { "does not exist" };
                 return Err(CtlError::new(format!(
-                    "{collection}/{key} {what}, and is not brought back by this: put it anew if it is wanted"
+                    "{collection}/{key} {what}, and is not re-created; create it again if needed"
                 )));
             }
             Some(present) if present.version == crate::model::Seq::ZERO => {
-                return Err(CtlError::new(format!(
-                    "{collection}/{key} has a change that still waits: try again later"
-                )));
+                return Err(CtlError::new(format!("{collection}/{key} has a pending change; try again later")));
             }
             Some(present) => upon.push(SeenVersion { collection, key, version: present.version }),
         }
@@ -179,7 +177,7 @@ pub(super) async fn retry(dir: &Path, json: bool, id: TxnId, with_secrets: bool)
     let done = done?;
     if !json {
         output.line(&format!(
-            "submitted again upon what is there now, as {}",
+            "submitted again on top of the current values, as {}",
             done.iter().map(name).collect::<String>()
         ))?;
     }

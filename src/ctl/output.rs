@@ -81,7 +81,7 @@ fn output_error(error: io::Error) -> CtlError {
 
 /// Formats a size for people.
 pub(super) fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "rounded for display anyway")]
+    #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
     let value = bytes as f64;
     match bytes {
         0..1_024 => format!("{bytes} B"),

@@ -23,7 +23,7 @@ pub fn act_as_owner(args: &Args) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut again = Process::new(program);
     again.args(std::env::args_os().skip(1)).uid(owner.uid()).gid(owner.gid());
-    Err(format!("acting as user {}, who owns {}: {}", owner.uid(), args.data_dir.display(), again.exec()))
+    Err(format!("cannot run as user {}, the owner of {}: {}", owner.uid(), args.data_dir.display(), again.exec()))
 }
 
 /// Returns whether a command may write to the data directory. The others inspect the machine, or write elsewhere.

@@ -16,7 +16,7 @@ pub fn main(name: &str, work: impl Future<Output = ExitCode>) -> ExitCode {
     let code = match Runtime::new() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => {
-            output::say(format_args!("{name}: starting: {error}"));
+            output::say(format_args!("{name}: cannot start: {error}"));
             ExitCode::FAILURE
         }
     };

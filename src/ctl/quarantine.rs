@@ -65,7 +65,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
     let role = std::fs::read_to_string(dir.join("role")).unwrap_or_default();
     if role.trim() != "replica" {
         let dir = dir.display();
-        return Err(CtlError::new(format!("{dir} is not a replica's directory: check --data-dir")));
+        return Err(CtlError::new(format!("{dir} is not a replica's directory; check --data-dir")));
     }
     match action.unwrap_or(QuarantineAction::List) {
         QuarantineAction::List => list(dir, json),
@@ -76,7 +76,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
         QuarantineAction::Drop { number } => {
             let path = file(dir, number)?;
             std::fs::remove_file(&path).map_err(CtlError::new)?;
-            done(json, "dropped", &format!("{} is removed", path.display()))
+            done(json, "dropped", &format!("removed {}", path.display()))
         }
     }
 }
@@ -84,7 +84,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
 fn file(dir: &Path, number: u64) -> Result<PathBuf, CtlError> {
     let name = format!("{number:04}.jsonl");
     let found = files(dir).map_err(CtlError::new)?.into_iter().find(|path| path.ends_with(&name));
-    found.ok_or_else(|| CtlError::new(format!("there is no set {number}; `quarantine list` lists them")))
+    found.ok_or_else(|| CtlError::new(format!("there is no set {number}; run `quarantine list` to list them")))
 }
 
 fn load(path: &Path) -> Result<(Set, Vec<Change>), CtlError> {
@@ -187,7 +187,7 @@ impl Deletions {
                 Ok(())
             })
             .await?;
-        let head = head.ok_or_else(|| CtlError::new("the replica does not say what was deleted"))?;
+        let head = head.ok_or_else(|| CtlError::new("the replica sent no list of deletions"))?;
         (self.complete_after, self.seq, self.lineage) = (head.complete_after, head.seq, head.lineage);
         self.rows.extend(rows.into_iter().map(|row| ((row.collection, row.key), row.seq)));
         Ok(())
@@ -240,11 +240,11 @@ fn objection(
     if deletions.complete_after > shared_to {
         let (known, from) = (deletions.complete_after, shared_to);
         return Some(format!(
-            "may have been changed since: it is absent, and deletions are known after sequence {known} only, while the histories \
-             part at {from}"
+            "may have been changed since: it is absent, and deletions are known only after sequence {known}, but the \
+             histories diverge at {from}"
         ));
     }
-    let unknown = "may have been changed since: it is absent, and the datastore, which would know, is not reached";
+    let unknown = "may have been changed since: it is absent, and the datastore, which would know, is unreachable";
     (!is_connected).then(|| unknown.into())
 }
 
@@ -257,7 +257,7 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
     if let Some(known) = set.deletions_after.filter(|_| !json) {
         let from = set.shared_to;
         output.line(&format!(
-            "deletions between sequence {from} and {known} are not known to this member, and may be missing here"
+            "deletions between sequences {from} and {known} are unknown to this member and may be missing here"
         ))?;
     }
     for change in &changes {
@@ -346,9 +346,9 @@ async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
         let verb = if wish.dry_run { "would be applied" } else { "applied" };
         left.iter().try_for_each(|why| output.line(&format!("left: {why}")))?;
         if !logins.is_empty() {
-            output.line(&format!("{} logins do not come back; who had them logs in again", logins.len()))?;
+            output.line(&format!("{} logins are not restored; their users must log in again", logins.len()))?;
         }
-        output.line(&format!("{applied} transactions {verb}, {same} were there already, {} left", left.len()))?;
+        output.line(&format!("{applied} transactions {verb}, {same} were already in the log, {} left", left.len()))?;
     }
     output.flush()?;
     if left.is_empty() { Ok(()) } else { Err(CtlError { message: String::new(), exit: 1 }) }
@@ -437,7 +437,7 @@ impl Applying<'_> {
             let known = (self.deletions.complete_after, self.set.shared_with(&self.deletions.lineage));
             match Owner::of(number, self.archived.get(&number), there, deleted, known) {
                 Owner::Other if gives_access || !self.wish.force => {
-                    let what = "and that number is, or may be, another one's in the log now";
+                    let what = "and that number may belong to another one in the log now";
                     return Ok(Err(format!("concerns {number}, {what}")));
                 }
                 Owner::Absent if gives_access => {
@@ -465,7 +465,7 @@ impl Applying<'_> {
         // Checked after reading the objects: a concurrent deletion is either seen here or fails the condition.
         if !self.wish.force && !self.deletions.renew(self.client).await? {
             let name = format!("{}/{}", group[0].collection, group[0].key);
-            return Ok(Applied::No(format!("{name} was read while the log was left: try again")));
+            return Ok(Applied::No(format!("the log changed while {name} was read; try again")));
         }
         for (change, present) in found {
             if is_made(self.set, change, &present, &self.deletions) {
@@ -477,7 +477,8 @@ impl Applying<'_> {
                 return Ok(Applied::No(format!("{collection}/{key} {why}")));
             }
             if standing::gives_access(&change.op()) && !self.wish.with_access {
-                let what = "gives access, which may have been taken away since: see `quarantine show`, then apply it --with-access";
+                let what =
+                    "gives access, which may have been revoked since; check `quarantine show`, then use --with-access";
                 return Ok(Applied::No(format!("{collection}/{key} {what}")));
             }
             match self.owners(change, &made).await? {
@@ -597,14 +598,14 @@ mod tests {
             (is_made(&set, change, &present, &deletions), objection.is_some())
         };
         let absent = change(0, false);
-        assert_eq!(judged(&absent, None, None, &followed), (false, false), "its maker may push it yet");
+        assert_eq!(judged(&absent, None, None, &followed), (false, false), "its author may still push it");
         assert_eq!(judged(&absent, None, Some(9), &followed), (false, false), "it was created after that");
         assert_eq!(judged(&absent, None, Some(11), &followed), (true, false));
         assert_eq!(judged(&absent, Some(12), None, &followed), (false, true), "it was created since");
-        assert_eq!(judged(&change(12, false), Some(12), None, &followed), (false, true), "perhaps by somebody else");
+        assert_eq!(judged(&change(12, false), Some(12), None, &followed), (false, true), "perhaps by another user");
         assert_eq!(judged(&change(9, false), Some(9), None, &followed), (false, false), "as it was");
         let again = change(12, true);
-        assert_eq!(judged(&again, Some(12), None, &followed), (false, false), "what was deleted is there again");
+        assert_eq!(judged(&again, Some(12), None, &followed), (false, false), "the deleted object exists again");
         assert_eq!(judged(&again, Some(13), None, &followed), (false, true), "and was changed since");
         let second = [entry(1, 0), entry(2, 10), entry(3, 11)];
         assert_eq!(judged(&again, Some(12), None, &second), (false, true), "another write has the sequence");

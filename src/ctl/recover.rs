@@ -51,8 +51,7 @@ struct Report {
 const COMPARED: &str = "state.compared";
 
 /// Hint printed after a member registry was restored from a backup.
-pub(super) const REVOKE_AGAIN: &str =
-    "check `members`: who was revoked after the copy of the authority was made is to be revoked again";
+pub(super) const REVOKE_AGAIN: &str = "check `members`, and revoke again the members revoked since the CA backup";
 
 /// Directory of the CA in a dry run.
 const REHEARSAL: &str = "trust.rehearsal";
@@ -77,7 +76,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
 async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
     let in_use = |error: data_dir::DirectoryError| {
-        CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
+        CtlError::new(format!("{error}; stop the datastore, recover, then start it again"))
     };
     // Check the sources before the directory is marked as a datastore's.
     let looking = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
@@ -117,7 +116,7 @@ async fn rebuild(
     for from in &args.from {
         let (mut offer, source) = open(from)?;
         if trust.has_revoked(&offer.member) {
-            offer.reserve = Some("the register says that it was revoked".into());
+            offer.reserve = Some("it was revoked according to the member registry".into());
         }
         offers.push(offer);
         sources.push(source);
@@ -130,7 +129,7 @@ async fn rebuild(
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
         complain!(
-            "listening on {} for up to {} s, for members to say what they have",
+            "listening on {} for up to {} s for members to report their position",
             config.listen_address(),
             args.wait
         );
@@ -139,9 +138,9 @@ async fn rebuild(
         let found = found.map_err(CtlError::new)?;
         if found.refused() > 0 {
             complain!(
-                "{} connections were refused, because the register does not know their certificates, or no longer: if they are \
-                 members, this copy of the authority is older than their certificates; give a newer one, the file \
-                 identity/escrow of a member's directory, with --authority",
+                "{} connections were refused, because their certificates are not in the member registry: if they are \
+                 members, this CA backup is older than their certificates; pass a newer one with --authority, the file \
+                 identity/escrow of a member's directory",
                 found.refused()
             );
         }
@@ -224,7 +223,7 @@ impl Trust {
             Err(error) => {
                 let is_revoked = Registry::state_in_copy(&self.path, name) == Some(MemberState::Revoked);
                 if !is_revoked {
-                    complain!("whether {name} was revoked is not known: {error}");
+                    complain!("cannot determine whether {name} was revoked: {error}");
                 }
                 return is_revoked;
             }
@@ -258,7 +257,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         begin(Authority::New)?;
         let now_ms = SystemClock.now_ms();
         if let Some(aside) = Registry::set_aside(&found.path).map_err(CtlError::new)? {
-            complain!("the register of the former authority is kept in {}", aside.display());
+            complain!("the previous member registry is kept in {}", aside.display());
         }
         let register = Registry::open(&found.path, now_ms);
         register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
@@ -268,10 +267,10 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let newest = newest_escrow(args, key.as_ref())?;
     let (Newest { escrow, is_named }, key) = newest.zip(key).ok_or_else(|| {
         CtlError::new(
-            "the authority's key is gone with the disk. Either give --recovery-key and a sealed copy of the authority: a \
-             member's directory with --from, or its file identity/escrow (or what `authority backup` wrote) with \
-             --authority. Or say --new-authority; then every member has to join again with a new token, and keeps its \
-             state and its outbox",
+            "the CA key is lost; pass --recovery-key and an encrypted CA backup, either a member's directory with \
+             --from, or its file identity/escrow (or a file written by `authority backup`) with --authority; or use \
+             --new-authority, after which every member must join again with a new token and keeps its state and \
+             outbox",
         )
     })?;
     let rank = escrow.rank(&key).map_err(CtlError::new)?;
@@ -294,14 +293,11 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     let (made, age) = (timestamp(made_ms), lasting(age));
     complain!(
-        "the authority {}",
+        "restored the CA {}",
         match has_kept {
-            true => format!(
-                "is back, from a copy of {made}, {age} old; the register of members that was left is later, and stays"
-            ),
+            true => format!("from a backup of {made}, {age} old; kept the existing member registry, which is newer"),
             false => format!(
-                "and the register of members are back, from a copy of {made}, {age} old: what was changed of members since then is \
-                 to be changed again"
+                "and the member registry from a backup of {made}, {age} old; repeat changes to members made since then"
             ),
         }
     );
@@ -345,18 +341,16 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
     if !is_decided {
         check_goes_on(&escrow, &key, &here, now_ms).map_err(CtlError::new)?;
     }
-    let what = format!(
-        "the authority's copy of {} is newer than the one that an earlier attempt restored",
-        timestamp(made_ms)
-    );
+    let what =
+        format!("the CA backup of {} is newer than the one that an earlier attempt restored", timestamp(made_ms));
     if args.dry_run {
-        complain!("{what}: it would take its place");
+        complain!("{what}, and would replace it");
         return Ok(());
     }
     let aside = replace_trust(&escrow, &key, &here, now_ms, is_decided).map_err(CtlError::new)?;
     mark_restored(dir, rank)?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
-    complain!("{what}, and takes its place; the former is kept in {aside}");
+    complain!("{what}, and replaces it; the previous files are kept in {aside}");
     Ok(())
 }
 
@@ -375,7 +369,7 @@ fn mark_restored(dir: &Path, rank: CopyRank) -> CtlResult {
 /// Fails if a given CA backup or key belongs to a different CA than the existing one, which would be used nonetheless.
 fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
     if args.new_authority {
-        let own = (found != Authority::New).then(|| other_authority(here, "--new-authority asks for a new one"));
+        let own = (found != Authority::New).then(|| other_authority(here, "--new-authority requests a new one"));
         return own.map_or(Ok(()), |error| Err(CtlError::new(error)));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
@@ -425,7 +419,8 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
     for path in &args.authority {
         if !path.exists() {
             return Err(CtlError::new(format!(
-                "{}: there is no such file: every member keeps a sealed copy of the authority in its directory, identity/escrow",
+                "{} does not exist; use an encrypted CA backup, which every member keeps in its directory as \
+                 identity/escrow",
                 path.display()
             )));
         }
@@ -437,12 +432,13 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         match Escrow::load(&path) {
             Ok(escrow) => found.push(copy_in(&path, escrow)),
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) if args.earlier_copy => tracing::warn!(%error, "a member's sealed copy is left out"),
+            Err(error) if args.earlier_copy => tracing::warn!(%error, "ignoring encrypted CA backup of a member"),
             // It may be the latest one, and the only one with the latest revocations.
             Err(error) => {
                 return Err(CtlError::new(format!(
-                    "{error}. Nothing was changed: this sealed copy may be the latest. Make it readable, or add --earlier-copy to go \
-                     on without it, and revoke again the members that were revoked since the copy that is used"
+                    "{error}; nothing was changed, because this CA backup may be the latest; make it readable, or use \
+                     --earlier-copy to continue without it and revoke again the members revoked since the backup that \
+                     is used"
                 )));
             }
         }
@@ -454,7 +450,7 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         (None, _) => Ok(Some(Newest { escrow: latest.escrow, is_named: false })),
         (Some(_), Some(escrow)) => Ok(Some(Newest { escrow, is_named: true })),
         (Some(doubt), None) => Err(CtlError::new(format!(
-            "{doubt}. Nothing was changed: name the copy that counts with --authority FILE, once"
+            "{doubt}; nothing was changed; pass the CA backup to use with a single --authority FILE"
         ))),
     }
 }
@@ -501,8 +497,8 @@ fn tell_apart(offers: &mut [Offer], from: &[PathBuf]) {
 
 fn announce(offer: &Offer) {
     let reserve =
-        offer.reserve.as_ref().map_or(String::new(), |reason| format!("; only when there is no other: {reason}"));
-    let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; no source: {reason}"));
+        offer.reserve.as_ref().map_or(String::new(), |reason| format!("; only used as a last resort: {reason}"));
+    let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; unusable: {reason}"));
     complain!(
         "{}: sequence {}, generation {}, {} objects, last change {}, digest {}{reserve}{unfit}",
         offer.name,
@@ -519,13 +515,13 @@ fn pick(offers: &[Offer], member: Option<&str>, mark: Option<LogMark>) -> Result
     let found = offers.iter().position(|offer| offer.name == name && offer.unfit.is_none());
     let sources = offers.iter().filter(|offer| offer.unfit.is_none()).map(|offer| format!("{:?}", offer.name));
     let sources = sources.collect::<Vec<_>>().join(", ");
-    found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source, which are: {sources}")))
+    found.ok_or_else(|| CtlError::new(format!("{name} is not a usable source; choose one of: {sources}")))
 }
 
 async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {
     let _ = std::fs::remove_dir_all(side);
     create_dirs(side, 0o700).map_err(CtlError::new)?;
-    let gathered = gathered.as_mut().ok_or_else(|| CtlError::new("the chosen state is not at hand"))?;
+    let gathered = gathered.as_mut().ok_or_else(|| CtlError::new("the chosen state is not available"))?;
     gathered.fetch(name, side, CACHE_BYTES).await.map_err(CtlError::new)
 }
 
@@ -575,20 +571,21 @@ fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
     output.line(&format!("log: up to sequence {}, generation {}, digest {}", log.head, log.generation, log.digest))?;
     if let Some((first, last)) = log.lost {
         output.line(&format!(
-            "sequences {first} to {last} were with {}, who has not been heard: when it comes back, its own are pushed again, \
-             and the rest is set aside there (`gravwell-logctl quarantine list`)",
+            "sequences {first} to {last} are only on {}, which did not respond: when it reconnects, it pushes its own \
+             transactions again and archives the rest (`gravwell-logctl quarantine list`)",
             log.ask.first().map_or("a member", String::as_str)
         ))?;
     }
     if log.withheld > 0 {
         output.line(&format!(
-            "LOST: {} objects, whose values are withheld from readers (passwords, tokens, logins): they are not in the new log. A \
-             webserver that has them sets them aside when it comes back (`gravwell-logctl quarantine list`); else set new passwords",
+            "LOST: {} objects with values withheld from readers (passwords, tokens, logins) are not in the new log; a \
+             webserver that has them archives them when it reconnects (`gravwell-logctl quarantine list`), otherwise \
+             set new passwords",
             log.withheld
         ))?;
     }
     for name in &report.unheard {
-        output.line(&format!("not heard: {name}; it goes on by itself when it comes back"))?;
+        output.line(&format!("no response: {name}; it continues automatically when it reconnects"))?;
     }
     let dir = dir.display();
     if report.dry_run {
@@ -597,7 +594,7 @@ fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
     }
     output.line(&format!("recovered: start the datastore on {dir}, then take a backup"))?;
     if report.authority == "new" {
-        output.line("the authority is new: for each member, with the datastore running,")?;
+        output.line("the CA is new; for each member, with the datastore running, run")?;
         output.line(&format!("  gravwell-logctl --data-dir {dir} enroll NAME     and on the member's host"))?;
         output.line("  gravwell-logctl --data-dir MEMBER_DIR join TOKEN")?;
     } else {

@@ -83,8 +83,8 @@ pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
     role(home, "replica", "--from")?;
     let lock = data_dir::claim_to_read(home, "replica", Duration::ZERO).map_err(|error| match error {
         DirectoryError::InUse { path } => CtlError::new(format!(
-            "{} is in use by a running member: stop it for as long as this takes, or give a copy of its directory that \
-             was made while it was stopped",
+            "{} is in use by a running member; stop it during the repair, or pass a copy of its directory made while \
+             it was stopped",
             path.display()
         )),
         other => CtlError::new(other),
@@ -108,7 +108,7 @@ fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
     if found.trim() == expected {
         return Ok(());
     }
-    Err(CtlError::new(format!("{} is not a {expected}'s directory: check {flag}", dir.display())))
+    Err(CtlError::new(format!("{} is not a {expected}'s directory; check {flag}", dir.display())))
 }
 
 /// Returns the state that a member's directory marks as current or, if none is marked, the only one.
@@ -119,11 +119,14 @@ fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
     };
     match states.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(CtlError::new(format!("{} has no state: choose another member", member.display()))),
+        [] => Err(CtlError::new(format!("{} has no state; choose another member", member.display()))),
         several => {
             let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
             let names = names.join(", ");
-            Err(CtlError::new(format!("{}: {problem}: name one of its states with --from: {names}", member.display())))
+            Err(CtlError::new(format!(
+                "{}: {problem}; choose one of its states with --from: {names}",
+                member.display()
+            )))
         }
     }
 }
@@ -136,7 +139,8 @@ fn print(dir: &Path, json: bool, report: &RepairReport) -> CtlResult {
     }
     if let Some(register) = &report.register {
         output.line(&format!(
-            "REGISTER {register}: how far the members were is not known from it; `authority restore` brings it back from a sealed copy"
+            "REGISTER {register}: the positions of members are unknown; restore it from a CA backup with `authority \
+             restore`"
         ))?;
     }
     for finding in &report.damaged {
@@ -148,11 +152,11 @@ fn print(dir: &Path, json: bool, report: &RepairReport) -> CtlResult {
     }
     let before = report.head_before.map_or_else(|| "unknown".to_owned(), |head| head.to_string());
     output.line(&format!("base: the member's state at {}, digest {}", report.base, report.digest))?;
-    output.line(&format!("taken over from the old log: {} records", report.carried))?;
+    output.line(&format!("copied from the old log: {} records", report.carried))?;
     output.line(&format!("head: {before} -> {}, generation {}", report.head, report.generation))?;
     output.line(&match (report.lost, report.head_before) {
         (Some((first, last)), _) => format!("LOST: sequences {first} to {last}"),
-        (None, None) => "lost: unknown; nothing was left of the old log".to_owned(),
+        (None, None) => "lost: unknown; the old log is completely lost".to_owned(),
         (None, Some(_)) => "lost: nothing".to_owned(),
     })?;
     if let Some(kept) = &report.kept {
@@ -161,8 +165,8 @@ fn print(dir: &Path, json: bool, report: &RepairReport) -> CtlResult {
     // A rebuilt log contains no information about membership.
     if let Ok(register) = Registry::open(&trust_dir(dir), SystemClock.now_ms()) {
         output.line(&format!(
-            "members: as the register here has them, of {}; when that is a copy of an earlier time, check `members`, and revoke again who \
-             was revoked since, or put the later one back with `authority restore`",
+            "members: as in the local member registry of {}; if that is an earlier copy, check `members` and revoke \
+             again the members revoked since, or restore a later one with `authority restore`",
             register.mark()
         ))?;
     }

@@ -30,7 +30,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let mut monitor = match args.metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;
-            Some(started.map_err(|error| CtlError::new(format!("metrics on {address}: {error}")))?)
+            Some(started.map_err(|error| CtlError::new(format!("cannot serve metrics on {address}: {error}")))?)
         }
         None => None,
     };
@@ -41,7 +41,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     loop {
         tokio::select! {
             () = &mut stop => break,
-            () = monitor::Monitor::ended(&mut monitor) => return Err(CtlError::new("the listener for metrics has ended")),
+            () = monitor::Monitor::ended(&mut monitor) => return Err(CtlError::new("the metrics listener stopped")),
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&service.summary());

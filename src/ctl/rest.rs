@@ -41,7 +41,7 @@ fn agent(trusting: &Trusting<'_>) -> Result<ureq::Agent, CtlError> {
         });
         let found: Vec<_> = found.collect();
         if found.is_empty() {
-            return Err(named(&"there is no certificate in it"));
+            return Err(named(&"it contains no certificate"));
         }
         tls = tls.root_certs(ureq::tls::RootCerts::new_with_certs(&found));
     }
@@ -66,11 +66,13 @@ impl Rest {
         let answer = rest.send("POST", "/api/login", &json!({ "User": user, "Pass": password }))?;
         if answer["MFARequired"] == true {
             return Err(CtlError::new(format!(
-                "{url} asks {user} for a second factor, which this command cannot show: name an administrator without one"
+                "{url} requires a second factor for {user}, which this command does not support; use an administrator \
+                 without one"
             )));
         }
         let jwt = answer["JWT"].as_str().filter(|jwt| !jwt.is_empty());
-        let jwt = jwt.ok_or_else(|| CtlError::new(format!("{url} did not let {user} in: {}", answer["Reason"])))?;
+        let jwt =
+            jwt.ok_or_else(|| CtlError::new(format!("{url} rejected the login of {user}: {}", answer["Reason"])))?;
         rest.header = ("Authorization", format!("Bearer {jwt}"));
         Ok(rest)
     }
@@ -78,7 +80,8 @@ impl Rest {
     /// Returns a session of another user on the same webserver; requires an administrator.
     pub(super) fn become_user(&self, uid: i64) -> Result<Rest, CtlError> {
         let answer = self.get(&format!("/api/users/su/{uid}"))?;
-        let jwt = answer["JWT"].as_str().ok_or_else(|| CtlError::new("no session as another user was given"))?;
+        let jwt =
+            answer["JWT"].as_str().ok_or_else(|| CtlError::new("no session on behalf of another user was returned"))?;
         Ok(Rest { header: ("Authorization", format!("Bearer {jwt}")), ..self.clone() })
     }
 
@@ -112,7 +115,7 @@ impl Rest {
         match self.get(path)? {
             Value::Array(items) => Ok(items),
             Value::Null => Ok(Vec::new()),
-            _ => Err(self.failed(path, "the answer is not a list")),
+            _ => Err(self.failed(path, "the response is not a list")),
         }
     }
 

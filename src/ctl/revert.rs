@@ -19,9 +19,9 @@ pub(super) async fn run(dir: &Path, json: bool, collection: Collection, key: Key
     if same || dry_run {
         client.close().await;
         let what = match (same, &then) {
-            (true, _) => "nothing to do: it is as it was then",
-            (false, Some(_)) => "dry run: its value of then would be written",
-            (false, None) => "dry run: it would be deleted, for it was not there then",
+            (true, _) => "nothing to do: the value is the same",
+            (false, Some(_)) => "dry run: the earlier value would be written",
+            (false, None) => "dry run: it would be deleted, because it did not exist then",
         };
         let mut output = Output::new();
         if json {

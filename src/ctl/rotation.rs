@@ -59,12 +59,12 @@ impl OpensWith {
 
     fn word(self) -> &'static str {
         match self {
-            OpensWith::Present => "present key",
-            OpensWith::FormerToo => "present key, and a former one",
+            OpensWith::Present => "current key",
+            OpensWith::FormerToo => "current key and a former one",
             OpensWith::Both => "both keys",
             OpensWith::New => "new key",
             OpensWith::Former => "a former key",
-            OpensWith::Unknown => "no copy known",
+            OpensWith::Unknown => "no backup known",
         }
     }
 }
@@ -104,8 +104,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: RotationAction) -> CtlRe
         RotationAction::Status => status(dir, json).await,
         RotationAction::Finish { recovery_key, recovery_key_file, without } => {
             let shown = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
-            let missing =
-                || CtlError::new("show that you have the new key: give it with --recovery-key or --recovery-key-file");
+            let missing = || {
+                CtlError::new("the new key is required as proof; pass it with --recovery-key or --recovery-key-file")
+            };
             finish(dir, json, &shown.ok_or_else(missing)?, &without).await
         }
         RotationAction::Abort => abort(dir, json),
@@ -114,8 +115,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: RotationAction) -> CtlRe
 
 fn begin(dir: &Path, json: bool) -> CtlResult {
     let keys = RecoveryKeys::begin(&trust_dir(dir)).map_err(authority::failed)?;
-    let next =
-        keys.next.ok_or_else(|| CtlError::new("the new key is gone again: did another command end the rotation?"))?;
+    let next = keys.next.ok_or_else(|| {
+        CtlError::new("the new key no longer exists; check whether another command ended the rotation")
+    })?;
     let mut output = Output::new();
     if json {
         let (key, current, name) = (next.to_string(), keys.current.name(), next.name());
@@ -124,8 +126,9 @@ fn begin(dir: &Path, json: bool) -> CtlResult {
     }
     output.line(&next.to_string())?;
     complain!(
-        "the new recovery key {}: write it down beside the present one, {}, which counts until `authority rotate-recovery-key \
-         finish`. Members fetch copies that both open, within a minute; `status` shows who has one",
+        "this is the new recovery key {}; write it down in addition to the current one, {}, which is valid until \
+         `authority rotate-recovery-key finish`; members fetch CA backups that both keys decrypt within a minute, see \
+         `authority rotate-recovery-key status`",
         next.name(),
         keys.current.name()
     );
@@ -134,7 +137,7 @@ fn begin(dir: &Path, json: bool) -> CtlResult {
 
 fn load(dir: &Path) -> Result<RecoveryKeys, CtlError> {
     let keys = RecoveryKeys::load(&trust_dir(dir)).map_err(authority::failed)?;
-    keys.ok_or_else(|| CtlError::new("there is no recovery key yet: `authority recovery-key` makes it"))
+    keys.ok_or_else(|| CtlError::new("there is no recovery key yet; create it with `authority recovery-key`"))
 }
 
 async fn status(dir: &Path, json: bool) -> CtlResult {
@@ -150,12 +153,13 @@ async fn status(dir: &Path, json: bool) -> CtlResult {
     let (current, count) = (keys.current.name(), holders.len());
     output.line(&match &keys.next {
         Some(next) => format!(
-            "rotating: {current} is the present key, {} the new one, which opens the copies of {ready} of {count} members",
+            "rotating: {current} is the current key, {} the new one, which decrypts the CA backups of {ready} of \
+             {count} members",
             next.name()
         ),
-        None => format!("no rotation: {current} is the key, which opens the copies of {ready} of {count} members"),
+        None => format!("no rotation: {current} is the key and decrypts CA backups of {ready} of {count} members"),
     })?;
-    output.list(false, &holders, &["MEMBER", "ITS COPY OPENS WITH", "LAST SEEN"], |holder| {
+    output.list(false, &holders, &["MEMBER", "CA BACKUP OPENS WITH", "LAST SEEN"], |holder| {
         vec![holder.name.clone(), holder.opens_with.word().to_owned(), or_dash(holder.last_seen_ms.map(timestamp))]
     })
 }
@@ -166,14 +170,15 @@ async fn finish(dir: &Path, json: bool, shown: &RecoveryKey, without: &[MemberNa
         let holders = holders(&members(dir).await?, &keys);
         let is_named = |holder: &Holder| without.iter().any(|name| name.as_str() == holder.name);
         if let Some(unknown) = without.iter().find(|name| !holders.iter().any(|holder| holder.name == name.as_str())) {
-            return Err(CtlError::new(format!("{unknown} is no member that keeps a copy: check --without")));
+            return Err(CtlError::new(format!("{unknown} is not a member with a CA backup; check --without")));
         }
         let waiting = holders.iter().filter(|holder| !holder.opens_with.is_ready(&keys) && !is_named(holder));
         let waiting: Vec<&str> = waiting.map(|holder| holder.name.as_str()).collect();
         if !waiting.is_empty() {
             return Err(CtlError::new(format!(
-                "the new key does not open the copies that these members have: {}. Wait until each was connected for a minute, \
-                 revoke those that never come back, or name them with --without and keep the former key for their copies",
+                "the new key does not decrypt the CA backups of these members: {}; wait until each was connected for a \
+                 minute, revoke members that are gone permanently, or list them with --without and keep the former key \
+                 for their backups",
                 waiting.join(", ")
             )));
         }
@@ -185,10 +190,10 @@ async fn finish(dir: &Path, json: bool, shown: &RecoveryKey, without: &[MemberNa
         output.json(&serde_json::json!({ "current": current, "former": former }))?;
         return output.flush();
     }
-    output.line(&format!("{current} is the recovery key now; {former} opens no copy that is made from now on"))?;
+    output.line(&format!("{current} is now the recovery key; {former} does not decrypt new CA backups"))?;
     output.line(&format!(
-        "make a backup now. Keep {former} as long as there are copies or backups from before: `status` names the members that \
-         have one"
+        "make a backup now; keep {former} as long as earlier backups exist, and see `status` for members with earlier \
+         CA backups"
     ))?;
     output.flush()
 }
@@ -200,7 +205,7 @@ fn abort(dir: &Path, json: bool) -> CtlResult {
     if json {
         output.json(&serde_json::json!({ "current": current }))?;
     } else {
-        output.line(&format!("taken back: {current} is the recovery key, as before"))?;
+        output.line(&format!("rolled back: {current} is the recovery key, as before"))?;
     }
     output.flush()
 }

@@ -82,13 +82,11 @@ async fn show(client: &Client, json: bool, live: Option<&Term>, interval: Durati
 async fn look(client: &Client, last: Option<(Instant, Seq)>) -> Result<View, CtlError> {
     let datastore = client.status().await?;
     if datastore.role != "datastore" {
-        return Err(CtlError::new(
-            "this is a replica: look at the fleet from the datastore's or an administrator's --data-dir",
-        ));
+        return Err(CtlError::new("this is a replica; use the --data-dir of the datastore or an administrator"));
     }
     let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
     let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
     let rate = last.map(|(then, head)| datastore.head.since(head) as f64 / then.elapsed().as_secs_f64().max(0.001));
     let members = members
         .iter()

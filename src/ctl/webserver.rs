@@ -24,7 +24,7 @@ pub enum RunError {
     #[error(transparent)]
     Webserver(#[from] WebserverError),
     /// The Prometheus endpoint could not be started.
-    #[error("metrics on {address}: {reason}; choose another address with --metrics, or none")]
+    #[error("cannot serve metrics on {address}: {reason}; choose another address with --metrics, or omit it")]
     Metrics {
         /// Configured address of the endpoint.
         address: SocketAddr,
@@ -32,7 +32,7 @@ pub enum RunError {
         reason: String,
     },
     /// A task that should run until shutdown has ended; holds its name.
-    #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
+    #[error("task `{0}` ended unexpectedly; check the log for the reason, then restart the process")]
     Ended(&'static str),
 }
 
@@ -193,7 +193,7 @@ async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserv
     let (config, warnings) = match settings(args) {
         Ok(found) => found,
         Err(error) => {
-            tracing::error!(%error, "not restarted: the configuration cannot be used");
+            tracing::error!(%error, "restart canceled: invalid configuration");
             return Ok(webserver);
         }
     };
@@ -217,7 +217,7 @@ async fn started_again(config: WebserverConfig) -> Result<Webserver, WebserverEr
     loop {
         match Webserver::start(config.clone()).await {
             Err(error) if error.is_in_use() && begun.elapsed() < LETTING_GO => {
-                tracing::debug!(%error, "trying again");
+                tracing::debug!(%error, "directory still in use; retrying");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             started => return started,
@@ -239,8 +239,8 @@ fn reload(args: &WebserverArgs, level: &logging::Level, webserver: &Webserver) {
         Ok((config, warnings)) => {
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             level.set(&config.log_level);
-            tracing::info!(level = config.log_level, "the configuration was read again");
+            tracing::info!(level = config.log_level, "configuration reloaded");
         }
-        Err(error) => tracing::error!(%error, "the configuration cannot be used; everything stays as it was"),
+        Err(error) => tracing::error!(%error, "configuration reload failed; keeping the old one"),
     }
 }

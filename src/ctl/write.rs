@@ -22,11 +22,11 @@ const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
 pub(super) async fn put(dir: &Path, json: bool, put: Put) -> CtlResult {
     let value = match (&put.value, &put.file) {
         (Some(value), _) => parse_value(value).map_err(|error| CtlError {
-            message: format!("--value is not JSON: {error}; text needs quotes of its own"),
+            message: format!("--value is not JSON: {error}; put strings in double quotes"),
             exit: 2,
         })?,
         (None, Some(file)) => read_value(file)?,
-        (None, None) => return Err(CtlError { message: "give --value or --file".into(), exit: 2 }),
+        (None, None) => return Err(CtlError { message: "pass --value or --file".into(), exit: 2 }),
     };
     let (collection, key) = (put.collection, put.key);
     let mut conditions = Vec::new();
@@ -92,7 +92,7 @@ pub(super) fn report(json: bool, fate: Fate) -> CtlResult {
             done(&mut output, "committed", Some(seq), format!("committed at sequence {seq}"))?;
         }
         Fate::Queued => {
-            let text = "durable in the outbox; it will be pushed when the datastore is reached".to_owned();
+            let text = "durable in the outbox; it will be pushed when the datastore is reachable".to_owned();
             done(&mut output, "queued", None, text)?;
         }
         Fate::Rejected(seq, reason) => {

@@ -48,9 +48,9 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
     };
     // While the datastore is unreachable, the member cannot check what was deleted there.
     datastore.terminate();
-    fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
+    fleet.wait("it is disconnected", || fleet.status("b")["connected"] == false);
     let (code, said) = apply(&[]);
-    assert!(code == Some(1) && said.contains("0 transactions applied") && said.contains("is not reached"), "{said}");
+    assert!(code == Some(1) && said.contains("0 transactions applied") && said.contains("is unreachable"), "{said}");
     assert_eq!(fleet.status("b")["outbox"], 0, "{said}");
     let _datastore = fleet.datastore();
     fleet.wait_connected("b");

@@ -97,7 +97,7 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     assert_eq!(begun["current"], before["current"]);
     let next = begun["next"].clone();
     assert!(next.is_string() && next != before["current"]);
-    assert_eq!(rotate(&fleet, &["begin"])["next"], next, "given again it goes on");
+    assert_eq!(rotate(&fleet, &["begin"])["next"], next, "running it again continues");
     assert_eq!(fleet.status("d")["rotates_authority"], true);
     for member in ["a", "b", "r"] {
         wait_stage(&fleet, member, "new");
@@ -190,11 +190,11 @@ fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_aga
     ["a", "b"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "former", "{member}"));
     let doctor = fleet.run("d", &["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(found.contains("signed the certificates of a, b, and they are refused"), "{found}");
+    assert!(found.contains("signed the certificates of a, b, which are rejected"), "{found}");
 
     let _running = ["a", "b"].map(|member| {
         let process = fleet.replica(member);
-        fleet.wait(&format!("{member} knows why it is refused"), || {
+        fleet.wait(&format!("{member} knows why it is rejected"), || {
             let status = fleet.status(member);
             let problem = status["problem"].as_str().unwrap_or_default().to_owned();
             problem.contains("CA was replaced") && problem.contains("--replace")
@@ -346,7 +346,7 @@ fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
     let datastore = fleet.datastore();
     ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
     assert_eq!(fleet.converges(&["a", "b"]), export);
-    assert_eq!(rotate(&fleet, &["status"])["next"], next, "it goes on where the copy was made");
+    assert_eq!(rotate(&fleet, &["status"])["next"], next, "it continues from the copy");
     ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
     b.terminate();
     let moment = std::time::SystemTime::now();

@@ -147,7 +147,7 @@ fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
     let a = fleet.member("a");
     fleet.wait_connected("a");
     datastore.terminate();
-    fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
+    fleet.wait("it is disconnected", || fleet.status("a")["connected"] == false);
     let lines = |from: u32| -> String {
         let line = |number| {
             format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"k{number}\",\"value\":{number}}}}}]}}\n")
@@ -160,7 +160,7 @@ fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
     let first = import();
     assert!(first.status.success() && said(&first).contains("10 queued"), "{first:?}");
     let again = import();
-    assert!(again.status.success() && said(&again).contains("10 taken before"), "{again:?}");
+    assert!(again.status.success() && said(&again).contains("10 imported before"), "{again:?}");
     assert_eq!(fleet.status("a")["outbox"], 10);
     // Another file at the same path is not confused with the pending one.
     fs_write(&file, &lines(100));
@@ -172,7 +172,7 @@ fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
     let head = fleet.status("d")["head"].as_u64().expect("a head");
     fs_write(&file, &lines(0));
     let resumed = import();
-    assert!(resumed.status.success() && said(&resumed).contains("10 taken before"), "{resumed:?}");
+    assert!(resumed.status.success() && said(&resumed).contains("10 imported before"), "{resumed:?}");
     assert_eq!(fleet.status("d")["head"].as_u64(), Some(head), "nothing twice");
     // Once everything is resolved, the next import is a new one, whatever the file contains.
     for start in [0, 200] {

@@ -26,7 +26,7 @@ fn does_not_start(fleet: &Fleet, words: &[&str]) {
     let mut datastore = fleet.spawn_datastore();
     let ended = std::cell::Cell::new(None);
     let datastore = std::cell::RefCell::new(&mut datastore);
-    fleet.wait("the datastore ends", || {
+    fleet.wait("the datastore exits", || {
         ended.set(datastore.borrow_mut().ended());
         ended.get().is_some()
     });
@@ -52,7 +52,7 @@ fn waits(fleet: &Fleet, words: &str) {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!output.status.success() && said.contains(words), "{command}: {said}");
     }
-    assert!(!fleet.run("d", &["compact"]).status.success(), "what may be missing is not made unprovable");
+    assert!(!fleet.run("d", &["compact"]).status.success(), "evidence of missing entries is preserved");
 }
 
 /// Returns a stopped fleet whose log continued after it was copied to `old`.
@@ -155,7 +155,7 @@ fn p13_a_log_that_is_missing_is_not_begun_anew_beside_an_index() {
     }
     let state = fleet.dir("d/state");
     let refused = fleet.run("d", &["repair", "--from", state.to_str().expect("text")]);
-    assert!(!refused.status.success(), "whether the log had more is not known");
+    assert!(!refused.status.success(), "whether the log had more is unknown");
     fleet.ok("d", &["repair", "--from", state.to_str().expect("text"), "--accept-loss"]);
     let datastore = fleet.datastore();
     assert_eq!(fleet.export("d"), export);
@@ -239,7 +239,7 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     let a = fleet.replica("a");
     waits(&fleet, "member a is at 15, but this log ends at 10");
     // Next, the member presents the datastore's own signature.
-    fleet.wait("a signature bears it out", || {
+    fleet.wait("a signature proves it", || {
         let status = fleet.status("d");
         status["problem"].as_str().is_some_and(|problem| problem.ends_with("this log ends at 10"))
     });

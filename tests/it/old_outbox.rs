@@ -81,12 +81,12 @@ fn p10_an_outbox_that_is_replaced_by_an_older_copy_is_not_taken_for_the_present_
     is_refused(&fleet, "killed");
     // After the loss is accepted, transactions of the copy keep their identities, and new ones get others.
     let accepted = fleet.ok("a", &["outbox", "accept-loss"]);
-    assert!(accepted.contains("records of the journal are kept"), "{accepted}");
+    assert!(accepted.contains("records of the journal were kept"), "{accepted}");
     assert!(fleet.dir("a/outbox.head.damaged-1").exists(), "the proof is kept");
     accept(&fleet, "fourth", false);
     let datastore = fleet.datastore();
     let process = start(&fleet);
-    fleet.wait("all is decided", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all are resolved", || fleet.status("a")["outbox"] == 0);
     fleet.converges(&["a"]);
     assert_eq!(fleet.status("a")["rejected"], 0);
     for (key, is_there) in [("first", true), ("second", true), ("third", false), ("fourth", true)] {

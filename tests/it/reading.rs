@@ -75,7 +75,7 @@ pub fn leave_as_it_is(fleet: &Fleet, name: &str, commands: &[&[&str]]) {
                 let names = |tree: &BTreeMap<PathBuf, Option<Vec<u8>>>| tree.keys().cloned().collect::<Vec<_>>();
                 let changed: Vec<_> = after.iter().filter(|(path, file)| before.get(*path) != Some(file)).collect();
                 panic!(
-                    "{command:?} changed {:?} after {} was {how}: {:?} became {:?}; it said {}",
+                    "{command:?} changed {:?} after {} was {how}: {:?} became {:?}; it printed {}",
                     changed.iter().map(|(path, _)| path).collect::<Vec<_>>(),
                     relative.display(),
                     names(&before),
@@ -116,7 +116,7 @@ fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_i
     let raw = format!("/api/resources/{}/raw", made["GUID"].as_str().expect("a GUID"));
     assert_eq!(admin.upload("PUT", &raw, "file", &[7; 300_000][..]).status, 200);
     fleet.converges(&["a"]);
-    fleet.wait("the contents have arrived", || fleet.ok("d", &["blobs", "verify"]).contains("all is well"));
+    fleet.wait("the contents have arrived", || fleet.ok("d", &["blobs", "verify"]).contains("no damage found"));
     web.stop();
     datastore.terminate();
     let backups = fleet.dir("backups");

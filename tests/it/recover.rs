@@ -96,7 +96,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "3"];
     let rehearsal = recover(&fleet, &[&flags[..], &["--dry-run"]].concat());
     assert_eq!((&rehearsal["dry_run"], rehearsal["offers"].as_array().unwrap().len()), (&true.into(), 3));
-    assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust").exists(), "a rehearsal leaves nothing");
+    assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust").exists(), "a dry run leaves nothing");
     let started = Instant::now();
     let report = recover(&fleet, &flags);
     let recovered = started.elapsed();
@@ -108,14 +108,14 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
         fleet.wait_connected(member);
     }
     let export = fleet.converges(&["a", "b", "c"]);
-    eprintln!("recovered after {recovered:?}, everybody level after {:?}", started.elapsed());
+    eprintln!("recovered after {recovered:?}, all members caught up after {:?}", started.elapsed());
     assert_eq!(export.lines().collect::<Vec<_>>(), expected);
     let status = fleet.status("d");
     assert!(status["log_id"] == before["log_id"] && status["generation"].as_u64() > Some(1), "{status}");
     let _stopped = fleet.replica("e");
     fleet.wait_connected("e");
     assert_eq!(fleet.converges(&["e"]), export);
-    assert!(!fleet.dir("e/quarantine").exists(), "it was behind: there is nothing to set aside");
+    assert!(!fleet.dir("e/quarantine").exists(), "it was behind, so nothing is archived");
     fleet.ok("d", &["verify"]);
     assert!(fleet.ok("d", &["generations"]).contains("recovered"));
     fleet.ok("e", &["put", "c", "after", "--value", "1"]);
@@ -252,7 +252,7 @@ fn overtaken(order: [&str; 2]) {
         fleet.converges(&[name]);
     }
     assert_eq!(fleet.converges(&["a", "b", "c"]), expected, "{order:?}");
-    assert_eq!(fleet.status("b")["rejected"], 0, "what was deleted is deleted");
+    assert_eq!(fleet.status("b")["rejected"], 0, "the object stays deleted");
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn p11_without_the_recovery_key_members_join_again_and_keep_everything() {
     fleet.ok("d", &["recover", "--new-authority", "--from", from.to_str().unwrap()]);
     let _datastore = fleet.datastore();
     let a = fleet.replica("a");
-    fleet.wait("a says that the authority is another one", || fleet.status("a")["verdict"] == "Foreign");
+    fleet.wait("a reports that the CA differs", || fleet.status("a")["verdict"] == "Foreign");
     fleet.enroll("a", "webserver");
     // The running process adopts its new identity without a restart.
     fleet.wait_connected("a");
@@ -328,7 +328,7 @@ fn p11_who_was_revoked_stays_out_after_a_recovery() {
     assert_eq!((report["offers"].as_array().unwrap().len(), &report["unheard"]), (1, &serde_json::json!([])));
     let _datastore = fleet.datastore();
     fleet.wait_connected("a");
-    fleet.wait("b is told", || fleet.log_of("b").contains("revoked") && fleet.status("b")["connected"] == false);
+    fleet.wait("b is notified", || fleet.log_of("b").contains("revoked") && fleet.status("b")["connected"] == false);
 }
 
 #[test]
@@ -343,9 +343,9 @@ fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
     a.terminate();
     fleet.datastore_flags = vec!["--recovery".into(), "wait".into()];
     let _datastore = fleet.spawn_datastore();
-    fleet.wait("it says that it waits", || fleet.log_of("d").contains("Datastore-Recovery=wait"));
+    fleet.wait("it reports that it waits", || fleet.log_of("d").contains("Datastore-Recovery=wait"));
     std::fs::create_dir(fleet.dir("d")).expect("creates");
-    fleet.wait("its status says so", || {
+    fleet.wait("its status reports it", || {
         let status = fleet.run("d", &["status", "--json"]);
         let said = String::from_utf8_lossy(&status.stdout).into_owned();
         status.status.code() == Some(1) && said.contains("waits_for_recovery")
@@ -357,7 +357,7 @@ fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
     let from = fleet.dir("a");
     let flags = ["recover", "--from", from.to_str().unwrap(), "--authority", &authority, "--recovery-key", &key];
     fleet.ok("d", &flags);
-    fleet.wait("it goes on by itself", || fleet.status("d")["head"].as_u64() > Some(0));
+    fleet.wait("it continues automatically", || fleet.status("d")["head"].as_u64() > Some(0));
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     assert_eq!(fleet.converges(&["a"]), export);
@@ -430,9 +430,9 @@ fn p08_what_waits_at_a_member_that_was_behind_is_not_applied_upon_what_has_a_los
     fleet.ok("b", &["put", "c", "k", "--value", "3", "--if-version", &lost, "--no-wait"]);
     let _datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "k", "--value", "4"]);
-    assert_eq!(version("d"), lost, "the sequence is given out again");
+    assert_eq!(version("d"), lost, "the sequence is assigned again");
     let _b = fleet.replica("b");
-    fleet.wait("it is decided", || fleet.status("b")["outbox"] == 0 && fleet.status("b")["connected"] == true);
+    fleet.wait("it is resolved", || fleet.status("b")["outbox"] == 0 && fleet.status("b")["connected"] == true);
     assert_eq!((value(&fleet, "k").as_deref(), &fleet.status("b")["rejected"]), (Some("4"), &1.into()));
     let listed = fleet.ok("b", &["outbox"]);
     assert!(listed.contains("c/k as it was in a lost history"), "{listed}");
@@ -456,7 +456,7 @@ fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
     fleet.converges(&["a", "b"]);
     // Changes of others before the last recovery are not in the new log; its state shows that a's transactions were
     // not superseded.
-    fleet.wait("a's own comes back", || value(&fleet, "ahead").as_deref() == Some("2"));
+    fleet.wait("a's own change is pushed again", || value(&fleet, "ahead").as_deref() == Some("2"));
     assert_eq!(value(&fleet, "others"), None);
     assert_eq!(fleet.status("a")["quarantined"], 1);
     let archived = fleet.ok("a", &["quarantine", "show", "1"]);
@@ -491,12 +491,12 @@ fn p04_what_was_deleted_between_two_disasters_does_not_return() {
     fleet.wait_connected("c");
     fleet.converges(&["a", "c"]);
     let value = |key: &str| value_at(&fleet, "c", key);
-    fleet.wait("what nobody deleted comes back", || value("alone").as_deref() == Some("2"));
+    fleet.wait("objects that were not deleted reappear", || value("alone").as_deref() == Some("2"));
     assert_eq!((value("ahead"), value("between").as_deref()), (None, Some("4")));
     let archived = fleet.ok("a", &["quarantine", "show", "1"]);
     assert!(archived.contains("ahead") && archived.contains("others"), "{archived}");
     let listed = fleet.ok("a", &["outbox"]);
-    assert!(listed.contains("ahead") && !listed.contains("alone"), "its maker is told: {listed}");
+    assert!(listed.contains("ahead") && !listed.contains("alone"), "its author is notified: {listed}");
 }
 
 #[test]
@@ -548,7 +548,7 @@ fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     fleet.converges(&["a", "b"]);
-    assert_eq!((value(&fleet, "base").as_deref(), value(&fleet, "ahead")), (Some("1"), None), "it was given up");
+    assert_eq!((value(&fleet, "base").as_deref(), value(&fleet, "ahead")), (Some("1"), None), "it was abandoned");
     let set = fleet.ok("a", &["quarantine", "list", "--json"]);
     let set: Value = serde_json::from_str(&set).expect("one set");
     assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &1.into()));
@@ -570,7 +570,7 @@ fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
     let b = fleet.replica("b");
     fleet.wait_connected("b");
     let lacks_reasons = || fleet.status("b")["health"].to_string().contains("generations_unknown");
-    fleet.wait("the member says that it does not know", lacks_reasons);
+    fleet.wait("the member reports that it does not know", lacks_reasons);
     fleet.ok("d", &["generations", "set", &generation, "recovered"]);
     b.terminate();
     let _b = fleet.replica("b");
@@ -643,7 +643,7 @@ fn p13_a_position_that_nobody_bears_out_is_not_chosen_without_a_word() {
             assert_eq!(value_at(&fleet, "a", "k").as_deref(), Some("1"));
         } else {
             assert_eq!(output.status.code(), Some(1), "{said}");
-            assert!(said.contains("--member f"), "the operator is asked: {said}");
+            assert!(said.contains("--member f"), "the operator must choose: {said}");
             let flags = [&flags[..], &["--member", "a"]].concat();
             recover(&fleet, &flags);
         }

@@ -61,7 +61,7 @@ fn p13_copies_of_one_member_are_told_apart_and_their_fork_is_named() {
         let said = said(&refused);
         let named = format!("a in {one}");
         assert!(said.contains("different histories") && said.contains(&named), "{said}");
-        assert!(!fleet.dir("d").join("log").exists(), "nothing was put in place");
+        assert!(!fleet.dir("d").join("log").exists(), "nothing was changed");
     }
     let ambiguous = ["recover", "--recovery-key", &key, "--from", &one, "--from", &two, "--member", "a"];
     assert!(said(&fleet.run("d", &ambiguous)).contains("a in "), "the copies are listed");
@@ -80,7 +80,7 @@ fn p13_what_is_left_of_the_index_is_asked_before_a_log_is_rebuilt() {
     let key = key_of(&fleet);
     a.terminate();
     put(&fleet, "d", "datastore", 3);
-    fleet.wait("the index has all", || fleet.status("d")["seq"] == 7);
+    fleet.wait("the index has caught up", || fleet.status("d")["seq"] == 7);
     datastore.terminate();
     std::fs::remove_dir_all(fleet.dir("d").join("log")).expect("removes");
     let from = path(&fleet, "a");
@@ -114,7 +114,7 @@ fn p13_a_log_is_not_repaired_from_a_member_whose_history_is_not_the_indexs() {
     replace_dir(&fleet.dir("d"), &fleet.dir("old"));
     let datastore = fleet.datastore();
     put(&fleet, "d", "true", 3);
-    fleet.wait("the index has all", || fleet.status("d")["seq"] == 6);
+    fleet.wait("the index has caught up", || fleet.status("d")["seq"] == 6);
     datastore.terminate();
     replace_dir(&fleet.dir("d"), &fleet.dir("true"));
     replace_dir(&fleet.dir("old"), &fleet.dir("d"));
@@ -159,13 +159,13 @@ fn p11_a_newer_copy_of_the_authority_takes_the_place_of_one_that_an_earlier_atte
     destroy(&fleet, datastore);
     let listen = fleet.listen.to_string();
     let first = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "1"];
-    assert_eq!(fleet.run("d", &first).status.code(), Some(1), "nobody is there");
+    assert_eq!(fleet.run("d", &first).status.code(), Some(1), "no member connects");
     let from = path(&fleet, "a");
     let second = fleet.run("d", &["recover", "--from", &from, "--recovery-key", &key]);
     assert!(second.status.success(), "{}", said(&second));
     assert!(said(&second).contains("the next CA here"), "{}", said(&second));
     let _datastore = fleet.datastore();
-    assert!(fleet.ok("d", &["members"]).contains('b'), "who joined later is known");
+    assert!(fleet.ok("d", &["members"]).contains('b'), "the member that joined later is known");
     let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
     fleet.converges(&["a", "b"]);
 }
@@ -182,7 +182,7 @@ fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
     fleet.ok("d", &["restore", &place, "--at", "10", "--replace"]);
     let datastore = fleet.datastore();
     put(&fleet, "d", "branch", 2);
-    fleet.wait("the index has all", || {
+    fleet.wait("the index has caught up", || {
         let status = fleet.status("d");
         status["seq"] == status["head"]
     });
@@ -196,7 +196,10 @@ fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
     let refused = fleet.run("d", &["restore", &place]);
     let text = said(&refused);
     assert_eq!(refused.status.code(), Some(1), "{text}");
-    assert!(text.contains("the index holds what the backup has not") && text.contains("repair --from"), "{text}");
+    assert!(
+        text.contains("the index contains changes that the backup lacks") && text.contains("repair --from"),
+        "{text}"
+    );
     assert!(!fleet.dir("d/log").exists());
     // As the remedy suggests.
     fleet.ok("d", &["repair", "--from", &path(&fleet, "d/state"), "--accept-loss"]);
@@ -283,7 +286,7 @@ fn p13_of_two_branches_of_the_register_none_is_recovered_unasked() {
         for word in ["not known to continue", "a/identity/escrow", "c/identity/escrow", " b", "--authority FILE"] {
             assert!(text.contains(word), "{word}: {text}");
         }
-        assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists(), "nothing was put in place");
+        assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists(), "nothing was changed");
     }
     let chosen = escrow(&fleet, "a");
     fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &a, "--from", &c, "--authority", &chosen]);
@@ -293,7 +296,7 @@ fn p13_of_two_branches_of_the_register_none_is_recovered_unasked() {
     let _c = fleet.replica("c");
     fleet.wait_connected("c");
     fleet.wait("c takes the chosen one", || std::fs::read(escrow(&fleet, "c")).is_ok_and(|now| now != before));
-    assert_eq!(fleet.status("d")["health"]["level"], "good", "the other one was given up: {}", fleet.status("d"));
+    assert_eq!(fleet.status("d")["health"]["level"], "good", "the other one was abandoned: {}", fleet.status("d"));
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn p13_a_branch_that_nobody_was_asked_about_is_evidence_when_a_member_shows_it()
     let _datastore = fleet.datastore();
     let (_b, _a) = (fleet.replica("b"), fleet.replica("a"));
     fleet.wait("it is noticed", || fleet.status("d").to_string().contains("register_went_back"));
-    fleet.wait("b is cut off", || fleet.status("b")["connected"] == false);
+    fleet.wait("b is disconnected", || fleet.status("b")["connected"] == false);
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(fleet.status("b")["connected"], false);
 }

@@ -58,19 +58,19 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
     // One member is offline when the rotation starts.
     b.terminate();
     let new = begin(&fleet);
-    assert!(new != old && begin(&fleet) == new, "given again it goes on");
+    assert!(new != old && begin(&fleet) == new, "running it again continues");
     wait_opens(&fleet, "a", "both");
     assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [true, true]);
     assert_eq!(keys_that_open(&fleet, "b", [&old, &new]), [true, false]);
-    assert_eq!(key_of(&fleet), old, "the present key counts until the end");
+    assert_eq!(key_of(&fleet), old, "the current key is valid until the end");
     assert_eq!(fleet.status("d")["rotates_recovery_key"], true);
     let doctor = fleet.run("d", &["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(found.contains("b do not have a copy of the authority that it opens"), "{found}");
+    assert!(found.contains("b do not have a CA backup that it decrypts"), "{found}");
 
     // It cannot finish while a member would keep only the old copy, nor without the new key.
     let said = refused(&fleet, &["finish", "--recovery-key", &new]);
-    assert!(said.contains("members have: b."), "{said}");
+    assert!(said.contains("these members: b;"), "{said}");
     let b = fleet.replica("b");
     wait_opens(&fleet, "b", "both");
     assert!(refused(&fleet, &["finish"]).contains("--recovery-key"));
@@ -113,7 +113,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     // Killed after the start, and aborted.
     let first = begin(&fleet);
     datastore = restarted(datastore);
-    assert_eq!(begin(&fleet), first, "it goes on with the key that was written down");
+    assert_eq!(begin(&fleet), first, "it continues with the key that was written down");
     wait_opens(&fleet, "a", "both");
     rotate(&fleet, &["abort"]);
     datastore = restarted(datastore);
@@ -137,8 +137,8 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     // While the datastore is stopped.
     datastore.terminate();
     let new = begin(&fleet);
-    assert_eq!(opens(&fleet, "a"), "present", "what is known outlives the process");
-    assert!(refused(&fleet, &["finish", "--recovery-key", &new]).contains("members have: a."));
+    assert_eq!(opens(&fleet, "a"), "present", "the result survives a restart");
+    assert!(refused(&fleet, &["finish", "--recovery-key", &new]).contains("these members: a;"));
     let mut datastore = fleet.datastore();
     fleet.wait_connected("a");
     wait_opens(&fleet, "a", "both");
@@ -163,10 +163,10 @@ fn p13_a_rotation_that_ends_without_a_member_names_whose_copy_needs_the_former_k
     let said = rotate(&fleet, &["finish", "--recovery-key", &new, "--without", "a"]);
     assert_ne!(said["current"], said["former"]);
     assert_eq!(opens(&fleet, "a"), "former");
-    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [true, false], "its copy is as it was");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [true, false], "its copy is unchanged");
     let doctor = fleet.run("d", &["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(found.contains("a former key opens the copies of the authority that a have"), "{found}");
+    assert!(found.contains("the CA backups of a are encrypted under a former key"), "{found}");
     let _a = fleet.replica("a");
     wait_opens(&fleet, "a", "present");
     assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [false, true]);
@@ -266,13 +266,14 @@ fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_unt
             assert!(!fleet.run("d", command).status.success(), "{command:?}");
         }
         std::thread::sleep(Duration::from_secs(2));
-        assert_eq!(std::fs::read(escrow(&fleet, "a")).expect("reads"), before, "the member's copy stays");
+        assert_eq!(std::fs::read(escrow(&fleet, "a")).expect("reads"), before, "the member's copy is unchanged");
         let said = fleet.ok("d", &["authority", "recovery-key", "--set", &old]);
-        assert!(said.contains("is back"), "{said}");
+        assert!(said.contains("restored the recovery key"), "{said}");
         assert_eq!(std::fs::read(&path).expect("reads"), good);
         assert_eq!(fleet.run("d", &["status"]).status.code(), Some(0));
         fleet.ok("d", &["authority", "backup", &file]);
-        fleet.wait("the member's copy is of now", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != before));
+        fleet
+            .wait("the member's copy is current", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != before));
         assert_eq!(keys_that_open(&fleet, "a", [&old, &old]), [true, true]);
     }
 }
@@ -335,14 +336,13 @@ fn p13_a_former_key_brings_no_earlier_register_back_before_it_was_said() {
     assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists());
     for (key, flags, revoked) in [(&old, &["--earlier-copy"][..], false), (&new, &[], true)] {
         let said = fleet.ok("d", &[&restore[..], &[key], flags].concat());
-        let line =
-            said.lines().find(|line| line.starts_with("register of members: as of 20")).expect("says of when it is");
-        assert!(line.contains("from backup") && line.contains("revoked again"), "{line}");
+        let line = said.lines().find(|line| line.starts_with("member registry: as of 20")).expect("prints its time");
+        assert!(line.contains("from backup") && line.contains("revoke again"), "{line}");
         assert!(is_revoked() || !revoked, "{said}");
         std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
     }
     let recovered = fleet.run("d", &[&recover[..], &[&new]].concat());
-    assert!(recovered.status.success(), "an earlier copy that the key does not open is no obstacle: {recovered:?}");
+    assert!(recovered.status.success(), "an earlier copy that the key does not decrypt is ignored: {recovered:?}");
     assert!(is_revoked());
 }
 

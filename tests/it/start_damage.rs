@@ -124,7 +124,7 @@ fn p10_every_program_ends_with_exit_code_3_at_damage_and_names_the_command_that_
     let alone = ["webserver", "--listen", &listen, "--insecure-disable-https", "--default-password"];
     let process = fleet.spawn_webserver("alone", listen.parse().expect("an address"), &[]);
     let client = crate::web::client::Client::new(format!("http://{listen}"));
-    fleet.wait("it has begun", || client.answers() && fleet.status("alone")["connected"] == true);
+    fleet.wait("it has started", || client.answers() && fleet.status("alone")["connected"] == true);
     let ready = client.try_get("/api/ready").expect("answers").1;
     assert!(ready.contains("\"Standalone\":true"), "{ready}");
     for command in ["status", "doctor"] {
@@ -152,7 +152,7 @@ fn p11_an_authority_that_is_damaged_or_missing_comes_back_by_the_command_that_is
     let datastore = fleet.datastore();
     let member = fleet.member("a");
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
-    fleet.wait("the member keeps the sealed authority", || fleet.dir("a/identity/escrow").exists());
+    fleet.wait("the member stores the CA backup", || fleet.dir("a/identity/escrow").exists());
     member.terminate();
     let key = fleet.ok("d", &["authority", "recovery-key"]);
     let sealed = fleet.dir("a/identity/escrow");

@@ -40,7 +40,7 @@ fn files_with_needle(dir: &Path) -> Vec<String> {
 }
 
 fn is_level(fleet: &Fleet, name: &str) {
-    fleet.wait(&format!("{name} is level"), || {
+    fleet.wait(&format!("{name} is caught up"), || {
         let (there, here) = (fleet.status("d"), fleet.status(name));
         here["seq"] == there["head"] && here["digest"] == there["digest"] && here["healthy"] == true
     });
@@ -69,7 +69,7 @@ fn p11_a_reader_is_level_and_holds_no_secret_value() {
     reader.terminate();
     assert_eq!(files_with_needle(&fleet.dir("r")), Vec::<String>::new());
     // After falling behind the horizon, it fetches another snapshot.
-    put_secrets(&fleet, "replaced while it is away");
+    put_secrets(&fleet, "replaced while it is offline");
     fleet.ok("d", &["compact", "--history-ops", "0"]);
     let reader = fleet.replica("r");
     is_level(&fleet, "r");
@@ -128,7 +128,7 @@ async fn p12_a_reader_that_does_not_know_of_withheld_values_is_told_to_be_upgrad
             ("reader", Answered::Refused(why)) => assert!(why.contains("upgrade it"), "{why}"),
             ("webserver", Answered::With(Kind::Welcome)) => {}
             (role, Answered::With(kind)) => panic!("{role}: {kind:?}, {}", hostile.refusal(&mut receive).await),
-            (role, _) => panic!("{role} is not answered as it should be"),
+            (role, _) => panic!("{role} receives an unexpected response"),
         }
     }
 }
@@ -166,7 +166,7 @@ fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
     let asked = fleet.run("a", &["quarantine", "apply", "1"]);
     let said = String::from_utf8_lossy(&asked.stdout).into_owned();
     assert_eq!(asked.status.code(), Some(1), "{said}");
-    assert!(said.contains("passwords/1 gives access") && said.contains("1 logins do not come back"), "{said}");
+    assert!(said.contains("passwords/1 gives access") && said.contains("1 logins are not restored"), "{said}");
     assert!(!fleet.run("d", &["get", "passwords", "1"]).status.success(), "{said}");
     fleet.ok("a", &["quarantine", "apply", "1", "--with-access"]);
     assert!(fleet.ok("d", &["get", "passwords", "1"]).contains("needle"));
@@ -232,7 +232,7 @@ fn p11_the_list_of_the_outbox_shows_no_secret_unless_asked() {
     let datastore = fleet.datastore();
     let _a = fleet.member("a");
     datastore.kill();
-    fleet.wait("a is cut off", || fleet.status("a")["connected"] == false);
+    fleet.wait("a is disconnected", || fleet.status("a")["connected"] == false);
     fleet.ok("a", &["put", "passwords", "1", "--value", "\"needle-in-a-secret\"", "--no-wait"]);
     fleet.ok("a", &["put", "users", "1", "--value", "\"seen\"", "--no-wait"]);
     for arguments in [&["outbox"][..], &["outbox", "--json"], &["outbox", "list"]] {

@@ -16,28 +16,28 @@ pub(super) async fn examine(client: &Client, findings: &mut Findings) {
         Ok(report) => report,
         Err(error) => {
             findings.reaches(error.exit);
-            return findings.problem(SUBJECT, error, "look at the directory `audit`, and at the datastore's log");
+            return findings.problem(SUBJECT, error, "check the directory `audit` and the datastore's log");
         }
     };
     for finding in &report.findings {
         findings.reaches(3);
-        let remedy = "keep a copy of the damaged audit, compare it with what was exported, and find out who changed it";
+        let remedy = "keep a copy of the damaged audit, compare it with exported records, and find out who changed it";
         findings.problem(SUBJECT, &finding.problem, remedy);
     }
     if report.ok {
         let since = timestamp(report.first_time_ms);
-        findings.good(SUBJECT, format!("{} records since {since} are whole", report.records));
+        findings.good(SUBJECT, format!("{} records since {since} are intact", report.records));
     }
     if report.bytes_max > 0 && report.bytes > report.bytes_max / 10 * 8 {
         let found = format!("the audit has {} of at most {}", size(report.bytes), size(report.bytes_max));
-        let remedy = "beyond it the oldest records go before their time: export them, raise Datastore-Audit-Max-MB, or lower \
-                      Datastore-Audit-Hours";
+        let remedy = "the oldest records are deleted early beyond that: export them, raise Datastore-Audit-Max-MB, or \
+            lower Datastore-Audit-Hours";
         findings.warning(SUBJECT, found, remedy);
     }
     if report.gaps > 0 {
-        let found = format!("{} records say that something is missing", report.gaps);
+        let found = format!("{} records report gaps", report.gaps);
         let remedy = format!(
-            "gravwell-logctl audit ls, and look for `gap`; once that was looked into, gravwell-logctl audit acknowledge {}",
+            "run gravwell-logctl audit ls and look for `gap`, then gravwell-logctl audit acknowledge {}",
             report.last
         );
         findings.warning(SUBJECT, found, remedy);

@@ -20,13 +20,13 @@ pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     if let Some(file) = configured.or_else(|| own.exists().then_some(own)).filter(|_| is_webserver) {
         match cert::show(&file) {
             Ok(shown) => for_browsers(subject, &shown, findings),
-            Err(error) => findings.problem(SUBJECT, error, "make one with `gravwell-logctl cert server`"),
+            Err(error) => findings.problem(SUBJECT, error, "create one with `gravwell-logctl cert server`"),
         }
     }
 }
 
 fn identity(subject: &Subject<'_>, findings: &mut Findings) {
-    let again = "ask for a new token (`enroll NAME --replace`) and join again";
+    let again = "get a new token (`enroll NAME --replace`) and join again";
     let identity = match Identity::load(subject.dir) {
         Ok(identity) => identity,
         Err(error) => return findings.problem(SUBJECT, error, again),
@@ -39,10 +39,11 @@ fn identity(subject: &Subject<'_>, findings: &mut Findings) {
     if expires_ms <= now_ms() {
         findings.problem(SUBJECT, format!("{name}'s membership has expired"), again);
     } else if days < SOON_DAYS {
-        let found = format!("{name}'s membership ends in {days} days and was not renewed");
-        findings.warning(SUBJECT, found, "let it connect to its datastore: it renews itself");
+        let found = format!("{name}'s membership expires in {days} days and was not renewed");
+        findings.warning(SUBJECT, found, "connect it to its datastore, which renews the certificate");
     } else {
-        findings.good(SUBJECT, format!("{name}'s membership lives {days} days more and renews itself"));
+        findings
+            .good(SUBJECT, format!("{name}'s membership is valid for {days} more days and is renewed automatically"));
     }
 }
 
@@ -55,7 +56,7 @@ fn for_browsers(subject: &Subject<'_>, shown: &Shown, findings: &mut Findings) {
     } else if days < SOON_DAYS {
         findings.warning(SUBJECT, format!("{file} expires in {days} days"), renew);
     } else {
-        findings.good(SUBJECT, format!("{file} lives {days} days more"));
+        findings.good(SUBJECT, format!("{file} is valid for {days} more days"));
     }
     let Some(Ok((host, _))) = subject.webserver.external_addr.as_deref().map(host_and_port) else { return };
     let covers = |name: &String| match name.strip_prefix("*.") {
@@ -63,6 +64,6 @@ fn for_browsers(subject: &Subject<'_>, shown: &Shown, findings: &mut Findings) {
         None => *name == host,
     };
     if !shown.names.iter().any(covers) {
-        findings.warning(SUBJECT, format!("{file} is not good for {host}, the host of External-Addr"), renew);
+        findings.warning(SUBJECT, format!("{file} is not valid for {host}, the host of External-Addr"), renew);
     }
 }

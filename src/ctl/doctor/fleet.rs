@@ -31,7 +31,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     }
     let client = match Client::open(subject.dir).await {
         Ok(client) => client,
-        Err(error) => return findings.problem("process", error, "look at its log: journalctl -u UNIT"),
+        Err(error) => return findings.problem("process", error, "check its log: journalctl -u UNIT"),
     };
     match client.status().await {
         Ok(status) => {
@@ -42,7 +42,8 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
                     reach("External-Addr", address, findings).await;
                 }
             } else if watches_only(subject.dir) {
-                let found = "not looked at: a balancer may not ask for members, audit and objects; `doctor` on the datastore's host does";
+                let found = "not checked: a balancer may not query members, audit and objects; run `doctor` on the \
+                    datastore's host";
                 findings.good("members", found);
                 return client.close().await;
             } else {
@@ -51,7 +52,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
             }
             super::objects::examine(&client, findings).await;
         }
-        Err(error) => findings.problem("process", error, "look at its log: journalctl -u UNIT"),
+        Err(error) => findings.problem("process", error, "check its log: journalctl -u UNIT"),
     }
     client.close().await;
 }
@@ -63,19 +64,19 @@ fn watches_only(dir: &Path) -> bool {
 
 async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
     let unit = if Identity::exists(subject.dir) { "gravwell_webserver" } else { "gravwell_datastore" };
-    let found = format!("none runs on {}", subject.dir.display());
+    let found = format!("no process runs on {}", subject.dir.display());
     findings.problem("process", found, format!("systemctl start {unit}; if it does not start, journalctl -u {unit}"));
     at_rest(subject.dir, findings).await;
     let Ok(identity) = Identity::load(subject.dir) else { return };
     match client::dial(subject.dir, &identity).await {
         Ok(connection) => {
-            findings.good("datastore", format!("{} answers and knows this member", connection.remote_address()));
+            findings.good("datastore", format!("{} responds and knows this member", connection.remote_address()));
             connection.close(0u32.into(), b"done");
         }
         Err(error) => findings.problem(
             "datastore",
             error,
-            "see that it runs, and that its UDP port (9405, unless another one is configured) can be reached",
+            "check that it runs, and that its UDP port (default 9405) is reachable",
         ),
     }
 }
@@ -109,8 +110,8 @@ async fn at_rest(dir: &Path, findings: &mut Findings) {
         Err(error) => {
             findings.reaches(error.exit);
             let remedy = match error.exit {
-                3 => "run the command that it names; `gravwell-logctl verify` lists every damaged place",
-                _ => "do what it names, then look again",
+                3 => "run the command named there; `gravwell-logctl verify` lists all damage",
+                _ => "follow the message, then run `doctor` again",
             };
             findings.problem(SUBJECT, error, remedy);
         }
@@ -126,12 +127,12 @@ fn process(status: &Status, findings: &mut Findings) {
     }
     report(SUBJECT, status, findings);
     if version != OWN_VERSION {
-        let found = format!("the process is {version}, gravwell-logctl is {OWN_VERSION}");
-        findings.warning("versions", found, "restart the process, so that it is what is installed");
+        let found = format!("the process has version {version}, gravwell-logctl {OWN_VERSION}");
+        findings.warning("versions", found, "restart the process to run the installed version");
     }
     if status.rejected > 0 {
-        let found = format!("{} transactions were rejected and wait for a person", status.rejected);
-        findings.warning("outbox", found, "look at them: gravwell-logctl outbox; then retry or dismiss them");
+        let found = format!("{} rejected transactions need a decision", status.rejected);
+        findings.warning("outbox", found, "list them with gravwell-logctl outbox, then retry or dismiss them");
     }
 }
 
@@ -145,7 +146,7 @@ fn report(subject: &'static str, status: &Status, findings: &mut Findings) {
 
 fn tell(subject: &'static str, reason: &Reason, findings: &mut Findings) {
     let Reason { code, message, remedy } = reason;
-    let remedy = if remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { remedy };
+    let remedy = if remedy.is_empty() { "check its log: journalctl -u UNIT" } else { remedy };
     match code.level() {
         health::Level::Failed => findings.problem(subject, message, remedy),
         _ => findings.warning(subject, message, remedy),
@@ -165,7 +166,7 @@ async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
     let asked_ms = now_ms();
     let mut upstream: Status = match client.item(&Request::Upstream).await {
         Ok(upstream) => upstream,
-        Err(error) => return findings.warning(SUBJECT, error, "ask again; if it stays, look at the datastore's log"),
+        Err(error) => return findings.warning(SUBJECT, error, "retry; if it persists, check the datastore's log"),
     };
     let answered_ms = now_ms();
     let whose = if status.is_standalone { "this webserver's own log at" } else { "connected to" };
@@ -180,7 +181,7 @@ async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
     let slack = (answered_ms - asked_ms) / 2;
     if skew > SKEW_MS_MAX.saturating_add(slack) {
         let found = format!("differs from the datastore's by {:.1} s", seconds(skew));
-        findings.warning("clock", found, "see that a time service runs on both machines");
+        findings.warning("clock", found, "run a time service on both machines");
     } else {
         findings.good("clock", format!("within {:.1} s of the datastore's", seconds(skew + slack)));
     }
@@ -193,8 +194,8 @@ fn seconds(ms: u64) -> f64 {
 
 fn compare_versions(who: &str, version: &str, findings: &mut Findings) {
     if !version.is_empty() && version != OWN_VERSION {
-        let found = format!("{who} is {version}, this is {OWN_VERSION}");
-        findings.warning("versions", found, "finish the upgrade: neighbouring versions work together, others need not");
+        let found = format!("{who} has version {version}, this host {OWN_VERSION}");
+        findings.warning("versions", found, "finish the upgrade: only adjacent versions are compatible");
     }
 }
 
@@ -216,16 +217,16 @@ fn copies(dir: &Path, members: &[MemberInfo], findings: &mut Findings) {
     if let Some(next) = &keys.next {
         let lacking = names(&|opens| !opens.is_ready(&keys));
         let copies = if lacking.is_empty() { "all members have".into() } else { format!("{lacking} do not have") };
-        let found =
-            format!("{} takes the place of {current}; {copies} a copy of the authority that it opens", next.name());
-        let remedy = "`gravwell-logctl authority rotate-recovery-key finish` when all have one; `abort` takes it back";
+        let found = format!("{} will replace {current}; {copies} a CA backup that it decrypts", next.name());
+        let remedy =
+            "run `gravwell-logctl authority rotate-recovery-key finish` once all have one, or `abort` to cancel";
         findings.warning(SUBJECT, found, remedy);
     } else if former.is_empty() {
         let ready = holders.iter().filter(|holder| holder.opens_with.is_ready(&keys)).count();
-        findings.good(SUBJECT, format!("{current} opens the copies of the authority that {ready} members have"));
+        findings.good(SUBJECT, format!("{current} decrypts the CA backups of {ready} members"));
     } else {
-        let found = format!("a former key opens the copies of the authority that {former} have");
-        findings.warning(SUBJECT, found, "let them connect: they fetch another one within a minute");
+        let found = format!("the CA backups of {former} are encrypted under a former key");
+        findings.warning(SUBJECT, found, "connect them: they fetch a new one within a minute");
     }
 }
 
@@ -238,18 +239,18 @@ async fn authorities(client: &Client, findings: &mut Findings) {
     let names = |of: &dyn Fn(AuthorityStage) -> bool| authority_rotation::names(&rotation, |member| of(member.stage));
     let former = names(&|stage| stage == AuthorityStage::Former);
     if !former.is_empty() {
-        let found = format!("a former authority signed the certificates of {former}, and they are refused");
+        let found = format!("a former CA signed the certificates of {former}, which are rejected");
         findings.warning(
             SUBJECT,
             found,
-            "enrol them again: `enroll NAME --replace` here, `join TOKEN` there; or revoke them",
+            "re-enroll them: `enroll NAME --replace` here, `join TOKEN` there; or revoke them",
         );
     }
     let Some(next) = &rotation.next else { return };
     let waiting = names(&|stage| stage != AuthorityStage::New);
     let state = if waiting.is_empty() { "all members have".into() } else { format!("{waiting} do not have") };
-    let found = format!("{next} takes the place of {}; {state} a certificate of it", rotation.current);
-    let remedy = "`gravwell-logctl authority rotate finish` when all have one; `abort` takes it back";
+    let found = format!("{next} will replace {}; {state} a certificate signed by it", rotation.current);
+    let remedy = "run `gravwell-logctl authority rotate finish` once all have one, or `abort` to cancel";
     findings.warning(SUBJECT, found, remedy);
 }
 
@@ -262,7 +263,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     };
     let (members, presence) = match answers.await {
         Ok(answers) => answers,
-        Err(error) => return findings.problem(SUBJECT, error, "look at the datastore's log"),
+        Err(error) => return findings.problem(SUBJECT, error, "check the datastore's log"),
     };
     if members.is_empty() {
         return findings.good(SUBJECT, "none enrolled");
@@ -275,38 +276,36 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     if away.is_empty() {
         findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
     } else {
-        let found = format!("{} of {} are away: {}", away.len(), enrolled.len(), away.join(", "));
+        let found = format!("{} of {} are offline: {}", away.len(), enrolled.len(), away.join(", "));
         findings.warning(
             SUBJECT,
             found,
-            "see that they run and reach this datastore's UDP port; revoke who never comes back",
+            "check that they run and can reach this datastore's UDP port; revoke members that are gone permanently",
         );
     }
     for member in &enrolled {
         let days = member.expires_ms.map(|expires_ms| super::days_until(expires_ms, now_ms()));
         if let Some(days) = days.filter(|days| *days < 14) {
-            let found = format!("the certificate of {} ends in {days} days", member.name);
-            findings.warning("certificate", found, "let it connect: it renews itself; else enroll it anew (--replace)");
+            let found = format!("the certificate of {} expires in {days} days", member.name);
+            findings.warning("certificate", found, "connect it to renew the certificate, or re-enroll it (--replace)");
         }
     }
     for present in &presence {
         if let Some(unhealthy) = &present.unhealthy {
-            findings.problem(
-                SUBJECT,
-                format!("{}: {unhealthy}", present.name),
-                "look at `gravwell-logctl status` there",
-            );
+            findings.problem(SUBJECT, format!("{}: {unhealthy}", present.name), "run `gravwell-logctl status` there");
         }
         if present.rejected > 0 {
-            let found = format!("{}: {} rejected transactions wait for a person", present.name, present.rejected);
-            findings.warning("outbox", found, "look at them there: gravwell-logctl outbox");
+            let found = format!("{}: {} rejected transactions need a decision", present.name, present.rejected);
+            findings.warning("outbox", found, "list them there with gravwell-logctl outbox");
         }
         compare_versions(&present.name, present.software.rsplit(' ').next().unwrap_or_default(), findings);
     }
     // Only a balancer's host can check whether an address is the balancer's own.
     let choice = Choice { allow_local_backends: true, ..Choice::default() };
     let (backends, left_out) = balance::backends(&BackendInfo::among(&members, &presence), &choice);
-    left_out.iter().for_each(|what| findings.warning("External-Addr", what, "balancers leave it out until then"));
+    left_out
+        .iter()
+        .for_each(|what| findings.warning("External-Addr", what, "fix it; until then, balancers exclude it"));
     for backend in backends {
         reach("External-Addr", &backend.address(), findings).await;
     }
@@ -319,11 +318,11 @@ async fn reach(subject: &'static str, address: &str, findings: &mut Findings) {
         tokio::task::spawn_blocking(move || call(&address))
     };
     match calling.await.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(()) => findings.good(subject, format!("{address} takes calls from here")),
+        Ok(()) => findings.good(subject, format!("{address} accepts connections from here")),
         Err(error) => findings.warning(
             subject,
             format!("{address}: {error}"),
-            "see that the webserver runs there, that the name resolves and that the port is open",
+            "check that the webserver runs there, the name resolves and the port is open",
         ),
     }
 }

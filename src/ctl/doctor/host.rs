@@ -40,7 +40,7 @@ fn buffers(findings: &mut Findings) {
         text.trim().parse::<u64>().ok()
     };
     let (Some(receive), Some(send)) = (granted("rmem_max"), granted("wmem_max")) else {
-        return findings.warning(SUBJECT, "the kernel does not tell its limits", "look at net.core.rmem_max yourself");
+        return findings.warning(SUBJECT, "cannot read the kernel's limits", "check net.core.rmem_max manually");
     };
     if receive >= wanted && send >= wanted {
         return findings.good(SUBJECT, format!("up to {} and {} are granted", size(receive), size(send)));
@@ -48,7 +48,7 @@ fn buffers(findings: &mut Findings) {
     findings.warning(
         SUBJECT,
         format!(
-            "the kernel grants {} for receiving and {} for sending; {} are wanted",
+            "the kernel grants {} for receiving and {} for sending, recommended are {}",
             size(receive),
             size(send),
             size(wanted)
@@ -66,7 +66,7 @@ fn space(subject: &Subject<'_>, findings: &mut Findings) {
             return findings.problem(
                 SUBJECT,
                 format!("{}: {error}", dir.display()),
-                "say where the data is: --data-dir",
+                "pass the data directory with --data-dir",
             );
         }
     };
@@ -78,12 +78,13 @@ fn space(subject: &Subject<'_>, findings: &mut Findings) {
         findings.problem(
             SUBJECT,
             found,
-            "free some space: below `Datastore-Min-Free-MB` writes are refused; reads, deletes and compaction go on",
+            "free some space: below `Datastore-Min-Free-MB`, writes are rejected; reads, deletes and compaction \
+             continue",
         );
     } else if free < total / 20 || free < subject.datastore.min_free_bytes.saturating_mul(4) {
-        findings.warning(SUBJECT, found, "free some space, or `gravwell-logctl compact`");
+        findings.warning(SUBJECT, found, "free some space, or run `gravwell-logctl compact`");
     } else if inodes_are_short {
-        findings.warning(SUBJECT, format!("{found}, but few files more can be made"), "remove some files");
+        findings.warning(SUBJECT, format!("{found}, but few inodes are left"), "remove some files");
     } else {
         findings.good(SUBJECT, found);
     }
@@ -103,7 +104,7 @@ fn permissions(dir: &Path, findings: &mut Findings) {
         findings.problem(
             SUBJECT,
             format!("{} does not belong to the owner of {shown}", path.display()),
-            format!("chown -R --reference={shown} {shown} (user {owner}); a command was run here as somebody else"),
+            format!("chown -R --reference={shown} {shown} (user {owner}); a command was run as another user"),
         );
     }
     let caller = rustix::process::geteuid().as_raw();
@@ -112,7 +113,7 @@ fn permissions(dir: &Path, findings: &mut Findings) {
         findings.warning(SUBJECT, found, "run gravwell-logctl as its owner: `sudo -u gravwell gravwell-logctl ...`");
     }
     if findings.list.len() == before {
-        findings.good(SUBJECT, format!("{shown} and what is in it belong to user {}", meta.uid()));
+        findings.good(SUBJECT, format!("{shown} and its content belong to user {}", meta.uid()));
     }
 }
 
@@ -120,18 +121,26 @@ fn permissions(dir: &Path, findings: &mut Findings) {
 fn open_to_others(dir: &Path, wide: &[Wide], findings: &mut Findings) {
     const SUBJECT: &str = "permissions";
     let shown = dir.display();
-    let close = format!("chmod -R go= {shown}; a service also does so when it starts");
+    let close = format!("chmod -R go= {shown}; a service also does this at start");
     if let Some(top) = wide.iter().find(|wide| wide.path == dir) {
-        findings.warning(SUBJECT, format!("{shown} is open to others ({:o})", top.mode & 0o777), &close);
+        findings.warning(SUBJECT, format!("{shown} is accessible to other users ({:o})", top.mode & 0o777), &close);
         let private = |wide: &&Wide| PRIVATE.iter().any(|name| wide.path == dir.join(name));
         for Wide { path, mode, .. } in wide.iter().filter(private) {
-            findings.problem(SUBJECT, format!("{} is open to others ({:o})", path.display(), mode & 0o777), &close);
+            findings.problem(
+                SUBJECT,
+                format!("{} is accessible to other users ({:o})", path.display(), mode & 0o777),
+                &close,
+            );
         }
     }
     let within: Vec<&Wide> = wide.iter().filter(|wide| wide.path != dir).collect();
     if let Some(first) = within.first() {
         let (path, mode, count) = (first.path.display(), first.mode & 0o777, within.len());
-        findings.warning(SUBJECT, format!("{count} entries are open to others, one is {path} ({mode:o})"), close);
+        findings.warning(
+            SUBJECT,
+            format!("{count} entries are accessible to other users, for example {path} ({mode:o})"),
+            close,
+        );
     }
 }
 
@@ -162,11 +171,11 @@ fn clock(findings: &mut Findings) {
     const SUBJECT: &str = "clock";
     let marks = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
     match marks.iter().find(|mark| Path::new(mark).exists()) {
-        Some(mark) => findings.good(SUBJECT, format!("kept by a time service ({mark})")),
+        Some(mark) => findings.good(SUBJECT, format!("synchronized by a time service ({mark})")),
         None => findings.warning(
             SUBJECT,
             "no time service was found",
-            "install systemd-timesyncd or chrony, unless the machine's host keeps its clock",
+            "install systemd-timesyncd or chrony, unless the hypervisor synchronizes the clock",
         ),
     }
 }

@@ -66,9 +66,9 @@ fn describe_changes(path: &Path) -> (&'static str, String) {
         let remedy = format!(
             "gravwell-logctl quarantine show {number}, then `quarantine apply {number}`, or `quarantine drop {number}`"
         );
-        return ("changes that were made here and are not in the log", remedy);
+        return ("local changes that are not in the log", remedy);
     }
-    ("changes that were archived and have been dealt with", format!("rm {shown} when nothing is missed"))
+    ("archived changes that were already applied", format!("rm {shown} once nothing is missing"))
 }
 
 /// Describes a preserved copy and its remedy.
@@ -77,46 +77,45 @@ fn describe(path: &Path) -> (&'static str, String) {
     let keep = |until: &str| format!("keep it {until}; then rm -r {shown}");
     match name {
         _ if name.starts_with("state-") => (
-            "a state that the replica set aside, and fetched anew",
-            keep(&format!("while the fleet lacks anything (`recover --from {shown}` reads it)")),
+            "a state that the replica replaced by a new one",
+            keep(&format!("while the fleet lacks data (`recover --from {shown}` reads it)")),
         ),
         _ if name.starts_with("state.") => (
-            "an index that the datastore set aside; it may hold what the log lost",
-            keep(&format!("while the log lacks anything (`repair --from {shown}` reads it)")),
+            "an index that the datastore replaced; it may contain data that the log lost",
+            keep(&format!("while the log lacks data (`repair --from {shown}` reads it)")),
         ),
         _ if name_of(parent_dir(path)) == "quarantine" => (
-            "bytes that were cut off the end of a file when it was opened",
-            keep("until nothing is missed (`gravwell-logctl verify` reads the rest)"),
+            "bytes removed from the end of a file when it was opened",
+            keep("until nothing is missing (`gravwell-logctl verify` reads the rest)"),
         ),
         _ if name.starts_with("trust.") => (
-            "the authority and the register as they were before they were restored or begun again",
+            "the CA and member registry before they were restored or re-created",
             keep("until every member is connected"),
         ),
         _ if name.starts_with("log.") => (
             "the log as it was before a repair, a recovery or a restore",
-            keep("until nothing is missed and a backup of the new log was verified"),
+            keep("until nothing is missing and a backup of the new log was verified"),
         ),
         _ if name.starts_with("journal.") || name.starts_with("head.") => (
-            "an outbox journal that was given up; changes that were accepted here and never pushed may be in it",
-            keep("until the authors miss nothing"),
+            "an abandoned outbox journal; it may contain accepted changes that were never pushed",
+            keep("until the authors miss no changes"),
         ),
-        _ if name.starts_with("audit-waiting.") => (
-            "acts that waited to be recorded in the audit and cannot be read any more",
-            keep("until it is known what they were"),
-        ),
+        _ if name.starts_with("audit-waiting.") => {
+            ("unreadable actions that were pending for the audit", keep("until they are identified"))
+        }
         _ if name.starts_with("audit.") => (
-            "an audit that was damaged; a new one goes on since",
-            keep("for as long as the audit has to be kept (`gravwell-logctl audit` reads the new one)"),
+            "a damaged audit, which was replaced by a new one",
+            keep("as long as the audit must be kept (`gravwell-logctl audit` reads the new one)"),
         ),
         _ if name.starts_with("register.mark.") => (
-            "how far the register of members had come, as it was recorded",
-            keep("until `gravwell-logctl members` was compared with the members that are expected"),
+            "a recorded position of the member registry",
+            keep("until `gravwell-logctl members` lists the expected members"),
         ),
         _ if name.starts_with("generations.json.") => (
-            "why generations of the log began, as it was",
+            "recorded reasons for generations of the log",
             keep("until `gravwell-logctl generations` lists every generation"),
         ),
-        _ => ("a file that was set aside", keep("until nothing is missed")),
+        _ => ("a preserved file", keep("until nothing is missing")),
     }
 }
 
@@ -150,7 +149,7 @@ mod tests {
             ("generations.json.damaged-2", "generations"),
             ("generations.json.of-another-log-1", "generations"),
             ("register.mark.damaged-1", "members"),
-            ("trust/members.json.damaged-1", "missed"),
+            ("trust/members.json.damaged-1", "missing"),
             ("own-log/state.damaged-1/0.jnl", "repair --from"),
             ("log/quarantine/seg-1.open@77", "verify"),
             ("outbox/quarantine/journal@9", "verify"),

@@ -153,7 +153,7 @@ fn configuration<C: Configured>(
             let new: Vec<Warning> = warnings.into_iter().filter(|warning| !has_been_said(&warning.0)).collect();
             new.iter().for_each(|warning| findings.warning(SUBJECT, warning, "correct the line, or remove it"));
             let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
-            let found = if path.exists() { path.display().to_string() } else { "none: the defaults count".into() };
+            let found = if path.exists() { path.display().to_string() } else { "none: the defaults apply".into() };
             if new.is_empty() && !has_been_said_in(findings, &found) {
                 findings.good(SUBJECT, found);
             }
@@ -161,7 +161,7 @@ fn configuration<C: Configured>(
         }
         Err(error) => {
             if !has_been_said_in(findings, &error.to_string()) {
-                findings.problem(SUBJECT, error, "correct it; `systemctl reload` or `restart` then takes it");
+                findings.problem(SUBJECT, error, "correct it, then run `systemctl reload` or `restart`");
             }
             C::defaults()
         }

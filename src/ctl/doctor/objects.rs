@@ -52,24 +52,24 @@ pub(super) async fn examine(client: &Client, findings: &mut Findings) {
     let found = match read(client).await {
         Ok(found) if found.objects == 0 => return,
         Ok(found) => found,
-        Err(error) => return findings.problem("objects", error, "look at its log: journalctl -u UNIT"),
+        Err(error) => return findings.problem("objects", error, "check its log: journalctl -u UNIT"),
     };
     for text in found.invalid.iter().take(NAMED) {
-        findings.problem("objects", text, "replace or delete it: gravwell-logctl put, or delete");
+        findings.problem("objects", text, "replace it with gravwell-logctl put, or delete it");
     }
     if found.invalid.len() > NAMED {
         let more = format!("{} more are invalid", found.invalid.len() - NAMED);
-        findings.problem("objects", more, "replace or delete those named here, then look again");
+        findings.problem("objects", more, "replace or delete those listed here, then run `doctor` again");
     }
     if found.invalid.is_empty() {
-        findings.good("objects", format!("{} are what their collections hold", found.objects));
+        findings.good("objects", format!("{} are valid in their collections", found.objects));
     }
     let disputes = match repairs(&found.claims) {
         Ok(repairs) => repairs,
-        Err(error) => return findings.problem("names", error, "look at its log: journalctl -u UNIT"),
+        Err(error) => return findings.problem("names", error, "check its log: journalctl -u UNIT"),
     };
     for repair in disputes.iter().take(NAMED) {
-        let remedy = format!("gravwell-logctl doctor --fix, which will {}", repair.what);
+        let remedy = format!("run gravwell-logctl doctor --fix, which will {}", repair.what);
         findings.problem("names", &repair.dispute, remedy);
     }
     if disputes.is_empty() {
@@ -97,8 +97,8 @@ async fn fix_all(client: &Client, output: &mut Output) -> CtlResult {
             let fate = transact::submit(client, ops, conditions, true).await?;
             let became = match fate {
                 Fate::Committed(_) | Fate::Decided(_) => "done".to_owned(),
-                Fate::Rejected(_, reason) => format!("not done, {reason}"),
-                other => format!("not decided: {other:?}"),
+                Fate::Rejected(_, reason) => format!("rejected, {reason}"),
+                other => format!("pending: {other:?}"),
             };
             output.line(&format!("{dispute}: {what}: {became}"))?;
         }

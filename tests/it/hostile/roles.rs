@@ -188,10 +188,7 @@ fn o12_a_balancer_makes_its_configuration_and_nothing_else() {
     // Missing permissions are not a problem of its host.
     let doctor = fleet.run("lb", &["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout);
-    assert!(
-        doctor.status.success() && found.contains("members: not looked at") && !found.contains("PROBLEM"),
-        "{found}"
-    );
+    assert!(doctor.status.success() && found.contains("members: not checked") && !found.contains("PROBLEM"), "{found}");
     fleet.ok("d", &["revoke", "lb"]);
     assert!(!fleet.run("lb", &["lb", "--format", "haproxy"]).status.success());
 }

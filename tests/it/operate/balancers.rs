@@ -156,13 +156,13 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     };
     site.fleet.wait("the browser works", past(20));
     site.kill(&home);
-    site.fleet.wait("it goes on working", past(100));
+    site.fleet.wait("it keeps working", past(100));
     stop.store(true, Ordering::Relaxed);
     let failures = worker.join().expect("ends");
     println!("{} requests, failed: {failures:?}", done.load(Ordering::Relaxed));
     assert!(failures.len() <= 1, "{failures:?}");
     assert_ne!(who(&browser), home);
-    let group = json!({ "Name": "made after the fall" });
+    let group = json!({ "Name": "made after the failure" });
     assert_eq!(browser.post("/api/groups", &group).status, 200);
 
     // After a restart it is used again.
@@ -202,7 +202,7 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     site.fleet.ok("d", &["revoke", "b"]);
     site.fleet.wait("the list is shorter", || !listed("b"));
     assert!(listed("a"));
-    site.fleet.wait("everybody is served by the other", || {
+    site.fleet.wait("all clients are served by the other", || {
         (0..10).all(|_| client.try_get("/api/settings").is_ok_and(|(_, body)| body.contains("\"a\"")))
     });
 }
@@ -299,7 +299,7 @@ fn o13_ready_means_caught_up_and_not_stopping() {
     fleet.wait("it is ready", || ready() == 200);
     datastore.terminate();
     // At first the reason may be that it has just started.
-    fleet.wait("it is cut off for too long", || {
+    fleet.wait("it is disconnected for too long", || {
         let answer = client.get("/api/ready").json();
         answer["Ready"] == false && answer["Reason"].as_str().is_some_and(|reason| reason.contains("cut off"))
     });

@@ -274,7 +274,10 @@ fn o20_the_guide_tells_the_truth() {
                 run += 1;
             }
             _ => {
-                assert!(["yaml", "text"].contains(&kind.as_str()), "say on which host a block is run: {kind}\n{block}")
+                assert!(
+                    ["yaml", "text"].contains(&kind.as_str()),
+                    "state on which host to run a block: {kind}\n{block}"
+                )
             }
         }
     }

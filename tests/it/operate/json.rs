@@ -147,7 +147,7 @@ fn every_command_prints_json_alone_when_asked() {
         run(name, command, arguments, true);
     }
     left.retain(|command| !OTHERS.contains(&command.as_str()));
-    assert_eq!(left, BTreeSet::new(), "commands that no line here tries");
+    assert_eq!(left, BTreeSet::new(), "commands that this test does not run");
     member.terminate();
     datastore.terminate();
 }

@@ -28,7 +28,7 @@ fn doctor(fleet: &Fleet, name: &str, config: &Path) -> (i32, Vec<Value>) {
         assert_eq!(
             finding["remedy"].as_str().expect("text").is_empty(),
             is_good,
-            "a remedy for all that is not good: {finding}"
+            "every problem has a remedy: {finding}"
         );
     }
     (output.status.code().expect("a code"), findings)
@@ -57,13 +57,13 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
 
     let (code, found) = doctor(&fleet, "d", &config);
     assert_eq!((code, level_of(&found, "members", "1 enrolled, all connected")), (0, "good".into()));
-    assert_eq!(level_of(&found, "External-Addr", "127.0.0.1:1"), "warning", "nobody listens there");
+    assert_eq!(level_of(&found, "External-Addr", "127.0.0.1:1"), "warning", "no process listens there");
     assert_eq!(level_of(&found, "permissions", "belong to"), "good");
     assert!(["good", "warning"].contains(&level_of(&found, "UDP buffers", "").as_str()));
     let (code, found) = doctor(&fleet, "a", &config);
     assert_eq!((code, level_of(&found, "datastore", "connected to")), (0, "good".into()));
     assert_eq!(level_of(&found, "clock", "of the datastore's"), "good");
-    assert_eq!(level_of(&found, "certificate", "membership lives "), "good");
+    assert_eq!(level_of(&found, "certificate", "membership is valid for "), "good");
 
     // Settings.
     let typo = fleet.write_file("typo.conf", "[Global]\nWeb-Prt=1\n");
@@ -81,7 +81,7 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     std::fs::set_permissions(fleet.dir("d"), std::fs::Permissions::from_mode(0o755)).expect("sets");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("sets");
     let (code, found) = doctor(&fleet, "d", &config);
-    assert_eq!((code, level_of(&found, "permissions", "ca.key is open to others")), (1, "problem".into()));
+    assert_eq!((code, level_of(&found, "permissions", "ca.key is accessible to other users")), (1, "problem".into()));
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("sets");
     std::fs::set_permissions(fleet.dir("d"), std::fs::Permissions::from_mode(0o700)).expect("sets");
 
@@ -94,7 +94,7 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     let short = fleet.write_file("short.conf", &text);
     let (_, found) = doctor(&fleet, "a", &short);
     assert_eq!(level_of(&found, "certificate", "expires in"), "warning");
-    assert_eq!(level_of(&found, "certificate", "is not good for here.example.net"), "warning");
+    assert_eq!(level_of(&found, "certificate", "is not valid for here.example.net"), "warning");
 
     // An unreachable datastore.
     datastore.terminate();
@@ -103,14 +103,14 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     // Warning level, as in `status`.
     assert_eq!((code, level_of(&found, "datastore", "disconnected since")), (1, "warning".into()));
     let (code, found) = doctor(&fleet, "d", &config);
-    assert_eq!((code, level_of(&found, "process", "none runs on")), (1, "problem".into()));
+    assert_eq!((code, level_of(&found, "process", "no process runs on")), (1, "problem".into()));
     let _datastore = fleet.datastore();
     web.terminate();
     fleet.wait("the datastore notices", || fleet.ok("d", &["presence", "--json"]).is_empty());
     let (code, found) = doctor(&fleet, "d", &config);
-    assert_eq!((code, level_of(&found, "members", "1 of 1 are away: a")), (0, "warning".into()));
+    assert_eq!((code, level_of(&found, "members", "1 of 1 are offline: a")), (0, "warning".into()));
     let (code, found) = doctor(&fleet, "a", &config);
-    assert_eq!((code, level_of(&found, "datastore", "answers and knows this member")), (1, "good".into()));
+    assert_eq!((code, level_of(&found, "datastore", "responds and knows this member")), (1, "good".into()));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
     let expect = |steps: &[(&str, &Value)]| -> Vec<(String, Value)> {
         steps.iter().map(|(step, seq)| ((*step).to_owned(), (*seq).clone())).collect()
     };
-    fleet.wait("everybody has it", || of("a").len() >= 3 && !of("b").is_empty());
+    fleet.wait("all members have it", || of("a").len() >= 3 && !of("b").is_empty());
     assert_eq!(of("a"), expect(&[("submitted", &Value::Null), ("pushed", &Value::Null), ("applied", seq)]));
     assert_eq!(of("d"), expect(&[("received", &Value::Null), ("committed", seq)]));
     assert_eq!(of("b"), expect(&[("applied", seq)]));

@@ -221,7 +221,7 @@ fn n07_commands_end_when_the_process_does_not_answer() {
     for command in [&["status"][..], &["export"], &["verify"]] {
         let output = fleet.run("d", command);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("does not respond"), "{output:?}");
     }
     datastore.resume();
     fleet.ok("d", &["status"]);

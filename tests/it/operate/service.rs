@@ -41,7 +41,7 @@ impl Manager {
                 return message;
             }
         }
-        panic!("not within a minute: {line}; heard {:?}", self.heard);
+        panic!("not within a minute: {line}; received {:?}", self.heard);
     }
 }
 
@@ -68,14 +68,14 @@ fn o01_a_datastore_tells_the_service_manager_and_reads_its_settings_again() {
     std::fs::write(&config, "[Global]\nLog-Level=LOUD\n").expect("writes");
     process.hang_up();
     manager.hear("READY=1");
-    fleet.wait("it says what is wrong", || log(&fleet).contains("line 2, column 1"));
-    assert!(log(&fleet).contains("everything stays as it was"), "{}", log(&fleet));
+    fleet.wait("it reports the error", || log(&fleet).contains("line 2, column 1"));
+    assert!(log(&fleet).contains("configuration reload failed; keeping the old one"), "{}", log(&fleet));
     std::fs::write(&config, "[Global]\nLog-Level=INFO\nDatastore-Server-Name=store.example.net\n").expect("writes");
     process.hang_up();
     let reloading = manager.hear("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
     manager.hear("READY=1");
-    fleet.wait("it says that it has", || log(&fleet).contains("the configuration was read again"));
+    fleet.wait("it reports the reload", || log(&fleet).contains("configuration reloaded"));
     manager.hear("WATCHDOG=1");
     process.terminate();
     manager.hear("STOPPING=1");

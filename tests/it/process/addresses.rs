@@ -117,7 +117,7 @@ async fn p14_a_datastore_that_cannot_be_reached_is_noticed_and_found_elsewhere()
         fleet.wait_connected("a");
         proxy.set(Weather::CUT, Weather::CUT);
         let cut = Instant::now();
-        fleet.wait("it is noticed", || fleet.status("a")["connected"] == false);
+        fleet.wait("it is detected", || fleet.status("a")["connected"] == false);
         let took = cut.elapsed();
         proxy.set(Weather::default(), Weather::default());
         took
@@ -127,10 +127,10 @@ async fn p14_a_datastore_that_cannot_be_reached_is_noticed_and_found_elsewhere()
     let good = fleet.listen.to_string();
     let _replica = fleet.replica_with("a", &["--datastore", &through, "--datastore", &good]);
     fleet.wait_connected("a");
-    fleet.wait("it is reached one way or the other", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("it is reached on either path", || fleet.status("a")["outbox"] == 0);
     proxy.set(Weather::CUT, Weather::CUT);
     fleet.ok("a", &["put", "c", "k", "--value", "2", "--no-wait"]);
-    fleet.wait("it is written by the other way", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("it is written on the other path", || fleet.status("a")["outbox"] == 0);
 }
 
 fn one_that_is_stopped_for_a_moment_is_not_lost(fleet: &Fleet, datastore: &Process) {
@@ -153,5 +153,5 @@ fn one_that_is_stopped_for_a_moment_is_not_lost(fleet: &Fleet, datastore: &Proce
             return;
         }
     }
-    assert!(looked > 0, "the host never let a process go on in time");
+    assert!(looked > 0, "the host never resumed a process in time");
 }

@@ -81,7 +81,10 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
     ["d", "a", "alone"].iter().for_each(|name| widen(&fleet.dir(name)));
     for name in ["d", "a", "alone"] {
         let found = String::from_utf8_lossy(&fleet.run(name, &["doctor"]).stdout).into_owned();
-        assert!(found.contains("is open to others") && found.contains("entries are open to others"), "{found}");
+        assert!(
+            found.contains("is accessible to other users") && found.contains("entries are accessible to other users"),
+            "{found}"
+        );
     }
     let _datastore = fleet.datastore();
     let _web = Web::start(&fleet, "a", &[]);
