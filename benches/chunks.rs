@@ -176,7 +176,7 @@ fn fill(random: &mut SmallRandom, raw: &mut Vec<u8>, bytes: usize, is_noise: boo
             let (host, seen) = (number % 90_000, number >> 44);
             let net = host % 251;
             writeln!(raw, "{number:016x},10.1.{net},host-{host:05}.example.com,active,\"seen {seen} times\"")
-                .expect("memory takes it");
+                .expect("memory store accepts it");
         }
     }
     raw.truncate(bytes);

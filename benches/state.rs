@@ -48,10 +48,10 @@ fn main() {
         println!("{name:<36} {rate:>10.0} operations/s ({:.2} s with creation)", start.elapsed().as_secs_f64());
     };
     let scattered = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-    phase("new keys in order, by 1024", &|n| n, BATCH, operations);
-    phase("20,000 keys repeatedly, by 1024", &|n| scattered(n) % 20_000, BATCH, operations);
-    phase("scattered keys, by 1024", &|n| scattered(n) % operations, BATCH, operations);
-    phase("scattered keys, by 64", &|n| scattered(n) % operations, 64, operations / 2);
+    phase("new keys in order, 1,024 per batch", &|n| n, BATCH, operations);
+    phase("20,000 keys repeatedly, 1,024 per batch", &|n| scattered(n) % 20_000, BATCH, operations);
+    phase("scattered keys, 1,024 per batch", &|n| scattered(n) % operations, BATCH, operations);
+    phase("scattered keys, 64 per batch", &|n| scattered(n) % operations, 64, operations / 2);
     phase("scattered keys, one by one", &|n| scattered(n) % operations, 1, operations / 20);
     let start = Instant::now();
     store.persist().expect("persist");

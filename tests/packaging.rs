@@ -64,7 +64,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
     }
     let alerts = read("packaging/monitoring/alerts.yml");
     let (rules, actions) = (alerts.matches("- alert:").count(), alerts.matches("action:").count());
-    assert!(rules > 5 && rules == actions, "every alert says what to do: {rules}, {actions}");
+    assert!(rules > 5 && rules == actions, "every alert has an action: {rules}, {actions}");
 }
 
 /// Returns the known parameters in a file. Parameters of other Gravwell processes are left to their own documentation.
@@ -143,7 +143,7 @@ fn the_bill_of_materials_is_what_the_lock_file_has_and_always_the_same() {
         return eprintln!("SKIPPED: python3 is not installed");
     };
     assert_eq!(bill().as_ref(), Some(&text));
-    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "no path of the machine that made it");
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "no path of the build machine");
     let bill: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((bill["bomFormat"].as_str(), bill["specVersion"].as_str()), (Some("CycloneDX"), Some("1.5")));
     assert_eq!(bill["metadata"]["component"]["version"], "1.2.3~x");
@@ -167,7 +167,7 @@ fn the_bill_of_materials_is_what_the_lock_file_has_and_always_the_same() {
         assert_eq!(scopes.get(linked).map(String::as_str), Some("required"), "{linked}");
     }
     assert_eq!(scopes.get("serde_derive").map(String::as_str), Some("excluded"));
-    assert!(!scopes.contains_key("proptest") && !scopes.contains_key("gravwell"), "what only tests need is left out");
+    assert!(!scopes.contains_key("proptest") && !scopes.contains_key("gravwell"), "test dependencies are left out");
     let referred = bill["dependencies"].as_array().expect("a list");
     assert_eq!(referred.len(), components.len() + 1);
 }

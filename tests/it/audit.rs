@@ -84,7 +84,7 @@ fn p14_every_act_is_found_after_a_flood_a_compaction_and_a_malformed_row() {
     datastore.kill();
     let body = json!({ "SearchString": "tag=audit", "Format": "json", "Duration": "1h" });
     let said = || admin.post("/api/search/direct", &body).text();
-    fleet.wait("it says that the datastore cannot be reached", || said().contains("cannot be reached"));
+    fleet.wait("it reports that the datastore cannot be reached", || said().contains("cannot be reached"));
 }
 
 #[test]
@@ -140,24 +140,24 @@ fn p14_a_change_of_the_files_is_found_and_the_damaged_audit_is_kept() {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
     let doctor = fleet.run("d", &["doctor"]);
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(said.contains("PROBLEM  audit: damage in"), "also while nothing runs: {said}");
+    assert!(said.contains("PROBLEM  audit: damage in"), "also without a running process: {said}");
     let listing = fleet.run("d", &["audit", "ls"]);
     let said = String::from_utf8_lossy(&listing.stderr).into_owned();
     assert!(said.contains("audit verify") && !said.contains("repair"), "{said}");
     let datastore = fleet.datastore();
-    fleet.wait("it is set aside", || fleet.dir("d").join("audit.damaged-1").exists());
-    fleet.wait("a new one says so", || listed(&fleet).iter().any(|row| row["op"] == "audit-damaged"));
+    fleet.wait("it is moved aside", || fleet.dir("d").join("audit.damaged-1").exists());
+    fleet.wait("a new one reports it", || listed(&fleet).iter().any(|row| row["op"] == "audit-damaged"));
     assert!(listed(&fleet).iter().any(|row| row["key"] == "3"), "the log is read again");
     datastore.terminate();
     // It is reported until an administrator has acknowledged it.
     let datastore = fleet.datastore();
-    fleet.wait("the status says so", || fleet.status("d")["health"].to_string().contains("audit_damaged"));
+    fleet.wait("the status reports it", || fleet.status("d")["health"].to_string().contains("audit_damaged"));
     let verified = fleet.run("d", &["audit", "verify", "--json"]);
     assert_eq!(verified.status.code(), Some(3), "{}", String::from_utf8_lossy(&verified.stdout));
     let doctor = fleet.run("d", &["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("audit.damaged-1"));
     assert_eq!(doctor.status.code(), Some(3));
-    assert!(!fleet.run("d", &["audit", "acknowledge", "100000"]).status.success(), "there is no such record");
+    assert!(!fleet.run("d", &["audit", "acknowledge", "100000"]).status.success(), "the record does not exist");
     let report: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
     fleet.ok("d", &["audit", "acknowledge", &report["last"].to_string()]);
     assert!(!fleet.status("d")["health"].to_string().contains("audit_damaged"));
@@ -221,7 +221,7 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
     let stored = || {
         fs::read(fleet.dir("a").join("acts/journal")).is_ok_and(|bytes| bytes.windows(5).any(|five| five == b"carol"))
     };
-    fleet.wait("it is written down", stored);
+    fleet.wait("it is recorded", stored);
     let mut web = web;
     web.kill();
     web.restart(&fleet, &[]);
@@ -271,9 +271,9 @@ fn p15_one_user_cannot_fill_the_log() {
     let refused = answers.iter().find(|answer| answer.status == 429).expect("some are refused");
     assert_eq!(refused.header("retry-after"), Some("1"), "{}", refused.text());
     assert!(answers[..20].iter().all(|answer| answer.status != 429), "a burst passes");
-    assert_eq!(bob.get("/api/info/whoami").status, 200, "reading goes on");
-    assert_eq!(admin.post("/api/groups", &json!({ "Name": "g" })).status, 200, "and others go on");
-    fleet.wait("it is taken again", || write(0).status != 429);
+    assert_eq!(bob.get("/api/info/whoami").status, 200, "reads continue");
+    assert_eq!(admin.post("/api/groups", &json!({ "Name": "g" })).status, 200, "other users can continue");
+    fleet.wait("it is accepted again", || write(0).status != 429);
 }
 
 #[test]
@@ -293,11 +293,11 @@ fn p14_an_audit_that_was_removed_or_exchanged_for_an_older_copy_is_found_and_sai
         if !is_removed {
             crate::reading::copy_dir(&older, &audit);
         }
-        assert_eq!(fleet.run("d", &["audit", "verify"]).status.code(), Some(3), "while nothing runs");
+        assert_eq!(fleet.run("d", &["audit", "verify"]).status.code(), Some(3), "without a running process");
         for start in 0..2 {
             let datastore = fleet.datastore();
             let says = || fleet.status("d")["health"].to_string();
-            fleet.wait("the status says so", || says().contains("audit_damaged"));
+            fleet.wait("the status reports it", || says().contains("audit_damaged"));
             assert!(says().contains(if is_removed { "is missing" } else { "older copy" }), "{}", says());
             let verified = fleet.run("d", &["audit", "verify", "--json"]);
             assert_eq!(verified.status.code(), Some(3), "{verified:?}");

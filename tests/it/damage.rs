@@ -36,7 +36,7 @@ fn p10_one_flipped_bit_in_a_closed_segment_is_named_by_verify_and_at_start() {
         let errors = String::from_utf8_lossy(&start.stderr).into_owned();
         assert_eq!(start.status.code(), Some(3), "byte {at}: {errors}");
         assert!(errors.contains(&name) && errors.contains("byte"), "byte {at}: {errors}");
-        assert_eq!(std::fs::read(&segment).expect("reads"), bad, "nothing is cut or mended");
+        assert_eq!(std::fs::read(&segment).expect("reads"), bad, "nothing is truncated or repaired");
     }
     std::fs::write(&segment, &good).expect("writes");
     let _datastore = fleet.datastore();
@@ -105,7 +105,7 @@ async fn p09_a_replica_with_a_different_state_notices_says_so_and_repairs_itself
     assert_eq!(wrong.status.code(), Some(3), "and it is known to be another state");
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("the state was replaced"), "{wrong:?}");
     let _a = fleet.replica("a");
-    fleet.wait("it says so", || fleet.log_of("a").contains("differs from the datastore's"));
+    fleet.wait("it reports it", || fleet.log_of("a").contains("differs from the datastore's"));
     assert_eq!(fleet.converges(&["a"]), export, "and repairs itself");
 }
 
@@ -120,7 +120,7 @@ fn a_full_disk_refuses_puts_and_still_reads_deletes_and_compacts() {
     // The watermark is set above the free space, so for the datastore the disk is full.
     fleet.datastore_flags = vec!["--min-free-mb".into(), (free_mb * 2).to_string()];
     let datastore = fleet.datastore();
-    assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1), "it reports it before anything is written");
+    assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1), "it reports it before writing anything");
     let refused = fleet.run("d", &["put", "c", "k3", "--value", "1"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("disk is full"), "{refused:?}");

@@ -213,7 +213,7 @@ impl Run {
         for target in 0..self.processes.len() {
             let ended = self.processes[target].as_mut().and_then(Process::ended);
             let name = Self::name(target);
-            assert!(ended.is_none(), "{name} ended by itself: {ended:?}\n{}", self.fleet.log_of(name));
+            assert!(ended.is_none(), "{name} exited unexpectedly: {ended:?}\n{}", self.fleet.log_of(name));
         }
     }
 }
@@ -270,7 +270,7 @@ fn p01_to_p09_hold_under_all_faults_at_once() {
     run.heal(Instant::now() + Duration::from_secs(3600));
     ledger.stop.store(true, Ordering::Release);
     for client in clients {
-        run.runtime.block_on(client).expect("a client ends well");
+        run.runtime.block_on(client).expect("a client succeeds");
     }
     judge(&mut run, &ledger);
     let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
@@ -300,13 +300,13 @@ fn rejections(fleet: &Fleet, name: &str) -> Vec<TxnId> {
 fn judge(run: &mut Run, ledger: &Ledger) {
     let fleet = &run.fleet;
     let export = fleet.converges(&REPLICAS);
-    assert!(run.runtime.block_on(run.collector.collect(Duration::from_secs(30))), "the datastore answers");
+    assert!(run.runtime.block_on(run.collector.collect(Duration::from_secs(30))), "the datastore responds");
     let log = &run.collector.log;
     assert_eq!(fleet.status("d")["head"], log.len() as u64);
     let model = Model::replay(log, &lock(&ledger.wishes));
-    assert_eq!(export, model.export(), "the final state is what the log adds up to");
+    assert_eq!(export, model.export(), "the final state matches the log");
     let (told, samples) = (lock(&ledger.told), lock(&ledger.samples));
-    assert_eq!(model.len(), lock(&ledger.wishes).len(), "everything that was submitted is decided");
+    assert_eq!(model.len(), lock(&ledger.wishes).len(), "every submitted transaction is resolved");
     model.check_told(&told);
     model.check_samples(&samples);
     let mut resyncs = 0;
@@ -319,14 +319,14 @@ fn judge(run: &mut Run, ledger: &Ledger) {
     let rejected = model.rejected();
     // The datastore's own writers get immediate replies; it keeps no list.
     let expected = rejected.iter().filter(|id| id.origin.0[15] < AT_DATASTORE).copied().collect();
-    assert_eq!(listed, expected, "every rejection waits where it was made, with its reason");
+    assert_eq!(listed, expected, "every rejection is listed at its origin, with its reason");
     for name in ["d"].iter().chain(&REPLICAS) {
         fleet.ok(name, &["verify"]);
     }
     let of = |wanted: fn(&Told) -> bool| told.iter().filter(|(_, told)| wanted(told)).count();
     println!(
-        "{} transactions, {} rejected, {} deletes; told: {} committed, {} committed \
-         earlier, {} rejected, {} queued; {} reads, {} digests, {resyncs} snapshots",
+        "{} transactions, {} rejected, {} deletes; outcomes: {} committed, {} committed earlier, {} rejected, {} \
+         queued; {} reads, {} digests, {resyncs} snapshots",
         model.len(),
         rejected.len(),
         model.deletes,

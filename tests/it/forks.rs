@@ -74,7 +74,7 @@ fn p05_recover_names_a_fork_and_loses_nothing_of_the_branch_that_is_not_chosen()
         let key = format!("\"key\":\"b{number}\"");
         assert!(export.contains(&key) || archived.contains(&key), "{key} is lost");
     }
-    assert!(!archived.contains("base"), "what both share is not archived: {archived}");
+    assert!(!archived.contains("base"), "the shared history is not archived: {archived}");
 }
 
 #[test]
@@ -94,11 +94,11 @@ fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
     let token = fleet.ok("d", &["enroll", "a", "--role", "webserver", "--replace"]);
     fleet.ok("a", &["join", token.trim()]);
     let _a = fleet.replica("a");
-    fleet.wait("a follows, and says that it is a fork", || fleet.log_of("a").contains("is a fork of this member's"));
+    fleet.wait("a follows, and reports a fork", || fleet.log_of("a").contains("is a fork of this member's"));
     fleet.wait_connected("a");
     // The log no longer shows whether a's transactions were superseded; its state shows that they were not.
     let is_back = |export: &str| (0..5).all(|number| export.contains(&format!("\"key\":\"a{number}\"")));
-    fleet.wait("a's own come back", || is_back(&fleet.export("b")));
+    fleet.wait("a's own changes are pushed again", || is_back(&fleet.export("b")));
     fleet.converges(&["a", "b"]);
     assert_eq!(archived(&fleet, "a"), "", "nothing is left to archive");
 }
@@ -144,7 +144,7 @@ fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
             let key = format!("b{number}");
             assert!(has(&export, &key) && !has(&archived, &key), "{at_b}: {key}: {archived}");
         }
-        assert!(!has(&archived, "base3"), "{at_b}: what both share is not archived: {archived}");
+        assert!(!has(&archived, "base3"), "{at_b}: the shared history is not archived: {archived}");
         // An object that another member deleted after the archiving stays deleted.
         fleet.ok("b", &["delete", "c", "base2"]);
         fleet.converges(&["a", "b"]);
@@ -170,9 +170,9 @@ fn p05_what_waits_upon_a_lost_write_is_not_committed_over_another_one() {
     let lost = fleet.status("d")["head"].as_u64().expect("a sequence");
     let key = key_of(&fleet);
     destroy(&fleet, datastore);
-    fleet.wait("a is cut off", || fleet.status("a")["connected"] == false);
+    fleet.wait("a is disconnected", || fleet.status("a")["connected"] == false);
     let upon_lost =
-        ["put", "c", "x", "--value", "\"upon what was lost\"", "--if-version", &lost.to_string(), "--no-wait"];
+        ["put", "c", "x", "--value", "\"on top of the lost write\"", "--if-version", &lost.to_string(), "--no-wait"];
     fleet.ok("a", &upon_lost);
     a.terminate();
     let from_b = fleet.dir("b");
@@ -181,11 +181,11 @@ fn p05_what_waits_upon_a_lost_write_is_not_committed_over_another_one() {
     let _b = fleet.replica("b");
     fleet.wait_connected("b");
     fleet.ok("b", &["put", "c", "x", "--value", "\"of another\""]);
-    assert_eq!(fleet.status("d")["head"].as_u64(), Some(lost), "the sequence of the lost write is given out again");
+    assert_eq!(fleet.status("d")["head"].as_u64(), Some(lost), "the sequence of the lost write is assigned again");
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     let export = fleet.converges(&["a", "b"]);
-    assert!(export.contains("of another") && !export.contains("upon what was lost"), "{export}");
+    assert!(export.contains("of another") && !export.contains("on top of the lost write"), "{export}");
     let rejected = fleet.ok("a", &["outbox"]);
-    assert!(rejected.contains("upon what was lost"), "the author is told: {rejected}");
+    assert!(rejected.contains("on top of the lost write"), "the author is notified: {rejected}");
 }

@@ -74,7 +74,7 @@ fn start_with(fleet: &Fleet, min_free: &str, reserve: &str) -> Process {
 }
 
 fn says_full(fleet: &Fleet) {
-    fleet.wait("it says that its disk is full", || {
+    fleet.wait("it reports that its disk is full", || {
         fleet.status("a")["problem"].as_str().is_some_and(|problem| problem.contains("disk is full"))
     });
     assert!(fleet.status("a")["health"].to_string().contains("read_only"));
@@ -145,7 +145,7 @@ fn p07_a_member_with_a_full_disk_leaves_a_lost_history_when_there_is_room() {
     disk.fill();
     let mut a = start(&fleet);
     let _datastore = fleet.datastore();
-    fleet.wait("it finds the log that goes on", || fleet.log_of("a").contains("disconnected"));
+    fleet.wait("it finds the log that continues", || fleet.log_of("a").contains("disconnected"));
     says_full(&fleet);
     assert!(a.ended().is_none(), "{}", fleet.log_of("a"));
     disk.empty();
@@ -230,7 +230,7 @@ fn p14_what_is_done_while_the_audit_has_no_room_is_recorded_after_a_stop() {
     let Some(disk) = Small::mount(&fleet.dir("d"), 300) else { return };
     let datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
-    fleet.wait("the audit is there", || fleet.ok("d", &["audit", "ls"]).contains("put"));
+    fleet.wait("the audit exists", || fleet.ok("d", &["audit", "ls"]).contains("put"));
     disk.fill();
     let made = std::cell::Cell::new(0);
     let export = || {
@@ -252,7 +252,7 @@ fn p14_what_is_done_while_the_audit_has_no_room_is_recorded_after_a_stop() {
         let text = fleet.ok("d", &["audit", "ls", "--json"]);
         text.lines().filter(|line| line.contains(r#""op":"export""#)).count()
     };
-    fleet.wait("what waited is recorded", || exports() >= count);
+    fleet.wait("pending records are written", || exports() >= count);
     assert_eq!(exports(), count, "each once");
     fleet.ok("d", &["audit", "verify"]);
 }

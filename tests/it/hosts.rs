@@ -84,7 +84,7 @@ fn p07_hosts_whose_cables_are_pulled_and_whose_addresses_change_lose_nothing() {
         fleet.wait_connected(name);
     }
     if !hosts.spoil() {
-        eprintln!("no netem here: the cables are good while they are whole");
+        eprintln!("no netem here: links have no delay or loss while they are up");
     }
     let files: Vec<_> = [("a", 1), ("b", 2)]
         .map(|(name, seed)| (name, fleet.write_file(&format!("{name}.jsonl"), &History::new(seed, 1500, 100).lines)))
@@ -97,7 +97,7 @@ fn p07_hosts_whose_cables_are_pulled_and_whose_addresses_change_lose_nothing() {
     fleet.ok("a", &["put", "c", "cut-off", "--value", "1", "--no-wait"]);
     datastore.kill();
     let _datastore = fleet.datastore();
-    fleet.wait("b goes on", || fleet.status("d")["head"].as_u64() > Some(100));
+    fleet.wait("b continues", || fleet.status("d")["head"].as_u64() > Some(100));
     hosts.on("a", "link set to-d up").expect("back");
     // The other host changes its address.
     hosts.on("b", "addr add 10.213.2.7/24 dev to-d").expect("added");

@@ -41,7 +41,7 @@ fn started(fleet: &Fleet) -> Result<String, String> {
     let datastore = std::cell::RefCell::new(fleet.spawn_datastore());
     let is_over = || datastore.borrow_mut().ended().is_some();
     let runs = || fleet.dir("d/ctl.sock").exists() && fleet.status("d")["running"] == true;
-    fleet.wait("the datastore serves, or ends", || is_over() || runs());
+    fleet.wait("the datastore serves or exits", || is_over() || runs());
     if is_over() {
         return Err(fleet.log_of("d").split_off(before));
     }
@@ -89,7 +89,7 @@ fn p05_a_recovery_killed_at_any_point_leaves_no_other_log_and_is_run_again() {
             Err(said) => {
                 interrupted += 1;
                 assert!(said.contains("was interrupted") && said.contains("recover ..."), "{said}");
-                assert!(!fleet.dir("d/log").exists(), "no log began");
+                assert!(!fleet.dir("d/log").exists(), "no log was created");
                 let refused = fleet.run("d", &["put", "c", "k", "--value", "1"]);
                 assert!(String::from_utf8_lossy(&refused.stderr).contains("was interrupted"), "{refused:?}");
                 fleet.ok("d", &recover);
@@ -102,7 +102,7 @@ fn p05_a_recovery_killed_at_any_point_leaves_no_other_log_and_is_run_again() {
         assert_eq!(started(&fleet).as_ref(), Ok(&export));
         assert!(!fleet.dir("d/unfinished").exists());
     }
-    assert!(interrupted > 0, "no kill came between the mark and the log: {whole:?}");
+    assert!(interrupted > 0, "no kill happened between the mark and the log: {whole:?}");
     let _running = (fleet.datastore(), fleet.replica("a"), fleet.replica("b"));
     fleet.wait_connected("a");
     fleet.wait_connected("b");
@@ -240,8 +240,8 @@ fn p05_a_wiped_datastore_that_was_started_again_is_rebuilt_by_the_words_of_its_r
         if has_written {
             fleet.ok("d", &["put", "c", "new", "--value", "2"]);
         }
-        fleet.wait("it says that it was wiped", || remedy(&fleet, "d", "refuses_members").is_some());
-        fleet.wait("the member says so, too", || remedy(&fleet, "a", "foreign").is_some());
+        fleet.wait("it reports that it was wiped", || remedy(&fleet, "d", "refuses_members").is_some());
+        fleet.wait("the member reports it, too", || remedy(&fleet, "a", "foreign").is_some());
         let words = remedy(&fleet, "d", "refuses_members").expect("a remedy");
         let theirs = remedy(&fleet, "a", "foreign").expect("a remedy");
         datastore.terminate();
@@ -272,7 +272,7 @@ fn p05_a_wiped_datastore_that_was_started_again_is_rebuilt_by_the_words_of_its_r
         fleet.wait_connected("a");
         assert_eq!(fleet.converges(&["a"]), export);
         let aside = fleet.run("d.aside", &["get", "c", "new"]);
-        assert_eq!(aside.status.success(), has_written, "what it had written is kept: {aside:?}");
+        assert_eq!(aside.status.success(), has_written, "its files are kept: {aside:?}");
         drop(a);
     }
 }
@@ -321,7 +321,7 @@ fn p13_a_log_that_began_in_the_place_of_another_one_is_noticed_however_old_the_r
     datastore.kill();
     a.terminate();
     let datastore = fleet.datastore();
-    fleet.wait("it says so after a restart, too", || waits().is_some());
+    fleet.wait("it reports it after a restart, too", || waits().is_some());
     datastore.terminate();
     let home = fleet.dir("a").display().to_string();
     let refused = fleet.run("d", &["recover", "--from", &home]);
@@ -331,5 +331,5 @@ fn p13_a_log_that_began_in_the_place_of_another_one_is_noticed_however_old_the_r
     let _running = (fleet.datastore(), fleet.replica("a"));
     fleet.wait_connected("a");
     assert_eq!(fleet.converges(&["a"]), export);
-    assert!(fleet.dir("d/log.aside").exists(), "what it had taken in is kept");
+    assert!(fleet.dir("d/log.aside").exists(), "its received data is kept");
 }

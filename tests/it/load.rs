@@ -58,14 +58,14 @@ pub async fn ask(dir: &Path, request: &Request, patience: Duration) -> Result<Ve
         wire::send_json(&mut stream, Kind::AdminRequest, request).await?;
         let mut pieces = Vec::new();
         loop {
-            match wire::read(&mut stream).await?.ok_or("the process went away")? {
+            match wire::read(&mut stream).await?.ok_or("the process exited")? {
                 (Kind::AdminEnd, _) => return Ok(pieces),
                 (Kind::AdminError, body) => return Err(String::from_utf8_lossy(&body).into_owned().into()),
                 piece => pieces.push(piece),
             }
         }
     };
-    timeout(patience, asking).await.map_err(|_| "no answer")?
+    timeout(patience, asking).await.map_err(|_| "no response")?
 }
 
 /// A writer at one process.
@@ -132,7 +132,7 @@ impl Writer {
         let started = Instant::now();
         let mut again = false;
         loop {
-            assert!(started.elapsed() < GIVE_UP, "no answer for {:?} in {}", txn.id, self.dir.display());
+            assert!(started.elapsed() < GIVE_UP, "no response for {:?} in {}", txn.id, self.dir.display());
             match timeout(ANSWER, self.attempt(stream, txn, again)).await {
                 Ok(Ok(Fate::Committed(seq))) if again => return Told::Earlier(seq.0),
                 Ok(Ok(Fate::Committed(seq))) => return Told::Committed(seq.0),
@@ -158,7 +158,7 @@ impl Writer {
         encode_txn(txn, &mut body);
         stream.write_all(&message::encode_raw(Kind::Push, &body)).await?;
         let outcome: Outcome = wire::expect(stream, Kind::Outcome).await?;
-        assert_eq!(outcome.id, txn.id, "answers come in order");
+        assert_eq!(outcome.id, txn.id, "responses are in order");
         Ok(outcome.fate)
     }
 }

@@ -64,7 +64,11 @@ fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
         assert!(applied.contains("1 transactions applied"), "{applied}");
         let _third = (order[0] == "e").then(|| back(&fleet, "a"));
         assert!(!is_there(&fleet), "{order:?}");
-        assert_eq!(is_listed(&fleet), order[0] == "e", "{order:?}: its maker is told that it was not made again");
+        assert_eq!(
+            is_listed(&fleet),
+            order[0] == "e",
+            "{order:?}: its author is notified that it was not applied again"
+        );
     }
 }
 
@@ -82,5 +86,5 @@ fn p04_a_deletion_is_pushed_again_whatever_was_put_after_it() {
     assert!(!is_there(&fleet), "it was deleted");
     let archived = fleet.ok("e", &["quarantine", "show", "1"]);
     assert!(archived.contains("large/") && !archived.contains("c/x"), "{archived}");
-    assert!(is_listed(&fleet), "its maker is told");
+    assert!(is_listed(&fleet), "its author is notified");
 }

@@ -83,7 +83,7 @@ impl Rest {
             let status = self.fleet.status("a");
             let output = self.fleet.run("a", &["status"]);
             if process.is_some() {
-                assert_eq!(status["outbox"], 0, "{what}, {command}: what was decided does not wait");
+                assert_eq!(status["outbox"], 0, "{what}, {command}: resolved transactions are not pending");
                 assert_eq!(status["healthy"], false, "{what}, {command}: {status}");
                 assert!(status["health"].to_string().contains("state_lost"), "{what}: {status}");
                 assert!(status["problem"].as_str().expect("text").contains("sequence 5"), "{what}: {status}");
@@ -91,7 +91,7 @@ impl Rest {
             assert!(!output.status.success(), "{what}, {command}: {output:?}");
             let got = self.fleet.run("a", &["get", "c", "cfg"]);
             let shown = String::from_utf8_lossy(&got.stdout).into_owned();
-            assert!(process.is_none() || !shown.contains("v2"), "{what}: what is lost is not shown");
+            assert!(process.is_none() || !shown.contains("v2"), "{what}: lost objects are not shown");
             for reading in [&["get", "c", "cfg"] as &[&str], &["ls", "c"], &["export"], &["collections"], &["verify"]] {
                 let output = self.fleet.run("a", reading);
                 let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -113,7 +113,7 @@ impl Rest {
         let process = self.start();
         assert_eq!(self.fleet.converges(&["a"]), self.export, "{what}");
         self.fleet.wait("it is healthy again", || self.fleet.status("a")["healthy"] == true);
-        assert!(damaged(&dir) >= kept.min(2), "{what}: what was set aside stays");
+        assert!(damaged(&dir) >= kept.min(2), "{what}: replaced states are kept");
         process.terminate();
         datastore.terminate();
         self.is_whole(what);
@@ -143,12 +143,12 @@ fn p13_a_sound_state_is_found_whatever_current_says() {
     let name = "state-0000";
     let sum = &blake3::hash(name.as_bytes()).to_hex()[..16];
     current(&|path| fs::write(path, format!("{name} {sum}\n")).expect("writes"));
-    rest.is_whole("`current` names what is missing");
+    rest.is_whole("`current` names a missing state");
     // Older and empty states next to it, with higher numbers.
     let dir = current(&flip);
     copy_dir(&rest.older, &dir.join("state-0008"));
     fs::create_dir(dir.join("state-0009")).expect("creates");
-    rest.is_whole("`current` is damaged beside several states");
+    rest.is_whole("`current` is damaged with several states");
     assert!(rest.fleet.run("a", &["verify"]).status.success());
     assert_eq!(damaged(&dir), 0);
 }
@@ -236,7 +236,7 @@ fn p13_a_state_that_is_lost_with_its_mark_is_missed_until_it_is_there_again() {
         datastore.terminate();
         let a = fleet.replica("a");
         fleet.wait("the member answers", || fleet.status("a")["running"] == true);
-        assert_eq!(fleet.status("a")["healthy"], true, "{how}: once it was level, nothing is lost any more");
+        assert_eq!(fleet.status("a")["healthy"], true, "{how}: once it caught up, no state is reported lost");
         a.terminate();
     }
 }
@@ -324,7 +324,7 @@ fn overtaken(is_restore: bool) {
         }
         let a = fleet.replica("a");
         fleet.wait_connected("a");
-        assert_eq!(fleet.converges(&["a", "b", "c"]), export, "{damage}: what was overtaken is back");
+        assert_eq!(fleet.converges(&["a", "b", "c"]), export, "{damage}: superseded values are not restored");
         let files = fs::read_dir(dir.join("quarantine")).expect("something is archived");
         let archived: String =
             files.map(|file| fs::read_to_string(file.expect("entry").path()).expect("reads")).collect();

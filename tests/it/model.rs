@@ -70,17 +70,20 @@ impl Model {
     fn take(&mut self, entry: &Entry, wishes: &HashMap<TxnId, Wish>) {
         self.seq += 1;
         assert_eq!(entry.seq.0, self.seq, "sequences have no gaps and are in order");
-        assert!(entry.time_ms >= self.time_ms, "time never falls: {entry:?}");
+        assert!(entry.time_ms >= self.time_ms, "time never decreases: {entry:?}");
         self.time_ms = entry.time_ms;
         let id = entry.body.id().expect("every entry has an identity");
-        let wish = wishes.get(&id).unwrap_or_else(|| panic!("nobody submitted {entry:?}"));
+        let wish = wishes.get(&id).unwrap_or_else(|| panic!("{entry:?} was not submitted"));
         let counter = self.counters.entry(id.origin).or_default();
         *counter += 1;
-        assert_eq!(id.counter.0, *counter, "a writer's transactions are decided once and in its order: {entry:?}");
+        assert_eq!(id.counter.0, *counter, "a writer's transactions are resolved once and in order: {entry:?}");
         let holds = wish.1.iter().all(|condition| self.holds(condition));
         let reason = match &entry.body {
             EntryBody::Commit(txn) => {
-                assert!(txn.ops == wish.0 && txn.conditions == wish.1, "{entry:?} is not what was submitted: {wish:?}");
+                assert!(
+                    txn.ops == wish.0 && txn.conditions == wish.1,
+                    "{entry:?} differs from the submitted one: {wish:?}"
+                );
                 assert!(holds, "committed although a condition does not hold: {entry:?}");
                 txn.ops.iter().for_each(|op| self.write(op));
                 None
@@ -90,9 +93,9 @@ impl Model {
                 assert!(!reason.to_string().is_empty());
                 Some(reason.to_string())
             }
-            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("not of a log: {entry:?}"),
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("not a log entry: {entry:?}"),
         };
-        assert_eq!(self.decided.insert(id, (self.seq, reason)), None, "{id:?} was decided twice");
+        assert_eq!(self.decided.insert(id, (self.seq, reason)), None, "{id:?} was resolved twice");
     }
 
     fn holds(&self, condition: &Condition) -> bool {
@@ -132,14 +135,16 @@ impl Model {
     /// Checks that every reply to a client was true.
     pub fn check_told(&self, told: &[(TxnId, Told)]) {
         for (id, told) in told {
-            let Some((seq, reason)) = self.decided.get(id) else { panic!("{id:?}, told {told:?}, is not in the log") };
+            let Some((seq, reason)) = self.decided.get(id) else {
+                panic!("{id:?}, reported as {told:?}, is not in the log")
+            };
             let fits = match told {
                 Told::Committed(at) => reason.is_none() && at == seq,
                 Told::Earlier(at) => reason.is_none() && at >= seq,
                 Told::Rejected(at) => reason.is_some() && at == seq,
                 Told::Queued => true,
             };
-            assert!(fits, "{id:?} was told {told:?}; the log says {seq} {reason:?}");
+            assert!(fits, "{id:?} was reported as {told:?}; the log has {seq} {reason:?}");
         }
     }
 

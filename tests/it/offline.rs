@@ -9,7 +9,7 @@ fn p07_offline_edits_on_two_replicas_with_conflicts_commit_or_are_rejected_visib
     fleet.converges(&["a", "b"]);
     datastore.terminate();
     for name in ["a", "b"] {
-        fleet.wait("the cut is noticed", || fleet.status(name)["connected"] == false);
+        fleet.wait("the disconnect is detected", || fleet.status(name)["connected"] == false);
     }
     fleet.ok("a", &["put", "users", "bob", "--value", "\"from a\"", "--if-absent"]);
     fleet.ok("b", &["put", "users", "bob", "--value", "\"from b\"", "--if-absent"]);
@@ -63,11 +63,11 @@ fn p08_a_rejected_write_is_applied_again_upon_what_is_there_now() {
     };
     let (id, gone) = (id("k"), id("gone"));
     let again = fleet.run("a", &["outbox", "retry", &id]);
-    assert_eq!(again.status.code(), Some(1), "as it was made it cannot be committed: {again:?}");
+    assert_eq!(again.status.code(), Some(1), "it cannot be committed unchanged: {again:?}");
     let shown = fleet.ok("a", &["outbox", "show", &id]);
     assert!(shown.contains("theirs") && shown.contains("mine"), "{shown}");
     let again = fleet.ok("a", &["outbox", "retry", &id, "--upon-present"]);
-    assert!(again.contains("theirs"), "what is overwritten is printed: {again}");
+    assert!(again.contains("theirs"), "overwritten values are printed: {again}");
     fleet.converges(&["a", "b"]);
     assert_eq!(fleet.ok("b", &["get", "c", "k"]).trim(), "\"mine\"");
     let refused = fleet.run("a", &["outbox", "retry", &gone, "--upon-present"]);

@@ -96,7 +96,7 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
 
     // A revocation closes open connections and prevents new ones.
     fleet.ok("d", &["revoke", "c"]);
-    until("c is cut off", async || ask(&mut from_c, "still there?").await.is_none().then_some(())).await;
+    until("c is disconnected", async || ask(&mut from_c, "still there?").await.is_none().then_some(())).await;
     let again = peers(&c).open(&name("a"), Open::Search).await;
     if let Ok(mut again) = again {
         assert_eq!(ask(&mut again, "let me in").await, None);

@@ -43,7 +43,7 @@ fn p11_a_revocation_that_cannot_be_written_cuts_off_at_once_and_is_durable_as_so
     fs::create_dir(&in_the_way).expect("creates");
     let said = fleet.refused("d", &["revoke", "a"]);
     assert!(said.contains("in force") && said.contains("not durable") && said.contains("members.json.next"), "{said}");
-    fleet.wait("a is cut off", || fleet.status("a")["is_refused"] == true);
+    fleet.wait("a is disconnected", || fleet.status("a")["is_refused"] == true);
     fleet.ok("d", &["put", "c", "later", "--value", "2"]);
     fleet.wait("b has it", || fleet.run("b", &["get", "c", "later"]).status.success());
     assert!(!fleet.run("a", &["get", "c", "later"]).status.success(), "a receives nothing");
@@ -68,16 +68,16 @@ fn p11_a_member_is_revoked_on_a_full_disk() {
     let datastore = fleet.datastore();
     let _a = fleet.member("a");
     let reserve = fleet.dir("d/trust/members.reserve");
-    fleet.wait("room is kept", || reserve.exists());
+    fleet.wait("the reserve exists", || reserve.exists());
     disk.fill();
     // The audit trail may free space first.
     fleet.ok("d", &["revoke", "a"]);
-    fleet.wait("a is cut off", || fleet.status("a")["is_refused"] == true);
+    fleet.wait("a is disconnected", || fleet.status("a")["is_refused"] == true);
     datastore.kill();
     disk.empty();
     let _datastore = fleet.datastore();
     assert_eq!(state(&fleet, "a"), "revoked");
-    fleet.wait("room is kept again", || reserve.exists());
+    fleet.wait("the reserve is restored", || reserve.exists());
 }
 
 /// Two members, one of which is revoked after `copied` was copied; the other one has an encrypted CA backup of a
@@ -121,7 +121,7 @@ fn p13_an_older_register_beside_the_log_is_noticed_at_the_start_and_the_later_on
     let escrow = fleet.dir("a/identity/escrow");
     let later = fs::read(&escrow).expect("reads");
     let datastore = fleet.datastore();
-    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before anyone connects");
+    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before any member connects");
     fleet.wait_connected("a");
     is_noticed(&fleet, &later);
     datastore.kill();
@@ -136,7 +136,7 @@ fn p13_an_older_register_beside_the_log_is_noticed_at_the_start_and_the_later_on
     fleet.wait_connected("a");
     assert_eq!((state(&fleet, "a"), state(&fleet, "b")), ("enrolled".into(), "revoked".into()));
     fleet.ok("d", &["put", "c", "x", "--value", "1"]);
-    fleet.wait("a has the copy of now", || fs::read(&escrow).is_ok_and(|now| now != later));
+    fleet.wait("a has the current copy", || fs::read(&escrow).is_ok_and(|now| now != later));
     assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
     assert!(!fleet.dir("a/identity/escrow.earlier").exists());
 }
@@ -157,7 +157,7 @@ fn p13_an_older_copy_of_the_whole_directory_is_noticed_when_a_member_connects_an
     datastore.terminate();
     let _datastore = accepts(&mut fleet);
     fleet.wait_connected("a");
-    fleet.wait("a has the copy of now", || fs::read(&escrow).is_ok_and(|now| now != later));
+    fleet.wait("a has the current copy", || fs::read(&escrow).is_ok_and(|now| now != later));
     assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
     assert_eq!(state(&fleet, "b"), "revoked");
     fleet.ok("d", &["put", "c", "x", "--value", "1"]);
@@ -179,7 +179,7 @@ fn p11_a_damaged_record_of_the_registers_progress_is_kept_and_named() {
     fleet.ok("d", &["revoke", "a"]);
     assert_eq!(fs::read(&aside).expect("it is kept"), bad);
     assert_ne!(fs::read(&mark).expect("it is recorded again"), bad);
-    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until somebody has looked");
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until an operator checks it");
     datastore.kill();
     let _datastore = fleet.datastore();
     assert_eq!(reasons(&fleet), ["register_mark_damaged"]);
@@ -229,12 +229,12 @@ fn p11_a_register_that_went_back_serves_only_members_that_show_the_later_one() {
     let fleet = Fleet::new();
     let key = forgotten(&fleet);
     let datastore = fleet.datastore();
-    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before anyone connects");
+    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before any member connects");
     let (_b, _c) = (fleet.replica("b"), fleet.replica("c"));
     for name in ["b", "c"] {
-        fleet.wait("it is told", || fleet.log_of(name).contains("register_went_back"));
+        fleet.wait("it is notified", || fleet.log_of(name).contains("register_went_back"));
         assert_eq!(fleet.status(name)["connected"], false, "{name}");
-        assert!(has(&fleet, name, "k"), "{name} goes on with what it has");
+        assert!(has(&fleet, name, "k"), "{name} continues with its state");
     }
     // A member that has the later register is let in, by its mark alone.
     let a = fleet.replica("a");
@@ -242,7 +242,7 @@ fn p11_a_register_that_went_back_serves_only_members_that_show_the_later_one() {
     assert_eq!(state(&fleet, "b"), "enrolled", "the register has lost it");
     std::thread::sleep(std::time::Duration::from_secs(6));
     for name in ["b", "c"] {
-        assert!(!has(&fleet, name, "later"), "{name} was given nothing");
+        assert!(!has(&fleet, name, "later"), "{name} received nothing");
         assert_eq!(fleet.status(name)["connected"], false, "{name}");
     }
     assert_eq!(fleet.status("a")["connected"], true);
@@ -288,8 +288,8 @@ fn p13_the_audit_tells_that_the_register_went_back_with_the_record_of_its_progre
     fs::rename(fleet.dir("older"), &trust).expect("renames");
     let mut fleet = fleet;
     let _datastore = accepts(&mut fleet);
-    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until somebody has looked");
+    assert_eq!(reasons(&fleet), ["register_mark_damaged"], "until an operator checks it");
     fleet.ok("d", &["put", "c", "x", "--value", "1"]);
-    fs::remove_file(fleet.dir("d/register.mark.damaged-1")).expect("it was set aside");
+    fs::remove_file(fleet.dir("d/register.mark.damaged-1")).expect("it was moved aside");
     assert_eq!(reasons(&fleet), [""; 0]);
 }

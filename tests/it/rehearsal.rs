@@ -14,7 +14,7 @@ fn stopped() -> (Fleet, String, String) {
     }
     let export = fleet.converges(&["a"]);
     let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
-    fleet.wait("the member keeps the sealed authority", || fleet.dir("a/identity/escrow").exists());
+    fleet.wait("the member stores the CA backup", || fleet.dir("a/identity/escrow").exists());
     member.terminate();
     datastore.terminate();
     (fleet, export, key)
@@ -28,7 +28,7 @@ fn p13_a_rehearsed_recovery_claims_and_makes_nothing() {
     let recover = ["recover", "--from", &from, "--recovery-key", &key];
     let rehearsed = fleet.ok("d", &[&recover[..], &["--dry-run"]].concat());
     assert!(rehearsed.contains("nothing was changed"), "{rehearsed}");
-    assert!(!fleet.dir("d").exists(), "a directory that is not there is not made");
+    assert!(!fleet.dir("d").exists(), "a missing directory is not created");
     fs::create_dir(fleet.dir("d")).expect("creates");
     fleet.ok("d", &[&recover[..], &["--dry-run"]].concat());
     fleet.ok("d", &["recover", "--from", &from, "--new-authority", "--dry-run"]);
@@ -90,7 +90,7 @@ fn p13_a_rehearsed_restore_claims_and_makes_nothing() {
     assert!(said.contains("nothing was changed"), "{said}");
     assert!(contents(&fleet.dir("d")) == before, "nothing was changed");
     fleet.ok("nowhere", &["restore", &place, "--dry-run"]);
-    assert!(!fleet.dir("nowhere").exists(), "a directory that is not there is not made");
+    assert!(!fleet.dir("nowhere").exists(), "a missing directory is not created");
     // While the datastore runs, a dry run is rejected like a real restore.
     let _datastore = fleet.datastore();
     let refused = fleet.run("d", &["restore", &place, "--dry-run"]);

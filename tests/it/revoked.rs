@@ -86,7 +86,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
     fleet.wait("a member shows the search of another one", || status_of(&at_a, &search) == 200);
     fleet.ok("d", &["revoke", "b"]);
     is_shut(&fleet, &b, &at_b, "while idle");
-    fleet.wait("a member believes it no more", || status_of(&at_a, &search) != 200);
+    fleet.wait("a member no longer trusts it", || status_of(&at_a, &search) != 200);
     b.stop();
     b.restart(&fleet, &PEERS);
     is_shut(&fleet, &b, &at_b, "started again");
@@ -97,7 +97,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
     let doctor = fleet.run("b", &["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("enroll NAME --replace"), "{doctor:?}");
     let datastore = fleet.datastore();
-    is_shut(&fleet, &b, &at_b, "when the datastore is back");
+    is_shut(&fleet, &b, &at_b, "when the datastore is online again");
 
     // Enrolled again while it runs: every connection uses the new certificate.
     enroll_again(&fleet, "b");
@@ -120,18 +120,18 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
     let (fleet, datastore, a, b) = site();
     let at_b = b.admin(&fleet);
     datastore.terminate();
-    fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
+    fleet.wait("it is disconnected", || fleet.status("b")["connected"] == false);
     // A webserver that is only offline works as usual.
-    is_open(&fleet, &b, &at_b, "cut off");
-    fleet.ok("b", &["put", "c", "k", "--value", "\"made while cut off\"", "--no-wait"]);
+    is_open(&fleet, &b, &at_b, "offline");
+    fleet.ok("b", &["put", "c", "k", "--value", "\"made while offline\"", "--no-wait"]);
     // The member registry is changed while the datastore is stopped.
     fleet.ok("d", &["revoke", "b"]);
-    is_open(&fleet, &b, &at_b, "not knowing it");
+    is_open(&fleet, &b, &at_b, "before it is notified");
     let datastore = fleet.datastore();
-    is_shut(&fleet, &b, &at_b, "learnt later");
+    is_shut(&fleet, &b, &at_b, "notified later");
     let status = fleet.status("b");
     assert_eq!((&status["outbox"], &status["quarantined"]), (&json!(0), &json!(1)), "{status}");
-    assert!(status["rejected"].as_u64().is_some_and(|rejected| rejected > 0), "its makers learn of it: {status}");
+    assert!(status["rejected"].as_u64().is_some_and(|rejected| rejected > 0), "its authors are notified: {status}");
     for command in ["status", "doctor"] {
         let output = fleet.run("b", &[command]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -139,16 +139,16 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
     }
     fleet.ok("b", &["quarantine", "show", "1"]);
     let archived = std::fs::read_to_string(fleet.dir("b/quarantine/0001.jsonl")).expect("reads");
-    assert!(archived.contains("made while cut off"), "{archived}");
+    assert!(archived.contains("made while offline"), "{archived}");
     enroll_again(&fleet, "b");
     is_open(&fleet, &b, &at_b, "enrolled again");
     fleet.converges(&["a", "b"]);
-    assert!(!fleet.export("d").contains("made while cut off"), "it is not pushed by itself");
+    assert!(!fleet.export("d").contains("made while offline"), "it is not pushed automatically");
     // Objects that were changed since, like the preferences above, are left unchanged.
     let applied = fleet.run("b", &["quarantine", "apply", "1"]);
     assert!(String::from_utf8_lossy(&applied.stdout).contains("applied"), "{applied:?}");
     fleet.converges(&["a", "b"]);
-    assert!(fleet.export("d").contains("made while cut off"));
+    assert!(fleet.export("d").contains("made while offline"));
     drop((a, datastore));
 }
 

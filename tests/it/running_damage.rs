@@ -184,7 +184,7 @@ fn p10_whichever_read_of_a_running_process_meets_a_damaged_state_its_status_repo
         assert!(is_reported(&fleet, "web"), "{command:?}: {}", fleet.status("web"));
         fleet.wait("it is not ready", || ready(503));
         let datastore = fleet.datastore();
-        fleet.wait("it has a sound state again", || health(&fleet, "web").1 == Some(0) && ready(200));
+        fleet.wait("its state is intact again", || health(&fleet, "web").1 == Some(0) && ready(200));
         web.terminate();
         datastore.terminate();
         put_back(&fleet, "web");

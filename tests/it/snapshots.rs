@@ -38,10 +38,10 @@ async fn p15_fetches_that_are_cut_off_again_and_again_leave_one_state() {
         proxy.set(Weather::CUT, Weather::CUT);
         let found = states(&fleet, "a");
         assert!(found.len() <= 2, "round {round}: {found:?}");
-        fleet.wait("the silence is noticed", || logged("nothing has been heard") >= round);
+        fleet.wait("the missing heartbeat is detected", || logged("nothing has been heard") >= round);
         proxy.set(SLOW, SLOW);
     }
     proxy.set(Weather::default(), Weather::default());
     fleet.converges(&["a"]);
-    fleet.wait("what is left is removed", || states(&fleet, "a").len() == 1);
+    fleet.wait("leftover files are removed", || states(&fleet, "a").len() == 1);
 }

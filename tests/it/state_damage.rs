@@ -230,7 +230,7 @@ fn shows_what_was(rest: &mut Rest, name: &str) {
     }
     let seq = before["seq"].as_u64().expect("a sequence");
     let shown = String::from_utf8(output.stdout).expect("text");
-    assert!(shown == rest.export_at(seq), "{name} shows at {seq} what never was; it says {after}");
+    assert!(shown == rest.export_at(seq), "{name} shows a wrong state at {seq}; status {after}");
 }
 
 fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
@@ -252,7 +252,7 @@ fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
     let (_a, _) = start(&rest.fleet, "a");
     shows_what_was(rest, "a");
     let export = rest.fleet.converges(&["a"]);
-    assert!(export == rest.export_at(rest.log.len() as u64), "{what}: not what was written");
+    assert!(export == rest.export_at(rest.log.len() as u64), "{what}: the state differs from the written one");
     rest.fleet.ok("d", &["verify"]);
     rest.fleet.ok("a", &["verify"]);
     let said = rest.fleet.log_of(victim)[log_before..].to_owned();

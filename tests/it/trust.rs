@@ -14,9 +14,9 @@ fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
     fleet.wait_connected("a");
     fleet.ok("a", &["put", "c", "k", "--value", "1"]);
     fleet.ok("d", &["revoke", "a"]);
-    fleet.wait("the member is cut off", || fleet.status("a")["connected"] == false);
+    fleet.wait("the member is disconnected", || fleet.status("a")["connected"] == false);
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    assert_eq!(fleet.status("a")["connected"], false, "and does not come back");
+    assert_eq!(fleet.status("a")["connected"], false, "and does not reconnect");
     assert_eq!(fleet.ok("d", &["presence", "--json"]), "");
     assert_eq!(fleet.ok("a", &["get", "c", "k"]).trim(), "1", "it stays readable");
     // The running process adopts its new identity without a restart, also under another name, and repeatedly.
@@ -26,7 +26,7 @@ fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
         fleet.wait_connected("a");
         assert!(fleet.ok("d", &["presence"]).contains(name));
         fleet.ok("d", &["revoke", name]);
-        fleet.wait("it is cut off again", || fleet.status("a")["connected"] == false);
+        fleet.wait("it is disconnected again", || fleet.status("a")["connected"] == false);
     }
 }
 
@@ -43,7 +43,7 @@ fn p11_a_reader_reads_and_does_not_write() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is a reader"), "the reason is named");
     assert_eq!((fleet.status("a")["outbox"].clone(), fleet.status("d")["head"].clone()), (0.into(), 1.into()));
-    assert_eq!(fleet.run("a", &["get", "c", "mine"]).status.code(), Some(1), "nothing is shown of it");
+    assert_eq!(fleet.run("a", &["get", "c", "mine"]).status.code(), Some(1), "no data is shown");
     assert_eq!(fleet.run("a", &["compact"]).status.code(), Some(1));
     assert_eq!(fleet.run("a", &["revoke", "a"]).status.code(), Some(1));
 }
@@ -68,7 +68,7 @@ fn p07_what_waits_at_a_member_that_may_no_longer_write_is_rejected_visibly() {
         let _replica = fleet.replica(name);
         fleet.wait("it is on the rejected list", || fleet.status(name)["rejected"] == 1);
         assert_eq!(fleet.status(name)["outbox"], 0);
-        assert_eq!(fleet.run(name, &["get", "c", name]).status.code(), Some(1), "nothing is shown of it");
+        assert_eq!(fleet.run(name, &["get", "c", name]).status.code(), Some(1), "no data is shown");
         assert!(fleet.ok(name, &["outbox"]).contains("may"), "the reason is named");
         assert_eq!(fleet.run(name, &["outbox", "retry", "--all"]).status.code(), Some(1));
         fleet.ok(name, &["outbox", "dismiss", "--all"]);

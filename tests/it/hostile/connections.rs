@@ -27,7 +27,10 @@ async fn flood(site: &Site, protocol: &[u8], connections: u64) -> usize {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(newest.close_reason().is_none(), "the newest one stays, or a member could be kept out by its own ghosts");
+    assert!(
+        newest.close_reason().is_none(),
+        "the newest one is kept, so that stale connections cannot lock out a member"
+    );
     still_open()
 }
 
@@ -133,7 +136,7 @@ async fn p15_a_reader_that_fetches_a_state_and_does_not_take_it_does_not_hold_co
         horizon() >= 50
     });
     assert!(hostile.connection.close_reason().is_none());
-    site.holds(since, "a state that is not taken");
+    site.holds(since, "a state that is not received");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

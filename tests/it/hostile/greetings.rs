@@ -137,7 +137,7 @@ fn p15_a_datastore_starts_with_an_address_that_was_too_long_and_shows_it() {
         assert_eq!(fleet.ok("d", &["members"]).lines().count(), 2, "a heading and one row");
         let a = fleet.replica("a");
         fleet.wait_connected("a");
-        assert!(!fleet.ok("d", &["members", "--json"]).contains("bytes)"), "it has said another one");
+        assert!(!fleet.ok("d", &["members", "--json"]).contains("bytes)"), "it has announced another one");
         drop(a);
         datastore.terminate();
     }

@@ -42,7 +42,7 @@ async fn p12_an_unknown_kind_ends_a_stream_at_most() {
     let marker = Progress { outbox: 4_711_001, ..Progress::default() };
     wire::send(&mut send, Kind::Progress, &marker).await.expect("is sent");
     let is_shown = || site.fleet.ok("d", &["presence", "--json"]).contains("4711001");
-    site.fleet.wait("what follows an unknown kind is read", is_shown);
+    site.fleet.wait("the message after an unknown kind is read", is_shown);
 
     let (mut opening, mut answer) = hostile.connection.open_bi().await.expect("a stream");
     wire::send_raw(&mut opening, Kind::Open, &[200]).await.expect("is sent");
@@ -51,9 +51,9 @@ async fn p12_an_unknown_kind_ends_a_stream_at_most() {
     pushing.write_all(&UNKNOWN).await.expect("is sent");
     assert!(matches!(hostile.answer(&mut answer).await, Answered::Ended), "an unknown kind on a push stream");
     let marker = Progress { outbox: 4_711_002, ..Progress::default() };
-    wire::send(&mut send, Kind::Progress, &marker).await.expect("the connection is still there");
+    wire::send(&mut send, Kind::Progress, &marker).await.expect("the connection is still open");
     let is_shown = || site.fleet.ok("d", &["presence", "--json"]).contains("4711002");
-    site.fleet.wait("the control stream goes on", is_shown);
+    site.fleet.wait("the control stream continues", is_shown);
     site.holds(since, "unknown kinds");
 }
 

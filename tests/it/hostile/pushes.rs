@@ -44,11 +44,11 @@ async fn p15_rejections_that_a_member_never_settles_are_bounded_and_go_when_it_i
     let size = || site.fleet.status("d")["log_bytes"].as_u64().expect("a number");
     assert!(size() > 100 << 10, "{}", size());
     site.fleet.ok("d", &["revoke", "rogue"]);
-    site.fleet.wait("nothing is left of them", || {
+    site.fleet.wait("all of them are removed", || {
         site.fleet.ok("d", &["compact", "--history-ops", "0"]);
         size() < 16 << 10
     });
-    site.holds(since, "rejections that are settled");
+    site.holds(since, "acknowledged rejections");
 }
 
 /// Opens a push stream whose header announces `promised` bytes, and sends up to `sent` of them.
@@ -83,9 +83,9 @@ async fn p15_pushes_that_do_not_end_hold_little_memory_and_keep_no_other_waiting
         std::mem::forget(hostile);
     }
     let grown = memory(site.datastore.id()).saturating_sub(before);
-    assert!(grown < 112 << 20, "{grown} bytes are held for pushes that do not end");
+    assert!(grown < 112 << 20, "{grown} bytes are held for endless pushes");
     site.fleet.ok("a", &["put", "c", "k", "--value", "1"]);
-    site.holds(since, "pushes that do not end");
+    site.holds(since, "endless pushes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +120,7 @@ async fn p15_a_push_beyond_the_bounds_is_rejected_before_it_is_taken_apart_and_b
     }
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("good").expect("key"));
     push(&mut send, &txn(3, Vec::new(), vec![Op::Put { collection, key, value: "1".into() }])).await.expect("is sent");
-    assert!(matches!(fate(&mut receive).await, Fate::Committed(_)), "what comes behind them is taken");
+    assert!(matches!(fate(&mut receive).await, Fate::Committed(_)), "later transactions are accepted");
     // A repetition gets the same reply.
     for (counter, (count, said)) in (1..).zip(table) {
         wire::send_raw(&mut send, Kind::Push, &of_conditions(counter, count)).await.expect("is sent");

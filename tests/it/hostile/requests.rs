@@ -70,20 +70,20 @@ fn p15_strangers_that_are_slow_keep_no_user_out() {
         // Also ends the attack when a later assertion fails.
         let _end = EndAtDrop(&is_over);
         for number in 0..20 {
-            fleet.wait("a user who is signed in is served", || {
-                let name = format!("made in spite of it {number}");
+            fleet.wait("signed-in users are served", || {
+                let name = format!("made nevertheless {number}");
                 admin
                     .try_post("/api/dashboards", &json!({ "Name": name, "Data": {} }))
                     .is_some_and(|status| status == 200)
             });
-            fleet.wait("another one signs in", || {
+            fleet.wait("another user signs in", || {
                 let credentials = json!({ "User": "admin", "Pass": crate::web::ADMIN_PASSWORD });
                 web.nobody().try_post("/api/login", &credentials).is_some_and(|status| status == 200)
             });
         }
     });
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
-    fleet.wait("replication goes on", || fleet.run("a", &["get", "c", "k"]).status.success());
+    fleet.wait("replication continues", || fleet.run("a", &["get", "c", "k"]).status.success());
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
     };
     let large = json!({ "Name": "large", "Data": { "text": "x".repeat(700 << 10) } });
     let held = RefCell::new(None);
-    fleet.wait("one user has all that one may have", || {
+    fleet.wait("one user has reached the limit", || {
         // The probe may be admitted before the held bodies use up the limit, so the attempt is repeated.
         held.replace(Some([hold(), hold()]));
         std::thread::sleep(Duration::from_secs(1));
@@ -117,5 +117,5 @@ fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
     assert_eq!(bob.post("/api/dashboards", &large).status, 200);
     assert_eq!(admin.get("/api/dashboards").status, 200);
     drop(held);
-    fleet.wait("there is room again", || admin.post("/api/dashboards", &large).status == 200);
+    fleet.wait("connections are accepted again", || admin.post("/api/dashboards", &large).status == 200);
 }

@@ -59,7 +59,7 @@ async fn p15_handshakes_that_are_never_completed_keep_no_member_out() {
     site.holds(since, "half-open handshakes");
     // There are few slots for unverified addresses, so the memory for them is bounded.
     let grown = memory(site.datastore.id()).saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes are held for {} strangers", packets.len());
+    assert!(grown < 64 << 20, "{grown} bytes are held for {} unauthenticated clients", packets.len());
     drop(b);
 }
 
@@ -116,7 +116,7 @@ async fn p15_half_open_handshakes_of_true_addresses_take_little_memory() {
     site.holds(since, "half-open handshakes of a true address");
     most = most.max(grown());
     relay.abort();
-    assert!(most < 64 << 20, "{most} bytes were held for strangers");
+    assert!(most < 64 << 20, "{most} bytes were held for unauthenticated clients");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,7 +138,7 @@ async fn p15_who_joins_with_a_wrong_token_is_gone_at_once() {
         held.push(connection);
         last = Some(receive);
     }
-    let mut receive = last.expect("some were let in");
+    let mut receive = last.expect("some were accepted");
     let answer = tokio::time::timeout(Duration::from_secs(60), wire::read(&mut receive)).await.expect("in time");
     assert!(matches!(answer, Ok(Some((Kind::Refused, _)))), "{answer:?}");
     tokio::time::sleep(Duration::from_secs(3)).await;

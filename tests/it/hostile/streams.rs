@@ -42,7 +42,7 @@ async fn p15_a_connection_for_chunks_carries_nothing_else() {
         let answer = hostile.answer(&mut receive).await;
         assert!(matches!(&answer, Answered::Refused(why) if why.contains("for chunks only")), "{open:?}: {answer:?}");
     }
-    assert!(hostile.connection.close_reason().is_none(), "each stream stands for itself");
+    assert!(hostile.connection.close_reason().is_none(), "streams are independent");
     site.holds(since, "streams on a connection for chunks");
 }
 
@@ -72,7 +72,7 @@ async fn p15_streams_that_are_not_read_hold_little_memory() {
     }
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let grown = memory(site.datastore.id()).saturating_sub(before);
-    assert!(grown < 96 << 20, "{grown} bytes are held for streams that nobody reads");
+    assert!(grown < 96 << 20, "{grown} bytes are held for unread streams");
     let (hostile, streams) = held.last_mut().expect("some");
     for (_, receive) in streams.iter_mut().skip(1) {
         match hostile.answer(receive).await {
@@ -83,6 +83,6 @@ async fn p15_streams_that_are_not_read_hold_little_memory() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(refused, 60, "those of the first connection follow it");
-    site.holds(since, "streams that are not read");
+    assert_eq!(refused, 60, "the streams of the first connection follow it");
+    site.holds(since, "unread streams");
 }

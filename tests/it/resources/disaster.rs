@@ -38,7 +38,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     farm.fleet.converges(&["a"]);
     let second = json(&farm.fleet, &["backup", "create", &place, "--plain"]);
     let (before, brought) = (first["new_bytes"].as_u64().unwrap(), second["new_bytes"].as_u64().unwrap());
-    assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only what is new: {before}, {brought}");
+    assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only new chunks: {before}, {brought}");
     farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
 
     let moment = first["seq"].to_string();
@@ -47,7 +47,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     let sizes: Vec<u64> = infos.iter().filter_map(|info| info["size"].as_u64()).collect();
     let wanted = [kept.len(), former.len(), deleted.len()].map(|bytes| bytes as u64);
     wanted.iter().for_each(|bytes| assert!(sizes.contains(bytes), "{bytes} of {sizes:?}"));
-    assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of then: {infos:?}");
+    assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of that time: {infos:?}");
     assert_eq!(farm.blobs("past", &["verify"]).0, 0);
 
     // The datastore garbage-collects unreferenced chunks; the backups keep them.
@@ -189,10 +189,10 @@ fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_
     farm.start_datastore();
     farm.fleet.wait_connected("a");
     farm.complete("d");
-    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "every chunk that is named came back from a");
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "every referenced chunk was restored from a");
     let a = web_a.admin(&farm.fleet);
     known.holds(&a, &shared);
-    let new = Resource::new(&a, "made meanwhile");
+    let new = Resource::new(&a, "made in the meantime");
     new.store(&a, &later);
 
     farm.restart(&mut web_e);

@@ -39,7 +39,7 @@ fn r01_a_changed_table_costs_what_changed_and_a_name_costs_nothing() {
     farm.fleet.converges(&["a", "b"]);
     copy.holds(&b, &second);
     twin.holds(&b, &second);
-    assert_eq!((farm.received("d") - before.0, farm.received("b") - before.1), (0, 0), "bytes that are there");
+    assert_eq!((farm.received("d") - before.0, farm.received("b") - before.1), (0, 0), "bytes that exist already");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn r02_parts_of_contents_are_served() {
     let same = admin.with("Range", "bytes=5-9").with("If-Range", &tag).get(&raw);
     assert_eq!((same.status, same.body.as_slice()), (206, &contents[5..10]));
     let other = admin.with("Range", "bytes=5-9").with("If-Range", "\"other\"").get(&raw);
-    assert_eq!((other.status, other.body.len()), (200, contents.len()), "the rest of something else is of no use");
+    assert_eq!((other.status, other.body.len()), (200, contents.len()), "the rest of other contents is not used");
     assert_eq!(admin.with("If-None-Match", &tag).get(&raw).status, 304);
     let head = admin.call("HEAD", &raw);
     assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("1500000"), 0));
@@ -95,7 +95,7 @@ fn r03_contents_of_any_size_are_uploaded_while_cut_off_and_sent_later() {
     farm.complete("b");
     resource.holds(&b, &contents);
     assert_eq!(b.get(&format!("/api/dashboards/{dashboard}")).status, 200);
-    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "the datastore has every chunk that is named");
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "the datastore has every referenced chunk");
 }
 
 #[test]
@@ -116,6 +116,6 @@ fn r04_members_serve_each_other_while_the_datastore_is_away() {
     let part = b.with("Range", "bytes=1000-1999").get(&resource.raw());
     assert!(part.body == contents[1000..2000]);
     farm.kill_datastore();
-    farm.fleet.wait("it is noticed", || farm.fleet.status("b")["connected"] == false);
+    farm.fleet.wait("it is detected", || farm.fleet.status("b")["connected"] == false);
     resource.holds(&b, &contents);
 }

@@ -73,7 +73,7 @@ fn holds(client: &Client, resources: &[(Resource, u64, usize)]) {
 
 fn complete(farm: &Farm, names: &[&str]) {
     names.iter().for_each(|name| farm.complete(name));
-    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "the datastore has every chunk that is named");
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "the datastore has every referenced chunk");
 }
 
 const RUNNING: [&str; 3] = ["a", "b", "c"];
@@ -97,7 +97,7 @@ fn rebuild(farm: &mut Farm, key: &str, authority: &str, phases: &mut Phases) {
     farm.start_datastore();
     RUNNING.iter().for_each(|name| farm.fleet.wait_connected(name));
     farm.fleet.converges(&RUNNING);
-    phases.done("the datastore serves, three webservers are level with it");
+    phases.done("the datastore serves, three webservers have caught up");
     complete(farm, &["d"]);
     phases.done("all contents are back at the datastore, every chunk verified");
 }
@@ -124,7 +124,7 @@ fn p04_large_a_lost_disk_with_three_webservers_running_and_one_stopped() {
     farm.fleet.wait_connected("e");
     assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost, nothing deleted");
     complete(&farm, &["e"]);
-    phases.done("the stopped webserver came back and has everything");
+    phases.done("the stopped webserver reconnected and has everything");
     holds(&stopped.admin(&farm.fleet), &resources);
     assert_eq!(farm.fleet.status("e")["quarantined"], 0);
 }
@@ -157,7 +157,7 @@ fn p04_large_a_lost_disk_and_the_most_advanced_webserver_comes_back_last() {
     farm.fleet.wait_connected("e");
     assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost, nothing deleted");
     complete(&farm, &ALL);
-    phases.done("the most advanced webserver came back, and all have everything");
+    phases.done("the most advanced webserver reconnected, and all have everything");
     holds(&webs[1].admin(&farm.fleet), &resources);
-    assert_eq!(farm.fleet.status("e")["quarantined"], 0, "all of it was its own");
+    assert_eq!(farm.fleet.status("e")["quarantined"], 0, "all changes were its own");
 }

@@ -71,7 +71,7 @@ impl Farm {
     fn stop_datastore(&mut self, members: &[&str]) {
         self.datastore.take().expect("runs").terminate();
         for name in members {
-            self.fleet.wait("it is noticed", || self.fleet.status(name)["connected"] == false);
+            self.fleet.wait("it is detected", || self.fleet.status(name)["connected"] == false);
         }
     }
 
@@ -167,7 +167,7 @@ impl Resource {
     fn holds(&self, client: &Client, contents: &[u8]) {
         let answer = client.get(&self.raw());
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert!(answer.body == contents, "other contents: {} bytes, {} wanted", answer.body.len(), contents.len());
+        assert!(answer.body == contents, "wrong contents: {} bytes, expected {}", answer.body.len(), contents.len());
     }
 }
 

@@ -24,7 +24,7 @@ fn r09_small_changes_do_not_wait_behind_contents() {
     assert_eq!(b.ok("GET", &resource.path)["Size"], 0);
     assert!(farm.received("d") < contents.len() as u64);
     a.ok("DELETE", &path);
-    farm.fleet.wait("the other one has heard of that, too", || b.get(&path).status == 404);
+    farm.fleet.wait("the other one knows of that, too", || b.get(&path).status == 404);
     assert!(farm.received("d") < contents.len() as u64);
     farm.fleet.converges(&["a", "b"]);
     farm.complete("b");
@@ -65,7 +65,7 @@ fn r11_a_cache_lets_go_only_what_the_datastore_has() {
     let kept = || farm.blobs("a", &["stats"]).1[0]["stored_bytes"].as_u64().expect("a number");
     // Longer than the interval of the cache eviction.
     std::thread::sleep(std::time::Duration::from_secs(12));
-    assert!(kept() > 6 << 20, "nobody else has them");
+    assert!(kept() > 6 << 20, "no other member has them");
     farm.start_datastore();
     farm.fleet.converges(&["a", "b"]);
     farm.complete("b");
@@ -103,19 +103,19 @@ fn r12_former_contents_stay_until_their_successors_are_committed() {
 
     // A change of the description while offline does not restore former contents.
     farm.stop_datastore(&["a", "b"]);
-    b.changed(&resource.path, &json!({ "Description": "made while cut off" }));
-    b.changed(&resource.path, &json!({ "Description": "and once more" }));
+    b.changed(&resource.path, &json!({ "Description": "made while offline" }));
+    b.changed(&resource.path, &json!({ "Description": "made again" }));
     resource.store(&a, &second);
     farm.start_datastore();
-    farm.fleet.wait("both are heard", || {
+    farm.fleet.wait("both are connected and have pushed", || {
         ["a", "b"]
             .iter()
             .all(|name| farm.fleet.status(name)["outbox"] == 0 && farm.fleet.status(name)["connected"] == true)
     });
     farm.fleet.converges(&["a", "b"]);
     let stored = a.get(&resource.raw());
-    assert!(stored.status == 200 && (stored.body == first || stored.body == second), "whole, whoever came first");
+    assert!(stored.status == 200 && (stored.body == first || stored.body == second), "complete, in either order");
     assert!(b.get(&resource.raw()).body == stored.body);
     let (_, all) = farm.blobs("d", &["list"]);
-    assert!(all.iter().any(|content| content["resources"][0] == "r"), "it names what exists: {all:?}");
+    assert!(all.iter().any(|content| content["resources"][0] == "r"), "it lists the existing resource: {all:?}");
 }

@@ -19,7 +19,7 @@ fn r07_only_what_nothing_names_is_collected() {
     let (_, report) = farm.blobs("d", &["gc"]);
     assert_eq!(report[0]["chunks"], 0, "{report:?}");
     assert!(report[0]["kept_in_grace"].as_u64().expect("a number") > 10, "{report:?}");
-    assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while something may be on its way");
+    assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while transactions may be in transit");
 
     // An upload known only to this webserver.
     farm.stop_datastore(&["a"]);

@@ -116,7 +116,7 @@ fn w3_a_login_counts_everywhere_and_so_do_logout_lock_password_and_deletion() {
     assert_eq!(a.get("/api/users/2").status, 404);
     site.converges();
     let left = site.fleet.ok("a", &["export", "--with-secrets"]);
-    assert!(!left.contains("\"2/") && !left.contains("bob"), "something is left of a deleted user: {left}");
+    assert!(!left.contains("\"2/") && !left.contains("bob"), "data of a deleted user is left: {left}");
 }
 
 #[test]
@@ -213,9 +213,9 @@ fn w5_a_random_first_password_must_be_changed_first() {
     let change = |new: &str| admin.put("/api/users/1/pwd", &json!({ "OrigPass": password, "NewPass": new })).status;
     assert_eq!((change(&password), change("a better horse")), (400, 200));
     assert_eq!(admin.get("/api/users").status, 200);
-    assert!(!file.exists(), "the file is of no use any more");
+    assert!(!file.exists(), "the file is no longer needed");
     let said = std::fs::read_to_string(fleet.dir("out")).expect("reads");
-    assert!(!said.contains(&password) && said.contains("initial-admin-password"), "only where it is: {said}");
+    assert!(!said.contains(&password) && said.contains("initial-admin-password"), "only its location: {said}");
     web.stop();
 }
 
@@ -261,7 +261,7 @@ fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
         password = next;
     }
     let token = web.nobody().with("Gravwell-Token", of_admin["token"].as_str().expect("value"));
-    assert_eq!(token.get("/api/users").status, 200, "those of others go on");
+    assert_eq!(token.get("/api/users").status, 200, "other users' sessions continue");
 }
 
 /// Guesses from one address, for any name, do not throttle other addresses.
@@ -332,7 +332,7 @@ fn w52_who_logged_in_from_somewhere_gets_in_from_there_while_strangers_guess() {
     });
     let of = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!(of(422) + of(429), statuses.len(), "{statuses:?}");
-    assert!(of(422) > 0 && of(429) > 0, "some have their turn, and the queue is bounded: {statuses:?}");
+    assert!(of(422) > 0 && of(429) > 0, "some are processed, and the queue is bounded: {statuses:?}");
 }
 
 /// All ways to set a password.

@@ -57,7 +57,7 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     site.converges();
     let late = a.post(&format!("{one}/retry"), &upon(&shown));
     assert_eq!(late.status, 409, "{}", late.text());
-    assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "nothing that was not shown is overwritten");
+    assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "only values that were shown are overwritten");
     let shown = a.ok("GET", &one);
     assert!(shown.to_string().contains("theirs, later"), "{shown}");
     // A different write with the same sequence, as after a recovery, is not accepted.
@@ -104,7 +104,7 @@ fn p07_what_was_rejected_of_one_user_hinders_that_one_and_nobody_else() {
         at_b.changed(path, &large(20));
     }
     let full = bob.post("/api/dashboards", &large(20_000));
-    assert_eq!(full.status, 503, "what waits fills it as well: {}", full.text());
+    assert_eq!(full.status, 503, "pending changes count as well: {}", full.text());
     site.heals_b_first();
     let rejections = bob.ok("GET", "/api/rejections");
     let rejections = rejections.as_array().expect("a list");

@@ -46,7 +46,7 @@ fn p15_what_one_user_keeps_is_bounded() {
     is_too_much(&bob.post("/api/dashboards", &dashboard(10)), "User-Objects-Max");
     let own: Vec<u16> =
         (0..6).map(|_| bob.post("/api/notifications/targeted/self", &json!({ "Msg": "m" })).status).collect();
-    assert_eq!(own, [200, 200, 200, 200, 200, 413], "each kind has a bound of its own");
+    assert_eq!(own, [200, 200, 200, 200, 200, 413], "each kind has a separate limit");
     let resources: Vec<u16> =
         (0..6).map(|n| bob.post("/api/resources", &json!({ "ResourceName": format!("r{n}") })).status).collect();
     assert_eq!(resources, [200, 200, 200, 200, 200, 413]);
@@ -105,7 +105,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     assert_eq!(carol.get(unknown).status, 404);
     let grown = peak_kib().saturating_sub(before) >> 10;
     // Keeping all objects in memory for four requests would need at least four times as much.
-    assert!(grown < COUNT, "{grown} MiB more for nothing to see");
+    assert!(grown < COUNT, "{grown} MiB more for an empty result");
     // The owner gets all objects, complete and in order.
     let listed = bob.ok("GET", "/api/dashboards");
     let ids: Vec<Value> = listed.as_array().expect("a list").iter().map(|one| one["ID"].clone()).collect();
@@ -158,9 +158,9 @@ fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
     }
     let mut more = Kept::new(&web, &bob);
     assert_eq!(more.get(whoami), 429);
-    assert_eq!(Kept::new(&web, &carol).get(whoami), 200, "another has their own");
+    assert_eq!(Kept::new(&web, &carol).get(whoami), 200, "other users have separate limits");
     drop(held);
-    fleet.wait("places are given back", || Kept::new(&web, &bob).get(whoami) == 200);
+    fleet.wait("slots are released", || Kept::new(&web, &bob).get(whoami) == 200);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn p15_tokens_and_messages_are_small_and_lists_of_them_are_sent_one_by_one() {
         assert_eq!(send(16_000).status, 200);
     }
     let answer = bob.get("/api/notifications");
-    assert!(answer.header("content-length").is_none(), "what is long is sent as it is read");
+    assert!(answer.header("content-length").is_none(), "long lists are streamed");
     assert_eq!(answer.json().as_object().map(serde_json::Map::len), Some(41));
     assert_eq!(carol.ok("GET", "/api/notifications"), json!({}));
 }

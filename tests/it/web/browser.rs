@@ -227,10 +227,10 @@ fn own_things(two: &Two) {
     let shown = || b.run("return document.querySelector('[name=Data]')?.value ?? ''").to_string();
     site.fleet.wait("the other browser has them", || shown().contains("blue"));
     a.click(&test("theme-dark"));
-    site.fleet.wait("so is the other one", || b.run("return document.documentElement.dataset.theme") == "dark");
+    site.fleet.wait("the other one has it, too", || b.run("return document.documentElement.dataset.theme") == "dark");
     a.click(&test("delete"));
     a.click(&test("confirm"));
-    site.fleet.wait("they are gone there, too", || !shown().contains("blue"));
+    site.fleet.wait("they are deleted there, too", || !shown().contains("blue"));
 
     two.go("/notifications");
     a.click(&test("create-notification"));
@@ -303,7 +303,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     two.site.start_datastore();
     let fleet = &two.site.fleet;
     let is_told = |browser: &Browser| browser.text(&test("badge-rejected")) == "1";
-    fleet.wait("one of them is told", || is_told(&two.a) || is_told(&two.b));
+    fleet.wait("one of them is notified", || is_told(&two.a) || is_told(&two.b));
     two.site.converges();
     let (refused, accepted) = if is_told(&two.a) { (&two.a, &two.b) } else { (&two.b, &two.a) };
     assert!(!is_told(accepted));

@@ -55,10 +55,10 @@ fn w14_contents_travel_whole_or_not_at_all() {
     a.ok("DELETE", &path);
     site.converges();
     let copied = format!("/api/resources/{}/raw", copy["GUID"].as_str().expect("GUID"));
-    assert!(a.get(&copied).body == noise(3_000_000, 3_000_000), "the contents stay while something names them");
+    assert!(a.get(&copied).body == noise(3_000_000, 3_000_000), "the contents are kept while they are referenced");
     a.ok("DELETE", copied.trim_end_matches("/raw"));
     let left = site.converges();
-    assert!(!left.contains("\"chunks\"") && !left.contains("\"contents\""), "contents are left that nothing names");
+    assert!(!left.contains("\"chunks\"") && !left.contains("\"contents\""), "unreferenced contents are left");
     assert_eq!(a.send_text("PUT", &raw, "multipart/form-data; boundary=b", "x").status, 404);
 }
 
@@ -113,7 +113,7 @@ fn w16_a_backup_brings_everything_back() {
         let refused = a.upload("POST", "/api/backup", "backup", bad);
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
-    assert_eq!(site.converges(), before, "a backup that is refused changes nothing");
+    assert_eq!(site.converges(), before, "a rejected backup changes nothing");
     let restored = a.with("Password", "secret").upload("POST", "/api/backup", "backup", sealed.body.as_slice());
     assert_eq!(restored.status, 200, "{}", restored.text());
     // Restored objects that grant revoked access are reported.

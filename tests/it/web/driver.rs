@@ -31,7 +31,7 @@ impl Driver {
     pub fn start() -> Option<Driver> {
         let (Some(driver), Some(_)) = (program("chromedriver"), program("chromium")) else {
             assert!(!crate::fleet::tools_are_required(), "chromium or chromedriver is not installed");
-            eprintln!("SKIPPED: there is no Chromium here; install the packages chromium and chromium-driver");
+            eprintln!("SKIPPED: Chromium is missing; install the packages chromium and chromium-driver");
             return None;
         };
         let mut process = Command::new(driver)
@@ -42,7 +42,7 @@ impl Driver {
             .expect("starts");
         let mut lines = BufReader::new(process.stdout.take().expect("output")).lines();
         let port = loop {
-            let line = lines.next().expect("it says where it listens").expect("reads");
+            let line = lines.next().expect("it prints its address").expect("reads");
             if let Some((_, rest)) = line.split_once("started successfully on port ") {
                 break rest.trim_end_matches('.').to_owned();
             }
@@ -162,9 +162,9 @@ impl Browser {
 
     #[track_caller]
     pub fn sees(&self, selector: &str, text: &str) {
-        self.insist(&format!("{selector} says {text:?}"), || {
+        self.insist(&format!("{selector} shows {text:?}"), || {
             let found = self.find(selector).map(|_| self.text(selector))?;
-            if found.contains(text) { Ok(()) } else { Err(format!("it says {found:?}")) }
+            if found.contains(text) { Ok(()) } else { Err(format!("it shows {found:?}")) }
         });
     }
 

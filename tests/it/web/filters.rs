@@ -48,7 +48,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
     let filter = filters_of(&web).remove(0);
     let read = |name: &str| std::fs::read_to_string(filter.join(name)).expect("reads");
     fleet.wait("it is confined", || read("status").contains("Seccomp:\t2\n"));
-    assert_eq!(read("oom_score_adj").trim(), "1000", "it is the first to go when memory runs short");
+    assert_eq!(read("oom_score_adj").trim(), "1000", "it is killed first when memory runs short");
     assert!(read("status").contains("NoNewPrivs:\t1\n"), "{}", read("status"));
     let held: Vec<PathBuf> = std::fs::read_dir(filter.join("fd"))
         .expect("lists")
@@ -56,7 +56,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
         .collect();
     // Pipes and /dev/null: those of the filter, and those with which the test was started.
     let is_own = |path: &PathBuf| path == Path::new("/dev/null") || path.to_string_lossy().starts_with("pipe:");
-    assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits nothing of the webserver: {held:?}");
+    assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits nothing from the webserver: {held:?}");
     let limits = read("limits");
     assert!(limits.lines().any(|line| line.starts_with("Max open files            0 ")), "{limits}");
     for entry in std::fs::read_dir("/proc").expect("lists").filter_map(Result::ok) {
@@ -145,7 +145,7 @@ fn p15_a_kernel_without_landlock_is_named_in_the_log_or_refused() {
     let (status, answer, log) = play("");
     assert_eq!(status, 200, "{answer}");
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("not fully confined")).collect();
-    assert!(lines.len() == 1 && lines[0].contains("no landlock"), "once, and with what is missing: {log}");
+    assert!(lines.len() == 1 && lines[0].contains("no landlock"), "once, and with the missing feature: {log}");
     let (status, answer, log) = play("Search-Filter-Sandbox=required\n");
     assert!(status == 400 && answer.contains("cannot confine filters: no landlock"), "{status} {answer}");
     assert!(log.contains("searches with filters will fail"), "{log}");

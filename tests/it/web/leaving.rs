@@ -63,7 +63,7 @@ fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
     let begun = Instant::now();
     drop(web.login("bob", "a plain horse"));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    fleet.wait("their own go on as well", || {
+    fleet.wait("their own searches continue as well", || {
         let whole = bob.get(&format!("{path}/download/csv"));
         whole.status == 200 && whole.body.len() > 100 * 60_000
     });
@@ -88,10 +88,10 @@ fn p15_searches_whose_clients_left_while_they_began_are_forgotten_or_end() {
         post("/api/searchctrl/launch", json!({ "SearchString": query }), number % 40);
     }
     let kept = || admin.ok("GET", "/api/searchctrl").as_array().expect("a list").clone();
-    fleet.wait("every search that is told of has ended", || {
+    fleet.wait("every listed search has ended", || {
         kept().iter().all(|search| !search["State"].as_str().expect("a state").contains("ACTIVE"))
     });
-    fleet.wait("what nobody waits for is forgotten", || files(&fleet.dir("a"), "results").len() == kept().len());
+    fleet.wait("unlisted results are deleted", || files(&fleet.dir("a"), "results").len() == kept().len());
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn p15_imports_that_stand_still_are_few_and_leave_others_theirs() {
     let brought = carol.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
     assert_eq!(brought.status, 200, "{}", brought.text());
     drop(held);
-    fleet.wait("nothing stays of them", || arriving() == 0);
+    fleet.wait("nothing is left of them", || arriving() == 0);
     let brought = bob.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
     assert_eq!(brought.status, 200, "{}", brought.text());
 }

@@ -70,7 +70,7 @@ fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
     site.start_datastore();
     site.converges();
     let said = rejections(&[&a, &b]);
-    assert_eq!(said.len(), 6, "one loser of each: {said:?}");
+    assert_eq!(said.len(), 6, "one rejection of each: {said:?}");
     agree(&site, &a, &["one", "two", "three", "gone", "moved", "same", "other", "twice"]);
     let both = [&a, &b].map(|client| client.ok("GET", "/api/users"));
     assert_eq!(both[0], both[1]);
@@ -115,7 +115,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
     let (one, two) = (admin.made("/api/users", &user("one")), admin.made("/api/users", &user("two")));
-    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
     let mut web = web;
     web.stop();
     let put = |collection: &str, key: &str, value: &Value| {
@@ -140,7 +140,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let named = |uid: &Value| admin.ok("GET", &format!("/api/users/{uid}"))["User"].as_str().expect("name").to_owned();
     fleet.wait("a has it", || admin.get("/api/users/77").status == 200);
     assert_eq!((named(&one), named(&two), named(&json!(77))), ("one".into(), "two".into(), "One-77".into()));
-    assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "a name of nobody is free");
+    assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "an unused name is free");
 }
 
 /// Names, and whether they are accepted, on each path.
@@ -231,7 +231,7 @@ fn w40_names_are_judged_alike_on_every_way_in() {
     let made = admin.made("/api/dashboards", &json!({ "Name": "\u{2028}".repeat(256), "Data": {} }));
     let path = format!("/api/dashboards/{made}");
     admin.changed(&path, &json!({ "Description": "d" }));
-    assert_eq!(admin.delete(&path).status, 200, "what was taken can be changed and deleted");
+    assert_eq!(admin.delete(&path).status, 200, "accepted objects can be changed and deleted");
 }
 
 /// Returns the backup with a text replaced and a matching checksum.
@@ -264,7 +264,7 @@ fn w40_a_restore_gives_no_name_that_a_change_could_not_give() {
         let refused = admin.upload("POST", "/api/backup", "backup", altered(&whole, from, to).as_bytes());
         assert!(refused.status == 400 && refused.text().contains(&named), "{to}: {}", refused.text());
     }
-    assert_eq!(site.converges(), before, "a backup that is refused changes nothing");
+    assert_eq!(site.converges(), before, "a rejected backup changes nothing");
     let unaltered = admin.upload("POST", "/api/backup", "backup", altered(&whole, "anna", "anna").as_bytes());
     assert_eq!(unaltered.status, 200, "{}", unaltered.text());
 }

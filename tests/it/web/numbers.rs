@@ -48,7 +48,7 @@ fn p06_a_lease_that_a_restore_took_back_is_given_to_nobody_else() {
     fleet.converges(&["a", "b"]);
     datastore.terminate();
     // Before b learns of the restore, it assigns numbers of a lease that no log knows any more.
-    fleet.wait("b is cut off", || fleet.status("b")["connected"] == false);
+    fleet.wait("b is disconnected", || fleet.status("b")["connected"] == false);
     let at_b = b.admin(&fleet);
     let (alice, finance) = (user(&at_b, "alice"), group(&at_b, "finance"));
     b.login("alice", PASSWORD).made("/api/dashboards", &json!({ "Name": "salaries" }));
@@ -149,7 +149,7 @@ fn p08_what_was_made_upon_an_account_that_is_rejected_is_not_given_to_who_has_th
     put("groups", &number(&finance), &json!({ "GID": finance, "Name": "interns" }));
     put("group-names", "interns", &json!({ "name": "interns", "gid": finance }));
     site.a.resume();
-    site.fleet.wait("everything is decided", || site.fleet.status("a")["outbox"] == 0);
+    site.fleet.wait("all transactions are resolved", || site.fleet.status("a")["outbox"] == 0);
     site.converges();
     // A new password for bob, so that somebody can look with his eyes.
     b.changed(&format!("/api/users/{alice}/pwd"), &json!({ "NewPass": PASSWORD }));
@@ -186,5 +186,5 @@ fn p08_what_was_made_upon_an_account_that_is_rejected_is_not_given_to_who_has_th
         assert!(told.iter().any(|one| one == what), "{what}: {told:?}");
     }
     let notified = || a.ok("GET", "/api/notifications").to_string().contains("(by alice)");
-    site.fleet.wait("the administrator is told", notified);
+    site.fleet.wait("the administrator is notified", notified);
 }

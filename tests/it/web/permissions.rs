@@ -499,8 +499,8 @@ fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
     assert!([&taken, &child, &grandchild].into_iter().all(|made| opens(&with(made))));
     let less = json!({ "name": "first", "capabilities": ["TokenRead"], "expiresAt": end });
     admin.changed(&path(&first), &less);
-    assert!(![&taken, &child, &grandchild].into_iter().any(|made| opens(&with(made))), "what it allows");
-    assert_eq!(with(&grandchild).get("/api/tokens").status, 200, "and no more than that");
+    assert!(![&taken, &child, &grandchild].into_iter().any(|made| opens(&with(made))), "its capabilities");
+    assert_eq!(with(&grandchild).get("/api/tokens").status, 200, "and no other restriction");
     let past = json!({ "name": "first", "capabilities": all, "expiresAt": "2020-01-01T00:00:00Z" });
     admin.changed(&path(&first), &past);
     assert_eq!(with(&grandchild).get("/api/tokens").status, 401, "its end");
@@ -608,6 +608,6 @@ fn p11_looking_at_a_search_is_not_ending_it_and_nobody_leaves_a_token_in_another
     assert!(refused.status == 403 && refused.text().contains("admin acts as bob"), "{}", refused.text());
     let renewal = format!("/api/tokens/{}", made["id"].as_str().expect("id"));
     assert_eq!(su.send_text("PATCH", &renewal, "application/json", "{}").status, 403);
-    assert_eq!(attached.get(&search).status, 200, "the token is as it was");
+    assert_eq!(attached.get(&search).status, 200, "the token is unchanged");
     assert_eq!(bob.delete(&search).status, 200);
 }

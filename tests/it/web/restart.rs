@@ -115,7 +115,9 @@ fn w46_only_the_first_writer_waits_for_a_datastore_that_hangs() {
     let mut others = times[1..].to_vec();
     others.sort_unstable();
     assert!(others[others.len() / 2] < Duration::from_millis(1500), "{times:?}");
-    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0 && fleet.status("a")["connected"] == true);
+    fleet.wait("all transactions are resolved", || {
+        fleet.status("a")["outbox"] == 0 && fleet.status("a")["connected"] == true
+    });
     let all = admin.ok("GET", "/api/dashboards");
     assert!(all.as_array().is_some_and(|all| all.len() == 21 && all.iter().all(|one| one["Synced"] == true)), "{all}");
 }

@@ -27,7 +27,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     let place = site.fleet.dir("backups").display().to_string();
     site.fleet.ok("d", &["backup", "create", &place]);
     site.stop_datastore();
-    let waiting = make(&a, "made while away");
+    let waiting = make(&a, "made while offline");
     site.fleet.ok("d", &["restore", &place, "--at", &seq, "--replace"]);
     site.start_datastore();
     let generation = follows(&site, 1);
@@ -100,7 +100,7 @@ fn deleted_accounts(is_deleter_first: bool) {
     for web in [&site.a, &site.b] {
         for name in ["bob", "carol"] {
             let login = web.nobody().post("/api/login", &json!({ "User": name, "Pass": "a plain horse" }));
-            assert_ne!(login.status, 200, "{name} was deleted; its deleter first: {is_deleter_first}");
+            assert_ne!(login.status, 200, "{name} was deleted; deleting webserver first: {is_deleter_first}");
         }
         assert_eq!(web.nobody().with("Gravwell-Token", &token).get("/api/dashboards").status, 401);
     }

@@ -84,7 +84,7 @@ fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_dem
         let refused = b.upload("POST", "/api/searchctrl/import", "file", bad);
         assert!(refused.status == 400 && refused.text().contains("no archive"), "{}", refused.text());
     }
-    assert_eq!(b.ok("GET", "/api/searchctrl").as_array().map(Vec::len), Some(2), "what is refused leaves nothing");
+    assert_eq!(b.ok("GET", "/api/searchctrl").as_array().map(Vec::len), Some(2), "a rejected import leaves nothing");
 
     assert_eq!(b.call("PATCH", &format!("{path}/save")).status, 200);
     site.converges();
@@ -148,7 +148,7 @@ fn s12_statistics_renderers_and_further_sockets() {
         counts.sum::<Option<u64>>().expect("numbers")
     };
     assert_eq!(sum(&stats["data"]["Stats"]["Set"]), 10, "{stats}");
-    assert!(open("/api/ws/attach/12").is_none(), "what is not there is not attached to");
+    assert!(open("/api/ws/attach/12").is_none(), "attaching to a missing search fails");
 
     let mut socket = open("/api/ws/stats").expect("a socket");
     socket.send(Message::text(json!({ "Subs": ["ping", "sysDesc"] }).to_string())).expect("sends");

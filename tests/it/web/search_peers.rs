@@ -142,7 +142,7 @@ fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
         // A token of an administrator has no administrator rights.
         let token = ask(&c, &question(json!(1), false)).await.expect("an answer");
         assert_eq!(token["status"], 404, "{token}");
-        assert_eq!(ask(&r, &good).await, None, "a reader speaks for nobody");
+        assert_eq!(ask(&r, &good).await, None, "a reader acts for no user");
         c.stop().await;
         r.stop().await;
     });
@@ -168,7 +168,7 @@ fn s7_a_part_is_never_taken_for_the_whole() {
     // Reads until the connection ends, regularly or not: the last chunk of a complete response is empty.
     let _ = stream.read_to_end(&mut got);
     assert!(got.len() < 60_000_000, "{} bytes", got.len());
-    assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "a part looks like the whole");
+    assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "a partial result looks complete");
     let refused = b.get(&format!("{path}/download/text"));
     assert!(refused.status == 503 && refused.text().contains("webserver a"), "{}", refused.text());
     assert_eq!(b.ok("GET", &path)["ItemCount"], 60_000);
@@ -210,7 +210,7 @@ fn s8_a_search_that_begins_is_listed_everywhere_and_histories_agree() {
     site.start_datastore();
     site.converges();
     assert_eq!(history(&a, ""), history(&b, ""));
-    assert_eq!(history(&a, "").as_array().map(Vec::len), Some(1), "what was not there when it was cleared stays");
+    assert_eq!(history(&a, "").as_array().map(Vec::len), Some(1), "entries added after clearing are kept");
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     assert_eq!(session.ok("GET", "/api/mfa")["UserConfig"]["RecoveryCodes"]["Remaining"], 9);
     let path = "/api/mfa/recoverycodes/generate";
     assert_eq!(session.post(path, &body("bob", "None", "")).status, 422, "a session alone is not enough");
-    assert_eq!(session.post(path, &body("admin", "None", "")).status, 403, "nor another user's password");
+    assert_eq!(session.post(path, &body("admin", "None", "")).status, 403, "another user's password is not enough");
     let made = session.made(path, &body("bob", "RecoveryCodes", &codes[1]));
     assert_eq!((&made["Enabled"], &made["Remaining"]), (&json!(true), &json!(10)));
     let fresh = made["Codes"][0].as_str().expect("a code").to_owned();

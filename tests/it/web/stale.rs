@@ -23,7 +23,7 @@ impl Site {
     pub fn heals_b_first(&mut self) {
         self.a.stop();
         self.start_datastore();
-        self.fleet.wait("what b has is committed", || self.fleet.status("b")["outbox"] == 0);
+        self.fleet.wait("b's changes are committed", || self.fleet.status("b")["outbox"] == 0);
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         self.a.restart(&self.fleet, &options);
         self.converges();
@@ -140,7 +140,7 @@ impl Objects {
             assert_eq!(client.ok("GET", path)["Description"], "needed");
         }
         let opens = |value: &str| nobody.with("Gravwell-Token", value).get("/api/dashboards").status;
-        assert_eq!((opens(&self.value), opens(renewed)), (401, 200), "what was renewed stays renewed");
+        assert_eq!((opens(&self.value), opens(renewed)), (401, 200), "the renewed token stays valid");
     }
 }
 
@@ -237,9 +237,9 @@ fn p08_changes_of_one_object_at_two_webservers_at_once_are_both_kept() {
     let last = json!((ROUNDS - 1).to_string());
     for client in [&a, &b] {
         let dashboard = client.ok("GET", &path);
-        assert_eq!((&dashboard["Description"], &dashboard["Name"]), (&last, &last), "neither undid the other");
+        assert_eq!((&dashboard["Description"], &dashboard["Name"]), (&last, &last), "neither reverted the other");
     }
-    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]), "whoever was told is not told again");
+    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]), "no author is notified twice");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn p11_a_rejected_change_is_tried_again_only_by_who_may_make_it_now() {
     assert!(refused.text().contains("you may not make this change now"), "{}", refused.text());
     let login = |name: &str| json!({ "User": name, "Pass": "a known horse" });
     assert_eq!(site.a.nobody().post("/api/login", &login("zed")).status, 422);
-    assert_eq!(rejected(&demoted), ["create user zed"], "it stays on the list");
+    assert_eq!(rejected(&demoted), ["create user zed"], "it remains on the list");
     // A user who may create users can retry it.
     done(&a.post(&retry, &json!({})));
     site.converges();

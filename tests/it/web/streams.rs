@@ -319,7 +319,7 @@ impl Stage {
             is_over.store(true, Ordering::Relaxed);
             wrong
         });
-        assert!(wrong.is_empty(), "these went on:\n{}\n{}", wrong.join("\n"), self.fleet.log_of("a"));
+        assert!(wrong.is_empty(), "these continued:\n{}\n{}", wrong.join("\n"), self.fleet.log_of("a"));
     }
 }
 
@@ -364,7 +364,7 @@ fn all_break_off(open: Vec<Open>, log: &str) {
         let kept = reading.into_iter().filter_map(|(name, reading)| (!reading.join().expect("reads")).then_some(name));
         kept.collect()
     });
-    assert!(wrong.is_empty(), "these went on:\n{}\n{log}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "these continued:\n{}\n{log}", wrong.join("\n"));
 }
 
 /// An open socket uses the user's current groups and capabilities for every frame.
@@ -482,7 +482,7 @@ fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
             TokenDeleted => own.delete(&token),
             TokenStripped => own.put(&token, &json!({ "name": "t", "capabilities": ["Search"] })),
             Demotion => b.delete(&format!("{user}/admin")),
-            other => panic!("{other:?} is of no row"),
+            other => panic!("{other:?} is not in the table"),
         };
         assert_eq!(done.status, 200, "{loss:?}: {}", done.text());
     }
@@ -560,7 +560,7 @@ fn p15_streams_and_sockets_of_one_user_are_bounded() {
         stream.read_exact(&mut head).expect("a status");
         head.ends_with(b" 200")
     };
-    fleet.wait("places are given back", || read_head("/api/events"));
+    fleet.wait("slots are released", || read_head("/api/events"));
 }
 
 /// Begins an upload and leaves it there: the head and the begin of a form.
@@ -617,7 +617,7 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     }
     let mut next = [begin(""), begin("Content-Length: 100\r\n")];
     for stream in &mut next {
-        assert_eq!(status(stream, Duration::from_secs(2)), None, "beyond the bound they wait");
+        assert_eq!(status(stream, Duration::from_secs(2)), None, "they wait beyond the limit");
     }
     drop(held);
     for stream in &mut next {
@@ -632,7 +632,7 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     }
     std::thread::sleep(Duration::from_secs(1));
     let soon = |stream: &mut TcpStream| status(stream, Duration::from_secs(5));
-    assert_eq!(soon(&mut begin("")).as_deref(), Some("200"), "downloads take no places of uploads");
+    assert_eq!(soon(&mut begin("")).as_deref(), Some("200"), "downloads take no slots of uploads");
     let own = made(&admin, "a");
     assert_eq!(admin.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]).status, 200);
     let started = std::time::Instant::now();
@@ -640,5 +640,5 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     let uploaded = bob.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]);
     assert_eq!(uploaded.status, 200, "after {:?}: {}", started.elapsed(), uploaded.text());
     let told = uploads.iter_mut().filter_map(|stream| status(stream, Duration::from_millis(1)));
-    assert_eq!(told.collect::<Vec<_>>(), ["503"], "one of them gave way");
+    assert_eq!(told.collect::<Vec<_>>(), ["503"], "one of them was closed");
 }

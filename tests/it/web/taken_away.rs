@@ -73,7 +73,7 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
         assert!(!is_admin(client, mallory) && !is_admin(client, eve) && !is_admin(client, dave));
         assert!(may_log_in(web, "alice", PASSWORD) && !may_log_in(web, "alice", NEW_PASSWORD));
         assert!(!opens(web, &first) && !opens(web, &second), "tokens of the former password");
-        assert!(!may_log_in(web, "carol", PASSWORD), "the newer lock counts");
+        assert!(!may_log_in(web, "carol", PASSWORD), "the newer lock is effective");
         let bobs = web.nobody().with("Authorization", &format!("Bearer {}", bobs.token()));
         assert_eq!(bobs.get("/api/testauth").status, 401, "a login with the former password");
         // Work of users who still have their rights is kept.
@@ -166,7 +166,7 @@ fn p11_who_acts_as_another_user_does_so_only_as_long_as_they_may() {
         assert_eq!(as_dora.put(&format!("/api/users/{uid}/pwd"), &change).status, 403);
         take_away(&anna, uid);
         assert!(!counts(&as_dora) && !counts(&as_carol), "{what}");
-        assert_eq!(root.get(&format!("/api/dashboards/{dashboard}")).status, 200, "what was done stays");
+        assert_eq!(root.get(&format!("/api/dashboards/{dashboard}")).status, 200, "earlier changes are kept");
         let left = root.ok("GET", &format!("/api/users/{dora}/sessions"))["Sessions"].clone();
         assert!(left.as_array().is_some_and(Vec::is_empty), "{what}: {left}");
     }
@@ -234,7 +234,7 @@ fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_n
     site.stop_datastore();
 
     bobs.made("/api/notifications/broadcast", &json!({ "Msg": "from bob" }));
-    dashboard(&bobs, json!({ "Name": "of everybody", "Global": true }));
+    dashboard(&bobs, json!({ "Name": "shared with all", "Global": true }));
     bobs.ok("DELETE", &kept);
     bobs.changed(&changed, &json!({ "Description": "bob was here" }));
     dashboard(&bobs, json!({ "Name": "bob's own" }));
