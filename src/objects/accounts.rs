@@ -17,13 +17,13 @@ pub const USER_GONE: &str = "the user was deleted";
 /// Message if a change conflicts with the deletion of its group.
 pub const GROUP_GONE: &str = "the group was deleted";
 /// Message if rights are granted on the basis of outdated rights.
-const RIGHTS_CHANGED: &str = "the rights of the user were changed in the meantime: look again, and repeat it";
+const RIGHTS_CHANGED: &str = "the rights of the user were changed in the meantime; reload them and try again";
 /// Reason for revoking a right unconditionally.
-const TAKEN_AWAY: &str = "a right that is taken away is taken away, whoever gave it, and when";
+const TAKEN_AWAY: &str = "revoking a right does not depend on who granted it, or when";
 /// Reason for writing or deleting a user's objects unconditionally: the condition on the user decides.
-const WITH_THE_USER: &str = "it comes and goes with the user";
+const WITH_THE_USER: &str = "it belongs to the user";
 /// The same reason for a group.
-const WITH_THE_GROUP: &str = "it goes with the group";
+const WITH_THE_GROUP: &str = "it belongs to the group";
 /// Maximum number of candidates when looking for a number without leftover objects.
 const NUMBERS_TRIED: usize = 1000;
 
@@ -42,7 +42,7 @@ pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, Sto
             return Ok(number);
         }
     }
-    Err(StoreError::Io(std::io::Error::other("no number is free: are leases and objects of one fleet?")))
+    Err(StoreError::Io(std::io::Error::other("no ID is free; check that leases and objects belong to the same fleet")))
 }
 
 /// Creates a user; the name must be free at commit.
@@ -59,7 +59,7 @@ pub fn create_user(
     let mut writes = Writes::new();
     claims::create(store, user, &mut writes)?;
     let left = cleaning::key(Of::User, user.uid);
-    writes.require_absent::<Cleaning>(&left, "an earlier user of this number is being cleared away: try again")?;
+    writes.require_absent::<Cleaning>(&left, "an earlier user with this ID is still being deleted; try again")?;
     let changed = Moment::now();
     let password = Password { uid: user.uid, hash: password_hash, changed, must_change };
     writes.overwrite(&password, WITH_THE_USER)?;
@@ -122,7 +122,7 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     let rows = cleaning::of_user(store, uid, SLICE)?;
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
-    claims::delete(store, record, "the user was deleted already", &mut writes)?;
+    claims::delete(store, record, "the user is already deleted", &mut writes)?;
     writes.delete_whatever::<Admin>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Lock>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Password>(&key, WITH_THE_USER)?;
@@ -172,7 +172,7 @@ pub fn end_sessions_and(
         writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
     }
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
-    writes.overwrite(&epoch, "any new epoch ends what came before it: the last one counts")?;
+    writes.overwrite(&epoch, "a new epoch invalidates all earlier ones")?;
     Ok((writes, epoch.id))
 }
 
@@ -194,7 +194,7 @@ pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> 
     let mut writes = Writes::new();
     claims::create(store, group, &mut writes)?;
     let left = cleaning::key(Of::Group, group.gid);
-    writes.require_absent::<Cleaning>(&left, "an earlier group of this number is being cleared away: try again")?;
+    writes.require_absent::<Cleaning>(&left, "an earlier group with this ID is still being deleted; try again")?;
     Ok(writes)
 }
 
@@ -217,7 +217,7 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
     let rows = cleaning::of_group(store, gid, SLICE)?;
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
-    claims::delete(store, record, "the group was deleted already", &mut writes)?;
+    claims::delete(store, record, "the group is already deleted", &mut writes)?;
     writes.delete_whatever::<Grants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
     writes.delete_whatever::<TagGrants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
     if !is_all {
@@ -235,7 +235,7 @@ pub fn join_groups(uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
     for gid in groups {
         writes.require::<Group>(&gid.to_string(), &format!("there is no group {gid}"))?;
-        writes.overwrite(&Membership { uid, gid: *gid }, "it says only that it is there")?;
+        writes.overwrite(&Membership { uid, gid: *gid }, "it has no value but its existence")?;
     }
     Ok(writes)
 }

@@ -23,11 +23,10 @@ use super::{Store, StoreError};
 use crate::model::{Collection, Key, Op};
 
 const ADMINISTRATORS: &str = "only administrators may do this";
-const NOT_YOURS: &str = "it concerns what is not yours, or what you may only read";
-const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
-const PROOF: &str =
-    "a login, or a password of one's own, is not made by trying again: log in, or choose a password anew";
-const CONTENTS: &str = "it names contents that you may not read";
+const NOT_YOURS: &str = "it concerns an object that is not yours, or that you may only read";
+const SHARING_WITH_ALL: &str = "only administrators may share with all users";
+const PROOF: &str = "a login or a change of your own password cannot be retried; log in, or change the password again";
+const CONTENTS: &str = "it references a blob that you may not read";
 
 /// Access to the present state.
 pub trait Present {
@@ -207,7 +206,7 @@ impl Maker<'_> {
             let known = before.get(place).unwrap_or(&none);
             only_if(!audience.global || known.global, SHARING_WITH_ALL)?;
             if let Some(foreign) = self.person.foreign_group(&audience.groups, &known.groups) {
-                only_if(false, &format!("you are no member of group {foreign}: share with your own groups"))?;
+                only_if(false, &format!("you are not a member of group {foreign}; share with your own groups"))?;
             }
         }
         Ok(())
@@ -242,7 +241,7 @@ impl Maker<'_> {
         self.needs("Search")?;
         only_if(!entry.global, SHARING_WITH_ALL)?;
         let groups: Vec<i32> = entry.gids.iter().copied().chain((entry.gid != 0).then_some(entry.gid)).collect();
-        only_if(self.person.may_share_with(&groups), "you are no member of a group that it names")
+        only_if(self.person.may_share_with(&groups), "you are not a member of a group that it names")
     }
 
     /// A token grants nothing that its owner may not do.
@@ -269,7 +268,7 @@ impl Maker<'_> {
             return only_if(false, ADMINISTRATORS);
         };
         let is_member = after.default_gid.is_none_or(|gid| gid == 0 || self.person.groups.contains(&gid));
-        only_if(is_member || after.default_gid == before.default_gid, "you are no member of that group")
+        only_if(is_member || after.default_gid == before.default_gid, "you are not a member of that group")
     }
 }
 
@@ -402,7 +401,7 @@ mod tests {
             ("create a group", nothing(), vec![put("groups", "7", &json!({}))], ADMIN, PLAIN),
             ("end others' sessions", nothing(), vec![put("session-epochs", "66", &json!({}))], ADMIN, PLAIN),
             ("delete a user", nothing(), vec![delete("users", "66")], ADMIN, PLAIN),
-            ("clear a user away", nothing(), vec![put("cleanings", "user/66", &json!({}))], ADMIN, PLAIN),
+            ("delete leftovers of a user", nothing(), vec![put("cleanings", "user/66", &json!({}))], ADMIN, PLAIN),
             ("clear others' history", nothing(), vec![put("cleanings", "history/66", &json!({}))], ADMIN, PLAIN),
             ("others' preferences", nothing(), vec![put("preferences", "66/prefs", &json!({}))], ADMIN, PLAIN),
             ("others' history", nothing(), vec![delete("history", "66/a")], ADMIN, PLAIN),
@@ -410,14 +409,20 @@ mod tests {
             ("notify others", nothing(), vec![put("notifications", "5", &note(66, 0, false))], ADMIN, PLAIN),
             ("notify a group", nothing(), vec![put("notifications", "5", &note(0, 3, false))], ADMIN, MEMBER),
             ("notify all", nothing(), vec![put("notifications", "5", &note(9, 0, true))], ADMIN, PLAIN),
-            ("a dashboard for another", nothing(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
-            ("share with everybody", nothing(), dashboards(dashboard(9, &[], true, &[])), ADMIN, PLAIN),
-            ("give a dashboard away", own(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
+            ("a dashboard for another user", nothing(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
+            ("share with all users", nothing(), dashboards(dashboard(9, &[], true, &[])), ADMIN, PLAIN),
+            ("transfer a dashboard", own(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
             ("share with a group", own(), dashboards(dashboard(9, &[3], false, &[])), MEMBER, PLAIN),
             ("let a group write", own(), dashboards(dashboard(9, &[], false, &[3])), MEMBER, PLAIN),
-            ("a shared one", of_other(&[3]), dashboards(dashboard(66, &[], false, &[3])), MEMBER, PLAIN),
-            ("share others' one", of_other(&[3]), dashboards(dashboard(66, &[3], false, &[3])), ADMIN, MEMBER),
-            ("delete others' one", of_other(&[3]), vec![delete("dashboards", "5")], ADMIN, MEMBER),
+            ("a shared dashboard", of_other(&[3]), dashboards(dashboard(66, &[], false, &[3])), MEMBER, PLAIN),
+            (
+                "share another user's dashboard",
+                of_other(&[3]),
+                dashboards(dashboard(66, &[3], false, &[3])),
+                ADMIN,
+                MEMBER,
+            ),
+            ("delete another user's dashboard", of_other(&[3]), vec![delete("dashboards", "5")], ADMIN, MEMBER),
             ("a dashboard", own(), dashboards(dashboard(9, &[], false, &[])), PLAIN, lacking("DashboardWrite")),
             ("delete a dashboard", own(), vec![delete("dashboards", "5")], PLAIN, lacking("DashboardWrite")),
             ("a resource", nothing(), resources(resource(9, &[3], "")), MEMBER, PLAIN),
@@ -432,7 +437,7 @@ mod tests {
                 MEMBER,
                 PLAIN,
             ),
-            ("one's own again", nothing(), vec![put("users", "9", &user(9, json!(null)))], ADMIN, PLAIN),
+            ("one's own account", nothing(), vec![put("users", "9", &user(9, json!(null)))], ADMIN, PLAIN),
             (
                 "other contents",
                 nothing().with("contents", "c", &content),
@@ -444,11 +449,11 @@ mod tests {
             ("of a later version", nothing(), vec![put("of-a-later-version", "x", &json!({}))], ADMIN, PLAIN),
         ];
         for (what, there, ops, with, without) in table {
-            assert!(with.may(&there, &ops), "{what}: who has the right may");
-            assert!(!without.may(&there, &ops), "{what}: who lost it may not");
+            assert!(with.may(&there, &ops), "{what}: allowed with the right");
+            assert!(!without.may(&there, &ops), "{what}: rejected without the right");
             // One forbidden operation is enough to reject all.
             let own_first = [vec![put("preferences", "9/prefs", &json!({}))], ops].concat();
-            assert!(!without.may(&there, &own_first), "{what}: also among others");
+            assert!(!without.may(&there, &own_first), "{what}: rejected with other operations, too");
         }
     }
 
@@ -490,7 +495,7 @@ mod tests {
         assert!(PLAIN.may(&there(&["c"]), &ops));
         assert!(!PLAIN.may(&there(&[]), &ops));
         let uploaded = [put("contents", "n", &json!({})), put("resources", GUID, &resource(9, &[], "n"))];
-        assert!(PLAIN.may(&there(&[]), &uploaded), "contents of one's own that are not there yet");
+        assert!(PLAIN.may(&there(&[]), &uploaded), "a new blob that does not exist yet");
     }
 
     #[test]

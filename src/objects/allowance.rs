@@ -133,6 +133,6 @@ mod tests {
         assert!(is_kept_for(&[put("locks"), put("session-epochs"), put("token-epochs"), delete("sessions")]));
         assert!(is_kept_for(&[delete("dashboards")]));
         assert!(!is_kept_for(&[put("sessions"), put("dashboards")]));
-        assert!(!is_kept_for(&[put("tokens")]), "whoever makes many of them takes no more than with anything else");
+        assert!(!is_kept_for(&[put("tokens")]), "creating tokens must not use the reserved room");
     }
 }

@@ -187,7 +187,7 @@ impl Source {
         }
         for (key, head) in heads.into_iter().filter(|(key, _)| !passed_over.contains(key.as_str())) {
             if let Err(error) = self.write_content(&head, &mut seen, line, &mut written.chunks)? {
-                tracing::warn!(content = %key, error, "contents are left out of the backup");
+                tracing::warn!(content = %key, error, "skipping blob in export archive");
                 written.left_out.push(key.as_str().to_owned());
             }
         }
@@ -206,7 +206,7 @@ impl Source {
             return Ok(Ok(()));
         }
         let Some((contents, runtime)) = &self.contents else {
-            return Ok(Err("this replica keeps no contents".into()));
+            return Ok(Err("this replica stores no blobs".into()));
         };
         let parts = match runtime.block_on(contents.parts(&head.index)) {
             Ok(parts) => parts,
@@ -342,24 +342,21 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
         let text = lines.next()?.ok_or_else(|| wrong(1, "the file is empty"))?;
         hash.update(text.as_bytes());
         hash.update(b"\n");
-        serde_json::from_str(text).map_err(|_| wrong(1, "this is not a backup of a Gravwell webserver"))?
+        serde_json::from_str(text).map_err(|_| wrong(1, "not a backup of a Gravwell webserver"))?
     };
     if head.version != VERSION {
-        return Err(wrong(
-            1,
-            format!("version {} of backups is not known to this webserver: use a newer one", head.version),
-        ));
+        return Err(wrong(1, format!("backup version {} is not supported; use a newer webserver", head.version)));
     }
     let (mut keys, mut chunks, mut object_bytes) = (BTreeSet::new(), 0, 0);
     loop {
         let number = lines.number + 1;
-        let text = lines.next()?.ok_or_else(|| wrong(number, "the file is cut short"))?;
+        let text = lines.next()?.ok_or_else(|| wrong(number, "the file is truncated"))?;
         if text.starts_with("{\"end\":") {
             let Tail { end } = serde_json::from_str(text).map_err(|error| wrong(number, error))?;
             if (end.objects, end.chunks) != (keys.len() as u64, chunks)
                 || end.blake3 != hash.finalize().to_hex().to_string()
             {
-                return Err(wrong(number, "the contents are not what they were when the backup was made"));
+                return Err(wrong(number, "checksum mismatch: the file was modified or is corrupt"));
             }
             break;
         }
@@ -374,7 +371,7 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
         let (collection, key, value) = parse_object_line(text).map_err(|error| wrong(number, error))?;
         object_bytes += text.len() as u64;
         if !keys.insert((collection.clone(), key.clone())) {
-            return Err(wrong(number, format!("{collection}/{key} is there twice")));
+            return Err(wrong(number, format!("duplicate object {collection}/{key}")));
         }
         // Archives of earlier versions may contain collections unknown to those versions.
         if !NEVER.contains(&collection.as_str()) {
@@ -383,14 +380,14 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
     }
     let number = lines.number;
     if lines.next()?.is_some() {
-        return Err(wrong(number + 1, "something follows the end"));
+        return Err(wrong(number + 1, "unexpected data after the end"));
     }
     let has_first =
         |collection: &str| keys.iter().any(|(c, k)| c.as_str() == collection && k.as_str() == FIRST.to_string());
     if !(has_first(User::COLLECTION) && has_first(Admin::COLLECTION)) {
         return Err(wrong(
             number,
-            "the first administrator is missing: nobody could administer what would be restored",
+            "the first administrator is missing, so the restored data could not be administered",
         ));
     }
     Ok(Examined { objects: keys.len() as u64, object_bytes, keys, omitted: head.omitted })
@@ -400,7 +397,7 @@ fn chunk(text: &str) -> Result<(ChunkId, Vec<u8>), String> {
     let ChunkLine { chunk, data } = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let raw = STANDARD.decode(data).map_err(|error| error.to_string())?;
     if raw.len() > CHUNK_BYTES_MAX || ChunkId::of(&raw) != chunk {
-        return Err(format!("the bytes are not those of chunk {chunk}"));
+        return Err(format!("hash mismatch in chunk {chunk}"));
     }
     Ok((chunk, raw))
 }
@@ -425,7 +422,7 @@ impl<R: BufRead> Lines<'_, R> {
             return Ok(None);
         }
         if self.text.pop() != Some('\n') {
-            return Err(wrong(self.number, "the line does not end, or is too long"));
+            return Err(wrong(self.number, "the line is unterminated or too long"));
         }
         Ok(Some(&self.text))
     }

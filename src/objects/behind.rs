@@ -13,7 +13,7 @@ use super::{Store, StoreError, Writes};
 /// its changes.
 pub const BEHIND_MAX: usize = 4;
 
-const ACTS_NO_MORE: &str = "the administrator who acts as the user has lost the right to it: log in as yourself";
+const ACTS_NO_MORE: &str = "the administrator who acts as the user has lost the right to do so; log in as yourself";
 
 /// An administrator who acts as another user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -120,11 +120,11 @@ pub fn look_alike<O: Owner>(store: &Store, name: &str, number: i32) -> Result<Op
 }
 
 fn taken<O: Owner>(name: &str) -> String {
-    format!("there is already a {} called {name}", O::WHAT)
+    format!("a {} called {name} already exists", O::WHAT)
 }
 
 fn moved<O: Owner>(name: &str) -> String {
-    format!("the {} {name} was renamed or deleted meanwhile: look again", O::WHAT)
+    format!("the {} {name} was renamed or deleted; reload it and try again", O::WHAT)
 }
 
 /// Claims a name for `number`; it must be free at commit.
@@ -177,7 +177,7 @@ fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writ
 pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result<(), StoreError> {
     take::<O>(store, owner.called(), owner.number(), writes)?;
     let what = O::WHAT;
-    let said = format!("the number {} was given to another {what} at the same time: try again", owner.number());
+    let said = format!("ID {} was assigned to another {what} at the same time; try again", owner.number());
     writes.create(owner, &said)
 }
 
@@ -240,14 +240,14 @@ impl std::fmt::Display for Dispute {
             Dispute::Idle { what, name, number } => {
                 write!(
                     f,
-                    "the {what} name {name:?} is kept for {what} {number}, who does not exist or has another name"
+                    "the {what} name {name:?} is reserved for {what} {number}, which does not exist or has another name"
                 )
             }
             Dispute::Unnamed { what, name, number, held_by: None } => {
-                write!(f, "{what} {number} is called {name:?}, but the name leads to nobody")
+                write!(f, "{what} {number} is called {name:?}, but the name has no owner")
             }
             Dispute::Unnamed { what, name, number, held_by: Some(other) } => {
-                write!(f, "{what} {number} is called {name:?}, but the name is that of {what} {other}")
+                write!(f, "{what} {number} is called {name:?}, but the name belongs to {what} {other}")
             }
         }
     }
@@ -421,16 +421,16 @@ impl Side {
         };
         let conditions = vec![free, at_version(O::COLLECTION, &number.to_string(), owner.version)?];
         let mut writes = Writes::new();
-        writes.overwrite(&O::Claim::of(&name, number), "under the conditions of the repair")?;
+        writes.overwrite(&O::Claim::of(&name, number), "the preconditions of the repair apply")?;
         if bearer.is_some() {
             let as_read = AsRead::Committed(owner.version, History::default());
             let mut record = Record::<O>::read(owner.value.clone(), as_read)?;
             record.value.rename(name.clone());
-            writes.overwrite_existing(&record, "", "under the conditions of the repair")?;
+            writes.overwrite_existing(&record, "", "the preconditions of the repair apply")?;
         }
         Ok(Repair {
             dispute: Dispute::Unnamed { what: O::WHAT, name: owner.name.clone(), number, held_by: bearer },
-            what: format!("let {} {number} be found as {name}", O::WHAT),
+            what: format!("assign {} {number} the name {name}", O::WHAT),
             ops: writes.into_ops(),
             conditions,
         })

@@ -162,7 +162,7 @@ impl Rows {
                 break;
             }
             if wanted(&key) {
-                self.writes.delete_whatever::<T>(&key, "it goes with its owner, whatever it is by then")?;
+                self.writes.delete_whatever::<T>(&key, "its owner was deleted, so its value does not matter")?;
             }
         }
         Ok(())

@@ -68,7 +68,7 @@ impl Stored for Content {
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
     /// The replica does not store blobs.
-    #[error("this replica keeps no contents")]
+    #[error("this replica stores no blobs")]
     None,
     /// The chunk store failed.
     #[error(transparent)]
@@ -193,7 +193,7 @@ impl Upload {
         &mut self,
         work: impl FnOnce(&mut Writer) -> Result<T, ChunkError> + Send + 'static,
     ) -> Result<T, UploadError> {
-        let stopped = || UploadError::Io(std::io::Error::other("an earlier part of the contents was not kept"));
+        let stopped = || UploadError::Io(std::io::Error::other("an earlier part of the blob was not stored"));
         let mut writer = self.writer.take().ok_or_else(stopped)?;
         let working = background::handle().spawn_blocking(move || {
             let done = work(&mut writer);
@@ -230,7 +230,7 @@ impl Upload {
         self.hand_over(1).await;
         let Upload { writer, ahead, base, size, webserver, hold, .. } = self;
         ahead.finish(&index).await;
-        let gone = || UploadError::Io(std::io::Error::other("the contents were not kept"));
+        let gone = || UploadError::Io(std::io::Error::other("the blob was not stored"));
         let Writer { md5, blake3, parts, .. } = writer.ok_or_else(gone)?;
         let content = Content {
             id: hex(&random::<16>()?),
@@ -243,7 +243,7 @@ impl Upload {
             created: Moment::now(),
             webserver,
         };
-        writes.create(&content, "the contents exist already: try again")?;
+        writes.create(&content, "the blob already exists; try again")?;
         writes.hold(hold);
         Ok(content)
     }
@@ -270,7 +270,7 @@ impl Reader {
         let total: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
         if total != content.size {
             let said = content.size;
-            return Err(ContentsError::Malformed(format!("a content of {said} bytes has chunks of {total} bytes")));
+            return Err(ContentsError::Malformed(format!("the chunks of a blob of {said} bytes have {total} bytes")));
         }
         let mut skipped = 0;
         let before = parts.iter().take_while(|part| {
@@ -297,7 +297,7 @@ impl Reader {
         let Some(part) = self.parts.next() else { return Ok(None) };
         let raw = self.contents.read_ahead(&ids).await?;
         if raw.len() != part.bytes as usize {
-            return Err(ContentsError::Malformed(format!("chunk {} has another length than its list says", part.id)));
+            return Err(ContentsError::Malformed(format!("length of chunk {} differs from its manifest", part.id)));
         }
         let start = std::mem::take(&mut self.skip).min(raw.len());
         let room = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -315,7 +315,7 @@ impl Reader {
 /// missing later.
 pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, UploadError> {
     let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
-    let missing = || UploadError::Io(std::io::Error::other(format!("the content {id} is missing")));
+    let missing = || UploadError::Io(std::io::Error::other(format!("blob {id} is missing")));
     let content = store.get::<Content>(id)?.ok_or_else(missing)?.value;
     let opening = Reader::open(kept(store)?, &content, 0, content.size);
     let reader = runtime.block_on(opening).map_err(std::io::Error::other)?;
@@ -350,7 +350,7 @@ impl std::io::Read for Waiting {
 /// If the state is corrupt or the object cannot be encoded.
 pub fn name_again(store: &Store, id: &str, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
     match store.get::<Content>(id)? {
-        Some(record) => writes.overwrite_existing(&record, gone, "a content never changes: the same is written again"),
+        Some(record) => writes.overwrite_existing(&record, gone, "blobs are immutable, so the same value is rewritten"),
         None if id.is_empty() => Ok(()),
         None => writes.require::<Content>(id, gone),
     }

@@ -129,7 +129,7 @@ impl<T: OfEpoch> Known<T> {
             return Ok(epoch.to_owned());
         }
         let epoch = Epoch::<T>::begin(uid)?;
-        writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
+        writes.overwrite(&epoch, "an invalid epoch is not used, so a new one replaces it")?;
         Ok(epoch.id)
     }
 }

@@ -60,7 +60,7 @@ pub async fn ensure(
         FirstPassword::WellKnown => WELL_KNOWN.to_owned(),
         FirstPassword::Random => new_password().map_err(|error| refused(error.to_string()))?,
     };
-    keep(&password).map_err(|error| refused(format!("the first password cannot be kept: {error}")))?;
+    keep(&password).map_err(|error| refused(format!("cannot store the first password: {error}")))?;
     let hash = passwords::hash(&password).await.map_err(|error| refused(error.to_string()))?;
     let user = User {
         uid: FIRST,

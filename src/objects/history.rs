@@ -12,7 +12,7 @@ use super::sharing::null_is_empty;
 use super::{Moment, Store, StoreError, Writes};
 
 /// Reason for deleting entries unconditionally.
-const NEVER_CHANGED: &str = "an entry never changes";
+const NEVER_CHANGED: &str = "entries are immutable";
 
 /// A search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
         writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
         let work = Cleaning::new(store, Of::History, uid, until.to_owned());
         // A cleaning made while disconnected may be committed after a later one: it must not replace another one.
-        writes.overwrite(&work, "its key names its last entry, so another one there says the same")?;
+        writes.overwrite(&work, "its key names the last entry, so an existing object is equal")?;
     }
     Ok(writes)
 }
@@ -115,7 +115,7 @@ impl Cleared {
 pub fn add(store: &Store, entry: &Entry, entries_max: usize) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     writes.require::<super::users::User>(&entry.uid.to_string(), "the user was deleted")?;
-    writes.overwrite(entry, "its number is random")?;
+    writes.overwrite(entry, "its ID is random")?;
     let keys = store.keys::<Entry>(&format!("{}/", entry.uid))?;
     let excess = (keys.len() + 1).saturating_sub(entries_max.max(1));
     // A large excess occurs only after the setting was lowered: the searches that follow delete the rest.

@@ -316,7 +316,7 @@ mod tests {
             |holds: &&str| holds.starts_with("<uid>/") || holds.starts_with("<uid>:") || holds.starts_with("user/");
         for kind in super::super::kinds::KINDS.iter().filter(|kind| by_user(&kind.holds) && kind.collection != "users")
         {
-            assert!(known.contains(kind.collection), "{} belongs to a user, and is not known here", kind.collection);
+            assert!(known.contains(kind.collection), "unknown collection {} with owners", kind.collection);
         }
     }
 
@@ -386,7 +386,7 @@ mod tests {
         let mut writes = Writes::new();
         accounts::set_admin(&alone.store, &mut writes, 66, false).expect("writes");
         let id = alone.commit(&Author::default(), writes).await;
-        assert!(alone.conditions(id).contains(&user), "what takes a right away, too");
+        assert!(alone.conditions(id).contains(&user), "also when a right is revoked");
         // A change by that user of something else.
         let standing = Standing { uid: 66, ..Standing::default() };
         let alice = Author { uid: 66, user: "alice".into(), standing, ..Author::default() };
@@ -427,7 +427,7 @@ mod tests {
         let upon_creation = |name: &str| vec![upon::<UserName>(name, creation)];
         assert!(is_there("bob", upon_creation("bob")) && !is_there("alice", upon_creation("alice")));
         assert!(!is_there("alice", vec![upon::<User>("66", creation)]));
-        assert!(is_there("alice", vec![]), "an account that was committed, and renamed since");
+        assert!(is_there("alice", vec![]), "an account that was committed and later renamed");
         assert!(is_there("alice", vec![upon::<User>("7", creation)]), "of another user");
         let nobody = Author { uid: 70, user: "carol".into(), ..Author::default() };
         let gone = is_author_there(&alone.store, &nobody, &txn(vec![upon::<User>("70", creation)]));
@@ -441,7 +441,7 @@ mod tests {
         let is_same = |one: String, other: String| is_same(Number::User(66), one.as_bytes(), other.as_bytes());
         assert!(is_same(user("alice", DATE), user("alicia", DATE)));
         assert!(!is_same(user("alice", DATE), user("bob", later)));
-        assert!(!is_same(user("alice", DATE), user("alice", later)), "deleted, and made anew");
+        assert!(!is_same(user("alice", DATE), user("alice", later)), "deleted and created again");
         let old = |name: &str| json!({ "UID": 66, "User": name }).to_string();
         assert!(is_same(old("alice"), user("Alice", DATE)) && !is_same(old("alice"), old("bob")));
         assert!(!is_same("{}".into(), "{}".into()));

@@ -171,7 +171,7 @@ impl Held {
     /// Returns the leases. Ends them if the machine may have been reverted since the last call.
     fn leases(&mut self, clock: &dyn Clock) -> &mut Leases {
         if self.reverted.is_noticed(clock) && self.leases.users.end + self.leases.groups.end > 0 {
-            tracing::warn!("the clock jumped, as it does when a machine is reverted: leased numbers are given up");
+            tracing::warn!("clock jumped, possibly because the machine was reverted; dropping leased IDs");
             self.leases = Leases::default();
         }
         &mut self.leases
@@ -205,7 +205,7 @@ impl Ids {
         if let Err(error) = std::fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::debug!(%error, "the leases of an earlier process are still shown");
+            tracing::debug!(%error, "failed to remove the lease file of an earlier process");
         }
         let held = Held { leases: Leases::default(), reverted: Reverted::new(&*clock) };
         Ids { file, clock, held: Mutex::new(held) }
@@ -271,20 +271,20 @@ impl Ids {
         let begin = era.begin(numbers, found.as_ref().map(|record| &record.value), random).ok_or_else(|| {
             let name = numbers.name();
             CommitError::TooMuch(format!(
-                "no numbers of {name} are left to lease below {RANDOM_FROM}: they get random ones above it"
+                "no IDs of {name} are left to lease below {RANDOM_FROM}; using random IDs above it"
             ))
         })?;
         let mut writes = Writes::new();
         let (generation, log_id) = (Some(era.generation.0), Some(era.log_id));
         let counter = Counter { kind: numbers.name().into(), next: begin + LEASE, generation, log_id };
         match found {
-            None => writes.create(&counter, "another webserver leases numbers at this moment")?,
+            None => writes.create(&counter, "another webserver is leasing IDs at this moment")?,
             Some(record) if record.version.is_none() => return Ok(()),
             Some(record) => {
-                writes.replace(Some(record.as_read), &counter, "another webserver leases numbers at this moment")?;
+                writes.replace(Some(record.as_read), &counter, "another webserver is leasing IDs at this moment")?;
             }
         }
-        let what = format!("lease numbers for {}", numbers.name());
+        let what = format!("lease IDs for {}", numbers.name());
         // Only a committed lease is used: the range of a pending one may still go to another webserver. If the log was
         // left in the meantime, it is unknown in which history it was committed.
         if let Committed::At(_) = store.commit(&Author::default(), &what, writes).await?
@@ -294,7 +294,7 @@ impl Ids {
             let leases = held.leases(&*self.clock);
             *leases.of(numbers) = Range { next: begin, end: begin + LEASE, history: era.history };
             if let Err(error) = self.show(leases) {
-                tracing::debug!(%error, "what is leased is not shown in the directory");
+                tracing::debug!(%error, "failed to write the lease file");
             }
         }
         Ok(())
@@ -331,9 +331,9 @@ mod tests {
         let begin = |generation, counter: Option<Counter>, random| {
             era(generation).begin(Numbers::Users, counter.as_ref(), random)
         };
-        assert_eq!(begin(1, None, 7), Some(2), "the first of all");
+        assert_eq!(begin(1, None, 7), Some(2), "the first lease");
         assert_eq!(begin(1, Some(counter(66, Some(1))), 7), Some(66));
-        assert_eq!(begin(1, Some(counter(66, None)), 7), Some(66), "of an earlier version, and nothing was lost");
+        assert_eq!(begin(1, Some(counter(66, None)), 7), Some(66), "a counter of an earlier version, without a loss");
         assert_eq!(begin(9, Some(counter(66, Some(9))), 7), Some(66), "another lease in the same generation");
         // A restore or recovery took the counter back, or may have.
         for known in [None, Some(counter(66, None)), Some(counter(66, Some(1))), Some(counter(66, Some(8)))] {
@@ -342,7 +342,7 @@ mod tests {
         }
         let of_other_log = Counter { log_id: Some(LogId([2; 16])), ..counter(66, Some(9)) };
         assert_eq!(begin(9, Some(of_other_log), 0), Some(REGION));
-        assert_eq!(begin(9, Some(counter(REGION, Some(1))), 0), Some(REGION), "the last lease ended before it");
+        assert_eq!(begin(9, Some(counter(REGION, Some(1))), 0), Some(REGION), "the last lease ended before the region");
         assert_eq!(begin(9, Some(counter(REGION + 1, Some(1))), 0), Some(2 * REGION));
     }
 
@@ -380,7 +380,7 @@ mod tests {
         assert!(next(&ids) >= RANDOM_FROM);
         assert!(ids.next_in(Numbers::Groups, History::default(), Some(7)).expect("number") >= RANDOM_FROM);
         leased(&ids, 5, 7);
-        assert!(next(&Ids::open(temp.path())) >= RANDOM_FROM, "another process on the directory, or on a copy");
+        assert!(next(&Ids::open(temp.path())) >= RANDOM_FROM, "another process on the directory or on a copy");
     }
 
     #[test]
@@ -392,7 +392,10 @@ mod tests {
             leased(&ids, 66, 130);
             let number = ids.next_in(Numbers::Users, history, leased_to).expect("number");
             assert!(number >= RANDOM_FROM, "{history:?} {leased_to:?}");
-            assert!(ids.next_in(Numbers::Users, first, Some(130)).expect("number") >= RANDOM_FROM, "it is given up");
+            assert!(
+                ids.next_in(Numbers::Users, first, Some(130)).expect("number") >= RANDOM_FROM,
+                "the lease is dropped"
+            );
         }
     }
 
@@ -416,6 +419,6 @@ mod tests {
         ids.held.lock().expect("lock").leases.groups = Range { next: 66, end: 130, history: History::default() };
         assert!(ids.is_stocked());
         now.store(4_000_000, Ordering::Relaxed);
-        assert!(!ids.is_stocked(), "whoever looks notices it");
+        assert!(!ids.is_stocked(), "the next access notices it");
     }
 }

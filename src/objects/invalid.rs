@@ -32,7 +32,7 @@ pub async fn noting<T>(work: impl Future<Output = T>) -> (T, BTreeSet<String>) {
 
 /// Records an invalid object for the enclosing [`noting`].
 pub(super) fn note(error: &StoreError) {
-    tracing::debug!(%error, "left out");
+    tracing::debug!(%error, "skipping invalid object");
     if let StoreError::Invalid { collection, key, .. } = error {
         let _ = NOTED.try_with(|noted| noted.borrow_mut().insert(format!("{collection}/{key}")));
     }
@@ -53,7 +53,7 @@ fn place(error: &serde_json::Error) -> String {
     if reason.starts_with("missing field ") {
         return reason;
     }
-    format!("it is not of this kind at line {}, column {}; its contents are secret", error.line(), error.column())
+    format!("invalid value at line {}, column {}; its contents are secret", error.line(), error.column())
 }
 
 /// Returns why bytes do not decode as an object of a kind.
@@ -66,9 +66,9 @@ pub fn reason_for<T: Stored>(error: &serde_json::Error) -> String {
 #[must_use]
 pub fn misplaced<T: Stored>(own: &str) -> String {
     if exposure::of(T::COLLECTION) == Exposure::Secret {
-        return "what it says belongs to another key".into();
+        return "the value belongs to another key".into();
     }
-    format!("what it says belongs to the key {own}")
+    format!("the value belongs to key {own}")
 }
 
 /// Checks that bytes are an object of a kind.
@@ -153,7 +153,7 @@ pub fn completed(blank: &Value, invalid: &[u8], fits: impl Fn(&[u8]) -> bool) ->
         }
     }
     let made = text(&members)?;
-    if fits(&made) { Ok(made) } else { Err("what is wanted is not an object of this kind".into()) }
+    if fits(&made) { Ok(made) } else { Err("the changed object is invalid".into()) }
 }
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_reason_speaks_of_the_object_and_not_of_a_text() {
         assert_eq!(check::<Group>("7", br#"{"Name":"a"}"#), Err("missing field GID".into()));
-        assert_eq!(check::<Group>("7", br#"{"GID":8,"Name":"a"}"#), Err("what it says belongs to the key 8".into()));
+        assert_eq!(check::<Group>("7", br#"{"GID":8,"Name":"a"}"#), Err("the value belongs to key 8".into()));
         assert_eq!(check::<Group>("7", br#"{"GID":7,"Name":"a","Later":1}"#), Ok(()));
     }
 
@@ -192,6 +192,6 @@ mod tests {
         let kept = completed(&blank, br#"{"GID":"x","Name":"a","Desc":5,"Later":9007199254740993}"#, fits);
         let kept = String::from_utf8(kept.expect("fits")).expect("text");
         assert_eq!(kept, r#"{"GID":7,"Later":9007199254740993,"Name":"a"}"#);
-        assert!(completed(&blank, b"no JSON", fits).is_ok() && completed(&json!({}), b"{}", fits).is_err());
+        assert!(completed(&blank, b"not JSON", fits).is_ok() && completed(&json!({}), b"{}", fits).is_err());
     }
 }

@@ -45,45 +45,39 @@ const fn kind<T: Stored>(exposure: Exposure, holds: &'static str) -> Kind {
 /// Every collection of the webserver. Keys are in angle brackets.
 pub const KINDS: &[Kind] = &[
     kind::<User>(Exposure::Open, "<uid>: names and address of a user"),
-    kind::<UserName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
+    kind::<UserName>(Exposure::Open, "<normalised name>: owner of the name; makes names unique"),
     kind::<Admin>(Exposure::Open, "<uid>: exists while the user is an administrator"),
     kind::<Lock>(Exposure::Open, "<uid>: exists while the account is locked"),
     kind::<Password>(Exposure::Secret, "<uid>: hash of the password"),
-    kind::<Factor>(
-        Exposure::Secret,
-        "<uid>: seed of the app that makes codes for logins; exists while it is asked for",
-    ),
-    kind::<RecoveryCodes>(Exposure::Secret, "<uid>: hashes of codes for when that app is lost"),
-    kind::<LastStep>(Exposure::Personal, "<uid>: up to when the codes of that app were used"),
-    kind::<Setup>(Exposure::Secret, "<uid>: seed of an app that is not proved yet"),
+    kind::<Factor>(Exposure::Secret, "<uid>: seed of the authenticator app; exists while login requires a code"),
+    kind::<RecoveryCodes>(Exposure::Secret, "<uid>: hashes of the recovery codes"),
+    kind::<LastStep>(Exposure::Personal, "<uid>: time step of the last code that was used"),
+    kind::<Setup>(Exposure::Secret, "<uid>: seed of an authenticator app that is being set up"),
     kind::<Group>(Exposure::Open, "<gid>: name and description of a group"),
-    kind::<GroupName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
-    kind::<Membership>(Exposure::Open, "<uid>/<gid>: exists while the user is in the group"),
+    kind::<GroupName>(Exposure::Open, "<normalised name>: owner of the name; makes names unique"),
+    kind::<Membership>(Exposure::Open, "<uid>/<gid>: exists while the user is a member of the group"),
     kind::<Preference>(Exposure::Personal, "<uid>/<name>: preferences of a user"),
     kind::<Dashboard>(Exposure::Open, "<id>: a dashboard"),
     kind::<Entry>(Exposure::Personal, "<uid>/<time>-<random>: one search of a user"),
-    kind::<Search>(Exposure::Personal, "<id>: a search, how far it is, and which webserver has its results"),
+    kind::<Search>(Exposure::Personal, "<id>: a search, its progress, and the webserver that stores its results"),
     kind::<Resource>(Exposure::Open, "<guid>: metadata of a resource"),
-    kind::<Content>(Exposure::Open, "<id>: size, hashes and users of a content"),
+    kind::<Content>(Exposure::Open, "<id>: size, hashes and users of a blob"),
     Kind {
         collection: "chunks",
-        holds: "<content id>/<number>: a piece of a content",
+        holds: "<content id>/<number>: a chunk of a blob",
         exposure: Exposure::Personal,
         check: |_, _| Ok(()),
     },
     kind::<Grants>(Exposure::Open, "user/<uid> or group/<gid>: capabilities that were granted"),
     kind::<TagGrants>(Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
     kind::<Token>(Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
-    kind::<TokenEpoch>(Exposure::Open, "<uid>: the API tokens of a user that count"),
-    kind::<Session>(Exposure::Secret, "<uid>/<id>: a login"),
-    kind::<Epoch>(Exposure::Open, "<uid>: the logins of a user that count"),
-    kind::<Cleaning>(
-        Exposure::Open,
-        "<what>/<number>: what is left of something that was deleted, until it is cleared away",
-    ),
-    kind::<FormerKey>(Exposure::Secret, "<id>: key with which a webserver of an earlier version signed logins"),
-    kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or everybody"),
-    kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has taken for itself"),
+    kind::<TokenEpoch>(Exposure::Open, "<uid>: epoch of the user's valid API tokens"),
+    kind::<Session>(Exposure::Secret, "<uid>/<id>: a session"),
+    kind::<Epoch>(Exposure::Open, "<uid>: epoch of the user's valid sessions"),
+    kind::<Cleaning>(Exposure::Open, "<what>/<number>: leftovers of a deleted object that still have to be deleted"),
+    kind::<FormerKey>(Exposure::Secret, "<id>: login-signing key of a webserver of an earlier version"),
+    kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or all users"),
+    kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has leased"),
 ];
 
 /// Returns the kind of a collection.
@@ -114,7 +108,7 @@ mod tests {
             assert_eq!(exposure(kind.collection), kind.exposure, "{}", kind.collection);
             assert_eq!(is_secret(kind.collection), kind.exposure == Exposure::Secret, "{}", kind.collection);
         }
-        assert!(exposure::SECRET.iter().all(|name| of(name).is_some()), "each is a collection of the webserver");
+        assert!(exposure::SECRET.iter().all(|name| of(name).is_some()), "each secret collection is a known kind");
         assert_eq!(exposure("of-a-later-version"), Exposure::Secret);
     }
 }

@@ -99,8 +99,9 @@ impl<'de> Deserialize<'de> for Moment {
         let text: Option<std::borrow::Cow<'de, str>> = Option::deserialize(deserializer)?;
         match text.as_deref() {
             None | Some("") => Ok(Moment::NEVER),
-            Some(text) => Moment::parse(text)
-                .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))),
+            Some(text) => Moment::parse(text).ok_or_else(|| {
+                serde::de::Error::custom(format!("{text:?} is not a time; use the form 2026-01-31T12:00:00Z"))
+            }),
         }
     }
 }

@@ -103,10 +103,10 @@ pub fn checked(field: &'static str, text: &str) -> Result<String, FieldError> {
     }
     seen(field, &name)?;
     if name.starts_with(is_combining_mark) {
-        return fault(field, "begins with a mark that belongs to a letter before it");
+        return fault(field, "starts with a combining mark");
     }
     if !is_of_one_script(&name) {
-        return fault(field, "mixes letters of several scripts, which look like those of one");
+        return fault(field, "mixes letters of several scripts");
     }
     Ok(name)
 }
@@ -135,7 +135,7 @@ pub fn person(field: &'static str, text: &str) -> Result<(), FieldError> {
 
 fn seen(field: &'static str, text: &str) -> Result<(), FieldError> {
     match text.chars().find(|c| is_unseen(*c)) {
-        Some(unseen) => fault(field, format!("has a character that cannot be seen: U+{:04X}", u32::from(unseen))),
+        Some(unseen) => fault(field, format!("has an invisible character: U+{:04X}", u32::from(unseen))),
         None => Ok(()),
     }
 }

@@ -92,10 +92,10 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
                 && other.kind == notification.kind
         };
         for other in store.select::<Notification>("", is_replaced)?.into_iter().take(SLICE) {
-            writes.delete_whatever::<Notification>(&other.value.key(), "the new notification says what counts now")?;
+            writes.delete_whatever::<Notification>(&other.value.key(), "the new notification supersedes it")?;
         }
     }
-    writes.overwrite(notification, "its number is random, or that of one rejection")?;
+    writes.overwrite(notification, "its ID is random, or derived from one rejection")?;
     Ok(writes)
 }
 

@@ -108,7 +108,7 @@ impl Policy {
 
 /// Error while hashing or verifying a password.
 #[derive(Debug, thiserror::Error)]
-#[error("the password could not be hashed: {0}")]
+#[error("cannot hash password: {0}")]
 pub struct HashError(String);
 
 fn failed(error: impl std::fmt::Display) -> HashError {
@@ -160,7 +160,7 @@ fn computed(
     } else if argon2.params().m_cost() <= OTHER_MEMORY_KIB {
         argon2.hash_password_into(password, salt, output).map_err(failed)?;
     } else {
-        return Err(failed(format!("it takes more than {OTHER_MEMORY_KIB} KiB of memory")));
+        return Err(failed(format!("it requires more than {OTHER_MEMORY_KIB} KiB of memory")));
     }
     Output::new(output).map_err(failed)
 }
@@ -230,7 +230,7 @@ pub async fn verify(password: &str, hash: Option<String>) -> Result<bool, HashEr
     let exists = hash.is_some();
     let hash = match hash {
         Some(hash) => hash,
-        None => NOBODY.get_or_try_init(|| self::hash("nobody has this one")).await?.clone(),
+        None => NOBODY.get_or_try_init(|| self::hash("a password that no user has")).await?.clone(),
     };
     let password = password.to_owned();
     off_thread(move |memory| {
@@ -257,7 +257,7 @@ mod tests {
         assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
         assert!(verify("correct horse", Some(kept.clone())).await.expect("compares"));
         assert!(!verify("wrong horse", Some(kept)).await.expect("compares"));
-        assert!(!verify("nobody has this one", None).await.expect("compares"));
+        assert!(!verify("a password that no user has", None).await.expect("compares"));
         assert!(verify("x", Some("not a hash".into())).await.is_err());
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let ours = PasswordHash::new(&hash("a plain horse").await.expect("hashes")).expect("is a hash");
         assert!(Argon2::default().verify_password(b"a plain horse", &ours).is_ok());
         let large = hash("x").await.expect("hashes").replace("m=19456", "m=4000000");
-        assert!(verify("x", Some(large)).await.is_err(), "a stored hash does not decide how much memory there is");
+        assert!(verify("x", Some(large)).await.is_err(), "a stored hash must not determine the memory use");
         let unknown = hash("x").await.expect("hashes").replace("argon2id", "argon2x");
         assert!(!verify("x", Some(unknown)).await.expect("compares"));
     }

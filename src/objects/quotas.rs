@@ -287,17 +287,17 @@ impl Quotas {
 
     fn refusal(&self, author: i32, (uid, kind): &Of) -> String {
         if author != *uid {
-            return format!("what is left of user {uid}'s room for {kind} is for that user alone");
+            return format!("the remaining quota of user {uid} for {kind} is reserved for that user");
         }
         let Amount { objects, bytes } = self.most;
         let mut bounds = Vec::new();
         if objects != 0 {
-            bounds.push(format!("{objects} of them (User-Objects-Max)"));
+            bounds.push(format!("{objects} objects (User-Objects-Max)"));
         }
         if bytes != 0 {
-            bounds.push(format!("{} KiB together (User-Objects-MB)", bytes >> 10));
+            bounds.push(format!("{} KiB in total (User-Objects-MB)", bytes >> 10));
         }
-        format!("user {uid} has as many {kind} as one user may have: {}; delete some first", bounds.join(" and "))
+        format!("user {uid} has reached the quota for {kind}: {}; delete some first", bounds.join(" and "))
     }
 }
 
@@ -313,12 +313,12 @@ mod tests {
         quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
         let add = |bytes| quotas.note_if_fits(7, &[(OF, Amount::of(bytes))]);
         let (first, second) = (add(40).expect("fits"), add(40).expect("fits"));
-        assert_eq!(add(40).map(drop), Err(OF), "too many bytes, as long as these may be made");
+        assert_eq!(add(40).map(drop), Err(OF), "too many bytes while both changes may be committed");
         drop(first);
         second.keep();
-        add(60).expect("what was not made takes no room").keep();
+        add(60).expect("a dropped change uses no quota").keep();
         let less = Amount { objects: -1, bytes: -60 };
-        quotas.note_if_fits(7, &[(OF, less)]).expect("less always fits").keep();
+        quotas.note_if_fits(7, &[(OF, less)]).expect("shrinking always fits").keep();
         add(1).expect("fits").keep();
         add(1).expect("fits").keep();
         assert_eq!(add(1).map(drop), Err(OF), "too many objects");
@@ -331,11 +331,11 @@ mod tests {
         let add = || quotas.note_if_fits(7, &[(OF, Amount::of(1))]).map(Added::until_refused);
         drop(add().expect("fits"));
         drop(add().expect("fits"));
-        assert_eq!(add().map(drop), Err(OF), "both may have been made");
+        assert_eq!(add().map(drop), Err(OF), "both may have been committed");
         let quotas = Quotas::new(1, 100);
         quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
         for _ in 0..3 {
-            let added = quotas.note_if_fits(7, &[(OF, Amount::of(1))]).expect("what was refused takes no room");
+            let added = quotas.note_if_fits(7, &[(OF, Amount::of(1))]).expect("a rejected change uses no quota");
             added.until_refused().give_back();
         }
     }
@@ -346,8 +346,8 @@ mod tests {
         quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
         let grow = |author, bytes| quotas.note_if_fits(author, &[(OF, Amount { objects: 0, bytes })]).map(Added::keep);
         assert_eq!((grow(8, 50), grow(8, 1)), (Ok(()), Err(OF)));
-        assert_eq!((grow(7, 50), grow(7, 1)), (Ok(()), Err(OF)), "the owner has all of it");
-        assert_eq!(grow(8, -60), Ok(()), "less always fits");
+        assert_eq!((grow(7, 50), grow(7, 1)), (Ok(()), Err(OF)), "the owner may use the whole quota");
+        assert_eq!(grow(8, -60), Ok(()), "shrinking always fits");
     }
 
     #[test]

@@ -154,7 +154,7 @@ mod tests {
             .expect("reads");
         assert!(record.tag().starts_with("\"7-"));
         let other = Record::<Thing>::read(Bytes::from_static(br#"{"name":"a","data":1,"gone":3}"#), record.as_read);
-        assert_ne!(record.tag(), other.expect("reads").tag(), "another history's write of the same sequence");
+        assert_ne!(record.tag(), other.expect("reads").tag(), "a write with the same sequence in another history");
         record.value.name = "b".into();
         record.value.gone = None;
         let text = String::from_utf8(record.rewritten().expect("writes").to_vec()).expect("text");

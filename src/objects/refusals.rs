@@ -32,60 +32,60 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         Some(Condition::Absent { collection, .. } | Condition::Version { collection, .. })
             if collection.as_str() == "second-factor-steps" =>
         {
-            "the code of the second factor was used elsewhere, too".into()
+            "the code of the second factor was also used at another webserver".into()
         }
         Some(Condition::Absent { collection, .. }) if collection.as_str() == "second-factors" => {
-            "a second factor was set up elsewhere, and was not shown here".into()
+            "a second factor was set up at another webserver and was not used here".into()
         }
         Some(Condition::Absent { collection, .. }) if collection.as_str() == "locks" => {
-            "the account of who made it was locked".into()
+            "the account of its author was locked".into()
         }
         Some(Condition::Present { collection, .. }) if collection.as_str() == "admins" => {
-            "the administrator who made it is none any more".into()
+            "its author is no longer an administrator".into()
         }
         Some(Condition::Present { collection, key }) if collection.as_str() == "memberships" => {
             let gid = key.as_str().split('/').nth(1).unwrap_or_default();
-            format!("its author is no member of group {gid} any more")
+            format!("its author is no longer a member of group {gid}")
         }
         Some(condition) if ["session-epochs", "token-epochs"].contains(&condition.collection().as_str()) => {
-            "the login or the token with which it was made has ended".into()
+            "the session or token with which it was made has ended".into()
         }
         Some(condition) if condition.since().is_some() && found.is_none() => {
-            format!("the {} was deleted meanwhile", thing(condition.collection().as_str()))
+            format!("the {} was deleted in the meantime", thing(condition.collection().as_str()))
         }
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
-            "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
+            "user-names" | "group-names" => format!("a {} called {key} already exists", thing(collection.as_str())),
             // Objects without a separate number.
             name @ ("passwords" | "preferences" | "capabilities" | "tag-access") => {
-                format!("the {} was changed by somebody else meanwhile", thing(name))
+                format!("the {} was changed by another user", thing(name))
             }
-            name => format!("the number or name {key} was given to another {} first", thing(name)),
+            name => format!("the ID or name {key} was assigned to another {} first", thing(name)),
         },
         Some(condition @ Condition::Version { collection, .. })
             if ["user-names", "group-names"].contains(&collection.as_str())
                 && condition.mark().is_some()
                 && !condition.is_upon_lost() =>
         {
-            format!("the {} was renamed or deleted meanwhile, or never came to be", thing(collection.as_str()))
+            format!("the {} was renamed or deleted, or its creation was rejected", thing(collection.as_str()))
         }
         Some(Condition::Present { collection, .. } | Condition::Version { collection, .. })
             if ["user-names", "group-names"].contains(&collection.as_str()) =>
         {
-            format!("the {} was renamed or deleted meanwhile", thing(collection.as_str()))
+            format!("the {} was renamed or deleted in the meantime", thing(collection.as_str()))
         }
         Some(Condition::Present { collection, .. }) => {
-            format!("the {} was deleted meanwhile, or never came to be", thing(collection.as_str()))
+            format!("the {} was deleted, or its creation was rejected", thing(collection.as_str()))
         }
         Some(condition @ Condition::Version { collection, .. }) if condition.is_upon_lost() => format!(
-            "the {} that was changed here was lost with a part of the log, before this change was sent",
+            "the {} that was changed here was lost with part of the log before this change was sent",
             thing(collection.as_str())
         ),
         Some(condition @ Condition::Version { collection, .. }) if condition.mark().is_some() => format!(
-            "the {} was changed by somebody else meanwhile, or an earlier change that this one goes on from was refused",
+            "the {} was changed by another user, or an earlier change that this one builds on was rejected",
             thing(collection.as_str())
         ),
         Some(Condition::Version { collection, .. }) => {
-            format!("the {} was changed by somebody else meanwhile", thing(collection.as_str()))
+            format!("the {} was changed by another user", thing(collection.as_str()))
         }
         None => reason.to_string(),
     }
@@ -106,31 +106,37 @@ mod tests {
         let version = |(collection, key)| Condition::Version { collection, key, version: Seq(3) };
         let since = |(collection, key)| Condition::absent_since(collection, key, Seq(3));
         let cases = [
-            (absent(place("user-names", "carol")), "there is already a user called carol"),
-            (version(place("user-names", "carol")), "the user was renamed or deleted meanwhile"),
-            (present(place("group-names", "g")), "the group was renamed or deleted meanwhile"),
+            (absent(place("user-names", "carol")), "a user called carol already exists"),
+            (version(place("user-names", "carol")), "the user was renamed or deleted in the meantime"),
+            (present(place("group-names", "g")), "the group was renamed or deleted in the meantime"),
             (
                 Condition::written_by(
                     place("user-names", "carol").0,
                     place("user-names", "carol").1,
                     crate::model::TxnId { counter: crate::model::OriginCounter(1), ..Default::default() },
                 ),
-                "the user was renamed or deleted meanwhile, or never came to be",
+                "the user was renamed or deleted, or its creation was rejected",
             ),
-            (absent(place("users", "7")), "the number or name 7 was given to another user first"),
-            (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
-            (absent(place("capabilities", "u/7")), "the list of grants was changed by somebody else meanwhile"),
-            (version(place("second-factor-steps", "7")), "the code of the second factor was used elsewhere, too"),
-            (absent(place("second-factors", "7")), "a second factor was set up elsewhere, and was not shown here"),
-            (version(place("second-factors", "7")), "the second factor was changed by somebody else meanwhile"),
-            (absent(place("locks", "7")), "the account of who made it was locked"),
-            (present(place("admins", "7")), "the administrator who made it is none any more"),
-            (present(place("memberships", "7/3")), "its author is no member of group 3 any more"),
-            (absent(place("session-epochs", "7")), "the login or the token with which it was made has ended"),
-            (version(place("token-epochs", "7")), "the login or the token with which it was made has ended"),
-            (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
-            (since(place("dashboards", "7")), "the dashboard was deleted meanwhile"),
-            (since(place("user-names", "carol")), "the user was deleted meanwhile"),
+            (absent(place("users", "7")), "the ID or name 7 was assigned to another user first"),
+            (present(place("groups", "7")), "the group was deleted, or its creation was rejected"),
+            (absent(place("capabilities", "u/7")), "the list of grants was changed by another user"),
+            (
+                version(place("second-factor-steps", "7")),
+                "the code of the second factor was also used at another webserver",
+            ),
+            (
+                absent(place("second-factors", "7")),
+                "a second factor was set up at another webserver and was not used here",
+            ),
+            (version(place("second-factors", "7")), "the second factor was changed by another user"),
+            (absent(place("locks", "7")), "the account of its author was locked"),
+            (present(place("admins", "7")), "its author is no longer an administrator"),
+            (present(place("memberships", "7/3")), "its author is no longer a member of group 3"),
+            (absent(place("session-epochs", "7")), "the session or token with which it was made has ended"),
+            (version(place("token-epochs", "7")), "the session or token with which it was made has ended"),
+            (version(place("dashboards", "7")), "the dashboard was changed by another user"),
+            (since(place("dashboards", "7")), "the dashboard was deleted in the meantime"),
+            (since(place("user-names", "carol")), "the user was deleted in the meantime"),
         ];
         for (condition, wanted) in cases {
             let reason = Reason::ConditionFailed { condition: condition.to_string(), found: None };

@@ -59,12 +59,12 @@ fn one<O: Owner>(
     }
     let fault = match names::checked(field, name) {
         Ok(kept) if kept == name => return Ok(()),
-        Ok(kept) => format!("{field} would be kept as {kept:?}"),
+        Ok(kept) => format!("{field} would be stored as {kept:?}"),
         Err(error) => error.to_string(),
     };
     let present = store.valid::<O>(&number.to_string()).map_err(|error| error.to_string())?;
     if present.is_some_and(|present| present.value.called() == name) {
         return Ok(());
     }
-    Err(format!("{}: {fault}; rename it where the backup was made, and make another backup", place()))
+    Err(format!("{}: {fault}; rename it at the source of the backup, then create a new backup", place()))
 }

@@ -266,19 +266,19 @@ mod tests {
         // Another user's object that the group may change, with unchanged shares.
         let others = |gids: &[i32]| Some(dashboard(66, gids, false, &[8, 4]));
         assert_eq!(needed(others(&[]), others(&[])), (false, vec![4]));
-        assert_eq!(needed(others(&[]), others(&[4])), (true, vec![]), "only its owner shares it");
+        assert_eq!(needed(others(&[]), others(&[4])), (true, vec![]), "only its owner may share it");
     }
 
     #[test]
     fn p11_what_belongs_to_others_or_concerns_everybody_needs_the_role() {
         let others = || Some(dashboard(66, &[3], false, &[]));
         for (what, before, after) in [
-            ("made for another", None, others()),
+            ("created for another user", None, others()),
             ("changed", others(), others()),
             ("deleted", others(), None),
-            ("given away", Some(dashboard(7, &[], false, &[])), Some(dashboard(66, &[], false, &[]))),
-            ("shared with everybody", None, Some(dashboard(7, &[], true, &[]))),
-            ("shared with others' groups", None, Some(dashboard(7, &[9], false, &[]))),
+            ("transferred", Some(dashboard(7, &[], false, &[])), Some(dashboard(66, &[], false, &[]))),
+            ("shared with all users", None, Some(dashboard(7, &[], true, &[]))),
+            ("shared with a group of other users", None, Some(dashboard(7, &[9], false, &[]))),
             ("invalid before", Some(json!({})), None),
         ] {
             assert!(needed(before, after).0, "{what}");
@@ -314,7 +314,7 @@ mod tests {
         let ops = [op("dashboards", "5", Some(&dashboard(7, groups, false, &[])))];
         let found = |is_admin| of(&One(None, groups), 7, is_admin, &ops).expect("reads");
         assert_eq!((found(true).role, found(true).groups.len()), (true, 0));
-        assert_eq!(found(true).shared.len(), groups.len(), "that they exist is required all the same");
-        assert_eq!(found(false).groups.len(), groups.len(), "who is none is a member of each");
+        assert_eq!(found(true).shared.len(), groups.len(), "the existence of the groups must be required");
+        assert_eq!(found(false).groups.len(), groups.len(), "other users must be members of each group");
     }
 }

@@ -23,11 +23,11 @@ const CODE_CONTEXT: &str = "gravwell recovery code v1";
 /// Time in seconds within which a setup must be finished.
 pub const SETUP_S: u64 = 15 * 60;
 
-const USED: &str = "the code was used already, here or at another webserver: wait for the next one";
-const CHANGED: &str = "the second factor was changed in the meantime: try again";
+const USED: &str = "the code was already used, here or at another webserver; wait for the next code";
+const CHANGED: &str = "the second factor was changed in the meantime; try again";
 /// Message for a login with a password alone if this webserver did not know of the second factor.
-pub const SET_UP: &str = "a second factor was set up for this account in the meantime: log in again";
-const WITH_THE_FACTOR: &str = "it comes and goes with the second factor";
+pub const SET_UP: &str = "a second factor was set up for this account in the meantime; log in again";
+const WITH_THE_FACTOR: &str = "it belongs to the second factor";
 
 /// A second factor of a user: an app that derives codes from a seed.
 #[derive(Clone, Serialize, Deserialize)]
@@ -262,7 +262,7 @@ pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> 
         None => require_none(uid, writes)?,
     }
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
-    writes.overwrite(&setup, "one that is begun anew takes the place of one that was not finished")?;
+    writes.overwrite(&setup, "a new setup replaces an unfinished one")?;
     Ok(seed.to_vec())
 }
 
@@ -292,7 +292,7 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
     let Judged::Fresh(step) = totp::judge(&seed, code, now, None) else { return Ok(Installed::No) };
     let factor = Factor { uid, id: hex(&random::<8>()?), seed: setup.value.seed.clone(), since: Moment::now() };
     let (codes, shown) = RecoveryCodes::new(uid, &factor.id)?;
-    writes.delete(&setup, "the set-up was finished or given up in the meantime: begin again")?;
+    writes.delete(&setup, "the setup was finished or cancelled in the meantime; start again")?;
     writes.replace(former.map(|former| former.as_read), &factor, CHANGED)?;
     writes.overwrite(&codes, WITH_THE_FACTOR)?;
     writes.overwrite(&LastStep { uid, factor: factor.id, step }, WITH_THE_FACTOR)?;
@@ -306,7 +306,7 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
 pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
     let (codes, shown) = RecoveryCodes::new(factor.value.uid, &factor.value.id)?;
     writes.unchanged(factor, CHANGED)?;
-    writes.overwrite(&codes, "the former ones count no more, however many are left")?;
+    writes.overwrite(&codes, "new codes invalidate all earlier ones")?;
     Ok((codes, shown))
 }
 
@@ -316,7 +316,7 @@ pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(Recove
 /// If an object cannot be encoded.
 pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let key = uid.to_string();
-    writes.delete_whatever::<Factor>(&key, "who clears it has proved it, or is an administrator")?;
+    writes.delete_whatever::<Factor>(&key, "the caller has proved the factor, or is an administrator")?;
     writes.delete_whatever::<RecoveryCodes>(&key, WITH_THE_FACTOR)?;
     writes.delete_whatever::<LastStep>(&key, WITH_THE_FACTOR)?;
     writes.delete_whatever::<Setup>(&key, WITH_THE_FACTOR)

@@ -28,9 +28,9 @@ pub const SESSIONS_MAX: usize = 256;
 const OWN_AFTER_S: u64 = 60;
 const OTHERS_AFTER_S: u64 = 24 * 3600;
 /// Reason for deleting sessions unconditionally: the end of a session always takes precedence.
-pub const ENDED: &str = "a session that is ended stays ended, however it was extended";
+pub const ENDED: &str = "ending a session takes precedence over extending it";
 /// Reason for rewriting a session unconditionally: several webservers may extend the same login at the same time.
-pub const ONLY_TIMES: &str = "only its times and epoch change, and of an old epoch it counts nowhere";
+pub const ONLY_TIMES: &str = "only its times and epoch change, and a session of an old epoch is invalid";
 /// Maximum length of a token that is decoded.
 const TOKEN_BYTES_MAX: usize = 4096;
 

@@ -45,8 +45,8 @@ const ACCESS: [&str; 15] = [
 /// Of so many groups that an object is newly shared with, the change requires that they exist.
 const SHARED_MAX: usize = 64;
 
-const LOGIN_ENDED: &str = "your login has ended: log in again";
-const NO_ADMINISTRATOR: &str = "you are not an administrator any more";
+const LOGIN_ENDED: &str = "your session has ended; log in again";
+const NO_ADMINISTRATOR: &str = "you are no longer an administrator";
 const LOCKED: &str = "your account is locked";
 
 /// How an author was authenticated, and with which rights.
@@ -107,7 +107,7 @@ impl Standing {
             writes.require_absent::<Lock>(&uid, LOCKED)?;
         }
         for gid in &rights.groups {
-            let meaning = format!("you are no member of group {gid} any more");
+            let meaning = format!("you are no longer a member of group {gid}");
             writes.require::<Membership>(&format!("{uid}/{gid}"), &meaning)?;
         }
         if writes.ops().iter().any(|op| !self.ends_own(op)) {
@@ -126,7 +126,7 @@ impl Standing {
             for token in self.makers.iter().chain([token]) {
                 writes.require::<Token>(token, "the token was deleted")?;
             }
-            writes.require_as_read::<TokenEpoch>(&uid, self.epoch, "the token has ended")?;
+            writes.require_as_read::<TokenEpoch>(&uid, self.epoch, "the token has expired")?;
         }
         if self.is_admin {
             writes.require::<Admin>(&uid, NO_ADMINISTRATOR)?;
@@ -248,7 +248,7 @@ mod tests {
         writes.require::<User>("8", "gone").expect("key");
         let own = writes.conditions();
         require(&standing, &mut writes);
-        assert_eq!(left_out(writes.ops(), &writes.conditions()), own, "who makes it anew stands for it");
+        assert_eq!(left_out(writes.ops(), &writes.conditions()), own, "the user who retries it answers for it");
         let behind = vec![Backing { uid: 5, epoch: None }, Backing { uid: 6, epoch: None }];
         let acting = Standing { uid: 7, session: Some("7/s".into()), behind, ..Standing::default() };
         let found = conditions(&acting, delete("locks", "8"));
@@ -258,15 +258,18 @@ mod tests {
         }
         let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
         require(&acting, &mut writes);
-        assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "those behind as well");
+        assert!(
+            left_out(writes.ops(), &writes.conditions()).is_empty(),
+            "also those of the administrators who act as the user"
+        );
         // Changes made on behalf of another user need the role, and nothing else.
         let found = conditions(&acting, delete("dashboards", "1"));
         assert_eq!(found.len(), 4, "{found:?}");
-        assert!(conditions(&acting, delete("sessions", "7/s")).is_empty(), "to end it always counts");
+        assert!(conditions(&acting, delete("sessions", "7/s")).is_empty(), "ending it needs no condition");
         let token = Standing { uid: 7, token: Some("7/t".into()), ..Standing::default() };
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
         let token = Standing { makers: vec!["7/first".into(), "7/second".into()], ..token };
-        assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 5, "and those with which it was made");
+        assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 5, "and those of its makers");
     }
 
     #[test]
@@ -285,7 +288,7 @@ mod tests {
             let groups = groups.iter().copied().collect();
             let rights = rights::Rights { role, groups, ..rights::Rights::default() };
             standing.require_rights(&rights, &mut writes).expect("keys");
-            assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "who makes it anew stands for it");
+            assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "the user who retries it answers for it");
             writes.conditions().iter().map(Condition::to_string).collect::<Vec<_>>().join("; ")
         };
         let role = found(&standing, true, &[]);
@@ -296,7 +299,7 @@ mod tests {
         assert_eq!(
             found(&Standing { is_admin: false, ..standing }, true, &[]),
             "",
-            "who is no administrator needs no role"
+            "an author without the role needs no condition on it"
         );
     }
 }

@@ -52,7 +52,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A value cannot be encoded.
-    #[error("the object cannot be written as JSON: {0}")]
+    #[error("cannot encode object as JSON: {0}")]
     Write(#[from] serde_json::Error),
     /// Invalid key or collection name.
     #[error("{0}")]
@@ -72,15 +72,15 @@ pub enum CommitError {
     #[error("{0}")]
     Changed(String),
     /// The author exceeds the write rate; contains the time to wait.
-    #[error("you make changes faster than this webserver takes them: wait a moment")]
+    #[error("you make changes faster than this webserver allows; try again in a moment")]
     TooFast(Duration),
     /// The author has reached a quota.
     #[error("{0}")]
     TooMuch(String),
     /// The author's pending changes fill their share of the outbox.
     #[error(
-        "your changes fill your share of what can wait for the datastore: try again when it has decided them (deleting, and \
-         ending sessions, is possible)"
+        "your pending changes fill your share of the outbox; try again when the datastore has resolved them (you can \
+         still delete objects and end sessions)"
     )]
     TooMuchWaits,
     /// The replica rejected the transaction.
@@ -464,7 +464,7 @@ impl Store {
     /// # Errors
     /// If the state is corrupt.
     pub fn again(&self, author: &Author, txn: &Txn) -> Result<Again, StoreError> {
-        let mut writes = Writes::whatever(txn.ops.clone(), "its conditions are kept where it is made again");
+        let mut writes = Writes::whatever(txn.ops.clone(), "the retry keeps its conditions");
         author.standing.require(self, &mut writes)?;
         let writes = identities::bound(self, author, &writes)?;
         let kept = standing::left_out(&txn.ops, &txn.conditions);
@@ -541,7 +541,7 @@ impl Store {
                 let refused = refused(writes, &reason);
                 // The author receives the rejection in the response, so it need not stay on the list.
                 if let Err(error) = self.replica.dismiss(id).await {
-                    tracing::debug!(%error, "a rejection that was answered stays on the list");
+                    tracing::debug!(%error, "failed to dismiss a rejection that was already reported");
                 }
                 Err(refused)
             }
@@ -583,7 +583,7 @@ mod tests {
             let author = Author { uid: 7, user: what.to_owned(), what: what.to_owned(), ..Author::default() };
             let note = author.clone().note().expect("note");
             assert!(note.len() <= NOTE_BYTES_MAX, "{}", note.len());
-            let read = Author::of(&note).expect("it stays JSON");
+            let read = Author::of(&note).expect("still JSON");
             assert!(read.uid == 7 && (what.len() > 1 || read == author));
         }
     }

@@ -74,9 +74,9 @@ impl OfEpoch for Token {
 /// If the state is corrupt.
 pub fn end_all(store: &Store, uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     for key in store.keys::<Token>(&format!("{uid}/"))? {
-        writes.delete_whatever::<Token>(&key, "a right that is taken away is taken away, whatever it is by then")?;
+        writes.delete_whatever::<Token>(&key, "revoking a right does not depend on its current value")?;
     }
-    writes.overwrite(&TokenEpoch::begin(uid)?, "any new epoch ends what came before it: the last one counts")
+    writes.overwrite(&TokenEpoch::begin(uid)?, "a new epoch invalidates all earlier ones")
 }
 
 impl Stored for Token {

@@ -35,7 +35,7 @@ fn code(seed: &[u8], step: u64, digits: usize) -> String {
     let tag = match Hmac::<Sha1>::new_from_slice(seed) {
         Ok(mac) => mac.chain_update(step.to_be_bytes()).finalize().into_bytes(),
         // HMAC accepts keys of any length.
-        Err(_) => unreachable!("a key of any length is taken"),
+        Err(_) => unreachable!("HMAC accepts keys of any length"),
     };
     // RFC 4226, 5.3: the last half byte selects the 31 bits to use.
     let at = usize::from(tag[19] & 0xf);

@@ -35,11 +35,11 @@ static COMMON: LazyLock<HashSet<&str>> = LazyLock::new(|| {
 pub fn weakness(password: &str, user: &str) -> Option<&'static str> {
     let (folded, name) = (fold(password), fold(user));
     if is_guessed(&folded) {
-        return Some("it is among those that are guessed first");
+        return Some("it is a common password");
     }
     let has_name = name.chars().count() >= NAME_CHARS_MIN && folded.contains(&name);
     if has_name && is_little(&folded.replacen(&name, "", usize::MAX)) {
-        return Some("it is little more than the user's name");
+        return Some("it is derived from the user name");
     }
     None
 }

@@ -93,7 +93,7 @@ impl WriteRate {
         let factor = f64::from(if is_admin { ADMIN_FACTOR } else { 1 });
         let kind = |rate: f64, most: f64| Kind { rate: rate * factor, most: most * factor };
         let changes = kind(changes_per_s.into(), changes_burst.max(1).into());
-        #[expect(clippy::cast_precision_loss, reason = "a bound need not be exact to the byte")]
+        #[expect(clippy::cast_precision_loss, reason = "the limit need not be exact to the byte")]
         let amounts = kind(bytes_per_s as f64, bytes_burst.max(1) as f64);
         let mut known = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let filled = |left: &Left| {
@@ -109,7 +109,7 @@ impl WriteRate {
             return Err(wait);
         }
         let Some(bytes) = bytes else { return Ok(()) };
-        #[expect(clippy::cast_precision_loss, reason = "a bound need not be exact to the byte")]
+        #[expect(clippy::cast_precision_loss, reason = "the limit need not be exact to the byte")]
         let bytes_left = bytes_left - bytes as f64;
         known.insert(uid, Left { changes: changes_left - 1.0, bytes: bytes_left, at: now });
         Ok(())
@@ -129,8 +129,8 @@ mod tests {
             (0..10_000).take_while(|_| rate.take_at(uid, is_admin, Some(0), at).is_ok()).count()
         };
         assert_eq!((passed(7, false, start), passed(1, true, start)), (500, 2000));
-        assert_eq!(passed(8, false, start), 500, "each has a bucket of their own");
-        let wait = rate.take_at(7, false, Some(0), start).expect_err("it is empty");
+        assert_eq!(passed(8, false, start), 500, "each user has a separate bucket");
+        let wait = rate.take_at(7, false, Some(0), start).expect_err("bucket is empty");
         assert!(wait <= Duration::from_millis(20), "{wait:?}");
         assert_eq!(passed(7, false, start + Duration::from_secs(1)), 50);
         assert_eq!(passed(7, false, start + Duration::from_secs(3600)), 500);
@@ -142,13 +142,13 @@ mod tests {
     fn p15_bytes_count_as_well_as_changes() {
         let (rate, start) = (WriteRate::new(RATES), Instant::now());
         let take = |bytes, after_s| rate.take_at(7, false, Some(bytes), start + Duration::from_secs(after_s));
-        assert_eq!((take(9_999, 0), take(5_000, 0)), (Ok(()), Ok(())), "what is left may be exceeded once");
-        let wait = take(1, 0).expect_err("there is a debt");
+        assert_eq!((take(9_999, 0), take(5_000, 0)), (Ok(()), Ok(())), "a change may exceed the remaining amount once");
+        let wait = take(1, 0).expect_err("bucket has a deficit");
         assert!(wait > Duration::from_secs(4) && wait <= Duration::from_secs(6), "{wait:?}");
-        assert_eq!(rate.take_at(8, false, Some(1), start), Ok(()), "others have their own");
+        assert_eq!(rate.take_at(8, false, Some(1), start), Ok(()), "other users have separate limits");
         assert!(take(1, 4).is_err() && take(1, 6).is_ok());
         let looked = (0..10_000).filter(|_| rate.take_at(9, false, None, start).is_ok()).count();
-        assert_eq!(looked, 10_000, "looking takes nothing");
+        assert_eq!(looked, 10_000, "a check consumes nothing");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::StoreError;
 use super::record::{AsRead, Record, Stored, written};
 
 /// Message if an object was changed since it was read.
-const CHANGED: &str = "it was changed in the meantime: read it again and repeat the change";
+const CHANGED: &str = "it was changed in the meantime; reload it and repeat the change";
 
 /// Operations of one transaction with their conditions, and a message for each condition.
 #[derive(Clone, Debug, Default)]

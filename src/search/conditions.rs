@@ -33,11 +33,11 @@ impl Condition {
         }
         let is_of_all = self.tag.is_empty() || (tags.len() == 1 && tags.iter().all(|tag| tag.name == self.tag));
         if !is_of_all {
-            return Err(format!("a filter for tag {} needs a query with that tag alone", self.tag));
+            return Err(format!("a filter for tag {} requires a query with only that tag", self.tag));
         }
         let field = if self.path.is_empty() { &self.name } else { &self.path };
         if field.is_empty() {
-            return Err("a filter names no field: give its Path or Name".into());
+            return Err("a filter has no field; set its Path or Name".into());
         }
         let names: Vec<&str> = field.trim_start_matches('.').split('.').collect();
         let found = format!("(try getpath({}) catch null)", Value::from(names));
@@ -53,7 +53,7 @@ impl Condition {
             (op @ (">" | ">=" | "<" | "<="), None) => format!("select(({found} | tostring) {op} {value})"),
             ("~", _) => format!("select({found} | tostring | test({value}))"),
             ("!~", _) => format!("select({found} | tostring | test({value}) | not)"),
-            (op, _) => return Err(format!("a filter cannot compare with {op:?}: use == != > >= < <= ~ or !~")),
+            (op, _) => return Err(format!("unknown filter operator {op:?}; use == != > >= < <= ~ or !~")),
         })
     }
 }
@@ -89,7 +89,7 @@ pub fn applied(text: &str, conditions: &[Condition]) -> Result<Conditioned, Quer
     }
     let wrong = |message: String| QueryError::at(text, 0, message);
     if conditions.len() > CONDITIONS_MAX {
-        return Err(wrong(format!("a query may have {CONDITIONS_MAX} filters beside it")));
+        return Err(wrong(format!("a search may have at most {CONDITIONS_MAX} filters in addition to its query")));
     }
     let tags = query::parse(text, crate::objects::Moment::now())?.tags;
     let codes: Result<Vec<String>, String> = conditions.iter().map(|condition| condition.code(&tags)).collect();
@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn conditions_stand_right_behind_the_words() {
         let text = "tag=audit \"a | b\" | .x | count";
-        let made = applied(text, &[condition("a.b", "==", "\"c\"")]).expect("is understood");
+        let made = applied(text, &[condition("a.b", "==", "\"c\"")]).expect("parses");
         let code = r#"select(((try getpath(["a","b"]) catch null) | tostring) == "\"c\"")"#;
         assert_eq!(made.text, format!("tag=audit \"a | b\" | {code} | .x | count"));
         assert_eq!(applied("tag=audit", &[condition("n", ">", "5")]).expect("too").text.matches('|').count(), 3);
         assert_eq!(applied("tag=audit", &[condition("n", "", "")]).expect("too").text, "tag=audit | .");
-        assert_eq!(applied(text, &[]).expect("nothing to do").text, text);
+        assert_eq!(applied(text, &[]).expect("no filters").text, text);
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
         let of_one = Condition { tag: "audit".into(), ..condition("a", "==", "") };
         assert!(applied("tag=audit", std::slice::from_ref(&of_one)).is_ok());
         assert!(applied("tag=audit,journal", &[of_one]).is_err());
-        let made = applied("tag=audit | nonsense", &[condition("a", "==", "b")]).expect("is understood");
+        let made = applied("tag=audit | nonsense", &[condition("a", "==", "b")]).expect("parses");
         let at = made.text.find("nonsense").expect("there");
         assert_eq!(made.of_typed(QueryError::at(&made.text, at, "?")).column, 13);
         assert_eq!(made.of_typed(QueryError::at(&made.text, 4, "?")).column, 5);

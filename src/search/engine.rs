@@ -83,17 +83,17 @@ fn chain(job: Job) -> Result<(Rows, Writer, Lease), Failure> {
 
 /// Writes rows until the source ends or a limit is reached; returns the reason if a limit was reached.
 fn write(rows: Rows, writer: &mut Writer, bytes_max: u64, room: &mut Lease) -> Result<Option<String>, Failure> {
-    let disk = |error: std::io::Error| Failure::Broken(format!("the results cannot be written: {error}"));
+    let disk = |error: std::io::Error| Failure::Broken(format!("cannot write the results: {error}"));
     let mut shown = Instant::now();
     for row in rows {
         let row = row?;
         let bytes = writer.bytes() + row.data.len() as u64;
         if bytes > bytes_max {
             let most = bytes_max >> 20;
-            return Ok(Some(format!("there are more results than may be kept: {most} MiB (Render-Store-Limit)")));
+            return Ok(Some(format!("the results exceed {most} MiB (Render-Store-Limit)")));
         }
         if let Err(no_room) = room.grow(bytes) {
-            return Ok(Some(format!("there are more results than there is room for: {no_room}")));
+            return Ok(Some(format!("no room for more results: {no_room}")));
         }
         writer.push(&row).map_err(disk)?;
         if shown.elapsed() >= SHOW_EVERY {
@@ -120,7 +120,7 @@ pub fn run(job: Job) -> Outcome {
     };
     control.end();
     let rows = fallback.progress().rows;
-    let summary = summary.map_err(|error| format!("the results cannot be written: {error}"));
+    let summary = summary.map_err(|error| format!("cannot write the results: {error}"));
     let (summary, trouble) = match summary {
         Ok(summary) => (summary, String::new()),
         Err(trouble) => (Summary { rows, ..Summary::default() }, trouble),

@@ -133,7 +133,7 @@ impl Query {
 /// Returns the column of the error and how to fix it.
 pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
     if text.len() > QUERY_BYTES_MAX {
-        return Err(QueryError::at(text, 0, format!("a query may have {QUERY_BYTES_MAX} bytes")));
+        return Err(QueryError::at(text, 0, format!("a query may have at most {QUERY_BYTES_MAX} bytes")));
     }
     let parts = split(text)?;
     let mut query = Query {
@@ -150,12 +150,12 @@ pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
         read_stage(text, part.clone(), &mut query)?;
     }
     if query.stages.len() > STAGES_MAX {
-        return Err(QueryError::at(text, 0, format!("a query may have {STAGES_MAX} stages")));
+        return Err(QueryError::at(text, 0, format!("a query may have at most {STAGES_MAX} stages")));
     }
     if let (Some(since), Some(until)) = (query.since, query.until)
         && since >= until
     {
-        return Err(QueryError::at(text, 0, "since= must lie before until="));
+        return Err(QueryError::at(text, 0, "since= must precede until="));
     }
     Ok(query)
 }
@@ -186,7 +186,11 @@ fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
                     _ => '{',
                 };
                 if open.pop().is_none_or(|(kind, _)| kind != wanted) {
-                    return Err(QueryError::at(text, at, format!("{c} closes nothing: remove it, or open it before")));
+                    return Err(QueryError::at(
+                        text,
+                        at,
+                        format!("unmatched {c}; remove it or add the opening bracket"),
+                    ));
                 }
             }
             // jq's `|=` is one operator.
@@ -262,19 +266,21 @@ fn read_head(text: &str, range: std::ops::Range<usize>, now: Moment, query: &mut
             Some(("since", time)) => query.since = Some(read_time(time, now).map_err(wrong)?),
             Some(("until", time)) => query.until = Some(read_time(time, now).map_err(wrong)?),
             Some((name @ ("tags" | "start" | "end" | "from" | "to"), _)) => {
-                return Err(wrong(format!(
-                    "{name}= is not known here: write tag=, since= or until=, or quote the words"
-                )));
+                return Err(wrong(format!("unknown {name}=; use tag=, since= or until=, or quote the term")));
             }
-            _ if token.text.is_empty() => return Err(wrong("a word is missing here".into())),
+            _ if token.text.is_empty() => return Err(wrong("missing search term".into())),
             _ => query.words.push(Word { text: token.text, is_excluded: token.is_excluded }),
         }
     }
     if query.words.len() > WORDS_MAX {
-        return Err(QueryError::at(text, 0, format!("a query may have {WORDS_MAX} words: use a filter")));
+        return Err(QueryError::at(
+            text,
+            0,
+            format!("a query may have at most {WORDS_MAX} search terms; use a filter"),
+        ));
     }
     if query.tags.is_empty() {
-        return Err(QueryError::at(text, 0, "say where to search: tag=audit, tag=journal, tag=resource:NAME"));
+        return Err(QueryError::at(text, 0, "missing tag; add tag=audit, tag=journal or tag=resource:NAME"));
     }
     Ok(())
 }
@@ -283,7 +289,7 @@ fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<()
     let mut begin = at + "tag=".len();
     for name in names.split(',') {
         if name.is_empty() {
-            return Err(QueryError::at(text, begin, "a tag is missing here"));
+            return Err(QueryError::at(text, begin, "missing tag name"));
         }
         if !query.tags.iter().any(|tag| tag.name == name) {
             query.tags.push(Tag { name: name.to_owned(), at: begin });
@@ -291,7 +297,7 @@ fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<()
         begin += name.len() + 1;
     }
     if query.tags.len() > TAGS_MAX {
-        return Err(QueryError::at(text, at, format!("a query may have {TAGS_MAX} tags")));
+        return Err(QueryError::at(text, at, format!("a query may have at most {TAGS_MAX} tags")));
     }
     Ok(())
 }
@@ -301,8 +307,7 @@ fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<()
 /// # Errors
 /// Returns a message that lists the accepted forms.
 pub fn read_time(text: &str, now: Moment) -> Result<Moment, String> {
-    let wrong =
-        || format!("{text:?} is not a time: write now, -90s, -15m, -1h, -7d, 2026-01-31 or 2026-01-31T12:00:00Z");
+    let wrong = || format!("{text:?} is not a time; use now, -90s, -15m, -1h, -7d, 2026-01-31 or 2026-01-31T12:00:00Z");
     if text == "now" {
         return Ok(now);
     }
@@ -356,11 +361,7 @@ fn read_stage(text: &str, range: std::ops::Range<usize>, query: &mut Query) -> R
     let trimmed = part.trim();
     let at = range.start + (part.len() - part.trim_start().len());
     if trimmed.is_empty() {
-        return Err(QueryError::at(
-            text,
-            range.start,
-            "a filter is missing here: write one after the bar, or remove the bar",
-        ));
+        return Err(QueryError::at(text, range.start, "missing filter; write one after the bar, or remove the bar"));
     }
     let Some((word, rest)) = own_stage(trimmed) else {
         if let Some(Stage::Filter { code, .. }) = query.stages.last_mut() {
@@ -378,26 +379,22 @@ fn read_stage(text: &str, range: std::ops::Range<usize>, query: &mut Query) -> R
         "limit" => {
             let number = words.first().and_then(|word| word.parse().ok()).filter(|n| (1..=LIMIT_MAX).contains(n));
             let number = number.filter(|_| words.len() == 1);
-            Stage::Limit(number.ok_or_else(|| wrong("write limit and a number of rows: limit 100".into()))?)
+            Stage::Limit(number.ok_or_else(|| wrong("invalid limit; use for example limit 100".into()))?)
         }
         "table" => Stage::Table(
             fields(&words)
                 .filter(|fields| !fields.is_empty())
-                .ok_or_else(|| wrong("write table and the fields to show: table user what".into()))?,
+                .ok_or_else(|| wrong("invalid table; use for example table user what".into()))?,
         ),
         "count" => match words.split_first() {
             None => Stage::Count { by: Vec::new() },
             Some((&"by", names)) if !names.is_empty() => Stage::Count {
-                by: fields(names).ok_or_else(|| wrong("a field is a name, or names with dots between: a.b".into()))?,
+                by: fields(names).ok_or_else(|| wrong("invalid field; use names separated by dots: a.b".into()))?,
             },
-            Some(_) => return Err(wrong("write count, or count by and fields: count by user".into())),
+            Some(_) => return Err(wrong("invalid count; use count, or for example count by user".into())),
         },
-        _ => read_sort(&words).ok_or_else(|| {
-            wrong(
-                "write sort by and fields, and desc for the greatest first: sort by count desc; jq's own is (sort)"
-                    .into(),
-            )
-        })?,
+        _ => read_sort(&words)
+            .ok_or_else(|| wrong("invalid sort; use for example sort by count desc, or (sort) for jq's sort".into()))?,
     });
     Ok(())
 }
@@ -484,17 +481,17 @@ mod tests {
     #[test]
     fn errors_name_the_column() {
         let cases = [
-            ("", 1, "say where to search"),
-            ("word", 1, "say where to search"),
-            ("tag=a,,b", 7, "a tag is missing"),
+            ("", 1, "missing tag"),
+            ("word", 1, "missing tag"),
+            ("tag=a,,b", 7, "missing tag name"),
             ("tag=a since=yesterday", 7, "is not a time"),
             ("tag=a since=-1x", 7, "is not a time"),
-            ("tag=a since=now until=-1h", 1, "must lie before"),
-            ("tag=a end=now", 7, "is not known here"),
-            ("tag=a |", 8, "a filter is missing"),
-            ("tag=a | | .", 8, "a filter is missing"),
+            ("tag=a since=now until=-1h", 1, "must precede"),
+            ("tag=a end=now", 7, "unknown end="),
+            ("tag=a |", 8, "missing filter"),
+            ("tag=a | | .", 8, "missing filter"),
             ("tag=a | .[", 10, "[ is not closed"),
-            ("tag=ä | .]", 10, "] closes nothing"),
+            ("tag=ä | .]", 10, "unmatched ]"),
             ("tag=a \"x", 7, "\" is not closed"),
             ("tag=a | limit none", 9, "limit 100"),
             ("tag=a | limit 0", 9, "limit 100"),
@@ -502,7 +499,7 @@ mod tests {
             ("tag=a | sort user", 9, "(sort)"),
             ("tag=a | table", 9, "table user"),
             ("tag=a | table a..b", 9, "table user"),
-            ("tag=a -", 7, "a word is missing"),
+            ("tag=a -", 7, "missing search term"),
         ];
         for (text, column, message) in cases {
             let error = parse(text, now()).expect_err(text);

@@ -41,9 +41,9 @@ impl Format {
         let given = Format::NAMES.join(", ");
         Format::named(name).ok_or_else(|| match name {
             "pcap" | "lookupdata" | "ipexist" => {
-                format!("results are not given as {name}, because rows are JSON here: use one of {given}")
+                format!("format {name} is not supported because rows are JSON; use one of {given}")
             }
-            _ => format!("there is no format {name:?}: use one of {given}"),
+            _ => format!("unknown format {name:?}; use one of {given}"),
         })
     }
 
@@ -130,7 +130,7 @@ impl Looking {
             }
             if self.names.len() > COLUMNS_MAX || self.name_bytes > NAMES_BYTES_MAX {
                 return Err(std::io::Error::other(format!(
-                    "rows have more than {COLUMNS_MAX} different fields, or very long ones: choose some with | table"
+                    "rows have more than {COLUMNS_MAX} different fields, or very long ones; select fields with | table"
                 ))
                 .into());
             }

@@ -43,10 +43,10 @@ pub const BUCKETS: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// The file could not be read.
-    #[error("the results cannot be read: {0}")]
+    #[error("cannot read the results: {0}")]
     Io(#[from] std::io::Error),
     /// The content is invalid.
-    #[error("the results are damaged at byte {offset}: {what}")]
+    #[error("the results are corrupt at byte {offset}: {what}")]
     Damaged {
         /// Offset of the invalid block in the file.
         offset: u64,
@@ -345,7 +345,7 @@ impl Results {
         let mut found = [0; HEAD_BYTES];
         file.read_exact(&mut found)?;
         if found != head() {
-            return Err(ResultsError::Damaged { offset: 0, what: "these are no results of version 1" });
+            return Err(ResultsError::Damaged { offset: 0, what: "not a results file of version 1" });
         }
         let results = Results {
             file,
@@ -365,10 +365,7 @@ impl Results {
             row += u64::from(rows);
             index.blocks.push(block);
             if index.blocks.len() as u64 > blocks_max {
-                return Err(ResultsError::Damaged {
-                    offset: block.offset,
-                    what: "there are more blocks than files have",
-                });
+                return Err(ResultsError::Damaged { offset: block.offset, what: "too many blocks" });
             }
         }
         index.histogram = index.summary.as_ref().map(|summary| summary.histogram.clone()).unwrap_or_default();
@@ -386,7 +383,7 @@ impl Results {
         self.file.read_exact_at(&mut head, offset)?;
         let (length, rows) = (u32_at(&head, 0) as usize, u32_at(&head, 4));
         if length > BLOCK_BYTES_MAX {
-            return Err(ResultsError::Damaged { offset, what: "a block is longer than blocks are" });
+            return Err(ResultsError::Damaged { offset, what: "block too long" });
         }
         if offset + (BLOCK_HEAD_BYTES + length) as u64 > size {
             return Ok(None);
@@ -404,7 +401,7 @@ impl Results {
         self.file.read_exact_at(&mut bytes, block.offset)?;
         let (head, body) = bytes.split_at(BLOCK_HEAD_BYTES);
         if crc32c::crc32c_append(crc32c::crc32c(&head[..24]), body) != u32_at(head, 24) {
-            return Err(ResultsError::Damaged { offset: block.offset, what: "a checksum does not fit" });
+            return Err(ResultsError::Damaged { offset: block.offset, what: "checksum mismatch" });
         }
         Ok(Bytes::from(bytes).slice(BLOCK_HEAD_BYTES..))
     }
@@ -445,7 +442,7 @@ impl Results {
     /// If the block is corrupt or the file cannot be read.
     pub fn block(&self, number: usize) -> Result<Option<Vec<Row>>, ResultsError> {
         let Some(block) = locked(&self.index).blocks.get(number).copied() else { return Ok(None) };
-        let damaged = || ResultsError::Damaged { offset: block.offset, what: "rows do not fit into their block" };
+        let damaged = || ResultsError::Damaged { offset: block.offset, what: "rows exceed their block" };
         let mut body = self.body(&block)?;
         let mut rows = Vec::with_capacity((block.rows as usize).min(body.len() / ROW_HEAD_BYTES));
         while !body.is_empty() {
@@ -578,7 +575,7 @@ mod tests {
             writer.show().expect("shows");
         }
         let summary = writer.finish().expect("finishes");
-        let results = Results::open_foreign(&path).expect("what is written here is taken elsewhere");
+        let results = Results::open_foreign(&path).expect("own results can be imported");
         assert_eq!((results.progress().rows, results.summary()), (20_000, Some(summary)));
         assert!(results.progress().blocks as u64 > SMALL_BLOCKS && results.memory() < 4 << 20);
         let whole = std::fs::read(&path).expect("reads");
@@ -589,7 +586,11 @@ mod tests {
         };
         let empty = made(&block_head(0, (0, 0), b"").expect("small"), 1000);
         let opened = Results::open(&empty).expect("opens");
-        assert_eq!((opened.progress().blocks, opened.memory(), opened.summary()), (0, 0, None), "it broke off there");
+        assert_eq!(
+            (opened.progress().blocks, opened.memory(), opened.summary()),
+            (0, 0, None),
+            "the file is truncated there"
+        );
         let mut body = Vec::new();
         row(1, 1).write(&mut body);
         let small = [&block_head(1, (1, 1), &body).expect("small")[..], &body].concat();

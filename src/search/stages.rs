@@ -33,7 +33,7 @@ fn value_of(row: &Row) -> Result<Value, Failure> {
     serde_json::from_slice(&row.data).or_else(|error| match std::str::from_utf8(&row.data) {
         // Valid JSON, but nested too deeply to parse: no field of it can be selected.
         Ok(text) if depth::is_deep(&row.data) => Ok(Value::String(text.to_owned())),
-        _ => Err(Failure::Broken(format!("a row is not JSON: {error}"))),
+        _ => Err(Failure::Broken(format!("row is not JSON: {error}"))),
     })
 }
 
@@ -107,7 +107,7 @@ pub fn counted(rows: Rows, by: Vec<Field>) -> Rows {
             let key = values_of(&row, &by)?;
             if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
                 return Err(Failure::Broken(format!(
-                    "count finds more than {GROUPS_MAX} groups: choose rows first, or coarser fields"
+                    "count finds more than {GROUPS_MAX} groups; filter rows first, or use coarser fields"
                 )));
             }
             let group = groups.entry(key).or_insert(Group { count: 0, time: row.time, tag: row.tag });
@@ -212,7 +212,7 @@ pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) 
             if bytes > SORT_BYTES_MAX {
                 let limit = SORT_BYTES_MAX >> 20;
                 return Err(Failure::Broken(format!(
-                    "sort holds more than {limit} MiB of rows: choose rows or fields first, or write a limit behind it"
+                    "sort needs more than {limit} MiB; filter rows or fields first, or add a limit after it"
                 )));
             }
         }

@@ -95,7 +95,7 @@ impl FromStr for Sandbox {
         match text.to_ascii_lowercase().as_str() {
             "preferred" => Ok(Sandbox::Preferred),
             "required" => Ok(Sandbox::Required),
-            _ => Err(format!("`{text}` is not known: use preferred or required")),
+            _ => Err(format!("unknown value `{text}`; use preferred or required")),
         }
     }
 }
@@ -130,7 +130,7 @@ fn start(seconds: u64, sandbox: Sandbox) -> std::io::Result<()> {
             return stdout.write_all(format!("-0 {}\n", one_line(&refused)).as_bytes());
         }
         Err(error) => {
-            return stdout.write_all(format!("-0 the bounds of a filter cannot be set: {error}\n").as_bytes());
+            return stdout.write_all(format!("-0 cannot set the resource limits of a filter: {error}\n").as_bytes());
         }
     };
     let code = read_code(&mut stdin)?;
@@ -172,7 +172,7 @@ fn compile(code: &str) -> Result<Filter<Kind>, (usize, String)> {
     Compiler::default().with_funs(funs).compile(modules).map_err(|errors| {
         let first = errors.into_iter().flat_map(|(_, errors)| errors).next();
         first.map_or((0, String::new()), |(found, undefined)| {
-            (span(code, found).start, format!("{} {found} is not known", undefined.as_str()))
+            (span(code, found).start, format!("unknown {} {found}", undefined.as_str()))
         })
     })
 }
@@ -183,19 +183,17 @@ fn load_error(code: &str, errors: jaq_core::load::Errors<&str, ()>) -> (usize, S
     let first = errors.into_iter().map(|(_, error)| error).next();
     let told = match first {
         Some(Error::Io(errors)) => {
-            errors.into_iter().next().map(|(path, _)| (place(path), "modules cannot be loaded".into()))
+            errors.into_iter().next().map(|(path, _)| (place(path), "modules are not supported".into()))
         }
-        Some(Error::Lex(errors)) => errors
-            .into_iter()
-            .next()
-            .map(|(wanted, found)| (place(found), format!("{} is expected here", wanted.as_str()))),
-        Some(Error::Parse(errors)) => errors
-            .into_iter()
-            .next()
-            .map(|(wanted, found)| (place(found), format!("{} is expected here", wanted.as_str()))),
+        Some(Error::Lex(errors)) => {
+            errors.into_iter().next().map(|(wanted, found)| (place(found), format!("expected {}", wanted.as_str())))
+        }
+        Some(Error::Parse(errors)) => {
+            errors.into_iter().next().map(|(wanted, found)| (place(found), format!("expected {}", wanted.as_str())))
+        }
         None => None,
     };
-    told.unwrap_or((0, "the filter is not understood".into()))
+    told.unwrap_or((0, "invalid filter".into()))
 }
 
 fn one_line(text: &str) -> String {
@@ -222,7 +220,7 @@ fn run(code: &str, stdin: File, mut stdout: File, missing: &str) -> std::io::Res
     let context = Ctx::<Kind>::new(&around, Vars::new([]));
     for row in rows {
         let Ok(row) = row else {
-            out.borrow_mut().message("a row is not JSON")?;
+            out.borrow_mut().message("row is not JSON")?;
             continue;
         };
         for result in filter.id.run((context.clone(), row)).map(unwrap_valr) {

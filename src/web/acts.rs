@@ -34,8 +34,8 @@ const PLACES_OF_USER: usize = 32;
 const STRANGE: (f64, f64) = (1000.0, 0.5);
 const NAMED: (f64, f64) = (2000.0, 2.0);
 
-const MANY_ACTS: &str = "more than is told apart of one user";
-const MANY_NAMES: &str = "more names than are told apart";
+const MANY_ACTS: &str = "more actions than are distinguished for one user";
+const MANY_NAMES: &str = "more names than are distinguished";
 
 /// Key of acts that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -238,7 +238,7 @@ impl Recorder {
     /// Records the first use of a token in an interval. The token is identified by id, so renaming it causes no
     /// second record.
     pub(super) fn note_token(&self, who: &Who, id: uuid::Uuid, name: &str) {
-        let (what, bound) = (format!("the token {name} ({id})"), (Bound::Acts(who.uid), ACTS_OF_USER));
+        let (what, bound) = (format!("token {name} ({id})"), (Bound::Acts(who.uid), ACTS_OF_USER));
         self.count(of_user("token", who, id.to_string(), what, bound), TOKEN_INTERVAL, Instant::now());
     }
 
@@ -330,7 +330,7 @@ fn of_stranger(kind: &'static str, stranger: &Stranger, what: &str) -> Vec<Way> 
         // Spellings of one name, and addresses of one place, are counted together.
         let same = Same { user: String::new(), from: place.clone(), ..named.clone() };
         let places = (Bound::Places(*uid), PLACES_OF_USER);
-        let rest = format!("{what} (from more places than are told apart)");
+        let rest = format!("{what} (from more addresses than are distinguished)");
         let (mut bounds, mut purse) = (vec![places], Paid::Free);
         if !is_admin {
             bounds.push((Bound::Users(place.clone()), USERS_OF_PLACE));
@@ -389,19 +389,19 @@ mod tests {
         let found: Vec<_> = taken(&mut from).into_iter().map(|act| (act.user, act.count)).collect();
         assert_eq!(found, [("bob".to_owned(), 1), ("eve".to_owned(), 1), ("bob".to_owned(), 999)]);
         fail("bob", start + INTERVAL);
-        assert_eq!(from.try_recv().map(|act| act.count), Ok(1), "at once again");
+        assert_eq!(from.try_recv().map(|act| act.count), Ok(1), "recorded immediately again");
     }
 
     #[tokio::test]
     async fn p14_what_was_done_just_before_the_end_is_waited_for() {
         let (acts, _from) = Acts::for_tests();
         let recorder = Recorder::new(acts);
-        assert!(!recorder.flush_all(INTERVAL), "nothing was done");
+        assert!(!recorder.flush_all(INTERVAL), "no action to record");
         recorder.note("restart", &who(7), "x");
         assert!(recorder.flush_all(INTERVAL) && !recorder.flush_all(Duration::ZERO));
         recorder.note("restart", &who(7), "x");
         recorder.note("restart", &who(7), "x");
-        assert!(recorder.flush_all(Duration::ZERO), "their number is new");
+        assert!(recorder.flush_all(Duration::ZERO), "the count has changed");
     }
 
     #[tokio::test]
@@ -413,7 +413,7 @@ mod tests {
             let one = Stranger { is_place_refused, ..stranger(&format!("made-up-{n}"), address(1)) };
             recorder.note_login("login-failed", &one, "x");
         }
-        assert!(taken(&mut from).len() <= NAMES_OF_PLACE + 3, "they cause few records");
+        assert!(taken(&mut from).len() <= NAMES_OF_PLACE + 3, "unauthenticated clients cause few records");
         recorder.note("download", &who(7), "/a");
         recorder.note_token(&who(8), uuid::Uuid::nil(), "t");
         let admin =
@@ -445,8 +445,8 @@ mod tests {
         }
         let seen = taken(&mut from);
         assert!(seen.iter().all(|act| act.uid == Some(7) && act.user == "u7"));
-        assert!(seen.iter().any(|act| act.what == "/what-was-there"), "what was refused took no room from it");
-        assert!(seen.iter().filter(|act| act.kind == "token").count() == 1, "it is the same one");
+        assert!(seen.iter().any(|act| act.what == "/what-was-there"), "rejections do not displace it");
+        assert!(seen.iter().filter(|act| act.kind == "token").count() == 1, "a renamed token is the same token");
         assert!(seen.len() <= ACTS_OF_USER + REFUSALS_OF_USER + ADDRESSES_OF_USER + 4, "{}", seen.len());
         recorder.note("download", &who(8), "/of another");
         assert_eq!(from.try_recv().map(|act| act.what), Ok("/of another".to_owned()));
@@ -475,8 +475,8 @@ mod tests {
         }
         // The initial burst, the rate over ten minutes, and one repetition count for each of them.
         assert!(records < 2 * (3000 + 25 * 60 + 400), "{records}");
-        assert!(of_admin >= 10, "an administrator's name is told in each minute: {of_admin}");
+        assert!(of_admin >= 10, "the administrator is recorded in each minute: {of_admin}");
         let books = recorder.books();
-        assert!(books.counted.is_empty() && books.used.is_empty(), "nothing is left behind");
+        assert!(books.counted.is_empty() && books.used.is_empty(), "no counts remain");
     }
 }

@@ -120,17 +120,15 @@ impl Admission {
     fn allow(&self, store: &Store, caller: &Caller) -> ApiResult<()> {
         self.check_password(store, caller)?;
         if caller.temporary.is_some() && !self.rule.is_download {
-            return Err(ApiError::forbidden("a temporary token opens downloads only: use that of the session"));
+            return Err(ApiError::forbidden("a temporary token is valid only for downloads; use that of the session"));
         }
         if let Some(right) = self.rule.need.right() {
             check_right(right, caller)?;
         }
         let (is_allowed, whom) = match self.rule.need {
             Need::Nobody | Need::User(_) => (true, ""),
-            Need::Admin => (caller.person.admin, "administrators, with a session of their own,"),
-            Need::SelfOrAdmin(_) => {
-                (caller.is_self_or_admin(self.number("uid")?), "the user concerned and administrators")
-            }
+            Need::Admin => (caller.person.admin, "administrators with a session"),
+            Need::SelfOrAdmin(_) => (caller.is_self_or_admin(self.number("uid")?), "the user and administrators"),
             Need::MemberOrAdmin(_) => {
                 let is_member = caller.person.groups.contains(&self.number("gid")?);
                 (caller.person.admin || is_member, "members of the group and administrators")
@@ -146,14 +144,14 @@ impl Admission {
         }
         let password = match store.get::<Password>(&caller.uid().to_string()) {
             Err(error @ StoreError::Invalid { .. }) => {
-                tracing::warn!(%error, "an account is denied");
-                return Err(ApiError::forbidden("what is kept of your password is invalid: ask an administrator"));
+                tracing::warn!(%error, "account denied");
+                return Err(ApiError::forbidden("your stored password is invalid; ask an administrator"));
             }
             password => password?,
         };
         let must_change = password.is_some_and(|password| password.value.must_change);
         if must_change && !is_open_before_change(&self.uri, caller.uid()) {
-            let message = "change your password first: PUT /api/users/{uid}/pwd";
+            let message = "change your password first; use PUT /api/users/{uid}/pwd";
             return Err(ApiError::forbidden(message).with("MustChangePassword", true));
         }
         Ok(())
@@ -182,7 +180,7 @@ fn check_right(right: Right, caller: &Caller) -> ApiResult<()> {
         }
         Right::Any if !token.capabilities.is_empty() => Ok(()),
         Right::Any => Err(ApiError::forbidden("the token has no capability")),
-        Right::Session => Err(ApiError::forbidden("this needs a session: tokens cannot do it")),
+        Right::Session => Err(ApiError::forbidden("this requires a session; log in")),
     }
 }
 
@@ -235,7 +233,7 @@ where
         tokio::select! {
             biased;
             () = &mut lost => {
-                let error = io::Error::new(io::ErrorKind::PermissionDenied, "the caller lost the right to this file");
+                let error = io::Error::new(io::ErrorKind::PermissionDenied, "the caller lost access to this file");
                 Some((Err(error), None))
             }
             piece = pieces.next() => Some((piece?.map_err(io::Error::other), Some((pieces, lost)))),

@@ -192,14 +192,14 @@ mod tests {
         let large = || counted(4713, Body::from(vec![7; USER_BYTES_MAX]).into_response()).into_body();
         let (mut body, mut got) = (large(), 0);
         for _ in 0..3 {
-            got += body.frame().await.expect("a piece").expect("is given").into_data().expect("data").len();
+            got += body.frame().await.expect("a piece").expect("frame is ok").into_data().expect("data").len();
         }
         assert_eq!((got, body.size_hint().exact()), (3 * PIECE_BYTES, Some((USER_BYTES_MAX - got) as u64)));
         let small = || counted(4713, Body::from(vec![7; 1 << 20]).into_response()).status();
-        assert_eq!(small(), StatusCode::TOO_MANY_REQUESTS, "little of it was taken");
+        assert_eq!(small(), StatusCode::TOO_MANY_REQUESTS, "most of the response is unread");
         drop(body);
         assert_eq!(small(), StatusCode::OK);
-        let whole = large().collect().await.expect("is taken").to_bytes();
+        let whole = large().collect().await.expect("reads to the end").to_bytes();
         assert!(whole.len() == USER_BYTES_MAX && whole.iter().all(|byte| *byte == 7));
     }
 
@@ -210,8 +210,8 @@ mod tests {
         assert!(share.take(100));
         let given = Given::new(Body::from(vec![7; 100]), Some(100), Box::new(share), Duration::from_millis(1));
         has_given_up(&Arc::downgrade(&given.waiting)).await;
-        assert_eq!(BUDGET.used(), 0, "others have the room");
-        assert!(Body::new(given).collect().await.is_err(), "a part is not the whole");
+        assert_eq!(BUDGET.used(), 0, "the budget is released");
+        assert!(Body::new(given).collect().await.is_err(), "a partial body is an error");
     }
 
     #[tokio::test]
@@ -219,10 +219,10 @@ mod tests {
         let large = || Body::from(vec![7; USER_BYTES_MAX / 4]).into_response();
         let held: Vec<Response> = (0..4).map(|_| counted(4711, large())).collect();
         assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
-        assert_eq!(held[0].body().size_hint().exact(), Some(USER_BYTES_MAX as u64 / 4), "its length is told");
+        assert_eq!(held[0].body().size_hint().exact(), Some(USER_BYTES_MAX as u64 / 4), "the length is announced");
         assert_eq!(counted(4711, large()).status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(counted(4711, Body::from("small").into_response()).status(), StatusCode::OK);
-        assert_eq!(counted(4712, large()).status(), StatusCode::OK, "another has their own");
+        assert_eq!(counted(4712, large()).status(), StatusCode::OK, "another user has a separate limit");
         drop(held);
         assert_eq!(counted(4711, large()).status(), StatusCode::OK);
     }
@@ -243,28 +243,31 @@ mod tests {
         assert!(share.take(100));
         let (to, mut given) = made(Box::new(share), Duration::from_millis(20));
         let waiting = Arc::downgrade(&given.waiting);
-        assert!(given.frame().now_or_never().is_none(), "there is nothing yet");
+        assert!(given.frame().now_or_never().is_none(), "no data yet");
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(waiting.upgrade().is_some_and(|waiting| lock(&waiting).is_some()), "the client waits, not the maker");
-        to.send(vec![7; 3 * PIECE_BYTES].into()).await.expect("is wanted");
+        assert!(
+            waiting.upgrade().is_some_and(|waiting| lock(&waiting).is_some()),
+            "the producer is idle, not the client"
+        );
+        to.send(vec![7; 3 * PIECE_BYTES].into()).await.expect("the receiver is open");
         // The connection is woken but does not poll, because its client grants no flow-control window.
         has_given_up(&waiting).await;
         assert_eq!(BUDGET.used(), 0);
-        assert!(to.is_closed(), "nothing more is made");
-        assert!(given.frame().await.expect("not the end").is_err(), "a part is not the whole");
+        assert!(to.is_closed(), "the producer is stopped");
+        assert!(given.frame().await.expect("not the end").is_err(), "a partial body is an error");
     }
 
     #[tokio::test]
     async fn p15_what_waits_in_a_connection_does_not_hold_what_it_was_a_part_of() {
         let (to, mut given) = made(Box::new(()), TAKEN_WITHIN);
         let whole = Arc::new(vec![7u8; 3 * PIECE_BYTES]);
-        to.send(Bytes::from_owner(Owner(Arc::clone(&whole)))).await.expect("is wanted");
+        to.send(Bytes::from_owner(Owner(Arc::clone(&whole)))).await.expect("the receiver is open");
         let mut parts = Vec::new();
         for _ in 0..3 {
-            parts.push(given.frame().await.expect("a part").expect("is given").into_data().expect("data"));
+            parts.push(given.frame().await.expect("a part").expect("frame is ok").into_data().expect("data"));
         }
         assert!(parts.iter().all(|part| part.len() == PIECE_BYTES && part.iter().all(|byte| *byte == 7)));
-        assert_eq!(Arc::strong_count(&whole), 1, "the last part is a copy");
+        assert_eq!(Arc::strong_count(&whole), 1, "the last part must be a copy");
         drop(to);
         assert!(given.frame().await.is_none());
     }

@@ -71,7 +71,7 @@ impl App {
         self.streams.take(caller.person.uid).ok_or_else(|| {
             let max = self.streams.max();
             let message =
-                format!("{max} streams and sockets of yours are open: close some (Webserver-Max-Streams-Per-User)");
+                format!("{max} of your streams and sockets are open (Webserver-Max-Streams-Per-User); close some");
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
         })
     }

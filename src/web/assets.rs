@@ -65,7 +65,7 @@ pub(super) async fn serve(State(app): State<AppRef>, request: Request) -> Respon
     let path = request.uri().path();
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     if path.starts_with("/api/") || !is_read {
-        return ApiError::not_found("such path; /api/openapi.json lists what there is").into_response();
+        return ApiError::not_found("such path; see /api/openapi.json").into_response();
     }
     let name = match path.trim_start_matches('/') {
         "" => START,
@@ -77,7 +77,7 @@ pub(super) async fn serve(State(app): State<AppRef>, request: Request) -> Respon
     };
     match given {
         Some(contents) => answer(name, contents, request.headers()),
-        None => (StatusCode::NOT_FOUND, "There is no such page.").into_response(),
+        None => (StatusCode::NOT_FOUND, "Page not found.").into_response(),
     }
 }
 

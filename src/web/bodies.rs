@@ -184,11 +184,11 @@ impl Share {
         }
         Some(match self.is_users_own.load(Ordering::Relaxed) {
             true => {
-                let greedy = "too many large requests of yours are under way; wait until they are answered";
+                let greedy = "too many of your large requests are in progress; wait until they have finished";
                 ApiError::new(StatusCode::TOO_MANY_REQUESTS, greedy)
             }
             false => {
-                let busy = "too many large requests are under way; try again in a moment";
+                let busy = "too many large requests are in progress; try again in a moment";
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, busy)
             }
         })
@@ -239,7 +239,7 @@ async fn bounded(budget: &'static Budget, time_max: Option<Duration>, request: R
         return refusal.into_response();
     }
     if share.is_late() {
-        let late = format!("the body did not arrive within {} s", STRANGERS_TIME_MAX.as_secs());
+        let late = format!("the request body was not received within {} s", STRANGERS_TIME_MAX.as_secs());
         return ApiError::new(StatusCode::REQUEST_TIMEOUT, late).into_response();
     }
     response
@@ -289,7 +289,7 @@ mod tests {
         drop((first, second));
         assert!(Share::of(&BUDGET, Some(7)).take(USER_BYTES_MAX));
         let others: Vec<_> = (9..12).map(|uid| Share::of(&BUDGET, Some(uid))).collect();
-        assert!(others.iter().all(|share| share.take(USER_BYTES_MAX)), "four users have all that there is");
+        assert!(others.iter().all(|share| share.take(USER_BYTES_MAX)), "four users use the whole budget");
         let last = Share::of(&BUDGET, Some(12));
         assert!(!last.take(1));
         assert_eq!(status(&last), Some(StatusCode::SERVICE_UNAVAILABLE));
@@ -303,13 +303,13 @@ mod tests {
         let mut waiting = Box::pin(Share::waited_for(&BUDGET, 7, 100));
         assert!((&mut waiting).now_or_never().is_none() && BUDGET.used() == USER_BYTES_MAX);
         let other = Share::waited_for(&BUDGET, 8, 100).await;
-        assert!((&mut waiting).now_or_never().is_none(), "others have their own");
+        assert!((&mut waiting).now_or_never().is_none(), "other users have separate limits");
         first.resize(USER_BYTES_MAX - 100);
         let second = waiting.await;
         assert_eq!(BUDGET.used(), USER_BYTES_MAX + 100);
         drop((first, other));
         let most = Share::waited_for(&BUDGET, 7, usize::MAX).await;
-        assert_eq!(BUDGET.used(), USER_BYTES_MAX / 2 + 100, "what could never be there is not waited for");
+        assert_eq!(BUDGET.used(), USER_BYTES_MAX / 2 + 100, "the reservation is capped at the maximum");
         drop((second, most));
         assert!(BUDGET.used() == 0 && BUDGET.of_users().is_empty());
     }
@@ -329,7 +329,7 @@ mod tests {
             Some((Bytes::from_static(b"a"), ()))
         });
         let mut counted = body(&share, Duration::from_millis(50), drip);
-        while counted.next().await.expect("an error at last").is_ok() {}
+        while counted.next().await.expect("an error").is_ok() {}
         assert!(share.is_late() && !share.is_refused.load(Ordering::Relaxed));
     }
 
@@ -362,9 +362,9 @@ mod tests {
         for _ in 0..3 {
             assert!(waiting.iter_mut().all(|waits| waits.as_mut().poll(&mut cx).is_pending()));
         }
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nothing was given back");
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nothing was released");
         drop(taken);
         assert!(wakes.0.load(Ordering::Relaxed) > 0);
-        assert!(waiting.iter_mut().all(|waits| waits.as_mut().poll(&mut cx).is_ready()), "there is room for all");
+        assert!(waiting.iter_mut().all(|waits| waits.as_mut().poll(&mut cx).is_ready()), "all requests fit");
     }
 }

@@ -123,7 +123,7 @@ impl Caller {
     /// have access.
     pub(super) fn check_groups(&self, groups: &[i32], before: &[i32]) -> ApiResult<()> {
         let Some(foreign) = self.person.foreign_group(groups, before) else { return Ok(()) };
-        let message = format!("you are no member of group {foreign}: share with your own groups");
+        let message = format!("you are not a member of group {foreign}; share with your own groups");
         Err(ApiError::forbidden(message))
     }
 
@@ -333,7 +333,7 @@ mod tests {
         };
         assert!(matches!(shown("token=x", false), Some(Proof::Download(_))));
         assert!(matches!(shown("token=x; __Host-token=y", false), Some(Proof::Session(token)) if token == "y"));
-        assert!(matches!(shown("token=x", true), Some(Proof::Session(_))), "it has no other name there");
+        assert!(matches!(shown("token=x", true), Some(Proof::Session(_))), "plain HTTP uses the short cookie name");
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Connections {
         if connection.is_none()
             && let Some(left_out) = REFUSED.note()
         {
-            tracing::warn!(%address, left_out, "a connection was closed: too many are open");
+            tracing::warn!(%address, left_out, "connection closed: too many are open");
         }
         connection
     }
@@ -257,7 +257,7 @@ pub(super) async fn note_known(request: Request, next: Next) -> Response {
     if !connections.recognise(&standing, uid) {
         let most = connections.0.of_user;
         let message = format!(
-            "{most} connections of yours are in use (Webserver-Max-Connections-Per-User): wait until one of them has its answer"
+            "{most} of your connections are in use (Webserver-Max-Connections-Per-User); wait until one is free"
         );
         return ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).into_response();
     }
@@ -299,15 +299,15 @@ mod tests {
         assert!(connections.recognise(&held[0].standing, 1));
         let newer = admit("192.0.2.1").expect("a place");
         assert!(!has_ended(&held[0]), "a user");
-        assert!(has_ended(&held[1]), "the oldest stranger");
+        assert!(has_ended(&held[1]), "the oldest unauthenticated connection");
         assert!(!has_ended(&held[2]) && !has_ended(&newer));
         for connection in [&held[2], &newer] {
             assert!(connections.recognise(&connection.standing, 1));
         }
-        assert!(admit("192.0.2.1").is_none(), "all are users'");
-        assert!(admit("192.0.2.2").is_some(), "another address has its own");
+        assert!(admit("192.0.2.1").is_none(), "all connections are authenticated");
+        assert!(admit("192.0.2.2").is_some(), "another address has a separate limit");
         let many: Vec<_> = (0..100).map(|_| admit("192.0.2.9")).collect();
-        assert!(many.iter().all(Option::is_some), "a balancer has as many as it likes");
+        assert!(many.iter().all(Option::is_some), "a load balancer has no limit");
         drop((held, newer, many));
         assert!(connections.open().held.is_empty() && connections.open().blocks.is_empty());
     }
@@ -320,13 +320,13 @@ mod tests {
         let recognised = |number: usize, uid| connections.recognise(&held[number].standing, uid);
         assert!(recognised(0, 7) && recognised(1, 7) && recognised(2, 7));
         let mut busy = vec![Busy::on(&held[0].standing)];
-        assert!(recognised(3, 7) && recognised(3, 7), "once for each connection");
-        assert!(!has_ended(&held[0]), "an answer is under way");
+        assert!(recognised(3, 7) && recognised(3, 7), "each connection counts once");
+        assert!(!has_ended(&held[0]), "a response is in progress");
         assert!(has_ended(&held[1]) && !has_ended(&held[2]));
         busy.push(Busy::on(&held[2].standing));
         held[3].standing.is_socket.store(true, Ordering::Relaxed);
-        assert!(!recognised(4, 7), "all are in use");
-        assert!(recognised(4, 8), "another user has their own");
+        assert!(!recognised(4, 7), "all connections are in use");
+        assert!(recognised(4, 8), "another user has a separate limit");
         drop(busy);
         assert!(recognised(5, 7) && has_ended(&held[0]));
         assert!(!has_ended(&held[3]), "a web socket");
@@ -342,9 +342,9 @@ mod tests {
         let long_ago = Instant::now().checked_sub(KNOWN_FOR).expect("a time");
         *held.standing.known() = Some((7, long_ago));
         let busy = Busy::on(&held.standing);
-        assert!(admit().is_none(), "an answer is under way");
+        assert!(admit().is_none(), "a response is in progress");
         drop(busy);
-        assert!(admit().is_none(), "it has ended only now");
+        assert!(admit().is_none(), "the response has just ended");
         *held.standing.known() = Some((7, long_ago));
         assert!(admit().is_some() && has_ended(&held));
     }
@@ -367,6 +367,6 @@ mod tests {
         let short = Duration::from_millis(20);
         silent.standing.ends_without_request_in(short).await;
         let staying = tokio::time::timeout(10 * short, asking.standing.ends_without_request_in(short));
-        assert!(staying.await.is_err(), "it has asked");
+        assert!(staying.await.is_err(), "it has sent a request");
     }
 }

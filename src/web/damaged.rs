@@ -27,7 +27,7 @@ pub(super) async fn follow(store: &Store) {
                 found.iter().filter(|found| !known.contains(&place(found))).for_each(say);
                 known = found.iter().map(place).collect();
             }
-            Err(error) => tracing::warn!(%error, "invalid objects are not counted"),
+            Err(error) => tracing::warn!(%error, "failed to scan for invalid objects"),
         }
         count(&known);
         if !follow_changes(store, &mut changes, &mut known).await {
@@ -79,7 +79,7 @@ async fn follow_changes(store: &Store, changes: &mut Receiver<Change>, known: &m
         let before = known.len();
         for (collection, key) in concerned {
             if let Err(error) = look(store, &collection, &key, known) {
-                tracing::debug!(%error, "an object cannot be judged");
+                tracing::debug!(%error, "failed to validate an object");
             }
         }
         if known.len() != before {

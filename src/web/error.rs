@@ -39,7 +39,7 @@ impl ApiError {
 
     /// The caller is not identified. Clients take any other use of 401 for the end of their session.
     pub(super) fn unknown() -> ApiError {
-        ApiError::new(StatusCode::UNAUTHORIZED, "log in first: the session is missing, unknown or over")
+        ApiError::new(StatusCode::UNAUTHORIZED, "the session is missing, unknown or has expired; log in")
     }
 
     pub(super) fn forbidden(message: impl std::fmt::Display) -> ApiError {
@@ -66,8 +66,8 @@ impl ApiError {
 
     /// Internal error; its details are only logged.
     pub(super) fn internal(error: impl std::fmt::Display) -> ApiError {
-        tracing::error!(%error, "a request failed");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the webserver failed to do this; its log says why")
+        tracing::error!(%error, "request failed");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log of the webserver")
     }
 
     /// Sets the time after which the client may retry.

@@ -199,7 +199,7 @@ fn extend(app: &AppRef, caller: &Caller) {
     session.value.expires = session.value.end_if_used(timeout, lifetime);
     tokio::spawn(async move {
         if let Err(error) = write_extension(&app, &session, &author).await {
-            tracing::debug!(%error, "a session was not extended");
+            tracing::debug!(%error, "failed to extend a session");
         }
         app.extending.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
     });
@@ -213,7 +213,7 @@ async fn write_extension(
     let mut writes = Writes::new();
     // A concurrent logout takes precedence.
     writes.overwrite_existing(session, "the session was ended", sessions::ONLY_TIMES)?;
-    let writes = writes.unmetered("the webserver makes it, once in a quarter of a session's life");
+    let writes = writes.unmetered("the webserver writes it, once per quarter of a session's lifetime");
     // The transaction only requires that the session exists: its times grant no right.
     let author = Author { standing: Standing::default(), ..author.clone() };
     app.store.commit(&author, "extend a session", writes).await.map(drop)
@@ -227,7 +227,7 @@ mod tests {
     fn p11_a_refused_webserver_shows_what_it_has_for_a_time() {
         let ago = |hours: u64| SystemClock.now_ms() - hours * 3_600_000;
         assert!(!is_over(ago(23), 24) && is_over(ago(25), 24));
-        assert!(!is_over(ago(10_000), 0), "for ever");
-        assert!(!is_over(u64::MAX, 24), "a clock that went back");
+        assert!(!is_over(ago(10_000), 0), "0 disables the limit");
+        assert!(!is_over(u64::MAX, 24), "the clock went backwards");
     }
 }

@@ -32,7 +32,7 @@ async fn clear_away(app: &AppRef) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if let Err(error) = clear_away_once(app).await {
-            tracing::debug!(%error, "not everything that was deleted is cleared away yet");
+            tracing::debug!(%error, "failed to delete leftovers of deleted objects; will retry");
         }
     }
 }
@@ -65,7 +65,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
         let sliced = tokio::task::spawn_blocking(slicing).await;
         let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
         (cursor, is_last) = (moved, is_end);
-        match app.store.begin(&Author::default(), "clear away what was deleted", &writes).await {
+        match app.store.begin(&Author::default(), "delete leftovers of deleted objects", &writes).await {
             Ok(begun) => under_way.push_back(begun),
             Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
             Err(error) => return Err(error),
@@ -92,7 +92,7 @@ async fn free_names(app: &AppRef) {
                 let ops: Vec<Op> = repair.ops.clone();
                 let writes = Writes::under(ops, repair.conditions.clone(), read_in);
                 if let Err(error) = app.store.commit(&Author::default(), &repair.what, writes).await {
-                    tracing::debug!(%error, dispute = %repair.dispute, "a name is not put right");
+                    tracing::debug!(%error, dispute = %repair.dispute, "failed to repair a name");
                 }
                 // A rejected repair is not retried forever.
                 tried.push(repair.dispute);
@@ -107,7 +107,7 @@ async fn free_names(app: &AppRef) {
 fn disputes(app: &AppRef) -> Vec<crate::objects::claims::Repair> {
     let found = Claims::of(&app.store).and_then(|claims| claims.repairs());
     found.unwrap_or_else(|error| {
-        tracing::debug!(%error, "names cannot be compared with their owners");
+        tracing::debug!(%error, "failed to compare names with their owners");
         Vec::new()
     })
 }

@@ -47,7 +47,7 @@ pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
 }
 
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
-    let not_understood = |error: serde_json::Error| ApiError::bad(format!("the body is not understood: {error}"));
+    let not_understood = |error: serde_json::Error| ApiError::bad(format!("invalid request body: {error}"));
     let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
     shallow(body)?;
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).map_err(not_understood)?;

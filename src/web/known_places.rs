@@ -106,7 +106,7 @@ impl KnownPlaces {
 /// Writes the file. A failure is only logged, because its only effect is that later logins are slower.
 pub(super) fn write(file: &Path, text: &str) {
     if let Err(error) = replace_file(file, text.as_bytes()) {
-        tracing::warn!(%error, file = %file.display(), "from where users log in is not kept over a restart");
+        tracing::warn!(%error, file = %file.display(), "failed to store the known login addresses");
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     fn p15_known_places_outlive_the_process_within_a_bound_and_a_damaged_file_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("known-places");
-        let mut known = KnownPlaces::open(&file).expect("none yet");
+        let mut known = KnownPlaces::open(&file).expect("no file yet");
         assert!(known.is_empty() && known.changed().is_none());
         let key = |number: usize| {
             let mut key = Key::default();
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!((again.secret, again.last.len()), (known.secret, KNOWN_MAX));
         assert!(again.contains(&key(0)) && !again.contains(&key(1)) && again.contains(&key(KNOWN_MAX)));
         again.note(key(KNOWN_MAX + 1));
-        assert!(again.contains(&key(0)) && !again.contains(&key(2)), "their order is kept as well");
+        assert!(again.contains(&key(0)) && !again.contains(&key(2)), "the order is preserved");
         let mut damaged = text.clone().into_bytes();
         damaged[100] ^= 1;
         for damaged in [damaged, Vec::new(), b"x".to_vec(), text.as_bytes()[..1000].to_vec()] {

@@ -50,9 +50,9 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Refusal::Name => "too many failed logins with this name: try again later",
-            Refusal::Place => "too many failed logins from this address: try again later",
-            Refusal::Busy => "too many logins at this moment: try again in a second",
+            Refusal::Name => "too many failed logins with this name; try again later",
+            Refusal::Place => "too many failed logins from this address; try again later",
+            Refusal::Busy => "too many concurrent logins; try again in a second",
         }
     }
 }
@@ -488,7 +488,7 @@ mod tests {
         }
         let served = served.lock().expect("not poisoned");
         let at = served.iter().position(|name| *name == "dave").expect("was served");
-        assert!(refused == 1 && at <= 4 + TURNS, "{refused} gave way, {at} came before");
+        assert!(refused == 1 && at <= 4 + TURNS, "{refused} evicted, {at} served before");
         assert!(limiter.locked().strangers.is_idle());
     }
 

@@ -246,7 +246,7 @@ mod tests {
             server.write_all(b"refused").await.expect("answers");
             server.shutdown().await.expect("ends");
         });
-        client.write_all(&vec![7; 8 << 20]).await.expect("sends all of it");
+        client.write_all(&vec![7; 8 << 20]).await.expect("sends the whole body");
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.expect("reads");
         assert_eq!(answer, "refused");
@@ -264,7 +264,7 @@ mod tests {
         let mut sent = 0_u64;
         while client.write_all(&[7; 64 << 10]).await.is_ok() {
             sent += 64 << 10;
-            assert!(sent < 4 * BYTES_MAX, "it goes on reading");
+            assert!(sent < 4 * BYTES_MAX, "the server keeps reading");
         }
         serving.await.expect("ended");
     }

@@ -64,7 +64,7 @@ pub(super) fn secure(
 /// Logs the error if a listener fails.
 pub(super) async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = serving.await {
-        tracing::error!(%error, "the listener ended");
+        tracing::error!(%error, "listener failed");
     }
 }
 
@@ -78,7 +78,7 @@ fn moved(request: &Request, port: u16, names: &OwnNames) -> Option<String> {
 
 /// Response to a request that uses an unknown host name, which it does not repeat.
 const UNKNOWN_NAME: &str =
-    "this webserver is not known by this name: use one that is in its certificate, or set External-Addr\n";
+    "unknown host name; use a name that is in the certificate of this webserver, or set External-Addr\n";
 
 /// Redirects plain HTTP to HTTPS. Failure to bind the port is only logged.
 pub(super) async fn redirect(
@@ -91,7 +91,7 @@ pub(super) async fn redirect(
     let server = match bind(address, REDIRECT_SETTING).and_then(|listener| plain(listener, &handle, connections)) {
         Ok(server) => server,
         Err(error) => {
-            tracing::warn!(%error, "plain HTTP is not redirected");
+            tracing::warn!(%error, "failed to start the redirection from HTTP to HTTPS");
             return;
         }
     };

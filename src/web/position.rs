@@ -45,13 +45,13 @@ static STRANGERS: Semaphore = Semaphore::const_new(STRANGERS_MAX);
 pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: impl FnOnce() -> bool) -> ApiResult<()> {
     let Some(wanted) = headers.get(&WAIT_FOR) else { return Ok(()) };
     let wanted = wanted.to_str().unwrap_or_default();
-    let wrong = || ApiError::bad(format!("{WAIT_FOR}: {wanted:?} is not a position: send back what {POSITION} said"));
+    let wrong = || ApiError::bad(format!("{WAIT_FOR}: {wanted:?} is not a position; send the value of {POSITION}"));
     let mut parts = wanted.rsplitn(3, '.');
     let (Some(seq), Some(_), Some(log)) = (parts.next(), parts.next(), parts.next()) else { return Err(wrong()) };
     let seq = Seq(seq.parse().map_err(|_| wrong())?);
     let own = store.replica().position();
     if own.as_ref().is_some_and(|own| own.log_id.to_string() != log) {
-        return Err(ApiError::conflict(format!("{WAIT_FOR}: {wanted} is a position of another log")));
+        return Err(ApiError::conflict(format!("{WAIT_FOR}: {wanted} is a position in another log")));
     }
     if own.as_ref().is_some_and(|own| own.seq >= seq) {
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: impl FnOn
     let _place = match is_known() {
         true => None,
         false => Some(STRANGERS.try_acquire().map_err(|_| {
-            let message = "too many who are not known here wait for a position: try again in a second";
+            let message = "too many unauthenticated clients wait for a position; try again in a second";
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(Duration::from_secs(1))
         })?),
     };
@@ -69,6 +69,6 @@ pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: impl FnOn
     let behind = own.map_or_else(|| "none".to_owned(), |own| text(&own));
     Err(ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        format!("this webserver has not reached {wanted}: it is at {behind}"),
+        format!("this webserver has not reached {wanted}; it is at {behind}"),
     ))
 }

@@ -13,7 +13,7 @@ const BORDER: usize = 4;
 /// If the text is too long for a QR code.
 pub(super) fn png(text: &str) -> std::io::Result<Vec<u8>> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M);
-    let code = code.map_err(|error| std::io::Error::other(format!("no QR code can be made: {error}")))?;
+    let code = code.map_err(|error| std::io::Error::other(format!("cannot create QR code: {error}")))?;
     let (modules, dark) = (code.width(), code.to_colors());
     let side = (modules + 2 * BORDER) * SCALE;
     let is_dark = |x: usize, y: usize| {

@@ -125,8 +125,7 @@ pub(super) fn router(app: &AppRef) -> Router {
         };
         router = router.route(path, handler);
     }
-    let wrong_method =
-        || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not serve this method") };
+    let wrong_method = || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path") };
     router.fallback(assets::serve).method_not_allowed_fallback(wrong_method).with_state(AppRef::clone(app))
 }
 

@@ -31,8 +31,8 @@ mod tests {
     async fn p15_one_user_reads_whole_collections_a_few_at_a_time() {
         let own = [turn(7).await.expect("open"), turn(7).await.expect("open")];
         let mut next = Box::pin(turn(7));
-        assert!((&mut next).now_or_never().is_none(), "waits for their own");
-        assert!(turn(8).now_or_never().is_some(), "and delays nobody else");
+        assert!((&mut next).now_or_never().is_none(), "a third scan of the user waits");
+        assert!(turn(8).now_or_never().is_some(), "other users are not delayed");
         drop(own);
         assert!(next.now_or_never().is_some());
     }
@@ -81,7 +81,7 @@ mod tests {
         }
         assert!(
             without.is_empty(),
-            "take a turn (scans::turn), or say why none is needed (// No turn: ...):\n{}",
+            "take a turn (scans::turn), or state why none is needed (// No turn: ...):\n{}",
             without.join("\n")
         );
     }

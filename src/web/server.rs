@@ -72,21 +72,21 @@ pub enum WebserverError {
     #[error(transparent)]
     Replica(#[from] ServiceError),
     /// The log of a standalone webserver could not be opened.
-    #[error("the log of this webserver's own: {0}")]
+    #[error("cannot start in standalone mode: {0}")]
     OwnLog(String),
     /// The log of a standalone webserver is corrupt.
-    #[error("the log of this webserver's own: {0}")]
+    #[error("cannot start in standalone mode: {0}")]
     OwnLogDamaged(String),
     /// The log of a standalone webserver is still in use by another webserver of this process.
-    #[error("the log of this webserver's own: {0}")]
+    #[error("cannot start in standalone mode: {0}")]
     OwnLogInUse(String),
     /// The TLS certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] tls::CertificateError),
     /// The listening socket could not be bound.
     #[error(
-        "cannot listen on {address}: {source}; is another process using it, or is the port below 1024? choose another one with \
-         {setting}"
+        "cannot listen on {address}: {source}; check whether another process uses the port or it is below 1024, or \
+         set another one with {setting}"
     )]
     Listen {
         /// Option that sets the address.
@@ -299,7 +299,7 @@ impl Webserver {
             peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
         }
         let sending = sending.run(webserver.app.store.replica().clone());
-        webserver.tasks.spawn(webserver.service.replica.watch_over().lasting("acts for the audit", sending));
+        webserver.tasks.spawn(webserver.service.replica.watch_over().lasting("audit records", sending));
         sweeper::spawn(&webserver.app, &mut webserver.tasks);
         let searches = Arc::clone(&webserver.app.searches);
         webserver.tasks.spawn(async move { searches.probe().await });
@@ -428,7 +428,7 @@ impl Webserver {
             }
         };
         if tokio::time::timeout(RELEASE, released).await.is_err() {
-            tracing::warn!(count = app.strong_count(), "requests are still under way; they are left behind");
+            tracing::warn!(count = app.strong_count(), "requests still in progress at shutdown; dropping them");
         }
         self.service.stop().await;
         if let Some(own_log) = self.own_log {
@@ -462,7 +462,7 @@ fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
     let quotas = Quotas::new(config.objects_of_user_max, config.object_bytes_of_user_max);
     let told = move |author: &Author| {
         let who = Who { uid: author.uid, user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
-        recorder.note("writes-throttled", &who, "changes came faster than they may");
+        recorder.note("writes-throttled", &who, "changes exceeded the rate limit");
     };
     Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
 }
@@ -475,9 +475,8 @@ async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
         return Ok(());
     }
     let mut writes = Writes::new();
-    own.iter()
-        .try_for_each(|key| writes.delete_whatever::<FormerKey>(key, "such keys sign nothing, whatever they are"))?;
-    store.commit(&Author::default(), "remove keys that sign no more", writes).await?;
+    own.iter().try_for_each(|key| writes.delete_whatever::<FormerKey>(key, "this version does not use such keys"))?;
+    store.commit(&Author::default(), "delete obsolete login-signing keys", writes).await?;
     Ok(())
 }
 
@@ -488,7 +487,7 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     for keys in own.chunks(SLICE) {
         let mut writes = Writes::new();
         keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
-        store.commit(&Author::default(), "end the logins of the former process", writes).await?;
+        store.commit(&Author::default(), "end the sessions of the previous process", writes).await?;
     }
     Ok(())
 }
@@ -523,7 +522,7 @@ async fn first_administrator(app: AppRef) {
                 Err(error) => {
                     let reason = Some(error.to_string());
                     if told != reason {
-                        tracing::warn!(%error, "the first administrator could not be made yet");
+                        tracing::warn!(%error, "failed to create the first administrator; will retry");
                         told = reason;
                     }
                 }
@@ -549,7 +548,7 @@ fn write_password(file: &Path, password: &str) -> std::io::Result<()> {
 /// example in a journal that others read.
 fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
     if *wanted == FirstPassword::WellKnown {
-        tracing::warn!("the first administrator has the well-known password: change it before anybody else can log in");
+        tracing::warn!("the first administrator has the default password; change it now");
         return;
     }
     let (name, file) = (first_start::NAME, file.display());
@@ -575,22 +574,22 @@ mod tests {
         let webserver = Webserver::start(config).await.expect("starts");
         let replica = webserver.service.replica.clone();
         let ending = replica.watch_over().end_each(|| replica.status().problem);
-        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("every part is named");
         let expected = [
-            "acts for the audit",
+            "audit records",
             "connection to the datastore",
             "contents",
-            "counts of repeated acts",
+            "counts of repeated actions",
             "housekeeping",
-            "leases of numbers",
+            "leases of IDs",
             "listener",
             "local socket",
+            "rejection notifications",
             "removal of searches",
             "renewal of the certificate",
-            "search for damaged objects",
+            "scan for invalid objects",
             "sweeper",
             "sweeper of searches",
-            "word of rejections",
         ];
         assert_eq!(names, expected);
         let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
@@ -607,11 +606,11 @@ mod tests {
             ..WebserverConfig::for_dir(temp.path())
         };
         let webserver = Webserver::start(config).await.expect("starts");
-        let own_log = webserver.own_log.as_ref().expect("it has no datastore");
+        let own_log = webserver.own_log.as_ref().expect("standalone mode has a log");
         let replica = webserver.service.replica.clone();
         assert!(webserver.is_alive(Duration::from_secs(60)).await);
         let ending = own_log.watch_over().end_each(|| replica.status().problem);
-        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("every part is named");
         assert!(names.contains(&"register of members") && names.contains(&"listener"), "{names:?}");
         let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
         assert!(hindrance.is_some_and(|why| why.contains("register of members")));

@@ -27,12 +27,12 @@ pub(super) async fn start(data_dir: &Path) -> Result<Datastore, WebserverError> 
     let failed = |error: String| WebserverError::OwnLog(error);
     let path = data_dir.display();
     if std::fs::read_to_string(data_dir.join("role")).is_ok_and(|role| role.trim() == "datastore") {
-        return Err(failed(format!("{path} is a datastore's directory, not a webserver's: choose another one")));
+        return Err(failed(format!("{path} is the data directory of a datastore; use another one")));
     }
     if !data_dir.join(DIRECTORY).exists() && data_dir.join("terms").exists() {
         return Err(failed(format!(
-            "{path} belongs to a member of a fleet, and its identity is missing: bring `identity` back from a backup of the host, \
-             or join again with a token of `gravwell-logctl enroll NAME --replace`"
+            "{path} belongs to a member of a fleet but its identity is missing; restore `identity` from a backup of \
+             the host, or join again with a token of `gravwell-logctl enroll NAME --replace`"
         )));
     }
     let mut config = DatastoreConfig::for_dir(&data_dir.join(DIRECTORY));

@@ -186,7 +186,7 @@ mod tests {
         let newcomer = connection();
         let place = under_way.admit(block(1), &newcomer);
         assert!(has_ended(&many) && !has_ended(&one) && !has_ended(&newcomer));
-        assert_eq!(under_way.requests().all, 2, "all of the connection's requests are gone");
+        assert_eq!(under_way.requests().all, 2, "all requests of the connection are dropped");
         drop((held, first, place));
         let requests = under_way.requests();
         assert!(requests.all == 0 && requests.blocks.is_empty());
@@ -209,9 +209,9 @@ mod tests {
                 (standing, place)
             })
             .collect();
-        assert!(users.iter().all(|(standing, _)| !has_ended(standing)), "whoever comes has room");
+        assert!(users.iter().all(|(standing, _)| !has_ended(standing)), "newcomers have room");
         let ended: Vec<bool> = crowd.iter().map(|(standing, _)| has_ended(standing)).collect();
-        assert_eq!(ended, [true, false, false, false], "the oldest of those who have most");
+        assert_eq!(ended, [true, false, false, false], "the oldest among the largest");
     }
 
     #[tokio::test]
@@ -219,7 +219,7 @@ mod tests {
         let (under_way, standing) = (UnderWay::new(8, 8), Arc::<Standing>::default());
         let place = under_way.admit(block(1), &standing);
         let body = held(Body::from("answer"), place, Arc::clone(&standing));
-        assert_eq!(body.size_hint().exact(), Some(6), "its length is still told");
+        assert_eq!(body.size_hint().exact(), Some(6), "the length is still announced");
         assert_eq!(under_way.requests().all, 1);
         drop(body);
         assert_eq!(under_way.requests().all, 0);
@@ -234,6 +234,6 @@ mod tests {
         let other = connection();
         watch(Arc::clone(&other), taken, soon).await;
         let stays = tokio::time::timeout(soon, Arc::clone(&other).ends()).await;
-        assert!(stays.is_err(), "it was taken in time");
+        assert!(stays.is_err(), "the response was read in time");
     }
 }

@@ -176,9 +176,11 @@ async fn place_of_upload(uid: i32, in_line: Duration) -> Result<shares::Share, A
 async fn place(places: &Shares<i32>, uid: i32, in_line: Duration, what: &str) -> Result<shares::Share, ApiError> {
     let taken = tokio::time::timeout(in_line, places.take(Some(uid), 1)).await;
     let taken = taken.map_err(|_| match places.free() {
-        0 => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("too many {what} are under way: try again later")),
+        0 => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("too many {what} are in progress; try again later"))
+        }
         _ => {
-            let message = format!("too many {what} of yours are under way: wait for one to end");
+            let message = format!("too many of your {what} are in progress; wait for one to finish");
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
         }
     })?;
@@ -197,12 +199,12 @@ async fn received(uid: i32, place: shares::Share, uploads: &Uploads, request: Re
     let response = next.run(request.map(|body| Body::from_stream(paced(body)))).await;
     drop(place);
     if upload.has_to_give_way() && !response.status().is_success() {
-        let message = "the upload gave way to those of users who have fewer under way: try again later";
+        let message = "the upload was cancelled in favour of users with fewer uploads; try again later";
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     }
     if share.is_late() {
         let (bytes, seconds) = (PACE.bytes >> 10, PACE.within.as_secs());
-        let late = format!("less than {bytes} KiB came within {seconds} s: the upload was given up");
+        let late = format!("upload timed out: received less than {bytes} KiB in {seconds} s");
         return ApiError::new(StatusCode::REQUEST_TIMEOUT, late).into_response();
     }
     answers::counted(uid, response)
@@ -259,7 +261,7 @@ mod tests {
         let mut fast = Paced::new(pieces(20, 100, ms(5)), pace, Arc::clone(&share), uploads.begin(1));
         let mut came = 0;
         while let Some(piece) = fast.next().await {
-            came += piece.expect("comes fast enough").len();
+            came += piece.expect("is fast enough").len();
             // The handler polls slowly, which does not count against the client.
             sleep(ms(150)).await;
         }
@@ -276,9 +278,9 @@ mod tests {
         let told =
             |all: &[(Arc<Upload>, _)]| all.iter().map(|(upload, _)| upload.has_to_give_way()).collect::<Vec<_>>();
         uploads.make_way(3, AGE_MIN);
-        assert_eq!(told(&all), [false; 5], "they have just begun");
+        assert_eq!(told(&all), [false; 5], "uploads that have just started are not cancelled");
         uploads.make_way(2, Duration::ZERO);
-        assert_eq!(told(&all), [false; 5], "the newcomer would have as many");
+        assert_eq!(told(&all), [false; 5], "the requester would have as many");
         uploads.make_way(3, Duration::ZERO);
         assert_eq!(told(&all), [false, true, false, false, false]);
         let share = Share::of(&BUDGET, None);
@@ -286,9 +288,9 @@ mod tests {
         assert!(body.next().await.expect("does not end").is_err());
         uploads.make_way(3, Duration::ZERO);
         uploads.make_way(4, Duration::ZERO);
-        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "one of each");
+        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "one upload of each user is cancelled");
         uploads.make_way(5, Duration::ZERO);
-        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "each has one");
+        assert_eq!(told(&all).iter().filter(|told| **told).count(), 2, "each user keeps one");
     }
 
     #[tokio::test]
@@ -311,7 +313,7 @@ mod tests {
         sleep(now).await;
         drop(held);
         for one in line {
-            assert!(one.await.expect("no panic").is_ok(), "each has its turn");
+            assert!(one.await.expect("no panic").is_ok(), "each is served");
         }
     }
 }

@@ -33,14 +33,14 @@ pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
     let of = || AppRef::clone(app);
     let (telling, leasing, sweeping, searches) = (of(), of(), of(), of());
     let (following, damage, keeping) = (of(), of(), of());
-    tasks.spawn(watch.lasting("word of rejections", async move { tell_of_rejections(&telling).await }));
-    tasks.spawn(watch.lasting("leases of numbers", async move { lease(&leasing).await }));
+    tasks.spawn(watch.lasting("rejection notifications", async move { tell_of_rejections(&telling).await }));
+    tasks.spawn(watch.lasting("leases of IDs", async move { lease(&leasing).await }));
     tasks.spawn(watch.lasting("sweeper", async move { sweep(&sweeping).await }));
     tasks.spawn(watch.lasting("sweeper of searches", async move { sweep_searches(&searches).await }));
     tasks.spawn(watch.lasting("removal of searches", async move { following.searches.follow().await }));
-    tasks.spawn(watch.lasting("search for damaged objects", async move { damaged::follow(&damage.store).await }));
+    tasks.spawn(watch.lasting("scan for invalid objects", async move { damaged::follow(&damage.store).await }));
     let counting = of();
-    tasks.spawn(watch.lasting("counts of repeated acts", async move { count_acts(&counting).await }));
+    tasks.spawn(watch.lasting("counts of repeated actions", async move { count_acts(&counting).await }));
     tasks.spawn(watch.lasting("housekeeping", async move { housekeeping::run(&keeping).await }));
 }
 
@@ -58,7 +58,7 @@ async fn lease(app: &AppRef) {
         let is_exhausted = matches!(refilled, Err(CommitError::TooMuch(_)));
         match refilled {
             Err(error) if is_exhausted && !is_told => tracing::warn!(%error),
-            Err(error) => tracing::debug!(%error, "no numbers were leased; trying again"),
+            Err(error) => tracing::debug!(%error, "failed to lease IDs; will retry"),
             Ok(()) => {}
         }
         is_told = is_exhausted;
@@ -83,7 +83,7 @@ async fn tell_of_rejections(app: &AppRef) {
             }
             match tell(app, &rejection).await {
                 Ok(()) => drop(told.insert(id)),
-                Err(error) => tracing::warn!(%error, "somebody could not be told of a rejected change yet"),
+                Err(error) => tracing::warn!(%error, "failed to notify author of rejected change; will retry"),
             }
         }
         // A request that was to report the rejection may end before doing so.
@@ -107,7 +107,7 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
     let id = number_of(rejection.txn.id);
     let author = Author::of(&rejection.txn.note).filter(|author| author.uid != 0);
     let Some(author) = author else {
-        tracing::warn!(reason = %rejection.reason, "a change of this webserver's own was rejected");
+        tracing::warn!(reason = %rejection.reason, "change of this webserver rejected");
         return Ok(());
     };
     if app.store.has::<Notification>(&id.to_string())? {
@@ -124,7 +124,7 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         sent,
         expires: sent.plus(REJECTION_LIFE_S),
         msg: format!(
-            "Not done{whose}: {}: {}.",
+            "Change rejected{whose}: {}: {}.",
             author.what,
             refusals::explained(&rejection.txn.conditions, &rejection.reason)
         ),
@@ -134,8 +134,8 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         ..Notification::default()
     };
     let mut writes = Writes::new();
-    writes.overwrite(&notification, "its number is that of the rejection")?;
-    app.store.commit(&Author::default(), "tell of a rejected change", writes).await.map(drop)
+    writes.overwrite(&notification, "its ID is derived from the rejection")?;
+    app.store.commit(&Author::default(), "notify the author of a rejected change", writes).await.map(drop)
 }
 
 async fn sweep_searches(app: &AppRef) {
@@ -145,7 +145,7 @@ async fn sweep_searches(app: &AppRef) {
             app.searches.sweep().await
         };
         if let Err(error) = swept.await {
-            tracing::debug!(%error, "not every search that has ended was cleared away");
+            tracing::debug!(%error, "failed to delete expired searches; will retry");
         }
         tokio::time::sleep(SEARCHES_EVERY).await;
     }
@@ -156,7 +156,7 @@ async fn sweep(app: &AppRef) {
         tokio::time::sleep(SWEEP_EVERY).await;
         aside::run(|| app.limiter.keep());
         if let Err(error) = sweep_once(app).await {
-            tracing::debug!(%error, "not everything that has ended was cleared away");
+            tracing::debug!(%error, "failed to delete expired objects; will retry");
         }
     }
 }
@@ -178,13 +178,13 @@ async fn delete_all<T: Stored>(
 async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
     let ended: Vec<String> =
         notifications::ended(&app.store, app.uuid)?.iter().map(|record| record.value.key()).collect();
-    let shown = "it was shown for as long as it was meant to be";
-    delete_all::<Notification>(app, &ended, "clear away notifications that have ended", shown).await?;
+    let shown = "it has expired";
+    delete_all::<Notification>(app, &ended, "delete expired notifications", shown).await?;
     let ended = sessions::ended(&app.store)?;
-    delete_all::<Session>(app, &ended, "clear away sessions that have ended", sessions::ENDED).await?;
+    delete_all::<Session>(app, &ended, "delete expired sessions", sessions::ENDED).await?;
     for content in contents::abandoned(&app.store)? {
         if let Some(writes) = contents::removal(&app.store, &content)? {
-            app.store.commit(&Author::default(), "take away contents of a broken upload", writes).await?;
+            app.store.commit(&Author::default(), "delete the blob of an aborted upload", writes).await?;
         }
     }
     Ok(())

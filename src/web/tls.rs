@@ -43,7 +43,7 @@ pub enum CertificateError {
         reason: String,
     },
     /// Generating a certificate, or the TLS configuration, failed.
-    #[error("no certificate could be made: {0}")]
+    #[error("cannot generate a certificate: {0}")]
     Make(String),
 }
 
@@ -107,7 +107,7 @@ fn make(directory: &Path, files: &Files, config: &WebserverConfig) -> Result<(),
         .and_then(|mut file| std::io::Write::write_all(&mut file, key.serialize_pem().as_bytes()))
         .map_err(kept(&files.key))?;
     replace_file(&RealFs, &files.certificate, certificate.pem().as_bytes()).map_err(kept(&files.certificate))?;
-    tracing::info!(certificate = %files.certificate.display(), "a certificate was made, which browsers will ask about");
+    tracing::info!(certificate = %files.certificate.display(), "generated self-signed certificate");
     Ok(())
 }
 
@@ -118,7 +118,7 @@ impl Files {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
         let chain = chain.map_err(|error| wrong(&self.certificate)(error.to_string()))?;
         if chain.is_empty() {
-            return Err(wrong(&self.certificate)("holds no certificate in PEM form".into()));
+            return Err(wrong(&self.certificate)("no PEM certificate found".into()));
         }
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(&self.key)(error.to_string()))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -126,7 +126,8 @@ impl Files {
             .with_safe_default_protocol_versions()
             .map_err(|error| CertificateError::Make(error.to_string()))?;
         let config = builder.with_no_client_auth().with_single_cert(chain, key);
-        let mut config = config.map_err(|error| wrong(&self.key)(format!("does not fit the certificate: {error}")))?;
+        let mut config =
+            config.map_err(|error| wrong(&self.key)(format!("does not match the certificate: {error}")))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -164,9 +165,9 @@ impl Files {
                     settings.reload_from_config(config);
                     self.note_names(&names);
                     known = now;
-                    tracing::info!("the certificate was read again");
+                    tracing::info!("certificate reloaded");
                 }
-                Err(error) => tracing::warn!(%error, "the new certificate cannot be used; the old one stays"),
+                Err(error) => tracing::warn!(%error, "failed to reload the certificate; keeping the old one"),
             }
         }
     }

@@ -220,12 +220,12 @@ mod tests {
     fn p15_guessers_at_many_addresses_keep_nobody_out_who_has_not_failed() {
         // Each at a distinct address in a distinct network, with earlier failures.
         let (mut lane, mut words) = full(|number| comer(number, 0, 1 + number % 7));
-        let better = enter(&mut lane, comer(900, 0, 6)).expect("one gives way that failed more often");
-        let mut good = enter(&mut lane, comer(901, 0, 0)).expect("one gives way");
-        assert_eq!(gave_way(&mut words).len(), 2, "one for each of both");
+        let better = enter(&mut lane, comer(900, 0, 6)).expect("evicts an entry with more failures");
+        let mut good = enter(&mut lane, comer(901, 0, 0)).expect("evicts an entry");
+        assert_eq!(gave_way(&mut words).len(), 2, "one eviction for each");
         lane.turns = 1;
         lane.note_over();
-        assert!(matches!(good.try_recv(), Ok(Word::Turn)), "and is served first");
+        assert!(matches!(good.try_recv(), Ok(Word::Turn)), "the entry without failures is served first");
         // A newcomer with as many failures as the worst entry evicts none.
         assert_eq!(lane.depth(), WAITING_MAX - 1);
         assert!(enter(&mut lane, comer(902, 0, 0)).is_some(), "there is room");

@@ -75,8 +75,8 @@ impl Uploads {
         }
         let (most, hours) = (self.most >> 20, self.within.as_secs() / 3600);
         let message = format!(
-            "one user may upload {most} MiB within {hours} h to one webserver, what was replaced or given up included \
-             (Upload-User-MB): wait, or ask an administrator"
+            "upload quota exceeded: one user may upload {most} MiB within {hours} h to one webserver, including \
+             replaced and cancelled uploads (Upload-User-MB); wait, or ask an administrator"
         );
         Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message))
     }
@@ -101,11 +101,11 @@ mod tests {
         let start = Instant::now();
         assert!(uploads.take_at(1, 60, start) && uploads.take_at(1, 40, start + hour));
         assert!(!uploads.take_at(1, 1, start + 23 * hour));
-        assert!(uploads.take_at(2, 100, start + 23 * hour), "another has their own");
-        assert!(uploads.take_at(1, 60, start + 24 * hour), "the first are over");
+        assert!(uploads.take_at(2, 100, start + 23 * hour), "another user has a separate limit");
+        assert!(uploads.take_at(1, 60, start + 24 * hour), "the first uploads are outside the interval");
         assert!(!uploads.take_at(1, 1, start + 24 * hour));
         assert!(uploads.take_at(3, 1, start + 100 * hour));
-        assert_eq!(uploads.of_users().len(), 1, "nothing is kept of the others");
+        assert_eq!(uploads.of_users().len(), 1, "idle users are forgotten");
     }
 
     #[test]
@@ -115,6 +115,6 @@ mod tests {
         (0..1000).for_each(|_| assert!(uploads.take_at(1, 1 << 16, start)));
         assert_eq!(uploads.of_users()[&1].pieces.len(), 1);
         let whole = Uploads::new(0, Duration::from_secs(1), Path::new("/")).most;
-        assert!(whole > 0 && whole < u64::MAX / PART, "a part of the disk: {whole}");
+        assert!(whole > 0 && whole < u64::MAX / PART, "the default is a fraction of the disk: {whole}");
     }
 }

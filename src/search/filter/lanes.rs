@@ -215,7 +215,7 @@ impl Taker {
     fn note(&self, message: &[u8]) {
         self.control.rows_failed.fetch_add(1, Ordering::Relaxed);
         let message = String::from_utf8_lossy(message);
-        self.control.warn(format!("the filter fails on some rows: {message}"));
+        self.control.warn(format!("the filter failed on some rows: {message}"));
     }
 }
 
@@ -230,7 +230,7 @@ impl Iterator for Taker {
                     Some(row) => return Some(Ok(row)),
                     None => {
                         self.is_ended = true;
-                        return Some(Err(Failure::Broken("the filter's process gives what are no rows".into())));
+                        return Some(Err(Failure::Broken("invalid output of the filter process".into())));
                     }
                 }
                 continue;

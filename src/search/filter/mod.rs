@@ -60,7 +60,7 @@ impl Runner {
 
     /// Starts a process and sends it the filter through its input, because every user of the host can read arguments.
     fn start(&self, code: &str, seconds: u64) -> Result<(Child, BufReader<ChildStdout>), Failure> {
-        let broken = |error: std::io::Error| Failure::Broken(format!("the filter's process does not start: {error}"));
+        let broken = |error: std::io::Error| Failure::Broken(format!("cannot start the filter process: {error}"));
         let mut command = Command::new(&self.program);
         command.arg0("gravwell-search-filter").arg(ARGUMENT).arg(seconds.to_string()).arg(self.sandbox.to_string());
         // An empty `TZ` selects UTC without reading any file.
@@ -87,7 +87,7 @@ impl Runner {
         }
         let told = line.strip_prefix('-').and_then(|rest| rest.split_once(' '));
         let told = told.and_then(|(at, message)| Some((at.parse().ok()?, message.to_owned())));
-        Ok(Err(told.unwrap_or((0, "the filter is too deep or too large to be understood".into()))))
+        Ok(Err(told.unwrap_or((0, "the filter is too deeply nested or too large".into()))))
     }
 
     /// Logs, once, the sandbox layers that are missing.
@@ -95,7 +95,7 @@ impl Runner {
         if !missing.is_empty() && !self.is_noted.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 missing,
-                "filters of searches are not fully confined by this kernel; Search-Filter-Sandbox=required refuses them instead"
+                "search filters are not fully confined by this kernel; Search-Filter-Sandbox=required rejects them"
             );
         }
     }
@@ -123,7 +123,7 @@ impl Runner {
     /// Returns the reason why filters do not run.
     pub fn probe(&self) -> Result<(), String> {
         let tried = self.tried(NOTHING).map_err(|(_, message)| message);
-        tried.inspect_err(|error| tracing::error!(%error, "searches with filters will fail"))
+        tried.inspect_err(|error| tracing::error!(%error, "filter self-test failed; searches with filters will fail"))
     }
 
     /// Starts a process with a filter and kills it after its first line; on a compile error returns the byte offset and
@@ -157,7 +157,7 @@ impl Runner {
         let process = Process::new(child, out, control);
         match verdict.map_err(|error| Failure::Broken(error.to_string()))? {
             Ok(()) => Ok(process),
-            Err((_, message)) => Err(Failure::Broken(format!("the filter: {message}"))),
+            Err((_, message)) => Err(Failure::Broken(format!("filter failed: {message}"))),
         }
     }
 

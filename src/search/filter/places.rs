@@ -107,7 +107,7 @@ mod tests {
             drop(first);
         });
         drop(second.expect("free again"));
-        drop(places.reserve(Some(1), 100).await.expect("as many as there are"));
+        drop(places.reserve(Some(1), 100).await.expect("a request for more than all gets all"));
         let spare = places.spare().expect("all are free");
         assert!(places.spare().is_some() && places.reserve(Some(1), 0).await.is_ok());
         drop(spare);
@@ -118,12 +118,12 @@ mod tests {
     async fn p15_one_user_leaves_filter_processes_to_others() {
         let places = places(32, 20);
         let own = [places.reserve(Some(7), 4).await.expect("free"), places.reserve(Some(7), 4).await.expect("free")];
-        assert!(places.reserve(Some(7), 1).await.is_err(), "a quarter is theirs");
+        assert!(places.reserve(Some(7), 1).await.is_err(), "a user gets a quarter");
         for uid in 8..11 {
-            std::mem::forget(places.reserve(Some(uid), 8).await.expect("others have as much"));
+            std::mem::forget(places.reserve(Some(uid), 8).await.expect("other users get a quarter each"));
         }
         drop(own);
-        drop(places.reserve(Some(7), 8).await.expect("theirs are free again"));
+        drop(places.reserve(Some(7), 8).await.expect("the user's processes are free again"));
     }
 
     #[tokio::test]
@@ -146,10 +146,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let refused = tokio::time::timeout(Duration::from_secs(30), places.reserve(Some(11), 1)).await;
-        assert!(refused.expect("without a wait").is_err(), "a user leaves the line to others");
+        assert!(refused.expect("without a wait").is_err(), "the queue limits each user");
         drop(held);
         for waited in waiting.into_iter().skip(1) {
-            assert!(waited.await.expect("ends"), "each has its turn");
+            assert!(waited.await.expect("ends"), "each is served");
         }
     }
 }

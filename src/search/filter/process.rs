@@ -79,11 +79,14 @@ impl Process {
             Ok(status) if status.success() => None,
             Ok(status) => Some(Failure::Broken(match status.signal() {
                 Some(6) => {
-                    format!("the filter needs more than {} MiB of memory: ask for less at once", MEMORY_BYTES >> 20)
+                    format!(
+                        "the filter needs more than {} MiB of memory; process less data at a time",
+                        MEMORY_BYTES >> 20
+                    )
                 }
                 Some(11) => "the filter recurses too deeply".into(),
-                Some(24 | 9) => "the filter used up its processor time".into(),
-                _ => format!("the filter ended with {status}"),
+                Some(24 | 9) => "the filter exceeded its CPU time limit".into(),
+                _ => format!("the filter exited with {status}"),
             })),
             Err(error) => Some(Failure::Broken(error.to_string())),
         }

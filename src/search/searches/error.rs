@@ -14,7 +14,7 @@ pub enum SearchError {
     #[error(transparent)]
     Query(#[from] QueryError),
     /// Too many searches of the user are running or waiting.
-    #[error("{0} of your searches run, or wait to run, already: wait, or stop one (Search-Max-Per-User)")]
+    #[error("{0} of your searches are already running or waiting (Search-Max-Per-User); wait, or stop one")]
     TooMany(usize),
     /// All filter processes are in use.
     #[error(transparent)]
@@ -26,22 +26,22 @@ pub enum SearchError {
     #[error("{0}")]
     Forbidden(String),
     /// The user is not a member of a group with which to share.
-    #[error("a search can be shared with groups of which one is a member")]
+    #[error("you are not a member of the group; share the search with your own groups")]
     NotMember,
     /// The operation does not fit the current state of the search.
     #[error("{0}")]
     Conflict(String),
     /// The disk or the random number generator failed.
-    #[error("the results cannot be kept: {0}")]
+    #[error("cannot store the results: {0}")]
     Io(#[from] std::io::Error),
     /// There is no disk space for the results.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// The imported file is not a valid archive.
-    #[error("this is no archive of a search: {0}; download one with the format archive")]
+    #[error("not a search archive: {0}; download one in the format archive")]
     Archive(String),
     /// A text of an archive is too long.
-    #[error("the archive is not taken: {0}")]
+    #[error("cannot import the archive: {0}")]
     Text(String),
     /// The results cannot be read.
     #[error(transparent)]

@@ -40,7 +40,7 @@ fn check_texts(about: &About, import: &Import) -> Result<(), SearchError> {
     }
     let named = match import.batch_name.as_str() {
         "" => names::title("name", &about.name)
-            .map_err(|error| SearchError::Text(format!("{error}; give another one as BatchName"))),
+            .map_err(|error| SearchError::Text(format!("{error}; set another name as BatchName"))),
         given => names::title("BatchName", given).map_err(|error| SearchError::Text(error.to_string())),
     };
     let noted = names::bounded("BatchInfo", &import.batch_info, names::TEXT_CHARS_MAX);
@@ -54,10 +54,10 @@ fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
         ResultsError::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => SearchError::Io(error),
         error => wrong(error.to_string()),
     })?;
-    let summary = results.summary().ok_or_else(|| wrong("it is not whole: its end is missing".into()))?;
+    let summary = results.summary().ok_or_else(|| wrong("its end is missing".into()))?;
     let bytes = results.progress().bytes;
     if std::fs::metadata(file)?.len() != bytes {
-        return Err(wrong("something stands behind its end".into()));
+        return Err(wrong("unexpected data after its end".into()));
     }
     let (mut number, mut count) = (0, 0);
     while let Some(rows) = results.block(number).map_err(|error| wrong(error.to_string()))? {
@@ -65,15 +65,15 @@ fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
         count += rows.len() as u64;
         for row in &rows {
             if usize::from(row.tag) >= summary.about.tags.len() {
-                return Err(wrong("a row has a tag that is not named".into()));
+                return Err(wrong("a row has an unknown tag".into()));
             }
             if serde_json::from_slice::<&serde_json::value::RawValue>(&row.data).is_err() {
-                return Err(wrong("a row is not JSON".into()));
+                return Err(wrong("row is not JSON".into()));
             }
         }
     }
     if count != summary.rows {
-        return Err(wrong(format!("it has {count} rows and says that these are {}", summary.rows)));
+        return Err(wrong(format!("it has {count} rows, but its summary states {}", summary.rows)));
     }
     Ok((summary, bytes))
 }
@@ -134,7 +134,7 @@ impl Searches {
         file.lease.rename(&search.id, &kept)?;
         drop(file);
         let mut writes = Writes::new();
-        let created = writes.create(&search, "the search exists already: try again").map_err(SearchError::from);
+        let created = writes.create(&search, "the search already exists; try again").map_err(SearchError::from);
         let told = match created {
             Ok(()) => self.store.commit(author, "import a search", writes).await.map(drop).map_err(SearchError::from),
             Err(error) => Err(error),
@@ -222,7 +222,7 @@ mod tests {
         }
         let [.., name] = &large;
         let renamed = Import { batch_name: "other".into(), ..Import::default() };
-        assert!(check_texts(name, &renamed).is_ok(), "another name takes its place");
+        assert!(check_texts(name, &renamed).is_ok(), "BatchName replaces the long name");
         let named = Import { batch_name: long(), ..Import::default() };
         let noted = Import { batch_info: long(), ..Import::default() };
         assert!(check_texts(&about(), &named).is_err() && check_texts(&about(), &noted).is_err());

@@ -17,12 +17,11 @@ const TRIES: usize = 5;
 const SAVE_BYTES: usize = 256 << 10;
 
 /// Message for results that were deleted.
-const CLEARED: &str = "the results were cleared away: their time was over, or newer ones needed the room; run the search again, \
-                       and save what must stay";
+const CLEARED: &str = "the results were deleted because they expired or newer ones needed the room; run the search \
+                       again, and save results that you want to keep";
 
 /// Refusal to save results that lack their end.
-const SHORTENED: &str =
-    "the end of the results is missing on this webserver, so they are not saved; run the search again";
+const SHORTENED: &str = "the results on this webserver are incomplete and cannot be saved; run the search again";
 
 /// Fetches the results of a saved search to this webserver.
 fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Result<(), SearchError> {
@@ -88,7 +87,7 @@ impl Searches {
         more: &Writes,
         change: impl Fn(&mut Search),
     ) -> Result<Search, CommitError> {
-        const GONE: &str = "the search was deleted meanwhile";
+        const GONE: &str = "the search was deleted in the meantime";
         let mut tries = 0;
         loop {
             let found = self.store.get::<Search>(id)?;
@@ -198,16 +197,16 @@ impl Searches {
     /// If the log rejects the change.
     pub async fn remove(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
         let mut writes = Writes::new();
-        writes.delete_whatever::<Search>(&search.id, "a search goes with its owner's wish, however far it has come")?;
+        writes.delete_whatever::<Search>(&search.id, "deleting a search does not depend on its progress")?;
         let committed = self.store.commit(author, "delete a search", writes).await?;
         self.forget(&search.id);
         // A pending deletion may be rejected, and then the blob is still needed; housekeeping deletes it later.
         if search.is_saved()
             && matches!(committed, Committed::At(_))
             && let Some(writes) = contents::removal(&self.store, &search.content)?
-            && let Err(error) = self.store.commit(author, "take away contents that nothing names", writes).await
+            && let Err(error) = self.store.commit(author, "delete unreferenced blob", writes).await
         {
-            tracing::debug!(%error, "contents of a search were not taken away yet");
+            tracing::debug!(%error, "failed to delete the blob of a search; will retry");
         }
         Ok(())
     }

@@ -160,7 +160,7 @@ impl Searches {
         let back = i64::try_from(DEFAULT_RANGE_S * 1_000_000_000).unwrap_or(i64::MAX);
         let since = query.since.or(launch.since).unwrap_or_else(|| Moment::from_ns(until.ns().saturating_sub(back)));
         if since >= until {
-            return Err(QueryError::at(&launch.query, 0, "the range ends before it begins").into());
+            return Err(QueryError::at(&launch.query, 0, "the time range ends before it starts").into());
         }
         Ok(Prepared { query, sources, since, until })
     }
@@ -210,7 +210,7 @@ impl Searches {
     ) -> Result<(Arc<Live>, Telling), SearchError> {
         let person = &searcher.person;
         if launch.global && !person.admin {
-            return Err(SearchError::Forbidden("only administrators may share with everybody".into()));
+            return Err(SearchError::Forbidden("only administrators may share with all users".into()));
         }
         if !person.may_share_with(&launch.gids) {
             return Err(SearchError::NotMember);
@@ -329,7 +329,7 @@ impl Searches {
             writes = history::add(&self.store, &entry, self.options.history_max)?;
         }
         if is_kept {
-            writes.create(search, "the search exists already: try again")?;
+            writes.create(search, "the search already exists; try again")?;
         }
         if !writes.is_empty() {
             self.store.commit(author, "search", writes).await?;
@@ -342,7 +342,7 @@ impl Searches {
         let (control, seconds) = (Arc::clone(&live.control), self.options.run_seconds);
         let deadline = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
-            control.stop(Stopped::TooLong(format!("it ran for {seconds} s (Search-Max-Seconds)")));
+            control.stop(Stopped::TooLong(format!("the search exceeded {seconds} s (Search-Max-Seconds)")));
         });
         let outcome = tokio::task::spawn_blocking(move || {
             let outcome = engine::run(job);
@@ -352,8 +352,8 @@ impl Searches {
         let outcome = outcome.await;
         deadline.abort();
         let outcome = outcome.unwrap_or_else(|error| {
-            tracing::error!(%error, "a search broke off");
-            let reason = "the webserver failed to do this; its log says why".into();
+            tracing::error!(%error, "search failed");
+            let reason = "internal error; see the log of the webserver".into();
             Outcome { end: End::Failed, reason, over_limit: false, summary: Default::default() }
         });
         let search = note(&live, outcome);
@@ -370,7 +370,7 @@ impl Searches {
             && is_kept
             && let Err(error) = self.write_ending(&author, &search).await
         {
-            tracing::warn!(%error, id = search.id, "the end of a search could not be told");
+            tracing::warn!(%error, id = search.id, "failed to publish the end of a search");
         }
         // Released first: a client that learns of the end may start another search.
         drop(held);
@@ -382,7 +382,7 @@ impl Searches {
     }
 
     async fn write_ending(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
-        let more = Writes::new().unmetered("its beginning was counted; how it ended is told in any case");
+        let more = Writes::new().unmetered("its start was metered, so its end is not");
         self.rewrite_with(author, &search.id, "end of a search", &more, |kept| {
             let Search { state, rows, bytes, rows_in, over_limit, duration_ms, .. } = *search;
             (kept.state, kept.rows, kept.bytes, kept.rows_in) = (state, rows, bytes, rows_in);

@@ -112,12 +112,12 @@ mod tests {
         let threads = Threads::default();
         let large = || threads.take(Some(1), 31).now_or_never();
         let own: Vec<_> = (0..3).map(|_| large().expect("theirs").expect("free")).collect();
-        assert!(large().is_none(), "the fourth waits for one of the three");
-        let other = threads.take(Some(2), 31).now_or_never().expect("has nothing to do with it").expect("free");
+        assert!(large().is_none(), "the fourth large search waits");
+        let other = threads.take(Some(2), 31).now_or_never().expect("another user is not affected").expect("free");
         drop(own);
-        let again = large().expect("is free again").expect("free");
+        let again = large().expect("threads are free again").expect("free");
         let most = threads.take(None, usize::MAX).now_or_never();
-        assert!(most.is_none(), "one that needs all waits for all");
+        assert!(most.is_none(), "a request for all threads waits");
         drop((other, again));
         assert!(threads.take(None, usize::MAX).now_or_never().is_some());
     }
@@ -127,15 +127,15 @@ mod tests {
         let openings = Openings::default();
         let first = openings.take(1, "a", false).await.expect("free");
         let mut second = Box::pin(openings.take(2, "a", false));
-        assert!((&mut second).now_or_never().is_none(), "it is being fetched");
-        let other = openings.take(2, "b", false).now_or_never().expect("has nothing to do with it").expect("free");
+        assert!((&mut second).now_or_never().is_none(), "the search is being fetched");
+        let other = openings.take(2, "b", false).now_or_never().expect("another user is not affected").expect("free");
         let own: Vec<_> = (0..OPENINGS_OF_USER - 1)
             .map(|number| openings.take(1, &number.to_string(), false).now_or_never().expect("theirs"))
             .collect();
-        assert!(openings.take(1, "c", false).now_or_never().is_none(), "they have all of theirs");
-        assert!(openings.take(1, "c", true).now_or_never().is_some(), "what is here does not wait behind what is not");
+        assert!(openings.take(1, "c", false).now_or_never().is_none(), "the user has reached the limit");
+        assert!(openings.take(1, "c", true).now_or_never().is_some(), "local results do not wait for remote ones");
         drop(first);
-        drop((second.await.expect("is free now"), other, own));
+        drop((second.await.expect("slot is free"), other, own));
     }
 
     #[tokio::test]
@@ -144,7 +144,7 @@ mod tests {
         let first = openings.take(1, "slow", false).await.expect("free");
         let users = 2..2 + i32::try_from(OPENINGS).expect("small");
         let mut waiting: Vec<_> = users.map(|uid| Box::pin(openings.take(uid, "slow", false))).collect();
-        assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()), "it is being fetched");
+        assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()), "the search is being fetched");
         assert!(openings.take(1000, "other", false).now_or_never().is_some());
         drop((waiting, first));
     }

@@ -37,13 +37,13 @@ pub struct Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// The user has reached their limit.
-    #[error("your results may take {} MiB together (Render-Store-User-MB): delete searches that you do not need", .0 / MIB)]
+    #[error("your results exceed {} MiB (Render-Store-User-MB); delete searches that you do not need", .0 / MIB)]
     OfUser(u64),
     /// All results together have reached the limit.
-    #[error("the results at this webserver may take {} MiB together (Render-Store-Total-MB), and others need theirs", .0 / MIB)]
+    #[error("the results at this webserver exceed {} MiB (Render-Store-Total-MB); try again later", .0 / MIB)]
     OfAll(u64),
     /// The disk is nearly full.
-    #[error("the disk of this webserver has less than {} MiB left, and no results are written then (Render-Store-Min-Free-MB)", .0 / MIB)]
+    #[error("the disk of this webserver has less than {} MiB free (Render-Store-Min-Free-MB); free disk space", .0 / MIB)]
     Disk(u64),
 }
 
@@ -298,7 +298,7 @@ impl Stock {
             if let Some(kept) = state.remove(&goes) {
                 let _ = std::fs::remove_file(&kept.path);
                 metrics::results_cleared_early();
-                tracing::info!(id = goes, bytes = kept.bytes, "results were cleared away to make room: {shortage}");
+                tracing::info!(id = goes, bytes = kept.bytes, "results evicted: {shortage}");
             }
         }
         let bytes = state.files.get(id).map_or(0, |kept| kept.bytes);
@@ -408,9 +408,9 @@ mod tests {
         let mut growing: Vec<Lease> = growing.into_iter().map(|lease| lease.expect("fits")).collect();
         growing.iter_mut().for_each(|lease| lease.grow(FILE).expect("fits"));
         assert_eq!(ids(&stock), ["other"]);
-        assert_eq!(growing[0].grow(FILE + 1), Err(NoRoom::OfUser(2 * FILE)), "what grows stays");
+        assert_eq!(growing[0].grow(FILE + 1), Err(NoRoom::OfUser(2 * FILE)), "growing results are kept");
         drop(growing);
-        assert_eq!(stock.state().all, FILE, "nothing was written");
+        assert_eq!(stock.state().all, FILE, "dropped results use no room");
     }
 
     #[test]
@@ -424,7 +424,7 @@ mod tests {
         keep(&stock, "n", 2).expect("fits");
         assert_eq!(ids(&stock), ["b", "c", "m", "n"]);
         keep(&stock, "d", 1).expect("fits");
-        assert_eq!(ids(&stock), ["c", "d", "m", "n"], "who has as much as others uses their own");
+        assert_eq!(ids(&stock), ["c", "d", "m", "n"], "at an equal share, the requester's own results are evicted");
     }
 
     #[test]
@@ -438,7 +438,7 @@ mod tests {
         stock.keep_open("a", &results);
         keep(&stock, "b", 1).expect("fits");
         keep(&stock, "c", 1).expect("fits");
-        assert_eq!(ids(&stock), ["a", "c"], "the oldest is read");
+        assert_eq!(ids(&stock), ["a", "c"], "the oldest results are still being read");
         stock.forget("a");
         assert_eq!((ids(&stock), stock.state().of_user(1)), (vec!["c".into()], 2 * FILE));
         drop(results);
@@ -471,8 +471,8 @@ mod tests {
         open("last", 10_000);
         let (opened, bytes) = stock.state().opened();
         assert!(opened == 1 && bytes <= OPENED_BYTES_MAX);
-        assert!(stock.opened("1").is_none(), "nobody has it any more");
-        let again = stock.opened("first").expect("is read still");
+        assert!(stock.opened("1").is_none(), "results are closed");
+        let again = stock.opened("first").expect("results are still open");
         assert!(Arc::ptr_eq(&first, &again));
     }
 

@@ -44,9 +44,9 @@ impl Searches {
             let interrupted = |kept: &mut Search| {
                 kept.state = State::Interrupted;
                 (kept.rows, kept.bytes) = (progress.rows, progress.bytes);
-                kept.error = "its webserver ended while it ran".into();
+                kept.error = "its webserver exited while the search was running".into();
             };
-            self.rewrite(&Author::default(), &search.id, "note an interrupted search", interrupted).await?;
+            self.rewrite(&Author::default(), &search.id, "mark a search as interrupted", interrupted).await?;
         }
         Ok(())
     }

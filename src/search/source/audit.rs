@@ -27,7 +27,7 @@ impl Audit {
     /// If the user is not an administrator.
     pub fn open(around: &Surroundings) -> Result<Audit, String> {
         if !around.person.admin {
-            return Err("only administrators may search audit, with a session of their own".into());
+            return Err("only administrators with a session may search audit".into());
         }
         Ok(Audit { replica: around.store.replica().clone() })
     }
@@ -46,7 +46,7 @@ fn events(entry: &Entry, range: Range) -> Vec<(i64, Vec<u8>)> {
     let Ok(record) = AuditRecord::of(entry) else {
         let time = range.since;
         let row = json!({ "audit": entry.seq, "time": timestamp(milliseconds(time)), "op": "unknown",
-            "reason": "a record of a later version: update this webserver" });
+            "reason": "record of a later version; update this webserver" });
         return vec![(time, row.to_string().into_bytes())];
     };
     let time = nanoseconds(record.time_ms);
@@ -58,8 +58,8 @@ fn events(entry: &Entry, range: Range) -> Vec<(i64, Vec<u8>)> {
 }
 
 fn page_of(items: &[Bytes]) -> Result<AuditPage, String> {
-    let item = items.last().ok_or("the answer has no end")?;
-    serde_json::from_slice(item).map_err(|error| format!("the answer is not understood: {error}"))
+    let item = items.last().ok_or("incomplete response")?;
+    serde_json::from_slice(item).map_err(|error| format!("invalid response: {error}"))
 }
 
 /// Returns an error if recent transactions are missing from the rows.
@@ -67,8 +67,8 @@ fn missing(page: &AuditPage) -> Result<(), String> {
     if page.missing == 0 {
         return Ok(());
     }
-    let why = if page.problem.is_empty() { "it is behind" } else { page.problem.as_str() };
-    Err(format!("the newest {} transactions are not in the audit yet: {why}", page.missing))
+    let why = if page.problem.is_empty() { "it is lagging" } else { page.problem.as_str() };
+    Err(format!("the newest {} transactions are missing from the audit: {why}", page.missing))
 }
 
 impl Source for Audit {
@@ -83,8 +83,8 @@ impl Source for Audit {
             loop {
                 let request = Request::Audit { from, since_ms, until_ms };
                 let reply = self.replica.ask_datastore(&request).await.map_err(|error| match error {
-                    AskError::Away => "the audit is kept by the datastore, which cannot be reached".to_owned(),
-                    error => format!("the audit is kept by the datastore: {error}"),
+                    AskError::Away => "cannot read the audit: the datastore is unreachable".to_owned(),
+                    error => format!("cannot read the audit from the datastore: {error}"),
                 })?;
                 let page = page_of(&reply.items)?;
                 for (time, event) in reply.entries.iter().flat_map(|entry| events(entry, range)) {

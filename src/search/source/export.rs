@@ -131,7 +131,7 @@ impl Entries {
             return Ok(Found::Field(Field { name: at..at + equals, value: Some(at + equals + 1..end) }));
         }
         if line.len() > NAME_BYTES_MAX {
-            return Err("an entry is not understood: a line is no field".into());
+            return Err("malformed journal export entry: line is not FIELD=value".into());
         }
         // The line is parsed again once there are more bytes.
         self.looked = end;
@@ -143,7 +143,7 @@ impl Entries {
         let left = (self.buffer.len() - begin) as u64;
         if length > VALUE_BYTES_MAX as u64 {
             // Includes the line break.
-            let whole = length.checked_add(1).ok_or("an entry is not understood: a value has no end")?;
+            let whole = length.checked_add(1).ok_or("malformed journal export entry: value is too long")?;
             let here = usize::try_from(whole.min(left)).unwrap_or(usize::MAX);
             self.buffer.drain(begin..begin + here);
             self.at = begin;
@@ -156,7 +156,7 @@ impl Entries {
                 self.at = value.end + 1;
                 Ok(Found::Field(Field { name: at..end, value: Some(value) }))
             }
-            Some(_) => Err("an entry is not understood: a value has another length than it says".into()),
+            Some(_) => Err("malformed journal export entry: wrong value length".into()),
         }
     }
 
@@ -168,7 +168,9 @@ impl Entries {
         let field = self.fields.iter().find(|field| self.name(field) == b"__REALTIME_TIMESTAMP");
         let text = field.and_then(|field| std::str::from_utf8(&self.buffer[field.value.clone()?]).ok());
         let micros: Option<i64> = text.and_then(|text| text.parse().ok());
-        micros.map(|micros| micros.saturating_mul(1000)).ok_or_else(|| "an entry has no time".into())
+        micros
+            .map(|micros| micros.saturating_mul(1000))
+            .ok_or_else(|| "journal export entry has no __REALTIME_TIMESTAMP".into())
     }
 
     fn write(&self, row: &mut Vec<u8>) -> serde_json::Result<()> {
@@ -226,7 +228,7 @@ mod tests {
                 found.push((time, String::from_utf8(row.clone()).expect("text")));
             }
         }
-        assert!(entries.is_between(), "all is read");
+        assert!(entries.is_between(), "all entries were read");
         Ok(found)
     }
 
@@ -252,17 +254,17 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_refused_and_what_is_too_long_not_held() {
         assert!(all(b"MESSAGE=x\n\n", 5).is_err(), "no time");
-        assert!(all(b"__REALTIME_TIMESTAMP=x\n\n", 5).is_err(), "no time either");
+        assert!(all(b"__REALTIME_TIMESTAMP=x\n\n", 5).is_err(), "invalid time");
         assert!(all(&value("A", 2, b"abc"), 3).is_err(), "a wrong length");
         assert!(all(&value("A", usize::MAX, b"abc"), 3).is_err(), "no length");
         let mut entries = Entries::default();
         entries.add(&value("A", 1 << 30, b"")).expect("fits");
         assert_eq!(entries.next(&mut Vec::new()), Ok(None));
         for _ in 0..64 {
-            entries.add(&[b'x'; 1 << 20]).expect("is not held");
+            entries.add(&[b'x'; 1 << 20]).expect("is discarded");
             assert!(entries.buffer.capacity() < 1 << 20);
         }
         let mut entries = Entries::default();
-        assert!((0..20).any(|_| entries.add(&[b'x'; 1 << 20]).is_err()), "a line without an end");
+        assert!((0..20).any(|_| entries.add(&[b'x'; 1 << 20]).is_err()), "an unterminated line");
     }
 }

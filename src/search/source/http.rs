@@ -67,7 +67,7 @@ impl Answer {
             let frame = tokio::time::timeout(self.patience, self.response.body_mut().frame()).await;
             match frame.map_err(|_| silent(self.patience))? {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(format!("the connection broke: {error}")),
+                Some(Err(error)) => return Err(format!("connection failed: {error}")),
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
                         return Ok(Some(bytes));
@@ -79,7 +79,7 @@ impl Answer {
 }
 
 fn silent(patience: Duration) -> String {
-    format!("nothing came within {} s", patience.as_secs_f32())
+    format!("no data within {} s", patience.as_secs_f32())
 }
 
 /// Sends a `GET` request and waits for the head of the response.
@@ -95,7 +95,7 @@ pub async fn get(
     let asked = tokio::time::timeout(patience, ask(uri, headers, tls)).await;
     let response = asked.map_err(|_| silent(patience))??;
     if response.status() != StatusCode::OK {
-        return Err(format!("it answers {}", response.status()));
+        return Err(format!("it returned {}", response.status()));
     }
     Ok(Answer { response, patience })
 }
@@ -131,7 +131,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<Incoming>, String> {
-    let broken = |error: hyper::Error| format!("the connection broke: {error}");
+    let broken = |error: hyper::Error| format!("connection failed: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // The task ends with the last bytes of the response, or when the response is dropped.
     tokio::spawn(async move { drop(connection.await) });

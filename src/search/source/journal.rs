@@ -31,7 +31,7 @@ impl Indexer {
     /// # Errors
     /// If the text is not an indexer address; the message states the expected form.
     pub fn parse(text: &str, tls: &Arc<ClientConfig>, patience: Duration) -> Result<Indexer, String> {
-        let wrong = || format!("{text:?} is not an indexer: write journal:https://host:19531");
+        let wrong = || format!("{text:?} is not an indexer; use the form journal:https://host:19531");
         let address = text.strip_prefix("journal:").ok_or_else(wrong)?;
         let uri: Uri = format!("{}/entries", address.trim_end_matches('/')).parse().map_err(|_| wrong())?;
         let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -89,7 +89,7 @@ impl Indexer {
         }
         match entries.is_between() {
             true => Ok(()),
-            false => Err("the last entry is cut off".into()),
+            false => Err("the last entry is truncated".into()),
         }
     }
 }

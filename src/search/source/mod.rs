@@ -106,9 +106,7 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
             sources.push((number, Box::new(audit::Audit::open(around).map_err(wrong)?)));
         } else if let Some(name) = tag.name.strip_prefix("resource:") {
             if !around.reads_resources {
-                return Err(wrong(format!(
-                    "resources are read with the capability {READ_RESOURCES}, which is missing"
-                )));
+                return Err(wrong(format!("you do not have the capability {READ_RESOURCES}")));
             }
             sources.push((number, Box::new(resource::Rows::open(around, name).map_err(wrong)?)));
         } else {
@@ -119,7 +117,7 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
                 return Err(wrong(message));
             }
             if !around.may_search(&tag.name) {
-                return Err(wrong(format!("the tag {} was not granted to you: ask an administrator", tag.name)));
+                return Err(wrong(format!("the tag {} was not granted to you; ask an administrator", tag.name)));
             }
             for indexer in found {
                 sources.push((number, Box::new(indexer.clone())));

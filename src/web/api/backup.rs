@@ -46,12 +46,17 @@ const OFFLINE_BYTES_MAX: u64 = 64 << 20;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
-        get("/api/backup", Need::Admin, "Streams a backup of everything; the header Password encrypts it.", download)
-            .for_downloads(),
+        get(
+            "/api/backup",
+            Need::Admin,
+            "Streams an export archive of all objects; the header Password encrypts it.",
+            download,
+        )
+        .for_downloads(),
         post(
             "/api/backup",
             Need::Admin,
-            "Restores a backup: everything becomes what it was, and all sessions end.",
+            "Restores an export archive, which replaces all objects and ends all sessions.",
             restore,
         ),
     ]
@@ -80,7 +85,7 @@ impl Turn {
     fn take(app: &AppRef) -> ApiResult<Turn> {
         let mut busy = app.backup.lock().unwrap_or_else(PoisonError::into_inner);
         if *busy {
-            return Err(ApiError::conflict("another backup or restore is under way: wait until it has ended"));
+            return Err(ApiError::conflict("another backup or restore is in progress; wait until it has finished"));
         }
         *busy = true;
         Ok(Turn(AppRef::clone(app)))
@@ -140,12 +145,12 @@ async fn download(
         match write_all(&source, parts, &password, Sender(sender.clone())) {
             Ok(Written { objects, chunks, left_out }) => {
                 let left_out = left_out.len();
-                tracing::info!(user = caller.user, objects, chunks, left_out, "a backup was made");
+                tracing::info!(user = caller.user, objects, chunks, left_out, "export archive written");
             }
             Err(error) => {
-                tracing::warn!(%error, "a backup was not completed");
+                tracing::warn!(%error, "export archive failed");
                 // The client must not mistake a partial backup for a complete one.
-                let _ = sender.blocking_send(Err(io::Error::other("the backup was not completed")));
+                let _ = sender.blocking_send(Err(io::Error::other("the backup is incomplete")));
             }
         }
     });
@@ -174,8 +179,8 @@ const CHECKED_BYTES: usize = 4 << 20;
 /// Returns an error if less than `free_min` bytes are free.
 fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
     if RealFs.free_space(data_dir).is_ok_and(|free| free < free_min) {
-        let message =
-            "the disk of this webserver has no room for the backup: restore it with gravwell-logctl, or make room";
+        let message = "the disk of this webserver is too full for the backup; restore it with gravwell-logctl, or \
+                       free disk space";
         return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message));
     }
     Ok(())
@@ -229,7 +234,7 @@ fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
         return Ok(Box::new(BufReader::new(file)));
     }
     if password.is_empty() {
-        return Err(BackupError::Line { line: 1, reason: "the backup is encrypted: give its password".into() });
+        return Err(BackupError::Line { line: 1, reason: "the backup is encrypted; enter its password".into() });
     }
     Ok(Box::new(BufReader::new(Unsealer::new(BufReader::new(file), password)?)))
 }
@@ -250,7 +255,7 @@ async fn restore(
     let (path, secret) = (file.0.clone(), password.clone());
     let unfit = |error: BackupError| match error {
         BackupError::Io(error) if error.kind() == io::ErrorKind::InvalidData => ApiError::bad(error),
-        BackupError::Line { .. } => ApiError::bad(format!("the backup was not restored, nothing was changed: {error}")),
+        BackupError::Line { .. } => ApiError::bad(format!("nothing was restored: {error}")),
         error => ApiError::internal(error),
     };
     let store = app.store.clone();
@@ -258,7 +263,7 @@ async fn restore(
         let mut names = RestoredNames::new(&store);
         backup::read(&mut open(&path, &secret)?, |item| match item {
             Item::Object(op) => names.check(&op).map_err(|fault| {
-                let message = format!("the backup was not restored, nothing was changed: {fault}");
+                let message = format!("nothing was restored: {fault}");
                 io::Error::new(io::ErrorKind::InvalidData, message)
             }),
             Item::Chunk(..) => Ok(()),
@@ -266,8 +271,10 @@ async fn restore(
     });
     let examined = examined.await.map_err(ApiError::internal)?.map_err(unfit)?;
     if examined.object_bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
-        let message =
-            format!("the datastore is away: backups above {OFFLINE_BYTES_MAX} bytes can be restored when it is back");
+        let message = format!(
+            "datastore is unreachable; backups larger than {OFFLINE_BYTES_MAX} bytes can be restored only while it is \
+             online"
+        );
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
     }
     tracing::warn!(user = caller.user, objects = examined.objects, "restoring a backup");
@@ -355,8 +362,8 @@ impl Powers {
     fn report(&self, app: &AppRef, caller: &Caller) {
         let kinds = [("token", &self.tokens), ("administrator", &self.administrators), ("unlocked user", &self.locked)];
         for (kind, key) in kinds.into_iter().flat_map(|(kind, keys)| keys.iter().map(move |key| (kind, key))) {
-            tracing::warn!(kind, key, "is back after a restore");
-            app.recorder.note("restored-access", &caller.into(), format!("back after a restore: {kind} {key}"));
+            tracing::warn!(kind, key, "restore returned access that had been withdrawn");
+            app.recorder.note("restored-access", &caller.into(), format!("returned by a restore: {kind} {key}"));
         }
     }
 }
@@ -386,10 +393,10 @@ impl Batch {
 }
 
 /// Reason for writing a backup without regard to existing objects.
-const WHAT_WAS: &str = "a restore brings back what was, in the place of what is";
+const WHAT_WAS: &str = "a restore replaces the current objects";
 
 /// Reason for exempting a restore from write limits.
-const ONE: &str = "a restore is one act of an administrator, however much it brings back";
+const ONE: &str = "a restore counts as one action of an administrator";
 
 async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {
     Ok(app.store.commit(author, "restore a backup", Writes::whatever(ops, WHAT_WAS).unmetered(ONE)).await?)

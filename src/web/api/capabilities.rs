@@ -31,23 +31,18 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::Any;
     vec![
         get("/api/info/capabilities", User(Any), "Lists all capabilities.", list),
-        get("/api/info/capabilities/templates", User(Any), "Lists usual sets of capabilities.", templates),
+        get("/api/info/capabilities/templates", User(Any), "Lists predefined sets of capabilities.", templates),
         get("/api/info/capabilities/my", User(Any), "Lists the capabilities that the caller has.", mine),
-        get("/api/info/capabilities/why", User(Any), "Tells why the caller has each capability.", why_me),
-        get("/api/users/{uid}/capabilities", Admin, "Lists what was granted to a user.", of_user),
-        put("/api/users/{uid}/capabilities", Admin, "Grants capabilities to a user: these and no others.", grant_user),
-        get("/api/users/{uid}/capabilities/why", Admin, "Tells why a user has each capability.", why),
-        get("/api/groups/{gid}/capabilities", Admin, "Lists what was granted to a group.", of_group),
-        put(
-            "/api/groups/{gid}/capabilities",
-            Admin,
-            "Grants capabilities to a group: these and no others.",
-            grant_group,
-        ),
+        get("/api/info/capabilities/why", User(Any), "Returns the source of each capability of the caller.", why_me),
+        get("/api/users/{uid}/capabilities", Admin, "Lists the capabilities granted to a user.", of_user),
+        put("/api/users/{uid}/capabilities", Admin, "Sets the capabilities granted to a user.", grant_user),
+        get("/api/users/{uid}/capabilities/why", Admin, "Returns the source of each capability of a user.", why),
+        get("/api/groups/{gid}/capabilities", Admin, "Lists the capabilities granted to a group.", of_group),
+        put("/api/groups/{gid}/capabilities", Admin, "Sets the capabilities granted to a group.", grant_group),
         get("/api/users/{uid}/tags", Admin, "Lists the tags that a user may search.", tags_of_user),
-        put("/api/users/{uid}/tags", Admin, "Lets a user search tags: these and no others.", tag_user),
+        put("/api/users/{uid}/tags", Admin, "Sets the tags that a user may search.", tag_user),
         get("/api/groups/{gid}/tags", Admin, "Lists the tags that a group may search.", tags_of_group),
-        put("/api/groups/{gid}/tags", Admin, "Lets a group search tags: these and no others.", tag_group),
+        put("/api/groups/{gid}/tags", Admin, "Sets the tags that a group may search.", tag_group),
     ]
 }
 
@@ -64,8 +59,8 @@ async fn templates() -> Json<Value> {
     let numbers =
         |wanted: fn(&&Capability) -> bool| -> Vec<u8> { ALL.iter().filter(wanted).map(|c| c.number).collect() };
     Json(json!([
-        { "Name": "Full User", "Desc": "Everything that is not for administrators.", "Caps": numbers(|_| true) },
-        { "Name": "Read Only User", "Desc": "Searches and reads, changes nothing.", "Caps": numbers(|c| c.reads) },
+        { "Name": "Full User", "Desc": "All capabilities of ordinary users.", "Caps": numbers(|_| true) },
+        { "Name": "Read Only User", "Desc": "Searches and reads, without changes.", "Caps": numbers(|c| c.reads) },
     ]))
 }
 
@@ -149,7 +144,7 @@ async fn put_grants<T: Stored + serde::Serialize>(
     let whom = requirement(&app.store, holder, &mut writes)?;
     // A grant that was withdrawn elsewhere must not be restored by a list that was read before.
     let found = app.store.seen::<T>(&value.key())?;
-    writes.replace(found, value, "the grants were changed meanwhile: read them again")?;
+    writes.replace(found, value, "the grants were changed in the meantime; reload them")?;
     app.store.commit(&caller.author(), &format!("{what} {whom}"), writes).await?;
     Ok(())
 }
@@ -157,7 +152,7 @@ async fn put_grants<T: Stored + serde::Serialize>(
 async fn grant(app: &AppRef, caller: &Caller, holder: Holder, fields: Fields) -> ApiResult<Json<Value>> {
     let named = |name: &String| {
         let known = capabilities::named(name).map(|capability| capability.name.to_owned());
-        known.ok_or_else(|| ApiError::bad(format!("{name:?} is not a capability: GET /api/info/capabilities")))
+        known.ok_or_else(|| ApiError::bad(format!("unknown capability {name:?}; see GET /api/info/capabilities")))
     };
     let mut grants = fields.grants.iter().map(named).collect::<ApiResult<Vec<String>>>()?;
     grants.sort();
@@ -169,7 +164,9 @@ async fn grant(app: &AppRef, caller: &Caller, holder: Holder, fields: Fields) ->
 async fn tag(app: &AppRef, caller: &Caller, holder: Holder, Fields { grants }: Fields) -> ApiResult<Json<Value>> {
     let is_fine = |tag: &String| !tag.is_empty() && tag.len() <= TAG_CHARS_MAX && !tag.chars().any(char::is_control);
     if grants.len() > TAGS_MAX || !grants.iter().all(is_fine) {
-        let message = format!("at most {TAGS_MAX} tags of 1 to {TAG_CHARS_MAX} characters without control characters");
+        let message = format!(
+            "invalid tags; use at most {TAGS_MAX} tags of 1 to {TAG_CHARS_MAX} characters without control characters"
+        );
         return Err(ApiError::bad(message));
     }
     store_grants(app, caller, holder, &TagGrants { holder, grants: grants.clone() }, "grant tags to").await?;

@@ -41,7 +41,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
         get("/api/resources/{guid}/raw", READ, "Streams the contents of a resource.", download).for_downloads(),
         put("/api/resources/{guid}/raw", WRITE, "Stores new contents: a form with one part called file.", upload),
-        get("/api/resources/{guid}/contenttype", READ, "Gives the first bytes and what they look like.", preview),
+        get("/api/resources/{guid}/contenttype", READ, "Returns the first bytes and their media type.", preview),
     ]
 }
 
@@ -99,7 +99,7 @@ fn stream(reader: Reader, lost: impl Future<Output = ()> + Send + 'static) -> Bo
             Ok(None) => None,
             // The connection is aborted, so that a partial file is not mistaken for a whole one.
             Err(error) => {
-                tracing::warn!(%error, "contents could not be read to their end");
+                tracing::warn!(%error, "failed to read a blob to its end");
                 Some((Err(std::io::Error::other(error)), None))
             }
         }
@@ -201,12 +201,12 @@ impl Room {
         let refused = |message| Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         let limit = self.bytes_max;
         if bytes > limit {
-            return refused(format!("resources may have {limit} bytes (Resource-Max-Size)"));
+            return refused(format!("the resource exceeds {limit} bytes (Resource-Max-Size)"));
         }
         match self.quota {
             Some((left, quota)) if bytes > left => refused(format!(
-                "the owner's resources and saved results may have {} MiB together, of which {left} bytes are left (Resource-User-Quota-MB): \
-                 delete or shrink another one",
+                "the owner's resources and saved results would exceed {} MiB, of which {left} bytes are left \
+                 (Resource-User-Quota-MB); delete or shrink another one",
                 quota >> 20
             )),
             _ => Ok(()),
@@ -216,7 +216,7 @@ impl Room {
 
 /// Waits for the next part of an upload, at most [`IDLE_MAX`].
 async fn heard<T>(next: impl Future<Output = T>) -> ApiResult<T> {
-    let silent = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "nothing came for a minute: the upload was given up");
+    let silent = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "upload timed out: received no data for a minute");
     tokio::time::timeout(IDLE_MAX, next).await.map_err(silent)
 }
 
@@ -236,7 +236,8 @@ async fn upload(
         let bytes = announced.saturating_sub(FORM_BYTES);
         room.admit(bytes)?;
         if kept.store().room().is_some_and(|room| bytes > room) {
-            let message = "the disk of this webserver has no room for so much: try another one, or tell its operator";
+            let message =
+                "the disk of this webserver is too full for the upload; use another webserver, or notify the operator";
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message));
         }
     }
@@ -281,7 +282,7 @@ impl Complete {
     async fn name(&self, app: &AppRef, caller: &Caller, author: &Author, guid: &str) -> ApiResult<Committed> {
         let mut record = owned(app, caller, guid)?;
         if record.value.content != self.former {
-            let message = "other contents of the resource were stored meanwhile: look at them, then store these again";
+            let message = "other contents of the resource were stored in the meantime; check them, then upload again";
             return Err(ApiError::conflict(message));
         }
         Room::of(app, &record.value).await?.admit(self.content.size)?;
@@ -291,7 +292,7 @@ impl Complete {
         record.value.version_number += 1;
         record.value.last_modified = Moment::now();
         let mut writes = self.writes.clone();
-        writes.update(&record, "the resource was deleted meanwhile")?;
+        writes.update(&record, "the resource was deleted in the meantime")?;
         let what = format!("store contents of resource {}", record.value.resource_name);
         Ok(app.store.commit(author, &what, writes).await?)
     }

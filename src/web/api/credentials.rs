@@ -63,7 +63,7 @@ impl Credentials {
         );
         match form {
             Some(Ok(axum::Form(Form { user, pass }))) => Ok(Credentials { user, pass, ..Credentials::default() }),
-            _ => Err(ApiError::bad("the form is not understood: send User and Pass")),
+            _ => Err(ApiError::bad("invalid form; send User and Pass")),
         }
     }
 
@@ -75,7 +75,7 @@ impl Credentials {
             "" | "None" => Ok(None),
             "TOTP" => Ok(Some(Code::OfApp(code))),
             "RecoveryCodes" => Ok(Some(Code::Recovery(code))),
-            other => Err(ApiError::bad(format!("{other:?} is no AuthType: use None, TOTP or RecoveryCodes"))),
+            other => Err(ApiError::bad(format!("unknown AuthType {other:?}; use None, TOTP or RecoveryCodes"))),
         }
     }
 
@@ -125,12 +125,12 @@ pub(super) struct Known {
 impl Known {
     pub(super) async fn by_password(app: &App, from: IpAddr, given: &Credentials) -> ApiResult<Known> {
         if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            let reason = "a backup is being restored: try again when it has ended";
+            let reason = "a backup is being restored; try again when it has finished";
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
         // Until this webserver has the first administrator it cannot know that a name is wrong.
         if !app.store.has::<User>(&FIRST.to_string())? {
-            let reason = "the first administrator is not known here yet: try again in a second";
+            let reason = "this webserver has not received the first administrator yet; try again in a second";
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after(Duration::from_secs(1)));
         }
         let Credentials { user, pass, .. } = given;
@@ -153,7 +153,7 @@ impl Known {
         let fits = passwords::verify(pass, password.map(|password| password.hash)).await?;
         attempt.leave_turn();
         let Some(uid) = uid.filter(|_| fits) else {
-            tracing::warn!(%from, "a login failed");
+            tracing::warn!(%from, "login failed");
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "wrong user name or password");
             return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
         };
@@ -161,9 +161,9 @@ impl Known {
         if app.store.has::<Lock>(&uid.to_string())? {
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "the account is locked");
             attempt.note_half_way();
-            return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
+            return Err(refused(StatusCode::LOCKED, "the account is locked; ask an administrator"));
         }
-        let invalid = || refused(StatusCode::LOCKED, "what is kept of the account is invalid: ask an administrator");
+        let invalid = || refused(StatusCode::LOCKED, "the stored account is invalid; ask an administrator");
         let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?.value;
         let factor = second_factors::of(&app.store, uid).map_err(|error| match error {
             crate::objects::StoreError::Invalid { .. } => invalid(),
@@ -190,8 +190,8 @@ impl Known {
         let is_set = self.factor.is_some();
         self.attempt.note_half_way();
         let reason = match is_set {
-            true => "a code of the second factor is asked for: send it to /api/login/mfa",
-            false => "a second factor must be set up first: POST /api/mfa/totp/setup",
+            true => "a code of the second factor is required; send it to /api/login/mfa",
+            false => "a second factor must be set up first; use POST /api/mfa/totp/setup",
         };
         let mut body =
             json!({ "LoginStatus": false, "Reason": reason, "MFARequired": true, "MFASetupRequired": !is_set });
@@ -204,13 +204,13 @@ impl Known {
     /// Like [`Known::asked_for_more`], as an error of calls other than logins.
     fn lacks_code(self) -> ApiError {
         self.attempt.note_half_way();
-        let reason = "a code of the second factor is asked for: send AuthType and AuthCode";
+        let reason = "a code of the second factor is required; send AuthType and AuthCode";
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason).with("MFARequired", true)
     }
 
     /// Records a rejected code and builds the error.
     pub(super) fn wrong(&self, app: &App, what: &str, reason: &str) -> ApiError {
-        tracing::warn!(from = %self.from, "a second factor failed");
+        tracing::warn!(from = %self.from, "second factor failed");
         app.recorder.note_login("login-failed", &self.stranger(app), what);
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason)
     }
@@ -220,7 +220,7 @@ impl Known {
         if app.codes.may_try(self.user.uid) {
             return Ok(self);
         }
-        let reason = "too many wrong codes: use a recovery code, or try again in some minutes";
+        let reason = "too many wrong codes; use a recovery code, or try again in a few minutes";
         app.recorder.note_login("login-throttled", &self.stranger(app), reason);
         self.half_way();
         Err(refused(StatusCode::LOCKED, reason))
@@ -230,7 +230,7 @@ impl Known {
     fn prove(&self, app: &App, code: Option<Code<'_>>) -> ApiResult<Writes> {
         let mut writes = Writes::new();
         // If the password changes before this transaction is resolved, the transaction must fail.
-        let changed = "the password was changed in the meantime: log in with the new one";
+        let changed = "the password was changed in the meantime; log in with the new one";
         writes.require_as_read::<Password>(&self.user.uid.to_string(), self.compared, changed)?;
         let (Some(factor), Some(code)) = (&self.factor, code) else {
             // A second factor may exist that this webserver does not know yet.
@@ -240,12 +240,12 @@ impl Known {
         match (second_factors::prove(&app.store, factor, code, &mut writes)?, code) {
             (Proved::Yes, _) => Ok(writes),
             (Proved::Used, _) => {
-                let reason = "the code was used already: wait for the next one";
-                Err(self.wrong(app, "a code of the second factor was used already", reason))
+                let reason = "the code was already used; wait for the next one";
+                Err(self.wrong(app, "the code of the second factor was already used", reason))
             }
             (Proved::No, Code::OfApp(_)) => Err(self.wrong(app, "wrong code of the second factor", "wrong code")),
             (Proved::No, Code::Recovery(_)) => {
-                Err(self.wrong(app, "wrong recovery code", "wrong recovery code, or one that was used already"))
+                Err(self.wrong(app, "wrong recovery code", "wrong recovery code, or it was already used"))
             }
         }
     }

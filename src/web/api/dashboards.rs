@@ -29,31 +29,21 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{MemberOrAdmin, SelfOrAdmin, User};
     vec![
         get("/api/dashboards", User(READ), "Lists the dashboards that the caller may see.", list),
-        post("/api/dashboards", User(WRITE), "Creates a dashboard; answers with its number.", create),
+        post("/api/dashboards", User(WRITE), "Creates a dashboard and returns its ID.", create),
         get(
             "/api/dashboards/all",
             User(READ),
-            "Lists all dashboards to administrators, else those one may see.",
+            "Lists the dashboards that the caller may see; for administrators, all.",
             list_all,
         ),
         get("/api/users/{uid}/dashboards", SelfOrAdmin(READ), "Lists the dashboards that a user owns.", of_user),
         get("/api/groups/{gid}/dashboards", MemberOrAdmin(READ), "Lists the dashboards shared with a group.", of_group),
-        get("/api/dashboards/{id}", User(READ), "Gives a dashboard by number or GUID.", show),
-        put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; what is missing stays.", update),
+        get("/api/dashboards/{id}", User(READ), "Returns a dashboard by ID or GUID.", show),
+        put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; missing fields are unchanged.", update),
         delete("/api/dashboards/{id}", User(WRITE), "Deletes a dashboard.", remove),
-        get(
-            "/api/dashboards/{id}/clone",
-            User(WRITE),
-            "Copies a dashboard for the caller; answers with its number.",
-            copy,
-        )
-        .that_changes(),
-        post(
-            "/api/dashboards/{id}/clone",
-            User(WRITE),
-            "Copies a dashboard for the caller; answers with its number.",
-            copy,
-        ),
+        get("/api/dashboards/{id}/clone", User(WRITE), "Copies a dashboard for the caller and returns its ID.", copy)
+            .that_changes(),
+        post("/api/dashboards/{id}/clone", User(WRITE), "Copies a dashboard for the caller and returns its ID.", copy),
     ]
 }
 
@@ -208,7 +198,7 @@ struct Fields {
 impl Fields {
     fn data(&self) -> ApiResult<Option<Box<RawValue>>> {
         match &self.data {
-            Some(data) if !data.get().starts_with('{') => Err(ApiError::bad("a dashboard's Data is an object")),
+            Some(data) if !data.get().starts_with('{') => Err(ApiError::bad("Data of a dashboard must be an object")),
             data => Ok(data.clone()),
         }
     }
@@ -243,7 +233,7 @@ async fn is_guid_of_others(app: &AppRef, caller: &Caller, guid: uuid::Uuid) -> A
     Ok(dashboards::is_guid_of_others(&app.store, guid, caller.uid())?)
 }
 
-const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
+const SHARING_WITH_ALL: &str = "only administrators may share with all users";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): Input<Fields>) -> ApiResult<Json<u64>> {
     fields.check(None)?;
@@ -288,7 +278,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): In
 async fn commit_new(app: &AppRef, caller: &Caller, dashboard: &Dashboard, verb: &str) -> ApiResult<Json<u64>> {
     let mut writes = Writes::new();
     writes.require::<User>(&dashboard.uid.to_string(), &format!("there is no user {}", dashboard.uid))?;
-    writes.create(dashboard, "the number was given to another dashboard at the same time: try again")?;
+    writes.create(dashboard, "the ID was assigned to another dashboard at the same time; try again")?;
     app.store.commit(&caller.author(), &format!("{verb} dashboard {}", dashboard.name), writes).await?;
     Ok(Json(dashboard.id))
 }
@@ -315,7 +305,7 @@ async fn change(
 ) -> ApiResult<Response> {
     let mut record = changeable(app, caller, id).await?;
     if !record.value.is_writable_by(&caller.person) {
-        return Err(ApiError::forbidden("you may read this dashboard, not change it"));
+        return Err(ApiError::forbidden("you may read but not change this dashboard"));
     }
     fields.check(Some(&record.value))?;
     let mut writes = Writes::new();
@@ -355,7 +345,7 @@ async fn change(
     }
     dashboard.trivial = is_trivial;
     dashboard.updated = Moment::now();
-    writes.update(&record, "the dashboard was deleted meanwhile")?;
+    writes.update(&record, "the dashboard was deleted in the meantime")?;
     let what = format!("change dashboard {}", record.value.name);
     app.store.commit(&caller.author(), &what, writes).await?;
     let key = record.value.key();
@@ -382,7 +372,7 @@ async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &Hea
     }
     let mut writes = Writes::new();
     match_version(headers, &record, &mut writes)?;
-    writes.delete(&record, "the dashboard was deleted meanwhile")?;
+    writes.delete(&record, "the dashboard was deleted in the meantime")?;
     app.store.commit(&caller.author(), &format!("delete dashboard {}", record.value.name), writes).await?;
     Ok(DONE)
 }

@@ -19,7 +19,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![get(
         "/api/fleet",
         Need::User(Right::Capability("SystemInfoRead")),
-        "Tells how webserver, datastore and members stand.",
+        "Returns the state of webserver, datastore and members.",
         fleet,
     )]
 }

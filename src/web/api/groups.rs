@@ -24,9 +24,9 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::Capability;
     vec![
         get("/api/groups", User(Capability("ListGroups")), "Lists all groups.", list),
-        post("/api/groups", Admin, "Creates a group; answers with its number.", create),
-        get("/api/groups/{gid}", MemberOrAdmin(Capability("ListGroups")), "Tells about a group.", show),
-        put("/api/groups/{gid}", Admin, "Changes a group; what is missing or empty stays.", update),
+        post("/api/groups", Admin, "Creates a group and returns its ID.", create),
+        get("/api/groups/{gid}", MemberOrAdmin(Capability("ListGroups")), "Returns a group.", show),
+        put("/api/groups/{gid}", Admin, "Changes a group; missing or empty fields are unchanged.", update),
         delete("/api/groups/{gid}", Admin, "Deletes a group and its memberships.", remove),
         get(
             "/api/groups/{gid}/members",
@@ -58,11 +58,11 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
 fn checked_name(store: &Store, name: &str, gid: i32) -> ApiResult<String> {
     let name = names::checked("Name", name)?;
     if groups::by_name(store, &name)?.is_some_and(|other| other != gid) {
-        return Err(ApiError::conflict(format!("there is already a group called {name}")));
+        return Err(ApiError::conflict(format!("a group called {name} already exists")));
     }
     // No turn: only an administrator creates and renames groups.
     if let Some(other) = claims::look_alike::<Group>(store, &name, gid)? {
-        return Err(ApiError::conflict(format!("the name looks like that of the group {other}")));
+        return Err(ApiError::conflict(format!("the name is confusable with that of group {other}")));
     }
     Ok(name)
 }

@@ -42,7 +42,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Lists searches of a user and of the user's groups.",
             of_user_and_groups,
         ),
-        get("/api/searchhistory/all", Admin, "Lists everybody's searches.", all),
+        get("/api/searchhistory/all", Admin, "Lists the searches of all users.", all),
     ]
 }
 
@@ -146,7 +146,7 @@ async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Sea
     names::few("GIDs", &search.gids, names::GROUPS_MAX)?;
     let launched = Moment::now();
     if search.global && !caller.person.admin {
-        return Err(ApiError::forbidden("only administrators may share with everybody"));
+        return Err(ApiError::forbidden("only administrators may share with all users"));
     }
     caller.check_groups(&search.gids, &[])?;
     let entry = Entry {

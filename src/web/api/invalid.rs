@@ -16,12 +16,12 @@ use crate::web::guard::Need;
 use crate::web::input::Raw;
 use crate::web::routes::{Route, delete, get, put};
 
-const CHANGED: &str = "it was changed meanwhile: look again";
+const CHANGED: &str = "it was changed in the meantime; reload it";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     let this = Need::Admin;
     vec![
-        get("/api/objects/invalid", this, "Lists objects that are not what their collection holds, and why.", list),
+        get("/api/objects/invalid", this, "Lists objects that are invalid in their collection, with the reason.", list),
         put("/api/objects/invalid/{collection}/{*key}", this, "Replaces an invalid object.", replace),
         delete("/api/objects/invalid/{collection}/{*key}", this, "Deletes an invalid object.", remove),
     ]
@@ -70,9 +70,9 @@ async fn replace(
 ) -> ApiResult<Json<Value>> {
     let Found { collection, key, as_read } = found(&app, &collection, &key)?;
     let kind = kinds::of(collection.as_str()).filter(|kind| kind.exposure != Exposure::Secret);
-    let kind = kind.ok_or_else(|| ApiError::forbidden(format!("what {collection} holds can only be deleted here")))?;
+    let kind = kind.ok_or_else(|| ApiError::forbidden(format!("objects in {collection} can only be deleted here")))?;
     (kind.check)(key.as_str(), &value)
-        .map_err(|reason| ApiError::bad(format!("this is no object of {collection}/{key} either: {reason}")))?;
+        .map_err(|reason| ApiError::bad(format!("the new value of {collection}/{key} is invalid: {reason}")))?;
     let what = format!("replace the invalid object {collection}/{key}");
     let mut writes = Writes::new();
     writes.replace_at((collection, key), as_read, Some(value), CHANGED);

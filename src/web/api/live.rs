@@ -47,9 +47,9 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             events,
         ),
         get("/api/log/live", Admin, "Streams the entries of the log as they are applied.", live),
-        get("/api/log", Admin, "Gives the latest entries of the log, newest first.", latest),
-        get("/api/log/collections", Admin, "Lists the collections and what they hold.", collections),
-        get("/api/log/object/{collection}/{*key}", Admin, "Gives what became of one object, newest first.", object),
+        get("/api/log", Admin, "Returns the latest entries of the log, newest first.", latest),
+        get("/api/log/collections", Admin, "Lists the collections with a description.", collections),
+        get("/api/log/object/{collection}/{*key}", Admin, "Returns the history of one object, newest first.", object),
     ]
 }
 
@@ -216,7 +216,7 @@ async fn live(
 fn unanswered(error: AskError) -> ApiError {
     match error {
         AskError::Away | AskError::Silent(_) => {
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("the log is kept by the datastore: {error}"))
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("cannot read the log from the datastore: {error}"))
         }
         AskError::Refused(_) | AskError::TooLarge => ApiError::conflict(error),
     }
@@ -240,7 +240,7 @@ async fn collections() -> Json<Value> {
 
 async fn object(State(app): State<AppRef>, Path((collection, key)): Path<(String, String)>) -> ApiResult<Json<Value>> {
     if exposure(&collection) != Exposure::Open {
-        return Err(ApiError::forbidden(format!("what {collection} holds is not shown")));
+        return Err(ApiError::forbidden(format!("the objects in {collection} are hidden")));
     }
     let request = Request::History {
         collection: Collection::new(collection).map_err(ApiError::bad)?,

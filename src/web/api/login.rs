@@ -30,12 +30,12 @@ const TEMPORARY_S: u64 = 3;
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, Nobody, SelfOrAdmin, User};
     use Right::{Any, Session};
-    let renewed = "Gives a new token for the same session.";
-    let become_other = "Begins a session as another user.";
+    let renewed = "Returns a new token for the same session.";
+    let become_other = "Starts a session as another user.";
     vec![
-        get("/api/test", Nobody, "Says that the webserver lives and serves sound data.", test),
-        get("/api/testauth", User(Any), "Says that the caller is known.", || async { DONE }),
-        get("/api/version", Nobody, "Tells the versions of API and program.", version),
+        get("/api/test", Nobody, "Reports that the webserver is alive and its data is intact.", test),
+        get("/api/testauth", User(Any), "Reports that the caller is authenticated.", || async { DONE }),
+        get("/api/version", Nobody, "Returns the versions of API and program.", version),
         post("/api/login", Nobody, "Logs in with a name and a password, as a form or as JSON.", log_in),
         post("/api/login/mfa", Nobody, "Logs in with a name, a password and a code, as JSON.", log_in),
         get("/api/login/refreshtoken", User(Session), renewed, refresh).that_changes(),
@@ -43,13 +43,13 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get(
             "/api/login/tmptoken",
             User(Session),
-            "Gives a token that opens downloads, to be begun within three seconds.",
+            "Returns a token for downloads that start within three seconds.",
             temporary,
         )
         .that_changes(),
         put("/api/logout", User(Session), "Ends this session.", log_out),
         delete("/api/logout", User(Session), "Ends all sessions of the caller.", log_out_everywhere),
-        get("/api/info/whoami", User(Any), "Tells who the caller is.", who_am_i),
+        get("/api/info/whoami", User(Any), "Returns the caller.", who_am_i),
         get("/api/users/{uid}/sessions", SelfOrAdmin(Session), "Lists the sessions of a user.", sessions),
         get("/api/users/su/{uid}", Admin, become_other, become_user).that_changes(),
         post("/api/users/su/{uid}", Admin, become_other, become_user),
@@ -97,7 +97,7 @@ async fn log_in(
         let begun = Begun { uid: known.user.uid, su: String::new(), behind: Vec::new(), second_factor, epoch };
         let claims = begin_session(&app, begun, from, &headers, writes)?;
         let begun = std::mem::take(writes);
-        *writes = begun.unmetered("passwords are compared slowly enough, and nobody is kept out by what they changed");
+        *writes = begun.unmetered("password hashing limits the rate, and a write quota must not block logins");
         Ok(claims)
     };
     let claims = known.commit(&app, code, what, begin).await?;
@@ -149,7 +149,7 @@ pub(super) fn begin_session(
         second_factor,
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
-    writes.overwrite(&session, "its name is random")?;
+    writes.overwrite(&session, "its ID is random")?;
     for displaced in sessions::displaced(&app.store, uid)? {
         writes.delete_whatever::<Session>(&displaced, sessions::ENDED)?;
     }
@@ -216,8 +216,8 @@ async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap
     let webserver = app.store.via().to_owned();
     let session = Session { id, of, expires, webserver, last_hit: now, ..login };
     let mut writes = Writes::new();
-    writes.overwrite(&session, "its name is random")?;
-    app.store.commit(&caller.author(), "make a token for downloads", writes).await?;
+    writes.overwrite(&session, "its ID is random")?;
+    app.store.commit(&caller.author(), "create a token for downloads", writes).await?;
     answer(&app, &headers, &claims, &json!({}))
 }
 
@@ -290,7 +290,7 @@ fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Behind>)> {
         return Ok((author.su, behind));
     }
     if behind.len() >= BEHIND_MAX {
-        let message = format!("{} acts as {} already: log in as yourself", author.su, author.user);
+        let message = format!("{} already acts as {}; log in as yourself", author.su, author.user);
         return Err(ApiError::forbidden(message));
     }
     behind.push(Behind::now(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?);

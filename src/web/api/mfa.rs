@@ -28,21 +28,26 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::Session;
     let setup = "/api/mfa/totp/setup";
     vec![
-        get("/api/mfa", User(Session), "Tells what second factor the caller has, and whether one is required.", show),
-        post(setup, Nobody, "Begins to set up an app for codes, with the password and the factor there is.", begin),
-        put(setup, Nobody, "Proves with a code that the app is set up; answers with recovery codes.", install),
-        post("/api/mfa/totp/clear", User(Session), "Takes the caller's second factor away.", clear),
-        post("/api/mfa/clear", User(Session), "Takes the caller's second factor away.", clear),
+        get("/api/mfa", User(Session), "Returns the caller's second factor, and whether one is required.", show),
+        post(
+            setup,
+            Nobody,
+            "Starts the setup of an authenticator app; requires the password and the current factor.",
+            begin,
+        ),
+        put(setup, Nobody, "Finishes the setup with a code of the app and returns recovery codes.", install),
+        post("/api/mfa/totp/clear", User(Session), "Deletes the caller's second factor.", clear),
+        post("/api/mfa/clear", User(Session), "Deletes the caller's second factor.", clear),
         post(
             "/api/mfa/recoverycodes/generate",
             User(Session),
-            "Makes new recovery codes, which are shown this once.",
+            "Creates new recovery codes, which are shown only once.",
             generate,
         ),
         delete(
             "/api/users/{uid}/mfa/clear",
             Admin,
-            "Takes a user's second factor away, and ends their sessions.",
+            "Deletes a user's second factor and ends the user's sessions.",
             unset,
         ),
     ]
@@ -86,7 +91,7 @@ async fn begin(
     let begin =
         |known: &Known, writes: &mut Writes| Ok(second_factors::begin(known.user.uid, known.factor.as_ref(), writes)?);
     let user = known.user.user.clone();
-    let seed = known.commit(&app, given.code()?, "begin to set up a second factor", begin).await?;
+    let seed = known.commit(&app, given.code()?, "start the setup of a second factor", begin).await?;
     let url = totp::url(&app.config.mfa_issuer, &user, &seed);
     let picture = STANDARD.encode(qr::png(&url)?);
     Ok(Json(json!({ "QRCode": picture, "Seed": totp::seed_text(&seed), "URL": url })))
@@ -108,12 +113,14 @@ async fn install(
     let codes = match second_factors::install(&app.store, uid, given.bare_code(), &mut writes)? {
         Installed::Yes(codes) => codes,
         Installed::No => {
-            let reason = "wrong code: is the clock of the device with the app right?";
+            let reason = "wrong code; check the clock of the device with the app";
             return Err(known.wrong(&app, "wrong code of a second factor that is being set up", reason));
         }
         Installed::NotBegun => {
             known.half_way();
-            return Err(ApiError::conflict("nothing is being set up, or it took too long: POST /api/mfa/totp/setup"));
+            return Err(ApiError::conflict(
+                "no setup is in progress, or it has expired; start again with POST /api/mfa/totp/setup",
+            ));
         }
     };
     let begun = Begun { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
@@ -130,13 +137,13 @@ async fn install(
 
 /// Verifies name and password of a call with a session; they must be those of the session's user.
 async fn own(app: &App, caller: &Caller, given: &Credentials) -> ApiResult<Known> {
-    caller.refuse_acting("a second factor is changed by the user")?;
+    caller.refuse_acting("only the user may change the second factor")?;
     let known = Known::by_password(app, caller.from, given).await?;
     if known.user.uid == caller.uid() {
         return Ok(known);
     }
     known.half_way();
-    Err(ApiError::forbidden("the password is that of another user than the session"))
+    Err(ApiError::forbidden("the password belongs to a user other than that of the session"))
 }
 
 async fn clear(
@@ -146,7 +153,7 @@ async fn clear(
     input::Raw(body): input::Raw,
 ) -> ApiResult<Json<Value>> {
     if app.config.mfa_required {
-        let message = "a second factor is required here (MFA-Required): set up another one in its place";
+        let message = "a second factor is required here (MFA-Required); replace it by setting up another one";
         return Err(ApiError::forbidden(message));
     }
     let given = Credentials::read(&headers, &body)?;
@@ -168,10 +175,10 @@ async fn generate(
     let given = Credentials::read(&headers, &body)?;
     let known = own(&app, &caller, &given).await?;
     let generate = |known: &Known, writes: &mut Writes| {
-        let none = || ApiError::conflict("there is no second factor: set one up first");
+        let none = || ApiError::conflict("there is no second factor; set one up first");
         Ok(second_factors::new_codes(known.factor.as_ref().ok_or_else(none)?, writes)?)
     };
-    let (kept, shown) = known.commit(&app, given.code()?, "make new recovery codes", generate).await?;
+    let (kept, shown) = known.commit(&app, given.code()?, "create new recovery codes", generate).await?;
     let (remaining, generated) = (kept.left(), kept.generated);
     Ok(Json(json!({ "Enabled": true, "Codes": shown, "Remaining": remaining, "Generated": generated })))
 }
@@ -181,8 +188,8 @@ async fn unset(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) 
     // A session alone must not suffice to remove the account's protection, not even while acting as
     // another administrator.
     if caller.is_or_acts_for(uid) && second_factors::summary(&app.store, uid)?.is_set {
-        let message =
-            "clear your own second factor with its code: POST /api/mfa/clear; another administrator can do it, too";
+        let message = "cannot clear your own second factor without its code; use POST /api/mfa/clear, or ask another \
+                       administrator";
         return Err(ApiError::forbidden(message));
     }
     let writes = accounts::clear_second_factor(&app.store, uid)?;

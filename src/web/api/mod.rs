@@ -55,7 +55,7 @@ async fn repeated<T, F: Future<Output = ApiResult<T>>>(change: impl Fn() -> F) -
 
 /// Checks the version that a client expects (`If-Match`) locally, and adds it as a condition for the datastore.
 fn match_version<T: Stored>(headers: &HeaderMap, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
-    const CHANGED: &str = "it was changed meanwhile: read it again";
+    const CHANGED: &str = "it was changed in the meantime; reload it";
     let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
     let tag = record.tag();
     let wanted = wanted.to_str().unwrap_or_default();

@@ -29,12 +29,12 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::Capability;
     let (read, write) = (User(Capability("NotificationRead")), User(Capability("NotificationWrite")));
     vec![
-        get("/api/notifications", read, "Gives the caller's notifications by number.", list),
-        get("/api/notifications/{id}", read, "Gives the caller's notifications newer than one.", newer),
-        get("/api/notifications/all", Admin, "Gives everybody's notifications.", all),
-        post("/api/notifications/targeted/self", write, "Sends a notification to oneself.", to_self),
+        get("/api/notifications", read, "Returns the caller's notifications by ID.", list),
+        get("/api/notifications/{id}", read, "Returns the caller's notifications that are newer than one.", newer),
+        get("/api/notifications/all", Admin, "Returns the notifications of all users.", all),
+        post("/api/notifications/targeted/self", write, "Sends a notification to the caller.", to_self),
         post("/api/notifications/targeted", Admin, "Sends a notification to a user or a group.", to_others),
-        post("/api/notifications/broadcast", Admin, "Sends a notification to everybody.", to_all),
+        post("/api/notifications/broadcast", Admin, "Sends a notification to all users.", to_all),
         put("/api/notifications/{id}", write, "Changes a notification.", update),
         delete("/api/notifications/{id}", write, "Deletes a notification.", remove),
     ]
@@ -108,7 +108,7 @@ impl Fields {
         if level.is_empty() || LEVELS.contains(&level.as_str()) {
             return Ok(level);
         }
-        Err(ApiError::bad(format!("{level:?} is not a level: use info, warn, error or critical")))
+        Err(ApiError::bad(format!("unknown level {level:?}; use info, warn, error or critical")))
     }
 
     fn drafted(self, app: &AppRef, caller: &Caller) -> ApiResult<Notification> {
@@ -152,7 +152,7 @@ async fn to_self(State(app): State<AppRef>, caller: Caller, Input(fields): Input
 async fn to_others(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
     let (uid, gid) = (fields.uid, fields.gid);
     if (uid == 0) == (gid == 0) {
-        return Err(ApiError::bad("name a user (UID) or a group (GID)"));
+        return Err(ApiError::bad("recipient is missing; set a user (UID) or a group (GID)"));
     }
     let notification = Notification { uid, gid, ..fields.drafted(&app, &caller)? };
     send(&app, &caller, &notification).await
@@ -192,7 +192,7 @@ async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiR
     notification.expires = fields.expires.filter(|expires| !expires.is_never()).unwrap_or(notification.expires);
     notification.ignore_until = fields.ignoreuntil.unwrap_or(notification.ignore_until);
     let mut writes = Writes::new();
-    writes.update(&record, "the notification was deleted meanwhile")?;
+    writes.update(&record, "the notification was deleted in the meantime")?;
     app.store.commit(&caller.author(), "change a notification", writes).await?;
     Ok(DONE)
 }
@@ -203,7 +203,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     }
     let record = found(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete_whatever::<Notification>(&record.value.key(), "it was read, and is of no more use")?;
+    writes.delete_whatever::<Notification>(&record.value.key(), "it was read and is no longer needed")?;
     app.store.commit(&caller.author(), "delete a notification", writes).await?;
     Ok(DONE)
 }

@@ -11,7 +11,7 @@ use crate::web::guard::{Need, Right};
 use crate::web::routes::{self, Route, get};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    vec![get("/api/openapi.json", Need::Nobody, "Describes this API.", description)]
+    vec![get("/api/openapi.json", Need::Nobody, "Returns the description of this API.", description)]
 }
 
 /// Cached, because it is the same for all callers and public.
@@ -27,15 +27,15 @@ fn names_in(path: &str) -> impl Iterator<Item = &str> {
 
 fn whom(need: Need) -> String {
     let who = match need {
-        Need::Nobody => return "Open to everybody.".into(),
-        Need::User(_) => "For every user.",
+        Need::Nobody => return "Requires no authentication.".into(),
+        Need::User(_) => "For all users.",
         Need::Admin => "For administrators.",
-        Need::SelfOrAdmin(_) => "For the user concerned and administrators.",
+        Need::SelfOrAdmin(_) => "For the user and administrators.",
         Need::MemberOrAdmin(_) => "For members of the group and administrators.",
     };
     let right = need.right().map_or_else(String::new, |right| match right {
-        Right::Capability(name) | Right::OfToken(name) => format!(" A token needs the capability {name}."),
-        Right::Any => " A token needs any capability.".into(),
+        Right::Capability(name) | Right::OfToken(name) => format!(" A token requires the capability {name}."),
+        Right::Any => " A token requires any capability.".into(),
         Right::Session => " Not for tokens.".into(),
     });
     format!("{who}{right}")
@@ -51,14 +51,14 @@ pub(in crate::web) fn document() -> Value {
                 json!({ "name": name, "in": "path", "required": true, "schema": { "type": kind } })
             })
             .collect();
-        let mut responses = json!({ "200": { "description": "Done; a JSON value or the contents asked for." } });
+        let mut responses = json!({ "200": { "description": "Success; a JSON value or the requested contents." } });
         if need != Need::Nobody {
             responses["401"] = json!({ "$ref": "#/components/responses/Unknown" });
             responses["403"] = json!({ "$ref": "#/components/responses/Refused" });
         }
         let mut operation = json!({
             "summary": does,
-            "description": format!("{}{}", whom(need), if is_download { " Open to temporary tokens." } else { "" }),
+            "description": format!("{}{}", whom(need), if is_download { " Accepts temporary tokens." } else { "" }),
             "tags": [path.trim_start_matches("/api/").split('/').next().unwrap_or("api")],
             "parameters": parameters,
             "responses": responses,
@@ -90,8 +90,8 @@ pub(in crate::web) fn document() -> Value {
                 },
             },
             "responses": {
-                "Unknown": { "description": "No session, or one that is over.", "content": error },
-                "Refused": { "description": "Known, but not allowed.", "content": error },
+                "Unknown": { "description": "The session is missing or has expired.", "content": error },
+                "Refused": { "description": "The caller is not allowed to do this.", "content": error },
             },
         },
     })

@@ -27,7 +27,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get(
             "/api/users/{uid}/preferences",
             this,
-            "Gives the preferences of a user as they were stored; null: none.",
+            "Returns the preferences of a user as they were stored, or null.",
             show,
         ),
         put("/api/users/{uid}/preferences", this, "Stores preferences: any JSON.", store),
@@ -55,7 +55,7 @@ async fn store(
     let user = found(&app.store, uid)?.value;
     input::shallow(&body)?;
     let data: Box<RawValue> =
-        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences are JSON: {error}")))?;
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences must be JSON: {error}")))?;
     let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };
     let what = format!("store preferences of {}", user.user);
     repeated(|| put_preference(&app, &caller, &preference, &what)).await
@@ -65,7 +65,7 @@ async fn put_preference(app: &AppRef, caller: &Caller, preference: &Preference, 
     let mut writes = Writes::new();
     writes.require::<User>(&preference.uid.to_string(), accounts::USER_GONE)?;
     let found = app.store.seen::<Preference>(&preference.key())?;
-    writes.replace(found, preference, "the preferences were changed meanwhile: read them again")?;
+    writes.replace(found, preference, "the preferences were changed in the meantime; reload them")?;
     app.store.commit(&caller.author(), what, writes).await?;
     Ok(DONE)
 }
@@ -74,7 +74,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
     let key = preferences::key(uid, PREFERENCES);
-    writes.delete_whatever::<Preference>(&key, "they go back to what they were at first, whatever they are")?;
+    writes.delete_whatever::<Preference>(&key, "deleting preferences does not depend on their value")?;
     app.store.commit(&caller.author(), &format!("delete preferences of {}", user.user), writes).await?;
     Ok(DONE)
 }

@@ -33,7 +33,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::{Capability, OfToken};
     vec![
         get("/api/tags", User(OfToken("Search")), "Lists the tags that can be searched.", tags),
-        post("/api/parse", User(Capability("Search")), "Tells whether a query is understood.", parse),
+        post("/api/parse", User(Capability("Search")), "Checks whether a query is valid.", parse),
         post("/api/search/direct", User(Capability("Search")), "Runs a query and streams its results.", direct),
     ]
 }
@@ -120,7 +120,7 @@ fn range(said: &Said) -> ApiResult<(Option<Moment>, Option<Moment>)> {
     let time = |text: Option<String>| text.map(|text| query::read_time(&text, now).map_err(ApiError::bad)).transpose();
     let (start, end) = (time(said.of("start", "searchstart"))?, time(said.of("end", "searchend"))?);
     let Some(duration) = said.of("duration", "duration") else { return Ok((start, end)) };
-    let wrong = || ApiError::bad(format!("duration: {duration:?} is not a span of time: write 1h or 30m"));
+    let wrong = || ApiError::bad(format!("duration: {duration:?} is not a duration; use for example 1h or 30m"));
     let span = read_span(duration.trim_start_matches('-')).ok_or_else(wrong)?;
     let end = end.unwrap_or(now);
     Ok((Some(Moment::from_ns(end.ns().saturating_sub(span))), Some(end)))
@@ -135,12 +135,15 @@ async fn direct(
 ) -> ApiResult<Response> {
     let said = Said::new(headers, url, &body)?;
     let query = said.of("query", "searchstring").ok_or_else(|| ApiError::bad("query is missing"))?;
-    let format = said.of("format", "format").ok_or_else(|| ApiError::bad("format is missing: text, json or csv"))?;
+    let format =
+        said.of("format", "format").ok_or_else(|| ApiError::bad("format is missing; use text, json or csv"))?;
     Format::wanted(&format).map_err(ApiError::bad)?;
     let (since, until) = range(&said)?;
     let parsed = query::parse(&query, Moment::now())?;
     if (since.is_none() || until.is_none()) && (parsed.since.is_none() || parsed.until.is_none()) {
-        return Err(ApiError::bad("say when: start and end, or duration, or since= and until= in the query"));
+        return Err(ApiError::bad(
+            "time range is missing; set start and end, or duration, or since= and until= in the query",
+        ));
     }
     let launch = Launch { query, since, until, method: "directquery".into(), ..Launch::default() };
     let passing = app.searches.launch_passing(&caller.searcher(), &caller.author(), launch).await?;
@@ -154,7 +157,7 @@ async fn direct(
         return Err(ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, standing.error));
     }
     let Answer::File { kind, name, body } = perform(&app, &Who::from(&caller), search, deed).await? else {
-        return Err(ApiError::internal("a download without a file"));
+        return Err(ApiError::internal("download has no file"));
     };
     use futures_util::StreamExt as _;
     let body = Box::pin(body.map(move |item| {

@@ -29,15 +29,20 @@ use crate::web::scans;
 pub(in crate::web) fn routes() -> Vec<Route> {
     let this = Need::User(Right::Session);
     vec![
-        get("/api/rejections", this, "Lists the caller's changes that were refused; to administrators, all.", list),
-        get("/api/rejections/{id}", this, "Shows a refused change beside what is there now.", show),
+        get(
+            "/api/rejections",
+            this,
+            "Lists the caller's rejected changes; for administrators, those of all users.",
+            list,
+        ),
+        get("/api/rejections/{id}", this, "Returns a rejected change with the current objects.", show),
         post(
             "/api/rejections/{id}/retry",
             this,
-            "Tries a refused change again; with Upon, what `GET` gave, upon what is there now.",
+            "Retries a rejected change; with Upon, the result of `GET`, on top of the current objects.",
             retry,
         ),
-        delete("/api/rejections/{id}", this, "Takes a refused change off the list.", dismiss),
+        delete("/api/rejections/{id}", this, "Removes a rejected change from the list.", dismiss),
     ]
 }
 
@@ -93,7 +98,7 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
 }
 
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
-    let nowhere = || ApiError::not_found(format!("refused change {id} of yours at this webserver"));
+    let nowhere = || ApiError::not_found(format!("rejected change {id} of yours at this webserver"));
     let id = parse(id).ok_or_else(nowhere)?;
     let mut own = for_caller(app, caller)?.into_iter().map(|(rejected, _)| rejected);
     own.find(|rejected| rejected.txn.id == id).ok_or_else(nowhere)
@@ -136,7 +141,9 @@ fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<
             return Err(not_there(app, &collection, &key)?);
         };
         let version = as_read.version();
-        let version = version.ok_or_else(|| ApiError::conflict("a later change of it still waits to be decided"))?;
+        let version = version.ok_or_else(|| {
+            ApiError::conflict("a later change of the object is still pending; wait until it is resolved")
+        })?;
         let mine = op.value().cloned();
         check_right(caller, collection.as_str(), key.as_str(), (&present, mine.as_ref()))?;
         all.push(Compared { seen: SeenVersion { collection, key, version }, present, mine });
@@ -160,16 +167,16 @@ fn not_there(app: &AppRef, collection: &Collection, key: &Key) -> ApiResult<ApiE
         Ok(state.version(collection, key)?.is_some() || state.snapshot()?.deleted_at(collection, key)?.is_some())
     };
     let what = if read().map_err(|error| StoreError::from(ReadError::from(error)))? {
-        "was deleted since"
+        "was deleted in the meantime"
     } else {
         "does not exist"
     };
-    Ok(ApiError::conflict(format!("it {what}, and is not brought back by this: make it anew")))
+    Ok(ApiError::conflict(format!("the object {what} and a retry does not restore it; create it again")))
 }
 
 fn not_again() -> ApiError {
     ApiError::conflict(
-        "a change of this kind is not applied over those of others: read what is there, and make it anew",
+        "this kind of change cannot be applied on top of other changes; reload the object and make the change again",
     )
 }
 
@@ -181,7 +188,7 @@ fn check_right(
     (present, mine): (&Bytes, Option<&Bytes>),
 ) -> ApiResult<()> {
     let person = &caller.person;
-    let denied = || ApiError::forbidden("you may not change this any more");
+    let denied = || ApiError::forbidden("you are no longer allowed to change this");
     if collection == Preference::COLLECTION {
         let is_own = key.split_once('/').is_some_and(|(uid, _)| uid == person.uid.to_string());
         return if is_own || person.admin { Ok(()) } else { Err(denied()) };
@@ -201,7 +208,7 @@ fn check_right(
     let shared = |one: &Dashboard| (one.owner(), one.readers(), one.writers());
     if shared(&mine) != shared(&present) {
         return Err(ApiError::conflict(
-            "who may see or change it is not the same in both: read what is there, and make the change anew",
+            "the share scope differs from that of the current object; reload the object and make the change again",
         ));
     }
     Ok(())
@@ -255,7 +262,7 @@ async fn retry(
                 upon.iter().any(|seen| is_place(seen) && seen.version == now.version())
             };
             if !now.iter().all(is_seen) {
-                return Err(ApiError::overtaken("it was changed again since you looked at it: look again"));
+                return Err(ApiError::overtaken("it was changed again in the meantime; reload it"));
             }
             now.into_iter().map(|compared| compared.seen).collect()
         }
@@ -299,7 +306,7 @@ async fn dismiss(State(app): State<AppRef>, caller: Caller, Path(id): Path<Strin
     let rejected = found(&app, &caller, &id)?;
     app.store.replica().dismiss(rejected.txn.id).await?;
     let author = Author::of(&rejected.txn.note).unwrap_or_default();
-    let what = format!("a rejected change of {} taken off the list: {}", author.user, author.what);
+    let what = format!("dismiss a rejected change of {}: {}", author.user, author.what);
     app.recorder.note("dismiss", &(&caller).into(), what);
     Ok(DONE)
 }

@@ -26,20 +26,20 @@ use crate::web::scans;
 pub(super) const READ: Need = Need::User(Right::Capability("ResourceRead"));
 pub(super) const WRITE: Need = Need::User(Right::Capability("ResourceWrite"));
 
-const CHANGED: &str = "the contents were replaced meanwhile: try again";
+const CHANGED: &str = "the contents were replaced in the meantime; try again";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
         get("/api/resources", READ, "Lists the resources that the caller may see.", list),
         post("/api/resources", WRITE, "Creates a resource without contents.", create),
-        get("/api/resources/{guid}", READ, "Tells about a resource.", show),
-        put("/api/resources/{guid}", WRITE, "Changes what is known of a resource.", update),
+        get("/api/resources/{guid}", READ, "Returns the metadata of a resource.", show),
+        put("/api/resources/{guid}", WRITE, "Changes the metadata of a resource.", update),
         delete("/api/resources/{guid}", WRITE, "Deletes a resource and its contents.", remove),
         post("/api/resources/{guid}/clone", WRITE, "Copies a resource for the caller; its contents are shared.", copy),
         get(
             "/api/resources/lookup/{*name}",
             READ,
-            "Gives the GUID of the resource that a name means to the caller.",
+            "Returns the GUID of the resource to which a name resolves for the caller.",
             look_up,
         ),
     ]
@@ -158,7 +158,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     fields.check(None)?;
     let global = fields.global.unwrap_or(false);
     if global && !caller.person.admin {
-        return Err(ApiError::forbidden("only administrators may share with everybody"));
+        return Err(ApiError::forbidden("only administrators may share with all users"));
     }
     caller.check_groups(fields.groupacl.as_deref().unwrap_or_default(), &[])?;
     let name = fields.resourcename.filter(|name| !name.trim().is_empty());
@@ -188,7 +188,7 @@ async fn commit_new(
     verb: &str,
 ) -> ApiResult<Response> {
     writes.require::<User>(&resource.uid.to_string(), accounts::USER_GONE)?;
-    writes.create(resource, "the resource exists already: try again")?;
+    writes.create(resource, "the resource already exists; try again")?;
     app.store.commit(&caller.author(), &format!("{verb} resource {}", resource.resource_name), writes).await?;
     Ok(answer(&stored(app, resource.guid)?))
 }
@@ -227,10 +227,10 @@ async fn change(app: &AppRef, caller: &Caller, guid: &str, headers: &HeaderMap, 
         resource.global = fields.global.unwrap_or(resource.global);
         resource.uid = fields.uid.filter(|uid| *uid != 0).unwrap_or(resource.uid);
     } else if fields.global == Some(true) && !resource.global {
-        return Err(ApiError::forbidden("only administrators may share with everybody"));
+        return Err(ApiError::forbidden("only administrators may share with all users"));
     }
     resource.last_modified = Moment::now();
-    writes.update(&record, "the resource was deleted meanwhile")?;
+    writes.update(&record, "the resource was deleted in the meantime")?;
     // A concurrent upload may replace the contents: the record must not reference contents that are deleted.
     contents::name_again(&app.store, &record.value.content, CHANGED, &mut writes)?;
     let what = format!("change resource {}", record.value.resource_name);
@@ -248,7 +248,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(guid): Path<Stri
 async fn delete_resource(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Json<Value>> {
     let record = owned(app, caller, guid)?;
     let mut writes = Writes::new();
-    writes.delete(&record, "the resource was deleted meanwhile")?;
+    writes.delete(&record, "the resource was deleted in the meantime")?;
     let what = format!("delete resource {}", record.value.resource_name);
     let committed = app.store.commit(&caller.author(), &what, writes).await?;
     take_away(app, caller, committed, &record.value.content).await;
@@ -263,12 +263,12 @@ pub(super) async fn take_away(app: &AppRef, caller: &Caller, committed: Committe
     }
     let done = async {
         if let Some(writes) = contents::removal(&app.store, content)? {
-            app.store.commit(&caller.author(), "take away contents that nothing names", writes).await?;
+            app.store.commit(&caller.author(), "delete unreferenced blob", writes).await?;
         }
         Ok::<_, crate::objects::CommitError>(())
     };
     if let Err(error) = done.await {
-        tracing::debug!(%error, content, "contents were not taken away yet");
+        tracing::debug!(%error, content, "failed to delete a blob; will retry");
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
         }
         STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram, &command.stats),
         METADATA => answer["Metadata"] = json!({}),
-        other => return Err(ApiError::bad(format!("command {other:#x} is not known"))),
+        other => return Err(ApiError::bad(format!("unknown command {other:#x}"))),
     }
     if search.state == Progress::Failed {
         answer["Error"] = search.error.into();

@@ -23,7 +23,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![post(
         "/api/searchctrl/import",
         need,
-        "Takes an archive of results: parts file, GID, BatchName, BatchInfo.",
+        "Imports an archive of results; parts: file, GID, BatchName, BatchInfo.",
         import,
     )]
 }
@@ -70,7 +70,7 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
             }
             "GID" => {
                 let gid = short(part).await?;
-                let gid: i32 = gid.trim().parse().map_err(|_| ApiError::bad(format!("{gid:?} is no GID")))?;
+                let gid: i32 = gid.trim().parse().map_err(|_| ApiError::bad(format!("{gid:?} is not a GID")))?;
                 wish.gids.extend((gid != 0).then_some(gid));
             }
             "BatchName" => wish.batch_name = short(part).await?,

@@ -54,7 +54,12 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Shows one search over a web socket.",
             one_search,
         ),
-        get("/api/ws/stats", Need::User(Capability("Stats")), "Tells over a web socket which parts answer.", states),
+        get(
+            "/api/ws/stats",
+            Need::User(Capability("Stats")),
+            "Reports over a web socket which parts are reachable.",
+            states,
+        ),
     ]
 }
 
@@ -96,13 +101,13 @@ fn is_welcome(headers: &HeaderMap, allowed: Option<&str>) -> bool {
 fn upgrade(app: AppRef, caller: Caller, mut request: Request, subject: Subject) -> ApiResult<Response> {
     let headers = request.headers();
     if !is_welcome(headers, app.config.allow_origin.as_deref()) {
-        return Err(ApiError::forbidden("pages of other webservers may not use this"));
+        return Err(ApiError::forbidden("requests from pages of other origins are not allowed"));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     // Clients abort unless the subprotocol that they requested is returned.
     let protocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
     let upgrading = request.extensions_mut().remove::<OnUpgrade>();
-    let needed = || ApiError::new(StatusCode::UPGRADE_REQUIRED, "this path serves web sockets");
+    let needed = || ApiError::new(StatusCode::UPGRADE_REQUIRED, "this path requires a web socket");
     let (key, upgrading) = key.zip(upgrading).ok_or_else(needed)?;
     let place = app.stream_of(&caller)?;
     tokio::spawn(async move {
@@ -281,7 +286,7 @@ impl Conversation {
 
     fn view(&mut self, kind: &str, capability: &'static str, id: &str) -> ApiResult<String> {
         if self.views.len() >= VIEWS_MAX {
-            return Err(ApiError::conflict("this socket looks at too many searches: close some"));
+            return Err(ApiError::conflict("too many searches are attached to this socket; close some"));
         }
         self.begun += 1;
         let name = format!("{kind}{}", self.begun + 1);

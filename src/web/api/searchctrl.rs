@@ -43,33 +43,33 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     let search = User(Capability("Search"));
     vec![
         get("/api/searchctrl", attach, "Lists the searches that the caller may see.", list),
-        get("/api/searchctrl/all", Admin, "Lists everybody's searches.", list_all),
+        get("/api/searchctrl/all", Admin, "Lists the searches of all users.", list_all),
         get(
             "/api/searchctrl/details",
             attach,
             "Lists the searches that the caller may see, with details.",
             list_details,
         ),
-        post("/api/searchctrl/launch", User(Capability("Search")), "Begins a search.", launch),
-        get("/api/searchctrl/{id}", attach, "Tells how a search stands.", show),
+        post("/api/searchctrl/launch", User(Capability("Search")), "Starts a search.", launch),
+        get("/api/searchctrl/{id}", attach, "Returns the state of a search.", show),
         delete("/api/searchctrl/{id}", search, "Deletes a search and its results.", remove),
-        get("/api/searchctrl/{id}/details", attach, "Tells about a search, with details.", details),
-        get("/api/searchctrl/{id}/attach", attach, "Gives what is needed to look at a search.", attached),
-        put("/api/searchctrl/{id}/ping", attach, "Says that somebody looks at a search.", ping),
-        put("/api/searchctrl/{id}/detach", attach, "Says that nobody looks at a search any more.", detach),
+        get("/api/searchctrl/{id}/details", attach, "Returns a search with details.", details),
+        get("/api/searchctrl/{id}/attach", attach, "Returns the data required to attach to a search.", attached),
+        put("/api/searchctrl/{id}/ping", attach, "Attaches to a search.", ping),
+        put("/api/searchctrl/{id}/detach", attach, "Detaches from a search.", detach),
         patch(
             "/api/searchctrl/{id}/background",
             User(Capability("BackgroundSearch")),
-            "Lets a search go on by itself.",
+            "Moves a search to the background.",
             background,
         ),
         patch(
             "/api/searchctrl/{id}/save",
             User(Capability("SaveSearch")),
-            "Keeps results for good, at every webserver.",
+            "Saves results permanently at all webservers.",
             save,
         ),
-        put("/api/searchctrl/{id}/stop", search, "Ends a search; what it has found is kept.", stop),
+        put("/api/searchctrl/{id}/stop", search, "Stops a search and keeps its results so far.", stop),
         put(
             "/api/searchctrl/{id}/group",
             User(Capability("SetSearchGroup")),
@@ -82,20 +82,25 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Shares a search with groups.",
             set_groups,
         ),
-        put("/api/searchctrl/{id}/global", Admin, "Shares a search with everybody.", set_global),
-        get("/api/searchctrl/{id}/rows", attach, "Gives some rows of the results.", rows),
-        get("/api/searchctrl/{id}/stats", attach, "Gives how many rows lie in which stretch of time.", overview),
+        put("/api/searchctrl/{id}/global", Admin, "Shares a search with all users.", set_global),
+        get("/api/searchctrl/{id}/rows", attach, "Returns some rows of the results.", rows),
+        get("/api/searchctrl/{id}/stats", attach, "Returns the number of rows in each time interval.", overview),
         get(
             "/api/searchctrl/{id}/stats/overview",
             attach,
-            "Gives how many rows lie in which stretch of time.",
+            "Returns the number of rows in each time interval.",
             overview,
         ),
-        get("/api/searchctrl/{id}/renderer/{renderer}", attach, "Gives rows as the web socket does.", rendered),
+        get(
+            "/api/searchctrl/{id}/renderer/{renderer}",
+            attach,
+            "Returns rows in the format of the web socket.",
+            rendered,
+        ),
         get(
             "/api/searchctrl/{id}/renderer/{renderer}/explore",
             attach,
-            "Gives rows as the web socket does, with their fields.",
+            "Returns rows in the format of the web socket, with their fields.",
             explored,
         ),
         get(
@@ -374,11 +379,11 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
 async fn background(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let search = searching::owned(&app, &Who::from(&caller), &id)?;
     if search.state != Progress::Running && !search.background {
-        return Err(ApiError::conflict("the search has ended already: save it to keep its results"));
+        return Err(ApiError::conflict("the search has already ended; save it to keep its results"));
     }
     let expires = search.started.plus(app.config.search_keep_s.saturating_mul(7));
     let set = |search: &mut Search| (search.background, search.expires) = (true, expires.max(search.expires));
-    app.searches.rewrite(&caller.author(), &id, "let a search go on by itself", set).await?;
+    app.searches.rewrite(&caller.author(), &id, "move a search to the background", set).await?;
     Ok(DONE)
 }
 
@@ -471,7 +476,7 @@ async fn set_global(
 ) -> ApiResult<Json<Value>> {
     searching::owned(&app, &Who::from(&caller), &id)?;
     let set = |search: &mut Search| search.global = sharing.global;
-    app.searches.rewrite(&caller.author(), &id, "share a search with everybody", set).await?;
+    app.searches.rewrite(&caller.author(), &id, "share a search with all users", set).await?;
     Ok(DONE)
 }
 

@@ -30,28 +30,33 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, Nobody, User};
     use Right::{Any, Capability, OfToken};
     vec![
-        get("/api/settings", User(Any), "Tells what interfaces need to know of this webserver.", settings),
-        get("/api/deployment", Admin, "Tells how this webserver is deployed.", deployment),
+        get("/api/settings", User(Any), "Returns the settings of this webserver for user interfaces.", settings),
+        get("/api/deployment", Admin, "Returns how this webserver is deployed.", deployment),
         get(
             "/api/distributed",
             User(OfToken("SystemInfoRead")),
-            "Tells whether this webserver belongs to a fleet.",
+            "Returns whether this webserver belongs to a fleet.",
             distributed,
         ),
-        get("/api/language", Nobody, "Tells the default language.", language),
-        get("/api/stats/ping", User(Capability("SystemInfoRead")), "Tells which parts answer.", ping),
-        get("/api/logging", Admin, "Tells the level of logging.", logging),
+        get("/api/language", Nobody, "Returns the default language.", language),
+        get("/api/stats/ping", User(Capability("SystemInfoRead")), "Returns which parts are reachable.", ping),
+        get("/api/logging", Admin, "Returns the log level.", logging),
         put(
             "/api/logging",
             Admin,
-            "Sets the level of logging until the process ends or reads its configuration.",
+            "Sets the log level until the process exits or reloads its configuration.",
             set_logging,
         ),
-        post("/api/logging/{level}", Admin, "Writes a line into the log.", write_log),
-        post("/api/restart/webserver", Admin, "Restarts this webserver; requests under way are answered.", restart),
-        get("/license/status", Nobody, "Says that no licence is needed.", licence),
-        get("/api/health", Nobody, "Says that the webserver lives.", || async { DONE }),
-        get("/api/ready", Nobody, "Says whether a balancer should send requests here; 503 when not.", ready),
+        post("/api/logging/{level}", Admin, "Writes a line to the log.", write_log),
+        post(
+            "/api/restart/webserver",
+            Admin,
+            "Restarts this webserver after requests in progress have finished.",
+            restart,
+        ),
+        get("/license/status", Nobody, "Reports that no licence is required.", licence),
+        get("/api/health", Nobody, "Reports that the webserver is alive.", || async { DONE }),
+        get("/api/ready", Nobody, "Reports whether a load balancer should send requests here; 503 if not.", ready),
     ]
 }
 
@@ -127,19 +132,19 @@ async fn set_logging(
     Input(Level { level }): Input<Level>,
 ) -> ApiResult<Json<Value>> {
     if !app.orders.set_level(&level) {
-        return Err(ApiError::bad(format!("{level:?} is not a level: use one of {:?}", Orders::levels())));
+        return Err(ApiError::bad(format!("unknown level {level:?}; use one of {:?}", Orders::levels())));
     }
-    app.recorder.note("log-level", &(&caller).into(), format!("the level of logging: {}", app.orders.level()));
-    tracing::warn!(user = caller.user, level, "the level of logging was changed");
+    app.recorder.note("log-level", &(&caller).into(), format!("set the log level to {}", app.orders.level()));
+    tracing::warn!(user = caller.user, level, "log level changed");
     Ok(DONE)
 }
 
 async fn restart(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
     if !app.orders.restart() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is under way already"));
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is already in progress"));
     }
-    app.recorder.note("restart", &(&caller).into(), "a restart of the webserver");
-    tracing::warn!(user = caller.user, "a restart was ordered");
+    app.recorder.note("restart", &(&caller).into(), "restart the webserver");
+    tracing::warn!(user = caller.user, "restart requested");
     Ok(DONE)
 }
 
@@ -159,7 +164,7 @@ async fn write_log(
         "error" => tracing::error!(user, "{body}"),
         "warn" => tracing::warn!(user, "{body}"),
         "info" | "access" => tracing::info!(user, "{body}"),
-        _ => return Err(ApiError::not_found(format!("level {level}: use one of {LEVELS:?}"))),
+        _ => return Err(ApiError::not_found(format!("level {level}; use one of {LEVELS:?}"))),
     }
     Ok(Json(true))
 }
@@ -177,16 +182,16 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
         return Some(reason);
     }
     if status.generation.0 == 0 {
-        return Some("it has never met its datastore".into());
+        return Some("it has never connected to its datastore".into());
     }
     if !status.connected && !status.was_level && status.uptime_ms < HEARING_MS_MAX {
-        return Some("it has just started and has not heard from its datastore yet".into());
+        return Some("it has just started and has not received the state of its datastore yet".into());
     }
     if status.lag_ops > app.config.ready_lag_ops_max {
-        return Some(format!("it is {} transactions behind", status.lag_ops));
+        return Some(format!("it lags by {} transactions", status.lag_ops));
     }
     if !status.connected && cut_off_ms_max > 0 && status.lag_ms > cut_off_ms_max {
-        return Some(format!("it has been cut off for {} s", status.lag_ms / 1000));
+        return Some(format!("it has been disconnected from its datastore for {} s", status.lag_ms / 1000));
     }
     None
 }

@@ -35,15 +35,15 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get(
             "/api/tokens/capabilities",
             Need::User(Right::OfToken("TokenRead")),
-            "Lists what tokens may be allowed.",
+            "Lists the capabilities that tokens can have.",
             capabilities,
         ),
         get("/api/tokens", READ, "Lists the caller's tokens.", list),
-        post("/api/tokens", WRITE, "Creates a token; its value is shown this once.", create),
-        get("/api/tokens/{id}", READ, "Tells about a token.", show),
+        post("/api/tokens", WRITE, "Creates a token; its value is shown only once.", create),
+        get("/api/tokens/{id}", READ, "Returns a token.", show),
         put("/api/tokens/{id}", WRITE, "Changes a token.", update),
-        patch("/api/tokens/{id}", WRITE, "Gives a token a new value and a new end.", renew),
-        delete("/api/tokens/{id}", WRITE, "Deletes a token, which ends its use everywhere.", remove),
+        patch("/api/tokens/{id}", WRITE, "Renews the value and the expiry of a token.", renew),
+        delete("/api/tokens/{id}", WRITE, "Deletes a token, which becomes invalid at all webservers.", remove),
     ]
 }
 
@@ -95,8 +95,9 @@ impl Fields {
     fn capabilities(&self, caller: &Caller) -> ApiResult<Vec<String>> {
         let named = self.capabilities.iter().flatten().map(|name| {
             let known = capabilities::named(name).map(|capability| capability.name);
-            let known = known
-                .ok_or_else(|| ApiError::bad(format!("{name:?} is not a capability: GET /api/tokens/capabilities")))?;
+            let known = known.ok_or_else(|| {
+                ApiError::bad(format!("unknown capability {name:?}; see GET /api/tokens/capabilities"))
+            })?;
             // A token must not create a more powerful one.
             caller.require(known)?;
             Ok(known.to_owned())
@@ -122,11 +123,11 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     for token in &tokens {
         let has_ended = token.value.expires.is_past() || !token.value.is_kept(&app.store, &epoch)?;
         if has_ended && writes.len() < SLICE {
-            writes.delete(token, "a token that had ended was deleted at the same time: try again")?;
+            writes.delete(token, "an expired token was deleted at the same time; try again")?;
         }
     }
     if tokens.len() - writes.len() >= TOKENS_MAX {
-        return Err(ApiError::conflict(format!("a user has at most {TOKENS_MAX} tokens: delete one first")));
+        return Err(ApiError::conflict(format!("a user has at most {TOKENS_MAX} tokens; delete one first")));
     }
     Ok(writes)
 }
@@ -139,7 +140,9 @@ fn end(caller: &Caller, asked: Option<Moment>) -> ApiResult<Moment> {
     match own {
         Some(own) if !asked.is_never() && asked <= own => Ok(asked),
         Some(own) if asked.is_never() => Ok(own),
-        Some(_) => Err(ApiError::forbidden("the token ends before: it gives no later end than its own")),
+        Some(_) => Err(ApiError::forbidden(
+            "a token cannot create or renew a token with a later expiry than its own; choose an earlier one, or log in",
+        )),
         None => Ok(asked),
     }
 }
@@ -155,9 +158,9 @@ fn changed_end(caller: &Caller, asked: Option<Moment>, already: Moment) -> ApiRe
         (true, _) => Ok(already),
         (false, true) => Ok(asked),
         (false, false) if asked <= already => Ok(asked),
-        (false, false) => Err(ApiError::forbidden(
-            "a token gives another one no later end than that has: renew it (PATCH), or log in",
-        )),
+        (false, false) => {
+            Err(ApiError::forbidden("a token cannot extend the expiry of a token; renew the token (PATCH), or log in"))
+        }
     }
 }
 
@@ -166,7 +169,9 @@ fn changed_end(caller: &Caller, asked: Option<Moment>, already: Moment) -> ApiRe
 fn only_less(caller: &Caller, token: &Token, capabilities: &[String]) -> ApiResult<()> {
     let more = capabilities.iter().find(|capability| caller.token.is_some() && !token.allows(capability));
     more.map_or(Ok(()), |more| {
-        let message = format!("a token adds nothing to another one, as {more}: make one with it (POST), or log in");
+        let message = format!(
+            "a token cannot add the capability {more} to another token; create a token with it (POST), or log in"
+        );
         Err(ApiError::forbidden(message))
     })
 }
@@ -180,16 +185,18 @@ fn makers(caller: &Caller, id: uuid::Uuid) -> ApiResult<Vec<uuid::Uuid>> {
         None => Vec::new(),
     };
     if makers.len() > MAKERS_MAX {
-        return Err(ApiError::forbidden(format!("{MAKERS_MAX} tokens made one another already: log in")));
+        return Err(ApiError::forbidden(format!(
+            "the chain of tokens that created one another has reached {MAKERS_MAX}; log in"
+        )));
     }
     Ok(makers)
 }
 
 /// Reason for deleting tokens regardless of their current contents.
-const TAKEN_AWAY: &str = "a right that is taken away is taken away, whatever name or end the token was given meanwhile";
+const TAKEN_AWAY: &str = "revoking a token does not depend on its current name or expiry";
 
 /// Message to an administrator who acts as the user.
-const BY_THE_USER: &str = "tokens are made, renewed and changed by the user";
+const BY_THE_USER: &str = "only the user may create, renew and change tokens";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
     caller.refuse_acting(BY_THE_USER)?;
@@ -213,7 +220,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         makers,
     };
     writes.require::<User>(&token.uid.to_string(), accounts::USER_GONE)?;
-    writes.create(&token, "the token exists already: try again")?;
+    writes.create(&token, "the token already exists; try again")?;
     app.store.commit(&caller.author(), &format!("create token {}", token.name), writes).await?;
     let mut body = shown(&token);
     body["token"] = value.into();
@@ -248,7 +255,7 @@ async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>)
 
 async fn commit(app: &AppRef, caller: &Caller, record: &Record<Token>, verb: &str) -> ApiResult<()> {
     let mut writes = Writes::new();
-    writes.update(record, "the token was deleted meanwhile")?;
+    writes.update(record, "the token was deleted in the meantime")?;
     app.store.commit(&caller.author(), &format!("{verb} token {}", record.value.name), writes).await?;
     Ok(())
 }

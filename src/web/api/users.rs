@@ -32,26 +32,26 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     let search_groups = SelfOrAdmin(OfToken("SetSearchGroup"));
     vec![
         get("/api/users", User(Capability("ListUsers")), "Lists all users.", list),
-        post("/api/users", Admin, "Creates a user; answers with its number.", create),
-        get("/api/users/{uid}", SelfOrAdmin(OfToken("ListUsers")), "Tells about a user.", show),
-        put("/api/users/{uid}", this, "Changes a user; what is missing or empty stays.", update),
-        delete("/api/users/{uid}", Admin, "Deletes a user with everything that is only theirs.", remove),
+        post("/api/users", Admin, "Creates a user and returns its ID.", create),
+        get("/api/users/{uid}", SelfOrAdmin(OfToken("ListUsers")), "Returns a user.", show),
+        put("/api/users/{uid}", this, "Changes a user; missing or empty fields are unchanged.", update),
+        delete("/api/users/{uid}", Admin, "Deletes a user and all objects that belong only to the user.", remove),
         put("/api/users/{uid}/lock", Admin, "Locks an account and ends its sessions.", lock),
         delete("/api/users/{uid}/lock", Admin, "Unlocks an account.", unlock),
-        get("/api/users/{uid}/locked", Admin, "Tells whether an account is locked.", is_locked),
-        get("/api/users/{uid}/admin", Admin, "Tells whether a user is an administrator.", is_admin),
+        get("/api/users/{uid}/locked", Admin, "Returns whether an account is locked.", is_locked),
+        get("/api/users/{uid}/admin", Admin, "Returns whether a user is an administrator.", is_admin),
         put("/api/users/{uid}/admin", Admin, "Makes a user an administrator.", promote),
-        delete("/api/users/{uid}/admin", Admin, "Takes the role of administrator from a user.", demote),
+        delete("/api/users/{uid}/admin", Admin, "Revokes the administrator role of a user.", demote),
         put(
             "/api/users/{uid}/pwd",
             this,
-            "Changes a password; one's own needs the old one. Says which API tokens go on.",
+            "Changes a password; your own requires the old one. Returns the API tokens that stay valid.",
             change_password,
         ),
         get(
             "/api/users/{uid}/searchgroup",
             search_groups,
-            "Tells the default group of searches; 0: none.",
+            "Returns the default group of searches, or 0.",
             search_group,
         ),
         put("/api/users/{uid}/searchgroup", search_groups, "Sets the default group of searches.", set_search_group),
@@ -63,7 +63,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         ),
         get("/api/users/{uid}/group", SelfOrAdmin(OfToken("ListGroups")), "Lists the groups of a user.", groups_of),
         post("/api/users/{uid}/group", Admin, "Adds a user to groups.", join),
-        delete("/api/users/{uid}/group/{gid}", Admin, "Takes a user out of a group.", leave),
+        delete("/api/users/{uid}/group/{gid}", Admin, "Removes a user from a group.", leave),
     ]
 }
 
@@ -156,11 +156,11 @@ struct NewUser {
 async fn checked_name(store: &Store, caller: &Caller, name: &str, uid: i32) -> ApiResult<String> {
     let name = names::checked("User", name)?;
     if users::by_name(store, &name)?.is_some_and(|other| other != uid) {
-        return Err(ApiError::conflict(format!("there is already a user called {name}")));
+        return Err(ApiError::conflict(format!("a user called {name} already exists")));
     }
     let _turn = scans::turn(caller.uid()).await?;
     if let Some(other) = claims::look_alike::<User>(store, &name, uid)? {
-        return Err(ApiError::conflict(format!("the name looks like that of the user {other}")));
+        return Err(ApiError::conflict(format!("the name is confusable with that of user {other}")));
     }
     Ok(name)
 }
@@ -235,7 +235,7 @@ async fn change(
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
     if uid == FIRST || uid == caller.uid() {
-        return Err(ApiError::forbidden("nobody can delete themselves or the first administrator"));
+        return Err(ApiError::forbidden("you cannot delete yourself or the first administrator"));
     }
     if invalid::discarded(&app, &caller, User::COLLECTION, &uid.to_string()).await? {
         return Ok(DONE);
@@ -287,7 +287,7 @@ async fn is_admin(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
 async fn set_admin(app: &AppRef, caller: &Caller, uid: i32, admin: bool) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     if !admin && uid == FIRST {
-        return Err(ApiError::forbidden("the first administrator stays one"));
+        return Err(ApiError::forbidden("the first administrator cannot be demoted"));
     }
     let mut writes = Writes::new();
     accounts::set_admin(&app.store, &mut writes, uid, admin)?;
@@ -321,7 +321,7 @@ impl Passwords {
             "" => Ok(!is_own),
             "keep" => Ok(false),
             "end" => Ok(true),
-            other => Err(ApiError::bad(format!("Tokens: {other:?} is not known: use keep or end"))),
+            other => Err(ApiError::bad(format!("Tokens: unknown value {other:?}; use keep or end"))),
         }
     }
 }
@@ -334,11 +334,13 @@ async fn change_password(
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     if caller.session.is_none() {
-        return Err(ApiError::forbidden("a token cannot change passwords: log in"));
+        return Err(ApiError::forbidden("a token cannot change passwords; log in"));
     }
     // Changing one's own password requires the old one, even while acting as another user.
     if uid != caller.uid() && caller.is_or_acts_for(uid) {
-        return Err(ApiError::forbidden("change your own password as yourself: it takes the old one"));
+        return Err(ApiError::forbidden(
+            "cannot change your own password while acting as another user; use your own session",
+        ));
     }
     let ends_tokens = given.ends_tokens(uid == caller.uid())?;
     let seen = app.store.seen::<Password>(&uid.to_string())?;
@@ -367,9 +369,9 @@ async fn change_password(
     let mut writes = accounts::end_sessions(&app.store, uid, own)?;
     let password = Password { uid, hash, changed: Moment::now(), must_change: false };
     if uid == caller.uid() {
-        writes.replace(seen, &password, "the password was changed in the meantime: log in with the new one")?;
+        writes.replace(seen, &password, "the password was changed in the meantime; log in with the new one")?;
     } else {
-        writes.replace(seen, &password, "the password was changed in the meantime: look again, and repeat it")?;
+        writes.replace(seen, &password, "the password was changed in the meantime; try again")?;
     }
     let prefix = format!("{uid}/");
     let tokens = app.store.list::<Token>(&prefix)?;
@@ -473,8 +475,8 @@ async fn leave(
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
-    writes.delete_whatever::<users::Membership>(&format!("{uid}/{gid}"), "it says only that it is there")?;
-    let what = format!("take user {} out of group {gid}", user.user);
+    writes.delete_whatever::<users::Membership>(&format!("{uid}/{gid}"), "it has no value but its existence")?;
+    let what = format!("remove user {} from group {gid}", user.user);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)
 }

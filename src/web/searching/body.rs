@@ -104,7 +104,7 @@ impl Download {
     /// If too many downloads of the user are running.
     pub(super) fn begin(self) -> ApiResult<Bytestream> {
         let under_way = UNDER_WAY.take(self.uid).ok_or_else(|| {
-            let message = format!("{DOWNLOADS_OF_USER} downloads of yours are under way: wait for one to end");
+            let message = format!("{DOWNLOADS_OF_USER} of your downloads are in progress; wait for one to finish");
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
         })?;
         let (to, receiver) = mpsc::channel(WAITING);
@@ -239,7 +239,7 @@ mod tests {
         }
         let pieces: Vec<_> = stream_of(receiver).map(|piece| piece.expect("is there")).collect().await;
         assert_eq!(pieces, ["a"]);
-        assert!(hand_over(&to, Ok("c".into())).await.is_err(), "nobody is there any more");
+        assert!(hand_over(&to, Ok("c".into())).await.is_err(), "the receiver is gone");
     }
 
     #[tokio::test]
@@ -249,13 +249,13 @@ mod tests {
         let all: Vec<_> = (0..64)
             .map(|number| {
                 let format = if number % 2 == 0 { Format::Csv } else { Format::Text };
-                download(&results, format, 901, &places).begin().expect("waits in line")
+                download(&results, format, 901, &places).begin().expect("is queued")
             })
             .collect();
         let mut all: Vec<_> = all.into_iter().map(StreamExt::collect::<Vec<_>>).map(tokio::spawn).collect();
         let other = download(&results, Format::Csv, 902, &places).begin().expect("begins").collect::<Vec<_>>().await;
-        assert!(other.iter().all(Result::is_ok), "another has their own places");
-        assert!(all.iter().all(|one| !one.is_finished()), "their own are taken");
+        assert!(other.iter().all(Result::is_ok), "another user has separate slots");
+        assert!(all.iter().all(|one| !one.is_finished()), "the user's slots are taken");
         drop(held);
         for one in &mut all {
             let pieces = one.await.expect("no panic");
@@ -275,7 +275,7 @@ mod tests {
         drop(held);
         // If the work of the dropped downloads were still done this would take minutes.
         let place = tokio::time::timeout(Duration::from_secs(20), places.take(903)).await;
-        drop(place.expect("those that are gone are not in the line"));
+        drop(place.expect("dropped downloads leave the queue"));
         until(|| waits_of(903) == 0).await;
     }
 
@@ -286,7 +286,7 @@ mod tests {
             (0..64).map(|_| download(&results, Format::Text, 904, &places).begin().expect("begins")).collect();
         // Each holds one piece that waits and one that is ready to be sent.
         until(|| waits_of(904) == 64 * 2 * ((300 << 10) + 9)).await;
-        let piece = all[0].next().await.expect("a piece").expect("is given");
+        let piece = all[0].next().await.expect("a piece").expect("frame is ok");
         assert!(piece.len() > 300 << 10);
         all.clear();
         until(|| waits_of(904) == piece.len()).await;
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(begin().err().map(|error| error.status()), Some(StatusCode::TOO_MANY_REQUESTS));
         drop(all);
         until(|| begin().is_ok()).await;
-        let whole = begin().expect("begins").map(|piece| piece.expect("is given").to_vec()).concat().await;
+        let whole = begin().expect("begins").map(|piece| piece.expect("frame is ok").to_vec()).concat().await;
         assert!(whole.starts_with(b"gwresult") && whole.len() as u64 == results.progress().bytes);
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn owned(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
     if search.is_owned_by(&who.person) {
         return Ok(search);
     }
-    Err(ApiError::forbidden("only the owner and administrators may do this with a search"))
+    Err(ApiError::forbidden("only the owner and administrators may do this to a search"))
 }
 
 impl From<&Caller> for Who {

@@ -94,7 +94,7 @@ async fn write_piece(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Re
 async fn read_length(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<usize> {
     let length = from.read_u32_le().await? as usize;
     if length > bytes_max {
-        return Err(io::Error::other("a message is longer than messages are"));
+        return Err(io::Error::other("message too long"));
     }
     Ok(length)
 }
@@ -124,8 +124,8 @@ async fn read_piece(from: &mut (impl AsyncRead + Unpin), to: &To, uid: i32) -> i
 fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
     let name = &search.webserver;
     let message = format!(
-        "the results of this search are kept by webserver {name}, which cannot be reached: {reason}; \
-         try again when it is back, and save what must stay"
+        "the results of this search are stored at webserver {name}, which cannot be reached: {reason}; try again when \
+         it is back online, and save results that you want to keep"
     );
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("Webserver", name.as_str())
 }
@@ -149,7 +149,7 @@ static FROM_WEBSERVERS: LazyLock<Shares<String>> =
 /// Waits for one of the slots of a user.
 async fn own_place(places: &Shares<i32>, who: &Who, most: usize, what: &str) -> ApiResult<Share> {
     let own = tokio::time::timeout(IN_LINE, places.take(Some(who.person.uid), 1)).await.map_err(|_| {
-        let message = format!("{most} {what} other webservers are under way: wait for one to end");
+        let message = format!("{most} of your {what} other webservers are in progress; wait for one to finish");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
     own.map_err(ApiError::internal)
@@ -157,20 +157,20 @@ async fn own_place(places: &Shares<i32>, who: &Who, most: usize, what: &str) -> 
 
 /// Waits for a download slot, which is held until the client has read the last piece.
 async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
-    let own = own_place(&OF_USERS, who, DOWNLOADS_OF_USER, "downloads of yours from").await?;
+    let own = own_place(&OF_USERS, who, DOWNLOADS_OF_USER, "downloads from").await?;
     let from = tokio::time::timeout(IN_LINE, FROM_WEBSERVERS.take(Some(search.webserver.clone()), 1)).await;
-    let from = from.map_err(|_| away(search, "too many downloads from it are under way"))?;
+    let from = from.map_err(|_| away(search, "too many downloads from it are in progress"))?;
     Ok((own, from.map_err(ApiError::internal)?))
 }
 
 /// Sends a request to the webserver that holds the results.
 pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
-    let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
+    let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver runs in standalone mode"))?;
     // Acquired before the request is sent, so that waiting downloads occupy no streams.
     let (mut places_of_file, mut asking) = (None, None);
     match deed {
         Deed::Download { .. } => places_of_file = Some(places(who, search).await?),
-        _ => asking = Some(own_place(&REQUESTS, who, REQUESTS_OF_USER, "requests of yours to").await?),
+        _ => asking = Some(own_place(&REQUESTS, who, REQUESTS_OF_USER, "requests to").await?),
     }
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
@@ -188,7 +188,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
         write(&mut stream.send, &question).await?;
         read::<Head>(&mut stream.receive, HEAD_BYTES_MAX).await
     };
-    let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not answer"))?;
+    let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not respond"))?;
     let head = head.map_err(|error| away(search, error))?;
     drop(asking);
     if !head.error.is_empty() {
@@ -205,7 +205,8 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
                 piece = read_piece(&mut stream.receive, &to, uid) => piece,
                 () = to.closed() => return,
             };
-            let item = piece.map_err(|error| io::Error::other(format!("webserver {holder} broke off: {error}")));
+            let item =
+                piece.map_err(|error| io::Error::other(format!("download from webserver {holder} failed: {error}")));
             let is_last = item.as_ref().map_or(true, Bytes::is_empty);
             if hand_over(&to, item).await.is_err() {
                 return;
@@ -274,7 +275,7 @@ pub(in crate::web) struct Asked(pub Weak<App>);
 
 impl Asked {
     async fn answer(&self, question: Question) -> ApiResult<Answer> {
-        let app = self.0.upgrade().ok_or_else(|| ApiError::internal("the webserver stops"))?;
+        let app = self.0.upgrade().ok_or_else(|| ApiError::internal("the webserver is stopping"))?;
         app.store.replica().barrier(question.seen, CATCH_UP).await;
         let (uid, as_admin, id) = (question.uid, question.as_admin, question.search.clone());
         let (person, user) = asker(&app, uid, as_admin)?;
@@ -285,7 +286,7 @@ impl Asked {
         };
         // Results that are not here are not fetched from a third webserver: requests travel one hop.
         if !app.searches.is_here(&search) {
-            return Err(ApiError::conflict(format!("the results are not here but at webserver {}", search.webserver)));
+            return Err(ApiError::conflict(format!("the results are stored at webserver {}", search.webserver)));
         }
         Ok(match perform(&app, &who, search, question.deed).await? {
             Answer::File { kind, name, body } => {
@@ -301,7 +302,7 @@ impl Asked {
 /// Returns the user on whose behalf another webserver asks, from this webserver's state.
 fn asker(app: &App, uid: i32, as_admin: bool) -> ApiResult<(Person, String)> {
     let known = caller::known(&app.store, uid)?;
-    let (person, user) = known.ok_or_else(|| ApiError::forbidden("the user is not known here, or is locked"))?;
+    let (person, user) = known.ok_or_else(|| ApiError::forbidden("the user is unknown to this webserver or locked"))?;
     Ok((Person { admin: person.admin && as_admin, ..person }, user))
 }
 
@@ -417,7 +418,7 @@ mod tests {
             }
             Err(error) => panic!("{}: {error}", path.display()),
         };
-        assert!(written == released, "{name} is not written as it was released");
+        assert!(written == released, "encoding of {name} differs from the released one");
         let mut rest = released.as_slice();
         for value in sent {
             let found: T = read(&mut rest, HEAD_BYTES_MAX).await.expect("reads");
@@ -452,21 +453,21 @@ mod tests {
         while let Ok(memory) = bounds.memory(&hostile, &rows).await {
             held.push(memory);
         }
-        assert_eq!(held.len(), 12, "pages at a time, whatever users it names");
-        assert!(bounds.memory(&other, &rows).await.is_ok(), "another one has its own");
+        assert_eq!(held.len(), 12, "the limit applies to all users together");
+        assert!(bounds.memory(&other, &rows).await.is_ok(), "another webserver has a separate limit");
         for _ in 0..QUESTIONS_FROM {
-            held.push(bounds.question(&hostile).await.expect("one of its share"));
+            held.push(bounds.question(&hostile).await.expect("is within the limit"));
         }
         assert!(bounds.question(&hostile).await.is_err() && bounds.question(&other).await.is_ok());
         for _ in 0..LASTING_FROM {
-            held.push(bounds.lasting(&hostile).await.expect("one of its share"));
+            held.push(bounds.lasting(&hostile).await.expect("is within the limit"));
         }
         assert!(bounds.lasting(&hostile).await.is_err() && bounds.lasting(&other).await.is_ok());
         held.clear();
         assert!(bounds.question(&hostile).await.is_ok() && bounds.memory(&hostile, &rows).await.is_ok());
         // Nothing is taken at the other end.
         let (mut send, _receive) = tokio::io::duplex(1000);
-        let error = within(soon, write_piece(&mut send, &[7; 10_000])).await.expect_err("is given up");
+        let error = within(soon, write_piece(&mut send, &[7; 10_000])).await.expect_err("times out");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 

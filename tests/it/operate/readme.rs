@@ -176,7 +176,7 @@ fn n09_a_webserver_begins_no_log_of_its_own_where_another_one_belongs() {
     fleet.wait_connected("a");
     a.terminate();
     std::fs::remove_dir_all(fleet.dir("a/identity")).expect("removes");
-    for (name, why) in [("d", "is a datastore's directory"), ("a", "its identity is missing")] {
+    for (name, why) in [("d", "is the data directory of a datastore"), ("a", "its identity is missing")] {
         let output = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"))
             .args(["--listen", "127.0.0.1:0", "--no-redirect", "--data-dir"])
             .arg(fleet.dir(name))

@@ -114,7 +114,7 @@ fn o02_a_webserver_tells_the_service_manager_and_reads_its_certificate_again() {
     process.hang_up();
     manager.hear("RELOADING=1");
     manager.hear("READY=1");
-    fleet.wait("it has", || log(&fleet).contains("the certificate was read again"));
+    fleet.wait("it has", || log(&fleet).contains("certificate reloaded"));
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-m", "20", "--cacert", &file("cert.pem")]);
     let output = curl.arg(format!("https://localhost:{}/api/health", address.port())).output().expect("curl");

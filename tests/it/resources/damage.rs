@@ -20,9 +20,9 @@ fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
         let (code, report) = farm.blobs(name, &["verify"]);
         let report = &report[0];
         assert!(code == 0 && report["ok"] == true, "{name}: {report}");
-        assert!(!report["damages"].as_array().expect("a list").is_empty(), "{name}: found and named");
+        assert!(!report["damages"].as_array().expect("a list").is_empty(), "{name}: found and reported");
         assert!(report["healed"].as_u64().expect("a number") > 0, "{name}: {report}");
-        assert_eq!(farm.blobs(name, &["verify"]).1[0]["damages"], json!([]), "{name}: no damage is left");
+        assert_eq!(farm.blobs(name, &["verify"]).1[0]["damages"], json!([]), "{name}: nothing of it remains");
     }
     large.holds(&b, &first);
 
@@ -43,7 +43,7 @@ fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
             named.push(name);
         }
     }
-    assert!(named.contains(&"d"), "chunks that no member has are reported: {named:?}");
+    assert!(named.contains(&"d"), "lost blobs are reported: {named:?}");
     // Everything else keeps working, and a client that has the data can upload it again.
     small.store(&a, &second);
     farm.fleet.converges(&["a", "b"]);

@@ -38,7 +38,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     farm.fleet.converges(&["a"]);
     let second = json(&farm.fleet, &["backup", "create", &place, "--plain"]);
     let (before, brought) = (first["new_bytes"].as_u64().unwrap(), second["new_bytes"].as_u64().unwrap());
-    assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only new chunks: {before}, {brought}");
+    assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only new data: {before}, {brought}");
     farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
 
     let moment = first["seq"].to_string();
@@ -47,7 +47,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     let sizes: Vec<u64> = infos.iter().filter_map(|info| info["size"].as_u64()).collect();
     let wanted = [kept.len(), former.len(), deleted.len()].map(|bytes| bytes as u64);
     wanted.iter().for_each(|bytes| assert!(sizes.contains(bytes), "{bytes} of {sizes:?}"));
-    assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of that time: {infos:?}");
+    assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "state at that sequence: {infos:?}");
     assert_eq!(farm.blobs("past", &["verify"]).0, 0);
 
     // The datastore garbage-collects unreferenced chunks; the backups keep them.
@@ -122,7 +122,7 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     let away = |reasons: &[(String, String)]| {
         reasons.iter().any(|(code, message)| code == "contents_incomplete" && message.ends_with("have not answered: a"))
     };
-    farm.fleet.wait("it waits for a alone", || away(&reasons(&farm).0));
+    farm.fleet.wait("it waits only for a", || away(&reasons(&farm).0));
     assert_eq!(reasons(&farm).1["contents_lost"], 0);
     let place = farm.fleet.dir("backups").display().to_string();
     let made = farm.fleet.run("d", &["backup", "create", &place, "--plain"]);
@@ -133,7 +133,7 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     assert!(!farm.fleet.log_of("d").contains("chunks lost"));
     farm.restart(&mut web);
     farm.complete("d");
-    farm.fleet.wait("nothing is incomplete", || reasons(&farm).0.is_empty());
+    farm.fleet.wait("no blob is incomplete", || reasons(&farm).0.is_empty());
     assert_eq!(json(&farm.fleet, &["backup", "create", &place, "--plain"])["is_new"], true);
     farm.fleet.ok("d", &["backup", "verify", &place]);
 }
@@ -152,11 +152,10 @@ fn r11_contents_that_nobody_has_are_lost_once_every_member_was_asked() {
     }
     farm.start_datastore();
     farm.restart(&mut web);
-    farm.fleet.wait("they are lost", || farm.fleet.status("d")["contents_lost"] == 1);
+    farm.fleet.wait("the chunks are lost", || farm.fleet.status("d")["contents_lost"] == 1);
     let (code, infos) = farm.blobs("d", &["list"]);
     assert_eq!((code, &infos[0]["lost"]), (0, &Value::Bool(true)));
-    farm.fleet
-        .wait("the log says so", || farm.fleet.log_of("d").contains("chunks lost: no connected member has a copy"));
+    farm.fleet.wait("the loss is logged", || farm.fleet.log_of("d").contains("chunks are lost: no member has them"));
 }
 
 #[test]
@@ -202,7 +201,7 @@ fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_
     of_e.holds(&a, &own);
     let e = web_e.admin(&farm.fleet);
     new.holds(&e, &later);
-    assert_eq!(a.get(&of_b.path).status, 404, "nothing is merged blindly");
+    assert_eq!(a.get(&of_b.path).status, 404, "changes must not be merged automatically");
 
     // Archived changes keep their chunks, however long an operator takes.
     web_e.stop();

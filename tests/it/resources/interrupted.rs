@@ -36,7 +36,7 @@ fn r05_a_transfer_goes_on_where_it_was() {
         farm.kill_datastore();
         farm.start_datastore();
         // B is killed while fetching.
-        farm.fleet.wait("it is sent on", || farm.received("b") > former + size / 4);
+        farm.fleet.wait("the upload continues", || farm.received("b") > former + size / 4);
         let fetched = farm.received("b") - former;
         b.kill();
         farm.restart(&mut b);

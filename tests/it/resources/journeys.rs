@@ -39,7 +39,7 @@ fn r01_a_changed_table_costs_what_changed_and_a_name_costs_nothing() {
     farm.fleet.converges(&["a", "b"]);
     copy.holds(&b, &second);
     twin.holds(&b, &second);
-    assert_eq!((farm.received("d") - before.0, farm.received("b") - before.1), (0, 0), "bytes that exist already");
+    assert_eq!((farm.received("d") - before.0, farm.received("b") - before.1), (0, 0), "existing bytes");
 }
 
 #[test]
@@ -72,7 +72,11 @@ fn r02_parts_of_contents_are_served() {
     let same = admin.with("Range", "bytes=5-9").with("If-Range", &tag).get(&raw);
     assert_eq!((same.status, same.body.as_slice()), (206, &contents[5..10]));
     let other = admin.with("Range", "bytes=5-9").with("If-Range", "\"other\"").get(&raw);
-    assert_eq!((other.status, other.body.len()), (200, contents.len()), "the rest of other contents is not used");
+    assert_eq!(
+        (other.status, other.body.len()),
+        (200, contents.len()),
+        "a range of another version must not be served"
+    );
     assert_eq!(admin.with("If-None-Match", &tag).get(&raw).status, 304);
     let head = admin.call("HEAD", &raw);
     assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("1500000"), 0));
@@ -111,11 +115,11 @@ fn r04_members_serve_each_other_while_the_datastore_is_away() {
         let (_, infos) = farm.blobs("b", &["list"]);
         infos.first().is_some_and(|info| info["chunks"].as_u64().is_some_and(|chunks| chunks > 10))
     };
-    farm.fleet.wait("b knows the chunks", list_is_here);
-    assert!(farm.received("b") < 1 << 20, "on demand, nothing but lists is fetched");
+    farm.fleet.wait("b has received the chunk list", list_is_here);
+    assert!(farm.received("b") < 1 << 20, "only manifests are fetched on demand");
     let part = b.with("Range", "bytes=1000-1999").get(&resource.raw());
     assert!(part.body == contents[1000..2000]);
     farm.kill_datastore();
-    farm.fleet.wait("it is detected", || farm.fleet.status("b")["connected"] == false);
+    farm.fleet.wait("the disconnect is noticed", || farm.fleet.status("b")["connected"] == false);
     resource.holds(&b, &contents);
 }

@@ -99,7 +99,7 @@ fn rebuild(farm: &mut Farm, key: &str, authority: &str, phases: &mut Phases) {
     farm.fleet.converges(&RUNNING);
     phases.done("the datastore serves, three webservers have caught up");
     complete(farm, &["d"]);
-    phases.done("all contents are back at the datastore, every chunk verified");
+    phases.done("all blobs are restored to the datastore, every chunk verified");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn p04_large_a_lost_disk_with_three_webservers_running_and_one_stopped() {
     rebuild(&mut farm, &key, &authority, &mut phases);
     farm.restart(&mut stopped);
     farm.fleet.wait_connected("e");
-    assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost, nothing deleted");
+    assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost or deleted");
     complete(&farm, &["e"]);
     phases.done("the stopped webserver reconnected and has everything");
     holds(&stopped.admin(&farm.fleet), &resources);
@@ -155,9 +155,9 @@ fn p04_large_a_lost_disk_and_the_most_advanced_webserver_comes_back_last() {
     rebuild(&mut farm, &key, &authority, &mut phases);
     farm.restart(&mut webs[3]);
     farm.fleet.wait_connected("e");
-    assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost, nothing deleted");
+    assert_eq!(farm.fleet.converges(&ALL), export, "nothing is lost or deleted");
     complete(&farm, &ALL);
     phases.done("the most advanced webserver reconnected, and all have everything");
     holds(&webs[1].admin(&farm.fleet), &resources);
-    assert_eq!(farm.fleet.status("e")["quarantined"], 0, "all changes were its own");
+    assert_eq!(farm.fleet.status("e")["quarantined"], 0, "all of it was local");
 }

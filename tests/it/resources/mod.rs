@@ -71,7 +71,7 @@ impl Farm {
     fn stop_datastore(&mut self, members: &[&str]) {
         self.datastore.take().expect("runs").terminate();
         for name in members {
-            self.fleet.wait("it is detected", || self.fleet.status(name)["connected"] == false);
+            self.fleet.wait("the disconnect is noticed", || self.fleet.status(name)["connected"] == false);
         }
     }
 

@@ -19,12 +19,12 @@ fn r09_small_changes_do_not_wait_behind_contents() {
     let dashboard = a.made("/api/dashboards", &json!({ "Name": "made after it" }));
     farm.start_datastore();
     let path = format!("/api/dashboards/{dashboard}");
-    farm.fleet.wait("the other one has it", || b.get(&path).status == 200);
+    farm.fleet.wait("b has received it", || b.get(&path).status == 200);
     // The upload still needs twelve seconds at this point.
     assert_eq!(b.ok("GET", &resource.path)["Size"], 0);
     assert!(farm.received("d") < contents.len() as u64);
     a.ok("DELETE", &path);
-    farm.fleet.wait("the other one knows of that, too", || b.get(&path).status == 404);
+    farm.fleet.wait("b has received the deletion", || b.get(&path).status == 404);
     assert!(farm.received("d") < contents.len() as u64);
     farm.fleet.converges(&["a", "b"]);
     farm.complete("b");
@@ -70,7 +70,7 @@ fn r11_a_cache_lets_go_only_what_the_datastore_has() {
     farm.fleet.converges(&["a", "b"]);
     farm.complete("b");
     let kept = || farm.blobs("a", &["stats"]).1[0]["stored_bytes"].as_u64().expect("a number");
-    farm.fleet.wait("the cache is as large as it may be", || kept() < 3 << 20);
+    farm.fleet.wait("the cache is full", || kept() < 3 << 20);
     resource.holds(&a, &contents);
     resource.holds(&b, &contents);
     assert_eq!(farm.blobs("d", &["verify"]).0, 0);
@@ -104,18 +104,21 @@ fn r12_former_contents_stay_until_their_successors_are_committed() {
     // A change of the description while offline does not restore former contents.
     farm.stop_datastore(&["a", "b"]);
     b.changed(&resource.path, &json!({ "Description": "made while offline" }));
-    b.changed(&resource.path, &json!({ "Description": "made again" }));
+    b.changed(&resource.path, &json!({ "Description": "and again" }));
     resource.store(&a, &second);
     farm.start_datastore();
-    farm.fleet.wait("both are connected and have pushed", || {
+    farm.fleet.wait("both have pushed", || {
         ["a", "b"]
             .iter()
             .all(|name| farm.fleet.status(name)["outbox"] == 0 && farm.fleet.status(name)["connected"] == true)
     });
     farm.fleet.converges(&["a", "b"]);
     let stored = a.get(&resource.raw());
-    assert!(stored.status == 200 && (stored.body == first || stored.body == second), "complete, in either order");
+    assert!(
+        stored.status == 200 && (stored.body == first || stored.body == second),
+        "complete, regardless of the order"
+    );
     assert!(b.get(&resource.raw()).body == stored.body);
     let (_, all) = farm.blobs("d", &["list"]);
-    assert!(all.iter().any(|content| content["resources"][0] == "r"), "it lists the existing resource: {all:?}");
+    assert!(all.iter().any(|content| content["resources"][0] == "r"), "the resource exists: {all:?}");
 }

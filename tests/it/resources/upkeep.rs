@@ -19,7 +19,7 @@ fn r07_only_what_nothing_names_is_collected() {
     let (_, report) = farm.blobs("d", &["gc"]);
     assert_eq!(report[0]["chunks"], 0, "{report:?}");
     assert!(report[0]["kept_in_grace"].as_u64().expect("a number") > 10, "{report:?}");
-    assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while transactions may be in transit");
+    assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while uploads may be in progress");
 
     // An upload known only to this webserver.
     farm.stop_datastore(&["a"]);
@@ -61,6 +61,6 @@ fn r08_a_change_whose_chunks_are_lost_is_rejected_and_holds_nothing_up() {
     let rejected = farm.fleet.ok("a", &["outbox", "--json"]);
     assert!(rejected.contains("upload the contents again"), "{rejected}");
     let admin = web.login("admin", ADMIN_PASSWORD);
-    assert_eq!(admin.ok("GET", &resource.path)["Size"], 0, "as if it had not been uploaded");
+    assert_eq!(admin.ok("GET", &resource.path)["Size"], 0, "the upload has no effect");
     assert_eq!(admin.get(&format!("/api/dashboards/{dashboard}")).status, 200);
 }

@@ -36,9 +36,9 @@ fn w1_the_calls_of_existing_clients_at_login() {
     };
     let mut tried = (0..10).map(|_| short_lived());
     let used = tried.find(|((raw, auth), _)| *raw != 401 && *auth != 401);
-    let (statuses, short) = used.expect("one is used in its time");
-    assert_eq!(statuses, (200, 403), "it is for downloads");
-    fleet.wait("it is over", || (short.get(&raw).status, short.get("/api/testauth").status) == (401, 401));
+    let (statuses, short) = used.expect("one is used in time");
+    assert_eq!(statuses, (200, 403), "it is valid only for downloads");
+    fleet.wait("it has expired", || (short.get(&raw).status, short.get("/api/testauth").status) == (401, 401));
 
     for (user, password) in [("admin", "wrong"), ("nobody", "changeme"), ("", "")] {
         let answer = nobody.post("/api/login", &json!({ "User": user, "Pass": password }));
@@ -82,21 +82,21 @@ fn w3_a_login_counts_everywhere_and_so_do_logout_lock_password_and_deletion() {
         "/api/users",
         &json!({ "User": "bob", "Pass": "the first horse", "Name": "Bob", "Email": "", "Admin": false }),
     );
-    assert_eq!(uid, 2, "numbers are small while the datastore is there");
+    assert_eq!(uid, 2, "IDs are small while the datastore is reachable");
     let bob = site.a.login("bob", "the first horse");
-    site.fleet.wait("b knows the session", || at_b(&bob) == 200);
+    site.fleet.wait("b has received the session", || at_b(&bob) == 200);
     bob.call("PUT", "/api/logout");
-    site.fleet.wait("b knows the logout", || at_b(&bob) == 401);
+    site.fleet.wait("b has received the logout", || at_b(&bob) == 401);
 
     let bob = site.a.login("BOB", "the first horse");
     assert_eq!(b.call("PUT", "/api/users/2/lock").status, 200);
-    site.fleet.wait("a knows the lock", || bob.get("/api/testauth").status == 401);
+    site.fleet.wait("a has received the lock", || bob.get("/api/testauth").status == 401);
     let refused = site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "the first horse" }));
     assert_eq!(refused.status, 423);
     // A client that does not know the password does not learn of the lock.
     assert_eq!(site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a second horse" })).status, 422);
     assert_eq!(b.delete("/api/users/2/lock").status, 200);
-    site.fleet.wait("a knows that it is open", || {
+    site.fleet.wait("a has received the unlock", || {
         site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "the first horse" })).status == 200
     });
 
@@ -110,13 +110,13 @@ fn w3_a_login_counts_everywhere_and_so_do_logout_lock_password_and_deletion() {
     assert_eq!(bob.get("/api/testauth").status, 401);
 
     let bob = site.a.login("bob", "a third horse");
-    site.fleet.wait("b knows the session", || at_b(&bob) == 200);
+    site.fleet.wait("b has received the session", || at_b(&bob) == 200);
     assert_eq!(b.delete("/api/users/2").status, 200);
-    site.fleet.wait("a knows the deletion", || bob.get("/api/testauth").status == 401);
+    site.fleet.wait("a has received the deletion", || bob.get("/api/testauth").status == 401);
     assert_eq!(a.get("/api/users/2").status, 404);
     site.converges();
     let left = site.fleet.ok("a", &["export", "--with-secrets"]);
-    assert!(!left.contains("\"2/") && !left.contains("bob"), "data of a deleted user is left: {left}");
+    assert!(!left.contains("\"2/") && !left.contains("bob"), "leftovers of a deleted user: {left}");
 }
 
 #[test]
@@ -172,13 +172,13 @@ fn w4_users_and_groups_as_clients_expect_them() {
     assert_eq!(admin.get(&group).status, 404);
     assert_eq!(admin.ok("GET", &path)["Groups"], json!([]));
     let again = admin.made("/api/groups", &json!({ "Name": "g" }));
-    assert_ne!(again, gid, "numbers are not used again");
+    assert_ne!(again, gid, "IDs are not reused");
 
     let preferences = format!("{path}/preferences");
     assert_eq!(admin.ok("GET", &preferences), json!(null));
     let odd = r#"{"b":1.50,"a":[9007199254740993]}"#;
     assert_eq!(admin.send_text("PUT", &preferences, "application/json", odd).status, 200);
-    assert_eq!(admin.get(&preferences).text(), odd, "as it came");
+    assert_eq!(admin.get(&preferences).text(), odd, "returned unchanged");
     assert_eq!(admin.ok("GET", "/api/users/preferences").as_array().map(Vec::len), Some(1));
     admin.ok("DELETE", &path);
     assert_eq!(admin.ok("GET", "/api/users/preferences"), json!([]));
@@ -213,9 +213,9 @@ fn w5_a_random_first_password_must_be_changed_first() {
     let change = |new: &str| admin.put("/api/users/1/pwd", &json!({ "OrigPass": password, "NewPass": new })).status;
     assert_eq!((change(&password), change("a better horse")), (400, 200));
     assert_eq!(admin.get("/api/users").status, 200);
-    assert!(!file.exists(), "the file is no longer needed");
+    assert!(!file.exists(), "the file is deleted after the change");
     let said = std::fs::read_to_string(fleet.dir("out")).expect("reads");
-    assert!(!said.contains(&password) && said.contains("initial-admin-password"), "only its location: {said}");
+    assert!(!said.contains(&password) && said.contains("initial-admin-password"), "only the path is printed: {said}");
     web.stop();
 }
 
@@ -261,7 +261,7 @@ fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
         password = next;
     }
     let token = web.nobody().with("Gravwell-Token", of_admin["token"].as_str().expect("value"));
-    assert_eq!(token.get("/api/users").status, 200, "other users' sessions continue");
+    assert_eq!(token.get("/api/users").status, 200, "those of other users stay valid");
 }
 
 /// Guesses from one address, for any name, do not throttle other addresses.
@@ -283,10 +283,10 @@ fn w6_guessing_is_slow_and_hinders_only_who_guesses() {
                 assert_eq!(attempt(user, "guess", place), (422, "wrong user name or password".into()));
             }
             // Known, unknown and special names are throttled alike, and the correct password does not help.
-            let locked = (423, "too many failed logins with this name: try again later".to_owned());
+            let locked = (423, "too many failed logins with this name; try again later".to_owned());
             assert_eq!(attempt(&user.to_uppercase(), password, place), locked, "{user}");
         }
-        assert_eq!(attempt(user, "guess", "2001:db8:0:1:ffff::9").0, 423, "one client has the whole network");
+        assert_eq!(attempt(user, "guess", "2001:db8:0:1:ffff::9").0, 423, "one client may use the whole network");
         let good = if user == "ghost" { 422 } else { 200 };
         for place in ["192.0.2.1", "2001:db8:0:2::1"] {
             assert_eq!(attempt(user, password, place).0, good, "{user} from {place}");
@@ -332,7 +332,7 @@ fn w52_who_logged_in_from_somewhere_gets_in_from_there_while_strangers_guess() {
     });
     let of = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!(of(422) + of(429), statuses.len(), "{statuses:?}");
-    assert!(of(422) > 0 && of(429) > 0, "some are processed, and the queue is bounded: {statuses:?}");
+    assert!(of(422) > 0 && of(429) > 0, "some are served, and the queue is bounded: {statuses:?}");
 }
 
 /// All ways to set a password.
@@ -344,7 +344,7 @@ fn w53_a_password_that_is_guessed_first_is_refused_at_every_way_to_set_one() {
     let well_known = json!({ "User": "admin", "Pass": "changeme" });
     fleet.wait("the first administrator exists", || first.post("/api/login", &well_known).status != 503);
     let login = first.post("/api/login", &well_known).json();
-    assert_eq!(login["MustChangePassword"], true, "a well-known password is for the first login only");
+    assert_eq!(login["MustChangePassword"], true, "the default password is valid only for the first login");
     let first = first.with("Authorization", &format!("Bearer {}", login["JWT"].as_str().expect("JWT")));
     assert_eq!(first.get("/api/users").status, 403);
     let weak = ["p", "elevenchars", "Password1234", "changeme1234", "123456789012", "bob-bob-bob1", "changeme"];
@@ -362,8 +362,8 @@ fn w53_a_password_that_is_guessed_first_is_refused_at_every_way_to_set_one() {
             let made = admin.post("/api/users", &json!({ "User": "eve", "Pass": password }));
             assert_eq!(made.status, 400, "created: {password}");
         }
-        assert_eq!(own(&bob, uid, "a plain horse", password), 400, "one's own: {password}");
-        assert_eq!(own(&admin, uid, "", password), 400, "another's: {password}");
+        assert_eq!(own(&bob, uid, "a plain horse", password), 400, "own password: {password}");
+        assert_eq!(own(&admin, uid, "", password), 400, "password of another user: {password}");
     }
     assert_eq!(web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a plain horse" })).status, 200);
 }

@@ -57,7 +57,7 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     site.converges();
     let late = a.post(&format!("{one}/retry"), &upon(&shown));
     assert_eq!(late.status, 409, "{}", late.text());
-    assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "only values that were shown are overwritten");
+    assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "unseen changes are not overwritten");
     let shown = a.ok("GET", &one);
     assert!(shown.to_string().contains("theirs, later"), "{shown}");
     // A different write with the same sequence, as after a recovery, is not accepted.
@@ -71,9 +71,11 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     for client in [&a, &b] {
         assert_eq!(client.ok("GET", &plain)["Description"], "mine");
     }
-    assert_eq!(a.get(&one).status, 404, "it is off the list");
+    assert_eq!(a.get(&one).status, 404, "it is no longer listed");
     // Revoked shares, deleted objects, and access rights cannot be restored this way.
-    for (what, said) in [("dashboard shared", "who may see"), ("dashboard gone", "deleted"), ("dave", "make it anew")] {
+    for (what, said) in
+        [("dashboard shared", "share scope"), ("dashboard gone", "deleted"), ("dave", "make the change again")]
+    {
         let answer = a.get(&rejection(&a, what));
         assert!(answer.status == 409 && answer.text().contains(said), "{what}: {}", answer.text());
         let made_up = json!({ "Upon": [{ "Collection": "users", "Key": uid.to_string(), "Version": 1 }] });

@@ -94,7 +94,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
         line.split_whitespace().nth(1).expect("a number").parse::<usize>().expect("a number")
     };
     let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(LARGE))).collect();
-    std::fs::write(format!("{proc}/clear_refs"), "5").expect("forgets the former maximum");
+    std::fs::write(format!("{proc}/clear_refs"), "5").expect("resets the maximum");
     let before = peak_kib();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -105,7 +105,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     assert_eq!(carol.get(unknown).status, 404);
     let grown = peak_kib().saturating_sub(before) >> 10;
     // Keeping all objects in memory for four requests would need at least four times as much.
-    assert!(grown < COUNT, "{grown} MiB more for an empty result");
+    assert!(grown < COUNT, "{grown} MiB more for a list of invisible objects");
     // The owner gets all objects, complete and in order.
     let listed = bob.ok("GET", "/api/dashboards");
     let ids: Vec<Value> = listed.as_array().expect("a list").iter().map(|one| one["ID"].clone()).collect();
@@ -158,7 +158,7 @@ fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
     }
     let mut more = Kept::new(&web, &bob);
     assert_eq!(more.get(whoami), 429);
-    assert_eq!(Kept::new(&web, &carol).get(whoami), 200, "other users have separate limits");
+    assert_eq!(Kept::new(&web, &carol).get(whoami), 200, "another user has a separate limit");
     drop(held);
     fleet.wait("slots are released", || Kept::new(&web, &bob).get(whoami) == 200);
 }
@@ -194,7 +194,7 @@ fn p15_tokens_and_messages_are_small_and_lists_of_them_are_sent_one_by_one() {
     let (fits, too_long) = (bob.post("/api/tokens", &token(4096)), bob.post("/api/tokens", &token(4097)));
     assert_eq!((fits.status, too_long.status), (200, 400), "{}", too_long.text());
     let many = json!({ "name": "t", "capabilities": vec!["Search"; 10_000] });
-    assert_eq!(bob.made("/api/tokens", &many)["capabilities"], json!(["Search"]), "each is named once");
+    assert_eq!(bob.made("/api/tokens", &many)["capabilities"], json!(["Search"]), "each is listed once");
     let listed = bob.ok("GET", "/api/tokens");
     assert_eq!(listed.as_array().map(Vec::len), Some(2));
     // Only administrators see tokens of other users.

@@ -145,7 +145,7 @@ fn dashboards(two: &Two) {
         .wait("the copy is listed, too", || b.run("return document.querySelectorAll('tbody tr').length") == 2);
     a.click(&test("delete"));
     a.click(&test("confirm"));
-    two.site.fleet.wait("one is gone", || b.run("return document.querySelectorAll('tbody tr').length") == 1);
+    two.site.fleet.wait("one row is deleted", || b.run("return document.querySelectorAll('tbody tr').length") == 1);
     a.delete("errors");
     b.sees(&test("empty"), "no dashboards");
 }
@@ -199,7 +199,7 @@ fn searching(two: &Two) {
     two.go("/history");
     b.click(&within(query, "again"));
     let typed = || b.run("return document.querySelector('#query')?.value ?? ''");
-    site.fleet.wait("the query is in the form again", || typed() == query);
+    site.fleet.wait("the form shows the query again", || typed() == query);
     two.go("/searches");
     b.delete(query);
     a.misses(&row(query));
@@ -225,9 +225,10 @@ fn own_things(two: &Two) {
     a.fill(&test("field-Data"), r#"{"favourite": "blue"}"#);
     a.save();
     let shown = || b.run("return document.querySelector('[name=Data]')?.value ?? ''").to_string();
-    site.fleet.wait("the other browser has them", || shown().contains("blue"));
+    site.fleet.wait("the other browser shows them", || shown().contains("blue"));
     a.click(&test("theme-dark"));
-    site.fleet.wait("the other one has it, too", || b.run("return document.documentElement.dataset.theme") == "dark");
+    site.fleet
+        .wait("the other browser changes, too", || b.run("return document.documentElement.dataset.theme") == "dark");
     a.click(&test("delete"));
     a.click(&test("confirm"));
     site.fleet.wait("they are deleted there, too", || !shown().contains("blue"));
@@ -303,7 +304,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     two.site.start_datastore();
     let fleet = &two.site.fleet;
     let is_told = |browser: &Browser| browser.text(&test("badge-rejected")) == "1";
-    fleet.wait("one of them is notified", || is_told(&two.a) || is_told(&two.b));
+    fleet.wait("one of the users is notified", || is_told(&two.a) || is_told(&two.b));
     two.site.converges();
     let (refused, accepted) = if is_told(&two.a) { (&two.a, &two.b) } else { (&two.b, &two.a) };
     assert!(!is_told(accepted));
@@ -316,10 +317,10 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     refused.go("/notifications");
     refused.sees("tbody", "create user carol");
     refused.go("/rejections");
-    refused.sees(&row("create user carol"), "already a user called carol");
+    refused.sees(&row("create user carol"), "a user called carol already exists");
     refused.click(&within("create user carol", "delete"));
     refused.click(&test("confirm"));
-    refused.sees(&test("empty"), "nothing to do");
+    refused.sees(&test("empty"), "no filters");
     refused.misses(&test("badge-rejected"));
     for browser in [&two.a, &two.b] {
         browser.was_never_loaded_again();
@@ -350,7 +351,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     prove("a plain horse", None);
     a.sees(&test("prove"), "Turn on");
     let is_shown = || a.run("return document.querySelector('[data-test=qr]').naturalWidth > 100") == true;
-    site.fleet.wait("the picture is one", is_shown);
+    site.fleet.wait("the picture is loaded", is_shown);
     let seed = a.run("return document.querySelector('[data-test=seed]').textContent");
     let app = App::of_seed(seed.as_str().expect("text"));
     a.fill(&test("field-Code"), &app.wrong());
@@ -373,7 +374,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     a.click(&test("sign-in"));
     a.fill(&test("field-Code"), &app.code(0));
     a.click(&test("sign-in"));
-    a.sees(&test("failure"), "used already");
+    a.sees(&test("failure"), "already used");
     a.fill(&test("field-Code"), &app.code(1));
     a.click(&test("sign-in"));
     a.sees(&test("sign-out"), "Sign out");
@@ -409,7 +410,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     b.sees(&test("tokens-named"), "nightly report");
     b.fill(&test("field-NewPass"), "a third horse");
     b.click("dialog [data-test=\"save\"]");
-    site.fleet.wait("the token has ended", || token.get("/api/users").status == 401);
+    site.fleet.wait("the token has expired", || token.get("/api/users").status == 401);
     b.was_never_loaded_again();
 }
 

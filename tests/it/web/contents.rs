@@ -55,10 +55,10 @@ fn w14_contents_travel_whole_or_not_at_all() {
     a.ok("DELETE", &path);
     site.converges();
     let copied = format!("/api/resources/{}/raw", copy["GUID"].as_str().expect("GUID"));
-    assert!(a.get(&copied).body == noise(3_000_000, 3_000_000), "the contents are kept while they are referenced");
+    assert!(a.get(&copied).body == noise(3_000_000, 3_000_000), "the blob is kept while it is referenced");
     a.ok("DELETE", copied.trim_end_matches("/raw"));
     let left = site.converges();
-    assert!(!left.contains("\"chunks\"") && !left.contains("\"contents\""), "unreferenced contents are left");
+    assert!(!left.contains("\"chunks\"") && !left.contains("\"contents\""), "unreferenced blobs are left");
     assert_eq!(a.send_text("PUT", &raw, "multipart/form-data; boundary=b", "x").status, 404);
 }
 
@@ -113,14 +113,14 @@ fn w16_a_backup_brings_everything_back() {
         let refused = a.upload("POST", "/api/backup", "backup", bad);
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
-    assert_eq!(site.converges(), before, "a rejected backup changes nothing");
+    assert_eq!(site.converges(), before, "a rejected backup must not change anything");
     let restored = a.with("Password", "secret").upload("POST", "/api/backup", "backup", sealed.body.as_slice());
     assert_eq!(restored.status, 200, "{}", restored.text());
     // Restored objects that grant revoked access are reported.
     let name = format!("{uid}/{}", token["id"].as_str().expect("id"));
     let returned = json!({ "Tokens": [name], "Administrators": [], "Unlocked": [] });
     assert_eq!(restored.json()["Returned"], returned);
-    assert_eq!((a.get("/api/testauth").status, bob.get("/api/testauth").status), (401, 401), "all sessions end");
+    assert_eq!((a.get("/api/testauth").status, bob.get("/api/testauth").status), (401, 401), "all sessions have ended");
     site.converges();
     assert_eq!(b.get("/api/testauth").status, 401);
     let (admin, bob) = (site.b.login("admin", ADMIN_PASSWORD), site.b.login("bob", "a plain horse"));

@@ -12,7 +12,7 @@ fn work(client: &Client, mark: &str) {
         let uid = client.made("/api/users", &json!({ "User": name, "Pass": "a plain horse", "Name": name }));
         let gid = client.made("/api/groups", &json!({ "Name": name }));
         let user = format!("/api/users/{uid}");
-        assert_eq!(client.ok("GET", &user)["Synced"], false, "made here, pending");
+        assert_eq!(client.ok("GET", &user)["Synced"], false, "created here, still pending");
         client.made(&format!("{user}/group"), &json!({ "GIDs": [gid] }));
         client.changed(&format!("{user}/preferences"), &json!({ "mark": mark }));
         let id = client.made("/api/dashboards", &json!({ "Name": name, "GIDs": [gid] }));
@@ -108,7 +108,7 @@ fn w18_a_conflict_is_told_at_once_while_the_datastore_is_there() {
     assert_eq!(
         (a.ok("GET", "/api/rejections"), b.ok("GET", "/api/rejections")),
         (json!([]), json!([])),
-        "no author is notified twice"
+        "users are notified only once"
     );
 }
 

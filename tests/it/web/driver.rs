@@ -42,7 +42,7 @@ impl Driver {
             .expect("starts");
         let mut lines = BufReader::new(process.stdout.take().expect("output")).lines();
         let port = loop {
-            let line = lines.next().expect("it prints its address").expect("reads");
+            let line = lines.next().expect("chromedriver prints its port").expect("reads");
             if let Some((_, rest)) = line.split_once("started successfully on port ") {
                 break rest.trim_end_matches('.').to_owned();
             }
@@ -162,17 +162,17 @@ impl Browser {
 
     #[track_caller]
     pub fn sees(&self, selector: &str, text: &str) {
-        self.insist(&format!("{selector} shows {text:?}"), || {
+        self.insist(&format!("{selector} contains {text:?}"), || {
             let found = self.find(selector).map(|_| self.text(selector))?;
-            if found.contains(text) { Ok(()) } else { Err(format!("it shows {found:?}")) }
+            if found.contains(text) { Ok(()) } else { Err(format!("it contains {found:?}")) }
         });
     }
 
     /// Waits until no element matches the selector.
     #[track_caller]
     pub fn misses(&self, selector: &str) {
-        self.insist(&format!("{selector} goes"), || match self.find(selector) {
-            Ok(_) => Err("it is still there".to_owned()),
+        self.insist(&format!("{selector} disappears"), || match self.find(selector) {
+            Ok(_) => Err("it still exists".to_owned()),
             Err(_) => Ok(()),
         });
     }
@@ -193,7 +193,7 @@ impl Browser {
     pub fn picture(&self) -> Vec<u8> {
         let params = json!({ "captureBeyondViewport": true });
         let body = json!({ "cmd": "Page.captureScreenshot", "params": params });
-        let answer = self.send("goog/cdp/execute", &body).expect("takes a picture");
+        let answer = self.send("goog/cdp/execute", &body).expect("takes a screenshot");
         let data = answer["data"].as_str().expect("data");
         base64::engine::general_purpose::STANDARD.decode(data).expect("base64")
     }

@@ -41,14 +41,14 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
     let begun = admin.post("/api/searchctrl/launch", &json!({ "SearchString": query }));
     if begun.text().contains("cannot confine filters") {
         assert_eq!(begun.status, 400, "{}", begun.text());
-        return eprintln!("LEFT OUT: this kernel has no landlock");
+        return eprintln!("SKIPPED: this kernel has no landlock");
     }
     let path = format!("/api/searchctrl/{}", begun.json()["SearchID"].as_str().expect("an id"));
-    fleet.wait("its filter runs", || filters_of(&web).len() == 1);
+    fleet.wait("the filter process runs", || filters_of(&web).len() == 1);
     let filter = filters_of(&web).remove(0);
     let read = |name: &str| std::fs::read_to_string(filter.join(name)).expect("reads");
-    fleet.wait("it is confined", || read("status").contains("Seccomp:\t2\n"));
-    assert_eq!(read("oom_score_adj").trim(), "1000", "it is killed first when memory runs short");
+    fleet.wait("the filter process is confined", || read("status").contains("Seccomp:\t2\n"));
+    assert_eq!(read("oom_score_adj").trim(), "1000", "the OOM killer picks it first");
     assert!(read("status").contains("NoNewPrivs:\t1\n"), "{}", read("status"));
     let held: Vec<PathBuf> = std::fs::read_dir(filter.join("fd"))
         .expect("lists")
@@ -56,7 +56,7 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
         .collect();
     // Pipes and /dev/null: those of the filter, and those with which the test was started.
     let is_own = |path: &PathBuf| path == Path::new("/dev/null") || path.to_string_lossy().starts_with("pipe:");
-    assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits nothing from the webserver: {held:?}");
+    assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits no descriptors of the webserver: {held:?}");
     let limits = read("limits");
     assert!(limits.lines().any(|line| line.starts_with("Max open files            0 ")), "{limits}");
     for entry in std::fs::read_dir("/proc").expect("lists").filter_map(Result::ok) {
@@ -104,7 +104,7 @@ fn p15_filter_processes_of_all_searches_are_bounded() {
                 }
             }
         });
-        fleet.wait("a fourth one is one too many", || {
+        fleet.wait("a fourth search is rejected", || {
             let answer = begin("tag=resource:numbers | count");
             if answer.status == 200 {
                 let id = answer.json()["SearchID"].as_str().expect("an id").to_owned();
@@ -145,8 +145,8 @@ fn p15_a_kernel_without_landlock_is_named_in_the_log_or_refused() {
     let (status, answer, log) = play("");
     assert_eq!(status, 200, "{answer}");
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("not fully confined")).collect();
-    assert!(lines.len() == 1 && lines[0].contains("no landlock"), "once, and with the missing feature: {log}");
+    assert!(lines.len() == 1 && lines[0].contains("no landlock"), "logged once, with the missing layer: {log}");
     let (status, answer, log) = play("Search-Filter-Sandbox=required\n");
     assert!(status == 400 && answer.contains("cannot confine filters: no landlock"), "{status} {answer}");
-    assert!(log.contains("searches with filters will fail"), "{log}");
+    assert!(log.contains("filter self-test failed; searches with filters will fail"), "{log}");
 }

@@ -114,10 +114,10 @@ fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
     ];
     for (collection, key, path) in places {
         put(&fleet, collection, key, &json!({ "name": "errors" }));
-        assert!([403, 404].contains(&bob.delete(path).status), "{path} is not accessible");
+        assert!([403, 404].contains(&bob.delete(path).status), "{path} belongs to no user");
         // For notifications this path lists newer ones.
         let is_shown = bob.get(path).status == 200 && collection != "notifications";
-        assert!(!is_shown, "{path} is not accessible");
+        assert!(!is_shown, "{path} belongs to no user");
         assert_eq!(admin.delete(path).status, 200, "{path}");
     }
     // A typical first example of a new user.

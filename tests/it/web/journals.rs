@@ -20,8 +20,8 @@ fn program(name: &str) -> Option<PathBuf> {
     let found = ["/usr/lib/systemd", "/lib/systemd"].map(|dir| Path::new(dir).join(name));
     let found = found.into_iter().find(|path| path.exists());
     if found.is_none() {
-        assert!(!crate::fleet::tools_are_required(), "{name} is missing: install systemd-journal-remote");
-        eprintln!("LEFT OUT: {name} is missing; install systemd-journal-remote");
+        assert!(!crate::fleet::tools_are_required(), "{name} is missing; install systemd-journal-remote");
+        eprintln!("SKIPPED: {name} is missing; install systemd-journal-remote");
     }
     found
 }

@@ -63,7 +63,7 @@ fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
     let begun = Instant::now();
     drop(web.login("bob", "a plain horse"));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    fleet.wait("their own searches continue as well", || {
+    fleet.wait("the user's own requests continue", || {
         let whole = bob.get(&format!("{path}/download/csv"));
         whole.status == 200 && whole.body.len() > 100 * 60_000
     });
@@ -91,7 +91,7 @@ fn p15_searches_whose_clients_left_while_they_began_are_forgotten_or_end() {
     fleet.wait("every listed search has ended", || {
         kept().iter().all(|search| !search["State"].as_str().expect("a state").contains("ACTIVE"))
     });
-    fleet.wait("unlisted results are deleted", || files(&fleet.dir("a"), "results").len() == kept().len());
+    fleet.wait("abandoned searches are forgotten", || files(&fleet.dir("a"), "results").len() == kept().len());
 }
 
 #[test]
@@ -147,13 +147,13 @@ fn p15_imports_that_stand_still_are_few_and_leave_others_theirs() {
     let part = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\ngwresult";
     let held: Vec<TcpStream> = (0..60).map(|_| ask(&web, &bob, head, part)).collect();
     let arriving = || files(&fleet.dir("a"), "part").len();
-    fleet.wait("they arrive", || arriving() >= 8);
+    fleet.wait("uploads arrive", || arriving() >= 8);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(arriving(), 8);
     let brought = carol.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
     assert_eq!(brought.status, 200, "{}", brought.text());
     drop(held);
-    fleet.wait("nothing is left of them", || arriving() == 0);
+    fleet.wait("no partial files are left", || arriving() == 0);
     let brought = bob.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
     assert_eq!(brought.status, 200, "{}", brought.text());
 }

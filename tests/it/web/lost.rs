@@ -60,8 +60,8 @@ fn p13_a_webserver_whose_state_is_not_the_newest_that_it_had_lets_nobody_in() {
         assert_eq!(session.get("/api/info/whoami").status, 503, "{how}: a session of the deleted user");
         assert_eq!(fleet.run("a", &["status"]).status.code(), Some(1), "{how}");
         let datastore = fleet.datastore();
-        fleet.wait("it is ready again", || a.nobody().try_get("/api/ready").is_ok_and(|(status, _)| status == 200));
-        assert_eq!(login("admin", super::ADMIN_PASSWORD), 200, "{how}: it had caught up once");
+        fleet.wait("ready again", || a.nobody().try_get("/api/ready").is_ok_and(|(status, _)| status == 200));
+        assert_eq!(login("admin", super::ADMIN_PASSWORD), 200, "{how}: it was caught up before");
         assert_ne!(login("mallory", password), 200, "{how}");
         a.stop();
         datastore.terminate();

@@ -201,7 +201,7 @@ impl Site {
     fn stop_datastore(&mut self) {
         self.datastore.take().expect("runs").terminate();
         for name in ["a", "b"] {
-            self.fleet.wait("the webservers notice", || self.fleet.status(name)["connected"] == false);
+            self.fleet.wait("the webservers notice the disconnect", || self.fleet.status(name)["connected"] == false);
         }
     }
 

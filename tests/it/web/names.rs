@@ -70,7 +70,7 @@ fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
     site.start_datastore();
     site.converges();
     let said = rejections(&[&a, &b]);
-    assert_eq!(said.len(), 6, "one rejection of each: {said:?}");
+    assert_eq!(said.len(), 6, "one rejection for each: {said:?}");
     agree(&site, &a, &["one", "two", "three", "gone", "moved", "same", "other", "twice"]);
     let both = [&a, &b].map(|client| client.ok("GET", "/api/users"));
     assert_eq!(both[0], both[1]);
@@ -115,7 +115,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
     let (one, two) = (admin.made("/api/users", &user("one")), admin.made("/api/users", &user("two")));
-    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
     let mut web = web;
     web.stop();
     let put = |collection: &str, key: &str, value: &Value| {
@@ -128,7 +128,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let doctor = || String::from_utf8(fleet.run("d", &["doctor"]).stdout).expect("text");
     let found = doctor();
     for said in
-        ["\"ghost\" is kept for user", "is called \"two\", but", "user 77 is called \"One\", but the name is that"]
+        ["\"ghost\" is reserved for user", "is called \"two\", but", "user 77 is called \"One\", but the name belongs"]
     {
         assert!(found.contains(said), "{said}: {found}");
     }
@@ -140,7 +140,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
     let named = |uid: &Value| admin.ok("GET", &format!("/api/users/{uid}"))["User"].as_str().expect("name").to_owned();
     fleet.wait("a has it", || admin.get("/api/users/77").status == 200);
     assert_eq!((named(&one), named(&two), named(&json!(77))), ("one".into(), "two".into(), "One-77".into()));
-    assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "an unused name is free");
+    assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "the name without an owner is free");
 }
 
 /// Names, and whether they are accepted, on each path.
@@ -231,12 +231,12 @@ fn w40_names_are_judged_alike_on_every_way_in() {
     let made = admin.made("/api/dashboards", &json!({ "Name": "\u{2028}".repeat(256), "Data": {} }));
     let path = format!("/api/dashboards/{made}");
     admin.changed(&path, &json!({ "Description": "d" }));
-    assert_eq!(admin.delete(&path).status, 200, "accepted objects can be changed and deleted");
+    assert_eq!(admin.delete(&path).status, 200, "an accepted object can be changed and deleted");
 }
 
 /// Returns the backup with a text replaced and a matching checksum.
 fn altered(backup: &str, from: &str, to: &str) -> String {
-    assert!(backup.contains(from), "{from} is in it");
+    assert!(backup.contains(from), "the backup must contain {from}");
     let backup = backup.replace(from, to);
     let at = backup.trim_end().rfind('\n').expect("an end") + 1;
     let (body, end) = backup.split_at(at);
@@ -264,7 +264,7 @@ fn w40_a_restore_gives_no_name_that_a_change_could_not_give() {
         let refused = admin.upload("POST", "/api/backup", "backup", altered(&whole, from, to).as_bytes());
         assert!(refused.status == 400 && refused.text().contains(&named), "{to}: {}", refused.text());
     }
-    assert_eq!(site.converges(), before, "a rejected backup changes nothing");
+    assert_eq!(site.converges(), before, "a rejected backup must not change anything");
     let unaltered = admin.upload("POST", "/api/backup", "backup", altered(&whole, "anna", "anna").as_bytes());
     assert_eq!(unaltered.status, 200, "{}", unaltered.text());
 }

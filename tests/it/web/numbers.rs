@@ -48,7 +48,7 @@ fn p06_a_lease_that_a_restore_took_back_is_given_to_nobody_else() {
     fleet.converges(&["a", "b"]);
     datastore.terminate();
     // Before b learns of the restore, it assigns numbers of a lease that no log knows any more.
-    fleet.wait("b is disconnected", || fleet.status("b")["connected"] == false);
+    fleet.wait("b is offline", || fleet.status("b")["connected"] == false);
     let at_b = b.admin(&fleet);
     let (alice, finance) = (user(&at_b, "alice"), group(&at_b, "finance"));
     b.login("alice", PASSWORD).made("/api/dashboards", &json!({ "Name": "salaries" }));
@@ -63,13 +63,13 @@ fn p06_a_lease_that_a_restore_took_back_is_given_to_nobody_else() {
     assert!(alice != bob && finance != interns, "{alice} {bob}, {finance} {interns}");
     at_c.made(&format!("/api/users/{bob}/group"), &json!({ "GIDs": [interns] }));
     b.resume();
-    fleet.wait("b follows", || fleet.status("b")["connected"] == true && fleet.status("b")["outbox"] == 0);
+    fleet.wait("b has caught up", || fleet.status("b")["connected"] == true && fleet.status("b")["outbox"] == 0);
     fleet.converges(&["a", "b", "c"]);
     let seen = |web: &Web, name: &str| web.login(name, PASSWORD).ok("GET", "/api/dashboards").to_string();
     assert!(seen(&c, "alice").contains("salaries"));
     assert!(!seen(&c, "bob").contains("salaries") && !seen(&c, "bob").contains("figures"));
     // b has left a history, and leases again.
-    fleet.wait("b has new numbers", || {
+    fleet.wait("b has leased new IDs", || {
         let made = user(&b.login("admin", super::ADMIN_PASSWORD), &format!("u{}", fleet.status("b")["seq"]));
         made.as_i64().is_some_and(|uid| uid < 1 << 30)
     });
@@ -93,7 +93,7 @@ fn p06_a_directory_that_was_reverted_gives_no_number_again() {
     fleet.wait_connected("a");
     leases(&fleet, "a");
     let alice = user(&a.admin(&fleet), "alice");
-    assert!(alice.as_i64().is_some_and(|uid| uid < 1000), "it is of a lease: {alice}");
+    assert!(alice.as_i64().is_some_and(|uid| uid < 1000), "the ID is from a lease: {alice}");
     fleet.converges(&["a"]);
     a.stop();
     datastore.terminate();
@@ -149,7 +149,7 @@ fn p08_what_was_made_upon_an_account_that_is_rejected_is_not_given_to_who_has_th
     put("groups", &number(&finance), &json!({ "GID": finance, "Name": "interns" }));
     put("group-names", "interns", &json!({ "name": "interns", "gid": finance }));
     site.a.resume();
-    site.fleet.wait("all transactions are resolved", || site.fleet.status("a")["outbox"] == 0);
+    site.fleet.wait("all changes are resolved", || site.fleet.status("a")["outbox"] == 0);
     site.converges();
     // A new password for bob, so that somebody can look with his eyes.
     b.changed(&format!("/api/users/{alice}/pwd"), &json!({ "NewPass": PASSWORD }));
@@ -159,7 +159,8 @@ fn p08_what_was_made_upon_an_account_that_is_rejected_is_not_given_to_who_has_th
         let bob = web.login("bob", PASSWORD);
         for path in ["dashboards", "resources", "searchhistory", "tokens", "notifications"] {
             let seen = bob.ok("GET", &format!("/api/{path}")).to_string();
-            let private = ["salaries", "figures", "private", "for alice", "for finance", "\"r\"", "\"t\"", "Not done"];
+            let private =
+                ["salaries", "figures", "private", "for alice", "for finance", "\"r\"", "\"t\"", "Change rejected"];
             assert!(private.iter().all(|word| !seen.contains(word)), "{}: {path}: {seen}", web.name);
         }
         assert_eq!(bob.ok("GET", &format!("/api/users/{alice}/preferences")), Value::Null);

@@ -87,7 +87,7 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
     let path = format!("/api/users/{uid}");
     let login = |password: &str| web.login("bob", password);
     let bob = login("a plain horse");
-    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
     sessions(&fleet, &uid, MANY);
     histories(&fleet, &uid, MANY);
     let is_in = |client: &Client| client.get("/api/testauth").status == 200;
@@ -105,7 +105,7 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
         bob.put(&format!("{path}/pwd"), &json!({ "OrigPass": "a quick horse", "NewPass": "a roan horse" })).status,
         200
     );
-    assert!(is_in(&bob) && !is_in(&other), "the session that changes the password continues");
+    assert!(is_in(&bob) && !is_in(&other), "the session that changes the password stays valid");
     assert_eq!(bob.delete("/api/logout").status, 200);
     assert!(!is_in(&bob));
     let bob = login("a roan horse");
@@ -120,7 +120,7 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
     // It continues after being stopped in the middle.
     web.kill();
     web.restart(&fleet, &[]);
-    fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
+    fleet.wait("no leftovers remain", || left(&fleet, &uid) == 0);
     let again = web.admin(&fleet).made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     assert_ne!(again, uid);
 }
@@ -130,7 +130,7 @@ fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let first = web.login("bob", "a plain horse");
-    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
     sessions(&fleet, &uid, 400);
     let mine = web.login("bob", "a plain horse");
     let listed = admin.ok("GET", &format!("/api/users/{uid}/sessions"))["Sessions"].as_array().map(Vec::len);
@@ -145,24 +145,24 @@ fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_ki
     let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let other = admin.made("/api/users", &json!({ "User": "eve", "Pass": "a plain horse" }));
-    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
     histories(&fleet, &uid, ENTRIES);
     histories(&fleet, &other, 10);
     fleet.converges(&["a"]);
     datastore.terminate();
-    fleet.wait("it is disconnected", || fleet.status("a")["connected"] == false);
+    fleet.wait("it is offline", || fleet.status("a")["connected"] == false);
     admin.ok("DELETE", &format!("/api/users/{uid}"));
     // Killed before anything is deleted, and again during the deletion, at whatever point that is.
     web.kill();
     web.restart(&fleet, &[]);
     let _datastore = fleet.datastore();
     let head = fleet.status("d")["head"].as_u64();
-    fleet.wait("it is being deleted", || fleet.status("d")["head"].as_u64() > head.map(|head| head + 1));
+    fleet.wait("leftovers are being deleted", || fleet.status("d")["head"].as_u64() > head.map(|head| head + 1));
     web.kill();
     web.restart(&fleet, &[]);
-    fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
-    assert!(left(&fleet, &other) >= 10, "another user's objects are kept");
-    fleet.wait("all transactions are resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("no leftovers remain", || left(&fleet, &uid) == 0);
+    assert!(left(&fleet, &other) >= 10, "objects of other users are kept");
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
     assert_eq!(fleet.status("a")["rejected"], 0);
 }
 
@@ -174,7 +174,7 @@ fn w43_nothing_is_cleared_away_that_was_not_ended() {
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     histories(&fleet, &uid, MANY);
     assert_eq!(admin.delete(&format!("/api/users/{uid}")).status, 200);
-    fleet.wait("the deleted user's objects are gone", || left(&fleet, &uid) == 0);
+    fleet.wait("the deleted user's objects are deleted", || left(&fleet, &uid) == 0);
     assert_eq!(left(&fleet, &json!(50)), 10);
     drop(web);
 }
@@ -186,7 +186,7 @@ fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_comm
     let uid = json!(1);
     histories(&fleet, &uid, MANY);
     datastore.terminate();
-    fleet.wait("it is disconnected", || fleet.status("a")["connected"] == false);
+    fleet.wait("it is offline", || fleet.status("a")["connected"] == false);
     admin.ok("DELETE", "/api/searchhistory");
     web.kill();
     // In the meantime further entries are added, and all are deleted by a webserver of an earlier version that
@@ -198,9 +198,9 @@ fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_comm
     let cleaning = ("cleanings".to_owned(), "history/1".to_owned(), work);
     import_at_once(&fleet, "later.jsonl", entries(&uid, MANY..2 * MANY).chain([cleaning]));
     web.restart(&fleet, &[]);
-    fleet.wait("its own is committed", || fleet.status("a")["outbox"] == 0);
+    fleet.wait("its own change is committed", || fleet.status("a")["outbox"] == 0);
     let is_left = |line: &str| ["history", "cleanings"].iter().any(|name| line.contains(&format!("\"{name}\"")));
-    fleet.wait("nothing is left", || !fleet.ok("d", &["export"]).lines().any(is_left));
+    fleet.wait("no leftovers remain", || !fleet.ok("d", &["export"]).lines().any(is_left));
     assert_eq!(fleet.status("a")["rejected"], 0);
     assert_eq!(web.admin(&fleet).ok("GET", "/api/searchhistory"), json!([]));
 }

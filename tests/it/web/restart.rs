@@ -45,9 +45,9 @@ fn restarts(fleet: &Fleet, web: &Web, admin: &Client) -> Duration {
     let starts = || fleet.log_of("a").matches(&format!("http://{}", web.address)).count();
     let (before, begun) = (starts(), Instant::now());
     admin.made("/api/restart/webserver", &json!({}));
-    fleet.wait("it is restarted", || starts() > before);
+    fleet.wait("restarted", || starts() > before);
     let nobody = web.nobody();
-    fleet.wait("it answers again", || nobody.answers());
+    fleet.wait("responds again", || nobody.answers());
     begun.elapsed()
 }
 
@@ -115,7 +115,7 @@ fn w46_only_the_first_writer_waits_for_a_datastore_that_hangs() {
     let mut others = times[1..].to_vec();
     others.sort_unstable();
     assert!(others[others.len() / 2] < Duration::from_millis(1500), "{times:?}");
-    fleet.wait("all transactions are resolved", || {
+    fleet.wait("all changes are resolved", || {
         fleet.status("a")["outbox"] == 0 && fleet.status("a")["connected"] == true
     });
     let all = admin.ok("GET", "/api/dashboards");

@@ -9,7 +9,7 @@ fn follows(site: &Site, former: u64) -> u64 {
     let generation = |name: &str| site.fleet.status(name)["generation"].as_u64().unwrap_or_default();
     for name in ["a", "b"] {
         let is_level = || generation(name) > former && site.fleet.status(name)["connected"] == true;
-        site.fleet.wait(&format!("{name} follows"), is_level);
+        site.fleet.wait(&format!("{name} has caught up"), is_level);
     }
     generation("a")
 }
@@ -32,7 +32,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     site.start_datastore();
     let generation = follows(&site, 1);
     // The same processes continue to write; nothing waits forever. Earlier sessions have ended.
-    site.fleet.wait("the restore has ended the login", || a.get("/api/dashboards").status == 401);
+    site.fleet.wait("the restore has ended the session", || a.get("/api/dashboards").status == 401);
     let (a, b) = (site.a.login("admin", ADMIN_PASSWORD), site.b.login("admin", ADMIN_PASSWORD));
     let after = make(&a, "after the restore");
     let there = b.made("/api/dashboards", &json!({ "Name": "at the other" }));
@@ -105,7 +105,7 @@ fn deleted_accounts(is_deleter_first: bool) {
         assert_eq!(web.nobody().with("Gravwell-Token", &token).get("/api/dashboards").status, 401);
     }
     let refused = site.b.login("admin", ADMIN_PASSWORD).ok("GET", "/api/rejections");
-    assert_eq!(refused.as_array().map(Vec::len), Some(0), "the deletion is done: {refused}");
+    assert_eq!(refused.as_array().map(Vec::len), Some(0), "the deletion was committed: {refused}");
 }
 
 #[test]

@@ -52,10 +52,10 @@ fn p15_results_of_one_user_make_room_for_their_own_and_leave_those_of_others() {
         })
         .collect();
     let status: Vec<u16> = his.iter().map(|path| download(&bob, path).status).collect();
-    assert_eq!(status, [409, 409, 200, 200], "the oldest were deleted");
+    assert_eq!(status, [409, 409, 200, 200], "the oldest results were evicted");
     let gone = download(&bob, &his[0]).text();
-    assert!(gone.contains("cleared away") && gone.contains("save what must stay"), "{gone}");
-    assert_eq!(download(&carol, &hers).status, 200, "another's stay");
+    assert!(gone.contains("were deleted because") && gone.contains("save results that you want to keep"), "{gone}");
+    assert_eq!(download(&carol, &hers).status, 200, "results of other users are kept");
     let metrics = web.metrics(&fleet).expect("metrics");
     assert!(metrics.contains("gravwell_results_cleared_total 2"), "{metrics}");
 
@@ -68,7 +68,7 @@ fn p15_results_of_one_user_make_room_for_their_own_and_leave_those_of_others() {
     let archive = carol.get(&format!("{hers}/download/archive"));
     let imported = bob.upload("POST", "/api/searchctrl/import", "file", archive.body.as_slice());
     assert_eq!(imported.status, 200, "{}", imported.text());
-    assert_eq!(download(&bob, &path).status, 409, "an archive takes space as well");
+    assert_eq!(download(&bob, &path).status, 409, "an archive uses room as well");
     let four = [archive.body.as_slice(); 4].concat();
     let refused = bob.upload("POST", "/api/searchctrl/import", "file", four.as_slice());
     assert!(refused.status == 507 && refused.text().contains("Render-Store-User-MB"), "{}", refused.text());
@@ -133,7 +133,7 @@ fn p11_nobody_fills_the_disk_with_results_to_keep_a_lock_away() {
     let (_, details) = searched(&bob, "tag=resource:mega | limit(400; repeat(.))");
     assert!(details["Reason"].to_string().contains("Render-Store-Min-Free-MB"), "{details}");
     assert!(details["Size"].as_u64().is_none_or(|size| size < 240 << 20), "{details}");
-    assert_eq!(b.put("/api/users/1/preferences", &json!({ "x": 1 })).status, 200, "other users can continue");
+    assert_eq!(b.put("/api/users/1/preferences", &json!({ "x": 1 })).status, 200, "other searches continue");
     a.ok("PUT", &format!("/api/users/{uid}/lock"));
     site.fleet.wait("the lock arrives", || bob.get("/api/info/whoami").status == 401);
     assert_eq!(site.b.nobody().get("/api/ready").status, 200);

@@ -82,9 +82,9 @@ fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_dem
     let longer = [&archive[..], b"x"].concat();
     for bad in [&flipped[..], &archive[..archive.len() - 20], &archive[..10], b"", &longer[..]] {
         let refused = b.upload("POST", "/api/searchctrl/import", "file", bad);
-        assert!(refused.status == 400 && refused.text().contains("no archive"), "{}", refused.text());
+        assert!(refused.status == 400 && refused.text().contains("not a search archive"), "{}", refused.text());
     }
-    assert_eq!(b.ok("GET", "/api/searchctrl").as_array().map(Vec::len), Some(2), "a rejected import leaves nothing");
+    assert_eq!(b.ok("GET", "/api/searchctrl").as_array().map(Vec::len), Some(2), "a rejected import leaves no files");
 
     assert_eq!(b.call("PATCH", &format!("{path}/save")).status, 200);
     site.converges();

@@ -142,7 +142,7 @@ fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
         // A token of an administrator has no administrator rights.
         let token = ask(&c, &question(json!(1), false)).await.expect("an answer");
         assert_eq!(token["status"], 404, "{token}");
-        assert_eq!(ask(&r, &good).await, None, "a reader acts for no user");
+        assert_eq!(ask(&r, &good).await, None, "a reader must not act on behalf of users");
         c.stop().await;
         r.stop().await;
     });
@@ -168,14 +168,14 @@ fn s7_a_part_is_never_taken_for_the_whole() {
     // Reads until the connection ends, regularly or not: the last chunk of a complete response is empty.
     let _ = stream.read_to_end(&mut got);
     assert!(got.len() < 60_000_000, "{} bytes", got.len());
-    assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "a partial result looks complete");
+    assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "a partial download looks complete");
     let refused = b.get(&format!("{path}/download/text"));
     assert!(refused.status == 503 && refused.text().contains("webserver a"), "{}", refused.text());
     assert_eq!(b.ok("GET", &path)["ItemCount"], 60_000);
     // After a restart it has its results.
     site.a.restart(&site.fleet, &[]);
     let again = || b.get(&format!("{path}/rows?first=59999&count=1")).status == 200;
-    site.fleet.wait("a is reached again", again);
+    site.fleet.wait("a is reachable again", again);
 }
 
 #[test]
@@ -190,11 +190,11 @@ fn s8_a_search_that_begins_is_listed_everywhere_and_histories_agree() {
         let begun = Instant::now();
         let path = launch(&a, "tag=resource:r | limit 1");
         let id = path.rsplit('/').next().expect("an id").to_owned();
-        site.fleet.wait("it is listed there", || listed(&b, &id));
+        site.fleet.wait("the search is listed there", || listed(&b, &id));
         waits.push(begun.elapsed());
     }
     waits.sort();
-    println!("from the request to begin a search until it was listed at the other webserver: {waits:?}");
+    println!("time from the launch until the search was listed at the other webserver: {waits:?}");
     // Offline, each continues; afterwards both have everything, including deletions.
     site.stop_datastore();
     launch(&a, "tag=resource:r \"made at a\"");

@@ -103,7 +103,7 @@ fn s1_queries_give_what_they_ask_for() {
     assert_eq!(direct(&bob, "tag=audit", "text").status, 400);
     assert_eq!(direct(&bob, "tag=resource:numbers", "text").status, 400);
     assert_eq!(bob.ok("GET", "/api/tags"), json!([]));
-    assert_eq!(admin.ok("GET", "/api/searchctrl"), json!([]), "results of direct searches are not kept");
+    assert_eq!(admin.ok("GET", "/api/searchctrl"), json!([]), "direct queries leave no search");
     assert_eq!(admin.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(17));
 }
 
@@ -120,7 +120,7 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
         ("tag=non-existant", 5, "Could not match tag spec non-existant against any known tags"),
         ("tag=resource:numbers | .n +", 28, "expected"),
         ("tag=resource:numbers | .n | nonsense(1)", 29, "nonsense"),
-        ("tag=resource:nobody | .", 5, "no resource called nobody"),
+        ("tag=resource:absent | .", 5, "no resource called absent"),
         ("tag=resource:numbers | limit x", 24, "limit 100"),
     ] {
         let answer = admin.post("/api/parse", &json!({ "SearchString": query, "Sequence": 7 })).json();
@@ -134,7 +134,7 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
     }
     let deep = format!("tag=resource:numbers | {}1{}", "(".repeat(4000), ")".repeat(4000));
     let judged = admin.post("/api/parse", &json!({ "SearchString": deep })).json();
-    assert!(judged["GoodQuery"].is_boolean(), "the webserver survives");
+    assert!(judged["GoodQuery"].is_boolean(), "the webserver must survive");
     // Each is ended by a different limit, without any effect on the webserver.
     for (query, state, reason) in [
         ("tag=resource:numbers | repeat(.)", "done", "Render-Store-Limit"),
@@ -210,10 +210,10 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     }
     let begun = Instant::now();
     let refused = b.get(&format!("{unsaved}/download/text"));
-    println!("until a killed webserver was reported: {:?}", begun.elapsed());
+    println!("time until the killed webserver was named: {:?}", begun.elapsed());
     assert_eq!(refused.status, 503);
     assert!(refused.text().contains("webserver a, which cannot be reached"), "{}", refused.text());
-    assert_eq!(b.ok("GET", &unsaved)["ItemCount"], 5, "replicated details are still returned");
+    assert_eq!(b.ok("GET", &unsaved)["ItemCount"], 5, "its metadata is still returned");
     b.ok("DELETE", &unsaved);
     site.a.restart(&site.fleet, &[]);
     site.converges();

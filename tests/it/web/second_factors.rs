@@ -38,7 +38,7 @@ impl App {
     /// Returns a code that is none of the app's next codes.
     pub(super) fn wrong(&self) -> String {
         let good: Vec<String> = (0..3).map(|later| self.code(later)).collect();
-        (0..).map(|n| format!("{n:06}")).find(|code| !good.contains(code)).expect("one of a million")
+        (0..).map(|n| format!("{n:06}")).find(|code| !good.contains(code)).expect("a one-in-a-million collision")
     }
 }
 
@@ -104,7 +104,11 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
 
     let (app, session, codes) = set_up(&site.a, "bob");
     assert_eq!(codes.len(), 10);
-    assert_eq!((before.get("/api/testauth").status, session.get("/api/testauth").status), (401, 200), "others end");
+    assert_eq!(
+        (before.get("/api/testauth").status, session.get("/api/testauth").status),
+        (401, 200),
+        "other sessions end"
+    );
     let shown = session.ok("GET", "/api/mfa")["UserConfig"].clone();
     assert_eq!((&shown["TOTP"]["Enabled"], &shown["RecoveryCodes"]["Remaining"]), (&json!(true), &json!(10)));
     assert_eq!(admin.ok("GET", &format!("/api/users/{uid}"))["MFA"], shown);
@@ -136,7 +140,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     site.converges();
     for web in [&site.a, &site.b] {
         let again = log_in(&web.nobody(), "bob", "TOTP", &next);
-        assert!(again.status == 422 && again.text().contains("used already"), "{}", again.text());
+        assert!(again.status == 422 && again.text().contains("already used"), "{}", again.text());
     }
 
     // Recovery codes are valid once, case-insensitively; new ones replace all.
@@ -217,7 +221,7 @@ fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
     assert_eq!(
         sessions["Sessions"].as_array().map(Vec::len),
         Some(3),
-        "of two logins with one code one is left: {sessions}"
+        "two logins with one code leave one session: {sessions}"
     );
     let refused: Vec<Value> = [&site.a, &site.b]
         .into_iter()
@@ -225,7 +229,7 @@ fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
         .collect();
     assert_eq!(refused.len(), 2, "{refused:?}");
     assert!(
-        refused.iter().any(|one| one["Reason"] == "the code of the second factor was used elsewhere, too"),
+        refused.iter().any(|one| one["Reason"] == "the code of the second factor was also used at another webserver"),
         "{refused:?}"
     );
 }
@@ -267,7 +271,7 @@ fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     assert!(begun["URL"].as_str().expect("text").starts_with("otpauth://totp/Blue%20Whale:admin?"), "{begun}");
     let app = App::of(&begun);
     let done = nobody.put("/api/mfa/totp/setup", &first("changeme", "TOTP", &app.code(0)));
-    assert_eq!(done.json()["MustChangePassword"], true, "the first password is for the first login only");
+    assert_eq!(done.json()["MustChangePassword"], true, "the first password is valid only for the first login");
     let admin = bearer(&strict, &done);
     assert_eq!(admin.get("/api/users").status, 403);
     admin.changed("/api/users/1/pwd", &json!({ "OrigPass": "changeme", "NewPass": ADMIN_PASSWORD }));
@@ -276,7 +280,7 @@ fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     for clear in ["/api/mfa/clear", "/api/mfa/totp/clear"] {
         assert_eq!(admin.post(clear, &body("admin", "RecoveryCodes", &code(0))).status, 403, "{clear}");
     }
-    assert_eq!(admin.delete("/api/users/1/mfa/clear").status, 403, "a session alone does not clear its own factor");
+    assert_eq!(admin.delete("/api/users/1/mfa/clear").status, 403, "a session alone does not clear the user's factor");
     bearer(&strict, &log_in(&nobody, "admin", "RecoveryCodes", &code(0)));
 
     // Sessions from a webserver that requires no second factor are valid there, but not here. Tokens are valid on both.
@@ -350,9 +354,9 @@ fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
         "wrong recovery code",
         "too many wrong codes",
     ];
-    fleet.wait("the audit has it", || wanted.iter().all(|what| rows().contains(what)));
+    fleet.wait("recorded in the audit", || wanted.iter().all(|what| rows().contains(what)));
     let rows = rows();
-    assert!(!rows.contains(&totp::seed_text(&bob.0)) && !rows.contains(&codes[1]), "no secret is in it");
+    assert!(!rows.contains(&totp::seed_text(&bob.0)) && !rows.contains(&codes[1]), "the audit contains no secret");
 }
 
 #[test]
@@ -382,7 +386,7 @@ fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
     }
     site.fleet.enroll("r", "reader");
     let reader = site.fleet.replica("r");
-    site.fleet.wait("the reader is level", || {
+    site.fleet.wait("the reader has caught up", || {
         let (there, here) = (site.fleet.status("d"), site.fleet.status("r"));
         here["seq"] == there["head"] && here["digest"] == there["digest"]
     });
@@ -403,7 +407,7 @@ fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
         "blake3": blake3::hash(body_text.as_bytes()).to_hex().to_string() } });
     let restored = admin.upload("POST", "/api/backup", "backup", format!("{body_text}{end}\n").as_bytes());
     assert_eq!(restored.status, 200, "{}", restored.text());
-    assert_eq!(session.get("/api/testauth").status, 401, "logins end");
+    assert_eq!(session.get("/api/testauth").status, 401, "sessions end");
     assert_eq!(said(&site.a.nobody().post("/api/login", &body("bob", "None", ""))), (200, false, true, false));
     bearer(&site.a, &log_in(&site.a.nobody(), "bob", "RecoveryCodes", &codes[0]));
 }

@@ -24,7 +24,7 @@ fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
     let user = format!("/api/users/{uid}");
     let refused = bob.get("/api/dashboards");
     assert_eq!((refused.status, &refused.json()["Cap"]), (403, &json!("DashboardRead")));
-    assert_eq!(bob.get("/api/info/whoami").status, 200, "a user may read their own identity and rights");
+    assert_eq!(bob.get("/api/info/whoami").status, 200, "users may read their own account and capabilities");
     assert_eq!(bob.ok("GET", "/api/info/capabilities/my"), json!([]));
     assert_eq!(bob.get(&format!("{user}/capabilities")).status, 403);
     assert_eq!(bob.put(&format!("{user}/capabilities"), &json!({ "Grants": ["Search"] })).status, 403);
@@ -37,7 +37,7 @@ fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
     assert_eq!(
         bob.post("/api/dashboards", &json!({ "Name": "d" })).status,
         200,
-        "members have the rights of their group"
+        "members have the capabilities of the group"
     );
     let why = admin.ok("GET", &format!("{user}/capabilities/why"));
     let of = |name: &str| {
@@ -52,7 +52,7 @@ fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
     assert_eq!(admin.ok("GET", &format!("{user}/tags")), json!({ "Grants": ["web*"] }));
     admin.ok("DELETE", &format!("/api/groups/{gid}"));
     assert_eq!(bob.post("/api/dashboards", &json!({ "Name": "d" })).status, 403);
-    assert_eq!(admin.get("/api/dashboards").status, 200, "administrators keep their rights");
+    assert_eq!(admin.get("/api/dashboards").status, 200, "administrators are not restricted");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn w26_guessing_is_held_back_also_when_it_is_done_at_once() {
     assert_eq!(answers.iter().filter(|status| **status == 422).count(), 4, "{answers:?}");
     // The others are throttled, or rejected because too many from one address are waiting.
     assert!(answers.iter().all(|status| [422, 423, 429].contains(status)), "{answers:?}");
-    assert_eq!(guess("the right horse".into()), 423, "a correct guess is not revealed");
+    assert_eq!(guess("the right horse".into()), 423, "a throttled login must not reveal a correct password");
     // An existing session is not affected, but cannot be used to guess the old password either.
     admin.made("/api/users", &json!({ "User": "eve", "Pass": "the right horse" }));
     let eve = web.login("eve", "the right horse");
@@ -99,13 +99,13 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
         let token = answer.json()["JWT"].as_str().expect("JWT").to_owned();
         let session = web.nobody().with("Authorization", &format!("Bearer {token}"));
         let new = sessions(&session).into_iter().find(|one| !before.contains(&one["Created"]));
-        new.expect("a separate session")["Origin"].as_str().expect("text").to_owned()
+        new.expect("a new session")["Origin"].as_str().expect("text").to_owned()
     };
     assert_eq!(through("198.51.100.7"), "198.51.100.7");
     assert_eq!(
         through("203.0.113.1, 198.51.100.8, 127.0.0.9"),
         "198.51.100.8",
-        "addresses sent by the client are not trusted"
+        "addresses set by the client are ignored"
     );
     assert_eq!(through("nonsense"), "127.0.0.1");
     let cookie = |site: Option<&str>| {
@@ -120,7 +120,7 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
         let client = web.nobody().with("Cookie", &format!("token={}", admin.token())).with("Sec-Fetch-Site", site);
         client.get("/api/login/tmptoken").status
     };
-    assert_eq!((from("same-origin"), from("cross-site")), (200, 401), "it creates a session, although it is a GET");
+    assert_eq!((from("same-origin"), from("cross-site")), (200, 401), "this GET writes a session");
     let asked = web.nobody().with("Origin", "https://tools.example").with("Access-Control-Request-Method", "PUT");
     let asked = asked.call("OPTIONS", "/api/users/1");
     assert_eq!(asked.status, 204);
@@ -174,13 +174,13 @@ fn w32_an_administrator_changes_the_level_of_logging_and_restarts() {
     assert_eq!(admin.put("/api/logging", &json!({ "Level": "Loud" })).status, 400);
     let id = admin.made("/api/dashboards", &json!({ "Name": "d" }));
     admin.made("/api/restart/webserver", &json!({}));
-    fleet.wait("it is restarted", || {
+    fleet.wait("restarted", || {
         let text = fleet.log_of("a");
-        text.contains("a restart was ordered") && text.matches(&format!("http://{}", web.address)).count() == 2
+        text.contains("restart requested") && text.matches(&format!("http://{}", web.address)).count() == 2
     });
     let nobody = web.nobody();
-    fleet.wait("it answers again", || nobody.answers());
-    assert_eq!(admin.ok("GET", &format!("/api/dashboards/{id}"))["Name"], "d", "the login outlives the restart");
+    fleet.wait("responds again", || nobody.answers());
+    assert_eq!(admin.ok("GET", &format!("/api/dashboards/{id}"))["Name"], "d", "the session survives the restart");
 }
 
 /// Returns every regular file below a directory.
@@ -225,10 +225,7 @@ fn p11_nothing_that_is_kept_opens_a_request() {
     };
     let files = files_below(&fleet.dir("a")).into_iter().map(|path| used(std::fs::read(path).unwrap_or_default()));
     let kept: Vec<Vec<u8>> = files.chain([copy]).collect();
-    assert!(
-        kept.iter().any(|bytes| bytes.windows(8).any(|part| part == b"sessions")),
-        "the file contains the sessions"
-    );
+    assert!(kept.iter().any(|bytes| bytes.windows(8).any(|part| part == b"sessions")), "the data contains sessions");
     for secret in &secrets {
         assert!(!kept.iter().any(|bytes| bytes.windows(secret.len()).any(|part| part == secret)), "{secret:?}");
     }

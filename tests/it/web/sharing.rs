@@ -28,7 +28,7 @@ fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
     assert_eq!(id.status, 200, "{}", id.text());
     let path = format!("/api/dashboards/{}", id.text());
     let shown = owner.get(&path);
-    assert!(shown.text().contains(data), "as it came: {}", shown.text());
+    assert!(shown.text().contains(data), "returned unchanged: {}", shown.text());
     let shown = shown.json();
     assert!(shown["UID"] != 1 && shown["Description"] == "" && shown["Labels"] == json!(["l"]), "{shown}");
     assert_eq!(
@@ -48,7 +48,7 @@ fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
     assert_eq!(
         member.changed(&path, &json!({ "Name": "y", "GIDs": [] }))["GIDs"],
         json!([gid]),
-        "sharing stays the owner's"
+        "only the owner may share"
     );
     assert_eq!(member.delete(&path).status, 403);
     assert_eq!(owner.put(&path, &json!({ "Global": true })).status, 403);
@@ -147,7 +147,11 @@ fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
     assert_eq!(bob.get("/api/searchhistory/user/1").status, 403);
     bob.made("/api/searchhistory", &json!({ "UserQuery": "tag=y" }));
     assert_eq!(a.ok("GET", "/api/searchhistory?admin=true").as_array().map(Vec::len), Some(kept.len() + 1));
-    assert_eq!(a.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(kept.len()), "one's own, unless asked");
+    assert_eq!(
+        a.ok("GET", "/api/searchhistory").as_array().map(Vec::len),
+        Some(kept.len()),
+        "only the caller's own by default"
+    );
     a.ok("DELETE", "/api/searchhistory");
     a.ok("DELETE", &format!("/api/searchhistory/user/{uid}"));
     assert!(!site.converges().contains("\"history\""));
@@ -241,7 +245,7 @@ fn w51_only_members_and_administrators_share_into_a_group() {
         ("add to the history", &|client, gid| {
             client.post("/api/searchhistory", &json!({ "UserQuery": "q", "GIDs": [gid] }))
         }),
-        ("begin a search", &|client, gid| {
+        ("start a search", &|client, gid| {
             client.post("/api/searchctrl/launch", &json!({ "SearchString": query, "GIDs": [gid] }))
         }),
         ("share a search", &|client, gid| client.put(&format!("{}/groups", search(client)), &json!({ "GIDs": [gid] }))),

@@ -128,7 +128,7 @@ impl Objects {
         assert_eq!(
             (&dashboard["GIDs"], &dashboard["Data"]),
             (&json!([]), &json!({ "v": 2 })),
-            "un-shared, and not stale"
+            "no longer shared, and not stale"
         );
         for path in [&self.resource, &self.contents] {
             assert_eq!(client.ok("GET", path)["GroupACL"], json!([]), "un-shared");
@@ -237,9 +237,9 @@ fn p08_changes_of_one_object_at_two_webservers_at_once_are_both_kept() {
     let last = json!((ROUNDS - 1).to_string());
     for client in [&a, &b] {
         let dashboard = client.ok("GET", &path);
-        assert_eq!((&dashboard["Description"], &dashboard["Name"]), (&last, &last), "neither reverted the other");
+        assert_eq!((&dashboard["Description"], &dashboard["Name"]), (&last, &last), "both changes are in effect");
     }
-    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]), "no author is notified twice");
+    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]), "users are notified only once");
 }
 
 #[test]

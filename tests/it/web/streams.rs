@@ -319,7 +319,7 @@ impl Stage {
             is_over.store(true, Ordering::Relaxed);
             wrong
         });
-        assert!(wrong.is_empty(), "these continued:\n{}\n{}", wrong.join("\n"), self.fleet.log_of("a"));
+        assert!(wrong.is_empty(), "these responses continued:\n{}\n{}", wrong.join("\n"), self.fleet.log_of("a"));
     }
 }
 
@@ -347,7 +347,7 @@ fn p11_every_answer_that_lasts_ends_when_its_webserver_is_revoked() {
     let mut open = vec![opened];
     open.extend(rest.iter().zip(1..).map(|(path, number)| stage.open(number, path, Revoked).0));
     lose();
-    stage.fleet.wait("it knows", || stage.fleet.status("a")["is_refused"] == true);
+    stage.fleet.wait("the revocation has arrived", || stage.fleet.status("a")["is_refused"] == true);
     all_break_off(open, &stage.fleet.log_of("a"));
     assert_eq!(stage.admin.get("/api/backup").status, 503);
     assert_eq!(stage.admin.get("/api/info/whoami").status, 200);
@@ -364,7 +364,7 @@ fn all_break_off(open: Vec<Open>, log: &str) {
         let kept = reading.into_iter().filter_map(|(name, reading)| (!reading.join().expect("reads")).then_some(name));
         kept.collect()
     });
-    assert!(wrong.is_empty(), "these continued:\n{}\n{log}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "these responses continued:\n{}\n{log}", wrong.join("\n"));
 }
 
 /// An open socket uses the user's current groups and capabilities for every frame.
@@ -482,7 +482,7 @@ fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
             TokenDeleted => own.delete(&token),
             TokenStripped => own.put(&token, &json!({ "name": "t", "capabilities": ["Search"] })),
             Demotion => b.delete(&format!("{user}/admin")),
-            other => panic!("{other:?} is not in the table"),
+            other => panic!("{other:?} has no row"),
         };
         assert_eq!(done.status, 200, "{loss:?}: {}", done.text());
     }
@@ -520,7 +520,7 @@ fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
         for own in &clients {
             scope.spawn(|| {
                 let refused = own.get(&download);
-                assert!(refused.status == 429 && refused.text().contains("downloads of yours"), "{}", refused.text());
+                assert!(refused.status == 429 && refused.text().contains("of your downloads"), "{}", refused.text());
             });
         }
     });
@@ -617,7 +617,7 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     }
     let mut next = [begin(""), begin("Content-Length: 100\r\n")];
     for stream in &mut next {
-        assert_eq!(status(stream, Duration::from_secs(2)), None, "they wait beyond the limit");
+        assert_eq!(status(stream, Duration::from_secs(2)), None, "requests above the limit wait");
     }
     drop(held);
     for stream in &mut next {
@@ -632,7 +632,7 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     }
     std::thread::sleep(Duration::from_secs(1));
     let soon = |stream: &mut TcpStream| status(stream, Duration::from_secs(5));
-    assert_eq!(soon(&mut begin("")).as_deref(), Some("200"), "downloads take no slots of uploads");
+    assert_eq!(soon(&mut begin("")).as_deref(), Some("200"), "downloads use no slots of uploads");
     let own = made(&admin, "a");
     assert_eq!(admin.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]).status, 200);
     let started = std::time::Instant::now();
@@ -640,5 +640,5 @@ fn p15_downloads_are_counted_as_downloads_and_uploads_give_way() {
     let uploaded = bob.upload("PUT", &format!("/api/resources/{own}/raw"), "file", &b"text"[..]);
     assert_eq!(uploaded.status, 200, "after {:?}: {}", started.elapsed(), uploaded.text());
     let told = uploads.iter_mut().filter_map(|stream| status(stream, Duration::from_millis(1)));
-    assert_eq!(told.collect::<Vec<_>>(), ["503"], "one of them was closed");
+    assert_eq!(told.collect::<Vec<_>>(), ["503"], "one upload was cancelled");
 }

@@ -46,10 +46,10 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
     let (root, eves, bobs) = (site.b.admin(&site.fleet), site.b.login("eve", PASSWORD), site.b.login("bob", PASSWORD));
     eves.changed(&format!("/api/users/{mallory}/admin"), &json!({}));
     eves.changed(&format!("/api/users/{alice}/pwd"), &json!({ "NewPass": NEW_PASSWORD }));
-    let first = token(&bobs, "made before all sessions were ended");
+    let first = token(&bobs, "created before all sessions were ended");
     assert_eq!(bobs.delete("/api/logout").status, 200);
     let bobs = site.b.login("bob", PASSWORD);
-    let second = token(&bobs, "made in a new epoch");
+    let second = token(&bobs, "created in a new epoch");
     let dashboard = bobs.made("/api/dashboards", &json!({ "Name": "bob's work", "Data": {} }));
     assert_eq!(root.delete(&format!("/api/users/{carol}/lock")).status, 200);
     // A user who is already an administrator.
@@ -73,7 +73,7 @@ fn w70_what_was_made_with_a_right_that_was_taken_away_elsewhere_is_not_committed
         assert!(!is_admin(client, mallory) && !is_admin(client, eve) && !is_admin(client, dave));
         assert!(may_log_in(web, "alice", PASSWORD) && !may_log_in(web, "alice", NEW_PASSWORD));
         assert!(!opens(web, &first) && !opens(web, &second), "tokens of the former password");
-        assert!(!may_log_in(web, "carol", PASSWORD), "the newer lock is effective");
+        assert!(!may_log_in(web, "carol", PASSWORD), "the newer lock takes effect");
         let bobs = web.nobody().with("Authorization", &format!("Bearer {}", bobs.token()));
         assert_eq!(bobs.get("/api/testauth").status, 401, "a login with the former password");
         // Work of users who still have their rights is kept.
@@ -106,7 +106,8 @@ fn w71_a_right_is_not_written_back_by_who_loses_it() {
                 values.push(answer.json()["token"].as_str().expect("a value").to_owned());
             }
         });
-        site.fleet.wait("there are some", || bobs.ok("GET", "/api/tokens").as_array().is_some_and(|all| all.len() > 2));
+        site.fleet
+            .wait("some tokens exist", || bobs.ok("GET", "/api/tokens").as_array().is_some_and(|all| all.len() > 2));
         assert_eq!(admin.delete(place).status, 200);
         admin.changed(&format!("/api/users/{bob}/pwd"), &json!({ "NewPass": NEW_PASSWORD }));
         repeated.into_iter().for_each(|thread| thread.join().expect("ends"));
@@ -166,7 +167,7 @@ fn p11_who_acts_as_another_user_does_so_only_as_long_as_they_may() {
         assert_eq!(as_dora.put(&format!("/api/users/{uid}/pwd"), &change).status, 403);
         take_away(&anna, uid);
         assert!(!counts(&as_dora) && !counts(&as_carol), "{what}");
-        assert_eq!(root.get(&format!("/api/dashboards/{dashboard}")).status, 200, "earlier changes are kept");
+        assert_eq!(root.get(&format!("/api/dashboards/{dashboard}")).status, 200, "completed changes are kept");
         let left = root.ok("GET", &format!("/api/users/{dora}/sessions"))["Sessions"].clone();
         assert!(left.as_array().is_some_and(Vec::is_empty), "{what}: {left}");
     }
@@ -234,7 +235,7 @@ fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_n
     site.stop_datastore();
 
     bobs.made("/api/notifications/broadcast", &json!({ "Msg": "from bob" }));
-    dashboard(&bobs, json!({ "Name": "shared with all", "Global": true }));
+    dashboard(&bobs, json!({ "Name": "of all users", "Global": true }));
     bobs.ok("DELETE", &kept);
     bobs.changed(&changed, &json!({ "Description": "bob was here" }));
     dashboard(&bobs, json!({ "Name": "bob's own" }));
@@ -259,13 +260,13 @@ fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_n
     // It is reported and kept. An author who has the right again retries it; an administrator is recorded along with
     // the author.
     let (shared, reason) = rejected(&carols, "create dashboard of the team");
-    assert_eq!(reason, format!("its author is no member of group {team} any more"));
+    assert_eq!(reason, format!("its author is no longer a member of group {team}"));
     assert_eq!(carols.post(&shared, &json!({})).status, 403);
     admin.made(&format!("/api/users/{carol}/group"), &join);
     site.converges();
     assert_eq!(carols.post(&shared, &json!({})).status, 200);
     let (deleted, reason) = rejected(&bobs, "delete dashboard to be deleted");
-    assert_eq!(reason, "the administrator who made it is none any more");
+    assert_eq!(reason, "its author is no longer an administrator");
     assert_eq!(bobs.post(&deleted, &json!({})).status, 403);
     assert_eq!(root.post(&deleted, &json!({})).status, 200);
     site.converges();
@@ -277,5 +278,5 @@ fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_n
         row["what"] == "delete dashboard to be deleted"
             && (&row["user"], &row["by"]) == (&json!("bob"), &json!("admin"))
     };
-    site.fleet.wait("both are in the audit", || audit().lines().any(is_named));
+    site.fleet.wait("both are recorded in the audit", || audit().lines().any(is_named));
 }

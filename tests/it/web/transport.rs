@@ -26,10 +26,10 @@ fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
     let _process = Process::begin(command, &fleet.dir("a.log"));
     let made = fleet.dir("a").join("tls/cert.pem");
     let url = format!("https://localhost:{}/api/version", address.port());
-    fleet.wait("it answers", || made.exists() && curl(&["-k", &url]).contains("\"Major\":0"));
+    fleet.wait("it responds", || made.exists() && curl(&["-k", &url]).contains("\"Major\":0"));
     let trusted = curl(&["--cacert", made.to_str().expect("path"), "-i", "--http2", &url]);
     assert!(trusted.starts_with("HTTP/2 200") && trusted.contains("strict-transport-security"), "{trusted}");
-    assert!(!curl(&[&url]).contains("Major"), "it is not trusted by default");
+    assert!(!curl(&[&url]).contains("Major"), "clients must not trust it by default");
     let moved = curl(&["-i", &format!("http://localhost:{}/api/users?x=1", plain.port())]);
     assert!(
         moved.starts_with("HTTP/1.1 308")
@@ -48,15 +48,17 @@ fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"));
     command.arg("--data-dir").arg(other.dir("a")).args(["--listen", &free_address().to_string(), "--no-redirect"]);
     let second = Process::begin(command, &other.dir("a.log"));
-    other.wait("it created a certificate", || other.dir("a").join("tls/cert.pem").exists());
+    other.wait("the webserver generates a certificate", || other.dir("a").join("tls/cert.pem").exists());
     second.terminate();
     std::fs::write(&made, "nonsense").expect("writes");
-    fleet.wait("it reports an invalid certificate", || fleet.log_of("a").contains("the old one stays"));
+    fleet.wait("the webserver reports the invalid certificate", || fleet.log_of("a").contains("keeping the old one"));
     assert!(curl(&["-k", &url]).contains("Major"));
     for file in ["key.pem", "cert.pem"] {
         std::fs::copy(other.dir("a").join("tls").join(file), fleet.dir("a").join("tls").join(file)).expect("copies");
     }
-    fleet.wait("it uses the new one", || curl(&["--cacert", made.to_str().expect("path"), &url]).contains("Major"));
+    fleet.wait("the webserver uses the new certificate", || {
+        curl(&["--cacert", made.to_str().expect("path"), &url]).contains("Major")
+    });
 }
 
 #[test]
@@ -195,7 +197,7 @@ fn send_blindly(web: &Web, head: &str, announced: usize, sent: usize) -> String 
     let head = format!("{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("writes");
     for _ in 0..sent >> 20 {
-        stream.write_all(&[7; 1 << 20]).expect("the server continues to read unwanted data");
+        stream.write_all(&[7; 1 << 20]).expect("the server keeps reading a rejected body");
     }
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("reads");
