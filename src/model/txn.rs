@@ -286,13 +286,13 @@ impl fmt::Display for Condition {
             Condition::Absent { collection, key } => write!(f, "absent {collection}/{key}"),
             Condition::Present { collection, key } => write!(f, "present {collection}/{key}"),
             Condition::Version { collection, key, .. } if self.is_upon_lost() => {
-                write!(f, "{collection}/{key} as it was in a lost history")
+                write!(f, "{collection}/{key} as a history that was lost had left it")
             }
             Condition::Version { collection, key, .. } if self.mark().is_some() => {
-                write!(f, "{collection}/{key} as the author's earlier change wrote it")
+                write!(f, "{collection}/{key} as the author's earlier change left it")
             }
             Condition::Version { collection, key, version } => match self.since() {
-                Some(seq) => write!(f, "{collection}/{key} neither created nor deleted after sequence {seq}"),
+                Some(seq) => write!(f, "{collection}/{key} neither made nor deleted after sequence {seq}"),
                 None => write!(f, "version {version} of {collection}/{key}"),
             },
         }
@@ -649,7 +649,7 @@ mod tests {
         for other in [version(7), version((1 << 62) - 1), Condition::written_by(place().0, place().1, id)] {
             assert_eq!(other.since(), None, "{other}");
         }
-        assert_eq!(since(7).to_string(), "c/k neither created nor deleted after sequence 7");
+        assert_eq!(since(7).to_string(), "c/k neither made nor deleted after sequence 7");
     }
 
     #[test]

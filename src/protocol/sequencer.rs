@@ -594,7 +594,7 @@ mod tests {
     fn p04_what_was_deleted_after_it_was_seen_to_be_absent_does_not_return() {
         let is_committed = |decision: Decision| match decision {
             Decision::Write(Entry { body: EntryBody::Reject { reason, .. }, .. }) => {
-                let wanted = "condition failed: expected c/a neither created nor deleted after sequence ";
+                let wanted = "condition failed: expected c/a neither made nor deleted after sequence ";
                 assert!(reason.to_string().starts_with(wanted), "{reason}");
                 false
             }

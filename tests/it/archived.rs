@@ -94,7 +94,7 @@ fn p04_what_was_deleted_after_the_named_sequence_is_not_made_again() {
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     };
     let is_refused = |(is_made, said): (bool, String)| {
-        let wanted = format!("c/k neither created nor deleted after sequence {}", deleted - 1);
+        let wanted = format!("c/k neither made nor deleted after sequence {}", deleted - 1);
         assert!(!is_made && said.contains(&wanted), "{said}");
     };
     is_refused(make(deleted - 1));
