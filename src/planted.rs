@@ -173,6 +173,8 @@ bugs! {
     ClockTakenOver,
     /// A condition on a lost history is kept without translation.
     ConditionsNotTranslated,
+    /// A condition that an object is present is kept without translation.
+    PresentNotTranslated,
     /// A read in a history that was left counts as a read in the present one.
     ReadsNotTranslated,
     /// Changes that the new log lacks are not archived.

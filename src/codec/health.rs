@@ -105,6 +105,8 @@ pub enum Code {
     IntakeStalled,
     /// The continuous backup of a datastore fails.
     ArchiveBehind,
+    /// The log lacks changes of this member that it once had.
+    ChangesMissing,
     /// A reason from a later version.
     #[serde(other)]
     Unknown,
@@ -129,6 +131,7 @@ impl Code {
             | Code::AuthorityMissing
             | Code::RegisterMarkDamaged
             | Code::ArchiveBehind
+            | Code::ChangesMissing
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

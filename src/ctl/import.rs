@@ -21,6 +21,7 @@ use crate::codec::admin::{OriginInfo, Request, Status};
 use crate::codec::jsonl::{LINE_BYTES_MAX, check_depth, parse_line};
 use crate::codec::message::{self, Fate, Kind, Outcome};
 use crate::codec::txn::encode_txn;
+use crate::env::real::create_dirs;
 use crate::model::{Origin, OriginCounter, Txn, TxnId};
 use crate::transport::wire;
 
@@ -190,7 +191,7 @@ async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     }
     let mut file = File::open(path).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?;
     let imports = dir.join("imports");
-    std::fs::create_dir_all(&imports).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
+    create_dirs(&imports, 0o700).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
     forget_finished(dir, &imports, path, &mut file).await?;
     let (known, record, was_known) = import_record::find(&imports, path, &mut file)?;
     if was_known {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::codec::admin::{Invitation, Request};
 use crate::codec::jsonl::timestamp;
 use crate::env::data_dir;
+use crate::env::real::create_dirs;
 use crate::model::MemberName;
 use crate::transport::join;
 use crate::trust::{Identity, Token};
@@ -68,7 +69,7 @@ pub(super) async fn join(dir: &Path, json: bool, token: &str) -> CtlResult {
             dir.display()
         )));
     }
-    std::fs::create_dir_all(dir).map_err(CtlError::new)?;
+    create_dirs(dir, 0o700).map_err(CtlError::new)?;
     let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
     let identity: Identity = join::join(dir, &token, now_ms).await.map_err(CtlError::new)?;
     let mut output = Output::new();

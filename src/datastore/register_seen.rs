@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::datastore::Recovery;
 use crate::env::data_dir::replace_file;
-use crate::env::fs::first_free;
+use crate::env::fs::{first_free, parent_dir};
 use crate::env::summed;
 use crate::model::MemberName;
 use crate::telemetry::seldom::Seldom;
@@ -133,9 +133,17 @@ impl Witness {
             Found::Missing => return Some((self.path.clone(), MISSING.into())),
             _ => {}
         }
-        let aside = self.aside(DAMAGED, 1);
         let why = "it was missing or unreadable, and was renamed when the registry was written again";
-        aside.exists().then(|| (aside, why.into()))
+        self.damaged_copies().min().map(|aside| (aside, why.into()))
+    }
+
+    /// Returns the files that were renamed because they were damaged. An operator may have removed only some of them.
+    fn damaged_copies(&self) -> impl Iterator<Item = PathBuf> {
+        let prefix = format!("{FILE}.{DAMAGED}-");
+        let entries = std::fs::read_dir(parent_dir(&self.path)).into_iter().flatten().flatten();
+        let is_copy =
+            move |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+        entries.map(|entry| entry.path()).filter(is_copy)
     }
 
     fn aside(&self, mark: &str, number: u32) -> PathBuf {

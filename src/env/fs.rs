@@ -122,6 +122,22 @@ pub trait Fs: Send + Sync + Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
 }
 
+/// Copies `bytes` bytes of `source` from `offset` on to the start of `target`, and syncs them.
+///
+/// # Errors
+/// If reading, writing or syncing fails, or `source` ends before that.
+pub fn copy_range(source: &dyn File, offset: u64, bytes: u64, target: &dyn File) -> io::Result<()> {
+    let mut piece = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < bytes {
+        let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(piece.len());
+        read_exact_at(source, &mut piece[..length], offset + at)?;
+        target.write_at(&piece[..length], at)?;
+        at += length as u64;
+    }
+    target.sync_data()
+}
+
 /// Fills `buffer` from `offset` on; fails with `UnexpectedEof` if the file ends before that.
 ///
 /// # Errors

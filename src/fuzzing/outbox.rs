@@ -174,7 +174,7 @@ impl Stream {
             _ => Fate::Committed(Seq(1)),
         };
         match self.pusher.handle_outcome(Outcome { id, fate }) {
-            Heard::Pause(_) | Heard::ChunksMissing(..) => *self = Stream::default(),
+            Heard::Pause(_) | Heard::Gap(..) | Heard::ChunksMissing(..) => *self = Stream::default(),
             Heard::Acknowledged(of, _) | Heard::Decided(of) | Heard::Refused(of, _) => assert_eq!(of, id),
         }
     }

@@ -23,7 +23,7 @@ use super::segment::{Scan, read_header, scan_frames};
 use crate::codec::error::EncodeError;
 use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
 use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs, is_full, parent_dir, read_exact_at, write_again};
+use crate::env::fs::{File, Fs, copy_range, is_full, parent_dir, write_again};
 use crate::env::real::RealFs;
 use crate::model::{Chain, Generation, LogId, Seq};
 use crate::planted::{self, Bug};
@@ -642,15 +642,7 @@ fn keep_damaged(fs: &dyn Fs, dir: &Path, name: &str) -> Result<(), JournalError>
     let source = fs.open(&dir.join(name)).map_err(IoFailure::at("open", name))?;
     let length = source.len().map_err(IoFailure::at("read", name))?;
     let copied = fs.create(&dir.join(&aside)).and_then(|target| {
-        let mut piece = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < length {
-            let wanted = usize::try_from(length - at).unwrap_or(usize::MAX).min(piece.len());
-            read_exact_at(&*source, &mut piece[..wanted], at)?;
-            target.write_at(&piece[..wanted], at)?;
-            at += wanted as u64;
-        }
-        target.sync_data()?;
+        copy_range(&*source, 0, length, &*target)?;
         fs.sync_dir(dir)
     });
     Ok(copied.map_err(IoFailure::at("keep a copy in", &aside))?)

@@ -606,15 +606,7 @@ pub(super) fn quarantine(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes
         fs.create_dir_all(&place)?;
         let source = fs.open(&dir.join(file))?;
         let target = fs.create(&dir.join(&name))?;
-        let mut at = 0;
-        let mut buffer = vec![0; 1 << 20];
-        while at < bytes {
-            let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(buffer.len());
-            crate::env::fs::read_exact_at(&*source, &mut buffer[..length], offset + at)?;
-            target.write_at(&buffer[..length], at)?;
-            at += length as u64;
-        }
-        target.sync_data()?;
+        crate::env::fs::copy_range(&*source, offset, bytes, &*target)?;
         fs.sync_dir(&place)?;
         fs.sync_dir(dir)
     };

@@ -20,6 +20,7 @@ const OPEN: &[&str] = &[
     "dashboards",
     "group-names",
     "groups",
+    // Counters of numbers that earlier versions assigned. Nothing reads them.
     "id-leases",
     "locks",
     "memberships",

@@ -4,7 +4,7 @@
 use super::capabilities::{Grants, Holder, TagGrants};
 use super::cleaning::{self, Cleaning, Of, SLICE};
 use super::groups::Group;
-use super::ids::{Ids, Numbers};
+use super::ids;
 use super::passwords::Password;
 use super::record::Stored;
 use super::sessions::{self, Epoch, Session};
@@ -25,24 +25,20 @@ const WITH_THE_USER: &str = "it belongs to the user";
 /// The same reason for a group.
 const WITH_THE_GROUP: &str = "it belongs to the group";
 /// Maximum number of candidates when looking for a number without leftover objects.
-const NUMBERS_TRIED: usize = 1000;
+const NUMBERS_TRIED: usize = 100;
 
-/// Returns a number without leftover objects of an earlier user or group.
+/// Returns a number for a new user or group (`of`) without leftover objects of an earlier one.
 ///
 /// # Errors
 /// If random bytes are unavailable, or the state is corrupt.
-pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, StoreError> {
-    let of = match numbers {
-        Numbers::Users => Of::User,
-        Numbers::Groups => Of::Group,
-    };
+pub fn new_number(store: &Store, of: Of) -> Result<i32, StoreError> {
     for _ in 0..NUMBERS_TRIED {
-        let number = ids.next(store, numbers)?;
+        let number = ids::draw()?;
         if !cleaning::is_anything_left(store, of, number)? {
             return Ok(number);
         }
     }
-    Err(StoreError::Io(std::io::Error::other("no ID is free; check that leases and objects belong to the same fleet")))
+    Err(StoreError::Io(std::io::Error::other("no unused number was found; try again")))
 }
 
 /// Creates a user; the name must be free at commit.

@@ -35,7 +35,7 @@ use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
 /// Collections that no archive contains and a restore leaves unchanged: logins, keys that sign them, second factors,
-/// leased number ranges, and notifications, which expire.
+/// counters of numbers of earlier versions, and notifications, which expire.
 const NEVER: [&str; 10] = [
     "sessions",
     "session-epochs",

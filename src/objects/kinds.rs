@@ -6,7 +6,6 @@ use super::contents::Content;
 use super::dashboards::Dashboard;
 use super::groups::{Group, GroupName};
 use super::history::Entry;
-use super::ids::Counter;
 use super::invalid::check;
 use super::notifications::Notification;
 use super::passwords::Password;
@@ -77,7 +76,6 @@ pub const KINDS: &[Kind] = &[
     kind::<Cleaning>(Exposure::Open, "<what>/<number>: leftovers of a deleted object that still have to be deleted"),
     kind::<FormerKey>(Exposure::Secret, "<id>: login-signing key of a webserver of an earlier version"),
     kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or all users"),
-    kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has leased"),
 ];
 
 /// Returns the kind of a collection.

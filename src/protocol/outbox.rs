@@ -17,7 +17,7 @@ use crate::planted::{self, Bug};
 
 use super::kept::KeptTxns;
 use super::lanes::Bulk;
-use super::rebase::{Leaving, Lost};
+use super::rebase::{InOrder, Leaving, Lost};
 use super::retried::Retried;
 use super::shares::{Held, Shares};
 
@@ -127,6 +127,8 @@ pub struct Outbox {
     hidden: usize,
     /// For pending transactions before this position, it is unknown whether a lost state had resolved them.
     doubted_to: Place,
+    /// Counters that the datastore expects next of origins whose transactions before the pending ones it lacks.
+    gaps: HashMap<Origin, OriginCounter>,
 }
 
 impl Outbox {
@@ -251,12 +253,12 @@ impl Outbox {
             let txn = Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&txn) });
             listed.push((id, RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() }));
         }
-        let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id)).map(|(_, txn)| txn);
-        let waiting = certain.map(|txn| {
-            let conditions = lost.conditions(&txn.conditions);
-            Arc::new(Txn { conditions, ..Txn::clone(txn) })
-        });
-        let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).filter(|txn| !is_decided(txn.id)).collect();
+        let mut in_order = InOrder::of(lost);
+        self.kept.iter().for_each(|kept| in_order.pass(&kept.txn));
+        let translated: Vec<(Place, Arc<Txn>)> =
+            self.pending.iter().map(|(place, txn)| (*place, Arc::new(in_order.translate(txn)))).collect();
+        let certain = translated.into_iter().filter(|(place, txn)| self.is_certain(*place, txn.id)).map(|(_, txn)| txn);
+        let waiting: Vec<Arc<Txn>> = again.into_iter().chain(certain).filter(|txn| !is_decided(txn.id)).collect();
         let numbered = numbered(waiting, decided_of, fresh);
         // Transactions that depend on an archived one refer to that, not to the deletions pushed in its place.
         let is_renamed = |(_, txn): &&(TxnId, Arc<Txn>)| !listed_again.contains(&txn.id);
@@ -506,6 +508,10 @@ impl Outbox {
         let id = body.id()?;
         let queue = self.by_origin.get(&id.origin)?;
         if queue.front().is_none_or(|(counter, _)| *counter > id.counter) {
+            // An empty transaction that fills a gap.
+            if let Some(expected) = self.gaps.get_mut(&id.origin) {
+                *expected = id.counter.next().max(*expected);
+            }
             return None;
         }
         let reason = match body {
@@ -569,6 +575,30 @@ impl Outbox {
             let is_reused = reused.contains(&TxnId { origin, counter });
             rejection(counter).or_else(|| is_reused.then_some((row.last_seq, Reason::IdentityReused)))
         })
+    }
+
+    /// Records that the datastore expects the counter `expected` of `origin` next. Returns the number of counters before
+    /// the first pending transaction that it lacks. They were resolved once, so the log and the state have both lost
+    /// them, and no member can push them again. Empty transactions take their place ([`Outbox::gap_before`]).
+    pub fn note_gap(&mut self, origin: Origin, expected: OriginCounter) -> u64 {
+        let first = self.by_origin.get(&origin).and_then(VecDeque::front).map_or(expected, |(counter, _)| *counter);
+        if first <= expected {
+            self.gaps.remove(&origin);
+            return 0;
+        }
+        self.gaps.insert(origin, expected);
+        first.0 - expected.0
+    }
+
+    /// Returns the empty transaction to push before `txn`, if the datastore lacks counters before it. `filled`: the last
+    /// counter for which one was pushed.
+    #[must_use]
+    pub fn gap_before(&self, txn: &Txn, filled: Option<OriginCounter>) -> Option<Txn> {
+        let origin = txn.id.origin;
+        let expected = *self.gaps.get(&origin)?;
+        let first = self.by_origin.get(&origin).and_then(VecDeque::front).map(|(counter, _)| *counter)?;
+        let counter = filled.map_or(expected, |filled| expected.max(filled.next()));
+        (counter < first).then(|| nothing(TxnId { origin, counter }, txn.time_ms))
     }
 
     /// Returns the origins that have pending transactions.

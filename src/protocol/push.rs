@@ -1,13 +1,13 @@
 //! Pushing of an outbox: pipelined within a window, each [lane](super::lanes) in order, repeated until the state has
 //! resolved the transactions.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::codec::content::names_chunks;
 use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
 use crate::codec::txn::encode_settled;
-use crate::model::{OriginCounter, Reason, Seq, Txn, TxnId};
+use crate::model::{Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::telemetry;
 
@@ -28,6 +28,8 @@ pub struct Pusher {
     bytes: usize,
     /// Committed transactions that were sent again before transactions that depend on them.
     reminded: HashSet<TxnId>,
+    /// Counters up to which empty transactions were sent, for origins with a gap.
+    filled: HashMap<Origin, OriginCounter>,
 }
 
 /// Meaning of a reply.
@@ -41,6 +43,8 @@ pub enum Heard {
     Decided(TxnId),
     /// Not accepted: close this stream, wait, and restart with the oldest transaction.
     Pause(String),
+    /// Not accepted, because the datastore expects this counter: notify the outbox, then proceed as for [`Heard::Pause`].
+    Gap(TxnId, OriginCounter),
     /// Not accepted, because the datastore lacks chunks that it references: notify the gate, then proceed as for [`Heard::Pause`].
     ChunksMissing(TxnId, String),
 }
@@ -86,6 +90,11 @@ impl Pusher {
         let express = outbox.next_express(self.sent);
         let bulk = self.next_bulk(outbox, gate).filter(|bulk| express.is_none_or(|(place, _)| bulk.place < place));
         let first = bulk.as_ref().map(|bulk| bulk.txn).or(express.map(|(_, txn)| txn));
+        if let Some(missing) = first.and_then(|txn| outbox.gap_before(txn, self.filled.get(&txn.id.origin).copied())) {
+            self.filled.insert(missing.id.origin, missing.id.counter);
+            self.encode(&missing, missing.settled, body);
+            return Next::Send(Kind::Push);
+        }
         if let Some(former) = first.and_then(|txn| self.to_remind_of(outbox, txn)) {
             self.reminded.insert(former.id);
             self.encode(former, former.settled, body);
@@ -144,9 +153,7 @@ impl Pusher {
                 Heard::Refused(outcome.id, reason)
             }
             Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
-            Fate::Gap(expected) => {
-                Heard::Pause(format!("transaction {} is out of order, expected {expected}", outcome.id.counter))
-            }
+            Fate::Gap(expected) => Heard::Gap(outcome.id, expected),
             Fate::Deferred(refused) if refused.code == RefusalCode::ChunksMissing => {
                 Heard::ChunksMissing(outcome.id, refused.message)
             }

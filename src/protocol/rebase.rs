@@ -154,6 +154,57 @@ impl Lost {
     }
 }
 
+/// Translates the conditions of the transactions of one member, in order.
+///
+/// A condition that an object is present is not on a version, so it depends on what precedes it: if the member itself
+/// wrote the object before, the object is the one that the member wrote, and the condition refers to that write.
+#[derive(Debug)]
+pub struct InOrder<'a> {
+    lost: &'a Lost,
+    writers: HashMap<(Collection, Key), TxnId>,
+}
+
+impl<'a> InOrder<'a> {
+    /// Starts before the first transaction.
+    #[must_use]
+    pub fn of(lost: &'a Lost) -> InOrder<'a> {
+        InOrder { lost, writers: HashMap::new() }
+    }
+
+    /// Returns the next transaction with translated conditions.
+    pub fn translate(&mut self, txn: &Txn) -> Txn {
+        let conditions = txn.conditions.iter().map(|condition| self.condition(condition)).collect();
+        self.pass(txn);
+        Txn { conditions, ..txn.clone() }
+    }
+
+    /// Passes the next transaction, of which no translation is needed.
+    pub fn pass(&mut self, txn: &Txn) {
+        for op in &txn.ops {
+            let name = (op.collection().clone(), op.key().clone());
+            match op.value() {
+                Some(_) => self.writers.insert(name, txn.id),
+                None => self.writers.remove(&name),
+            };
+        }
+    }
+
+    fn condition(&self, condition: &Condition) -> Condition {
+        let Condition::Present { collection, key } = condition else { return self.lost.condition(condition) };
+        if planted::is(Bug::PresentNotTranslated) || planted::is(Bug::ConditionsNotTranslated) {
+            return condition.clone();
+        }
+        let name = (collection.clone(), key.clone());
+        match (self.lost.required.get(&name), self.writers.get(&name)) {
+            (None, _) => condition.clone(),
+            (Some(_), Some(writer)) => Condition::written_by(name.0, name.1, *writer),
+            // The member wrote the object only later, so it is unknown which one it was.
+            (Some(required), None) if required.mark().is_some() => Condition::upon_lost(name.0, name.1),
+            (Some(required), None) => required.clone(),
+        }
+    }
+}
+
 /// Input for [`Outbox::requeued`](super::outbox::Outbox::requeued).
 #[derive(Debug)]
 pub struct Leaving<'a> {

@@ -167,7 +167,7 @@ impl Webserver {
 
     fn hear(&mut self, datastore: &mut Datastore, random: &mut Random) {
         let Some(outcome) = self.answers.pop_front() else { return };
-        if let Heard::Pause(_) = self.pusher.handle_outcome(outcome) {
+        if let Heard::Pause(_) | Heard::Gap(..) = self.pusher.handle_outcome(outcome) {
             self.give_up(datastore, random);
         }
     }
@@ -364,6 +364,59 @@ fn p15_an_outbox_settles_as_many_rejections_as_there_are_and_one_that_never_does
         rounds += 1;
     }
     assert_eq!((outbox.rejected().len(), rounds), (3000, 3), "each has an outcome");
+}
+
+#[test]
+fn p05_changes_behind_counters_that_log_and_state_have_both_lost_are_pushed() {
+    let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+    let txn = |counter| {
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let ops = vec![Op::Put { collection, key, value: Bytes::from_static(b"1") }];
+        Arc::new(Txn {
+            id: id(counter),
+            settled: OriginCounter(0),
+            time_ms: 0,
+            note: Bytes::new(),
+            conditions: vec![],
+            ops,
+        })
+    };
+    let member = MemberName::new("web1").expect("name");
+    let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
+    assert!(matches!(sequencer.propose(&member, Txn::clone(&txn(1)), 0, &NoObjects), Ok(Decision::Write(_))));
+    sequencer.keep();
+    // The outbox dropped 2..=5001, which were resolved once.
+    let mut outbox = Outbox::default();
+    outbox.insert(txn(5002));
+    outbox.insert(txn(5003));
+    let (mut written, mut body) = (Vec::new(), Vec::new());
+    for _stream in 0..8 {
+        let mut pusher = Pusher::default();
+        while let Next::Send(_) = pusher.next(&outbox, &Gate::default(), &mut body) {
+            let pushed = decode_txn(&body).expect("decodes");
+            let id = pushed.id;
+            let fate = match sequencer.propose(&member, pushed, 0, &NoObjects).expect("reads") {
+                Decision::Write(entry) => {
+                    sequencer.keep();
+                    let seq = entry.seq;
+                    written.push(entry);
+                    Fate::Committed(seq)
+                }
+                Decision::Gap(expected) => Fate::Gap(expected),
+                other => panic!("{other:?}"),
+            };
+            if let Heard::Gap(id, expected) = pusher.handle_outcome(Outcome { id, fate }) {
+                assert_eq!(outbox.note_gap(id.origin, expected), 5000);
+                break;
+            }
+        }
+        // The connection breaks while the empty transactions are on their way.
+        for entry in written.drain(..) {
+            outbox.handle_applied(entry.seq, &entry.body);
+        }
+    }
+    assert_eq!(outbox.depth(), 0, "the changes behind the gap are committed");
+    assert_eq!(outbox.note_gap(Origin([1; 16]), OriginCounter(2)), 0, "nothing is missing any more");
 }
 
 proptest! {

@@ -13,7 +13,7 @@
 //! Each of the first three is durable before the next one starts. After a crash between two of them all of it is done
 //! again: the state is still the former one, or the exchange is complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use crate::env::Entropy;
 use crate::model::deletions::{Deletions, Named};
 use crate::model::position::Divergence;
 use crate::model::{
-    Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, Verdict,
+    Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict,
 };
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Kept, Outbox};
-use crate::protocol::rebase::{self, Found, Lost};
+use crate::protocol::rebase::{self, Found, InOrder, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
@@ -250,6 +250,9 @@ impl Leaving {
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
         let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
+        let conditions = lacking.iter().chain(&gone).flat_map(|txn| txn.conditions.iter());
+        let lost = lost.with_required(conditions, objects_of(&old, &new))?;
+        let (lacking, gone) = translated(&lost, &kept, (&lacking, &gone));
         let parted = Parted { old: &old, new: &new, lost: &lost };
         let (again, archived) = parted.choose(&lacking, &gone, others, set.is_restore)?;
         let others = others.cloned().unwrap_or_default();
@@ -352,10 +355,35 @@ impl Exchange {
     /// Returns the abandoned history with the objects that transactions in the outbox require.
     fn required(&self) -> Result<Lost, StateError> {
         let (old, new) = (self.shared.state().snapshot()?, self.state.snapshot()?);
-        let objects =
-            |collection: &Collection, key: &Key| Ok((found(&old, collection, key)?, found(&new, collection, key)?));
-        self.lost.clone().with_required(self.shared.outbox().conditions(), objects)
+        self.lost.clone().with_required(self.shared.outbox().conditions(), objects_of(&old, &new))
     }
+}
+
+/// Returns local transactions with the conditions for the new log. `kept` holds all committed ones that are kept.
+fn translated(
+    lost: &Lost,
+    kept: &[Kept],
+    (lacking, gone): (&[Arc<Txn>], &[Arc<Txn>]),
+) -> (Vec<Arc<Txn>>, Vec<Arc<Txn>>) {
+    let mut in_order = InOrder::of(lost);
+    let is_lacking: BTreeSet<TxnId> = lacking.iter().map(|txn| txn.id).collect();
+    let mut translated = Vec::new();
+    for txn in kept.iter().map(|kept| &kept.txn) {
+        if is_lacking.contains(&txn.id) {
+            translated.push(Arc::new(in_order.translate(txn)));
+        } else {
+            in_order.pass(txn);
+        }
+    }
+    (translated, gone.iter().map(|txn| Arc::new(in_order.translate(txn))).collect())
+}
+
+/// Returns a function that reads an object in the abandoned history and in the new log.
+fn objects_of(
+    old: &StateSnapshot,
+    new: &StateSnapshot,
+) -> impl FnMut(&Collection, &Key) -> Result<(Found, Found), StateError> {
+    move |collection, key| Ok((found(old, collection, key)?, found(new, collection, key)?))
 }
 
 /// Returns the recent deletions in a state; none if it is gone.

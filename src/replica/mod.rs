@@ -65,7 +65,6 @@ pub use outbox_writer::{Again, Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use refusal::Refusal;
 #[cfg(feature = "programs")]
-pub(crate) use reverted::Reverted;
 pub use room::Room;
 pub use shared::Change;
 pub use terms::Terms;

@@ -265,12 +265,8 @@ pub(super) struct Parted<'a> {
 }
 
 impl Parted<'_> {
-    fn translated(&self, txn: &Arc<Txn>) -> Arc<Txn> {
-        Arc::new(Txn { conditions: self.lost.conditions(&txn.conditions), ..Txn::clone(txn) })
-    }
-
     /// Decides what happens to the local transactions that the new log lacks, in order: the `lacking` ones, then those
-    /// `gone` with a lost state. Returns those to push again and those to archive. If it is unknown what `others` did,
+    /// `gone` with a lost state. Their conditions are translated ([`crate::protocol::rebase`]). Returns those to push again and those to archive. If it is unknown what `others` did,
     /// only deletions of absent objects are pushed again; after a restore (`is_restore`) nothing is.
     pub(super) fn choose(
         &self,
@@ -346,8 +342,8 @@ impl Parted<'_> {
         left: &BTreeSet<Named>,
         others: Option<&Others>,
     ) -> Result<Option<(Txn, bool)>, StateError> {
-        let (txn, nothing) = (self.translated(txn), Others::default());
-        let wanted = values(std::slice::from_ref(&txn));
+        let nothing = Others::default();
+        let wanted = values(std::slice::from_ref(txn));
         let known = others.unwrap_or(&nothing);
         let takes_nothing = |condition: &Condition| matches!(condition, Condition::Absent { .. });
         let mut deleted = BTreeMap::new();
@@ -379,13 +375,12 @@ impl Parted<'_> {
             reads.clear();
         }
         reads.extend(deleted.into_values());
-        Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(&txn) }, is_whole)))
+        Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(txn) }, is_whole)))
     }
 
     /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
-        let own: Vec<Arc<Txn>> = own.iter().map(|txn| self.translated(txn)).collect();
-        let stay = self.staying(&own, others)?;
+        let stay = self.staying(own, others)?;
         let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
         let ops = staying().flat_map(|txn| &txn.ops);
         let put: BTreeSet<Named> = ops.filter(|op| op.value().is_some()).map(named).collect();
@@ -527,17 +522,16 @@ impl Parted<'_> {
         let (mut archived, mut upon, mut upon_lost) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         let gone_ids: BTreeSet<TxnId> = gone.iter().map(|txn| txn.id).collect();
         for txn in lacking.iter().chain(gone).rev().filter(|txn| !again.contains(&txn.id) && !txn.ops.is_empty()) {
-            let txn = self.translated(txn);
             let may_be_upon = || !self.lost.knows(txn.id) && txn.ops.iter().any(|op| upon_lost.contains(&named(op)));
             let is_required = upon.contains(&txn.id.mark()) || may_be_upon();
             if is_required
                 || gone_ids.contains(&txn.id)
-                || self.left_something(&txn)?
-                || self.is_undone(&txn, &deletions, others)?
+                || self.left_something(txn)?
+                || self.is_undone(txn, &deletions, others)?
             {
                 upon.extend(txn.conditions.iter().filter_map(Condition::mark));
                 upon_lost.extend(txn.conditions.iter().filter(|condition| condition.is_upon_lost()).map(place));
-                archived.push(txn);
+                archived.push(Arc::clone(txn));
             }
         }
         archived.reverse();

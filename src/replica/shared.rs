@@ -109,6 +109,10 @@ pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 const LEARNS_GENERATIONS: &str = "wait for the next connection, which provides it; if the datastore does not know it \
                                   either, set it there with `gravwell-logctl generations set`";
 
+/// Remedy when the log lacks changes of this member that it once had.
+const RESTORE_MISSING: &str = "compare what this webserver's users wrote with what is shown; an older copy of the datastore's directory \
+                               or of this one may have it. The report ends when this process is restarted";
+
 /// Reported when a replica whose state went back has caught up with a datastore that lacks the same entries.
 const NOT_MADE_UP: &str = "the datastore lacks entries that this replica had durably applied; restore the datastore's \
                            newest data directory, or recover it from the most recent member";
@@ -123,6 +127,8 @@ pub(super) struct Shared {
     lost: Mutex<Option<Lost>>,
     /// Describes the generations whose reason this member does not know.
     unknown_generations: Mutex<Option<String>>,
+    /// Describes own changes that were resolved once and that the log lacks.
+    missing: Mutex<Option<String>>,
     /// Problems found when the directory was opened.
     pub findings: Mutex<Vec<String>>,
     pub terms: Mutex<Option<Terms>>,
@@ -184,6 +190,7 @@ impl Shared {
             problem: Mutex::default(),
             lost: Mutex::default(),
             unknown_generations: Mutex::default(),
+            missing: Mutex::default(),
             findings: Mutex::default(),
             terms: Mutex::default(),
             proof: watch::channel(None).0,
@@ -352,6 +359,8 @@ impl Shared {
         let unknown = self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown =
             unknown.map(|what| health::Reason::new(health::Code::GenerationsUnknown, what, LEARNS_GENERATIONS));
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let missing = missing.map(|what| health::Reason::new(health::Code::ChangesMissing, what, RESTORE_MISSING));
         let members = self.membership_problem().map(|(what, _)| {
             health::Reason::new(
                 health::Code::MembersNotBelieved,
@@ -364,7 +373,7 @@ impl Shared {
             let remedy = "check the disk and the processors of its host for overload; restart it if this continues";
             health::Reason::new(health::Code::IntakeStalled, what, remedy)
         });
-        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).chain(stalled).collect()
+        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(missing).chain(members).chain(stalled).collect()
     }
 
     /// Returns why no other member is trusted, and whether that is a fault.
@@ -570,6 +579,21 @@ impl Shared {
         Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then(|| reportable(&problem)) }
     }
 
+    /// Handles a reply that transactions before `id` are missing. Returns the reason to restart the stream.
+    fn handle_gap(&self, id: TxnId, expected: OriginCounter) -> String {
+        let lacks = self.outbox_mut().note_gap(id.origin, expected);
+        if lacks > 0 {
+            let text = format!(
+                "the log lacks {lacks} changes of this member that it once had (from counter {expected} of origin {}): \
+                 neither this member's state nor its outbox has them any more",
+                id.origin
+            );
+            tracing::error!(origin = %id.origin, %expected, lacks, "the log lacks changes of this member; empty ones are pushed in their place");
+            *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        }
+        format!("transaction {} is out of order, expected {expected}", id.counter)
+    }
+
     /// Handles the answer to a push. Returns the reason to pause, if any. Rejections to be written to the journal are
     /// added to `to_note`.
     pub(super) fn handle_answer(&self, heard: Heard, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
@@ -590,6 +614,7 @@ impl Shared {
             }
             Heard::Decided(_) => None,
             Heard::Pause(reason) => Some(reason),
+            Heard::Gap(id, expected) => Some(self.handle_gap(id, expected)),
             Heard::ChunksMissing(id, reason) => {
                 self.gate().handle_missing(id);
                 Some(reason)

@@ -24,7 +24,6 @@ use super::{
 };
 use crate::codec::jsonl::timestamp;
 use crate::codec::sealed::{open_bytes, seal_bytes};
-use crate::env::fs::first_free;
 
 pub(super) const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
@@ -318,16 +317,16 @@ impl Escrow {
         for name in OF_ROTATION {
             let path = dir.join(name);
             match files.get(name) {
-                Some(text) => replace(&path, text)?,
+                Some(text) => left::replace(&path, text)?,
                 // Leftover files of another rotation do not match the restored CA.
-                None if path.exists() => set_aside(&path)?,
+                None if path.exists() => left::set_aside(&path)?,
                 None => {}
             }
         }
-        replace(&dir.join(FILES[0]), &read(&staged.join(FILES[0]))?)?;
+        left::replace(&dir.join(FILES[0]), &read(&staged.join(FILES[0]))?)?;
         match stays {
-            Some(text) => left::replace(dir, text)?,
-            None => left::replace(dir, &read(&staged.join(registry::FILE))?)?,
+            Some(text) => left::replace_registry(dir, text)?,
+            None => left::replace_registry(dir, &read(&staged.join(registry::FILE))?)?,
         }
         if !has_key {
             RecoveryKeys::take(dir, key, is_same)?;
@@ -464,23 +463,6 @@ pub fn other_authority(dir: &Path, given: &str) -> TrustError {
          again: `{}`",
         crate::codec::health::aside(&home)
     ))
-}
-
-pub(super) fn set_aside(path: &Path) -> Result<(), TrustError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let kept = first_free(|number| path.with_file_name(format!("{name}.left-{number}")));
-    let kept = kept.ok_or_else(|| io(path, std::io::ErrorKind::AlreadyExists.into()))?;
-    std::fs::rename(path, kept).map_err(|source| io(path, source))
-}
-
-/// Writes a file; a different one of this name, which may be the only copy of a key, is renamed first.
-fn replace(path: &Path, text: &str) -> Result<(), TrustError> {
-    match std::fs::read(path) {
-        Ok(bytes) if bytes == text.as_bytes() => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        _ => set_aside(path)?,
-    }
-    write_private(path, text.as_bytes())
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrustError {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::authority::{read_text, write_private};
 use super::descent::{Descent, descent, listed};
@@ -126,17 +126,39 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
 }
 
 /// Replaces the registry in `dir` with `text`. A different existing registry is first copied to another name.
-pub(super) fn replace(dir: &Path, text: &str) -> Result<(), TrustError> {
-    for name in [FILE, COPY] {
-        let path = dir.join(name);
-        let io = |source| TrustError::Io { path: path.clone(), source };
-        if path.exists() && fs::read(&path).map_err(io)? != text.as_bytes() {
-            let kept = first_free(|number| dir.join(format!("{name}.left-{number}")));
-            let kept = kept.ok_or(std::io::ErrorKind::AlreadyExists.into()).map_err(io)?;
-            fs::copy(&path, &kept).and_then(|_| fs::File::open(&kept)?.sync_all()).map_err(io)?;
-        }
-    }
+pub(super) fn replace_registry(dir: &Path, text: &str) -> Result<(), TrustError> {
+    [FILE, COPY].into_iter().try_for_each(|name| keep_other(&dir.join(name), text))?;
     [FILE, COPY].into_iter().try_for_each(|name| write_private(&dir.join(name), text.as_bytes()))
+}
+
+/// Replaces a file with `text`. One with different contents, which may be the only copy of a key, is first copied to
+/// another name.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), TrustError> {
+    keep_other(path, text)?;
+    write_private(path, text.as_bytes())
+}
+
+/// Renames a file to `NAME.left-N`.
+pub(super) fn set_aside(path: &Path) -> Result<(), TrustError> {
+    let io = |source| TrustError::Io { path: path.to_owned(), source };
+    fs::rename(path, left_name(path).map_err(io)?).map_err(io)
+}
+
+/// Copies a file to `NAME.left-N` if its contents differ from `text`. One that cannot be read is renamed.
+fn keep_other(path: &Path, text: &str) -> Result<(), TrustError> {
+    let io = |source| TrustError::Io { path: path.to_owned(), source };
+    match fs::read(path) {
+        Ok(bytes) if bytes == text.as_bytes() => Ok(()),
+        Ok(bytes) => write_private(&left_name(path).map_err(io)?, &bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(_) => set_aside(path),
+    }
+}
+
+fn left_name(path: &Path) -> std::io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = first_free(|number| path.with_file_name(format!("{name}.left-{number}")));
+    free.ok_or(std::io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]

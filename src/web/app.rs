@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use crate::config::webserver::WebserverConfig;
 use crate::env::quota::{Held, Quota};
 use crate::objects::Store;
-use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
 use crate::peer::Peers;
 use crate::search::searches::Searches;
@@ -30,7 +29,6 @@ pub(super) struct App {
     pub searches: Arc<Searches>,
     /// Other members; `None` in standalone mode.
     pub peers: Option<Peers>,
-    pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     pub limiter: Arc<Limiter>,

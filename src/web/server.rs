@@ -26,7 +26,6 @@ use crate::env::{RealFs, data_dir};
 use crate::objects::allowance::Allowance;
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
-use crate::objects::ids::Ids;
 use crate::objects::quotas::Quotas;
 use crate::objects::sessions::{self, FormerKey, Session};
 use crate::objects::store::Author;
@@ -267,7 +266,6 @@ impl Webserver {
             orders: orders_given,
             searches: Arc::new(searches),
             peers: service.peers.clone(),
-            ids: Ids::open(&data_dir),
             uuid,
             limiter: Arc::new(Limiter::open(config.login_failures, window, &known).map_err(io("randomness"))?),
             codes: Codes::default(),

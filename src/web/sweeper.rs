@@ -18,8 +18,8 @@ use crate::protocol::outbox::RejectedTxn;
 use super::app::AppRef;
 use super::{damaged, housekeeping};
 
-/// Interval at which id leases are checked.
-const LEASES_EVERY: Duration = Duration::from_secs(5);
+/// Interval at which counts of repeated acts are recorded.
+const COUNTS_EVERY: Duration = Duration::from_secs(5);
 /// Interval at which expired objects are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Interval at which searches are checked.
@@ -31,10 +31,9 @@ const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
     let watch = app.store.replica().watch_over();
     let of = || AppRef::clone(app);
-    let (telling, leasing, sweeping, searches) = (of(), of(), of(), of());
+    let (telling, sweeping, searches) = (of(), of(), of());
     let (following, damage, keeping) = (of(), of(), of());
     tasks.spawn(watch.lasting("rejection notifications", async move { tell_of_rejections(&telling).await }));
-    tasks.spawn(watch.lasting("leases of IDs", async move { lease(&leasing).await }));
     tasks.spawn(watch.lasting("sweeper", async move { sweep(&sweeping).await }));
     tasks.spawn(watch.lasting("sweeper of searches", async move { sweep_searches(&searches).await }));
     tasks.spawn(watch.lasting("removal of searches", async move { following.searches.follow().await }));
@@ -46,25 +45,8 @@ pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
 
 async fn count_acts(app: &AppRef) {
     loop {
-        tokio::time::sleep(LEASES_EVERY).await;
+        tokio::time::sleep(COUNTS_EVERY).await;
         app.recorder.flush();
-    }
-}
-
-async fn lease(app: &AppRef) {
-    let mut is_told = false;
-    loop {
-        let refilled = app.ids.refill(&app.store).await;
-        let is_exhausted = matches!(refilled, Err(CommitError::TooMuch(_)));
-        match refilled {
-            Err(error) if is_exhausted && !is_told => tracing::warn!(%error),
-            Err(error) => tracing::debug!(%error, "failed to lease IDs; will retry"),
-            Ok(()) => {}
-        }
-        is_told = is_exhausted;
-        let is_rested = is_exhausted || app.ids.is_stocked();
-        let wait = if is_rested { LEASES_EVERY } else { Duration::from_millis(100) };
-        tokio::time::sleep(wait).await;
     }
 }
 

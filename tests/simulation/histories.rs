@@ -39,6 +39,7 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
     matches!(
         bug,
         Bug::ConditionsNotTranslated
+            | Bug::PresentNotTranslated
             | Bug::ReadsNotTranslated
             | Bug::ArchiveSkipped
             | Bug::ArchivedNotListed

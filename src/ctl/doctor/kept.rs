@@ -18,7 +18,7 @@ const WHOLE: [&str; 5] =
 /// Directory of the archived changes of an abandoned history.
 const ARCHIVED: &str = "quarantine";
 /// Marks in the names of preserved copies; a number follows.
-const MARKS: [&str; 3] = [".damaged-", ".of-another-log-", ".aside-"];
+const MARKS: [&str; 4] = [".damaged-", ".of-another-log-", ".aside-", ".left-"];
 
 /// A preserved copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,6 +91,14 @@ fn describe(path: &Path) -> (&'static str, String) {
         _ if name.starts_with("trust.") => (
             "the CA and member registry before they were restored or re-created",
             keep("until every member is connected"),
+        ),
+        _ if name.starts_with("members.") => (
+            "a register of members that another one replaced",
+            keep("until `gravwell-logctl members` was compared with the members that are expected"),
+        ),
+        _ if name_of(parent_dir(path)) == "trust" => (
+            "a key or certificate that another one replaced",
+            keep("until every member is connected and a backup was verified"),
         ),
         _ if name.starts_with("log.") => (
             "the log as it was before a repair, a recovery or a restore",

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::users::{as_seen_by, details};
 use super::{DONE, invalid, repeated};
 use crate::env::aside;
+use crate::objects::cleaning::Of;
 use crate::objects::groups::{self, Group};
-use crate::objects::ids::Numbers;
 use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
@@ -77,7 +77,7 @@ struct Fields {
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<i32>> {
     let name = checked_name(&app.store, &fields.name, 0)?;
     names::bounded("Desc", &fields.desc, names::TEXT_CHARS_MAX)?;
-    let gid = accounts::new_number(&app.store, &app.ids, Numbers::Groups)?;
+    let gid = accounts::new_number(&app.store, Of::Group)?;
     let group = Group { gid, name, desc: fields.desc };
     let what = format!("create group {}", group.name);
     app.store.commit(&caller.author(), &what, accounts::create_group(&app.store, &group)?).await?;

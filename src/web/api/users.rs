@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::groups::group_details;
 use super::{DONE, invalid, match_version, mfa, repeated, tokens};
 use crate::env::aside;
-use crate::objects::ids::Numbers;
+use crate::objects::cleaning::Of;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
 use crate::objects::tokens::Token;
@@ -171,7 +171,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<New
     let name = checked_name(&app.store, &caller, &new.user, 0).await?;
     app.policy().check(&new.pass, &name).map_err(ApiError::bad)?;
     let hash = passwords::hash(&new.pass).await?;
-    let uid = accounts::new_number(&app.store, &app.ids, Numbers::Users)?;
+    let uid = accounts::new_number(&app.store, Of::User)?;
     let user =
         User { uid, user: name.clone(), name: new.name, email: new.email, default_gid: None, created: Moment::now() };
     let writes = accounts::create_user(&app.store, &user, hash, new.admin, false)?;

@@ -40,7 +40,6 @@ const KINDS: [(&str, &str, &str); 28] = [
     ("cleanings", "user/99", "/api/users"),
     ("signing-keys", "5f5e", "/api/users"),
     ("notifications", "77", "/api/notifications"),
-    ("id-leases", "others", "/api/users"),
 ];
 
 fn length(list: &Value) -> usize {

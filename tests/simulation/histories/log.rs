@@ -105,6 +105,20 @@ impl Past {
         })
     }
 
+    /// Returns the changes that wrote an object since it was last absent, oldest first: the first one created it.
+    pub fn writers_since_creation(&self, key: &Key) -> Vec<Option<Number>> {
+        let mut writers = Vec::new();
+        for (_, txn) in self.commits() {
+            for op in txn.ops.iter().filter(|op| op.key() == key) {
+                match op.value() {
+                    Some(_) => writers.push(part_of(txn).map(|(change, _)| change)),
+                    None => writers.clear(),
+                }
+            }
+        }
+        writers
+    }
+
     /// Returns whether an object was deleted after a sequence, whatever was written later.
     pub fn deletes_after(&self, seq: Seq, key: &Key) -> bool {
         let deletes = |txn: &Txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none());

@@ -17,6 +17,9 @@ pub struct Made {
     pub author: usize,
     pub ops: Vec<Op>,
     pub seen: Vec<(Key, Seen)>,
+    /// For objects of which it requires only that they are present: the changes that had written the object in its
+    /// member's history since it was last absent.
+    pub present: Vec<(Key, Vec<Number>)>,
     pub is_dismissed: bool,
     /// Reason why the change may be absent everywhere.
     pub let_go: Option<&'static str>,
@@ -109,6 +112,7 @@ impl Oracle {
             };
             ensure!(self, holds, "change {change} was based on {key} {seen:?}, but committed on {last:?}");
         }
+        self.requires_same(&before, change, &made)?;
         let Some(lost_after) = made.lost_after else { return Ok(()) };
         for op in &made.ops {
             let Some(last) = before.last_write(op.key()) else { continue };
@@ -124,6 +128,28 @@ impl Oracle {
                 is_same || is_own || is_known || is_absent,
                 "change {change} was lost and is committed again over {last:?} of {}, which its author had not seen",
                 op.key()
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that a change is not committed upon another object than the one that it required to be present, if that one
+    /// was lost. An author who retries a change accepts the present objects.
+    fn requires_same(&mut self, before: &Past, change: Number, made: &Made) -> Checked {
+        for (key, writers) in made.present.iter().filter(|_| !made.is_tried_again && !made.is_back) {
+            let Some(created) = writers.first() else { continue };
+            let there = before.writers_since_creation(key);
+            let value = |change: &Number| self.made[*change].value(key);
+            let is_own = |there: &Number| *there < change && self.made[*there].author == made.author;
+            let is_known = there.iter().flatten().any(|there| writers.contains(there) || is_own(there));
+            let is_same = writers.last().map(value) == there.last().copied().flatten().as_ref().map(value);
+            let is_lost = before.commit_of(*created).is_none();
+            // Of an object that was in the shared part, deleted and created again, the new log has the first.
+            let is_shared = there.first().copied().flatten().is_some_and(|first| first < *created);
+            ensure!(
+                self,
+                !is_lost || is_known || is_same || is_shared,
+                "change {change} required {key} of {writers:?}, and is committed upon that of {there:?}"
             );
         }
         Ok(())

@@ -439,7 +439,7 @@ impl World {
                 _ => self.read(number, key.clone())?,
             };
             let Some(mut read) = read else { continue };
-            if matches!(read.seen, Seen::As(_)) && self.chance(15) {
+            if matches!(read.seen, Seen::As(_)) && self.chance(25) {
                 read.condition = Condition::Present { collection: collection(), key: key.clone() };
                 read.seen = Seen::Present;
             }
@@ -501,7 +501,11 @@ impl World {
         let is_judged_upstream = self.chance(30);
         let note = note(change, ops.len());
         let draft = Draft { ops: ops.clone(), note, is_judged_upstream, ..draft };
-        let text = format!("web{number}: change {change} {ops:?} based on {seen:?}");
+        let text = format!("web{number}: change {change} {ops:?} upon {seen:?}");
+        let past = self.members[number].past();
+        let writers = |key: &Key| past.writers_since_creation(key).into_iter().flatten().collect();
+        let required = seen.iter().filter(|(_, seen)| *seen == Seen::Present).map(|(key, _)| key);
+        let present = required.map(|key| (key.clone(), writers(key))).collect();
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         let submitted = stepped.submit(vec![draft]).map_err(|error| error.to_string())?;
         let is_taken = submitted.iter().all(Result::is_ok);
@@ -510,6 +514,7 @@ impl World {
                 author: number,
                 ops,
                 seen,
+                present,
                 is_dismissed: false,
                 let_go: None,
                 lost_after: None,
