@@ -351,6 +351,7 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let sealing = move || {
                 let _share = share;
                 seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
+                shared.members.note_shown(&name);
                 // Members hold the only copies of the later registry. A member of a version that does not distinguish
                 // them would overwrite its copy with this one.
                 match shared.register_waits() {

@@ -62,6 +62,8 @@ pub(super) struct Members {
     /// Members that have shown a later registry than this one.
     pub(super) sound: Mutex<Sound>,
     pub(super) sound_changed: watch::Sender<()>,
+    /// Members that have presented a registry mark, or reported that they have none, since they last connected.
+    shown: watch::Sender<BTreeSet<MemberName>>,
     presences: Mutex<Presences>,
     /// Addresses that members announced, kept while they are disconnected.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -148,6 +150,7 @@ impl Members {
             witness: Mutex::default(),
             sound: Mutex::default(),
             sound_changed: watch::channel(()).0,
+            shown: watch::channel(BTreeSet::new()).0,
             presences,
             reachable,
             published,
@@ -266,6 +269,9 @@ impl Members {
             ..PresenceInfo::default()
         };
         let connection = connection.clone();
+        if !is_bulk {
+            self.shown.send_if_modified(|shown| shown.remove(member));
+        }
         self.presences().add(Present { info, member: member.clone(), connection, role, is_bulk })
     }
 
@@ -453,6 +459,17 @@ impl Members {
             Escrow::seal(trust, authorities.current(), &mut copy, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
+    }
+
+    /// Records that a member has presented a registry mark, or has none.
+    pub(super) fn note_shown(&self, member: &MemberName) {
+        self.shown.send_if_modified(|shown| shown.insert(member.clone()));
+    }
+
+    /// Waits until a member that has connected has presented its registry mark.
+    pub(super) async fn wait_shown(&self, member: &MemberName) {
+        // The sender is in `self`, so it is not dropped.
+        let _ = self.shown.subscribe().wait_for(|shown| shown.contains(member)).await;
     }
 
     /// Records which encrypted backup a member has, as shown by the stamp it presents.

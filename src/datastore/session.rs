@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep_until, timeout};
 
 use crate::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
@@ -36,6 +36,9 @@ const CLOSE_REFUSED: u32 = 1;
 
 /// Interval at which signed positions of one connection are examined: a member shows one, and verifying takes time.
 const PROOF_EVERY: Duration = Duration::from_secs(1);
+
+/// Interval at which announced addresses of one connection are accepted: each changed one is sent to all members.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 static REFUSED: Seldom = Seldom::new();
 static DOUBTED: Seldom = Seldom::new();
@@ -217,6 +220,8 @@ impl Session {
             tracing::warn!(member = %self.member, verdict = %bad, "member position is inconsistent");
         }
         let published = self.shared.members.published();
+        let mut shown = std::pin::pin!(timeout(SHOWING_TIMEOUT, self.shows_register()));
+        let mut has_shown = false;
         let (mut roster, mut revocations) = (published.watch_roster(), published.watch_revocations());
         roster.mark_changed();
         revocations.mark_changed();
@@ -239,8 +244,10 @@ impl Session {
                     let revocations = revocations.borrow_and_update().clone();
                     wire::send_raw(send, Kind::Revocations, &revocations).await?;
                 }
-                // A register that went back lists members that were revoked: what members know of each other stays.
-                Ok(()) = roster.changed(), if self.shared.register_waits().is_none() => {
+                _ = &mut shown, if !has_shown => has_shown = true,
+                // A registry that went back lists members that were revoked: what members know of each other is kept. The
+                // member may be the one whose mark shows it.
+                Ok(()) = roster.changed(), if has_shown && self.shared.register_waits().is_none() => {
                     let roster = roster.borrow_and_update().clone();
                     wire::send_raw(send, Kind::Roster, &roster).await?;
                 }
@@ -271,6 +278,14 @@ impl Session {
                     FeedEnd::Wire(error) => return Err(error),
                 },
             }
+        }
+    }
+
+    /// Waits until the member has presented its mark of the registry over this connection, or has reported that it has
+    /// none.
+    async fn shows_register(&self) {
+        if self.role.holds_replica() {
+            self.shared.members.wait_shown(&self.member).await;
         }
     }
 
@@ -331,12 +346,15 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
-        let mut examined: Option<tokio::time::Instant> = None;
+        let (mut examined, mut announced): (Option<tokio::time::Instant>, Option<tokio::time::Instant>) = (None, None);
         while let Some((kind, body)) = wire::read_known_at_most(receive, REPORT_BYTES_MAX).await? {
             match kind {
                 Kind::Announce => {
                     let announce: Announce = message::decode(kind, &body)?;
                     announce.check()?;
+                    if let Some(last) = announced.replace(tokio::time::Instant::now()) {
+                        sleep_until(last + ANNOUNCE_EVERY).await;
+                    }
                     self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
                 }
                 Kind::Subscribe => {
@@ -359,7 +377,7 @@ impl Session {
                 Kind::Proof => {
                     // None is left out: each may be evidence.
                     if let Some(last) = examined {
-                        tokio::time::sleep_until(last + PROOF_EVERY).await;
+                        sleep_until(last + PROOF_EVERY).await;
                     }
                     let session = self.clone();
                     let examining = move || session.examine_proof(&body);

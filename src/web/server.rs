@@ -579,7 +579,6 @@ mod tests {
             "contents",
             "counts of repeated actions",
             "housekeeping",
-            "leases of IDs",
             "listener",
             "local socket",
             "rejection notifications",

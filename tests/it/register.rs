@@ -97,10 +97,16 @@ fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
     let before = fs::read(&escrow).expect("reads");
     fleet.ok("d", &["revoke", "b"]);
     fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    fleet.wait("a trusts b no longer", || !trusts_b(fleet));
     datastore.kill();
     fs::remove_dir_all(fleet.dir(copied)).expect("removes");
     fs::rename(fleet.dir("older"), fleet.dir(copied)).expect("renames");
     (key, members)
+}
+
+/// Returns whether `b` is in the membership list of `a`.
+fn trusts_b(fleet: &Fleet) -> bool {
+    fs::read_to_string(fleet.dir("a/identity/roster.json")).expect("reads").contains("\"name\":\"b\"")
 }
 
 /// Checks that it is reported, no writes and enrollments are accepted, and the later copy is kept.
@@ -112,6 +118,7 @@ fn is_noticed(fleet: &Fleet, later: &[u8]) {
     assert!(fleet.refused("d", &["enroll", "x"]).contains("went back"));
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!(fs::read(fleet.dir("a/identity/escrow")).expect("reads"), later, "the later copy stays");
+    assert!(!trusts_b(fleet), "a member that knows of the revocation does not trust the revoked one again");
 }
 
 #[test]
