@@ -61,16 +61,27 @@ impl Output {
     fn table(&mut self, headings: &[&str], rows: &[Vec<String>]) -> CtlResult {
         let width = |column: usize| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-            cells.max().unwrap_or(0).max(headings[column].len())
+            cells.filter(|chars| *chars <= ALIGNED_CHARS_MAX).max().unwrap_or(0).max(headings[column].len())
         };
         let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-        let pad = |cells: Vec<&str>| {
-            let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        self.line(&pad(headings.to_vec()))?;
-        rows.iter().try_for_each(|row| self.line(&pad(row.iter().map(String::as_str).collect())))
+        self.line(&aligned(headings, &widths))?;
+        rows.iter().try_for_each(|row| self.line(&aligned(row, &widths)))
     }
+}
+
+/// Longer cells are printed whole, but no column is as wide as they are.
+const ALIGNED_CHARS_MAX: usize = 200;
+
+/// Returns a row of a table with columns of these widths.
+fn aligned(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        let cell = cell.as_ref();
+        line.push_str(cell);
+        // The formatter's padding is limited to 65,535 characters.
+        line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 2));
+    }
+    line.trim_end().to_owned()
 }
 
 fn output_error(error: io::Error) -> CtlError {
@@ -94,4 +105,18 @@ pub(super) fn size(bytes: u64) -> String {
 /// Formats an optional value for people; `None` is a dash.
 pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p07_a_table_shows_cells_of_any_length() {
+        let long = "x".repeat(70_000);
+        let rows = [["a", "b"], ["long", &long], ["c", "d"]];
+        let lines = rows.map(|row| aligned(&row, &[4, 1]));
+        assert_eq!(lines, ["a     b".to_owned(), format!("long  {long}"), "c     d".to_owned()]);
+        assert_eq!(aligned(&[long.as_str(), "b"], &[4, 1]), format!("{long}  b"));
+    }
 }

@@ -11,14 +11,6 @@ use crate::protocol::rebase::Lost;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct History(usize);
 
-#[cfg(test)]
-impl History {
-    /// Returns the history that followed another one.
-    pub(crate) fn after(earlier: History) -> History {
-        History(earlier.0 + 1)
-    }
-}
-
 /// For each history that was left, the last sequence that it shares with the next one.
 #[derive(Debug, Default)]
 pub(super) struct Histories(RwLock<Vec<Seq>>);

@@ -11,7 +11,8 @@ use crate::codec::message::{Progress, Welcome};
 use crate::codec::reports::reportable;
 use crate::env::watch::Watch;
 use crate::model::{
-    Collection, Entry, Generation, Key, Limits, MemberName, Origin, Position, Reason, Seq, TxnId, Verdict,
+    Collection, Entry, Generation, Key, Limits, MemberName, Origin, OriginCounter, Position, Reason, Seq, TxnId,
+    Verdict,
 };
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;

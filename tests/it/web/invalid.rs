@@ -12,7 +12,7 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
 }
 
 /// Collection, key of the invalid object, and the path of the list that shows the valid one.
-const KINDS: [(&str, &str, &str); 28] = [
+const KINDS: [(&str, &str, &str); 27] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
     ("admins", "99", "/api/users"),
