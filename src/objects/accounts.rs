@@ -89,16 +89,20 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
     writes.delete_whatever::<Admin>(&key, TAKEN_AWAY)
 }
 
-/// Locks an account, which ends its sessions, or unlocks it.
+/// Locks an account, or unlocks it. No session of a locked account is accepted. Unlocking starts a new epoch, so that the
+/// sessions from before the lock stay invalid.
+///
+/// The lock is an object that nothing else writes, in a transaction that writes nothing else: if the log loses it, it is
+/// pushed again whatever the user did since.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreError> {
-    let (key, lock) = (uid.to_string(), Lock { uid, since: Moment::now() });
-    let mut writes = if locked { end_sessions(store, uid, None)? } else { Writes::new() };
+    let key = uid.to_string();
+    let mut writes = if locked { Writes::new() } else { end_sessions(store, uid, None)? };
     writes.require::<User>(&key, USER_GONE)?;
     if locked {
-        writes.overwrite(&lock, TAKEN_AWAY)?;
+        writes.overwrite(&Lock { uid, since: Moment::now() }, TAKEN_AWAY)?;
     } else {
         // Removes only the lock that this webserver knows.
         writes.require_as_read::<Lock>(&key, store.seen::<Lock>(&key)?, RIGHTS_CHANGED)?;

@@ -368,15 +368,20 @@ async fn change_password(
     let own = caller.session.as_ref().filter(|_| uid == caller.uid());
     let mut writes = accounts::end_sessions(&app.store, uid, own)?;
     let password = Password { uid, hash, changed: Moment::now(), must_change: false };
+    let mut what = format!("change the password of {}", user.user);
     if uid == caller.uid() {
         writes.replace(seen, &password, "the password was changed in the meantime; log in with the new one")?;
     } else {
-        writes.replace(seen, &password, "the password was changed in the meantime; try again")?;
+        // A transaction that writes the password alone is pushed again after a loss, whatever the user did since.
+        let mut reset = Writes::new();
+        reset.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+        reset.replace(seen, &password, "the password was changed in the meantime; try again")?;
+        app.store.commit(&caller.author(), &what, reset).await?;
+        what = format!("end the sessions of {}", user.user);
     }
     let prefix = format!("{uid}/");
     let tokens = app.store.list::<Token>(&prefix)?;
     let tokens: Vec<Value> = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
-    let mut what = format!("change the password of {}", user.user);
     if ends_tokens {
         crate::objects::tokens::end_all(&app.store, uid, &mut writes)?;
         what.push_str(", and end the API tokens");
