@@ -182,6 +182,29 @@ impl Outbox {
         conditions.any(is_later) && !planted::is(Bug::UponLostStays)
     }
 
+    /// Returns whether a pending transaction requires an object to be present that neither an earlier one puts nor
+    /// `is_present` has: the state in which its author saw the object is lost.
+    ///
+    /// # Errors
+    /// If `is_present` fails.
+    pub fn requires_absent<E>(
+        &self,
+        mut is_present: impl FnMut(&Collection, &Key) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let mut written: HashMap<(&Collection, &Key), bool> = HashMap::new();
+        for txn in self.pending.values() {
+            for condition in &txn.conditions {
+                let Condition::Present { collection, key } = condition else { continue };
+                let there = written.get(&(collection, key)).copied();
+                if !there.map_or_else(|| is_present(collection, key), Ok)? {
+                    return Ok(true);
+                }
+            }
+            written.extend(txn.ops.iter().map(|op| ((op.collection(), op.key()), op.value().is_some())));
+        }
+        Ok(false)
+    }
+
     /// Returns whether a pending transaction is known to be unresolved in any lost state.
     fn is_certain(&self, place: Place, id: TxnId) -> bool {
         self.is_shown(id) && place >= self.doubted_to
@@ -254,7 +277,7 @@ impl Outbox {
             listed.push((id, RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() }));
         }
         let mut in_order = InOrder::of(lost);
-        self.kept.iter().for_each(|kept| in_order.pass(&kept.txn));
+        self.kept.iter().for_each(|kept| in_order.pass(&kept.txn, !is_decided(kept.txn.id)));
         let translated: Vec<(Place, Arc<Txn>)> =
             self.pending.iter().map(|(place, txn)| (*place, Arc::new(in_order.translate(txn)))).collect();
         let certain = translated.into_iter().filter(|(place, txn)| self.is_certain(*place, txn.id)).map(|(_, txn)| txn);

@@ -29,6 +29,17 @@ pub struct Lost {
 /// Version and value of an object; `None` if it is absent.
 pub type Found = Option<(Seq, Bytes)>;
 
+/// The objects of one name.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The object in the abandoned history.
+    pub old: Found,
+    /// The object in the new log.
+    pub new: Found,
+    /// Sequence of its last known deletion in the abandoned history.
+    pub deleted: Option<Seq>,
+}
+
 impl Lost {
     /// Creates a history that equals the present one up to `shared_to` and about which nothing else is known.
     #[must_use]
@@ -72,20 +83,19 @@ impl Lost {
         Ok(Lost { shared_to, writers, required })
     }
 
-    /// Adds the objects that `conditions` require to be present. `objects` returns an object in the abandoned history and in
-    /// the new log.
+    /// Adds the objects that `conditions` require to be present. `objects` returns the objects of a name.
     ///
-    /// An object that was written in the abandoned part may have been created there. If the new log has written an object of that
-    /// name, too, it may be another one, and a transaction that required the first must not be committed upon the second:
-    /// [`Condition::Present`] is then translated like a condition on the version that was seen. An object that the new log has
-    /// from the shared part, or with the same value, is the same one.
+    /// An object that was written or deleted in the abandoned part may have been created there. If the new log has written an
+    /// object of that name, too, it may be another one, and a transaction that required the first must not be committed upon
+    /// the second: [`Condition::Present`] is then translated like a condition on the version that was seen. An object that the
+    /// new log has from the shared part, where it was not deleted in the abandoned one, or with the same value, is the same one.
     ///
     /// # Errors
     /// If `objects` fails.
     pub fn with_required<'a, E>(
         mut self,
         conditions: impl Iterator<Item = &'a Condition>,
-        mut objects: impl FnMut(&Collection, &Key) -> Result<(Found, Found), E>,
+        mut objects: impl FnMut(&Collection, &Key) -> Result<Named, E>,
     ) -> Result<Lost, E> {
         for condition in conditions {
             let Condition::Present { collection, key } = condition else { continue };
@@ -93,11 +103,18 @@ impl Lost {
             if self.required.contains_key(&name) {
                 continue;
             }
-            let (old, new) = objects(collection, key)?;
-            let Some((version, value)) = old.filter(|(version, _)| *version > self.shared_to) else { continue };
-            if new.is_none_or(|(there, found)| there > self.shared_to && found != value) {
-                self.required.insert(name, self.written(collection, key, version));
-            }
+            let Named { old, new, deleted } = objects(collection, key)?;
+            let is_deleted = deleted.is_some_and(|deleted| deleted > self.shared_to);
+            let is_shared = !is_deleted && new.as_ref().is_some_and(|(there, _)| *there <= self.shared_to);
+            let is_same = |value| new.as_ref().is_some_and(|(_, there)| there == value);
+            let condition = match &old {
+                _ if is_shared => continue,
+                Some((version, _)) if *version <= self.shared_to => continue,
+                Some((_, value)) if is_same(value) => continue,
+                Some((version, _)) => self.written(collection, key, *version),
+                None => Condition::upon_lost(collection.clone(), key.clone()),
+            };
+            self.required.insert(name, condition);
         }
         Ok(self)
     }
@@ -156,33 +173,51 @@ impl Lost {
 
 /// Translates the conditions of the transactions of one member, in order.
 ///
-/// A condition that an object is present is not on a version, so it depends on what precedes it: if the member itself
-/// wrote the object before, the object is the one that the member wrote, and the condition refers to that write.
+/// A condition that an object is present is not on a version, so it depends on what precedes it: if the last transaction
+/// of the member that wrote the object is not in the new log either, the condition refers to that write.
 #[derive(Debug)]
 pub struct InOrder<'a> {
     lost: &'a Lost,
+    /// Last transactions that put an object and that the new log lacks.
     writers: HashMap<(Collection, Key), TxnId>,
+    assumed: Assumed,
 }
+
+/// Transactions that required only that an object is present, with its name, and whose condition now refers to an earlier
+/// write of the same member. Others may have written the object in between.
+pub type Assumed = BTreeSet<(TxnId, (Collection, Key))>;
 
 impl<'a> InOrder<'a> {
     /// Starts before the first transaction.
     #[must_use]
     pub fn of(lost: &'a Lost) -> InOrder<'a> {
-        InOrder { lost, writers: HashMap::new() }
+        InOrder { lost, writers: HashMap::new(), assumed: Assumed::new() }
     }
 
-    /// Returns the next transaction with translated conditions.
+    /// Returns the next transaction, which the new log lacks, with translated conditions.
     pub fn translate(&mut self, txn: &Txn) -> Txn {
-        let conditions = txn.conditions.iter().map(|condition| self.condition(condition)).collect();
-        self.pass(txn);
+        let conditions: Vec<Condition> = txn.conditions.iter().map(|condition| self.condition(condition)).collect();
+        let is_assumed = |(before, after): &(&Condition, &Condition)| {
+            matches!(before, Condition::Present { .. }) && after.mark().is_some()
+        };
+        let assumed = txn.conditions.iter().zip(&conditions).filter(is_assumed);
+        let name = |condition: &Condition| (condition.collection().clone(), condition.key().clone());
+        self.assumed.extend(assumed.map(|(before, _)| (txn.id, name(before))));
+        self.pass(txn, true);
         Txn { conditions, ..txn.clone() }
     }
 
-    /// Passes the next transaction, of which no translation is needed.
-    pub fn pass(&mut self, txn: &Txn) {
+    /// Returns which conditions of translated transactions refer to a write only because nothing else is known.
+    #[must_use]
+    pub fn assumed(self) -> Assumed {
+        self.assumed
+    }
+
+    /// Passes the next transaction, of which no translation is needed. `is_lacking`: the new log does not have it.
+    pub fn pass(&mut self, txn: &Txn, is_lacking: bool) {
         for op in &txn.ops {
             let name = (op.collection().clone(), op.key().clone());
-            match op.value() {
+            match op.value().filter(|_| is_lacking) {
                 Some(_) => self.writers.insert(name, txn.id),
                 None => self.writers.remove(&name),
             };
@@ -195,12 +230,12 @@ impl<'a> InOrder<'a> {
             return condition.clone();
         }
         let name = (collection.clone(), key.clone());
-        match (self.lost.required.get(&name), self.writers.get(&name)) {
-            (None, _) => condition.clone(),
-            (Some(_), Some(writer)) => Condition::written_by(name.0, name.1, *writer),
+        match (self.writers.get(&name), self.lost.required.get(&name)) {
+            (Some(writer), _) => Condition::written_by(name.0, name.1, *writer),
+            (None, None) => condition.clone(),
             // The member wrote the object only later, so it is unknown which one it was.
-            (Some(required), None) if required.mark().is_some() => Condition::upon_lost(name.0, name.1),
-            (Some(required), None) => required.clone(),
+            (None, Some(required)) if required.mark().is_some() => Condition::upon_lost(name.0, name.1),
+            (None, Some(required)) => required.clone(),
         }
     }
 }

@@ -23,7 +23,8 @@ use crate::env::Entropy;
 use crate::model::deletions::{Deletions, Named};
 use crate::model::position::Divergence;
 use crate::model::{
-    Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict,
+    Collection, Condition, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId,
+    Verdict,
 };
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Kept, Outbox};
@@ -31,7 +32,7 @@ use crate::protocol::rebase::{self, Found, InOrder, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
-use super::own::{self, Others, Parted, Since, Values};
+use super::own::{self, Others, Parted, Since, Txns, Values};
 use super::quarantine::{Change, Set, Written};
 use super::shared::{Shared, SharedRef};
 
@@ -74,7 +75,14 @@ pub(super) fn fork<'a>(
 
 /// Returns whether the datastore's log has abandoned this member's history, whatever their positions are.
 pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
-    fork(mine, lineage, welcome, |shared_to| shared.outbox().is_upon_later_than(shared_to)).is_some()
+    let requires_absent = || {
+        let state = shared.state();
+        let is_present = |collection: &Collection, key: &Key| Ok(state.version(collection, key)?.is_some());
+        // An unreadable state is reported when it is compared.
+        shared.outbox().requires_absent(is_present).unwrap_or_else(|_: StateError| true)
+    };
+    let upon = |shared_to| shared.outbox().is_upon_later_than(shared_to) || requires_absent();
+    fork(mine, lineage, welcome, upon).is_some()
 }
 
 /// Returns whether one of these generations started because an earlier state was restored on purpose; `None` if the
@@ -250,11 +258,9 @@ impl Leaving {
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
         let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
-        let conditions = lacking.iter().chain(&gone).flat_map(|txn| txn.conditions.iter());
-        let lost = lost.with_required(conditions, objects_of(&old, &new))?;
-        let (lacking, gone) = translated(&lost, &kept, (&lacking, &gone));
-        let parted = Parted { old: &old, new: &new, lost: &lost };
-        let (again, archived) = parted.choose(&lacking, &gone, others, set.is_restore)?;
+        let lost = with_required(lost, shared.outbox().conditions(), &old, &new)?;
+        let own = Own { kept: &kept, lacking: &lacking, gone: &gone };
+        let (again, archived) = own.split((&old, &new), &lost, others, set.is_restore)?;
         let others = others.cloned().unwrap_or_default();
         Ok(Exchange { shared, set, state, lost, again, archived, gone, others })
     }
@@ -355,35 +361,60 @@ impl Exchange {
     /// Returns the abandoned history with the objects that transactions in the outbox require.
     fn required(&self) -> Result<Lost, StateError> {
         let (old, new) = (self.shared.state().snapshot()?, self.state.snapshot()?);
-        self.lost.clone().with_required(self.shared.outbox().conditions(), objects_of(&old, &new))
+        with_required(self.lost.clone(), self.shared.outbox().conditions(), &old, &new)
     }
 }
 
-/// Returns local transactions with the conditions for the new log. `kept` holds all committed ones that are kept.
-fn translated(
-    lost: &Lost,
-    kept: &[Kept],
-    (lacking, gone): (&[Arc<Txn>], &[Arc<Txn>]),
-) -> (Vec<Arc<Txn>>, Vec<Arc<Txn>>) {
-    let mut in_order = InOrder::of(lost);
-    let is_lacking: BTreeSet<TxnId> = lacking.iter().map(|txn| txn.id).collect();
-    let mut translated = Vec::new();
-    for txn in kept.iter().map(|kept| &kept.txn) {
-        if is_lacking.contains(&txn.id) {
-            translated.push(Arc::new(in_order.translate(txn)));
-        } else {
-            in_order.pass(txn);
+/// The local transactions of an abandoned history, in order.
+pub(super) struct Own<'a> {
+    /// All committed ones that are kept.
+    pub kept: &'a [Kept],
+    /// Those of them that the new log lacks.
+    pub lacking: &'a [Arc<Txn>],
+    /// Pending ones that only a lost state had decided.
+    pub gone: &'a [Arc<Txn>],
+}
+
+impl Own<'_> {
+    /// Decides which are pushed again and which are archived, both with conditions for the new log.
+    pub(super) fn split(
+        &self,
+        (old, new): (&StateSnapshot, &StateSnapshot),
+        lost: &Lost,
+        others: Option<&Others>,
+        is_restore: bool,
+    ) -> Result<(Txns, Txns), StateError> {
+        let mut in_order = InOrder::of(lost);
+        let is_lacking: BTreeSet<TxnId> = self.lacking.iter().map(|txn| txn.id).collect();
+        let mut lacking = Txns::new();
+        for txn in self.kept.iter().map(|kept| &kept.txn) {
+            if is_lacking.contains(&txn.id) {
+                lacking.push(Arc::new(in_order.translate(txn)));
+            } else {
+                in_order.pass(txn, false);
+            }
         }
+        let gone: Txns = self.gone.iter().map(|txn| Arc::new(in_order.translate(txn))).collect();
+        let assumed = in_order.assumed();
+        Parted { old, new, lost, assumed: &assumed }.choose(&lacking, &gone, others, is_restore)
     }
-    (translated, gone.iter().map(|txn| Arc::new(in_order.translate(txn))).collect())
 }
 
-/// Returns a function that reads an object in the abandoned history and in the new log.
-fn objects_of(
+/// Adds the objects that `conditions` require to be present. A state that is gone does not show which they were.
+pub(super) fn with_required<'a>(
+    lost: Lost,
+    conditions: impl Iterator<Item = &'a Condition>,
     old: &StateSnapshot,
     new: &StateSnapshot,
-) -> impl FnMut(&Collection, &Key) -> Result<(Found, Found), StateError> {
-    move |collection, key| Ok((found(old, collection, key)?, found(new, collection, key)?))
+) -> Result<Lost, StateError> {
+    if old.meta().is_none() {
+        return Ok(lost);
+    }
+    let deletions = old.deletions()?;
+    lost.with_required(conditions, |collection, key| {
+        let (old, new) = (found(old, collection, key)?, found(new, collection, key)?);
+        Ok(rebase::Named { old, new, deleted: deletions.get(collection, key) })
+    })
 }
 
 /// Returns the recent deletions in a state; none if it is gone.

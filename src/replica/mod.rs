@@ -64,7 +64,6 @@ pub use mark::Mark;
 pub use outbox_writer::{Again, Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use refusal::Refusal;
-#[cfg(feature = "programs")]
 pub use room::Room;
 pub use shared::Change;
 pub use terms::Terms;

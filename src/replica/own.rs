@@ -32,13 +32,13 @@ use bytes::Bytes;
 use crate::model::deletions::{Deletions, Named};
 use crate::model::{self, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
-use crate::protocol::rebase::Lost;
+use crate::protocol::rebase::{Assumed, Lost};
 use crate::state::{StateError, StateSnapshot};
 
 /// Final values of objects; `None` if an object is deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
 
-type Txns = Vec<Arc<Txn>>;
+pub(super) type Txns = Vec<Arc<Txn>>;
 
 fn named(op: &Op) -> Named {
     (op.collection().clone(), op.key().clone())
@@ -233,8 +233,8 @@ impl<'a> Before<'a> {
 
 /// Returns local transactions that may precede another member's write which was seen and which the new log has again,
 /// while later local ones follow it. Pushed again, they would come after that write. A local transaction that names the
-/// previous one as the last writer shows that nothing came between the two.
-fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId> {
+/// previous one as the last writer shows that nothing came between the two, unless that is only `assumed`.
+fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed) -> BTreeSet<TxnId> {
     let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
     for txn in own {
         let names: BTreeSet<Named> = txn.ops.iter().map(named).filter(|name| known.contains_key(name)).collect();
@@ -246,7 +246,8 @@ fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId
         for txn in writers {
             let is_upon = |last: &TxnId| {
                 let of_it = |condition: &&Condition| place(condition) == *name;
-                txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
+                !assumed.contains(&(txn.id, name.clone()))
+                    && txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
             };
             if !before.last().is_none_or(is_upon) {
                 parted.extend(before.drain(..));
@@ -262,6 +263,8 @@ pub(super) struct Parted<'a> {
     pub old: &'a StateSnapshot,
     pub new: &'a StateSnapshot,
     pub lost: &'a Lost,
+    /// Conditions that refer to an earlier write only because nothing else is known.
+    pub assumed: &'a Assumed,
 }
 
 impl Parted<'_> {
@@ -410,7 +413,7 @@ impl Parted<'_> {
             let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
             requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
         };
-        let parted = parted_by(own, &others.known);
+        let parted = parted_by(own, &others.known, self.assumed);
         let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
         loop {
             // Leaving out a transaction may change how an object reads. Then its other writers are left out as well.
@@ -675,7 +678,7 @@ mod tests {
             .expect("reads")
             .expect("deletions known from the beginning");
         let lost = Lost::after(Seq(shared_to));
-        let parted = Parted { old: &old, new: &new, lost: &lost };
+        let parted = Parted { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
         let by_state = parted.again(&own, &shown).expect("reads");
         let chosen = parted.again(&own, &since_then.others).expect("reads");
         let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
@@ -718,7 +721,9 @@ mod tests {
         deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
         let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
         let lost = Lost::after(shared_to);
-        let chosen = Parted { old: &old, new: &new, lost: &lost }.again(&own, &written).expect("reads");
+        let chosen = Parted { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }
+            .again(&own, &written)
+            .expect("reads");
         Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
     }
 
@@ -789,7 +794,7 @@ mod tests {
         let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
         let new = state(&[&shared[..], &others[..1]].concat());
         let lost = Lost::after(Seq(1));
-        let parted = Parted { old: &old, new: &new, lost: &lost };
+        let parted = Parted { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
         // The log was read to its end, or its state alone was.
         for (read, to) in [(&others[..], 3), (&[], 2)] {
             let mut reading = Since::new(&old, &own);

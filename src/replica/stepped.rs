@@ -13,7 +13,7 @@ use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
 use crate::model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Kept, Outbox, RejectedTxn};
+use crate::protocol::outbox::{Kept, Outbox, Overlaid, RejectedTxn};
 use crate::protocol::push::{Next, Pusher};
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
@@ -453,6 +453,12 @@ impl Stepped {
     #[must_use]
     pub fn forks(&self) -> u32 {
         self.forks
+    }
+
+    /// Returns whether a pending transaction writes an object.
+    #[must_use]
+    pub fn is_pending(&self, collection: &Collection, key: &Key) -> bool {
+        self.shared.outbox().look_up(collection, key) != Overlaid::Untouched
     }
 
     /// Makes applied entries durable, and writes the mark.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::model::Condition;
 use crate::protocol::rebase::Lost;
-use crate::replica::leaving::Apart;
-use crate::replica::own::{Others, Parted, Since, values};
+use crate::replica::leaving::{Apart, Own};
+use crate::replica::own::{Others, Since, values};
 use crate::replica::quarantine::Change;
 
 use super::parting::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
@@ -172,9 +172,9 @@ fn p04_a_deletion_takes_nothing_away_that_its_author_had_not_seen() {
 fn p04_the_deletions_of_what_went_with_a_state_are_pushed_again_and_archived() {
     let (old, lost) = (state_of(&[]), Lost::after(Seq(0)));
     let new = state_of(&[txn(RIVAL, 1, &[("there", Some("theirs"))], vec![])]);
-    let parted = Parted { old: &old, new: &new, lost: &lost };
     let gone = [Arc::new(txn(ME, 1, &[("k", None), ("there", None), ("own", Some("mine"))], vec![version("k", 7)]))];
-    let (again, archived) = parted.choose(&[], &gone, None, false).expect("reads");
+    let own = Own { kept: &[], lacking: &[], gone: &gone };
+    let (again, archived) = own.split((&old, &new), &lost, None, false).expect("reads");
     assert_eq!((again.len(), archived.len()), (1, 1));
     assert_eq!((&again[0].ops[..], &again[0].conditions[..]), (&gone[0].ops[..1], &[absent("k")][..]));
     assert_eq!(archived[0].ops, gone[0].ops);

@@ -8,9 +8,9 @@ use crate::model::{Condition, Limits, OriginRow, Reason};
 use crate::protocol::outbox::Kept;
 use crate::protocol::rebase::{Leaving, Lost};
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
-use crate::replica::leaving::found;
+use crate::replica::leaving::{Own, found, with_required};
 use crate::replica::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
-use crate::replica::own::{Others, Parted, Since};
+use crate::replica::own::{Others, Since};
 use crate::replica::receipts::Stage;
 use crate::state::{StateError, StateSnapshot};
 
@@ -145,13 +145,10 @@ impl Case {
             kept.iter().filter(|kept| kept.txn.id.counter > counter).map(|kept| Arc::clone(&kept.txn)).collect();
         let left = |collection: &Collection, key: &Key| found(&old, collection, key);
         let lost = Lost::after(shared_to).with_own(kept.iter(), left).expect("reads");
-        let parted = Parted { old: &old, new: &new, lost: &lost };
+        let lost = with_required(lost, outbox.conditions(), &old, &new).expect("reads");
         let others = (!self.is_restore && !self.is_unknown).then(|| self.others(&old, &lacking));
-        let (again, archived) = parted.choose(&lacking, &[], others.as_ref(), self.is_restore).expect("reads");
-        let objects = |collection: &Collection, key: &Key| {
-            Ok::<_, StateError>((found(&old, collection, key)?, found(&new, collection, key)?))
-        };
-        let lost = lost.clone().with_required(outbox.conditions(), objects).expect("reads");
+        let own = Own { kept: &kept, lacking: &lacking, gone: &[] };
+        let (again, archived) = own.split((&old, &new), &lost, others.as_ref(), self.is_restore).expect("reads");
         let reason = Reason::Forbidden { message: "archived".into() };
         let mut fresh = 100;
         outbox.requeued(Leaving { decided: &decided, again, archived, reason, lost: &lost }, || {

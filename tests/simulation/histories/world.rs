@@ -439,7 +439,7 @@ impl World {
                 _ => self.read(number, key.clone())?,
             };
             let Some(mut read) = read else { continue };
-            if matches!(read.seen, Seen::As(_)) && self.chance(25) {
+            if matches!(read.seen, Seen::As(_)) && self.chance(15) {
                 read.condition = Condition::Present { collection: collection(), key: key.clone() };
                 read.seen = Seen::Present;
             }
@@ -504,7 +504,11 @@ impl World {
         let text = format!("web{number}: change {change} {ops:?} upon {seen:?}");
         let past = self.members[number].past();
         let writers = |key: &Key| past.writers_since_creation(key).into_iter().flatten().collect();
-        let required = seen.iter().filter(|(_, seen)| *seen == Seen::Present).map(|(key, _)| key);
+        // A condition that an object is present holds for any object if the one that was seen was pending and is rejected.
+        let is_pending = |key: &Key| {
+            self.members[number].running.as_ref().is_some_and(|stepped| stepped.is_pending(&collection(), key))
+        };
+        let required = seen.iter().filter(|(key, seen)| *seen == Seen::Present && !is_pending(key)).map(|(key, _)| key);
         let present = required.map(|key| (key.clone(), writers(key))).collect();
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         let submitted = stepped.submit(vec![draft]).map_err(|error| error.to_string())?;
