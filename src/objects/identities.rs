@@ -198,14 +198,19 @@ pub(super) fn bound(store: &Store, author: &Author, writes: &Writes) -> Result<W
     Ok(bound)
 }
 
-/// Returns whether the user who has the number of a change's author now is the author. A change that was made while the
-/// creation of the author's account was pending may have been rejected together with it; then somebody else may have the
-/// number.
+/// Returns whether the user who has the number of a change's author now is the author. Somebody else may have the number
+/// if the author's account was rejected, or was lost with a part of the log. Users keep their number when they are renamed:
+/// a user of another name is the author if the account is not later than the change, and the change was not made while
+/// the creation of the author's account was pending.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn is_author_there(store: &Store, author: &Author, txn: &Txn) -> Result<bool, StoreError> {
     let key = author.uid.to_string();
+    let Some(user) = store.valid::<User>(&key)?.map(|user| user.value) else { return Ok(false) };
+    if names::key(&user.user) == names::key(&author.user) {
+        return Ok(true);
+    }
     let is_upon_creation = |condition: &Condition| {
         condition.mark().is_some()
             && match condition.collection().as_str() {
@@ -214,10 +219,7 @@ pub fn is_author_there(store: &Store, author: &Author, txn: &Txn) -> Result<bool
                 _ => false,
             }
     };
-    if !txn.conditions.iter().any(is_upon_creation) {
-        return Ok(true);
-    }
-    Ok(store.valid::<User>(&key)?.is_some_and(|user| user.value.user == author.user))
+    Ok(user.created.ms() <= txn.time_ms && !txn.conditions.iter().any(is_upon_creation))
 }
 
 /// Returns whether two values of one user or group are of the same one: a user is recognized by the time of creation, or
@@ -416,22 +418,24 @@ mod tests {
     async fn p08_a_change_of_who_had_the_number_is_not_of_who_has_it() {
         let alone = Alone::new();
         let (creation, _) = alone.create(66, "bob", 65).await;
-        let txn = |conditions| {
+        let made = alone.store.get::<User>("66").expect("reads").expect("a user").value.created.ms();
+        let author = |uid, name: &str| Author { uid, user: name.into(), ..Author::default() };
+        let is_there = |uid, name: &str, time_ms, conditions| {
             let id = TxnId { counter: OriginCounter(1), ..TxnId::default() };
             let (settled, note) = (OriginCounter(0), bytes::Bytes::new());
-            Txn { id, settled, time_ms: 0, note, conditions, ops: Vec::new() }
+            let txn = Txn { id, settled, time_ms, note, conditions, ops: Vec::new() };
+            is_author_there(&alone.store, &author(uid, name), &txn).expect("reads")
         };
-        let author = |name: &str| Author { uid: 66, user: name.into(), ..Author::default() };
-        let is_there =
-            |name: &str, conditions| is_author_there(&alone.store, &author(name), &txn(conditions)).expect("reads");
         let upon_creation = |name: &str| vec![upon::<UserName>(name, creation)];
-        assert!(is_there("bob", upon_creation("bob")) && !is_there("alice", upon_creation("alice")));
-        assert!(!is_there("alice", vec![upon::<User>("66", creation)]));
-        assert!(is_there("alice", vec![]), "an account that was committed and later renamed");
-        assert!(is_there("alice", vec![upon::<User>("7", creation)]), "of another user");
-        let nobody = Author { uid: 70, user: "carol".into(), ..Author::default() };
-        let gone = is_author_there(&alone.store, &nobody, &txn(vec![upon::<User>("70", creation)]));
-        assert!(!gone.expect("reads"));
+        assert!(is_there(66, "bob", made, upon_creation("bob")));
+        assert!(is_there(66, "Bob", made - 1, vec![]), "the clock of another webserver is behind");
+        assert!(!is_there(66, "alice", made, upon_creation("alice")));
+        assert!(!is_there(66, "alice", made, vec![upon::<User>("66", creation)]));
+        assert!(is_there(66, "alice", made, vec![]), "an account that was committed, and renamed since");
+        assert!(is_there(66, "alice", made, vec![upon::<User>("7", creation)]), "of another user");
+        assert!(!is_there(66, "alice", made - 1, vec![]), "an account that was lost: the number was given again later");
+        assert!(!is_there(70, "carol", made, vec![upon::<User>("70", creation)]));
+        assert!(!is_there(70, "carol", made, vec![]), "an account that was deleted, or lost");
     }
 
     #[test]
