@@ -59,6 +59,7 @@ mod output;
 pub mod owner;
 pub mod process;
 mod quarantine;
+mod quarantine_names;
 mod recover;
 mod repair;
 mod replica;

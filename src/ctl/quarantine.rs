@@ -11,12 +11,14 @@ use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
 use crate::model::deletions::Named;
 use crate::model::{Condition, LineageEntry, Op, Seq};
+use crate::objects::cleaning::Cleaning;
 use crate::objects::identities::{self, Number};
-use crate::objects::{Stored, groups, kinds, standing, users};
+use crate::objects::{Stored, kinds, standing};
 use crate::replica::quarantine::{Change, Set, files, read};
 
 use super::client::{Client, Piece};
 use super::output::{Output, size};
+use super::quarantine_names::{Groups, agree};
 use super::{CtlError, CtlResult, transact};
 
 /// Commands of `quarantine`.
@@ -34,8 +36,10 @@ pub enum QuarantineAction {
     },
     /// Write the changes of one file to the log.
     ///
-    /// Groups them into their original transactions. Skips a transaction if one of its objects was changed or
-    /// deleted since, or if it concerns a user or group whose number is another one's in the log.
+    /// Groups them into their original transactions, and joins those of one user or group. Skips a transaction if one of
+    /// its objects was changed or deleted since, if it concerns a user or group whose number is another one's in the
+    /// log, if names and their owners would not agree after it, or if it deletes what belongs to a user or group whose
+    /// own deletion is skipped.
     Apply {
         /// Number of the file.
         number: u64,
@@ -132,15 +136,17 @@ fn list(dir: &Path, json: bool) -> CtlResult {
 /// or is absent as after a deletion.
 struct Present {
     version: Option<Seq>,
+    value: Option<Bytes>,
     is_same: bool,
 }
 
 async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> {
     Ok(match client.object(&change.collection, &change.key, None).await? {
         Some(Row::Object { version, value, .. }) => {
-            Present { version: Some(version), is_same: change.value.as_ref() == Some(&value) }
+            let is_same = change.value.as_ref() == Some(&value);
+            Present { version: Some(version), value: Some(value), is_same }
         }
-        _ => Present { version: None, is_same: change.value.is_none() },
+        _ => Present { version: None, value: None, is_same: change.value.is_none() },
     })
 }
 
@@ -303,17 +309,15 @@ async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
     // Logins are not restored; users log in again, as after a restore.
     let (logins, changes): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| standing::is_login(&change.op()));
-    let archived = archived_owners(&changes);
+    let (archived, deleted) = (archived_owners(&changes), deleted_owners(&changes));
     let mut groups: BTreeMap<(u64, usize), Vec<Change>> = BTreeMap::new();
     for (place, change) in changes.into_iter().enumerate() {
         // Changes of one transaction are applied together. The original transaction of a deletion is unknown.
         let group = change.seq.map_or((u64::MAX, place), |seq| (seq.0, 0));
         groups.entry(group).or_default().push(change);
     }
-    // Users and groups first: what belongs to them may be older than their last change.
-    let is_of_owner = |group: &Vec<Change>| group.iter().any(|change| owner_of(change).is_some());
-    let (first, then): (Vec<_>, Vec<_>) = groups.into_values().partition(is_of_owner);
     let client = Client::open(dir).await?;
+    let Groups { of_owners, others } = Groups::joined(&client, groups.into_values()).await?;
     let status: Status = client.item(&Request::Status).await?;
     let wait = status.role == "datastore" || status.connected;
     let (mut applied, mut same, mut left) = (0, 0, Vec::new());
@@ -321,12 +325,15 @@ async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
         client: &client,
         set: &set,
         archived,
+        deleted,
         written: BTreeSet::new(),
+        gone: BTreeSet::new(),
         deletions: Deletions::default(),
         wish,
         is_connected: wait,
     };
-    for group in first.into_iter().chain(then) {
+    // Users and groups first: what belongs to them may be older than their last change.
+    for group in of_owners.into_iter().chain(others) {
         match applying.group(&group).await? {
             Applied::Yes => applied += 1,
             Applied::Same => same += 1,
@@ -360,14 +367,32 @@ enum Applied {
     No(String),
 }
 
+/// Returns the user or group that a change is of.
+fn number_of(change: &Change) -> Option<Number> {
+    let is_claim = identities::is_claim(change.collection.as_str());
+    identities::named(change.collection.as_str(), change.key.as_str(), None).filter(|_| !is_claim)
+}
+
 /// Returns the user or group that a change writes.
 fn owner_of(change: &Change) -> Option<Number> {
-    let number = change.key.as_str().parse().ok().filter(|_| change.value.is_some())?;
-    match change.collection.as_str() {
-        users::User::COLLECTION => Some(Number::User(number)),
-        groups::Group::COLLECTION => Some(Number::Group(number)),
-        _ => None,
-    }
+    number_of(change).filter(|_| change.value.is_some())
+}
+
+/// Returns the user or group that a change deletes.
+fn deleted_by(change: &Change) -> Option<Number> {
+    number_of(change).filter(|_| change.value.is_none())
+}
+
+/// Returns the users and groups that were deleted in the history of an archive. What belongs to them was deleted in later
+/// transactions as well; if this member had deleted them itself, the archive may have only the object that recorded that
+/// work.
+fn deleted_owners(changes: &[Change]) -> BTreeSet<Number> {
+    let of_cleaning = |change: &Change| {
+        let is_of_history = change.key.as_str().starts_with("history/");
+        let is_cleaning = change.collection.as_str() == Cleaning::COLLECTION && !is_of_history;
+        identities::holders(Cleaning::COLLECTION, change.key.as_str(), None).into_iter().filter(move |_| is_cleaning)
+    };
+    changes.iter().flat_map(|change| deleted_by(change).into_iter().chain(of_cleaning(change))).collect()
 }
 
 /// Returns the users and groups of an archive, with their values.
@@ -407,8 +432,12 @@ struct Applying<'a> {
     set: &'a Set,
     /// Users and groups of the archive.
     archived: BTreeMap<Number, Bytes>,
+    /// Users and groups that were deleted in the history of the archive.
+    deleted: BTreeSet<Number>,
     /// Users and groups that were written before, or would be in a dry run. The log may not have them yet.
     written: BTreeSet<Number>,
+    /// Users and groups that were deleted before, or would be in a dry run. The log may still have them.
+    gone: BTreeSet<Number>,
     deletions: Deletions,
     wish: Wish,
     is_connected: bool,
@@ -417,16 +446,13 @@ struct Applying<'a> {
 impl Applying<'_> {
     /// Returns conditions that the users and groups that a change concerns are unchanged, or why the change is skipped: a
     /// number is another one's in the log, or the change gives access to a user or group that the log does not have.
-    /// Users and groups that `made` contains are written together with it.
     async fn owners(
         &self,
-        change: &Change,
-        made: &BTreeSet<Number>,
+        numbers: &BTreeSet<Number>,
+        gives_access: bool,
     ) -> Result<Result<Vec<Condition>, String>, CtlError> {
         let mut conditions = Vec::new();
-        let gives_access = standing::gives_access(&change.op());
-        let is_known = |number: &Number| made.contains(number) || self.written.contains(number);
-        for number in identities::of_op(&change.op()).into_iter().filter(|number| !is_known(number)) {
+        for number in numbers {
             let (collection, key) = number.place().map_err(CtlError::new)?;
             let found = self.client.object(&collection, &key, None).await?;
             let there = match &found {
@@ -435,7 +461,7 @@ impl Applying<'_> {
             };
             let deleted = self.deletions.rows.get(&(collection.clone(), key.clone())).copied();
             let known = (self.deletions.complete_after, self.set.shared_with(&self.deletions.lineage));
-            match Owner::of(number, self.archived.get(&number), there, deleted, known) {
+            match Owner::of(*number, self.archived.get(number), there, deleted, known) {
                 Owner::Other if gives_access || !self.wish.force => {
                     let what = "and that number may belong to another one in the log now";
                     return Ok(Err(format!("concerns {number}, {what}")));
@@ -454,6 +480,56 @@ impl Applying<'_> {
         Ok(Ok(conditions))
     }
 
+    /// Returns conditions that users and groups are absent, or why a change is skipped: it was made because they had been
+    /// deleted, and the log has one of them.
+    async fn absent(&self, numbers: &BTreeSet<Number>) -> Result<Result<Vec<Condition>, String>, CtlError> {
+        let mut conditions = Vec::new();
+        for number in numbers {
+            let (collection, key) = number.place().map_err(CtlError::new)?;
+            let is_gone = self.gone.contains(number) || self.client.object(&collection, &key, None).await?.is_none();
+            if !is_gone {
+                return Ok(Err(format!("belongs to {number}, which the log has: its deletion is not applied")));
+            }
+            conditions.push(Condition::Absent { collection, key });
+        }
+        Ok(Ok(conditions))
+    }
+
+    /// Returns the conditions of a change that is one of a group, or why the group is skipped.
+    async fn conditions(
+        &self,
+        change: &Change,
+        present: &Present,
+        (made, removed): (&BTreeSet<Number>, &BTreeSet<Number>),
+    ) -> Result<Result<Vec<Condition>, String>, CtlError> {
+        let (collection, key, op) = (change.collection.as_str(), change.key.as_str(), change.op());
+        let value = change.value.as_ref().or(present.value.as_ref());
+        let holders = identities::holders(collection, key, value.map(AsRef::as_ref));
+        // What was deleted after its owner, or records that this was to be done.
+        let is_cleaning = change.value.is_none() || collection == Cleaning::COLLECTION;
+        let with_owner: BTreeSet<Number> =
+            holders.iter().filter(|number| is_cleaning && self.deleted.contains(number)).copied().collect();
+        let mut conditions = match self.absent(&with_owner.difference(removed).copied().collect()).await? {
+            Ok(absent) => absent,
+            Err(why) => return Ok(Err(why)),
+        };
+        // Nobody gains access by the deletion of what is absent, or of what belongs to nobody.
+        let is_idle = change.value.is_none() && (present.version.is_none() || !with_owner.is_empty());
+        let gives_access = standing::gives_access(&op) && !is_idle;
+        if gives_access && !self.wish.with_access {
+            let what =
+                "gives access, which may have been revoked since; check `quarantine show`, then use --with-access";
+            return Ok(Err(what.into()));
+        }
+        let is_known =
+            |number: &Number| [made, removed, &with_owner, &self.written].iter().any(|known| known.contains(number));
+        let concerned = identities::of_op(&op).union(&holders).filter(|number| !is_known(number)).copied().collect();
+        Ok(self.owners(&concerned, gives_access).await?.map(|unchanged| {
+            conditions.extend(unchanged);
+            conditions
+        }))
+    }
+
     async fn group(&mut self, group: &[Change]) -> Result<Applied, CtlError> {
         let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
         self.deletions.renew(self.client).await?;
@@ -467,21 +543,15 @@ impl Applying<'_> {
             let name = format!("{}/{}", group[0].collection, group[0].key);
             return Ok(Applied::No(format!("the log changed while {name} was read; try again")));
         }
+        found.retain(|(change, present)| !is_made(self.set, change, present, &self.deletions));
+        let removed: BTreeSet<Number> = found.iter().filter_map(|(change, _)| deleted_by(change)).collect();
         for (change, present) in found {
-            if is_made(self.set, change, &present, &self.deletions) {
-                continue;
-            }
             let (collection, key) = (change.collection.clone(), change.key.clone());
             let objection = objection(self.set, change, &present, &self.deletions, self.is_connected);
             if let Some(why) = objection.filter(|_| !self.wish.force) {
                 return Ok(Applied::No(format!("{collection}/{key} {why}")));
             }
-            if standing::gives_access(&change.op()) && !self.wish.with_access {
-                let what =
-                    "gives access, which may have been revoked since; check `quarantine show`, then use --with-access";
-                return Ok(Applied::No(format!("{collection}/{key} {what}")));
-            }
-            match self.owners(change, &made).await? {
+            match self.conditions(change, &present, (&made, &removed)).await? {
                 Err(why) => return Ok(Applied::No(format!("{collection}/{key} {why}"))),
                 Ok(unchanged) => conditions.extend(unchanged),
             }
@@ -496,6 +566,13 @@ impl Applying<'_> {
         if ops.is_empty() {
             return Ok(Applied::Same);
         }
+        match agree(self.client, &ops).await? {
+            Err(why) => {
+                let name = format!("{}/{}", group[0].collection, group[0].key);
+                return Ok(Applied::No(format!("{name} {why}; `doctor` lists names that are inconsistent already")));
+            }
+            Ok(unchanged) => conditions.extend(unchanged),
+        }
         let mut unique = Vec::new();
         for condition in conditions.drain(..) {
             if !unique.contains(&condition) {
@@ -505,12 +582,14 @@ impl Applying<'_> {
         let conditions = unique;
         if self.wish.dry_run {
             self.written.extend(made);
+            self.gone.extend(removed);
             return Ok(Applied::Yes);
         }
         let name = format!("{}/{}", group[0].collection, group[0].key);
         Ok(match transact::submit(self.client, ops, conditions, self.is_connected).await? {
             Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => {
                 self.written.extend(made);
+                self.gone.extend(removed);
                 Applied::Yes
             }
             Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
@@ -554,7 +633,7 @@ mod tests {
         let objection = |entries: &[(u64, u64)], version: Option<u64>, deleted: Option<u64>| {
             let rows = deleted.map(|seq| (named.clone(), Seq(seq))).into_iter().collect();
             let deletions = Deletions { lineage: lineage(entries), rows, ..Deletions::default() };
-            let present = Present { version: version.map(Seq), is_same: false };
+            let present = Present { version: version.map(Seq), value: None, is_same: false };
             objection(&set, &change, &present, &deletions, true)
         };
         assert_eq!(objection(&[(1, 0), (2, 10)], Some(9), None), None, "as it was");
@@ -593,7 +672,7 @@ mod tests {
         let judged = |change: &Change, version: Option<u64>, deleted: Option<u64>, lineage: &[LineageEntry]| {
             let rows = deleted.map(|seq| (named.clone(), Seq(seq))).into_iter().collect();
             let deletions = Deletions { lineage: lineage.to_vec(), rows, ..Deletions::default() };
-            let present = Present { version: version.map(Seq), is_same: version.is_none() };
+            let present = Present { version: version.map(Seq), value: None, is_same: version.is_none() };
             let objection = objection(&set, change, &present, &deletions, false);
             (is_made(&set, change, &present, &deletions), objection.is_some())
         };

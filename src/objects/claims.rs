@@ -83,7 +83,8 @@ impl Claim for GroupName {
 }
 
 /// Returns whether an owner with this name may be found under this key.
-fn bears(name: &str, key: &str) -> bool {
+#[must_use]
+pub fn bears(name: &str, key: &str) -> bool {
     names::keys(name).iter().any(|own| own == key)
 }
 

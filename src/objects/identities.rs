@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use super::accounts::{GROUP_GONE, USER_GONE};
 use super::capabilities::{Grants, TagGrants};
+use super::cleaning::Cleaning;
 use super::dashboards::Dashboard;
 use super::groups::{Group, GroupName};
 use super::history::Entry;
@@ -144,6 +145,44 @@ pub fn of_op(op: &Op) -> BTreeSet<Number> {
     numbers.remove(&Number::User(0));
     numbers.remove(&Number::Group(0));
     numbers
+}
+
+/// Returns the users and groups to which an object belongs, and with which it is deleted: by its key or, for a search, by
+/// its value. A search that is shared is kept.
+#[must_use]
+pub fn holders(collection: &str, key: &str, value: Option<&[u8]>) -> BTreeSet<Number> {
+    let mut numbers = BTreeSet::new();
+    match collection {
+        Cleaning::COLLECTION => {
+            let of_history = key.strip_prefix("history/").and_then(|rest| rest.split('/').next()?.parse().ok());
+            numbers.extend(of_holder(key).or(of_history.map(Number::User)));
+        }
+        Search::COLLECTION => {
+            let search = value.and_then(|value| serde_json::from_slice::<Search>(value).ok());
+            let private = search.filter(|search| !search.global && search.gids.is_empty());
+            numbers.extend(private.map(|search| Number::User(search.uid)));
+        }
+        _ => add_of_key(collection, key, &mut numbers),
+    }
+    numbers
+}
+
+/// Returns whether the objects of a collection are claims of names.
+#[must_use]
+pub fn is_claim(collection: &str) -> bool {
+    [UserName::COLLECTION, GroupName::COLLECTION].contains(&collection)
+}
+
+/// Returns the user or group that an object is, or whose name it claims.
+#[must_use]
+pub fn named(collection: &str, key: &str, value: Option<&[u8]>) -> Option<Number> {
+    match collection {
+        User::COLLECTION => key.parse().ok().map(Number::User),
+        Group::COLLECTION => key.parse().ok().map(Number::Group),
+        UserName::COLLECTION => serde_json::from_slice::<UserName>(value?).ok().map(|claim| Number::User(claim.uid)),
+        GroupName::COLLECTION => serde_json::from_slice::<GroupName>(value?).ok().map(|claim| Number::Group(claim.gid)),
+        _ => None,
+    }
 }
 
 /// Adds the users and groups that must exist, or own what must exist, for a condition to hold.
@@ -436,6 +475,33 @@ mod tests {
         assert!(!is_there(66, "alice", made - 1, vec![]), "an account that was lost: the number was given again later");
         assert!(!is_there(70, "carol", made, vec![upon::<User>("70", creation)]));
         assert!(!is_there(70, "carol", made, vec![]), "an account that was deleted, or lost");
+    }
+
+    #[test]
+    fn p04_what_goes_with_a_user_or_group_is_known_by_its_key() {
+        let of = |collection: &str, key: &str| holders(collection, key, None).into_iter().collect::<Vec<_>>();
+        for (collection, key) in [
+            ("tokens", "66/t"),
+            ("history", "66/a"),
+            ("locks", "66"),
+            ("capabilities", "user/66"),
+            ("cleanings", "user/66"),
+            ("cleanings", "history/66"),
+            ("cleanings", "history/66/a"),
+        ] {
+            assert_eq!(of(collection, key), [Number::User(66)], "{collection}/{key}");
+        }
+        assert_eq!(of("cleanings", "group/65"), [Number::Group(65)]);
+        assert_eq!(of("memberships", "66/65"), [Number::User(66), Number::Group(65)]);
+        assert_eq!(of("dashboards", "66"), []);
+        let search = |gids: &[i32]| {
+            json!({ "ID": "1", "UID": 66, "GIDs": gids, "UserQuery": "q", "StartRange": DATE, "EndRange": DATE,
+                    "Started": DATE, "Updated": DATE, "Webserver": "w" })
+            .to_string()
+        };
+        let of_search = |gids: &[i32]| holders("searches", "1", Some(search(gids).as_bytes()));
+        assert_eq!(of_search(&[]), BTreeSet::from([Number::User(66)]));
+        assert_eq!(of_search(&[65]), BTreeSet::new());
     }
 
     #[test]

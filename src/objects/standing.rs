@@ -13,23 +13,24 @@ use crate::model::{Condition, Op};
 use super::accounts;
 use super::behind::Backing;
 use super::capabilities::{Grants, TagGrants};
-use super::groups::Group;
+use super::groups::{Group, GroupName};
 use super::passwords::Password;
 use super::record::{AsRead, Stored};
 use super::second_factors::{Factor, RecoveryCodes, Setup};
 use super::sessions::{Epoch, Session};
 use super::tokens::{Token, TokenEpoch};
-use super::users::{Admin, Lock, Membership, User};
+use super::users::{Admin, Lock, Membership, User, UserName};
 use super::writes::Writes;
 use super::{Store, StoreError, rights};
 
 /// Collections whose objects grant or revoke access.
-const ACCESS: [&str; 15] = [
+const ACCESS: [&str; 17] = [
     Admin::COLLECTION,
     Epoch::COLLECTION,
     Factor::COLLECTION,
     Grants::COLLECTION,
     Group::COLLECTION,
+    GroupName::COLLECTION,
     Lock::COLLECTION,
     Membership::COLLECTION,
     Password::COLLECTION,
@@ -40,6 +41,7 @@ const ACCESS: [&str; 15] = [
     Token::COLLECTION,
     TokenEpoch::COLLECTION,
     User::COLLECTION,
+    UserName::COLLECTION,
 ];
 
 /// Of so many groups that an object is newly shared with, the change requires that they exist.
@@ -222,7 +224,8 @@ mod tests {
             let (collection, key) = (Collection::new(collection).expect("collection"), Key::new(key).expect("key"));
             Op::Put { collection, key, value: bytes::Bytes::from_static(b"{}") }
         };
-        let gives = ["admins", "passwords", "second-factors", "sessions", "tokens", "users"];
+        let gives =
+            ["admins", "group-names", "passwords", "second-factors", "sessions", "tokens", "user-names", "users"];
         let given = |collection: &str| gives_access(&put(collection, "7"));
         assert!(gives.into_iter().all(given), "{:?}", gives.map(given));
         for collection in ["locks", "session-epochs", "token-epochs", "dashboards"] {

@@ -107,24 +107,36 @@ fn p08_what_is_set_aside_gives_access_only_to_the_account_that_it_was_of() {
             r#"{{"ID":{uid},"Name":"d","UID":{uid},"GIDs":[],"Created":"2026-01-01T00:00:00Z","Updated":"2026-01-01T00:00:00Z","Data":{{}}}}"#
         )
     };
+    let name = |member: &str, name: &str, uid: i32| {
+        put(member, "user-names", name, &format!(r#"{{"name":"{name}","uid":{uid}}}"#));
+    };
+    let group_name = |member: &str, name: &str| {
+        put(member, "group-names", name, &format!(r#"{{"name":"{name}","gid":65}}"#));
+    };
     put("a", "users", "7", &user(7, "carol", 1));
+    name("a", "carol", 7);
     fleet.converges(&["a", "b"]);
     datastore.terminate();
     // At b, numbers are assigned that meanwhile become others'.
     put("b", "tokens", &format!("7/{of_carol}"), &token(7, of_carol));
     put("b", "users", "66", &user(66, "alice", 2));
+    name("b", "alice", 66);
     put("b", "admins", "66", r#"{"uid":66,"since":"2026-01-02T00:00:00Z"}"#);
     put("b", "tokens", &format!("66/{of_alice}"), &token(66, of_alice));
     put("b", "dashboards", "66", &dashboard(66));
     put("b", "groups", "65", r#"{"GID":65,"Name":"finance"}"#);
+    group_name("b", "finance");
     put("b", "memberships", "7/65", r#"{"uid":7,"gid":65}"#);
     put("b", "capabilities", "group/65", r#"{"holder":{"group":65},"grants":["SecretRead"]}"#);
     put("b", "users", "67", &user(67, "dave", 2));
+    name("b", "dave", 67);
     put("b", "admins", "67", r#"{"uid":67,"since":"2026-01-02T00:00:00Z"}"#);
     put("b", "admins", "68", r#"{"uid":68,"since":"2026-01-02T00:00:00Z"}"#);
     let (datastore, _b) = archives(&fleet, b);
-    fleet.ok("a", &["put", "users", "66", "--value", &user(66, "bob", 3)]);
-    fleet.ok("a", &["put", "groups", "65", "--value", r#"{"GID":65,"Name":"interns"}"#]);
+    put("a", "users", "66", &user(66, "bob", 3));
+    name("a", "bob", 66);
+    put("a", "groups", "65", r#"{"GID":65,"Name":"interns"}"#);
+    group_name("a", "interns");
     fleet.converges(&["a", "b"]);
     let left = [
         "users/66".to_owned(),
