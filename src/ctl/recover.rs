@@ -23,7 +23,8 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    check_authority, check_goes_on, check_key_counts, key_that_counts, latest, other_authority, replace_trust,
+    check_authority, check_goes_on, check_key_counts, key_that_counts, latest, other_authority, readable_register,
+    replace_trust,
 };
 
 use super::args::Recover;
@@ -110,12 +111,13 @@ async fn rebuild(
     args: &Recover,
     config: DatastoreConfig,
     lock: Option<std::fs::File>,
-    (trust, authority): (Trust, Authority),
+    (trust, authority): (PathBuf, Authority),
 ) -> CtlResult {
+    let register = register_in(&trust);
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
         let (mut offer, source) = open(from)?;
-        if trust.has_revoked(&offer.member) {
+        if register.as_ref().is_some_and(|register| has_revoked(register, &offer.member)) {
             offer.reserve = Some("it was revoked according to the member registry".into());
         }
         offers.push(offer);
@@ -124,7 +126,7 @@ async fn rebuild(
     tell_apart(&mut offers, &args.from);
     offers.iter().for_each(announce);
     if authority == Authority::Kept {
-        sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
+        sources.iter().try_for_each(|source| check_member(&trust, &source.home))?;
     }
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
@@ -134,7 +136,7 @@ async fn rebuild(
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let found = gather::gather(&config, &trust.path, wait, args.expect, &mut announce).await;
+        let found = gather::gather(&config, &trust, wait, args.expect, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
         if found.refused() > 0 {
             complain!(
@@ -147,7 +149,7 @@ async fn rebuild(
         offers.extend(found.offers());
         gathered = Some(found);
     }
-    let chosen = pick(&offers, args.member.as_deref(), trust.log_mark())?;
+    let chosen = pick(&offers, args.member.as_deref(), register.as_ref().and_then(Registry::log_mark))?;
     dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
@@ -171,7 +173,7 @@ async fn rebuild(
         gathered.close().await;
     }
     drop(lock);
-    let unheard = trust.unheard(&offers);
+    let unheard = register.map(|register| unheard(&register, &offers)).unwrap_or_default();
     let path = dir.to_owned();
     let dry_run = args.dry_run;
     // The chosen member's generation always counts; other members could claim any.
@@ -205,44 +207,38 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
     Ok(config)
 }
 
-/// Trust directory in use during the recovery.
-struct Trust {
-    path: PathBuf,
+/// Returns the member registry in the trust directory `path`; its copy, which may be one change behind, if the registry
+/// cannot be read. `None` if neither can be read.
+fn register_in(path: &Path) -> Option<Registry> {
+    let error = match Registry::open(path, SystemClock.now_ms()) {
+        Ok(register) => return Some(register),
+        Err(error) => error,
+    };
+    let copy = readable_register(path);
+    match &copy {
+        Some(copy) => complain!("{error}; using what can be read of it, which is of {}", copy.mark()),
+        None => complain!(
+            "cannot determine which members were revoked, which did not respond, and how far the log had come: {error}"
+        ),
+    }
+    copy
 }
 
-impl Trust {
-    /// Returns the position of the log that is recorded in the member registry.
-    fn log_mark(&self) -> Option<LogMark> {
-        Registry::open(&self.path, SystemClock.now_ms()).ok()?.log_mark()
-    }
+/// Returns whether a member was revoked.
+fn has_revoked(register: &Registry, name: &str) -> bool {
+    register.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)
+}
 
-    /// Returns whether a member was revoked.
-    fn has_revoked(&self, name: &str) -> bool {
-        let registry = match Registry::open(&self.path, SystemClock.now_ms()) {
-            Ok(registry) => registry,
-            Err(error) => {
-                let is_revoked = Registry::state_in_copy(&self.path, name) == Some(MemberState::Revoked);
-                if !is_revoked {
-                    complain!("cannot determine whether {name} was revoked: {error}");
-                }
-                return is_revoked;
-            }
-        };
-        registry.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)
-    }
-
-    /// Returns the enrolled members that are not among the offers.
-    fn unheard(&self, offers: &[Offer]) -> Vec<String> {
-        let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return Vec::new() };
-        let enrolled = registry.members().filter(|member| member.state == MemberState::Enrolled);
-        let names = enrolled.map(|member| member.name.to_string());
-        names.filter(|name| !offers.iter().any(|offer| offer.member == *name)).collect()
-    }
+/// Returns the enrolled members that are not among the offers.
+fn unheard(register: &Registry, offers: &[Offer]) -> Vec<String> {
+    let enrolled = register.members().filter(|member| member.state == MemberState::Enrolled);
+    let names = enrolled.map(|member| member.name.to_string());
+    names.filter(|name| !offers.iter().any(|offer| offer.member == *name)).collect()
 }
 
 /// Provides the CA: the existing one, one from an encrypted CA backup or, if requested, a new one. In each case, the
 /// mark of an unfinished recovery is written first.
-fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
+fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(PathBuf, Authority), CtlError> {
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
         true => Ok(()),
@@ -250,16 +246,16 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     };
     if let Some(kept) = kept {
         begin(kept)?;
-        return Ok((Trust { path: here }, kept));
+        return Ok((here, kept));
     }
-    let found = Trust { path: if args.dry_run { work.join(REHEARSAL) } else { here } };
+    let found = if args.dry_run { work.join(REHEARSAL) } else { here };
     if args.new_authority {
         begin(Authority::New)?;
         let now_ms = SystemClock.now_ms();
-        if let Some(aside) = Registry::set_aside(&found.path).map_err(CtlError::new)? {
+        if let Some(aside) = Registry::set_aside(&found).map_err(CtlError::new)? {
             complain!("the previous member registry is kept in {}", aside.display());
         }
-        let register = Registry::open(&found.path, now_ms);
+        let register = Registry::open(&found, now_ms);
         register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
         return Ok((found, Authority::New));
     }
@@ -280,14 +276,14 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     if !args.dry_run {
         mark_restored(dir, rank)?;
     }
-    let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
+    let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
     }
     if is_named {
         // The operator was asked, and knows of the other copies.
         let now_ms = SystemClock.now_ms();
-        let register = Registry::open(&found.path, now_ms);
+        let register = Registry::open(&found, now_ms);
         register.and_then(|mut register| register.give_up_others(now_ms)).map_err(CtlError::new)?;
     }
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
@@ -301,7 +297,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
             ),
         }
     );
-    complain!("{}", key_that_counts(&found.path, &key).map_err(CtlError::new)?);
+    complain!("{}", key_that_counts(&found, &key).map_err(CtlError::new)?);
     Ok((found, Authority::Restored))
 }
 

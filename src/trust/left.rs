@@ -30,6 +30,13 @@ pub(super) fn readable(dir: &Path) -> Option<(String, Registry)> {
     registers.max_by_key(|(_, register)| register.revision())
 }
 
+/// Returns the later of the registry in the trust directory `dir` and its copy, as far as they are readable. It may be one
+/// change behind. For use when [`Registry::open`] fails.
+#[must_use]
+pub fn readable_register(dir: &Path) -> Option<Registry> {
+    readable(dir).map(|(_, register)| register)
+}
+
 /// Returns the text of the registry in `dir` if it is kept when `escrow` is restored; `None` if the one in `escrow`
 /// is used.
 ///

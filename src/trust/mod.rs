@@ -38,7 +38,7 @@ pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use latest::{CopyRank, FoundCopy, Latest, check_goes_on, check_key_counts, latest, latest_of_branch};
-pub use left::RegisterChoice;
+pub use left::{RegisterChoice, readable_register};
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::{PutBack, key_that_counts, replace_trust, restore_trust};
 pub use registry::{

@@ -263,14 +263,6 @@ impl Registry {
         Ok(Registry::of(Some(path), contents, now_ms))
     }
 
-    /// Returns a member's state in the copy of the registry in `dir`; `None` if the copy is unreadable or lacks the
-    /// member. It may be one change behind. For use when the registry itself cannot be read.
-    #[must_use]
-    pub fn state_in_copy(dir: &Path, name: &str) -> Option<MemberState> {
-        let contents = parse(&read_text(&dir.join(COPY)).ok()?).ok()?;
-        contents.members.values().find(|member| member.name.as_str() == name).map(|member| member.state)
-    }
-
     /// Returns a copy of the registry in memory, without a file.
     #[must_use]
     pub fn copy(&self) -> Registry {

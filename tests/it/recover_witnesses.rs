@@ -333,3 +333,35 @@ fn p13_authority_restore_asks_before_a_register_of_another_branch_takes_the_plac
     fleet.ok("d", &[&restore[..], &["--register", "here"]].concat());
     assert!(line_of(&members(&fleet), "b").contains("revoked"));
 }
+
+#[test]
+fn p13_a_recovery_beside_a_damaged_register_asks_its_copy_who_was_not_heard() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "k", 3);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    put(&fleet, "a", "l", 5);
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    ["log", "state"].iter().for_each(|name| std::fs::remove_dir_all(fleet.dir("d").join(name)).expect("removes"));
+    let from = path(&fleet, "b");
+    let recovered = || said(&fleet.run("d", &["recover", "--from", &from, "--dry-run"]));
+    let sound = recovered();
+    for word in ["are only on a ", "no response: a;"] {
+        assert!(sound.contains(word), "{word}: {sound}");
+    }
+    let register = fleet.dir("d/trust/members.json");
+    let mut bytes = std::fs::read(&register).expect("reads");
+    bytes[200] ^= 1;
+    std::fs::write(&register, &bytes).expect("writes");
+    let damaged = recovered();
+    for word in ["are only on a ", "no response: a;", "is damaged", "using what can be read of it"] {
+        assert!(damaged.contains(word), "{word}: {damaged}");
+    }
+    std::fs::remove_file(fleet.dir("d/trust/members.copy")).expect("removes");
+    let unknown = recovered();
+    assert!(unknown.contains("cannot determine which members were revoked"), "{unknown}");
+}
