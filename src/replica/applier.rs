@@ -410,19 +410,19 @@ impl Applier {
         Ok(())
     }
 
-    /// Returns the proof that `state` does not continue the history of the present one. A present state that is
-    /// unreadable or of another log proves nothing.
-    fn fork(&self, state: &StateStore) -> Option<Fork> {
+    /// Returns the proof that `state` does not continue the history of the present one. A present state of another log
+    /// proves nothing.
+    ///
+    /// # Errors
+    /// If a row that matters cannot be read: then it is unknown whether the histories forked.
+    fn fork(&self, state: &StateStore) -> Result<Option<Fork>, StateError> {
         let present = self.shared.state();
-        let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
-        if !of_one_log || planted::is(Bug::ForkByNumber) {
-            return None;
+        let (here, there) = (present.meta(), state.meta());
+        let is_of_one_log = here.zip(there).is_some_and(|(here, there)| here.log_id == there.log_id);
+        if !is_of_one_log || planted::is(Bug::ForkByNumber) {
+            return Ok(None);
         }
-        let compared = || descent::fork(&present.snapshot()?, &state.snapshot()?);
-        compared().unwrap_or_else(|error| {
-            tracing::warn!(%error, "failed to compare the fetched state with the present one");
-            None
-        })
+        descent::fork(&present.snapshot()?, &state.snapshot()?)
     }
 
     /// Replaces the state. The inner error means that nothing has changed.
@@ -433,10 +433,16 @@ impl Applier {
         let Some(meta) = state.meta() else {
             return Ok(Err(SwapError::Failed("the fetched state has no position".into())));
         };
-        if descent == Descent::Required
-            && let Some(fork) = self.fork(&state)
-        {
-            return Ok(Err(SwapError::Forked(fork)));
+        let mut is_unknown = false;
+        if descent == Descent::Required {
+            match self.fork(&state) {
+                Ok(None) => {}
+                Ok(Some(fork)) => return Ok(Err(SwapError::Forked(fork))),
+                Err(error) => {
+                    tracing::error!(%error, "failed to compare the fetched state with the present one; keeping both");
+                    is_unknown = true;
+                }
+            }
         }
         if planted::is(Bug::StateRemovedBeforeReplaced) {
             let _ = self.home.remove_others(&path);
@@ -481,12 +487,15 @@ impl Applier {
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
         // Readers of the old state keep its files open; the directory is removed anyway. Leftovers are removed at the
         // next start.
-        let removed = match self.shared.lacks(&meta) {
+        // A state that could not be compared may be the only one with what another history lacks.
+        let (unknown, former) = if is_unknown { (former, None) } else { (None, former) };
+        let kept = unknown.map_or(Ok(()), |former| self.home.set_aside(&former));
+        let removed = kept.and_then(|()| match self.shared.lacks(&meta) {
             // The other states may hold the lost entries.
             true if was_at.is_some_and(|was_at| is_lower(&meta.position(), &was_at)) => Ok(()),
             true => former.map_or(Ok(()), |former| self.home.remove(&former)),
             false => self.home.remove_others(&path),
-        };
+        });
         if let Err(error) = removed {
             tracing::warn!(error, "failed to remove a previous state");
         }

@@ -13,6 +13,7 @@ use crate::env::data_dir::{DirectoryError, claim, claim_to_read, io_error, repla
 use crate::env::scratch::Scratch;
 use crate::log::journal::witness_of;
 
+use super::evidence::{self, KEPT_IN_DOUBT};
 use super::mark::Mark;
 use super::witnesses::Witnesses;
 
@@ -62,6 +63,15 @@ pub trait Home: Send {
     /// # Errors
     /// If the storage fails.
     fn remove(&mut self, _: &Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Renames the state in `path`, which was replaced by another one, so that it is kept but never opened. Of those that
+    /// were kept before, the newest stay, and the sound ones that came furthest.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    fn set_aside(&mut self, _: &Path) -> Result<(), String> {
         Ok(())
     }
 
@@ -115,6 +125,12 @@ impl Home for Directory {
 
     fn remove(&mut self, path: &Path) -> Result<(), String> {
         fs::remove_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn set_aside(&mut self, path: &Path) -> Result<(), String> {
+        let aside = Directory::set_aside(self, path).map_err(|error| error.to_string())?;
+        tracing::error!(kept = %aside.display(), "keeping a state that could not be compared with its successor");
+        evidence::prune(self, KEPT_IN_DOUBT, None).map_err(|error| error.to_string())
     }
 
     fn current(&self) -> Option<PathBuf> {
@@ -422,7 +438,6 @@ pub fn parse_current(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::evidence;
 
     #[test]
     fn a_swap_is_atomic_and_what_it_replaced_goes_only_then() {

@@ -185,6 +185,13 @@ impl StateStore {
         &*self.0.engine
     }
 
+    /// Damages the row of an origin.
+    #[cfg(test)]
+    pub(crate) fn damage_origin(&self, origin: Origin) {
+        let row_key = Slice::from(super::origins::key(origin));
+        self.engine().write(vec![(row_key, Some(Slice::from(*b"\x01junk")))]).expect("writes");
+    }
+
     /// Returns the position and sums of the state; `None` if it is new or unfinished.
     #[must_use]
     pub fn meta(&self) -> Option<Arc<StateMeta>> {

@@ -120,6 +120,30 @@ fn p10_a_swap_that_ends_at_any_step_leaves_the_one_state_or_the_other_and_no_dou
 }
 
 #[test]
+fn p13_a_state_that_cannot_be_compared_with_its_successor_is_kept() {
+    for is_readable in [true, false] {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let home = directory(temp.path());
+        let place = home.new_state().expect("makes");
+        let present = state_in(&place, 1, 3, "a");
+        home.make_current(&place).expect("current");
+        if !is_readable {
+            present.damage_origin(Origin([1; 16]));
+        }
+        let side = home.new_state().expect("makes");
+        let next = state_in(&side, 1, 5, "a");
+        let (worker, shared) = applier(present, home);
+        let mut worker = worker.at(place.clone(), CACHE_BYTES);
+        let (reply, mut answer) = oneshot::channel();
+        worker.handle(Request::Swap(next, side.clone(), Descent::Required, reply)).expect("goes on");
+        assert!(answer.try_recv().expect("answers").is_ok());
+        assert_eq!(shared.position().map(|position| position.seq), Some(Seq(5)));
+        assert!(!place.exists() && side.exists());
+        assert_eq!(temp.path().join("state-0001.damaged-1").exists(), !is_readable);
+    }
+}
+
+#[test]
 fn p13_a_member_that_never_had_a_state_has_lost_none() {
     let temp = tempfile::tempdir().expect("temp dir");
     let lost = || opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens").lost.is_some();
