@@ -700,7 +700,7 @@ impl Replica {
             lag_ops: head.since(seq),
             lag_ms: if level { 0 } else { ms(since_level) },
             connected: link.connected,
-            trouble: refusal.as_ref().map_or(link.trouble, |refusal| refusal.reason.clone()),
+            trouble: refusal.as_ref().map_or(link.trouble, Refusal::described),
             objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
             healthy: problem.is_empty() && !self.shared.membership_problem().is_some_and(|(_, is_fault)| is_fault),
             problem,

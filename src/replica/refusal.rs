@@ -39,11 +39,14 @@ pub struct Refusal {
     pub reason: String,
     /// When the datastore first refused the member, in milliseconds since 1970-01-01 UTC.
     pub since_ms: u64,
+    /// Reason for which it is not stored, and the effect on a restart.
+    #[serde(skip)]
+    not_stored: Option<String>,
 }
 
 impl Refusal {
     fn new(reason: String) -> Refusal {
-        Refusal { version: VERSION, reason, since_ms: SystemClock.now_ms() }
+        Refusal { version: VERSION, reason, since_ms: SystemClock.now_ms(), not_stored: None }
     }
 
     /// Reads the refusal from a replica's directory. A corrupt file counts as a refusal: there was one.
@@ -64,6 +67,21 @@ impl Refusal {
         replace_file(&directory.join(FILE), summed::seal(&text).as_bytes())
     }
 
+    /// Saves the refusal. If that fails, for example because the disk is full, an empty file stands for it, which needs
+    /// no space and counts as a refusal.
+    ///
+    /// # Errors
+    /// Describes the failure, and what is unknown after a restart.
+    fn store(&self, directory: &Path) -> Result<(), String> {
+        let Err(error) = self.save(directory) else { return Ok(()) };
+        let path = directory.join(FILE);
+        let created = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        match created.and_then(|_| std::fs::File::open(directory)?.sync_all()) {
+            Ok(()) => Err(format!("{error}; the reason is unknown after a restart")),
+            Err(_) => Err(format!("{error}; after a restart without the datastore, this member would serve again")),
+        }
+    }
+
     fn remove(directory: &Path) -> Result<(), DirectoryError> {
         let path = directory.join(FILE);
         match std::fs::remove_file(&path) {
@@ -75,7 +93,15 @@ impl Refusal {
     /// Returns the message for clients.
     #[must_use]
     pub fn message(&self) -> String {
-        format!("the datastore refuses this member: {}; {JOIN_AGAIN}", self.reason)
+        format!("the datastore refuses this member: {}; {JOIN_AGAIN}", self.described())
+    }
+
+    /// Returns the reason, and whether it is not stored.
+    pub(super) fn described(&self) -> String {
+        match &self.not_stored {
+            Some(error) => format!("{} (this could not be stored: {error})", self.reason),
+            None => self.reason.clone(),
+        }
     }
 }
 
@@ -90,19 +116,21 @@ impl Refusals<'_> {
     /// Stores the refusal if an error of the connection is one, and archives pending transactions then.
     pub(super) async fn learn(&self, error: &LinkError) {
         let (LinkError::Revoked(reason) | LinkError::NotAMember(reason)) = error else { return };
-        if self.shared.refusal().is_none_or(|known| known.reason != *reason) {
-            let since_ms = self.shared.refusal().map(|known| known.since_ms);
+        let known = self.shared.refusal();
+        // One that could not be stored is stored with the next attempt to connect.
+        if known.as_ref().is_none_or(|known| known.reason != *reason || known.not_stored.is_some()) {
             let mut refusal = Refusal::new(reason.clone());
-            refusal.since_ms = since_ms.unwrap_or(refusal.since_ms);
-            self.shared.set_refusal(Some(refusal.clone()));
-            let directory = self.directory.to_owned();
-            let saved = off_thread(move || refusal.save(&directory).map_err(|error| error.to_string())).await;
-            if let Err(error) = saved {
-                tracing::error!(
-                    error,
-                    "failed to store the datastore's refusal, which will be unknown after a restart"
-                );
+            if let Some(known) = known {
+                (refusal.since_ms, refusal.not_stored) = (known.since_ms, known.not_stored);
             }
+            self.shared.set_refusal(Some(refusal.clone()));
+            let (directory, to_store) = (self.directory.to_owned(), refusal.clone());
+            let stored = off_thread(move || to_store.store(&directory)).await;
+            if let Err(error) = &stored {
+                tracing::error!(error, "failed to store the datastore's refusal; will retry");
+            }
+            refusal.not_stored = stored.err();
+            self.shared.set_refusal(Some(refusal));
         }
         if let Err(error) = self.archive_pending().await {
             tracing::error!(error, "failed to archive pending transactions; will retry");
@@ -190,6 +218,18 @@ mod tests {
             let found = Refusal::load(temp.path()).expect("is refused");
             assert!(found.reason.contains("damaged"), "byte {at}: {found:?}");
         }
+        // What cannot be written whole still counts as a refusal.
+        Refusal::remove(temp.path()).expect("removes");
+        let in_the_way = temp.path().join(format!("{FILE}.tmp"));
+        std::fs::create_dir(&in_the_way).expect("creates");
+        let why = refusal.store(temp.path()).expect_err("cannot be written");
+        assert!(why.contains("the reason is unknown after a restart"), "{why}");
+        assert!(Refusal::load(temp.path()).expect("is refused").reason.contains("damaged"));
+        let unstored = Refusal { not_stored: Some(why.clone()), ..refusal.clone() };
+        assert!(unstored.message().contains(&why) && unstored.described().contains(&why));
+        std::fs::remove_dir(&in_the_way).expect("removes");
+        refusal.store(temp.path()).expect("is stored");
+        assert_eq!(Refusal::load(temp.path()), Some(refusal));
         Refusal::remove(temp.path()).expect("removes");
         Refusal::remove(temp.path()).expect("no file is no error");
         assert_eq!(Refusal::load(temp.path()), None);
