@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::Errno;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Store, StoreError};
@@ -22,6 +24,10 @@ struct Holder {
     #[serde(default)]
     token: String,
     host: String,
+    /// Identifies the running system and the namespace in which `process` counts. Empty if unknown, and in locks of
+    /// versions that did not record it.
+    #[serde(default)]
+    space: String,
     process: u32,
     since_ms: u64,
     /// Time of the last write.
@@ -46,6 +52,7 @@ impl Holder {
         Ok(Holder {
             token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
             host: host(),
+            space: process_space(),
             process: std::process::id(),
             since_ms: now_ms,
             kept_ms: now_ms,
@@ -67,12 +74,27 @@ impl Holder {
 
     /// Returns whether the lock is stale.
     fn is_left(&self) -> bool {
-        let is_here = !self.host.is_empty() && self.host == host();
+        let is_here = !self.space.is_empty() && self.space == process_space();
         let is_own = is_here && self.process == std::process::id();
-        let is_gone = is_here && !std::path::Path::new("/proc").join(self.process.to_string()).exists();
+        let is_gone = is_here && is_gone(self.process);
         let is_old = SystemClock.now_ms().saturating_sub(self.kept_ms.max(self.since_ms)) > STALE_MS;
         is_gone || is_old || (is_own && !held().contains(&self.token))
     }
+}
+
+/// Returns whether no process has this number here. One that may not be signalled does exist.
+fn is_gone(process: u32) -> bool {
+    let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return true };
+    rustix::process::test_kill_process(process) == Err(Errno::SRCH)
+}
+
+/// Returns a text that is equal for two processes only if the numbers of processes mean the same for both. Containers may
+/// share a host name and number their processes separately. Empty if that is unknown.
+fn process_space() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let (boot, namespace) = (boot.trim(), namespace.to_string_lossy());
+    if boot.is_empty() || namespace.is_empty() { String::new() } else { format!("{boot} {namespace}") }
 }
 
 fn host() -> String {
@@ -219,16 +241,22 @@ mod tests {
         // not reach the store to remove it.
         let left: [fn(&mut Holder); 3] = [
             |holder| holder.process = u32::MAX,
-            |holder| (holder.host, holder.since_ms, holder.kept_ms) = ("elsewhere".into(), 1, 1),
+            |holder| (holder.space, holder.since_ms, holder.kept_ms) = ("elsewhere".into(), 1, 1),
             |_| {},
         ];
         for left in left {
             put(&store, left);
             drop(Lock::take(&store, "prune").expect("takes over"));
         }
-        // Hosts with an empty name are not considered equal.
-        put(&store, |holder| (holder.host, holder.process) = (String::new(), u32::MAX));
-        assert!(Lock::take(&store, "prune").is_err());
+        // A process of another container, or of an unknown one, may be running although it is not found here.
+        let unknown: [fn(&mut Holder); 2] = [
+            |holder| (holder.space, holder.process) = (String::new(), u32::MAX),
+            |holder| (holder.space, holder.process) = (format!("{}0", holder.space), u32::MAX),
+        ];
+        for unknown in unknown {
+            put(&store, unknown);
+            assert!(Lock::take(&store, "prune").is_err());
+        }
     }
 
     #[test]
