@@ -526,6 +526,9 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
         // Records that the CA is not missing but was abandoned.
         let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
+        if Registry::is_unused(&trust) {
+            accept_over_noted(path)?;
+        }
         return Ok(("none; let members join again, or restore with --recovery-key".into(), None));
     };
     // Includes backups later than the restored point in time: the registry must be the current one, not that of an

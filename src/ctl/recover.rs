@@ -257,6 +257,10 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         }
         let register = Registry::open(&found, now_ms);
         register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
+        if !args.dry_run {
+            // The registry of the former CA is given up.
+            accept_over_noted(dir).map_err(CtlError::new)?;
+        }
         return Ok((found, Authority::New));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;

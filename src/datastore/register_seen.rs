@@ -9,6 +9,7 @@
 //! one as the latest.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,9 +31,8 @@ use super::shared::{Shared, now_ms};
 
 /// File in the datastore's directory.
 const FILE: &str = "register.mark";
-/// In names of files that were set aside: of one that could not be read, and of another authority's.
+/// In names of files that were set aside because they could not be read.
 const DAMAGED: &str = "damaged";
-const ASIDE: &str = "aside";
 const VERSION: u32 = 1;
 
 /// Close code of a connection of a member to which nothing is given.
@@ -52,7 +52,7 @@ pub(super) struct Sound {
 struct Noted {
     #[serde(rename = "gravwell-register-mark")]
     version: u32,
-    /// Name of the CA; the registry of another CA counts separately.
+    /// Name of the CA at that time. A registry goes on counting when its CA is rotated.
     authority: String,
     mark: RegisterMark,
 }
@@ -71,14 +71,12 @@ enum Found {
     /// There is none, although the registry says that its progress was recorded.
     Missing,
     Mark(Noted),
-    /// Written under an authority that is not one of this datastore's: its counts cannot be compared.
-    OfAnotherAuthority,
     /// It cannot be read, for this reason.
     Unreadable(String),
 }
 
 impl Found {
-    fn read(path: &Path, names: &[String], was_written: bool) -> Found {
+    fn read(path: &Path, was_written: bool) -> Found {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -93,8 +91,7 @@ impl Found {
             Ok(noted) if noted.version != VERSION => {
                 Found::Unreadable(format!("version {} is unknown; this program reads {VERSION}", noted.version))
             }
-            Ok(noted) if names.contains(&noted.authority) => Found::Mark(noted),
-            Ok(_) => Found::OfAnotherAuthority,
+            Ok(noted) => Found::Mark(noted),
         }
     }
 }
@@ -105,9 +102,9 @@ const MISSING: &str = "it is missing, although the registry states that it was w
 impl Witness {
     /// Reads the file in the data directory `dir`. Nothing is changed before the register is written again. `was_written`:
     /// the registry says that there is one.
-    pub(super) fn open(dir: &Path, authorities: &Authorities, was_written: bool, is_read_only: bool) -> Witness {
+    pub(super) fn open(dir: &Path, was_written: bool, is_read_only: bool) -> Witness {
         let path = dir.join(FILE);
-        let found = Found::read(&path, &names_of(authorities), was_written);
+        let found = Found::read(&path, was_written);
         match &found {
             Found::Unreadable(why) => {
                 tracing::error!(path = %path.display(), why, "failed to read the position of the member registry; \
@@ -122,8 +119,9 @@ impl Witness {
     }
 
     /// The recorded progress.
-    pub(super) fn mark(&self) -> Option<&RegisterMark> {
-        if let Found::Mark(noted) = &self.found { Some(&noted.mark) } else { None }
+    pub(super) fn noted(&self) -> Option<Audited> {
+        let Found::Mark(Noted { authority, mark, .. }) = &self.found else { return None };
+        Some(Audited { mark: mark.clone(), authority: authority.clone() })
     }
 
     /// Describes a damaged file, or one that was renamed because it was damaged, until an operator removes it.
@@ -146,8 +144,8 @@ impl Witness {
         entries.map(|entry| entry.path()).filter(is_copy)
     }
 
-    fn aside(&self, mark: &str, number: u32) -> PathBuf {
-        self.path.with_file_name(format!("{FILE}.{mark}-{number}"))
+    fn aside(&self, number: u32) -> PathBuf {
+        self.path.with_file_name(format!("{FILE}.{DAMAGED}-{number}"))
     }
 
     fn keep(&mut self, mark: RegisterMark, authority: String) {
@@ -167,12 +165,10 @@ impl Witness {
 
     /// Renames a file that must not be overwritten.
     fn make_room(&mut self) -> std::io::Result<()> {
-        let mark = match self.found {
-            Found::Nothing | Found::Mark(_) => return Ok(()),
-            Found::OfAnotherAuthority => ASIDE,
-            Found::Unreadable(_) | Found::Missing => DAMAGED,
-        };
-        let aside = first_free(|number| self.aside(mark, number)).ok_or(std::io::ErrorKind::AlreadyExists)?;
+        if let Found::Nothing | Found::Mark(_) = self.found {
+            return Ok(());
+        }
+        let aside = first_free(|number| self.aside(number)).ok_or(std::io::ErrorKind::AlreadyExists)?;
         if let Found::Missing = self.found {
             // Says so until an operator has looked, also after the file was written again.
             replace_file(&aside, format!("{MISSING}\n").as_bytes()).map_err(std::io::Error::other)?;
@@ -197,21 +193,19 @@ impl Witness {
     }
 }
 
-/// Names of the CAs under which a recorded mark counts.
-fn names_of(authorities: &Authorities) -> Vec<String> {
-    authorities.all().iter().map(|certificate| authority_name(&fingerprint(certificate))).collect()
-}
-
-/// The registry's progress as the audit has recorded it.
+/// The registry's progress as it was recorded outside of it, in `register.mark` or in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Audited {
     pub mark: RegisterMark,
-    /// Name of the CA; the registry of another CA counts separately.
+    /// Name of the CA at that time.
     pub authority: String,
 }
 
 /// Compares the registry with `witness` and with what the audit has recorded, and returns evidence that the registry is
 /// not the latest. If recovery is off, the registry is accepted as the latest instead.
+///
+/// A mark counts whichever CA it names. One of a CA that is unknown here may be from after a rotation: then the registry
+/// was put back together with a CA that was replaced. Commands that exchange both on purpose accept the new registry.
 ///
 /// # Errors
 /// Returns an error if the registry cannot be written.
@@ -221,13 +215,17 @@ pub(super) fn examine(
     authorities: &Authorities,
     mode: Recovery,
 ) -> Result<Option<String>, TrustError> {
-    let names = names_of(authorities);
-    let audited = audited.filter(|audited| names.contains(&audited.authority)).map(|audited| audited.mark);
-    for seen in witness.mark().into_iter().chain(&audited) {
-        registry.note_shown(seen);
+    let recorded: Vec<Audited> = witness.noted().into_iter().chain(audited).collect();
+    for seen in &recorded {
+        registry.note_shown(&seen.mark);
     }
     let Some(shown) = registry.shown() else { return Ok(None) };
-    let found = described(registry, &shown);
+    let mut found = described(registry, &shown);
+    let is_known = |name: &String| authorities.all().iter().any(|own| authority_name(&fingerprint(own)) == *name);
+    let mut of_others = recorded.iter().filter(|seen| seen.mark == shown).map(|seen| &seen.authority);
+    if let Some(name) = of_others.find(|name| !is_known(name)) {
+        let _ = write!(found, "; that one is of the certificate authority {name}, which is unknown here");
+    }
     if super::recovery::counts(mode, &found) {
         return Ok(Some(found));
     }
@@ -235,18 +233,22 @@ pub(super) fn examine(
     Ok(None)
 }
 
-/// Makes the registry in the data directory `dir`, which an operator has just restored, later than what is noted next to
-/// it. That matters if the clock has gone back.
+/// Makes the registry in the data directory `dir`, which an operator has just restored or created, later than what
+/// `register.mark` and the audit have recorded: of a registry that is given up, or of a clock that has gone back.
 ///
 /// # Errors
-/// If the CA or the registry cannot be read or written.
+/// If the registry cannot be read or written.
 pub fn accept_over_noted(dir: &Path) -> Result<(), TrustError> {
-    let trust = super::service::trust_dir(dir);
     // Absence is reported when the datastore starts.
-    let witness = Witness::open(dir, &Authorities::load(&trust)?, false, true);
-    let Some(noted) = witness.mark() else { return Ok(()) };
-    let mut registry = Registry::open(&trust, now_ms())?;
-    if registry.relation(noted).is_some() { registry.accept(Some(noted), now_ms()) } else { Ok(()) }
+    let noted = Witness::open(dir, false, true).noted();
+    let (_, audited) = super::audit::found_in(dir, &super::service::local_name());
+    let mut registry = Registry::open(&super::service::trust_dir(dir), now_ms())?;
+    for seen in noted.iter().chain(&audited) {
+        if registry.relation(&seen.mark).is_some() {
+            registry.accept(Some(&seen.mark), now_ms())?;
+        }
+    }
+    Ok(())
 }
 
 fn described(registry: &Registry, shown: &RegisterMark) -> String {
@@ -286,7 +288,7 @@ impl Members {
         let authority = authority_name(&self.authorities().current().fingerprint());
         let is_kept = self.witness().as_mut().is_some_and(|witness| {
             witness.keep(mark, authority);
-            witness.mark().is_some()
+            matches!(witness.found, Found::Mark(_))
         });
         if is_kept {
             self.registry().note_has_mark();
@@ -299,9 +301,7 @@ impl Members {
         if self.registry().shown().is_some() {
             return None;
         }
-        let witness = self.witness();
-        let Found::Mark(noted) = &witness.as_ref()?.found else { return None };
-        Some(Audited { mark: noted.mark.clone(), authority: noted.authority.clone() })
+        self.witness().as_ref().and_then(Witness::noted)
     }
 
     /// Returns the damaged record of the register's progress, if any, with a description of the damage.
@@ -462,6 +462,51 @@ impl Shared {
 fn withheld(member: &MemberName, waits: &str) -> String {
     format!(
         "register_went_back: {member} is not served before an operator has restored the later registry, because \
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn p13_a_mark_of_an_unknown_authority_is_evidence_until_an_operator_gives_it_up() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (dir, trust) = (temp.path(), temp.path().join("trust"));
+        let mut registry = Registry::open(&trust, NOW).expect("register");
+        registry.establish(NOW).expect("writes");
+        let authorities = Authorities::open_or_create(&trust, NOW).expect("authority");
+        let mark = RegisterMark { count: 9, name: "0123456789abcdef".into(), changed_ms: NOW };
+        let other = "00112233445566ff";
+        let examine = |registry: &mut Registry, audited: Option<Audited>| {
+            let witness = Witness::open(dir, false, true);
+            examine(registry, (&witness, audited), &authorities, Recovery::Auto).expect("examines")
+        };
+        assert_eq!(examine(&mut registry, None), None);
+        let audited = Audited { mark: mark.clone(), authority: other.into() };
+        let shows = examine(&mut registry.copy(), Some(audited)).expect("is evidence");
+        assert!(shows.contains("went back") && shows.contains(other), "{shows}");
+        let mut witness = Witness::open(dir, false, false);
+        witness.write(mark.clone(), other.into()).expect("writes");
+        let before = std::fs::read(dir.join(FILE)).expect("reads");
+        let shows = examine(&mut registry.copy(), None).expect("is evidence");
+        assert!(shows.contains(other), "{shows}");
+        assert_eq!(std::fs::read(dir.join(FILE)).expect("reads"), before, "it is kept");
+        // After a rotation it is that of a CA which is known, and the registry has gone on.
+        let own = authority_name(&authorities.current().fingerprint());
+        witness.write(registry.mark(), own.clone()).expect("writes");
+        assert_eq!(examine(&mut registry.copy(), None), None);
+        witness.write(mark, own.clone()).expect("writes");
+        let shows = examine(&mut registry.copy(), None).expect("is evidence");
+        assert!(!shows.contains(&own), "{shows}");
+        // A command that creates or restores a CA gives it up.
+        accept_over_noted(dir).expect("accepts");
+        let mut registry = Registry::open(&trust, NOW).expect("reopens");
+        assert_eq!(examine(&mut registry, None), None);
+        witness.keep(registry.mark(), own);
+        assert_eq!(Witness::open(dir, false, true).noted().map(|noted| noted.mark), Some(registry.mark()));
+    }
+}
          {waits}; a member that has an encrypted backup of the later registry is served"
     )
 }

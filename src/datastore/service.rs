@@ -305,7 +305,7 @@ impl Datastore {
             recovery::enter(&here, &mut registry);
         }
         let is_read_only = matches!(place, Place::Read { .. });
-        let witness = Witness::open(&path, &authorities, registry.has_mark(), is_read_only);
+        let witness = Witness::open(&path, registry.has_mark(), is_read_only);
         let register_shows = register_seen::examine(&mut registry, (&witness, audited), &authorities, config.recovery)?;
         registry.set_floor_policy(FloorPolicy {
             readers: config.readers_hold_compaction,
@@ -558,7 +558,8 @@ impl Datastore {
     }
 }
 
-fn local_name() -> MemberName {
+/// Returns the name under which the datastore itself records acts.
+pub(super) fn local_name() -> MemberName {
     MemberName::new("datastore").unwrap_or_else(|_| unreachable!("invariant: the name is well-formed"))
 }
 

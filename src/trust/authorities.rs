@@ -370,14 +370,20 @@ fn read_former(dir: &Path) -> Result<Vec<Former>, TrustError> {
         Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read?,
     };
-    let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
-    let file: FormerFile =
-        serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
+    former_in(&text).map_err(|what| TrustError::Damaged { path, what })
+}
+
+/// Decodes the former CAs from the text of the file.
+///
+/// # Errors
+/// Describes the corruption.
+pub(super) fn former_in(text: &str) -> Result<Vec<Former>, String> {
+    let file: FormerFile = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
     if file.version != VERSION {
-        return Err(damaged(format!("it has version {}; this program supports {VERSION}", file.version)));
+        return Err(format!("it has version {}; this program supports {VERSION}", file.version));
     }
     let former: Option<Vec<Former>> = file.former.iter().map(Former::of).collect();
-    former.ok_or_else(|| damaged("it contains an invalid certificate".into()))
+    former.ok_or_else(|| "it contains an invalid certificate".into())
 }
 
 fn write_former(dir: &Path, former: &[Former]) -> Result<(), TrustError> {

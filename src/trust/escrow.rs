@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use super::authorities::FORMER;
+use super::authorities::{End, FORMER, former_in};
 use super::authority::{CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_private};
 use super::{
     Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, SignedMark, TrustError, authority_name, key_note,
@@ -383,6 +383,23 @@ impl Escrow {
 
     /// Returns whether nothing shows that `dir` belongs to a different CA.
     pub(super) fn may_be_of(&self, dir: &Path) -> bool {
+    /// Checks that the CA in the trust directory `dir` is the one in the backup, or one that the backup's CA has replaced:
+    /// then `dir` is from before that rotation.
+    ///
+    /// # Errors
+    /// As [`Escrow::check_same`], or if `key` does not open the backup.
+    pub(super) fn check_goes_on_from(&self, key: &RecoveryKey, dir: &Path) -> Result<(), TrustError> {
+        let files = self.open(key)?;
+        let former = files.get(FORMER).map_or(Ok(Vec::new()), |text| former_in(text)).map_err(TrustError::Refused)?;
+        let own = Authority::certificate_in(dir);
+        let is_own = |print| own.is_some_and(|own| own == print);
+        let mut replaced = former.iter().filter(|former| former.end == End::Replaced);
+        if replaced.any(|former| is_own(super::fingerprint(&former.certificate))) {
+            return Ok(());
+        }
+        self.check_same(dir)
+    }
+
         Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
     }
 

@@ -34,13 +34,13 @@ pub fn restore_trust(
         (Ok(here), Ok(register)) if dir.join(FILE).exists() && !finished => {
             let is_later = escrow.is_beyond(key, &register)?;
             if is_later {
-                escrow.check_same(dir)?;
+                escrow.check_goes_on_from(key, dir)?;
             }
             if !is_later && !holds_a_lost_authority(escrow, key, &here, &register)? {
                 return only_the_key(escrow, key, dir);
             }
         }
-        (Ok(_), _) => escrow.check_same(dir)?,
+        (Ok(_), _) => escrow.check_goes_on_from(key, dir)?,
         (Err(error), _) => check_rotation(escrow, key, dir, &error)?,
     }
     let stays = left::stays(escrow, key, dir, now_ms, wish)?;

@@ -300,3 +300,55 @@ fn p13_the_audit_tells_that_the_register_went_back_with_the_record_of_its_progre
     fs::remove_file(fleet.dir("d/register.mark.damaged-1")).expect("it was moved aside");
     assert_eq!(reasons(&fleet), [""; 0]);
 }
+
+#[test]
+fn p13_an_older_register_of_a_replaced_authority_is_noticed_and_the_later_one_comes_back() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    let key = key_of(&fleet);
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    datastore.terminate();
+    copy_dir(&fleet.dir("d/trust"), &fleet.dir("older"));
+    let datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.ok("d", &["authority", "rotate", "begin"]);
+    fleet.wait("the rotation ends", || fleet.run("d", &["authority", "rotate", "finish"]).status.success());
+    let current = fleet.json("d", &["authority", "rotate", "status"])["current"].as_str().expect("a name").to_owned();
+    let moment = std::time::SystemTime::now();
+    // A change after the end of the rotation, so that the copy of `a` is of the new CA.
+    fleet.enroll("x", "admin");
+    let escrow = crate::recover::escrow_since(&fleet, "a", moment);
+    fleet.ok("d", &["put", "c", "later", "--value", "2"]);
+    fleet.converges(&["a"]);
+    datastore.terminate();
+    fs::remove_dir_all(fleet.dir("d/trust")).expect("removes");
+    fs::rename(fleet.dir("older"), fleet.dir("d/trust")).expect("renames");
+
+    for witness in ["register.mark", "audit"] {
+        let datastore = fleet.datastore();
+        assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "{witness}: {:?}", reasons(&fleet));
+        let status = String::from_utf8_lossy(&fleet.run("d", &["status"]).stdout).into_owned();
+        assert!(status.contains(&format!("of the certificate authority {current}, which is unknown here")), "{status}");
+        assert!(!fleet.run("d", &["put", "c", "y", "--value", "1"]).status.success());
+        let b = fleet.replica("b");
+        fleet.wait("b is notified", || fleet.log_of("b").contains("register_went_back"));
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(!has(&fleet, "b", "later"), "{witness}: b was revoked");
+        b.terminate();
+        datastore.terminate();
+        // Then the audit alone shows it.
+        let _ = fs::remove_file(fleet.dir("d/register.mark"));
+    }
+    fleet.ok("d", &["authority", "restore", &escrow, "--recovery-key", &key, "--register", "copy"]);
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    assert_eq!((state(&fleet, "a"), state(&fleet, "b")), ("enrolled".into(), "revoked".into()));
+    fleet.ok("a", &["put", "c", "z", "--value", "3"]);
+    fleet.converges(&["a"]);
+    assert!(!reasons(&fleet).contains(&"register_went_back".to_owned()), "{:?}", reasons(&fleet));
+    drop(a);
+}
