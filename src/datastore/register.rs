@@ -5,18 +5,16 @@
 //! refuses the member. A revocation that cannot be written is retried until it is durable, and the status reports it
 //! until then.
 
+use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::codec::health::{Code, Reason};
 use crate::model::MemberName;
 use crate::transport::endpoint::CLOSE_REVOKED;
-use crate::trust::{Registry, RegistryFile, TrustError};
+use crate::trust::{Registry, RegistryFile, TrustError, listed};
 
 use super::members::Members;
 use super::shared::now_ms;
-
-/// Most members that a reason lists.
-const NAMED_MAX: usize = 8;
 
 /// Changes in force that could not be written.
 #[derive(Default)]
@@ -32,13 +30,16 @@ impl Members {
 
     /// Writes the registry if its file is out of date.
     fn write_now(&self, file: &mut RegistryFile) -> Result<(), TrustError> {
-        let unwritten = self.registry().unwritten(file, now_ms())?;
+        let (unwritten, mark) = {
+            let mut registry = self.registry();
+            (registry.unwritten(file, now_ms())?, registry.mark())
+        };
         match (unwritten, self.waits_to_be_written()) {
             (None, _) => {}
             (Some(text), true) => file.write_at_any_price(&text)?,
             (Some(text), false) => file.write(&text)?,
         }
-        self.note_written();
+        self.note_written(mark);
         let mut waiting = self.not_durable();
         if !waiting.names.is_empty() {
             if !waiting.why.is_empty() {
@@ -73,13 +74,18 @@ impl Members {
         let done = how(&mut changed)?;
         let text = changed.text(now_ms())?;
         let written = file.write(&text);
-        {
+        let is_all = {
             let mut registry = self.registry();
             registry.count_on_from(&changed);
             written?;
             registry.adopt(name, (before.as_ref(), &mark), &changed, now_ms())?;
+            registry.mark() == changed.mark()
+        };
+        // Otherwise a revocation in the meantime is about to be written. The registry that has it does not descend from
+        // the written one, so that one must not be recorded either.
+        if is_all {
+            self.note_written(changed.mark());
         }
-        self.note_written();
         Ok(done)
     }
 
@@ -126,13 +132,11 @@ impl Members {
         if waiting.why.is_empty() {
             return None;
         }
-        let mut names: Vec<&str> = waiting.names.iter().map(MemberName::as_str).take(NAMED_MAX).collect();
-        names.dedup();
-        let more = if waiting.names.len() > NAMED_MAX { " and more" } else { "" };
+        let names: BTreeSet<String> = waiting.names.iter().map(ToString::to_string).collect();
         let message = format!(
-            "the revocation of {}{more} is in force but not durable yet: {}; a restart before then would admit the \
+            "the revocation of {} is in force but not durable yet: {}; a restart before then would admit the \
              member again",
-            names.join(", "),
+            listed(&names),
             waiting.why
         );
         let remedy = "free some disk space, or check the directory `trust`; the revocation is written as soon as \
@@ -160,6 +164,7 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datastore::register_seen::Witness;
     use crate::trust::{Authorities, MemberState, NewKey, Role, Token};
 
     /// Opens the members of a datastore in `trust`, with one enrolled member and its certificate.
@@ -224,6 +229,40 @@ mod tests {
             assert_eq!(revoking.join().expect("ends"), Ok(None));
         });
         assert_eq!(on_disk(&trust, &name), Some(MemberState::Revoked));
+    }
+
+    #[test]
+    fn p13_what_is_recorded_of_a_register_is_never_ahead_of_what_was_written() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let (name, other) = (MemberName::new("web1").expect("name"), MemberName::new("web2").expect("name"));
+        let (members, _) = members(&trust, &name);
+        members.witnessed_by(Witness::open(temp.path(), false, false));
+        members.save();
+        let recorded = || Witness::open(temp.path(), false, true).noted().expect("is recorded").mark;
+        let written = || Registry::open(&trust, now_ms()).expect("reopens");
+        let before = recorded();
+        // A member is revoked while the token of another one is being written.
+        let invited = members.change_when_durable(&other, |changed| {
+            members.registry().revoke(&name, now_ms()).expect("revokes");
+            changed.invite(&other, Role::Webserver, 60_000, now_ms(), true)
+        });
+        invited.expect("is written");
+        assert_eq!(written().relation(&recorded()), None, "a crash now leaves no evidence");
+        assert_eq!(recorded(), before, "the registry that is written next does not descend from the written one");
+        members.save();
+        assert_eq!(recorded(), written().mark());
+        assert_ne!(recorded(), before);
+    }
+
+    #[test]
+    fn p11_a_member_that_waits_twice_is_listed_once() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (members, _) = members(&temp.path().join("trust"), &MemberName::new("web1").expect("name"));
+        let names = ["web2", "web1", "web2"].map(|name| MemberName::new(name).expect("name"));
+        *members.not_durable() = NotDurable { names: names.to_vec(), why: "the disk is full".into() };
+        let message = members.not_written().expect("is reported").message;
+        assert!(message.contains("the revocation of web1, web2 is in force"), "{message}");
     }
 
     #[test]

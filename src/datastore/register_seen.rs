@@ -275,16 +275,13 @@ impl Members {
         *self.witness() = Some(witness);
     }
 
-    /// Records the progress after the registry was written.
-    pub(super) fn note_written(&self) {
-        let mark = {
-            let registry = self.registry();
-            // A mark ahead of the registry must be kept.
-            if registry.shown().is_some() {
-                return;
-            }
-            registry.mark()
-        };
+    /// Records the progress of the registry that was written, which is `mark`. The registry in memory may be ahead of
+    /// it, by a revocation that waits for the disk.
+    pub(super) fn note_written(&self, mark: RegisterMark) {
+        // A mark ahead of the registry must be kept.
+        if self.registry().shown().is_some() {
+            return;
+        }
         let authority = authority_name(&self.authorities().current().fingerprint());
         let is_kept = self.witness().as_mut().is_some_and(|witness| {
             witness.keep(mark, authority);
@@ -462,6 +459,9 @@ impl Shared {
 fn withheld(member: &MemberName, waits: &str) -> String {
     format!(
         "register_went_back: {member} is not served before an operator has restored the later registry, because \
+         {waits}; a member that has an encrypted backup of the later registry is served"
+    )
+}
 
 #[cfg(test)]
 mod tests {
@@ -506,7 +506,4 @@ mod tests {
         witness.keep(registry.mark(), own);
         assert_eq!(Witness::open(dir, false, true).noted().map(|noted| noted.mark), Some(registry.mark()));
     }
-}
-         {waits}; a member that has an encrypted backup of the later registry is served"
-    )
 }

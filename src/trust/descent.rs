@@ -70,7 +70,7 @@ pub(super) fn left_out_of(sealed: &Registry, put_back: &Registry) -> Option<BTre
 }
 
 /// Lists names for a message.
-pub(super) fn listed(names: &BTreeSet<String>) -> String {
+pub(crate) fn listed(names: &BTreeSet<String>) -> String {
     let named: Vec<&str> = names.iter().map(String::as_str).take(NAMED_MAX).collect();
     let more = names.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

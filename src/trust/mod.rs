@@ -35,6 +35,7 @@ pub(crate) use crate::env::summed;
 pub use authorities::{Authorities, End, Former, authority_name, check_halves};
 pub use authority::Authority;
 pub use backup_key::BackupKey;
+pub(crate) use descent::listed;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use latest::{CopyRank, FoundCopy, Latest, check_goes_on, check_key_counts, latest, latest_of_branch};
