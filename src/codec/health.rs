@@ -107,6 +107,8 @@ pub enum Code {
     ArchiveBehind,
     /// The log lacks changes of this member that it once had.
     ChangesMissing,
+    /// A member's encrypted CA backup is damaged, and may have been the latest one.
+    CaBackupDamaged,
     /// A reason from a later version.
     #[serde(other)]
     Unknown,
@@ -130,6 +132,7 @@ impl Code {
             | Code::RecoveryKeyDamaged
             | Code::AuthorityMissing
             | Code::RegisterMarkDamaged
+            | Code::CaBackupDamaged
             | Code::ArchiveBehind
             | Code::ChangesMissing
             | Code::Unknown => Level::Attention,

@@ -427,7 +427,11 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         found.push(copy_in(path, Escrow::load(path).map_err(CtlError::new)?));
     }
     let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
-    let of_members = args.from.iter().map(|dir| Identity::escrow(dir));
+    let mut of_members: Vec<PathBuf> = args.from.iter().map(|dir| Identity::escrow(dir)).collect();
+    // A member sets one aside that it cannot read, and gets another one, which may be an earlier one.
+    for from in &args.from {
+        of_members.extend(Identity::damaged_escrows(from).map_err(CtlError::new)?);
+    }
     for path in of_members {
         match Escrow::load(&path) {
             Ok(escrow) => found.push(copy_in(&path, escrow)),

@@ -167,6 +167,11 @@ pub trait Connector: Send + Sync + 'static {
     fn membership_problem(&self) -> Option<(String, bool)> {
         None
     }
+
+    /// Describes the damage of the stored CA backup; `None` if it is intact.
+    fn ca_backup_damage(&self) -> Option<String> {
+        None
+    }
 }
 
 pub(super) struct Linker {

@@ -1,5 +1,6 @@
 //! Renewal of a connected member's identity: the CAs that it trusts, its certificate, and the encrypted CA backup.
 
+use std::io::ErrorKind;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::codec::message::{Kind, Open};
 use crate::env::{Clock, SystemClock};
 use crate::model::ids::hex_bytes;
 use crate::peer::Peers;
+use crate::telemetry::seldom::Seldom;
 use crate::transport::wire;
 use crate::trust::{Escrow, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
 
@@ -23,6 +25,11 @@ use super::service::MemberConnector;
 const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
 /// Interval at which it requests missing items. It also does so whenever the members change.
 const EVERY: Duration = Duration::from_secs(15);
+/// Reason of the health for a CA backup that was set aside.
+const SET_ASIDE: &str = "the stored CA backup could not be read, and may have been the latest one; it is kept in";
+
+static UNREADABLE: Seldom = Seldom::new();
+
 /// Most exchanges until everything is up to date: the member learns the roots, reports them, renews, and reports that.
 const EXCHANGES_MAX: usize = 4;
 
@@ -148,14 +155,14 @@ impl MemberConnector {
     /// revocations in the later copy are recorded nowhere else.
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let (path, earlier) = (Identity::escrow(&self.data_dir), Identity::earlier_escrow(&self.data_dir));
-        let kept = Escrow::load(&path).ok();
+        let kept = self.kept_escrow()?;
         let last = Escrow::load(&earlier).ok();
         let known = last.as_ref().or(kept.as_ref()).map(|escrow| escrow.known().to_owned());
         let seen = kept.as_ref().and_then(|kept| kept.mark.clone());
         let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known, seen }).await?;
         let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
         let given = Escrow::from_text(&text)?;
-        if kept.is_some_and(|kept| self.is_later(&kept, &given)) {
+        if kept.map_or(Ok(false), |kept| self.is_later(&kept, &given))? {
             tracing::warn!("datastore sent an older CA backup than the stored one; keeping the stored one");
             given.save(&earlier).map_err(|error| error.to_string())?;
             return Ok(true);
@@ -165,6 +172,42 @@ impl MemberConnector {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
             _ => Ok(true),
         }
+    }
+
+    /// Returns the stored CA backup; `None` if there is none. A damaged one is renamed, because it may hold revocations that
+    /// are recorded nowhere else.
+    ///
+    /// # Errors
+    /// If it cannot be determined what is stored. Nothing may replace it then.
+    fn kept_escrow(&self) -> Result<Option<Escrow>, String> {
+        let (kept, problem) = match Escrow::load(&Identity::escrow(&self.data_dir)) {
+            Ok(kept) => (Ok(Some(kept)), None),
+            Err(TrustError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => (Ok(None), None),
+            Err(error @ TrustError::Damaged { .. }) => match Identity::set_escrow_aside(&self.data_dir) {
+                Ok(aside) => {
+                    tracing::error!(%error, kept = %aside.display(), "stored CA backup is damaged; fetching another one");
+                    (Ok(None), None)
+                }
+                Err(failed) => (Err(format!("{error}; {failed}")), Some(error)),
+            },
+            Err(error) => (Err(error.to_string()), Some(error)),
+        };
+        let problem = problem.map(|error| error.to_string());
+        if let Some(error) = &problem
+            && let Some(left_out) = UNREADABLE.note()
+        {
+            tracing::error!(error, left_out, "failed to read the stored CA backup; not replacing it");
+        }
+        *self.escrow_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        kept
+    }
+
+    /// Returns why the stored CA backup may not be the latest one that was sent, until an operator removes the damaged
+    /// file.
+    pub(super) fn escrow_damage(&self) -> Option<String> {
+        let problem = self.escrow_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let damaged = || Identity::damaged_escrows(&self.data_dir).unwrap_or_default().into_iter().next();
+        problem.or_else(|| damaged().map(|path| format!("{SET_ASIDE} {}", path.display())))
     }
 
     /// Shows the datastore the signed mark of the registry in the copy that is here. Nothing is fetched.
@@ -179,12 +222,15 @@ impl MemberConnector {
 
     /// Returns whether the stored copy is later than the one sent. A copy of a CA that is no longer trusted is
     /// never later.
-    fn is_later(&self, kept: &Escrow, given: &Escrow) -> bool {
+    ///
+    /// # Errors
+    /// If the trusted CAs cannot be read.
+    fn is_later(&self, kept: &Escrow, given: &Escrow) -> Result<bool, String> {
         let count = |escrow: &Escrow| escrow.mark.as_ref().map(|signed| signed.mark.count);
-        let roots = Identity::load(&self.data_dir).and_then(|identity| identity.roots()).unwrap_or_default();
+        let roots = Identity::load(&self.data_dir).and_then(|identity| identity.roots()).map_err(text)?;
         let is_trusted = roots.iter().any(|root| print_of(root) == kept.authority);
-        let (Some(kept), Some(given)) = (count(kept), count(given)) else { return false };
-        is_trusted && kept > given
+        let (Some(kept), Some(given)) = (count(kept), count(given)) else { return Ok(false) };
+        Ok(is_trusted && kept > given)
     }
 }
 
@@ -192,4 +238,45 @@ impl MemberConnector {
 async fn one<T: DeserializeOwned>(connection: &quinn::Connection, request: &Request) -> Result<Option<T>, String> {
     let reply = ask::ask(connection, request).await.map_err(|error| error.to_string())?;
     Ok(reply.items.first().and_then(|item| serde_json::from_slice(item).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Authority, Registry};
+
+    #[test]
+    fn p13_a_stored_ca_backup_that_cannot_be_read_is_not_replaced() {
+        const NOW: u64 = 1_800_000_000_000;
+        let temp = tempfile::tempdir().expect("temp dir");
+        let connector = MemberConnector::new(temp.path(), Vec::new());
+        let path = Identity::escrow(temp.path());
+        std::fs::create_dir(Identity::dir(temp.path())).expect("creates");
+        assert_eq!((connector.kept_escrow(), connector.escrow_damage()), (Ok(None), None));
+        let trust = temp.path().join("trust");
+        let authority = Authority::open_or_create(&trust, NOW).expect("authority");
+        let mut register = Registry::open_or_begin(&temp.path().join("other"), NOW).expect("register");
+        let escrow = Escrow::seal(&trust, &authority, &mut register, NOW).expect("seals");
+        escrow.save(&path).expect("saves");
+        assert_eq!(connector.kept_escrow(), Ok(Some(escrow.clone())));
+        // Without the trusted CAs it is unknown which one is later.
+        connector.is_later(&escrow, &escrow).expect_err("there is no identity");
+        // A flipped bit, also one that makes it no text.
+        for (number, bit) in [(1, 0), (2, 7)] {
+            escrow.save(&path).expect("saves");
+            let mut bad = std::fs::read(&path).expect("reads");
+            let at = bad.len() - 2;
+            bad[at] ^= 1 << bit;
+            std::fs::write(&path, &bad).expect("writes");
+            assert_eq!(connector.kept_escrow(), Ok(None));
+            let aside = path.with_file_name(format!("escrow.damaged-{number}"));
+            assert_eq!(std::fs::read(&aside).expect("is kept"), bad);
+            assert!(connector.escrow_damage().expect("is reported").contains("escrow.damaged-1"));
+        }
+        assert_eq!(Identity::damaged_escrows(temp.path()).expect("lists").len(), 2);
+        // What it contains is unknown after another error.
+        std::fs::create_dir(&path).expect("creates");
+        connector.kept_escrow().expect_err("is not replaced");
+        assert!(path.is_dir() && connector.escrow_damage().expect("is reported").contains("identity/escrow:"));
+    }
 }

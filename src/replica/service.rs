@@ -116,6 +116,8 @@ pub struct MemberConnector {
     pub(super) members_changed: Notify,
     /// When the age of the certificate was last checked.
     pub(super) looked_at: Mutex<Option<Instant>>,
+    /// Reason for which the stored CA backup could not be read.
+    pub(super) escrow_problem: Mutex<Option<String>>,
 }
 
 impl MemberConnector {
@@ -134,6 +136,7 @@ impl MemberConnector {
             shown: Mutex::default(),
             members_changed,
             looked_at: Mutex::default(),
+            escrow_problem: Mutex::default(),
         }
     }
 
@@ -248,6 +251,10 @@ impl Connector for MemberConnector {
 
     fn membership_problem(&self) -> Option<(String, bool)> {
         self.peers.as_ref()?.membership_problem()
+    }
+
+    fn ca_backup_damage(&self) -> Option<String> {
+        self.escrow_damage()
     }
 
     fn show_register(&self, connection: quinn::Connection) -> Pending<'_, ()> {

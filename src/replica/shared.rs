@@ -374,13 +374,22 @@ impl Shared {
             let remedy = "check the disk and the processors of its host for overload; restart it if this continues";
             health::Reason::new(health::Code::IntakeStalled, what, remedy)
         });
-        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(missing).chain(members).chain(stalled).collect()
+        let backup = self.connector().and_then(|connector| connector.ca_backup_damage()).map(|damage| {
+            let remedy = "compare `gravwell-logctl members` at the datastore with the members that you expect, revoke \
+                          again those that were revoked, then remove the damaged file";
+            health::Reason::new(health::Code::CaBackupDamaged, damage, remedy)
+        });
+        let reasons = damage.into_iter().chain(lost).chain(full).chain(unknown).chain(missing).chain(members);
+        reasons.chain(stalled).chain(backup).collect()
+    }
+
+    fn connector(&self) -> Option<Arc<dyn Connector>> {
+        self.connector.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
     /// Returns why no other member is trusted, and whether that is a fault.
     pub(super) fn membership_problem(&self) -> Option<(String, bool)> {
-        let connector = self.connector.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        connector?.upgrade()?.membership_problem()
+        self.connector()?.membership_problem()
     }
 
     /// Returns what the state has lost; `None` once it has caught up with the datastore.

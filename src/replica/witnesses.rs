@@ -59,7 +59,9 @@ impl Witnesses {
             Ok(kept) => (Ok(kept.as_ref().map(|kept| kept.proof.clone())), kept.and_then(|kept| kept.reached)),
             Err(error) => (Err(error), None),
         };
-        let was_sent = KeptRoster::is_kept(path) || Identity::escrow(path).exists();
+        let was_sent = KeptRoster::is_kept(path)
+            || Identity::escrow(path).exists()
+            || Identity::damaged_escrows(path).is_ok_and(|damaged| !damaged.is_empty());
         Witnesses { missing: missing(path, mark), terms: Terms::load(path), proof, reached, was_sent }
     }
 

@@ -251,7 +251,9 @@ impl Escrow {
         if length > ESCROW_BYTES_MAX {
             return Err(damaged(format!("it has {length} bytes, which is too long")));
         }
-        Escrow::from_text(&read(path)?).map_err(damaged)
+        let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+        let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+        Escrow::from_text(&text).map_err(damaged)
     }
 
     /// Writes the backup to a file that only its owner may read.
@@ -381,8 +383,6 @@ impl Escrow {
         Err(TrustError::Refused(format!("{} contains the CA {own}, but {what}; nothing was changed", dir.display())))
     }
 
-    /// Returns whether nothing shows that `dir` belongs to a different CA.
-    pub(super) fn may_be_of(&self, dir: &Path) -> bool {
     /// Checks that the CA in the trust directory `dir` is the one in the backup, or one that the backup's CA has replaced:
     /// then `dir` is from before that rotation.
     ///
@@ -400,6 +400,8 @@ impl Escrow {
         self.check_same(dir)
     }
 
+    /// Returns whether nothing shows that `dir` belongs to a different CA.
+    pub(super) fn may_be_of(&self, dir: &Path) -> bool {
         Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
     }
 

@@ -10,12 +10,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 use super::authorities::is_issued_by;
-use super::authority::{private_dir, read_private, write_private};
+use super::authority::{private_dir, read_private, sync_dir, write_private};
 use super::succession::{self, Link};
 use super::{Fingerprint, Role, TrustError, fingerprint, summed};
+use crate::env::fs::first_free;
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
+/// Start of the name of an encrypted CA backup that could not be read; a number follows.
+const DAMAGED_ESCROW: &str = "escrow.damaged-";
 /// Maximum number of roots trusted at the same time.
 const ROOTS_MAX: usize = 8;
 
@@ -92,6 +95,44 @@ impl Identity {
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {
         Self::dir(data_dir).join(FILE).exists()
+    }
+
+    /// Returns the encrypted CA backups that were set aside because they could not be read.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn damaged_escrows(data_dir: &Path) -> Result<Vec<PathBuf>, TrustError> {
+        let dir = Self::dir(data_dir);
+        let io = |source| TrustError::Io { path: dir.clone(), source };
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(io)?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DAMAGED_ESCROW)) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Renames an encrypted CA backup that cannot be read, because it may be the latest one. Returns its new path.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn set_escrow_aside(data_dir: &Path) -> Result<PathBuf, TrustError> {
+        let (path, dir) = (Self::escrow(data_dir), Self::dir(data_dir));
+        let aside = first_free(|number| dir.join(format!("{DAMAGED_ESCROW}{number}")));
+        let renamed = aside.ok_or(std::io::ErrorKind::AlreadyExists.into()).and_then(|aside| {
+            std::fs::rename(&path, &aside)?;
+            Ok(aside)
+        });
+        let aside = renamed.map_err(|source| TrustError::Io { path, source })?;
+        sync_dir(&dir)?;
+        Ok(aside)
     }
 
     /// Creates a new identity and writes it.

@@ -119,6 +119,10 @@ fn describe(path: &Path) -> (&'static str, String) {
             "a recorded position of the member registry",
             keep("until `gravwell-logctl members` lists the expected members"),
         ),
+        _ if name.starts_with("escrow.") => (
+            "an encrypted CA backup that could not be read; it may hold later revocations than any other",
+            keep("until `gravwell-logctl members` at the datastore lists the expected members"),
+        ),
         _ if name.starts_with("generations.json.") => (
             "recorded reasons for generations of the log",
             keep("until `gravwell-logctl generations` lists every generation"),
@@ -157,7 +161,8 @@ mod tests {
             ("generations.json.damaged-2", "generations"),
             ("generations.json.of-another-log-1", "generations"),
             ("register.mark.damaged-1", "members"),
-            ("trust/members.json.damaged-1", "missing"),
+            ("identity/escrow.damaged-1", "members"),
+            ("trust/members.json.damaged-1", "members"),
             ("own-log/state.damaged-1/0.jnl", "repair --from"),
             ("log/quarantine/seg-1.open@77", "verify"),
             ("outbox/quarantine/journal@9", "verify"),
