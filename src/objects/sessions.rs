@@ -23,6 +23,9 @@ const ALGORITHM: u32 = 4;
 const NAME_CONTEXT: &str = "gravwell session name v1";
 /// Maximum number of sessions of one user; a new login ends the least recently used one.
 pub const SESSIONS_MAX: usize = 256;
+/// Maximum number of download sessions of one user; a new one ends the oldest. It is far above the number of downloads
+/// that one user may have under way.
+pub const TEMPORARY_MAX: usize = 256;
 /// Delay in seconds after which a webserver deletes its own sessions of an earlier epoch; those of others follow after
 /// a day.
 const OWN_AFTER_S: u64 = 60;
@@ -216,6 +219,19 @@ pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     let excess = (live.len() + 1).saturating_sub(SESSIONS_MAX);
     let displaced = live.iter().take(excess).chain(&ended);
     Ok(displaced.take(SLICE).map(Stored::key).collect())
+}
+
+/// Returns the download sessions of a user that a new one displaces: the oldest, so that at most [`TEMPORARY_MAX`] remain
+/// together with the new one.
+///
+/// # Errors
+/// If the state is corrupt.
+pub fn displaced_by_temporary(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
+    let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
+    let mut temporary: Vec<Session> = sessions.filter(Session::is_temporary).collect();
+    temporary.sort_by_key(|session| session.expires);
+    let excess = (temporary.len() + 1).saturating_sub(TEMPORARY_MAX);
+    Ok(temporary.iter().take(excess.min(SLICE)).map(Stored::key).collect())
 }
 
 /// Returns sessions that this webserver should delete: its own that have ended and are not needed as evidence of that,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::credentials::{Credentials, Known};
 use super::users::details;
+use crate::env::aside;
 use crate::objects::behind::{BEHIND_MAX, Behind};
 use crate::objects::passwords::Password;
 use crate::objects::second_factors::Code;
@@ -217,6 +218,9 @@ async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap
     let session = Session { id, of, expires, webserver, last_hit: now, ..login };
     let mut writes = Writes::new();
     writes.overwrite(&session, "its ID is random")?;
+    for key in aside::run(|| sessions::displaced_by_temporary(&app.store, uid))? {
+        writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
+    }
     app.store.commit(&caller.author(), "create a token for downloads", writes).await?;
     answer(&app, &headers, &claims, &json!({}))
 }

@@ -43,19 +43,35 @@ fn histories(fleet: &Fleet, uid: &Value, count: usize) {
     import(fleet, "histories.jsonl", entries(uid, 0..count));
 }
 
-fn sessions(fleet: &Fleet, uid: &Value, count: usize) {
+fn one_session(fleet: &Fleet, uid: &Value) -> Value {
     let export = fleet.ok("d", &["export", "--with-secrets"]);
     let lines = export.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let is_one = |line: &Value| {
         line["collection"] == "sessions" && line["key"].as_str().is_some_and(|key| key.starts_with(&format!("{uid}/")))
     };
-    let one = lines.into_iter().find(is_one).expect("a session")["value"].clone();
+    lines.into_iter().find(is_one).expect("a session")["value"].clone()
+}
+
+fn sessions(fleet: &Fleet, uid: &Value, count: usize) {
+    let one = one_session(fleet, uid);
     let session = |number: usize| {
         let mut value = one.clone();
         value["id"] = format!("{number:032x}").into();
         ("sessions".to_owned(), format!("{uid}/{number:032x}"), value)
     };
     import(fleet, "sessions.jsonl", (0..count).map(session));
+}
+
+/// Imports download sessions of a login that does not exist.
+fn download_sessions(fleet: &Fleet, uid: &Value, count: usize) {
+    let one = one_session(fleet, uid);
+    let session = |number: usize| {
+        let mut value = one.clone();
+        value["id"] = format!("{number:032x}").into();
+        value["of"] = "0".into();
+        ("sessions".to_owned(), format!("{uid}/{number:032x}"), value)
+    };
+    import(fleet, "downloads.jsonl", (0..count).map(session));
 }
 
 fn left(fleet: &Fleet, uid: &Value) -> usize {
@@ -137,6 +153,24 @@ fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
     assert!(listed.is_some_and(|count| count <= 256), "{listed:?}");
     assert_eq!(mine.get("/api/testauth").status, 200);
     drop(first);
+}
+
+#[test]
+fn p15_a_user_has_a_bounded_number_of_download_sessions() {
+    let Stage { fleet, _datastore, web, admin } = stage(&[]);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = web.login("bob", "a plain horse");
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
+    download_sessions(&fleet, &uid, 300);
+    for _ in 0..3 {
+        bob.ok("GET", "/api/login/tmptoken");
+    }
+    fleet.wait("all changes are resolved", || fleet.status("a")["outbox"] == 0);
+    let export = fleet.ok("d", &["export", "--with-secrets"]);
+    let of_bob = format!("\"key\":\"{uid}/");
+    let downloads = export.lines().filter(|line| line.contains(&of_bob) && line.contains("\"of\":")).count();
+    assert_eq!(downloads, 256);
+    assert_eq!(bob.get("/api/testauth").status, 200);
 }
 
 #[test]
