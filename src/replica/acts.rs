@@ -1,10 +1,11 @@
 //! Audit acts of a member that are no transactions, such as failed logins, on their way to the datastore's audit log.
 //!
 //! They wait in a separate journal until the datastore has them durably. The journal is bounded: while the datastore is
-//! unreachable for long, the oldest acts are dropped and their number is sent instead. Each act has a unique number, so
-//! that one that is sent again after a lost answer is recorded once.
+//! unreachable for long, the user with the most acts has the latest of them merged into one that counts them, so nobody
+//! hides acts of others. Each act has a unique number, so that one that is sent again after a lost answer is recorded
+//! once.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,11 @@ const AGAIN: Duration = Duration::from_secs(2);
 const WASTE_BYTES_MAX: u64 = 1 << 20;
 /// Most numbers that may be missing from a corrupt journal although they were assigned.
 const NUMBERS_IN_DOUBT: u64 = 1 << 32;
+
+/// Description of an act that counts several.
+const MERGED: &str = "more actions than are kept apart while the datastore is unreachable";
+/// Kinds of acts that clients cause who are not identified; the user is the one whose name they enter.
+const OF_STRANGERS: &str = "login";
 
 /// Kinds of records in the journal.
 const LIFE: u8 = 16;
@@ -229,6 +235,7 @@ impl Waiting {
             self.bytes += weight(&numbered.act);
             self.acts.push_back(numbered);
         }
+        self.merge();
         let before = self.lost.clone();
         while self.acts.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
             let Some(oldest) = self.acts.pop_front() else { break };
@@ -240,6 +247,50 @@ impl Waiting {
             records.push(encode(LOST, &self.lost));
         }
         self.write(&records);
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.acts.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX
+    }
+
+    /// Merges the latest acts of whoever has most of them until the others fit. An act is merged into the next one, which
+    /// is sent later, so that the journal need not record it: after a crash the acts are merged again.
+    fn merge(&mut self) {
+        if !self.is_too_much() {
+            return;
+        }
+        let mut causes: HashMap<Cause, (usize, usize)> = HashMap::new();
+        for numbered in &self.acts {
+            let (bytes, count) = causes.entry(cause(&numbered.act)).or_default();
+            *bytes += weight(&numbered.act);
+            *count += 1;
+        }
+        while self.is_too_much() {
+            let several = causes.iter_mut().filter(|(_, (_, count))| *count > 1);
+            let Some((most, (bytes, count))) = several.max_by_key(|(_, (bytes, _))| *bytes) else { return };
+            let mut latest = (0..self.acts.len()).rev().filter(|at| cause(&self.acts[*at].act) == *most);
+            let (Some(last), Some(at)) = (latest.next(), latest.next()) else { return };
+            let Some(Numbered { act: former, .. }) = self.acts.remove(at) else { return };
+            // The act at `last` has moved by one.
+            let act = &mut self.acts[last - 1].act;
+            let before = weight(&former) + weight(act);
+            MERGED.clone_into(&mut act.what);
+            act.count = act.count.max(1) + former.count.max(1);
+            let Act { kind, user, from, by, .. } = former;
+            for (text, former) in
+                [(&mut act.kind, kind), (&mut act.user, user), (&mut act.from, from), (&mut act.by, by)]
+            {
+                if *text != former {
+                    text.clear();
+                }
+            }
+            if act.kind.is_empty() {
+                act.kind = "several".into();
+            }
+            let freed = before.saturating_sub(weight(act));
+            (*bytes, *count) = (bytes.saturating_sub(freed), *count - 1);
+            self.bytes -= freed;
+        }
     }
 
     fn write(&mut self, records: &[JournalEntry]) {
@@ -298,6 +349,13 @@ impl Waiting {
 
 fn gap(what: String, count: u64) -> Act {
     Act { kind: "gap".into(), happened_ms: SystemClock.now_ms(), what, count, ..Act::default() }.bounded()
+}
+
+/// Who caused an act: a user, or unidentified clients who entered the name of one.
+type Cause = (bool, Option<i32>);
+
+fn cause(act: &Act) -> Cause {
+    (act.kind.starts_with(OF_STRANGERS), act.uid)
 }
 
 /// Estimates the bytes of an act.
@@ -449,11 +507,46 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_give_way_and_their_number_is_told() {
+    fn p14_who_causes_many_acts_hides_none_of_others_and_stays_counted() {
         let fs = MemoryFs::new();
         let mut waiting = open(&fs);
+        let download = |uid: i32, number: usize| Act {
+            kind: "download".into(),
+            uid: Some(uid),
+            user: format!("u{uid}"),
+            from: format!("192.0.2.{}", number % 2),
+            ..act(number)
+        };
+        let guess = Act { uid: Some(1), user: "admin".into(), ..act(0) };
+        waiting.take(vec![download(7, 0), guess.clone()]);
         for begin in (0..WAITING_MAX + 500).step_by(500) {
-            waiting.take((begin..begin + 500).map(act).collect());
+            waiting.take((begin..begin + 500).map(|number| download(8, number)).collect());
+            waiting.take(vec![act(begin)]);
+        }
+        waiting = open(&fs.crash(Survival::Nothing, 1));
+        waiting.take(vec![download(7, 1)]);
+        let sent = drain(&mut waiting);
+        assert_eq!(sent.len(), WAITING_MAX);
+        let is = |act: &Act, other: &Act| Act { id: String::new(), ..act.clone() } == *other;
+        for other in [download(7, 0), guess, act(0), act(500), download(7, 1), download(8, 0)] {
+            assert!(sent.iter().any(|act| is(act, &other)), "{other:?}");
+        }
+        let of_greedy: Vec<&Act> = sent.iter().filter(|act| act.uid == Some(8)).collect();
+        assert_eq!(of_greedy.iter().map(|act| act.count).sum::<u64>(), (WAITING_MAX + 500) as u64);
+        let merged = of_greedy.last().expect("some");
+        assert_eq!((merged.user.as_str(), merged.what.as_str(), merged.from.as_str()), ("u8", MERGED, ""));
+        let numbers = sent.iter().map(|act| act.id.rsplit_once('/').expect("id").1.parse().expect("a number"));
+        assert!(numbers.collect::<Vec<u64>>().is_sorted());
+        assert!(waiting.journal.as_ref().expect("a journal").bytes() < 8 << 20);
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_their_number_is_told_if_each_has_another_cause() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        let of = |number: usize| Act { uid: i32::try_from(number).ok(), ..act(number) };
+        for begin in (0..WAITING_MAX + 500).step_by(500) {
+            waiting.take((begin..begin + 500).map(of).collect());
         }
         waiting = open(&fs.crash(Survival::Nothing, 1));
         let sent = drain(&mut waiting);
