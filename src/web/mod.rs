@@ -16,6 +16,7 @@ mod codes;
 mod connections;
 mod damaged;
 mod error;
+mod form;
 mod guard;
 mod headers;
 mod housekeeping;

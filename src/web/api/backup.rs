@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Multipart, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
+use crate::web::form::Form;
 use crate::web::guard::Need;
 use crate::web::input::{Wishes, is_on};
 use crate::web::routes::{Route, get, post};
@@ -187,18 +188,17 @@ fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
 }
 
 /// Receives the form and writes its file to the disk.
-async fn receive(data_dir: &Path, free_min: u64, mut form: Multipart) -> ApiResult<(Temporary, String)> {
-    let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
+async fn receive(data_dir: &Path, free_min: u64, mut form: Form) -> ApiResult<(Temporary, String)> {
     let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
     let (mut file, mut password) = (None, String::new());
-    while let Some(mut field) = form.next_field().await.map_err(wrong)? {
+    while let Some(mut field) = form.next().await? {
         match field.name() {
             Some("backup") => {
                 let kept = Temporary(path.clone());
                 let mut options = tokio::fs::OpenOptions::new();
                 let mut to = options.create(true).write(true).truncate(true).mode(0o600).open(&path).await?;
                 let mut unchecked = 0;
-                while let Some(bytes) = field.chunk().await.map_err(wrong)? {
+                while let Some(bytes) = field.chunk().await? {
                     unchecked += bytes.len();
                     if unchecked >= CHECKED_BYTES {
                         unchecked = 0;
@@ -210,14 +210,14 @@ async fn receive(data_dir: &Path, free_min: u64, mut form: Multipart) -> ApiResu
                 file = Some(kept);
             }
             Some("password") => {
-                while let Some(bytes) = field.chunk().await.map_err(wrong)? {
+                while let Some(bytes) = field.chunk().await? {
                     if password.len() + bytes.len() > 4096 {
                         return Err(ApiError::bad("the password is too long"));
                     }
                     password.push_str(std::str::from_utf8(&bytes).map_err(ApiError::bad)?);
                 }
             }
-            _ => {}
+            _ => field.skip().await?,
         }
     }
     let file = file.ok_or_else(|| ApiError::bad("the form has no part called backup"))?;
@@ -239,12 +239,7 @@ fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
     Ok(Box::new(BufReader::new(Unsealer::new(BufReader::new(file), password)?)))
 }
 
-async fn restore(
-    State(app): State<AppRef>,
-    caller: Caller,
-    headers: HeaderMap,
-    form: Multipart,
-) -> ApiResult<Json<Value>> {
+async fn restore(State(app): State<AppRef>, caller: Caller, headers: HeaderMap, form: Form) -> ApiResult<Json<Value>> {
     let _turn = Turn::take(&app)?;
     let (file, mut password) = receive(&app.config.data_dir, app.config.render_store_free_min, form).await?;
     if password.is_empty() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequest, Multipart, Path, Request, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use base64::Engine as _;
@@ -23,6 +23,7 @@ use crate::web::admission;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
+use crate::web::form::{self, Form};
 use crate::web::input::Wishes;
 use crate::web::routes::{Route, get, put};
 use crate::web::scans;
@@ -35,7 +36,7 @@ const PREVIEW_BYTES_MAX: usize = 512 << 10;
 /// Idle timeout of an upload. Until then its chunks are pinned against garbage collection.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Allowance for the bytes of a form other than those of its file.
-const FORM_BYTES: u64 = 64 << 10;
+pub(in crate::web) const FORM_BYTES: u64 = 64 << 10;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
@@ -231,8 +232,7 @@ async fn upload(
     let kept = contents::kept(&app.store)?;
     let room = Room::of(&app, &resource).await?;
     // The form itself adds few bytes; a file that cannot fit is rejected before it is read.
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if let Some(announced) = announced {
+    if let Some(announced) = form::announced(&headers) {
         let bytes = announced.saturating_sub(FORM_BYTES);
         room.admit(bytes)?;
         if kept.store().room().is_some_and(|room| bytes > room) {
@@ -241,19 +241,17 @@ async fn upload(
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message));
         }
     }
-    let form = Multipart::from_request(request, &app).await;
-    let mut form = form.map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
-    let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
+    let mut form = Form::from_request(request, &app).await?;
     let mut part = loop {
-        match form.next_field().await.map_err(wrong)? {
-            Some(field) if field.name() == Some("file") => break field,
-            Some(_) => {}
+        match form.next().await? {
+            Some(part) if part.name() == Some("file") => break part,
+            Some(other) => other.skip().await?,
             None => return Err(ApiError::bad("the form has no part called file")),
         }
     };
     let author = caller.author();
     let mut upload = Upload::begin(&app.store, &resource.content)?;
-    while let Some(bytes) = heard(part.chunk()).await?.map_err(wrong)? {
+    while let Some(bytes) = heard(part.chunk()).await?? {
         room.admit(upload.size() + bytes.len() as u64)?;
         uploads::take(&app, &caller.person, bytes.len() as u64)?;
         upload.write(&bytes).await?;

@@ -1,17 +1,18 @@
 //! Import of the results of a search as an archive that a webserver has exported.
 
 use axum::Json;
-use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{Multipart, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
+use super::contents::FORM_BYTES;
 use super::searchctrl::info;
 use crate::search::searches::{Arriving, Import, SearchError};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
+use crate::web::form::{self, Form, Part};
 use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, post};
 
@@ -28,17 +29,17 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     )]
 }
 
-fn wrong(error: MultipartError) -> ApiError {
-    ApiError::new(error.status(), error.body_text())
+fn too_large(bytes_max: u64) -> ApiError {
+    let message = format!("the archive has more than {} MiB (Render-Store-Limit)", bytes_max >> 20);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
-async fn keep(mut part: Field<'_>, to: &mut Arriving, bytes_max: u64) -> ApiResult<()> {
+async fn keep(mut part: Part<'_>, to: &mut Arriving, bytes_max: u64) -> ApiResult<()> {
     let (mut file, mut length) = (tokio::fs::File::create(&to.path).await?, 0);
-    while let Some(bytes) = part.chunk().await.map_err(wrong)? {
+    while let Some(bytes) = part.chunk().await? {
         length += bytes.len() as u64;
         if length > bytes_max {
-            let message = format!("the archive has more than {} MiB (Render-Store-Limit)", bytes_max >> 20);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(too_large(bytes_max));
         }
         to.lease.grow(length).map_err(SearchError::from)?;
         file.write_all(&bytes).await?;
@@ -46,9 +47,9 @@ async fn keep(mut part: Field<'_>, to: &mut Arriving, bytes_max: u64) -> ApiResu
     Ok(file.sync_data().await?)
 }
 
-async fn short(mut part: Field<'_>) -> ApiResult<String> {
+async fn short(mut part: Part<'_>) -> ApiResult<String> {
     let mut text = Vec::new();
-    while let Some(bytes) = part.chunk().await.map_err(wrong)? {
+    while let Some(bytes) = part.chunk().await? {
         if text.len() + bytes.len() > TEXT_BYTES_MAX {
             return Err(ApiError::bad(format!("a part of the form has more than {TEXT_BYTES_MAX} bytes")));
         }
@@ -57,14 +58,22 @@ async fn short(mut part: Field<'_>) -> ApiResult<String> {
     String::from_utf8(text).map_err(ApiError::bad)
 }
 
-async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) -> ApiResult<Json<Value>> {
+async fn import(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    mut form: Form,
+) -> ApiResult<Json<Value>> {
+    // The archive also holds a summary, so it may be larger than the results.
+    let bytes_max = app.searches.options().bytes_max.saturating_add(1 << 20);
+    if form::announced(&headers).is_some_and(|bytes| bytes.saturating_sub(FORM_BYTES) > bytes_max) {
+        return Err(too_large(bytes_max));
+    }
     let mut arriving = app.searches.arriving(caller.person.uid)?;
     let (mut wish, mut has_file) = (Import::default(), false);
-    while let Some(part) = form.next_field().await.map_err(wrong)? {
+    while let Some(part) = form.next().await? {
         match part.name().unwrap_or_default() {
             "file" => {
-                // The archive also holds a summary, so it may be larger than the results.
-                let bytes_max = app.searches.options().bytes_max.saturating_add(1 << 20);
                 keep(part, &mut arriving, bytes_max).await?;
                 has_file = true;
             }
@@ -75,7 +84,7 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
             }
             "BatchName" => wish.batch_name = short(part).await?,
             "BatchInfo" => wish.batch_info = short(part).await?,
-            _ => {}
+            _ => part.skip().await?,
         }
     }
     if !has_file {
