@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
 use super::connections::{Connection, Connections, Standing};
+use super::unknown_memory::Memory;
 
 /// Maximum number of bytes discarded.
 const BYTES_MAX: u64 = 64 << 20;
@@ -66,8 +67,9 @@ impl<S> Accept<TcpStream, S> for Acceptor {
         };
         let (standing, connections) = (Arc::clone(&connection.standing), self.0.clone());
         let limit: Limit = Box::pin(Arc::clone(&standing).ends());
-        let (unread_too, stalled) = (unread.clone(), None);
-        let lingering = Lingering { stream, unread: unread_too, ending: None, limit: Some(limit), stalled, connection };
+        let (unread_too, stalled, memory) = (unread.clone(), None, Memory::of(&standing));
+        let limit = Some(limit);
+        let lingering = Lingering { stream, unread: unread_too, ending: None, limit, stalled, memory, connection };
         let arrived = lingering.stream.local_addr().ok().map(|address| ArrivedAt(address.ip()));
         // Responses are written as a whole, so Nagle's algorithm would only delay them.
         let ready = lingering.stream.set_nodelay(true);
@@ -127,6 +129,7 @@ pub(super) struct Lingering {
     limit: Option<Limit>,
     /// Runs while the client reads nothing of the sent data.
     stalled: Option<Pin<Box<Sleep>>>,
+    memory: Memory,
     connection: Connection,
 }
 
@@ -144,6 +147,7 @@ impl Lingering {
     /// Returns a timeout error if the client reads nothing for too long.
     fn poll_stalled<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
+            self.memory.note_sent();
             self.stalled = None;
             return written;
         }
@@ -182,7 +186,13 @@ impl Lingering {
 impl AsyncRead for Lingering {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_limit(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, to)
+        let before = to.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, to);
+        let bytes = to.filled().len() - before;
+        if bytes > 0 {
+            self.memory.note_received(bytes);
+        }
+        read
     }
 }
 

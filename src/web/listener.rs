@@ -19,6 +19,9 @@ use super::server::{SLOW_CLIENT, WebserverError, io};
 /// Settings that change or disable the redirector's address.
 const REDIRECT_SETTING: &str = "Web-Redirect-Port, or none with Disable-HTTP-Redirector=true or --no-redirect";
 
+/// Maximum size in bytes of the head of a request, which is buffered until it is complete, and its maximum number of headers.
+pub(super) const HEAD_BYTES_MAX: u16 = 32 << 10;
+const HEADERS_MAX: usize = 100;
 /// Maximum number of concurrent requests per HTTP/2 connection, enough for a browser's pages; clients queue further ones.
 const STREAMS_MAX: u32 = 64;
 /// Send buffer in bytes of one response on an HTTP/2 connection.
@@ -35,8 +38,10 @@ fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<
     let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle.clone());
     let builder = server.http_builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
+    builder.http1().max_buf_size(HEAD_BYTES_MAX.into()).max_headers(HEADERS_MAX);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
+    http2.max_header_list_size(HEAD_BYTES_MAX.into());
     http2.max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BYTES_MAX);
     Ok(server)
 }

@@ -41,4 +41,5 @@ mod streamed;
 mod sweeper;
 mod tls;
 mod turns;
+mod unknown_memory;
 mod uploads;
