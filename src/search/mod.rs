@@ -11,6 +11,7 @@ pub mod conditions;
 pub mod control;
 pub mod engine;
 pub mod filter;
+pub mod pick;
 pub mod query;
 pub mod render;
 pub mod results;

@@ -4,6 +4,8 @@
 //! `table` is built in; everything else is jq. jq keeps its own bars: adjacent jq stages form one filter. To call jq's
 //! own `sort`, a user writes `(sort)`. Errors name the column.
 
+use std::collections::HashSet;
+
 use crate::objects::Moment;
 
 /// Maximum length of a query, in bytes.
@@ -106,12 +108,17 @@ impl Query {
     /// Returns the columns if `table` or `count` determines them; a filter after these makes the columns unknown.
     #[must_use]
     pub fn columns(&self) -> Option<Vec<String>> {
+        let unique = |mut names: Vec<String>| {
+            let mut seen = HashSet::new();
+            names.retain(|name| seen.insert(name.clone()));
+            Some(names)
+        };
         for stage in self.stages.iter().rev() {
             match stage {
-                Stage::Table(fields) => return Some(fields.iter().map(|field| field.join(".")).collect()),
+                Stage::Table(fields) => return unique(fields.iter().map(|field| field.join(".")).collect()),
                 Stage::Count { by } => {
                     let names = by.iter().map(|field| field.join("."));
-                    return Some(names.chain(["count".to_owned()]).collect());
+                    return unique(names.chain(["count".to_owned()]).collect());
                 }
                 Stage::Sort { .. } | Stage::Limit(_) => {}
                 Stage::Filter { .. } => return None,

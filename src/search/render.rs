@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
+use super::pick::{Fields, Picked};
 use super::results::{Results, ResultsError};
-use super::row::{Row, cell};
+use super::row::Row;
 use crate::objects::Moment;
 
 /// Maximum number of columns found by scanning all rows, and maximum total length of their names in bytes.
@@ -103,7 +106,7 @@ pub struct Rendering {
     results: Arc<Results>,
     about: About,
     format: Format,
-    columns: Vec<String>,
+    columns: Columns,
     /// Set while the columns are being collected.
     looking: Option<Looking>,
     next: usize,
@@ -124,11 +127,14 @@ impl Looking {
         let Some(rows) = results.block(self.next)? else { return Ok(false) };
         self.next += 1;
         for row in rows {
-            match serde_json::from_slice::<Map<String, Value>>(&row.data) {
-                Ok(fields) => fields.into_iter().for_each(|(name, _)| self.note(name)),
-                Err(_) => self.note(String::new()),
+            match row.data.first() {
+                Some(b'{') => {
+                    // The names before an error, or before there are too many, are noted.
+                    let _ = serde_json::Deserializer::from_slice(&row.data).deserialize_map(Names(self));
+                }
+                _ => self.note(String::new()),
             }
-            if self.names.len() > COLUMNS_MAX || self.name_bytes > NAMES_BYTES_MAX {
+            if self.is_over() {
                 return Err(std::io::Error::other(format!(
                     "rows have more than {COLUMNS_MAX} different fields, or very long ones; select fields with | table"
                 ))
@@ -143,6 +149,32 @@ impl Looking {
         if self.names.insert(name) {
             self.name_bytes += bytes;
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.names.len() > COLUMNS_MAX || self.name_bytes > NAMES_BYTES_MAX
+    }
+}
+
+/// Notes the names of the fields of a row.
+struct Names<'l>(&'l mut Looking);
+
+impl<'de> Visitor<'de> for Names<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key()? {
+            self.0.note(name);
+            if self.0.is_over() {
+                return Err(A::Error::custom("too many names"));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
     }
 }
 
@@ -225,15 +257,32 @@ pub fn text_of(data: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Returns the cells of a row for the given columns.
-#[must_use]
-pub fn cells(row: &Row, columns: &[String]) -> Vec<String> {
-    match serde_json::from_slice::<Value>(&row.data) {
-        Ok(Value::Object(fields)) => {
-            columns.iter().map(|name| fields.get(name).map_or_else(String::new, cell)).collect()
+/// Columns whose cells are read from rows.
+pub struct Columns {
+    names: Vec<String>,
+    fields: Fields,
+}
+
+impl Columns {
+    /// Prepares columns. The column without a name shows rows that are not objects; a repeated name shows nothing.
+    #[must_use]
+    pub fn new(names: &[String]) -> Columns {
+        Columns { names: names.to_owned(), fields: Fields::named(names) }
+    }
+
+    /// Returns the cells of a row.
+    #[must_use]
+    pub fn cells(&self, row: &Row) -> Vec<String> {
+        if row.data.first() == Some(&b'{') {
+            let texts = self.fields.texts(&row.data).unwrap_or_else(|_| vec![None; self.names.len()]);
+            return texts.into_iter().map(|text| Picked::of(text).cell()).collect();
         }
-        Ok(other) => columns.iter().map(|name| if name.is_empty() { cell(&other) } else { String::new() }).collect(),
-        Err(_) => vec![String::new(); columns.len()],
+        let mut cells = vec![String::new(); self.names.len()];
+        let whole = self.names.iter().position(String::is_empty).and_then(|at| cells.get_mut(at));
+        if let (Some(whole), Ok(text)) = (whole, std::str::from_utf8(&row.data)) {
+            *whole = Picked::of(Some(text)).cell();
+        }
+        cells
     }
 }
 
@@ -242,7 +291,7 @@ impl Rendering {
     /// see [`Rendering::must_be_complete`].
     #[must_use]
     pub fn new(results: Arc<Results>, about: About, format: Format) -> Rendering {
-        let columns = about.columns.clone().unwrap_or_default();
+        let columns = Columns::new(about.columns.as_deref().unwrap_or_default());
         let looking = (about.columns.is_none() && format.is_csv()).then(Looking::default);
         Rendering { results, about, format, columns, looking, next: 0, is_first: true }
     }
@@ -269,7 +318,7 @@ impl Rendering {
             if looking.step(&self.results)? {
                 return Ok(Step::Bytes(out));
             }
-            self.columns = std::mem::take(&mut looking.names).into_iter().collect();
+            self.columns = Columns::new(&std::mem::take(&mut looking.names).into_iter().collect::<Vec<_>>());
             self.looking = None;
         }
         if self.next == 0 && self.is_first {
@@ -300,7 +349,7 @@ impl Rendering {
         if self.format.is_csv() {
             let own = ["timestamp", "tag"].into_iter().filter(|_| self.about.columns.is_none());
             let name = |name: &'_ String| if name.is_empty() { "data".to_owned() } else { name.clone() };
-            let columns = self.columns.iter().map(name).map(Cow::Owned);
+            let columns = self.columns.names.iter().map(name).map(Cow::Owned);
             csv_line(own.map(Cow::Borrowed).chain(columns), self.format, out);
             self.is_first = false;
         }
@@ -331,7 +380,7 @@ impl Rendering {
                     Some(_) => Vec::new(),
                     None => vec![Moment::from_ns(row.time).text(), self.tag(row).to_owned()],
                 };
-                let cells = own.into_iter().chain(cells(row, &self.columns)).map(Cow::Owned);
+                let cells = own.into_iter().chain(self.columns.cells(row)).map(Cow::Owned);
                 csv_line(cells, self.format, out);
             }
         }

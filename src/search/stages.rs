@@ -1,19 +1,21 @@
 //! Stages of a query as iterators: each consumes the rows of the previous one and buffers as little as possible.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::pick::{Fields, Held, Picked};
 use super::query::Field;
-use super::row::{Row, cell, member};
-use crate::objects::depth;
+use super::row::{ROW_BYTES_MAX, Row};
 
 /// Maximum number of groups of `count by`.
 pub const GROUPS_MAX: usize = 100_000;
-/// Maximum number of bytes that `sort` buffers.
-pub const SORT_BYTES_MAX: usize = 48 << 20;
+/// Maximum memory in bytes of the rows and keys that a stage keeps.
+pub const HELD_BYTES_MAX: usize = 48 << 20;
+/// Memory of a row or group that a stage keeps, in addition to its data and keys.
+const ENTRY_BYTES: usize = 256;
 
 /// Reason why a search ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,26 +31,55 @@ pub enum Failure {
 /// Stream of rows between stages.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, Failure>> + Send>;
 
-fn value_of(row: &Row) -> Result<Value, Failure> {
-    serde_json::from_slice(&row.data).or_else(|error| match std::str::from_utf8(&row.data) {
-        // Valid JSON, but nested too deeply to parse: no field of it can be selected.
-        Ok(text) if depth::is_deep(&row.data) => Ok(Value::String(text.to_owned())),
-        _ => Err(Failure::Broken(format!("row is not JSON: {error}"))),
-    })
+fn values_of(row: &Row, fields: &Fields) -> Result<Vec<Picked>, Failure> {
+    fields.values(&row.data).map_err(not_json)
 }
 
-/// Returns the values of the given fields. Without fields the row is not parsed.
-fn values_of(row: &Row, fields: &[Field]) -> Result<Vec<Value>, Failure> {
-    if fields.is_empty() {
-        return Ok(Vec::new());
+fn not_json(error: String) -> Failure {
+    Failure::Broken(format!("row is not JSON: {error}"))
+}
+
+fn memory(values: &[Picked]) -> usize {
+    values.iter().map(Picked::memory).sum()
+}
+
+fn too_much(stage: &str, advice: &str) -> Failure {
+    Failure::Broken(format!("{stage} needs more than {} MiB; {advice}", HELD_BYTES_MAX >> 20))
+}
+
+/// Names of columns in alphabetical order, as JSON, with the numbers of their values.
+struct Columns(Vec<(String, usize)>);
+
+impl Columns {
+    fn new(names: impl Iterator<Item = String>) -> Columns {
+        let sorted: BTreeMap<String, usize> = names.zip(0..).collect();
+        Columns(sorted.into_iter().map(|(name, number)| (format!("{}:", Value::String(name)), number)).collect())
     }
-    let value = value_of(row)?;
-    let part = |field: &Field| value.get(field.join(".")).unwrap_or_else(|| member(&value, field)).clone();
-    Ok(fields.iter().map(part).collect())
-}
 
-fn data_of(value: &Value) -> Bytes {
-    value.to_string().into()
+    /// Returns the size of the names in a row.
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|(name, _)| name.len() + 1).sum()
+    }
+
+    /// Returns a row as JSON; `value` returns the JSON of a value by its number.
+    ///
+    /// # Errors
+    /// If the row is too large.
+    fn row(&self, value: impl Fn(usize) -> String) -> Result<Bytes, Failure> {
+        let mut row = String::from("{");
+        for (name, number) in &self.0 {
+            if row.len() > 1 {
+                row.push(',');
+            }
+            row.push_str(name);
+            row.push_str(&value(*number));
+            if row.len() >= ROW_BYTES_MAX {
+                return Err(Failure::Broken(format!("a row has more than {} MiB", ROW_BYTES_MAX >> 20)));
+            }
+        }
+        row.push('}');
+        Ok(row.into())
+    }
 }
 
 /// Passes on the first `limit` rows and requests no more than those.
@@ -60,17 +91,12 @@ pub fn limited(rows: Rows, limit: u64) -> Rows {
 /// Replaces each row by an object of the given fields, keyed by path.
 #[must_use]
 pub fn tabled(rows: Rows, fields: Vec<Field>) -> Rows {
-    let names: Vec<String> = fields.iter().map(|field| field.join(".")).collect();
+    let columns = Columns::new(fields.iter().map(|field| field.join(".")));
+    let fields = Fields::at(&fields);
     Box::new(rows.map(move |row| {
         let mut row = row?;
-        let value = value_of(&row)?;
-        let mut shown = Map::new();
-        for (name, field) in names.iter().zip(&fields) {
-            // Columns of a previous stage have dots in their names.
-            let found = value.get(name).unwrap_or_else(|| member(&value, field));
-            shown.insert(name.clone(), found.clone());
-        }
-        row.data = data_of(&Value::Object(shown));
+        let texts = fields.texts(&row.data).map_err(not_json)?;
+        row.data = columns.row(|number| Picked::of(texts.get(number).copied().flatten()).json())?;
         Ok(row)
     }))
 }
@@ -101,72 +127,62 @@ struct Group {
 #[must_use]
 pub fn counted(rows: Rows, by: Vec<Field>) -> Rows {
     gathered(move || {
-        let mut groups: HashMap<Vec<Value>, Group> = HashMap::new();
+        let columns = Columns::new(by.iter().map(|field| field.join(".")).chain(["count".to_owned()]));
+        let fields = Fields::at(&by);
+        let (mut groups, mut held) = (HashMap::<Vec<Picked>, Group>::new(), Held::new(HELD_BYTES_MAX));
         for row in rows {
             let row = row?;
-            let key = values_of(&row, &by)?;
-            if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
+            let key = values_of(&row, &fields)?;
+            if let Some(group) = groups.get_mut(&key) {
+                group.count += 1;
+                group.time = group.time.max(row.time);
+                continue;
+            }
+            if groups.len() >= GROUPS_MAX {
                 return Err(Failure::Broken(format!(
                     "count finds more than {GROUPS_MAX} groups; filter rows first, or use coarser fields"
                 )));
             }
-            let group = groups.entry(key).or_insert(Group { count: 0, time: row.time, tag: row.tag });
-            group.count += 1;
-            group.time = group.time.max(row.time);
+            // Each group becomes a row, which has the names as well.
+            if !held.take(memory(&key) + columns.bytes() + ENTRY_BYTES) {
+                return Err(too_much("count", "filter rows first, or use coarser fields"));
+            }
+            groups.insert(key, Group { count: 1, time: row.time, tag: row.tag });
         }
         if by.is_empty() && groups.is_empty() {
             groups.insert(Vec::new(), Group { count: 0, time: 0, tag: 0 });
         }
-        let mut groups: Vec<(Vec<Value>, Group)> = groups.into_iter().collect();
-        let order = |a: &(Vec<Value>, Group), b: &(Vec<Value>, Group)| {
+        let mut groups: Vec<(Vec<Picked>, Group)> = groups.into_iter().collect();
+        let order = |a: &(Vec<Picked>, Group), b: &(Vec<Picked>, Group)| {
             b.1.count.cmp(&a.1.count).then_with(|| compare_all(&a.0, &b.0))
         };
         groups.sort_by(order);
-        let shown = |(key, group): (Vec<Value>, Group)| {
-            let names = by.iter().map(|field| field.join("."));
-            let mut fields: Map<String, Value> = names.zip(key).collect();
-            fields.insert("count".into(), group.count.into());
-            Row { time: group.time, tag: group.tag, data: data_of(&Value::Object(fields)) }
+        let shown = |(key, group): (Vec<Picked>, Group)| {
+            let value = |number: usize| key.get(number).map_or_else(|| group.count.to_string(), Picked::json);
+            Ok(Row { time: group.time, tag: group.tag, data: columns.row(value)? })
         };
-        Ok(groups.into_iter().map(shown).collect())
+        groups.into_iter().map(shown).collect()
     })
 }
 
-/// Compares values in the order of jq: null, false, true, numbers, strings, arrays, objects.
-#[must_use]
-pub fn compare(a: &Value, b: &Value) -> Ordering {
-    let rank = |value: &Value| match value {
-        Value::Null => 0,
-        Value::Bool(false) => 1,
-        Value::Bool(true) => 2,
-        Value::Number(_) => 3,
-        Value::String(_) => 4,
-        Value::Array(_) => 5,
-        Value::Object(_) => 6,
-    };
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
-            (Some(a), Some(b)) => a.cmp(&b),
-            _ => a.as_f64().unwrap_or(0.0).total_cmp(&b.as_f64().unwrap_or(0.0)),
-        },
-        (Value::String(a), Value::String(b)) => a.cmp(b),
-        (Value::Array(a), Value::Array(b)) => compare_all(a, b),
-        (Value::Object(_), Value::Object(_)) => cell(a).cmp(&cell(b)),
-        _ => rank(a).cmp(&rank(b)),
-    }
-}
-
-fn compare_all(a: &[Value], b: &[Value]) -> Ordering {
-    let differing = a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|order| order.is_ne());
+fn compare_all(a: &[Picked], b: &[Picked]) -> Ordering {
+    let differing = a.iter().zip(b).map(|(a, b)| a.compare(b)).find(|order| order.is_ne());
     differing.unwrap_or_else(|| a.len().cmp(&b.len()))
 }
 
 /// A row with its sort keys. The greatest is the row that would come last.
 struct Ranked {
-    keys: Vec<Value>,
+    keys: Vec<Picked>,
     number: u64,
     descending: bool,
     row: Row,
+}
+
+impl Ranked {
+    /// Returns its memory.
+    fn memory(&self) -> usize {
+        self.row.data.len() + memory(&self.keys) + ENTRY_BYTES
+    }
 }
 
 impl Ord for Ranked {
@@ -198,31 +214,25 @@ impl Eq for Ranked {}
 #[must_use]
 pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) -> Rows {
     gathered(move || {
-        let (mut heap, mut bytes) = (BinaryHeap::new(), 0);
+        let (mut heap, mut held) = (BinaryHeap::new(), Held::new(HELD_BYTES_MAX));
+        let fields = Fields::at(&by);
         for (number, row) in (0u64..).zip(rows) {
             let mut row = row?;
             // A shared slice would keep the rest of its batch in memory.
             row.data = Bytes::copy_from_slice(&row.data);
-            let keys = values_of(&row, &by)?;
-            bytes += cost(&row);
-            heap.push(Ranked { keys, number, descending, row });
+            let ranked = Ranked { keys: values_of(&row, &fields)?, number, descending, row };
+            let mut is_within = held.take(ranked.memory());
+            heap.push(ranked);
             if limit.is_some_and(|limit| heap.len() as u64 > limit) {
-                bytes -= heap.pop().map_or(0, |ranked| cost(&ranked.row));
+                held.release(heap.pop().map_or(0, |ranked| ranked.memory()));
+                is_within = held.take(0);
             }
-            if bytes > SORT_BYTES_MAX {
-                let limit = SORT_BYTES_MAX >> 20;
-                return Err(Failure::Broken(format!(
-                    "sort needs more than {limit} MiB; filter rows or fields first, or add a limit after it"
-                )));
+            if !is_within {
+                return Err(too_much("sort", "filter rows or fields first, or add a limit after it"));
             }
         }
         Ok(heap.into_sorted_vec().into_iter().map(|ranked| ranked.row).collect())
     })
-}
-
-/// Returns the memory of a buffered row, including a rough estimate for its keys.
-fn cost(row: &Row) -> usize {
-    row.data.len() + 256
 }
 
 #[cfg(test)]
@@ -266,6 +276,43 @@ mod tests {
         assert!(matches!(first, Err(Failure::Broken(_))));
     }
 
+    /// Rows, each of which is made when it is asked for.
+    fn many(count: usize, row: impl Fn(usize) -> String + Send + 'static) -> Rows {
+        Box::new((0..count).map(move |number| Ok(Row { time: 0, tag: 0, data: row(number).into() })))
+    }
+
+    #[track_caller]
+    fn is_refused(mut rows: Rows, reason: &str) {
+        match rows.next() {
+            Some(Err(Failure::Broken(found))) => assert!(found.contains(reason), "{found}"),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn p15_keys_are_counted_among_what_a_stage_keeps() {
+        let large = |number: usize| format!("{{\"a\":\"{}{number}\"}}", "x".repeat(60_000));
+        is_refused(counted(many(1000, large), vec![path("a")]), "count needs more than 48 MiB");
+        assert_eq!(texts(counted(many(1000, |_| "{\"a\":1}".into()), vec![path("a")])).len(), 1);
+        // The names are in every row that results.
+        let names: Vec<Field> = (0..2000).map(|number| path(&format!("field{number}"))).collect();
+        is_refused(counted(many(10_000, |number| format!("{{\"field0\":{number}}}")), names), "count needs more");
+        // The keys of a row take more than its text.
+        let objects = |number: usize| format!("{{\"a\":[{number}{}]}}", ",{\"b\":0}".repeat(400));
+        is_refused(sorted(many(1000, objects), vec![path("a")], false, None), "sort needs more than 48 MiB");
+        assert_eq!(texts(sorted(many(1000, objects), vec![path("a")], false, Some(3))).len(), 3);
+    }
+
+    #[test]
+    fn p15_a_column_is_no_longer_than_its_row() {
+        let row = format!("{{\"a\":[{}0]}}", "{\"b\":0},".repeat(500_000));
+        let [first, rest @ ..] = &*texts(tabled(rows(&[&row]), vec![path("a")])) else { panic!("a row") };
+        assert!(first.len() == row.len() && rest.is_empty());
+        let nested = (1..200).map(|levels| vec!["a".to_owned(); levels]).collect();
+        let row = format!("{}\"{}\"{}", "{\"a\":".repeat(100), "x".repeat(1 << 20), "}".repeat(100));
+        is_refused(tabled(rows(&[&row]), nested), "a row has more than 8 MiB");
+    }
+
     #[test]
     fn sorting_and_limits() {
         let given = [r#"{"n":2}"#, r#"{"n":"x"}"#, r#"{"n":10,"i":1}"#, r#"{"n":10,"i":2}"#, "{}"];
@@ -276,7 +323,7 @@ mod tests {
         let latest = texts(sorted(rows(&given), vec![], true, Some(1)));
         assert_eq!(latest, ["{}"]);
         assert_eq!(texts(limited(rows(&given), 2)), given[..2]);
-        let large = format!("\"{}\"", "x".repeat(SORT_BYTES_MAX));
+        let large = format!("\"{}\"", "x".repeat(HELD_BYTES_MAX));
         assert!(matches!(sorted(rows(&[&large]), vec![], true, None).next(), Some(Err(Failure::Broken(_)))));
     }
 

@@ -23,6 +23,8 @@ const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/s
 
 /// Maximum size of a body from an unauthenticated client.
 const STRANGERS_BYTES_MAX: usize = 64 << 10;
+/// Maximum size of a body from a user, except where a field may be as large as an object.
+const USERS_BYTES_MAX: usize = 1 << 20;
 
 pub(super) struct Route {
     pub method: Method,
@@ -33,6 +35,8 @@ pub(super) struct Route {
     pub is_download: bool,
     /// Whether the route changes state although its method is a safe one.
     pub is_change: bool,
+    /// Whether bodies may hold whole objects.
+    pub has_objects: bool,
     handler: MethodRouter<AppRef>,
 }
 
@@ -47,6 +51,11 @@ impl Route {
         Route { is_change: true, ..self }
     }
 
+    /// Accepts bodies that hold whole objects.
+    pub(super) fn with_objects(self) -> Route {
+        Route { has_objects: true, ..self }
+    }
+
     fn rule(&self) -> Rule {
         Rule { need: self.need, is_download: self.is_download, is_change: self.is_change }
     }
@@ -59,7 +68,16 @@ fn route<H: Handler<T, AppRef>, T: 'static>(
     does: &'static str,
     handler: H,
 ) -> Route {
-    Route { method, path, need, does, is_download: false, is_change: false, handler: on(filter, handler) }
+    Route {
+        method,
+        path,
+        need,
+        does,
+        is_download: false,
+        is_change: false,
+        has_objects: false,
+        handler: on(filter, handler),
+    }
 }
 
 macro_rules! methods {
@@ -110,7 +128,7 @@ pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
     for route in table() {
         let state = (AppRef::clone(app), route.rule());
-        let Route { path, need, handler, .. } = route;
+        let Route { path, need, handler, has_objects, .. } = route;
         let handler = match need {
             Need::Nobody => handler.layer(middleware::from_fn(bodies::of_strangers)),
             _ if STREAMED.contains(&path) => handler.layer(middleware::from_fn(streamed::of_users)),
@@ -121,7 +139,8 @@ pub(super) fn router(app: &AppRef) -> Router {
         let handler = match need {
             Need::Nobody => handler.layer(DefaultBodyLimit::max(STRANGERS_BYTES_MAX)),
             _ if STREAMED.contains(&path) => handler.layer(DefaultBodyLimit::disable()),
-            _ => handler,
+            _ if has_objects => handler,
+            _ => handler.layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
         };
         router = router.route(path, handler);
     }

@@ -1,9 +1,10 @@
 //! Rows of a resource: CSV lines become objects, JSON lines are passed on unchanged, other lines become strings. All rows
 //! have the time at which the resource was last modified, so a time range does not select among them.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
-use serde_json::{Map, Value};
+use csv_core::ReadRecordResult;
+use serde::de::IgnoredAny;
 
 use super::{Output, Range, Source, Surroundings, Telling};
 use crate::objects::Store;
@@ -13,6 +14,9 @@ use crate::search::row::ROW_BYTES_MAX;
 
 /// Number of bytes used to detect the format.
 const LOOK_BYTES: usize = 64 << 10;
+
+/// Maximum number of fields of a CSV record.
+const CSV_FIELDS_MAX: usize = 64 << 10;
 
 /// Source of the rows of a resource.
 pub struct Rows {
@@ -54,48 +58,146 @@ fn form(name: &str, begin: &[u8]) -> Form {
         return Form::Text;
     }
     let first = begin.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    if first.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<Map<String, Value>>(first).is_ok() {
+    if first.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(first).is_ok() {
         return Form::Json;
     }
-    let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(begin);
-    let widths: Vec<usize> = reader.records().take(2).filter_map(Result::ok).map(|record| record.len()).collect();
+    let mut records = Records::new(begin);
+    let mut widths = Vec::new();
+    while widths.len() < 2
+        && let Ok(true) = records.next()
+    {
+        let is_text = records.fields().all(|field| std::str::from_utf8(field).is_ok());
+        widths.extend(is_text.then(|| records.fields().count()));
+    }
     if matches!(widths[..], [head, second] if head > 1 && head == second) { Form::Csv } else { Form::Text }
 }
 
-fn csv_rows(reader: impl Read, mut row: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
-    let wrong = |error: csv::Error| format!("not CSV: {error}");
-    let head: Vec<String> = reader.byte_headers().map_err(wrong)?.iter().map(text).collect();
-    let (mut record, mut line) = (csv::ByteRecord::new(), Vec::new());
-    while reader.read_byte_record(&mut record).map_err(wrong)? {
-        line.clear();
-        line.push(b'{');
-        for (at, field) in record.iter().enumerate() {
-            if at > 0 {
-                line.push(b',');
-            }
-            let beyond;
-            let name = match head.get(at) {
-                Some(name) => name,
-                None => {
-                    beyond = format!("column{}", at + 1);
-                    &beyond
-                }
-            };
-            let written = serde_json::to_writer(&mut line, name).and_then(|()| {
-                line.push(b':');
-                serde_json::to_writer(&mut line, &String::from_utf8_lossy(field))
-            });
-            written.map_err(|error| error.to_string())?;
-        }
-        line.push(b'}');
-        row(&line)?;
-    }
-    Ok(())
+fn too_long() -> String {
+    format!("a row has more than {} MiB", ROW_BYTES_MAX >> 20)
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// CSV records, each of which is bounded while it is read: a quotation mark that is not closed makes one record of all
+/// that follows.
+struct Records<R> {
+    reader: R,
+    csv: csv_core::Reader,
+    bytes: Vec<u8>,
+    /// End of each field in `bytes`, of which the first `count` are those of the current record.
+    ends: Vec<usize>,
+    count: usize,
+}
+
+impl<R: BufRead> Records<R> {
+    fn new(reader: R) -> Records<R> {
+        Records { reader, csv: csv_core::Reader::new(), bytes: vec![0; 1024], ends: vec![0; 32], count: 0 }
+    }
+
+    /// Skips a byte order mark at the start.
+    fn skip_mark(&mut self) -> Result<(), String> {
+        let begin = self.reader.fill_buf().map_err(|error| error.to_string())?;
+        if begin.starts_with(b"\xef\xbb\xbf") {
+            self.reader.consume(3);
+        }
+        Ok(())
+    }
+
+    /// Reads the next record; returns false after the last one.
+    fn next(&mut self) -> Result<bool, String> {
+        let mut length = 0;
+        self.count = 0;
+        loop {
+            let input = self.reader.fill_buf().map_err(|error| error.to_string())?;
+            let (to, ends) = (self.bytes.get_mut(length..), self.ends.get_mut(self.count..));
+            let (result, read, written, ended) =
+                self.csv.read_record(input, to.unwrap_or_default(), ends.unwrap_or_default());
+            self.reader.consume(read);
+            length += written;
+            self.count += ended;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull if self.bytes.len() >= ROW_BYTES_MAX => return Err(too_long()),
+                ReadRecordResult::OutputFull => self.bytes.resize((2 * self.bytes.len()).min(ROW_BYTES_MAX), 0),
+                ReadRecordResult::OutputEndsFull if self.ends.len() >= CSV_FIELDS_MAX => {
+                    return Err(format!("a row has more than {CSV_FIELDS_MAX} fields"));
+                }
+                ReadRecordResult::OutputEndsFull => self.ends.resize((2 * self.ends.len()).min(CSV_FIELDS_MAX), 0),
+                ReadRecordResult::Record => return Ok(true),
+                ReadRecordResult::End => return Ok(false),
+            }
+        }
+    }
+
+    /// Returns the fields of the current record.
+    fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        let mut begin = 0;
+        self.ends.iter().take(self.count).map(move |end| {
+            let field = self.bytes.get(begin..*end).unwrap_or_default();
+            begin = *end;
+            field
+        })
+    }
+}
+
+/// The JSON of a row while it is written.
+#[derive(Default)]
+struct Line(Vec<u8>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > ROW_BYTES_MAX {
+            return Err(io::Error::other(too_long()));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Line {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.write_all(bytes).map_err(|error| error.to_string())
+    }
+
+    /// Appends a text as a JSON string.
+    fn add_string(&mut self, text: &[u8]) -> Result<(), String> {
+        serde_json::to_writer(self, &String::from_utf8_lossy(text)).map_err(|error| error.to_string())
+    }
+}
+
+fn csv_rows(reader: impl BufRead, mut row: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    let mut records = Records::new(reader);
+    records.skip_mark()?;
+    let mut line = Line::default();
+    // The names, each as it is written in a row.
+    let (mut names, mut ends) = (Line::default(), Vec::new());
+    if records.next()? {
+        for name in records.fields() {
+            names.add_string(name)?;
+            ends.push(names.0.len());
+        }
+    }
+    while records.next()? {
+        line.0.clear();
+        let mut begin = 0;
+        for (at, field) in records.fields().enumerate() {
+            line.add(if at == 0 { b"{" } else { b"," })?;
+            match ends.get(at) {
+                Some(end) => {
+                    line.add(names.0.get(begin..*end).unwrap_or_default())?;
+                    begin = *end;
+                }
+                None => line.add(format!("\"column{}\"", at + 1).as_bytes())?,
+            }
+            line.add(b":")?;
+            line.add_string(field)?;
+        }
+        line.add(b"}")?;
+        row(&line.0)?;
+    }
+    Ok(())
 }
 
 fn lines(
@@ -103,7 +205,7 @@ fn lines(
     is_json: bool,
     mut row: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), String> {
-    let (mut number, mut line, mut quoted) = (0u64, Vec::new(), Vec::new());
+    let (mut number, mut line, mut quoted) = (0u64, Vec::new(), Line::default());
     loop {
         line.clear();
         let limit = ROW_BYTES_MAX as u64 + 2;
@@ -117,10 +219,10 @@ fn lines(
             continue;
         }
         if !is_json {
-            quoted.clear();
-            serde_json::to_writer(&mut quoted, &String::from_utf8_lossy(line)).map_err(|error| error.to_string())?;
-            row(&quoted)?;
-        } else if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() {
+            quoted.0.clear();
+            quoted.add_string(line)?;
+            row(&quoted.0)?;
+        } else if serde_json::from_slice::<IgnoredAny>(line).is_ok() {
             row(line)?;
         } else {
             return Err(format!("line {number} is not JSON"));
@@ -177,7 +279,7 @@ mod tests {
     fn all(run: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), String>) -> Result<(), String>) -> Vec<String> {
         let mut found = Vec::new();
         run(&mut |row| {
-            found.push(text(row));
+            found.push(String::from_utf8_lossy(row).into_owned());
             Ok(())
         })
         .expect("reads");
@@ -208,6 +310,39 @@ mod tests {
         let rows = all(|row| lines("{\"n\":1.50}\r\n\n[1]\n".as_bytes(), true, row));
         assert_eq!(rows, [r#"{"n":1.50}"#, "[1]"]);
         assert_eq!(all(|row| lines("a \"b\"\n\nc".as_bytes(), false, row)), [r#""a \"b\"""#, "\"\"", "\"c\""]);
+        let marked = all(|row| csv_rows("\u{feff}a,b\r\n\"1\n2\",\r\n".as_bytes(), row));
+        assert_eq!(marked, [r#"{"a":"1\n2","b":""}"#]);
         assert_eq!(lines("{}\n{\n".as_bytes(), true, |_| Ok(())), Err("line 2 is not JSON".into()));
+    }
+
+    /// A reader that counts what was read from it.
+    struct Counted<'a, R>(R, &'a std::cell::Cell<usize>);
+
+    impl<R: Read> Read for Counted<'_, R> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.read(to)?;
+            self.1.set(self.1.get() + read);
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn p15_a_record_is_bounded_while_it_is_read() {
+        let open = |begin: &'static str, rest: &'static [u8]| {
+            let count = std::cell::Cell::new(0);
+            let rest = std::iter::repeat_n(rest, 64 << 10).collect::<Vec<_>>().concat();
+            let given = io::Cursor::new(begin).chain(io::Cursor::new(rest));
+            let error = csv_rows(BufReader::new(Counted(given, &count)), |_| Ok(())).expect_err("is refused");
+            (error, count.get())
+        };
+        let (error, read) = open("a,b\n1,\"", &[b'x'; 1024]);
+        assert!(error.contains("8 MiB") && read < 9 << 20, "{error}, {read} bytes");
+        let (error, read) = open("\"", &[b'x'; 1024]);
+        assert!(error.contains("8 MiB") && read < 9 << 20, "{error}, {read} bytes");
+        let (error, read) = open("a\n", b",,");
+        assert!(error.contains("fields") && read < 1 << 20, "{error}, {read} bytes");
+        // A record that is short, but whose row is not.
+        let (error, _) = open("a\n\"", &[1; 25]);
+        assert!(error.contains("8 MiB"), "{error}");
     }
 }

@@ -1,8 +1,10 @@
 //! Terms of a query, matched against rows before any other processing.
 
+use std::fmt;
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::search::query::Word;
@@ -30,25 +32,90 @@ impl Words {
     /// Returns whether a row contains all required terms and no excluded one.
     #[must_use]
     pub fn fit(&self, data: &[u8]) -> bool {
-        let mut value: Option<Value> = None;
-        self.0.iter().all(|(finder, is_excluded)| {
-            // The raw bytes rule out most rows. Field names must not match, so a hit is verified against the values.
-            let found = finder.is_match(data) && {
-                let value = value.get_or_insert_with(|| serde_json::from_slice(data).unwrap_or_default());
-                has(value, finder)
-            };
-            found != *is_excluded
-        })
+        // The raw bytes rule out most rows. Field names must not match, so hits are verified against the values.
+        let mut hits: Vec<(&AhoCorasick, bool)> = Vec::new();
+        for (finder, is_excluded) in self.0.iter() {
+            match finder.is_match(data) {
+                true => hits.push((finder, *is_excluded)),
+                false if !is_excluded => return false,
+                false => {}
+            }
+        }
+        if hits.is_empty() {
+            return true;
+        }
+        let mut found = Found { finders: hits.iter().map(|(finder, _)| (*finder, false)).collect() };
+        // In a row that is nested too deeply, the values before that place count.
+        let _ = (&mut found).deserialize(&mut serde_json::Deserializer::from_slice(data));
+        hits.iter().zip(found.finders).all(|((_, is_excluded), (_, is_found))| is_found != *is_excluded)
     }
 }
 
-fn has(value: &Value, finder: &AhoCorasick) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Array(items) => items.iter().any(|item| has(item, finder)),
-        Value::Object(fields) => fields.values().any(|item| has(item, finder)),
-        // Encoded as JSON again, because the term is encoded, too.
-        other => finder.is_match(&other.to_string()),
+/// Terms that were found in the values of a row, which are visited one by one.
+struct Found<'w> {
+    finders: Vec<(&'w AhoCorasick, bool)>,
+}
+
+impl Found<'_> {
+    /// Looks for the terms in a value. It is encoded as JSON again, because the terms are encoded, too.
+    fn look<T: serde::Serialize + ?Sized, E: Error>(&mut self, value: &T) -> Result<(), E> {
+        let text = serde_json::to_string(value).map_err(E::custom)?;
+        for (finder, is_found) in self.finders.iter_mut().filter(|(_, is_found)| !is_found) {
+            *is_found = finder.is_match(&text);
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Found<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Found<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.look(&value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.look(&value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.look(&value)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.look(&value)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.look(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(&mut *self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key::<IgnoredAny>()?.is_some() {
+            map.next_value_seed(&mut *self)?;
+        }
+        Ok(())
     }
 }
 
@@ -79,6 +146,8 @@ mod tests {
             assert_eq!(fit(&[(word, true)], row), !found, "-{word}");
         }
         assert!(fit(&[("bob", false), ("alice", true)], row) && !fit(&[("bob", false), ("12.5", true)], row));
+        assert!(!fit(&[("user", false)], r#"{"user":["a",{"user":1}],"b":"us"}"#));
+        assert!(fit(&[("x", false)], &format!("[{}\"x\"]", "{\"b\":null},".repeat(1000))));
         assert!(fit(&[], "null") && fit(&[("a line", false)], "\"such a line\""));
     }
 }

@@ -29,7 +29,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{MemberOrAdmin, SelfOrAdmin, User};
     vec![
         get("/api/dashboards", User(READ), "Lists the dashboards that the caller may see.", list),
-        post("/api/dashboards", User(WRITE), "Creates a dashboard and returns its ID.", create),
+        post("/api/dashboards", User(WRITE), "Creates a dashboard and returns its ID.", create).with_objects(),
         get(
             "/api/dashboards/all",
             User(READ),
@@ -39,7 +39,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/users/{uid}/dashboards", SelfOrAdmin(READ), "Lists the dashboards that a user owns.", of_user),
         get("/api/groups/{gid}/dashboards", MemberOrAdmin(READ), "Lists the dashboards shared with a group.", of_group),
         get("/api/dashboards/{id}", User(READ), "Returns a dashboard by ID or GUID.", show),
-        put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; missing fields are unchanged.", update),
+        put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; missing fields are unchanged.", update)
+            .with_objects(),
         delete("/api/dashboards/{id}", User(WRITE), "Deletes a dashboard.", remove),
         get("/api/dashboards/{id}/clone", User(WRITE), "Copies a dashboard for the caller and returns its ID.", copy)
             .that_changes(),

@@ -22,7 +22,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     let this = Need::Admin;
     vec![
         get("/api/objects/invalid", this, "Lists objects that are invalid in their collection, with the reason.", list),
-        put("/api/objects/invalid/{collection}/{*key}", this, "Replaces an invalid object.", replace),
+        put("/api/objects/invalid/{collection}/{*key}", this, "Replaces an invalid object.", replace).with_objects(),
         delete("/api/objects/invalid/{collection}/{*key}", this, "Deletes an invalid object.", remove),
     ]
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::users::found;
 use super::{DONE, repeated};
+use crate::env::aside;
 use crate::objects::preferences::{self, PREFERENCES, Preference};
 use crate::objects::users::User;
 use crate::objects::{Moment, Stored, Writes, accounts};
@@ -30,7 +31,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Returns the preferences of a user as they were stored, or null.",
             show,
         ),
-        put("/api/users/{uid}/preferences", this, "Stores preferences: any JSON.", store),
+        put("/api/users/{uid}/preferences", this, "Stores preferences: any JSON.", store).with_objects(),
         delete("/api/users/{uid}/preferences", this, "Deletes preferences.", remove),
         get("/api/users/preferences", Need::Admin, "Lists the preferences of all users.", list),
     ]
@@ -53,9 +54,10 @@ async fn store(
     Raw(body): Raw,
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
-    input::shallow(&body)?;
-    let data: Box<RawValue> =
-        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences must be JSON: {error}")))?;
+    let data: Box<RawValue> = aside::run(|| {
+        input::shallow(&body)?;
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences must be JSON: {error}")))
+    })?;
     let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };
     let what = format!("store preferences of {}", user.user);
     repeated(|| put_preference(&app, &caller, &preference, &what)).await

@@ -9,11 +9,11 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::searchctrl::file;
 use crate::objects::Moment;
-use crate::objects::sharing::null_is_empty;
 use crate::search::conditions::Condition;
 use crate::search::query::{self, QueryError, read_span};
 use crate::search::render::Format;
@@ -24,7 +24,7 @@ use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
-use crate::web::input;
+use crate::web::input::{self, at_most};
 use crate::web::routes::{Route, get, post};
 use crate::web::searching::{Answer, Deed, Who, perform};
 
@@ -42,12 +42,15 @@ async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
     Ok(Json(json!(source::tags(&app.searches.around(&caller.searcher())?))))
 }
 
+/// Maximum number of filters that are decoded; a query may have fewer.
+pub(in crate::web) const FILTERS_MAX: usize = 256;
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(in crate::web) struct Parse {
     searchstring: String,
     sequence: u64,
-    #[serde(deserialize_with = "null_is_empty")]
+    #[serde(deserialize_with = "at_most::<FILTERS_MAX, _, _>")]
     filters: Vec<Condition>,
 }
 
@@ -86,7 +89,7 @@ pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -
 struct Said {
     headers: HeaderMap,
     url: HashMap<String, String>,
-    body: HashMap<String, Value>,
+    body: HashMap<String, Box<RawValue>>,
 }
 
 impl Said {
@@ -96,9 +99,9 @@ impl Said {
 
     fn of(&self, name: &str, in_body: &str) -> Option<String> {
         let header = self.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-        let body = self.body.get(in_body).and_then(Value::as_str);
-        let said = header.or(self.url.get(name).map(String::as_str)).or(body);
-        said.filter(|text| !text.is_empty()).map(str::to_owned)
+        let said = header.or(self.url.get(name).map(String::as_str)).map(str::to_owned);
+        let body = || self.body.get(in_body).and_then(|text| serde_json::from_str::<String>(text.get()).ok());
+        said.or_else(body).filter(|text| !text.is_empty())
     }
 }
 

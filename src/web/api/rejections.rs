@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::DONE;
@@ -22,7 +23,7 @@ use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
+use crate::web::input::{Input, at_most};
 use crate::web::routes::{Route, delete, get, post};
 use crate::web::scans;
 
@@ -41,7 +42,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             this,
             "Retries a rejected change; with Upon, the result of `GET`, on top of the current objects.",
             retry,
-        ),
+        )
+        .with_objects(),
         delete("/api/rejections/{id}", this, "Removes a rejected change from the list.", dismiss),
     ]
 }
@@ -231,8 +233,12 @@ async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>)
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Given {
+    #[serde(deserialize_with = "at_most::<UPON_MAX, _, _>")]
     upon: Vec<Seen>,
 }
+
+/// Maximum number of objects of a change.
+const UPON_MAX: usize = 10_000;
 
 /// An element of the response to `GET`; its other fields are ignored.
 #[derive(Deserialize)]
@@ -241,7 +247,13 @@ struct Seen {
     collection: Collection,
     key: Key,
     /// A value of another type matches no version.
-    version: Value,
+    version: Box<RawValue>,
+}
+
+impl Seen {
+    fn is_version(&self, version: &str) -> bool {
+        serde_json::from_str::<&str>(self.version.get()).is_ok_and(|seen| seen == version)
+    }
 }
 
 async fn retry(
@@ -259,7 +271,7 @@ async fn retry(
             let now = compared(&app, &caller, &rejected)?;
             let is_seen = |now: &Compared| {
                 let is_place = |seen: &Seen| (&seen.collection, &seen.key) == (&now.seen.collection, &now.seen.key);
-                upon.iter().any(|seen| is_place(seen) && seen.version == now.version())
+                upon.iter().any(|seen| is_place(seen) && seen.is_version(&now.version()))
             };
             if !now.iter().all(is_seen) {
                 return Err(ApiError::overtaken("it was changed again in the meantime; reload it"));

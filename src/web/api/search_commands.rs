@@ -3,17 +3,20 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::searchctrl::{info, renderer};
+use crate::env::aside;
 use crate::objects::Moment;
 use crate::objects::searches::{Search, State as Progress};
-use crate::search::render::{cells, text_of};
-use crate::search::row::{Row, cell};
+use crate::search::pick::{Held, members};
+use crate::search::render::{Columns, text_of};
+use crate::search::row::Row;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::searching::{self, Deed, PAGE_ROWS_MAX, Who};
+use crate::web::searching::{self, Deed, PAGE_ROWS_MAX, Page, PageRow, Standing, Who};
 
 pub(super) const CLOSE: u32 = 0x1;
 const ENTRY_COUNT: u32 = 0x3;
@@ -34,8 +37,42 @@ pub(super) const FAILED: u32 = 0xffff_ffff;
 pub(super) struct Command {
     pub(super) id: u32,
     pub(super) entryrange: Option<EntryRange>,
-    pub(super) addendum: Value,
-    pub(super) stats: Value,
+    addendum: Option<Box<RawValue>>,
+    stats: Option<Box<RawValue>>,
+}
+
+/// Maximum size of a text that is returned to the client unchanged.
+const ADDENDUM_BYTES_MAX: usize = 4 << 10;
+/// Maximum memory of the entries of a response. Further rows are left for the next request.
+const ENTRIES_BYTES_MAX: usize = 64 << 20;
+/// Memory of an object with a few members, and of a cell, in addition to the texts.
+const OBJECT_BYTES: usize = 1 << 10;
+const CELL_BYTES: usize = 64;
+/// Maximum number of fields of a row that are listed.
+const FIELDS_MAX: usize = 16 << 10;
+
+impl Command {
+    pub(super) fn new(id: u32, range: EntryRange) -> Command {
+        Command { id, entryrange: Some(range), ..Command::default() }
+    }
+
+    fn addendum(&self) -> ApiResult<Value> {
+        let Some(addendum) = self.addendum.as_ref().map(|addendum| addendum.get()) else { return Ok(Value::Null) };
+        if addendum.len() > ADDENDUM_BYTES_MAX {
+            return Err(ApiError::bad(format!("Addendum has more than {ADDENDUM_BYTES_MAX} bytes")));
+        }
+        serde_json::from_str(addendum).map_err(ApiError::bad)
+    }
+}
+
+/// Time range of statistics; a time of another type counts as none.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Stretch<'a> {
+    #[serde(borrow)]
+    set_start: Option<&'a RawValue>,
+    #[serde(borrow)]
+    set_end: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -51,9 +88,9 @@ pub(super) struct EntryRange {
 }
 
 pub(super) async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<(Search, Vec<u64>)> {
-    let told = searching::anywhere(app, &Who::from(caller), id, Deed::Status).await?.value();
-    let search = serde_json::from_value(told["Search"].clone()).map_err(ApiError::internal)?;
-    Ok((search, serde_json::from_value(told["Histogram"].clone()).unwrap_or_default()))
+    let Standing { search, histogram } =
+        searching::anywhere(app, &Who::from(caller), id, Deed::Status).await?.told()?.read()?;
+    Ok((search, histogram))
 }
 
 /// Executes a command and returns the response in the common form.
@@ -68,7 +105,7 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
         "OverLimit": search.over_limit,
         "LimitDroppedRange": { "StartTS": Moment::NEVER, "EndTS": Moment::NEVER },
         "Warning": search.warnings.join("; "),
-        "Addendum": command.addendum,
+        "Addendum": command.addendum()?,
     });
     match command.id {
         CLOSE | ENTRY_COUNT => {}
@@ -77,15 +114,24 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
         ENTRIES | ENTRIES_BETWEEN | RAW_ENTRIES | EXPLORE | EXPLORE_BETWEEN => {
             let range = command.entryrange.as_ref();
             let (rows, total, first) = rows(app, caller, &search, command.id, range).await?;
-            answer["AdditionalEntries"] = (first + (rows.len() as u64) < total).into();
+            let Entries { entries, explored } = aside::run(|| entries(&search, &rows, command.id));
+            let last = first + entries.len() as u64;
+            answer["AdditionalEntries"] = (last < total).into();
             answer["Tags"] = tags(&search);
-            answer["EntryRange"] = json!({ "First": first, "Last": first + rows.len() as u64 });
-            answer["Entries"] = entries(&search, &rows, command.id == RAW_ENTRIES);
-            if matches!(command.id, EXPLORE | EXPLORE_BETWEEN) {
-                answer["Explore"] = rows.iter().map(explored).collect();
+            answer["EntryRange"] = json!({ "First": first, "Last": last });
+            answer["Entries"] = match search.columns.as_ref().filter(|_| command.id != RAW_ENTRIES) {
+                Some(columns) => Map::from_iter([
+                    ("Columns".to_owned(), columns.as_slice().into()),
+                    ("Rows".to_owned(), Value::Array(entries)),
+                ])
+                .into(),
+                None => Value::Array(entries),
+            };
+            if is_explored(command.id) {
+                answer["Explore"] = Value::Array(explored);
             }
         }
-        STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram, &command.stats),
+        STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram, command.stats.as_deref()),
         METADATA => answer["Metadata"] = json!({}),
         other => return Err(ApiError::bad(format!("unknown command {other:#x}"))),
     }
@@ -107,31 +153,57 @@ async fn rows(
     let (since, until) = (between.map(|range| range.startts), between.map(|range| range.endts));
     let count = usize::try_from(last.saturating_sub(first)).unwrap_or(PAGE_ROWS_MAX);
     let deed = Deed::Rows { first, count, since, until };
-    let page = searching::anywhere(app, &Who::from(caller), &search.id, deed).await?.value();
-    let rows = page["Rows"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let row = |row: &Value| {
-        let tag = search.tags.iter().position(|tag| row["Tag"] == tag.as_str()).unwrap_or_default();
-        let time = row["TS"].as_str().and_then(Moment::parse).unwrap_or_default();
-        let data = row["Json"].as_str().unwrap_or("null").to_owned();
-        Row { time: time.ns(), tag: u16::try_from(tag).unwrap_or(0), data: data.into() }
+    let told = searching::anywhere(app, &Who::from(caller), &search.id, deed).await?.told()?;
+    let page: Page = aside::run(|| told.read())?;
+    let row = |row: PageRow| {
+        let tag = search.tags.iter().position(|tag| row.tag == *tag).unwrap_or_default();
+        Row { time: row.time.ns(), tag: u16::try_from(tag).unwrap_or(0), data: row.json.into() }
     };
-    Ok((rows.iter().map(row).collect(), page["Total"].as_u64().unwrap_or(0), first))
+    Ok((page.rows.into_iter().map(row).collect(), page.total, first))
 }
 
 fn tags(search: &Search) -> Value {
     (0u16..).zip(&search.tags).map(|(number, tag)| (tag.clone(), number.into())).collect::<Map<_, _>>().into()
 }
 
-fn entries(search: &Search, rows: &[Row], is_raw: bool) -> Value {
-    if let Some(columns) = search.columns.as_ref().filter(|_| !is_raw) {
-        let line = |row: &Row| json!({ "TS": Moment::from_ns(row.time), "Row": cells(row, columns) });
-        return json!({ "Columns": columns, "Rows": rows.iter().map(line).collect::<Vec<_>>() });
+fn is_explored(command: u32) -> bool {
+    matches!(command, EXPLORE | EXPLORE_BETWEEN)
+}
+
+/// The rows of a response, and the fields of each if they were asked for.
+#[derive(Default)]
+struct Entries {
+    entries: Vec<Value>,
+    explored: Vec<Value>,
+}
+
+/// Returns the first rows, as many as fit into a response.
+fn entries(search: &Search, rows: &[Row], command: u32) -> Entries {
+    let columns = search.columns.as_ref().filter(|_| command != RAW_ENTRIES).map(|names| Columns::new(names));
+    let (mut shown, mut held) = (Entries::default(), Held::new(ENTRIES_BYTES_MAX));
+    for row in rows {
+        let time = Moment::from_ns(row.time);
+        let (entry, bytes) = match &columns {
+            Some(columns) => {
+                let cells = columns.cells(row);
+                let bytes = cells.iter().map(|cell| CELL_BYTES + cell.len()).sum::<usize>();
+                (json!({ "TS": time, "Row": cells }), bytes)
+            }
+            None => {
+                let data = STANDARD.encode(text_of(&row.data));
+                let bytes = data.len();
+                (json!({ "TS": time, "SRC": "", "Tag": row.tag, "Data": data, "Enumerated": [] }), bytes)
+            }
+        };
+        let fields = is_explored(command).then(|| explored(row));
+        let of_fields = fields.as_ref().map_or(0, |fields| fields.len() * OBJECT_BYTES + row.data.len());
+        if !held.take(OBJECT_BYTES + bytes + of_fields) && !shown.entries.is_empty() {
+            break;
+        }
+        shown.entries.push(entry);
+        shown.explored.extend(fields.map(|fields| json!({ "Elements": fields })));
     }
-    let entry = |row: &Row| {
-        let data = STANDARD.encode(text_of(&row.data));
-        json!({ "TS": Moment::from_ns(row.time), "SRC": "", "Tag": row.tag, "Data": data, "Enumerated": [] })
-    };
-    rows.iter().map(entry).collect()
+    shown
 }
 
 /// Returns the command that reads rows, by index or time, with or without their fields.
@@ -145,19 +217,20 @@ pub(super) fn entries_command(is_between: bool, is_explored: bool) -> u32 {
 }
 
 /// Returns the fields of a row.
-fn explored(row: &Row) -> Value {
-    let fields = serde_json::from_slice::<Map<String, Value>>(&row.data).unwrap_or_default();
-    let field = |(name, value): (&String, &Value)| json!({ "Module": "json", "Name": name, "Value": cell(value) });
-    json!({ "Elements": fields.iter().map(field).collect::<Vec<_>>() })
+fn explored(row: &Row) -> Vec<Value> {
+    let fields = members(&row.data, FIELDS_MAX).into_iter();
+    fields.map(|(name, value)| json!({ "Module": "json", "Name": name, "Value": value.cell() })).collect()
 }
 
 /// Returns row counts per time interval; with a range, of the intervals that start within it.
-fn stats(search: &Search, histogram: &[u64], wish: &Value) -> Value {
+fn stats(search: &Search, histogram: &[u64], wish: Option<&RawValue>) -> Value {
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(histogram.len().max(1)).unwrap_or(1);
     let at = |number: i64| Moment::from_ns(since + number * width);
-    let time = |name: &str| wish[name].as_str().and_then(Moment::parse);
-    let (first, end) = (time("SetStart").map_or(i64::MIN, Moment::ns), time("SetEnd").map_or(i64::MAX, Moment::ns));
+    let wish: Stretch<'_> = wish.and_then(|wish| serde_json::from_str(wish.get()).ok()).unwrap_or_default();
+    let time = |text: &RawValue| Moment::parse(&serde_json::from_str::<String>(text.get()).ok()?);
+    let first = wish.set_start.and_then(time).map_or(i64::MIN, Moment::ns);
+    let end = wish.set_end.and_then(time).map_or(i64::MAX, Moment::ns);
     let counts = || {
         (0i64..)
             .zip(histogram)
@@ -186,4 +259,42 @@ fn stats(search: &Search, histogram: &[u64], wish: &Value) -> Value {
         "Set": set.collect::<Vec<_>>(),
         "OverviewSet": overview.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(columns: Option<Vec<String>>) -> Search {
+        let search = json!({
+            "ID": "1", "UID": 1, "UserQuery": "tag=a", "Tags": ["a"], "Columns": columns, "Webserver": "w",
+            "StartRange": Moment::NEVER, "EndRange": Moment::NEVER, "Started": Moment::NEVER, "Updated": Moment::NEVER,
+        });
+        serde_json::from_value(search).expect("a search")
+    }
+
+    #[test]
+    fn p15_a_response_has_as_many_rows_as_fit() {
+        let fields: String = (0..5000).map(|number| format!("\"{number}\":0,")).collect();
+        let row = Row { time: 0, tag: 0, data: format!("{{{fields}\"z\":1}}").into() };
+        let rows = vec![row; 100];
+        let shown = entries(&search(None), &rows, EXPLORE);
+        assert!((1..20).contains(&shown.entries.len()), "{}", shown.entries.len());
+        assert_eq!(shown.explored.len(), shown.entries.len());
+        assert_eq!(shown.explored[0]["Elements"].as_array().map(Vec::len), Some(5001));
+        assert_eq!(entries(&search(None), &rows, ENTRIES).entries.len(), 100);
+        let columns = (0..100_000).map(|number| number.to_string()).collect();
+        let shown = entries(&search(Some(columns)), &rows, ENTRIES);
+        assert!((1..20).contains(&shown.entries.len()), "{}", shown.entries.len());
+    }
+
+    #[test]
+    fn p15_what_is_returned_unchanged_is_short() {
+        let command = |length: usize| Command {
+            addendum: RawValue::from_string(format!("[{}0]", "0,".repeat(length))).ok(),
+            ..Command::default()
+        };
+        assert_eq!(command(1).addendum().expect("is short"), json!([0, 0]));
+        assert!(command(ADDENDUM_BYTES_MAX).addendum().is_err());
+    }
 }

@@ -12,6 +12,8 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -137,7 +139,7 @@ struct Frame {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
-    data: Value,
+    data: Option<Box<RawValue>>,
 }
 
 /// Time allowed for the closing handshake.
@@ -248,7 +250,7 @@ impl Conversation {
     }
 
     async fn answer(&mut self, frame: &Frame) -> Option<Value> {
-        let data = frame.data.to_string();
+        let data = frame.data.as_deref().map_or("null", RawValue::get);
         match frame.kind.as_str() {
             "PONG" => Some(json!({})),
             "parse" => {
@@ -260,8 +262,8 @@ impl Conversation {
                 Some(judged.unwrap_or_else(|error| json!({ "GoodQuery": false, "ParseError": error.message() })))
             }
             // The acknowledgement of a started search needs no response.
-            "search" if frame.data.get("Ok").or(frame.data.get("OK")).is_some() => None,
-            "search" => Some(self.begin(&data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
+            "search" if input::read::<Acknowledged>(data.as_bytes()).is_ok_and(|one| one.ok.is_some()) => None,
+            "search" => Some(self.begin(data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
             "attach" => {
                 let id = input::read::<Attach>(data.as_bytes()).unwrap_or_default().id;
                 Some(self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() })))
@@ -340,6 +342,13 @@ impl Conversation {
 #[serde(default)]
 struct Subscriptions {
     subs: Vec<String>,
+}
+
+/// Acknowledgement of a started search.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Acknowledged {
+    ok: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]

@@ -10,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::queries::FILTERS_MAX;
 use super::{DONE, invalid, search_commands};
 use crate::objects::groups::Group;
 use crate::objects::searches::{Imported, Search, State as Progress};
-use crate::objects::sharing::{Shared, null_is_empty};
+use crate::objects::sharing::Shared;
 use crate::objects::{Moment, Record, Stored, names};
 use crate::search::conditions::Condition;
 use crate::search::render::Format;
@@ -23,14 +24,16 @@ use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
-use crate::web::input::{self, Input};
+use crate::web::input::{self, Input, at_most};
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, patch, post, put};
-use crate::web::searching::{self, Answer, Deed, Who};
+use crate::web::searching::{self, Answer, Deed, Standing, Told, Who};
 
 /// Maximum length of a reference in characters, and of the client's metadata in bytes.
 const REFERENCE_CHARS_MAX: usize = 4096;
 const METADATA_BYTES_MAX: usize = 64 << 10;
+/// Maximum size of metadata that is shown: of so many characters, each of up to four bytes.
+const METADATA_SHOWN_BYTES_MAX: usize = 4 * METADATA_BYTES_MAX;
 
 /// Interval in seconds at which clients ping a search that they view; this webserver does not depend on it.
 const REFRESH_S: u32 = 30;
@@ -209,7 +212,8 @@ pub(in crate::web) fn info(search: &Search) -> Value {
 }
 
 fn metadata(search: &Search) -> Value {
-    let kept = search.metadata.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let kept = search.metadata.as_ref().filter(|raw| raw.get().len() <= METADATA_SHOWN_BYTES_MAX);
+    let kept = kept.and_then(|raw| serde_json::from_str(raw.get()).ok());
     kept.unwrap_or_else(|| json!({ "name": search.name, "notes": search.notes }))
 }
 
@@ -247,7 +251,7 @@ pub(in crate::web) struct Start {
     launchinfo: Option<Begun>,
     gids: Vec<i32>,
     global: bool,
-    #[serde(deserialize_with = "null_is_empty")]
+    #[serde(deserialize_with = "at_most::<FILTERS_MAX, _, _>")]
     filters: Vec<Condition>,
 }
 
@@ -320,30 +324,27 @@ async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<S
 }
 
 /// Returns the current state from the webserver that holds the results, or the last replicated one if it is unreachable.
-async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<(Search, Value)> {
+async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Search> {
     let who = Who::from(caller);
     let search = searching::found(app, &who, id)?;
     if search.state != Progress::Running && !app.searches.is_here(&search) {
-        return Ok((search, Value::Null));
+        return Ok(search);
     }
-    let answer = searching::anywhere(app, &who, id, Deed::Status).await.map(Answer::value);
-    let told = answer.ok().and_then(|mut value| {
-        let search = serde_json::from_value::<Search>(value["Search"].take()).ok()?;
-        Some((search, value["Histogram"].take()))
-    });
-    Ok(told.unwrap_or((search, Value::Null)))
+    let told = searching::anywhere(app, &who, id, Deed::Status).await;
+    let told = told.and_then(|answer| answer.told()?.read::<Standing>());
+    Ok(told.map_or(search, |standing| standing.search))
 }
 
 async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    Ok(Json(status(&standing(&app, &caller, &id).await?.0)))
+    Ok(Json(status(&standing(&app, &caller, &id).await?)))
 }
 
 async fn details(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    Ok(Json(info(&standing(&app, &caller, &id).await?.0)))
+    Ok(Json(info(&standing(&app, &caller, &id).await?)))
 }
 
 async fn attached(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    Ok(Json(launched(&standing(&app, &caller, &id).await?.0)))
+    Ok(Json(launched(&standing(&app, &caller, &id).await?)))
 }
 
 #[derive(Default, Deserialize)]
@@ -411,9 +412,8 @@ async fn save(
     names::bounded("Notes", notes.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?;
     let saving = searching::Saving { expires, started, method, reference, name, notes };
     let deed = Deed::Save(Box::new(saving));
-    let mut saved = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value();
-    let search = serde_json::from_value::<Search>(saved["Search"].take()).map_err(ApiError::internal)?;
-    Ok(Json(info(&search)))
+    let saved: Standing = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()?.read()?;
+    Ok(Json(info(&saved.search)))
 }
 
 async fn stop(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
@@ -501,10 +501,10 @@ async fn rows(
     caller: Caller,
     Path(id): Path<String>,
     Query(page): Query<Page>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Told> {
     let (since, until) = (time(page.since.as_deref())?, time(page.until.as_deref())?);
     let deed = Deed::Rows { first: page.first, count: page.count.unwrap_or(100), since, until };
-    Ok(Json(searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value()))
+    searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()
 }
 
 /// Selects rows by index from `first` up to `last`, or by a time range.
@@ -527,11 +527,9 @@ async fn commanded(
     let between = time(stretch.start.as_deref())?.zip(time(stretch.end.as_deref())?);
     let (startts, endts) = between.unwrap_or_default();
     let last = stretch.last.unwrap_or(stretch.first.saturating_add(100));
-    let command = search_commands::Command {
-        id: search_commands::entries_command(between.is_some(), is_explored),
-        entryrange: Some(search_commands::EntryRange { startts, endts, first: stretch.first, last }),
-        ..search_commands::Command::default()
-    };
+    let range = search_commands::EntryRange { startts, endts, first: stretch.first, last };
+    let id_of_command = search_commands::entries_command(between.is_some(), is_explored);
+    let command = search_commands::Command::new(id_of_command, range);
     Ok(Json(search_commands::command(app, caller, id, &command).await?))
 }
 
@@ -554,9 +552,8 @@ async fn explored(
 }
 
 async fn overview(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let told = searching::anywhere(&app, &Who::from(&caller), &id, Deed::Status).await?.value();
-    let search = serde_json::from_value::<Search>(told["Search"].clone()).map_err(ApiError::internal)?;
-    let counts: Vec<u64> = serde_json::from_value(told["Histogram"].clone()).unwrap_or_default();
+    let Standing { search, histogram: counts } =
+        searching::anywhere(&app, &Who::from(&caller), &id, Deed::Status).await?.told()?.read()?;
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(counts.len().max(1)).unwrap_or(1);
     let stats: Vec<Value> = (0i64..)
@@ -609,7 +606,7 @@ async fn download(
 /// Returns a file as a response, which is aborted when `lost` completes.
 pub(in crate::web) fn file(answer: Answer, lost: impl Future<Output = ()> + Send + 'static) -> Response {
     match answer {
-        Answer::Value(value) => Json(value).into_response(),
+        Answer::Value(told) => told.into_response(),
         Answer::File { kind, name, body } => {
             let disposition = format!("attachment; filename=\"{name}\"");
             let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, disposition)];

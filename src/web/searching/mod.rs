@@ -6,7 +6,7 @@ mod peer;
 mod perform;
 
 pub(super) use peer::Asked;
-pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Saving, Who, perform};
+pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Page, PageRow, Saving, Standing, Told, Who, perform};
 
 use crate::objects::StoreError;
 use crate::objects::searches::Search;

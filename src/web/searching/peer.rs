@@ -16,14 +16,15 @@ use axum::http::StatusCode;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::body::{Bytestream, To, hand_over, room, stream_of, with_room};
-use super::perform::{Answer, Deed, Who, perform};
+use super::perform::{Answer, Deed, Told, Who, perform};
 use super::{author_via, found, is_open_to, owned};
 use crate::codec::message::Open;
+use crate::env::aside;
 use crate::env::shares::{Share, Shares};
 use crate::model::{MemberName, Seq};
 use crate::objects::searches::Search;
@@ -38,8 +39,12 @@ use crate::web::error::{ApiError, ApiResult};
 /// Maximum size of a request: the longest one has notes of [`TEXT_CHARS_MAX`](crate::objects::names::TEXT_CHARS_MAX)
 /// characters, each of up to six bytes in JSON.
 const QUESTION_BYTES_MAX: usize = 512 << 10;
-/// Maximum size of a head.
-const HEAD_BYTES_MAX: usize = 32 << 20;
+/// Maximum size of a head with a page of rows: twice the text of its rows, the last of which may be a large one.
+const PAGE_BYTES_MAX: usize = 32 << 20;
+/// Maximum size of any other head: a search with its notes and metadata.
+const HEAD_BYTES_MAX: usize = 4 << 20;
+/// Memory of heads from one webserver until they were answered to clients, in KiB.
+const HEADS_KIB_FROM: usize = 64 << 10;
 /// Maximum size of a received piece of a file, and of the pieces sent, each of which has a timeout.
 const PIECE_BYTES_MAX: usize = 16 << 20;
 const PART_BYTES: usize = 256 << 10;
@@ -77,7 +82,7 @@ struct Question {
 struct Head {
     status: u16,
     error: String,
-    value: Value,
+    value: Box<RawValue>,
     file: Option<(String, String)>,
 }
 
@@ -146,6 +151,22 @@ static REQUESTS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore:
 static FROM_WEBSERVERS: LazyLock<Shares<String>> =
     LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_FROM));
 
+static HEADS: LazyLock<Shares<String>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, HEADS_KIB_FROM));
+
+/// Reads a head as soon as there is memory for it: `from` has only so much of it.
+async fn read_head(
+    receive: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+    (heads, from): (&Shares<String>, &str),
+) -> io::Result<(Head, Share)> {
+    let length = read_length(receive, bytes_max).await?;
+    // As received, and as its value.
+    let kib = u32::try_from(2 * length / 1024 + 1).map_err(io::Error::other)?;
+    let room = heads.take(Some(from.to_owned()), kib).await.map_err(io::Error::other)?;
+    let bytes = read_bytes(receive, length).await?;
+    Ok((aside::run(|| serde_json::from_slice(&bytes))?, room))
+}
+
 /// Waits for one of the slots of a user.
 async fn own_place(places: &Shares<i32>, who: &Who, most: usize, what: &str) -> ApiResult<Share> {
     let own = tokio::time::timeout(IN_LINE, places.take(Some(who.person.uid), 1)).await.map_err(|_| {
@@ -175,6 +196,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
     let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
+    let bytes_max = if matches!(deed, Deed::Rows { .. }) { PAGE_BYTES_MAX } else { HEAD_BYTES_MAX };
     let question = Question {
         uid: who.person.uid,
         as_admin: who.person.admin,
@@ -186,16 +208,16 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     };
     let asked = async {
         write(&mut stream.send, &question).await?;
-        read::<Head>(&mut stream.receive, HEAD_BYTES_MAX).await
+        read_head(&mut stream.receive, bytes_max, (&HEADS, &search.webserver)).await
     };
     let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not respond"))?;
-    let head = head.map_err(|error| away(search, error))?;
+    let (head, room) = head.map_err(|error| away(search, error))?;
     drop(asking);
     if !head.error.is_empty() {
         let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         return Err(ApiError::new(status, head.error));
     }
-    let Some((kind, name)) = head.file else { return Ok(Answer::Value(head.value)) };
+    let Some((kind, name)) = head.file else { return Ok(Answer::Value(Told::from_other(head.value, room))) };
     let (to, receiver) = mpsc::channel(1);
     let (holder, uid) = (search.webserver.clone(), who.person.uid);
     tokio::spawn(async move {
@@ -320,11 +342,11 @@ impl Handler for Asked {
             if lasting.is_some() {
                 under_way = None;
             }
-            let mut head = Head { status: 200, error: String::new(), value: Value::Null, file: None };
+            let mut head = Head { status: 200, error: String::new(), value: RawValue::NULL.to_owned(), file: None };
             let mut file: Option<Bytestream> = None;
             match self.answer(question).await {
                 Err(error) => (head.status, head.error) = (error.status().as_u16(), error.message().to_owned()),
-                Ok(Answer::Value(value)) => head.value = value,
+                Ok(Answer::Value(told)) => head.value = told.text,
                 Ok(Answer::File { kind, name, body }) => (head.file, file) = (Some((kind, name)), Some(body)),
             }
             let written = serde_json::to_vec(&head).map_err(io::Error::from)?;
@@ -353,6 +375,8 @@ impl Handler for Asked {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::objects::Moment;
@@ -394,12 +418,17 @@ mod tests {
     }
 
     fn heads() -> Vec<Head> {
-        let of = |status, error: &str, value, file| Head { status, error: error.to_owned(), value, file };
+        let of = |status, error: &str, value: serde_json::Value, file| Head {
+            status,
+            error: error.to_owned(),
+            value: serde_json::value::to_raw_value(&value).expect("encodes"),
+            file,
+        };
         let file = Some(("application/json".to_owned(), "search.json".to_owned()));
         vec![
             of(200, "", serde_json::json!({ "Total": 1 }), None),
-            of(409, "why", Value::Null, None),
-            of(200, "", Value::Null, file),
+            of(409, "why", serde_json::Value::Null, None),
+            of(200, "", serde_json::Value::Null, file),
         ]
     }
 
@@ -421,7 +450,7 @@ mod tests {
         assert!(written == released, "encoding of {name} differs from the released one");
         let mut rest = released.as_slice();
         for value in sent {
-            let found: T = read(&mut rest, HEAD_BYTES_MAX).await.expect("reads");
+            let found: T = read(&mut rest, PAGE_BYTES_MAX).await.expect("reads");
             let json = |value: &T| serde_json::to_value(value).expect("encodes");
             assert_eq!(json(&found), json(value));
         }
@@ -469,6 +498,26 @@ mod tests {
         let (mut send, _receive) = tokio::io::duplex(1000);
         let error = within(soon, write_piece(&mut send, &[7; 10_000])).await.expect_err("times out");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn p15_heads_of_one_webserver_have_so_much_memory_and_are_not_decoded() {
+        let value = format!("[{}0]", "{\"a\":0},".repeat(100_000));
+        let value = RawValue::from_string(value).expect("JSON");
+        let head = Head { status: 200, error: String::new(), value: value.clone(), file: None };
+        let mut written = Vec::new();
+        write(&mut written, &head).await.expect("writes");
+        let heads = Shares::new(Semaphore::MAX_PERMITS, 3 * written.len() / 1024);
+        let read = |from| read_head(&mut written.as_slice(), PAGE_BYTES_MAX, (&heads, from)).now_or_never();
+        let (head, room) = read("a").expect("at once").expect("reads");
+        assert_eq!(head.value.get(), value.get());
+        assert!(read("a").is_none(), "waits until the first one was answered");
+        assert!(read("b").is_some(), "another webserver has a separate limit");
+        let told = Told::from_other(head.value, room);
+        assert!(told.read::<crate::web::searching::Page>().is_err());
+        drop(told);
+        assert!(read("a").is_some());
+        assert!(read_head(&mut written.as_slice(), 1000, (&heads, "c")).await.is_err());
     }
 
     #[tokio::test]

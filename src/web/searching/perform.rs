@@ -2,23 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::body::{Bytestream, Download};
 use crate::env::aside;
+use crate::env::shares::Share;
 use crate::objects::Moment;
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
 use crate::search::render::{About, Format};
-use crate::search::results::Results;
+use crate::search::results::{BUCKETS, Results};
 use crate::search::row::Row;
 use crate::web::api::contents;
 use crate::web::app::AppRef;
 use crate::web::error::{ApiError, ApiResult};
+use crate::web::input::at_most;
 use crate::web::uploads;
 
 /// Maximum number of rows in a page.
@@ -75,19 +79,85 @@ impl Deed {
 /// Result of an operation.
 pub(in crate::web) enum Answer {
     /// A JSON value.
-    Value(Value),
+    Value(Told),
     /// A file.
     File { kind: String, name: String, body: Bytestream },
 }
 
 impl Answer {
-    /// Returns the value; null for a file.
-    pub(in crate::web) fn value(self) -> Value {
+    /// Returns the value.
+    ///
+    /// # Errors
+    /// If it is a file.
+    pub(in crate::web) fn told(self) -> ApiResult<Told> {
         match self {
-            Answer::Value(value) => value,
-            Answer::File { .. } => Value::Null,
+            Answer::Value(told) => Ok(told),
+            Answer::File { .. } => Err(ApiError::internal("the answer is a file")),
         }
     }
+}
+
+/// A JSON value as text. Another webserver may have sent it, so it is only decoded as the type that is expected.
+pub(in crate::web) struct Told {
+    pub(super) text: Box<RawValue>,
+    /// Memory reserved for a value of another webserver.
+    _room: Option<Share>,
+}
+
+impl Told {
+    pub(super) fn from_other(text: Box<RawValue>, room: Share) -> Told {
+        Told { text, _room: Some(room) }
+    }
+
+    fn of<T: Serialize>(value: &T) -> ApiResult<Told> {
+        Ok(Told { text: to_raw_value(value).map_err(ApiError::internal)?, _room: None })
+    }
+
+    /// Decodes the value.
+    ///
+    /// # Errors
+    /// If it has another type.
+    pub(in crate::web) fn read<T: DeserializeOwned>(&self) -> ApiResult<T> {
+        serde_json::from_str(self.text.get()).map_err(ApiError::internal)
+    }
+}
+
+impl IntoResponse for Told {
+    fn into_response(self) -> Response {
+        let text = Bytes::from(Box::<str>::from(self.text).into_string());
+        ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    }
+}
+
+/// State of a search, and the number of its rows in each interval of its time range.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::web) struct Standing {
+    #[serde(default, deserialize_with = "at_most::<BUCKETS, _, _>")]
+    pub histogram: Vec<u64>,
+    pub search: Search,
+}
+
+/// A page of rows.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::web) struct Page {
+    finished: bool,
+    first: u64,
+    #[serde(deserialize_with = "at_most::<PAGE_ROWS_MAX, _, _>")]
+    pub rows: Vec<PageRow>,
+    pub total: u64,
+}
+
+/// A row of a page.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::web) struct PageRow {
+    /// JSON as text, so that the digits of numbers are preserved.
+    pub json: String,
+    #[serde(rename = "TS")]
+    pub time: Moment,
+    pub tag: String,
 }
 
 /// Returns the results of a search, which are on this webserver.
@@ -102,7 +172,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let results = results_here(app, who, &search).await.ok();
             let search = app.searches.current(search);
             let histogram = results.map(|results| results.histogram()).unwrap_or_default();
-            Ok(Answer::Value(json!({ "Search": search, "Histogram": histogram })))
+            Ok(Answer::Value(Told::of(&Standing { histogram, search })?))
         }
         Deed::Rows { first, count, since, until } => {
             let results = results_here(app, who, &search).await?;
@@ -120,8 +190,11 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let page = page.await;
             drop(wanted);
             let (rows, total, is_finished) = page.map_err(ApiError::internal)??;
-            let rows: Vec<Value> = aside::run(|| rows.iter().map(|row| shown(&search, row)).collect());
-            Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
+            let told = aside::run(|| {
+                let rows = rows.iter().map(|row| shown(&search, row)).collect();
+                Told::of(&Page { finished: is_finished, first, rows, total })
+            });
+            Ok(Answer::Value(told?))
         }
         Deed::Download { format, since, until } => {
             let format = Format::wanted(&format).map_err(ApiError::bad)?;
@@ -139,7 +212,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
         }
         Deed::Stop => {
             app.searches.stop(&search.id).await;
-            Ok(Answer::Value(Value::Null))
+            Ok(Answer::Value(Told::of(&())?))
         }
         Deed::Save(saving) => {
             let set = |search: &mut Search| apply(&saving, search);
@@ -152,7 +225,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
                 uploads::take(app, &who.person, bytes)?;
             }
             let saved = app.searches.save(&who.author, &search, saving.expires, set).await?;
-            Ok(Answer::Value(json!({ "Search": saved })))
+            Ok(Answer::Value(Told::of(&Standing { histogram: Vec::new(), search: saved })?))
         }
     }
 }
@@ -172,7 +245,8 @@ fn apply(saving: &Saving, search: &mut Search) {
     }
 }
 
-type Page = (Vec<Row>, u64, bool);
+/// Rows, the number of all rows, and whether more may follow.
+type Rows = (Vec<Row>, u64, bool);
 
 /// Returns rows by index; with a range, by index among the rows of the range.
 fn page(
@@ -181,7 +255,7 @@ fn page(
     count: usize,
     range: Option<(i64, i64)>,
     is_wanted: impl Fn() -> bool,
-) -> ApiResult<Page> {
+) -> ApiResult<Rows> {
     let wrong = |error: crate::search::results::ResultsError| ApiError::internal(error);
     let progress = results.progress();
     let Some((since, until)) = range else {
@@ -209,11 +283,10 @@ fn page(
     Ok((rows, passed, progress.is_finished))
 }
 
-fn shown(search: &Search, row: &Row) -> Value {
-    let tag = search.tags.get(usize::from(row.tag)).map_or("", String::as_str);
-    // Sent as text, so that the digits of numbers are preserved.
-    let text = serde_json::from_slice::<&RawValue>(&row.data).map_or("null", RawValue::get);
-    json!({ "TS": Moment::from_ns(row.time), "Tag": tag, "Json": text })
+fn shown(search: &Search, row: &Row) -> PageRow {
+    let tag = search.tags.get(usize::from(row.tag)).cloned().unwrap_or_default();
+    let json = serde_json::from_slice::<&RawValue>(&row.data).map_or("null", RawValue::get).to_owned();
+    PageRow { json, time: Moment::from_ns(row.time), tag }
 }
 
 impl From<crate::search::searches::SearchError> for ApiError {

@@ -81,21 +81,79 @@ fn p15_whatever_commits_is_counted_as_a_change() {
     carol.ok("GET", "/api/login/tmptoken");
 }
 
+/// Returns the largest memory that a webserver has had, since the last reset or since the one made now.
+#[cfg(target_os = "linux")]
+fn peak_kib(web: &Web, resets: bool) -> usize {
+    let proc = format!("/proc/{}", web.id());
+    if resets {
+        std::fs::write(format!("{proc}/clear_refs"), "5").expect("resets the maximum");
+    }
+    let status = std::fs::read_to_string(format!("{proc}/status")).expect("reads");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn p15_unfinished_heads_take_little_memory() {
+    use std::io::{Read, Write};
+    const CONNECTIONS: usize = 500;
+    let fleet = Fleet::new();
+    let (web, admin, []) = site(&fleet, "Webserver-Max-Connections-Per-Address=0\n", []);
+    let before = peak_kib(&web, true);
+    let line = format!("X-A: {}\r\n", "a".repeat(4000));
+    let held: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(web.address()).expect("connects");
+            stream.set_write_timeout(Some(std::time::Duration::from_secs(5))).expect("sets");
+            // The timeout for the first request does not apply to what follows.
+            stream.write_all(b"GET /api/version HTTP/1.1\r\nHost: x\r\n\r\n").expect("writes");
+            let _ = stream.read(&mut [0; 4096]).expect("reads");
+            let _ = stream.write_all(b"GET /api/version HTTP/1.1\r\nHost: x\r\n");
+            for _ in 0..90 {
+                // The connection is closed at the limit.
+                let _ = stream.write_all(line.as_bytes());
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(admin.get("/api/users").status, 200);
+    let grown = peak_kib(&web, false).saturating_sub(before) >> 10;
+    assert!(grown < 64, "{grown} MiB more for {CONNECTIONS} unfinished requests");
+    drop(held);
+    // A head of a usual size is accepted, also with a long query in it.
+    let query = format!("tag=audit \"{}\"", "x".repeat(15_000));
+    let long = admin.with("query", &query).post("/api/parse", &json!({}));
+    assert_eq!((long.status, &long.json()["GoodQuery"]), (200, &json!(true)), "{}", long.text());
+}
+
+#[test]
+fn p15_bodies_have_few_fields_and_only_those_with_objects_are_large() {
+    let fleet = Fleet::new();
+    let (_web, _admin, [bob, _]) = site(&fleet, "", ["bob", "carol"]);
+    let fields: String = (0..1_000_000).map(|number| format!("\"x{number}\":0,")).collect();
+    let many = format!("{{{fields}\"Name\":\"d\"}}");
+    let answer = bob.send_text("POST", "/api/dashboards", "application/json", &many);
+    assert!(answer.status == 400 && answer.text().contains("fields"), "{}", answer.text());
+    assert_eq!(bob.send_text("POST", "/api/resources", "application/json", &many).status, 413);
+    // What is not known is not decoded.
+    let versions = format!("[{}0]", "{\"a\":0},".repeat(1_000_000));
+    let retry = format!("{{\"Upon\":[{{\"Collection\":\"a\",\"Key\":\"b\",\"Version\":{versions}}}]}}");
+    let answer = bob.send_text("POST", "/api/rejections/x-1/retry", "application/json", &retry);
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    let upon = vec![json!({ "Collection": "a", "Key": "b", "Version": "" }); 10_001];
+    assert_eq!(bob.post("/api/rejections/x-1/retry", &json!({ "Upon": upon })).status, 400);
+    assert_eq!(bob.post("/api/dashboards", &dashboard(LARGE)).status, 200);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     const COUNT: usize = 48;
     let fleet = Fleet::new();
     let (web, _admin, [bob, carol]) = site(&fleet, "", ["bob", "carol"]);
-    let proc = format!("/proc/{}", web.id());
-    let peak_kib = || {
-        let status = std::fs::read_to_string(format!("{proc}/status")).expect("reads");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
-        line.split_whitespace().nth(1).expect("a number").parse::<usize>().expect("a number")
-    };
     let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(LARGE))).collect();
-    std::fs::write(format!("{proc}/clear_refs"), "5").expect("resets the maximum");
-    let before = peak_kib();
+    let before = peak_kib(&web, true);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| assert_eq!(carol.ok("GET", "/api/dashboards"), json!([])));
@@ -103,7 +161,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     });
     let unknown = "/api/dashboards/00000000-0000-4000-8000-000000000000";
     assert_eq!(carol.get(unknown).status, 404);
-    let grown = peak_kib().saturating_sub(before) >> 10;
+    let grown = peak_kib(&web, false).saturating_sub(before) >> 10;
     // Keeping all objects in memory for four requests would need at least four times as much.
     assert!(grown < COUNT, "{grown} MiB more for a list of invisible objects");
     // The owner gets all objects, complete and in order.
