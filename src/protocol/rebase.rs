@@ -22,6 +22,8 @@ pub struct Lost {
     shared_to: Seq,
     /// Local transactions of the abandoned part, by their sequences there.
     writers: HashMap<Seq, TxnId>,
+    /// Objects of which the last local transaction of the abandoned part deletes them.
+    deleted: BTreeSet<(Collection, Key)>,
     /// Conditions that replace [`Condition::Present`] on objects that the new log has from somebody else, or not at all.
     required: BTreeMap<(Collection, Key), Condition>,
 }
@@ -44,7 +46,7 @@ impl Lost {
     /// Creates a history that equals the present one up to `shared_to` and about which nothing else is known.
     #[must_use]
     pub fn after(shared_to: Seq) -> Lost {
-        Lost { shared_to, writers: HashMap::new(), required: BTreeMap::new() }
+        Lost { shared_to, writers: HashMap::new(), deleted: BTreeSet::new(), required: BTreeMap::new() }
     }
 
     /// Adds the local transactions in `kept`, which are in order. If a transaction's entry was not seen, nor its
@@ -58,7 +60,7 @@ impl Lost {
         kept: impl Iterator<Item = &'a Kept>,
         mut left: impl FnMut(&Collection, &Key) -> Result<Found, E>,
     ) -> Result<Lost, E> {
-        let Lost { shared_to, mut writers, required } = self;
+        let Lost { shared_to, mut writers, mut deleted, required } = self;
         let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();
         for kept in kept.filter(|kept| kept.seq > shared_to) {
             if kept.learnt.is_exact() {
@@ -66,6 +68,12 @@ impl Lost {
             }
             last.extend(kept.txn.ops.iter().map(|op| ((op.collection(), op.key()), (kept, op))));
         }
+        let is_deletion = |(_, (_, op)): &(_, &(&Kept, &Op))| op.value().is_none();
+        deleted.extend(
+            last.iter()
+                .filter(is_deletion)
+                .map(|((collection, key), _)| (Collection::clone(collection), Key::clone(key))),
+        );
         let mut found: BTreeMap<Seq, BTreeSet<TxnId>> = BTreeMap::new();
         for ((collection, key), (kept, op)) in last.into_iter().filter(|(_, (kept, _))| !kept.learnt.is_exact()) {
             let Some(value) = op.value() else { continue };
@@ -80,7 +88,7 @@ impl Lost {
                 writers.entry(version).or_insert(*id);
             }
         }
-        Ok(Lost { shared_to, writers, required })
+        Ok(Lost { shared_to, writers, deleted, required })
     }
 
     /// Adds the objects that `conditions` require to be present. `objects` returns the objects of a name.
@@ -112,6 +120,8 @@ impl Lost {
                 Some((version, _)) if *version <= self.shared_to => continue,
                 Some((_, value)) if is_same(value) => continue,
                 Some((version, _)) => self.written(collection, key, *version),
+                // It was present until the member deleted it.
+                None if self.deleted.contains(&name) => continue,
                 None => Condition::upon_lost(collection.clone(), key.clone()),
             };
             self.required.insert(name, condition);

@@ -608,8 +608,8 @@ mod tests {
         assert!(webserver.is_alive(Duration::from_secs(60)).await);
         let ending = own_log.watch_over().end_each(|| replica.status().problem);
         let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("every part is named");
-        assert!(names.contains(&"register of members") && names.contains(&"listener"), "{names:?}");
+        assert!(names.contains(&"member registry") && names.contains(&"listener"), "{names:?}");
         let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
-        assert!(hindrance.is_some_and(|why| why.contains("register of members")));
+        assert!(hindrance.is_some_and(|why| why.contains("member registry")));
     }
 }

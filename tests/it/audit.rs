@@ -211,7 +211,8 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
     assert_eq!((used.len(), &used[0]["user"]), (1, &json!("admin")), "{used:?}");
     assert!(used[0]["what"].as_str().expect("text").contains("nightly"), "{used:?}");
     assert!(acts(&admin, "download").iter().any(|row| row["by"] == "admin" && row["user"] == "bob"));
-    let begun = search(&admin, r#"tag=audit | select(.what == "log in as bob (uid 2)" and .op == "put")"#);
+    let begun =
+        search(&admin, &format!(r#"tag=audit | select(.what == "log in as bob (uid {uid})" and .op == "put")"#));
     assert!(begun.iter().any(|row| row["user"] == "admin"), "{begun:?}");
     let made = search(&admin, r#"tag=audit | select(.collection == "dashboards")"#);
     assert_eq!((&made[0]["user"], &made[0]["by"]), (&json!("bob"), &json!("admin")), "{made:?}");
@@ -264,9 +265,9 @@ fn p15_one_user_cannot_fill_the_log() {
     let config = fleet.write_file("gravwell.conf", "[Global]\nWrite-Rate-Per-User=5\nWrite-Burst-Per-User=20\n");
     let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
     let admin = web.admin(&fleet);
-    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
     let bob = web.login("bob", "open sesame now");
-    let write = |n: usize| bob.put("/api/users/2/preferences", &json!({ "n": n }));
+    let write = |n: usize| bob.put(&format!("/api/users/{uid}/preferences"), &json!({ "n": n }));
     let answers: Vec<_> = (0..60).map(write).collect();
     let refused = answers.iter().find(|answer| answer.status == 429).expect("some are refused");
     assert_eq!(refused.header("retry-after"), Some("1"), "{}", refused.text());

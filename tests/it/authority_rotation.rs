@@ -105,7 +105,7 @@ fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
     }
     // A member without a running process participates with its next command.
     let said = refused(&fleet, &["finish"]);
-    assert!(said.contains("new authority: lb, ops."), "{said}");
+    assert!(said.contains("new certificate authority: lb, ops;"), "{said}");
     fleet.ok("ops", &["members"]);
     fleet.ok("lb", &["presence"]);
     ["lb", "ops"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "new", "{member}"));
@@ -177,9 +177,9 @@ fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_aga
     c.resume();
     wait_stage(&fleet, "c", "new");
     let said = refused(&fleet, &["finish"]);
-    assert!(said.contains("new authority: a, b."), "{said}");
+    assert!(said.contains("new certificate authority: a, b;"), "{said}");
     assert!(refused(&fleet, &["finish", "--without", "c"]).contains("c would not be left behind"));
-    assert!(refused(&fleet, &["finish", "--without", "a"]).contains("new authority: b."));
+    assert!(refused(&fleet, &["finish", "--without", "a"]).contains("new certificate authority: b;"));
     ["a", "b"].iter().for_each(|member| {
         for number in 0..3 {
             fleet.ok(member, &["put", "c", &format!("{member}-{number}"), "--value", "2", "--no-wait"]);
@@ -264,7 +264,7 @@ fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
     // While the datastore is stopped.
     datastore.terminate();
     rotate(&fleet, &["begin"]);
-    assert!(refused(&fleet, &["finish"]).contains("new authority: a, b."));
+    assert!(refused(&fleet, &["finish"]).contains("new certificate authority: a, b;"));
     let datastore = fleet.datastore();
     ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
     datastore.terminate();

@@ -221,6 +221,6 @@ fn the_disk_is_not_filled_to_the_brim() {
     let (store, _) =
         ChunkStore::open(Path::new("/chunks"), Arc::new(fixture.fs.clone()), clock, options).expect("opens");
     let error = (0..400).find_map(|n| store.write(&id(n), raw(n)).err()).expect("full");
-    assert!(error.to_string().contains("60000 stay free"), "{error}");
+    assert!(error.to_string().contains("60000 are reserved"), "{error}");
     assert!((30_000..50_000).contains(&fixture.fs.used_bytes()), "{}", fixture.fs.used_bytes());
 }

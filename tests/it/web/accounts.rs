@@ -82,41 +82,41 @@ fn w3_a_login_counts_everywhere_and_so_do_logout_lock_password_and_deletion() {
         "/api/users",
         &json!({ "User": "bob", "Pass": "the first horse", "Name": "Bob", "Email": "", "Admin": false }),
     );
-    assert_eq!(uid, 2, "IDs are small while the datastore is reachable");
+    let path = format!("/api/users/{uid}");
     let bob = site.a.login("bob", "the first horse");
     site.fleet.wait("b has received the session", || at_b(&bob) == 200);
     bob.call("PUT", "/api/logout");
     site.fleet.wait("b has received the logout", || at_b(&bob) == 401);
 
     let bob = site.a.login("BOB", "the first horse");
-    assert_eq!(b.call("PUT", "/api/users/2/lock").status, 200);
+    assert_eq!(b.call("PUT", &format!("{path}/lock")).status, 200);
     site.fleet.wait("a has received the lock", || bob.get("/api/testauth").status == 401);
     let refused = site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "the first horse" }));
     assert_eq!(refused.status, 423);
     // A client that does not know the password does not learn of the lock.
     assert_eq!(site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a second horse" })).status, 422);
-    assert_eq!(b.delete("/api/users/2/lock").status, 200);
+    assert_eq!(b.delete(&format!("{path}/lock")).status, 200);
     site.fleet.wait("a has received the unlock", || {
         site.a.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "the first horse" })).status == 200
     });
 
     let (bob, other) = (site.a.login("bob", "the first horse"), site.a.login("bob", "the first horse"));
     let change =
-        |orig: &str| bob.put("/api/users/2/pwd", &json!({ "OrigPass": orig, "NewPass": "a second horse" })).status;
+        |orig: &str| bob.put(&format!("{path}/pwd"), &json!({ "OrigPass": orig, "NewPass": "a second horse" })).status;
     assert_eq!((change("wrong"), change("the first horse")), (403, 200));
     assert_eq!((bob.get("/api/testauth").status, other.get("/api/testauth").status), (200, 401));
     assert_eq!(a.put("/api/users/1/pwd", &json!({ "NewPass": "x" })).status, 403, "not even administrators");
-    assert_eq!(a.put("/api/users/2/pwd", &json!({ "NewPass": "a third horse" })).status, 200);
+    assert_eq!(a.put(&format!("{path}/pwd"), &json!({ "NewPass": "a third horse" })).status, 200);
     assert_eq!(bob.get("/api/testauth").status, 401);
 
     let bob = site.a.login("bob", "a third horse");
     site.fleet.wait("b has received the session", || at_b(&bob) == 200);
-    assert_eq!(b.delete("/api/users/2").status, 200);
+    assert_eq!(b.delete(&path).status, 200);
     site.fleet.wait("a has received the deletion", || bob.get("/api/testauth").status == 401);
-    assert_eq!(a.get("/api/users/2").status, 404);
+    assert_eq!(a.get(&path).status, 404);
     site.converges();
     let left = site.fleet.ok("a", &["export", "--with-secrets"]);
-    assert!(!left.contains("\"2/") && !left.contains("bob"), "leftovers of a deleted user: {left}");
+    assert!(!left.contains(&format!("\"{uid}/")) && !left.contains("bob"), "leftovers of a deleted user: {left}");
 }
 
 #[test]

@@ -145,9 +145,11 @@ fn w22_what_happens_is_shown_as_it_happens_and_secrets_never() {
     );
     assert!(names.contains("\"Connected\":true"), "{names}");
     let log = b.ok("GET", "/api/log?limit=500").to_string();
-    let object = b.ok("GET", "/api/log/object/users/2");
+    let users = b.ok("GET", "/api/users");
+    let bob = users.as_array().expect("list").iter().find(|user| user["User"] == "bob").expect("bob")["UID"].clone();
+    let object = b.ok("GET", &format!("/api/log/object/users/{bob}"));
     assert_eq!(object[0]["Author"]["What"], "create user bob");
-    assert_eq!(b.get("/api/log/object/passwords/2").status, 403);
+    assert_eq!(b.get(&format!("/api/log/object/passwords/{bob}")).status, 403);
     let export = site.fleet.ok("a", &["export"]);
     for secret in ["ein Geheimnis", "argon2"] {
         assert!(!log.contains(secret) && !export.contains(secret), "{secret}");
