@@ -104,13 +104,15 @@ pub(super) async fn off_thread<T: Send + 'static>(
 }
 
 /// Creates backups until cancelled, whenever something was committed.
-async fn keep_making(dir: &Path, place: &BackupPlace, new_place: bool, every: Duration, json: bool) -> CtlResult {
+async fn keep_making(dir: &Path, place: &BackupPlace, mut new_place: bool, every: Duration, json: bool) -> CtlResult {
     let (mut trouble, mut notices) = (String::new(), Notices::new(on_standard_error));
     let mut losses = Losses::default();
     loop {
         match create(dir, place, new_place, json, &mut notices, &mut losses).await {
             Ok(made) => {
                 trouble.clear();
+                // From here on an empty place is one that is not mounted.
+                new_place = false;
                 made.head_damage.iter().for_each(|damage| notices.give(damage));
                 if made.is_new {
                     report(json, &made)?;

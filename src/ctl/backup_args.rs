@@ -52,7 +52,8 @@ pub enum BackupAction {
         every: u64,
         /// Start over at a place that was used before and is empty now.
         ///
-        /// Such a place is rejected otherwise, because its file system may just not be mounted.
+        /// Such a place is rejected otherwise, because its file system may just not be mounted. With --follow, this is
+        /// valid until the first backup.
         #[arg(long)]
         new_place: bool,
     },
@@ -154,7 +155,7 @@ pub struct BackupRestore {
     /// Use an older member registry although a newer encrypted CA backup exists.
     ///
     /// Uses the latest registry that the recovery key decrypts, ignoring later encrypted CA backups that it
-    /// does not decrypt.
+    /// does not decrypt, and later changes of the members that are recorded here.
     #[arg(long)]
     pub earlier_copy: bool,
     /// Restore into a scratch directory and verify it without changing anything.

@@ -342,6 +342,35 @@ fn an_archive_follows_the_datastore_by_itself() {
 }
 
 #[test]
+fn p13_a_follower_that_may_begin_a_new_place_begins_only_one() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let place = fleet.dir("place");
+    let shown = place.display().to_string();
+    fleet.ok("d", &["put", "c", "a", "--value", "1"]);
+    fleet.ok("d", &["backup", "create", &shown]);
+    // A new disk is mounted there.
+    std::fs::rename(&place, fleet.dir("former")).expect("renames");
+    std::fs::create_dir(&place).expect("creates");
+    let follow = ["backup", "create", &shown, "--follow", "--every", "1", "--new-place"];
+    let _follower = Process::begin(fleet.command("d", &follow), &fleet.dir("follow.log"));
+    let count = |dir: &Path| std::fs::read_dir(dir.join("manifests")).map_or(0, Iterator::count);
+    fleet.wait("the first backup is made", || count(&place) == 1);
+    fleet.ok("d", &["put", "c", "b", "--value", "1"]);
+    fleet.wait("the second backup is made", || count(&place) == 2);
+    // The disk is unmounted.
+    std::fs::rename(&place, fleet.dir("disk")).expect("renames");
+    std::fs::create_dir(&place).expect("creates");
+    fleet.ok("d", &["put", "c", "c", "--value", "1"]);
+    let log = || std::fs::read_to_string(fleet.dir("follow.log")).unwrap_or_default();
+    fleet.wait("it is told", || log().contains("--new-place"));
+    assert_eq!(std::fs::read_dir(&place).expect("lists").count(), 0, "{}", log());
+    std::fs::remove_dir(&place).expect("removes");
+    std::fs::rename(fleet.dir("disk"), &place).expect("renames");
+    fleet.wait("it goes on", || count(&place) == 3);
+}
+
+#[test]
 fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     let (fleet, _datastore, _a, _) = fleet();
     fleet.ok("a", &["put", "c", "changed", "--value", "{\"n\":1}"]);
