@@ -6,6 +6,7 @@ use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
 use crate::log::copy_check::Checked;
 pub use crate::log::copy_check::PIECE_BYTES;
 use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
+use crate::trust::{Escrow, RegisterMark};
 
 /// Version of the manifest format.
 pub const VERSION: u32 = 1;
@@ -138,6 +139,12 @@ impl Manifest {
     #[must_use]
     pub fn order(&self) -> (Generation, Seq, u64, u64) {
         (self.generation, self.seq, number_of(&self.id), self.made_ms)
+    }
+
+    /// Returns the mark of the member registry in the encrypted CA backup. Its signature is not verified.
+    #[must_use]
+    pub fn register_mark(&self) -> Option<RegisterMark> {
+        Escrow::from_text(&self.escrow).ok()?.mark.map(|signed| signed.mark)
     }
 
     /// Returns the total size of all segments, in bytes.

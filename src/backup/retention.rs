@@ -10,6 +10,7 @@ use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
 use super::soundness::Soundness;
 use crate::model::{ChunkId, Seq};
+use crate::trust::RegisterMark;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -110,6 +111,28 @@ fn keep_holders(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
     }
 }
 
+/// Of each log, also keeps the most advanced backup that contains the latest member registry, if no kept one does. It may
+/// be the only copy of revocations: a datastore whose registry went back makes backups that lack them.
+fn keep_latest_register(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
+    for of_log in manifests.chunk_by(|one, next| one.log_id == next.log_id) {
+        let marked: Vec<(RegisterMark, &str)> =
+            of_log.iter().filter_map(|manifest| Some((manifest.register_mark()?, manifest.id.as_str()))).collect();
+        let count = marked.iter().map(|(mark, _)| mark.count).max();
+        // Registries that went apart may have the same count.
+        let latest: BTreeMap<&str, &str> = marked
+            .iter()
+            .filter(|(mark, _)| Some(mark.count) == count)
+            .map(|(mark, id)| (mark.name.as_str(), *id))
+            .collect();
+        for (name, id) in latest {
+            let is_same = |mark: &RegisterMark| Some(mark.count) == count && mark.name == name;
+            if !marked.iter().any(|(mark, id)| is_same(mark) && kept.contains(*id)) {
+                kept.insert(id.to_owned());
+            }
+        }
+    }
+}
+
 struct Choice {
     kept: BTreeSet<String>,
     /// Unsound backups, with the reason.
@@ -169,6 +192,7 @@ fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> 
         };
         stay.extend(group.into_iter().filter(stays).map(|manifest| manifest.id.clone()));
     }
+    keep_latest_register(&all, &mut stay);
     Ok(Choice { kept: stay, faults })
 }
 
@@ -339,6 +363,41 @@ mod tests {
         prune(&repository, &lock, keep, false).expect("prunes");
         assert_eq!(repository.manifest(&all[2].id).expect("is there"), all[2]);
         assert!(repository.manifest(&all[0].id).is_err());
+    }
+
+    #[test]
+    fn p13_the_backup_with_the_latest_register_is_never_removed() {
+        use crate::backup::choice::tests::manifest;
+        use crate::model::MemberName;
+        use crate::trust::{Authority, Escrow, Registry, Role};
+        const NOW: u64 = 1_800_000_000_000;
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (dir, place) = (temp.path().join("trust"), temp.path().join("place"));
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        let seal = |register: &mut Registry| {
+            Escrow::seal(&dir, &authority, register, NOW).expect("seals").to_text().expect("text")
+        };
+        let early = seal(&mut register);
+        let name = MemberName::new("web1").expect("name");
+        register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+        let late = seal(&mut register);
+        let repository = repository(&place);
+        let lock = Lock::take(repository.store(), "prune").expect("takes");
+        // The register went back while backups went on.
+        let mut all = [10, 20, 30, 40, 50].map(|seq| manifest(1, 1, seq, seq));
+        let texts = [&early, &late, &late, &early, &early];
+        all.iter_mut().zip(texts).for_each(|(manifest, text)| manifest.escrow.clone_from(text));
+        all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
+        for dry_run in [true, false] {
+            let kept = prune(&repository, &lock, LAST, dry_run).expect("prunes").kept;
+            assert_eq!(kept, [all[2].id.clone(), all[4].id.clone()], "{dry_run}");
+        }
+        // It is put back, and the next backup has it.
+        let mut healed = manifest(1, 1, 60, 60);
+        healed.escrow = late;
+        repository.put_manifest(&healed).expect("stores");
+        assert_eq!(prune(&repository, &lock, LAST, false).expect("prunes").kept, [healed.id]);
     }
 
     #[test]
