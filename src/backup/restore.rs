@@ -18,7 +18,7 @@ use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::{self, OpenError, log_options};
 use crate::datastore::recover::index_beyond;
-use crate::datastore::register_seen::accept_over_noted;
+use crate::datastore::register_seen::{accept_over_noted, recorded};
 use crate::env::data_dir::DirectoryError;
 use crate::env::real::create_dirs;
 use crate::env::{Clock, RealFs, SystemClock};
@@ -30,8 +30,8 @@ use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{
-    Escrow, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, key_that_counts,
-    latest, latest_of_branch,
+    Escrow, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
+    key_that_counts, latest, latest_of_branch,
 };
 
 /// Reason why a backup was not restored.
@@ -542,12 +542,14 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
         Ok(Some(found)) => {
             found.check(wishes.earlier_copy)?;
             let (found, is_named) = of_branch(found, log_id, wishes, key)?;
-            check_key_counts(&found.escrow, key, &trust, (wishes.register, wishes.earlier_copy))?;
+            let wished = (wishes.register, wishes.earlier_copy);
+            check_key_counts(&found.escrow, key, &trust, wished)?;
+            let given_up = check_known(&found.escrow, key, &trust, wished, recorded(path))?;
             let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), wishes.register)?;
             if !has_kept || wishes.register.is_some() {
                 accept_over_noted(path)?;
             }
-            if is_named {
+            if is_named || given_up.is_some() {
                 let now_ms = SystemClock.now_ms();
                 Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
             }
@@ -559,8 +561,9 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
                 Some(present) if present == *key => String::new(),
                 _ => format!("; {}", key_that_counts(&trust, key)?),
             };
+            let given_up = given_up.map_or(String::new(), |what| format!("; {what}"));
             let register = RegisterOf { backup: found.place, made_ms: found.rank.made_ms };
-            Ok((format!("restored{stays}{counts}{doubt}"), (!has_kept).then_some(register)))
+            Ok((format!("restored{stays}{counts}{doubt}{given_up}"), (!has_kept).then_some(register)))
         }
         Ok(None) => Err(RestoreError::Wrong("no backup contains an encrypted CA backup".into())),
         Err(error) => Err(error.into()),

@@ -103,6 +103,9 @@ pub struct EscrowInfo {
     pub stamp: String,
     /// Text of the backup file; absent if the member already has it.
     pub text: Option<String>,
+    /// Whether the member registry in it is known to go on from the one that the member has shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
 }
 
 /// Version of a member registry.

@@ -424,7 +424,7 @@ pub struct Recover {
     /// Use an older member registry although a newer encrypted CA backup exists.
     ///
     /// Uses the latest registry that the recovery key decrypts, and ignores later encrypted CA backups that this key
-    /// does not decrypt.
+    /// does not decrypt, and later changes of the members that are recorded here or shown by connected members.
     #[arg(long)]
     pub earlier_copy: bool,
     /// Start with a new CA; every member must join again and keeps its state and outbox.
@@ -509,9 +509,10 @@ pub enum AuthorityAction {
         /// Member registry to use if the local one is newer than the encrypted CA backup.
         #[arg(long, value_enum, value_name = "WHICH")]
         register: Option<RegisterOf>,
-        /// Use the registry in this backup although the recovery key was replaced since.
+        /// Use an older member registry although a newer one is known.
         ///
-        /// Later encrypted CA backups exist in that case, under the new key.
+        /// Either the recovery key was replaced since, so that later encrypted CA backups exist under the new key, or a
+        /// later change of the members is recorded in the datastore's directory.
         #[arg(long)]
         earlier_copy: bool,
     },

@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::codec::admin::Request;
 use crate::codec::authority::EscrowInfo;
 use crate::codec::jsonl::timestamp;
+use crate::datastore::register_seen::{accept_over_noted, recorded};
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::trust::{
-    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, check_key_counts, key_that_counts,
-    restore_trust,
+    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
+    key_that_counts, restore_trust,
 };
 
 use super::args::AuthorityAction;
@@ -120,8 +121,19 @@ fn restore(
     let escrow = Escrow::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
+    let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted), recorded(dir));
+    let given_up = given_up.map_err(CtlError::new)?;
     let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let PutBack { aside, has_kept_register, is_key_alone } = put_back;
+    if !has_kept_register || (wish.is_some() && !is_key_alone) {
+        accept_over_noted(dir).map_err(CtlError::new)?;
+    }
+    if given_up.is_some() && !is_key_alone {
+        let now_ms = SystemClock.now_ms();
+        let register = Registry::open(&trust_dir(dir), now_ms);
+        register.and_then(|mut register| register.give_up_others(now_ms)).map_err(CtlError::new)?;
+    }
+    given_up.iter().for_each(|what| complain!("{what}"));
     let register = if has_kept_register { "here" } else { "copy" };
     let counting = key_that_counts(&trust_dir(dir), &key).map_err(CtlError::new)?;
     let mut output = Output::new();

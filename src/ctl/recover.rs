@@ -10,7 +10,7 @@ use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::gather::{self, Gathered};
 use crate::datastore::recover::{Offer, check_descent, check_empty, choose, dissent, recover, side};
-use crate::datastore::register_seen::accept_over_noted;
+use crate::datastore::register_seen::{accept_over_noted, recorded};
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
@@ -23,8 +23,8 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    check_authority, check_goes_on, check_key_counts, key_that_counts, latest, other_authority, readable_register,
-    replace_trust,
+    UsedRegister, check_authority, check_goes_on, check_key_counts, check_known, check_known_in, key_that_counts,
+    latest, other_authority, readable_register, replace_trust,
 };
 
 use super::args::Recover;
@@ -111,9 +111,9 @@ async fn rebuild(
     args: &Recover,
     config: DatastoreConfig,
     lock: Option<std::fs::File>,
-    (trust, authority): (PathBuf, Authority),
+    (trust, authority): (Trust, Authority),
 ) -> CtlResult {
-    let register = register_in(&trust);
+    let register = register_in(&trust.path);
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
         let (mut offer, source) = open(from)?;
@@ -126,7 +126,7 @@ async fn rebuild(
     tell_apart(&mut offers, &args.from);
     offers.iter().for_each(announce);
     if authority == Authority::Kept {
-        sources.iter().try_for_each(|source| check_member(&trust, &source.home))?;
+        sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
     }
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
@@ -136,7 +136,8 @@ async fn rebuild(
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let found = gather::gather(&config, &trust, wait, args.expect, &mut announce).await;
+        let used = trust.used.as_ref().filter(|_| !args.earlier_copy);
+        let found = gather::gather(&config, &trust.path, wait, args.expect, used, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
         if found.refused() > 0 {
             complain!(
@@ -207,6 +208,13 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
     Ok(config)
 }
 
+/// Trust directory in use during the recovery.
+struct Trust {
+    path: PathBuf,
+    /// The registry that was put back; `None` if none was.
+    used: Option<UsedRegister>,
+}
+
 /// Returns the member registry in the trust directory `path`; its copy, which may be one change behind, if the registry
 /// cannot be read. `None` if neither can be read.
 fn register_in(path: &Path) -> Option<Registry> {
@@ -238,7 +246,7 @@ fn unheard(register: &Registry, offers: &[Offer]) -> Vec<String> {
 
 /// Provides the CA: the existing one, one from an encrypted CA backup or, if requested, a new one. In each case, the
 /// mark of an unfinished recovery is written first.
-fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(PathBuf, Authority), CtlError> {
+fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
         true => Ok(()),
@@ -246,7 +254,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     };
     if let Some(kept) = kept {
         begin(kept)?;
-        return Ok((here, kept));
+        let used = UsedRegister::put_back_in(&here, SystemClock.now_ms()).ok();
+        let used = used.filter(|_| kept == Authority::Restored);
+        return Ok((Trust { path: here, used }, kept));
     }
     let found = if args.dry_run { work.join(REHEARSAL) } else { here };
     if args.new_authority {
@@ -261,7 +271,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
             // The registry of the former CA is given up.
             accept_over_noted(dir).map_err(CtlError::new)?;
         }
-        return Ok((found, Authority::New));
+        return Ok((Trust { path: found, used: None }, Authority::New));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let newest = newest_escrow(args, key.as_ref())?;
@@ -277,14 +287,23 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let made_ms = rank.made_ms;
     let wish = args.register.map(RegisterChoice::from);
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy)).map_err(CtlError::new)?;
+    let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy), recorded(dir));
+    let given_up = given_up.map_err(CtlError::new)?;
     if !args.dry_run {
         mark_restored(dir, rank)?;
     }
     let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
+    let used = match (has_kept, wish) {
+        (false, _) => Some(UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?),
+        (true, Some(_)) => Some(UsedRegister::put_back_in(&found, SystemClock.now_ms()).map_err(CtlError::new)?),
+        // It is kept as it is, and later ones are noticed when the datastore runs.
+        (true, None) => None,
+    };
+    given_up.iter().for_each(|what| complain!("{what}"));
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
     }
-    if is_named {
+    if is_named || given_up.is_some() {
         // The operator was asked, and knows of the other copies.
         let now_ms = SystemClock.now_ms();
         let register = Registry::open(&found, now_ms);
@@ -302,7 +321,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         }
     );
     complain!("{}", key_that_counts(&found, &key).map_err(CtlError::new)?);
-    Ok((found, Authority::Restored))
+    Ok((Trust { path: found, used }, Authority::Restored))
 }
 
 /// Returns the origin of the existing CA, if there is one: as recorded by an interrupted recovery,
@@ -341,6 +360,8 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
     if !is_decided {
         check_goes_on(&escrow, &key, &here, now_ms).map_err(CtlError::new)?;
     }
+    let given_up = check_known_in(&escrow, &key, &recorded(dir), args.earlier_copy).map_err(CtlError::new)?;
+    given_up.iter().for_each(|what| complain!("{what}"));
     let what =
         format!("the CA backup of {} is newer than the one that an earlier attempt restored", timestamp(made_ms));
     if args.dry_run {
@@ -427,7 +448,11 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         found.push(copy_in(path, Escrow::load(path).map_err(CtlError::new)?));
     }
     let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
-    let mut of_members: Vec<PathBuf> = args.from.iter().map(|dir| Identity::escrow(dir)).collect();
+    let mut of_members: Vec<PathBuf> = args
+        .from
+        .iter()
+        .flat_map(|dir| std::iter::once(Identity::escrow(dir)).chain(Identity::left_escrows(dir)))
+        .collect();
     // A member sets one aside that it cannot read, and gets another one, which may be an earlier one.
     for from in &args.from {
         of_members.extend(Identity::damaged_escrows(from).map_err(CtlError::new)?);

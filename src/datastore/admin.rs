@@ -346,21 +346,18 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let trust = super::service::trust_dir(&shared.path);
             let shared = SharedRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
-            let (name, is_member) = (caller.name.clone(), caller.role.holds_replica());
+            let name = caller.name.clone();
             // The client may disconnect; its slot stays taken until this work is finished.
             let sealing = move || {
                 let _share = share;
-                seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
+                seen.iter().for_each(|seen| shared.examine_register(&name, seen));
                 shared.members.note_shown(&name);
-                // Members hold the only copies of the later registry. A member of a version that does not distinguish
-                // them would overwrite its copy with this one.
-                match shared.register_waits() {
-                    Some(waits) if is_member => Err(format!("no encrypted CA backup is sent, because {waits}")),
-                    _ => shared.members.escrow(&trust, known.as_deref()),
-                }
+                let continues = seen.is_some_and(|seen| shared.members.registry().has_passed(&seen.mark));
+                let (stamp, text) = shared.members.escrow(&trust, known.as_deref())?;
+                Ok(EscrowInfo { stamp, text, continues })
             };
-            let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
-            answer.item(&EscrowInfo { stamp, text }).await
+            let info: Result<EscrowInfo, String> = off_thread(sealing).await?;
+            answer.item(&info.map_err(refuse)?).await
         }
         Request::Roots { known, certificate } => {
             let (shared, name) = (SharedRef::clone(shared), caller.name.clone());

@@ -69,6 +69,10 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     have: &[CopyHave],
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
+    // A backup with this registry could displace the last one with the later registry.
+    if let Some(waits) = shared.register_waits() {
+        return Err(damaged(format!("no backup is made, because {waits}")));
+    }
     // Read the state first: the log is copied afterwards and so reaches at least as far.
     let checkpoint = match shared.state.meta() {
         Some(meta) => ExportEnd { seq: meta.seq, digest: meta.digest },

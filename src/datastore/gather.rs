@@ -25,7 +25,9 @@ use crate::transport::admission::Admission;
 use crate::transport::endpoint::{self, Arrival, ServerEndpoint};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
-use crate::trust::{Authorities, MemberState, Proof, Registry, Role, TrustError, tls};
+use crate::trust::{
+    Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Registry, Role, SignedMark, TrustError, UsedRegister, tls,
+};
 
 use super::recover::Offer;
 
@@ -48,6 +50,18 @@ pub enum GatherError {
         /// Underlying error.
         source: std::io::Error,
     },
+    /// A member shows a member registry that the one in use lacks.
+    #[error(
+        "{lacking}: members revoked since then would be enrolled again; nothing was rebuilt. Run this command again with \
+         `--authority FILE`, where FILE is identity/escrow of {member}, or one of the files identity/escrow.left-N there; \
+         or use --earlier-copy to continue without that change, and revoke again the members that were revoked since"
+    )]
+    Lacking {
+        /// Name of the member.
+        member: MemberName,
+        /// Description of the change.
+        lacking: String,
+    },
     /// No random bytes are available.
     #[error(transparent)]
     Random(std::io::Error),
@@ -69,6 +83,8 @@ struct Heard {
     rest: Option<(SnapshotBegin, quinn::RecvStream)>,
     /// Its records of how generations started.
     known: Vec<GenerationInfo>,
+    /// Name of the member, and the marks of the registries in its encrypted CA backups.
+    shown: (MemberName, Vec<SignedMark>),
     /// Control and request streams, held open.
     _streams: Vec<quinn::SendStream>,
 }
@@ -83,13 +99,17 @@ pub struct Gathered {
 /// Listens at the datastore's address with the CA and registry in the directory `trust`. Returns when every enrolled
 /// member that holds a state (or `expect` of them) has reported, or after `wait`. Calls `tell` for each offer.
 ///
+/// `used`: the registry with which the marks of members are compared, unless the operator wants an earlier one.
+///
 /// # Errors
-/// Returns an error if the registry or the CA cannot be opened, or the address cannot be bound.
+/// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, or a member shows a change
+/// that the registry lacks.
 pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
     wait: Duration,
     expect: Option<usize>,
+    used: Option<&UsedRegister>,
     tell: &mut dyn FnMut(&Offer),
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
@@ -120,6 +140,11 @@ pub async fn gather(
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Ok(mut member)) => {
+                    if let Some(lacking) = used.and_then(|used| lacking(used, &member, &authorities)) {
+                        heard.insert(member.offer.name.clone(), member);
+                        Gathered { heard, refused, endpoint }.close().await;
+                        return Err(lacking);
+                    }
                     member.offer.judge_proof(&authorities);
                     if let Some(offer) = keep(&mut heard, member) {
                         tell(offer);
@@ -135,6 +160,16 @@ pub async fn gather(
         }
     }
     Ok(Gathered { heard, refused, endpoint })
+}
+
+/// Returns the error if a member shows a change that the registry lacks. Only marks that the CA signed count.
+fn lacking(used: &UsedRegister, heard: &Heard, authorities: &Authorities) -> Option<GatherError> {
+    let (member, shown) = &heard.shown;
+    let mut lacking = shown.iter().filter_map(|shown| {
+        let lacking = used.lacks(&shown.mark, member.as_str())?;
+        shown.is_of(authorities).then_some(lacking)
+    });
+    Some(GatherError::Lacking { member: member.clone(), lacking: lacking.next()? })
 }
 
 /// Returns the number of members that have reported, counting copies of one member once.
@@ -278,6 +313,11 @@ async fn ask(
         tracing::debug!(%name, reason, "member did not report the last signed position");
         None
     });
+    let shown = timeout(ANSWER, marks(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
+    let shown = shown.unwrap_or_else(|reason| {
+        tracing::debug!(%name, reason, "member did not report the member registries that it knows");
+        Vec::new()
+    });
     let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))
         .await
         .unwrap_or_else(|_| Err("it does not respond".into()));
@@ -294,7 +334,8 @@ async fn ask(
             (None, Vec::new())
         }
     };
-    Ok(Heard { offer, connection: connection.clone(), rest, known, _streams: streams })
+    let (shown, connection) = ((name.clone(), shown), connection.clone());
+    Ok(Heard { offer, connection, rest, known, shown, _streams: streams })
 }
 
 /// Requests a member's records of how generations started.
@@ -305,6 +346,11 @@ async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInf
 /// Requests the last signed position that a member has. Its signature is not verified here.
 async fn proof(connection: &quinn::Connection) -> Result<Option<Proof>, String> {
     Ok(ask_all(connection, &Request::Proof, 1).await?.pop())
+}
+
+/// Requests the marks of the registries in a member's encrypted CA backups. Their signatures are not verified here.
+async fn marks(connection: &quinn::Connection) -> Result<Vec<SignedMark>, String> {
+    ask_all(connection, &Request::Escrow { known: None, seen: None }, 1 + LEFT_ESCROWS_MAX).await
 }
 
 /// Returns the first items, at most `most`, of a member's answer to a request.

@@ -24,7 +24,7 @@ use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
 use super::recovery::{self, Here};
 use super::register::NotDurable;
-use super::register_seen::{Sound, Witness};
+use super::register_seen::{Sound, Witness, beyond};
 use super::shared::{Shared, now_ms};
 
 /// Addresses at which others reach a member.
@@ -441,6 +441,9 @@ impl Members {
 
     /// Returns the encrypted backup of CA and registry for a member. The text is `None` if the member already has
     /// this version.
+    ///
+    /// There is none while a later registry is known: it would take the place of one that contains that registry, at
+    /// members, in files and in backups.
     pub(super) fn escrow(
         &self,
         trust: &std::path::Path,
@@ -449,6 +452,9 @@ impl Members {
         // One call at a time: the first one creates the recovery key.
         let _turn = self.file();
         let mut copy = self.registry().copy();
+        if let Some(waits) = beyond(&copy) {
+            return Err(format!("no encrypted CA backup is made, because {waits}"));
+        }
         let keys = RecoveryKeys::open_or_create(trust).map_err(|error| error.to_string())?;
         let authorities = self.authorities();
         let stamp = Escrow::stamp_of(&copy, &authorities, &keys);

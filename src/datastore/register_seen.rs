@@ -23,7 +23,7 @@ use crate::env::summed;
 use crate::model::MemberName;
 use crate::telemetry::seldom::Seldom;
 use crate::trust::{
-    Authorities, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name, fingerprint,
+    Authorities, KnownMark, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name, fingerprint,
 };
 
 use super::members::Members;
@@ -308,9 +308,29 @@ impl Members {
 
     /// Describes the mark that is ahead of this registry, if any.
     fn beyond(&self) -> Option<String> {
-        let registry = self.registry();
-        registry.shown().map(|shown| described(&registry, &shown))
+        beyond(&self.registry())
     }
+}
+
+/// Describes the mark that is ahead of a registry, if any.
+pub(super) fn beyond(registry: &Registry) -> Option<String> {
+    registry.shown().map(|shown| described(registry, &shown))
+}
+
+/// Returns the progress of the registry that is recorded in the data directory `dir`, outside the directory `trust`.
+/// Nothing is changed.
+#[must_use]
+pub fn recorded(dir: &Path) -> Vec<KnownMark> {
+    let path = dir.join(FILE);
+    // Whatever cannot be read is reported when the datastore starts.
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let noted = summed::open(&text).ok().and_then(|body| serde_json::from_str::<Noted>(body).ok());
+    let noted = noted.filter(|noted| noted.version == VERSION);
+    let noted = noted.map(|Noted { authority, mark, .. }| (Audited { mark, authority }, path.display().to_string()));
+    let (_, audited) = super::audit::found_in(dir, &super::service::local_name());
+    let audited = audited.map(|audited| (audited, format!("the audit in {}", dir.display())));
+    let known = noted.into_iter().chain(audited);
+    known.map(|(Audited { mark, authority }, place)| KnownMark { mark, authority: Some(authority), place }).collect()
 }
 
 /// Returns whether two marks are of the same change.
@@ -396,9 +416,9 @@ impl Shared {
     pub(super) fn register_remedy(dir: &str) -> String {
         format!(
             "stop the datastore and restore the later registry: `gravwell-logctl --data-dir {dir} authority restore \
-             FILE --recovery-key KEY --register copy`, where FILE is identity/escrow of a member that has it; or \
-             accept this one as the latest by starting once with --recovery off, and revoke again all members that \
-             were revoked since"
+             FILE --recovery-key KEY --register copy`, where FILE is identity/escrow of a member that has it (a copy \
+             that lacks it is refused); or accept this one as the latest by starting once with --recovery off, and \
+             revoke again all members that were revoked since"
         )
     }
 

@@ -15,6 +15,7 @@ use crate::state::StateError;
 use crate::transport::answer::{self, Answer, Failure};
 use crate::transport::state_stream;
 use crate::transport::wire::{self, WireError};
+use crate::trust::{Escrow, Identity};
 
 use super::shared::SharedRef;
 
@@ -50,8 +51,10 @@ async fn answer(
             let result = match answer::request(receive, MESSAGE_BYTES_MAX).await {
                 Ok(Request::Generations) => tell_generations(shared, directory, send).await,
                 Ok(Request::Proof) => tell_proof(shared, send).await,
+                Ok(Request::Escrow { .. }) => tell_marks(directory, send).await,
                 Ok(_) => Err(answer::refuse(
-                    "a member serves an empty datastore only the origins of generations and the last signed position",
+                    "a member serves an empty datastore only the origins of generations, the last signed position, and \
+                     the marks of its encrypted CA backups",
                 )),
                 Err(failure) => Err(failure),
             };
@@ -80,4 +83,16 @@ async fn tell_proof(shared: &SharedRef, send: &mut quinn::SendStream) -> Result<
         Some(proof) => Answer::new(send).item(&proof).await,
         None => Ok(()),
     }
+}
+
+/// Sends the signed marks of the registries in the encrypted CA backups that are here, so that none is left out when one
+/// is put back.
+async fn tell_marks(directory: &Path, send: &mut quinn::SendStream) -> Result<(), Failure> {
+    let mut answer = Answer::new(send);
+    for path in std::iter::once(Identity::escrow(directory)).chain(Identity::left_escrows(directory)) {
+        if let Some(mark) = Escrow::load(&path).ok().and_then(|escrow| escrow.mark) {
+            answer.item(&mark).await?;
+        }
+    }
+    Ok(())
 }

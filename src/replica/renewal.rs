@@ -152,7 +152,8 @@ impl MemberConnector {
 
     /// Fetches the encrypted CA backup. Returns whether the datastore sent another copy than the one stored here. An
     /// earlier copy never replaces a later one, but is stored next to it: the datastore's registry went back, and the
-    /// revocations in the later copy are recorded nowhere else.
+    /// revocations in the later copy are recorded nowhere else. For the same reason a copy is kept under another name when
+    /// the one that replaces it is not known to go on from it.
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let (path, earlier) = (Identity::escrow(&self.data_dir), Identity::earlier_escrow(&self.data_dir));
         let kept = self.kept_escrow()?;
@@ -160,12 +161,16 @@ impl MemberConnector {
         let known = last.as_ref().or(kept.as_ref()).map(|escrow| escrow.known().to_owned());
         let seen = kept.as_ref().and_then(|kept| kept.mark.clone());
         let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known, seen }).await?;
-        let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
+        let Some(EscrowInfo { text: Some(text), continues, .. }) = info else { return Ok(false) };
         let given = Escrow::from_text(&text)?;
-        if kept.map_or(Ok(false), |kept| self.is_later(&kept, &given))? {
+        if kept.as_ref().map_or(Ok(false), |kept| self.is_later(kept, &given))? {
             tracing::warn!("datastore sent an older CA backup than the stored one; keeping the stored one");
             given.save(&earlier).map_err(|error| error.to_string())?;
             return Ok(true);
+        }
+        if let Some(kept) = kept.filter(|_| !continues) {
+            tracing::warn!("datastore sent a CA backup that does not go on from the stored one; keeping both");
+            Identity::keep_left(&self.data_dir, &kept).map_err(|error| error.to_string())?;
         }
         given.save(&path).map_err(|error| error.to_string())?;
         match std::fs::remove_file(&earlier) {

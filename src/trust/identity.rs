@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 use super::authorities::is_issued_by;
 use super::authority::{private_dir, read_private, sync_dir, write_private};
 use super::succession::{self, Link};
-use super::{Fingerprint, Role, TrustError, fingerprint, summed};
+use super::{Escrow, Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::env::fs::first_free;
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
 /// Start of the name of an encrypted CA backup that could not be read; a number follows.
 const DAMAGED_ESCROW: &str = "escrow.damaged-";
+/// Names of encrypted CA backups that were replaced, before their number.
+const LEFT: &str = "escrow.left-";
+/// Maximum number of them.
+pub const LEFT_MAX: usize = 8;
 /// Maximum number of roots trusted at the same time.
 const ROOTS_MAX: usize = 8;
 
@@ -89,6 +93,40 @@ impl Identity {
     #[must_use]
     pub fn earlier_escrow(data_dir: &Path) -> PathBuf {
         Self::dir(data_dir).join("escrow.earlier")
+    }
+
+    /// Returns the paths of encrypted CA backups that others replaced without going on from them, oldest first.
+    #[must_use]
+    pub fn left_escrows(data_dir: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(Self::dir(data_dir)).into_iter().flatten().flatten();
+        let numbered = entries.filter_map(|entry| {
+            let number: u32 = entry.file_name().to_str()?.strip_prefix(LEFT)?.parse().ok()?;
+            Some((number, entry.path()))
+        });
+        let mut numbered: Vec<_> = numbered.collect();
+        numbered.sort();
+        numbered.into_iter().map(|(_, path)| path).collect()
+    }
+
+    /// Keeps an encrypted CA backup that another one replaces without going on from it: it may hold revocations that are
+    /// recorded nowhere else. The last [`LEFT_MAX`] of them are kept.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_left(data_dir: &Path, escrow: &Escrow) -> Result<(), TrustError> {
+        let mut left = Self::left_escrows(data_dir);
+        if left.iter().any(|path| Escrow::load(path).is_ok_and(|kept| kept == *escrow)) {
+            return Ok(());
+        }
+        let number_of = |path: &Path| path.to_str()?.rsplit_once('-')?.1.parse::<u32>().ok();
+        let last = left.last().and_then(|path| number_of(path)).unwrap_or_default();
+        let path = Self::dir(data_dir).join(format!("{LEFT}{}", last.saturating_add(1)));
+        escrow.save(&path)?;
+        left.push(path);
+        for oldest in &left[..left.len().saturating_sub(LEFT_MAX)] {
+            std::fs::remove_file(oldest).map_err(|source| TrustError::Io { path: oldest.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Returns whether a data directory contains an identity.
@@ -324,5 +362,30 @@ impl Identity {
         let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         let now = i64::try_from(now_ms / 1000).unwrap_or(i64::MAX);
         Ok(now >= from + (to - from) / 3 * 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Authority, Registry};
+
+    #[test]
+    fn p13_copies_that_others_replaced_are_kept_once_each_and_no_more_than_a_few() {
+        const NOW: u64 = 1_800_000_000_000;
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        private_dir(&Identity::dir(temp.path())).expect("creates");
+        let mut seal = |at| Escrow::seal(&dir, &authority, &mut register, NOW + at).expect("seals");
+        let copies: Vec<Escrow> = (0..LEFT_MAX as u64 + 3).map(&mut seal).collect();
+        for copy in &copies {
+            (0..2).for_each(|_| Identity::keep_left(temp.path(), copy).expect("keeps"));
+        }
+        let left = Identity::left_escrows(temp.path());
+        let kept: Vec<Escrow> = left.iter().map(|path| Escrow::load(path).expect("reads")).collect();
+        assert_eq!(kept, copies[3..]);
+        assert!(left.last().expect("some").ends_with("escrow.left-11"), "sorted by number: {left:?}");
     }
 }

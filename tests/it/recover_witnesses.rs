@@ -365,3 +365,57 @@ fn p13_a_recovery_beside_a_damaged_register_asks_its_copy_who_was_not_heard() {
     let unknown = recovered();
     assert!(unknown.contains("cannot determine which members were revoked"), "{unknown}");
 }
+
+#[test]
+fn p13_a_copy_that_lacks_what_a_connected_member_knows_is_not_recovered_with_unasked() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, c) = (fleet.member("a"), fleet.member("b"), fleet.member("c"));
+    put(&fleet, "a", "k", 2);
+    fleet.converges(&["a", "b", "c"]);
+    b.terminate();
+    let key = key_of(&fleet);
+    let stale = escrow(&fleet, "c");
+    c.terminate();
+    let before = std::fs::read(escrow(&fleet, "a")).expect("reads");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.wait("a has a later copy", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != before));
+    let later = std::fs::read(escrow(&fleet, "a")).expect("reads");
+    destroy(&fleet, datastore);
+    let listen = fleet.listen.to_string();
+    let recover = |copy: &str, flags: &[&str]| {
+        let first = ["recover", "--authority", copy, "--recovery-key", &key, "--listen", &listen, "--wait", "60"];
+        fleet.run("d", &[&first[..], &["--expect", "1"], flags].concat())
+    };
+    for flags in [&["--dry-run"][..], &[], &[]] {
+        let refused = recover(&stale, flags);
+        let text = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{flags:?}: {text}");
+        for word in ["a has shown", "identity/escrow of a", "--earlier-copy", "change "] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!fleet.dir("d/log").exists(), "{flags:?}");
+    }
+    // The later copy takes the place of the one that the first attempt put back.
+    let copied = fleet.dir("copied").display().to_string();
+    std::fs::write(&copied, &later).expect("writes");
+    let recovered = recover(&copied, &[]);
+    assert!(recovered.status.success(), "{}", said(&recovered));
+    assert!(line_of(&members(&fleet), "b").contains("revoked"), "{}", members(&fleet));
+    // If the operator wants the earlier one, no member loses the later copy.
+    std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    let recovered = recover(&stale, &["--earlier-copy"]);
+    assert!(recovered.status.success(), "{}", said(&recovered));
+    let datastore = fleet.datastore();
+    assert!(line_of(&members(&fleet), "b").contains("enrolled"), "{}", members(&fleet));
+    fleet
+        .wait("a has the copy of the earlier one", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != later));
+    assert_eq!(std::fs::read(fleet.dir("a/identity/escrow.left-1")).expect("is kept"), later);
+    let found = fleet.run("a", &["doctor"]);
+    assert!(String::from_utf8_lossy(&found.stdout).contains("escrow.left-1"), "{found:?}");
+    a.terminate();
+    destroy(&fleet, datastore);
+    let asked = fleet.run("d", &["recover", "--recovery-key", &key, "--from", &path(&fleet, "a")]);
+    let text = said(&asked);
+    assert!(asked.status.code() == Some(1) && text.contains("escrow.left-1") && text.contains(" b"), "{text}");
+}

@@ -431,3 +431,53 @@ fn enrolled(fleet: &Fleet, name: &'static str) -> Web {
     fleet.enroll(name, "webserver");
     Web::start(fleet, name, &[])
 }
+
+#[test]
+fn p13_a_register_that_lacks_a_recorded_change_is_put_back_into_no_place_unasked() {
+    let fleet = Fleet::new();
+    let key = forgotten(&fleet);
+    let sealed = ["a", "c"].map(|name| fleet.dir(name).join("identity/escrow").display().to_string());
+    let restore = |copy: &str, flags: &[&str]| {
+        fleet.run("d", &[&["authority", "restore", copy, "--recovery-key", &key][..], flags].concat())
+    };
+    // The register went back: neither files nor backups receive it.
+    let place = fleet.dir("backups").display().to_string();
+    let kept = fleet.dir("kept.escrow").display().to_string();
+    for is_running in [true, false] {
+        let datastore = is_running.then(|| fleet.datastore());
+        let backup = fleet.run("d", &["backup", "create", &place]);
+        let said = String::from_utf8_lossy(&backup.stderr).into_owned();
+        assert!(backup.status.code() == Some(3) && said.contains("went back"), "{is_running}: {said}");
+        assert!(fleet.refused("d", &["authority", "backup", &kept]).contains("went back"), "{is_running}");
+        assert!(!fs::exists(&kept).expect("looks"), "{is_running}");
+        if let Some(datastore) = datastore {
+            datastore.terminate();
+        }
+    }
+    // The copy of a member that was away lacks the change, too, also where nothing of the register can be read.
+    for is_readable in [true, false] {
+        for name in ["members.json", "members.copy"].iter().filter(|_| !is_readable) {
+            fs::write(fleet.dir("d/trust").join(name), "damaged").expect("writes");
+        }
+        for flags in [&["--register", "copy"][..], &[]] {
+            let refused = restore(&sealed[1], flags);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(1), "{is_readable} {flags:?}: {said}");
+            let is_asked = said.contains("--earlier-copy") && said.matches("change ").count() >= 2;
+            assert!(is_asked || (is_readable && flags.is_empty()), "{is_readable} {flags:?}: {said}");
+        }
+    }
+    copy_dir(&fleet.dir("d"), &fleet.dir("other"));
+    let wanted = restore(&sealed[1], &["--register", "copy", "--earlier-copy"]);
+    let said = String::from_utf8_lossy(&wanted.stderr).into_owned();
+    assert!(wanted.status.success() && said.contains("revoke again"), "{said}");
+    let datastore = fleet.datastore();
+    assert_eq!((reasons(&fleet), state(&fleet, "b")), (Vec::new(), "enrolled".into()), "the operator decided so");
+    datastore.terminate();
+    fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    fs::rename(fleet.dir("other"), fleet.dir("d")).expect("renames");
+    let restored = restore(&sealed[0], &[]);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let _datastore = fleet.datastore();
+    assert_eq!((reasons(&fleet), state(&fleet, "b")), (Vec::new(), "revoked".into()));
+}

@@ -411,7 +411,7 @@ fn items() -> Vec<Sample> {
         json("item-status", item, Status::default()),
         json("item-generation", item, generation).since(WIDE_GENERATIONS),
         json("item-roots", item, RootsInfo { roots: vec![root], issuing: Some("07".repeat(32)) }),
-        json("item-escrow", item, EscrowInfo { stamp: "stamp".into(), text: Some("text".into()) }),
+        json("item-escrow", item, EscrowInfo { stamp: "stamp".into(), text: Some("text".into()), continues: false }),
         json("item-export-end", item, ExportEnd { seq: Seq(300), digest: Digest::from_bytes([0x33; 32]) }),
     ]
 }

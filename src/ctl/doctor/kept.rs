@@ -92,6 +92,13 @@ fn describe(path: &Path) -> (&'static str, String) {
             "the CA and member registry before they were restored or re-created",
             keep("until every member is connected"),
         ),
+        _ if name.starts_with("escrow.left-") => (
+            "an encrypted CA backup that another one replaced without going on from it; it may contain revocations that \
+             the other one lacks",
+            keep(
+                "until `gravwell-logctl members` was compared with the members that are expected (`recover` reads it)",
+            ),
+        ),
         _ if name.starts_with("members.") => (
             "a register of members that another one replaced",
             keep("until `gravwell-logctl members` was compared with the members that are expected"),
@@ -167,6 +174,7 @@ mod tests {
             ("log/quarantine/seg-1.open@77", "verify"),
             ("outbox/quarantine/journal@9", "verify"),
             ("quarantine/0003.jsonl", "quarantine apply 0003"),
+            ("identity/escrow.left-1", "recover"),
             ("trust.damaged-1/ca.key", "member"),
             ("trust.aside-2/members.json", "member"),
         ];

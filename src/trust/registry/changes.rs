@@ -191,6 +191,18 @@ impl Registry {
         Some(RegisterMark { count: former.count, name: former.names.last()?.clone(), changed_ms: 0 })
     }
 
+    /// Returns how a registry that was seen is related to this one as it was before an operator put it back, and its mark
+    /// then. If it has been in use since, it is compared as it is.
+    pub(in crate::trust) fn before_put_back(&self, seen: &RegisterMark) -> (RegisterMark, Option<Relation>) {
+        let mut changes = self.changes();
+        if let [_] = changes.names.as_slice()
+            && let Some(former) = changes.former.pop()
+        {
+            (changes.count, changes.names, changes.changed_ms) = (former.count, former.names, 0);
+        }
+        (changes.mark(), changes.relation(seen))
+    }
+
     /// Records that an operator chose this registry, which was put back, and knew of others that are not its ancestors:
     /// they are no evidence any more.
     ///
