@@ -378,7 +378,7 @@ fn no_webserver_writes_blindly_without_a_reason() {
         ("objects/writes.rs", "the one place"),
         ("objects/claims.rs", "repairs, under conditions on all that was read"),
         ("objects/backup.rs", "what an archive holds"),
-        ("web/api/backup.rs", "a restore, see WHAT_WAS there"),
+        ("objects/restores.rs", "a restore, see WHAT_WAS there"),
     ];
     let blind = [".overwrite", ".delete_whatever", "Writes::whatever", ".unmetered"];
     let (mut wrong, mut found) = (Vec::new(), 0);

@@ -109,6 +109,8 @@ pub enum Code {
     ChangesMissing,
     /// A member's encrypted CA backup is damaged, and may have been the latest one.
     CaBackupDamaged,
+    /// A restore of an export archive is unfinished.
+    RestoreUnfinished,
     /// A reason from a later version.
     #[serde(other)]
     Unknown,
@@ -135,6 +137,7 @@ impl Code {
             | Code::CaBackupDamaged
             | Code::ArchiveBehind
             | Code::ChangesMissing
+            | Code::RestoreUnfinished
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

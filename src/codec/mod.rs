@@ -19,5 +19,6 @@ pub mod message;
 pub mod payload;
 pub mod redacted;
 pub mod reports;
+pub mod restore;
 pub mod sealed;
 pub mod txn;

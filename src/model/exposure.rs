@@ -25,6 +25,7 @@ const OPEN: &[&str] = &[
     "locks",
     "memberships",
     "resources",
+    "restores",
     "session-epochs",
     "tag-access",
     "token-epochs",

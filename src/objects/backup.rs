@@ -35,8 +35,8 @@ use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
 /// Collections that no archive contains and a restore leaves unchanged: logins, keys that sign them, second factors,
-/// counters of numbers of earlier versions, and notifications, which expire.
-const NEVER: [&str; 10] = [
+/// counters of numbers of earlier versions, notifications, which expire, and the mark of an unfinished restore.
+const NEVER: [&str; 11] = [
     "sessions",
     "session-epochs",
     "token-epochs",
@@ -47,6 +47,7 @@ const NEVER: [&str; 10] = [
     "recovery-codes",
     "id-leases",
     "notifications",
+    "restores",
 ];
 /// Collections that an archive without secrets omits.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
@@ -315,10 +316,22 @@ impl Examined {
         NEVER.contains(&collection) || self.omitted.iter().any(|name| name == collection)
     }
 
+    /// Returns whether the archive has an object.
+    #[must_use]
+    pub fn has(&self, collection: &Collection, key: &Key) -> bool {
+        self.keys.contains(&(collection.clone(), key.clone()))
+    }
+
+    /// Returns the keys of a kind in the archive.
+    pub fn keys_of<T: Stored>(&self) -> impl Iterator<Item = &str> {
+        let of_kind = self.keys.iter().filter(|(collection, _)| collection.as_str() == T::COLLECTION);
+        of_kind.map(|(_, key)| key.as_str())
+    }
+
     /// Returns whether an existing object must be deleted to reach the state in the archive.
     #[must_use]
     pub fn lacks(&self, collection: &Collection, key: &Key) -> bool {
-        !self.omits(collection.as_str()) && !self.keys.contains(&(collection.clone(), key.clone()))
+        !self.omits(collection.as_str()) && !self.has(collection, key)
     }
 }
 

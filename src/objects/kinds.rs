@@ -12,6 +12,7 @@ use super::passwords::Password;
 use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
+use super::restores::Restore;
 use super::searches::Search;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, FormerKey, Session};
@@ -74,6 +75,7 @@ pub const KINDS: &[Kind] = &[
     kind::<Session>(Exposure::Secret, "<uid>/<id>: a session"),
     kind::<Epoch>(Exposure::Open, "<uid>: epoch of the user's valid sessions"),
     kind::<Cleaning>(Exposure::Open, "<what>/<number>: leftovers of a deleted object that still have to be deleted"),
+    kind::<Restore>(Exposure::Open, "unfinished: exists while a restore of an export archive is unfinished"),
     kind::<FormerKey>(Exposure::Secret, "<id>: login-signing key of a webserver of an earlier version"),
     kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or all users"),
 ];

@@ -33,6 +33,7 @@ pub mod record;
 pub mod refusals;
 pub mod resources;
 pub mod restored_names;
+pub mod restores;
 mod rights;
 pub mod searches;
 pub mod second_factors;

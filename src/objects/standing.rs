@@ -16,6 +16,7 @@ use super::capabilities::{Grants, TagGrants};
 use super::groups::{Group, GroupName};
 use super::passwords::Password;
 use super::record::{AsRead, Stored};
+use super::restores::Restore;
 use super::second_factors::{Factor, RecoveryCodes, Setup};
 use super::sessions::{Epoch, Session};
 use super::tokens::{Token, TokenEpoch};
@@ -24,7 +25,7 @@ use super::writes::Writes;
 use super::{Store, StoreError, rights};
 
 /// Collections whose objects grant or revoke access.
-const ACCESS: [&str; 17] = [
+const ACCESS: [&str; 18] = [
     Admin::COLLECTION,
     Epoch::COLLECTION,
     Factor::COLLECTION,
@@ -35,6 +36,7 @@ const ACCESS: [&str; 17] = [
     Membership::COLLECTION,
     Password::COLLECTION,
     RecoveryCodes::COLLECTION,
+    Restore::COLLECTION,
     Session::COLLECTION,
     Setup::COLLECTION,
     TagGrants::COLLECTION,
@@ -43,6 +45,9 @@ const ACCESS: [&str; 17] = [
     User::COLLECTION,
     UserName::COLLECTION,
 ];
+
+/// Collections whose objects only take access away.
+const TAKES_AWAY: [&str; 4] = [Epoch::COLLECTION, Lock::COLLECTION, Restore::COLLECTION, TokenEpoch::COLLECTION];
 
 /// Of so many groups that an object is newly shared with, the change requires that they exist.
 const SHARED_MAX: usize = 64;
@@ -161,7 +166,8 @@ pub fn concern_access(ops: &[Op]) -> bool {
 #[must_use]
 pub fn gives_access(op: &Op) -> bool {
     let collection = op.collection().as_str();
-    let takes_away = [Epoch::COLLECTION, Lock::COLLECTION, TokenEpoch::COLLECTION].contains(&collection);
+    const TAKES_AWAY: [&str; 4] = [Epoch::COLLECTION, Lock::COLLECTION, Restore::COLLECTION, TokenEpoch::COLLECTION];
+    let takes_away = TAKES_AWAY.contains(&collection);
     let protects = takes_away || collection == Factor::COLLECTION;
     if op.value().is_some() { ACCESS.contains(&collection) && !takes_away } else { protects }
 }
@@ -228,11 +234,11 @@ mod tests {
             ["admins", "group-names", "passwords", "second-factors", "sessions", "tokens", "user-names", "users"];
         let given = |collection: &str| gives_access(&put(collection, "7"));
         assert!(gives.into_iter().all(given), "{:?}", gives.map(given));
-        for collection in ["locks", "session-epochs", "token-epochs", "dashboards"] {
+        for collection in ["locks", "restores", "session-epochs", "token-epochs", "dashboards"] {
             assert!(!given(collection), "{collection}");
         }
         for (collection, is_given) in
-            [("locks", true), ("session-epochs", true), ("second-factors", true), ("admins", false)]
+            [("locks", true), ("restores", true), ("session-epochs", true), ("second-factors", true), ("admins", false)]
         {
             assert_eq!(gives_access(&delete(collection, "7")), is_given, "{collection}");
         }

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::codec::admin::{OriginInfo, SeenVersion, Status};
 use crate::codec::health::{self, Code, Health, Reason};
+use crate::codec::restore;
 use crate::log::journal::JournalError;
 use crate::model::{Collection, Key, Limits, MemberName, Op, Origin, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
@@ -720,8 +721,22 @@ impl Replica {
             ..Status::default()
         };
         status.health.reasons.extend(self.shared.reasons());
+        status.health.reasons.extend(self.unfinished_restore());
         health::assess(&mut status);
         status
+    }
+
+    /// Returns the reason that a restore of an export archive is unfinished, if it is.
+    fn unfinished_restore(&self) -> Option<Reason> {
+        let (collection, key) = (Collection::new(restore::COLLECTION).ok()?, Key::new(restore::KEY).ok()?);
+        // A state that cannot be read is reported by itself.
+        self.get(&collection, &key).ok().flatten().map(|mark| restore::reason(&mark.value))
+    }
+
+    /// Returns the limits of a transaction, as the datastore has announced them.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns whether the replica has a datastore: an identity, or a connector of the embedding process.

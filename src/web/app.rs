@@ -44,8 +44,6 @@ pub(super) struct App {
     pub stands_alone: bool,
     /// Whether a backup or restore is running.
     pub backup: Mutex<bool>,
-    /// Whether a restore is replacing all objects.
-    pub restoring: Mutex<bool>,
     /// Ids of sessions that are being extended.
     pub extending: Mutex<HashSet<String>>,
     /// Whether the webserver is shutting down.

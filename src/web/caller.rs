@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 
 use crate::objects::behind::Backing;
 use crate::objects::capabilities;
 use crate::objects::record::{AsRead, Stored};
+use crate::objects::restores;
 use crate::objects::second_factors::Factor;
 use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::sharing::Person;
@@ -266,6 +267,9 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let granted = if is_limited { Some(capabilities::of_person(store, &person)?) } else { None };
     // A token never grants administrator access.
     let person = Person { admin: person.admin && token.is_none(), ..person };
+    if !person.admin && restores::is_unfinished(store)? {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, restores::SHUT));
+    }
     let all = admission.wants_all && person.admin;
     let (from, admission) = (admission.from, Arc::clone(admission));
     Ok(Some(Caller { person, user, session, token, epoch, behind, temporary, granted, all, from, admission }))

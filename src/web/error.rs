@@ -84,6 +84,12 @@ impl ApiError {
         &self.message
     }
 
+    /// Adds a sentence to the message.
+    pub(super) fn after(mut self, sentence: &str) -> ApiError {
+        self.message = format!("{}; {sentence}", self.message);
+        self
+    }
+
     /// Adds a member to the JSON body.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> ApiError {
         self.besides.insert(name.into(), value.into());

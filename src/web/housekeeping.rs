@@ -9,7 +9,7 @@ use crate::model::Op;
 use crate::objects::claims::{Claims, Dispute};
 use crate::objects::cleaning::{Cleaning, Cursor};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Record, Writes, cleaning};
+use crate::objects::{CommitError, Record, Writes, cleaning, restores};
 use crate::replica::{Change, Receipt};
 
 use super::app::AppRef;
@@ -20,8 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SLICES_MAX: usize = 4;
 /// Time for which a dispute must persist, because restores and imports write names and owners one after the other.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Collections of names and owners.
-const NAMED: [&str; 4] = ["users", "user-names", "groups", "group-names"];
+/// Collections of names and owners, and that of the mark of an unfinished restore, which hides their disputes.
+const NAMED: [&str; 5] = ["users", "user-names", "groups", "group-names", "restores"];
 
 /// Runs until dropped.
 pub(super) async fn run(app: &AppRef) {
@@ -38,6 +38,10 @@ async fn clear_away(app: &AppRef) {
 }
 
 async fn clear_away_once(app: &AppRef) -> Result<(), CommitError> {
+    // An unfinished restore may not have written the owner yet.
+    if restores::is_unfinished(&app.store)? {
+        return Ok(());
+    }
     for work in cleaning::due(&app.store)? {
         clear(app, &work).await?;
     }
@@ -81,7 +85,8 @@ async fn free_names(app: &AppRef) {
         let before = disputes(app);
         tokio::time::sleep(SETTLED).await;
         tried.retain(|dispute| before.iter().any(|repair| repair.dispute == *dispute));
-        if app.store.replica().is_connected() && !before.is_empty() {
+        let is_settled = !restores::is_unfinished(&app.store).unwrap_or(true);
+        if is_settled && app.store.replica().is_connected() && !before.is_empty() {
             let read_in = app.store.replica().history();
             let now = disputes(app);
             let lasting = now.into_iter().filter(|repair| {

@@ -272,7 +272,6 @@ impl Webserver {
             recorder,
             started: Instant::now(),
             backup: std::sync::Mutex::default(),
-            restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
             is_draining: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(false),

@@ -12,7 +12,7 @@ use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
 use crate::objects::users::FIRST;
-use crate::objects::{CommitError, Moment, Stored, Writes, contents, identities, refusals};
+use crate::objects::{CommitError, Moment, Stored, Writes, contents, identities, refusals, restores};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
@@ -123,6 +123,9 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
 async fn sweep_searches(app: &AppRef) {
     loop {
         let swept = async {
+            if restores::is_unfinished(&app.store)? {
+                return Ok(());
+            }
             app.searches.note_interrupted().await?;
             app.searches.sweep().await
         };
@@ -158,6 +161,10 @@ async fn delete_all<T: Stored>(
 }
 
 async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
+    // Blobs come before the resources that reference them.
+    if restores::is_unfinished(&app.store)? {
+        return Ok(());
+    }
     let ended: Vec<String> =
         notifications::ended(&app.store, app.uuid)?.iter().map(|record| record.value.key()).collect();
     let shown = "it has expired";

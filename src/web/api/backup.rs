@@ -1,10 +1,9 @@
 //! Export archive of all objects, and its import.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -15,19 +14,13 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use super::DONE;
 use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::env::{Fs as _, RealFs};
 use crate::model::Op;
-use crate::objects::backup::{self, BackupError, Item, Parts, Source, Written};
-use crate::objects::cleaning::SLICE;
-use crate::objects::contents::{self, Content};
-use crate::objects::restored_names::RestoredNames;
-use crate::objects::searches::{self, Search};
-use crate::objects::sessions::{self, Session};
-use crate::objects::store::Author;
-use crate::objects::tokens::Token;
-use crate::objects::users::{Admin, Lock};
-use crate::objects::{Committed, Moment, Store, StoreError, Stored, Writes};
+use crate::objects::backup::{self, BackupError, Examined, Item, Parts, Source, Written};
+use crate::objects::restores::{self, Check, Part, Plan, Returned, Run, Step};
+use crate::objects::{Committed, Moment, contents};
 use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
@@ -35,15 +28,15 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::form::Form;
 use crate::web::guard::Need;
 use crate::web::input::{Wishes, is_on};
-use crate::web::routes::{Route, get, post};
+use crate::web::routes::{Route, delete, get, post};
 
 /// Size of the pieces sent to the client.
 const PIECE_BYTES: usize = 256 << 10;
-/// Maximum bytes and operations of one transaction of a restore.
-const TXN_BYTES: usize = 1 << 20;
-const TXN_OPS: usize = 2000;
 /// Largest backup that can be restored while the datastore is unreachable, because it is queued in memory.
 const OFFLINE_BYTES_MAX: u64 = 64 << 20;
+/// Added to the error of a restore that has changed objects.
+const UNFINISHED: &str = "the restore is unfinished, and only administrators are served; log in and restore the backup \
+                          again, or end the restore with DELETE /api/backup";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
@@ -60,27 +53,12 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Restores an export archive, which replaces all objects and ends all sessions.",
             restore,
         ),
+        delete("/api/backup", Need::Admin, "Ends a restore that was cut short; its changes stay.", end),
     ]
 }
 
 /// Permission to run a backup or restore; one may run at a time.
 struct Turn(AppRef);
-
-/// Rejects logins while a restore runs.
-struct Restoring<'a>(&'a Mutex<bool>);
-
-impl<'a> Restoring<'a> {
-    fn begin(restoring: &'a Mutex<bool>) -> Restoring<'a> {
-        *restoring.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        Restoring(restoring)
-    }
-}
-
-impl Drop for Restoring<'_> {
-    fn drop(&mut self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
-    }
-}
 
 impl Turn {
     fn take(app: &AppRef) -> ApiResult<Turn> {
@@ -240,169 +218,117 @@ fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
 }
 
 async fn restore(State(app): State<AppRef>, caller: Caller, headers: HeaderMap, form: Form) -> ApiResult<Json<Value>> {
-    let _turn = Turn::take(&app)?;
+    let turn = Turn::take(&app)?;
     let (file, mut password) = receive(&app.config.data_dir, app.config.render_store_free_min, form).await?;
     if password.is_empty() {
         password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     }
     // The upload may have taken a while.
     let caller = caller.again(&app)?;
-    let (path, secret) = (file.0.clone(), password.clone());
-    let unfit = |error: BackupError| match error {
-        BackupError::Io(error) if error.kind() == io::ErrorKind::InvalidData => ApiError::bad(error),
+    let archive = Archive { path: file.0.clone(), password };
+    let (store, examined) = (app.store.clone(), archive.clone());
+    let plan = tokio::task::spawn_blocking(move || {
+        let refused = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let mut check = Check::new(&store);
+        let examined = examined.read(|item| match item {
+            Item::Object(op) => check.object(&op).map_err(refused),
+            Item::Chunk(..) => Ok(()),
+        })?;
+        Ok::<_, BackupError>(check.plan(examined).map_err(refused)?)
+    });
+    let plan = plan.await.map_err(ApiError::internal)?.map_err(|error| match error {
+        BackupError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            ApiError::bad(format!("nothing was restored: {error}"))
+        }
         BackupError::Line { .. } => ApiError::bad(format!("nothing was restored: {error}")),
         error => ApiError::internal(error),
-    };
-    let store = app.store.clone();
-    let examined = tokio::task::spawn_blocking(move || {
-        let mut names = RestoredNames::new(&store);
-        backup::read(&mut open(&path, &secret)?, |item| match item {
-            Item::Object(op) => names.check(&op).map_err(|fault| {
-                let message = format!("nothing was restored: {fault}");
-                io::Error::new(io::ErrorKind::InvalidData, message)
-            }),
-            Item::Chunk(..) => Ok(()),
-        })
-    });
-    let examined = examined.await.map_err(ApiError::internal)?.map_err(unfit)?;
-    if examined.object_bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
+    })?;
+    if plan.examined.object_bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
         let message = format!(
             "datastore is unreachable; backups larger than {OFFLINE_BYTES_MAX} bytes can be restored only while it is \
              online"
         );
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
     }
-    tracing::warn!(user = caller.user, objects = examined.objects, "restoring a backup");
-    let _restoring = Restoring::begin(&app.restoring);
-    let (batches, mut ready) = mpsc::channel::<Vec<Op>>(2);
-    let (path, objects) = (file.0.clone(), examined.objects);
-    let replica = app.store.replica().clone();
-    let chunks = contents::kept(&app.store)?.store().clone();
-    // Searches that the backup does not contain keep their results.
-    let is_left = examined.omits(Search::COLLECTION);
-    let left = if is_left { searches::named_contents(&app.store)? } else { Default::default() };
-    let before = Powers::read(&app.store)?;
-    let producing = tokio::task::spawn_blocking(move || {
-        let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
-        // Deletions come first, so that a name that moves to another user is free before it is assigned.
-        for row in replica.state().snapshot()?.objects() {
-            let (collection, key, _) = row?;
-            let is_kept = collection.as_str() == Content::COLLECTION && left.contains(key.as_str());
-            if !is_kept && examined.lacks(&collection, &key) {
-                batch.push(Op::Delete { collection, key })?;
-            }
-        }
-        let mut is_durable = false;
-        backup::read(&mut open(&path, &password)?, |item| match item {
-            Item::Chunk(id, raw) => chunks.write(&id, &raw).map(|_| ()).map_err(io::Error::other),
-            // Sessions of the backup are not restored, not even until all sessions are ended below.
-            Item::Object(op) if op.collection().as_str() == Session::COLLECTION => Ok(()),
-            Item::Object(op) => {
-                if !std::mem::replace(&mut is_durable, true) {
-                    chunks.sync().map_err(io::Error::other)?;
-                }
-                batch.push(op)
-            }
-        })?;
-        batch.send()?;
-        Ok::<_, BackupError>(())
+    tracing::warn!(user = caller.user, objects = plan.examined.objects, "restoring a backup");
+    // A client that disconnects does not cut the restore short.
+    let carrying_out = tokio::spawn(async move {
+        let _held = (turn, file);
+        carry_out(&app, &caller, plan, archive).await
     });
-    let author = caller.author();
-    let mut undecided = false;
-    while let Some(ops) = ready.recv().await {
-        undecided |= matches!(commit(&app, &author, ops).await?, Committed::Pending(_));
-    }
-    producing.await.map_err(ApiError::internal)?.map_err(unfit)?;
-    end_all_sessions(&app, &author).await?;
-    drop(file);
-    let returned = Powers::read(&app.store)?.since(&before);
-    returned.report(&app, &caller);
-    Ok(Json(json!({ "Objects": objects, "Synced": !undecided, "Returned": returned.shown() })))
+    carrying_out.await.map_err(ApiError::internal)?
 }
 
-/// Objects that grant or deny access.
-#[derive(Default)]
-struct Powers {
-    tokens: BTreeSet<String>,
-    administrators: BTreeSet<String>,
-    locked: BTreeSet<String>,
+/// A received archive.
+#[derive(Clone)]
+struct Archive {
+    path: PathBuf,
+    password: String,
 }
 
-impl Powers {
-    fn read(store: &Store) -> Result<Powers, StoreError> {
-        // No turn: only an administrator restores a backup.
-        let set = |keys: Vec<String>| keys.into_iter().collect();
-        Ok(Powers {
-            tokens: set(store.keys::<Token>("")?),
-            administrators: set(store.keys::<Admin>("")?),
-            locked: set(store.keys::<Lock>("")?),
-        })
+impl Archive {
+    fn read(&self, take: impl FnMut(Item) -> io::Result<()>) -> Result<Examined, BackupError> {
+        backup::read(&mut open(&self.path, &self.password)?, take)
     }
+}
 
-    /// Returns the access that was restored: new tokens and administrators, and users that are no longer locked.
-    fn since(&self, before: &Powers) -> Powers {
-        let new = |now: &BTreeSet<String>, then: &BTreeSet<String>| now.difference(then).cloned().collect();
-        Powers {
-            tokens: new(&self.tokens, &before.tokens),
-            administrators: new(&self.administrators, &before.administrators),
-            locked: new(&before.locked, &self.locked),
+async fn carry_out(app: &AppRef, caller: &Caller, plan: Plan, archive: Archive) -> ApiResult<Json<Value>> {
+    let chunks = contents::kept(&app.store)?.store().clone();
+    let run = Run::begin(&plan, &caller.author()).await?;
+    let (returned, objects) = (plan.returned.clone(), plan.examined.objects);
+    let unfinished = |error: ApiError| {
+        tracing::error!(error = error.message(), "a restore was cut short");
+        error.after(UNFINISHED).with("Unfinished", true)
+    };
+    let (steps, mut ready) = mpsc::channel::<Step>(2);
+    let producing = tokio::task::spawn_blocking(move || {
+        let mut are_written = false;
+        let pass = |take: &mut dyn FnMut(Op) -> io::Result<()>| {
+            let mut is_durable = are_written;
+            archive.read(|item| match item {
+                Item::Chunk(..) if are_written => Ok(()),
+                Item::Chunk(id, raw) => chunks.write(&id, &raw).map(|_| ()).map_err(io::Error::other),
+                Item::Object(op) => {
+                    if !std::mem::replace(&mut is_durable, true) {
+                        chunks.sync().map_err(io::Error::other)?;
+                    }
+                    take(op)
+                }
+            })?;
+            are_written = true;
+            Ok::<_, BackupError>(())
+        };
+        plan.steps(pass, |step| steps.blocking_send(step).map_err(|_| io::ErrorKind::BrokenPipe.into()))
+    });
+    let (mut is_undecided, mut is_reported) = (false, false);
+    while let Some(step) = ready.recv().await {
+        // Reported before it is in force, so that a killed process leaves nothing unreported.
+        if step.part == Part::Rights && !std::mem::replace(&mut is_reported, true) {
+            report(&returned, app, caller);
         }
+        let committed = run.commit(step).await.map_err(|error| unfinished(error.into()))?;
+        is_undecided |= matches!(committed, Committed::Pending(_));
     }
+    let produced = producing.await.map_err(ApiError::internal).and_then(|done| done.map_err(ApiError::internal));
+    produced.map_err(unfinished)?;
+    let Returned { tokens, administrators, unlocked } = returned;
+    let returned = json!({ "Tokens": tokens, "Administrators": administrators, "Unlocked": unlocked });
+    Ok(Json(json!({ "Objects": objects, "Synced": !is_undecided, "Returned": returned })))
+}
 
-    fn shown(&self) -> Value {
-        json!({ "Tokens": self.tokens, "Administrators": self.administrators, "Unlocked": self.locked })
-    }
-
-    /// Reports the access in the audit and the log, so that an administrator reviews it: it had been withdrawn before.
-    fn report(&self, app: &AppRef, caller: &Caller) {
-        let kinds = [("token", &self.tokens), ("administrator", &self.administrators), ("unlocked user", &self.locked)];
-        for (kind, key) in kinds.into_iter().flat_map(|(kind, keys)| keys.iter().map(move |key| (kind, key))) {
-            tracing::warn!(kind, key, "restore returned access that had been withdrawn");
-            app.recorder.note("restored-access", &caller.into(), format!("returned by a restore: {kind} {key}"));
-        }
+/// Reports access that had been withdrawn and returns, so that an administrator reviews it.
+fn report(returned: &Returned, app: &AppRef, caller: &Caller) {
+    for (kind, key) in returned.all() {
+        tracing::warn!(kind, key, "restore returns access that had been withdrawn");
+        app.recorder.note("restored-access", &caller.into(), format!("returned by a restore: {kind} {key}"));
     }
 }
 
-/// Operations collected for a transaction.
-struct Batch {
-    ops: Vec<Op>,
-    bytes: usize,
-    to: mpsc::Sender<Vec<Op>>,
-}
-
-impl Batch {
-    fn push(&mut self, op: Op) -> io::Result<()> {
-        self.bytes += op.key().len() + op.value().map_or(0, Bytes::len);
-        self.ops.push(op);
-        if self.bytes >= TXN_BYTES || self.ops.len() >= TXN_OPS { self.send() } else { Ok(()) }
-    }
-
-    fn send(&mut self) -> io::Result<()> {
-        self.bytes = 0;
-        let ops = std::mem::take(&mut self.ops);
-        if ops.is_empty() {
-            return Ok(());
-        }
-        self.to.blocking_send(ops).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-}
-
-/// Reason for writing a backup without regard to existing objects.
-const WHAT_WAS: &str = "a restore replaces the current objects";
-
-/// Reason for exempting a restore from write limits.
-const ONE: &str = "a restore counts as one action of an administrator";
-
-async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {
-    Ok(app.store.commit(author, "restore a backup", Writes::whatever(ops, WHAT_WAS).unmetered(ONE)).await?)
-}
-
-async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
-    // No turn: only an administrator restores a backup.
-    for keys in app.store.keys::<Session>("")?.chunks(SLICE) {
-        let mut writes = Writes::new();
-        keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
-        app.store.commit(author, "end all sessions after a restore", writes.unmetered(ONE)).await?;
-    }
-    Ok(())
+/// Ends an unfinished restore. Its changes stay.
+async fn end(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let writes = restores::end(&app.store)?.ok_or_else(|| ApiError::not_found("unfinished restore"))?;
+    app.store.commit(&caller.author(), "end an unfinished restore", writes).await?;
+    app.recorder.note("restore-ended", &(&caller).into(), "ended an unfinished restore; its changes stay");
+    tracing::warn!(user = caller.user, "unfinished restore ended");
+    Ok(DONE)
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::TRIES;
 use crate::objects::passwords::{self, Password};
 use crate::objects::record::AsRead;
+use crate::objects::restores;
 use crate::objects::second_factors::{self, Code, Factor, Proved};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
@@ -124,10 +125,6 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) async fn by_password(app: &App, from: IpAddr, given: &Credentials) -> ApiResult<Known> {
-        if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            let reason = "a backup is being restored; try again when it has finished";
-            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
-        }
         // Until this webserver has the first administrator it cannot know that a name is wrong.
         if !app.store.has::<User>(&FIRST.to_string())? {
             let reason = "this webserver has not received the first administrator yet; try again in a second";
@@ -162,6 +159,10 @@ impl Known {
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "the account is locked");
             attempt.note_half_way();
             return Err(refused(StatusCode::LOCKED, "the account is locked; ask an administrator"));
+        }
+        if restores::is_unfinished(&app.store)? && !app.store.has::<Admin>(&uid.to_string())? {
+            attempt.note_half_way();
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, restores::SHUT));
         }
         let invalid = || refused(StatusCode::LOCKED, "the stored account is invalid; ask an administrator");
         let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?.value;

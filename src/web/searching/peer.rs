@@ -27,6 +27,7 @@ use crate::codec::message::Open;
 use crate::env::aside;
 use crate::env::shares::{Share, Shares};
 use crate::model::{MemberName, Seq};
+use crate::objects::restores;
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
 use crate::peer::{Handler, Peer, Serving};
@@ -325,7 +326,11 @@ impl Asked {
 fn asker(app: &App, uid: i32, as_admin: bool) -> ApiResult<(Person, String)> {
     let known = caller::known(&app.store, uid)?;
     let (person, user) = known.ok_or_else(|| ApiError::forbidden("the user is unknown to this webserver or locked"))?;
-    Ok((Person { admin: person.admin && as_admin, ..person }, user))
+    let person = Person { admin: person.admin && as_admin, ..person };
+    if !person.admin && restores::is_unfinished(&app.store)? {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, restores::SHUT));
+    }
+    Ok((person, user))
 }
 
 impl Handler for Asked {

@@ -12,7 +12,7 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
 }
 
 /// Collection, key of the invalid object, and the path of the list that shows the valid one.
-const KINDS: [(&str, &str, &str); 27] = [
+const KINDS: [(&str, &str, &str); 28] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
     ("admins", "99", "/api/users"),
@@ -38,6 +38,7 @@ const KINDS: [(&str, &str, &str); 27] = [
     ("session-epochs", "99", "/api/users"),
     ("token-epochs", "99", "/api/users"),
     ("cleanings", "user/99", "/api/users"),
+    ("restores", "5f5e", "/api/users"),
     ("signing-keys", "5f5e", "/api/users"),
     ("notifications", "77", "/api/notifications"),
 ];

@@ -9,6 +9,7 @@ mod contents;
 mod disconnected;
 mod driver;
 mod filters;
+mod half_restored;
 mod invalid;
 mod journals;
 mod leaving;

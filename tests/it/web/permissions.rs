@@ -181,6 +181,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("DELETE", "/api/objects/invalid/{collection}/{key}", "a", ""),
     ("GET", "/api/backup", "aD", ""),
     ("POST", "/api/backup", "a", ""),
+    ("DELETE", "/api/backup", "a", ""),
     ("GET", "/api/openapi.json", "numatTdD", ""),
 ];
 const LETTERS: &str = "numatTdD";

@@ -1,6 +1,6 @@
 // Download and restore of backups.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
-import { save, upload } from '../lib/api.js';
+import { remove, save, upload } from '../lib/api.js';
 import { DropZone } from '../lib/uploads.js';
 import { Check, Field, Page, bytesText, confirm, toast } from '../lib/ui.js';
 
@@ -61,6 +61,17 @@ function Restore() {
     }
     setPart(null);
   };
+  const end = async () => {
+    const text = 'The changes of a restore that was cut short stay, and all users are served again. Check users and their locks afterwards. To finish the restore, restore the same backup again instead.';
+    if (!(await confirm({ title: 'End the unfinished restore?', text, verb: 'End the restore' }))) return;
+    setFailure('');
+    try {
+      await remove('/api/backup');
+      toast('The unfinished restore was ended.');
+    } catch (error) {
+      setFailure(error.message);
+    }
+  };
   const isBusy = part !== null;
   return html`<section class="card">
     <h2>Restore</h2>
@@ -71,6 +82,7 @@ function Restore() {
     ${failure && html`<p class="failure" role="alert" data-test="failure-restore">${failure}</p>`}
     ${isBusy && html`<div class="upload"><span>${part < 1 ? 'Uploading' : 'Restoring'}</span><progress max="1" value=${part} aria-label="Restoring"></progress></div>`}
     <button class="danger" data-test="restore" disabled=${!file || isBusy} onClick=${restore}>Restore …</button>
+    <button data-test="end-restore" disabled=${isBusy} onClick=${end}>End an unfinished restore …</button>
   </section>`;
 }
 
