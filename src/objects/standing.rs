@@ -166,7 +166,6 @@ pub fn concern_access(ops: &[Op]) -> bool {
 #[must_use]
 pub fn gives_access(op: &Op) -> bool {
     let collection = op.collection().as_str();
-    const TAKES_AWAY: [&str; 4] = [Epoch::COLLECTION, Lock::COLLECTION, Restore::COLLECTION, TokenEpoch::COLLECTION];
     let takes_away = TAKES_AWAY.contains(&collection);
     let protects = takes_away || collection == Factor::COLLECTION;
     if op.value().is_some() { ACCESS.contains(&collection) && !takes_away } else { protects }

@@ -84,7 +84,7 @@ fn p14_every_act_is_found_after_a_flood_a_compaction_and_a_malformed_row() {
     datastore.kill();
     let body = json!({ "SearchString": "tag=audit", "Format": "json", "Duration": "1h" });
     let said = || admin.post("/api/search/direct", &body).text();
-    fleet.wait("it reports that the datastore cannot be reached", || said().contains("cannot be reached"));
+    fleet.wait("it reports that the datastore cannot be reached", || said().contains("the datastore is unreachable"));
 }
 
 #[test]

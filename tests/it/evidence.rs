@@ -263,7 +263,7 @@ fn p13_a_member_whose_history_forked_stops_writes() {
     let _datastore = fleet.datastore();
     put(&fleet, "d", 100..120);
     let _a = fleet.replica("a");
-    waits(&fleet, "the history of member a, which is at 15, is not this log's");
+    waits(&fleet, "the history of member a, which is at 15, differs from this log's");
 }
 
 #[test]
@@ -431,8 +431,8 @@ fn p13_a_restore_to_a_moment_outside_the_log_is_refused() {
     let cases = [
         ("2001-01-01T00:00:00Z", "precedes the first record"),
         ("0", "precedes the first record"),
-        ("7", "no backup reaches it"),
-        ("2999-01-01T00:00:00Z", "lies in the future"),
+        ("7", "no backup covers it"),
+        ("2999-01-01T00:00:00Z", "is in the future"),
     ];
     for (at, words) in cases {
         let refused = fleet.run("d", &["restore", &place, "--replace", "--at", at]);

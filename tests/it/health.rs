@@ -61,7 +61,7 @@ fn p14_every_state_has_its_exit_code_word_readiness_and_metric() {
     // Wiped: both sides name the command that rebuilds it, and none suggests deleting the remaining copies.
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
     let datastore = fleet.datastore();
-    let here = reports(&fleet, "a", "another authority", "failed", "foreign");
+    let here = reports(&fleet, "a", "a different CA", "failed", "foreign");
     let there = reports(&fleet, "d", "was this datastore wiped?", "attention", "refuses_members");
     let (code, answer) = ready(&web);
     // A datastore failure removes no webserver from its balancer: it has all data and accepts changes.

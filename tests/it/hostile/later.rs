@@ -65,13 +65,13 @@ async fn p12_a_longer_body_is_refused_by_name() {
     let (mut send, _receive) = hostile.open(Open::Control).await;
     wire::send_raw(&mut send, Kind::Hello, &longer(Kind::Hello, &hello())).await.expect("is sent");
     let (code, why) = closed(&hostile).await;
-    assert!(code == 1 && why.contains("Hello") && why.contains("1 bytes follow it"), "{code} {why}");
+    assert!(code == 1 && why.contains("Hello") && why.contains("followed by 1 bytes"), "{code} {why}");
 
     let (hostile, mut send, _receive) = greeted(&site).await;
     let progress = longer(Kind::Progress, &Progress::default());
     wire::send_raw(&mut send, Kind::Progress, &progress).await.expect("is sent");
     let (code, why) = closed(&hostile).await;
-    assert!(code == 1 && why.contains("Progress") && why.contains("1 bytes follow it"), "{code} {why}");
+    assert!(code == 1 && why.contains("Progress") && why.contains("followed by 1 bytes"), "{code} {why}");
 
     let hostile = Hostile::connect(&site.fleet, "rogue").await;
     let (mut send, _receive) = hostile.open(Open::Push).await;

@@ -79,7 +79,7 @@ async fn p15_pushes_that_do_not_end_hold_little_memory_and_keep_no_other_waiting
         let (_, receive) = held.last_mut().expect("one");
         // The first connection uses all push streams of the member.
         let answer = hostile.answer(receive).await;
-        assert!(matches!(&answer, Answered::Refused(why) if why.contains("has 8 push streams already")), "{answer:?}");
+        assert!(matches!(&answer, Answered::Refused(why) if why.contains("already has 8 push streams")), "{answer:?}");
         std::mem::forget(hostile);
     }
     let grown = memory(site.datastore.id()).saturating_sub(before);

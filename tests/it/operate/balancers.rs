@@ -301,7 +301,7 @@ fn o13_ready_means_caught_up_and_not_stopping() {
     // At first the reason may be that it has just started.
     fleet.wait("it is disconnected for too long", || {
         let answer = client.get("/api/ready").json();
-        answer["Ready"] == false && answer["Reason"].as_str().is_some_and(|reason| reason.contains("cut off"))
+        answer["Ready"] == false && answer["Reason"].as_str().is_some_and(|reason| reason.contains("disconnected from its datastore"))
     });
     assert_eq!(ready(), 503);
     assert_eq!(client.get("/api/health").status, 200, "it lives");

@@ -155,7 +155,7 @@ fn r11_contents_that_nobody_has_are_lost_once_every_member_was_asked() {
     farm.fleet.wait("the chunks are lost", || farm.fleet.status("d")["contents_lost"] == 1);
     let (code, infos) = farm.blobs("d", &["list"]);
     assert_eq!((code, &infos[0]["lost"]), (0, &Value::Bool(true)));
-    farm.fleet.wait("the loss is logged", || farm.fleet.log_of("d").contains("chunks are lost: no member has them"));
+    farm.fleet.wait("the loss is logged", || farm.fleet.log_of("d").contains("chunks lost: no connected member has a copy"));
 }
 
 #[test]
