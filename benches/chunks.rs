@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
-use gravwell::chunks::{ChunkStore, Cutter, StoreOptions};
-use gravwell::env::memory::SmallRandom;
+use gravwell::chunks::{ChunkStore, Chunker, StoreOptions};
+use gravwell::env::memory_fs::SmallRandom;
 use gravwell::env::{RealFs, SystemClock};
 use gravwell::model::ChunkId;
 
@@ -301,7 +301,7 @@ fn stream(mib: usize, is_noise: bool) {
     let store = Packs::open(home.path()).0;
     let (mut piece, mut random) = (Vec::new(), SmallRandom(5));
     let (mut spent, mut worked) = (Duration::ZERO, Duration::ZERO);
-    let (mut unsynced, mut cutter) = (0, Cutter::new());
+    let (mut unsynced, mut cutter) = (0, Chunker::new());
     for _ in 0..mib {
         fill(&mut random, &mut piece, 1 << 20, is_noise);
         let (began, before) = (Instant::now(), processor());
@@ -346,7 +346,7 @@ fn parts(random: &SmallRandom, is_noise: bool) {
         print!("{name} {:.0} MB/s, ", per_second(BYTES, processor() - before));
     };
     step("chunking", &mut || {
-        let mut cutter = Cutter::new();
+        let mut cutter = Chunker::new();
         cutter.push(&raw, &mut |_| Ok::<(), Infallible>(())).expect("never fails");
     });
     step("hashing", &mut || {

@@ -31,13 +31,13 @@ pub mod config;
 pub mod ctl;
 pub mod datastore;
 pub mod env;
+pub mod fault_injection;
 pub mod fuzzing;
 pub mod log;
 pub mod model;
 #[cfg(feature = "programs")]
 pub mod objects;
 pub mod peer;
-pub mod planted;
 pub mod protocol;
 pub mod replica;
 #[cfg(feature = "programs")]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gravwell::env::Fs as _;
-use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::journal::{Journal, JournalEntry, JournalError, witness_of};
 use gravwell::log::{OpenError, RecoveryAction, verify};
 use gravwell::model::{Generation, MemberName, Seq};
@@ -360,10 +360,10 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
 /// The small files next to a state and next to a log. Their removal is detected by other files (`lost_state`).
 #[test]
 fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
-    use gravwell::codec::admin::{Beginning, GenerationInfo};
+    use gravwell::codec::admin::{GenerationCause, GenerationInfo};
     use gravwell::log::generations;
     use gravwell::model::{Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, Position};
-    use gravwell::replica::directory::{Directory, Home as _};
+    use gravwell::replica::directory::{Directory, StateStorage as _};
     use gravwell::replica::{Access, Mark};
     let place = tempfile::tempdir().unwrap();
     let log_id = LogId([3; 16]);
@@ -378,7 +378,7 @@ fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
         let (generation, shared_to) = (Generation(number), Seq(10));
         GenerationInfo { generation, shared_to, beginning, time_ms: NOW_MS }
     };
-    for info in [begun(2, Beginning::Restored), begun(3, Beginning::Recovered)] {
+    for info in [begun(2, GenerationCause::Restored), begun(3, GenerationCause::Recovered)] {
         generations::set(log.path(), log_id, info).unwrap();
     }
     let notes = log.path().join(generations::FILE);

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gravwell::env::memory::{Fault, MemoryFs, Survival};
+use gravwell::env::memory_fs::{Fault, MemoryFs, Survival};
 use gravwell::log::journal::{Journal, JournalEntry, JournalError};
 use gravwell::log::{AppendError, Log};
 use gravwell::model::{Entry, Generation, Seq};

@@ -17,7 +17,7 @@ use gravwell::codec::frame::{self, FrameParts, encode_frame};
 use gravwell::codec::payload::{decode_entry, decode_frames, encode_entry};
 use gravwell::config::datastore::DatastoreConfig;
 use gravwell::env::{Fs, MemoryFs, SystemClock};
-use gravwell::log::copy::End;
+use gravwell::log::backup_stream::End;
 use gravwell::log::format::{self, FileHeader, Footer, HeadSlot};
 use gravwell::log::journal::Journal;
 use gravwell::log::{Log, LogOptions, verify};

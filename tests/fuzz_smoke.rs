@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gravwell::codec::message::{self, Fate, Kind, Outcome, RefusalCode, Refused, Row};
+use gravwell::codec::message::{self, Kind, Outcome, RefusalCode, Refused, Row, TxnOutcome};
 use gravwell::codec::txn::encode_txn;
 use gravwell::fuzzing::{TARGETS, run, steps::Steps};
 use gravwell::model::{Chain, Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, OriginRow, Position};
@@ -19,9 +19,9 @@ use gravwell::model::{Collection, Key, Reason, Seq, TxnId, Verdict};
 const SECONDS: u64 = 20;
 const INPUT_BYTES_MAX: usize = 4096;
 
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -35,7 +35,7 @@ impl Dice {
 }
 
 /// Returns a new input: a seed or noise, with some bytes changed, removed, repeated, or copied from another seed.
-fn input(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+fn input(seeds: &[Vec<u8>], dice: &mut Rng) -> Vec<u8> {
     let noise = dice.below(seeds.len() + 2) >= seeds.len();
     let length = dice.below(300);
     let mut bytes = if noise { dice.bytes(length) } else { seeds[dice.below(seeds.len())].clone() };
@@ -119,8 +119,8 @@ fn messages() -> Vec<Vec<u8>> {
         message::encode(Kind::Compacted, &message::Compacted { horizon: Seq(9) }),
         message::encode(Kind::Bookmark, &message::Bookmark { seq: Seq(9), digest }),
         message::encode_raw(Kind::Push, &push),
-        message::encode(Kind::Outcome, &Outcome { id, fate: Fate::Rejected(Seq(9), reason) }),
-        message::encode(Kind::Outcome, &Outcome { id, fate: Fate::Deferred(refused) }),
+        message::encode(Kind::Outcome, &Outcome { id, fate: TxnOutcome::Rejected(Seq(9), reason) }),
+        message::encode(Kind::Outcome, &Outcome { id, fate: TxnOutcome::Deferred(refused) }),
         message::encode(Kind::SnapshotBegin, &begin),
         message::encode(Kind::Rows, &rows),
         message::encode(Kind::SnapshotEnd, &message::SnapshotEnd { rows: 2, digest, chain }),
@@ -184,7 +184,7 @@ fn no_target_fails_on_seeds_and_mutations() {
     let mut counts = Vec::new();
     for name in targets {
         let seeds = seeds(name);
-        let mut dice = Dice(number("GRAVWELL_SEED", 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut dice = Rng(number("GRAVWELL_SEED", 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         check(name, &[]);
         seeds.iter().for_each(|seed| check(name, seed));
         let (started, mut count) = (Instant::now(), 0u64);

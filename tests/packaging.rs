@@ -30,7 +30,7 @@ fn is_known(name: &str) -> bool {
 }
 
 #[test]
-fn the_guide_lists_every_metric_as_it_is() {
+fn the_guide_lists_every_metric() {
     let guide = read("docs/operating.md");
     let (_, section) = guide.split_once("## Metrics").expect("the section");
     let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `gravwell_")).collect();
@@ -105,7 +105,7 @@ fn the_configuration_names_every_parameter_with_its_default() {
 }
 
 #[test]
-fn the_guide_names_the_exposure_that_the_units_have() {
+fn the_guide_states_the_exposure_level_of_the_units() {
     let guide = read("docs/operating.md");
     for unit in ["datastore", "webserver", "balancer"] {
         assert!(guide.contains(&format!("| `gravwell_{unit}.service` |")), "{unit}");

@@ -290,7 +290,7 @@ fn the_directory_of_a_file_is_found_in_one_place() {
 }
 
 #[test]
-fn links_in_documents_lead_somewhere() {
+fn links_in_documents_have_targets() {
     let mut wrong = Vec::new();
     for file in files(root(), "md") {
         let text = fs::read_to_string(&file).expect("reads");
@@ -307,7 +307,7 @@ fn links_in_documents_lead_somewhere() {
 
 /// The user interface consists of files served by the program: each may refer only to existing files, and to nothing outside.
 #[test]
-fn the_interface_is_whole_and_needs_nobody_else() {
+fn the_interface_is_complete_and_refers_to_no_other_host() {
     let folder = root().join("src/web/ui");
     let mut wrong = Vec::new();
     let mut sources = files(&folder, "js");
@@ -377,10 +377,10 @@ fn no_webserver_writes_blindly_without_a_reason() {
     const ELSEWHERE: &[(&str, &str)] = &[
         ("objects/writes.rs", "the one place"),
         ("objects/claims.rs", "repairs, under conditions on all that was read"),
-        ("objects/backup.rs", "what an archive holds"),
+        ("objects/export_archive.rs", "what an archive holds"),
         ("objects/restores.rs", "a restore, see WHAT_WAS there"),
     ];
-    let blind = [".overwrite", ".delete_whatever", "Writes::whatever", ".unmetered"];
+    let blind = [".overwrite", ".delete_unconditionally", "Writes::unconditional", ".unmetered"];
     let (mut wrong, mut found) = (Vec::new(), 0);
     for folder in ["objects", "search", "web"] {
         for file in files(&root().join("src").join(folder), "rs") {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::manifest::{Manifest, number_of};
 use super::restore::RestoreError;
-use crate::log::copy::End;
+use crate::log::backup_stream::End;
 use crate::model::position::shared_after;
 use crate::model::{LogId, Seq};
 
@@ -180,8 +180,8 @@ pub fn coverage<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<(S
 pub(super) mod tests {
     use super::*;
     use crate::backup::manifest::Segment;
-    use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
-    use crate::log::copy_check::Checked;
+    use crate::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
+    use crate::log::backup_stream_check::Checked;
     use crate::log::directory::SegmentName;
     use crate::model::{Digest, Generation, LineageEntry, LogId};
 
@@ -205,7 +205,7 @@ pub(super) mod tests {
             beginning,
             time_ms,
         };
-        let mut generations = vec![info(1, 0, Beginning::Created), info(2, 106, Beginning::Restored)];
+        let mut generations = vec![info(1, 0, GenerationCause::Created), info(2, 106, GenerationCause::Restored)];
         generations.retain(|info| info.generation.0 <= generation);
         Manifest {
             version: super::super::manifest::VERSION,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::repository::{MANIFESTS, PIECES, RepositoryError};
 use super::store::{Store, StoreError};
-use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
-use crate::env::summed;
+use crate::codec::encrypted_stream::{key_of, open_bytes, seal_bytes};
+use crate::env::checksummed_text;
 use crate::trust::BackupKey;
 
 pub(super) const NAME: &str = "gravwell-backup.json";
@@ -158,7 +158,7 @@ impl Head {
 
     fn parse_copy(bytes: &[u8]) -> Result<Head, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not valid UTF-8")?;
-        Self::parse(summed::open(text)?.as_bytes())
+        Self::parse(checksummed_text::open(text)?.as_bytes())
     }
 
     fn parse(bytes: &[u8]) -> Result<Head, String> {
@@ -217,7 +217,7 @@ impl Head {
     }
 
     fn copy_text(&self) -> Result<String, RepositoryError> {
-        Ok(summed::seal(self.text()?.trim_end()))
+        Ok(checksummed_text::seal(self.text()?.trim_end()))
     }
 
     fn damaged(store: &dyn Store, name: &str, what: String) -> RepositoryError {

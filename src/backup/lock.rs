@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_taken_for_gone_notices_and_leaves_the_other_its_lock() {
+    fn a_holder_that_lost_its_lock_detects_it_and_leaves_the_new_lock() {
         let temp = tempfile::tempdir().expect("temp dir");
         let store = LocalStore::new(temp.path());
         let lock = Lock::take(&store, "backup").expect("takes");

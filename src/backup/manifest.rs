@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
-use crate::log::copy_check::Checked;
-pub use crate::log::copy_check::PIECE_BYTES;
+use crate::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
+use crate::log::backup_stream_check::Checked;
+pub use crate::log::backup_stream_check::PIECE_BYTES;
 use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
-use crate::trust::{Escrow, RegisterMark};
+use crate::trust::{CaBackup, RegisterMark};
 
 /// Version of the manifest format.
 pub const VERSION: u32 = 1;
@@ -144,7 +144,7 @@ impl Manifest {
     /// Returns the mark of the member registry in the encrypted CA backup. Its signature is not verified.
     #[must_use]
     pub fn register_mark(&self) -> Option<RegisterMark> {
-        Escrow::from_text(&self.escrow).ok()?.mark.map(|signed| signed.mark)
+        CaBackup::from_text(&self.escrow).ok()?.mark.map(|signed| signed.mark)
     }
 
     /// Returns the total size of all segments, in bytes.
@@ -233,7 +233,7 @@ impl Manifest {
 
     /// Returns how the last generation started, for example by a restore.
     #[must_use]
-    pub fn beginning(&self) -> Option<Beginning> {
+    pub fn beginning(&self) -> Option<GenerationCause> {
         self.generations.iter().find(|info| info.generation == self.generation).map(|info| info.beginning)
     }
 }

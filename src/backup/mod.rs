@@ -5,7 +5,8 @@
 //! independently. A manifest is written last, after everything that it references. All data is verified by its hash.
 
 pub mod choice;
-mod endings;
+mod encrypted_keys;
+mod final_deletions;
 mod head;
 pub mod lock;
 pub mod manifest;
@@ -14,7 +15,6 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod s3;
-mod sealed_keys;
 mod soundness;
 mod staged;
 pub mod store;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{PIECES, Repository, RepositoryError};
-use crate::codec::sealed::sealed_length;
+use crate::codec::encrypted_stream::sealed_length;
 use crate::model::ChunkId;
 
 /// Interval of the check during continuous backup while nothing is committed.

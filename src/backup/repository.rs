@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::choice;
+pub use super::encrypted_keys::SealedKey;
 use super::head::{self, Head, Keys};
 pub use super::head::{Encryption, Secret};
 use super::manifest::{Manifest, PIECE_BYTES, name, number_of};
-pub use super::sealed_keys::SealedKey;
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
-use crate::codec::sealed::{open_bytes, seal_bytes};
-use crate::env::summed;
+use crate::codec::encrypted_stream::{open_bytes, seal_bytes};
+use crate::env::checksummed_text;
 use crate::model::LogId;
 use crate::trust::TrustError;
 
@@ -212,7 +212,7 @@ impl Repository {
     /// Returns an error if it cannot be stored.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
         let text = serde_json::to_string(manifest).map_err(std::io::Error::other)?;
-        let bytes = self.seal(summed::seal(&text).into_bytes())?;
+        let bytes = self.seal(checksummed_text::seal(&text).into_bytes())?;
         if bytes.len() as u64 > OBJECT_BYTES_MAX {
             let what = format!("its manifest would have {} bytes, more than {OBJECT_BYTES_MAX}", bytes.len());
             return Err(RepositoryError::NoSuch(format!("cannot store backup {}: {what}", manifest.id)));
@@ -265,7 +265,7 @@ impl Repository {
         };
         let damaged = |what: &str| self.damaged(&name, what);
         let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not valid UTF-8"))?;
-        let body = summed::open(text).map_err(|what| damaged(&what))?;
+        let body = checksummed_text::open(text).map_err(|what| damaged(&what))?;
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
         // A manifest, encrypted or not, is valid only under its own name, so that an older one cannot pose as a

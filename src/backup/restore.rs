@@ -9,20 +9,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::endings;
+use super::final_deletions;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
 use crate::chunks::decode_index;
-use crate::codec::admin::{Beginning, GenerationInfo};
-use crate::codec::content;
+use crate::codec::admin::{GenerationCause, GenerationInfo};
+use crate::codec::blob_manifest;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::{self, OpenError, log_options};
-use crate::datastore::recover::index_beyond;
-use crate::datastore::register_seen::{accept_over_noted, recorded};
+use crate::datastore::rebuild::index_beyond;
+use crate::datastore::stale_registry::{accept_over_noted, recorded};
 use crate::env::data_dir::DirectoryError;
-use crate::env::real::create_dirs;
+use crate::env::real_fs::create_dirs;
 use crate::env::{Clock, RealFs, SystemClock};
-use crate::log::copy::{Cut, CutError, End, cut};
+use crate::log::backup_stream::{Cut, CutError, End, cut};
 use crate::log::generations::{self, NotesError};
 use crate::log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
 use crate::log::{IoFailure, Log};
@@ -30,7 +30,7 @@ use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{
-    Escrow, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
+    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
     key_that_counts, latest, latest_of_branch,
 };
 
@@ -107,10 +107,10 @@ pub struct Restored {
     pub records: u64,
     /// Path under which the previous log is kept.
     pub kept: Option<PathBuf>,
-    /// Number of objects deleted at the end of the log, see [`Wishes::ended`].
+    /// Number of objects deleted at the end of the log, see [`RestoreOptions::ended`].
     #[serde(skip)]
     pub ended: u64,
-    /// Objects in the collections of [`Wishes::told`].
+    /// Objects in the collections of [`RestoreOptions::told`].
     #[serde(skip)]
     pub access: Vec<(Collection, Key, Bytes)>,
     /// Sequence of the leftover index of a lost log, if it has more than the backup.
@@ -158,7 +158,7 @@ pub struct SealedIn<'a> {
 
 /// Options of a restore.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wishes<'a> {
+pub struct RestoreOptions<'a> {
     /// Requested end of the log; `None` for the end of the backup.
     pub end: Option<End>,
     /// Whether the log may end before the first record.
@@ -194,7 +194,7 @@ pub fn restore(
     manifest: &Manifest,
     path: &Path,
     config: &DatastoreConfig,
-    wishes: Wishes<'_>,
+    wishes: RestoreOptions<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     let log = path.join(LOG);
@@ -223,7 +223,7 @@ pub fn restore(
     }
     let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();
     if let Some(chunks) = wishes.chunks.filter(|chunks| !chunks.is_empty()) {
-        bring_chunks(repository, chunks, &own, path)?;
+        fetch_chunks(repository, chunks, &own, path)?;
     }
     if !restored.contents.heads.is_empty() {
         let store = open::open_chunks(path).map_err(chunk_store)?;
@@ -232,7 +232,7 @@ pub fn restore(
     (restored.authority, restored.register) = authority(manifest.log_id, path, &wishes)?;
     let (shared_to, time_ms) = (restored.seq, SystemClock.now_ms());
     let mut known = manifest.generations.clone();
-    known.push(GenerationInfo { generation, shared_to, beginning: Beginning::Restored, time_ms });
+    known.push(GenerationInfo { generation, shared_to, beginning: GenerationCause::Restored, time_ms });
     generations::learn(path, manifest.log_id, &known)?;
     restored.kept = swap(&RealFs, path)?;
     Ok(restored)
@@ -254,7 +254,7 @@ pub fn rehearse(
     let new = scratch.join(NEW);
     remove(&new)?;
     let generation = Generation(manifest.generation.0 + 1);
-    let restored = rebuild(repository, manifest, &new, config, (end, generation), &Wishes::default(), progress);
+    let restored = rebuild(repository, manifest, &new, config, (end, generation), &RestoreOptions::default(), progress);
     discard(&new);
     let mut restored = restored?;
     let pieces: BTreeMap<ChunkId, &str> = manifest.chunks.iter().map(|(id, piece)| (*id, piece.as_str())).collect();
@@ -357,7 +357,7 @@ fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, R
 
 /// Writes the chunks that the chunk store lacks; they are durable when this returns. Chunks not in `own` come from
 /// other backups, which may be corrupt.
-fn bring_chunks(
+fn fetch_chunks(
     repository: &Repository,
     chunks: &BTreeMap<ChunkId, String>,
     own: &BTreeSet<ChunkId>,
@@ -382,7 +382,7 @@ fn rebuild(
     new: &Path,
     config: &DatastoreConfig,
     (RestoreEnd { end, may_be_empty }, generation): (RestoreEnd, Generation),
-    wishes: &Wishes<'_>,
+    wishes: &RestoreOptions<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     create_dirs(new, 0o700).map_err(IoFailure::at("create", new.display()))?;
@@ -402,7 +402,7 @@ fn rebuild(
     };
     let (seq, chain) =
         cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq))).map_err(|error| of_cut(error, manifest))?;
-    if seq == manifest.seq && crate::log::copy::chain_text(&chain) != manifest.chain {
+    if seq == manifest.seq && crate::log::backup_stream::chain_text(&chain) != manifest.chain {
         return Err(RestoreError::Wrong("its hash chain differs".into()));
     }
     check(manifest, new, config, (seq, generation), wishes)
@@ -450,7 +450,7 @@ fn check(
     new: &Path,
     config: &DatastoreConfig,
     (seq, generation): (Seq, Generation),
-    wishes: &Wishes<'_>,
+    wishes: &RestoreOptions<'_>,
 ) -> Result<Restored, RestoreError> {
     let wrong = |what: String| RestoreError::Wrong(what);
     let (mut log, _) = Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| match error {
@@ -477,8 +477,8 @@ fn check(
     open::level(&built, &log.reader()).map_err(|error| wrong(error.to_string()))?;
     let objects = built.meta().map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum());
     let digest = digest(&built);
-    let access = endings::objects_of(&built, wishes.told)?;
-    let ended = endings::append(&mut log, &built, wishes.ended)?;
+    let access = final_deletions::objects_of(&built, wishes.told)?;
+    let ended = final_deletions::append(&mut log, &built, wishes.ended)?;
     log.close().map_err(failed)?;
     let contents = contents_of(&built).map_err(of_state)?;
     drop((state, built));
@@ -503,11 +503,11 @@ fn check(
 
 fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     let (mut contents, snapshot) = (Contents::default(), state.snapshot()?);
-    for name in [content::COLLECTION, content::RESOURCES] {
+    for name in [blob_manifest::COLLECTION, blob_manifest::RESOURCES] {
         let Ok(collection) = Collection::new(name) else { continue };
         for row in snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
             match row? {
-                (key, object) if name == content::COLLECTION => contents.add(key.as_str(), &object.value),
+                (key, object) if name == blob_manifest::COLLECTION => contents.add(key.as_str(), &object.value),
                 (_, object) => contents.add_resource(&object.value),
             }
         }
@@ -516,7 +516,11 @@ fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
 }
 
 /// Restores the CA if there is none.
-fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String, Option<RegisterOf>), RestoreError> {
+fn authority(
+    log_id: LogId,
+    path: &Path,
+    wishes: &RestoreOptions<'_>,
+) -> Result<(String, Option<RegisterOf>), RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
     let Some(key) = wishes.recovery_key else {
@@ -575,7 +579,7 @@ fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String,
 fn of_branch(
     found: Latest,
     log_id: LogId,
-    wishes: &Wishes<'_>,
+    wishes: &RestoreOptions<'_>,
     key: &RecoveryKey,
 ) -> Result<(Latest, bool), RestoreError> {
     let Some(apart) = &found.apart else { return Ok((found, false)) };
@@ -600,7 +604,7 @@ fn copies(sealed: &[SealedIn<'_>], log_id: LogId) -> Result<Vec<FoundCopy>, Rest
     let wrong = |what: String| RestoreError::Wrong(format!("encrypted CA backup: {what}"));
     let sealed = sealed.iter().enumerate().filter(|(_, sealed)| !sealed.escrow.is_empty());
     let found = sealed.map(|(order, sealed)| {
-        let escrow = Escrow::from_text(sealed.escrow).map_err(wrong)?;
+        let escrow = CaBackup::from_text(sealed.escrow).map_err(wrong)?;
         let is_own = sealed.log_id == log_id;
         Ok(FoundCopy { escrow, place: sealed.backup.to_owned(), order: Some(order), is_own })
     });

@@ -369,14 +369,14 @@ mod tests {
     fn p13_the_backup_with_the_latest_register_is_never_removed() {
         use crate::backup::choice::tests::manifest;
         use crate::model::MemberName;
-        use crate::trust::{Authority, Escrow, Registry, Role};
+        use crate::trust::{Authority, CaBackup, Registry, Role};
         const NOW: u64 = 1_800_000_000_000;
         let temp = tempfile::tempdir().expect("temp dir");
         let (dir, place) = (temp.path().join("trust"), temp.path().join("place"));
         let mut register = Registry::open(&dir, NOW).expect("register");
         let authority = Authority::open_or_create(&dir, NOW).expect("authority");
         let seal = |register: &mut Registry| {
-            Escrow::seal(&dir, &authority, register, NOW).expect("seals").to_text().expect("text")
+            CaBackup::seal(&dir, &authority, register, NOW).expect("seals").to_text().expect("text")
         };
         let early = seal(&mut register);
         let name = MemberName::new("web1").expect("name");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use crate::env::real::create_dirs;
+use crate::env::real_fs::create_dirs;
 
 /// Suffix of staged files.
 pub(super) const END: &str = ".next";
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_process_left_behind_goes_and_what_one_may_be_writing_stays() {
+    fn files_of_ended_processes_are_removed_and_files_being_written_are_kept() {
         let temp = tempfile::tempdir().expect("temp dir");
         let place = temp.path();
         let own = write(&place.join("pieces/aa/own"), b"1234").expect("writes");
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_a_file_that_cannot_be_written() {
+    fn a_file_that_cannot_be_written_is_removed() {
         // Writing fails as on a full disk.
         let temp = tempfile::tempdir().expect("temp dir");
         let path = temp.path().join("object");

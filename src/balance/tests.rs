@@ -65,7 +65,7 @@ fn p11_each_webserver_is_checked_for_a_name_of_its_own() {
 }
 
 #[test]
-fn who_is_away_stays_and_who_was_revoked_goes() {
+fn offline_members_are_kept_and_revoked_ones_are_removed() {
     let mut members =
         vec![member("b", Some("b:1")), member("a", Some("a:1")), member("gone", Some("g:1")), member("r", Some("r:1"))];
     members[2].state = "revoked".into();

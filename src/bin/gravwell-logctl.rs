@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::args::Args;
 use gravwell::ctl::process;
-use gravwell::env::process::close_files_to_others;
+use gravwell::env::process::restrict_file_modes;
 use gravwell::telemetry::output;
 
 fn main() -> ExitCode {
-    close_files_to_others();
+    restrict_file_modes();
     let args = Args::parse();
     // This may replace the process, so it must come before threads are started.
-    if let Err(error) = gravwell::ctl::owner::act_as_owner(&args) {
+    if let Err(error) = gravwell::ctl::run_as_owner::act_as_owner(&args) {
         output::say(format_args!("gravwell-logctl: {error}"));
         output::flush();
         return ExitCode::FAILURE;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::datastore::{DatastoreArgs, run};
 use gravwell::ctl::process;
-use gravwell::env::process::close_files_to_others;
+use gravwell::env::process::restrict_file_modes;
 use gravwell::telemetry::output;
 
 /// Store the operation log of a fleet of webservers and serve it over QUIC.
@@ -22,7 +22,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    close_files_to_others();
+    restrict_file_modes();
     let Args { data_dir, mut datastore } = Args::parse();
     datastore.data_dir = data_dir;
     process::main("gravwell_datastore", async {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::process;
 use gravwell::ctl::webserver::{WebserverArgs, run};
-use gravwell::env::process::close_files_to_others;
+use gravwell::env::process::restrict_file_modes;
 use gravwell::search::worker;
 use gravwell::telemetry::output;
 
@@ -23,7 +23,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    close_files_to_others();
+    restrict_file_modes();
     // A webserver re-executes itself to run a search filter. This check must come before everything else.
     worker::run_if_asked().unwrap_or_else(serve)
 }

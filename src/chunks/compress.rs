@@ -85,10 +85,10 @@ impl std::fmt::Debug for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::memory::SmallRandom;
+    use crate::env::memory_fs::SmallRandom;
 
     #[test]
-    fn what_shrinks_is_compressed_and_comes_back() {
+    fn compressible_chunks_are_compressed_and_restored() {
         let codec = Codec::default();
         let mut random = SmallRandom(1);
         let noise: Vec<u8> = (0..40_000).map(|_| random.next_u64() as u8).collect();

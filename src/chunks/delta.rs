@@ -5,7 +5,7 @@
 
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter};
 
-use super::cut::CHUNK_BYTES_MAX;
+use super::chunking::CHUNK_BYTES_MAX;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 

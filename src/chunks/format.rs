@@ -1,6 +1,6 @@
 //! File names and byte layouts of packs, see `log-format.md`, *Chunk packs*.
 
-use super::cut::CHUNK_BYTES_MAX;
+use super::chunking::CHUNK_BYTES_MAX;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 use crate::model::ChunkId;

@@ -7,7 +7,7 @@ use crate::codec::error::DecodeError;
 use crate::codec::frame::array_at;
 use crate::model::ChunkId;
 
-use super::cut::CHUNK_BYTES_MAX;
+use super::chunking::CHUNK_BYTES_MAX;
 
 /// Magic bytes at the start of an index chunk.
 pub const INDEX_MAGIC: [u8; 4] = *b"GCI1";
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_list_is_refused() {
+    fn a_malformed_chunk_list_is_rejected() {
         let good = encode_index(&parts(3));
         for cut in 0..good.len() {
             assert!(decode_index(&good[..cut]).is_err(), "{cut}");

@@ -1,8 +1,8 @@
 //! Blobs of any size, stored as content-addressed chunks alongside the log.
 //!
-//! A blob is split into chunks ([`cut`]). Each chunk is identified by its hash and stored once, in pack files
+//! A blob is split into chunks ([`chunking`]). Each chunk is identified by its hash and stored once, in pack files
 //! ([`ChunkStore`]). The list of a blob's chunks is stored in chunks as well ([`manifest`]). A chunk that changed
-//! little is sent as the difference from chunks that the receiver already has ([`pairing`], [`delta`]). For the byte
+//! little is sent as the difference from chunks that the receiver already has ([`delta_base`], [`delta`]). For the byte
 //! layouts, see `log-format.md`, *Chunk packs*.
 //!
 //! Rule for all callers: the log may *reference* a chunk only after [`ChunkStore::sync`] has returned, called after the
@@ -11,17 +11,17 @@
 //!
 //! The code is synchronous and independent of tokio; every method may be called from any thread.
 
-mod collect;
+pub mod chunking;
 mod compress;
-pub mod cut;
 pub mod delta;
+pub mod delta_base;
 pub mod error;
 pub mod format;
-mod hold;
+mod gc;
+mod gc_pin;
 mod index;
 pub mod manifest;
 mod pack;
-pub mod pairing;
 mod recovery;
 mod scan;
 mod store;
@@ -31,10 +31,10 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use collect::Collected;
-pub use cut::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Cutter};
+pub use chunking::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunker};
 pub use error::{ChunkError, Damage};
-pub use hold::{Cutoff, Hold};
+pub use gc::GcReport;
+pub use gc_pin::{GcCutoff, GcPin};
 pub use manifest::{PARTS_MAX, Part, decode_index, encode_index};
 pub use recovery::OpenReport;
 pub use store::{ChunkStats, ChunkStore};

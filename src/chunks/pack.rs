@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, PACK_HEADER_BYTES, PackHeader, Row, pack_name};
-use super::index::Place;
+use super::index::Location;
 use crate::env::fs::{File, Fs};
 
 /// Maximum number of cached open files.
@@ -89,7 +89,7 @@ impl Packs {
     }
 
     /// Counts a chunk that is now at this location.
-    pub fn credit(&self, place: Place) {
+    pub fn credit(&self, place: Location) {
         if let Some(pack) = self.lock().get_mut(&place.pack) {
             pack.chunks += 1;
             pack.live_bytes += place.frame_bytes();
@@ -98,7 +98,7 @@ impl Packs {
     }
 
     /// Subtracts a chunk that is no longer at this location.
-    pub fn debit(&self, place: Place) {
+    pub fn debit(&self, place: Location) {
         if let Some(pack) = self.lock().get_mut(&place.pack) {
             pack.chunks -= 1;
             pack.live_bytes -= place.frame_bytes();

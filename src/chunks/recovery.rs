@@ -13,10 +13,10 @@ use super::format::{
     FRAME_HEADER_BYTES, Name, PACK_HEADER_BYTES, PackHeader, ROW_BYTES, Row, TABLE_CRC_BYTES, TABLE_HEADER_BYTES,
     Table, frame_bytes, pack_name, table_name,
 };
-use super::index::{Index, Place};
+use super::index::{Index, Location};
 use super::pack::{Files, OpenPack, Pack, Packs, locked};
 use super::scan::scan;
-use super::store::{ChunkStore, Shared, Writer};
+use super::store::{ChunkStore, StoreState, Writer};
 use super::sync::Syncing;
 use crate::env::clock::Clock;
 use crate::env::fs::{File, Fs, read_exact_at, write_again};
@@ -49,7 +49,7 @@ pub(super) fn open(
 ) -> Result<(ChunkStore, OpenReport), ChunkError> {
     let mut report = OpenReport::default();
     let (packs, tables) = tidy(&*fs, dir, &mut report)?;
-    let shared = Shared {
+    let shared = StoreState {
         files: Files::new(Arc::clone(&fs), dir.to_owned()),
         fs,
         dir: dir.to_owned(),
@@ -117,7 +117,7 @@ fn tidy(fs: &dyn Fs, dir: &Path, report: &mut OpenReport) -> Result<(BTreeSet<u3
 
 /// Reports the chunks of packs of which only the index exists, and removes the index.
 fn bury(
-    shared: &Shared,
+    shared: &StoreState,
     packs: &BTreeSet<u32>,
     tables: &BTreeSet<u32>,
     report: &mut OpenReport,
@@ -136,7 +136,7 @@ fn bury(
 }
 
 /// Returns whether a pack was created but never held a frame.
-fn is_stillborn(shared: &Shared, number: u32, has_table: bool) -> Result<bool, ChunkError> {
+fn is_stillborn(shared: &StoreState, number: u32, has_table: bool) -> Result<bool, ChunkError> {
     let name = pack_name(number);
     let file = shared.fs.open(&shared.dir.join(&name)).map_err(ChunkError::io("open", &name))?;
     let length = file.len().map_err(ChunkError::io("read", &name))?;
@@ -160,7 +160,7 @@ struct Found {
     has_gaps: bool,
 }
 
-fn examine(shared: &Shared, number: u32, has_table: bool, report: &mut OpenReport) -> Result<Found, ChunkError> {
+fn examine(shared: &StoreState, number: u32, has_table: bool, report: &mut OpenReport) -> Result<Found, ChunkError> {
     let name = pack_name(number);
     let file = shared.fs.open(&shared.dir.join(&name)).map_err(ChunkError::io("open", &name))?;
     let length = file.len().map_err(ChunkError::io("read", &name))?;
@@ -212,7 +212,7 @@ pub(super) fn read_header(file: &dyn File, number: u32) -> Result<PackHeader, St
 
 /// Returns the index of a pack, or `None` if it is unusable; the pack is scanned in that case.
 fn read_table(
-    shared: &Shared,
+    shared: &StoreState,
     number: u32,
     header: Option<&PackHeader>,
     length: u64,
@@ -233,7 +233,7 @@ fn read_table(
 }
 
 /// Reads the index of a pack of this length; returns a description of the error if it is invalid.
-pub(super) fn load_table(shared: &Shared, number: u32, pack_bytes: u64) -> Result<Table, String> {
+pub(super) fn load_table(shared: &StoreState, number: u32, pack_bytes: u64) -> Result<Table, String> {
     let text = |error: io::Error| format!("cannot be read: {error}");
     let file = shared.fs.open(&shared.dir.join(table_name(number))).map_err(text)?;
     let length = file.len().map_err(text)?;
@@ -253,7 +253,7 @@ pub(super) fn load_table(shared: &Shared, number: u32, pack_bytes: u64) -> Resul
 }
 
 /// Adds a pack to the store. If it is the last one, writing may continue in it.
-fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPack>, ChunkError> {
+fn take_in(shared: &StoreState, found: Found, is_last: bool) -> Result<Option<OpenPack>, ChunkError> {
     let name = pack_name(found.number);
     let goes_on = is_last && !found.has_gaps && found.end < shared.options.pack_bytes / 2;
     if goes_on && found.end < found.length {
@@ -275,7 +275,7 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
     let known = Pack { created_ms: header.created_ms, bytes, is_done: !goes_on, rows, ..Pack::default() };
     shared.packs.lock().insert(found.number, known);
     for row in &found.rows {
-        shared.settle(row.id, Place::of(found.number, row));
+        shared.settle(row.id, Location::of(found.number, row));
     }
     if goes_on {
         if has_news {

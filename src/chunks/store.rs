@@ -9,11 +9,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use bytes::Bytes;
 
 use super::StoreOptions;
+use super::chunking::CHUNK_BYTES_MAX;
 use super::compress::Codec;
-use super::cut::CHUNK_BYTES_MAX;
 use super::error::{ChunkError, Damage};
 use super::format::{Encoding, FRAME_HEADER_BYTES, FrameHeader, PackHeader, pack_name};
-use super::index::{Index, Place};
+use super::index::{Index, Location};
 use super::pack::{Files, OpenPack, Pack, Packs, locked};
 use super::recovery::OpenReport;
 use super::sync::Syncing;
@@ -28,11 +28,11 @@ const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 /// Chunk store in one directory, for one process. Clones refer to the same store.
 #[derive(Clone, Debug)]
 pub struct ChunkStore {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreState>,
 }
 
 /// Lock order: `collecting`, `writer`, a shard of `index`, `packs`. No lock is held during a sync.
-pub(super) struct Shared {
+pub(super) struct StoreState {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
     pub clock: Arc<dyn Clock>,
@@ -52,11 +52,11 @@ pub(super) struct Shared {
     pub collecting: Mutex<()>,
     /// Number of holds by the second at which they started.
     pub held: Mutex<BTreeMap<u32, usize>>,
-    /// The latest second returned by [`Shared::now_s`].
+    /// The latest second returned by [`StoreState::now_s`].
     pub latest: AtomicU32,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for StoreState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChunkStore").field("dir", &self.dir).finish_non_exhaustive()
     }
@@ -290,7 +290,7 @@ fn header(id: ChunkId, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> F
     }
 }
 
-impl Shared {
+impl StoreState {
     /// Returns seconds since 1970. The value never decreases, so later writes never look older.
     pub fn now_s(&self) -> u32 {
         let now = u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX);
@@ -313,7 +313,7 @@ impl Shared {
         }
     }
 
-    pub fn read_frame(&self, id: &ChunkId, place: Place) -> Result<Frame, Fault> {
+    pub fn read_frame(&self, id: &ChunkId, place: Location) -> Result<Frame, Fault> {
         let damaged = |what: &dyn std::fmt::Display| Err(Fault::Damaged(what.to_string()));
         let file = match self.files.get(place.pack) {
             Ok(file) => file,
@@ -347,7 +347,7 @@ impl Shared {
     }
 
     /// Marks a chunk as missing if it is still at this location.
-    pub fn lose(&self, id: &ChunkId, place: Place, what: String) -> Option<Damage> {
+    pub fn lose(&self, id: &ChunkId, place: Location, what: String) -> Option<Damage> {
         if !self.index.remove_from(id, place) {
             return None;
         }
@@ -358,7 +358,7 @@ impl Shared {
     }
 
     /// Records the location of a chunk that was just written.
-    pub fn settle(&self, id: ChunkId, place: Place) {
+    pub fn settle(&self, id: ChunkId, place: Location) {
         self.packs.credit(place);
         if let Some(before) = self.index.insert(id, place, self.now_s()) {
             self.packs.debit(before);
@@ -388,7 +388,7 @@ impl Shared {
                     pack.rows.get_or_insert_default().push(row);
                 }
                 locked(&self.damaged).remove(&header.id);
-                self.settle(header.id, Place::of(number, &row));
+                self.settle(header.id, Location::of(number, &row));
                 Ok(true)
             }
             Err((error, is_undone)) => {

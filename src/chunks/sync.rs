@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::error::ChunkError;
 use super::format::{PackHeader, Table, frame_bytes, pack_name, table_name};
 use super::pack::{OpenPack, locked};
-use super::store::{ChunkStore, Shared};
+use super::store::{ChunkStore, StoreState};
 use crate::env::fs::replace_file;
 
 /// Progress of syncing, counted in chunks written since the store was opened.
@@ -65,7 +65,7 @@ impl ChunkStore {
     }
 }
 
-impl Shared {
+impl StoreState {
     /// Syncs all packs that were written to; returns the number of chunks that are durable now.
     fn sync_packs(&self) -> Result<u64, ChunkError> {
         let (written, finished, active, directory_changed) = {

@@ -2,10 +2,10 @@
 
 use super::error::{ChunkError, Damage};
 use super::format::{PackHeader, pack_name, table_name};
-use super::index::Place;
+use super::index::Location;
 use super::pack::locked;
 use super::recovery::{load_table, read_header};
-use super::store::{ChunkStore, Fault, Shared};
+use super::store::{ChunkStore, Fault, StoreState};
 
 impl ChunkStore {
     /// Reads every chunk and compares it with its ID. Returns the corrupt locations; their chunks are treated as
@@ -24,7 +24,7 @@ impl ChunkStore {
             let mut at = done;
             damages.extend(self.verify_files(number, bytes));
             for row in shared.rows(number) {
-                let place = Place::of(number, &row);
+                let place = Location::of(number, &row);
                 // Frames that the index does not point to are garbage.
                 if shared.index.get(&row.id) != Some(place) {
                     continue;
@@ -59,7 +59,7 @@ impl ChunkStore {
     }
 }
 
-impl Shared {
+impl StoreState {
     fn read_header(&self, number: u32) -> Result<(), String> {
         let file = self.files.get(number).map_err(|error| format!("cannot be opened: {error}"))?;
         read_header(&*file, number).map(|_| ())

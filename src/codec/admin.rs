@@ -652,7 +652,7 @@ pub struct PendingInfo {
 /// Event that started a generation of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Beginning {
+pub enum GenerationCause {
     /// The log was created.
     Created,
     /// A corrupt log was repaired, and acknowledged transactions were lost.
@@ -663,13 +663,13 @@ pub enum Beginning {
     Restored,
 }
 
-impl std::fmt::Display for Beginning {
+impl std::fmt::Display for GenerationCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Beginning::Created => "created",
-            Beginning::Repaired => "repaired",
-            Beginning::Recovered => "recovered",
-            Beginning::Restored => "restored",
+            GenerationCause::Created => "created",
+            GenerationCause::Repaired => "repaired",
+            GenerationCause::Recovered => "recovered",
+            GenerationCause::Restored => "restored",
         })
     }
 }
@@ -682,7 +682,7 @@ pub struct GenerationInfo {
     /// Last sequence that it shares with the previous generation.
     pub shared_to: Seq,
     /// Event that started it.
-    pub beginning: Beginning,
+    pub beginning: GenerationCause,
     /// Start time in milliseconds since 1970-01-01 UTC; 0 if unknown.
     pub time_ms: u64,
 }

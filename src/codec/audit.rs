@@ -9,8 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use super::exposed;
 use super::frame::kind;
+use super::redaction;
 use crate::model::{Chain, Entry, EntryBody, Generation, LogId, MemberName, Op, Reason, Seq};
 
 /// Maximum length of an object's value that is recorded, before or after a change.
@@ -130,7 +130,7 @@ impl Value {
     #[must_use]
     pub fn of(collection: &crate::model::Collection, value: &[u8], room: &mut usize) -> Value {
         let is_kept = value.len() <= VALUE_BYTES_MAX && value.len() <= *room;
-        if is_kept && exposed::value(collection, value).is_some() {
+        if is_kept && redaction::value(collection, value).is_some() {
             *room -= value.len();
             return Value::Json(Bytes::copy_from_slice(value));
         }
@@ -146,7 +146,7 @@ impl AuditOp {
         AuditOp {
             is_delete: op.value().is_none(),
             collection: op.collection().to_string(),
-            key: exposed::key(op.collection(), op.key()).to_owned(),
+            key: redaction::key(op.collection(), op.key()).to_owned(),
             before,
             after,
         }

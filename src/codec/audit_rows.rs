@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::audit::{Act, AuditEvent, AuditOp, AuditRecord, Value};
-use super::jsonl::timestamp;
+use super::json_lines::timestamp;
 use crate::model::Seq;
 
 /// One row of the audit.

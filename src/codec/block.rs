@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::error::DecodeError;
 use super::frame::{check_chain, decode_frame, decode_header};
 use super::payload::decode_entry;
-use super::redacted::{self, decode_sent};
+use super::redacted_frame::{self, decode_sent};
 use crate::model::{Chain, Entry};
 
 /// A block that cannot be decoded.
@@ -29,7 +29,7 @@ pub fn decode_block(block: Bytes, mut chain: Chain, is_redacted: bool) -> Result
         let rest = block.slice(at..);
         let (header, payload) = decode_frame(&rest).map_err(bad)?;
         let frame = rest.slice(..payload.end);
-        let stood_for = redacted::chain_of(&header).filter(|_| is_redacted);
+        let stood_for = redacted_frame::chain_of(&header).filter(|_| is_redacted);
         chain = stood_for.map_or_else(|| check_chain(&frame, &chain), Ok).map_err(bad)?;
         let payload = frame.slice(payload);
         let entry = if is_redacted { decode_sent(&header, &payload) } else { decode_entry(&header, &payload) };

@@ -22,16 +22,16 @@ const _: () = assert!(NAMES_MAX * 34 < BODY_BYTES_MAX);
 
 /// Query for missing chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct MissingQuery {
     /// IDs of the chunks.
     pub ids: Vec<ChunkId>,
     /// Whether these are index chunks, so that the chunks that they list are queried as well.
     pub are_indexes: bool,
 }
 
-/// Reply to [`Asked`]: the missing chunks.
+/// Reply to [`MissingQuery`]: the missing chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lacking {
+pub struct MissingChunks {
     /// IDs of the missing chunks.
     pub ids: Vec<ChunkId>,
     /// Whether more chunks are or may be missing: query again when these are present.
@@ -40,7 +40,7 @@ pub struct Lacking {
 
 /// A requested chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Want {
+pub struct RequestedChunk {
     /// ID of the chunk.
     pub id: ChunkId,
     /// Chunks that the client has, against which the chunk may be sent as a delta.
@@ -49,24 +49,24 @@ pub struct Want {
 
 /// Request for chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct ChunkRequest {
     /// Whether a caller at the client waits for them.
     pub is_urgent: bool,
     /// The requested chunks.
-    pub chunks: Vec<Want>,
+    pub chunks: Vec<RequestedChunk>,
 }
 
 /// Confirmation that all chunks sent before are durable, except those listed: their deltas could not be resolved, so
 /// they must be sent in full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct StoredChunks {
     /// IDs of the chunks to send in full.
     pub refused: Vec<ChunkId>,
 }
 
 /// A chunk on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct ChunkData {
     /// ID of the chunk.
     pub id: ChunkId,
     /// Bases of the delta in `bytes`; empty if `bytes` is the complete chunk.
@@ -80,7 +80,7 @@ const NAME_BYTES: usize = 32;
 /// Encodes a message with a chunk: its ID, the number of bases as one byte, their IDs, and the bytes. Returned in two
 /// parts, so that the bytes need not be copied.
 #[must_use]
-pub fn encode_chunk(sent: &Sent) -> [Bytes; 2] {
+pub fn encode_chunk(sent: &ChunkData) -> [Bytes; 2] {
     let names = NAME_BYTES + 1 + sent.bases.len() * NAME_BYTES;
     let mut head = Vec::with_capacity(HEADER_BYTES + names);
     head.extend_from_slice(&header(Kind::Chunk, names + sent.bytes.len()));
@@ -94,7 +94,7 @@ pub fn encode_chunk(sent: &Sent) -> [Bytes; 2] {
 ///
 /// # Errors
 /// If the body is too short or has too many bases.
-pub fn decode_chunk(body: &Bytes) -> Result<Sent, BadMessage> {
+pub fn decode_chunk(body: &Bytes) -> Result<ChunkData, BadMessage> {
     let bad = |reason: &str| BadMessage::Body { kind: Kind::Chunk, reason: reason.into() };
     let name = |at: usize| {
         let bytes = body.get(at..at + NAME_BYTES).and_then(|bytes| <[u8; NAME_BYTES]>::try_from(bytes).ok());
@@ -107,7 +107,7 @@ pub fn decode_chunk(body: &Bytes) -> Result<Sent, BadMessage> {
     }
     let bases = (0..count).map(|base| name(NAME_BYTES + 1 + base * NAME_BYTES)).collect::<Result<Vec<_>, _>>()?;
     let start = NAME_BYTES + 1 + count * NAME_BYTES;
-    Ok(Sent { id, bases, bytes: body.slice(start..) })
+    Ok(ChunkData { id, bases, bytes: body.slice(start..) })
 }
 
 /// Encodes the reply that a requested chunk is missing.
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn chunks_survive_the_wire_and_are_bounded() {
         for bases in 0..=BASES_MAX {
-            let sent = Sent {
+            let sent = ChunkData {
                 id: ChunkId([7; 32]),
                 bases: (0..bases).map(|base| ChunkId([u8::try_from(base).expect("small"); 32])).collect(),
                 bytes: Bytes::from_static(b"some bytes"),

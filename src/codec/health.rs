@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::admin::Status;
-use super::jsonl::timestamp;
+use super::json_lines::timestamp;
 
 /// Health level of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -79,23 +79,23 @@ pub enum Kind {
     Announce = 22,
     /// Server, control stream: the members that may connect to each other, in the JSON of [`crate::trust::Roster`].
     Roster = 23,
-    /// Client, chunk stream: [`super::chunks::Asked`].
-    ChunksAsked = 24,
-    /// Server, chunk stream: [`super::chunks::Lacking`].
-    ChunksLacking = 25,
-    /// Client, chunk stream: [`super::chunks::Wanted`].
-    ChunksWanted = 26,
+    /// Client, chunk stream: [`super::chunks::MissingQuery`].
+    ChunksQuery = 24,
+    /// Server, chunk stream: [`super::chunks::MissingChunks`].
+    ChunksMissing = 25,
+    /// Client, chunk stream: [`super::chunks::ChunkRequest`].
+    ChunksRequest = 26,
     /// Chunk stream, both directions: a chunk, encoded by [`super::chunks::encode_chunk`].
     Chunk = 27,
     /// Server, chunk stream: ID of a requested chunk that is missing.
     ChunkAbsent = 28,
     /// Client, chunk stream: request to make the chunks sent before durable.
     ChunksSent = 29,
-    /// Server, chunk stream: [`super::chunks::Kept`].
-    ChunksKept = 30,
+    /// Server, chunk stream: [`super::chunks::StoredChunks`].
+    ChunksStored = 30,
     /// Client, push stream: like [`Kind::Push`], but the client has lost chunks that the transaction references. If the
     /// datastore lacks them as well, it rejects the transaction instead of waiting for them.
-    PushForsaken = 31,
+    PushLostBlobs = 31,
     /// Server, snapshot stream, after the beginning: recent deletions, encoded by [`super::deletions::encode`].
     Deletions = 32,
     /// Control stream, both directions: a signed position, encoded by [`crate::trust::Proof`]. The datastore sends each
@@ -130,14 +130,14 @@ impl Kind {
         Kind::AdminError,
         Kind::Announce,
         Kind::Roster,
-        Kind::ChunksAsked,
-        Kind::ChunksLacking,
-        Kind::ChunksWanted,
+        Kind::ChunksQuery,
+        Kind::ChunksMissing,
+        Kind::ChunksRequest,
         Kind::Chunk,
         Kind::ChunkAbsent,
         Kind::ChunksSent,
-        Kind::ChunksKept,
-        Kind::PushForsaken,
+        Kind::ChunksStored,
+        Kind::PushLostBlobs,
         Kind::Deletions,
         Kind::Proof,
         Kind::Revocations,
@@ -343,12 +343,12 @@ pub struct Outcome {
     /// Identity of the transaction.
     pub id: TxnId,
     /// Its outcome.
-    pub fate: Fate,
+    pub fate: TxnOutcome,
 }
 
 /// Possible outcomes of a pushed transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fate {
+pub enum TxnOutcome {
     /// Committed and durable at this sequence.
     Committed(Seq),
     /// Rejected durably at this sequence.

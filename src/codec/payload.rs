@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{DecodeError, EncodeError};
 use super::frame::{FrameHeader, FrameParts, HEADER_BYTES, PAYLOAD_BYTES_MAX, decode_frame, kind, seal_frame};
-use super::redacted::decode_sent;
+use super::redacted_frame::decode_sent;
 use crate::model::limits::HARD;
 use crate::model::{Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Reason, Seq, Txn, TxnId};
 
@@ -94,7 +94,7 @@ pub(super) fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
             postcard::to_extend(&body, start).map(|bytes| (bytes, kind::REJECT))
         }
         EntryBody::Redacted { txn, withheld } => {
-            super::redacted::encode_payload(entry, txn, withheld, start).map(|bytes| (bytes, kind::REDACTED))
+            super::redacted_frame::encode_payload(entry, txn, withheld, start).map(|bytes| (bytes, kind::REDACTED))
         }
         EntryBody::Unknown { kind, payload } => {
             let mut bytes = start;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use setting::Source;
 
-use syntax::{Place, Setting};
+use syntax::{Setting, SourceLocation};
 
 /// Error in a configuration: file, line, column, problem and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +74,7 @@ pub fn load_with<C: Configured>(
     let settings = file.map_or_else(|| Ok(Vec::new()), read_all)?;
     let mut config = C::defaults();
     let warnings = take_in(&settings, &mut config)?;
-    take_environment(&settings, environment, &mut config)?;
+    apply_environment(&settings, environment, &mut config)?;
     Ok((config, warnings))
 }
 
@@ -136,7 +136,7 @@ fn warning(source: &Source, what: &str) -> Warning {
 
 /// Applies environment variables for parameters that the file does not set. `NAME_FILE` names a file whose first line is
 /// the value.
-fn take_environment<C: Configured>(
+fn apply_environment<C: Configured>(
     settings: &[Source],
     environment: &dyn Fn(&str) -> Option<String>,
     config: &mut C,
@@ -160,7 +160,7 @@ fn take_environment<C: Configured>(
             subsection: None,
             name: (*parameter).into(),
             value: Some(value.trim().to_owned()),
-            place: Place { line: 1, column: 1 },
+            place: SourceLocation { line: 1, column: 1 },
         };
         config.set(&Source { file: PathBuf::from(format!("environment variable {variable}")), setting })?;
     }

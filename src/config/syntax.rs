@@ -9,14 +9,14 @@ pub const FILE_BYTES_MAX: usize = 4 << 20;
 
 /// Position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SourceLocation {
     /// Line number, starting at 1.
     pub line: usize,
     /// Column in characters, starting at 1.
     pub column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}", self.line, self.column)
     }
@@ -34,7 +34,7 @@ pub struct Setting {
     /// Value; `None` for a name without `=`.
     pub value: Option<String>,
     /// Position of the name.
-    pub place: Place,
+    pub place: SourceLocation,
 }
 
 /// Syntax error with its position.
@@ -42,14 +42,14 @@ pub struct Setting {
 #[error("{place}: {what}")]
 pub struct SyntaxError {
     /// Position of the error.
-    pub place: Place,
+    pub place: SourceLocation,
     /// Description of the error and how to fix it.
     pub what: String,
 }
 
 struct Scanner<'a> {
     rest: std::iter::Peekable<std::str::Chars<'a>>,
-    place: Place,
+    place: SourceLocation,
 }
 
 impl Scanner<'_> {
@@ -60,14 +60,14 @@ impl Scanner<'_> {
     fn next(&mut self) -> Option<char> {
         let next = self.rest.next()?;
         if next == '\n' {
-            self.place = Place { line: self.place.line + 1, column: 1 };
+            self.place = SourceLocation { line: self.place.line + 1, column: 1 };
         } else {
             self.place.column += 1;
         }
         Some(next)
     }
 
-    fn error<T>(&self, place: Place, what: impl Into<String>) -> Result<T, SyntaxError> {
+    fn error<T>(&self, place: SourceLocation, what: impl Into<String>) -> Result<T, SyntaxError> {
         Err(SyntaxError { place, what: what.into() })
     }
 
@@ -226,7 +226,7 @@ impl Scanner<'_> {
 /// If the text is invalid; reports the first error.
 pub fn parse(text: &str) -> Result<Vec<Setting>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut scanner = Scanner { rest: text.chars().peekable(), place: Place { line: 1, column: 1 } };
+    let mut scanner = Scanner { rest: text.chars().peekable(), place: SourceLocation { line: 1, column: 1 } };
     if text.len() > FILE_BYTES_MAX {
         return scanner.error(
             scanner.place,
@@ -315,7 +315,7 @@ mod tests {
         ];
         for (text, line, column, what) in cases {
             let error = parse(text).expect_err(text);
-            assert_eq!(error.place, Place { line, column }, "{text}: {error}");
+            assert_eq!(error.place, SourceLocation { line, column }, "{text}: {error}");
             assert!(error.what.contains(what), "{text}: {error}");
         }
     }

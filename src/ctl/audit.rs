@@ -10,9 +10,9 @@ use clap::{Args, Subcommand};
 use crate::codec::admin::Request;
 use crate::codec::audit::{AuditPage, AuditRecord, AuditReport};
 use crate::codec::audit_rows::{AuditRow, rows};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::Seq;
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 
 use super::audit_syslog;
 use super::client::{Client, Piece, entries};
@@ -70,7 +70,7 @@ pub struct Range {
 }
 
 fn time(text: &str) -> Result<u64, String> {
-    if let Some(moment) = Moment::parse(text) {
+    if let Some(moment) = Timestamp::parse(text) {
         return Ok(moment.ms());
     }
     let wrong = || format!("`{text}` is not a time; use 2026-01-31T12:00:00Z or an age such as 90s, 15m, 12h or 7d");
@@ -83,7 +83,7 @@ fn time(text: &str) -> Result<u64, String> {
         "d" => 86_400_000,
         _ => return Err(wrong()),
     };
-    Ok(Moment::now().ms().saturating_sub(number.saturating_mul(unit_ms)))
+    Ok(Timestamp::now().ms().saturating_sub(number.saturating_mul(unit_ms)))
 }
 
 fn expected(text: &str) -> Result<(Seq, String), String> {
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn times_and_chains_are_read() {
         assert_eq!(time("1970-01-01T00:00:01Z"), Ok(1000));
-        let now = Moment::now().ms();
+        let now = Timestamp::now().ms();
         assert!((now - 7_201_000..=now - 7_199_000).contains(&time("2h").expect("reads")));
         for wrong in ["", "yesterday", "h", "5y", "é"] {
             assert!(time(wrong).is_err(), "{wrong}");

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::codec::admin::Request;
 use crate::codec::authority::EscrowInfo;
-use crate::codec::jsonl::timestamp;
-use crate::datastore::register_seen::{accept_over_noted, recorded};
+use crate::codec::json_lines::timestamp;
 use crate::datastore::service::trust_dir;
+use crate::datastore::stale_registry::{accept_over_noted, recorded};
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::trust::{
-    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
+    CaBackup, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
     key_that_counts, restore_trust,
 };
 
@@ -88,7 +88,7 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
     let info: Result<EscrowInfo, _> = client.item(&Request::Escrow { known: None, seen: None }).await;
     client.close().await;
     let text = info?.text.ok_or_else(|| CtlError::new("the datastore returned no encrypted CA backup"))?;
-    let escrow = Escrow::from_text(&text).map_err(CtlError::new)?;
+    let escrow = CaBackup::from_text(&text).map_err(CtlError::new)?;
     escrow.save(file).map_err(CtlError::new)?;
     let mut output = Output::new();
     if json {
@@ -118,7 +118,7 @@ fn restore(
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO)
         .map_err(|error| CtlError::new(format!("{error}; stop the datastore to restore the CA")))?;
-    let escrow = Escrow::load(file).map_err(CtlError::new)?;
+    let escrow = CaBackup::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
     let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted), recorded(dir));

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use crate::codec::admin::Request;
 use crate::codec::authority::{AuthorityRotation, AuthorityStage, MemberAuthority, RotationStep};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::MemberName;
 
 use super::client::Client;

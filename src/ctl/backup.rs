@@ -12,7 +12,7 @@ use crate::backup::repository::{Repository, RepositoryError, Unreadable};
 use crate::backup::restore::{self, RestoreEnd, RestoreError, Restored};
 use crate::backup::retention::{Keep, Unsound, prune};
 use crate::backup::store::StoreError;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::archive::Archive;
 use crate::env::{Clock, SystemClock};
@@ -21,7 +21,7 @@ use crate::trust::BackupKey;
 
 use super::backup_args::{BackupAction, BackupPlace};
 use super::backup_copy::{Made, check_complete, copy};
-use super::backup_place::{self, Notices, in_words};
+use super::backup_location::{self, Notices, in_words};
 use super::client::Client;
 use super::maintain::bytes_bar;
 use super::output::{Output, size};
@@ -62,18 +62,18 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
             with_damage(Vec::new(), made.head_damage)
         }
         BackupAction::List { place } => {
-            let opened = backup_place::open(dir, &place)?;
-            off_thread(move || list(&opened.repository, json)).await
+            let opened = backup_location::open(dir, &place)?;
+            run_blocking(move || list(&opened.repository, json)).await
         }
         BackupAction::Key { key_file } => print_key(dir, key_file, json),
         BackupAction::Verify { place, id, all, scratch } => {
-            let opened = backup_place::open(dir, &place)?;
+            let opened = backup_location::open(dir, &place)?;
             let keys = opened.sealed_key_damage(dir, &place)?;
             let repository = opened.repository;
             let directory = scratch_dir(scratch)?;
             let verifying = {
                 let directory = directory.clone();
-                off_thread(move || verify(&repository, id.as_deref(), all, &directory, json, keys))
+                run_blocking(move || verify(&repository, id.as_deref(), all, &directory, json, keys))
             };
             // The scratch directory is removed in any case.
             let verified = tokio::select! {
@@ -91,13 +91,13 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
                 drops_unsound: unsound,
                 drops_branches: given_up,
             };
-            let repository = backup_place::open(dir, &place)?.repository;
-            off_thread(move || drop_old(&repository, keep, dry_run, json)).await
+            let repository = backup_location::open(dir, &place)?.repository;
+            run_blocking(move || drop_old(&repository, keep, dry_run, json)).await
         }
     }
 }
 
-pub(super) async fn off_thread<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CtlError> + Send + 'static,
 ) -> Result<T, CtlError> {
     tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?
@@ -118,7 +118,7 @@ async fn keep_making(dir: &Path, place: &BackupPlace, mut new_place: bool, every
                     report(json, &made)?;
                 }
             }
-            Err(Trouble { error, .. }) => {
+            Err(BackupFailure { error, .. }) => {
                 if error.message != trouble {
                     complain!("gravwell-logctl: {}; trying again", error.message);
                 }
@@ -156,7 +156,7 @@ pub(super) async fn archive(config: DatastoreConfig, place: String, state: Arc<A
                     tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "backup written");
                 }
             }
-            Err(Trouble { error, is_busy }) => {
+            Err(BackupFailure { error, is_busy }) => {
                 tracing::error!(error = error.message, "continuous backup failed; will retry");
                 busy = if is_busy { busy + 1 } else { 0 };
                 if !is_busy || busy > BUSY_MAX {
@@ -169,15 +169,15 @@ pub(super) async fn archive(config: DatastoreConfig, place: String, state: Arc<A
 }
 
 /// Failed backup.
-struct Trouble {
+struct BackupFailure {
     error: CtlError,
     /// Whether another process was at work in the place.
     is_busy: bool,
 }
 
-impl From<CtlError> for Trouble {
-    fn from(error: CtlError) -> Trouble {
-        Trouble { error, is_busy: false }
+impl From<CtlError> for BackupFailure {
+    fn from(error: CtlError) -> BackupFailure {
+        BackupFailure { error, is_busy: false }
     }
 }
 
@@ -188,15 +188,15 @@ async fn create(
     quiet: bool,
     notices: &mut Notices,
     losses: &mut Losses,
-) -> Result<Made, Trouble> {
+) -> Result<Made, BackupFailure> {
     let (path, place) = (dir.to_owned(), place.clone());
-    let opened = off_thread(move || backup_place::open_or_create(&path, &place, new_place)).await?;
+    let opened = run_blocking(move || backup_location::open_or_create(&path, &place, new_place)).await?;
     opened.notices.iter().for_each(|notice| notices.give(notice));
     let repository = &opened.repository;
     let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup"));
     let lock = lock.map_err(|error| {
         let is_busy = matches!(error, StoreError::Busy { .. });
-        Trouble { error: CtlError::new(error), is_busy }
+        BackupFailure { error: CtlError::new(error), is_busy }
     })?;
     let is_kept = tokio::task::block_in_place(|| opened.keep_key(dir))?;
     let earlier = tokio::task::block_in_place(|| repository.last_written()).map_err(failed)?;

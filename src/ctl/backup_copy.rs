@@ -12,12 +12,12 @@ use crate::backup::repository::Repository;
 use crate::chunks::decode_index;
 use crate::codec::admin::{CopyBegin, CopyHave, CopyNames, CopySegment, Request};
 use crate::env::{Clock, SystemClock};
-use crate::log::copy_check::{SegmentCheck, Standing};
+use crate::log::backup_stream_check::{SegmentCheck, Standing};
 use crate::model::{ChunkId, Seq};
-use crate::trust::Escrow;
+use crate::trust::CaBackup;
 
 use super::backup::failed;
-use super::backup_place::Described;
+use super::backup_location::Described;
 use super::client::{Call, Client, Piece};
 use super::maintain::bytes_bar;
 use super::{CtlError, CtlResult};
@@ -401,7 +401,7 @@ fn finish(
         chain: begin.chain,
         time_ms: begin.time_ms,
         checkpoint: begin.checkpoint,
-        stamp: Escrow::from_text(&begin.escrow).map(|escrow| escrow.known().to_owned()).unwrap_or_default(),
+        stamp: CaBackup::from_text(&begin.escrow).map(|escrow| escrow.known().to_owned()).unwrap_or_default(),
         escrow: begin.escrow,
         segments,
         chunks: have,

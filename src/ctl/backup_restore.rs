@@ -9,32 +9,32 @@ use serde::Serialize;
 use crate::backup::choice::{choose, disagreement, other_branches};
 use crate::backup::manifest::{Manifest, named};
 use crate::backup::repository::{Encryption, Repository, Unreadable};
-use crate::backup::restore::{self, RegisterOf, RestoreEnd, Restored, SealedIn, Wishes};
-use crate::codec::jsonl::timestamp;
+use crate::backup::restore::{self, RegisterOf, RestoreEnd, RestoreOptions, Restored, SealedIn};
+use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
+use crate::datastore::install_marker::{self, Trust, Unfinished, Work};
 use crate::datastore::service::trust_dir;
-use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
 use crate::env::data_dir;
 use crate::log::IoFailure;
-use crate::log::copy::End;
+use crate::log::backup_stream::End;
 use crate::model::{ChunkId, Seq};
 use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
 
-use super::access::{self, Access};
-use super::backup::{damages, failed, not_restored, off_thread, tell, with_damage};
+use super::backup::{damages, failed, not_restored, run_blocking, tell, with_damage};
 use super::backup_args::BackupRestore;
-use super::backup_known;
-use super::backup_place::{self, Opened, in_words};
+use super::backup_location::{self, Opened, in_words};
+use super::known_backup_locations;
 use super::maintain::bytes_bar;
 use super::output::Output;
 use super::recover::REVOKE_AGAIN;
+use super::restored_access::{self, Access};
 use super::{CtlError, CtlResult};
 
 /// `restore`
 pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlResult {
     let dir = dir.to_owned();
     let restoring = move || restore_into(&dir, &args).map(|done| (dir, args, done));
-    let (dir, args, Done { restored, key, encryption, passed_over }) = off_thread(restoring).await?;
+    let (dir, args, Done { restored, key, encryption, passed_over }) = run_blocking(restoring).await?;
     let mut output = Output::new();
     let access = Access::of(&restored);
     if json {
@@ -149,7 +149,7 @@ fn check_none_is_beyond(manifest: &Manifest, bad: &[Unreadable], args: &BackupRe
 
 fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let key = recovery_key(args)?;
-    let Opened { repository, unsealed, .. } = backup_place::open_to_restore(dir, &args.place, key.as_ref())?;
+    let Opened { repository, unsealed, .. } = backup_location::open_to_restore(dir, &args.place, key.as_ref())?;
     let encryption = repository.encryption().clone();
     let (manifests, bad) = repository.manifests().map_err(failed)?;
     let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
@@ -187,7 +187,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     // Left by a trial restore that was killed.
-    let _ = std::fs::remove_dir_all(dir.join(unfinished::REHEARSAL));
+    let _ = std::fs::remove_dir_all(dir.join(install_marker::REHEARSAL));
     let mark = Mark::begin(dir)?;
     // The latest member registry is restored, whatever point in time the state is from.
     let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
@@ -197,11 +197,11 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         .map(|manifest| manifest.generation)
         .max()
         .unwrap_or_default()
-        .max(unfinished::generation_in(dir));
+        .max(install_marker::generation_in(dir));
     // Chunks of an earlier point in time may exist only in earlier backups; unneeded ones are garbage-collected later.
     let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
     let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
-    let wishes = Wishes {
+    let wishes = RestoreOptions {
         end: args.at,
         may_be_empty: args.at_empty,
         replace: args.replace,
@@ -212,8 +212,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         escrows: &escrows,
         named: named.as_ref().map(|named| named.id.as_str()),
         earlier_copy: args.earlier_copy,
-        ended: &access::ended(args.rotate_secrets),
-        told: &access::told(),
+        ended: &restored_access::ended(args.rotate_secrets),
+        told: &restored_access::told(),
     };
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut progress);
     bar.finish_and_clear();
@@ -221,14 +221,14 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let restored = restored.map_err(refused)?;
     let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
     let key = saved.transpose().map_err(CtlError::new)?.flatten();
-    backup_known::note(dir, &args.place.place, &encryption)?;
+    known_backup_locations::note(dir, &args.place.place, &encryption)?;
     Ok(Done { restored, key, encryption, passed_over })
 }
 
 /// Restores into a directory within `dir`, which has the space that a restore needs, and leaves `dir` unchanged.
 fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) -> Result<Restored, CtlError> {
     let was_there = dir.exists();
-    let scratch = dir.join(unfinished::REHEARSAL);
+    let scratch = dir.join(install_marker::REHEARSAL);
     let made = std::fs::create_dir_all(&scratch)
         .map_err(|error| CtlError::new(IoFailure::at("create", scratch.display())(error)));
     let restored = made.and_then(|()| work(&scratch));
@@ -247,7 +247,7 @@ struct Mark {
 
 impl Mark {
     fn begin(dir: &Path) -> Result<Mark, CtlError> {
-        let (earlier, had) = (unfinished::find(dir), Mark::has(dir));
+        let (earlier, had) = (install_marker::find(dir), Mark::has(dir));
         let found = earlier.and_then(Result::ok).map(|earlier| earlier.trust);
         let becomes = if had[0] { found.unwrap_or(Trust::Kept) } else { Trust::Restored };
         Unfinished::of(dir, Work::Restore, becomes).write(dir).map_err(CtlError::new)?;
@@ -257,14 +257,14 @@ impl Mark {
     /// Returns which traces of an interrupted restore exist: CA, member registry, mark.
     fn has(dir: &Path) -> [bool; 3] {
         let trust = trust_dir(dir);
-        [trust.join("ca.key").exists(), trust.join("members.json").exists(), unfinished::find(dir).is_some()]
+        [trust.join("ca.key").exists(), trust.join("members.json").exists(), install_marker::find(dir).is_some()]
     }
 
     /// Removes the mark if the log is in place or nothing was changed.
     fn end(&self, dir: &Path, is_done: bool) -> CtlResult {
         let [has_authority, has_register, _] = Mark::has(dir);
         if is_done || self.had == [has_authority, has_register, false] {
-            unfinished::end(dir).map_err(CtlError::new)?;
+            install_marker::end(dir).map_err(CtlError::new)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::codec::message::{self, Fate, Kind, Open, Outcome};
+use crate::codec::message::{self, Kind, Open, Outcome, TxnOutcome};
 use crate::codec::txn::encode_txn;
 use crate::model::{Collection, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
 use crate::transport::{endpoint, wire};
@@ -82,7 +82,7 @@ impl Pusher {
 
 fn committed(outcome: Outcome) -> Result<Seq, CtlError> {
     match outcome.fate {
-        Fate::Committed(seq) => Ok(seq),
+        TxnOutcome::Committed(seq) => Ok(seq),
         other => Err(CtlError::new(format!("a transaction was not committed: {other:?}"))),
     }
 }

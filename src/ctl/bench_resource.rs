@@ -13,10 +13,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::codec::admin::{BlobInfo, Request};
-use crate::objects::contents::Upload;
+use crate::objects::blobs::Upload;
 use crate::objects::store::Author;
 use crate::objects::{Store, Writes};
-use crate::replica::contents::ContentsOptions;
+use crate::replica::blobs::BlobOptions;
 use crate::replica::service::MemberConnector;
 use crate::replica::{Change, Replica, ReplicaOptions};
 
@@ -129,7 +129,7 @@ fn raw_disk(dir: &Path, bytes: u64) -> Result<f64, CtlError> {
     Ok(rate(bytes, took))
 }
 
-fn open(dir: &Path, address: &str, contents: Option<ContentsOptions>) -> Result<Replica, CtlError> {
+fn open(dir: &Path, address: &str, contents: Option<BlobOptions>) -> Result<Replica, CtlError> {
     let options = ReplicaOptions { cache_bytes: 16 << 20, contents, ..ReplicaOptions::default() };
     let replica = Replica::open(dir, options).map_err(CtlError::new)?;
     replica.connect(Arc::new(MemberConnector::new(dir, vec![address.to_owned()])));
@@ -198,7 +198,7 @@ async fn measure(parent: Option<&Path>, bytes: u64) -> Result<Results, CtlError>
     let address = fleet.listen().to_owned();
     fleet.begin("receiver", "receiver", &["replica", "--resources", "--datastore", &address, "--log-level", "warn"])?;
     let receiver = fleet.answer("receiver").await?;
-    let sender = open(&fleet.dir("sender"), &address, Some(ContentsOptions::default()))?;
+    let sender = open(&fleet.dir("sender"), &address, Some(BlobOptions::default()))?;
     let reader = open(&fleet.dir("reader"), &address, None)?;
     connected(&sender).await;
     connected(&reader).await;

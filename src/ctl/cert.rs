@@ -15,7 +15,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::balance::{SHARED_NAME, member_name};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::env::{Clock, SystemClock};
 
 use super::args::{CertAction, CertServer};
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_and_what_it_signs() {
+    fn a_ca_signs_certificates() {
         let temp = tempfile::tempdir().expect("temp dir");
         let ca = temp.path().join("ca");
         let made = authority(&ca, "our authority", 3650, false).expect("makes");

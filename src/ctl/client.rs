@@ -20,12 +20,12 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::{DirectoryError, PATIENCE};
 use crate::model::{Collection, Entry, Key, Seq};
-use crate::replica::contents::{CHUNKS, ContentsOptions};
+use crate::replica::blobs::{BlobOptions, CHUNKS};
 use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Access, Connector, Replica, ReplicaOptions, outbox_loss};
 use crate::transport::wire::{self, WireError};
-use crate::transport::{closed, local};
+use crate::transport::{close_reason, local};
 use crate::trust::Identity;
 
 use super::CtlError;
@@ -357,7 +357,7 @@ async fn open_remote(connection: &quinn::Connection) -> Result<(Reader, Writer),
 async fn explain<T>(remote: Option<&quinn::Connection>, result: Result<T, WireError>) -> Result<T, CtlError> {
     let error = match (result, remote) {
         (Ok(value), _) => return Ok(value),
-        (Err(error), Some(connection)) => closed::explained(connection, error).await,
+        (Err(error), Some(connection)) => close_reason::explained(connection, error).await,
         (Err(error), None) => error,
     };
     Err(match error {
@@ -428,7 +428,7 @@ async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Re
             let is_first = access == Access::Read && !with_contents;
             let patience = if is_first { Duration::ZERO } else { PATIENCE };
             let is_standalone = path.join(OWN_LOG).is_dir();
-            let contents = has_contents.then(ContentsOptions::default);
+            let contents = has_contents.then(BlobOptions::default);
             let options = ReplicaOptions { patience, contents, access, is_standalone, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });

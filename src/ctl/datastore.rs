@@ -11,8 +11,8 @@ use crate::datastore::{Datastore, DatastoreError, without_log};
 use crate::telemetry::{logging, notify, output};
 use crate::transport::local::SOCKET;
 
-use super::hangup::Hangup;
 use super::monitor::{self, Monitor};
+use super::sighup::Sighup;
 
 /// Longest interval between two status reports to the service manager.
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -210,7 +210,7 @@ async fn wait_for_log(config: &DatastoreConfig) -> bool {
 /// # Errors
 /// If the configuration is invalid, or the datastore or its metrics endpoint cannot start or fails.
 pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
-    let mut hangup = Hangup::listen();
+    let mut hangup = Sighup::listen();
     let mut stop = std::pin::pin!(stop_signal());
     let (config, warnings) = settings(&args)?;
     let level = logging::start(&config.log_level, args.log_format);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::codec::admin::Request;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::config::webserver::WebserverConfig;
 use crate::config::{self, DEFAULT_FILE, parameters, syntax};

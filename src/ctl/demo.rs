@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 
 use crate::codec::admin::{Request, Status};
 use crate::model::{EntryBody, Op, Seq};
-use crate::objects::first_start::{NAME, WELL_KNOWN};
+use crate::objects::bootstrap::{NAME, WELL_KNOWN};
 use crate::objects::users::FIRST;
 
 use super::args::Demo;
-use super::cable::Cable;
 use super::client::{Client, Piece, entries};
 use super::demo_client::Rest;
 use super::demo_table::{self, Table};
 use super::fleet::{Fleet, duration, quantile, wait_for};
+use super::udp_proxy::UdpProxy;
 use super::{CtlError, CtlResult, datastore};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -103,7 +103,7 @@ struct Web {
 struct Stage {
     datastore: Client,
     web: [Web; 2],
-    cable: Cable,
+    cable: UdpProxy,
     table: Table,
     /// Expected dashboards by number: name, description, contents.
     model: BTreeMap<u64, (String, String, Value)>,
@@ -158,7 +158,7 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     let datastore = fleet.start_datastore(&[]).await?;
     let far = fleet.listen().to_owned();
     say(&format!("  datastore listens on {far}/UDP"));
-    let cable = Cable::lay(far.parse().map_err(CtlError::new)?).await.map_err(CtlError::new)?;
+    let cable = UdpProxy::lay(far.parse().map_err(CtlError::new)?).await.map_err(CtlError::new)?;
     fleet.enroll(&datastore, "web1").await?;
     fleet.enroll(&datastore, "web2").await?;
     let near = cable.address().to_string();

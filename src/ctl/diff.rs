@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::codec::admin::{Request, Status};
-use crate::codec::jsonl::value_member;
+use crate::codec::json_lines::value_member;
 use crate::codec::message::Row;
 use crate::model::{Collection, Key, Seq};
 use crate::objects::kinds;

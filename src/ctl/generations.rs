@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::codec::admin::{Beginning, GenerationInfo, Request};
-use crate::codec::jsonl::timestamp;
+use crate::codec::admin::{GenerationCause, GenerationInfo, Request};
+use crate::codec::json_lines::timestamp;
 use crate::env::{Clock, SystemClock};
 use crate::log::generations;
 use crate::model::{Generation, LineageEntry};
@@ -24,15 +24,15 @@ pub enum Action {
         generation: Generation,
         /// Cause: restored (on purpose), recovered (lost log) or repaired (damaged log).
         #[arg(value_parser = beginning)]
-        beginning: Beginning,
+        beginning: GenerationCause,
     },
 }
 
-fn beginning(text: &str) -> Result<Beginning, String> {
+fn beginning(text: &str) -> Result<GenerationCause, String> {
     match text {
-        "restored" => Ok(Beginning::Restored),
-        "recovered" => Ok(Beginning::Recovered),
-        "repaired" => Ok(Beginning::Repaired),
+        "restored" => Ok(GenerationCause::Restored),
+        "recovered" => Ok(GenerationCause::Recovered),
+        "repaired" => Ok(GenerationCause::Repaired),
         _ => Err("use `restored`, `recovered` or `repaired`".into()),
     }
 }
@@ -59,7 +59,7 @@ async fn list(dir: &Path, json: bool) -> CtlResult {
 
 /// Writes the start of a generation. Needs only the log's head and is safe while the datastore runs, which reads the
 /// file on every request of a member.
-fn set(dir: &Path, generation: Generation, beginning: Beginning) -> CtlResult {
+fn set(dir: &Path, generation: Generation, beginning: GenerationCause) -> CtlResult {
     let (log_id, lineage) = generations::of_log(dir).map_err(CtlError::new)?;
     let Some(entry) = lineage.iter().find(|entry| entry.generation == generation && generation > Generation(1)) else {
         let later = lineage.iter().map(|entry| entry.generation).filter(|number| *number > Generation(1));

@@ -18,10 +18,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{OriginInfo, Request, Status};
-use crate::codec::jsonl::{LINE_BYTES_MAX, check_depth, parse_line};
-use crate::codec::message::{self, Fate, Kind, Outcome};
+use crate::codec::json_lines::{LINE_BYTES_MAX, check_depth, parse_line};
+use crate::codec::message::{self, Kind, Outcome, TxnOutcome};
 use crate::codec::txn::encode_txn;
-use crate::env::real::create_dirs;
+use crate::env::real_fs::create_dirs;
 use crate::model::{Origin, OriginCounter, Txn, TxnId};
 use crate::transport::wire;
 
@@ -275,7 +275,7 @@ async fn send(
             if outcome.id.counter != counter {
                 return Err((CtlError::new("the responses are out of order"), false));
             }
-            let is_rejection = matches!(outcome.fate, Fate::Rejected(..));
+            let is_rejection = matches!(outcome.fate, TxnOutcome::Rejected(..));
             take_in(outcome.fate, line, summary, &mut spoken)?;
             source.note(counter, is_rejection).map_err(|error| (error, false))?;
             let count = summary.committed + summary.queued + summary.rejected;
@@ -295,21 +295,21 @@ async fn send(
     Ok(())
 }
 
-fn take_in(fate: Fate, line: u64, summary: &mut Summary, spoken: &mut u64) -> Result<(), (CtlError, bool)> {
+fn take_in(fate: TxnOutcome, line: u64, summary: &mut Summary, spoken: &mut u64) -> Result<(), (CtlError, bool)> {
     match fate {
-        Fate::Committed(_) | Fate::Decided(_) => summary.committed += 1,
-        Fate::Queued => summary.queued += 1,
-        Fate::Rejected(_, reason) => {
+        TxnOutcome::Committed(_) | TxnOutcome::Decided(_) => summary.committed += 1,
+        TxnOutcome::Queued => summary.queued += 1,
+        TxnOutcome::Rejected(_, reason) => {
             summary.rejected += 1;
             *spoken += 1;
             if *spoken <= MESSAGES_MAX {
                 complain!("line {line}: rejected: {reason}");
             }
         }
-        Fate::Gap(expected) => {
+        TxnOutcome::Gap(expected) => {
             return Err((CtlError::new(format!("line {line} is out of order: expected transaction {expected}")), true));
         }
-        Fate::Deferred(refused) => return Err((CtlError::new(refused.message), true)),
+        TxnOutcome::Deferred(refused) => return Err((CtlError::new(refused.message), true)),
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status};
 use crate::codec::health::Reason;
-use crate::codec::jsonl::{entry_line, object_line, timestamp};
+use crate::codec::json_lines::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Withheld};
 use crate::objects::kinds;
@@ -155,7 +155,7 @@ fn object_json(row: &Row) -> Result<Option<String>, CtlError> {
     let Row::Object { collection, key, version, time_ms, value } = row else { return Ok(None) };
     let quoted = |text: &str| serde_json::to_string(text).map_err(CtlError::new);
     let (collection, key, time) = (quoted(collection.as_str())?, quoted(key.as_str())?, timestamp(*time_ms));
-    let value = crate::codec::jsonl::value_member(value);
+    let value = crate::codec::json_lines::value_member(value);
     let line = format!(r#"{{"collection":{collection},"key":{key},"version":{version},"time":"{time}",{value}}}"#);
     Ok(Some(line))
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::codec::admin::{Invitation, Request};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::env::data_dir;
-use crate::env::real::create_dirs;
+use crate::env::real_fs::create_dirs;
 use crate::model::MemberName;
 use crate::transport::join;
 use crate::trust::{Identity, Token};

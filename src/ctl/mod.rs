@@ -11,7 +11,6 @@ macro_rules! complain {
     }};
 }
 
-mod access;
 pub mod args;
 pub mod audit;
 mod audit_syslog;
@@ -20,16 +19,14 @@ mod authority_rotation;
 mod backup;
 pub mod backup_args;
 mod backup_copy;
-mod backup_known;
-mod backup_place;
+mod backup_location;
 mod backup_restore;
 mod bench;
 mod bench_push;
 mod bench_raw;
 mod bench_resource;
 mod blobs;
-mod bounded;
-mod cable;
+mod bounded_listener;
 mod cert;
 mod client;
 pub mod datastore;
@@ -41,22 +38,21 @@ mod diff;
 mod doctor;
 mod fleet;
 mod generations;
-mod hangup;
 mod import;
+mod import_gravwell;
 mod import_lines;
 mod import_record;
 mod inspect;
+mod known_backup_locations;
 mod lb;
 mod lb_args;
 mod maintain;
 mod man;
 mod members;
-mod migrate;
 mod monitor;
 mod outbox;
-mod outbox_upon;
+mod outbox_reapply;
 mod output;
-pub mod owner;
 pub mod process;
 mod quarantine;
 mod quarantine_names;
@@ -64,10 +60,14 @@ mod recover;
 mod repair;
 mod replica;
 mod rest;
+mod restored_access;
 mod revert;
 mod rotation;
+pub mod run_as_owner;
+mod sighup;
 mod top;
 mod transact;
+mod udp_proxy;
 pub mod webserver;
 mod write;
 
@@ -131,7 +131,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Restore(restore) => backup_restore::restore(dir, json, restore).await,
         Command::Revert { collection, key, to, dry_run } => revert::run(dir, json, collection, key, to, dry_run).await,
         Command::Diff { from, to, values } => diff::run(dir, json, from, to, values).await,
-        Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
+        Command::ImportGravwell(import) => import_gravwell::run(dir, json, import).await,
         Command::Generations { action } => generations::run(dir, json, action).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Blobs { action } => blobs::run(dir, json, action).await,

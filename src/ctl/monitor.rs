@@ -13,10 +13,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::balance::{self, Choice, Format};
-use crate::datastore::service::Roster;
+use crate::datastore::service::ConnectedMembers;
 use crate::telemetry::exporter::{self, Exporter};
 
-use super::bounded::Bounded;
+use super::bounded_listener::Bounded;
 
 /// Maximum number of concurrent connections. Clients are not authenticated, and each needs only one.
 const CONNECTIONS_MAX: usize = 32;
@@ -45,7 +45,7 @@ impl Monitor {
 ///
 /// # Errors
 /// If the listener or the exporter cannot start; the error is the cause.
-pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result<Monitor, String> {
+pub(super) async fn start(address: SocketAddr, roster: Option<ConnectedMembers>) -> Result<Monitor, String> {
     let listener = TcpListener::bind(address).await.map_err(|error| error.to_string())?;
     // Port 0 selects a free port.
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -73,15 +73,15 @@ async fn metrics(State(exporter): State<Exporter>) -> Response {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], exporter.text()).into_response()
 }
 
-async fn traefik(State(roster): State<Roster>, choice: Query<Choice>) -> Response {
+async fn traefik(State(roster): State<ConnectedMembers>, choice: Query<Choice>) -> Response {
     document(Format::Traefik, &roster, &choice)
 }
 
-async fn prometheus(State(roster): State<Roster>, choice: Query<Choice>) -> Response {
+async fn prometheus(State(roster): State<ConnectedMembers>, choice: Query<Choice>) -> Response {
     document(Format::Prometheus, &roster, &choice)
 }
 
-fn document(format: Format, roster: &Roster, choice: &Choice) -> Response {
+fn document(format: Format, roster: &ConnectedMembers, choice: &Choice) -> Response {
     if let Err(wrong) = choice.check(format) {
         return (StatusCode::BAD_REQUEST, wrong).into_response();
     }

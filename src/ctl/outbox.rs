@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::codec::admin::{OutboxItem, PendingInfo, RejectedInfo, Request};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::TxnId;
 use crate::objects::kinds;
 use crate::replica::outbox_loss;
@@ -13,7 +13,7 @@ use crate::replica::outbox_loss;
 use super::CtlResult;
 use super::args::OutboxAction;
 use super::client::{Client, failed};
-use super::outbox_upon;
+use super::outbox_reapply;
 use super::output::Output;
 
 /// `outbox list|retry|dismiss`
@@ -30,9 +30,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>, wi
             return list(json, &rows);
         }
         Some(OutboxAction::AcceptLoss) => return accept_loss(dir, json),
-        Some(OutboxAction::Show { id }) => return outbox_upon::show(dir, json, id, with_secrets).await,
+        Some(OutboxAction::Show { id }) => return outbox_reapply::show(dir, json, id, with_secrets).await,
         Some(OutboxAction::Retry { id: Some(id), upon_present: true, .. }) => {
-            return outbox_upon::retry(dir, json, id, with_secrets).await;
+            return outbox_reapply::retry(dir, json, id, with_secrets).await;
         }
         Some(OutboxAction::Retry { id, .. }) => Request::Retry { id, upon: Vec::new() },
         Some(OutboxAction::Dismiss { id, .. }) => Request::Dismiss { id },

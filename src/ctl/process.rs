@@ -10,7 +10,7 @@ use crate::telemetry::output;
 /// Runs `work` as the process `name`. Files that it creates are inaccessible to other users, its descriptor limit is
 /// raised to the system's maximum, and its log output is flushed before it exits.
 pub fn main(name: &str, work: impl Future<Output = ExitCode>) -> ExitCode {
-    process::close_files_to_others();
+    process::restrict_file_modes();
     process::raise_descriptors();
     output::report_panics();
     let code = match Runtime::new() {

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use clap::Subcommand;
 
 use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
-use crate::codec::jsonl::timestamp;
-use crate::codec::message::{Fate, Row};
+use crate::codec::json_lines::timestamp;
+use crate::codec::message::{Row, TxnOutcome};
 use crate::model::deletions::Named;
 use crate::model::{Condition, LineageEntry, Op, Seq};
-use crate::objects::cleaning::Cleaning;
+use crate::objects::cleanup::Cleaning;
 use crate::objects::identities::{self, Number};
 use crate::objects::{Stored, kinds, standing};
-use crate::replica::quarantine::{Change, Set, files, read};
+use crate::replica::conflict_archive::{Change, Set, files, read};
 
 use super::client::{Client, Piece};
 use super::output::{Output, size};
@@ -75,7 +75,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
         QuarantineAction::List => list(dir, json),
         QuarantineAction::Show { number, with_secrets } => show(dir, json, number, with_secrets).await,
         QuarantineAction::Apply { number, force, with_access, dry_run } => {
-            apply(dir, json, number, Wish { force, with_access, dry_run }).await
+            apply(dir, json, number, ApplyOptions { force, with_access, dry_run }).await
         }
         QuarantineAction::Drop { number } => {
             let path = file(dir, number)?;
@@ -297,13 +297,13 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
 
 /// Options for applying changes.
 #[derive(Clone, Copy)]
-struct Wish {
+struct ApplyOptions {
     force: bool,
     with_access: bool,
     dry_run: bool,
 }
 
-async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
+async fn apply(dir: &Path, json: bool, number: u64, wish: ApplyOptions) -> CtlResult {
     let path = file(dir, number)?;
     let (set, changes) = load(&path)?;
     // Logins are not restored; users log in again, as after a restore.
@@ -439,7 +439,7 @@ struct Applying<'a> {
     /// Users and groups that were deleted before, or would be in a dry run. The log may still have them.
     gone: BTreeSet<Number>,
     deletions: Deletions,
-    wish: Wish,
+    wish: ApplyOptions,
     is_connected: bool,
 }
 
@@ -587,14 +587,14 @@ impl Applying<'_> {
         }
         let name = format!("{}/{}", group[0].collection, group[0].key);
         Ok(match transact::submit(self.client, ops, conditions, self.is_connected).await? {
-            Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => {
+            TxnOutcome::Committed(_) | TxnOutcome::Decided(_) | TxnOutcome::Queued => {
                 self.written.extend(made);
                 self.gone.extend(removed);
                 Applied::Yes
             }
-            Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
-            Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
-            Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
+            TxnOutcome::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
+            TxnOutcome::Gap(_) => Applied::No(format!("{name}: out of order")),
+            TxnOutcome::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::objects::groups::Group;
 use crate::objects::identities::{self, Number};
 use crate::objects::names;
 use crate::objects::users::User;
-use crate::replica::quarantine::Change;
+use crate::replica::conflict_archive::Change;
 
 use super::CtlError;
 use super::client::Client;
@@ -101,10 +101,9 @@ impl Units {
 pub(super) async fn agree(client: &Client, ops: &[Op]) -> Result<Result<Vec<Condition>, String>, CtlError> {
     let written = ops.iter().map(|op| ((op.collection().clone(), op.key().clone()), op.value().cloned())).collect();
     let mut after = After { client, written, read: BTreeMap::new() };
-    for dispute in [after.dispute_of::<User>().await?, after.dispute_of::<Group>().await?] {
-        if let Some(why) = dispute {
-            return Ok(Err(why));
-        }
+    let disputes = [after.dispute_of::<User>().await?, after.dispute_of::<Group>().await?];
+    if let Some(why) = disputes.into_iter().flatten().next() {
+        return Ok(Err(why));
     }
     Ok(Ok(after.unchanged()))
 }

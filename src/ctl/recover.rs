@@ -6,15 +6,15 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::codec::admin::GenerationInfo;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
-use crate::datastore::gather::{self, Gathered};
-use crate::datastore::recover::{Offer, check_descent, check_empty, choose, dissent, recover, side};
-use crate::datastore::register_seen::{accept_over_noted, recorded};
+use crate::datastore::install_marker::{self, Trust as Authority, Unfinished, Work};
+use crate::datastore::rebuild::{DonorOffer, check_descent, check_empty, choose, dissent, recover, side};
+use crate::datastore::recovery_collector::{self, Gathered};
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
-use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
-use crate::env::real::create_dirs;
+use crate::datastore::stale_registry::{accept_over_noted, recorded};
+use crate::env::real_fs::create_dirs;
 use crate::env::scratch::Scratch;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::generations;
@@ -22,7 +22,7 @@ use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
-    CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
+    CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
     UsedRegister, check_authority, check_goes_on, check_key_counts, check_known, check_known_in, key_that_counts,
     latest, other_authority, readable_register, replace_trust,
 };
@@ -41,7 +41,7 @@ struct Report {
     dry_run: bool,
     /// Origin of the CA: kept, restored or new.
     authority: &'static str,
-    offers: Vec<Offer>,
+    offers: Vec<DonorOffer>,
     chosen: String,
     log: RepairReport,
     /// Enrolled members that did not respond.
@@ -91,16 +91,16 @@ async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> Ctl
         drop(looking);
         Some(data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?)
     };
-    let was_marked = unfinished::find(dir).is_some();
+    let was_marked = install_marker::find(dir).is_some();
     let found = trust(dir, work, &args, kept);
-    if found.is_err() && !was_claimed && !args.dry_run && unfinished::find(dir).is_none() {
+    if found.is_err() && !was_claimed && !args.dry_run && install_marker::find(dir).is_none() {
         data_dir::unclaim(dir, was_there);
     }
     let (trust, authority) = found?;
     let recovered = rebuild((dir, work), json, &args, config, lock, (trust, authority)).await;
     if recovered.is_err() && authority == Authority::Kept && !was_marked && !args.dry_run {
         // Nothing was changed, so the mark is removed.
-        unfinished::end(dir).map_err(CtlError::new)?;
+        install_marker::end(dir).map_err(CtlError::new)?;
     }
     recovered
 }
@@ -123,7 +123,7 @@ async fn rebuild(
         offers.push(offer);
         sources.push(source);
     }
-    tell_apart(&mut offers, &args.from);
+    distinguish(&mut offers, &args.from);
     offers.iter().for_each(announce);
     if authority == Authority::Kept {
         sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
@@ -137,7 +137,7 @@ async fn rebuild(
         );
         let wait = Duration::from_secs(args.wait);
         let used = trust.used.as_ref().filter(|_| !args.earlier_copy);
-        let found = gather::gather(&config, &trust.path, wait, args.expect, used, &mut announce).await;
+        let found = recovery_collector::gather(&config, &trust.path, wait, args.expect, used, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
         if found.refused() > 0 {
             complain!(
@@ -238,7 +238,7 @@ fn has_revoked(register: &Registry, name: &str) -> bool {
 }
 
 /// Returns the enrolled members that are not among the offers.
-fn unheard(register: &Registry, offers: &[Offer]) -> Vec<String> {
+fn unheard(register: &Registry, offers: &[DonorOffer]) -> Vec<String> {
     let enrolled = register.members().filter(|member| member.state == MemberState::Enrolled);
     let names = enrolled.map(|member| member.name.to_string());
     names.filter(|name| !offers.iter().any(|offer| offer.member == *name)).collect()
@@ -331,7 +331,7 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     if !here.join("ca.key").exists() {
         return Ok(None);
     }
-    let earlier = unfinished::find(dir).and_then(Result::ok);
+    let earlier = install_marker::find(dir).and_then(Result::ok);
     let found = earlier.map_or(Authority::Kept, |earlier| earlier.trust);
     check_same(&here, found, args)?;
     if found == Authority::Restored {
@@ -378,7 +378,7 @@ fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> Ctl
 /// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt.
 fn mark(dir: &Path, becomes: Authority) -> Unfinished {
     let (copy_ms, copy) =
-        unfinished::find(dir).and_then(Result::ok).map_or((None, None), |earlier| (earlier.copy_ms, earlier.copy));
+        install_marker::find(dir).and_then(Result::ok).map_or((None, None), |earlier| (earlier.copy_ms, earlier.copy));
     Unfinished { copy_ms, copy, ..Unfinished::of(dir, Work::Recover, becomes) }
 }
 
@@ -427,7 +427,7 @@ fn lasting(seconds: u64) -> String {
 
 /// The CA backup to restore.
 struct Newest {
-    escrow: Escrow,
+    escrow: CaBackup,
     /// Whether the operator named it, and another one may contradict it.
     is_named: bool,
 }
@@ -445,7 +445,7 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
                 path.display()
             )));
         }
-        found.push(copy_in(path, Escrow::load(path).map_err(CtlError::new)?));
+        found.push(copy_in(path, CaBackup::load(path).map_err(CtlError::new)?));
     }
     let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
     let mut of_members: Vec<PathBuf> = args
@@ -458,7 +458,7 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         of_members.extend(Identity::damaged_escrows(from).map_err(CtlError::new)?);
     }
     for path in of_members {
-        match Escrow::load(&path) {
+        match CaBackup::load(&path) {
             Ok(escrow) => found.push(copy_in(&path, escrow)),
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) if args.earlier_copy => tracing::warn!(%error, "ignoring encrypted CA backup of a member"),
@@ -484,7 +484,7 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
     }
 }
 
-fn copy_in(path: &Path, escrow: Escrow) -> FoundCopy {
+fn copy_in(path: &Path, escrow: CaBackup) -> FoundCopy {
     FoundCopy { escrow, place: path.display().to_string(), order: None, is_own: false }
 }
 
@@ -501,12 +501,12 @@ pub(super) fn read_key(text: Option<&str>, file: Option<&Path>) -> Result<Option
 }
 
 /// Opens a member's directory and verifies its whole state.
-fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
+fn open(from: &Path) -> Result<(DonorOffer, MemberSource), CtlError> {
     let source = open_member(from)?;
     let name = Identity::load(&source.home)
         .map_or_else(|_| from.display().to_string(), |identity| identity.name().to_string());
     let meta = source.state.meta().ok_or_else(|| CtlError::new(format!("{} has no state yet", from.display())))?;
-    let mut offer = Offer::of(&name, &meta);
+    let mut offer = DonorOffer::of(&name, &meta);
     offer.unfit = match source.state.check() {
         Ok(report) => report.damage.first().map(|damage| format!("its state is damaged: {damage}")),
         Err(error) => Some(format!("its state cannot be read: {error}")),
@@ -515,16 +515,16 @@ fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
 }
 
 /// Distinguishes offers of the same member by their directories.
-fn tell_apart(offers: &mut [Offer], from: &[PathBuf]) {
+fn distinguish(offers: &mut [DonorOffer], from: &[PathBuf]) {
     let names: Vec<String> = offers.iter().map(|offer| offer.member.clone()).collect();
     for (index, (offer, from)) in offers.iter_mut().zip(from).enumerate() {
         if names.iter().enumerate().any(|(other, name)| other != index && *name == names[index]) {
-            offer.tell_apart(from.display());
+            offer.distinguish(from.display());
         }
     }
 }
 
-fn announce(offer: &Offer) {
+fn announce(offer: &DonorOffer) {
     let reserve =
         offer.reserve.as_ref().map_or(String::new(), |reason| format!("; only used as a last resort: {reason}"));
     let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; unusable: {reason}"));
@@ -539,7 +539,7 @@ fn announce(offer: &Offer) {
     );
 }
 
-fn pick(offers: &[Offer], member: Option<&str>, mark: Option<LogMark>) -> Result<usize, CtlError> {
+fn pick(offers: &[DonorOffer], member: Option<&str>, mark: Option<LogMark>) -> Result<usize, CtlError> {
     let Some(name) = member else { return choose(offers, mark).map_err(CtlError::new) };
     let found = offers.iter().position(|offer| offer.name == name && offer.unfit.is_none());
     let sources = offers.iter().filter(|offer| offer.unfit.is_none()).map(|offer| format!("{:?}", offer.name));
@@ -559,11 +559,11 @@ async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Resu
 async fn compare(
     work: &Path,
     chosen: (&str, &StateStore),
-    offers: &[Offer],
+    offers: &[DonorOffer],
     sources: &[MemberSource],
     gathered: &mut Option<Gathered>,
 ) -> CtlResult {
-    let at = |offer: &Offer| (offer.log_id, offer.generation, offer.seq, offer.digest);
+    let at = |offer: &DonorOffer| (offer.log_id, offer.generation, offer.seq, offer.digest);
     let mut compared: Vec<_> = offers.iter().filter(|offer| offer.name == chosen.0).map(at).collect();
     for (index, offer) in offers.iter().enumerate() {
         if offer.unfit.is_some()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::replica::ReplicaOptions;
-use crate::replica::contents::ContentsOptions;
+use crate::replica::blobs::BlobOptions;
 use crate::replica::service::{PeerListening, Service};
 use crate::telemetry::{logging, notify};
 
@@ -14,7 +14,7 @@ use super::{CtlError, CtlResult, datastore, monitor};
 /// Runs a replica until a stop signal arrives.
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let _level = logging::start(&args.log_level, logging::LogFormat::Text);
-    let contents = args.resources.then(ContentsOptions::default);
+    let contents = args.resources.then(BlobOptions::default);
     let options = ReplicaOptions {
         external_addr: args.external_addr,
         contents,

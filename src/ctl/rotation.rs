@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::codec::admin::{MemberInfo, Request};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::model::MemberName;
 use crate::trust::{RecoveryKey, RecoveryKeys};

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
 use crate::codec::health::Level;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::Seq;
 use crate::model::printable::escape;
 

@@ -3,7 +3,7 @@
 use tokio::io::AsyncWriteExt;
 
 use crate::codec::admin::Request;
-use crate::codec::message::{self, Fate, Kind};
+use crate::codec::message::{self, Kind, TxnOutcome};
 use crate::codec::txn::encode_txn;
 use crate::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
 
@@ -17,7 +17,7 @@ pub(super) async fn submit(
     ops: Vec<Op>,
     conditions: Vec<Condition>,
     wait: bool,
-) -> Result<Fate, CtlError> {
+) -> Result<TxnOutcome, CtlError> {
     // The process that receives the transaction assigns its id: an origin per command would stay in
     // the log permanently.
     let id = TxnId { origin: Origin::default(), counter: OriginCounter(1) };

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::config::webserver::WebserverConfig;
 use crate::config::{ConfigError, Warning};
 use crate::telemetry::{logging, notify};
-use crate::web::orders::Order;
+use crate::web::process_control::ControlRequest;
 use crate::web::server::{Webserver, WebserverError};
 
 use super::datastore::{REPORT_EVERY, stop_signal, stopped_while_starting};
-use super::hangup::Hangup;
 use super::monitor::{self, Monitor};
+use super::sighup::Sighup;
 
 /// Reason for which the process exits with an error.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,7 @@ impl WebserverArgs {
 /// # Errors
 /// If the configuration is invalid, or the webserver or its metrics endpoint cannot start or fails.
 pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
-    let mut hangup = Hangup::listen();
+    let mut hangup = Sighup::listen();
     let mut stop = std::pin::pin!(stop_signal());
     let (config, warnings) = settings(&args)?;
     let level = logging::start(&config.log_level, args.log_format);
@@ -165,8 +165,8 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
                 notify::ready(&webserver.summary());
             }
             order = webserver.order() => match order {
-                Order::LogLevel(filter) => level.set(&filter),
-                Order::Restart => webserver = restarted(&args, webserver).await?,
+                ControlRequest::LogLevel(filter) => level.set(&filter),
+                ControlRequest::Restart => webserver = restarted(&args, webserver).await?,
             },
             () = tokio::time::sleep(period) => {
                 // A process that can no longer commit should be restarted by the watchdog.

@@ -6,8 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::codec::admin::{Request, Status};
-use crate::codec::jsonl::parse_value;
-use crate::codec::message::Fate;
+use crate::codec::json_lines::parse_value;
+use crate::codec::message::TxnOutcome;
 use crate::model::{Collection, Condition, Key, Op, Origin, Seq};
 
 use super::args::Put;
@@ -82,28 +82,28 @@ async fn submit(dir: &Path, json: bool, op: Op, conditions: Vec<Condition>, no_w
     report(json, fate?)
 }
 
-pub(super) fn report(json: bool, fate: Fate) -> CtlResult {
+pub(super) fn report(json: bool, fate: TxnOutcome) -> CtlResult {
     let mut output = Output::new();
     let done = |output: &mut Output, state: &str, seq: Option<Seq>, text: String| {
         if json { output.json(&serde_json::json!({ "state": state, "seq": seq })) } else { output.line(&text) }
     };
     match fate {
-        Fate::Committed(seq) | Fate::Decided(seq) => {
+        TxnOutcome::Committed(seq) | TxnOutcome::Decided(seq) => {
             done(&mut output, "committed", Some(seq), format!("committed at sequence {seq}"))?;
         }
-        Fate::Queued => {
+        TxnOutcome::Queued => {
             let text = "durable in the outbox; it will be pushed when the datastore is reachable".to_owned();
             done(&mut output, "queued", None, text)?;
         }
-        Fate::Rejected(seq, reason) => {
+        TxnOutcome::Rejected(seq, reason) => {
             if json {
                 output.json(&serde_json::json!({ "state": "rejected", "seq": seq, "reason": reason.to_string() }))?;
                 output.flush()?;
             }
             return Err(CtlError::new(format!("rejected: {reason}")));
         }
-        Fate::Gap(expected) => return Err(CtlError::new(format!("out of order: expected counter {expected}"))),
-        Fate::Deferred(refused) => return Err(CtlError::new(refused.message)),
+        TxnOutcome::Gap(expected) => return Err(CtlError::new(format!("out of order: expected counter {expected}"))),
+        TxnOutcome::Deferred(refused) => return Err(CtlError::new(refused.message)),
     }
     output.flush()
 }

@@ -11,10 +11,10 @@ use crate::codec::admin::{
     CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
 };
 use crate::codec::authority::EscrowInfo;
-use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, Row};
+use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, Row, TxnOutcome};
 use crate::codec::payload::encode_entry;
-use crate::codec::redacted::frames_for;
-use crate::codec::reports::REPORT_BYTES_MAX;
+use crate::codec::redacted_frame::frames_for;
+use crate::codec::report_limits::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
 use crate::env::quota::Held;
 use crate::env::shares::Share;
@@ -26,9 +26,9 @@ use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
 use super::access::{is_open_to_all, may_ask};
-use super::commit::wait_applied;
-use super::shared::{BLOCK_BYTES, Shared, SharedRef};
-use super::{audit, compaction, contents, copy, inspect, push, rotation};
+use super::commit_thread::wait_applied;
+use super::shared::{BLOCK_BYTES, DatastoreRef, DatastoreState};
+use super::{audit, backup_stream, blobs, compaction, inspect, push, rotation};
 
 /// The client that makes a request.
 #[derive(Clone, Debug)]
@@ -44,11 +44,11 @@ pub struct Caller {
 }
 
 /// Serves the local socket until the task is dropped. Its callers own the data directory.
-pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
+pub(super) async fn listen(shared: DatastoreRef, listener: UnixListener) {
     let requests = local::Requests::new(listener);
     loop {
         let (stream, place) = requests.next().await;
-        let shared = SharedRef::clone(&shared);
+        let shared = DatastoreRef::clone(&shared);
         tokio::spawn(async move {
             let from = audit::acts::local_user(stream.peer_cred());
             let caller = Caller { name: shared.local.clone(), role: Role::Admin, from, withheld: None };
@@ -66,7 +66,7 @@ pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
 /// # Errors
 /// Returns an error if the client is gone.
 pub(super) async fn serve<R, W>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     receive: &mut R,
     send: &mut W,
@@ -86,7 +86,7 @@ where
 /// Performs a request and records its caller in the audit. Requests that change something or disclose much are recorded
 /// before they are performed.
 async fn recorded<R, W>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     request: Request,
     receive: &mut R,
@@ -142,7 +142,7 @@ const ENTRIES_WAITING: usize = 2;
 
 /// Acquires a slot for a request that reads much of the log. Administrators need none: they may stop the
 /// datastore anyway.
-async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
+async fn share_of(shared: &DatastoreRef, caller: &Caller) -> Result<Option<Share>, Failure> {
     if caller.role == Role::Admin {
         return Ok(None);
     }
@@ -150,7 +150,7 @@ async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, 
 }
 
 /// Acquires memory for a block of the log or the audit. Administrators need none.
-async fn room_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
+async fn room_of(shared: &DatastoreRef, caller: &Caller) -> Result<Option<Share>, Failure> {
     match caller.role {
         Role::Admin => Ok(None),
         _ => shared.room_for_block(&caller.name).await.map(Some).map_err(refuse),
@@ -158,7 +158,7 @@ async fn room_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, F
 }
 
 /// Acquires one of a member's slots for long-lived requests that follow the log.
-fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<MemberName>>, Failure> {
+fn following_of(shared: &DatastoreRef, caller: &Caller) -> Result<Option<Held<MemberName>>, Failure> {
     if caller.role == Role::Admin {
         return Ok(None);
     }
@@ -181,29 +181,29 @@ async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
 }
 
 async fn revoke<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     name: MemberName,
     remove: bool,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     let (commit, gone) = (shared.commit.clone(), name.clone());
-    let (shared, revoked) = (SharedRef::clone(shared), name.clone());
+    let (shared, revoked) = (DatastoreRef::clone(shared), name.clone());
     let revoking = move || {
         let why = match shared.members.is_serving() {
             true => shared.members.revoke(&revoked, remove)?,
             false => shared.members.revoke_when_durable(&revoked, remove).map(|()| None)?,
         };
-        shared.look_at_register();
+        shared.check_registry();
         Ok::<_, String>(why)
     };
-    let why = off_thread(revoking).await?.map_err(refuse)?;
+    let why = run_blocking(revoking).await?.map_err(refuse)?;
     settle_soon(commit, gone);
     let revoked = serde_json::json!({ "name": name, "removed": remove, "durable": why.is_none(), "why": why });
     answer.item(&revoked).await
 }
 
 async fn answer_to<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     request: Request,
     answer: &mut Answer<'_, W>,
@@ -222,8 +222,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Ok(())
         }
         Request::Generations => {
-            let shared = SharedRef::clone(shared);
-            for generation in off_thread(move || shared.generations()).await?.map_err(damaged)? {
+            let shared = DatastoreRef::clone(shared);
+            for generation in run_blocking(move || shared.generations()).await?.map_err(damaged)? {
                 answer.item(&generation).await?;
             }
             Ok(())
@@ -238,8 +238,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         request @ (Request::Escrow { .. } | Request::Roots { .. } | Request::RotateAuthority { .. }) => {
             about_authority(shared, caller, request, answer).await
         }
-        Request::CopyChunks { ids } => copy::serve_chunks(shared, &ids, answer).await,
-        Request::Copy { of, have } => copy::serve(shared, of, &have, answer).await,
+        Request::CopyChunks { ids } => backup_stream::serve_chunks(shared, &ids, answer).await,
+        Request::Copy { of, have } => backup_stream::serve(shared, of, &have, answer).await,
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {
                 answer.item(&segment).await?;
@@ -274,33 +274,33 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             if let Some(waits) = shared.register_waits() {
                 return Err(refuse(format!(
                     "no member is enrolled, because {waits}: {}",
-                    Shared::register_remedy("D")
+                    DatastoreState::register_remedy("D")
                 )));
             }
             let role: Role = role.parse().map_err(refuse)?;
-            let shared = SharedRef::clone(shared);
+            let shared = DatastoreRef::clone(shared);
             let inviting = move || shared.members.invite(&name, role, ttl_s, addresses, replace);
-            answer.item(&off_thread(inviting).await?.map_err(refuse)?).await
+            answer.item(&run_blocking(inviting).await?.map_err(refuse)?).await
         }
         Request::Revoke { name, remove } => revoke(shared, name, remove, answer).await,
         Request::BlobList => {
-            let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());
-            let mut infos = off_thread(move || all.examine_all(&store)).await?;
-            contents::mark_lost(shared, &mut infos);
+            let (all, store) = (blobs::all(shared).map_err(damaged)?, shared.contents.store.clone());
+            let mut infos = run_blocking(move || all.examine_all(&store)).await?;
+            blobs::mark_lost(shared, &mut infos);
             for info in infos {
                 answer.item(&info).await?;
             }
             Ok(())
         }
         Request::BlobStats => {
-            let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());
-            answer.item(&off_thread(move || all.stats(&store)).await?).await
+            let (all, store) = (blobs::all(shared).map_err(damaged)?, shared.contents.store.clone());
+            answer.item(&run_blocking(move || all.stats(&store)).await?).await
         }
         Request::BlobVerify => {
             let (progress, mut told) = mpsc::channel::<Progress>(16);
             let verifying = tokio::spawn({
                 let shared = Arc::clone(shared);
-                async move { contents::verify(&shared, progress).await }
+                async move { blobs::verify(&shared, progress).await }
             });
             while let Some(progress) = told.recv().await {
                 answer.item(&progress).await?;
@@ -309,7 +309,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::BlobCollect { dry_run, grace_s } => {
             let grace = grace_s.map(std::time::Duration::from_secs);
-            answer.item(&contents::collect(shared, grace, dry_run).await.map_err(refuse)?).await
+            answer.item(&blobs::collect(shared, grace, dry_run).await.map_err(refuse)?).await
         }
         Request::Barrier { seq, timeout_ms } => {
             let seq = seq.unwrap_or_else(|| shared.head());
@@ -327,15 +327,15 @@ async fn answer_to<W: AsyncWrite + Unpin>(
 }
 
 /// Resolves the rejections of a revoked member in the background; the answer does not wait for it.
-fn settle_soon(commit: mpsc::Sender<super::commit::Request>, gone: MemberName) {
+fn settle_soon(commit: mpsc::Sender<super::commit_thread::Request>, gone: MemberName) {
     let (reply, _) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        let _ = commit.send(super::commit::Request::Settle([gone].into(), reply)).await;
+        let _ = commit.send(super::commit_thread::Request::Settle([gone].into(), reply)).await;
     });
 }
 
 async fn about_authority<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     request: Request,
     answer: &mut Answer<'_, W>,
@@ -344,7 +344,7 @@ async fn about_authority<W: AsyncWrite + Unpin>(
         Request::Escrow { known, seen } => {
             let share = share_of(shared, caller).await?;
             let trust = super::service::trust_dir(&shared.path);
-            let shared = SharedRef::clone(shared);
+            let shared = DatastoreRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
             let name = caller.name.clone();
             // The client may disconnect; its slot stays taken until this work is finished.
@@ -356,24 +356,24 @@ async fn about_authority<W: AsyncWrite + Unpin>(
                 let (stamp, text) = shared.members.escrow(&trust, known.as_deref())?;
                 Ok(EscrowInfo { stamp, text, continues })
             };
-            let info: Result<EscrowInfo, String> = off_thread(sealing).await?;
+            let info: Result<EscrowInfo, String> = run_blocking(sealing).await?;
             answer.item(&info.map_err(refuse)?).await
         }
         Request::Roots { known, certificate } => {
-            let (shared, name) = (SharedRef::clone(shared), caller.name.clone());
+            let (shared, name) = (DatastoreRef::clone(shared), caller.name.clone());
             let asking = move || shared.members.roots(&name, known, &certificate);
-            answer.item(&off_thread(asking).await?.map_err(refuse)?).await
+            answer.item(&run_blocking(asking).await?.map_err(refuse)?).await
         }
         Request::RotateAuthority { step } => {
-            let shared = SharedRef::clone(shared);
-            answer.item(&off_thread(move || rotation::step(&shared, &step)).await?.map_err(refuse)?).await
+            let shared = DatastoreRef::clone(shared);
+            answer.item(&run_blocking(move || rotation::step(&shared, &step)).await?.map_err(refuse)?).await
         }
         _ => Err(refuse("not a request about the certificate authority")),
     }
 }
 
 async fn about_audit<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     request: Request,
     answer: &mut Answer<'_, W>,
@@ -408,15 +408,15 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
 }
 
 /// Converts an error of work on the whole log or state, which corruption may have caused.
-fn failed(shared: &SharedRef, error: impl std::fmt::Display) -> Failure {
+fn failed(shared: &DatastoreRef, error: impl std::fmt::Display) -> Failure {
     if shared.damage().is_some() { damaged(error) } else { refuse(error) }
 }
 
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(refuse)
 }
 
-fn check_reached(shared: &SharedRef, at: Seq) -> Result<(), Failure> {
+fn check_reached(shared: &DatastoreRef, at: Seq) -> Result<(), Failure> {
     let head = shared.head();
     if at > head { Err(refuse(format!("sequence {at} does not exist yet: the head is {head}"))) } else { Ok(()) }
 }
@@ -450,7 +450,7 @@ where
 }
 
 async fn get<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     collection: Collection,
     key: Key,
     at: Option<Seq>,
@@ -464,7 +464,7 @@ async fn get<W: AsyncWrite + Unpin>(
         Some(at) => {
             check_reached(shared, at)?;
             let log = shared.log.clone();
-            off_thread(move || inspect::object_at(&log, &collection, &key, at)).await?.map_err(unreadable)?
+            run_blocking(move || inspect::object_at(&log, &collection, &key, at)).await?.map_err(unreadable)?
         }
     };
     match row {
@@ -474,7 +474,7 @@ async fn get<W: AsyncWrite + Unpin>(
 }
 
 async fn list<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     collection: Collection,
     prefix: String,
     limit: Option<u64>,
@@ -496,7 +496,7 @@ async fn list<W: AsyncWrite + Unpin>(
 }
 
 async fn export<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     at: Option<Seq>,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -505,7 +505,7 @@ async fn export<W: AsyncWrite + Unpin>(
         Some(at) => {
             check_reached(shared, at)?;
             let (path, cache, log) = (shared.work.clone(), shared.config.cache_bytes, shared.log.clone());
-            let rebuilt = off_thread(move || inspect::state_at(&path, cache, &log, at, &mut |_| {})).await?;
+            let rebuilt = run_blocking(move || inspect::state_at(&path, cache, &log, at, &mut |_| {})).await?;
             Some(rebuilt.map_err(|error| failed(shared, error))?)
         }
     };
@@ -531,7 +531,7 @@ async fn export<W: AsyncWrite + Unpin>(
 }
 
 async fn history<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     collection: Collection,
     key: Key,
@@ -557,7 +557,7 @@ async fn history<W: AsyncWrite + Unpin>(
 }
 
 async fn tail<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     caller: &Caller,
     (from, to): (Seq, Option<Seq>),
     follow: bool,
@@ -572,7 +572,7 @@ async fn tail<W: AsyncWrite + Unpin>(
         while sent < end {
             let (log, after) = (shared.log.clone(), sent);
             let room = room_of(shared, caller).await?;
-            let (found, _room) = off_thread(move || (log.frames(after, BLOCK_BYTES), room)).await?;
+            let (found, _room) = run_blocking(move || (log.frames(after, BLOCK_BYTES), room)).await?;
             let Some(block) = found.map_err(unreadable)? else { break };
             // The last block may contain entries after `to`. The client drops them.
             answer.frames(&frames_for(redaction.as_ref(), block.bytes).map_err(damaged)?).await?;
@@ -586,7 +586,7 @@ async fn tail<W: AsyncWrite + Unpin>(
 }
 
 async fn record<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     seq: Seq,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -595,7 +595,7 @@ async fn record<W: AsyncWrite + Unpin>(
         return Err(refuse(format!("there is no record 0; request one from 1 to {}", shared.head())));
     }
     let log = shared.log.clone();
-    let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
+    let found = run_blocking(move || log.read_record(seq)).await?.map_err(unreadable)?;
     let found = found.ok_or_else(|| {
         refuse(format!(
             "record {seq} was compacted away: all records are kept only from {} on (`segments` lists the files); look \
@@ -606,7 +606,7 @@ async fn record<W: AsyncWrite + Unpin>(
     answer.item(&RecordInfo::of(&found.file, found.offset, &found.bytes).map_err(damaged)?).await
 }
 
-async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
+async fn verify<W: AsyncWrite + Unpin>(shared: &DatastoreRef, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
     let (progress, mut told) = mpsc::channel::<Progress>(16);
     let (path, cache, log, state) =
         (shared.work.clone(), shared.config.cache_bytes, shared.log.clone(), shared.state.clone());
@@ -684,7 +684,7 @@ pub fn check(
 }
 
 async fn compact<W: AsyncWrite + Unpin>(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     dry_run: bool,
     history_ops: Option<u64>,
     answer: &mut Answer<'_, W>,
@@ -700,14 +700,14 @@ async fn compact<W: AsyncWrite + Unpin>(
     answer.item(&report.map_err(|error| failed(shared, error))?).await
 }
 
-async fn submit<R, W>(shared: &SharedRef, caller: &Caller, receive: &mut R, send: &mut W) -> Result<(), Failure>
+async fn submit<R, W>(shared: &DatastoreRef, caller: &Caller, receive: &mut R, send: &mut W) -> Result<(), Failure>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
     let unanswered = tokio::sync::Semaphore::new(super::push::UNANSWERED_MAX);
-    let stream = super::ledger::Stream::default();
+    let stream = super::commit_pipeline::PushStream::default();
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
             if kind != Kind::Push {
@@ -715,7 +715,7 @@ where
             }
             let txn = decode_txn(&body).map_err(refuse)?;
             unanswered.acquire().await.map_err(refuse)?.forget();
-            let source = super::commit::Source { member: &caller.name, is_admins: true, stream: &stream };
+            let source = super::commit_thread::Source { member: &caller.name, is_admins: true, stream: &stream };
             push::submit(shared, source, txn, false, &reply).await.map_err(refuse)?;
         }
         drop(reply);
@@ -724,7 +724,7 @@ where
     let give_out = async {
         while let Some(outcome) = outcomes.recv().await {
             // A client can read its committed transactions once it has the outcome.
-            if let Fate::Committed(seq) | Fate::Rejected(seq, _) = &outcome.fate {
+            if let TxnOutcome::Committed(seq) | TxnOutcome::Rejected(seq, _) = &outcome.fate {
                 wait_applied(shared, *seq).await;
             }
             wire::send(send, Kind::Outcome, &outcome).await?;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crate::codec::message::Bookmark;
 use crate::protocol::fatal::Fatal;
 
-use super::commit::stop_process;
-use super::ledger::{self, Committed};
-use super::shared::SharedRef;
+use super::commit_pipeline::{self, CommittedBatch};
+use super::commit_thread::stop_process;
+use super::shared::DatastoreRef;
 
 /// Interval at which a changing index is made durable. Entries it lost in a crash are replayed from the log.
 const PERSIST_EVERY: Duration = Duration::from_secs(5);
@@ -16,8 +16,8 @@ const PERSIST_EVERY: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(5);
 
 pub(super) struct Applier {
-    pub shared: SharedRef,
-    pub committed: Receiver<Committed>,
+    pub shared: DatastoreRef,
+    pub committed: Receiver<CommittedBatch>,
 }
 
 impl Applier {
@@ -48,20 +48,21 @@ impl Applier {
         }
     }
 
-    fn apply(&self, committed: &Committed) {
+    fn apply(&self, committed: &CommittedBatch) {
         let applied = |last, bookmark: Option<Bookmark>| {
             self.shared.applied.send_replace(last);
             if let Some(bookmark) = bookmark {
                 let _ = self.shared.bookmarks.send(bookmark);
             }
         };
-        if let Err(failure) = ledger::index(&self.shared.state, &self.shared.log, committed, &mut { applied }) {
+        if let Err(failure) = commit_pipeline::index(&self.shared.state, &self.shared.log, committed, &mut { applied })
+        {
             stop_process(&self.shared, &failure);
         }
     }
 
     fn bookmark(&self) {
-        if let Some(bookmark) = ledger::bookmark(&self.shared.state) {
+        if let Some(bookmark) = commit_pipeline::bookmark(&self.shared.state) {
             let _ = self.shared.bookmarks.send(bookmark);
         }
     }

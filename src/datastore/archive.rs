@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::codec::health::{Code, Reason};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 
 #[derive(Debug, Default)]
 struct State {

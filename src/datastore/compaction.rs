@@ -10,8 +10,8 @@ use crate::log::compaction::{Compactor, Outcome};
 use crate::model::Seq;
 use crate::telemetry;
 
-use super::commit;
-use super::shared::SharedRef;
+use super::commit_thread;
+use super::shared::DatastoreRef;
 
 /// Interval at which the automatic triggers are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub(super) struct Request {
 }
 
 /// Serves requests and automatic triggers until the datastore stops.
-pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
+pub(super) fn run(shared: &DatastoreRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
     let mut stopping = shared.stopping.subscribe();
     loop {
         let waiting = async {
@@ -60,19 +60,19 @@ pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mp
     }
 }
 
-fn log_bytes(shared: &SharedRef) -> u64 {
+fn log_bytes(shared: &DatastoreRef) -> u64 {
     shared.log.segments().iter().map(|segment| segment.bytes).sum()
 }
 
 /// Returns whether the datastore was opened read-only: it then works in another directory and records no audit. Its
 /// compactions are dry runs that assume a complete audit.
-fn is_viewed(shared: &SharedRef) -> bool {
+fn is_viewed(shared: &DatastoreRef) -> bool {
     shared.work != shared.path
 }
 
 /// Returns whether compaction is due: the sealed bytes below the target horizon exceed the configured minimum, or disk
 /// space is short.
-fn is_due(shared: &SharedRef) -> bool {
+fn is_due(shared: &DatastoreRef) -> bool {
     if is_viewed(shared) {
         return false;
     }
@@ -87,7 +87,7 @@ fn is_due(shared: &SharedRef) -> bool {
 }
 
 /// Returns the highest possible horizon and the reason why it cannot rise further.
-fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
+fn target(shared: &DatastoreRef, history_ops: Option<u64>) -> (Seq, &'static str) {
     let head = shared.head();
     let floor = shared.floor();
     let mut found = super::horizon::target(head, floor, history_ops.unwrap_or(shared.config.history_ops));
@@ -113,7 +113,7 @@ fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
 }
 
 fn compact(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     compactor: &mut Compactor,
     dry_run: bool,
     history_ops: Option<u64>,
@@ -143,7 +143,7 @@ fn compact(
         ..CompactReport::default()
     };
     // The index must have applied the entries that compaction is about to drop.
-    wait::until(commit::wait_applied(shared, wanted));
+    wait::until(commit_thread::wait_applied(shared, wanted));
     if !dry_run {
         seal_for(shared, wanted)?;
     }
@@ -162,22 +162,25 @@ fn compact(
 }
 
 /// Resolves the rejections of revoked members. No client asks for them any more, so they would be kept forever.
-fn settle_revoked(shared: &SharedRef) {
+fn settle_revoked(shared: &DatastoreRef) {
     let (reply, settled) = oneshot::channel();
-    if shared.commit.blocking_send(commit::Request::Settle(shared.members.revoked(), reply)).is_ok() {
+    if shared.commit.blocking_send(commit_thread::Request::Settle(shared.members.revoked(), reply)).is_ok() {
         let _ = settled.blocking_recv();
     }
 }
 
 /// Closes the open segment when the horizon could rise into it. The horizon rises only to ends of segments, so a target
 /// within the open segment could otherwise be reached only up to its start.
-fn seal_for(shared: &SharedRef, wanted: Seq) -> Result<(), String> {
+fn seal_for(shared: &DatastoreRef, wanted: Seq) -> Result<(), String> {
     let open_from = shared.log.segments().iter().find(|segment| !segment.sealed).map(|segment| segment.first);
     if open_from.is_none_or(|first| wanted < first) {
         return Ok(());
     }
     let (reply, sealed) = oneshot::channel();
-    shared.commit.blocking_send(commit::Request::Seal(reply)).map_err(|_| "the datastore is stopping".to_owned())?;
+    shared
+        .commit
+        .blocking_send(commit_thread::Request::Seal(reply))
+        .map_err(|_| "the datastore is stopping".to_owned())?;
     sealed.blocking_recv().map_err(|_| "the datastore is stopping".to_owned())??;
     Ok(())
 }

@@ -8,14 +8,14 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::codec::block;
 use crate::codec::error::DecodeError;
 use crate::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
-use crate::codec::redacted::frames_for;
+use crate::codec::redacted_frame::frames_for;
 use crate::env::vital;
 use crate::log::ReadError;
 use crate::model::{MemberName, Redaction, Seq};
 use crate::protocol::feed::{self, Next};
 use crate::transport::wire::{self, WireError};
 
-use super::shared::{BLOCK_BYTES, SharedRef};
+use super::shared::{BLOCK_BYTES, DatastoreRef};
 
 /// Reason why a tail ended.
 pub(super) enum FeedEnd {
@@ -35,7 +35,7 @@ impl<E: Into<WireError>> From<E> for FeedEnd {
 
 /// Serves the entries after `from`, without the values that `redaction` withholds, until the connection ends.
 pub(super) async fn serve(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     member: &MemberName,
     connection: &quinn::Connection,
     from: Seq,

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::scratch::Scratch;
+use crate::fault_injection::{self, Bug};
 use crate::log::LogReader;
 use crate::model::{Chain, Entry, Seq};
-use crate::planted::{self, Bug};
 use crate::state::rebuild::{self, Action, LogView, LossReason};
 use crate::state::{Remedy, StateError, StateMeta, StateStore};
 
@@ -32,7 +32,7 @@ const DAMAGED: &str = "state.damaged-";
 
 /// Reason why an index does not match its log.
 #[derive(Debug, thiserror::Error)]
-pub enum Unlevel {
+pub enum IndexMismatch {
     /// The index must be rebuilt.
     #[error("{0}")]
     Rebuild(String),
@@ -46,8 +46,8 @@ pub enum Unlevel {
     },
 }
 
-fn again(error: impl std::fmt::Display) -> Unlevel {
-    Unlevel::Rebuild(error.to_string())
+fn again(error: impl std::fmt::Display) -> IndexMismatch {
+    IndexMismatch::Rebuild(error.to_string())
 }
 
 /// Opens the index of the datastore in `path` and replays `log` to its head.
@@ -77,15 +77,15 @@ pub(super) fn open(
     let found = StateStore::open(&place, config.cache_bytes);
     let (old, reason) = match found.map(|state| (level(&state, log), state)) {
         Ok((Ok(()), state)) => return Ok(state),
-        Ok((Err(loss @ Unlevel::Loss { .. }), _)) if config.recovery != Recovery::Off => {
+        Ok((Err(loss @ IndexMismatch::Loss { .. }), _)) if config.recovery != Recovery::Off => {
             return Err(OpenError::Loss(loss.to_string()));
         }
-        Ok((Err(loss @ Unlevel::Loss { .. }), _)) => {
+        Ok((Err(loss @ IndexMismatch::Loss { .. }), _)) => {
             tracing::error!(%loss, "renaming the state index and giving up the data that only it has, because \
                                     Datastore-Recovery is off");
             (None, loss.to_string())
         }
-        Ok((Err(Unlevel::Rebuild(reason)), state)) => (Some(state), reason),
+        Ok((Err(IndexMismatch::Rebuild(reason)), state)) => (Some(state), reason),
         Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
         Err(error) => (None, error.to_string()),
     };
@@ -117,7 +117,9 @@ fn examine(path: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Opt
         Err(error) => return Err(error),
     };
     match compare(&view, log) {
-        Err(loss @ Unlevel::Loss { .. }) if config.recovery != Recovery::Off => Err(OpenError::Loss(loss.to_string())),
+        Err(loss @ IndexMismatch::Loss { .. }) if config.recovery != Recovery::Off => {
+            Err(OpenError::Loss(loss.to_string()))
+        }
         _ => Ok(None),
     }
 }
@@ -146,9 +148,9 @@ pub(super) fn open_to_read(
         let view = StateStore::open_view(&place, &scratch.join(STATE), config.cache_bytes);
         match view.map(|state| (level(&state, log), state)) {
             Ok((Ok(()), state)) => return Ok(state),
-            Ok((Err(loss @ Unlevel::Loss { .. }), _)) => return Err(OpenError::Loss(loss.to_string())),
+            Ok((Err(loss @ IndexMismatch::Loss { .. }), _)) => return Err(OpenError::Loss(loss.to_string())),
             Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
-            Ok((Err(Unlevel::Rebuild(reason)), _)) => {
+            Ok((Err(IndexMismatch::Rebuild(reason)), _)) => {
                 tracing::warn!(reason, "state index will be rebuilt at the next start")
             }
             Err(error) => tracing::warn!(%error, "state index will be rebuilt at the next start"),
@@ -232,7 +234,7 @@ impl Replaced {
 /// Checks that there is room for a second index, because a rebuild that fails half-way would leave the disk full.
 fn check_space(path: &Path, place: &Path) -> Result<(), OpenError> {
     let needed = bytes_in(place);
-    let Ok(free) = super::commit::free_space(path) else { return Ok(()) };
+    let Ok(free) = super::commit_thread::free_space(path) else { return Ok(()) };
     if free >= needed {
         return Ok(());
     }
@@ -281,7 +283,7 @@ fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
 ///
 /// # Errors
 /// Returns an error if the index cannot be read for reasons unrelated to its contents.
-pub(super) fn look_at(path: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
+pub(super) fn inspect_index(path: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
     match view(&path.join(STATE), config) {
         Ok(view) => Ok(view),
         Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => Ok(None),
@@ -313,7 +315,7 @@ fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenErro
 
 /// Checks the indexes of a datastore without a log for evidence of a loss: the index in place, an unfinished rebuild,
 /// and discarded ones. With `--recovery off` the ones that prove a loss are renamed and kept.
-pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
+pub(super) fn check_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
     let place = path.join(STATE);
     let kept = kept(path);
     for index in [place, path.join(SIDE)].iter().chain(&kept) {
@@ -346,7 +348,7 @@ fn stands(meta: &StateMeta) -> String {
 }
 
 /// Compares the position of an index with its log. Returns the sequence from which the index has to catch up, if any.
-fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> {
+fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, IndexMismatch> {
     let chain_at = |seq| log.chain_at(seq).ok().flatten();
     let (lineage, meta) = (log.lineage(), state.meta());
     let view = LogView {
@@ -364,7 +366,7 @@ fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> 
         Action::Loss { reason } => {
             let index = meta.as_deref().map(stands).unwrap_or_default();
             let log = format!("the log ends at {} of log {}, generation {}", view.head, view.log_id, view.generation);
-            Err(Unlevel::Loss { reason, positions: format!("{index}, {log}") })
+            Err(IndexMismatch::Loss { reason, positions: format!("{index}, {log}") })
         }
     }
 }
@@ -373,23 +375,23 @@ fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> 
 ///
 /// # Errors
 /// Returns an error if the index must be rebuilt or proves a loss.
-pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
+pub fn level(state: &StateStore, log: &LogReader) -> Result<(), IndexMismatch> {
     if state.meta().is_none() && log.head().0 == Seq::ZERO {
         return state.init(log.log_id(), log.generation(), log.lineage()).map_err(again);
     }
     if let Some(from) = compare(state, log)?
-        && !planted::is(Bug::SkipCatchUp)
+        && !fault_injection::is(Bug::SkipCatchUp)
     {
         catch_up(state, log, from)?;
     }
     let report = state.check().map_err(again)?;
     match report.damage.first() {
-        Some(damage) => Err(Unlevel::Rebuild(format!("it is inconsistent: {damage}"))),
+        Some(damage) => Err(IndexMismatch::Rebuild(format!("it is inconsistent: {damage}"))),
         None => Ok(()),
     }
 }
 
-fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), Unlevel> {
+fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), IndexMismatch> {
     let mut batch: Vec<Entry> = Vec::new();
     let mut chain = Chain::default();
     for entry in log.chained_entries(from, log.head().0) {
@@ -408,7 +410,7 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), Unleve
 mod tests {
     use super::*;
     use crate::datastore::open::{LOG, log_options};
-    use crate::env::real::RealFs;
+    use crate::env::real_fs::RealFs;
     use crate::log::Log;
 
     /// Creates a directory with an empty log.
@@ -425,16 +427,16 @@ mod tests {
         let path = temp.path();
         let built = rebuild_state(&path.join(STATE), config.cache_bytes, &log.reader(), Seq::ZERO, &mut |_| {});
         drop(built.expect("builds"));
-        assert!(judge_without_log(path, &config).is_ok(), "no index");
+        assert!(check_without_log(path, &config).is_ok(), "no index");
         for name in [STATE, SIDE, "state.damaged-3"] {
             let index = path.join(name);
             let _ = fs::remove_dir_all(path.join(STATE));
             fs::create_dir(&index).expect("creates");
             fs::write(index.join("0.jnl"), b"no journal").expect("writes");
-            let refused = judge_without_log(path, &config).expect_err("refuses").to_string();
+            let refused = check_without_log(path, &config).expect_err("refuses").to_string();
             assert!(refused.contains(&index.display().to_string()), "{refused}");
             let off = DatastoreConfig { recovery: Recovery::Off, ..config.clone() };
-            judge_without_log(path, &off).expect("is abandoned");
+            check_without_log(path, &off).expect("is abandoned");
             let kept = kept(path);
             assert_eq!(kept.len(), 1, "{kept:?}");
             assert!(name.starts_with(DAMAGED) || !index.exists());

@@ -13,20 +13,20 @@ use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::state::StateStore;
 use crate::trust::{RecoveryKeys, TrustError, check_halves};
 
-use super::contents::Missing;
+use super::blobs::Missing;
+use super::install_marker;
 use super::open::{OpenError, rebuild_state};
-use super::shared::SharedRef;
-use super::unfinished;
+use super::shared::DatastoreRef;
 
-pub(super) fn status(shared: &SharedRef) -> Status {
+pub(super) fn status(shared: &DatastoreRef) -> Status {
     let head = shared.head();
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
-    let incomplete = super::contents::incomplete(shared);
+    let incomplete = super::blobs::incomplete(shared);
     // Measured here, too, because nothing may be written for a long time. Only a successful write clears the state:
     // with a quota, writes fail although the disk has free space.
-    if super::commit::measure_disk(shared) == Some(true) {
-        shared.set_refusal(super::commit::DISK_IS_FULL);
+    if super::commit_thread::measure_disk(shared) == Some(true) {
+        shared.set_refusal(super::commit_thread::DISK_IS_FULL);
     }
     let (refusal, recovery, audit) = (shared.refusal(), shared.recovery(), shared.audit.problem());
     let ended = shared.watch.ended();
@@ -74,7 +74,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         rotates_recovery_key: RecoveryKeys::is_rotating(&super::service::trust_dir(&shared.path)),
         objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
         log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),
-        disk_free_bytes: super::commit::free_space(&shared.path).unwrap_or_default(),
+        disk_free_bytes: super::commit_thread::free_space(&shared.path).unwrap_or_default(),
         healthy: problem.is_empty(),
         remedy,
         problem,
@@ -96,17 +96,17 @@ pub(super) fn status(shared: &SharedRef) -> Status {
 }
 
 /// Returns the reason for rejecting writes, with the free and required space if the disk is full.
-fn room(shared: &SharedRef, refusal: String) -> String {
+fn room(shared: &DatastoreRef, refusal: String) -> String {
     const MIB: u64 = 1 << 20;
     let (free, min) = (shared.disk_free.load(Ordering::Relaxed), shared.config.min_free_bytes);
-    if refusal != super::commit::DISK_IS_FULL || free >= min {
+    if refusal != super::commit_thread::DISK_IS_FULL || free >= min {
         return refusal;
     }
     format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` requires {}", free / MIB, min / MIB)
 }
 
 /// Checks for CA files deleted while the datastore runs with its in-memory copy.
-fn trust_damage(shared: &SharedRef) -> Option<Reason> {
+fn trust_damage(shared: &DatastoreRef) -> Option<Reason> {
     let trust = super::service::trust_dir(&shared.path);
     let key = trust.join("ca.key");
     if shared.members.is_serving() && is_missing(&key) {
@@ -130,7 +130,7 @@ fn of_trust(error: &TrustError, damaged: Code, remedy: &str) -> Reason {
 }
 
 /// Returns conditions that need an operator but do not stop the datastore.
-fn attention(shared: &SharedRef) -> Vec<Reason> {
+fn attention(shared: &DatastoreRef) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let skew_s = shared.clock_skew_ms() / 1000;
     if skew_s != 0 {
@@ -183,9 +183,9 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
 }
 
 /// Reports incomplete blobs of which the rest may be at members that have not answered.
-fn contents_away(shared: &SharedRef) -> Option<Reason> {
+fn contents_away(shared: &DatastoreRef) -> Option<Reason> {
     let (mut count, mut members) = (0, BTreeSet::new());
-    for missing in super::contents::incomplete(shared).into_values() {
+    for missing in super::blobs::incomplete(shared).into_values() {
         if let Missing::WaitsFor(away) = missing {
             count += 1;
             members.extend(away.into_iter().map(|member| member.to_string()));
@@ -315,7 +315,7 @@ pub fn state_at(
 /// Removes directories left by an interrupted [`state_at`] or trial restore.
 pub fn remove_past(path: &std::path::Path) {
     let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-    let is_left = |name: &str| name.starts_with(PAST_PREFIX) || name == unfinished::REHEARSAL;
+    let is_left = |name: &str| name.starts_with(PAST_PREFIX) || name == install_marker::REHEARSAL;
     for entry in entries.filter(|entry| is_left(&entry.file_name().to_string_lossy())) {
         let _ = std::fs::remove_dir_all(entry.path());
     }

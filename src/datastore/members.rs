@@ -11,21 +11,21 @@ use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
 use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, ServerEndpoint};
 use crate::transport::join::Redeem;
 use crate::trust::{
-    AuditMark, Authorities, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile,
-    Role, Token, TrustError,
+    AuditMark, Authorities, CaBackup, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry,
+    RegistryFile, Role, Token, TrustError,
 };
 
-use super::contents::Connected;
+use super::blobs::Connected;
+use super::member_registry::NotDurable;
 use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
-use super::recovery::{self, Here};
-use super::register::NotDurable;
-use super::register_seen::{Sound, Witness, beyond};
-use super::shared::{Shared, now_ms};
+use super::read_only::{self, Here};
+use super::shared::{DatastoreState, now_ms};
+use super::stale_registry::{Sound, Witness, beyond};
 
 /// Addresses at which others reach a member.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -75,9 +75,9 @@ pub(super) struct Members {
     pub(super) certificate_days: u32,
 }
 
-static JOINS_FAILED: Seldom = Seldom::new();
+static JOINS_FAILED: LogRateLimit = LogRateLimit::new();
 
-impl Redeem for Shared {
+impl Redeem for DatastoreState {
     fn redeem(
         &self,
         name: &MemberName,
@@ -457,12 +457,12 @@ impl Members {
         }
         let keys = RecoveryKeys::open_or_create(trust).map_err(|error| error.to_string())?;
         let authorities = self.authorities();
-        let stamp = Escrow::stamp_of(&copy, &authorities, &keys);
+        let stamp = CaBackup::stamp_of(&copy, &authorities, &keys);
         if known == Some(stamp.as_str()) {
             return Ok((stamp, None));
         }
         let escrow =
-            Escrow::seal(trust, authorities.current(), &mut copy, now_ms()).map_err(|error| error.to_string())?;
+            CaBackup::seal(trust, authorities.current(), &mut copy, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
     }
@@ -480,7 +480,7 @@ impl Members {
 
     /// Records which encrypted backup a member has, as shown by the stamp it presents.
     pub(super) fn note_copy(&self, member: &MemberName, known: Option<&str>) {
-        self.registry().note_copy(member, known.and_then(Escrow::keys_of));
+        self.registry().note_copy(member, known.and_then(CaBackup::keys_of));
     }
 
     pub(super) fn sign(&self, position: Position) -> Result<Proof, TrustError> {
@@ -499,7 +499,7 @@ impl Members {
 
     /// Returns the registry's evidence that the log lost entries or was replaced.
     pub(super) fn evidence(&self, here: &Here<'_>) -> Option<String> {
-        recovery::from_register(here, &self.registry().copy())
+        read_only::from_register(here, &self.registry().copy())
     }
 
     /// Returns the evidence against the log in a member's position.

@@ -8,16 +8,16 @@ use crate::chunks::{ChunkError, ChunkStore, StoreOptions};
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::SystemClock;
 use crate::env::fs::Fs;
-use crate::env::real::{RealFs, create_dirs};
+use crate::env::real_fs::{RealFs, create_dirs};
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::Seq;
 use crate::state::rebuild::{self, RebuildError};
 use crate::state::{OriginTable, StateError, StateStore, Target};
 
-use super::{index, unfinished};
+use super::{index, install_marker};
 
-pub use super::index::{STATE, Unlevel, kept, level};
+pub use super::index::{IndexMismatch, STATE, kept, level};
 
 /// Error of opening a datastore.
 #[derive(Debug, thiserror::Error)]
@@ -120,13 +120,13 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     super::repair::finish(path)?;
     let directory = path.join(LOG);
     if !crate::log::exists(&RealFs, &directory).map_err(io_error(&directory))? {
-        unfinished::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
-        index::judge_without_log(path, config)?;
+        install_marker::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
+        index::check_without_log(path, config)?;
     }
     let (log, recovery) = Log::open(Arc::new(RealFs), &directory, log_options(config))?;
     let found = (log.head().0, log.generation());
-    unfinished::judge(path, Some(found), config.recovery).map_err(OpenError::Unfinished)?;
-    if let Err(error) = unfinished::end(path) {
+    install_marker::judge(path, Some(found), config.recovery).map_err(OpenError::Unfinished)?;
+    if let Err(error) = install_marker::end(path) {
         tracing::warn!(%error, "failed to remove the mark of an interrupted recovery; using the existing log");
     }
     super::repair::clean(path);
@@ -154,13 +154,13 @@ pub fn open_to_read(
     if !crate::log::exists(&*fs, &directory).map_err(io_error(&directory))? {
         // Read-only commands report a loss even if recovery is off.
         let config = DatastoreConfig { recovery: Recovery::Auto, ..config.clone() };
-        unfinished::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
-        index::judge_without_log(path, &config)?;
+        install_marker::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
+        index::check_without_log(path, &config)?;
         return Err(OpenError::NoLog(directory));
     }
     let (log, recovery) = Log::open(Arc::clone(&fs) as Arc<dyn Fs>, &directory, log_options(config))?;
     let found = (log.head().0, log.generation());
-    unfinished::judge(path, Some(found), Recovery::Auto).map_err(OpenError::Unfinished)?;
+    install_marker::judge(path, Some(found), Recovery::Auto).map_err(OpenError::Unfinished)?;
     crate::log::generations::all(path, log.log_id())?;
     let state = index::open_to_read(path, scratch, config, &log.reader(), progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {

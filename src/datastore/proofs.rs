@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
-use super::shared::SharedRef;
+use super::shared::DatastoreRef;
 use crate::model::Seq;
 
 /// Interval between signatures. It bounds the entries that no signature covers.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Signs the state's position at startup and after every change.
-pub(super) async fn run(shared: SharedRef) {
+pub(super) async fn run(shared: DatastoreRef) {
     let mut bookmarks = shared.bookmarks.subscribe();
     loop {
         let signed = sign(&shared);
@@ -25,7 +25,7 @@ pub(super) async fn run(shared: SharedRef) {
 }
 
 /// Signs the state's position, unless the log is known to lack entries.
-pub(super) fn sign(shared: &SharedRef) -> Option<Seq> {
+pub(super) fn sign(shared: &DatastoreRef) -> Option<Seq> {
     let position = shared.state.meta()?.position();
     let is_signed = shared.proof.borrow().as_ref().is_some_and(|proof| {
         // A new CA signs it again, so that every member gets a position signed by that CA.

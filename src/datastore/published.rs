@@ -113,7 +113,7 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::reports::REPORT_BYTES_MAX;
+    use crate::codec::report_limits::REPORT_BYTES_MAX;
     use crate::trust::{Role, RosterCertificate};
 
     fn roster(bytes: &[u8]) -> Roster {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::codec::content::names_chunks;
-use crate::codec::message::{self, BadMessage, Fate, Kind, Outcome, RefusalCode, Refused};
+use crate::codec::blob_manifest::references_chunks;
+use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused, TxnOutcome};
 use crate::codec::txn::{BadTxn, HEAD_BYTES_MAX, decode_head, decode_txn_within};
 use crate::env::shares::Share;
 use crate::model::limits::LimitExceeded;
@@ -15,10 +15,10 @@ use crate::model::{Limits, MemberName, Origin, Reason, Txn};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
-use super::commit::{Source, propose};
-use super::contents::Judgement;
-use super::ledger::Stream;
-use super::shared::{ARRIVING_UNIT, SharedRef};
+use super::blobs::BlobPrecheck;
+use super::commit_pipeline::PushStream;
+use super::commit_thread::{Source, propose};
+use super::shared::{ARRIVING_UNIT, DatastoreRef};
 
 /// Most transactions of one stream with unwritten outcomes. Our own clients have fewer in flight.
 pub(super) const UNANSWERED_MAX: usize = 16 << 10;
@@ -29,29 +29,29 @@ const ARRIVAL_BYTES_PER_S: u64 = 16 << 10;
 
 /// Serves a push stream until the client finishes it.
 pub(super) async fn serve(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     member: &MemberName,
     send: &mut quinn::SendStream,
     receive: &mut quinn::RecvStream,
 ) -> Result<(), WireError> {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
     let unanswered = Semaphore::new(UNANSWERED_MAX);
-    let stream = Stream::default();
+    let stream = PushStream::default();
     let take_in = async {
         while let Some((kind, length)) = wire::read_header(receive).await? {
-            if !matches!(kind, Kind::Push | Kind::PushForsaken) {
+            if !matches!(kind, Kind::Push | Kind::PushLostBlobs) {
                 return Err(BadMessage::Unexpected { expected: "Push", found: kind }.into());
             }
             // Held until the transaction is queued for the commit thread.
             let _room = room_for(shared, member, length).await?;
             let (txn, too_large) = arrive_in_time(&shared.limits, receive, length).await?;
             refuse_reserved(txn.id.origin)?;
-            telemetry::journey::received(txn.id, member);
+            telemetry::txn_trace::received(txn.id, member);
             // Backpressure: stop reading from a client that does not read the outcomes.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
             let source = Source { member, is_admins: false, stream: &stream };
             match too_large {
-                None => submit(shared, source, txn, kind == Kind::PushForsaken, &reply).await?,
+                None => submit(shared, source, txn, kind == Kind::PushLostBlobs, &reply).await?,
                 rejected => propose(shared, source, txn, rejected, None, &reply).await?,
             }
         }
@@ -79,7 +79,7 @@ pub(super) async fn serve(
 }
 
 /// Acquires memory for an incoming push. Quotas are per member, so a member that stalls does not block others.
-async fn room_for(shared: &SharedRef, member: &MemberName, length: usize) -> Result<Option<Share>, WireError> {
+async fn room_for(shared: &DatastoreRef, member: &MemberName, length: usize) -> Result<Option<Share>, WireError> {
     // Almost nothing of a transaction above the size limit is kept in memory.
     if length <= ARRIVING_UNIT || length > shared.limits.txn_bytes_max {
         return Ok(None);
@@ -136,7 +136,7 @@ fn undecodable(error: &BadTxn) -> Refused {
 
 /// Proposes a transaction, unless it references chunks that must be uploaded first.
 pub(super) async fn submit(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     source: Source<'_>,
     txn: Txn,
     is_forsaken: bool,
@@ -144,14 +144,14 @@ pub(super) async fn submit(
 ) -> Result<(), Refused> {
     let deferred = |refused| {
         source.stream.interrupt();
-        let _ = reply.send(Outcome { id: txn.id, fate: Fate::Deferred(refused) });
+        let _ = reply.send(Outcome { id: txn.id, fate: TxnOutcome::Deferred(refused) });
         Ok(())
     };
-    let hold = names_chunks(&txn.ops).then(|| shared.contents.store.hold());
+    let hold = references_chunks(&txn.ops).then(|| shared.contents.store.hold());
     let objection = match shared.contents.judge(&txn, is_forsaken).await {
-        Ok(Judgement::Fine) => None,
-        Ok(Judgement::Reject(reason)) => Some(reason),
-        Ok(Judgement::Wait(refused)) => return deferred(refused),
+        Ok(BlobPrecheck::Fine) => None,
+        Ok(BlobPrecheck::Reject(reason)) => Some(reason),
+        Ok(BlobPrecheck::Wait(refused)) => return deferred(refused),
         Err(message) => return deferred(Refused { code: RefusalCode::Internal, message }),
     };
     propose(shared, source, txn, objection, hold, reply).await

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::admin::{Beginning, Finding, GenerationInfo};
+use crate::codec::admin::{Finding, GenerationCause, GenerationInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::fs::parent_dir;
-use crate::env::real::{RealFs, create_dirs};
+use crate::env::real_fs::{RealFs, create_dirs};
 use crate::log::format::LINEAGE_MAX;
 use crate::log::generations::{self, NotesError};
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
@@ -75,7 +75,7 @@ pub enum RepairError {
     #[error(
         "{path} holds a log up to sequence {known}, which is not replaced; if it is damaged, use `repair`; if it \
          belongs to another fleet, move it and its index first, {aside}, and run this command again",
-        path = path.display(), aside = super::recovery::aside(&parent_dir(path).display().to_string())
+        path = path.display(), aside = super::read_only::aside(&parent_dir(path).display().to_string())
     )]
     NotEmpty {
         /// Path of the log.
@@ -174,7 +174,7 @@ struct Traces {
 impl Traces {
     /// Collects the evidence. With `log_is_lost` the index is ignored.
     fn of(path: &Path, config: &DatastoreConfig, log_is_lost: bool) -> Result<Traces, RepairError> {
-        let index = if log_is_lost { None } else { index::look_at(path, config).map_err(RepairError::Index)? };
+        let index = if log_is_lost { None } else { index::inspect_index(path, config).map_err(RepairError::Index)? };
         let (registry, register) = match Registry::open(&path.join("trust"), super::shared::now_ms()) {
             Ok(registry) => (Some(registry), None),
             Err(error) => (None, Some(error.to_string())),
@@ -281,7 +281,7 @@ fn note_generations(
 }
 
 fn began(entry: &LineageEntry, options: RepairOptions<'_>) -> GenerationInfo {
-    let beginning = if options.log_is_lost { Beginning::Recovered } else { Beginning::Repaired };
+    let beginning = if options.log_is_lost { GenerationCause::Recovered } else { GenerationCause::Repaired };
     let LineageEntry { generation, shared_to } = *entry;
     GenerationInfo { generation, shared_to, beginning, time_ms: super::shared::now_ms() }
 }

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::codec::authority::{
     AuthorityRotation, AuthorityStage, MemberAuthority, ReplacedAuthority, RootInfo, RootsInfo, RotationStep,
 };
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::{Generation, MemberName};
 use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, ServerEndpoint};
 use crate::trust::{
@@ -24,7 +24,7 @@ use crate::trust::{
 
 use super::members::Members;
 use super::proofs;
-use super::shared::{SharedRef, now_ms};
+use super::shared::{DatastoreRef, now_ms};
 
 /// Most trusted CAs that a member may report.
 const KNOWN_MAX: usize = 8;
@@ -217,7 +217,7 @@ impl Members {
         failed.map_or(shown, Err)
     }
 
-    fn begin_rotation(&self, trust: &Path) -> Result<(), String> {
+    fn start_rotation(&self, trust: &Path) -> Result<(), String> {
         // Earlier versions did not record who signed a certificate. Those certificates belong to the current CA.
         let name = authority_name(&self.authorities().current().fingerprint());
         let noted = self.change(|registry| {
@@ -283,12 +283,12 @@ impl Members {
 ///
 /// # Errors
 /// Returns the reason if the step was not performed.
-pub(super) fn step(shared: &SharedRef, step: &RotationStep) -> Result<AuthorityRotation, String> {
+pub(super) fn step(shared: &DatastoreRef, step: &RotationStep) -> Result<AuthorityRotation, String> {
     let (members, trust) = (&shared.members, super::service::trust_dir(&shared.path));
     let generation = shared.log.generation();
     match step {
         RotationStep::Status => return Ok(members.rotation()),
-        RotationStep::Begin => members.begin_rotation(&trust)?,
+        RotationStep::Begin => members.start_rotation(&trust)?,
         RotationStep::Finish { without } => members.finish_rotation(&trust, without, generation)?,
         RotationStep::Abort => members.abort_rotation(&trust, generation)?,
     }

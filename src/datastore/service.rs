@@ -9,17 +9,17 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::chunks::ChunkStore;
 use crate::codec::admin::BackendInfo;
 use crate::config::datastore::{DatastoreConfig, Recovery};
-use crate::env::background;
 use crate::env::clock::steady_ms;
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::low_priority;
 use crate::env::scratch::Scratch;
-use crate::env::watch::Watch;
+use crate::env::supervisor::Supervisor;
 use crate::log::RecoveryReport;
 use crate::log::compaction::Compactor;
 use crate::model::{MemberName, Seq};
 use crate::protocol::commit_clock::CommitClock;
 
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::transport::admission::{Admission, Turn};
 use crate::transport::endpoint::{self, HandshakeError, ServerEndpoint};
 use crate::transport::wire::WireError;
@@ -29,21 +29,22 @@ use crate::trust::{Authorities, FloorPolicy, Refusal, Registry, Role, TrustError
 use super::applier::Applier;
 use super::archive::Archive;
 use super::audit::Audit;
-use super::commit::{self, Committer};
-use super::contents::{self, Contents};
-use super::ledger::Ledger;
+use super::blobs::{self, Blobs};
+use super::commit_pipeline::CommitPipeline;
+use super::commit_thread::{self, Committer};
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::pins::Pins;
-use super::recovery::Here;
-use super::register_seen::{self, Witness};
+use super::read_only::Here;
 use super::renewals::Renewals;
 use super::session::Session;
 use super::shared::{
-    Shared, SharedRef, arriving, blocks, follows, join_permits, new_ring, now_ms, pushes, queue_permits, readings,
+    DatastoreRef, DatastoreState, arriving, blocks, follows, join_permits, new_ring, now_ms, pushes, queue_permits,
+    readings,
 };
 use super::snapshot::Snapshots;
-use super::{admin, audit, compaction, inspect, proofs, recovery};
+use super::stale_registry::{self, Witness};
+use super::{admin, audit, compaction, inspect, proofs, read_only};
 
 /// Capacity of the commit thread's queue, in requests.
 const COMMIT_QUEUE: usize = 8192;
@@ -132,8 +133,8 @@ impl DatastoreError {
 
 /// A running datastore.
 pub struct Datastore {
-    shared: SharedRef,
-    place: Place,
+    shared: DatastoreRef,
+    place: DirectoryClaim,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
     /// Findings of the log recovery at startup.
@@ -141,27 +142,27 @@ pub struct Datastore {
 }
 
 /// The claim on the directory.
-enum Place {
+enum DirectoryClaim {
     /// Claimed for writing; no other process changes the directory.
     Write { _lock: std::fs::File, endpoint: Option<ServerEndpoint> },
     /// Opened read-only. Files that must be created go to `scratch`.
     Read { _lock: Option<std::fs::File>, scratch: Scratch },
 }
 
-impl Place {
+impl DirectoryClaim {
     fn endpoint(&self) -> Option<&ServerEndpoint> {
         match self {
-            Place::Write { endpoint, .. } => endpoint.as_ref(),
-            Place::Read { .. } => None,
+            DirectoryClaim::Write { endpoint, .. } => endpoint.as_ref(),
+            DirectoryClaim::Read { .. } => None,
         }
     }
 }
 
 /// Handle to query the members of a running datastore.
 #[derive(Clone)]
-pub struct Roster(SharedRef);
+pub struct ConnectedMembers(DatastoreRef);
 
-impl Roster {
+impl ConnectedMembers {
     /// Returns the webservers that a load balancer may send requests to.
     #[must_use]
     pub fn backends(&self) -> Vec<BackendInfo> {
@@ -223,7 +224,7 @@ impl Datastore {
             Recovery::Auto | Recovery::Wait => Registry::open(&trust, now_ms())?.detached(),
         };
         let address = config.listen_address();
-        Self::run(config, path, opened, authorities, registry, Place::Read { _lock: lock, scratch }, address)
+        Self::run(config, path, opened, authorities, registry, DirectoryClaim::Read { _lock: lock, scratch }, address)
     }
 
     async fn open(config: DatastoreConfig, listens: bool) -> Result<Datastore, DatastoreError> {
@@ -234,7 +235,7 @@ impl Datastore {
             let claiming = move || {
                 let lock = data_dir::claim(&path, "datastore", patience)?;
                 if listens {
-                    data_dir::close_to_others(&path)?;
+                    data_dir::restrict_to_owner(&path)?;
                 }
                 Ok::<_, data_dir::DirectoryError>(lock)
             };
@@ -273,7 +274,7 @@ impl Datastore {
             address = listening.local_addr().map_err(io("cannot read the address of the socket"))?;
             endpoint = Some(listening);
         }
-        Self::run(config, path, opened, authorities, registry, Place::Write { _lock: lock, endpoint }, address)
+        Self::run(config, path, opened, authorities, registry, DirectoryClaim::Write { _lock: lock, endpoint }, address)
     }
 
     fn run(
@@ -282,7 +283,7 @@ impl Datastore {
         (opened, chunks): (Opened, ChunkStore),
         authorities: Authorities,
         mut registry: Registry,
-        place: Place,
+        place: DirectoryClaim,
         address: std::net::SocketAddr,
     ) -> Result<Datastore, DatastoreError> {
         let Opened { log, state, recovery } = opened;
@@ -293,20 +294,21 @@ impl Datastore {
         let (reader, last_ms) = (log.reader(), state.meta().map_or(0, |meta| meta.time_ms));
         // A disk that was full when the log was opened had no room for it.
         let is_reserve_dropped = !log.has_reserve();
-        let ledger = Ledger::new(log, state.clone(), limits.clone())?;
+        let ledger = CommitPipeline::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
         // If recovery is off, writes are accepted and the entries in the audit's evidence are abandoned.
         let (point, audited) = audit::found_in(&path, &local_name());
-        let audit_shows = point.and_then(|point| recovery::from_audit(&here, &point));
-        let audit_shows = audit_shows.filter(|evidence| recovery::counts(config.recovery, evidence));
-        let evidence = recovery::from_register(&here, &registry).or_else(|| audit_shows.clone());
+        let audit_shows = point.and_then(|point| read_only::from_audit(&here, &point));
+        let audit_shows = audit_shows.filter(|evidence| read_only::counts(config.recovery, evidence));
+        let evidence = read_only::from_register(&here, &registry).or_else(|| audit_shows.clone());
         if evidence.is_none() || config.recovery == Recovery::Off {
-            recovery::enter(&here, &mut registry);
+            read_only::enter(&here, &mut registry);
         }
-        let is_read_only = matches!(place, Place::Read { .. });
+        let is_read_only = matches!(place, DirectoryClaim::Read { .. });
         let witness = Witness::open(&path, registry.has_mark(), is_read_only);
-        let register_shows = register_seen::examine(&mut registry, (&witness, audited), &authorities, config.recovery)?;
+        let register_shows =
+            stale_registry::examine(&mut registry, (&witness, audited), &authorities, config.recovery)?;
         registry.set_floor_policy(FloorPolicy {
             readers: config.readers_hold_compaction,
             lag_ops_max: config.member_lag_ops_max,
@@ -314,11 +316,11 @@ impl Datastore {
         let members = Members::new(authorities, registry, config.retention_ms(), addresses, config.certificate_days);
         members.witnessed_by(witness);
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
-        let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
-        let shared = Arc::new(Shared {
+        let contents = Blobs::new(chunks, config.chunk_bytes_per_s, grace);
+        let shared = Arc::new(DatastoreState {
             work: match &place {
-                Place::Write { .. } => path.clone(),
-                Place::Read { scratch, .. } => scratch.path().to_owned(),
+                DirectoryClaim::Write { .. } => path.clone(),
+                DirectoryClaim::Read { scratch, .. } => scratch.path().to_owned(),
             },
             path,
             contents,
@@ -355,7 +357,7 @@ impl Datastore {
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,
-            watch: Watch::default(),
+            watch: Supervisor::default(),
             local: local_name(),
             config,
         });
@@ -378,7 +380,7 @@ impl Datastore {
         // Read-only commands may request a dry run of a compaction.
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
         let compacting = spawn("compact", None, Box::new(compacting))?;
-        if let Place::Read { .. } = place {
+        if let DirectoryClaim::Read { .. } = place {
             threads.push(compacting);
             return Ok(Datastore { shared, place, threads, tasks, recovery });
         }
@@ -391,9 +393,9 @@ impl Datastore {
             is_reserve_dropped,
             unvouched_since: None,
         };
-        threads.push(spawn("apply", Some(commit::part_panicked), Box::new(move || applier.run()))?);
+        threads.push(spawn("apply", Some(commit_thread::part_panicked), Box::new(move || applier.run()))?);
         let committing = move || committer.run(commit_requests);
-        threads.push(spawn("commit", Some(commit::part_panicked), Box::new(committing))?);
+        threads.push(spawn("commit", Some(commit_thread::part_panicked), Box::new(committing))?);
         threads.push(compacting);
         threads.push(spawn("audit", None, Box::new(Audit::work(&shared)))?);
         let listens = place.endpoint().is_some();
@@ -402,7 +404,7 @@ impl Datastore {
         }
         tasks.spawn(watch.lasting("member registry", save_members(Arc::clone(&shared))));
         if listens {
-            contents::spawn(&shared, &mut tasks);
+            blobs::spawn(&shared, &mut tasks);
         }
         Ok(Datastore { shared, place, threads, tasks, recovery })
     }
@@ -410,7 +412,7 @@ impl Datastore {
     /// Returns whether the datastore was opened read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        matches!(self.place, Place::Read { .. })
+        matches!(self.place, DirectoryClaim::Read { .. })
     }
 
     /// Serves one administrative request of this process.
@@ -476,8 +478,8 @@ impl Datastore {
 
     /// Returns a handle to query the members while the datastore runs.
     #[must_use]
-    pub fn roster(&self) -> Roster {
-        Roster(Arc::clone(&self.shared))
+    pub fn roster(&self) -> ConnectedMembers {
+        ConnectedMembers(Arc::clone(&self.shared))
     }
 
     /// Issues a new certificate of the datastore for the configured names. Members are not affected.
@@ -490,7 +492,7 @@ impl Datastore {
 
     /// Returns the supervisor of the datastore's tasks and threads.
     #[must_use]
-    pub fn watch_over(&self) -> &Watch {
+    pub fn watch_over(&self) -> &Supervisor {
         &self.shared.watch
     }
 
@@ -498,7 +500,7 @@ impl Datastore {
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let (reply, answer) = oneshot::channel();
         let asking = async {
-            self.shared.commit.send(commit::Request::Ping(reply)).await.ok()?;
+            self.shared.commit.send(commit_thread::Request::Ping(reply)).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(patience, asking).await.is_ok_and(|answer| answer.is_some())
@@ -530,7 +532,7 @@ impl Datastore {
             let _ = std::fs::remove_file(self.shared.path.join(local::SOCKET));
         }
         let (reply, stopped) = oneshot::channel();
-        if self.shared.commit.send(commit::Request::Stop(reply)).await.is_ok() {
+        if self.shared.commit.send(commit_thread::Request::Stop(reply)).await.is_ok() {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
         if !self.is_read_only() {
@@ -563,7 +565,7 @@ pub(super) fn local_name() -> MemberName {
     MemberName::new("datastore").unwrap_or_else(|_| unreachable!("invariant: the name is well-formed"))
 }
 
-async fn save_members(shared: SharedRef) {
+async fn save_members(shared: DatastoreRef) {
     // The first save creates the reserve.
     let mut saved: Option<Instant> = None;
     loop {
@@ -575,7 +577,7 @@ async fn save_members(shared: SharedRef) {
     }
 }
 
-async fn save_now(shared: &SharedRef) {
+async fn save_now(shared: &DatastoreRef) {
     let saving = Arc::clone(shared);
     if let Err(error) = tokio::task::spawn_blocking(move || saving.save_members()).await {
         tracing::error!(%error, "failed to save the member registry");
@@ -595,7 +597,7 @@ fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError
 }
 
 /// Renews the datastore's own certificate long before it expires.
-async fn renew_certificate(shared: SharedRef) {
+async fn renew_certificate(shared: DatastoreRef) {
     loop {
         tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
         match shared.members.renew_own(None) {
@@ -607,7 +609,7 @@ async fn renew_certificate(shared: SharedRef) {
 
 /// Serves the local socket and `endpoint`.
 fn listen(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     endpoint: &ServerEndpoint,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Result<(), DatastoreError> {
@@ -621,7 +623,7 @@ fn listen(
     Ok(())
 }
 
-async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
+async fn accept(shared: DatastoreRef, endpoint: ServerEndpoint) {
     let admission = Admission::default();
     while let Some(arrival) = endpoint.accept(&admission).await {
         let (shared, from) = (Arc::clone(&shared), arrival.from.ip());
@@ -642,10 +644,10 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
 }
 
 /// Log rate limits for refusals that unauthenticated clients can trigger at will.
-static JOINS_REFUSED: Seldom = Seldom::new();
-static CONNECTIONS_REFUSED: Seldom = Seldom::new();
+static JOINS_REFUSED: LogRateLimit = LogRateLimit::new();
+static CONNECTIONS_REFUSED: LogRateLimit = LogRateLimit::new();
 
-async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
+async fn serve(shared: DatastoreRef, connection: quinn::Connection, turn: Turn) {
     if endpoint::is_join(&connection) {
         let joined = join::serve(&connection, Arc::clone(&shared) as _, turn, &shared.joins).await;
         if let (Err(error), Some(left_out)) = (&joined, joined.as_ref().err().and_then(|_| JOINS_REFUSED.note())) {
@@ -677,7 +679,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
             let is_bulk = endpoint::is_bulk(&connection);
             let session = Session { shared, connection, member, role, is_bulk, has_control: Arc::default() };
             if is_bulk {
-                let serving = background::handle().spawn(async move { session.run(&certificate).await });
+                let serving = low_priority::handle().spawn(async move { session.run(&certificate).await });
                 let _ = serving.await;
             } else {
                 session.run(&certificate).await;
@@ -701,7 +703,7 @@ pub fn trust_dir(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::message::{Fate, RefusalCode};
+    use crate::codec::message::{RefusalCode, TxnOutcome};
     use crate::model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
 
     #[tokio::test(flavor = "multi_thread")]
@@ -747,15 +749,15 @@ mod tests {
                 ops: vec![Op::Delete { collection, key: Key::new("k").expect("key") }],
             };
             let (reply, mut outcomes) = mpsc::unbounded_channel();
-            let stream = super::super::ledger::Stream::default();
-            let source = commit::Source { member: &local_name(), is_admins: true, stream: &stream };
-            commit::propose(shared, source, txn, None, None, &reply).await.expect("sends");
+            let stream = super::super::commit_pipeline::PushStream::default();
+            let source = commit_thread::Source { member: &local_name(), is_admins: true, stream: &stream };
+            commit_thread::propose(shared, source, txn, None, None, &reply).await.expect("sends");
             outcomes.recv().await.expect("replies").fate
         };
-        assert_eq!(commit(1).await, Fate::Committed(Seq(1)));
+        assert_eq!(commit(1).await, TxnOutcome::Committed(Seq(1)));
         shared.watch.fail("the state index cannot be written");
         let refused = commit(2).await;
-        assert!(matches!(&refused, Fate::Deferred(why) if why.code == RefusalCode::Stopping), "{refused:?}");
+        assert!(matches!(&refused, TxnOutcome::Deferred(why) if why.code == RefusalCode::Stopping), "{refused:?}");
         assert_eq!((shared.head(), inspect::status(shared).healthy), (Seq(1), false));
     }
 }

@@ -9,20 +9,20 @@ use tokio::time::{interval, sleep_until, timeout};
 use crate::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
-use crate::codec::reports::REPORT_BYTES_MAX;
+use crate::codec::report_limits::REPORT_BYTES_MAX;
 use crate::env::vital;
 use crate::model::{MemberName, Position, Seq};
-use crate::telemetry::{self, seldom::Seldom};
-use crate::transport::window;
+use crate::telemetry::{self, log_rate_limit::LogRateLimit};
+use crate::transport::flow_control;
 use crate::transport::wire::{self, WireError};
 use crate::trust::{Proof, Role};
 
 use super::access::may_open;
 use super::feed::{self, FeedEnd};
-use super::greeting::{Greeter, may_follow, refused};
+use super::handshake::{Handshake, may_follow, refused};
 use super::presences::PresenceId;
-use super::recovery::{self, Here};
-use super::shared::{SharedRef, now_ms};
+use super::read_only::{self, Here};
+use super::shared::{DatastoreRef, now_ms};
 use super::{admin, push, snapshot};
 
 /// Timeout for a client's first message.
@@ -40,12 +40,12 @@ const PROOF_EVERY: Duration = Duration::from_secs(1);
 /// Interval at which announced addresses of one connection are accepted: each changed one is sent to all members.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
-static REFUSED: Seldom = Seldom::new();
-static DOUBTED: Seldom = Seldom::new();
+static REFUSED: LogRateLimit = LogRateLimit::new();
+static DOUBTED: LogRateLimit = LogRateLimit::new();
 
 #[derive(Clone)]
 pub(super) struct Session {
-    pub shared: SharedRef,
+    pub shared: DatastoreRef,
     pub connection: quinn::Connection,
     pub member: MemberName,
     pub role: Role,
@@ -69,7 +69,7 @@ impl Session {
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {
             result = self.accept_streams(presence) => result,
-            never = window::give_way(&self.connection), if is_bulk => match never {},
+            never = flow_control::give_way(&self.connection), if is_bulk => match never {},
             _ = stopping.wait_for(|stopping| *stopping) => {
                 Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
             }
@@ -300,7 +300,7 @@ impl Session {
     /// may write. A reader has to present a signed one, which a member sends when its position contradicts the log.
     fn examine(&self, hello: &Hello) {
         if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
-            self.examine_position(&position, recovery::unsigned);
+            self.examine_position(&position, read_only::unsigned);
         }
     }
 
@@ -368,7 +368,7 @@ impl Session {
                     telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
                     let may_note = self.shared.recovery().is_empty();
                     if self.shared.members.progress(presence, &progress, head, may_note) {
-                        let shared = SharedRef::clone(&self.shared);
+                        let shared = DatastoreRef::clone(&self.shared);
                         let saving = move || shared.members.save();
                         vital::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
                     }
@@ -394,7 +394,7 @@ impl Session {
     fn welcome(&self, hello: &Hello) -> Result<Welcome, Refused> {
         let shared = &self.shared;
         let heartbeat_ms = shared.config.heartbeat_ms();
-        let greeter = Greeter { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
+        let greeter = Handshake { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
         greeter.welcome(self.member.as_str(), self.role, hello)
     }
 }

@@ -13,7 +13,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::env::clock::steady_ms;
 use crate::env::quota::Quota;
 use crate::env::shares::{Share, Shares};
-use crate::env::watch::Watch;
+use crate::env::supervisor::Supervisor;
 use crate::log::generations::{self, NotesError};
 use crate::log::{LogReader, REPAIR_REMEDY};
 use crate::model::{Limits, MemberName, Redaction, Seq};
@@ -24,13 +24,13 @@ use crate::trust::{LogMark, Proof, Role};
 
 use super::archive::Archive;
 use super::audit::Audit;
-use super::commit;
+use super::blobs::Blobs;
+use super::commit_thread;
 use super::compaction;
-use super::contents::Contents;
 use super::members::Members;
 use super::pins::Pins;
 use super::presences::OF_REPLICA;
-use super::recovery::{self, Here};
+use super::read_only::{self, Here};
 use super::renewals::Renewals;
 use super::snapshot::Snapshots;
 
@@ -61,7 +61,7 @@ pub(super) const BLOCK_BYTES: usize = 1 << 20;
 const _: () = assert!(ARRIVING_MAX >= 2 * crate::model::limits::HARD.txn_bytes_max.div_ceil(ARRIVING_UNIT));
 
 /// Shared state of one datastore.
-pub(super) struct Shared {
+pub(super) struct DatastoreState {
     pub config: DatastoreConfig,
     pub path: PathBuf,
     /// Directory for temporary states.
@@ -76,10 +76,10 @@ pub(super) struct Shared {
     pub bookmarks: broadcast::Sender<Bookmark>,
     /// The last signed position.
     pub proof: watch::Sender<Option<Proof>>,
-    pub commit: mpsc::Sender<commit::Request>,
+    pub commit: mpsc::Sender<commit_thread::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
-    pub contents: Contents,
+    pub contents: Blobs,
     pub audit: Audit,
     /// State of the continuous backup.
     pub archive: Arc<Archive>,
@@ -95,7 +95,7 @@ pub(super) struct Shared {
     pub pushes: Arc<Quota<MemberName>>,
     /// Limits the memory for large pushes, from their header until they are queued for the commit thread.
     pub arriving: Shares<MemberName>,
-    /// Limits blocks of the log that were read but not yet sent: see [`Shared::room_for_block`].
+    /// Limits blocks of the log that were read but not yet sent: see [`DatastoreState::room_for_block`].
     pub blocks: Shares<MemberName>,
     /// Limits the bytes queued for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
@@ -120,12 +120,12 @@ pub(super) struct Shared {
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
     /// Supervises the datastore's tasks and threads.
-    pub watch: Watch,
+    pub watch: Supervisor,
     /// Member name used for administration on the datastore's own host.
     pub local: MemberName,
 }
 
-pub(super) type SharedRef = Arc<Shared>;
+pub(super) type DatastoreRef = Arc<DatastoreState>;
 
 pub(super) fn new_ring() -> RwLock<Ring> {
     RwLock::new(Ring::new(RING_BYTES))
@@ -146,7 +146,7 @@ pub(super) fn blocks(limits: &Limits) -> Shares<MemberName> {
 
 /// Returns the maximum size of one block of the log, in MiB.
 fn block_mib(limits: &Limits) -> usize {
-    (limits.txn_bytes_max.max(commit::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
+    (limits.txn_bytes_max.max(commit_thread::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
 }
 
 pub(super) fn pushes() -> Arc<Quota<MemberName>> {
@@ -163,10 +163,10 @@ pub(super) fn join_permits() -> Semaphore {
 }
 
 pub(super) fn queue_permits() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(commit::QUEUE_BYTES_MAX))
+    Arc::new(Semaphore::new(commit_thread::QUEUE_BYTES_MAX))
 }
 
-impl Shared {
+impl DatastoreState {
     pub(super) fn head(&self) -> Seq {
         *self.head.borrow()
     }
@@ -203,8 +203,8 @@ impl Shared {
     /// Returns the remedy for the operator of the data directory `dir`.
     pub(super) fn recovery_remedy(&self, dir: &str) -> String {
         match self.log_waits().is_empty() {
-            true => Shared::register_remedy(dir),
-            false => recovery::remedy(dir),
+            true => DatastoreState::register_remedy(dir),
+            false => read_only::remedy(dir),
         }
     }
 
@@ -230,7 +230,7 @@ impl Shared {
     /// Enters recovery mode if there is evidence that the log lost entries. `note` records a member's evidence in the
     /// registry and returns whether it counts.
     pub(super) fn wait_for_recovery(&self, evidence: Option<String>, note: impl FnOnce() -> bool) {
-        let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
+        let Some(evidence) = evidence.filter(|evidence| read_only::counts(self.config.recovery, evidence)) else {
             return;
         };
         let _turn = self.evidence();
@@ -238,9 +238,9 @@ impl Shared {
             return;
         }
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.is_empty() || recovery::is_better(&evidence, &waits) {
+        if waits.is_empty() || read_only::is_better(&evidence, &waits) {
             tracing::error!(
-                remedy = recovery::remedy(&self.path.display().to_string()),
+                remedy = read_only::remedy(&self.path.display().to_string()),
                 "datastore waits for recovery: {evidence}"
             );
             crate::telemetry::metrics::recovery_needed(true);
@@ -249,7 +249,7 @@ impl Shared {
     }
 
     /// Checks the registry again after revoking a member, because its position may have been the evidence.
-    pub(super) fn look_at_register(&self) {
+    pub(super) fn check_registry(&self) {
         let _turn = self.evidence();
         let evidence = self.members.evidence(&Here::of(&self.log, self.head())).or_else(|| self.audit_shows.clone());
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);

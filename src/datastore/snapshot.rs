@@ -20,7 +20,7 @@ use crate::transport::wire::WireError;
 pub use crate::transport::state_stream::{begin, end, rows_of};
 
 use super::pins::{Pins, Transfer};
-use super::shared::SharedRef;
+use super::shared::DatastoreRef;
 use crate::model::{MemberName, Seq};
 use crate::trust::Role;
 
@@ -216,7 +216,7 @@ struct Pinned<'a> {
 
 impl<'a> Pinned<'a> {
     /// Readers pin the horizon only if configured. A reader that falls behind the horizon fetches another state.
-    fn new(shared: &'a SharedRef, member: &'a MemberName, role: Role, seq: Seq) -> Option<Pinned<'a>> {
+    fn new(shared: &'a DatastoreRef, member: &'a MemberName, role: Role, seq: Seq) -> Option<Pinned<'a>> {
         if role == Role::Reader && !shared.config.readers_hold_compaction {
             return None;
         }
@@ -234,7 +234,7 @@ impl Drop for Pinned<'_> {
 
 /// Sends a snapshot; waits while too many others are being sent.
 pub(super) async fn serve(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     (member, role): (&MemberName, Role),
     open: Open,
     send: &mut quinn::SendStream,
@@ -243,7 +243,7 @@ pub(super) async fn serve(
     let sending = async {
         // The snapshot must not be older than the visible head, because the member may already hold all entries up
         // to it.
-        super::commit::wait_applied(shared, shared.head()).await;
+        super::commit_thread::wait_applied(shared, shared.head()).await;
         let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
         let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
         let mut pinned = Pinned::new(shared, member, role, seq);

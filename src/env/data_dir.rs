@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::modes;
-use super::real::create_dirs;
+use super::file_modes;
+use super::real_fs::create_dirs;
 
 /// How long a starting service waits for a tool that inspects its directory.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,13 +64,13 @@ pub fn create(path: &Path) -> Result<(), DirectoryError> {
 ///
 /// # Errors
 /// If other users can access the directory and this process may not change that.
-pub fn close_to_others(path: &Path) -> Result<(), DirectoryError> {
+pub fn restrict_to_owner(path: &Path) -> Result<(), DirectoryError> {
     let meta = fs::metadata(path).map_err(io_error(path))?;
     let mode = meta.mode() & 0o7777;
     let is_shared = mode & 0o1000 != 0;
     let user = rustix::process::geteuid();
     if !is_shared && (user.is_root() || meta.uid() == user.as_raw()) {
-        return modes::narrow(path);
+        return file_modes::narrow(path);
     }
     // Access by a group is the decision of the administrator.
     if mode & 0o007 == 0 { Ok(()) } else { Err(DirectoryError::Open { path: path.to_owned(), mode }) }
@@ -183,10 +183,10 @@ mod tests {
         create(&path).expect("creates");
         assert_eq!((mode(&path), mode(&temp.path().join("above"))), (0o700, 0o700));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("opens");
-        close_to_others(&path).expect("closes");
+        restrict_to_owner(&path).expect("closes");
         assert_eq!(mode(&path), 0o700);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).expect("opens");
-        let refused = close_to_others(&path).expect_err("a place like /tmp").to_string();
+        let refused = restrict_to_owner(&path).expect_err("a place like /tmp").to_string();
         assert!(refused.contains("chmod 700"), "{refused}");
         assert_eq!(mode(&path), 0o1777);
     }

@@ -1,29 +1,29 @@
 //! Interfaces to the environment: files, the clock, randomness. The modules above use these traits, so that tests can
 //! simulate a faulty disk or a clock.
 
-pub mod aside;
-pub mod background;
+pub mod blocking;
+pub mod checksummed_text;
 pub mod clock;
 pub mod damage;
 pub mod data_dir;
 pub mod entropy;
+pub mod file_modes;
 pub mod fs;
-pub mod memory;
-pub mod modes;
+pub mod low_priority;
+pub mod memory_fs;
 pub mod process;
 pub mod quota;
-pub mod real;
+pub mod real_fs;
 pub mod reserve;
 pub mod scratch;
 pub mod shares;
-pub mod summed;
+pub mod supervisor;
 pub mod view_fs;
 pub mod vital;
 pub mod wait;
-pub mod watch;
 
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use fs::{File, Fs, Lock};
-pub use memory::MemoryFs;
-pub use real::RealFs;
+pub use memory_fs::MemoryFs;
+pub use real_fs::RealFs;

@@ -19,7 +19,7 @@ const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Restricts all files created from now on to the user of this process, including files created by libraries.
-pub fn close_files_to_others() {
+pub fn restrict_file_modes() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 
@@ -45,19 +45,19 @@ fn connections_max() -> u64 {
 
 /// A slot for a client connection; released when dropped.
 #[derive(Debug)]
-pub struct Place(());
+pub struct ConnectionSlot(());
 
-impl Place {
+impl ConnectionSlot {
     /// Acquires a slot, unless another connection could use a descriptor that storage may need.
     #[must_use]
-    pub fn take() -> Option<Place> {
-        let taken = Place(());
+    pub fn take() -> Option<ConnectionSlot> {
+        let taken = ConnectionSlot(());
         // Counted before the comparison, so that concurrent callers cannot all get the last slot.
         (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < connections_max()).then_some(taken)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
     }
@@ -126,10 +126,10 @@ mod tests {
     fn places_end_before_descriptors_do() {
         let max = connections_max();
         CONNECTIONS.fetch_add(max - 1, Ordering::Relaxed);
-        let last = Place::take().expect("the last place");
-        assert!(Place::take().is_none());
+        let last = ConnectionSlot::take().expect("the last place");
+        assert!(ConnectionSlot::take().is_none());
         drop(last);
-        assert!(Place::take().is_some());
+        assert!(ConnectionSlot::take().is_some());
         CONNECTIONS.fetch_sub(max - 1, Ordering::Relaxed);
     }
 }

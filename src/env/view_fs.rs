@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fs::{File, Fs, Lock, parent_dir};
-use super::real::RealFs;
+use super::real_fs::RealFs;
 
 /// The files of the operating system, overlaid with the changes made through this view, which are in memory.
 #[derive(Clone, Debug, Default)]

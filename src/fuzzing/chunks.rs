@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::steps::Steps;
+use crate::chunks::delta_base::{PAIRED_MAX, pair};
 use crate::chunks::format::{
     Encoding, FRAME_HEADER_BYTES, FrameHeader, PACK_HEADER_BYTES, PackHeader, Table, pack_name, table_name,
 };
-use crate::chunks::pairing::{PAIRED_MAX, pair};
 use crate::chunks::{CHUNK_BYTES_MAX, ChunkError, ChunkStore, Part, StoreOptions, decode_index, delta, encode_index};
 use crate::env::SystemClock;
 use crate::env::fs::Fs as _;
-use crate::env::memory::MemoryFs;
+use crate::env::memory_fs::MemoryFs;
 use crate::model::ChunkId;
 
 const DIR: &str = "/chunks";

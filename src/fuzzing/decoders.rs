@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::message::Kind;
 use crate::codec::payload::decode_loose_frames;
-use crate::codec::redacted::redact_frames;
-use crate::codec::{admin, block, chunks, deletions, frame, jsonl, message, payload, txn};
+use crate::codec::redacted_frame::redact_frames;
+use crate::codec::{admin, block, chunks, deletions, frame, json_lines, message, payload, txn};
 use crate::config::syntax;
 use crate::log::format;
 use crate::model::{ChunkId, Redaction};
@@ -84,14 +84,14 @@ pub fn messages(bytes: &[u8]) {
             Kind::Compacted => again::<message::Compacted>(kind, body),
             Kind::Frames => drop(block::decode_block(Bytes::copy_from_slice(body), frame::CHAIN_START, true)),
             Kind::Bookmark => again::<message::Bookmark>(kind, body),
-            Kind::Push | Kind::PushForsaken => drop(txn::decode_txn(body)),
-            Kind::ChunksAsked => again::<chunks::Asked>(kind, body),
-            Kind::ChunksLacking => again::<chunks::Lacking>(kind, body),
-            Kind::ChunksWanted => again::<chunks::Wanted>(kind, body),
+            Kind::Push | Kind::PushLostBlobs => drop(txn::decode_txn(body)),
+            Kind::ChunksQuery => again::<chunks::MissingQuery>(kind, body),
+            Kind::ChunksMissing => again::<chunks::MissingChunks>(kind, body),
+            Kind::ChunksRequest => again::<chunks::ChunkRequest>(kind, body),
             Kind::Chunk => chunk(body),
             Kind::ChunkAbsent => again::<ChunkId>(kind, body),
             Kind::ChunksSent => again::<()>(kind, body),
-            Kind::ChunksKept => again::<chunks::Kept>(kind, body),
+            Kind::ChunksStored => again::<chunks::StoredChunks>(kind, body),
             Kind::Outcome => again::<message::Outcome>(kind, body),
             Kind::SnapshotBegin => again::<message::SnapshotBegin>(kind, body),
             Kind::Rows => again::<Vec<message::Row>>(kind, body),
@@ -179,9 +179,9 @@ pub fn token(bytes: &[u8]) {
 /// Lines of `import`; they survive a round trip.
 pub fn json_lines(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok((ops, conditions)) = jsonl::parse_line(text)
+        && let Ok((ops, conditions)) = json_lines::parse_line(text)
     {
-        let line = jsonl::txn_line(&ops, &conditions);
-        assert_eq!(jsonl::parse_line(&line).ok(), Some((ops, conditions)));
+        let line = json_lines::txn_line(&ops, &conditions);
+        assert_eq!(json_lines::parse_line(&line).ok(), Some((ops, conditions)));
     }
 }

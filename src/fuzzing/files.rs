@@ -10,12 +10,12 @@ use bytes::Bytes;
 use super::steps::Steps;
 use crate::codec::message::{self, Kind, Row};
 use crate::env::fs::{Fs as _, parent_dir};
-use crate::env::memory::MemoryFs;
+use crate::env::memory_fs::MemoryFs;
 use crate::env::{SystemClock, SystemEntropy};
 use crate::log::journal::Journal;
 use crate::model::{Chain, Digest, DigestSet, Generation, LogId, Seq, Withheld};
-use crate::replica::directory::{Home, parse_current};
-use crate::replica::stepped::Stepped;
+use crate::replica::directory::{StateStorage, parse_current};
+use crate::replica::stepped::SteppedReplica;
 use crate::state::{Object, StateStore, Target, WithheldObject};
 use crate::trust::Registry;
 
@@ -43,7 +43,7 @@ pub fn journal(bytes: &[u8]) {
 /// State directory without any files to swap.
 struct Homeless;
 
-impl Home for Homeless {
+impl StateStorage for Homeless {
     fn make_current(&mut self, _: &Path) -> Result<(), String> {
         Err("nowhere".into())
     }
@@ -70,7 +70,7 @@ pub fn entries(bytes: &[u8]) {
         let (journal, _) =
             Journal::open(Arc::new(MemoryFs::new()), Path::new(DIR)).expect("invariant: a new journal opens");
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let opened = Stepped::open(
+        let opened = SteppedReplica::open(
             StateStore::in_memory(),
             || Ok(StateStore::in_memory()),
             (journal, records.clone()),

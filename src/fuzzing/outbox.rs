@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::steps::{Steps, names};
-use crate::codec::message::{Fate, Outcome};
+use crate::codec::message::{Outcome, TxnOutcome};
 use crate::codec::txn::decode_txn;
 use crate::model::{Collection, EntryBody, Key, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
-use crate::protocol::gate::Gate;
-use crate::protocol::outbox::{Decided, Outbox, Overlaid};
-use crate::protocol::push::{Heard, Next, Pusher};
+use crate::protocol::blob_gate::BlobGate;
+use crate::protocol::outbox::{Outbox, OverlayRead, ResolvedTxn};
+use crate::protocol::push::{Next, PushReply, Pusher};
 
 /// Pending and rejected transactions, oldest first, and the outcomes in the state.
 #[derive(Default)]
@@ -32,13 +32,13 @@ impl Model {
         pending.max(decided).unwrap_or_default().next()
     }
 
-    fn look_up(&self, name: &(Collection, Key)) -> Overlaid {
+    fn look_up(&self, name: &(Collection, Key)) -> OverlayRead {
         let ops = self.pending.iter().flat_map(|txn| &txn.ops);
         let last = ops.filter(|op| (op.collection(), op.key()) == (&name.0, &name.1)).last();
         match last.map(|op| op.value()) {
-            None => Overlaid::Untouched,
-            Some(None) => Overlaid::Deleted,
-            Some(Some(value)) => Overlaid::Put(value.clone()),
+            None => OverlayRead::Untouched,
+            Some(None) => OverlayRead::Deleted,
+            Some(Some(value)) => OverlayRead::Put(value.clone()),
         }
     }
 
@@ -59,11 +59,11 @@ impl Model {
         }
     }
 
-    fn settle(&mut self, decided: &[Decided]) {
+    fn settle(&mut self, decided: &[ResolvedTxn]) {
         for decided in decided {
             let (id, rejected) = match decided {
-                Decided::Committed(id, _) => (*id, false),
-                Decided::Rejected(id, ..) => (*id, true),
+                ResolvedTxn::Committed(id, _) => (*id, false),
+                ResolvedTxn::Rejected(id, ..) => (*id, true),
             };
             let at = self.pending.iter().position(|txn| txn.id == id).expect("a resolved transaction was pending");
             self.pending.remove(at);
@@ -82,14 +82,14 @@ impl Model {
             assert_eq!(outbox.look_up(collection, key), *overlaid, "{collection} {key}");
             for prefix in ["", key.as_str()] {
                 let under = all.iter().filter(|(overlaid, (of, key))| {
-                    of == collection && key.as_str().starts_with(prefix) && *overlaid != Overlaid::Untouched
+                    of == collection && key.as_str().starts_with(prefix) && *overlaid != OverlayRead::Untouched
                 });
                 let mut wanted: Vec<_> = under.map(|(overlaid, (_, key))| (key.clone(), overlaid.clone())).collect();
                 wanted.sort_by(|a, b| a.0.cmp(&b.0));
                 assert_eq!(outbox.scan(collection, prefix), wanted, "{collection} {prefix}");
             }
         }
-        let touched = all.iter().filter(|(overlaid, _)| *overlaid != Overlaid::Untouched);
+        let touched = all.iter().filter(|(overlaid, _)| *overlaid != OverlayRead::Untouched);
         let touched: BTreeSet<_> = touched.map(|(_, (collection, _))| collection).collect();
         assert!(outbox.collections().eq(touched), "the same collections");
         let mut rejected = self.rejected.clone();
@@ -154,7 +154,7 @@ struct Stream {
 impl Stream {
     fn push(&mut self, outbox: &Outbox, model: &Model) {
         let mut body = Vec::new();
-        if !matches!(self.pusher.next(outbox, &Gate::default(), &mut body), Next::Send(_)) {
+        if !matches!(self.pusher.next(outbox, &BlobGate::default(), &mut body), Next::Send(_)) {
             let all = model.pending.iter().all(|txn| self.pushed.contains(&txn.id));
             return assert!(all || self.pusher.is_full(), "a pending transaction was not pushed");
         }
@@ -169,13 +169,13 @@ impl Stream {
     fn answer(&mut self, steps: &mut Steps<'_>) {
         let Some(id) = self.unanswered.pop_front() else { return };
         let fate = match steps.below(4) {
-            0 => Fate::Gap(id.counter),
-            1 => Fate::Decided(Seq(1)),
-            _ => Fate::Committed(Seq(1)),
+            0 => TxnOutcome::Gap(id.counter),
+            1 => TxnOutcome::Decided(Seq(1)),
+            _ => TxnOutcome::Committed(Seq(1)),
         };
         match self.pusher.handle_outcome(Outcome { id, fate }) {
-            Heard::Pause(_) | Heard::Gap(..) | Heard::ChunksMissing(..) => *self = Stream::default(),
-            Heard::Acknowledged(of, _) | Heard::Decided(of) | Heard::Refused(of, _) => assert_eq!(of, id),
+            PushReply::Pause(_) | PushReply::Gap(..) | PushReply::ChunksMissing(..) => *self = Stream::default(),
+            PushReply::Acknowledged(of, _) | PushReply::Decided(of) | PushReply::Refused(of, _) => assert_eq!(of, id),
         }
     }
 }

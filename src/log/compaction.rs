@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::output::{Kept, Output, full_or};
+use self::output::{Output, RetainedEntry, full_or};
 use super::cursor::FrameCursor;
 use super::directory::{SegmentName, UNFINISHED};
 use super::error::{Damage, IoFailure, ReadError};
@@ -25,9 +25,9 @@ use super::reader::{Entries, LogReader};
 use super::segment::Segment;
 use crate::codec::frame::check_chain;
 use crate::codec::payload::decode_entry;
+use crate::fault_injection::{self, Bug};
 use crate::model::deletions::{Changed, Deletions};
 use crate::model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
-use crate::planted::{self, Bug};
 
 pub use self::compactor::{Compactor, Outcome};
 pub use self::plan::{
@@ -330,7 +330,7 @@ impl<I: LivenessIndex> Compaction<I> {
     /// Returns whether an entry is needed for the row of its origin, or must be kept because its kind is unknown.
     fn keeps_origin(&self, entry: &Entry) -> io::Result<bool> {
         let Some(id) = entry.body.id() else { return Ok(true) };
-        if planted::is(Bug::CompactDropsOrigins) {
+        if fault_injection::is(Bug::CompactDropsOrigins) {
             return Ok(false);
         }
         let Some(row) = self.index.origin(id.origin)? else { return Ok(true) };
@@ -339,9 +339,9 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(rejection || row.last_seq == entry.seq)
     }
 
-    fn keep(&self, entry: Entry) -> io::Result<Option<Kept>> {
+    fn keep(&self, entry: Entry) -> io::Result<Option<RetainedEntry>> {
         let keeps_origin = self.keeps_origin(&entry)?;
-        let mut kept = Kept { entry, partial: false, digest: Digest::ZERO, deletes: 0 };
+        let mut kept = RetainedEntry { entry, partial: false, digest: Digest::ZERO, deletes: 0 };
         let EntryBody::Commit(txn) = &mut kept.entry.body else {
             return Ok(keeps_origin.then_some(kept));
         };
@@ -373,14 +373,14 @@ impl<I: LivenessIndex> Compaction<I> {
     fn keeps_delete(&self, op: &Op, seq: Seq) -> bool {
         let is_recent = self.deletions.get(op.collection(), op.key()) == Some(seq);
         let is_ghost = || self.ghosts.contains(&(op.collection().clone(), op.key().clone()));
-        (is_recent && !planted::is(Bug::CompactDropsTombstones)) || (!self.ghosts.is_empty() && is_ghost())
+        (is_recent && !fault_injection::is(Bug::CompactDropsTombstones)) || (!self.ghosts.is_empty() && is_ghost())
     }
 
     fn rewrite(&mut self, group: usize, output: Option<Box<Output>>) -> Result<Seq, CompactionError> {
         let Some(range) = self.groups.get(group).cloned() else { return Ok(self.horizon) };
         let mut output = match output {
             Some(output) => output,
-            None => Box::new(self.begin_output(&range)?),
+            None => Box::new(self.start_output(&range)?),
         };
         let outcome = self.fill_output(&range, &mut output);
         let (seq, complete) = match outcome {
@@ -407,7 +407,7 @@ impl<I: LivenessIndex> Compaction<I> {
         let _ = shared.fs.remove(&shared.dir.join(name));
     }
 
-    fn begin_output(&mut self, range: &Range<usize>) -> Result<Output, CompactionError> {
+    fn start_output(&mut self, range: &Range<usize>) -> Result<Output, CompactionError> {
         let shared = self.reader.shared();
         let (oldest, newest) = (&self.segments[range.start], &self.segments[range.end - 1]);
         let last = newest.footer.map_or(newest.first(), |footer| footer.last);
@@ -501,11 +501,11 @@ impl<I: LivenessIndex> Compaction<I> {
 }
 
 fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
-    if planted::is(Bug::CompactDropsTombstones) {
+    if fault_injection::is(Bug::CompactDropsTombstones) {
         // As if no delete below the horizon had ever happened.
         return op.value().is_some() && version.is_none_or(|version| version == seq);
     }
-    if planted::is(Bug::CompactKeepsOldest) {
+    if fault_injection::is(Bug::CompactKeepsOldest) {
         return op.value().is_some() && version.is_some_and(|version| version >= seq);
     }
     op.value().is_some() && version == Some(seq)

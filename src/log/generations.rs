@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::head::read_head;
 use super::repair::LOG;
-use crate::codec::admin::{Beginning, GenerationInfo};
+use crate::codec::admin::{GenerationCause, GenerationInfo};
 use crate::env::data_dir::{DirectoryError, replace_file};
 use crate::env::fs::first_free;
-use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, summed};
+use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, checksummed_text};
 use crate::model::{Generation, LineageEntry, LogId, Seq};
 
 /// Name of the file.
@@ -88,7 +88,7 @@ struct Bare {
 #[derive(Deserialize)]
 struct BareNote {
     shared_to: Seq,
-    beginning: Beginning,
+    beginning: GenerationCause,
     time_ms: u64,
 }
 
@@ -113,7 +113,7 @@ impl File {
             let known = generations.into_iter().map(info).collect();
             return Ok(File { version: VERSION, log_id, known, is_bare: true });
         }
-        let file: File = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+        let file: File = serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())?;
         match file.version {
             VERSION => Ok(file),
             other => Err(format!("version {other} is unknown to this program")),
@@ -202,7 +202,7 @@ fn change(path: &Path, log_id: LogId, how: impl FnOnce(&mut Vec<GenerationInfo>)
     known.sort_by_key(|info| (info.generation, info.shared_to));
     let file = File { version: VERSION, log_id, known, is_bare: false };
     let text = serde_json::to_string_pretty(&file).expect("invariant: it has text keys only");
-    Ok(replace_file(&path.join(FILE), summed::seal(&text).as_bytes())?)
+    Ok(replace_file(&path.join(FILE), checksummed_text::seal(&text).as_bytes())?)
 }
 
 /// Returns everything that `path` records about the generations of the log, including those that are not ancestors of
@@ -222,7 +222,7 @@ pub fn list(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<
     let file = read(path)?.filter(|file| file.log_id == log_id);
     let known = |entry: &LineageEntry| {
         let (generation, shared_to) = (entry.generation, entry.shared_to);
-        let created = || GenerationInfo { generation, shared_to, beginning: Beginning::Created, time_ms: 0 };
+        let created = || GenerationInfo { generation, shared_to, beginning: GenerationCause::Created, time_ms: 0 };
         let found = file.as_ref().and_then(|file| file.find(entry)).cloned();
         found.or_else(|| (generation == Generation(1)).then(created))
     };
@@ -294,7 +294,7 @@ mod tests {
         LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) }
     }
 
-    fn info(generation: u64, shared_to: u64, beginning: Beginning) -> GenerationInfo {
+    fn info(generation: u64, shared_to: u64, beginning: GenerationCause) -> GenerationInfo {
         GenerationInfo { generation: Generation(generation), shared_to: Seq(shared_to), beginning, time_ms: 5 }
     }
 
@@ -308,12 +308,16 @@ mod tests {
         assert!(next(first.0) > first);
         // One number of a clock that is decades ahead, and one claim that would leave no number.
         let noted = (4_000_000_000_000 << 11) + 3;
-        learn(path, log, &[info(noted, 7, Beginning::Restored), info(Generation::MAX.0, 7, Beginning::Restored)])
-            .expect("writes");
+        learn(
+            path,
+            log,
+            &[info(noted, 7, GenerationCause::Restored), info(Generation::MAX.0, 7, GenerationCause::Restored)],
+        )
+        .expect("writes");
         assert!(next(1).0 > noted && next(first.0).0 > noted);
         assert!(super::next(path, LogId([2; 16]), Generation(1), &[]).expect("draws").0 < noted, "of another log");
         assert!(matches!(super::next(path, log, Generation::MAX, &[]), Err(NotesError::NoNumber(_))));
-        let told = [info(noted + 9, 7, Beginning::Recovered)];
+        let told = [info(noted + 9, 7, GenerationCause::Recovered)];
         assert!(super::next(path, log, first, &told).expect("draws").0 > noted + 9);
         std::fs::write(path.join(FILE), "damaged").expect("writes");
         assert!(next(first.0) > first);
@@ -325,22 +329,27 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let (log, path) = (LogId([1; 16]), temp.path());
         let lineage = [entry(1, 0), entry(2, 7), entry(3, 9)];
-        learn(path, log, &[info(2, 7, Beginning::Recovered), info(3, 8, Beginning::Restored)]).expect("writes");
+        learn(path, log, &[info(2, 7, GenerationCause::Recovered), info(3, 8, GenerationCause::Restored)])
+            .expect("writes");
         let begun = |log| {
             let listed = list(path, log, &lineage).expect("reads");
             listed.iter().map(|info| info.beginning).collect::<Vec<_>>()
         };
-        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered], "the third one shares another sequence");
+        assert_eq!(
+            begun(log),
+            [GenerationCause::Created, GenerationCause::Recovered],
+            "the third one shares another sequence"
+        );
         for problem in [problem, problem_of_member] {
             assert!(problem(path, log, &lineage).is_some_and(|problem| problem.contains("generation 3")));
         }
-        learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
-        assert_eq!(begun(log)[1], Beginning::Recovered, "known reasons are kept");
-        set(path, log, info(3, 9, Beginning::Repaired)).expect("writes");
-        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered, Beginning::Repaired]);
+        learn(path, log, &[info(2, 7, GenerationCause::Restored)]).expect("writes");
+        assert_eq!(begun(log)[1], GenerationCause::Recovered, "known reasons are kept");
+        set(path, log, info(3, 9, GenerationCause::Repaired)).expect("writes");
+        assert_eq!(begun(log), [GenerationCause::Created, GenerationCause::Recovered, GenerationCause::Repaired]);
         assert_eq!((problem(path, log, &lineage), problem_of_member(path, log, &lineage)), (None, None));
-        assert_eq!(begun(LogId([2; 16])), [Beginning::Created], "notes of another log are ignored");
-        learn(path, LogId([2; 16]), &[info(3, 9, Beginning::Restored)]).expect("writes");
+        assert_eq!(begun(LogId([2; 16])), [GenerationCause::Created], "notes of another log are ignored");
+        learn(path, LogId([2; 16]), &[info(3, 9, GenerationCause::Restored)]).expect("writes");
         assert!(path.join("generations.json.of-another-log-1").exists());
     }
 
@@ -349,7 +358,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let (log, path, file) = (LogId([1; 16]), temp.path(), temp.path().join(FILE));
         let lineage = [entry(1, 0), entry(2, 7)];
-        learn(path, log, &[info(2, 7, Beginning::Recovered)]).expect("writes");
+        learn(path, log, &[info(2, 7, GenerationCause::Recovered)]).expect("writes");
         let good = std::fs::read(&file).expect("reads");
         let is_refused = |bytes: &[u8]| {
             std::fs::write(&file, bytes).expect("writes");
@@ -369,7 +378,7 @@ mod tests {
         }
         let bad = &good[..good.len() / 2];
         assert!(is_refused(bad));
-        learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
+        learn(path, log, &[info(2, 7, GenerationCause::Restored)]).expect("writes");
         assert_eq!(std::fs::read(path.join("generations.json.damaged-1")).expect("kept"), bad);
         std::fs::remove_file(&file).expect("removes");
         assert!(problem(path, log, &lineage).is_some(), "a missing reason is reported");
@@ -385,10 +394,10 @@ mod tests {
         );
         std::fs::write(&file, bare).expect("writes");
         let known = |beginning| vec![info(2, 7, beginning)];
-        assert_eq!(all(path, log).expect("reads"), known(Beginning::Recovered));
+        assert_eq!(all(path, log).expect("reads"), known(GenerationCause::Recovered));
         upgrade(path).expect("writes");
         let text = std::fs::read_to_string(&file).expect("reads");
-        assert!(summed::open(&text).is_ok());
-        assert_eq!(all(path, log).expect("reads"), known(Beginning::Recovered));
+        assert!(checksummed_text::open(&text).is_ok());
+        assert_eq!(all(path, log).expect("reads"), known(GenerationCause::Recovered));
     }
 }

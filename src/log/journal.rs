@@ -24,9 +24,9 @@ use crate::codec::error::EncodeError;
 use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
 use crate::env::entropy::{Entropy, SystemEntropy};
 use crate::env::fs::{File, Fs, copy_range, is_full, parent_dir, write_again};
-use crate::env::real::RealFs;
+use crate::env::real_fs::RealFs;
+use crate::fault_injection::{self, Bug};
 use crate::model::{Chain, Generation, LogId, Seq};
-use crate::planted::{self, Bug};
 
 /// Number of bytes buffered before a write.
 const PIECE_BYTES: usize = 1 << 20;
@@ -132,7 +132,7 @@ impl Journal {
         let witness = Slots::read(&*fs, &witness_of(dir)).map_err(IoFailure::at("read", witness_of(dir).display()))?;
         if !exists(&*fs, dir, FILE)? {
             check_never_written(slots.as_ref(), HEAD)?;
-            let witness = witness.as_ref().filter(|_| !planted::is(Bug::WitnessNotAsked));
+            let witness = witness.as_ref().filter(|_| !fault_injection::is(Bug::WitnessNotAsked));
             check_never_written(witness, &name_of_witness(dir))?;
             return write_new(fs, dir, drawn_id()?);
         }
@@ -148,12 +148,12 @@ impl Journal {
             .collect();
         let (scan, last) = scan_records(&file, &header, length, &expected, &mut visit)?;
         if scan.stopped.is_some() {
-            cut_tail(&*fs, dir, &*file, length, &scan)?;
+            truncate_tail(&*fs, dir, &*file, length, &scan)?;
         }
-        let length = if planted::is(Bug::JournalTrustsCache) { 0 } else { last.end };
+        let length = if fault_injection::is(Bug::JournalTrustsCache) { 0 } else { last.end };
         write_again(&*file, length).map_err(IoFailure::at("sync", FILE))?;
         // The file may be here because of a rewrite of which the rename is not durable yet.
-        if !planted::is(Bug::JournalTrustsRename) {
+        if !fault_injection::is(Bug::JournalTrustsRename) {
             fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
         }
         let Last { seq, chain, end } = last;
@@ -262,7 +262,7 @@ impl Journal {
         let (seq, chain) = encode_all(records, self.seq, self.chain, &mut bytes)?;
         if let Err(error) = self.file.write_at(&bytes, self.end) {
             let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
-            if undone.is_err() && !planted::is(Bug::RefuseWhatStays) {
+            if undone.is_err() && !fault_injection::is(Bug::RefuseWhatStays) {
                 // If the write cannot be rolled back, the next open may find its records, so no caller may be informed
                 // that they were rejected.
                 self.poisoned = true;
@@ -286,7 +286,7 @@ impl Journal {
         if !std::mem::take(&mut self.in_flight) {
             return Ok(());
         }
-        if !planted::is(Bug::SkipJournalSync)
+        if !fault_injection::is(Bug::SkipJournalSync)
             && let Err(error) = self.file.sync_data()
         {
             self.poisoned = true;
@@ -330,7 +330,7 @@ impl Journal {
     /// Writes a mark after the last record: all records before it were durable. The mark needs no sync; if it cannot
     /// be written, only the protection it adds is lost.
     fn mark(&mut self) {
-        if planted::is(Bug::JournalWithoutMarks) {
+        if fault_injection::is(Bug::JournalWithoutMarks) {
             return;
         }
         let mut bytes = Vec::new();
@@ -435,7 +435,7 @@ where
     let (mut seq, mut chain) = (Seq::ZERO, CHAIN_START);
     for (record, place) in records.into_iter().zip(0u32..) {
         // One batch per record, so that damage of a record is never mistaken for a torn batch.
-        let batch_index = if planted::is(Bug::JournalWithoutMarks) { place } else { 0 };
+        let batch_index = if fault_injection::is(Bug::JournalWithoutMarks) { place } else { 0 };
         (seq, chain) = encode_record(record.borrow(), batch_index, seq, chain, &mut bytes)?;
         if bytes.len() >= PIECE_BYTES {
             file.write_at(&bytes, at).map_err(write())?;
@@ -513,7 +513,7 @@ fn header_of(file: &dyn File) -> Result<FileHeader, JournalError> {
 
 /// Accepts a missing file as new only if `slots`, read from the file named `head`, record no write.
 fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalError> {
-    let Some(slots) = slots.filter(|_| !planted::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
+    let Some(slots) = slots.filter(|_| !fault_injection::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
     let expected = match slots.newest() {
         Some(Vouched { generation: Generation(1), seq: Seq::ZERO, .. }) => return Ok(()),
         Some(Vouched { seq, .. }) => format!("{seq} records, according to `{head}`"),
@@ -549,7 +549,7 @@ fn witnessed(
     head: Option<&Slots>,
     witness: Option<&Slots>,
 ) -> Result<Option<Vouched>, JournalError> {
-    if planted::is(Bug::JournalHeadIgnored) || planted::is(Bug::WitnessNotAsked) {
+    if fault_injection::is(Bug::JournalHeadIgnored) || fault_injection::is(Bug::WitnessNotAsked) {
         return Ok(None);
     }
     let name = name_of_witness(dir);
@@ -602,7 +602,7 @@ fn scan_records(
     visit: &mut dyn FnMut(JournalRecord),
 ) -> Result<(Scan, Last), JournalError> {
     let mut last = Last { seq: Seq::ZERO, chain: CHAIN_START, end: HEADER_BYTES as u64 };
-    let is_ignored = planted::is(Bug::JournalWithoutMarks) || planted::is(Bug::JournalHeadIgnored);
+    let is_ignored = fault_injection::is(Bug::JournalWithoutMarks) || fault_injection::is(Bug::JournalHeadIgnored);
     let expected = if is_ignored { &[] } else { expected };
     let differs = |(_, vouched): &&Expected, seq, chain: &Chain| vouched.seq == seq && vouched.chain != *chain;
     let mut other = expected.iter().find(|expected| differs(expected, Seq::ZERO, &CHAIN_START));
@@ -649,7 +649,7 @@ fn keep_damaged(fs: &dyn Fs, dir: &Path, name: &str) -> Result<(), JournalError>
 }
 
 /// Removes the bytes after the last valid record if they are a batch that was never synced.
-fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) -> Result<(), JournalError> {
+fn truncate_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) -> Result<(), JournalError> {
     let read = || IoFailure::at("read", FILE);
     let Some(error) = &scan.stopped else { return Ok(()) };
     let used = zeros_from(file, scan.end, length).map_err(read())?;

@@ -3,9 +3,9 @@
 //! `log-format.md` is the specification. The code is synchronous: no threads, no tokio. Its callers are the commit
 //! pipeline (the only owner of [`Log`]), subscribers and tools ([`LogReader`]), and one background compaction.
 
+pub mod backup_stream;
+pub mod backup_stream_check;
 pub mod compaction;
-pub mod copy;
-pub mod copy_check;
 mod cursor;
 pub mod directory;
 pub mod error;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::cursor::{FrameCursor, RawFrame};
 use super::error::{Damage, IoFailure, ReadError};
 use super::segment::Segment;
-use super::shared::{Shared, Tip};
+use super::shared::{LogState, Tip};
 use crate::codec::error::DecodeError;
 use crate::codec::frame::{self, decode_frame};
 use crate::codec::payload::decode_entry;
@@ -116,7 +116,7 @@ impl View {
 /// Reads a log. Cheap to clone; shares the segment list with the writer.
 #[derive(Clone, Debug)]
 pub struct LogReader {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
 }
 
 fn damage(segment: &Segment, offset: u64, error: &DecodeError) -> ReadError {
@@ -124,7 +124,7 @@ fn damage(segment: &Segment, offset: u64, error: &DecodeError) -> ReadError {
 }
 
 impl LogReader {
-    pub(super) fn new(shared: Arc<Shared>) -> LogReader {
+    pub(super) fn new(shared: Arc<LogState>) -> LogReader {
         LogReader { shared }
     }
 
@@ -133,7 +133,7 @@ impl LogReader {
         View { segments: Arc::clone(&state.segments), tip: state.tip, horizon: state.horizon }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<LogState> {
         &self.shared
     }
 

@@ -16,15 +16,15 @@ use super::error::{Damage, IoFailure, OpenError};
 use super::format::{FLAG_JOURNAL, FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES, HeadSlot};
 use super::head::{HeadFile, read_head};
 use super::segment::{Scan, Segment, check_footer, hex, read_footer, read_header, scan_frames};
-use super::shared::{Shared, State, Tip};
+use super::shared::{LogState, State, Tip};
 use super::trim;
 use super::writer::create_segment;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::CHAIN_START;
 use crate::env::entropy::{Entropy, SystemEntropy};
 use crate::env::fs::{File, Fs, write_again};
+use crate::fault_injection::{self, Bug};
 use crate::model::{Chain, Generation, LineageEntry, LogId, Seq};
-use crate::planted::{self, Bug};
 
 /// One step of the recovery of a log directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -413,7 +413,7 @@ impl Scanner<'_> {
 
     /// Returns the sequence up to which the head file vouches that the log was durable.
     fn vouched(&self) -> Seq {
-        if planted::is(Bug::HeadNotAsked) { Seq::ZERO } else { self.head.seq }
+        if fault_injection::is(Bug::HeadNotAsked) { Seq::ZERO } else { self.head.seq }
     }
 
     fn finish(mut self) -> Result<RecoveryPlan, OpenError> {
@@ -459,7 +459,7 @@ pub(super) fn carry_out(
     fs: Arc<dyn Fs>,
     dir: &Path,
     options: &LogOptions,
-) -> Result<(Shared, RecoveryReport), OpenError> {
+) -> Result<(LogState, RecoveryReport), OpenError> {
     fs.create_dir_all(dir).map_err(IoFailure::at("create", dir.display()))?;
     let mut report = RecoveryReport { bytes_checked: plan.bytes_checked, ..RecoveryReport::default() };
     let (mut segments, mut tip) = (plan.segments, plan.tip);
@@ -478,7 +478,7 @@ pub(super) fn carry_out(
     let slot = head.current().clone();
     // Records that the head file does not vouch for may be in the page cache only, although they can be read. They
     // count as durable from here on, so they are written again.
-    let trusting = planted::is(Bug::LogTrustsCache);
+    let trusting = fault_injection::is(Bug::LogTrustsCache);
     if let Some(segment) = segments.last().filter(|segment| segment.footer.is_none() && !trusting) {
         let length = if slot.seq < tip.seq { tip.end } else { HEADER_BYTES as u64 };
         write_again(&*segment.file, length).map_err(IoFailure::at("sync", &segment.name))?;
@@ -510,7 +510,7 @@ pub(super) fn carry_out(
         generation: slot.generation,
         lineage: slot.lineage,
     };
-    let shared = Shared::new(fs, dir.to_owned(), options, state, head);
+    let shared = LogState::new(fs, dir.to_owned(), options, state, head);
     // Both slots are rewritten, because the slots that were read may be in the page cache only as well.
     let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
     match shared.set_lineage(generation, lineage.clone()) {

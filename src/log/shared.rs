@@ -37,7 +37,7 @@ pub(super) struct State {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LogState {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
     pub log_id: LogId,
@@ -50,11 +50,11 @@ pub(super) struct Shared {
     pub damage: DamageRecord,
 }
 
-impl Shared {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, options: &LogOptions, state: State, head: HeadFile) -> Shared {
+impl LogState {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, options: &LogOptions, state: State, head: HeadFile) -> LogState {
         let log_id = head.current().log_id;
         let reserve = Reserve::new(Arc::clone(&fs), dir.join(RESERVE), options.reserve_bytes, options.free_bytes_min);
-        Shared {
+        LogState {
             fs,
             dir,
             log_id,

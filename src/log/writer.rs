@@ -17,13 +17,13 @@ use super::format::{FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES, LINEAGE_MAX}
 use super::reader::LogReader;
 use super::recovery::{self, RecoveryReport};
 use super::segment::{IndexPoint, Segment, SparseIndex};
-use super::shared::{Shared, Tip};
+use super::shared::{LogState, Tip};
 use super::trim;
 use crate::codec::frame;
 use crate::codec::payload::encode_entry;
 use crate::env::fs::{File, Fs, is_full};
+use crate::fault_injection::{self, Bug};
 use crate::model::{Chain, Entry, Generation, Lineage, LineageEntry, LogId, Seq};
-use crate::planted::{self, Bug};
 
 /// Step in which disk space is allocated ahead of the data.
 const ALLOCATE_STEP_BYTES: u64 = 4 << 20;
@@ -69,7 +69,7 @@ pub struct AppendedBatch {
 /// The writer of a log. It is owned by one thread.
 #[derive(Debug)]
 pub struct Log {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LogState>,
     pub(super) options: LogOptions,
     /// The open segment; `None` if it could not be created yet.
     open: Option<Arc<Segment>>,
@@ -247,9 +247,9 @@ impl Log {
             return Err(SyncError::Poisoned);
         }
         if let (Some(batch), Some(segment)) = (self.in_flight.take(), &self.open) {
-            let skipped = planted::is(Bug::SkipLogSync);
+            let skipped = fault_injection::is(Bug::SkipLogSync);
             let synced = if skipped { Ok(()) } else { segment.file.sync_data() };
-            let again = planted::is(Bug::RetryFailedSync);
+            let again = fault_injection::is(Bug::RetryFailedSync);
             let synced = synced.or_else(|error| if again { segment.file.sync_data() } else { Err(error) });
             if let Err(error) = synced {
                 self.poisoned = true;

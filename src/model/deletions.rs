@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_on_purpose_is_no_longer_complete() {
+    fn deletions_dropped_on_purpose_make_the_list_incomplete() {
         let mut kept = Deletions::default();
         kept.take(&entry(1, &[(1, false)]), &mut Changed::new());
         kept.take(&entry(2, &[(2, false)]), &mut Changed::new());

@@ -5,13 +5,13 @@
 pub mod address;
 pub mod deletions;
 pub mod digest;
-pub mod exposure;
 pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod printable;
 pub mod redaction;
 pub mod txn;
+pub mod visibility;
 
 pub use deletions::Deletions;
 pub use digest::{Digest, DigestSet};

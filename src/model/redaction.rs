@@ -10,9 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::exposure;
 use super::ids::Seq;
 use super::txn::{Collection, Entry, EntryBody, Key, Op};
+use super::visibility;
 
 /// An object without its value, but with its contribution to the state digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Redaction(Arc<BTreeSet<Collection>>);
 
 impl Default for Redaction {
     fn default() -> Redaction {
-        Redaction::of(exposure::SECRET.iter().filter_map(|name| Collection::new(*name).ok()))
+        Redaction::of(visibility::SECRET.iter().filter_map(|name| Collection::new(*name).ok()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Changes to several objects of a user or a group. Each is one small transaction that takes effect at once; rows that
-//! do not fit are deleted afterwards ([`super::cleaning`]).
+//! do not fit are deleted afterwards ([`super::cleanup`]).
 
 use super::capabilities::{Grants, Holder, TagGrants};
-use super::cleaning::{self, Cleaning, Of, SLICE};
+use super::cleanup::{self, Cleaning, Of, SLICE};
 use super::groups::Group;
 use super::ids;
 use super::passwords::Password;
@@ -10,7 +10,7 @@ use super::record::Stored;
 use super::sessions::{self, Epoch, Session};
 use super::tokens::TokenEpoch;
 use super::users::{self, Admin, Lock, Membership, User};
-use super::{Moment, Record, Store, StoreError, Writes, claims, second_factors};
+use super::{Record, Store, StoreError, Timestamp, Writes, claims, second_factors};
 
 /// Message if a change conflicts with the deletion of its user.
 pub const USER_GONE: &str = "the user was deleted";
@@ -34,7 +34,7 @@ const NUMBERS_TRIED: usize = 100;
 pub fn new_number(store: &Store, of: Of) -> Result<i32, StoreError> {
     for _ in 0..NUMBERS_TRIED {
         let number = ids::draw()?;
-        if !cleaning::is_anything_left(store, of, number)? {
+        if !cleanup::is_anything_left(store, of, number)? {
             return Ok(number);
         }
     }
@@ -54,9 +54,9 @@ pub fn create_user(
 ) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::create(store, user, &mut writes)?;
-    let left = cleaning::key(Of::User, user.uid);
+    let left = cleanup::key(Of::User, user.uid);
     writes.require_absent::<Cleaning>(&left, "an earlier user with this ID is still being deleted; try again")?;
-    let changed = Moment::now();
+    let changed = Timestamp::now();
     let password = Password { uid: user.uid, hash: password_hash, changed, must_change };
     writes.overwrite(&password, WITH_THE_USER)?;
     if admin {
@@ -84,9 +84,9 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
     writes.require::<User>(&key, USER_GONE)?;
     if admin || uid == users::FIRST {
         // Fails if the rights were revoked in the meantime.
-        return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Moment::now() }, RIGHTS_CHANGED);
+        return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Timestamp::now() }, RIGHTS_CHANGED);
     }
-    writes.delete_whatever::<Admin>(&key, TAKEN_AWAY)
+    writes.delete_unconditionally::<Admin>(&key, TAKEN_AWAY)
 }
 
 /// Locks an account, or unlocks it. No session of a locked account is accepted. Unlocking starts a new epoch, so that the
@@ -102,11 +102,11 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
     let mut writes = if locked { Writes::new() } else { end_sessions(store, uid, None)? };
     writes.require::<User>(&key, USER_GONE)?;
     if locked {
-        writes.overwrite(&Lock { uid, since: Moment::now() }, TAKEN_AWAY)?;
+        writes.overwrite(&Lock { uid, since: Timestamp::now() }, TAKEN_AWAY)?;
     } else {
         // Removes only the lock that this webserver knows.
         writes.require_as_read::<Lock>(&key, store.seen::<Lock>(&key)?, RIGHTS_CHANGED)?;
-        writes.delete_whatever::<Lock>(&key, "the condition names the lock")?;
+        writes.delete_unconditionally::<Lock>(&key, "the condition names the lock")?;
     }
     Ok(writes)
 }
@@ -119,20 +119,20 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
 pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, StoreError> {
     let uid = record.value.uid;
     let key = record.value.key();
-    let rows = cleaning::of_user(store, uid, SLICE)?;
+    let rows = cleanup::of_user(store, uid, SLICE)?;
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the user is already deleted", &mut writes)?;
-    writes.delete_whatever::<Admin>(&key, WITH_THE_USER)?;
-    writes.delete_whatever::<Lock>(&key, WITH_THE_USER)?;
-    writes.delete_whatever::<Password>(&key, WITH_THE_USER)?;
-    writes.delete_whatever::<Epoch>(&key, WITH_THE_USER)?;
-    writes.delete_whatever::<TokenEpoch>(&key, WITH_THE_USER)?;
+    writes.delete_unconditionally::<Admin>(&key, WITH_THE_USER)?;
+    writes.delete_unconditionally::<Lock>(&key, WITH_THE_USER)?;
+    writes.delete_unconditionally::<Password>(&key, WITH_THE_USER)?;
+    writes.delete_unconditionally::<Epoch>(&key, WITH_THE_USER)?;
+    writes.delete_unconditionally::<TokenEpoch>(&key, WITH_THE_USER)?;
     second_factors::clear(uid, &mut writes)?;
-    writes.delete_whatever::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
-    writes.delete_whatever::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
-    for work in cleaning::of_user_history(store, uid)? {
-        writes.delete_whatever::<Cleaning>(&work.value.key(), WITH_THE_USER)?;
+    writes.delete_unconditionally::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
+    writes.delete_unconditionally::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
+    for work in cleanup::of_user_history(store, uid)? {
+        writes.delete_unconditionally::<Cleaning>(&work.value.key(), WITH_THE_USER)?;
     }
     if !is_all {
         writes.overwrite(&Cleaning::new(store, Of::User, uid, String::new()), WITH_THE_USER)?;
@@ -163,7 +163,7 @@ pub fn end_sessions_and(
     let kept_key = kept.map(|kept| kept.value.key());
     for key in store.some_keys::<Session>(&format!("{uid}/"), SLICE)? {
         if kept_key.as_ref() != Some(&key) {
-            writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
+            writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
     }
     if let Some(kept) = kept {
@@ -193,7 +193,7 @@ pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError
 pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     claims::create(store, group, &mut writes)?;
-    let left = cleaning::key(Of::Group, group.gid);
+    let left = cleanup::key(Of::Group, group.gid);
     writes.require_absent::<Cleaning>(&left, "an earlier group with this ID is still being deleted; try again")?;
     Ok(writes)
 }
@@ -214,12 +214,12 @@ pub fn update_group(store: &Store, before: &Group, record: &Record<Group>) -> Re
 /// If the state is corrupt.
 pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, StoreError> {
     let gid = record.value.gid;
-    let rows = cleaning::of_group(store, gid, SLICE)?;
+    let rows = cleanup::of_group(store, gid, SLICE)?;
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the group is already deleted", &mut writes)?;
-    writes.delete_whatever::<Grants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
-    writes.delete_whatever::<TagGrants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
+    writes.delete_unconditionally::<Grants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
+    writes.delete_unconditionally::<TagGrants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
     if !is_all {
         writes.overwrite(&Cleaning::new(store, Of::Group, gid, String::new()), WITH_THE_GROUP)?;
     }

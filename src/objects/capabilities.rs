@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::record::Stored;
-use super::sharing::{Person, null_is_empty};
+use super::sharing::{Principal, null_is_empty};
 use super::{Store, StoreError};
 
 /// A capability.
@@ -159,7 +159,7 @@ pub fn of_holder(store: &Store, holder: Holder) -> Result<Vec<String>, StoreErro
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn of_person(store: &Store, person: &Person) -> Result<HashSet<String>, StoreError> {
+pub fn of_person(store: &Store, person: &Principal) -> Result<HashSet<String>, StoreError> {
     let mut granted: HashSet<String> = of_holder(store, Holder::User(person.uid))?.into_iter().collect();
     for gid in &person.groups {
         granted.extend(of_holder(store, Holder::Group(*gid))?);
@@ -171,7 +171,7 @@ pub fn of_person(store: &Store, person: &Person) -> Result<HashSet<String>, Stor
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn tags_of_person(store: &Store, person: &Person) -> Result<Vec<String>, StoreError> {
+pub fn tags_of_person(store: &Store, person: &Principal) -> Result<Vec<String>, StoreError> {
     let holders = std::iter::once(Holder::User(person.uid)).chain(person.groups.iter().copied().map(Holder::Group));
     let mut granted = Vec::new();
     for holder in holders {

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 
 use super::record::Stored;
 use super::sessions::random;
-use super::sharing::{Audience, Person, Shared, null_is_empty};
-use super::{Moment, Record, Store, StoreError};
+use super::sharing::{Principal, ShareScope, Shareable, null_is_empty};
+use super::{Record, Store, StoreError, Timestamp};
 
 /// A dashboard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,14 +31,14 @@ pub struct Dashboard {
     pub global: bool,
     /// Users who may change it, besides the owner.
     #[serde(default)]
-    pub write_access: Audience,
+    pub write_access: ShareScope,
     /// Description by its owner.
     #[serde(default)]
     pub description: String,
     /// Time of its creation.
-    pub created: Moment,
+    pub created: Timestamp,
     /// Time of its last change.
-    pub updated: Moment,
+    pub updated: Timestamp,
     /// Contents: a JSON object.
     pub data: Box<RawValue>,
     /// Labels for searching and grouping.
@@ -59,28 +59,28 @@ impl Stored for Dashboard {
     }
 }
 
-impl Shared for Dashboard {
+impl Shareable for Dashboard {
     fn owner(&self) -> i32 {
         self.uid
     }
-    fn readers(&self) -> Audience {
-        Audience { global: self.global, groups: self.gids.clone() }
+    fn readers(&self) -> ShareScope {
+        ShareScope { global: self.global, groups: self.gids.clone() }
     }
-    fn writers(&self) -> Audience {
+    fn writers(&self) -> ShareScope {
         self.write_access.clone()
     }
 }
 
 /// Sort key of a dashboard's closeness to a person. Of equally close ones, the older is first: any user may choose a
 /// GUID that already exists.
-type Closeness = (u8, Moment, u64);
+type Closeness = (u8, Timestamp, u64);
 
 impl Dashboard {
     /// Returns the closeness that selects among several dashboards with one GUID: first the person's own, then one
     /// shared with one of their groups, then one shared with all users, as for names of resources; then any other.
-    fn closeness(&self, person: &Person) -> Closeness {
+    fn closeness(&self, person: &Principal) -> Closeness {
         let (readers, writers) = (self.readers(), self.writers());
-        let is_in = |audience: &Audience| audience.groups.iter().any(|group| person.groups.contains(group));
+        let is_in = |audience: &ShareScope| audience.groups.iter().any(|group| person.groups.contains(group));
         let distance = if self.uid == person.uid {
             0
         } else if is_in(&readers) || is_in(&writers) {
@@ -113,7 +113,7 @@ pub fn is_number(id: &str) -> bool {
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn find(store: &Store, id: &str, person: &Person) -> Result<Option<Record<Dashboard>>, StoreError> {
+pub fn find(store: &Store, id: &str, person: &Principal) -> Result<Option<Record<Dashboard>>, StoreError> {
     if is_number(id) {
         return store.get(id);
     }
@@ -151,10 +151,10 @@ mod tests {
             uid,
             gids: groups.to_vec(),
             global,
-            write_access: Audience::default(),
+            write_access: ShareScope::default(),
             description: String::new(),
-            created: Moment::from_ms(created_ms),
-            updated: Moment::from_ms(created_ms),
+            created: Timestamp::from_ms(created_ms),
+            updated: Timestamp::from_ms(created_ms),
             data: RawValue::from_string("{}".into()).expect("JSON"),
             labels: Vec::new(),
             guid: String::new(),
@@ -168,7 +168,7 @@ mod tests {
             dashboard(5, 7, 40, &[], false),
         ];
         let order = |all: &mut [Dashboard], uid: i32, admin: bool, groups: &[i32]| {
-            let person = Person { uid, admin, groups: groups.to_vec() };
+            let person = Principal { uid, admin, groups: groups.to_vec() };
             all.sort_by_key(|dashboard| dashboard.closeness(&person));
             all.iter().map(|dashboard| dashboard.id).collect::<Vec<_>>()
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{AsRead, Stored};
 use super::sessions::{hex, random};
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::{Record, Store, StoreError, Timestamp, Writes};
 
 /// An object that belongs to an epoch of its user.
 pub trait OfEpoch {
@@ -20,7 +20,7 @@ pub trait OfEpoch {
     fn epoch(&self) -> &str;
 
     /// Returns the time of its creation.
-    fn created(&self) -> Moment;
+    fn created(&self) -> Timestamp;
 }
 
 /// An epoch: the set of a user's valid objects.
@@ -32,7 +32,7 @@ pub struct Epoch<T> {
     /// Random id of the epoch.
     pub id: String,
     /// Start time, which decides for objects without an epoch.
-    pub since: Moment,
+    pub since: Timestamp,
     #[serde(skip)]
     pub(super) of: PhantomData<T>,
 }
@@ -50,7 +50,7 @@ impl<T: OfEpoch> Epoch<T> {
     /// # Errors
     /// If random bytes are unavailable.
     pub fn begin(uid: i32) -> std::io::Result<Epoch<T>> {
-        Ok(Epoch { uid, id: hex(&random::<16>()?), since: Moment::now(), of: PhantomData })
+        Ok(Epoch { uid, id: hex(&random::<16>()?), since: Timestamp::now(), of: PhantomData })
     }
 
     /// Returns whether an object belongs to it.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cleaning::{self, Cleaning, Of, SLICE};
+use super::cleanup::{self, Cleaning, Of, SLICE};
 use super::record::Stored;
 use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
-use super::{Moment, Store, StoreError, Writes};
+use super::{Store, StoreError, Timestamp, Writes};
 
 /// Reason for deleting entries unconditionally.
 const NEVER_CHANGED: &str = "entries are immutable";
@@ -38,7 +38,7 @@ pub struct Entry {
     /// Query that was executed.
     pub effective_query: String,
     /// Start of the search.
-    pub launched: Moment,
+    pub launched: Timestamp,
 }
 
 impl Stored for Entry {
@@ -53,7 +53,7 @@ impl Stored for Entry {
 ///
 /// # Errors
 /// If random bytes are unavailable, or the state is corrupt.
-pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, StoreError> {
+pub fn new_id(store: &Store, uid: i32, launched: Timestamp) -> Result<String, StoreError> {
     let cleared = cleared_until(store, uid)?.unwrap_or_default();
     let cleared_ms = cleared.split('-').next().and_then(|ms| u64::from_str_radix(ms, 16).ok());
     let ms = launched.ms().max(cleared_ms.map_or(0, |ms| ms + 1));
@@ -62,7 +62,7 @@ pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, Store
 
 /// Returns the id of the last cleared entry of a user's history while its deletion is incomplete.
 fn cleared_until(store: &Store, uid: i32) -> Result<Option<String>, StoreError> {
-    Ok(cleaning::of_user_history(store, uid)?.into_iter().map(|record| record.value.until).max())
+    Ok(cleanup::of_user_history(store, uid)?.into_iter().map(|record| record.value.until).max())
 }
 
 /// Clears a user's history with immediate effect; entries that exceed one transaction are deleted afterwards.
@@ -73,7 +73,7 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     let keys = store.keys::<Entry>(&format!("{uid}/"))?;
     let mut writes = Writes::new();
     if keys.len() < SLICE {
-        keys.iter().try_for_each(|key| writes.delete_whatever::<Entry>(key, NEVER_CHANGED))?;
+        keys.iter().try_for_each(|key| writes.delete_unconditionally::<Entry>(key, NEVER_CHANGED))?;
     } else if let Some((_, until)) = keys.last().and_then(|key| key.split_once('/')) {
         writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
         let work = Cleaning::new(store, Of::History, uid, until.to_owned());
@@ -120,7 +120,7 @@ pub fn add(store: &Store, entry: &Entry, entries_max: usize) -> Result<Writes, S
     let excess = (keys.len() + 1).saturating_sub(entries_max.max(1));
     // A large excess occurs only after the setting was lowered: the searches that follow delete the rest.
     for key in keys.iter().take(excess.min(SLICE)) {
-        writes.delete_whatever::<Entry>(key, NEVER_CHANGED)?;
+        writes.delete_unconditionally::<Entry>(key, NEVER_CHANGED)?;
     }
     Ok(writes)
 }

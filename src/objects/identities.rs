@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::accounts::{GROUP_GONE, USER_GONE};
 use super::capabilities::{Grants, TagGrants};
-use super::cleaning::Cleaning;
+use super::cleanup::Cleaning;
 use super::dashboards::Dashboard;
 use super::groups::{Group, GroupName};
 use super::history::Entry;
@@ -22,7 +22,7 @@ use super::resources::Resource;
 use super::searches::Search;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, Session};
-use super::sharing::{Audience, Shared};
+use super::sharing::{ShareScope, Shareable};
 use super::store::Author;
 use super::tokens::{Token, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
@@ -31,7 +31,7 @@ use super::{Store, StoreError, Writes, names};
 use crate::model::{Collection, Condition, Key, Op, Txn, TxnId};
 use crate::replica::History;
 
-type Place = (Collection, Key);
+type ObjectKey = (Collection, Key);
 /// A pending transaction, and the history in which it was read.
 type Pending = (TxnId, History);
 
@@ -106,10 +106,10 @@ fn add_of_key(collection: &str, key: &str, numbers: &mut BTreeSet<Number>) {
     }
 }
 
-fn add_shared<S: Stored + Shared>(value: &[u8], numbers: &mut BTreeSet<Number>) {
+fn add_shared<S: Stored + Shareable>(value: &[u8], numbers: &mut BTreeSet<Number>) {
     let Ok(object) = serde_json::from_slice::<S>(value) else { return };
     numbers.insert(Number::User(object.owner()));
-    let audiences: [Audience; 2] = [object.readers(), object.writers()];
+    let audiences: [ShareScope; 2] = [object.readers(), object.writers()];
     numbers.extend(audiences.iter().flat_map(|audience| &audience.groups).copied().map(Number::Group));
 }
 
@@ -199,8 +199,8 @@ fn add_of_condition(condition: &Condition, numbers: &mut BTreeSet<Number>) {
 /// Returns an object that is written only together with the creation, and with a later change of the name, of a user or
 /// group, and the last transaction that wrote it; `None` if the creation is not pending. It is the claim of the name: a
 /// change of another field is no reason to reject a change that only concerns the number.
-fn creation(store: &Store, number: Number) -> Result<Option<(Place, Pending)>, StoreError> {
-    let pending = |place: &Place| store.replica().pending_creation(&place.0, &place.1);
+fn creation(store: &Store, number: Number) -> Result<Option<(ObjectKey, Pending)>, StoreError> {
+    let pending = |place: &ObjectKey| store.replica().pending_creation(&place.0, &place.1);
     let owner = number.place()?;
     let Some(created) = pending(&owner) else { return Ok(None) };
     let key = owner.1.as_str();
@@ -286,7 +286,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::standing::Standing;
-    use super::super::{Committed, Moment, accounts};
+    use super::super::{CommitProgress, Timestamp, accounts};
     use super::*;
     use crate::model::OriginCounter;
     use crate::replica::{Replica, ReplicaOptions};
@@ -376,8 +376,8 @@ mod tests {
 
         async fn commit(&self, author: &Author, writes: Writes) -> TxnId {
             match self.store.commit(author, "a test", writes).await.expect("is accepted") {
-                Committed::Pending(id) => id,
-                Committed::At(seq) => panic!("committed at {seq}"),
+                CommitProgress::Pending(id) => id,
+                CommitProgress::At(seq) => panic!("committed at {seq}"),
             }
         }
 
@@ -388,7 +388,7 @@ mod tests {
                 name: String::new(),
                 email: String::new(),
                 default_gid: None,
-                created: Moment::now(),
+                created: Timestamp::now(),
             };
             let writes = accounts::create_user(&self.store, &user, "hash".into(), false, false).expect("writes");
             let user = self.commit(&Author::default(), writes).await;
@@ -414,12 +414,12 @@ mod tests {
         let user = upon::<UserName>("alice", user);
         let group = upon::<GroupName>("group of alice", group);
         for op in given() {
-            let id = alone.commit(&Author::default(), Writes::whatever(vec![op.clone()], "a test")).await;
+            let id = alone.commit(&Author::default(), Writes::unconditional(vec![op.clone()], "a test")).await;
             let found = alone.conditions(id);
             assert!(found.contains(&user) || found.contains(&group), "{}/{}: {found:?}", op.collection(), op.key());
         }
         let of_others = put("dashboards", "6", &dashboard(7, &[8], &[]));
-        let id = alone.commit(&Author::default(), Writes::whatever(vec![of_others], "a test")).await;
+        let id = alone.commit(&Author::default(), Writes::unconditional(vec![of_others], "a test")).await;
         assert_eq!(alone.conditions(id), []);
         let is_upon_both = |found: &[Condition]| found.contains(&user) && found.contains(&group);
         let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
@@ -432,7 +432,7 @@ mod tests {
         let standing = Standing { uid: 66, ..Standing::default() };
         let alice = Author { uid: 66, user: "alice".into(), standing, ..Author::default() };
         let (collection, key) = place::<Dashboard>("5").expect("a key");
-        let deletion = Writes::whatever(vec![Op::Delete { collection, key }], "a test");
+        let deletion = Writes::unconditional(vec![Op::Delete { collection, key }], "a test");
         let id = alone.commit(&alice, deletion).await;
         assert!(alone.conditions(id).contains(&user));
         // A change of the account makes no difference, another name does.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::kinds::{self, KINDS};
 use super::record::Stored;
 use super::{Store, StoreError};
-use crate::model::exposure::{self, Exposure};
+use crate::model::visibility::{self, Visibility};
 use crate::model::{Collection, Key};
 
 /// Number of objects that are read at once.
@@ -59,13 +59,13 @@ fn place(error: &serde_json::Error) -> String {
 /// Returns why bytes do not decode as an object of a kind.
 #[must_use]
 pub fn reason_for<T: Stored>(error: &serde_json::Error) -> String {
-    if exposure::of(T::COLLECTION) == Exposure::Secret { place(error) } else { reason(error) }
+    if visibility::of(T::COLLECTION) == Visibility::Secret { place(error) } else { reason(error) }
 }
 
 /// Returns the message for an object that is stored under another object's key.
 #[must_use]
 pub fn misplaced<T: Stored>(own: &str) -> String {
-    if exposure::of(T::COLLECTION) == Exposure::Secret {
+    if visibility::of(T::COLLECTION) == Visibility::Secret {
         return "the value belongs to another key".into();
     }
     format!("the value belongs to key {own}")

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_type_finds_the_name() {
+    fn names_are_found_in_any_typed_form() {
         let decomposed: String = "José".nfd().collect();
         for (one, other) in [("José", decomposed.as_str()), ("Bob", " BOB "), ("ＡＤＭＩＮ", "admin"), ("ΣΑΣ", "σασ")]
         {

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cleaning::SLICE;
+use super::cleanup::SLICE;
 use super::record::Stored;
 use super::sessions::random;
-use super::sharing::Person;
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::sharing::Principal;
+use super::{Record, Store, StoreError, Timestamp, Writes};
 
 /// Default lifetime of a notification in seconds.
 pub const LIFE_S: u64 = 12 * 3600;
@@ -34,11 +34,11 @@ pub struct Notification {
     /// Addressed to all users.
     pub broadcast: bool,
     /// Time at which it was sent.
-    pub sent: Moment,
+    pub sent: Timestamp,
     /// Time at which it expires.
-    pub expires: Moment,
+    pub expires: Timestamp,
     /// Time until which it is hidden.
-    pub ignore_until: Moment,
+    pub ignore_until: Timestamp,
     /// Text of the message.
     pub msg: String,
     /// UUID of the webserver that sent it.
@@ -59,7 +59,7 @@ impl Stored for Notification {
 impl Notification {
     /// Returns whether it is addressed to the person.
     #[must_use]
-    pub fn is_for(&self, person: &Person) -> bool {
+    pub fn is_for(&self, person: &Principal) -> bool {
         self.broadcast
             || (self.uid != 0 && self.uid == person.uid)
             || (self.gid != 0 && person.groups.contains(&self.gid))
@@ -92,7 +92,7 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
                 && other.kind == notification.kind
         };
         for other in store.select::<Notification>("", is_replaced)?.into_iter().take(SLICE) {
-            writes.delete_whatever::<Notification>(&other.value.key(), "the new notification supersedes it")?;
+            writes.delete_unconditionally::<Notification>(&other.value.key(), "the new notification supersedes it")?;
         }
     }
     writes.overwrite(notification, "its ID is random, or derived from one rejection")?;

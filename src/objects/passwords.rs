@@ -7,7 +7,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::Moment;
+use super::Timestamp;
 use super::record::Stored;
 use super::sessions::random;
 use super::weak_passwords::weakness;
@@ -34,7 +34,7 @@ pub struct Password {
     /// Hash in PHC string format.
     pub hash: String,
     /// Time at which it was set.
-    pub changed: Moment,
+    pub changed: Timestamp,
     /// Whether it must be changed at the next login.
     #[serde(default)]
     pub must_change: bool,
@@ -196,7 +196,7 @@ fn is_of(password: &[u8], hash: &PasswordHash, memory: &mut Memory) -> Result<bo
 
 static TURN: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
 
-async fn off_thread<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(&mut Memory) -> Result<T, HashError> + Send + 'static,
 ) -> Result<T, HashError> {
     let turn = Arc::clone(&TURN).acquire_owned().await.map_err(failed)?;
@@ -215,7 +215,7 @@ async fn off_thread<T: Send + 'static>(
 /// If no random bytes or memory are available.
 pub async fn hash(password: &str) -> Result<String, HashError> {
     let password = password.to_owned();
-    off_thread(move |memory| hashed(password.as_bytes(), memory)).await
+    run_blocking(move |memory| hashed(password.as_bytes(), memory)).await
 }
 
 /// Verifies a password against a hash. Without a hash it takes the same time and returns `false`.
@@ -233,7 +233,7 @@ pub async fn verify(password: &str, hash: Option<String>) -> Result<bool, HashEr
         None => NOBODY.get_or_try_init(|| self::hash("a password that no user has")).await?.clone(),
     };
     let password = password.to_owned();
-    off_thread(move |memory| {
+    run_blocking(move |memory| {
         let parsed = PasswordHash::new(&hash).map_err(failed)?;
         Ok(is_of(password.as_bytes(), &parsed, memory)? && exists)
     })

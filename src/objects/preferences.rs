@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Moment;
+use super::Timestamp;
 use super::record::Stored;
 
 /// Name under which the user interface stores its preferences.
@@ -19,7 +19,7 @@ pub struct Preference {
     /// Name of the set.
     pub name: String,
     /// Time of the last write.
-    pub updated: Moment,
+    pub updated: Timestamp,
     /// The value, stored unchanged.
     pub data: Box<RawValue>,
 }

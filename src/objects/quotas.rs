@@ -18,7 +18,7 @@ use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
 use super::{Store, StoreError};
-use crate::env::aside;
+use crate::env::blocking;
 use crate::model::{Collection, Op};
 
 /// Time for which a count is used.
@@ -187,7 +187,7 @@ impl Quotas {
     fn count(store: &Store, (uid, kind): Of) -> Result<Amount, StoreError> {
         let collection = Collection::new(kind).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let mut sum = Amount::default();
-        aside::run(|| {
+        blocking::run(|| {
             store.replica().each(&collection, "", |_, object| {
                 if owner(&object.value) == Some(uid) {
                     sum = sum.plus(Amount::of(object.value.len()));

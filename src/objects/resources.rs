@@ -1,10 +1,10 @@
-//! Resources: files used by searches, found by name. Their contents are stored as blobs, see [`super::contents`].
+//! Resources: files used by searches, found by name. Their contents are stored as blobs, see [`super::blobs`].
 
 use serde::{Deserialize, Serialize};
 
 use super::record::Stored;
-use super::sharing::{Audience, Person, Shared, null_is_empty};
-use super::{Moment, Record, Store, StoreError, groups, users};
+use super::sharing::{Principal, ShareScope, Shareable, null_is_empty};
+use super::{Record, Store, StoreError, Timestamp, groups, users};
 
 /// Metadata of a resource.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Resource {
     #[serde(default)]
     pub domain: i16,
     /// Time at which contents or metadata were last changed.
-    pub last_modified: Moment,
+    pub last_modified: Timestamp,
     /// Incremented whenever the contents change.
     #[serde(default)]
     pub version_number: i64,
@@ -56,15 +56,15 @@ impl Stored for Resource {
     }
 }
 
-impl Shared for Resource {
+impl Shareable for Resource {
     fn owner(&self) -> i32 {
         self.uid
     }
-    fn readers(&self) -> Audience {
-        Audience { global: self.global, groups: self.group_acl.clone() }
+    fn readers(&self) -> ShareScope {
+        ShareScope { global: self.global, groups: self.group_acl.clone() }
     }
-    fn writers(&self) -> Audience {
-        Audience::default()
+    fn writers(&self) -> ShareScope {
+        ShareScope::default()
     }
 }
 
@@ -85,7 +85,7 @@ pub fn by_guid(store: &Store, guid: &str) -> Result<Option<Record<Resource>>, St
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn resolve(store: &Store, person: &Person, name: &str) -> Result<Option<Record<Resource>>, StoreError> {
+pub fn resolve(store: &Store, person: &Principal, name: &str) -> Result<Option<Record<Resource>>, StoreError> {
     if let Some(record) = by_guid(store, name)? {
         return Ok(record.value.is_readable_by(person).then_some(record));
     }

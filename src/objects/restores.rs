@@ -22,9 +22,9 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::backup::{BackupError, Examined};
 use super::capabilities::{Grants, TagGrants};
-use super::cleaning::Cleaning;
+use super::cleanup::Cleaning;
+use super::export_archive::{BackupError, Examined};
 use super::groups::{Group, GroupName};
 use super::identities::{self, Number};
 use super::notifications::Notification;
@@ -36,7 +36,7 @@ use super::sessions::{self, Epoch, Session, hex, random};
 use super::store::Author;
 use super::tokens::Token;
 use super::users::{Admin, FIRST, Lock, Membership, User, UserName};
-use super::{CommitError, Committed, Moment, Store, StoreError, Writes};
+use super::{CommitError, CommitProgress, Store, StoreError, Timestamp, Writes};
 use crate::codec::restore;
 use crate::model::limits::{Limits, NOTE_BYTES_MAX};
 use crate::model::{Collection, Key, Op, OriginCounter, Txn, TxnId};
@@ -87,7 +87,7 @@ pub struct Restore {
     /// Name of the webserver that makes it.
     pub webserver: String,
     /// Time at which it began.
-    pub since: Moment,
+    pub since: Timestamp,
     /// Number of transactions made so far.
     pub step: u64,
 }
@@ -118,7 +118,7 @@ pub fn end(store: &Store) -> Result<Option<Writes>, StoreError> {
     }
     let mut writes = Writes::new();
     writes.require_as_read::<Restore>(restore::KEY, seen, OVERTAKEN)?;
-    writes.delete_whatever::<Restore>(restore::KEY, "the condition names the mark")?;
+    writes.delete_unconditionally::<Restore>(restore::KEY, "the condition names the mark")?;
     Ok(Some(writes))
 }
 
@@ -326,10 +326,10 @@ impl Plan {
     fn closing(&self, locks: &BTreeSet<i32>) -> Result<Vec<Op>, StoreError> {
         let mut writes = Writes::new();
         for uid in locks {
-            writes.overwrite(&Lock { uid: *uid, since: Moment::now() }, WHAT_WAS)?;
+            writes.overwrite(&Lock { uid: *uid, since: Timestamp::now() }, WHAT_WAS)?;
         }
         for key in self.store.keys::<Session>("")? {
-            writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
+            writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
         let mut ops = writes.into_ops();
         ops.extend(new_epochs(self.store.keys::<User>("")?.iter().filter_map(|key| key.parse().ok()))?);
@@ -344,7 +344,7 @@ impl Plan {
         let present: BTreeSet<&str> = self.examined.keys_of::<T>().collect();
         for key in self.store.keys::<T>("")? {
             if !self.examined.omits(T::COLLECTION) && !present.contains(key.as_str()) {
-                writes.delete_whatever::<T>(&key, WHAT_WAS)?;
+                writes.delete_unconditionally::<T>(&key, WHAT_WAS)?;
             }
         }
         ops.extend(writes.into_ops());
@@ -355,10 +355,10 @@ impl Plan {
     fn each_lacking(&self, mut take: impl FnMut(Op) -> io::Result<()>) -> Result<(), BackupError> {
         // Searches that the archive does not contain keep their results.
         let is_left = self.examined.omits(Search::COLLECTION);
-        let left = if is_left { super::searches::named_contents(&self.store) } else { Ok(Default::default()) };
+        let left = if is_left { super::searches::referenced_blobs(&self.store) } else { Ok(Default::default()) };
         let left = left.map_err(io::Error::other)?;
         let mut see = |collection: Collection, key: Key| {
-            let is_kept = collection.as_str() == crate::codec::content::COLLECTION && left.contains(key.as_str());
+            let is_kept = collection.as_str() == crate::codec::blob_manifest::COLLECTION && left.contains(key.as_str());
             if is_kept || !self.examined.lacks(&collection, &key) {
                 return Ok(());
             }
@@ -390,7 +390,7 @@ impl Plan {
             for key in plan.store.keys::<T>("")? {
                 let is_of_other = owner(&key).is_some_and(|uid| !plan.same.contains(&uid));
                 if is_of_other && !restored.contains(key.as_str()) {
-                    writes.delete_whatever::<T>(&key, WHAT_WAS)?;
+                    writes.delete_unconditionally::<T>(&key, WHAT_WAS)?;
                 }
             }
             Ok(())
@@ -400,12 +400,12 @@ impl Plan {
         of_keys::<Token>(self, &mut writes)?;
         let is_of_other = |it: &Notification| it.uid != 0 && !self.same.contains(&it.uid);
         for found in self.store.select::<Notification>("", is_of_other)? {
-            writes.delete_whatever::<Notification>(&found.value.key(), WHAT_WAS)?;
+            writes.delete_unconditionally::<Notification>(&found.value.key(), WHAT_WAS)?;
         }
         if self.examined.omits(Search::COLLECTION) {
             let is_of_other = |it: &Search| !self.same.contains(&it.uid) && !it.global && it.gids.is_empty();
             for found in self.store.select::<Search>("", is_of_other)? {
-                writes.delete_whatever::<Search>(&found.value.key(), WHAT_WAS)?;
+                writes.delete_unconditionally::<Search>(&found.value.key(), WHAT_WAS)?;
             }
         }
         Ok(writes.into_ops())
@@ -419,12 +419,12 @@ impl Plan {
         let mut ops = new_epochs(administrators)?;
         let mut writes = Writes::new();
         for key in self.store.keys::<Session>("")? {
-            writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
+            writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
         let restored: BTreeSet<&str> = self.examined.keys_of::<Lock>().collect();
         let former = self.locked.iter().filter(|_| !self.examined.omits(Lock::COLLECTION)).cloned();
         for key in former.chain(locks.iter().map(i32::to_string)).filter(|key| !restored.contains(key.as_str())) {
-            writes.delete_whatever::<Lock>(&key, WHAT_WAS)?;
+            writes.delete_unconditionally::<Lock>(&key, WHAT_WAS)?;
         }
         ops.extend(writes.into_ops());
         Ok(ops)
@@ -507,7 +507,7 @@ impl Run {
     pub async fn begin(plan: &Plan, author: &Author) -> Result<Run, CommitError> {
         let (store, user) = (plan.store.clone(), author.user.clone());
         let id = hex(&random::<16>().map_err(StoreError::from)?);
-        let (webserver, since) = (store.via().to_owned(), Moment::now());
+        let (webserver, since) = (store.via().to_owned(), Timestamp::now());
         let mark = Restore { id: id.clone(), uid: author.uid, user, webserver, since, step: 0 };
         let mut writes = Writes::new();
         writes.replace(store.seen::<Restore>(restore::KEY)?, &mark, OVERTAKEN)?;
@@ -521,10 +521,10 @@ impl Run {
     ///
     /// # Errors
     /// If it is refused, or the restore was ended by an administrator. No later transaction can be committed then.
-    pub async fn commit(&self, step: Step) -> Result<Committed, CommitError> {
+    pub async fn commit(&self, step: Step) -> Result<CommitProgress, CommitError> {
         let mark = self.store.get::<Restore>(restore::KEY)?.filter(|mark| mark.value.id == self.id);
         let mut mark = mark.ok_or_else(|| CommitError::Conflict(STOPPED.into()))?;
-        let mut writes = Writes::whatever(step.ops, WHAT_WAS);
+        let mut writes = Writes::unconditional(step.ops, WHAT_WAS);
         mark.value.step += 1;
         if step.is_last {
             writes.delete(&mark, STOPPED)?;
@@ -540,7 +540,7 @@ impl Run {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::backup::{self, Item, Parts, Source};
+    use super::super::export_archive::{self, Item, Parts, Source};
     use super::super::record::written;
     use super::*;
     use crate::replica::{Replica, ReplicaOptions};
@@ -634,7 +634,7 @@ mod tests {
             let temp = tempfile::tempdir().expect("temp dir");
             let replica = Replica::open(temp.path(), ReplicaOptions::default()).expect("opens");
             let alone = Alone { store: Store::new(replica, "w"), _temp: temp };
-            let writes = Writes::whatever(ops, "a test");
+            let writes = Writes::unconditional(ops, "a test");
             alone.store.commit(&Author::default(), "a test", writes).await.expect("is accepted");
             alone
         }
@@ -647,7 +647,7 @@ mod tests {
 
         fn plan(&self, archive: &[u8]) -> Result<Plan, String> {
             let mut check = Check::new(&self.store);
-            let examined = backup::read(&mut &archive[..], |item| match item {
+            let examined = export_archive::read(&mut &archive[..], |item| match item {
                 Item::Object(op) => check.object(&op).map_err(io::Error::other),
                 Item::Chunk(..) => Ok(()),
             });
@@ -702,7 +702,7 @@ mod tests {
         let mut steps = Vec::new();
         let pass = |take: &mut dyn FnMut(Op) -> io::Result<()>| {
             let each = |item: Item| if let Item::Object(op) = item { take(op) } else { Ok(()) };
-            backup::read(&mut &archive[..], each).map(drop)
+            export_archive::read(&mut &archive[..], each).map(drop)
         };
         let keep = |step| {
             steps.push(step);
@@ -843,7 +843,7 @@ mod tests {
             uid: 1,
             user: "admin".into(),
             webserver: "w".into(),
-            since: Moment::now(),
+            since: Timestamp::now(),
             step: 0,
         };
         assert_eq!((Restore::COLLECTION, mark.key().as_str()), ("restores", "unfinished"));

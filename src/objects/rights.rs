@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::cleaning::{self, Cleaning, Of};
-use super::contents::Content;
+use super::blobs::Content;
+use super::cleanup::{self, Cleaning, Of};
 use super::dashboards::Dashboard;
 use super::history::Entry;
 use super::notifications::Notification;
@@ -13,7 +13,7 @@ use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
-use super::sharing::{Audience, Shared};
+use super::sharing::{ShareScope, Shareable};
 use super::users::Membership;
 use super::{Store, StoreError};
 use crate::model::Op;
@@ -102,7 +102,7 @@ impl<T: There> Needed<'_, T> {
             }
             Cleaning::COLLECTION => {
                 let is_own_history =
-                    key == cleaning::key(Of::History, self.uid) || key.starts_with(&cleaning::history_prefix(self.uid));
+                    key == cleanup::key(Of::History, self.uid) || key.starts_with(&cleanup::history_prefix(self.uid));
                 self.rights.role |= !is_own_history;
                 Ok(())
             }
@@ -125,7 +125,7 @@ impl<T: There> Needed<'_, T> {
         Ok(())
     }
 
-    fn add_shared<S: Stored + Shared>(&mut self, op: &Op) -> Result<(), StoreError> {
+    fn add_shared<S: Stored + Shareable>(&mut self, op: &Op) -> Result<(), StoreError> {
         let before = self.there.before(op)?;
         let (before, after) =
             match (before.map(|value| understood::<S>(&value)), op.value().map(|value| understood::<S>(value))) {
@@ -136,7 +136,7 @@ impl<T: There> Needed<'_, T> {
                 }
                 (before, after) => (before.flatten(), after.flatten()),
             };
-        let none = || [Audience::default(), Audience::default()];
+        let none = || [ShareScope::default(), ShareScope::default()];
         let shares = |one: &S| [one.readers(), one.writers()];
         match (before, after) {
             (None, None) => Ok(()),
@@ -160,7 +160,7 @@ impl<T: There> Needed<'_, T> {
     }
 
     /// Adds rights for new shares. Existing shares may stay.
-    fn add_audiences(&mut self, before: &[Audience; 2], after: &[Audience; 2]) -> Result<(), StoreError> {
+    fn add_audiences(&mut self, before: &[ShareScope; 2], after: &[ShareScope; 2]) -> Result<(), StoreError> {
         for (known, audience) in before.iter().zip(after) {
             self.rights.role |= audience.global && !known.global;
             for gid in audience.groups.iter().filter(|gid| !known.groups.contains(gid)) {
@@ -181,7 +181,7 @@ impl<T: There> Needed<'_, T> {
     }
 
     /// Adds the right to change another user's object: a membership, unless all users may change it.
-    fn add_writer(&mut self, is_as_before: bool, writers: &Audience) -> Result<(), StoreError> {
+    fn add_writer(&mut self, is_as_before: bool, writers: &ShareScope) -> Result<(), StoreError> {
         if is_as_before && writers.global {
             return Ok(());
         }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::record::Stored;
-use super::sharing::{Audience, Shared, null_is_empty};
-use super::{Moment, Store, StoreError};
+use super::sharing::{ShareScope, Shareable, null_is_empty};
+use super::{Store, StoreError, Timestamp};
 
 /// State of a search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,13 +57,13 @@ pub struct Search {
     #[serde(default)]
     pub columns: Option<Vec<String>>,
     /// Start of the time range, inclusive.
-    pub start_range: Moment,
+    pub start_range: Timestamp,
     /// End of the time range, exclusive.
-    pub end_range: Moment,
+    pub end_range: Timestamp,
     /// Time at which it started.
-    pub started: Moment,
+    pub started: Timestamp,
     /// Time of the last write of this object.
-    pub updated: Moment,
+    pub updated: Timestamp,
     /// Run time in milliseconds.
     #[serde(default)]
     pub duration_ms: u64,
@@ -98,7 +98,7 @@ pub struct Search {
     pub content: String,
     /// Time at which it is deleted; never if it was saved that way.
     #[serde(default)]
-    pub expires: Moment,
+    pub expires: Timestamp,
     /// Whether it is excluded from the history.
     #[serde(default)]
     pub no_history: bool,
@@ -127,7 +127,7 @@ pub struct Search {
 #[serde(rename_all = "PascalCase")]
 pub struct Imported {
     /// Time of the import.
-    pub time: Moment,
+    pub time: Timestamp,
     /// Name chosen by its owner.
     #[serde(default)]
     pub batch_name: String,
@@ -143,15 +143,15 @@ impl Stored for Search {
     }
 }
 
-impl Shared for Search {
+impl Shareable for Search {
     fn owner(&self) -> i32 {
         self.uid
     }
-    fn readers(&self) -> Audience {
-        Audience { global: self.global, groups: self.gids.clone() }
+    fn readers(&self) -> ShareScope {
+        ShareScope { global: self.global, groups: self.gids.clone() }
     }
-    fn writers(&self) -> Audience {
-        Audience::default()
+    fn writers(&self) -> ShareScope {
+        ShareScope::default()
     }
 }
 
@@ -186,7 +186,7 @@ impl Search {
 ///
 /// # Errors
 /// If the state is corrupt, or a search is invalid: it could reference any blob.
-pub fn named_contents(store: &Store) -> Result<HashSet<String>, StoreError> {
+pub fn referenced_blobs(store: &Store) -> Result<HashSet<String>, StoreError> {
     let mut named = HashSet::new();
     store.each_whole::<Search>("", |search| named.extend([search.content]))?;
     named.remove("");

@@ -10,9 +10,9 @@ use subtle::ConstantTimeEq;
 
 use super::record::Stored;
 use super::sessions::{hex, random};
-use super::totp::{self, Judged, SEED_BYTES};
+use super::totp::{self, CodeCheck, SEED_BYTES};
 use super::users::User;
-use super::{Moment, Record, Store, StoreError, Writes, accounts};
+use super::{Record, Store, StoreError, Timestamp, Writes, accounts};
 
 /// Number of recovery codes that are created together.
 pub const CODES: usize = 10;
@@ -39,7 +39,7 @@ pub struct Factor {
     /// Base 32. The app needs the same seed, so it cannot be stored as a hash.
     seed: String,
     /// Time of its setup.
-    pub since: Moment,
+    pub since: Timestamp,
 }
 
 impl std::fmt::Debug for Factor {
@@ -85,7 +85,7 @@ pub struct RecoveryCodes {
     /// Hashes of the unused codes.
     hashes: Vec<String>,
     /// Time of their creation.
-    pub generated: Moment,
+    pub generated: Timestamp,
 }
 
 impl std::fmt::Debug for RecoveryCodes {
@@ -111,7 +111,7 @@ impl RecoveryCodes {
         let shown =
             (0..CODES).map(|_| Ok(grouped(&hex(&random::<CODE_BYTES>()?)))).collect::<std::io::Result<Vec<_>>>()?;
         let hashes = shown.iter().map(|code| hash(&salt, code)).collect();
-        let kept = RecoveryCodes { uid, factor: factor.to_owned(), salt, hashes, generated: Moment::now() };
+        let kept = RecoveryCodes { uid, factor: factor.to_owned(), salt, hashes, generated: Timestamp::now() };
         Ok((kept, shown))
     }
 
@@ -154,7 +154,7 @@ pub struct Setup {
     #[serde(default)]
     replaces: String,
     /// Start of the setup.
-    pub begun: Moment,
+    pub begun: Timestamp,
 }
 
 impl std::fmt::Debug for Setup {
@@ -219,12 +219,12 @@ pub fn prove(
         Code::OfApp(code) => {
             let last = store.valid::<LastStep>(&key)?.filter(|last| last.value.factor == factor.value.id);
             let seed = totp::seed_of(&factor.value.seed).unwrap_or_default();
-            let now = totp::step_at(Moment::now().ms());
+            let now = totp::step_at(Timestamp::now().ms());
             let step = match totp::judge(&seed, code, now, last.map(|last| last.value.step)) {
                 _ if seed.len() != SEED_BYTES => return Ok(Proved::No),
-                Judged::Fresh(step) => step,
-                Judged::Used => return Ok(Proved::Used),
-                Judged::Wrong => return Ok(Proved::No),
+                CodeCheck::Fresh(step) => step,
+                CodeCheck::Used => return Ok(Proved::Used),
+                CodeCheck::Wrong => return Ok(Proved::No),
             };
             let used = LastStep { uid: factor.value.uid, factor: factor.value.id.clone(), step };
             writes.replace(store.seen::<LastStep>(&key)?, &used, USED)?;
@@ -256,7 +256,7 @@ pub fn require_none(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
 pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> Result<Vec<u8>, StoreError> {
     let seed = random::<SEED_BYTES>()?;
     let replaces = former.map(|former| former.value.id.clone()).unwrap_or_default();
-    let setup = Setup { uid, seed: totp::seed_text(&seed), replaces, begun: Moment::now() };
+    let setup = Setup { uid, seed: totp::seed_text(&seed), replaces, begun: Timestamp::now() };
     match former {
         Some(former) => writes.unchanged(former, CHANGED)?,
         None => require_none(uid, writes)?,
@@ -288,9 +288,9 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
     let setup = setup.filter(|setup| setup.value.replaces == replaced && !setup.value.begun.plus(SETUP_S).is_past());
     let Some(setup) = setup else { return Ok(Installed::NotBegun) };
     let seed = totp::seed_of(&setup.value.seed).unwrap_or_default();
-    let now = totp::step_at(Moment::now().ms());
-    let Judged::Fresh(step) = totp::judge(&seed, code, now, None) else { return Ok(Installed::No) };
-    let factor = Factor { uid, id: hex(&random::<8>()?), seed: setup.value.seed.clone(), since: Moment::now() };
+    let now = totp::step_at(Timestamp::now().ms());
+    let CodeCheck::Fresh(step) = totp::judge(&seed, code, now, None) else { return Ok(Installed::No) };
+    let factor = Factor { uid, id: hex(&random::<8>()?), seed: setup.value.seed.clone(), since: Timestamp::now() };
     let (codes, shown) = RecoveryCodes::new(uid, &factor.id)?;
     writes.delete(&setup, "the setup was finished or cancelled in the meantime; start again")?;
     writes.replace(former.map(|former| former.as_read), &factor, CHANGED)?;
@@ -316,10 +316,10 @@ pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(Recove
 /// If an object cannot be encoded.
 pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let key = uid.to_string();
-    writes.delete_whatever::<Factor>(&key, "the caller has proved the factor, or is an administrator")?;
-    writes.delete_whatever::<RecoveryCodes>(&key, WITH_THE_FACTOR)?;
-    writes.delete_whatever::<LastStep>(&key, WITH_THE_FACTOR)?;
-    writes.delete_whatever::<Setup>(&key, WITH_THE_FACTOR)
+    writes.delete_unconditionally::<Factor>(&key, "the caller has proved the factor, or is an administrator")?;
+    writes.delete_unconditionally::<RecoveryCodes>(&key, WITH_THE_FACTOR)?;
+    writes.delete_unconditionally::<LastStep>(&key, WITH_THE_FACTOR)?;
+    writes.delete_unconditionally::<Setup>(&key, WITH_THE_FACTOR)
 }
 
 /// State of a user's second factor, without secrets.
@@ -330,7 +330,7 @@ pub struct Summary {
     /// Number of unused recovery codes.
     pub codes_left: usize,
     /// Creation time of the recovery codes.
-    pub generated: Option<Moment>,
+    pub generated: Option<Timestamp>,
 }
 
 /// Returns the state of a user's second factor.
@@ -375,8 +375,8 @@ mod tests {
 
     #[test]
     fn nothing_that_is_printed_holds_a_seed() {
-        let factor = Factor { uid: 7, id: "i".into(), seed: "NEEDLE".into(), since: Moment::now() };
-        let setup = Setup { uid: 7, seed: "NEEDLE".into(), replaces: String::new(), begun: Moment::now() };
+        let factor = Factor { uid: 7, id: "i".into(), seed: "NEEDLE".into(), since: Timestamp::now() };
+        let setup = Setup { uid: 7, seed: "NEEDLE".into(), replaces: String::new(), begun: Timestamp::now() };
         let (mut codes, _) = RecoveryCodes::new(7, "f").expect("codes");
         codes.hashes = vec!["NEEDLE".into()];
         let printed = format!("{factor:?} {setup:?} {codes:?}");

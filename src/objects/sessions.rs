@@ -11,11 +11,11 @@ use std::collections::hash_map::Entry;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::behind::{self, Backing, Behind};
-use super::cleaning::SLICE;
+use super::cleanup::SLICE;
 use super::epochs::{self, OfEpoch};
+use super::impersonation::{self, Backing, Impersonator};
 use super::record::{AsRead, Stored};
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::{Record, Store, StoreError, Timestamp, Writes};
 
 /// Algorithm number for a token's last part: BLAKE3 with 64 bytes of output, keyed with the secret in the token.
 const ALGORITHM: u32 = 4;
@@ -66,11 +66,11 @@ pub struct Session {
     #[serde(default)]
     pub agent: String,
     /// Time of the login.
-    pub created: Moment,
+    pub created: Timestamp,
     /// Last use known to this webserver.
-    pub last_hit: Moment,
+    pub last_hit: Timestamp,
     /// Time at which it expires unless it is used.
-    pub expires: Moment,
+    pub expires: Timestamp,
     /// Name of the webserver that started it.
     #[serde(default)]
     pub webserver: String,
@@ -86,7 +86,7 @@ pub struct Session {
     pub su: String,
     /// Chain of administrators on whose rights it rests in that case, starting with the one who acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub behind: Vec<Behind>,
+    pub behind: Vec<Impersonator>,
     /// Whether a second factor was used at login: that of the user, or of the administrator who acts as this user.
     #[serde(default)]
     pub second_factor: bool,
@@ -105,7 +105,7 @@ impl OfEpoch for Session {
         &self.epoch
     }
 
-    fn created(&self) -> Moment {
+    fn created(&self) -> Timestamp {
         self.created
     }
 }
@@ -121,8 +121,8 @@ impl Session {
     /// Returns its expiry time if it is used now and never again: after `timeout_s`, but no later than `lifetime_s`
     /// after its start; `lifetime_s` 0 means no such limit.
     #[must_use]
-    pub fn end_if_used(&self, timeout_s: u64, lifetime_s: u64) -> Moment {
-        let end = Moment::now().plus(timeout_s);
+    pub fn end_if_used(&self, timeout_s: u64, lifetime_s: u64) -> Timestamp {
+        let end = Timestamp::now().plus(timeout_s);
         if lifetime_s == 0 { end } else { end.min(self.created.plus(lifetime_s)) }
     }
 
@@ -136,7 +136,7 @@ impl Session {
     /// new expiry is later.
     #[must_use]
     pub fn needs_extension(&self, timeout_s: u64, lifetime_s: u64) -> bool {
-        let is_due = Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires;
+        let is_due = Timestamp::now().plus(timeout_s - timeout_s / 4) >= self.expires;
         is_due && !self.is_temporary() && self.end_if_used(timeout_s, lifetime_s) > self.expires
     }
 
@@ -162,7 +162,7 @@ pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreErro
     } else {
         is_live(&session.value, &epoch)
     };
-    let Some(behind) = behind::of(store, &session.value)?.filter(|_| is_current) else { return Ok(None) };
+    let Some(behind) = impersonation::of(store, &session.value)?.filter(|_| is_current) else { return Ok(None) };
     Ok(Some(Live { session, epoch: epoch.as_read(), behind }))
 }
 
@@ -186,7 +186,7 @@ pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreErr
     let mut found = Vec::new();
     for session in store.list::<Session>(&format!("{uid}/"))? {
         let is_current = !session.value.is_temporary() && is_live(&session.value, &epoch);
-        if is_current && behind::of(store, &session.value)?.is_some() {
+        if is_current && impersonation::of(store, &session.value)?.is_some() {
             found.push(session);
         }
     }
@@ -275,7 +275,7 @@ pub struct Claims {
     /// UID of the user.
     pub uid: i32,
     /// Time at which it expires unless the session is extended.
-    pub expires: Moment,
+    pub expires: Timestamp,
     /// The random secret.
     iat: [u8; 32],
     /// Whether it is a token for downloads.
@@ -294,7 +294,7 @@ impl Claims {
     ///
     /// # Errors
     /// If random bytes are unavailable.
-    pub fn new(uid: i32, expires: Moment) -> std::io::Result<Claims> {
+    pub fn new(uid: i32, expires: Timestamp) -> std::io::Result<Claims> {
         Ok(Claims { uid, expires, iat: random()?, temporary: false })
     }
 
@@ -302,13 +302,13 @@ impl Claims {
     ///
     /// # Errors
     /// If random bytes are unavailable.
-    pub fn for_downloads(uid: i32, expires: Moment) -> std::io::Result<Claims> {
+    pub fn for_downloads(uid: i32, expires: Timestamp) -> std::io::Result<Claims> {
         Ok(Claims { temporary: true, ..Claims::new(uid, expires)? })
     }
 
     /// Returns the same claims with another expiry time.
     #[must_use]
-    pub fn until(self, expires: Moment) -> Claims {
+    pub fn until(self, expires: Timestamp) -> Claims {
         Claims { expires, ..self }
     }
 
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_token_has_the_form_that_clients_know() {
-        let claims = Claims::new(7, Moment::now().plus(60)).expect("claims");
+        let claims = Claims::new(7, Timestamp::now().plus(60)).expect("claims");
         let token = claims.token().expect("encodes");
         let parts: Vec<&str> = token.split('.').collect();
         assert_eq!((parts.len(), parts[2].len()), (3, 128));
@@ -392,7 +392,7 @@ mod tests {
         let read: serde_json::Value = serde_json::from_slice(&unhex(parts[1]).expect("hex")).expect("json");
         assert_eq!(read["uid"], 7);
         assert_eq!(read["iat"].as_array().map(Vec::len), Some(32));
-        assert!(Moment::parse(read["expires"].as_str().expect("text")).is_some());
+        assert!(Timestamp::parse(read["expires"].as_str().expect("text")).is_some());
         assert_eq!(claims.session().len(), 32);
         let read = Claims::read(&token).expect("reads");
         assert_eq!((read.uid, read.session()), (7, claims.session()));
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn p11_what_is_stored_of_a_login_is_not_in_the_token_nor_opens_anything() {
-        let claims = Claims::new(7, Moment::now().plus(60)).expect("claims");
+        let claims = Claims::new(7, Timestamp::now().plus(60)).expect("claims");
         let token = claims.token().expect("encodes");
         assert!(!token.contains(&claims.session()), "the name is a hash of the secret");
         let of_name = unhex(&claims.session()).expect("hex");
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_new_epoch_ends_all_earlier_logins_whatever_the_clocks_say() {
-        let (now, ahead) = (Moment::now(), Moment::now().plus(3600));
+        let (now, ahead) = (Timestamp::now(), Timestamp::now().plus(3600));
         let session = |epoch: &str, created| Session {
             uid: 7,
             id: "a".into(),
@@ -446,15 +446,15 @@ mod tests {
 
     #[test]
     fn a_session_ends_at_its_age_however_much_it_is_used() {
-        let now = Moment::now();
+        let now = Timestamp::now();
         let session = |begun_s: i64, ends_s: i64| Session {
             uid: 7,
             id: "a".into(),
             origin: String::new(),
             agent: String::new(),
-            created: Moment::from_ms(now.ms().saturating_add_signed(begun_s * 1000)),
+            created: Timestamp::from_ms(now.ms().saturating_add_signed(begun_s * 1000)),
             last_hit: now,
-            expires: Moment::from_ms(now.ms().saturating_add_signed(ends_s * 1000)),
+            expires: Timestamp::from_ms(now.ms().saturating_add_signed(ends_s * 1000)),
             webserver: String::new(),
             epoch: String::new(),
             of: String::new(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Users with whom an object is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audience {
+pub struct ShareScope {
     /// Includes all users.
     #[serde(rename = "Global", default)]
     pub global: bool,
@@ -25,7 +25,7 @@ pub fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
 
 /// A user who requests access.
 #[derive(Clone, Debug, Default)]
-pub struct Person {
+pub struct Principal {
     /// UID of the user.
     pub uid: i32,
     /// Whether the user is an administrator.
@@ -34,7 +34,7 @@ pub struct Person {
     pub groups: Vec<i32>,
 }
 
-impl Person {
+impl Principal {
     /// Returns whether the user may share with these groups: administrators may, and members of all of them.
     #[must_use]
     pub fn may_share_with(&self, groups: &[i32]) -> bool {
@@ -50,41 +50,41 @@ impl Person {
     }
 }
 
-impl Audience {
+impl ShareScope {
     /// Returns whether the person is included.
     #[must_use]
-    pub fn includes(&self, person: &Person) -> bool {
+    pub fn includes(&self, person: &Principal) -> bool {
         self.global || self.groups.iter().any(|group| person.groups.contains(group))
     }
 }
 
 /// An object with an owner.
-pub trait Shared {
+pub trait Shareable {
     /// Returns the UID of the owner.
     fn owner(&self) -> i32;
     /// Returns the additional users who may read it.
-    fn readers(&self) -> Audience;
+    fn readers(&self) -> ShareScope;
     /// Returns the additional users who may change it.
-    fn writers(&self) -> Audience;
+    fn writers(&self) -> ShareScope;
 
     /// Returns whether ordinary lists include it: the person's own objects, and those shared with their groups or
     /// all users.
-    fn is_listed_for(&self, person: &Person) -> bool {
+    fn is_listed_for(&self, person: &Principal) -> bool {
         self.owner() == person.uid || self.readers().includes(person) || self.writers().includes(person)
     }
 
     /// Returns whether the person may read it. Administrators may, by its id.
-    fn is_readable_by(&self, person: &Person) -> bool {
+    fn is_readable_by(&self, person: &Principal) -> bool {
         person.admin || self.is_listed_for(person)
     }
 
     /// Returns whether the person may change it.
-    fn is_writable_by(&self, person: &Person) -> bool {
+    fn is_writable_by(&self, person: &Principal) -> bool {
         person.admin || self.owner() == person.uid || self.writers().includes(person)
     }
 
     /// Returns whether the person may delete, transfer or share it.
-    fn is_owned_by(&self, person: &Person) -> bool {
+    fn is_owned_by(&self, person: &Principal) -> bool {
         person.admin || self.owner() == person.uid
     }
 }
@@ -93,28 +93,28 @@ pub trait Shared {
 mod tests {
     use super::*;
 
-    struct Thing(Audience, Audience);
+    struct Thing(ShareScope, ShareScope);
 
-    impl Shared for Thing {
+    impl Shareable for Thing {
         fn owner(&self) -> i32 {
             5
         }
-        fn readers(&self) -> Audience {
+        fn readers(&self) -> ShareScope {
             self.0.clone()
         }
-        fn writers(&self) -> Audience {
+        fn writers(&self) -> ShareScope {
             self.1.clone()
         }
     }
 
-    fn person(uid: i32, admin: bool, groups: &[i32]) -> Person {
-        Person { uid, admin, groups: groups.to_vec() }
+    fn person(uid: i32, admin: bool, groups: &[i32]) -> Principal {
+        Principal { uid, admin, groups: groups.to_vec() }
     }
 
     #[test]
     fn only_members_share_with_a_group() {
         let (admin, member) = (person(1, true, &[]), person(6, false, &[3, 4]));
-        type Row<'a> = (&'a Person, &'a [i32], &'a [i32], Option<i32>);
+        type Row<'a> = (&'a Principal, &'a [i32], &'a [i32], Option<i32>);
         let table: [Row<'_>; 7] = [
             (&member, &[], &[], None),
             (&member, &[3, 4], &[], None),
@@ -132,9 +132,9 @@ mod tests {
     /// Rights to list, read, change and own; one row per case.
     #[test]
     fn the_table_of_sharing() {
-        let group = |gid| Audience { global: false, groups: vec![gid] };
-        let all = Audience { global: true, groups: Vec::new() };
-        let none = Audience::default();
+        let group = |gid| ShareScope { global: false, groups: vec![gid] };
+        let all = ShareScope { global: true, groups: Vec::new() };
+        let none = ShareScope::default();
         let (owner, admin, member, stranger) =
             (person(5, false, &[]), person(1, true, &[]), person(6, false, &[3]), person(7, false, &[4]));
         let table = [

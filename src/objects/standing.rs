@@ -11,9 +11,9 @@
 use crate::model::{Condition, Op};
 
 use super::accounts;
-use super::behind::Backing;
 use super::capabilities::{Grants, TagGrants};
 use super::groups::{Group, GroupName};
+use super::impersonation::Backing;
 use super::passwords::Password;
 use super::record::{AsRead, Stored};
 use super::restores::Restore;
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn conditions(standing: &Standing, op: Op) -> Vec<String> {
-        let mut writes = Writes::whatever(vec![op], "a test");
+        let mut writes = Writes::unconditional(vec![op], "a test");
         require(standing, &mut writes);
         writes.conditions().iter().map(Condition::to_string).collect()
     }
@@ -252,7 +252,7 @@ mod tests {
         for place in ["sessions/7/s", "session-epochs/7", "admins/7", "locks/7"] {
             assert!(found.iter().any(|condition| condition.contains(place)), "{place}: {found:?}");
         }
-        let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
+        let mut writes = Writes::unconditional(vec![delete("locks", "8")], "a test");
         writes.require::<User>("8", "gone").expect("key");
         let own = writes.conditions();
         require(&standing, &mut writes);
@@ -264,7 +264,7 @@ mod tests {
         for place in ["admins/5", "locks/5", "session-epochs/5", "admins/6", "locks/6", "session-epochs/6"] {
             assert!(found.iter().any(|condition| condition.contains(place)), "{place}: {found:?}");
         }
-        let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
+        let mut writes = Writes::unconditional(vec![delete("locks", "8")], "a test");
         require(&acting, &mut writes);
         assert!(
             left_out(writes.ops(), &writes.conditions()).is_empty(),
@@ -292,7 +292,7 @@ mod tests {
     fn p11_what_needs_the_role_or_a_membership_depends_on_it_and_on_no_login() {
         let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
         let found = |standing: &Standing, role: bool, groups: &[i32]| {
-            let mut writes = Writes::whatever(vec![delete("dashboards", "1")], "a test");
+            let mut writes = Writes::unconditional(vec![delete("dashboards", "1")], "a test");
             let groups = groups.iter().copied().collect();
             let rights = rights::Rights { role, groups, ..rights::Rights::default() };
             standing.require_rights(&rights, &mut writes).expect("keys");

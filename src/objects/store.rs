@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::env::aside;
+use crate::env::blocking;
 use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
-use crate::replica::{Again, Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
+use crate::replica::{Draft, Object, OutboxQuota, ReadError, Receipt, Replica, Resubmission, Stage, SubmitError};
 
-use super::allowance::{Allowance, Spent};
 use super::identities;
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
 use super::standing::{self, Standing};
+use super::write_limits::{Spent, WriteLimits};
 use super::writes::{Writes, place};
 
 /// Maximum time a writer waits for the datastore's decision while the replica is connected.
@@ -93,7 +93,7 @@ pub enum CommitError {
 
 /// Progress of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Committed {
+pub enum CommitProgress {
     /// Committed at the datastore, with this sequence.
     At(Seq),
     /// Durable locally, but pending: the datastore is unreachable or slow.
@@ -161,7 +161,7 @@ pub struct Store {
     /// Whether the last wait for a decision was in vain.
     is_doubtful: Arc<AtomicBool>,
     /// Limits on the amount and rate of users' writes; `None` for no limits.
-    allowance: Option<Arc<Allowance>>,
+    allowance: Option<Arc<WriteLimits>>,
 }
 
 /// Removes a transaction from the attended ones on drop.
@@ -183,13 +183,13 @@ impl Store {
 
     /// Returns the store with limits on users' writes.
     #[must_use]
-    pub fn with_allowance(self, allowance: Allowance) -> Store {
+    pub fn with_allowance(self, allowance: WriteLimits) -> Store {
         Store { allowance: Some(Arc::new(allowance)), ..self }
     }
 
     /// Returns the limits on users' writes.
     #[must_use]
-    pub fn allowance(&self) -> Option<&Allowance> {
+    pub fn allowance(&self) -> Option<&WriteLimits> {
         self.allowance.as_deref()
     }
 
@@ -306,7 +306,7 @@ impl Store {
 
     /// Visits the valid objects whose keys start with `prefix`, in key order, until `visit` breaks. Invalid objects are
     /// recorded ([`invalid::noting`]) and skipped: one of them must not hide all the others. A whole collection is read
-    /// without blocking other tasks ([`aside`]).
+    /// without blocking other tasks ([`blocking`]).
     ///
     /// # Errors
     /// If the replica's state is corrupt.
@@ -443,7 +443,7 @@ impl Store {
     ///
     /// # Errors
     /// If a condition fails, locally or at the datastore, or the local disk fails.
-    pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<Committed, CommitError> {
+    pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<CommitProgress, CommitError> {
         author.standing.require(self, &mut writes)?;
         // From here on the change may be committed even if the caller stops waiting.
         let spent =
@@ -463,15 +463,15 @@ impl Store {
     ///
     /// # Errors
     /// If the state is corrupt.
-    pub fn again(&self, author: &Author, txn: &Txn) -> Result<Again, StoreError> {
-        let mut writes = Writes::whatever(txn.ops.clone(), "the retry keeps its conditions");
+    pub fn again(&self, author: &Author, txn: &Txn) -> Result<Resubmission, StoreError> {
+        let mut writes = Writes::unconditional(txn.ops.clone(), "the retry keeps its conditions");
         author.standing.require(self, &mut writes)?;
         let writes = identities::bound(self, author, &writes)?;
         let kept = standing::left_out(&txn.ops, &txn.conditions);
         let is_left = |condition: &&Condition| !kept.contains(condition);
         let without = txn.conditions.iter().filter(is_left).cloned().collect();
         let note = Author { via: self.via.to_string(), ..author.clone() }.note()?;
-        Ok(Again { note: Some(note), without, with: writes.conditions(), ..Again::default() })
+        Ok(Resubmission { note: Some(note), without, with: writes.conditions(), ..Resubmission::default() })
     }
 
     /// First half of [`Store::commit`], for changes by the webserver itself, which are not charged and need no right.
@@ -502,7 +502,8 @@ impl Store {
 
     async fn submit(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
-        let room = if self.allowance.is_some() { Allowance::room(self, &author, writes)? } else { Room::Whole };
+        let room =
+            if self.allowance.is_some() { WriteLimits::room(self, &author, writes)? } else { OutboxQuota::Whole };
         let note = author.note()?;
         let (ops, conditions, read_in) = (writes.ops().to_vec(), writes.conditions(), writes.read_in());
         let draft = Draft { ops, conditions, note, read_in, room, ..Draft::default() };
@@ -518,10 +519,10 @@ impl Store {
     ///
     /// # Errors
     /// If a condition fails at the datastore.
-    pub async fn decision(&self, mut receipt: Receipt, writes: &Writes) -> Result<Committed, CommitError> {
+    pub async fn decision(&self, mut receipt: Receipt, writes: &Writes) -> Result<CommitProgress, CommitError> {
         let id = receipt.id();
         if !self.replica.is_connected() {
-            return Ok(Committed::Pending(id));
+            return Ok(CommitProgress::Pending(id));
         }
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let attending = Attending(&self.attended, id);
@@ -535,7 +536,7 @@ impl Store {
             Stage::Acknowledged(seq) => {
                 // So that the position sent with the response includes the change.
                 self.replica.barrier(seq, DECISION).await;
-                Ok(Committed::At(seq))
+                Ok(CommitProgress::At(seq))
             }
             Stage::Rejected(_, reason) => {
                 let refused = refused(writes, &reason);
@@ -545,7 +546,7 @@ impl Store {
                 }
                 Err(refused)
             }
-            Stage::Durable => Ok(Committed::Pending(id)),
+            Stage::Durable => Ok(CommitProgress::Pending(id)),
         };
         drop(attending);
         outcome
@@ -555,7 +556,7 @@ impl Store {
 /// Reads objects without blocking other tasks if they are a whole collection. What one user has is bounded, and read at
 /// nearly every request.
 fn aside_if_whole<T>(prefix: &str, read: impl FnOnce() -> T) -> T {
-    if prefix.is_empty() { aside::run(read) } else { read() }
+    if prefix.is_empty() { blocking::run(read) } else { read() }
 }
 
 /// Converts a failed condition or another rejection to an error for the author of a change.

@@ -9,7 +9,7 @@ use super::epochs::{self, OfEpoch};
 use super::record::{AsRead, Stored};
 use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::{Record, Store, StoreError, Timestamp, Writes};
 
 /// Maximum number of tokens of one user.
 pub const TOKENS_MAX: usize = 1000;
@@ -30,10 +30,10 @@ pub struct Token {
     pub uid: i32,
     /// Time of its creation.
     #[serde(rename = "createdAt")]
-    pub created: Moment,
+    pub created: Timestamp,
     /// Time at which it expires.
     #[serde(rename = "expiresAt", default)]
-    pub expires: Moment,
+    pub expires: Timestamp,
     /// Capabilities that it grants, as far as its owner has them.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub capabilities: Vec<String>,
@@ -62,7 +62,7 @@ impl OfEpoch for Token {
         &self.epoch
     }
 
-    fn created(&self) -> Moment {
+    fn created(&self) -> Timestamp {
         self.created
     }
 }
@@ -74,7 +74,7 @@ impl OfEpoch for Token {
 /// If the state is corrupt.
 pub fn end_all(store: &Store, uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
     for key in store.keys::<Token>(&format!("{uid}/"))? {
-        writes.delete_whatever::<Token>(&key, "revoking a right does not depend on its current value")?;
+        writes.delete_unconditionally::<Token>(&key, "revoking a right does not depend on its current value")?;
     }
     writes.overwrite(&TokenEpoch::begin(uid)?, "a new epoch invalidates all earlier ones")
 }

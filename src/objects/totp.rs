@@ -16,7 +16,7 @@ const SKEW: u64 = 1;
 
 /// Result of checking a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judged {
+pub enum CodeCheck {
     /// The code of this step, which was not used yet.
     Fresh(u64),
     /// The code is correct, but it or a later one was already used.
@@ -52,13 +52,13 @@ pub fn code_of(seed: &[u8], step: u64) -> String {
 
 /// Checks a code at `step`, given that the steps up to `last` were used. Spaces are ignored: apps show codes in groups.
 #[must_use]
-pub fn judge(seed: &[u8], given: &str, step: u64, last: Option<u64>) -> Judged {
+pub fn judge(seed: &[u8], given: &str, step: u64, last: Option<u64>) -> CodeCheck {
     let given: String = given.chars().filter(|c| !c.is_whitespace()).collect();
-    let mut judged = Judged::Wrong;
+    let mut judged = CodeCheck::Wrong;
     // All steps are compared, so that the time reveals nothing.
     for step in step.saturating_sub(SKEW)..=step.saturating_add(SKEW) {
         if bool::from(code_of(seed, step).as_bytes().ct_eq(given.as_bytes())) {
-            judged = if last.is_none_or(|last| step > last) { Judged::Fresh(step) } else { Judged::Used };
+            judged = if last.is_none_or(|last| step > last) { CodeCheck::Fresh(step) } else { CodeCheck::Used };
         }
     }
     judged
@@ -132,25 +132,25 @@ mod tests {
     fn a_code_counts_one_step_around_now_and_once() {
         let at = |step| code_of(SEED, step);
         let cases = [
-            (at(100), None, Judged::Fresh(100)),
-            (at(99), None, Judged::Fresh(99)),
-            (at(101), None, Judged::Fresh(101)),
-            (at(98), None, Judged::Wrong),
-            (at(102), None, Judged::Wrong),
-            (at(100), Some(99), Judged::Fresh(100)),
-            (at(100), Some(100), Judged::Used),
+            (at(100), None, CodeCheck::Fresh(100)),
+            (at(99), None, CodeCheck::Fresh(99)),
+            (at(101), None, CodeCheck::Fresh(101)),
+            (at(98), None, CodeCheck::Wrong),
+            (at(102), None, CodeCheck::Wrong),
+            (at(100), Some(99), CodeCheck::Fresh(100)),
+            (at(100), Some(100), CodeCheck::Used),
             // A skipped step counts as used.
-            (at(99), Some(100), Judged::Used),
-            (at(101), Some(100), Judged::Fresh(101)),
-            (format!("{} {}", &at(100)[..3], &at(100)[3..]), None, Judged::Fresh(100)),
-            (String::new(), None, Judged::Wrong),
-            (at(100)[..5].to_owned(), None, Judged::Wrong),
-            (format!("{}0", at(100)), None, Judged::Wrong),
+            (at(99), Some(100), CodeCheck::Used),
+            (at(101), Some(100), CodeCheck::Fresh(101)),
+            (format!("{} {}", &at(100)[..3], &at(100)[3..]), None, CodeCheck::Fresh(100)),
+            (String::new(), None, CodeCheck::Wrong),
+            (at(100)[..5].to_owned(), None, CodeCheck::Wrong),
+            (format!("{}0", at(100)), None, CodeCheck::Wrong),
         ];
         for (given, last, wanted) in cases {
             assert_eq!(judge(SEED, &given, 100, last), wanted, "{given:?} after {last:?}");
         }
-        assert_eq!(judge(SEED, &at(0), 0, None), Judged::Fresh(0));
+        assert_eq!(judge(SEED, &at(0), 0, None), CodeCheck::Fresh(0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::Stored;
-use super::{Moment, Store, StoreError};
+use super::{Store, StoreError, Timestamp};
 
 /// UID of the first administrator, who can be neither locked, deleted nor demoted.
 pub const FIRST: i32 = 1;
@@ -28,7 +28,7 @@ pub struct User {
     pub default_gid: Option<i32>,
     /// Time of the account's creation.
     #[serde(default)]
-    pub created: Moment,
+    pub created: Timestamp,
 }
 
 impl Stored for User {
@@ -68,7 +68,7 @@ pub struct Admin {
     /// UID of the administrator.
     pub uid: i32,
     /// Time at which the rights were granted.
-    pub since: Moment,
+    pub since: Timestamp,
 }
 
 impl Stored for Admin {
@@ -84,7 +84,7 @@ pub struct Lock {
     /// UID of the locked user.
     pub uid: i32,
     /// Time at which the account was locked.
-    pub since: Moment,
+    pub since: Timestamp,
 }
 
 impl Stored for Lock {

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_guessed_first_is_found() {
+    fn weak_passwords_are_detected() {
         let weak = [
             "password",
             "Password1234",
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_common_is_taken() {
+    fn uncommon_passwords_are_accepted() {
         let strong = [
             "Passw0rd-of-x-1",
             "Adm1n-pass-word",

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use crate::chunks::Hold;
+use crate::chunks::GcPin;
 use crate::model::{Collection, Condition, Key, Op, Reason, TxnId};
 use crate::replica::History;
 
@@ -24,7 +24,7 @@ pub struct Writes {
     ops: Vec<Op>,
     required: Vec<Required>,
     /// Pin the chunks that the operations reference until these are in the outbox.
-    holds: Vec<Hold>,
+    holds: Vec<GcPin>,
     /// Whether they are exempt from the author's limits.
     is_unmetered: bool,
     /// History in which the first object was read; `None` if no object was read.
@@ -56,7 +56,7 @@ impl Writes {
 
     /// Wraps operations without conditions, for the reason given by the caller.
     #[must_use]
-    pub fn whatever(ops: Vec<Op>, _why: &'static str) -> Writes {
+    pub fn unconditional(ops: Vec<Op>, _why: &'static str) -> Writes {
         Writes { ops, ..Writes::default() }
     }
 
@@ -81,7 +81,7 @@ impl Writes {
     }
 
     /// Keeps a pin on chunks that the operations reference.
-    pub fn hold(&mut self, hold: Hold) {
+    pub fn hold(&mut self, hold: GcPin) {
         self.holds.push(hold);
     }
 
@@ -171,7 +171,7 @@ impl Writes {
     ///
     /// # Errors
     /// If the key is invalid.
-    pub fn delete_whatever<T: Stored>(&mut self, key: &str, _why: &'static str) -> Result<(), StoreError> {
+    pub fn delete_unconditionally<T: Stored>(&mut self, key: &str, _why: &'static str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
         self.ops.push(Op::Delete { collection, key });
         Ok(())

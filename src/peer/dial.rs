@@ -14,7 +14,7 @@ use crate::transport::race;
 use crate::transport::wire::{self, WireError};
 
 use super::listen::{Peer, serve_streams};
-use super::peers::{Inner, Peers};
+use super::peers::{PeerRegistry, Peers};
 
 /// Timeout for an ICMP reply of a host that no process listens on a port.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -199,7 +199,7 @@ async fn close_unused(connection: quinn::Connection, used: Arc<()>) {
     }
 }
 
-async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connection, PeerError> {
+async fn dial(inner: &Arc<PeerRegistry>, member: &MemberName) -> Result<quinn::Connection, PeerError> {
     let unreachable = |reason: String| PeerError::Unreachable { member: member.clone(), reason };
     if let Some(problem) = inner.membership.problem() {
         return Err(unreachable(problem));
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_host_says_when_nobody_listens() {
+    async fn a_host_without_a_listener_reports_it() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
         let address = socket.local_addr().expect("an address");
         assert!(timeout(Duration::from_millis(200), refused(address)).await.is_err(), "a listening socket");

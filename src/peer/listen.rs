@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
-use crate::codec::reports::REPORT_BYTES_MAX;
+use crate::codec::report_limits::REPORT_BYTES_MAX;
 use crate::model::MemberName;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::transport::admission::{Admission, Turn};
 use crate::transport::endpoint::{ServerEndpoint, trusted};
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
-use super::peers::{CLOSE_REVOKED, Inner};
+use super::peers::{CLOSE_REVOKED, PeerRegistry};
 
 /// Timeout for the opening message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,10 +40,10 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Rate limit for logging rejections, which peers can cause without limit.
-static REFUSED: Seldom = Seldom::new();
+static REFUSED: LogRateLimit = LogRateLimit::new();
 
 /// Accepts connections until the endpoint is closed.
-pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
+pub(super) async fn accept(inner: Weak<PeerRegistry>, server: ServerEndpoint) {
     let admission = Admission::default();
     while let Some(arrival) = server.accept(&admission).await {
         let Some(inner) = inner.upgrade() else { return };
@@ -57,7 +57,7 @@ pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
     }
 }
 
-async fn connected(inner: Arc<Inner>, connection: &quinn::Connection, turn: Turn) {
+async fn connected(inner: Arc<PeerRegistry>, connection: &quinn::Connection, turn: Turn) {
     let (name, role, listed) = match inner.admit(connection) {
         Ok(admitted) => admitted,
         Err(refusal) => {
@@ -79,7 +79,7 @@ async fn connected(inner: Arc<Inner>, connection: &quinn::Connection, turn: Turn
 }
 
 /// Serves the streams that the other side of a connection opens.
-pub(super) async fn serve_streams(inner: &Weak<Inner>, peer: &Peer, connection: &quinn::Connection) {
+pub(super) async fn serve_streams(inner: &Weak<PeerRegistry>, peer: &Peer, connection: &quinn::Connection) {
     let mut streams = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -99,7 +99,7 @@ pub(super) async fn serve_streams(inner: &Weak<Inner>, peer: &Peer, connection: 
 }
 
 async fn serve(
-    inner: Arc<Inner>,
+    inner: Arc<PeerRegistry>,
     peer: Peer,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,

@@ -131,7 +131,7 @@ impl Membership {
             why,
             "rejected an invalid membership list; no other member is trusted until the datastore sends another"
         );
-        self.state().refused = Some(crate::codec::reports::reportable(why));
+        self.state().refused = Some(crate::codec::report_limits::reportable(why));
         // Addresses come again with the next roster.
         self.roster.send_replace(Arc::default());
         self.keep();

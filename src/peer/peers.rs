@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::codec::message::{Announce, Open};
-use crate::env::watch::Watch;
+use crate::env::supervisor::Supervisor;
 use crate::model::MemberName;
 use crate::transport::endpoint::{self, ClientEndpoint, ServerEndpoint};
 use crate::trust::{Fingerprint, Identity, Refusal, Role, Roster, TrustError, tls};
@@ -41,7 +41,7 @@ struct Lives {
     open: HashMap<u64, Live>,
 }
 
-pub(super) struct Inner {
+pub(super) struct PeerRegistry {
     data_dir: PathBuf,
     me: MemberName,
     pub(super) membership: Membership,
@@ -74,11 +74,11 @@ impl Lives {
 /// A member's connections to other members. Cheap to clone; dropping the last clone closes them.
 #[derive(Clone)]
 pub struct Peers {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<PeerRegistry>,
 }
 
 /// Removes a connection from the list of open ones when dropped.
-pub(super) struct Listed(Weak<Inner>, u64);
+pub(super) struct Listed(Weak<PeerRegistry>, u64);
 
 impl Drop for Listed {
     fn drop(&mut self) {
@@ -88,7 +88,7 @@ impl Drop for Listed {
     }
 }
 
-impl Inner {
+impl PeerRegistry {
     fn lives(&self) -> MutexGuard<'_, Lives> {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,7 +154,7 @@ impl Inner {
 }
 
 /// Closes connections that become untrusted without any message: a roster ages, or a certificate expires.
-async fn keep_checking(inner: Weak<Inner>) {
+async fn keep_checking(inner: Weak<PeerRegistry>) {
     loop {
         tokio::time::sleep(CHECKED_EVERY).await;
         match inner.upgrade() {
@@ -164,7 +164,7 @@ async fn keep_checking(inner: Weak<Inner>) {
     }
 }
 
-impl Drop for Inner {
+impl Drop for PeerRegistry {
     fn drop(&mut self) {
         if let Some(server) = &self.server {
             server.close(b"the member is stopping");
@@ -184,7 +184,7 @@ impl Peers {
         listen: Option<SocketAddr>,
         hosts: Vec<String>,
         age_max: Option<Duration>,
-        watch: &Watch,
+        watch: &Supervisor,
     ) -> Result<Peers, TrustError> {
         let identity = Identity::load(data_dir)?;
         let server = match listen {
@@ -204,7 +204,7 @@ impl Peers {
         if let Some(address) = listen.filter(|address| !address.ip().is_unspecified()) {
             hosts.insert(0, address.ip().to_string());
         }
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(PeerRegistry {
             data_dir: data_dir.to_owned(),
             me: identity.name().clone(),
             membership: Membership::load(data_dir, age_max),
@@ -246,12 +246,12 @@ impl Peers {
     }
 
     /// Replaces the roster: stores it, and closes the connections of members that are no longer in it.
-    pub fn take_roster(&self, roster: Roster) {
+    pub fn adopt_roster(&self, roster: Roster) {
         self.inner.membership.replace(roster);
         self.inner.close_unlisted();
     }
 
-    /// Like [`Peers::take_roster`], for an encoded roster. If it is invalid, no member is trusted until another
+    /// Like [`Peers::adopt_roster`], for an encoded roster. If it is invalid, no member is trusted until another
     /// one arrives.
     pub fn handle_roster(&self, body: &[u8]) {
         self.inner.membership.handle_roster(body);

@@ -5,7 +5,7 @@
 //! the clocks of members. A jump that none of them confirms is ignored and reported. If a member confirms that the last
 //! entries are dated in the future, later ones get the right time.
 
-use crate::planted::{self, Bug};
+use crate::fault_injection::{self, Bug};
 
 /// Difference of two clocks that is accepted without confirmation, in milliseconds.
 pub const TOLERANCE_MS: u64 = 3_600_000;
@@ -49,7 +49,7 @@ impl CommitClock {
         let expected = self.expected(steady_ms);
         let ahead = if self.is_settled { TOLERANCE_MS } else { STOPPED_MS };
         let earliest = expected.saturating_sub(TOLERANCE_MS);
-        let is_believed = self.known_ms == 0 || planted::is(Bug::ClockTakenOver);
+        let is_believed = self.known_ms == 0 || fault_injection::is(Bug::ClockTakenOver);
         if is_believed || (earliest..=expected.saturating_add(ahead)).contains(&wall_ms) {
             self.settle(wall_ms, steady_ms);
             (self.is_settled, self.skew_ms) = (true, 0);
@@ -97,7 +97,7 @@ mod tests {
     const HOUR: u64 = TOLERANCE_MS;
 
     #[test]
-    fn a_jump_of_years_is_not_taken_over_and_leaves_no_trace() {
+    fn a_clock_jump_of_years_is_ignored_and_leaves_no_trace() {
         let mut clock = CommitClock::new(NOW, 0);
         assert_eq!(clock.now(NOW + 5000, 5000), NOW + 5000);
         assert_eq!(clock.now(NOW + YEARS, 6000), NOW + 6000, "the elapsed time counts");

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::fault_injection::{self, Bug};
 use crate::model::{Chain, Seq};
-use crate::planted::{self, Bug};
 
 /// Consecutive committed entries in their encoded form.
 #[derive(Clone, Debug)]
@@ -94,13 +94,13 @@ pub fn next(ring: &Ring, from: Seq, head: Seq, horizon: Seq, bytes_max: usize) -
     if let Some(blocks) = ring.after(from, bytes_max) {
         return Next::Send(blocks);
     }
-    if planted::is(Bug::SkipRingGap)
+    if fault_injection::is(Bug::SkipRingGap)
         && let Some(oldest) = ring.blocks.front()
         && oldest.first > from
     {
         return Next::Send(vec![oldest.clone()]);
     }
-    if from < horizon && planted::is(Bug::SkipToHorizon) {
+    if from < horizon && fault_injection::is(Bug::SkipToHorizon) {
         return Next::Read(horizon);
     }
     if from < horizon { Next::Compacted } else { Next::Read(from) }

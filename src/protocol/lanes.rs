@@ -19,15 +19,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-use crate::codec::content;
+use crate::codec::blob_manifest;
 use crate::model::{Collection, Condition, Key, Op, Origin, Txn};
 
-use super::outbox::Place;
+use super::outbox::QueuePosition;
 
 /// Pending transactions of the bulk lane.
 #[derive(Debug, Default)]
-pub struct Bulk {
-    places: BTreeSet<Place>,
+pub struct BulkLane {
+    places: BTreeSet<QueuePosition>,
     /// Number of bulk transactions that write a key.
     written: HashMap<(Collection, Key), usize>,
     /// Number of bulk transactions that compare the version of a key.
@@ -58,7 +58,7 @@ fn release<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
     }
 }
 
-impl Bulk {
+impl BulkLane {
     /// Returns whether a transaction with these operations and conditions depends on, or conflicts with, one in the lane.
     #[must_use]
     pub fn concerns(&self, ops: &[Op], conditions: &[Condition]) -> bool {
@@ -70,19 +70,19 @@ impl Bulk {
     /// Returns whether a new transaction belongs in the lane.
     #[must_use]
     pub fn takes(&self, txn: &Txn) -> bool {
-        content::names_chunks(&txn.ops)
+        blob_manifest::references_chunks(&txn.ops)
             || self.origins.contains_key(&txn.id.origin)
             || self.concerns(&txn.ops, &txn.conditions)
     }
 
-    pub(super) fn insert(&mut self, place: Place, txn: &Txn) {
+    pub(super) fn insert(&mut self, place: QueuePosition, txn: &Txn) {
         self.places.insert(place);
         written(&txn.ops).for_each(|key| *self.written.entry(key).or_insert(0) += 1);
         compared(&txn.conditions).for_each(|key| *self.compared.entry(key).or_insert(0) += 1);
         *self.origins.entry(txn.id.origin).or_insert(0) += 1;
     }
 
-    pub(super) fn remove(&mut self, place: Place, txn: &Txn) {
+    pub(super) fn remove(&mut self, place: QueuePosition, txn: &Txn) {
         if self.places.remove(&place) {
             written(&txn.ops).for_each(|key| release(&mut self.written, key));
             compared(&txn.conditions).for_each(|key| release(&mut self.compared, key));
@@ -91,12 +91,12 @@ impl Bulk {
     }
 
     #[must_use]
-    pub(super) fn contains(&self, place: Place) -> bool {
+    pub(super) fn contains(&self, place: QueuePosition) -> bool {
         self.places.contains(&place)
     }
 
     /// Returns the positions of the lane from `start` on, in order.
-    pub(super) fn from(&self, start: Place) -> impl Iterator<Item = Place> {
+    pub(super) fn from(&self, start: QueuePosition) -> impl Iterator<Item = QueuePosition> {
         self.places.range(start..).copied()
     }
 }
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn what_relies_on_contents_waits_with_them_and_nothing_else_does() {
-        let mut bulk = Bulk::default();
+    fn only_transactions_that_depend_on_contents_wait_with_them() {
+        let mut bulk = BulkLane::default();
         let upload = txn(1, vec![put("contents", "a"), put("resources", "r")], vec![]);
         assert!(bulk.takes(&upload));
         bulk.insert(4, &upload);
@@ -155,7 +155,7 @@ mod tests {
         let as_read = Condition::Version { collection, key, version: crate::model::Seq(3) };
         let conditions = vec![by_right.clone(), while_open.clone(), as_read];
         let upload = txn(1, vec![put("contents", "a")], conditions);
-        let mut bulk = Bulk::default();
+        let mut bulk = BulkLane::default();
         bulk.insert(1, &upload);
         let (collection, key) = place("admins");
         let demoted = Op::Delete { collection, key };

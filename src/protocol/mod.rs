@@ -4,16 +4,16 @@
 //! datastore, the replica and a simulator use the same state machines.
 
 pub mod backoff;
+pub mod blob_gate;
 pub mod commit_clock;
 pub mod fatal;
 pub mod feed;
-pub mod gate;
-mod kept;
 pub mod lanes;
 pub mod outbox;
 pub mod push;
 pub mod rebase;
 mod recognized;
+mod retained_txns;
 mod retried;
 pub mod sequencer;
 pub mod session;

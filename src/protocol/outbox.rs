@@ -9,22 +9,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::fault_injection::{self, Bug};
 use crate::model::txn::SETTLED_WITHIN;
 use crate::model::{
     Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
 };
-use crate::planted::{self, Bug};
 
-use super::kept::KeptTxns;
-use super::lanes::Bulk;
+use super::lanes::BulkLane;
 use super::rebase::{InOrder, Leaving, Lost};
+use super::retained_txns::RetainedTxns;
 use super::retried::Retried;
 use super::shares::{Held, Shares};
 
-pub use super::kept::{Kept, KeptLimits, Learnt};
+pub use super::retained_txns::{ResolutionSource, RetainedTxn, RetentionLimits};
 
 /// Position in the local queue. Increases with each transaction during the lifetime of the process.
-pub type Place = u64;
+pub type QueuePosition = u64;
 
 /// A rejected transaction that waits for a user to handle it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl RejectedTxn {
 
 /// Outcome of a pending transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decided {
+pub enum ResolvedTxn {
     /// Committed at this sequence. After a snapshot: at or before this sequence.
     Committed(TxnId, Seq),
     /// Rejected; the transaction has moved to the rejected list.
@@ -56,7 +56,7 @@ pub enum Decided {
 
 /// Value of a key in the optimistic view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Overlaid {
+pub enum OverlayRead {
     /// No pending transaction touches it.
     Untouched,
     /// A pending transaction put this value.
@@ -100,16 +100,16 @@ fn numbered(
     numbered
 }
 
-type Layer = BTreeMap<Place, Option<Bytes>>;
+type Layer = BTreeMap<QueuePosition, Option<Bytes>>;
 
 /// Pending and rejected transactions with their overlay.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pending: BTreeMap<Place, Arc<Txn>>,
-    by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, Place)>>,
+    pending: BTreeMap<QueuePosition, Arc<Txn>>,
+    by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, QueuePosition)>>,
     taken: HashMap<Origin, OriginCounter>,
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
-    bulk: Bulk,
+    bulk: BulkLane,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     rejected_bytes: usize,
     shares: Shares,
@@ -118,15 +118,15 @@ pub struct Outbox {
     reused: BTreeSet<TxnId>,
     /// Rejections that are not known to be in the journal.
     unwritten: BTreeSet<TxnId>,
-    next_place: Place,
+    next_place: QueuePosition,
     pending_bytes: usize,
-    kept: KeptTxns,
+    kept: RetainedTxns,
     /// Counters up to which a lost state had resolved transactions.
     decided_before: HashMap<Origin, OriginCounter>,
     /// Number of pending transactions that a lost state had resolved.
     hidden: usize,
     /// For pending transactions before this position, it is unknown whether a lost state had resolved them.
-    doubted_to: Place,
+    doubted_to: QueuePosition,
     /// Counters that the datastore expects next of origins whose transactions before the pending ones it lacks.
     gaps: HashMap<Origin, OriginCounter>,
 }
@@ -135,20 +135,20 @@ impl Outbox {
     /// Creates an outbox that keeps committed transactions for a while.
     #[must_use]
     pub fn keeping() -> Outbox {
-        Outbox::keeping_within(KeptLimits::default())
+        Outbox::keeping_within(RetentionLimits::default())
     }
 
     /// Like [`Outbox::keeping`], with the given limits.
     #[must_use]
-    pub fn keeping_within(limits: KeptLimits) -> Outbox {
-        Outbox { kept: KeptTxns::within(Some(limits)), ..Outbox::default() }
+    pub fn keeping_within(limits: RetentionLimits) -> Outbox {
+        Outbox { kept: RetainedTxns::within(Some(limits)), ..Outbox::default() }
     }
 
     /// Hides transactions from the optimistic view that a lost state had resolved, up to these counters: their objects
     /// may have changed since. They are still pushed, like all transactions that the current state does not know.
     #[must_use]
     pub fn without_overlay_of(self, decided: impl IntoIterator<Item = (Origin, OriginCounter)>) -> Outbox {
-        let decided = decided.into_iter().filter(|_| !planted::is(Bug::DecidedIsShownAgain));
+        let decided = decided.into_iter().filter(|_| !fault_injection::is(Bug::DecidedIsShownAgain));
         Outbox { decided_before: decided.collect(), ..self }
     }
 
@@ -179,7 +179,7 @@ impl Outbox {
             }
             _ => false,
         };
-        conditions.any(is_later) && !planted::is(Bug::UponLostStays)
+        conditions.any(is_later) && !fault_injection::is(Bug::UponLostStays)
     }
 
     /// Returns whether a pending transaction requires an object to be present that neither an earlier one puts nor
@@ -206,24 +206,24 @@ impl Outbox {
     }
 
     /// Returns whether a pending transaction is known to be unresolved in any lost state.
-    fn is_certain(&self, place: Place, id: TxnId) -> bool {
+    fn is_certain(&self, place: QueuePosition, id: TxnId) -> bool {
         self.is_shown(id) && place >= self.doubted_to
     }
 
     /// Returns the kept committed transactions, oldest first.
-    pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+    pub fn kept(&self) -> impl Iterator<Item = &RetainedTxn> {
         self.kept.iter()
     }
 
     /// Returns the estimated size of the kept transactions in bytes.
     #[must_use]
-    pub fn kept_bytes(&self) -> usize {
+    pub fn retained_bytes(&self) -> usize {
         self.kept.bytes()
     }
 
     /// Drops kept transactions up to `floor`, which every member within retention has durably applied.
-    pub fn forget_passed(&mut self, floor: Seq) {
-        self.kept.forget_passed(floor);
+    pub fn drop_below(&mut self, floor: Seq) {
+        self.kept.drop_below(floor);
     }
 
     /// Returns the committed transactions on which `txn` depends and which the log may not record as writers.
@@ -255,7 +255,7 @@ impl Outbox {
         let Leaving { decided, again, archived, reason, lost } = leaving;
         let decided_of = |origin: Origin| decided.get(&origin).map(|row| row.last_counter).unwrap_or_default();
         let is_decided = |id: TxnId| id.counter <= decided_of(id.origin);
-        let kept = KeptTxns::within(self.kept.limits());
+        let kept = RetainedTxns::within(self.kept.limits());
         let mut outbox = Outbox { kept, next_place: self.next_place, ..Outbox::default() };
         let mut names = self.retried.clone();
         let mut alone = |names: &mut Retried, from: TxnId| {
@@ -263,7 +263,7 @@ impl Outbox {
             names.note(from, id);
             id
         };
-        let mut listed = self.keep_decided(decided, lost, &mut outbox);
+        let mut listed = self.retain_resolved(decided, lost, &mut outbox);
         for (id, rejected) in &self.rejected {
             let id = if is_decided(*id) { *id } else { alone(&mut names, *id) };
             let conditions = lost.conditions(&rejected.txn.conditions);
@@ -271,14 +271,14 @@ impl Outbox {
             listed.push((id, RejectedTxn { txn, ..rejected.clone() }));
         }
         let listed_again: BTreeSet<TxnId> = archived.iter().map(|txn| txn.id).collect();
-        for txn in archived.into_iter().filter(|_| !planted::is(Bug::ArchivedNotListed)) {
+        for txn in archived.into_iter().filter(|_| !fault_injection::is(Bug::ArchivedNotListed)) {
             let id = alone(&mut names, txn.id);
             let txn = Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&txn) });
             listed.push((id, RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() }));
         }
         let mut in_order = InOrder::of(lost);
         self.kept.iter().for_each(|kept| in_order.pass(&kept.txn, !is_decided(kept.txn.id)));
-        let translated: Vec<(Place, Arc<Txn>)> =
+        let translated: Vec<(QueuePosition, Arc<Txn>)> =
             self.pending.iter().map(|(place, txn)| (*place, Arc::new(in_order.translate(txn)))).collect();
         let certain = translated.into_iter().filter(|(place, txn)| self.is_certain(*place, txn.id)).map(|(_, txn)| txn);
         let waiting: Vec<Arc<Txn>> = again.into_iter().chain(certain).filter(|txn| !is_decided(txn.id)).collect();
@@ -319,7 +319,7 @@ impl Outbox {
 
     /// Keeps those kept and pending transactions in `outbox` that the new log has committed; returns those that it has
     /// rejected. A pending transaction may have been resolved in the new log, but not in the abandoned history.
-    fn keep_decided(
+    fn retain_resolved(
         &self,
         decided: &BTreeMap<Origin, OriginRow>,
         lost: &Lost,
@@ -328,7 +328,7 @@ impl Outbox {
         let mut rejected = Vec::new();
         let kept = self.kept.iter().map(|kept| (&kept.txn, kept.place, Some((kept.seq, kept.learnt))));
         let pending = self.pending.iter().map(|(place, txn)| (txn, *place, None));
-        let pending = pending.filter(|_| !planted::is(Bug::DecidedForgotten));
+        let pending = pending.filter(|_| !fault_injection::is(Bug::DecidedForgotten));
         for (txn, place, known) in kept.chain(pending) {
             let counter = txn.id.counter;
             let Some(row) = decided.get(&txn.id.origin).filter(|row| counter <= row.last_counter) else { continue };
@@ -342,14 +342,14 @@ impl Outbox {
                 rejected.push((txn.id, RejectedTxn { txn, seq, reason: reason.clone() }));
                 continue;
             }
-            let by_row = if counter == row.last_counter { Learnt::LastOfRow } else { Learnt::Row };
+            let by_row = if counter == row.last_counter { ResolutionSource::LastOfRow } else { ResolutionSource::Row };
             let (seq, learnt) = match known {
                 // The new log may not know what the transaction wrote.
-                Some((seq, learnt)) => (seq, if seq <= lost.shared_to() { learnt } else { Learnt::Row }),
+                Some((seq, learnt)) => (seq, if seq <= lost.shared_to() { learnt } else { ResolutionSource::Row }),
                 None => (row.last_seq, by_row),
             };
             outbox.kept.note_unseen(txn);
-            outbox.kept.keep(Kept { txn: Arc::clone(txn), seq, place, learnt });
+            outbox.kept.keep(RetainedTxn { txn: Arc::clone(txn), seq, place, learnt });
         }
         rejected
     }
@@ -429,14 +429,14 @@ impl Outbox {
 
     /// Returns the next pending transaction of the express lane after `place`.
     #[must_use]
-    pub fn next_express(&self, place: Option<Place>) -> Option<(Place, &Arc<Txn>)> {
+    pub fn next_express(&self, place: Option<QueuePosition>) -> Option<(QueuePosition, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
         let mut behind = self.pending.range(start..).filter(|(place, _)| !self.bulk.contains(**place));
         behind.next().map(|(place, txn)| (*place, txn))
     }
 
     /// Returns the pending transactions of the bulk lane after `place`, in order.
-    pub fn bulk_after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, &Arc<Txn>)> {
+    pub fn bulk_after(&self, place: Option<QueuePosition>) -> impl Iterator<Item = (QueuePosition, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
         self.bulk.from(start).filter_map(|place| Some((place, self.pending.get(&place)?)))
     }
@@ -448,13 +448,13 @@ impl Outbox {
     }
 
     /// Adds a transaction that is durable locally. Counters of an origin must increase.
-    pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
+    pub fn insert(&mut self, txn: Arc<Txn>) -> QueuePosition {
         let is_bulk = self.bulk.takes(&txn);
         self.insert_in(txn, is_bulk)
     }
 
     /// Like [`Outbox::insert`], with the lane given by the caller.
-    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> Place {
+    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> QueuePosition {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
@@ -527,7 +527,7 @@ impl Outbox {
     }
 
     /// Handles an entry that the state has applied at `seq`.
-    pub fn handle_applied(&mut self, seq: Seq, body: &EntryBody) -> Option<Decided> {
+    pub fn handle_applied(&mut self, seq: Seq, body: &EntryBody) -> Option<ResolvedTxn> {
         let id = body.id()?;
         let queue = self.by_origin.get(&id.origin)?;
         if queue.front().is_none_or(|(counter, _)| *counter > id.counter) {
@@ -558,7 +558,7 @@ impl Outbox {
 
     /// Rejects a pending transaction that the log has not resolved and never will. Returns `None` if it is not pending,
     /// or is an empty transaction that fills a counter, which has no author.
-    pub fn refuse(&mut self, id: TxnId, reason: Reason) -> Option<Decided> {
+    pub fn refuse(&mut self, id: TxnId, reason: Reason) -> Option<ResolvedTxn> {
         let queue = self.by_origin.get_mut(&id.origin)?;
         let at = queue.binary_search_by_key(&id.counter, |(counter, _)| *counter).ok()?;
         let (_, place) = queue.remove(at)?;
@@ -571,7 +571,7 @@ impl Outbox {
         self.taken.insert(id.origin, last.unwrap_or_default());
         let txn = self.remove(place).filter(|txn| !is_nothing(txn))?;
         self.put_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() });
-        Some(Decided::Rejected(id, Seq::ZERO, reason))
+        Some(ResolvedTxn::Rejected(id, Seq::ZERO, reason))
     }
 
     /// Returns the transaction with this identity if it is pending, rejected or kept.
@@ -589,7 +589,7 @@ impl Outbox {
 
     /// Handles a state that was opened or replaced and contains `row` for `origin`. All transactions up to its counter
     /// are resolved.
-    pub fn handle_row(&mut self, origin: Origin, row: &OriginRow) -> Vec<Decided> {
+    pub fn handle_row(&mut self, origin: Origin, row: &OriginRow) -> Vec<ResolvedTxn> {
         let taken = self.taken.entry(origin).or_default();
         *taken = (*taken).max(row.last_counter);
         let rejection = |counter| row.rejection(counter).map(|(seq, reason): (Seq, &Reason)| (seq, reason.clone()));
@@ -642,7 +642,7 @@ impl Outbox {
         seen: Option<OriginCounter>,
         seq: Seq,
         rejection: impl Fn(OriginCounter) -> Option<(Seq, Reason)>,
-    ) -> Vec<Decided> {
+    ) -> Vec<ResolvedTxn> {
         let mut decided = Vec::new();
         let Some(queue) = self.by_origin.get_mut(&origin) else { return decided };
         let mut places = Vec::new();
@@ -658,42 +658,42 @@ impl Outbox {
             let id = TxnId { origin, counter };
             self.reused.remove(&id);
             decided.push(match rejection(counter) {
-                Some(_) if planted::is(Bug::ForgetRejected) => continue,
+                Some(_) if fault_injection::is(Bug::ForgetRejected) => continue,
                 // An empty transaction that fills the counter of one rejected here has no author.
-                Some(_) if is_nothing(&txn) && !planted::is(Bug::FillerIsRejected) => continue,
+                Some(_) if is_nothing(&txn) && !fault_injection::is(Bug::FillerIsRejected) => continue,
                 Some((seq, reason)) => {
                     self.put_rejected(RejectedTxn { txn, seq, reason: reason.clone() });
                     self.unwritten.insert(id);
-                    Decided::Rejected(id, seq, reason)
+                    ResolvedTxn::Rejected(id, seq, reason)
                 }
                 None => {
                     let learnt = match counter {
-                        _ if seen == Some(counter) => Learnt::Entry,
-                        _ if counter == up_to => Learnt::LastOfRow,
-                        _ => Learnt::Row,
+                        _ if seen == Some(counter) => ResolutionSource::Entry,
+                        _ if counter == up_to => ResolutionSource::LastOfRow,
+                        _ => ResolutionSource::Row,
                     };
-                    self.kept.keep(Kept { txn, seq, place, learnt });
-                    Decided::Committed(id, seq)
+                    self.kept.keep(RetainedTxn { txn, seq, place, learnt });
+                    ResolvedTxn::Committed(id, seq)
                 }
             });
         }
         decided
     }
 
-    fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
+    fn remove(&mut self, place: QueuePosition) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
         self.shares.take_pending(&txn);
         self.hidden -= usize::from(!self.is_shown(txn.id));
         self.bulk.remove(place, &txn);
         for op in &txn.ops {
-            if planted::is(Bug::OverlayStays) {
+            if fault_injection::is(Bug::OverlayStays) {
                 break;
             }
             let Some(keys) = self.overlay.get_mut(op.collection()) else { continue };
             if let Some(layer) = keys.get_mut(op.key()) {
                 layer.remove(&place);
-                if layer.is_empty() || planted::is(Bug::OverlayDropped) {
+                if layer.is_empty() || fault_injection::is(Bug::OverlayDropped) {
                     keys.remove(op.key());
                 }
             }
@@ -706,9 +706,9 @@ impl Outbox {
 
     /// Returns the value of a key in the optimistic view.
     #[must_use]
-    pub fn look_up(&self, collection: &Collection, key: &Key) -> Overlaid {
+    pub fn look_up(&self, collection: &Collection, key: &Key) -> OverlayRead {
         let layer = self.overlay.get(collection).and_then(|keys| keys.get(key));
-        layer.and_then(|layer| layer.last_key_value()).map_or(Overlaid::Untouched, |(_, value)| as_overlaid(value))
+        layer.and_then(|layer| layer.last_key_value()).map_or(OverlayRead::Untouched, |(_, value)| as_overlaid(value))
     }
 
     /// Returns the last pending transaction that wrote a key.
@@ -725,14 +725,15 @@ impl Outbox {
         let layer = self.overlay.get(collection)?.get(key)?;
         let (last, value) = layer.last_key_value()?;
         let absent = Condition::Absent { collection: collection.clone(), key: key.clone() };
-        let is_creation = |place: &Place| self.pending.get(place).is_some_and(|txn| txn.conditions.contains(&absent));
+        let is_creation =
+            |place: &QueuePosition| self.pending.get(place).is_some_and(|txn| txn.conditions.contains(&absent));
         let is_created = value.is_some() && layer.keys().any(is_creation);
         self.pending.get(last).filter(|_| is_created).map(|txn| txn.id)
     }
 
     /// Returns the keys of a collection that start with `prefix` and that pending transactions write, in key order.
     #[must_use]
-    pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, Overlaid)> {
+    pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, OverlayRead)> {
         let Some(keys) = self.overlay.get(collection) else { return Vec::new() };
         let from = keys.iter().skip_while(|(key, _)| key.as_str() < prefix);
         let matching = from.take_while(|(key, _)| key.as_str().starts_with(prefix));
@@ -747,8 +748,8 @@ impl Outbox {
     }
 }
 
-fn as_overlaid(value: &Option<Bytes>) -> Overlaid {
-    value.as_ref().map_or(Overlaid::Deleted, |value| Overlaid::Put(value.clone()))
+fn as_overlaid(value: &Option<Bytes>) -> OverlayRead {
+    value.as_ref().map_or(OverlayRead::Deleted, |value| OverlayRead::Put(value.clone()))
 }
 
 /// Returns the keys whose optimistic view a transaction changes, for watchers.

@@ -4,15 +4,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::codec::content::names_chunks;
-use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
+use crate::codec::blob_manifest::references_chunks;
+use crate::codec::message::{Kind, Outcome, RefusalCode, TxnOutcome};
 use crate::codec::txn::encode_settled;
+use crate::fault_injection::{self, Bug};
 use crate::model::{Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-use crate::planted::{self, Bug};
 use crate::telemetry;
 
-use super::gate::{Gate, Passage};
-use super::outbox::{Outbox, Place};
+use super::blob_gate::{BlobGate, Passage};
+use super::outbox::{Outbox, QueuePosition};
 
 /// Limits of the number and size of transactions that are sent but not answered.
 const WINDOW_TXNS: usize = 4096;
@@ -22,8 +22,8 @@ const WINDOW_BYTES: usize = 8 << 20;
 #[derive(Debug, Default)]
 pub struct Pusher {
     /// The last transaction sent in the express lane, and in the bulk lane.
-    sent: Option<Place>,
-    sent_bulk: Option<Place>,
+    sent: Option<QueuePosition>,
+    sent_bulk: Option<QueuePosition>,
     sizes: VecDeque<usize>,
     bytes: usize,
     /// Committed transactions that were sent again before transactions that depend on them.
@@ -34,7 +34,7 @@ pub struct Pusher {
 
 /// Meaning of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum PushReply {
     /// Committed and durable at the datastore. The outbox keeps it until the state has it as well.
     Acknowledged(TxnId, Seq),
     /// Rejected permanently without a record in the log: put it on the rejected list.
@@ -43,9 +43,9 @@ pub enum Heard {
     Decided(TxnId),
     /// Not accepted: close this stream, wait, and restart with the oldest transaction.
     Pause(String),
-    /// Not accepted, because the datastore expects this counter: notify the outbox, then proceed as for [`Heard::Pause`].
+    /// Not accepted, because the datastore expects this counter: notify the outbox, then proceed as for [`PushReply::Pause`].
     Gap(TxnId, OriginCounter),
-    /// Not accepted, because the datastore lacks chunks that it references: notify the gate, then proceed as for [`Heard::Pause`].
+    /// Not accepted, because the datastore lacks chunks that it references: notify the gate, then proceed as for [`PushReply::Pause`].
     ChunksMissing(TxnId, String),
 }
 
@@ -60,14 +60,14 @@ pub enum Next {
 
 /// A bulk transaction that may be sent.
 struct Bulk<'a> {
-    place: Place,
+    place: QueuePosition,
     txn: &'a Arc<Txn>,
     kind: Kind,
 }
 
 /// Returns the first pending transaction that waits at the gate. The caller sends its chunks.
 #[must_use]
-pub fn first_held(outbox: &Outbox, gate: &Gate) -> Option<Arc<Txn>> {
+pub fn first_held(outbox: &Outbox, gate: &BlobGate) -> Option<Arc<Txn>> {
     let mut waiting = outbox.bulk_after(None).map(|(_, txn)| txn);
     waiting.find(|txn| gate.passage(txn) == Passage::Held).cloned()
 }
@@ -80,11 +80,11 @@ impl Pusher {
     }
 
     /// Encodes the next transaction to send into `body`.
-    pub fn next(&mut self, outbox: &Outbox, gate: &Gate, body: &mut Vec<u8>) -> Next {
+    pub fn next(&mut self, outbox: &Outbox, gate: &BlobGate, body: &mut Vec<u8>) -> Next {
         if self.is_full() {
             return Next::Nothing;
         }
-        if planted::is(Bug::SkipFirstPending) && self.sent.is_none() && outbox.depth() > 1 {
+        if fault_injection::is(Bug::SkipFirstPending) && self.sent.is_none() && outbox.depth() > 1 {
             self.sent = outbox.next_express(None).map(|(place, _)| place);
         }
         let express = outbox.next_express(self.sent);
@@ -111,7 +111,7 @@ impl Pusher {
             }
             (None, None) => return Next::Nothing,
         };
-        telemetry::journey::pushed(txn.id);
+        telemetry::txn_trace::pushed(txn.id);
         self.encode(txn, outbox.settled_before(txn), body);
         Next::Send(kind)
     }
@@ -128,36 +128,36 @@ impl Pusher {
     /// would have to wait for these.
     fn to_remind_of<'a>(&self, outbox: &'a Outbox, txn: &Txn) -> Option<&'a Arc<Txn>> {
         let mut unseen = outbox.unseen_before(txn);
-        unseen.find(|former| !self.reminded.contains(&former.id) && !names_chunks(&former.ops))
+        unseen.find(|former| !self.reminded.contains(&former.id) && !references_chunks(&former.ops))
     }
 
     /// Returns the next bulk transaction if it may be sent: its chunks are at the datastore, and all express
     /// transactions before it are resolved.
-    fn next_bulk<'a>(&self, outbox: &'a Outbox, gate: &Gate) -> Option<Bulk<'a>> {
+    fn next_bulk<'a>(&self, outbox: &'a Outbox, gate: &BlobGate) -> Option<Bulk<'a>> {
         let (place, txn) = outbox.bulk_after(self.sent_bulk).next()?;
         let kind = match gate.passage(txn) {
             Passage::Held => return None,
             Passage::Open => Kind::Push,
-            Passage::Forsaken => Kind::PushForsaken,
+            Passage::Forsaken => Kind::PushLostBlobs,
         };
         let is_first = outbox.next_express(None).is_none_or(|(earliest, _)| place < earliest);
         is_first.then_some(Bulk { place, txn, kind })
     }
 
     /// Handles the reply to the oldest transaction in flight.
-    pub fn handle_outcome(&mut self, outcome: Outcome) -> Heard {
+    pub fn handle_outcome(&mut self, outcome: Outcome) -> PushReply {
         self.bytes -= self.sizes.pop_front().unwrap_or_default();
         match outcome.fate {
-            Fate::Committed(seq) => Heard::Acknowledged(outcome.id, seq),
-            Fate::Rejected(_, reason @ (Reason::IdentityReused | Reason::Forbidden { .. })) => {
-                Heard::Refused(outcome.id, reason)
+            TxnOutcome::Committed(seq) => PushReply::Acknowledged(outcome.id, seq),
+            TxnOutcome::Rejected(_, reason @ (Reason::IdentityReused | Reason::Forbidden { .. })) => {
+                PushReply::Refused(outcome.id, reason)
             }
-            Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
-            Fate::Gap(expected) => Heard::Gap(outcome.id, expected),
-            Fate::Deferred(refused) if refused.code == RefusalCode::ChunksMissing => {
-                Heard::ChunksMissing(outcome.id, refused.message)
+            TxnOutcome::Rejected(..) | TxnOutcome::Decided(_) | TxnOutcome::Queued => PushReply::Decided(outcome.id),
+            TxnOutcome::Gap(expected) => PushReply::Gap(outcome.id, expected),
+            TxnOutcome::Deferred(refused) if refused.code == RefusalCode::ChunksMissing => {
+                PushReply::ChunksMissing(outcome.id, refused.message)
             }
-            Fate::Deferred(refused) => Heard::Pause(refused.message),
+            TxnOutcome::Deferred(refused) => PushReply::Pause(refused.message),
         }
     }
 }

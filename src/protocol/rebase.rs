@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::fault_injection::{self, Bug};
 use crate::model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
-use crate::planted::{self, Bug};
 
-use super::outbox::Kept;
+use super::outbox::RetainedTxn;
 
 /// An abandoned history.
 #[derive(Clone, Debug)]
@@ -57,18 +57,18 @@ impl Lost {
     /// If `left` fails.
     pub fn with_own<'a, E>(
         self,
-        kept: impl Iterator<Item = &'a Kept>,
+        kept: impl Iterator<Item = &'a RetainedTxn>,
         mut left: impl FnMut(&Collection, &Key) -> Result<Found, E>,
     ) -> Result<Lost, E> {
         let Lost { shared_to, mut writers, mut deleted, required } = self;
-        let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();
+        let mut last: HashMap<(&Collection, &Key), (&RetainedTxn, &Op)> = HashMap::new();
         for kept in kept.filter(|kept| kept.seq > shared_to) {
             if kept.learnt.is_exact() {
                 writers.insert(kept.seq, kept.txn.id);
             }
             last.extend(kept.txn.ops.iter().map(|op| ((op.collection(), op.key()), (kept, op))));
         }
-        let is_deletion = |(_, (_, op)): &(_, &(&Kept, &Op))| op.value().is_none();
+        let is_deletion = |(_, (_, op)): &(_, &(&RetainedTxn, &Op))| op.value().is_none();
         deleted.extend(
             last.iter()
                 .filter(is_deletion)
@@ -153,7 +153,7 @@ impl Lost {
     /// Translates a condition from the abandoned history.
     #[must_use]
     pub fn condition(&self, condition: &Condition) -> Condition {
-        if planted::is(Bug::ConditionsNotTranslated) {
+        if fault_injection::is(Bug::ConditionsNotTranslated) {
             return condition.clone();
         }
         match condition {
@@ -236,7 +236,7 @@ impl<'a> InOrder<'a> {
 
     fn condition(&self, condition: &Condition) -> Condition {
         let Condition::Present { collection, key } = condition else { return self.lost.condition(condition) };
-        if planted::is(Bug::PresentNotTranslated) || planted::is(Bug::ConditionsNotTranslated) {
+        if fault_injection::is(Bug::PresentNotTranslated) || fault_injection::is(Bug::ConditionsNotTranslated) {
             return condition.clone();
         }
         let name = (collection.clone(), key.clone());

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::codec::txn::contents_hash;
+use crate::fault_injection::{self, Bug};
 use crate::model::deletions::Deleted;
 use crate::model::txn::{RowChange, UNSETTLED_MAX};
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
     Reason, Seq, Txn, TxnId,
 };
-use crate::planted::{self, Bug};
 
 use super::recognized::Recognized;
 
@@ -85,7 +85,7 @@ pub fn of_another_member(origin: Origin, member: &MemberName) -> Reason {
 /// Returns whether the last transaction of an origin had the same counter as `txn` but different contents.
 #[must_use]
 pub fn is_contradicted(maker: &Maker, txn: &Txn) -> bool {
-    let is_compared = maker.counter == txn.id.counter && !planted::is(Bug::IdentityNotCompared);
+    let is_compared = maker.counter == txn.id.counter && !fault_injection::is(Bug::IdentityNotCompared);
     is_compared && maker.hash.is_some_and(|hash| hash != contents_hash(txn))
 }
 
@@ -197,7 +197,8 @@ impl Sequencer {
     ) -> Result<Decision, V::Error> {
         let id = txn.id;
         let maker = self.makers.get(&id.origin);
-        if let Some(maker) = maker.filter(|maker| maker.member != *member && !planted::is(Bug::OriginNotBound)) {
+        if let Some(maker) = maker.filter(|maker| maker.member != *member && !fault_injection::is(Bug::OriginNotBound))
+        {
             return Ok(Decision::Rejected(self.head, of_another_member(id.origin, &maker.member)));
         }
         let is_too_large = matches!(objection, Some(Reason::LimitExceeded { .. }));
@@ -205,7 +206,7 @@ impl Sequencer {
         let last = row.map_or(OriginCounter(0), |row| row.last_counter);
         if let Some(row) = row
             && id.counter <= last
-            && !planted::is(Bug::DoubleApply)
+            && !fault_injection::is(Bug::DoubleApply)
         {
             let last_seq = row.last_seq;
             return match row.rejection(id.counter) {
@@ -217,14 +218,14 @@ impl Sequencer {
                 None => self.recognize(&txn, versions).map(|()| Decision::Committed(last_seq)),
             };
         }
-        if id.counter != last.next() && !(planted::is(Bug::DoubleApply) && id.counter <= last) {
+        if id.counter != last.next() && !(fault_injection::is(Bug::DoubleApply) && id.counter <= last) {
             return Ok(Decision::Gap(last.next()));
         }
         let refused = match objection {
             Some(reason) => Some(reason),
             None => self.refusal(&txn, versions)?,
         };
-        if let Some(reason) = refused.clone().filter(|_| planted::is(Bug::RejectWithoutTrace)) {
+        if let Some(reason) = refused.clone().filter(|_| fault_injection::is(Bug::RejectWithoutTrace)) {
             return Ok(Decision::Rejected(self.head, reason));
         }
         let settled = OriginCounter(txn.settled.0.min(last.0));
@@ -278,7 +279,7 @@ impl Sequencer {
         if (mark, since) == (None, None) {
             return Ok(condition.holds(found));
         }
-        if mark.is_some() && planted::is(Bug::WriterNotCompared) {
+        if mark.is_some() && fault_injection::is(Bug::WriterNotCompared) {
             return Ok(found.is_some());
         }
         let deleted = if found.is_none() { self.deleted(condition, versions)? } else { None };
@@ -298,7 +299,7 @@ impl Sequencer {
     fn deleted<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Deleted>, V::Error> {
         let (collection, key) = (condition.collection(), condition.key());
         match self.pending.get(collection).and_then(|keys| keys.get(key)) {
-            Some((seq, None)) if !planted::is(Bug::ConditionsWithoutPending) => Ok(Some(Deleted::At(*seq))),
+            Some((seq, None)) if !fault_injection::is(Bug::ConditionsWithoutPending) => Ok(Some(Deleted::At(*seq))),
             _ => versions.deleted(collection, key),
         }
     }
@@ -313,7 +314,7 @@ impl Sequencer {
 
     fn version<V: Versions>(&self, collection: &Collection, key: &Key, versions: &V) -> Result<Option<Seq>, V::Error> {
         match self.pending.get(collection).and_then(|keys| keys.get(key)) {
-            Some((_, version)) if !planted::is(Bug::ConditionsWithoutPending) => Ok(*version),
+            Some((_, version)) if !fault_injection::is(Bug::ConditionsWithoutPending) => Ok(*version),
             _ => versions.version(collection, key),
         }
     }

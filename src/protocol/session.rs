@@ -1,9 +1,9 @@
 //! Handshake (hello and welcome): selection of the protocol version, and the next step of the replica given the verdict.
 
 use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome};
+use crate::fault_injection::{self, Bug};
 use crate::model::position::compare;
 use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
-use crate::planted::{self, Bug};
 
 /// Returns the highest version that both sides support.
 ///
@@ -78,8 +78,8 @@ pub fn judge(mine: Option<&Position>, welcome: &Welcome, wants_snapshot: bool) -
         digest: mine.digest,
     };
     let own = compare(mine, &head, &welcome.lineage, None);
-    let ignored = (planted::is(Bug::IgnoreLogId) && own == Verdict::Foreign)
-        || (planted::is(Bug::AcceptAhead) && own == Verdict::Ahead);
+    let ignored = (fault_injection::is(Bug::IgnoreLogId) && own == Verdict::Foreign)
+        || (fault_injection::is(Bug::AcceptAhead) && own == Verdict::Ahead);
     if ignored {
         return NextStep::Snapshot;
     }

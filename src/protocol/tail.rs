@@ -8,7 +8,7 @@ use crate::codec::block::{BadBlock, decode_block};
 use crate::codec::message::Bookmark;
 use crate::model::{Chain, Digest, Entry, Seq};
 
-use crate::planted::{self, Bug};
+use crate::fault_injection::{self, Bug};
 
 use super::CHECKPOINT_EVERY;
 
@@ -17,7 +17,7 @@ const DIGESTS_MAX: usize = 64;
 
 /// Entries to apply in one atomic step.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct EntryBatch {
     /// Consecutive entries, never empty. Only the last one may be at a checkpoint.
     pub entries: Vec<Entry>,
     /// Chain after the last entry.
@@ -80,7 +80,7 @@ impl Intake {
     ///
     /// # Errors
     /// If the block is invalid. None of it is used in that case.
-    pub fn handle_frames(&mut self, frames: Bytes) -> Result<Vec<Run>, FrameError> {
+    pub fn handle_frames(&mut self, frames: Bytes) -> Result<Vec<EntryBatch>, FrameError> {
         let entries = decode_block(frames, self.chain, self.is_redacted)?;
         let chain = entries.last().map_or(self.chain, |(_, chain)| *chain);
         let runs = self.follower.handle_entries(entries)?;
@@ -121,7 +121,7 @@ impl Follower {
     ///
     /// # Errors
     /// If an entry is missing or repeated. None of the block is used in that case.
-    pub fn handle_entries(&mut self, entries: Vec<(Entry, Chain)>) -> Result<Vec<Run>, TailError> {
+    pub fn handle_entries(&mut self, entries: Vec<(Entry, Chain)>) -> Result<Vec<EntryBatch>, TailError> {
         let mut expected = self.received;
         for (entry, _) in &entries {
             expected = expected.next();
@@ -130,7 +130,7 @@ impl Follower {
             }
         }
         self.received = expected;
-        let mut runs: Vec<Run> = Vec::new();
+        let mut runs: Vec<EntryBatch> = Vec::new();
         let mut open = false;
         for (entry, chain) in entries {
             let ends = entry.seq.0.is_multiple_of(CHECKPOINT_EVERY);
@@ -139,7 +139,7 @@ impl Follower {
                     run.entries.push(entry);
                     run.chain = chain;
                 }
-                _ => runs.push(Run { entries: vec![entry], chain }),
+                _ => runs.push(EntryBatch { entries: vec![entry], chain }),
             }
             open = !ends;
         }
@@ -179,7 +179,7 @@ impl Follower {
     }
 
     fn compare(&mut self, Bookmark { seq, digest: theirs }: Bookmark) -> Result<(), Divergence> {
-        if planted::is(Bug::IgnoreDivergence) {
+        if fault_injection::is(Bug::IgnoreDivergence) {
             return Ok(());
         }
         match self.applied.iter().find(|(at, _)| *at == seq) {

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::gate::Gate;
+use super::blob_gate::BlobGate;
 use super::outbox::Outbox;
-use super::push::{Heard, Next, Pusher, first_held};
+use super::push::{Next, PushReply, Pusher, first_held};
 use super::sequencer::{Decision, Sequencer, Versions};
-use crate::codec::content::names_chunks;
-use crate::codec::message::{Fate, Outcome, RefusalCode, Refused};
+use crate::codec::blob_manifest::references_chunks;
+use crate::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
 use crate::codec::txn::decode_txn;
 use crate::model::{
     ChunkId, Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, Reason, Seq,
@@ -99,10 +99,10 @@ struct Datastore {
 }
 
 impl Datastore {
-    fn take(&mut self, txn: &Txn, is_put_off: bool) -> Fate {
+    fn take(&mut self, txn: &Txn, is_put_off: bool) -> TxnOutcome {
         let last = self.last.get(&txn.id.origin).copied().unwrap_or_default();
         if txn.id.counter <= last {
-            return Fate::Decided(Seq(self.log.len() as u64));
+            return TxnOutcome::Decided(Seq(self.log.len() as u64));
         }
         let is_gap = txn.id.counter != last.next();
         if is_put_off || is_gap || self.is_interrupted {
@@ -110,10 +110,10 @@ impl Datastore {
             self.is_interrupted = true;
         }
         if is_gap {
-            return Fate::Gap(last.next());
+            return TxnOutcome::Gap(last.next());
         }
         if self.is_interrupted {
-            return Fate::Deferred(Refused { code: RefusalCode::DiskFull, message: "later".into() });
+            return TxnOutcome::Deferred(Refused { code: RefusalCode::DiskFull, message: "later".into() });
         }
         self.last.insert(txn.id.origin, txn.id.counter);
         let seq = Seq(self.log.len() as u64 + 1);
@@ -121,13 +121,13 @@ impl Datastore {
         self.loose.insert(txn.id, loose);
         let holds = apply(&mut self.state, seq, txn, |_| true);
         self.log.push((txn.id, holds));
-        Fate::Committed(seq)
+        TxnOutcome::Committed(seq)
     }
 }
 
 struct Webserver {
     outbox: Outbox,
-    gate: Gate,
+    gate: BlobGate,
     pusher: Pusher,
     under_way: VecDeque<Txn>,
     answers: VecDeque<Outcome>,
@@ -143,7 +143,7 @@ impl Webserver {
         let number = self.made.len() as u64;
         let ops: Vec<Op> = (0..=random.below(2)).map(|_| random.op(number)).collect();
         let conditions: Vec<Condition> = (0..random.below(3)).map(|_| random.condition()).collect();
-        let is_bulk = names_chunks(&ops) || self.outbox.waits_for_bulk(&ops, &conditions);
+        let is_bulk = references_chunks(&ops) || self.outbox.waits_for_bulk(&ops, &conditions);
         // Some authors assign counters in an origin of their own, regardless of the lanes.
         let origin = Origin([if random.is_one_in(5) { 3 } else { 1 + u8::from(is_bulk) }; 16]);
         let counter = self.counters.entry(origin).or_default();
@@ -167,7 +167,7 @@ impl Webserver {
 
     fn hear(&mut self, datastore: &mut Datastore, random: &mut Random) {
         let Some(outcome) = self.answers.pop_front() else { return };
-        if let Heard::Pause(_) | Heard::Gap(..) = self.pusher.handle_outcome(outcome) {
+        if let PushReply::Pause(_) | PushReply::Gap(..) = self.pusher.handle_outcome(outcome) {
             self.give_up(datastore, random);
         }
     }
@@ -207,7 +207,7 @@ fn run(seed: u64, count: usize) {
     let mut datastore = Datastore::default();
     let mut web = Webserver {
         outbox: Outbox::default(),
-        gate: Gate::new(true),
+        gate: BlobGate::new(true),
         pusher: Pusher::default(),
         under_way: VecDeque::new(),
         answers: VecDeque::new(),
@@ -235,7 +235,7 @@ fn run(seed: u64, count: usize) {
             _ if random.is_one_in(20) => {
                 // The connection breaks.
                 web.give_up(&mut datastore, &mut random);
-                web.gate = Gate::new(true);
+                web.gate = BlobGate::new(true);
             }
             _ => {}
         }
@@ -271,13 +271,13 @@ fn p05_what_a_change_was_made_upon_is_told_first_where_only_the_state_showed_its
         }
         decide(&mut outbox, txn(1, vec![]));
         let (mut pusher, mut body, mut sent) = (Pusher::default(), Vec::new(), Vec::new());
-        while let Next::Send(_) = pusher.next(&outbox, &Gate::new(true), &mut body) {
+        while let Next::Send(_) = pusher.next(&outbox, &BlobGate::new(true), &mut body) {
             sent.push(decode_txn(&body).expect("decodes").id.counter.0);
         }
         for counter in &sent {
-            pusher.handle_outcome(Outcome { id: id(*counter), fate: Fate::Decided(Seq(5)) });
+            pusher.handle_outcome(Outcome { id: id(*counter), fate: TxnOutcome::Decided(Seq(5)) });
         }
-        assert_eq!(pusher.next(&outbox, &Gate::new(true), &mut body), Next::Nothing);
+        assert_eq!(pusher.next(&outbox, &BlobGate::new(true), &mut body), Next::Nothing);
         sent
     };
     let by_row = pushed(|outbox, txn| {
@@ -308,7 +308,7 @@ impl Versions for NoObjects {
 fn push_stream(outbox: &Outbox, sequencer: &mut Sequencer, is_silent: bool) -> Vec<Entry> {
     let (mut pusher, mut body, mut entries) = (Pusher::default(), Vec::new(), Vec::new());
     let member = MemberName::new("web1").expect("name");
-    while let Next::Send(_) = pusher.next(outbox, &Gate::new(true), &mut body) {
+    while let Next::Send(_) = pusher.next(outbox, &BlobGate::new(true), &mut body) {
         let mut txn = decode_txn(&body).expect("decodes");
         if is_silent {
             txn.settled = OriginCounter(0);
@@ -392,7 +392,7 @@ fn p05_changes_behind_counters_that_log_and_state_have_both_lost_are_pushed() {
     let (mut written, mut body) = (Vec::new(), Vec::new());
     for _stream in 0..8 {
         let mut pusher = Pusher::default();
-        while let Next::Send(_) = pusher.next(&outbox, &Gate::default(), &mut body) {
+        while let Next::Send(_) = pusher.next(&outbox, &BlobGate::default(), &mut body) {
             let pushed = decode_txn(&body).expect("decodes");
             let id = pushed.id;
             let fate = match sequencer.propose(&member, pushed, 0, &NoObjects).expect("reads") {
@@ -400,12 +400,12 @@ fn p05_changes_behind_counters_that_log_and_state_have_both_lost_are_pushed() {
                     sequencer.keep();
                     let seq = entry.seq;
                     written.push(entry);
-                    Fate::Committed(seq)
+                    TxnOutcome::Committed(seq)
                 }
-                Decision::Gap(expected) => Fate::Gap(expected),
+                Decision::Gap(expected) => TxnOutcome::Gap(expected),
                 other => panic!("{other:?}"),
             };
-            if let Heard::Gap(id, expected) = pusher.handle_outcome(Outcome { id, fate }) {
+            if let PushReply::Gap(id, expected) = pusher.handle_outcome(Outcome { id, fate }) {
                 assert_eq!(outbox.note_gap(id.origin, expected), 5000);
                 break;
             }
@@ -423,7 +423,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn overtaking_changes_nothing(seed in any::<u64>(), count in 1_usize..40) {
+    fn bypassing_the_other_lane_changes_no_result(seed in any::<u64>(), count in 1_usize..40) {
         run(seed, count);
     }
 }

@@ -10,15 +10,15 @@ use crate::codec::admin::{
     CollectionInfo, DeletionInfo, DeletionsInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request,
     VerifyReport,
 };
-use crate::codec::jsonl;
-use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row};
+use crate::codec::json_lines;
+use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row, TxnOutcome};
 use crate::codec::txn::decode_txn;
 use crate::model::{Collection, Key, Origin, Reason, Seq, TxnId};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 
-use super::contents::Contents;
+use super::blobs::Blobs;
 use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
 /// Transactions of one stream that are larger than this many bytes are written one after the other.
@@ -116,7 +116,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             blobs(&contents, request, answer).await
         }
         Request::Upstream => {
-            let reply = replica.ask_datastore(&Request::Status).await.map_err(refuse)?;
+            let reply = replica.request_from_datastore(&Request::Status).await.map_err(refuse)?;
             let items = reply.items.iter().map(|item| serde_json::from_slice::<serde_json::Value>(item));
             for item in items.collect::<Result<Vec<_>, _>>().map_err(refuse)? {
                 answer.item(&item).await?;
@@ -235,11 +235,11 @@ async fn export<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_
 async fn outbox<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
     for txn in replica.pending() {
         let (id, time_ms) = (txn.id, txn.time_ms);
-        answer.item(&OutboxItem::Pending(PendingInfo { id, time_ms, txn: jsonl::txn_to_json(&txn) })).await?;
+        answer.item(&OutboxItem::Pending(PendingInfo { id, time_ms, txn: json_lines::txn_to_json(&txn) })).await?;
     }
     for rejected in replica.rejected() {
         let (id, seq, reason) = (rejected.txn.id, rejected.seq, rejected.reason.to_string());
-        let (time_ms, txn) = (rejected.txn.time_ms, jsonl::txn_to_json(&rejected.txn));
+        let (time_ms, txn) = (rejected.txn.time_ms, json_lines::txn_to_json(&rejected.txn));
         answer.item(&OutboxItem::Rejected(RejectedInfo { id, seq, reason, time_ms, txn })).await?;
     }
     Ok(())
@@ -315,7 +315,7 @@ async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_
 }
 
 async fn blobs<W: AsyncWrite + Unpin>(
-    contents: &Contents,
+    contents: &Blobs,
     request: Request,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -373,7 +373,7 @@ where
                 time_ms: txn.time_ms,
                 settled: if is_numbered { txn.settled } else { Default::default() },
                 read_in: None,
-                room: super::Room::Whole,
+                room: super::OutboxQuota::Whole,
             };
             replica.wait_for_room(body.len()).await;
             let mut answering = replica.submit_pipelined(draft).await.map_err(refuse)?;
@@ -394,14 +394,14 @@ where
         while let Some((id, answering)) = queued.recv().await {
             let fate = match answering.await.map_err(refuse)? {
                 Ok(receipt) => fate_of(receipt, wait).await,
-                Err(SubmitError::Gap { expected, .. }) => Fate::Gap(expected),
+                Err(SubmitError::Gap { expected, .. }) => TxnOutcome::Gap(expected),
                 Err(SubmitError::Forbidden(reason) | SubmitError::Condition(reason)) => {
-                    Fate::Rejected(Seq::ZERO, reason)
+                    TxnOutcome::Rejected(Seq::ZERO, reason)
                 }
                 Err(SubmitError::Limit(limit)) if id.origin == Origin::default() => {
-                    Fate::Rejected(Seq::ZERO, Reason::LimitExceeded { message: limit.to_string() })
+                    TxnOutcome::Rejected(Seq::ZERO, Reason::LimitExceeded { message: limit.to_string() })
                 }
-                Err(error) => Fate::Deferred(Refused { code: RefusalCode::Busy, message: error.to_string() }),
+                Err(error) => TxnOutcome::Deferred(Refused { code: RefusalCode::Busy, message: error.to_string() }),
             };
             wire::send(send, Kind::Outcome, &Outcome { id, fate }).await?;
         }
@@ -410,11 +410,11 @@ where
     tokio::try_join!(take_in, give_out).map(|_| ())
 }
 
-async fn fate_of(mut receipt: Receipt, wait: bool) -> Fate {
+async fn fate_of(mut receipt: Receipt, wait: bool) -> TxnOutcome {
     let stage = if wait { receipt.decided(std::time::Duration::MAX).await } else { receipt.stage() };
     match stage {
-        Stage::Durable => Fate::Queued,
-        Stage::Acknowledged(seq) => Fate::Committed(seq),
-        Stage::Rejected(seq, reason) => Fate::Rejected(seq, reason),
+        Stage::Durable => TxnOutcome::Queued,
+        Stage::Acknowledged(seq) => TxnOutcome::Committed(seq),
+        Stage::Rejected(seq, reason) => TxnOutcome::Rejected(seq, reason),
     }
 }

@@ -9,19 +9,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::env::wait;
+use crate::fault_injection::{self, Bug};
 use crate::model::{Entry, Op, Position, Seq};
-use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Decided, RejectedTxn};
-use crate::protocol::tail::{Divergence, Follower, Run};
+use crate::protocol::outbox::{RejectedTxn, ResolvedTxn};
+use crate::protocol::tail::{Divergence, EntryBatch, Follower};
 use crate::state::{Fork, StateError, StateStore, descent};
 use crate::telemetry;
 
-use super::directory::Home;
-use super::mark::Mark;
+use super::directory::StateStorage;
+use super::high_water_mark::Mark;
 use super::opening::Lost;
 use super::outbox_writer;
-use super::shared::{Change, SharedRef, stop_process};
+use super::shared::{Change, ReplicaRef, stop_process};
 
 /// Longest time until a changing state is made durable.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ const ROOM_EVERY: Duration = Duration::from_millis(100);
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) enum Request {
-    Run(Run),
+    Run(EntryBatch),
     Bookmark(Bookmark),
     /// Replaces the state by a new one in a separate directory.
     Swap(StateStore, PathBuf, Descent, oneshot::Sender<Result<(), SwapError>>),
@@ -66,8 +66,8 @@ pub enum SwapError {
 }
 
 pub(super) struct Applier {
-    shared: SharedRef,
-    home: Box<dyn Home>,
+    shared: ReplicaRef,
+    home: Box<dyn StateStorage>,
     follower: Follower,
     outbox: mpsc::Sender<outbox_writer::Request>,
     unpersisted_since: Option<Instant>,
@@ -82,7 +82,11 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    pub(super) fn new(shared: SharedRef, home: Box<dyn Home>, outbox: mpsc::Sender<outbox_writer::Request>) -> Applier {
+    pub(super) fn new(
+        shared: ReplicaRef,
+        home: Box<dyn StateStorage>,
+        outbox: mpsc::Sender<outbox_writer::Request>,
+    ) -> Applier {
         let follower = follower_of(&shared.state());
         let marked = home.mark().ok().flatten().map(|mark| (mark.state, mark.position));
         let unpersisted_since = Some(Instant::now());
@@ -156,7 +160,7 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(&mut self, run: Run) -> Result<(), Fatal> {
+    fn apply(&mut self, run: EntryBatch) -> Result<(), Fatal> {
         if self.shared.wants_resync() {
             return Ok(());
         }
@@ -165,7 +169,7 @@ impl Applier {
             return Ok(());
         }
         let state = self.shared.state();
-        let Run { mut entries, chain } = run;
+        let EntryBatch { mut entries, chain } = run;
         // Entries in transit when the state was swapped, or queued here across a reconnect, arrive twice.
         if let Some(meta) = state.meta() {
             entries.retain(|entry| entry.seq > meta.seq);
@@ -174,9 +178,9 @@ impl Applier {
         if let Err(error) = state.apply(&entries, chain) {
             drop(state);
             let is_again = self.reopen(&error)?;
-            return if is_again { self.apply(Run { entries, chain }) } else { self.failed(&error) };
+            return if is_again { self.apply(EntryBatch { entries, chain }) } else { self.failed(&error) };
         }
-        telemetry::journey::applied(&entries);
+        telemetry::txn_trace::applied(&entries);
         self.unpersisted_since.get_or_insert_with(Instant::now);
         self.unmarked_since.get_or_insert_with(Instant::now);
         let decided = {
@@ -184,11 +188,11 @@ impl Applier {
             entries.iter().filter_map(|entry| outbox.handle_applied(entry.seq, &entry.body)).collect::<Vec<_>>()
         };
         // The outbox journal must never know more than the durable state: that would prove that the state went back.
-        let is_noted = decided.iter().any(|decided| matches!(decided, Decided::Rejected(..)));
+        let is_noted = decided.iter().any(|decided| matches!(decided, ResolvedTxn::Rejected(..)));
         if is_noted && let Err(error) = state.persist() {
             tracing::warn!(%error, "failed to persist the state before writing a rejection");
         }
-        let is_committed = decided.iter().any(|decided| matches!(decided, Decided::Committed(..)));
+        let is_committed = decided.iter().any(|decided| matches!(decided, ResolvedTxn::Committed(..)));
         self.settle(decided);
         if is_committed {
             // If the queue is full, the writer finds the sequences when it handles the next request.
@@ -246,7 +250,7 @@ impl Applier {
         opened.map_err(Fatal::of("cannot reopen the state"))?;
         let state = self.shared.state();
         self.follower = follower_of(&state);
-        let to_note = self.shared.settle_by(&state);
+        let to_note = self.shared.resolve_by(&state);
         self.note(to_note);
         self.unpersisted_since = Some(Instant::now());
         let meta = state.meta();
@@ -274,7 +278,7 @@ impl Applier {
         }
     }
 
-    fn settle(&self, decided: Vec<Decided>) {
+    fn settle(&self, decided: Vec<ResolvedTxn>) {
         self.note(self.shared.settle(decided));
     }
 
@@ -307,7 +311,7 @@ impl Applier {
 
     fn diverged(&mut self, divergence: &Divergence) {
         tracing::error!(%divergence, "state diverged; it must be fetched again");
-        self.shared.want_resync(format!("{divergence}; fetching the state again"));
+        self.shared.request_resync(format!("{divergence}; fetching the state again"));
     }
 
     fn failed(&mut self, error: &StateError) -> Result<(), Fatal> {
@@ -315,7 +319,7 @@ impl Applier {
             return Err(Fatal::of("the in-memory state is not reliable after an error")(error));
         }
         tracing::error!(%error, "state corrupt; it must be fetched again");
-        self.shared.want_resync(format!("{error}; fetching the state again"));
+        self.shared.request_resync(format!("{error}; fetching the state again"));
         Ok(())
     }
 
@@ -346,7 +350,7 @@ impl Applier {
     /// Writes how far the durable state came, unless it lost something: then the former mark is the proof.
     pub(super) fn mark(&mut self) {
         self.unmarked_since = None;
-        let may_lower = planted::is(Bug::MarkLowered);
+        let may_lower = fault_injection::is(Bug::MarkLowered);
         if self.shared.lost().is_some() && !may_lower {
             return;
         }
@@ -419,7 +423,7 @@ impl Applier {
         let present = self.shared.state();
         let (here, there) = (present.meta(), state.meta());
         let is_of_one_log = here.zip(there).is_some_and(|(here, there)| here.log_id == there.log_id);
-        if !is_of_one_log || planted::is(Bug::ForkByNumber) {
+        if !is_of_one_log || fault_injection::is(Bug::ForkByNumber) {
             return Ok(None);
         }
         descent::fork(&present.snapshot()?, &state.snapshot()?)
@@ -444,7 +448,7 @@ impl Applier {
                 }
             }
         }
-        if planted::is(Bug::StateRemovedBeforeReplaced) {
+        if fault_injection::is(Bug::StateRemovedBeforeReplaced) {
             let _ = self.home.remove_others(&path);
         }
         let ahead = match self.mark_ahead(&state, &path, descent) {
@@ -466,12 +470,12 @@ impl Applier {
         let was_at = self.shared.position();
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
-        if planted::is(Bug::SnapshotForgetsOutbox) {
+        if fault_injection::is(Bug::SnapshotForgetsOutbox) {
             *self.shared.outbox_mut() = crate::protocol::outbox::Outbox::default();
         }
         self.shared.set_problem("");
         self.shared.note_resynced();
-        let to_note = self.shared.settle_by(&state);
+        let to_note = self.shared.resolve_by(&state);
         // In an exchange the new outbox and its journal have them already, and its thread accepts no requests until
         // the end.
         if descent == Descent::Required {
@@ -544,7 +548,7 @@ mod tests {
         is_named: bool,
     }
 
-    impl Home for Failing {
+    impl StateStorage for Failing {
         fn make_current(&mut self, _: &std::path::Path) -> Result<(), String> {
             if self.swap { Err("the directory was not synced".into()) } else { Ok(()) }
         }
@@ -577,8 +581,8 @@ mod tests {
         Entry { seq: Seq(seq), time_ms: seq, member: MemberName::new("m").expect("name"), body: EntryBody::Commit(txn) }
     }
 
-    fn applier(home: Failing) -> (Applier, SharedRef) {
-        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default(), None));
+    fn applier(home: Failing) -> (Applier, ReplicaRef) {
+        let shared = Arc::new(super::super::shared::ReplicaState::new(state(), Outbox::default(), None));
         (Applier::new(Arc::clone(&shared), Box::new(home), mpsc::channel(8).0), shared)
     }
 
@@ -587,7 +591,7 @@ mod tests {
         let (mut applier, shared) = applier(Failing::default());
         for run in [1..=2, 2..=4, 3..=4, 5..=5] {
             let entries = run.map(entry).collect();
-            applier.handle(Request::Run(Run { entries, chain: Chain::default() })).expect("applies");
+            applier.handle(Request::Run(EntryBatch { entries, chain: Chain::default() })).expect("applies");
         }
         assert_eq!(*shared.applied.borrow(), Seq(5));
         assert!(!shared.wants_resync(), "{}", shared.problem());

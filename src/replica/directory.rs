@@ -14,7 +14,7 @@ use crate::env::scratch::Scratch;
 use crate::log::journal::witness_of;
 
 use super::evidence::{self, KEPT_IN_DOUBT};
-use super::mark::Mark;
+use super::high_water_mark::Mark;
 use super::witnesses::Witnesses;
 
 /// Directory of a standalone webserver's log, within the webserver's directory.
@@ -26,7 +26,7 @@ const OPENING: &str = "opening";
 pub(super) const DAMAGED: &str = ".damaged-";
 
 /// Storage of a replica's states, one of which is current.
-pub trait Home: Send {
+pub trait StateStorage: Send {
     /// Makes the state in `path` the current one, atomically and durably.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ pub trait Home: Send {
     fn note_lost(&mut self, _: &str) {}
 }
 
-impl Home for Directory {
+impl StateStorage for Directory {
     fn make_current(&mut self, path: &Path) -> Result<(), String> {
         Directory::make_current(self, path).map_err(|error| error.to_string())
     }
@@ -274,7 +274,7 @@ impl Directory {
     ///
     /// # Errors
     /// If the operating system returns an error. The former one stays current, unless only the last sync failed:
-    /// check [`Home::is_current`].
+    /// check [`StateStorage::is_current`].
     pub fn make_current(&self, state: &Path) -> Result<(), DirectoryError> {
         let name = state.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let line = format!("{name} {}\n", checksum(name));

@@ -10,7 +10,7 @@ use crate::model::LogId;
 use crate::state::{self, Remedy, StateError, StateMeta, StateStore};
 
 use super::directory::{Directory, damaged_in};
-use super::mark::Mark;
+use super::high_water_mark::Mark;
 use super::opening::check_sound;
 
 /// Copies kept while the current state has everything.

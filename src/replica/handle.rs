@@ -18,25 +18,25 @@ use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
-use super::contents::{self, Contents, ContentsOptions};
+use super::blobs::{self, BlobOptions, Blobs};
+use super::conflict_archive;
 use super::directory::{Access, Directory};
 use super::disk::Disk;
 use super::history::History;
-use super::link::{Connector, Linker};
+use super::link::{Connector, LinkDriver};
 use super::opening::{self, Lost, Opened};
 use super::outbox_loss;
 use super::outbox_records::{self, RestoreError};
-use super::outbox_writer::{self, Again, Draft, OutboxWriter, SubmitError};
+use super::outbox_writer::{self, Draft, OutboxWriter, Resubmission, SubmitError};
 use super::proofs;
-use super::quarantine;
 use super::receipts::Receipt;
 use super::refusal::Refusal;
 use super::role;
-use super::shared::{Change, OUTBOX_BYTES_MAX, Shared, SharedRef};
+use super::shared::{Change, OUTBOX_BYTES_MAX, ReplicaRef, ReplicaState};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
-use crate::env::watch::Watch;
+use crate::env::supervisor::Supervisor;
 use crate::env::{SystemClock, SystemEntropy};
 
 /// Requests that may wait for the outbox writer.
@@ -62,7 +62,7 @@ pub struct ReplicaOptions {
     /// Limits of transactions until the datastore has announced its own.
     pub limits: Limits,
     /// How blobs are kept; `None` if they are not, so that none can be written or read here.
-    pub contents: Option<ContentsOptions>,
+    pub contents: Option<BlobOptions>,
     /// Purpose for which the replica is opened.
     pub access: Access,
     /// Whether the datastore is this webserver's own log.
@@ -192,8 +192,8 @@ pub enum OriginError {
 #[derive(Clone)]
 pub struct Replica {
     /// First, so that the watch stops before the channels close: the threads that exit then are meant to.
-    life: Arc<Life>,
-    pub(super) shared: SharedRef,
+    life: Arc<StopOnDrop>,
+    pub(super) shared: ReplicaRef,
     outbox: mpsc::Sender<outbox_writer::Request>,
     applier: mpsc::Sender<applier::Request>,
     options: ReplicaOptions,
@@ -202,15 +202,15 @@ pub struct Replica {
 }
 
 /// Stops the parts of a replica when its last handle is dropped.
-struct Life {
-    shared: SharedRef,
+struct StopOnDrop {
+    shared: ReplicaRef,
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
     contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// Copies of files of a directory opened for reading. The process may exit before the thread that holds them.
     scratch: Option<PathBuf>,
 }
 
-impl Drop for Life {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.shared.watch.stop();
         // The applier may be waiting for free space on a full disk.
@@ -272,11 +272,11 @@ impl Replica {
                 let store = wanted
                     .store
                     .clone()
-                    .map_or_else(|| contents::open_store(path, options.access, options.free_min_bytes), Ok)?;
-                Some(Arc::new(contents::Inner::new(wanted, store, path)))
+                    .map_or_else(|| blobs::open_store(path, options.access, options.free_min_bytes), Ok)?;
+                Some(Arc::new(blobs::BlobKeeper::new(wanted, store, path)))
             }
         };
-        let shared = Arc::new(Shared::new(state, outbox, contents).on(disk));
+        let shared = Arc::new(ReplicaState::new(state, outbox, contents).on(disk));
         shared.set_lost(lost);
         // A process with write access has repaired the problems found. Until the state has caught up, `lost` reports
         // the rest.
@@ -317,7 +317,8 @@ impl Replica {
         if let Some(member) = &member {
             let _ = shared.member.set(member.clone());
         }
-        let life = Life { shared: Arc::clone(&shared), link: Mutex::default(), contents: Mutex::default(), scratch };
+        let life =
+            StopOnDrop { shared: Arc::clone(&shared), link: Mutex::default(), contents: Mutex::default(), scratch };
         let life = Arc::new(life);
         let path = path.to_owned();
         Ok(Replica { shared, outbox, applier, options, path, member, life })
@@ -340,10 +341,10 @@ impl Replica {
         if let Some(contents) = self.contents() {
             contents.inner.set_connector(Arc::clone(&connector));
             let mut task = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner);
-            task.get_or_insert_with(|| tokio::spawn(self.shared.watch.lasting("contents", contents::fetch(contents))));
+            task.get_or_insert_with(|| tokio::spawn(self.shared.watch.lasting("contents", blobs::fetch(contents))));
         }
         *self.shared.connector.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&connector));
-        let linker = Linker {
+        let linker = LinkDriver {
             shared: Arc::clone(&self.shared),
             applier: self.applier.clone(),
             outbox: self.outbox.clone(),
@@ -362,14 +363,14 @@ impl Replica {
 
     /// Returns the blobs that it keeps; `None` if it keeps none.
     #[must_use]
-    pub fn contents(&self) -> Option<Contents> {
+    pub fn contents(&self) -> Option<Blobs> {
         let inner = self.shared.contents.clone()?;
-        Some(Contents { inner, shared: Arc::clone(&self.shared) })
+        Some(Blobs { inner, shared: Arc::clone(&self.shared) })
     }
 
     /// Returns the watch over this replica's tasks, to add others that belong to it.
     #[must_use]
-    pub fn watch_over(&self) -> &Watch {
+    pub fn watch_over(&self) -> &Supervisor {
         &self.shared.watch
     }
 
@@ -620,14 +621,14 @@ impl Replica {
         upon: Vec<SeenVersion>,
         seen_in: History,
     ) -> Result<Receipt, SubmitError> {
-        self.retry_as(id, Again { upon, seen_in, ..Again::default() }).await
+        self.retry_as(id, Resubmission { upon, seen_in, ..Resubmission::default() }).await
     }
 
     /// Like [`Replica::retry`], on behalf of the author who makes it now.
     ///
     /// # Errors
     /// As for [`Replica::retry`].
-    pub async fn retry_as(&self, id: TxnId, again: Again) -> Result<Receipt, SubmitError> {
+    pub async fn retry_as(&self, id: TxnId, again: Resubmission) -> Result<Receipt, SubmitError> {
         self.ask(|reply| outbox_writer::Request::Retry(id, again, reply)).await
     }
 
@@ -713,7 +714,7 @@ impl Replica {
             is_member: Some(self.is_member()),
             is_refused: refusal.is_some(),
             disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },
-            quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
+            quarantined: conflict_archive::files(&self.path).map_or(0, |files| files.len() as u64),
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             contents_incomplete: incomplete.len() as u64,
             contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,

@@ -3,8 +3,8 @@
 use std::sync::{PoisonError, RwLock};
 
 use crate::codec::admin::SeenVersion;
+use crate::fault_injection::{self, Bug};
 use crate::model::{Condition, Reason, Seq};
-use crate::planted::{self, Bug};
 use crate::protocol::rebase::Lost;
 
 /// One of the histories that a process has followed, one after the other.
@@ -29,7 +29,7 @@ impl Histories {
 
     /// Returns what the log has lost since a read; `None` if nothing.
     fn lost_since(&self, read_in: History) -> Option<Lost> {
-        if planted::is(Bug::ReadsNotTranslated) {
+        if fault_injection::is(Bug::ReadsNotTranslated) {
             return None;
         }
         let left = self.0.read().unwrap_or_else(PoisonError::into_inner);

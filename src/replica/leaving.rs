@@ -1,7 +1,7 @@
 //! Leaving an abandoned history for the log that continued without it ("the new log"): the decisions, and the steps
 //! that carry them out.
 //!
-//! Nothing here waits: [`super::reconcile`] drives it between tasks and threads, [`super::stepped`] by hand. First,
+//! Nothing here waits: [`super::rejoin`] drives it between tasks and threads, [`super::stepped`] by hand. First,
 //! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in
 //! this order:
 //!
@@ -17,24 +17,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::admin::{Beginning, GenerationInfo};
+use crate::codec::admin::{GenerationCause, GenerationInfo};
 use crate::codec::message::Welcome;
 use crate::env::Entropy;
+use crate::fault_injection::{self, Bug};
 use crate::model::deletions::{Deletions, Named};
 use crate::model::position::Divergence;
 use crate::model::{
     Collection, Condition, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId,
     Verdict,
 };
-use crate::planted::{self, Bug};
-use crate::protocol::outbox::{Kept, Outbox};
+use crate::protocol::outbox::{Outbox, RetainedTxn};
 use crate::protocol::rebase::{self, Found, InOrder, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
-use super::own::{self, Others, Parted, Since, Txns, Values};
-use super::quarantine::{Change, Set, Written};
-use super::shared::{Shared, SharedRef};
+use super::conflict_archive::{Change, Set, Written};
+use super::local_txns::{self, DivergedHistories, Others, Since, Txns, Values};
+use super::shared::{ReplicaRef, ReplicaState};
 
 /// Reason shown to the author of an archived change.
 const ARCHIVED: &str = "committed, but the log continued without this change because the datastore was recovered or \
@@ -74,12 +74,13 @@ pub(super) fn fork<'a>(
 }
 
 /// Returns whether the datastore's log has abandoned this member's history, whatever their positions are.
-pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
+pub(super) fn is_left(shared: &ReplicaState, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
     let requires_absent = || {
         let state = shared.state();
-        let is_present = |collection: &Collection, key: &Key| Ok(state.version(collection, key)?.is_some());
+        let is_present =
+            |collection: &Collection, key: &Key| Ok::<_, StateError>(state.version(collection, key)?.is_some());
         // An unreadable state is reported when it is compared.
-        shared.outbox().requires_absent(is_present).unwrap_or_else(|_: StateError| true)
+        shared.outbox().requires_absent(is_present).unwrap_or(true)
     };
     let upon = |shared_to| shared.outbox().is_upon_later_than(shared_to) || requires_absent();
     fork(mine, lineage, welcome, upon).is_some()
@@ -92,7 +93,7 @@ pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> 
     for entry in theirs {
         let info =
             known.iter().find(|info| info.generation == entry.generation && info.shared_to == entry.shared_to)?;
-        is_restore |= info.beginning == Beginning::Restored;
+        is_restore |= info.beginning == GenerationCause::Restored;
     }
     Some(is_restore)
 }
@@ -106,7 +107,7 @@ pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Se
 
 /// Describes the archive of a member whose fetched `state` does not continue its own, although the positions
 /// are consistent.
-pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
+pub(super) fn set_of_fork(shared: &ReplicaState, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
     let mine = shared.position().ok_or("a replica without a position cannot fork")?;
     tracing::error!(
         %fork, "datastore's log is a fork of this member's; pushing or archiving local changes"
@@ -118,7 +119,7 @@ pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::For
 
 /// Describes the archive of a member whose fetched `state` lacks transactions that were decided before its own
 /// was lost.
-pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, String> {
+pub(super) fn set_of_lost(shared: &ReplicaState, state: &StateStore) -> Result<Set, String> {
     let (mine, theirs) = (shared.claimed(), state.position());
     let (Some(mine), Some(theirs)) = (mine.or(theirs), theirs) else {
         return Err("the fetched state has no position".into());
@@ -133,7 +134,7 @@ pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, St
 
 /// Returns the last sequence that this member shares with `state`, which is `shared_to` by their lineages. A member
 /// that had followed another branch of the log diverged earlier; the origins of both states show that.
-pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) -> Result<Seq, StateError> {
+pub(super) fn earlier_fork(shared: &ReplicaState, state: &StateStore, shared_to: Seq) -> Result<Seq, StateError> {
     let present = shared.state().snapshot()?;
     if present.meta().is_none() {
         return Ok(shared_to);
@@ -146,7 +147,7 @@ pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) 
 
 /// Returns whether a fetched state lacks transactions that this member's state had decided before it was lost, or may
 /// have decided in another generation.
-pub(super) fn lacks_what_was_lost(shared: &Shared, state: &StateStore) -> Result<bool, StateError> {
+pub(super) fn lacks_what_was_lost(shared: &ReplicaState, state: &StateStore) -> Result<bool, StateError> {
     let generation = state.meta().map(|meta| meta.generation).unwrap_or_default();
     let is_marked = shared.position() != shared.claimed();
     if !is_marked && !shared.is_unsure_of(generation) {
@@ -170,13 +171,13 @@ fn decided(state: &StateStore, origins: impl Iterator<Item = Origin>) -> Result<
 }
 
 /// Returns the counters up to which a state has decided the origins in the outbox.
-fn decided_of_outbox(shared: &Shared, state: &StateStore) -> Result<Decided, StateError> {
+fn decided_of_outbox(shared: &ReplicaState, state: &StateStore) -> Result<Decided, StateError> {
     let origins = shared.outbox().all_origins();
     decided(state, origins.into_iter())
 }
 
 /// Returns the local transactions that `state` has not decided.
-fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateError> {
+fn lacking(shared: &ReplicaState, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateError> {
     let kept: Vec<Arc<Txn>> = shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
     let decided = decided(state, kept.iter().map(|txn| txn.id.origin))?;
     let lacking = |txn: &Arc<Txn>| decided.get(&txn.id.origin).is_none_or(|counter| txn.id.counter > *counter);
@@ -185,7 +186,7 @@ fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateEr
 
 /// A history that is about to be left, with everything needed to decide what happens to the rest of it.
 pub struct Leaving {
-    shared: SharedRef,
+    shared: ReplicaRef,
     set: Set,
     state: StateStore,
     old: StateSnapshot,
@@ -198,7 +199,7 @@ pub struct Leaving {
 
 impl Leaving {
     /// Takes snapshots of both states. Everything handed to the applier must have been applied, and nothing may follow.
-    pub(super) fn new(shared: SharedRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
+    pub(super) fn new(shared: ReplicaRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
         let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let lacking = lacking(&shared, &state)?;
         let (old, new) = (shared.state().snapshot()?, state.snapshot()?);
@@ -239,7 +240,7 @@ impl Leaving {
     /// Returns what others did, judging by the new state alone; `None` if that is unknown.
     pub(super) fn shown(&self) -> Result<Option<Others>, StateError> {
         let (deletions, shared_to) = (self.new.deletions()?, self.set.shared_to);
-        let written = own::written_after(&self.lacking, &self.new, &deletions, shared_to)?;
+        let written = local_txns::written_after(&self.lacking, &self.new, &deletions, shared_to)?;
         if written.is_none() {
             let known_after = deletions.complete_after();
             tracing::warn!(
@@ -256,7 +257,7 @@ impl Leaving {
     pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
         let Leaving { shared, set, state, old, new, lacking, .. } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
-        let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
+        let kept: Vec<RetainedTxn> = shared.outbox().kept().cloned().collect();
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
         let lost = with_required(lost, shared.outbox().conditions(), &old, &new)?;
         let own = Own { kept: &kept, lacking: &lacking, gone: &gone };
@@ -273,7 +274,7 @@ pub(super) fn found(state: &StateSnapshot, collection: &Collection, key: &Key) -
 
 /// Everything needed to exchange outbox and state.
 pub struct Exchange {
-    shared: SharedRef,
+    shared: ReplicaRef,
     set: Set,
     state: StateStore,
     /// The abandoned history.
@@ -313,17 +314,17 @@ impl Exchange {
     /// Durably writes the changes that the log lacks, and that are not pushed again, to a file in the replica's
     /// directory. Transactions may be accepted at the same time: they do not change the data read here.
     pub(super) fn archive(&self, directory: &Path) -> Result<Written, String> {
-        if planted::is(Bug::ArchiveSkipped) {
+        if fault_injection::is(Bug::ArchiveSkipped) {
             return Ok(Written::default());
         }
         let text = |error: StateError| error.to_string();
         let old = self.shared.state().snapshot().map_err(text)?;
         let new = self.state.snapshot().map_err(text)?;
-        let (again, gone) = (own::values(&self.again), own::values(&self.gone));
+        let (again, gone) = (local_txns::values(&self.again), local_txns::values(&self.gone));
         let mut file = self.set.create(directory).map_err(|error| error.to_string())?;
         // A state that is gone shows no differences.
         if old.meta().is_some() {
-            let apart = Apart { old: &old, new: &new, shared_to: self.set.shared_to, others: &self.others };
+            let apart = DivergedStates { old: &old, new: &new, shared_to: self.set.shared_to, others: &self.others };
             apart.differences(&again, |change| file.write(&change))?;
         }
         for ((collection, key), value) in gone {
@@ -368,7 +369,7 @@ impl Exchange {
 /// The local transactions of an abandoned history, in order.
 pub(super) struct Own<'a> {
     /// All committed ones that are kept.
-    pub kept: &'a [Kept],
+    pub kept: &'a [RetainedTxn],
     /// Those of them that the new log lacks.
     pub lacking: &'a [Arc<Txn>],
     /// Pending ones that only a lost state had decided.
@@ -396,7 +397,7 @@ impl Own<'_> {
         }
         let gone: Txns = self.gone.iter().map(|txn| Arc::new(in_order.translate(txn))).collect();
         let assumed = in_order.assumed();
-        Parted { old, new, lost, assumed: &assumed }.choose(&lacking, &gone, others, is_restore)
+        DivergedHistories { old, new, lost, assumed: &assumed }.choose(&lacking, &gone, others, is_restore)
     }
 }
 
@@ -423,7 +424,7 @@ fn deletions_of(state: &StateSnapshot) -> Result<Deletions, StateError> {
 }
 
 /// The states of two histories that are equal up to `shared_to`.
-pub(super) struct Apart<'a> {
+pub(super) struct DivergedStates<'a> {
     pub old: &'a StateSnapshot,
     pub new: &'a StateSnapshot,
     pub shared_to: Seq,
@@ -431,7 +432,7 @@ pub(super) struct Apart<'a> {
     pub others: &'a Others,
 }
 
-impl Apart<'_> {
+impl DivergedStates<'_> {
     /// Passes to `give` every change after `shared_to` that `old` has and `new` lacks, unless it is in `again`.
     pub(super) fn differences(
         &self,
@@ -471,7 +472,7 @@ impl Apart<'_> {
                 give(delete((collection, key), seq, object.version, false))?;
             }
         }
-        if planted::is(Bug::SeenDeletionsNotArchived) {
+        if fault_injection::is(Bug::SeenDeletionsNotArchived) {
             return Ok(());
         }
         for (seq, name, there) in self.deletions(&deletions).map_err(text)? {

@@ -21,16 +21,16 @@ use crate::model::address::host_and_port;
 use crate::model::{Generation, LineageEntry, Position, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
-use crate::protocol::tail::{FrameError, Intake, Run};
+use crate::protocol::tail::{EntryBatch, FrameError, Intake};
 use crate::telemetry;
 use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::wire::{self, WireError};
-use crate::transport::{closed, pulse};
+use crate::transport::{close_reason, pulse};
 
 use super::refusal::Refusals;
-use super::shared::SharedRef;
+use super::shared::ReplicaRef;
 use super::terms::Terms;
-use super::{applier, leaving, lend, outbox_writer, proofs, push, reconcile, resync, role};
+use super::{applier, leaving, outbox_writer, proofs, push, recovery_donor, rejoin, resync, role};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,8 +174,8 @@ pub trait Connector: Send + Sync + 'static {
     }
 }
 
-pub(super) struct Linker {
-    pub shared: SharedRef,
+pub(super) struct LinkDriver {
+    pub shared: ReplicaRef,
     pub applier: mpsc::Sender<applier::Request>,
     pub outbox: mpsc::Sender<outbox_writer::Request>,
     pub connector: Arc<dyn Connector>,
@@ -187,7 +187,7 @@ pub(super) struct Linker {
     pub fetching: Mutex<Option<PathBuf>>,
 }
 
-impl Linker {
+impl LinkDriver {
     /// Keeps the replica connected until the task is dropped.
     pub(super) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_CAP);
@@ -243,21 +243,21 @@ impl Linker {
             connecting.map_err(|_| LinkError::Timeout(CONNECT_TIMEOUT))?.map_err(|error| self.unreachable(error))?;
         let note = |silence| self.shared.note_silence(silence);
         let result = tokio::select! {
-            result = self.greet_and_serve(&connection, address.clone(), needs_snapshot) => result,
+            result = self.run_session(&connection, address.clone(), needs_snapshot) => result,
             () = pulse::lost(&connection, note) => {
                 self.shared.contents.iter().for_each(|contents| contents.close_bulk());
                 Err(LinkError::Silent { address })
             }
         };
         let result = match result {
-            Err(LinkError::Wire(error)) => Err(closed::explained(&connection, error).await.into()),
+            Err(LinkError::Wire(error)) => Err(close_reason::explained(&connection, error).await.into()),
             result => result,
         };
         connection.close(0u32.into(), b"bye");
         result
     }
 
-    async fn greet_and_serve(
+    async fn run_session(
         &self,
         connection: &quinn::Connection,
         address: String,
@@ -286,7 +286,7 @@ impl Linker {
         };
         let welcome = match welcome {
             Ok(welcome) => welcome,
-            Err(error) => return Err(unread(closed::explained(connection, error).await, mine.as_ref())),
+            Err(error) => return Err(unread(close_reason::explained(connection, error).await, mine.as_ref())),
         };
         // A loss is judged by the position before it. The entries are fetched from the present position.
         let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
@@ -314,7 +314,7 @@ impl Linker {
             self.shared.set_problem(format!("the datastore is {verdict}"));
             proofs::show(&self.shared, &mut send).await?;
             if verdict == Verdict::Empty {
-                lend::serve(&self.shared, &self.directory, connection).await;
+                recovery_donor::serve(&self.shared, &self.directory, connection).await;
             }
             return Err(LinkError::Diverged(verdict));
         }
@@ -327,8 +327,8 @@ impl Linker {
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         self.shared.update_link(|link| link.is_welcome = true);
-        self.take_over_terms(&welcome).await;
-        self.learn_generations(connection, &welcome).await;
+        self.adopt_terms(&welcome).await;
+        self.fetch_generations(connection, &welcome).await;
         if let Some(announce) = self.connector.announcement() {
             wire::send(&mut send, Kind::Announce, &announce).await?;
         }
@@ -346,7 +346,7 @@ impl Linker {
                 if self.shared.forbidden().is_some() => result,
             result = self.watch_for_resync() => result,
             result = proofs::keep(&self.shared, &self.directory) => result,
-            result = self.give_chunks(connection) => result,
+            result = self.serve_blob_chunks(connection) => result,
             never = async {
                 self.connector.on_connected(connection.clone()).await;
                 std::future::pending().await
@@ -367,9 +367,9 @@ impl Linker {
     }
 
     /// Serves streams on which the datastore requests chunks that it has lost.
-    async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
+    async fn serve_blob_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
         let server = self.shared.contents.as_ref().map(|contents| contents.server());
-        Ok(super::contents::give(server, connection).await?)
+        Ok(super::blobs::give(server, connection).await?)
     }
 
     /// Follows a log that continued without this member's last entries, if the reason is known. Returns whether it
@@ -382,7 +382,7 @@ impl Linker {
         welcome: &Welcome,
     ) -> Result<bool, LinkError> {
         let Some(mine) = mine else { return Ok(false) };
-        let reconciled = reconcile::run(self, connection, mine, lineage, welcome).await?;
+        let reconciled = rejoin::run(self, connection, mine, lineage, welcome).await?;
         if reconciled {
             self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
         }
@@ -390,8 +390,8 @@ impl Linker {
     }
 
     /// Stores why the log's generations started, in case the datastore loses its disk.
-    async fn learn_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
-        if let Err(error) = reconcile::learn(&self.directory, connection, welcome).await {
+    async fn fetch_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
+        if let Err(error) = rejoin::learn(&self.directory, connection, welcome).await {
             tracing::warn!(error, "failed to store the origins of the log's generations");
         }
         let (directory, log_id, lineage) = (self.directory.clone(), welcome.log_id, welcome.lineage.clone());
@@ -416,7 +416,7 @@ impl Linker {
     }
 
     /// Adopts the datastore's terms. They hold until it sends others, also across a restart without it.
-    async fn take_over_terms(&self, welcome: &Welcome) {
+    async fn adopt_terms(&self, welcome: &Welcome) {
         let terms = Terms::of(welcome);
         *self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = terms.limits();
         if self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).replace(terms.clone()).as_ref()
@@ -491,7 +491,7 @@ impl Linker {
                         link.head = link.head.max(heartbeat.head);
                         link.floor = heartbeat.floor;
                     });
-                    self.shared.outbox_mut().forget_passed(heartbeat.floor);
+                    self.shared.outbox_mut().drop_below(heartbeat.floor);
                     self.connector.on_heard();
                     heard.notify_one();
                 }
@@ -557,7 +557,7 @@ fn unread(error: WireError, mine: Option<&Position>) -> LinkError {
 }
 
 /// Decodes a block of frames, a large one off the async threads.
-async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<Run>), LinkError> {
+async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<EntryBatch>), LinkError> {
     if frames.len() < 64 << 10 {
         let runs = intake.handle_frames(frames)?;
         return Ok((intake, runs));

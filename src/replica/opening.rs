@@ -11,10 +11,10 @@ use crate::env::data_dir::DirectoryError;
 use crate::model::{Origin, OriginCounter};
 use crate::state::{self, StateError, StateMeta, StateStore};
 
-use super::directory::{Access, Directory, Home as _, Views, damaged_in};
+use super::directory::{Access, Directory, StateStorage as _, Views, damaged_in};
 use super::evidence;
 use super::handle::OpenError;
-use super::mark::Mark;
+use super::high_water_mark::Mark;
 use super::witnesses::Witnesses;
 
 /// Remedy that is appended to messages.

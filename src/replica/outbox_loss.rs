@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::env::data_dir::{PATIENCE, claim, claim_to_read, is_claimed};
 use crate::env::fs::Fs;
-use crate::env::real::RealFs;
+use crate::env::real_fs::RealFs;
 use crate::log::journal::{Journal, JournalError, witness_of};
 
 use super::handle::OpenError;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::txn::{decode_txn, encode_txn};
-use crate::env::real::RealFs;
+use crate::env::real_fs::RealFs;
+use crate::fault_injection::{self, Bug};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::position::shared_after;
 use crate::model::{LineageEntry, LogId, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-use crate::planted::{self, Bug};
-use crate::protocol::outbox::{Decided, Outbox, RejectedTxn};
+use crate::protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn};
 use crate::state::{StateError, StateMeta, StateStore};
 
 /// Record kinds of the journal; never reused.
@@ -184,7 +184,7 @@ impl Restoring {
     /// sequences of older rejections prove nothing.
     pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
         let noted = self.rejected.iter().filter(|(id, _)| self.txns.contains_key(*id)).map(|(_, (seq, _))| *seq);
-        let furthest = noted.max().filter(|seq| *seq != Seq::ZERO && !planted::is(Bug::RollbackUnnoticed))?;
+        let furthest = noted.max().filter(|seq| *seq != Seq::ZERO && !fault_injection::is(Bug::RollbackUnnoticed))?;
         let at = match found {
             None => "is lost".to_owned(),
             Some(found) if found.lineage.len() <= 1 && found.seq < furthest => format!("is at {}", found.seq),
@@ -217,7 +217,7 @@ impl Restoring {
         for origin in outbox.origins() {
             let Some(row) = state.origin(origin)? else { continue };
             for decided in outbox.handle_row(origin, &row) {
-                if let Decided::Rejected(id, ..) = decided
+                if let ResolvedTxn::Rejected(id, ..) = decided
                     && let Some(rejected) = outbox.rejected().get(&id)
                 {
                     to_note.push(rejected.clone());
@@ -250,7 +250,7 @@ impl Frame {
 
 /// Returns the record of the sequences that transactions have in the history of a state; `None` if there are none.
 pub(super) fn sequences(state: Option<&StateMeta>, sequences: Vec<(TxnId, Seq)>) -> Option<(u8, Vec<u8>)> {
-    let state = state.filter(|_| !sequences.is_empty() && !planted::is(Bug::SequencesForgotten))?;
+    let state = state.filter(|_| !sequences.is_empty() && !fault_injection::is(Bug::SequencesForgotten))?;
     let mut payload = to_bytes(&OF_SEQUENCES);
     payload.extend(to_bytes(&SequencesV1 { history: LogHistory::of(state), sequences }));
     Some((KIND_CLOSED, payload))

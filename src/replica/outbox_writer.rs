@@ -11,24 +11,24 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::SeenVersion;
-use crate::codec::content;
+use crate::codec::blob_manifest;
 use crate::env::{Clock, Entropy, wait};
+use crate::fault_injection::{self, Bug};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::limits::{HARD, LimitExceeded};
 use crate::model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Outbox, Overlaid, RejectedTxn, touched};
+use crate::protocol::outbox::{Outbox, OverlayRead, RejectedTxn, touched};
 use crate::protocol::sequencer::{is_contradicted, of_another_member};
 use crate::state::StateError;
 use crate::telemetry;
 
 use super::history::History;
+use super::outbox_quota::{self, OutboxQuota};
 use super::outbox_records::{KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, retry, to_bytes};
 use super::receipts::{Receipt, Receipts, Stage};
 use super::reverted::Reverted;
-use super::room::{self, Room};
-use super::shared::{Change, SharedRef, stop_process};
+use super::shared::{Change, ReplicaRef, stop_process};
 
 mod rewriting;
 
@@ -150,12 +150,12 @@ pub struct Draft {
     /// History in which its conditions were read; `None` for the one in which it is submitted.
     pub read_in: Option<History>,
     /// Share of the outbox that it may use.
-    pub room: Room,
+    pub room: OutboxQuota,
 }
 
 /// How a rejected transaction is submitted again.
 #[derive(Debug, Clone, Default)]
-pub struct Again {
+pub struct Resubmission {
     /// Versions that conditions on these objects require from now on.
     pub upon: Vec<SeenVersion>,
     /// History in which these versions were seen.
@@ -168,7 +168,7 @@ pub struct Again {
     pub with: Vec<Condition>,
 }
 
-impl Again {
+impl Resubmission {
     fn conditions(&self, old: &[Condition]) -> Vec<Condition> {
         let kept = old.iter().filter(|condition| !self.without.contains(condition));
         let more = self.with.iter().filter(|condition| !old.contains(condition) || self.without.contains(condition));
@@ -183,7 +183,7 @@ pub(super) enum Request {
     /// Sequences of committed transactions became known.
     Committed,
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
-    Retry(TxnId, Again, oneshot::Sender<Result<Receipt, SubmitError>>),
+    Retry(TxnId, Resubmission, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// Exchanges the outbox because the log continued without this history. All other requests wait until the
     /// steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
@@ -202,7 +202,7 @@ pub(super) enum Step {
 pub(super) const DEPTH_MAX: usize = 1 << 20;
 
 pub(super) struct OutboxWriter {
-    shared: SharedRef,
+    shared: ReplicaRef,
     journal: Journal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -226,7 +226,7 @@ struct Own {
 
 impl OutboxWriter {
     pub(super) fn new(
-        shared: SharedRef,
+        shared: ReplicaRef,
         journal: Journal,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
@@ -376,7 +376,7 @@ impl OutboxWriter {
         let recorded = self.add_sequences(&mut frames);
         if let Err(error) = self.write(&frames)? {
             self.forget(&accepted, &error);
-            if !planted::is(Bug::ForgetUnwritten) {
+            if !fault_injection::is(Bug::ForgetUnwritten) {
                 self.unwritten = noted;
             }
             let error = SubmitError::Disk(error.to_string());
@@ -427,7 +427,7 @@ impl OutboxWriter {
         tracing::error!(%error, "failed to write the outbox journal");
     }
 
-    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[RejectedV1], closed: Vec<Closed>) {
+    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Duplicate>, noted: &[RejectedV1], closed: Vec<Closed>) {
         for own in [&mut self.express, &mut self.bulk] {
             let noted =
                 noted.iter().filter(|note| Some(note.id.origin) == own.origin).map(|note| note.id.counter).max();
@@ -448,13 +448,13 @@ impl OutboxWriter {
                 }
                 changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
                 let receipt = self.shared.receipts.issue(txn.id);
-                telemetry::journey::submitted(txn.id);
+                telemetry::txn_trace::submitted(txn.id);
                 outbox.insert(txn);
                 replies.push(Reply::Accepted(receipt, reply));
             }
             replies.extend(twins.into_iter().map(|(id, reply)| Reply::Accepted(self.shared.receipts.issue(id), reply)));
         }
-        self.shared.note_outbox_change();
+        self.shared.notify_outbox_changed();
         for (collection, key) in changes {
             let _ = self.shared.changes.send(Change::Overlay { collection, key });
         }
@@ -467,7 +467,7 @@ impl OutboxWriter {
     }
 
     fn stage_within(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
-        room::check(&self.shared, &draft, staged)?;
+        outbox_quota::check(&self.shared, &draft, staged)?;
         self.stage(draft, staged)
     }
 
@@ -488,14 +488,14 @@ impl OutboxWriter {
         if depth >= DEPTH_MAX {
             return Err(SubmitError::Full { depth });
         }
-        let forbidden = self.shared.forbidden().filter(|_| !planted::is(Bug::ReaderWritesAccepted));
+        let forbidden = self.shared.forbidden().filter(|_| !fault_injection::is(Bug::ReaderWritesAccepted));
         if draft.id.is_none()
             && let Some(reason) = forbidden
         {
             return Err(SubmitError::Forbidden(reason));
         }
         let waits = |outbox: &Outbox| outbox.waits_for_bulk(&draft.ops, &draft.conditions);
-        let is_bulk = content::names_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
+        let is_bulk = blob_manifest::references_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
         let id = match draft.id {
             Some(id) => {
                 let other = self.shared.other_maker(id.origin)?;
@@ -523,7 +523,7 @@ impl OutboxWriter {
         };
         let own = if is_bulk { &self.bulk } else { &self.express };
         let settled = if draft.id.is_some() { draft.settled } else { own.settled };
-        let settled = if planted::is(Bug::SettledTooEarly) { id.counter } else { settled };
+        let settled = if fault_injection::is(Bug::SettledTooEarly) { id.counter } else { settled };
         let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
         let is_judged_here = draft.id.is_none() && !draft.is_judged_upstream;
         let histories = &self.shared.histories;
@@ -555,18 +555,18 @@ impl OutboxWriter {
         for condition in conditions {
             let (collection, key) = (condition.collection(), condition.key());
             let overlaid = match staged.look_up(collection, key) {
-                Overlaid::Untouched => self.shared.outbox().look_up(collection, key),
+                OverlayRead::Untouched => self.shared.outbox().look_up(collection, key),
                 overlaid => overlaid,
             };
-            let pending = overlaid != Overlaid::Untouched;
+            let pending = overlaid != OverlayRead::Untouched;
             if pending && matches!(condition, Condition::Version { .. }) && condition.since().is_none() {
                 self.precheck_upon_pending(condition, staged)?;
                 continue;
             }
             let version = match overlaid {
-                Overlaid::Put(_) => Some(Seq(u64::MAX)),
-                Overlaid::Deleted => None,
-                Overlaid::Untouched => self.shared.state().version(collection, key)?,
+                OverlayRead::Put(_) => Some(Seq(u64::MAX)),
+                OverlayRead::Deleted => None,
+                OverlayRead::Untouched => self.shared.state().version(collection, key)?,
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
@@ -658,7 +658,7 @@ impl OutboxWriter {
         if maker.is_some_and(|maker| is_contradicted(&maker, &given)) && !self.is_there(&given)? {
             return Ok(Receipts::decided(id, Stage::Rejected(row.last_seq, Reason::IdentityReused)));
         }
-        let stage = match row.rejection(id.counter).filter(|_| !planted::is(Bug::RejectedIsKnown)) {
+        let stage = match row.rejection(id.counter).filter(|_| !fault_injection::is(Bug::RejectedIsKnown)) {
             Some((seq, reason)) => Stage::Rejected(seq, reason.clone()),
             None => Stage::Acknowledged(row.last_seq),
         };
@@ -685,7 +685,7 @@ impl OutboxWriter {
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
 type Closed = (TxnId, oneshot::Sender<Result<(), SubmitError>>);
-type Twin = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
+type Duplicate = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
 
 enum Staged {
     New(Arc<Txn>),

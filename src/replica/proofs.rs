@@ -12,10 +12,10 @@ use crate::env::data_dir::replace_file;
 use crate::env::vital;
 use crate::model::Position;
 use crate::transport::wire;
-use crate::trust::{Proof, summed};
+use crate::trust::{Proof, checksummed_text};
 
 use super::link::{Connector, LinkError};
-use super::shared::{Shared, SharedRef};
+use super::shared::{ReplicaRef, ReplicaState};
 
 /// Shortest interval between two writes of the file.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const ARRIVES: Duration = Duration::from_secs(2);
 
 /// Contents of `proof`. A reader that needs only the signed position ignores the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct StoredProof {
     /// The last position that the datastore signed. The state may not have reached it.
     #[serde(flatten)]
     pub proof: Proof,
@@ -33,14 +33,15 @@ pub(super) struct Kept {
     pub reached: Option<Position>,
 }
 
-impl Kept {
+impl StoredProof {
     /// Writes the file to a member's directory, replacing an earlier one.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub(super) fn save(&self, directory: &Path) -> Result<(), String> {
         let text = serde_json::to_string(self).expect("invariant: it has no map with odd keys");
-        replace_file(&directory.join(Proof::FILE), summed::seal(&text).as_bytes()).map_err(|error| error.to_string())
+        replace_file(&directory.join(Proof::FILE), checksummed_text::seal(&text).as_bytes())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -48,20 +49,20 @@ impl Kept {
 ///
 /// # Errors
 /// Describes the problem with the file.
-pub(super) fn read(directory: &Path) -> Result<Option<Kept>, String> {
+pub(super) fn read(directory: &Path) -> Result<Option<StoredProof>, String> {
     let Some(proof) = Proof::load(directory)? else { return Ok(None) };
     let path = directory.join(Proof::FILE);
     let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let text = std::fs::read_to_string(&path).map_err(|error| problem(&error))?;
-    let kept: Kept =
-        serde_json::from_str(summed::open(&text).map_err(|error| problem(&error))?).map_err(|error| problem(&error))?;
-    Ok(Some(Kept { proof, ..kept }))
+    let kept: StoredProof = serde_json::from_str(checksummed_text::open(&text).map_err(|error| problem(&error))?)
+        .map_err(|error| problem(&error))?;
+    Ok(Some(StoredProof { proof, ..kept }))
 }
 
 /// Loads the file. One that cannot be read proves nothing, and is replaced by the next one.
-pub(super) fn open(directory: &Path, shared: &Shared) {
+pub(super) fn open(directory: &Path, shared: &ReplicaState) {
     match read(directory) {
-        Ok(Some(Kept { proof, reached })) => {
+        Ok(Some(StoredProof { proof, reached })) => {
             shared.proof.send_replace(Some(proof));
             shared.reached.send_replace(reached);
         }
@@ -72,14 +73,14 @@ pub(super) fn open(directory: &Path, shared: &Shared) {
     }
 }
 
-fn write(shared: &Shared, directory: &Path) -> Result<(), String> {
+fn write(shared: &ReplicaState, directory: &Path) -> Result<(), String> {
     let (proof, reached) = (shared.proof.borrow().clone(), *shared.reached.borrow());
     let Some(proof) = proof else { return Ok(()) };
-    Kept { proof, reached }.save(directory)
+    StoredProof { proof, reached }.save(directory)
 }
 
 /// Handles a signed position from the datastore.
-pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
+pub(super) fn take(shared: &ReplicaState, connector: &dyn Connector, body: &[u8]) {
     let proof = match Proof::from_bytes(body) {
         Ok(proof) => proof,
         Err(error) => return tracing::warn!(error, "received an invalid signed position from the datastore"),
@@ -98,7 +99,7 @@ pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
 }
 
 /// Writes each new signed position and mark to the file.
-pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::convert::Infallible, LinkError> {
+pub(super) async fn keep(shared: &ReplicaRef, directory: &Path) -> Result<std::convert::Infallible, LinkError> {
     let (mut proofs, mut reached) = (shared.proof.subscribe(), shared.reached.subscribe());
     // Marks may have been written before this connection.
     reached.mark_changed();
@@ -110,7 +111,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
         .map_err(|_| LinkError::Closing)?;
         proofs.mark_unchanged();
         reached.mark_unchanged();
-        let (shared, directory) = (SharedRef::clone(shared), PathBuf::from(directory));
+        let (shared, directory) = (ReplicaRef::clone(shared), PathBuf::from(directory));
         let saving = move || write(&shared, &directory);
         if let Ok(Err(error)) = vital::spawn_blocking(saving).await {
             tracing::warn!(error, "failed to store the last signed position; storing the next one");
@@ -120,7 +121,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
 }
 
 /// Writes the last signed position before the process exits.
-pub(super) fn save(shared: &Shared, directory: &Path) {
+pub(super) fn save(shared: &ReplicaState, directory: &Path) {
     if let Err(error) = write(shared, directory) {
         tracing::warn!(error, "failed to store the last signed position");
     }
@@ -128,7 +129,7 @@ pub(super) fn save(shared: &Shared, directory: &Path) {
 
 /// Shows the signed position to a datastore whose log contradicts this member: its own signature is a proof, regardless
 /// of who shows it. Returns after it has arrived, because the connection may be closed then.
-pub(super) async fn show(shared: &Shared, send: &mut quinn::SendStream) -> Result<(), LinkError> {
+pub(super) async fn show(shared: &ReplicaState, send: &mut quinn::SendStream) -> Result<(), LinkError> {
     let proof = shared.proof.borrow().clone();
     if let Some(proof) = proof {
         wire::send_raw(send, Kind::Proof, proof.to_text().as_bytes()).await?;

@@ -11,10 +11,10 @@ use crate::model::Txn;
 use crate::protocol::push::{self, Next, Pusher};
 use crate::transport::wire::{self, WireError};
 
-use super::contents::{Contents, Delivery};
+use super::blobs::{Blobs, Delivery};
 use super::link::LinkError;
 use super::outbox_writer;
-use super::shared::SharedRef;
+use super::shared::ReplicaRef;
 
 /// Bytes collected before a write.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -38,7 +38,7 @@ impl Window {
 
 /// Pushes until the connection ends.
 pub(super) async fn run(
-    shared: &SharedRef,
+    shared: &ReplicaRef,
     outbox: &mpsc::Sender<outbox_writer::Request>,
     connection: &quinn::Connection,
 ) -> Result<std::convert::Infallible, LinkError> {
@@ -57,7 +57,7 @@ pub(super) async fn run(
     }
 }
 
-async fn push_all(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window) -> Result<String, LinkError> {
+async fn push_all(shared: &ReplicaRef, send: &mut quinn::SendStream, window: &Window) -> Result<String, LinkError> {
     let mut changed = shared.outbox_changed.subscribe();
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     let mut body = Vec::new();
@@ -85,7 +85,7 @@ async fn push_all(shared: &SharedRef, send: &mut quinn::SendStream, window: &Win
 
 /// Sends the chunks of the transactions that wait at the gate, one transaction after the other, for as long as the
 /// stream lasts.
-async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
+async fn open_gates(shared: &ReplicaRef) -> Result<String, LinkError> {
     let mut changed = shared.outbox_changed.subscribe();
     loop {
         changed.borrow_and_update();
@@ -94,7 +94,7 @@ async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
             Some(txn) => {
                 open_gate(shared, &txn).await;
                 // The pusher checks the gate again.
-                shared.note_outbox_change();
+                shared.notify_outbox_changed();
             }
             None => changed.changed().await.map_err(|_| LinkError::Closing)?,
         }
@@ -102,9 +102,9 @@ async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
 }
 
 /// Sends the chunks that a transaction references, for as long as the connection lasts.
-async fn open_gate(shared: &SharedRef, txn: &Txn) {
+async fn open_gate(shared: &ReplicaRef, txn: &Txn) {
     let Some(inner) = shared.contents.clone() else { return shared.gate().handle_sent(txn.id) };
-    let contents = Contents { inner, shared: Arc::clone(shared) };
+    let contents = Blobs { inner, shared: Arc::clone(shared) };
     loop {
         match contents.deliver(txn).await {
             Ok(Delivery::Complete) => return shared.gate().handle_sent(txn.id),
@@ -122,7 +122,7 @@ async fn open_gate(shared: &SharedRef, txn: &Txn) {
 }
 
 async fn hear(
-    shared: &SharedRef,
+    shared: &ReplicaRef,
     outbox: &mpsc::Sender<outbox_writer::Request>,
     receive: &mut quinn::RecvStream,
     window: &Window,

@@ -15,14 +15,14 @@ use crate::env::data_dir::{DirectoryError, io_error, replace_file};
 use crate::env::fs::parent_dir;
 use crate::env::{Clock, SystemClock, vital};
 use crate::model::{Position, Reason, Txn};
-use crate::trust::summed;
+use crate::trust::checksummed_text;
 
+use super::conflict_archive::{Change, Set, Written};
 use super::link::LinkError;
+use super::local_txns;
 use super::outbox_writer::Request;
-use super::own;
-use super::quarantine::{Change, Set, Written};
 use super::role;
-use super::shared::{Shared, SharedRef};
+use super::shared::{ReplicaRef, ReplicaState};
 
 const VERSION: u32 = 1;
 const FILE: &str = "refused";
@@ -53,7 +53,7 @@ impl Refusal {
     pub(super) fn load(directory: &Path) -> Option<Refusal> {
         let path = directory.join(FILE);
         let parse = |text: &str| -> Result<Refusal, String> {
-            serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
+            serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())
         };
         let read = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
@@ -64,7 +64,7 @@ impl Refusal {
 
     fn save(&self, directory: &Path) -> Result<(), DirectoryError> {
         let text = serde_json::to_string(self).expect("invariant: a refusal has text keys only");
-        replace_file(&directory.join(FILE), summed::seal(&text).as_bytes())
+        replace_file(&directory.join(FILE), checksummed_text::seal(&text).as_bytes())
     }
 
     /// Saves the refusal. If that fails, for example because the disk is full, an empty file stands for it, which needs
@@ -107,7 +107,7 @@ impl Refusal {
 
 /// Handles refusals of a replica.
 pub(super) struct Refusals<'a> {
-    pub shared: &'a SharedRef,
+    pub shared: &'a ReplicaRef,
     pub outbox: &'a mpsc::Sender<Request>,
     pub directory: &'a Path,
 }
@@ -125,7 +125,7 @@ impl Refusals<'_> {
             }
             self.shared.set_refusal(Some(refusal.clone()));
             let (directory, to_store) = (self.directory.to_owned(), refusal.clone());
-            let stored = off_thread(move || to_store.store(&directory)).await;
+            let stored = run_blocking(move || to_store.store(&directory)).await;
             if let Err(error) = &stored {
                 tracing::error!(error, "failed to store the datastore's refusal; will retry");
             }
@@ -146,7 +146,7 @@ impl Refusals<'_> {
         self.archive_pending().await.map_err(LinkError::Resync)?;
         let directory = self.directory.to_owned();
         let removing = move || Refusal::remove(&directory).map_err(|error| error.to_string());
-        off_thread(removing).await.map_err(LinkError::Resync)?;
+        run_blocking(removing).await.map_err(LinkError::Resync)?;
         self.shared.set_refusal(None);
         tracing::warn!(
             "datastore accepts this member again; see `gravwell-logctl quarantine list` for archived changes"
@@ -162,7 +162,7 @@ impl Refusals<'_> {
                 return Ok(());
             }
             let (shared, directory, archived) = (Arc::clone(self.shared), self.directory.to_owned(), pending.clone());
-            let written = off_thread(move || archive(&shared, &directory, &archived)).await?;
+            let written = run_blocking(move || archive(&shared, &directory, &archived)).await?;
             let reason = Reason::Forbidden { message: role::revoked() };
             let to_note: Vec<_> = pending.iter().flat_map(|txn| self.shared.refuse(Some(txn.id), &reason)).collect();
             tracing::warn!(
@@ -176,7 +176,7 @@ impl Refusals<'_> {
     }
 }
 
-fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Written, String> {
+fn archive(shared: &ReplicaState, directory: &Path, pending: &[Arc<Txn>]) -> Result<Written, String> {
     let state = shared.state();
     let at = |position: Position| (position.log_id, position.generation, position.seq, position.digest);
     let (log_id, generation, seq, digest) = shared.position().map(at).unwrap_or_default();
@@ -186,7 +186,7 @@ fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Wr
     let set =
         Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore, deletions_after, revoked_ms };
     let mut file = set.create(directory).map_err(|error| error.to_string())?;
-    for ((collection, key), value) in own::values(pending) {
+    for ((collection, key), value) in local_txns::values(pending) {
         let there = state.version(&collection, &key).map_err(|error| error.to_string())?;
         let there = Some(there.unwrap_or_default());
         let change = Change { seq: None, time_ms: None, collection, key, value, there, is_seen: false };
@@ -195,7 +195,9 @@ fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Wr
     file.finish().map_err(|error| error.to_string())
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     vital::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 

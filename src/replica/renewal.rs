@@ -14,11 +14,11 @@ use crate::codec::message::{Kind, Open};
 use crate::env::{Clock, SystemClock};
 use crate::model::ids::hex_bytes;
 use crate::peer::Peers;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::transport::wire;
-use crate::trust::{Escrow, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
+use crate::trust::{CaBackup, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
 
-use super::ask;
+use super::request;
 use super::service::MemberConnector;
 
 /// Interval at which a connected member checks the age of its certificate.
@@ -28,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Reason of the health for a CA backup that was set aside.
 const SET_ASIDE: &str = "the stored CA backup could not be read, and may have been the latest one; it is kept in";
 
-static UNREADABLE: Seldom = Seldom::new();
+static UNREADABLE: LogRateLimit = LogRateLimit::new();
 
 /// Most exchanges until everything is up to date: the member learns the roots, reports them, renews, and reports that.
 const EXCHANGES_MAX: usize = 4;
@@ -71,8 +71,8 @@ impl MemberConnector {
             let before = Identity::load(&self.data_dir).map_err(text)?;
             let mut is_due = self.is_old(&before).map_err(text)?;
             let mut has_news = false;
-            match self.ask_roots(connection, &before).await {
-                Ok(told) => (has_news, is_due) = self.take_roots(&told, is_due)?,
+            match self.request_roots(connection, &before).await {
+                Ok(told) => (has_news, is_due) = self.adopt_roots(&told, is_due)?,
                 // Datastores of earlier versions have one CA and do not list it.
                 Err(error) => tracing::debug!(error, "failed to fetch the list of trusted CAs"),
             }
@@ -98,7 +98,7 @@ impl MemberConnector {
         identity.needs_renewal(SystemClock.now_ms())
     }
 
-    async fn ask_roots(&self, connection: &quinn::Connection, identity: &Identity) -> Result<RootsInfo, String> {
+    async fn request_roots(&self, connection: &quinn::Connection, identity: &Identity) -> Result<RootsInfo, String> {
         let known = identity.roots().map_err(text)?.iter().map(|root| print_of(root)).collect();
         let certificate = print_of(&identity.certificate().map_err(text)?);
         let told = one(connection, &Request::Roots { known, certificate }).await?;
@@ -106,12 +106,12 @@ impl MemberConnector {
     }
 
     /// Adopts the roots. Returns whether other CAs are trusted than before, and whether to renew the certificate.
-    fn take_roots(&self, told: &RootsInfo, is_due: bool) -> Result<(bool, bool), String> {
+    fn adopt_roots(&self, told: &RootsInfo, is_due: bool) -> Result<(bool, bool), String> {
         let decode = |text: &str| STANDARD.decode(text).map_err(|error| error.to_string());
         let link = |root: &RootInfo| Ok(Link { root: decode(&root.certificate)?, word: decode(&root.word)? });
         let links: Vec<Link> = told.roots.iter().map(link).collect::<Result<_, String>>()?;
         let mut identity = Identity::load(&self.data_dir).map_err(text)?;
-        let has_news = identity.take_roots(&links).map_err(text)?;
+        let has_news = identity.adopt_roots(&links).map_err(text)?;
         if has_news {
             tracing::info!(roots = identity.roots().map_err(text)?.len(), "trusted CAs changed");
             self.use_identity()?;
@@ -157,12 +157,12 @@ impl MemberConnector {
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let (path, earlier) = (Identity::escrow(&self.data_dir), Identity::earlier_escrow(&self.data_dir));
         let kept = self.kept_escrow()?;
-        let last = Escrow::load(&earlier).ok();
+        let last = CaBackup::load(&earlier).ok();
         let known = last.as_ref().or(kept.as_ref()).map(|escrow| escrow.known().to_owned());
         let seen = kept.as_ref().and_then(|kept| kept.mark.clone());
         let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known, seen }).await?;
         let Some(EscrowInfo { text: Some(text), continues, .. }) = info else { return Ok(false) };
-        let given = Escrow::from_text(&text)?;
+        let given = CaBackup::from_text(&text)?;
         if kept.as_ref().map_or(Ok(false), |kept| self.is_later(kept, &given))? {
             tracing::warn!("datastore sent an older CA backup than the stored one; keeping the stored one");
             given.save(&earlier).map_err(|error| error.to_string())?;
@@ -184,8 +184,8 @@ impl MemberConnector {
     ///
     /// # Errors
     /// If it cannot be determined what is stored. Nothing may replace it then.
-    fn kept_escrow(&self) -> Result<Option<Escrow>, String> {
-        let (kept, problem) = match Escrow::load(&Identity::escrow(&self.data_dir)) {
+    fn kept_escrow(&self) -> Result<Option<CaBackup>, String> {
+        let (kept, problem) = match CaBackup::load(&Identity::escrow(&self.data_dir)) {
             Ok(kept) => (Ok(Some(kept)), None),
             Err(TrustError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => (Ok(None), None),
             Err(error @ TrustError::Damaged { .. }) => match Identity::set_escrow_aside(&self.data_dir) {
@@ -220,7 +220,7 @@ impl MemberConnector {
     /// # Errors
     /// Describes the failure.
     pub(super) async fn show_mark(&self, connection: &quinn::Connection) -> Result<(), String> {
-        let kept = Escrow::load(&Identity::escrow(&self.data_dir)).map_err(text)?;
+        let kept = CaBackup::load(&Identity::escrow(&self.data_dir)).map_err(text)?;
         let (known, seen) = (Some(kept.known().to_owned()), kept.mark);
         one::<EscrowInfo>(connection, &Request::Escrow { known, seen }).await.map(drop)
     }
@@ -230,8 +230,8 @@ impl MemberConnector {
     ///
     /// # Errors
     /// If the trusted CAs cannot be read.
-    fn is_later(&self, kept: &Escrow, given: &Escrow) -> Result<bool, String> {
-        let count = |escrow: &Escrow| escrow.mark.as_ref().map(|signed| signed.mark.count);
+    fn is_later(&self, kept: &CaBackup, given: &CaBackup) -> Result<bool, String> {
+        let count = |escrow: &CaBackup| escrow.mark.as_ref().map(|signed| signed.mark.count);
         let roots = Identity::load(&self.data_dir).and_then(|identity| identity.roots()).map_err(text)?;
         let is_trusted = roots.iter().any(|root| print_of(root) == kept.authority);
         let (Some(kept), Some(given)) = (count(kept), count(given)) else { return Ok(false) };
@@ -241,7 +241,7 @@ impl MemberConnector {
 
 /// Returns the first item of the answer to a request.
 async fn one<T: DeserializeOwned>(connection: &quinn::Connection, request: &Request) -> Result<Option<T>, String> {
-    let reply = ask::ask(connection, request).await.map_err(|error| error.to_string())?;
+    let reply = request::ask(connection, request).await.map_err(|error| error.to_string())?;
     Ok(reply.items.first().and_then(|item| serde_json::from_slice(item).ok()))
 }
 
@@ -261,7 +261,7 @@ mod tests {
         let trust = temp.path().join("trust");
         let authority = Authority::open_or_create(&trust, NOW).expect("authority");
         let mut register = Registry::open_or_begin(&temp.path().join("other"), NOW).expect("register");
-        let escrow = Escrow::seal(&trust, &authority, &mut register, NOW).expect("seals");
+        let escrow = CaBackup::seal(&trust, &authority, &mut register, NOW).expect("seals");
         escrow.save(&path).expect("saves");
         assert_eq!(connector.kept_escrow(), Ok(Some(escrow.clone())));
         // Without the trusted CAs it is unknown which one is later.

@@ -16,8 +16,8 @@ pub use crate::transport::state_stream::{Loading, Piece};
 
 use super::applier::{self, Descent, SwapError};
 use super::directory;
-use super::link::{LinkError, Linker};
-use super::{leaving, reconcile, role};
+use super::link::{LinkDriver, LinkError};
+use super::{leaving, rejoin, role};
 
 impl From<ReceiveError> for LinkError {
     fn from(error: ReceiveError) -> Self {
@@ -33,7 +33,11 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
 }
 
 /// Fetches a snapshot over `connection`, on which the datastore sent `welcome`, and makes it the replica's state.
-pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), LinkError> {
+pub(super) async fn fetch(
+    linker: &LinkDriver,
+    connection: &quinn::Connection,
+    welcome: &Welcome,
+) -> Result<(), LinkError> {
     if linker.shared.disk.is_full() {
         return Err(LinkError::Resync(super::disk::FULL.into()));
     }
@@ -41,11 +45,11 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welco
     let fetched = async {
         let state = fetch_into(linker, connection, welcome, &side).await?;
         if leaving::lacks_what_was_lost(&linker.shared, &state).map_err(failed)? {
-            return reconcile::leave_lost(linker, connection, state, &side).await;
+            return rejoin::leave_lost(linker, connection, state, &side).await;
         }
         match swap(linker, state.clone(), side.clone()).await? {
             None => Ok(()),
-            Some(fork) => reconcile::leave(linker, connection, state, &side, fork).await,
+            Some(fork) => rejoin::leave(linker, connection, state, &side, fork).await,
         }
     };
     ended(linker, &side, fetched.await).await
@@ -53,7 +57,7 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welco
 
 /// Creates a directory for a state. The directory of a fetch during which the connection was given up is removed first,
 /// so that any number of those leave at most one directory.
-pub(super) async fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
+pub(super) async fn side(linker: &LinkDriver) -> Result<PathBuf, LinkError> {
     let left = linker.fetching.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(left) = left {
         // The applier may be about to make it the current state.
@@ -68,7 +72,7 @@ pub(super) async fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
 }
 
 /// Cleans up after fetching a state into `side`, which is removed if that failed. Returns the result of the fetch.
-pub(super) async fn ended<T>(linker: &Linker, side: &Path, fetched: Result<T, LinkError>) -> Result<T, LinkError> {
+pub(super) async fn ended<T>(linker: &LinkDriver, side: &Path, fetched: Result<T, LinkError>) -> Result<T, LinkError> {
     if fetched.is_err() {
         remove(linker, side).await;
     }
@@ -77,7 +81,7 @@ pub(super) async fn ended<T>(linker: &Linker, side: &Path, fetched: Result<T, Li
 }
 
 /// Removes a state that did not become the current one. Leftovers are removed at the next start at the latest.
-async fn remove(linker: &Linker, side: &Path) {
+async fn remove(linker: &LinkDriver, side: &Path) {
     if !directory::may_open(&linker.directory, side) {
         let _ = tokio::fs::remove_dir_all(side).await;
     }
@@ -85,7 +89,7 @@ async fn remove(linker: &Linker, side: &Path) {
 
 /// Fetches the datastore's state into `side`.
 pub(super) async fn fetch_into(
-    linker: &Linker,
+    linker: &LinkDriver,
     connection: &quinn::Connection,
     welcome: &Welcome,
     side: &Path,
@@ -98,7 +102,7 @@ pub(super) async fn fetch_into(
 }
 
 /// Makes a fetched state the current one. Returns the fork if it does not continue the history of the present one.
-async fn swap(linker: &Linker, state: StateStore, side: PathBuf) -> Result<Option<Fork>, LinkError> {
+async fn swap(linker: &LinkDriver, state: StateStore, side: PathBuf) -> Result<Option<Fork>, LinkError> {
     let (reply, swapped) = oneshot::channel();
     let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
     linker.hand_over(applier::Request::Swap(state, side, Descent::Required, reply)).await?;

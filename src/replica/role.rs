@@ -14,7 +14,7 @@ use crate::trust::Role;
 
 use super::link::LinkError;
 use super::outbox_writer::Request;
-use super::shared::{Shared, SharedRef};
+use super::shared::{ReplicaRef, ReplicaState};
 
 /// Returns why a member of this role may not write; `None` if it may.
 pub(super) fn forbidden(role: &str) -> Option<String> {
@@ -37,7 +37,7 @@ pub(super) fn revoked() -> String {
 
 /// Moves all pending transactions to the rejected list, once the state has reached `head` and whenever more arrive.
 pub(super) async fn refuse_pending(
-    shared: &SharedRef,
+    shared: &ReplicaRef,
     outbox: &mpsc::Sender<Request>,
     head: Seq,
 ) -> Result<Infallible, LinkError> {
@@ -52,7 +52,7 @@ pub(super) async fn refuse_pending(
 }
 
 /// Moves all pending transactions to the rejected list.
-pub(super) async fn refuse_now(shared: &Shared, outbox: &mpsc::Sender<Request>) {
+pub(super) async fn refuse_now(shared: &ReplicaState, outbox: &mpsc::Sender<Request>) {
     let Some(reason) = shared.forbidden() else { return };
     let to_note = shared.refuse(None, &reason);
     if !to_note.is_empty() {

@@ -330,7 +330,7 @@ impl Service {
         let replica = tokio::task::spawn_blocking(move || Replica::open(&path, opening))
             .await
             .map_err(|error| ServiceError::Io { what: "opening", source: std::io::Error::other(error) })??;
-        data_dir::close_to_others(data_dir).map_err(OpenError::Directory)?;
+        data_dir::restrict_to_owner(data_dir).map_err(OpenError::Directory)?;
         let socket = local::listen(data_dir).map_err(|source| ServiceError::Io { what: "the local socket", source })?;
         let mut peers = None;
         if Identity::exists(data_dir) {
@@ -428,7 +428,7 @@ mod tests {
     async fn p14_each_part_that_ends_is_named() {
         let temp = tempfile::tempdir().expect("temp dir");
         let options = ReplicaOptions {
-            contents: Some(crate::replica::contents::ContentsOptions::default()),
+            contents: Some(crate::replica::blobs::BlobOptions::default()),
             ..ReplicaOptions::default()
         };
         let service = Service::start(temp.path(), Vec::new(), options, PeerListening::Apart).await.expect("starts");

@@ -8,23 +8,23 @@ use tokio::sync::{broadcast, watch};
 
 use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
-use crate::codec::reports::reportable;
-use crate::env::watch::Watch;
+use crate::codec::report_limits::reportable;
+use crate::env::supervisor::Supervisor;
+use crate::fault_injection::{self, Bug};
 use crate::model::{
     Collection, Entry, Generation, Key, Limits, MemberName, Origin, OriginCounter, Position, Reason, Seq, TxnId,
     Verdict,
 };
-use crate::planted::{self, Bug};
+use crate::protocol::blob_gate::BlobGate;
 use crate::protocol::fatal::Fatal;
-use crate::protocol::gate::Gate;
-use crate::protocol::outbox::{Decided, Outbox, RejectedTxn, touched};
-use crate::protocol::push::Heard;
+use crate::protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn, touched};
+use crate::protocol::push::PushReply;
 use crate::state::{StateError, StateMeta, StateStore};
 use crate::telemetry::{self, output};
 use crate::trust::Proof;
 
 use super::Connector;
-use super::contents;
+use super::blobs;
 use super::disk::{self, Disk};
 use super::history::Histories;
 use super::opening::Lost;
@@ -71,7 +71,7 @@ pub enum Change {
 
 /// Status of the connection to the datastore.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Link {
+pub(super) struct LinkStatus {
     pub connected: bool,
     pub address: String,
     pub verdict: Option<Verdict>,
@@ -91,7 +91,7 @@ pub(super) struct Link {
     pub behind: Option<(Seq, Instant)>,
 }
 
-impl Link {
+impl LinkStatus {
     pub(super) fn disconnect(&mut self) {
         if self.connected {
             self.lost_at = Some(Instant::now());
@@ -119,10 +119,10 @@ const NOT_MADE_UP: &str = "the datastore lacks entries that this replica had dur
                            newest data directory, or recover it from the most recent member";
 
 /// Shared state of one replica.
-pub(super) struct Shared {
+pub(super) struct ReplicaState {
     state: RwLock<StateStore>,
     outbox: RwLock<Outbox>,
-    link: Mutex<Link>,
+    link: Mutex<LinkStatus>,
     problem: Mutex<String>,
     /// Loss of the state, if any; cleared once the state has caught up with the datastore.
     lost: Mutex<Option<Lost>>,
@@ -170,21 +170,21 @@ pub(super) struct Shared {
     /// Set when the state differs from the datastore's, so that a snapshot must be fetched.
     resync_asked: AtomicBool,
     /// The blobs that are kept here; `None` if none are.
-    pub contents: Option<Arc<contents::Inner>>,
-    gate: Mutex<Gate>,
+    pub contents: Option<Arc<blobs::BlobKeeper>>,
+    gate: Mutex<BlobGate>,
     silence_ms: AtomicU64,
     /// Watches the replica's tasks and threads.
-    pub watch: Watch,
+    pub watch: Supervisor,
     pub started: Instant,
 }
 
-impl Shared {
-    pub(super) fn new(state: StateStore, outbox: Outbox, contents: Option<Arc<contents::Inner>>) -> Shared {
-        let gate = Mutex::new(Gate::new(contents.is_some()));
+impl ReplicaState {
+    pub(super) fn new(state: StateStore, outbox: Outbox, contents: Option<Arc<blobs::BlobKeeper>>) -> ReplicaState {
+        let gate = Mutex::new(BlobGate::new(contents.is_some()));
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
         let outbox_changed = watch::channel(0).0;
         wake_by_damage(&state, &outbox_changed);
-        Shared {
+        ReplicaState {
             state: RwLock::new(state),
             outbox: RwLock::new(outbox),
             link: Mutex::default(),
@@ -209,7 +209,7 @@ impl Shared {
             exchanging: Arc::default(),
             applied: watch::channel(seq).0,
             // A process that was killed may have applied entries in memory only. The applier persists the state first.
-            durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
+            durable: watch::channel(if fault_injection::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
             outbox_changed,
             changes: broadcast::channel(16 << 10).0,
             entries: broadcast::channel(64).0,
@@ -218,13 +218,13 @@ impl Shared {
             contents,
             gate,
             silence_ms: AtomicU64::new(0),
-            watch: Watch::default(),
+            watch: Supervisor::default(),
             started: Instant::now(),
         }
     }
 
     /// Sets the disk that the replica is on.
-    pub(super) fn on(mut self, disk: Disk) -> Shared {
+    pub(super) fn on(mut self, disk: Disk) -> ReplicaState {
         self.disk = disk;
         self
     }
@@ -265,19 +265,19 @@ impl Shared {
     }
 
     /// Decides which transactions may be pushed.
-    pub(super) fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
+    pub(super) fn gate(&self) -> std::sync::MutexGuard<'_, BlobGate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn note_outbox_change(&self) {
+    pub(super) fn notify_outbox_changed(&self) {
         self.outbox_changed.send_modify(|number| *number += 1);
     }
 
-    pub(super) fn link(&self) -> Link {
+    pub(super) fn link(&self) -> LinkStatus {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn update_link(&self, update: impl FnOnce(&mut Link)) {
+    pub(super) fn update_link(&self, update: impl FnOnce(&mut LinkStatus)) {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         update(&mut link);
         let (applied, now) = (*self.applied.borrow(), Instant::now());
@@ -305,7 +305,7 @@ impl Shared {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(found) = lost.as_mut() else { return };
         let is_found = found.is_made_up(meta.as_deref()) && (is_level || found.mark.is_some());
-        if is_found || planted::is(Bug::LossForgottenEarly) {
+        if is_found || fault_injection::is(Bug::LossForgottenEarly) {
             tracing::info!(%seq, "caught up with the datastore; the state is complete again");
             *lost = None;
         } else if is_level && !found.message.ends_with(NOT_MADE_UP) {
@@ -340,7 +340,7 @@ impl Shared {
 
     /// Returns whether the process has to stop, so that nothing more is accepted.
     pub(super) fn has_failed(&self) -> bool {
-        let is_lost = |contents: &Arc<contents::Inner>| contents.store.health().is_err();
+        let is_lost = |contents: &Arc<blobs::BlobKeeper>| contents.store.health().is_err();
         self.watch.has_failed() || self.contents.as_ref().is_some_and(is_lost)
     }
 
@@ -435,7 +435,7 @@ impl Shared {
     /// Returns whether the state lacks values that this member may read, or has values withheld from it.
     pub(super) fn is_redacted_wrongly(&self, welcome: &Welcome) -> bool {
         let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != role::is_redacted(welcome));
-        is_wrong && !planted::is(Bug::RoleChangeKeepsState)
+        is_wrong && !fault_injection::is(Bug::RoleChangeKeepsState)
     }
 
     pub(super) fn set_lost(&self, lost: Option<Lost>) {
@@ -454,7 +454,7 @@ impl Shared {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.into();
     }
 
-    pub(super) fn want_resync(&self, why: String) {
+    pub(super) fn request_resync(&self, why: String) {
         self.set_problem(why);
         self.resync_asked.store(true, Ordering::Release);
         self.outbox_changed.send_modify(|number| *number += 1);
@@ -524,15 +524,15 @@ impl Shared {
     }
 
     /// Resolves the receipts of decided transactions. Returns the rejections, to be written to the journal.
-    pub(super) fn settle(&self, decided: Vec<Decided>) -> Vec<RejectedTxn> {
+    pub(super) fn settle(&self, decided: Vec<ResolvedTxn>) -> Vec<RejectedTxn> {
         if decided.is_empty() {
             return Vec::new();
         }
         let mut to_note = Vec::new();
         for decided in decided {
             match decided {
-                Decided::Committed(id, seq) => self.receipts.settle(id, Stage::Acknowledged(seq)),
-                Decided::Rejected(id, seq, reason) => {
+                ResolvedTxn::Committed(id, seq) => self.receipts.settle(id, Stage::Acknowledged(seq)),
+                ResolvedTxn::Rejected(id, seq, reason) => {
                     telemetry::metrics::rejections(&reason);
                     let found: Option<RejectedTxn> = self.outbox().rejected().get(&id).cloned();
                     for (collection, key) in found.iter().flat_map(|rejected| touched(&rejected.txn)) {
@@ -544,20 +544,20 @@ impl Shared {
                 }
             }
         }
-        self.note_outbox_change();
+        self.notify_outbox_changed();
         to_note
     }
 
     /// Resolves pending transactions by the origin rows of a state. Returns the rejections, to be written to
     /// the journal.
-    pub(super) fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
+    pub(super) fn resolve_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
         let origins: Vec<Origin> = self.outbox().origins();
         let mut decided = Vec::new();
         for origin in origins {
             match state.origin(origin) {
                 Ok(Some(row)) => decided.extend(self.outbox_mut().handle_row(origin, &row)),
                 Ok(None) => {}
-                Err(error) => self.want_resync(format!("{error}; fetching the state again")),
+                Err(error) => self.request_resync(format!("{error}; fetching the state again")),
             }
         }
         self.settle(decided)
@@ -569,7 +569,7 @@ impl Shared {
             let mut outbox = self.outbox_mut();
             let ids: Vec<TxnId> = match id {
                 Some(id) => vec![id],
-                None if planted::is(Bug::ReaderWriteStays) => Vec::new(),
+                None if fault_injection::is(Bug::ReaderWriteStays) => Vec::new(),
                 None => outbox.pending().map(|txn| txn.id).collect(),
             };
             ids.into_iter().filter_map(|id| outbox.refuse(id, reason.clone())).collect()
@@ -585,7 +585,7 @@ impl Shared {
         };
         let fault = || self.membership_problem().filter(|(_, is_fault)| *is_fault).map(|(what, _)| what);
         let problem = Some(self.problem()).filter(|problem| !problem.is_empty()).or_else(fault).unwrap_or_default();
-        let applied = if planted::is(Bug::ReportUndurable) { *self.applied.borrow() } else { applied };
+        let applied = if fault_injection::is(Bug::ReportUndurable) { *self.applied.borrow() } else { applied };
         Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then(|| reportable(&problem)) }
     }
 
@@ -606,26 +606,26 @@ impl Shared {
 
     /// Handles the answer to a push. Returns the reason to pause, if any. Rejections to be written to the journal are
     /// added to `to_note`.
-    pub(super) fn handle_answer(&self, heard: Heard, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
-        if let Heard::Acknowledged(id, _) | Heard::Decided(id) | Heard::Refused(id, _) = &heard {
+    pub(super) fn handle_answer(&self, heard: PushReply, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
+        if let PushReply::Acknowledged(id, _) | PushReply::Decided(id) | PushReply::Refused(id, _) = &heard {
             self.gate().handle_decided(id.origin, id.counter);
         }
         match heard {
-            Heard::Refused(id, reason) => {
+            PushReply::Refused(id, reason) => {
                 to_note.extend(self.refuse(Some(id), &reason));
                 None
             }
-            Heard::Acknowledged(id, seq) => {
+            PushReply::Acknowledged(id, seq) => {
                 self.receipts.settle(id, Stage::Acknowledged(seq));
-                if planted::is(Bug::ForgetOnAnswer) {
+                if fault_injection::is(Bug::ForgetOnAnswer) {
                     self.outbox_mut().forget_up_to(id);
                 }
                 None
             }
-            Heard::Decided(_) => None,
-            Heard::Pause(reason) => Some(reason),
-            Heard::Gap(id, expected) => Some(self.handle_gap(id, expected)),
-            Heard::ChunksMissing(id, reason) => {
+            PushReply::Decided(_) => None,
+            PushReply::Pause(reason) => Some(reason),
+            PushReply::Gap(id, expected) => Some(self.handle_gap(id, expected)),
+            PushReply::ChunksMissing(id, reason) => {
                 self.gate().handle_missing(id);
                 Some(reason)
             }
@@ -643,7 +643,7 @@ fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
 }
 
 /// Stops the process: continuing could lose accepted transactions or show wrong data. Nothing more is accepted.
-pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
+pub(super) fn stop_process(shared: &ReplicaState, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because accepted transactions could be lost");
     output::exit(70);
@@ -656,4 +656,4 @@ pub(super) fn part_panicked(name: &'static str) -> ! {
 }
 
 /// Handle to the shared state.
-pub(super) type SharedRef = Arc<Shared>;
+pub(super) type ReplicaRef = Arc<ReplicaState>;

@@ -13,22 +13,22 @@ use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
 use crate::model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Kept, Outbox, Overlaid, RejectedTxn};
+use crate::protocol::outbox::{Outbox, OverlayRead, RejectedTxn, RetainedTxn};
 use crate::protocol::push::{Next, Pusher};
 use crate::protocol::session::{NextStep, judge};
-use crate::protocol::tail::Run;
+use crate::protocol::tail::EntryBatch;
 use crate::state::{Fork, StateStore};
 
 use super::applier::{self, Applier, Descent};
-use super::directory::Home;
+use super::conflict_archive::Set;
+use super::directory::StateStorage;
 use super::history::History;
 use super::leaving;
 use super::opening::{self, Lost};
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
-use super::quarantine::Set;
 use super::receipts::Receipt;
-use super::shared::{Shared, SharedRef};
+use super::shared::{ReplicaRef, ReplicaState};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 
@@ -40,8 +40,8 @@ pub use super::role::is_redacted;
 pub type Submitted = Result<Receipt, SubmitError>;
 
 /// A replica driven by hand, see the module documentation.
-pub struct Stepped {
-    shared: SharedRef,
+pub struct SteppedReplica {
+    shared: ReplicaRef,
     writer: OutboxWriter,
     applier: Applier,
     notes: mpsc::Receiver<outbox_writer::Request>,
@@ -52,7 +52,7 @@ pub struct Stepped {
     prepared: Option<Outbox>,
 }
 
-impl Stepped {
+impl SteppedReplica {
     /// Checks that a state is sound, so that it may be shown to users.
     ///
     /// # Errors
@@ -69,14 +69,14 @@ impl Stepped {
         state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
         journal: (Journal, Vec<(u8, Vec<u8>)>),
-        home: Box<dyn Home>,
+        home: Box<dyn StateStorage>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-    ) -> Result<Stepped, String> {
-        Stepped::open_with(Outbox::default, state, fresh, journal, home, clock, entropy)
+    ) -> Result<SteppedReplica, String> {
+        SteppedReplica::open_with(Outbox::default, state, fresh, journal, home, clock, entropy)
     }
 
-    /// Like [`Stepped::open`], with another kind of outbox, such as [`Outbox::keeping`].
+    /// Like [`SteppedReplica::open`], with another kind of outbox, such as [`Outbox::keeping`].
     ///
     /// # Errors
     /// If the journal has a record that cannot be read.
@@ -85,10 +85,10 @@ impl Stepped {
         mut state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
         (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),
-        mut home: Box<dyn Home>,
+        mut home: Box<dyn StateStorage>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-    ) -> Result<Stepped, String> {
+    ) -> Result<SteppedReplica, String> {
         let mark = home.mark();
         let witnesses = home.witnesses(mark.as_ref().ok().and_then(Option::as_ref));
         let unknown = opening::unknown(&mark, &witnesses).map(opening::doubted);
@@ -122,7 +122,7 @@ impl Stepped {
         };
         let is_unsure = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
         let outbox = if is_unsure { outbox.doubted() } else { outbox };
-        let shared = Arc::new(Shared::new(state, outbox, None));
+        let shared = Arc::new(ReplicaState::new(state, outbox, None));
         shared.set_lost(lost);
         *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = witnesses.terms();
         shared.reached.send_replace(witnesses.reached());
@@ -137,7 +137,7 @@ impl Stepped {
             Some(place) => applier.at(place, 0),
             None => applier,
         };
-        Ok(Stepped { shared, writer, applier, notes, forks: 0, refusals: sender, entropy, prepared: None })
+        Ok(SteppedReplica { shared, writer, applier, notes, forks: 0, refusals: sender, entropy, prepared: None })
     }
 
     /// Submits drafts as one group.
@@ -180,7 +180,7 @@ impl Stepped {
     /// If the process must stop.
     pub fn retry_upon(&mut self, id: TxnId, seen: Vec<SeenVersion>, seen_in: History) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        let again = outbox_writer::Again { upon: seen, seen_in, ..Default::default() };
+        let again = outbox_writer::Resubmission { upon: seen, seen_in, ..Default::default() };
         self.writer.handle(vec![outbox_writer::Request::Retry(id, again, reply)])?;
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
@@ -257,7 +257,7 @@ impl Stepped {
     ///
     /// # Errors
     /// If the process must stop.
-    pub fn apply(&mut self, run: Run) -> Result<(), Fatal> {
+    pub fn apply(&mut self, run: EntryBatch) -> Result<(), Fatal> {
         self.applier.handle(applier::Request::Run(run))
     }
 
@@ -321,7 +321,7 @@ impl Stepped {
         self.leave_for(state, set).map(Some)
     }
 
-    /// Like [`Stepped::leave`], for a state that was rejected as a fork of the present one.
+    /// Like [`SteppedReplica::leave`], for a state that was rejected as a fork of the present one.
     ///
     /// # Errors
     /// If a state cannot be read.
@@ -330,7 +330,7 @@ impl Stepped {
         self.leave_for(state, set)
     }
 
-    /// Like [`Stepped::leave`], for a state that lacks transactions decided before the present one was lost; `None` if
+    /// Like [`SteppedReplica::leave`], for a state that lacks transactions decided before the present one was lost; `None` if
     /// it lacks none.
     ///
     /// # Errors
@@ -398,7 +398,7 @@ impl Stepped {
     /// Third step: the fetched state replaces the present one.
     ///
     /// # Errors
-    /// Outer: the process must stop. Inner: nothing has changed, so call [`Stepped::take_back`].
+    /// Outer: the process must stop. Inner: nothing has changed, so call [`SteppedReplica::take_back`].
     pub fn swap_left(&mut self, exchange: &Exchange, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
         self.exchange_state(exchange.state().clone(), path, Descent::Archived)
     }
@@ -432,8 +432,8 @@ impl Stepped {
 
     /// Drops transactions that need not be kept: every member within retention has durably applied everything up
     /// to `floor`.
-    pub fn forget_passed(&self, floor: Seq) {
-        self.shared.outbox_mut().forget_passed(floor);
+    pub fn drop_below(&self, floor: Seq) {
+        self.shared.outbox_mut().drop_below(floor);
     }
 
     /// Returns the committed transactions that would be pushed again.
@@ -445,7 +445,7 @@ impl Stepped {
     /// Returns the kept committed transactions, each with its sequence if that is known exactly.
     #[must_use]
     pub fn sequences(&self) -> Vec<(TxnId, Option<Seq>)> {
-        let exact = |kept: &Kept| (kept.txn.id, kept.learnt.is_exact().then_some(kept.seq));
+        let exact = |kept: &RetainedTxn| (kept.txn.id, kept.learnt.is_exact().then_some(kept.seq));
         self.shared.outbox().kept().map(exact).collect()
     }
 
@@ -458,7 +458,7 @@ impl Stepped {
     /// Returns whether a pending transaction writes an object.
     #[must_use]
     pub fn is_pending(&self, collection: &Collection, key: &Key) -> bool {
-        self.shared.outbox().look_up(collection, key) != Overlaid::Untouched
+        self.shared.outbox().look_up(collection, key) != OverlayRead::Untouched
     }
 
     /// Makes applied entries durable, and writes the mark.

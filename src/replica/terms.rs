@@ -12,7 +12,7 @@ use crate::codec::message::Welcome;
 use crate::env::data_dir::{DirectoryError, replace_file};
 use crate::model::limits::HARD;
 use crate::model::{Generation, Limits, LogId};
-use crate::trust::summed;
+use crate::trust::checksummed_text;
 
 const VERSION: u32 = 1;
 const FILE: &str = "terms";
@@ -95,7 +95,7 @@ impl Terms {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(&error)),
         };
-        let body = summed::open(&text).map_err(|error| failed(&error))?;
+        let body = checksummed_text::open(&text).map_err(|error| failed(&error))?;
         let terms: Terms = serde_json::from_str(body).map_err(|error| failed(&error))?;
         match terms.version {
             VERSION => Ok(Some(terms)),
@@ -109,7 +109,7 @@ impl Terms {
     /// If the operating system returns an error; the former terms are kept then.
     pub fn save(&self, directory: &Path) -> Result<(), DirectoryError> {
         let text = serde_json::to_string(self).expect("invariant: terms have text keys only");
-        replace_file(&directory.join(FILE), summed::seal(&text).as_bytes())
+        replace_file(&directory.join(FILE), checksummed_text::seal(&text).as_bytes())
     }
 }
 

@@ -5,12 +5,12 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use crate::model::{Collection, Key, Seq, TxnId};
-use crate::protocol::outbox::Overlaid;
+use crate::protocol::outbox::OverlayRead;
 use crate::state::StateError;
 
 use super::handle::Replica;
 use super::history::History;
-use super::shared::Shared;
+use super::shared::ReplicaState;
 
 /// Error of a read. A corrupt state is fetched again automatically.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Replica {
     }
 }
 
-impl Shared {
+impl ReplicaState {
     /// Returns one object, own pending transactions included.
     ///
     /// # Errors
@@ -63,9 +63,9 @@ impl Shared {
             (outbox.look_up(collection, key), outbox.last_writer(collection, key))
         };
         match overlaid {
-            Overlaid::Put(value) => Ok(Some(of_outbox(value, writer, read_in))),
-            Overlaid::Deleted => Ok(None),
-            Overlaid::Untouched => Ok(self.state().get(collection, key)?.map(|object| of_state(object, read_in))),
+            OverlayRead::Put(value) => Ok(Some(of_outbox(value, writer, read_in))),
+            OverlayRead::Deleted => Ok(None),
+            OverlayRead::Untouched => Ok(self.state().get(collection, key)?.map(|object| of_state(object, read_in))),
         }
     }
 
@@ -110,8 +110,8 @@ impl Shared {
         let snapshot = self.state().snapshot()?;
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
         let shown = |(writer, key, overlaid)| match overlaid {
-            Overlaid::Put(value) => Some((key, of_outbox(value, writer, read_in))),
-            Overlaid::Deleted | Overlaid::Untouched => None,
+            OverlayRead::Put(value) => Some((key, of_outbox(value, writer, read_in))),
+            OverlayRead::Deleted | OverlayRead::Untouched => None,
         };
         for row in snapshot.scan(collection, prefix, from) {
             let (key, object) = row?;

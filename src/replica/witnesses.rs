@@ -11,13 +11,13 @@
 
 use std::path::Path;
 
+use crate::fault_injection::{self, Bug};
 use crate::model::Position;
-use crate::planted::{self, Bug};
 use crate::state::StateMeta;
 use crate::trust::{Identity, KeptRoster, Proof};
 
 use super::directory::{self, Directory};
-use super::mark::Mark;
+use super::high_water_mark::Mark;
 use super::proofs;
 use super::terms::Terms;
 
@@ -73,7 +73,7 @@ impl Witnesses {
     /// Describes how the state at `found` (`None` if there is none) falls short of the former one; `None` if nothing
     /// shows a loss.
     pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
-        if planted::is(Bug::RollbackUnnoticed) || planted::is(Bug::WitnessesNotAsked) {
+        if fault_injection::is(Bug::RollbackUnnoticed) || fault_injection::is(Bug::WitnessesNotAsked) {
             return None;
         }
         // A state is in place before `current` names it, so a missing one did exist, even if it was never filled.

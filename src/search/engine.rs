@@ -8,7 +8,7 @@ use super::filter::Runner;
 use super::query::{Query, Stage};
 use super::results::{Summary, Writer};
 use super::searches::Lease;
-use super::source::{self, Range, Sources, Words};
+use super::source::{self, Range, Sources, Terms};
 use super::stages::{self, Failure, Rows};
 
 /// Maximum time until rows become visible to readers, while more arrive.
@@ -60,7 +60,7 @@ pub struct Outcome {
 
 fn chain(job: Job) -> Result<(Rows, Writer, Lease), Failure> {
     let Job { query, sources, range, control, runner, writer, room, .. } = job;
-    let words = Words::new(&query.words).map_err(Failure::Broken)?;
+    let words = Terms::new(&query.words).map_err(Failure::Broken)?;
     let mut rows = source::merged(sources, range, &words, &control);
     let mut stages = query.stages.into_iter().peekable();
     while let Some(stage) = stages.next() {

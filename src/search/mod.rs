@@ -7,7 +7,7 @@
 //! [`searches`] manages the searches that run here and the results kept here, and publishes both through the log. Nothing
 //! here depends on HTTP.
 
-pub mod conditions;
+pub mod client_filters;
 pub mod control;
 pub mod engine;
 pub mod filter;

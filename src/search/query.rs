@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 
 /// Maximum length of a query, in bytes.
 pub const QUERY_BYTES_MAX: usize = 16 << 10;
@@ -95,9 +95,9 @@ pub struct Query {
     /// Tags to search.
     pub tags: Vec<Tag>,
     /// Start of the time range, inclusive, if the query sets one.
-    pub since: Option<Moment>,
+    pub since: Option<Timestamp>,
     /// End of the time range, exclusive, if the query sets one.
-    pub until: Option<Moment>,
+    pub until: Option<Timestamp>,
     /// Terms, in the order of the query.
     pub words: Vec<Word>,
     /// Stages, in order.
@@ -138,7 +138,7 @@ impl Query {
 ///
 /// # Errors
 /// Returns the column of the error and how to fix it.
-pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
+pub fn parse(text: &str, now: Timestamp) -> Result<Query, QueryError> {
     if text.len() > QUERY_BYTES_MAX {
         return Err(QueryError::at(text, 0, format!("a query may have at most {QUERY_BYTES_MAX} bytes")));
     }
@@ -264,7 +264,7 @@ fn tokens(text: &str, range: std::ops::Range<usize>) -> Vec<Token> {
     found
 }
 
-fn read_head(text: &str, range: std::ops::Range<usize>, now: Moment, query: &mut Query) -> Result<(), QueryError> {
+fn read_head(text: &str, range: std::ops::Range<usize>, now: Timestamp, query: &mut Query) -> Result<(), QueryError> {
     for token in tokens(text, range) {
         let wrong = |message: String| QueryError::at(text, token.at, message);
         let pair = token.text.split_once('=').filter(|_| !token.is_quoted && !token.is_excluded);
@@ -313,17 +313,17 @@ fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<()
 ///
 /// # Errors
 /// Returns a message that lists the accepted forms.
-pub fn read_time(text: &str, now: Moment) -> Result<Moment, String> {
+pub fn read_time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let wrong = || format!("{text:?} is not a time; use now, -90s, -15m, -1h, -7d, 2026-01-31 or 2026-01-31T12:00:00Z");
     if text == "now" {
         return Ok(now);
     }
     if let Some(span) = text.strip_prefix('-') {
         let ns = read_span(span).ok_or_else(wrong)?;
-        return Ok(Moment::from_ns(now.ns().saturating_sub(ns)));
+        return Ok(Timestamp::from_ns(now.ns().saturating_sub(ns)));
     }
     let is_day = text.len() == 10;
-    let parsed = if is_day { Moment::parse(&format!("{text}T00:00:00Z")) } else { Moment::parse(text) };
+    let parsed = if is_day { Timestamp::parse(&format!("{text}T00:00:00Z")) } else { Timestamp::parse(text) };
     parsed.ok_or_else(wrong)
 }
 
@@ -432,8 +432,8 @@ fn fields(words: &[&str]) -> Option<Vec<Field>> {
 mod tests {
     use super::*;
 
-    fn now() -> Moment {
-        Moment::parse("2026-01-31T12:00:00Z").expect("a time")
+    fn now() -> Timestamp {
+        Timestamp::parse("2026-01-31T12:00:00Z").expect("a time")
     }
 
     fn field(text: &str) -> Field {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_and_jqs_are_told_apart() {
+    fn built_in_and_jq_stages_are_distinguished() {
         let stages = |text: &str| parse(&format!("tag=a | {text}"), now()).expect(text).stages;
         let is_filter = |text: &str| matches!(stages(text)[..], [Stage::Filter { .. }]);
         for jq in [

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::pick::{Fields, Picked};
 use super::results::{Results, ResultsError};
 use super::row::Row;
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 
 /// Maximum number of columns found by scanning all rows, and maximum total length of their names in bytes.
 const COLUMNS_MAX: usize = 500;
@@ -370,7 +370,7 @@ impl Rendering {
             }
             Format::Json => {
                 out.extend_from_slice(if self.is_first { b"[\n" } else { b",\n" });
-                let (time, tag) = (Moment::from_ns(row.time).text(), Value::from(self.tag(row)));
+                let (time, tag) = (Timestamp::from_ns(row.time).text(), Value::from(self.tag(row)));
                 out.extend_from_slice(format!("{{\"TS\":\"{time}\",\"Tag\":{tag},\"Data\":").as_bytes());
                 out.extend_from_slice(&row.data);
                 out.push(b'}');
@@ -378,7 +378,7 @@ impl Rendering {
             Format::Csv | Format::RawCsv => {
                 let own = match self.about.columns {
                     Some(_) => Vec::new(),
-                    None => vec![Moment::from_ns(row.time).text(), self.tag(row).to_owned()],
+                    None => vec![Timestamp::from_ns(row.time).text(), self.tag(row).to_owned()],
                 };
                 let cells = own.into_iter().chain(self.columns.cells(row)).map(Cow::Owned);
                 csv_line(cells, self.format, out);

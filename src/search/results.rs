@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, Row};
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 
 const MAGIC: &[u8; 8] = b"gwresult";
 const VERSION: u32 = 1;
@@ -80,11 +80,11 @@ pub struct About {
     /// Columns, if the query defines them.
     pub columns: Option<Vec<String>>,
     /// Start of the time range, inclusive.
-    pub since: Moment,
+    pub since: Timestamp,
     /// End of the time range, exclusive.
-    pub until: Moment,
+    pub until: Timestamp,
     /// Time at which it started.
-    pub started: Moment,
+    pub started: Timestamp,
     /// Name chosen by the user.
     #[serde(default)]
     pub name: String,

@@ -10,10 +10,10 @@ use std::collections::hash_map::Entry as Slot;
 use super::engine::{Batch, Engine, Slice};
 use super::error::StateError;
 use super::withheld::{self, WithheldObject};
-use super::{makers, meta, objects, origins};
+use super::{authors, meta, objects, origins};
+use crate::fault_injection::{self, Bug};
 use crate::model::digest::CollectionSum;
 use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Withheld};
-use crate::planted::{self, Bug};
 
 /// The changed rows, and the sums of the affected collections.
 pub(super) struct Changes {
@@ -73,7 +73,7 @@ pub(super) fn stage(state: Whole<'_>, entries: &[Entry], with_origins: bool) -> 
     }
     if with_origins {
         changes.origins(state.engine, entries)?;
-        makers::stage(state.engine, entries, &mut changes.batch)?;
+        authors::stage(state.engine, entries, &mut changes.batch)?;
     }
     Ok(changes)
 }
@@ -111,7 +111,7 @@ impl Changes {
             return Ok(());
         }
         self.touch(collection, state.digests);
-        let kept = planted::is(Bug::DigestWithoutDelete) && last.word.is_delete();
+        let kept = fault_injection::is(Bug::DigestWithoutDelete) && last.word.is_delete();
         if let Some(old) = old.as_ref().filter(|_| !kept) {
             self.sums.remove_object(collection, key, old.version, old.value());
         }

@@ -5,7 +5,7 @@
 
 use super::engine::Slice;
 use super::error::StateError;
-use crate::planted::{self, Bug};
+use crate::fault_injection::{self, Bug};
 
 /// Tables with their number on disk; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(crate) fn open<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a 
     if format != FORMAT {
         return Err(table.damaged(key, format!("format {format} is unknown to this program")));
     }
-    if u32::from_le_bytes(sum) != checksum(key, contents) && !planted::is(Bug::IgnoreChecksum) {
+    if u32::from_le_bytes(sum) != checksum(key, contents) && !fault_injection::is(Bug::IgnoreChecksum) {
         return Err(table.damaged(key, "the checksum does not match"));
     }
     Ok(contents)

@@ -4,10 +4,10 @@
 //! and has to be discarded.
 
 use super::apply;
+use super::authors;
 use super::deletions;
 use super::engine::{Batch, Slice};
 use super::error::StateError;
-use super::makers;
 use super::meta::StateMeta;
 use super::objects::{self, Object};
 use super::origins;
@@ -112,7 +112,7 @@ impl Loader {
     /// # Errors
     /// If the store cannot be written.
     pub fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), StateError> {
-        let (key, row) = makers::row(origin, maker);
+        let (key, row) = authors::row(origin, maker);
         self.push(key, row)
     }
 
@@ -157,7 +157,7 @@ impl Loader {
         let mut deleted = Changed::new();
         entries.iter().for_each(|entry| self.deletions.take(entry, &mut deleted));
         deletions::push(&mut batch, deleted);
-        makers::of_base(entries, &mut batch);
+        authors::of_base(entries, &mut batch);
         self.store.engine().write(batch)?;
         changes.merge_into(&mut self.digests);
         Ok(())

@@ -18,25 +18,25 @@
 //! are newer than the position; one keyspace is flushed as a whole.
 
 mod aborts;
-mod absent;
 mod apply;
+mod authors;
 mod base;
 mod deletions;
 pub mod descent;
 pub mod engine;
 mod envelope;
 mod error;
-mod fjall;
-mod journal;
+mod fjall_engine;
+mod fjall_journal;
 mod loader;
-mod makers;
-mod memory;
+mod memory_engine;
 pub mod meta;
 pub mod objects;
 pub mod origins;
 pub mod rebuild;
 mod snapshot;
 pub mod store;
+mod unavailable_engine;
 mod view;
 mod withheld;
 

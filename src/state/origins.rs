@@ -204,7 +204,7 @@ impl IntoIterator for OriginTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::makers;
+    use super::super::authors;
     use super::*;
     use crate::codec::frame::CHAIN_START;
     use crate::codec::payload::encode_entry;
@@ -231,7 +231,7 @@ mod tests {
             let entry = Entry { seq, time_ms: 1_800_000_000_000, member, body: EntryBody::Commit(txn) };
             let mut record = Vec::new();
             encode_entry(&entry, &CHAIN_START, 0, 0, &mut record).expect("encodes");
-            (row + makers::key(origin).len() + maker, record.len())
+            (row + authors::key(origin).len() + maker, record.len())
         };
         let (state, log) = cost("web-1.example.net", 40_000, 0);
         assert!(state <= 100 && log <= 120, "{state} bytes in the state, {log} in the log");

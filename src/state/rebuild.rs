@@ -5,9 +5,9 @@ use super::loader::Target;
 use super::meta::StateMeta;
 use super::origins::OriginTable;
 use super::store::StateStore;
+use crate::fault_injection::{self, Bug};
 use crate::model::position::{Chain, Divergence, shared_after};
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
-use crate::planted::{self, Bug};
 
 const BATCH_ENTRIES_MAX: usize = 4096;
 /// Approximate maximum size in bytes of a batch.
@@ -105,7 +105,7 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
         meta if meta.log_id != log.log_id => loss(LossReason::OtherLog),
         meta if meta.generation > log.generation => loss(LossReason::LaterGeneration),
         meta if shared_to.is_some_and(|shared_to| meta.seq > shared_to) => rebuild(RebuildReason::GivenUp),
-        meta if meta.seq > log.head && planted::is(Bug::IndexAheadIsRebuilt) => rebuild(RebuildReason::GivenUp),
+        meta if meta.seq > log.head && fault_injection::is(Bug::IndexAheadIsRebuilt) => rebuild(RebuildReason::GivenUp),
         meta if meta.seq > log.head => loss(LossReason::Ahead),
         meta if meta.seq < log.horizon => rebuild(RebuildReason::BelowHorizon),
         meta if (log.chain_at)(meta.seq) != Some(meta.chain) => loss(LossReason::OtherHistory),

@@ -3,11 +3,11 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::authors;
 use super::deletions;
 use super::engine::{End, EngineSnapshot, Row, Slice, prefix_end};
 use super::envelope::Table;
 use super::error::StateError;
-use super::makers;
 use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
@@ -134,13 +134,13 @@ impl StateSnapshot {
     /// # Errors
     /// If its row cannot be read.
     pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
-        let row_key = makers::key(origin);
-        self.view.get(&row_key)?.map(|row| makers::decode(&row_key, &row)).transpose()
+        let row_key = authors::key(origin);
+        self.view.get(&row_key)?.map(|row| authors::decode(&row_key, &row)).transpose()
     }
 
     /// Returns the author of the transactions of each origin, as far as known.
     pub fn makers(&self) -> impl Iterator<Item = Result<(Origin, Maker), StateError>> + Send + use<> {
-        self.rows(range_of(Table::Makers), makers::decode_named)
+        self.rows(range_of(Table::Makers), authors::decode_named)
     }
 
     /// Returns the recent deletions, and the sequence after which they are complete.

@@ -5,27 +5,27 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::absent::Absent;
 use super::apply;
+use super::authors;
 use super::deletions;
 use super::engine::{Engine, Slice};
 use super::error::StateError;
-use super::fjall::FjallEngine;
+use super::fjall_engine::FjallEngine;
 use super::loader::Loader;
-use super::makers;
-use super::memory::MemoryEngine;
+use super::memory_engine::MemoryEngine;
 use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins;
 use super::snapshot::StateSnapshot;
+use super::unavailable_engine::UnavailableEngine;
 use super::withheld::{self, WithheldObject};
 use crate::env::damage::DamageRecord;
+use crate::fault_injection::{self, Bug};
 use crate::model::deletions::{Changed, Deleted, Deletions};
 use crate::model::position::Chain;
 use crate::model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Position, Seq,
 };
-use crate::planted::{self, Bug};
 
 /// A state; clones are handles of the same state.
 #[derive(Clone)]
@@ -127,7 +127,7 @@ impl StateStore {
     /// write fails with `reason`.
     #[must_use]
     pub fn stand_in(&self, reason: StateError) -> StateStore {
-        let (engine, meta) = (Box::new(Absent(reason)), Mutex::new(self.meta()));
+        let (engine, meta) = (Box::new(UnavailableEngine(reason)), Mutex::new(self.meta()));
         StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta, damage: self.0.damage.clone() }))
     }
 
@@ -300,11 +300,11 @@ impl StateStore {
         let mut deleted = Changed::new();
         entries.iter().for_each(|entry| deletions.take(entry, &mut deleted));
         deletions::push(&mut batch, deleted);
-        if planted::is(Bug::PositionApart) {
+        if fault_injection::is(Bug::PositionApart) {
             self.0.engine.write(std::mem::take(&mut batch))?;
         }
         meta::push_position(&mut batch, &place, origins, deletions.summary());
-        if planted::is(Bug::SplitTransaction) && batch.len() > 1 {
+        if fault_injection::is(Bug::SplitTransaction) && batch.len() > 1 {
             let rest = batch.split_off(1);
             self.0.engine.write(std::mem::replace(&mut batch, rest))?;
         }
@@ -370,7 +370,7 @@ impl StateStore {
     /// # Errors
     /// If its row cannot be read.
     pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
-        self.row(&makers::key(origin), |row_key, row| makers::decode(row_key, &row))
+        self.row(&authors::key(origin), |row_key, row| authors::decode(row_key, &row))
     }
 
     /// Returns a consistent view of the current state. It prevents the removal of old rows, so it should be short-lived.

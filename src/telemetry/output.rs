@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_and_what_finds_no_room_is_counted() {
+    fn writers_never_wait_for_a_reader_and_dropped_lines_are_counted() {
         let ((turn, turns), (written, lines)) = (mpsc::channel(), mpsc::channel());
         let output = Output::start(Sink(turns, written));
         let line = vec![b'x'; QUEUE_BYTES_MAX / 4];

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::chunks::manifest::{INDEX_FORMAT, INDEX_MAGIC};
 use crate::chunks::{ChunkError, ChunkStore, Part, decode_index};
-use crate::codec::chunks::{Lacking, NAMES_MAX};
+use crate::codec::chunks::{MissingChunks, NAMES_MAX};
 use crate::codec::error::DecodeError;
 use crate::model::ChunkId;
 
@@ -36,7 +36,7 @@ pub enum ListError {
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Missing chunks.
-    pub lacking: Lacking,
+    pub lacking: MissingChunks,
     /// Error of a malformed index, whose list of chunks can never be determined.
     pub malformed: Option<ListError>,
     /// Error that leaves unknown whether chunks are missing.
@@ -76,16 +76,16 @@ pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Par
 /// checked too. The grace period of chunks that are stored is restarted.
 #[must_use]
 pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
-    lacking_of(store, ids, are_indexes, |ids| store.missing(ids))
+    missing_of(store, ids, are_indexes, |ids| store.missing(ids))
 }
 
 /// Like [`lacking`], for a member that will reference none of them: grace periods are unchanged.
 #[must_use]
-pub fn lacking_unrenewed(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
-    lacking_of(store, ids, are_indexes, |ids| store.absent(ids))
+pub fn missing_without_renewal(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
+    missing_of(store, ids, are_indexes, |ids| store.absent(ids))
 }
 
-fn lacking_of(
+fn missing_of(
     store: &ChunkStore,
     ids: &[ChunkId],
     are_indexes: bool,
@@ -94,7 +94,7 @@ fn lacking_of(
     // Each id is checked once.
     let mut named = HashSet::new();
     let ids: Vec<ChunkId> = ids.iter().filter(|id| named.insert(**id)).copied().collect();
-    let mut checked = Checked { lacking: Lacking { ids: missing(&ids), more: false }, ..Checked::default() };
+    let mut checked = Checked { lacking: MissingChunks { ids: missing(&ids), more: false }, ..Checked::default() };
     if are_indexes {
         // A missing index may list further missing chunks.
         checked.lacking.more = !checked.lacking.ids.is_empty();

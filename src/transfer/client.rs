@@ -6,12 +6,14 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::chunks::{ChunkError, ChunkStore};
-use crate::codec::chunks::{Asked, BODY_BYTES_MAX, Kept, Lacking, Sent, Want, Wanted, decode_chunk};
+use crate::codec::chunks::{
+    BODY_BYTES_MAX, ChunkData, ChunkRequest, MissingChunks, MissingQuery, RequestedChunk, StoredChunks, decode_chunk,
+};
 use crate::codec::message::{self, BadMessage, Kind, Refused};
 use crate::model::ChunkId;
 use crate::transport::wire::{self, WireError};
 
-use super::Limiter;
+use super::RateLimiter;
 use super::resolve;
 use super::serve::{Arrived, blocking};
 
@@ -42,7 +44,7 @@ pub struct ChunkStream {
     send: quinn::SendStream,
     receive: quinn::RecvStream,
     store: ChunkStore,
-    limiter: Limiter,
+    limiter: RateLimiter,
     /// Guard that must live as long as the stream.
     _kept: Box<dyn std::any::Any + Send>,
 }
@@ -53,7 +55,7 @@ impl ChunkStream {
         send: quinn::SendStream,
         receive: quinn::RecvStream,
         store: ChunkStore,
-        limiter: Limiter,
+        limiter: RateLimiter,
         kept: impl Send + 'static,
     ) -> ChunkStream {
         let _ = send.set_priority(PRIORITY);
@@ -74,12 +76,12 @@ impl ChunkStream {
     ///
     /// # Errors
     /// If the stream breaks.
-    pub async fn ask(&mut self, ids: &[ChunkId], are_indexes: bool) -> Result<Lacking, TransferError> {
-        let asked = Asked { ids: ids.to_vec(), are_indexes };
-        wire::send(&mut self.send, Kind::ChunksAsked, &asked).await?;
+    pub async fn ask(&mut self, ids: &[ChunkId], are_indexes: bool) -> Result<MissingChunks, TransferError> {
+        let asked = MissingQuery { ids: ids.to_vec(), are_indexes };
+        wire::send(&mut self.send, Kind::ChunksQuery, &asked).await?;
         match self.hear().await? {
-            (kind @ Kind::ChunksLacking, body) => Ok(message::decode(kind, &body).map_err(WireError::from)?),
-            (found, _) => Err(unexpected("ChunksLacking", found)),
+            (kind @ Kind::ChunksMissing, body) => Ok(message::decode(kind, &body).map_err(WireError::from)?),
+            (found, _) => Err(unexpected("ChunksMissing", found)),
         }
     }
 
@@ -88,20 +90,20 @@ impl ChunkStream {
     ///
     /// # Errors
     /// If the stream breaks, the other side cannot store them, or the local store fails.
-    pub async fn send(&mut self, chunks: Vec<Want>) -> Result<Vec<ChunkId>, TransferError> {
+    pub async fn send(&mut self, chunks: Vec<RequestedChunk>) -> Result<Vec<ChunkId>, TransferError> {
         let mut lost = Vec::new();
         self.send_each(chunks, &mut lost).await?;
         let refused = self.settle().await?;
         if !refused.is_empty() {
-            let whole = refused.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
+            let whole = refused.into_iter().map(|id| RequestedChunk { id, bases: Vec::new() }).collect();
             self.send_each(whole, &mut lost).await?;
             self.settle().await?;
         }
         Ok(lost)
     }
 
-    async fn send_each(&mut self, chunks: Vec<Want>, lost: &mut Vec<ChunkId>) -> Result<(), TransferError> {
-        for Want { id, bases } in chunks {
+    async fn send_each(&mut self, chunks: Vec<RequestedChunk>, lost: &mut Vec<ChunkId>) -> Result<(), TransferError> {
+        for RequestedChunk { id, bases } in chunks {
             let store = self.store.clone();
             match blocking(move || resolve::outgoing(&store, id, &bases)).await?? {
                 Some(sent) => self.send_one(&sent).await?,
@@ -111,7 +113,7 @@ impl ChunkStream {
         Ok(())
     }
 
-    async fn send_one(&mut self, sent: &Sent) -> Result<(), TransferError> {
+    async fn send_one(&mut self, sent: &ChunkData) -> Result<(), TransferError> {
         let mut message = resolve::released(sent, &self.limiter).await;
         let written = timeout(PATIENCE, self.send.write_all_chunks(&mut message)).await;
         match written {
@@ -126,11 +128,11 @@ impl ChunkStream {
     async fn settle(&mut self) -> Result<Vec<ChunkId>, TransferError> {
         wire::send(&mut self.send, Kind::ChunksSent, &()).await?;
         match self.hear().await? {
-            (kind @ Kind::ChunksKept, body) => {
-                let Kept { refused } = message::decode(kind, &body).map_err(WireError::from)?;
+            (kind @ Kind::ChunksStored, body) => {
+                let StoredChunks { refused } = message::decode(kind, &body).map_err(WireError::from)?;
                 Ok(refused)
             }
-            (found, _) => Err(unexpected("ChunksKept", found)),
+            (found, _) => Err(unexpected("ChunksStored", found)),
         }
     }
 
@@ -139,11 +141,11 @@ impl ChunkStream {
     ///
     /// # Errors
     /// If the stream breaks, a chunk does not match its id, or the local store fails.
-    pub async fn fetch(&mut self, chunks: Vec<Want>, is_urgent: bool) -> Result<Vec<ChunkId>, TransferError> {
+    pub async fn fetch(&mut self, chunks: Vec<RequestedChunk>, is_urgent: bool) -> Result<Vec<ChunkId>, TransferError> {
         let mut absent = Vec::new();
         let unresolved = self.fetch_each(chunks, is_urgent, &mut absent).await?;
         if !unresolved.is_empty() {
-            let whole = unresolved.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
+            let whole = unresolved.into_iter().map(|id| RequestedChunk { id, bases: Vec::new() }).collect();
             self.fetch_each(whole, is_urgent, &mut absent).await?;
         }
         Ok(absent)
@@ -151,20 +153,20 @@ impl ChunkStream {
 
     async fn fetch_each(
         &mut self,
-        chunks: Vec<Want>,
+        chunks: Vec<RequestedChunk>,
         is_urgent: bool,
         absent: &mut Vec<ChunkId>,
     ) -> Result<Vec<ChunkId>, TransferError> {
         let ids: Vec<ChunkId> = chunks.iter().map(|want| want.id).collect();
-        wire::send(&mut self.send, Kind::ChunksWanted, &Wanted { is_urgent, chunks }).await?;
+        wire::send(&mut self.send, Kind::ChunksRequest, &ChunkRequest { is_urgent, chunks }).await?;
         let mut arrived = Arrived::default();
-        let heard = self.hear_each(ids, absent, &mut arrived).await;
+        let heard = self.receive_each(ids, absent, &mut arrived).await;
         // Chunks that arrived before the stream broke need not be sent again.
         arrived.keep(&self.store).await?;
         heard.map(|()| arrived.unresolved)
     }
 
-    async fn hear_each(
+    async fn receive_each(
         &mut self,
         ids: Vec<ChunkId>,
         absent: &mut Vec<ChunkId>,

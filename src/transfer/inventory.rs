@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::check::{ListError, parts_of};
-use crate::chunks::{ChunkStore, Collected, Cutoff};
+use crate::chunks::{ChunkStore, GcCutoff, GcReport};
 use crate::codec::admin::{BlobCollection, BlobInfo, BlobStats};
-use crate::codec::content::{self, ContentHead};
+use crate::codec::blob_manifest::{self, BlobManifest};
 use crate::model::ChunkId;
 
 /// Maximum number of missing chunks listed per content.
@@ -15,7 +15,7 @@ const NAMED_MAX: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
     /// Heads of the contents by key.
-    pub heads: BTreeMap<String, ContentHead>,
+    pub heads: BTreeMap<String, BlobManifest>,
     /// Key of an object that cannot be decoded, possibly written by a later version.
     pub unknown: Option<String>,
     /// Names of the resources that reference a content, by the content's key.
@@ -25,7 +25,7 @@ pub struct Contents {
 impl Contents {
     /// Adds an object of the collection `contents`.
     pub fn add(&mut self, key: &str, value: &[u8]) {
-        match content::known_head_of(value) {
+        match blob_manifest::manifest_of(value) {
             Some(head) => drop(self.heads.insert(key.to_owned(), head)),
             None => self.unknown = Some(key.to_owned()),
         }
@@ -33,7 +33,7 @@ impl Contents {
 
     /// Adds an object of the collection `resources`.
     pub fn add_resource(&mut self, value: &[u8]) {
-        let label = content::label_of(value);
+        let label = blob_manifest::label_of(value);
         if !label.content.is_empty() {
             self.resources.entry(label.content).or_default().push(label.name);
         }
@@ -136,9 +136,9 @@ impl Contents {
     ///
     /// # Errors
     /// If the set of needed chunks is unknown, or the store fails. Nothing is removed then.
-    pub fn collect(&self, store: &ChunkStore, cutoff: Cutoff, dry_run: bool) -> Result<BlobCollection, String> {
+    pub fn collect(&self, store: &ChunkStore, cutoff: GcCutoff, dry_run: bool) -> Result<BlobCollection, String> {
         let live = self.live(store)?;
-        let collected: Collected = store.collect(&live, cutoff, dry_run).map_err(|error| error.to_string())?;
+        let collected: GcReport = store.collect(&live, cutoff, dry_run).map_err(|error| error.to_string())?;
         if !dry_run {
             crate::telemetry::metrics::chunks_collected(collected.chunks);
         }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_collected_while_it_is_unknown_what_is_named() {
+    fn nothing_is_collected_while_references_are_unknown() {
         let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::default() };
         let (fs, clock) = (Arc::new(MemoryFs::default()), Arc::new(SystemClock));
         let (store, _) = ChunkStore::open(Path::new("/chunks"), fs, clock, options).expect("opens");

@@ -7,10 +7,10 @@
 pub mod check;
 pub mod client;
 pub mod inventory;
-pub mod limiter;
+pub mod rate_limiter;
 mod resolve;
 pub mod serve;
 
 pub use client::{ChunkStream, TransferError};
-pub use limiter::Limiter;
+pub use rate_limiter::RateLimiter;
 pub use serve::Server;

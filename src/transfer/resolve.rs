@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use crate::chunks::{CHUNK_BYTES_MAX, ChunkError, ChunkStore, delta};
-use crate::codec::chunks::{Sent, encode_chunk};
+use crate::codec::chunks::{ChunkData, encode_chunk};
 use crate::model::ChunkId;
 use crate::telemetry::metrics;
 
-use super::Limiter;
+use super::RateLimiter;
 
 /// Result of receiving a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ fn read_all(store: &ChunkStore, ids: &[ChunkId]) -> Option<Vec<Bytes>> {
 }
 
 /// Reads a chunk for sending, as a delta against `bases` where worthwhile; `None` if it is not stored.
-pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Result<Option<Sent>, ChunkError> {
+pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Result<Option<ChunkData>, ChunkError> {
     let bytes = match store.read(&id) {
         Ok(Some(bytes)) => bytes,
         Ok(None) | Err(ChunkError::Damaged { .. }) => return Ok(None),
@@ -36,14 +36,14 @@ pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Re
     {
         let read: Vec<&[u8]> = read.iter().map(Bytes::as_ref).collect();
         if let Some(difference) = delta::encode(&bytes, &read) {
-            return Ok(Some(Sent { id, bases: bases.to_vec(), bytes: difference.into() }));
+            return Ok(Some(ChunkData { id, bases: bases.to_vec(), bytes: difference.into() }));
         }
     }
-    Ok(Some(Sent { id, bases: Vec::new(), bytes }))
+    Ok(Some(ChunkData { id, bases: Vec::new(), bytes }))
 }
 
 /// Encodes a chunk as a message, after waiting for the rate limiter.
-pub(super) async fn released(sent: &Sent, limiter: &Limiter) -> [Bytes; 2] {
+pub(super) async fn released(sent: &ChunkData, limiter: &RateLimiter) -> [Bytes; 2] {
     let message = encode_chunk(sent);
     let length = message.iter().map(Bytes::len).sum();
     limiter.pass(length).await;
@@ -55,7 +55,7 @@ pub(super) async fn released(sent: &Sent, limiter: &Limiter) -> [Bytes; 2] {
 ///
 /// # Errors
 /// If its hash does not match its id, or it cannot be written.
-pub(super) fn incoming(store: &ChunkStore, sent: &Sent) -> Result<Arrival, ChunkError> {
+pub(super) fn incoming(store: &ChunkStore, sent: &ChunkData) -> Result<Arrival, ChunkError> {
     let arrived = |is_new: bool| if is_new { Arrival::New } else { Arrival::Known };
     if sent.bases.is_empty() {
         return store.write(&sent.id, &sent.bytes).map(arrived);

@@ -2,16 +2,17 @@
 
 use crate::chunks::{ChunkError, ChunkStore};
 use crate::codec::chunks::{
-    Asked, BASES_MAX, BODY_BYTES_MAX, Kept, NAMES_MAX, Sent, WANTED_MAX, Wanted, decode_chunk, encode_absent,
+    BASES_MAX, BODY_BYTES_MAX, ChunkData, ChunkRequest, MissingQuery, NAMES_MAX, StoredChunks, WANTED_MAX,
+    decode_chunk, encode_absent,
 };
 use crate::codec::message::{self, Kind, RefusalCode, Refused};
-use crate::env::background;
+use crate::env::low_priority;
 use crate::model::ChunkId;
 use crate::telemetry::metrics;
 use crate::transport::wire::{self, WireError};
 
-use super::Limiter;
-use super::check::{lacking, lacking_unrenewed};
+use super::RateLimiter;
+use super::check::{lacking, missing_without_renewal};
 use super::resolve::{self, Arrival};
 
 /// Approximate size in bytes of the batches in which received chunks are written.
@@ -26,7 +27,7 @@ pub struct Server {
     /// Store to read from and write to.
     pub store: ChunkStore,
     /// Limits the bandwidth of sent chunks.
-    pub limiter: Limiter,
+    pub limiter: RateLimiter,
     /// Whether clients may send chunks.
     pub takes: bool,
     /// Receives the id of every requested chunk that is not in the store.
@@ -48,7 +49,7 @@ fn failed(error: &ChunkError) -> WireError {
 }
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, WireError> {
-    Ok(background::handle().spawn_blocking(work).await.map_err(std::io::Error::other)?)
+    Ok(low_priority::handle().spawn_blocking(work).await.map_err(std::io::Error::other)?)
 }
 
 impl Server {
@@ -82,8 +83,8 @@ impl Server {
     ) -> Result<(), WireError> {
         while let Some((kind, body)) = wire::read_at_most(receive, BODY_BYTES_MAX).await? {
             match kind {
-                Kind::ChunksAsked => {
-                    let Asked { ids, are_indexes } = message::decode(kind, &body)?;
+                Kind::ChunksQuery => {
+                    let MissingQuery { ids, are_indexes } = message::decode(kind, &body)?;
                     if ids.len() > NAMES_MAX {
                         return Err(refused(RefusalCode::Protocol, format!("at most {NAMES_MAX} names at a time")));
                     }
@@ -91,11 +92,11 @@ impl Server {
                     let store = self.store.clone();
                     // A client that may send no chunks also references none in a transaction, so its query must not
                     // extend their grace period.
-                    let look = if self.takes { lacking } else { lacking_unrenewed };
+                    let look = if self.takes { lacking } else { missing_without_renewal };
                     let checked = blocking(move || look(&store, &ids, are_indexes)).await?;
-                    wire::send(send, Kind::ChunksLacking, &checked.lacking).await?;
+                    wire::send(send, Kind::ChunksMissing, &checked.lacking).await?;
                 }
-                Kind::ChunksWanted => self.give(message::decode(kind, &body)?, send).await?,
+                Kind::ChunksRequest => self.give(message::decode(kind, &body)?, send).await?,
                 Kind::Chunk | Kind::ChunksSent if !self.takes => {
                     return Err(refused(RefusalCode::Forbidden, "chunks are not accepted here"));
                 }
@@ -105,7 +106,7 @@ impl Server {
                     let store = self.store.clone();
                     blocking(move || store.sync()).await?.map_err(|error| failed(&error))?;
                     let refused = std::mem::take(&mut arrived.unresolved);
-                    wire::send(send, Kind::ChunksKept, &Kept { refused }).await?;
+                    wire::send(send, Kind::ChunksStored, &StoredChunks { refused }).await?;
                 }
                 found => {
                     let expected = "a request of a chunk stream";
@@ -116,7 +117,7 @@ impl Server {
         Ok(())
     }
 
-    async fn give(&self, wanted: Wanted, send: &mut quinn::SendStream) -> Result<(), WireError> {
+    async fn give(&self, wanted: ChunkRequest, send: &mut quinn::SendStream) -> Result<(), WireError> {
         if wanted.chunks.len() > WANTED_MAX {
             return Err(refused(RefusalCode::Protocol, format!("at most {WANTED_MAX} chunks at a time")));
         }
@@ -139,7 +140,7 @@ impl Server {
         Ok(())
     }
 
-    async fn send_chunk(&self, sent: &Sent, send: &mut quinn::SendStream) -> Result<(), WireError> {
+    async fn send_chunk(&self, sent: &ChunkData, send: &mut quinn::SendStream) -> Result<(), WireError> {
         let mut message = resolve::released(sent, &self.limiter).await;
         send.write_all_chunks(&mut message).await.map_err(std::io::Error::from)?;
         Ok(())
@@ -149,14 +150,14 @@ impl Server {
 /// Received chunks that are not written yet.
 #[derive(Default)]
 pub(super) struct Arrived {
-    batch: Vec<Sent>,
+    batch: Vec<ChunkData>,
     bytes: usize,
     /// Chunks that must be sent whole.
     pub(super) unresolved: Vec<ChunkId>,
 }
 
 impl Arrived {
-    pub(super) async fn take(&mut self, sent: Sent, store: &ChunkStore) -> Result<(), WireError> {
+    pub(super) async fn take(&mut self, sent: ChunkData, store: &ChunkStore) -> Result<(), WireError> {
         self.bytes += sent.bytes.len();
         self.batch.push(sent);
         if self.bytes < BATCH_BYTES { Ok(()) } else { self.keep(store).await }

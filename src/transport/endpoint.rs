@@ -11,10 +11,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
 
 use super::admission::{Admission, Decision, Delay, Turn};
+use super::flow_control::WINDOW_FIRST;
 use super::race;
-use super::window::WINDOW_FIRST;
-use crate::codec::jsonl::timestamp;
-use crate::env::{Clock, SystemClock, background};
+use crate::codec::json_lines::timestamp;
+use crate::env::{Clock, SystemClock, low_priority};
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ROTATED, SERVER_NAME};
 
 /// Size in bytes of the UDP buffers, in each direction, requested for every socket; the granted size is logged
@@ -375,13 +375,13 @@ fn client_with(tls: rustls::ClientConfig, transport: TransportConfig) -> io::Res
     })
 }
 
-/// Creates the endpoint of a client for bulk connections, which [yield to others](super::window).
+/// Creates the endpoint of a client for bulk connections, which [yield to others](super::flow_control).
 ///
 /// # Errors
 /// If no socket can be created.
 pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     // The tasks that drive the endpoint and its connections run on the runtime in which these are created.
-    let runtime = background::handle();
+    let runtime = low_priority::handle();
     let _entered = runtime.enter();
     let mut transport = transport(Some(KEEP_ALIVE));
     let window = VarInt::from_u32(WINDOW_FIRST);
@@ -589,8 +589,8 @@ mod tests {
 
         // A client that trusts only the new CA receives a certificate of it, even from a datastore that was restored from
         // a backup.
-        assert!(identity.take_roots(&begun.roots(|_| false).expect("roots")).expect("takes"));
-        assert!(identity.take_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
+        assert!(identity.adopt_roots(&begun.roots(|_| false).expect("roots")).expect("takes"));
+        assert!(identity.adopt_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
         let back = Authorities::load(&overlap).expect("loads");
         greeted(&home, &back).await.expect("receives a trusted certificate");
     }

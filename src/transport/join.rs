@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 
 use super::admission::{Delay, Turn};
-use super::closed;
+use super::close_reason;
 use super::endpoint;
 use super::wire::{self, WireError};
 
@@ -180,7 +180,7 @@ async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
         .map_err(|errors| JoinError::Unreachable(endpoint::summary(&errors)))?;
     let joined = match exchange(&connection, token, &key).await {
         Ok(joined) => Ok(joined),
-        Err(error) => Err(closed::explained(&connection, error).await),
+        Err(error) => Err(close_reason::explained(&connection, error).await),
     };
     connection.close(0u32.into(), b"");
     // Waits until the close was received, but not for attempts at addresses that have never answered.

@@ -2,12 +2,12 @@
 
 pub mod admission;
 pub mod answer;
-pub mod closed;
+pub mod close_reason;
 pub mod endpoint;
+pub mod flow_control;
 pub mod join;
 pub mod local;
 pub mod pulse;
 pub mod race;
 pub mod state_stream;
-pub mod window;
 pub mod wire;

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_what_was_listened_to() {
+    fn only_time_spent_listening_counts_as_silence() {
         let mut silence = Silence::default();
         assert_eq!(silence.look(1, LOOK_EVERY), Duration::ZERO);
         assert_eq!(silence.look(1, LOOK_EVERY), LOOK_EVERY);

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_way_that_leads_nowhere_does_not_end_the_search() {
+    async fn an_unreachable_address_does_not_end_the_attempts() {
         assert_eq!(first(vec![silent(), after(0, Ok(2))]).await, Ok(2));
         assert_eq!(first(vec![after(0, Err("refused")), after(0, Ok(2)), silent()]).await, Ok(2));
         assert_eq!(first(vec![silent(), silent(), after(0, Err("refused")), after(0, Ok(4))]).await, Ok(4));

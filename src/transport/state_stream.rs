@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use crate::codec::deletions;
 use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
 use crate::env::vital;
+use crate::fault_injection::{self, Bug};
 use crate::model::{Deletions, Maker, Origin, OriginRow, Redaction, Withheld};
-use crate::planted::{self, Bug};
 use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target, WithheldObject};
 
 use super::wire::{self, WireError};
@@ -350,12 +350,12 @@ pub fn rows_of(
             (Row::Object { collection, key, version, time_ms, value }, bytes)
         })
     });
-    let origins = snapshot.origins().filter(|_| !planted::is(Bug::SnapshotWithoutOrigins));
+    let origins = snapshot.origins().filter(|_| !fault_injection::is(Bug::SnapshotWithoutOrigins));
     let makers = snapshot.clone();
     objects.chain(origins.flat_map(move |row| match row {
         Ok((origin, row)) => {
             let parts = parts_of(row).into_iter().map(|(row, size)| Ok((Row::Origin { origin, row }, size)));
-            let maker = if with_makers && !planted::is(Bug::SnapshotWithoutMakers) {
+            let maker = if with_makers && !fault_injection::is(Bug::SnapshotWithoutMakers) {
                 makers.maker(origin).transpose()
             } else {
                 None

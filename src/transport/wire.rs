@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Refused};
 
-use super::closed::ClosedBy;
+use super::close_reason::ClosedBy;
 
 /// Error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use super::authority::{
     write_private,
 };
 use super::succession::Link;
-use super::{Authority, Fingerprint, Proof, TrustError, fingerprint, hex, summed};
+use super::{Authority, Fingerprint, Proof, TrustError, checksummed_text, fingerprint, hex};
 use crate::model::Generation;
 
 pub(super) const FORMER: &str = "former.json";
@@ -378,7 +378,7 @@ fn read_former(dir: &Path) -> Result<Vec<Former>, TrustError> {
 /// # Errors
 /// Describes the corruption.
 pub(super) fn former_in(text: &str) -> Result<Vec<Former>, String> {
-    let file: FormerFile = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+    let file: FormerFile = serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())?;
     if file.version != VERSION {
         return Err(format!("it has version {}; this program supports {VERSION}", file.version));
     }
@@ -395,7 +395,7 @@ fn write_former(dir: &Path, former: &[Former]) -> Result<(), TrustError> {
     let former = [latest(End::Replaced), latest(End::TakenBack)].concat();
     let text = serde_json::to_string(&FormerFile { version: VERSION, former });
     let text = text.map_err(|error| TrustError::Refused(error.to_string()))?;
-    write_private(&dir.join(FORMER), summed::seal(&text).as_bytes())
+    write_private(&dir.join(FORMER), checksummed_text::seal(&text).as_bytes())
 }
 
 #[cfg(test)]

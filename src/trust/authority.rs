@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKey
 use time::{Duration, OffsetDateTime};
 
 use super::succession::{self, Link};
-use super::{Fingerprint, Role, TrustError, fingerprint, summed};
-use crate::env::real::create_dirs;
+use super::{Fingerprint, Role, TrustError, checksummed_text, fingerprint};
+use crate::env::real_fs::create_dirs;
 use crate::model::MemberName;
 
 /// Name in every datastore's certificate, so that members need not know its address beforehand.
@@ -174,7 +174,7 @@ impl Authority {
         params.not_after = at(now_ms) + Duration::days(365 * CA_YEARS);
         params.serial_number = Some(serial()?);
         let certificate = params.self_signed(&key)?;
-        Ok((key.serialize_pem(), summed::seal(&certificate.pem())))
+        Ok((key.serialize_pem(), checksummed_text::seal(&certificate.pem())))
     }
 
     /// Returns the fingerprint of the certificate in `dir` if it is readable, whether or not the key exists.
@@ -185,7 +185,7 @@ impl Authority {
     /// Returns the fingerprint of the certificate in a file's text if it can be decoded.
     pub(super) fn certificate_from(text: &str) -> Option<super::Fingerprint> {
         let is_bare = text.trim_end().ends_with("-----");
-        let pem = if is_bare { text } else { summed::open(text).ok()? };
+        let pem = if is_bare { text } else { checksummed_text::open(text).ok()? };
         CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|certificate| super::fingerprint(&certificate))
     }
 
@@ -196,7 +196,11 @@ impl Authority {
         // The signature does not cover every byte of a certificate, hence the checksum. Files from before it was added
         // end in PEM.
         let is_bare = text.trim_end().ends_with("-----");
-        let pem = if is_bare { &text } else { summed::open(&text).map_err(|what| damaged(certificate_path, what))? };
+        let pem = if is_bare {
+            &text
+        } else {
+            checksummed_text::open(&text).map_err(|what| damaged(certificate_path, what))?
+        };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| damaged(certificate_path, error.to_string()))?
             .into_owned();

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::authority::{read_private, write_new_private};
 use super::{RecoveryKey, TrustError, key_text};
-use crate::codec::sealed::{open_bytes, seal_bytes};
+use crate::codec::encrypted_stream::{open_bytes, seal_bytes};
 
 const PREFIX: &str = "gwb1.";
 const NAME: &str = "gravwell backup key name v1";

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::left::differing;
+use super::leftover_registry::differing;
 use super::{RegisterMark, Registry};
 
 /// Maximum number of members named in a message.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::authorities::is_issued_by;
 use super::authority::{private_dir, read_private, sync_dir, write_private};
 use super::succession::{self, Link};
-use super::{Escrow, Fingerprint, Role, TrustError, fingerprint, summed};
+use super::{CaBackup, Fingerprint, Role, TrustError, checksummed_text, fingerprint};
 use crate::env::fs::first_free;
 use crate::model::MemberName;
 
@@ -113,9 +113,9 @@ impl Identity {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep_left(data_dir: &Path, escrow: &Escrow) -> Result<(), TrustError> {
+    pub fn keep_left(data_dir: &Path, escrow: &CaBackup) -> Result<(), TrustError> {
         let mut left = Self::left_escrows(data_dir);
-        if left.iter().any(|path| Escrow::load(path).is_ok_and(|kept| kept == *escrow)) {
+        if left.iter().any(|path| CaBackup::load(path).is_ok_and(|kept| kept == *escrow)) {
             return Ok(());
         }
         let number_of = |path: &Path| path.to_str()?.rsplit_once('-')?.1.parse::<u32>().ok();
@@ -203,7 +203,7 @@ impl Identity {
 
     fn write(&self) -> Result<(), TrustError> {
         let text = serde_json::to_string_pretty(&self.file).map_err(|error| TrustError::Refused(error.to_string()))?;
-        write_private(&self.path, summed::seal(&text).as_bytes())
+        write_private(&self.path, checksummed_text::seal(&text).as_bytes())
     }
 
     /// Reads the identity of a data directory.
@@ -216,7 +216,7 @@ impl Identity {
         let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
         // Identities from before the checksum was added consist of one JSON object.
         let is_bare = text.trim_end().ends_with('}');
-        let body = if is_bare { text.as_str() } else { summed::open(&text).map_err(damaged)? };
+        let body = if is_bare { text.as_str() } else { checksummed_text::open(&text).map_err(damaged)? };
         let file = serde_json::from_str(body).map_err(|error| damaged(error.to_string()))?;
         let identity = Identity { file, path };
         identity.roots()?;
@@ -275,7 +275,7 @@ impl Identity {
     ///
     /// # Errors
     /// If none is trusted or signed by a trusted one, or the file cannot be written; the former roots are kept then.
-    pub fn take_roots(&mut self, told: &[Link]) -> Result<bool, TrustError> {
+    pub fn adopt_roots(&mut self, told: &[Link]) -> Result<bool, TrustError> {
         let known = self.roots()?;
         let is_vouched_for = |link: &&Link| {
             known.iter().any(|root| root.as_ref() == link.root || succession::vouches(root, &link.root, &link.word))
@@ -378,13 +378,13 @@ mod tests {
         let mut register = Registry::open(&dir, NOW).expect("register");
         let authority = Authority::open_or_create(&dir, NOW).expect("authority");
         private_dir(&Identity::dir(temp.path())).expect("creates");
-        let mut seal = |at| Escrow::seal(&dir, &authority, &mut register, NOW + at).expect("seals");
-        let copies: Vec<Escrow> = (0..LEFT_MAX as u64 + 3).map(&mut seal).collect();
+        let mut seal = |at| CaBackup::seal(&dir, &authority, &mut register, NOW + at).expect("seals");
+        let copies: Vec<CaBackup> = (0..LEFT_MAX as u64 + 3).map(&mut seal).collect();
         for copy in &copies {
             (0..2).for_each(|_| Identity::keep_left(temp.path(), copy).expect("keeps"));
         }
         let left = Identity::left_escrows(temp.path());
-        let kept: Vec<Escrow> = left.iter().map(|path| Escrow::load(path).expect("reads")).collect();
+        let kept: Vec<CaBackup> = left.iter().map(|path| CaBackup::load(path).expect("reads")).collect();
         assert_eq!(kept, copies[3..]);
         assert!(left.last().expect("some").ends_with("escrow.left-11"), "sorted by number: {left:?}");
     }

@@ -11,9 +11,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{read_private, write_private};
-use super::escrow::KEY_FILE;
+use super::ca_backup::KEY_FILE;
 use super::rotation::NEXT_FILE;
-use super::{RecoveryKey, RecoveryKeys, TrustError, left, summed};
+use super::{RecoveryKey, RecoveryKeys, TrustError, checksummed_text, leftover_registry};
 
 pub(super) const NOTE_FILE: &str = "recovery.name";
 const VERSION: u32 = 1;
@@ -40,8 +40,8 @@ impl KeyNote {
             read => read?,
         };
         let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
-        let note: KeyNote =
-            serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
+        let note: KeyNote = serde_json::from_str(checksummed_text::open(&text).map_err(damaged)?)
+            .map_err(|error| damaged(error.to_string()))?;
         match note.version {
             VERSION => Ok(Some(note)),
             version => Err(damaged(format!("it has version {version}; this program supports {VERSION}"))),
@@ -70,7 +70,7 @@ impl KeyNote {
             return Ok(());
         }
         let text = serde_json::to_string(&note).map_err(|error| TrustError::Refused(error.to_string()))?;
-        write_private(&dir.join(NOTE_FILE), summed::seal(&text).as_bytes())
+        write_private(&dir.join(NOTE_FILE), checksummed_text::seal(&text).as_bytes())
     }
 
     /// Adjusts the names for a step that was interrupted before it was recorded: keys among the `former` ones are no
@@ -135,7 +135,7 @@ pub(super) fn check_never_was(
 
 /// Returns the names of the keys that open the members' backups, according to the registry in `dir`.
 pub(super) fn copies(dir: &Path) -> Vec<String> {
-    let register = left::readable(dir).map(|(_, register)| register);
+    let register = leftover_registry::readable(dir).map(|(_, register)| register);
     let members = register.iter().flat_map(|register| register.members());
     let names = members.filter_map(|member| member.copy_keys.clone());
     names.flat_map(|names| names.split('+').map(str::to_owned).collect::<Vec<_>>()).collect()

@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use super::{Authorities, Escrow, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError, left};
+use super::{
+    Authorities, CaBackup, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError, leftover_registry,
+};
 
 /// A mark that is known, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct KnownMark {
 /// # Errors
 /// The message names both changes and the remedy.
 pub fn check_known(
-    escrow: &Escrow,
+    escrow: &CaBackup,
     key: &RecoveryKey,
     dir: &Path,
     (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
@@ -39,12 +41,12 @@ pub fn check_known(
         return Ok(None);
     }
     let sealed = escrow.register(key)?;
-    let stays = left::stays(escrow, key, dir, sealed.saved_ms(), wish)?.is_some();
+    let stays = leftover_registry::stays(escrow, key, dir, sealed.saved_ms(), wish)?.is_some();
     if stays && wish.is_none() {
         // It is put back as it is, and compared at the start.
         return Ok(None);
     }
-    let here = left::readable(dir).map(|(_, here)| here);
+    let here = leftover_registry::readable(dir).map(|(_, here)| here);
     if let Some(mark) = here.as_ref().and_then(Registry::shown) {
         known.push(KnownMark { mark, authority: None, place: format!("a member, as recorded in {}", dir.display()) });
     }
@@ -61,7 +63,7 @@ pub fn check_known(
 /// # Errors
 /// As [`check_known`].
 pub fn check_known_in(
-    escrow: &Escrow,
+    escrow: &CaBackup,
     key: &RecoveryKey,
     known: &[KnownMark],
     is_earlier_wanted: bool,
@@ -112,7 +114,7 @@ impl UsedRegister {
     ///
     /// # Errors
     /// If the key does not open it.
-    pub fn in_copy(escrow: &Escrow, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
+    pub fn in_copy(escrow: &CaBackup, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
         Ok(UsedRegister { registry: escrow.register(key)?, is_put_back: false })
     }
 
@@ -156,7 +158,7 @@ mod tests {
     }
 
     /// A trust directory, sealed copies of three of its states in a row, and the marks of these.
-    fn three() -> (tempfile::TempDir, [Escrow; 3], [RegisterMark; 3], RecoveryKey) {
+    fn three() -> (tempfile::TempDir, [CaBackup; 3], [RegisterMark; 3], RecoveryKey) {
         let temp = tempfile::tempdir().expect("temp dir");
         let dir = temp.path().join("trust");
         let mut register = Registry::open(&dir, NOW).expect("register");
@@ -164,7 +166,7 @@ mod tests {
         let mut made = Vec::new();
         for name in ["web1", "web2", "web3"] {
             invite(&mut register, name);
-            made.push((Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals"), register.mark()));
+            made.push((CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals"), register.mark()));
         }
         let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
         let (copies, marks): (Vec<_>, Vec<_>) = made.into_iter().unzip();
@@ -175,7 +177,7 @@ mod tests {
     fn p13_a_copy_that_lacks_a_change_that_is_known_is_not_put_back_unasked() {
         let (temp, [first, second, third], marks, key) = three();
         let dir = temp.path().join("trust");
-        let check = |copy: &Escrow, wish, earlier, seen: &RegisterMark| {
+        let check = |copy: &CaBackup, wish, earlier, seen: &RegisterMark| {
             check_known(copy, &key, &dir, (wish, earlier), known(seen.clone())).map_err(|error| error.to_string())
         };
         // Nothing is left of the registry, or it cannot be read.
@@ -216,7 +218,7 @@ mod tests {
         register.note_shown(&marks[2]);
         fs::write(dir.join("members.json"), register.text(NOW).expect("text")).expect("writes");
         fs::remove_file(dir.join("members.copy")).expect("removes");
-        let check = |copy: &Escrow| check_known(copy, &key, &dir, (Some(RegisterChoice::Copy), false), Vec::new());
+        let check = |copy: &CaBackup| check_known(copy, &key, &dir, (Some(RegisterChoice::Copy), false), Vec::new());
         assert!(check(&second).is_err_and(|error| error.to_string().contains(&marks[2].to_string())));
         assert_eq!(check(&third).expect("it has that change"), None);
     }

@@ -7,17 +7,17 @@
 mod authorities;
 mod authority;
 mod backup_key;
+mod ca_backup;
 mod descent;
-mod escrow;
 mod identity;
 mod key_note;
 mod key_text;
 mod known_marks;
-mod latest;
-mod left;
+mod latest_ca_backup;
+mod leftover_registry;
 mod proof;
-mod put_back;
 mod registry;
+mod restore;
 mod roster;
 mod rotation;
 mod succession;
@@ -30,24 +30,24 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::planted::{self, Bug};
+use crate::fault_injection::{self, Bug};
 
-pub(crate) use crate::env::summed;
+pub(crate) use crate::env::checksummed_text;
 pub use authorities::{Authorities, End, Former, authority_name, check_halves};
 pub use authority::Authority;
 pub use backup_key::BackupKey;
+pub use ca_backup::{CaBackup, RecoveryKey, check_authority, other_authority};
 pub(crate) use descent::listed;
-pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, LEFT_MAX as LEFT_ESCROWS_MAX, NewKey};
 pub use known_marks::{KnownMark, UsedRegister, check_known, check_known_in};
-pub use latest::{CopyRank, FoundCopy, Latest, check_goes_on, check_key_counts, latest, latest_of_branch};
-pub use left::{RegisterChoice, readable_register};
+pub use latest_ca_backup::{CopyRank, FoundCopy, Latest, check_goes_on, check_key_counts, latest, latest_of_branch};
+pub use leftover_registry::{RegisterChoice, readable_register};
 pub use proof::{PROOF_BYTES_MAX, Proof};
-pub use put_back::{PutBack, key_that_counts, replace_trust, restore_trust};
 pub use registry::{
     AuditMark, FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry, RegistryFile,
     Relation, SignedMark,
 };
+pub use restore::{PutBack, key_that_counts, replace_trust, restore_trust};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use rotation::RecoveryKeys;
 pub use succession::Link;
@@ -77,7 +77,7 @@ impl Role {
     /// Returns whether members with this role may push transactions.
     #[must_use]
     pub fn may_write(self) -> bool {
-        matches!(self, Role::Webserver | Role::Admin) || planted::is(Bug::ReaderPushes)
+        matches!(self, Role::Webserver | Role::Admin) || fault_injection::is(Bug::ReaderPushes)
     }
 }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, TrustError, summed};
+use super::{Authority, TrustError, checksummed_text};
 use crate::env::data_dir::replace_file;
 use crate::model::Position;
 
@@ -73,7 +73,7 @@ impl Proof {
     /// Encodes the proof as text, for messages and files.
     #[must_use]
     pub fn to_text(&self) -> String {
-        summed::seal(&serde_json::to_string(self).expect("invariant: it has no map with odd keys"))
+        checksummed_text::seal(&serde_json::to_string(self).expect("invariant: it has no map with odd keys"))
     }
 
     /// Decodes the output of [`Proof::to_text`].
@@ -85,7 +85,7 @@ impl Proof {
             return Err(format!("it has {} bytes; at most {PROOF_BYTES_MAX} are allowed", bytes.len()));
         }
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
+        serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())
     }
 
     /// Reads the proof in a member's directory; `None` if there is none.

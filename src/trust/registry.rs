@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{read_text, write_private};
-use super::{Authority, Fingerprint, Role, TrustError, authority_name, fingerprint, hex, summed};
-use crate::codec::jsonl::timestamp;
+use super::{Authority, Fingerprint, Role, TrustError, authority_name, checksummed_text, fingerprint, hex};
+use crate::codec::json_lines::timestamp;
 use crate::env::fs::first_free;
+use crate::fault_injection::{self, Bug};
 use crate::model::address::host_and_port;
 use crate::model::ids::hex_bytes;
 use crate::model::{Generation, LogId, MemberName, Position, Seq, printable};
-use crate::planted::{self, Bug};
 
 /// The registry's file, next to the CA's.
 pub(super) const FILE: &str = "members.json";
@@ -370,7 +370,7 @@ impl Registry {
     ) -> Result<bool, TrustError> {
         match self.contents.members.get_mut(name).filter(|member| member.state == MemberState::Enrolled) {
             None => return Ok(false),
-            Some(_) if planted::is(Bug::ContradictionNotKept) => return Ok(true),
+            Some(_) if fault_injection::is(Bug::ContradictionNotKept) => return Ok(true),
             Some(member) if member.contradiction == Some(position) => return Ok(true),
             Some(member) => member.contradiction = Some(position),
         }
@@ -400,7 +400,7 @@ impl Registry {
         self.contents.changes = Some(changes);
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
-        Ok(summed::seal(&body))
+        Ok(checksummed_text::seal(&body))
     }
 
     fn of(path: Option<PathBuf>, mut contents: Contents, now_ms: u64) -> Registry {
@@ -691,7 +691,7 @@ impl Registry {
         let print = hex(&print);
         let name = self.by_fingerprint.get(&print).ok_or(Refusal::Unknown)?.clone();
         let member = self.contents.members.get_mut(&name).ok_or(Refusal::Unknown)?;
-        if member.state == MemberState::Revoked && !planted::is(Bug::KeepRevoked) {
+        if member.state == MemberState::Revoked && !fault_injection::is(Bug::KeepRevoked) {
             return Err(Refusal::Revoked(name));
         }
         if member.state == MemberState::Invited {
@@ -748,7 +748,7 @@ impl Registry {
         }
         member.passed = member.passed().max(Some(applied));
         self.is_dirty = true;
-        member.applied.replace(applied).is_none() && !planted::is(Bug::FirstPositionLazy)
+        member.applied.replace(applied).is_none() && !fault_injection::is(Bug::FirstPositionLazy)
     }
 
     /// Records the address that a member reports. Written lazily, like positions: the member reports it again.
@@ -779,7 +779,7 @@ impl Registry {
     /// Returns the lowest sequence durably applied by all members that pin the floor; `head` if none does.
     #[must_use]
     pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
-        let retention_ms = if planted::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
+        let retention_ms = if fault_injection::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
         let counting = self.members().filter(|member| self.counts(member, now_ms, retention_ms, head));
         counting.filter_map(Member::passed).min().unwrap_or(head).min(head)
     }
@@ -837,7 +837,7 @@ fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
 fn check_descent(path: &Path, contents: &Contents, copy: Contents) -> Result<(), TrustError> {
     let of = |contents: Contents| Registry { contents, ..Registry::default() };
     let (here, copy) = (of(contents.clone()), of(copy));
-    let differing = super::left::differing(&here, &copy);
+    let differing = super::leftover_registry::differing(&here, &copy);
     if here.relation(&copy.mark()).is_none() || differing.is_empty() {
         return Ok(());
     }
@@ -868,7 +868,7 @@ fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
 }
 
 fn parse(text: &str) -> Result<Contents, String> {
-    serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
+    serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())
 }
 
 mod absence;

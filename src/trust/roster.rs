@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
 use super::registry::Refusal;
-use super::{Fingerprint, Identity, Role, TrustError, fingerprint, hex, summed};
+use super::{Fingerprint, Identity, Role, TrustError, checksummed_text, fingerprint, hex};
 use crate::model::MemberName;
 
 /// File name of the roster, next to the identity.
@@ -174,7 +174,7 @@ impl KeptRoster {
     pub fn load(data_dir: &Path) -> KeptRoster {
         let path = path(data_dir);
         let Ok(text) = std::fs::read_to_string(&path) else { return KeptRoster::default() };
-        let decoded = summed::open(&text).and_then(|body| {
+        let decoded = checksummed_text::open(&text).and_then(|body| {
             Roster::decode(body.as_bytes())?;
             serde_json::from_str::<KeptRoster>(body).map_err(|error| error.to_string())
         });
@@ -202,7 +202,7 @@ impl KeptRoster {
     /// If the file cannot be written; the former one is kept then.
     pub fn save(&self, data_dir: &Path) -> Result<(), TrustError> {
         let body = serde_json::to_string(self).map_err(|error| TrustError::Refused(error.to_string()))?;
-        write_private(&path(data_dir), summed::seal(&body).as_bytes())
+        write_private(&path(data_dir), checksummed_text::seal(&body).as_bytes())
     }
 }
 
@@ -259,7 +259,7 @@ mod tests {
         std::fs::create_dir_all(Identity::dir(temp.path())).expect("creates");
         let mut earlier = serde_json::to_value(roster()).expect("encodes");
         earlier.as_object_mut().expect("an object").remove("version");
-        std::fs::write(path(temp.path()), summed::seal(&earlier.to_string())).expect("writes");
+        std::fs::write(path(temp.path()), checksummed_text::seal(&earlier.to_string())).expect("writes");
         let kept = KeptRoster::load(temp.path());
         assert_eq!((kept.roster, kept.refused), (roster(), None));
         assert!(kept.confirmed_ms > 1_600_000_000_000, "{}", kept.confirmed_ms);

@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::authority::{private_dir, read_private, sync_dir, write_new_private, write_private};
-use super::escrow::KEY_FILE;
+use super::ca_backup::KEY_FILE;
 use super::key_note::{self, KeyNote, NOTE_FILE};
-use super::left::set_aside;
+use super::leftover_registry::set_aside;
 use super::{RecoveryKey, TrustError};
 
 pub(super) const NEXT_FILE: &str = "recovery.next";

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::objects::passwords::Password;
-use crate::objects::{Moment, Store, StoreError};
+use crate::objects::{Store, StoreError, Timestamp};
 
 use super::app::{App, AppRef};
 use super::caller::{self, Caller, Proof};
@@ -36,7 +36,7 @@ pub(super) enum Right {
 
 /// Access requirement of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum AccessRequirement {
     /// None: unauthenticated clients are served too.
     Nobody,
     /// Any user.
@@ -49,13 +49,15 @@ pub(super) enum Need {
     MemberOrAdmin(Right),
 }
 
-impl Need {
+impl AccessRequirement {
     /// Returns the right that an identified caller needs; tokens never count as administrators.
     pub(super) fn right(self) -> Option<Right> {
         match self {
-            Need::Nobody => None,
-            Need::Admin => Some(Right::Session),
-            Need::User(right) | Need::SelfOrAdmin(right) | Need::MemberOrAdmin(right) => Some(right),
+            AccessRequirement::Nobody => None,
+            AccessRequirement::Admin => Some(Right::Session),
+            AccessRequirement::User(right)
+            | AccessRequirement::SelfOrAdmin(right)
+            | AccessRequirement::MemberOrAdmin(right) => Some(right),
         }
     }
 }
@@ -63,7 +65,7 @@ impl Need {
 /// Properties of a route that the authorization middleware needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub need: Need,
+    pub need: AccessRequirement,
     /// Whether the route returns a file: temporary tokens are accepted only for these.
     pub is_download: bool,
     /// Whether the route changes state although its method is a safe one.
@@ -91,7 +93,7 @@ impl Admission {
     pub(super) fn begin(self: &Arc<Admission>, app: &App) -> ApiResult<Caller> {
         let caller = caller::identify(app, self)?.ok_or_else(ApiError::unknown)?;
         // Checked only here: a download that started before its token expired continues.
-        if caller.temporary.is_some_and(Moment::is_past) {
+        if caller.temporary.is_some_and(Timestamp::is_past) {
             return Err(ApiError::unknown());
         }
         self.allow(&app.store, &caller)?;
@@ -126,10 +128,12 @@ impl Admission {
             check_right(right, caller)?;
         }
         let (is_allowed, whom) = match self.rule.need {
-            Need::Nobody | Need::User(_) => (true, ""),
-            Need::Admin => (caller.person.admin, "administrators with a session"),
-            Need::SelfOrAdmin(_) => (caller.is_self_or_admin(self.number("uid")?), "the user and administrators"),
-            Need::MemberOrAdmin(_) => {
+            AccessRequirement::Nobody | AccessRequirement::User(_) => (true, ""),
+            AccessRequirement::Admin => (caller.person.admin, "administrators with a session"),
+            AccessRequirement::SelfOrAdmin(_) => {
+                (caller.is_self_or_admin(self.number("uid")?), "the user and administrators")
+            }
+            AccessRequirement::MemberOrAdmin(_) => {
                 let is_member = caller.person.groups.contains(&self.number("gid")?);
                 (caller.person.admin || is_member, "members of the group and administrators")
             }

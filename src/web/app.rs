@@ -15,13 +15,13 @@ use crate::objects::passwords::Policy;
 use crate::peer::Peers;
 use crate::search::searches::Searches;
 
-use super::acts::Recorder;
+use super::audit_acts::Recorder;
 use super::caller::Caller;
-use super::codes::Codes;
+use super::code_throttle::Codes;
 use super::error::{ApiError, ApiResult};
-use super::limiter::Limiter;
-use super::orders::Orders;
-use super::uploads::Uploads;
+use super::login_throttle::LoginThrottle;
+use super::process_control::ProcessControl;
+use super::upload_quota::Uploads;
 
 pub(super) struct App {
     pub store: Store,
@@ -31,11 +31,11 @@ pub(super) struct App {
     pub peers: Option<Peers>,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
-    pub limiter: Arc<Limiter>,
+    pub limiter: Arc<LoginThrottle>,
     pub codes: Codes,
     /// Records events for the audit that are not transactions.
     pub recorder: Arc<Recorder>,
-    pub orders: Orders,
+    pub orders: ProcessControl,
     pub started: Instant,
     pub uploads: Uploads,
     /// Open event streams and WebSocket connections of each user.

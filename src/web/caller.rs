@@ -8,18 +8,18 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 
-use crate::objects::behind::Backing;
 use crate::objects::capabilities;
+use crate::objects::impersonation::Backing;
 use crate::objects::record::{AsRead, Stored};
 use crate::objects::restores;
 use crate::objects::second_factors::Factor;
 use crate::objects::sessions::{self, Claims, Session};
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 use crate::objects::standing::Standing;
 use crate::objects::store::Author;
 use crate::objects::tokens::{self, Token};
 use crate::objects::users::{self, Admin, Lock, User};
-use crate::objects::{Moment, Record, Store};
+use crate::objects::{Record, Store, Timestamp};
 
 use crate::search::searches::Searcher;
 use crate::search::source::READ_RESOURCES;
@@ -38,7 +38,7 @@ pub(super) const HOST_COOKIE: &str = "__Host-token";
 /// caller again: see [`Caller::again`].
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    pub person: Person,
+    pub person: Principal,
     pub user: String,
     pub session: Option<Record<Session>>,
     pub token: Option<Token>,
@@ -47,7 +47,7 @@ pub(super) struct Caller {
     /// Administrators who act as this user in the session.
     pub behind: Vec<Backing>,
     /// Expiry of the download token, if the caller presented one.
-    pub temporary: Option<Moment>,
+    pub temporary: Option<Timestamp>,
     /// Granted capabilities; `None` if capabilities are not restricted for this caller.
     pub granted: Option<HashSet<String>>,
     /// Whether an administrator requests the objects of all users.
@@ -266,7 +266,7 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let is_limited = app.config.capability_control && !person.admin;
     let granted = if is_limited { Some(capabilities::of_person(store, &person)?) } else { None };
     // A token never grants administrator access.
-    let person = Person { admin: person.admin && token.is_none(), ..person };
+    let person = Principal { admin: person.admin && token.is_none(), ..person };
     if !person.admin && restores::is_unfinished(store)? {
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, restores::SHUT));
     }
@@ -287,7 +287,7 @@ fn has_shown_enough(app: &App, session: &Session) -> ApiResult<bool> {
 }
 
 /// Returns an existing, unlocked user with their role and groups, and their name.
-pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
+pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Principal, String)>> {
     let key = uid.to_string();
     // An account that cannot be decoded is denied; other accounts are unaffected.
     let Some(user) = store.valid::<User>(&key)? else { return Ok(None) };
@@ -295,7 +295,7 @@ pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String
         return Ok(None);
     }
     let admin = store.has::<Admin>(&key)?;
-    Ok(Some((Person { uid, admin, groups: users::groups_of(store, uid)? }, user.value.user)))
+    Ok(Some((Principal { uid, admin, groups: users::groups_of(store, uid)? }, user.value.user)))
 }
 
 #[cfg(test)]

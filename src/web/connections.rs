@@ -22,8 +22,8 @@ use tokio::sync::Notify;
 use super::caller::Caller;
 use super::error::ApiError;
 use crate::config::network::Network;
-use crate::env::process::{Place, places_max};
-use crate::telemetry::seldom::Seldom;
+use crate::env::process::{ConnectionSlot, places_max};
+use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::transport::admission::Block;
 
 /// Time after the last request of a user for which a connection still counts as the user's.
@@ -31,7 +31,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Timeout for the first request on a connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-static REFUSED: Seldom = Seldom::new();
+static REFUSED: LogRateLimit = LogRateLimit::new();
 
 #[derive(Debug, Default)]
 pub(super) struct Standing {
@@ -149,7 +149,7 @@ pub(super) struct Connection {
     connections: Connections,
     id: u64,
     pub standing: Arc<Standing>,
-    _place: Place,
+    _place: ConnectionSlot,
 }
 
 impl Connections {
@@ -209,7 +209,7 @@ impl Connections {
         if open.held.len() >= most - most / 8 {
             open.make_way(None);
         }
-        let place = Place::take()?;
+        let place = ConnectionSlot::take()?;
         let (id, standing) = (open.next, Arc::<Standing>::default());
         open.next += 1;
         open.held.insert(id, Held { block, standing: Arc::clone(&standing) });

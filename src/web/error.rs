@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::chunks::ChunkError;
-use crate::objects::contents::UploadError;
+use crate::objects::blobs::UploadError;
 use crate::objects::names::FieldError;
 use crate::objects::passwords::HashError;
 use crate::objects::{CommitError, StoreError};
 use crate::replica::SubmitError;
-use crate::replica::contents::ContentsError;
+use crate::replica::blobs::BlobError;
 
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -179,14 +179,12 @@ impl From<ChunkError> for ApiError {
     }
 }
 
-impl From<ContentsError> for ApiError {
-    fn from(error: ContentsError) -> Self {
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
         match error {
-            ContentsError::Missing(_) | ContentsError::Stopping => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
-            }
-            ContentsError::Store(error) => error.into(),
-            ContentsError::Malformed(_) | ContentsError::List(_) => ApiError::internal(error),
+            BlobError::Missing(_) | BlobError::Stopping => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            BlobError::Store(error) => error.into(),
+            BlobError::Malformed(_) | BlobError::List(_) => ApiError::internal(error),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::error::{ApiError, ApiResult};
 /// parts.
 const TAKEN_BYTES_MAX: usize = 64 << 10;
 
-/// What the parser has taken.
+/// Bytes that the parser has taken.
 #[derive(Debug, Default)]
 struct Taken {
     bytes: AtomicUsize,

@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::app::AppRef;
-use super::position;
+use super::consistency_token;
 
 /// All resources come from this server; nothing is inline.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -53,7 +53,7 @@ pub(super) async fn add(State(app): State<AppRef>, request: Request, next: Next)
     }
     if is_api {
         set(header::CACHE_CONTROL, "no-store");
-        position::tell(&app.store, headers);
+        consistency_token::tell(&app.store, headers);
     }
     response
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::model::Op;
 use crate::objects::claims::{Claims, Dispute};
-use crate::objects::cleaning::{Cleaning, Cursor};
+use crate::objects::cleanup::{Cleaning, Cursor};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Record, Writes, cleaning, restores};
+use crate::objects::{CommitError, Record, Writes, cleanup, restores};
 use crate::replica::{Change, Receipt};
 
 use super::app::AppRef;
@@ -25,24 +25,24 @@ const NAMED: [&str; 5] = ["users", "user-names", "groups", "group-names", "resto
 
 /// Runs until dropped.
 pub(super) async fn run(app: &AppRef) {
-    tokio::join!(clear_away(app), free_names(app));
+    tokio::join!(clean_up(app), free_names(app));
 }
 
-async fn clear_away(app: &AppRef) {
+async fn clean_up(app: &AppRef) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if let Err(error) = clear_away_once(app).await {
+        if let Err(error) = clean_up_once(app).await {
             tracing::debug!(%error, "failed to delete leftovers of deleted objects; will retry");
         }
     }
 }
 
-async fn clear_away_once(app: &AppRef) -> Result<(), CommitError> {
+async fn clean_up_once(app: &AppRef) -> Result<(), CommitError> {
     // An unfinished restore may not have written the owner yet.
     if restores::is_unfinished(&app.store)? {
         return Ok(());
     }
-    for work in cleaning::due(&app.store)? {
+    for work in cleanup::due(&app.store)? {
         clear(app, &work).await?;
     }
     Ok(())
@@ -65,7 +65,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
             continue;
         }
         let (store, next, mut from) = (app.store.clone(), work.clone(), std::mem::take(&mut cursor));
-        let slicing = move || cleaning::slice(&store, &next, &mut from).map(|slice| (slice, from));
+        let slicing = move || cleanup::slice(&store, &next, &mut from).map(|slice| (slice, from));
         let sliced = tokio::task::spawn_blocking(slicing).await;
         let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
         (cursor, is_last) = (moved, is_end);

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::turns::Key;
+use super::login_queue::Key;
+use crate::env::checksummed_text;
 use crate::env::data_dir::replace_file;
-use crate::env::summed;
 use crate::objects::sessions::{hex, random};
 
 /// Maximum number of stored pairs of name and place.
@@ -58,7 +58,7 @@ impl KnownPlaces {
     }
 
     fn read(text: &str) -> Option<KnownPlaces> {
-        let mut lines = summed::open(text).ok()?.lines();
+        let mut lines = checksummed_text::open(text).ok()?.lines();
         let mut known = KnownPlaces { secret: unhex(lines.next()?)?, last: HashMap::new(), next: 0, is_changed: false };
         for line in lines.take(KNOWN_MAX) {
             known.note(unhex(line)?);
@@ -72,7 +72,7 @@ impl KnownPlaces {
         keys.sort_unstable();
         let lines = keys.into_iter().map(|(_, key)| hex(key));
         let lines: Vec<String> = std::iter::once(hex(&self.secret)).chain(lines).collect();
-        summed::seal(&lines.join("\n"))
+        checksummed_text::seal(&lines.join("\n"))
     }
 
     /// Returns the text to be written if the set has changed since the last call.

@@ -12,8 +12,8 @@ use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 
 use super::connections::Connections;
-use super::lingering::{Acceptor, ArrivedAt};
-use super::own_names::OwnNames;
+use super::host_names::OwnNames;
+use super::lingering_close::{Acceptor, ArrivedAt};
 use super::server::{SLOW_CLIENT, WebserverError, io};
 
 /// Settings that change or disable the redirector's address.

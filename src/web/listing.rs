@@ -12,8 +12,8 @@ use super::admission;
 use super::app::{App, AppRef};
 use super::caller::Caller;
 use super::error::ApiResult;
-use super::scans;
-use crate::env::aside;
+use super::scan_slots;
+use crate::env::blocking;
 use crate::objects::{Record, Store, StoreError, Stored};
 
 /// Size up to which bytes are collected before they are sent. A shorter list is sent as a whole.
@@ -59,7 +59,7 @@ where
     /// Returns the keys of the visible objects, sorted by `order`.
     fn keys<O: Ord>(&self, store: &Store, caller: &Caller, order: impl Fn(&T) -> O) -> Result<Vec<String>, StoreError> {
         let mut chosen = Vec::new();
-        aside::run(|| {
+        blocking::run(|| {
             store.each::<T>(&self.prefix, |record| {
                 if (self.wanted)(caller, &record.value) {
                     chosen.push((order(&record.value), record.value.key()));
@@ -90,7 +90,7 @@ where
         start: usize,
         end: usize,
     ) -> ApiResult<Response> {
-        let turn = scans::turn(caller.uid()).await?;
+        let turn = scan_slots::turn(caller.uid()).await?;
         let mut keys = self.keys(&app.store, caller, order)?;
         drop(turn);
         keys.truncate(end);
@@ -136,7 +136,7 @@ where
     }
 
     fn piece(&mut self) -> Result<Vec<u8>, StoreError> {
-        aside::run(|| {
+        blocking::run(|| {
             let mut piece = Vec::new();
             while piece.len() < PIECE_BYTES {
                 let Some(key) = self.keys.next() else {

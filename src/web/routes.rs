@@ -8,28 +8,28 @@ use axum::http::{Method, StatusCode};
 use axum::middleware;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::admission::{Need, Rule};
+use super::admission::{AccessRequirement, Rule};
 use super::api;
 use super::app::AppRef;
 use super::assets;
-use super::bodies;
+use super::authorization;
+use super::body_budget;
 use super::connections;
 use super::error::ApiError;
-use super::guard;
-use super::streamed;
+use super::stream_limits;
 
 /// Paths with streamed bodies, which their handlers bound.
 const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/searchctrl/import"];
 
 /// Maximum size of a body from an unauthenticated client.
-const STRANGERS_BYTES_MAX: usize = 64 << 10;
+const UNAUTHENTICATED_BODY_MAX: usize = 64 << 10;
 /// Maximum size of a body from a user, except where a field may be as large as an object.
 const USERS_BYTES_MAX: usize = 1 << 20;
 
 pub(super) struct Route {
     pub method: Method,
     pub path: &'static str,
-    pub need: Need,
+    pub need: AccessRequirement,
     pub does: &'static str,
     /// Whether the route returns a file: temporary tokens are accepted only for these.
     pub is_download: bool,
@@ -64,7 +64,7 @@ impl Route {
 fn route<H: Handler<T, AppRef>, T: 'static>(
     (method, filter): (Method, MethodFilter),
     path: &'static str,
-    need: Need,
+    need: AccessRequirement,
     does: &'static str,
     handler: H,
 ) -> Route {
@@ -84,7 +84,7 @@ macro_rules! methods {
     ($($name:ident $method:ident),*) => {$(
         pub(super) fn $name<H: Handler<T, AppRef>, T: 'static>(
             path: &'static str,
-            need: Need,
+            need: AccessRequirement,
             does: &'static str,
             handler: H,
         ) -> Route {
@@ -118,7 +118,7 @@ pub(super) fn table() -> Vec<Route> {
         api::live::routes(),
         api::rejections::routes(),
         api::invalid::routes(),
-        api::backup::routes(),
+        api::export_archive::routes(),
         api::openapi::routes(),
     ];
     parts.into_iter().flatten().collect()
@@ -130,14 +130,14 @@ pub(super) fn router(app: &AppRef) -> Router {
         let state = (AppRef::clone(app), route.rule());
         let Route { path, need, handler, has_objects, .. } = route;
         let handler = match need {
-            Need::Nobody => handler.layer(middleware::from_fn(bodies::of_strangers)),
-            _ if STREAMED.contains(&path) => handler.layer(middleware::from_fn(streamed::of_users)),
-            _ => handler.layer(middleware::from_fn(bodies::of_users)),
+            AccessRequirement::Nobody => handler.layer(middleware::from_fn(body_budget::of_strangers)),
+            _ if STREAMED.contains(&path) => handler.layer(middleware::from_fn(stream_limits::of_users)),
+            _ => handler.layer(middleware::from_fn(body_budget::of_users)),
         };
         let handler = handler.layer(middleware::from_fn(connections::note_known));
-        let handler = handler.layer(middleware::from_fn_with_state(state, guard::check));
+        let handler = handler.layer(middleware::from_fn_with_state(state, authorization::check));
         let handler = match need {
-            Need::Nobody => handler.layer(DefaultBodyLimit::max(STRANGERS_BYTES_MAX)),
+            AccessRequirement::Nobody => handler.layer(DefaultBodyLimit::max(UNAUTHENTICATED_BODY_MAX)),
             _ if STREAMED.contains(&path) => handler.layer(DefaultBodyLimit::disable()),
             _ if has_objects => handler,
             _ => handler.layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
@@ -159,9 +159,9 @@ mod tests {
             assert!(!(is_download || is_change) || method == Method::GET, "{method} {path}");
             assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
             assert!(does.ends_with('.') && does.len() > 10, "{method} {path}: {does}");
-            let needs_uid = matches!(need, Need::SelfOrAdmin(_));
+            let needs_uid = matches!(need, AccessRequirement::SelfOrAdmin(_));
             assert!(!needs_uid || path.contains("{uid}"), "{method} {path}");
-            assert!(!matches!(need, Need::MemberOrAdmin(_)) || path.contains("{gid}"), "{method} {path}");
+            assert!(!matches!(need, AccessRequirement::MemberOrAdmin(_)) || path.contains("{gid}"), "{method} {path}");
         }
     }
 }

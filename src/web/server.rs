@@ -23,17 +23,17 @@ use crate::datastore::Datastore;
 use crate::env::fs::replace_file;
 use crate::env::quota::Quota;
 use crate::env::{RealFs, data_dir};
-use crate::objects::allowance::Allowance;
-use crate::objects::cleaning::SLICE;
-use crate::objects::first_start::{self, First, FirstPassword};
+use crate::objects::bootstrap::{self, First, FirstPassword};
+use crate::objects::cleanup::SLICE;
 use crate::objects::quotas::Quotas;
 use crate::objects::sessions::{self, FormerKey, Session};
 use crate::objects::store::Author;
+use crate::objects::write_limits::WriteLimits;
 use crate::objects::write_rate::{Rates, WriteRate};
 use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
-use crate::replica::contents::{ContentsOptions, Fetching};
+use crate::replica::blobs::{BlobOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
-use crate::replica::{ReplicaOptions, acts};
+use crate::replica::{ReplicaOptions, audit_acts};
 use crate::telemetry::output;
 
 use crate::codec::message::Open;
@@ -41,17 +41,17 @@ use crate::search::searches::{Bounds, Options, Searches};
 use crate::search::source::{Indexer, http};
 use crate::search::worker::Sandbox;
 
-use super::acts::{Recorder, Who};
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
-use super::codes::Codes;
+use super::audit_acts::{Actor, Recorder};
+use super::code_throttle::Codes;
 use super::connections::Connections;
-use super::limiter::Limiter;
-use super::orders::{Order, Orders};
-use super::own_names::OwnNames;
-use super::searching::Asked;
-use super::uploads::Uploads;
-use super::{headers, leftover, listener, routes, standalone, strangers, sweeper, tls};
+use super::host_names::OwnNames;
+use super::login_throttle::LoginThrottle;
+use super::process_control::{ControlRequest, ProcessControl};
+use super::search_forwarding::Asked;
+use super::upload_quota::Uploads;
+use super::{body_drain, headers, listener, periodic_tasks, routes, standalone, tls, unauthenticated};
 
 /// Read timeout: a client that sends nothing for this long while its request is awaited is disconnected.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
@@ -146,7 +146,7 @@ pub struct Webserver {
     tasks: JoinSet<()>,
     /// Notified to reload the certificate files.
     reread: Arc<Notify>,
-    orders: Receiver<Order>,
+    orders: Receiver<ControlRequest>,
 }
 
 pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
@@ -200,7 +200,7 @@ fn chunk_grace(config: &WebserverConfig) -> Duration {
 
 /// Returns the options for storing contents. A standalone webserver shares the chunk store of its own log, so that each
 /// chunk is stored once.
-fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
+fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> BlobOptions {
     // The chunk store of a standalone log is not a cache: its chunks cannot be fetched again from another member.
     let fetching = if config.fetches_on_demand && own_log.is_none() {
         Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
@@ -209,7 +209,7 @@ fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> Co
     };
     let grace = chunk_grace(config);
     let store = own_log.map(Datastore::chunk_store);
-    ContentsOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
+    BlobOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
 }
 
 impl Webserver {
@@ -219,7 +219,7 @@ impl Webserver {
     /// If the directory is in use or corrupt, the address is in use, or the certificate cannot be used.
     pub async fn start(config: WebserverConfig) -> Result<Webserver, WebserverError> {
         let data_dir = config.data_dir.clone();
-        data_dir::create(&data_dir).and_then(|()| data_dir::close_to_others(&data_dir)).map_err(|error| {
+        data_dir::create(&data_dir).and_then(|()| data_dir::restrict_to_owner(&data_dir)).map_err(|error| {
             WebserverError::Io { what: "the data directory".into(), source: std::io::Error::other(error) }
         })?;
         let own_log = match standalone::is_wanted(&data_dir, &config.datastores) {
@@ -252,7 +252,7 @@ impl Webserver {
         }
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
-        let (acts, sending) = acts::channel(&data_dir);
+        let (acts, sending) = audit_acts::channel(&data_dir);
         let recorder = Arc::new(Recorder::new(acts));
         let store = Store::new(service.replica.clone(), &via).with_allowance(allowance(&config, Arc::clone(&recorder)));
         forget_former_keys(&store).await?;
@@ -261,13 +261,13 @@ impl Webserver {
         }
         let (window, known) = (Duration::from_secs(config.login_window_s), data_dir.join("known-places"));
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
-        let (orders_given, orders) = Orders::new(&config.log_level);
+        let (orders_given, orders) = ProcessControl::new(&config.log_level);
         let app = Arc::new(App {
             orders: orders_given,
             searches: Arc::new(searches),
             peers: service.peers.clone(),
             uuid,
-            limiter: Arc::new(Limiter::open(config.login_failures, window, &known).map_err(io("randomness"))?),
+            limiter: Arc::new(LoginThrottle::open(config.login_failures, window, &known).map_err(io("randomness"))?),
             codes: Codes::default(),
             recorder,
             started: Instant::now(),
@@ -297,7 +297,7 @@ impl Webserver {
         }
         let sending = sending.run(webserver.app.store.replica().clone());
         webserver.tasks.spawn(webserver.service.replica.watch_over().lasting("audit records", sending));
-        sweeper::spawn(&webserver.app, &mut webserver.tasks);
+        periodic_tasks::spawn(&webserver.app, &mut webserver.tasks);
         let searches = Arc::clone(&webserver.app.searches);
         webserver.tasks.spawn(async move { searches.probe().await });
         let first = first_administrator(AppRef::clone(&webserver.app));
@@ -311,10 +311,10 @@ impl Webserver {
         let router = routes::router(&self.app)
             .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
             .layer(RequestBodyTimeoutLayer::new(SLOW_CLIENT))
-            .layer(middleware::from_fn(leftover::settle))
+            .layer(middleware::from_fn(body_drain::settle))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
-            .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), strangers::bounded))
+            .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), unauthenticated::bounded))
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
@@ -382,7 +382,7 @@ impl Webserver {
     }
 
     /// Waits for the next control request that an administrator sends through the API.
-    pub async fn order(&mut self) -> Order {
+    pub async fn order(&mut self) -> ControlRequest {
         match self.orders.recv().await {
             Some(order) => order,
             // The sender lives as long as this webserver.
@@ -441,7 +441,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     let started = Instant::now();
     // The query string may hold private data.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = super::guard::address(&app, request.extensions(), request.headers());
+    let from = super::authorization::address(&app, request.extensions(), request.headers());
     let response = next.run(request).await;
     let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
     tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);
@@ -449,7 +449,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
 }
 
 /// Returns the write limits of users; writes that exceed the rate are recorded for the audit.
-fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
+fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> WriteLimits {
     let rates = Rates {
         changes_per_s: config.writes_per_s,
         changes_burst: config.writes_burst,
@@ -458,10 +458,11 @@ fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
     };
     let quotas = Quotas::new(config.objects_of_user_max, config.object_bytes_of_user_max);
     let told = move |author: &Author| {
-        let who = Who { uid: author.uid, user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
+        let who =
+            Actor { uid: author.uid, user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
         recorder.note("writes-throttled", &who, "changes exceeded the rate limit");
     };
-    Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
+    WriteLimits::new(WriteRate::new(rates), quotas, Box::new(told))
 }
 
 /// Deletes the login-signing keys of this webserver that an earlier version stored.
@@ -472,7 +473,8 @@ async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
         return Ok(());
     }
     let mut writes = Writes::new();
-    own.iter().try_for_each(|key| writes.delete_whatever::<FormerKey>(key, "this version does not use such keys"))?;
+    own.iter()
+        .try_for_each(|key| writes.delete_unconditionally::<FormerKey>(key, "this version does not use such keys"))?;
     store.commit(&Author::default(), "delete obsolete login-signing keys", writes).await?;
     Ok(())
 }
@@ -483,7 +485,7 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     let own: Vec<String> = own.map(|session| session.value.key()).collect();
     for keys in own.chunks(SLICE) {
         let mut writes = Writes::new();
-        keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
+        keys.iter().try_for_each(|key| writes.delete_unconditionally::<Session>(key, sessions::ENDED))?;
         store.commit(&Author::default(), "end the sessions of the previous process", writes).await?;
     }
     Ok(())
@@ -505,7 +507,7 @@ async fn first_administrator(app: AppRef) {
                 is_kept.store(is_random, Ordering::Relaxed);
                 if is_random { write_password(&file, password) } else { Ok(()) }
             };
-            match first_start::ensure(&app.store, &wanted, keep).await {
+            match bootstrap::ensure(&app.store, &wanted, keep).await {
                 // If still pending, the administrator is in this webserver's state, or another webserver turns out to
                 // be first.
                 Ok(First::Made { password, .. }) => return announce(&file, &wanted, &password),
@@ -548,7 +550,7 @@ fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
         tracing::warn!("the first administrator has the default password; change it now");
         return;
     }
-    let (name, file) = (first_start::NAME, file.display());
+    let (name, file) = (bootstrap::NAME, file.display());
     if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         output::answer(format_args!("First administrator: {name} with the password {password}"));
     }

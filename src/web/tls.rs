@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::own_names::OwnNames;
+use super::host_names::OwnNames;
 use crate::config::webserver::WebserverConfig;
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_certificates_are_reported() {
         let temp = tempfile::tempdir().expect("temp dir");
         let made = files(&WebserverConfig::for_dir(temp.path())).expect("makes");
         fs::write(&made.certificate, "nonsense").expect("writes");

@@ -39,7 +39,7 @@ fn archived(keys: &[&str]) -> (Fleet, Process, Process, Process) {
 }
 
 #[test]
-fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
+fn p04_an_object_deleted_since_it_was_archived_stays_deleted() {
     let (fleet, datastore, _a, _b) = archived(&["made-and-deleted", "there", "never-there"]);
     fleet.ok("a", &["put", "c", "made-and-deleted", "--value", "1"]);
     fleet.ok("a", &["delete", "c", "made-and-deleted"]);
@@ -82,7 +82,7 @@ fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
 /// A change that is pushed again after a lost history names the sequence since which its object must be absent. The datastore judges
 /// that, also by an index that was built again from a compacted log.
 #[test]
-fn p04_what_was_deleted_after_the_named_sequence_is_not_made_again() {
+fn p04_an_object_deleted_after_the_given_sequence_is_not_recreated() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let _a = fleet.member("a");

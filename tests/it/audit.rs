@@ -177,7 +177,7 @@ fn acts(admin: &Client, kind: &str) -> Vec<Value> {
 }
 
 #[test]
-fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
+fn p14_events_at_a_webserver_are_recorded_even_while_it_is_offline() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -234,7 +234,7 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
 }
 
 #[test]
-fn p14_what_administrators_order_of_a_webserver_is_recorded_with_both_names() {
+fn p14_requests_of_administrators_to_a_webserver_are_recorded_with_both_names() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -278,7 +278,7 @@ fn p15_one_user_cannot_fill_the_log() {
 }
 
 #[test]
-fn p14_an_audit_that_was_removed_or_exchanged_for_an_older_copy_is_found_and_said_until_it_is_acknowledged() {
+fn p14_a_removed_or_older_audit_is_reported_until_it_is_acknowledged() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.ok("d", &["put", "users", "1", "--value", "1"]);

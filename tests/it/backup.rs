@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::fleet::{Dice, Fleet, History, Process, from_env};
+use crate::fleet::{Fleet, History, Process, Rng, from_env};
 
 fn json(fleet: &Fleet, name: &str, arguments: &[&str]) -> Value {
     let text = fleet.ok(name, &[arguments, &["--json"]].concat());
@@ -53,7 +53,7 @@ fn moments_are_restored(fleet: &Fleet, place: &str, moments: &[(u64, String)]) {
 }
 
 #[test]
-fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
+fn p10_a_backup_under_load_is_consistent_and_any_point_in_time_can_be_restored() {
     let (fleet, _datastore, _a, place) = fleet();
     let history = History::new(21, from_env("GRAVWELL_BACKUP_OPS", 6_000), 900);
     let file = fleet.write_file("in.jsonl", &history.lines);
@@ -72,7 +72,7 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     assert!(last["new_bytes"].as_u64() < last["bytes"].as_u64(), "it is incremental: {last}");
     assert_eq!(json(&fleet, "d", &["backup", "create", &place])["is_new"], false);
 
-    let mut dice = Dice::new(from_env("GRAVWELL_SEED", 21));
+    let mut dice = Rng::new(from_env("GRAVWELL_SEED", 21));
     let moments: Vec<(u64, String)> = (0..3)
         .map(|_| 1 + dice.below(head(&fleet)))
         .map(|seq| (seq, fleet.ok("d", &["export", "--at", &seq.to_string()])))
@@ -117,7 +117,7 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
 }
 
 #[test]
-fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_had() {
+fn p05_members_follow_a_restore_in_place_and_archive_their_later_changes() {
     let (fleet, datastore, _a, place) = fleet();
     fleet.ok("a", &["put", "c", "x", "--value", "1"]);
     fleet.ok("a", &["put", "c", "z", "--value", "1"]);
@@ -165,7 +165,7 @@ fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_h
 }
 
 #[test]
-fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_them_apart() {
+fn p05_a_backup_restored_twice_starts_two_generations_that_members_distinguish() {
     let (fleet, datastore, a, place) = fleet();
     fleet.ok("a", &["put", "c", "x", "--value", "1"]);
     fleet.converges(&["a"]);
@@ -202,7 +202,7 @@ fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_t
 }
 
 #[test]
-fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() {
+fn p11_a_restore_reinstates_no_revoked_member_and_skips_a_corrupt_manifest() {
     let (fleet, datastore, _a, place) = fleet();
     fleet.enroll("b", "webserver");
     fleet.ok("d", &["enroll", "c"]);
@@ -240,7 +240,7 @@ fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() 
 }
 
 #[test]
-fn p13_a_damaged_manifest_of_a_later_backup_stops_a_restore_that_names_none() {
+fn p13_a_damaged_manifest_of_a_later_backup_stops_a_restore_without_a_named_backup() {
     let (fleet, _datastore, _a, place) = fleet();
     fleet.enroll("b", "webserver");
     let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
@@ -314,7 +314,7 @@ fn p11_an_encrypted_backup_opens_with_its_passphrase_only() {
 }
 
 #[test]
-fn an_archive_follows_the_datastore_by_itself() {
+fn a_continuous_backup_follows_the_datastore() {
     let mut fleet = Fleet::new();
     let place = fleet.dir("archive").to_str().unwrap().to_owned();
     fleet.datastore_flags = ["--archive", &place].map(String::from).into();

@@ -22,7 +22,7 @@ fn holds(place: &str, text: &str) -> bool {
 }
 
 #[test]
-fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone() {
+fn p11_backups_are_encrypted_by_default_and_open_only_with_their_key() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let (secret, place) = ("a-value-that-must-stay-secret", fleet.dir("backups").display().to_string());
@@ -65,7 +65,7 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
 }
 
 #[test]
-fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key() {
+fn p13_a_backup_key_lost_with_its_disk_is_restored_with_the_recovery_key() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let place = fleet.dir("backups").display().to_string();
@@ -104,7 +104,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
 }
 
 #[test]
-fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
+fn p11_a_location_is_unencrypted_only_on_request_and_never_changes() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let at = |name: &str| fleet.dir(name).display().to_string();
@@ -152,7 +152,7 @@ const PLAIN_HEAD: &str =
     r#"{"gravwell-backup-repository":1,"id":"00112233445566778899aabbccddeeff","salt":null,"proof":null}"#;
 
 #[test]
-fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
+fn p11_a_location_that_claims_to_be_unencrypted_now_is_rejected() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let place = fleet.dir("backups").display().to_string();
@@ -215,7 +215,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
 }
 
 #[test]
-fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_when_it_says_so() {
+fn a_continuous_backup_is_encrypted_or_not_according_to_the_configuration() {
     for (setting, encryption) in [("Datastore-Backup-Key-File={}", "key"), ("Datastore-Backup-Plain=true", "none")] {
         let mut fleet = Fleet::new();
         let (place, key) = (fleet.dir("archive").display().to_string(), fleet.dir("keys.backup").display().to_string());
@@ -237,7 +237,7 @@ fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_wh
 const KILLS: u32 = 12;
 
 #[test]
-fn p11_a_first_backup_killed_at_any_point_leaves_no_place_without_its_key() {
+fn p11_a_first_backup_killed_at_any_point_leaves_no_location_without_its_key() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let file = fleet.write_file("in.jsonl", &History::new(42, 1_500, 600).lines);

@@ -84,7 +84,7 @@ fn foreign_piece(place: &str) -> String {
 }
 
 #[test]
-fn p13_an_older_copy_that_backs_up_to_the_same_place_spoils_no_backup() {
+fn p13_an_older_copy_of_the_datastore_corrupts_no_backup_in_the_same_location() {
     let (fleet, datastore, place) = fleet();
     let create = || fleet.json("d", &["backup", "create", &place]);
     load(&fleet, "a", 100);
@@ -129,7 +129,7 @@ fn p13_an_older_copy_that_backs_up_to_the_same_place_spoils_no_backup() {
 }
 
 #[test]
-fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_sound_ones() {
+fn p13_a_location_with_wrong_pieces_is_repaired_by_the_next_backup_and_prune_keeps_sound_backups() {
     let (fleet, _datastore, place) = fleet();
     let create = || fleet.json("d", &["backup", "create", &place, "--plain"]);
     load(&fleet, "a", 800);
@@ -170,7 +170,7 @@ fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_
 }
 
 #[test]
-fn p10_pieces_that_a_place_has_lost_are_stored_again() {
+fn p10_pieces_lost_from_a_location_are_stored_again() {
     let (fleet, _datastore, place) = fleet();
     load(&fleet, "a", 800);
     fleet.ok("d", &["backup", "create", &place]);
@@ -195,7 +195,7 @@ fn p10_pieces_that_a_place_has_lost_are_stored_again() {
 }
 
 #[test]
-fn p13_a_continuous_backup_does_not_use_pieces_again_that_its_place_has_lost() {
+fn p13_a_continuous_backup_reuses_no_pieces_that_its_location_has_lost() {
     let (fleet, _datastore, place) = fleet();
     load(&fleet, "a", 800);
     let follow = ["backup", "create", &place, "--follow", "--every", "1"];
@@ -216,7 +216,7 @@ fn p13_a_continuous_backup_does_not_use_pieces_again_that_its_place_has_lost() {
 }
 
 #[test]
-fn p13_a_drill_that_backs_up_to_the_same_place_takes_no_backup_from_the_datastore() {
+fn p13_a_restore_drill_in_the_same_location_removes_no_backup_of_the_datastore() {
     let (fleet, _datastore, place) = fleet();
     load(&fleet, "a", 50);
     fleet.ok("d", &["backup", "create", &place]);
@@ -256,7 +256,7 @@ fn unfinished(place: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn p15_what_a_killed_backup_left_behind_goes_with_the_next_one() {
+fn p15_leftovers_of_a_killed_backup_are_removed_by_the_next_one() {
     let (fleet, _datastore, place) = fleet();
     load(&fleet, "a", 10);
     fleet.ok("d", &["backup", "create", &place]);
@@ -272,7 +272,7 @@ fn p15_what_a_killed_backup_left_behind_goes_with_the_next_one() {
 }
 
 #[test]
-fn p15_a_full_place_keeps_nothing_unfinished_and_can_be_pruned() {
+fn p15_a_full_location_keeps_no_partial_files_and_can_be_pruned() {
     let (fleet, _datastore, _) = fleet();
     let disk = fleet.dir("disk");
     let Some(small) = Small::mount(&disk, 8) else { return };

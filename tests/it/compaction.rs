@@ -1,7 +1,7 @@
 use crate::fleet::{Fleet, History};
 
 #[test]
-fn p04_compaction_under_load_with_a_replica_away_loses_and_revives_nothing() {
+fn p04_compaction_under_load_with_an_offline_replica_loses_and_revives_nothing() {
     let mut fleet = Fleet::new();
     fleet.datastore_flags =
         ["--segment-mb", "1", "--history-ops", "0", "--member-retention-hours", "0"].map(String::from).into();
@@ -32,7 +32,7 @@ fn p04_compaction_under_load_with_a_replica_away_loses_and_revives_nothing() {
 }
 
 #[test]
-fn p04_a_member_that_counts_holds_compaction_back() {
+fn p04_a_member_within_retention_pins_the_compaction_floor() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let a = fleet.member("a");
@@ -55,7 +55,7 @@ fn p04_a_member_that_counts_holds_compaction_back() {
 }
 
 #[test]
-fn the_state_at_an_earlier_sequence_is_what_it_was() {
+fn the_state_at_an_earlier_sequence_is_reproduced() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let mut then = Vec::new();

@@ -1,4 +1,4 @@
-use crate::fleet::{Dice, Fleet, History};
+use crate::fleet::{Fleet, History, Rng};
 
 #[test]
 fn p02_three_replicas_converge_under_random_edits() {
@@ -45,7 +45,7 @@ fn p04_an_import_replayed_is_the_same_state_everywhere_and_deletes_are_events() 
 }
 
 #[test]
-fn p08_conditions_are_judged_at_commit_and_rejections_are_reported_by_line() {
+fn p08_conditions_are_checked_at_commit_and_rejections_are_reported_by_line() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let _a = fleet.member("a");
@@ -66,7 +66,7 @@ fn p08_conditions_are_judged_at_commit_and_rejections_are_reported_by_line() {
 }
 
 #[test]
-fn limits_are_named() {
+fn errors_name_the_exceeded_limit() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let output = fleet.run("d", &["put", "c", &"k".repeat(1025), "--value", "1"]);
@@ -121,7 +121,7 @@ fn every_inspecting_command_speaks_json_online_and_offline() {
 }
 
 #[test]
-fn p06_a_second_import_of_the_same_file_is_a_new_one_and_an_interrupted_one_goes_on() {
+fn p06_a_second_import_of_a_file_is_a_new_one_and_an_interrupted_one_resumes() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let history = History::new(11, 20_000, 500);
@@ -133,7 +133,7 @@ fn p06_a_second_import_of_the_same_file_is_a_new_one_and_an_interrupted_one_goes
     fleet.ok("d", &["import", file.to_str().unwrap()]);
     assert_eq!(fleet.status("d")["head"], 20_000, "nothing twice, nothing left out");
     assert_eq!(fleet.export("d"), history.export());
-    let mut dice = Dice::new(1);
+    let mut dice = Rng::new(1);
     let small = fleet.write_file("small.jsonl", &History::new(dice.below(100), 10, 3).lines);
     fleet.ok("d", &["import", small.to_str().unwrap()]);
     fleet.ok("d", &["import", small.to_str().unwrap()]);
@@ -141,7 +141,7 @@ fn p06_a_second_import_of_the_same_file_is_a_new_one_and_an_interrupted_one_goes
 }
 
 #[test]
-fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
+fn p06_an_import_pending_in_an_outbox_is_not_repeated_until_it_is_resolved() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");

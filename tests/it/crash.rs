@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::fleet::{Dice, Fleet, History, takes_less_than};
+use crate::fleet::{Fleet, History, Rng, takes_less_than};
 
 /// Returns how many times processes are killed; set `GRAVWELL_KILLS` for more.
 fn kills() -> u64 {
@@ -10,7 +10,7 @@ fn kills() -> u64 {
 #[test]
 fn p01_killed_at_random_nothing_acknowledged_is_lost_and_nothing_doubled() {
     let fleet = Fleet::new();
-    let mut dice = Dice::new(42);
+    let mut dice = Rng::new(42);
     let transactions = 30_000;
     let history = History::new(5, transactions, 3_000);
     let file = fleet.write_file("in.jsonl", &history.lines);
@@ -48,7 +48,7 @@ fn p01_killed_at_random_nothing_acknowledged_is_lost_and_nothing_doubled() {
 }
 
 #[test]
-fn a_replica_and_a_datastore_stop_within_five_seconds_of_being_told() {
+fn a_replica_and_a_datastore_stop_within_five_seconds_of_the_request() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -107,7 +107,7 @@ fn p03_a_datastore_whose_index_is_lost_rebuilds_it() {
 }
 
 #[test]
-fn p03_who_is_told_to_stop_while_it_starts_stops_at_once() {
+fn p03_a_process_stopped_during_startup_stops_immediately() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let _a = fleet.member("a");

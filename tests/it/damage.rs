@@ -1,4 +1,4 @@
-use crate::fleet::{Dice, Fleet, History};
+use crate::fleet::{Fleet, History, Rng};
 
 fn closed_segment(fleet: &Fleet) -> std::path::PathBuf {
     let entries = std::fs::read_dir(fleet.dir("d/log")).expect("lists").map(|entry| entry.expect("entry").path());
@@ -8,7 +8,7 @@ fn closed_segment(fleet: &Fleet) -> std::path::PathBuf {
 }
 
 #[test]
-fn p10_one_flipped_bit_in_a_closed_segment_is_named_by_verify_and_at_start() {
+fn p10_one_flipped_bit_in_a_closed_segment_is_reported_by_verify_and_at_start() {
     let mut fleet = Fleet::new();
     fleet.datastore_flags = vec!["--segment-mb".into(), "1".into()];
     let datastore = fleet.datastore();
@@ -18,7 +18,7 @@ fn p10_one_flipped_bit_in_a_closed_segment_is_named_by_verify_and_at_start() {
     let segment = closed_segment(&fleet);
     let name = segment.file_name().unwrap().to_str().unwrap().to_owned();
     let good = std::fs::read(&segment).expect("reads");
-    let mut dice = Dice::new(9);
+    let mut dice = Rng::new(9);
     for _ in 0..12 {
         let at = dice.below(good.len() as u64) as usize;
         let mut bad = good.clone();
@@ -44,7 +44,7 @@ fn p10_one_flipped_bit_in_a_closed_segment_is_named_by_verify_and_at_start() {
 }
 
 #[test]
-fn p10_a_running_datastore_notices_damage_when_asked() {
+fn p10_verify_finds_corruption_of_a_running_datastore() {
     let mut fleet = Fleet::new();
     fleet.datastore_flags = vec!["--segment-mb".into(), "1".into()];
     let _datastore = fleet.datastore();
@@ -66,7 +66,7 @@ fn p10_a_running_datastore_notices_damage_when_asked() {
 
 /// A replica whose state differs from the datastore's at the same sequence.
 #[tokio::test(flavor = "multi_thread")]
-async fn p09_a_replica_with_a_different_state_notices_says_so_and_repairs_itself() {
+async fn p09_a_replica_with_a_different_state_detects_reports_and_repairs_it() {
     use gravwell::state::{Object, StateStore, Target};
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();

@@ -79,7 +79,7 @@ fn rolled(fleet: &Fleet, with_member: bool) -> String {
 }
 
 #[test]
-fn p13_an_index_that_is_ahead_of_its_log_is_kept_and_gives_the_log_back() {
+fn p13_an_index_ahead_of_its_log_is_kept_and_restores_the_log() {
     let fleet = Fleet::new();
     let export = rolled(&fleet, false);
     replace_dir(&fleet.dir("old/log"), &fleet.dir("d/log"));
@@ -133,7 +133,7 @@ fn p13_an_index_of_another_log_is_not_replaced() {
 }
 
 #[test]
-fn p13_a_log_that_is_missing_is_not_begun_anew_beside_an_index() {
+fn p13_no_new_log_is_started_next_to_an_index() {
     let mut fleet = Fleet::new();
     let datastore = fleet.datastore();
     put(&fleet, "d", 0..5);
@@ -171,7 +171,7 @@ fn p13_a_log_that_is_missing_is_not_begun_anew_beside_an_index() {
 }
 
 #[test]
-fn p13_what_the_register_knows_beyond_the_head_stops_writes_until_a_member_gives_it_back() {
+fn p13_a_registry_ahead_of_the_log_stops_writes_until_a_member_restores_the_entries() {
     let mut fleet = Fleet::new();
     let export = rolled(&fleet, true);
     for part in ["log", "state"] {
@@ -198,7 +198,7 @@ fn p13_what_the_register_knows_beyond_the_head_stops_writes_until_a_member_gives
 }
 
 #[test]
-fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_last_witness() {
+fn p13_an_audit_ahead_of_the_log_stops_writes_when_it_is_the_last_witness() {
     let mut fleet = Fleet::new();
     let export = rolled(&fleet, false);
     copy_dir(&fleet.dir("d"), &fleet.dir("newest"));
@@ -231,7 +231,7 @@ fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_l
 }
 
 #[test]
-fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
+fn p13_a_member_ahead_of_the_log_stops_writes_even_after_a_restart() {
     let fleet = Fleet::new();
     rolled(&fleet, true);
     replace_dir(&fleet.dir("old"), &fleet.dir("d"));
@@ -267,7 +267,7 @@ fn p13_a_member_whose_history_forked_stops_writes() {
 }
 
 #[test]
-fn p13_a_restore_to_an_earlier_position_is_not_held_against_itself() {
+fn p13_a_restore_to_an_earlier_position_is_no_evidence_of_a_loss() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let _a = fleet.member("a");
@@ -292,7 +292,7 @@ fn p13_a_restore_to_an_earlier_position_is_not_held_against_itself() {
 }
 
 #[test]
-fn p10_a_register_that_is_missing_is_damage() {
+fn p10_a_missing_registry_is_reported_as_corruption() {
     let mut fleet = Fleet::new();
     let datastore = fleet.datastore();
     put(&fleet, "d", 0..1);
@@ -355,7 +355,7 @@ fn file_in(dir: &Path, end: &str) -> PathBuf {
 }
 
 #[test]
-fn p13_reading_commands_leave_every_directory_as_it_is() {
+fn p13_reading_commands_leave_every_directory_unchanged() {
     type Damage = (&'static str, fn(&Path));
     let damages: [Damage; 14] = [
         ("none", |_| {}),
@@ -420,7 +420,7 @@ fn p13_reading_commands_leave_every_directory_as_it_is() {
 }
 
 #[test]
-fn p13_a_restore_to_a_moment_outside_the_log_is_refused() {
+fn p13_a_restore_to_a_time_outside_the_log_is_refused() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     put(&fleet, "d", 0..6);

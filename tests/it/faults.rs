@@ -13,10 +13,10 @@ use gravwell::codec::admin::{OutboxItem, Request};
 use gravwell::model::{Origin, TxnId};
 use tokio::runtime::Runtime;
 
-use crate::fleet::{Dice, Fleet, Process, Replay, from_env};
+use crate::fleet::{Fleet, Process, Replay, Rng, from_env};
 use crate::load::{Collector, Ledger, Writer, ask, lock, sample};
 use crate::model::{Model, Told};
-use crate::proxy::{Counts, Proxy, Weather};
+use crate::proxy::{Counts, NetworkConditions, Proxy};
 
 /// Five seconds, plus the delay of a busy host.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl Run {
     }
 
     /// Injects one fault; its kind and target depend only on the dice.
-    fn inflict(&mut self, dice: &mut Dice) {
+    fn inflict(&mut self, dice: &mut Rng) {
         let mut at = dice.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
         let chosen = WEIGHTS.iter().find(|(_, weight)| at.checked_sub(*weight).map(|rest| at = rest).is_none());
         let fault = chosen.map_or(Fault::Storm, |(fault, _)| *fault);
@@ -137,7 +137,7 @@ impl Run {
         let (lost, doubled) = (dice.below(250), dice.below(200));
         let up = dice.below(2) == 0;
         *self.done.entry(fault).or_default() += 1;
-        let calm = Weather::default();
+        let calm = NetworkConditions::default();
         match fault {
             Fault::KillDatastore => self.kill(0, lasting / 5),
             Fault::KillReplica => self.kill(replica + 1, lasting / 3),
@@ -157,24 +157,25 @@ impl Run {
                 }
                 self.start(any);
             }
-            Fault::Partition => self.weather(replica, Weather::CUT, Weather::CUT, partition),
-            Fault::OneWay if up => self.weather(replica, Weather::CUT, calm, partition),
-            Fault::OneWay => self.weather(replica, calm, Weather::CUT, partition),
+            Fault::Partition => self.weather(replica, NetworkConditions::CUT, NetworkConditions::CUT, partition),
+            Fault::OneWay if up => self.weather(replica, NetworkConditions::CUT, calm, partition),
+            Fault::OneWay => self.weather(replica, calm, NetworkConditions::CUT, partition),
             Fault::Lossy => {
-                let weather = Weather { cut: false, lost, doubled, delay_us, jitter_us };
+                let weather = NetworkConditions { cut: false, lost, doubled, delay_us, jitter_us };
                 self.weather(replica, weather, weather, lasting * 3);
             }
             Fault::Forget => self.proxies[replica].forget(),
             Fault::Compact => self.compact(),
             Fault::Storm => {
-                (0..REPLICAS.len()).for_each(|replica| self.weather(replica, Weather::CUT, Weather::CUT, lasting));
+                (0..REPLICAS.len())
+                    .for_each(|replica| self.weather(replica, NetworkConditions::CUT, NetworkConditions::CUT, lasting));
                 self.proxies.iter().for_each(Proxy::forget);
                 self.kill(0, lasting / 2);
             }
         }
     }
 
-    fn weather(&mut self, replica: usize, up: Weather, down: Weather, lasting: Duration) {
+    fn weather(&mut self, replica: usize, up: NetworkConditions, down: NetworkConditions, lasting: Duration) {
         self.proxies[replica].set(up, down);
         self.heals.retain(|(_, heal)| *heal != Heal::Calm(replica));
         self.heals.push((Instant::now() + lasting, Heal::Calm(replica)));
@@ -203,7 +204,9 @@ impl Run {
                         process.resume();
                     }
                 }
-                Heal::Calm(replica) => self.proxies[replica].set(Weather::default(), Weather::default()),
+                Heal::Calm(replica) => {
+                    self.proxies[replica].set(NetworkConditions::default(), NetworkConditions::default())
+                }
             }
         }
     }
@@ -222,7 +225,7 @@ fn writers(run: &Run, seed: u64, ledger: &Arc<Ledger>) -> Vec<tokio::task::JoinH
     let writer = |(number, name): (u8, &&str)| {
         let mut origin = [number; 16];
         origin[..8].copy_from_slice(&seed.to_le_bytes());
-        let dice = Dice::new(seed ^ u64::from(number) << 32);
+        let dice = Rng::new(seed ^ u64::from(number) << 32);
         let (dir, ledger) = (run.fleet.dir(name), Arc::clone(ledger));
         let writer = Writer { dir, origin: Origin(origin), waits: number % 3 == 0, pause_ms: 60, dice, ledger };
         run.runtime.spawn(writer.run())
@@ -233,7 +236,7 @@ fn writers(run: &Run, seed: u64, ledger: &Arc<Ledger>) -> Vec<tokio::task::JoinH
 fn samplers(run: &Run, seed: u64, ledger: &Arc<Ledger>) -> Vec<tokio::task::JoinHandle<()>> {
     let sampler = |(number, name): (u64, &&str)| {
         let dir: PathBuf = run.fleet.dir(name);
-        run.runtime.spawn(sample(dir, (*name).to_owned(), Dice::new(seed ^ number << 40), Arc::clone(ledger)))
+        run.runtime.spawn(sample(dir, (*name).to_owned(), Rng::new(seed ^ number << 40), Arc::clone(ledger)))
     };
     (1..).zip(&["a", "b", "c", "d"]).map(sampler).collect()
 }
@@ -247,7 +250,7 @@ fn p01_to_p09_hold_under_all_faults_at_once() {
     let started = Instant::now();
     let counts = Arc::default();
     let mut run = Run::new(seed, &counts);
-    let (mut dice, ledger) = (Dice::new(seed), Arc::<Ledger>::default());
+    let (mut dice, ledger) = (Rng::new(seed), Arc::<Ledger>::default());
     let mut clients = writers(&run, seed, &ledger);
     clients.extend(samplers(&run, seed, &ledger));
     for cycle in 0..cycles {

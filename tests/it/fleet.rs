@@ -26,7 +26,7 @@ impl Process {
     }
 
     /// Like [`Process::begin`]; standard output also goes into the log.
-    pub fn begin_printing(mut command: Command, log: &Path) -> Process {
+    pub fn start_printing(mut command: Command, log: &Path) -> Process {
         let log = File::create(log).expect("log file");
         command.stdout(log.try_clone().expect("a handle")).stderr(log);
         Process::start_with_output(command)
@@ -388,11 +388,11 @@ impl Drop for Replay {
 }
 
 /// Small repeatable random number generator (xorshift64*, Vigna 2016).
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
@@ -413,7 +413,7 @@ pub struct History {
 
 impl History {
     pub fn new(seed: u64, transactions: u64, keys: u64) -> History {
-        let mut dice = Dice::new(seed);
+        let mut dice = Rng::new(seed);
         let mut history = History::default();
         for number in 0..transactions {
             let mut ops = Vec::new();

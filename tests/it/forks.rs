@@ -159,7 +159,7 @@ fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
 /// The sequences of the lost part are assigned again. A pending change that is conditional on one of them must not be
 /// committed over the write that has the sequence now.
 #[test]
-fn p05_what_waits_upon_a_lost_write_is_not_committed_over_another_one() {
+fn p05_a_pending_change_based_on_a_lost_write_is_not_committed_over_another_write() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));

@@ -85,7 +85,7 @@ fn says_full(fleet: &Fleet) {
 }
 
 #[test]
-fn p07_a_replica_with_a_full_disk_reads_says_so_and_resumes() {
+fn p07_a_replica_with_a_full_disk_reads_reports_it_and_resumes() {
     let fleet = Fleet::new();
     let Some(disk) = Small::mount(&fleet.dir("a"), 192) else { return };
     let datastore = fleet.datastore();
@@ -183,7 +183,7 @@ fn p07_a_state_whose_engine_ran_out_of_space_is_opened_again_in_place() {
 }
 
 #[test]
-fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
+fn p10_a_backup_that_does_not_fit_on_the_disk_is_not_reported_as_corrupt() {
     let fleet = Fleet::new();
     let Some(disk) = Small::mount(&fleet.dir("small"), 8) else { return };
     let datastore = fleet.datastore();
@@ -225,7 +225,7 @@ fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
 }
 
 #[test]
-fn p14_what_is_done_while_the_audit_has_no_room_is_recorded_after_a_stop() {
+fn p14_acts_during_a_full_audit_disk_are_recorded_after_a_stop() {
     let fleet = Fleet::new();
     let Some(disk) = Small::mount(&fleet.dir("d"), 300) else { return };
     let datastore = fleet.datastore();

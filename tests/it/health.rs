@@ -92,7 +92,7 @@ fn p14_a_revoked_webserver_is_not_ready() {
 }
 
 #[test]
-fn p14_a_replica_that_never_joined_says_so() {
+fn p14_a_replica_that_never_joined_reports_it() {
     let fleet = Fleet::new();
     let _replica = fleet.replica("a");
     fleet.wait("it answers", || fleet.dir("a/ctl.sock").exists());

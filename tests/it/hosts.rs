@@ -67,7 +67,7 @@ impl Drop for Hosts {
 }
 
 #[test]
-fn p07_hosts_whose_cables_are_pulled_and_whose_addresses_change_lose_nothing() {
+fn p07_hosts_that_lose_links_and_change_addresses_lose_no_data() {
     let hosts = match Hosts::new() {
         Ok(hosts) => hosts,
         Err(why) => return eprintln!("SKIPPED: no network namespaces here ({why})"),

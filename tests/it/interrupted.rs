@@ -180,7 +180,7 @@ fn p01_a_repair_killed_at_any_point_leaves_the_damaged_log_or_the_repaired_one()
 }
 
 #[test]
-fn p11_a_join_killed_at_any_point_is_done_again_with_another_token() {
+fn p11_a_join_killed_at_any_point_is_repeated_with_another_token() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let enroll = || fleet.ok("d", &["enroll", "a", "--replace"]).trim().to_owned();
@@ -226,7 +226,7 @@ fn remedy(fleet: &Fleet, name: &str, code: &str) -> Option<String> {
 }
 
 #[test]
-fn p05_a_wiped_datastore_that_was_started_again_is_rebuilt_by_the_words_of_its_remedy() {
+fn p05_the_reported_remedy_rebuilds_a_wiped_and_restarted_datastore() {
     for has_written in [false, true] {
         let fleet = Fleet::new();
         let datastore = fleet.datastore();
@@ -296,7 +296,7 @@ fn replaced(fleet: &Fleet) -> String {
 }
 
 #[test]
-fn p13_a_log_that_began_in_the_place_of_another_one_is_noticed_however_old_the_register_is() {
+fn p13_a_log_started_in_place_of_another_one_is_detected_with_a_registry_of_any_age() {
     let mut fleet = Fleet::new();
     let export = replaced(&fleet);
     let datastore = fleet.datastore();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gravwell::codec::admin::{Request, Status};
 use gravwell::codec::frame::CHAIN_START;
-use gravwell::codec::message::{self, Fate, Kind, Outcome, Row};
+use gravwell::codec::message::{self, Kind, Outcome, Row, TxnOutcome};
 use gravwell::codec::payload::decode_frames;
 use gravwell::codec::txn::encode_txn;
 use gravwell::model::{Chain, Collection, Condition, Entry, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use crate::fleet::Dice;
+use crate::fleet::Rng;
 use crate::model::{Sample, Told, Wish};
 
 /// Timeout of one response, because a process may be paused or its datastore unreachable.
@@ -75,7 +75,7 @@ pub struct Writer {
     /// Whether it waits for the datastore's decision.
     pub waits: bool,
     pub pause_ms: u64,
-    pub dice: Dice,
+    pub dice: Rng,
     pub ledger: Arc<Ledger>,
 }
 
@@ -134,19 +134,19 @@ impl Writer {
         loop {
             assert!(started.elapsed() < GIVE_UP, "no response for {:?} in {}", txn.id, self.dir.display());
             match timeout(ANSWER, self.attempt(stream, txn, again)).await {
-                Ok(Ok(Fate::Committed(seq))) if again => return Told::Earlier(seq.0),
-                Ok(Ok(Fate::Committed(seq))) => return Told::Committed(seq.0),
-                Ok(Ok(Fate::Decided(seq))) => return Told::Earlier(seq.0),
-                Ok(Ok(Fate::Rejected(seq, _))) => return Told::Rejected(seq.0),
-                Ok(Ok(Fate::Queued)) => return Told::Queued,
-                Ok(Ok(Fate::Gap(_) | Fate::Deferred(_)) | Err(_)) | Err(_) => {}
+                Ok(Ok(TxnOutcome::Committed(seq))) if again => return Told::Earlier(seq.0),
+                Ok(Ok(TxnOutcome::Committed(seq))) => return Told::Committed(seq.0),
+                Ok(Ok(TxnOutcome::Decided(seq))) => return Told::Earlier(seq.0),
+                Ok(Ok(TxnOutcome::Rejected(seq, _))) => return Told::Rejected(seq.0),
+                Ok(Ok(TxnOutcome::Queued)) => return Told::Queued,
+                Ok(Ok(TxnOutcome::Gap(_) | TxnOutcome::Deferred(_)) | Err(_)) | Err(_) => {}
             }
             (again, *stream) = (true, None);
             sleep(Duration::from_millis(20 + self.dice.below(50))).await;
         }
     }
 
-    async fn attempt(&self, stream: &mut Option<UnixStream>, txn: &Txn, again: bool) -> Result<Fate, Failure> {
+    async fn attempt(&self, stream: &mut Option<UnixStream>, txn: &Txn, again: bool) -> Result<TxnOutcome, Failure> {
         if stream.is_none() {
             let mut fresh = connect(&self.dir).await?;
             // A repetition asks only whether the transaction is durable, not how it was resolved.
@@ -176,7 +176,7 @@ async fn read(dir: &Path, (collection, key): &(Collection, Key)) -> Option<(u64,
 }
 
 /// Samples the objects that a process shows until the ledger signals the stop.
-pub async fn sample(dir: PathBuf, name: String, mut dice: Dice, ledger: Arc<Ledger>) {
+pub async fn sample(dir: PathBuf, name: String, mut dice: Rng, ledger: Arc<Ledger>) {
     while !ledger.stop.load(Ordering::Acquire) {
         sleep(Duration::from_millis(2 + dice.below(15))).await;
         if dice.below(5) == 0 {

@@ -46,7 +46,7 @@ fn seen() -> (Fleet, Process, Process, String) {
 
 /// The maker of an object and a member that has seen it deleted return in either order; who deleted it does not.
 #[test]
-fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
+fn p04_a_deletion_seen_only_by_others_is_archived_and_can_be_applied() {
     for order in [["e", "a"], ["a", "e"]] {
         let (fleet, datastore, e, key) = seen();
         fleet.ok("d", &["delete", "c", "x"]);
@@ -74,7 +74,7 @@ fn p04_a_deletion_that_only_others_have_seen_is_archived_and_can_be_made() {
 
 /// More was written after the deletion than its member keeps.
 #[test]
-fn p04_a_deletion_is_pushed_again_whatever_was_put_after_it() {
+fn p04_a_deletion_is_pushed_again_regardless_of_later_puts() {
     let (fleet, datastore, e, key) = seen();
     fleet.ok("e", &["delete", "c", "x"]);
     import_large(&fleet, "e", 10);

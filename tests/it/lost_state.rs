@@ -121,7 +121,7 @@ impl Rest {
 }
 
 #[test]
-fn p13_a_sound_state_is_found_whatever_current_says() {
+fn p13_a_sound_state_is_found_regardless_of_current() {
     let rest = Rest::new();
     let current = |change: &dyn Fn(&Path)| {
         let dir = rest.restore();
@@ -189,7 +189,7 @@ fn p09_a_state_that_went_back_is_never_shown_as_healthy() {
 
 /// State and high-water mark are lost, or reverted, together, while the datastore is unreachable.
 #[test]
-fn p13_a_state_that_is_lost_with_its_mark_is_missed_until_it_is_there_again() {
+fn p13_a_state_lost_with_its_mark_is_reported_until_it_is_fetched_again() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, _b) = (fleet.member("a"), fleet.member("b"));
@@ -255,7 +255,7 @@ fn p13_a_process_that_is_killed_while_it_opens_keeps_its_state() {
 }
 
 #[test]
-fn p13_kills_while_a_state_is_opened_are_never_put_down_to_it() {
+fn p13_kills_while_a_state_is_opened_are_never_attributed_to_it() {
     let rest = Rest::new();
     let dir = rest.restore();
     let (before, socket, opening) = (states(&dir), dir.join("ctl.sock"), dir.join("opening"));

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_judge_notices_what_it_is_there_for() {
+    fn the_model_detects_each_kind_of_violation() {
         let absent = || Condition::Absent { collection: Collection::new("c").unwrap(), key: Key::new("k").unwrap() };
         let good = [entry(1, 1, vec![absent()]), entry(2, 2, vec![])];
         let model = Model::replay(&good, &wishes_of(&good));

@@ -32,7 +32,7 @@ fn p07_offline_edits_on_two_replicas_with_conflicts_commit_or_are_rejected_visib
 }
 
 #[test]
-fn p08_a_rejected_write_is_applied_again_upon_what_is_there_now() {
+fn p08_a_rejected_write_is_applied_again_to_the_current_version() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let (a, _b) = (fleet.member("a"), fleet.member("b"));
@@ -77,7 +77,7 @@ fn p08_a_rejected_write_is_applied_again_upon_what_is_there_now() {
 }
 
 #[test]
-fn p07_an_outbox_survives_restarts_while_cut_off() {
+fn p07_an_outbox_survives_restarts_while_offline() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let mut a = fleet.member("a");
@@ -96,7 +96,7 @@ fn p07_an_outbox_survives_restarts_while_cut_off() {
 }
 
 #[test]
-fn p14_nobody_waits_for_what_cannot_come() {
+fn p14_waits_fail_immediately_when_the_result_cannot_arrive() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");

@@ -64,7 +64,7 @@ fn is_refused(fleet: &Fleet, what: &str) {
 }
 
 #[test]
-fn p10_an_outbox_that_is_replaced_by_an_older_copy_is_not_taken_for_the_present_one() {
+fn p10_an_outbox_replaced_by_an_older_copy_is_detected() {
     let fleet = cut_off();
     accept(&fleet, "first", false);
     let older = copy_outbox(&fleet, "older");
@@ -106,7 +106,7 @@ fn p10_an_outbox_that_is_replaced_by_an_older_copy_is_not_taken_for_the_present_
 }
 
 #[test]
-fn p13_a_member_of_which_only_current_is_left_lost_its_state() {
+fn p13_a_member_with_only_the_file_current_reports_a_lost_state() {
     let fleet = cut_off();
     let dir = fleet.dir("a");
     let current = fs::read(dir.join("current")).expect("reads");

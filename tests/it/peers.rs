@@ -71,7 +71,7 @@ async fn open(from: &Service, to: &str) -> PeerStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p11_members_believe_only_who_is_in_the_roster() {
+async fn p11_members_accept_only_peers_of_the_membership_list() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     for (name, role) in [("a", "webserver"), ("b", "webserver"), ("c", "webserver"), ("r", "reader")] {
@@ -108,7 +108,7 @@ async fn p11_members_believe_only_who_is_in_the_roster() {
     let _other_datastore = other.datastore();
     other.enroll("b", "webserver");
     let forged = member(&other, "b").await;
-    peers(&forged).take_roster((*peers(&b).roster()).clone());
+    peers(&forged).adopt_roster((*peers(&b).roster()).clone());
     let refused = peers(&forged).open(&name("a"), Open::Search).await;
     assert!(matches!(refused, Err(PeerError::Unreachable { .. })), "{:?}", refused.err());
 

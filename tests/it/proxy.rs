@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::fleet::Dice;
+use crate::fleet::Rng;
 
 /// Maximum number of datagrams in flight; further ones are lost, as in a full queue.
 const IN_FLIGHT_MAX: u64 = 2048;
 
 /// Faults in one direction.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// Drops all datagrams.
     pub cut: bool,
     /// Lost datagrams, per thousand.
@@ -31,8 +31,8 @@ pub struct Weather {
     pub jitter_us: u64,
 }
 
-impl Weather {
-    pub const CUT: Weather = Weather { cut: true, lost: 0, doubled: 0, delay_us: 0, jitter_us: 0 };
+impl NetworkConditions {
+    pub const CUT: NetworkConditions = NetworkConditions { cut: true, lost: 0, doubled: 0, delay_us: 0, jitter_us: 0 };
 }
 
 /// Counters of forwarded and modified datagrams.
@@ -45,15 +45,15 @@ pub struct Counts {
 }
 
 struct Way {
-    weather: Mutex<Weather>,
-    dice: Mutex<Dice>,
+    weather: Mutex<NetworkConditions>,
+    dice: Mutex<Rng>,
     in_flight: AtomicU64,
     counts: Arc<Counts>,
 }
 
 impl Way {
     fn new(seed: u64, counts: &Arc<Counts>) -> Arc<Way> {
-        let (weather, dice) = (Mutex::default(), Mutex::new(Dice::new(seed)));
+        let (weather, dice) = (Mutex::default(), Mutex::new(Rng::new(seed)));
         Arc::new(Way { weather, dice, in_flight: AtomicU64::new(0), counts: Arc::clone(counts) })
     }
 
@@ -124,7 +124,7 @@ impl Proxy {
     }
 
     /// Sets the faults towards the datastore, and back.
-    pub fn set(&self, up: Weather, down: Weather) {
+    pub fn set(&self, up: NetworkConditions, down: NetworkConditions) {
         *self.up.weather.lock().unwrap_or_else(PoisonError::into_inner) = up;
         *self.down.weather.lock().unwrap_or_else(PoisonError::into_inner) = down;
     }
@@ -174,7 +174,7 @@ async fn bring_back(end: Arc<UdpSocket>, near: Arc<UdpSocket>, to: SocketAddr, d
 }
 
 #[tokio::test]
-async fn the_weather_is_what_was_set() {
+async fn network_conditions_are_applied() {
     let far = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
     let counts = Arc::default();
     let proxy = Proxy::open(far.local_addr().expect("address"), 1, &counts).await.expect("opens");
@@ -187,12 +187,15 @@ async fn the_weather_is_what_was_set() {
     assert_eq!(&got[..length], b"there");
     far.send_to(b"back", from).await.expect("sent");
     assert_eq!(near.recv(&mut got).await.expect("received"), 4);
-    proxy.set(Weather::default(), Weather::CUT);
+    proxy.set(NetworkConditions::default(), NetworkConditions::CUT);
     near.send(b"one way").await.expect("sent");
     far.recv_from(&mut got).await.expect("received");
     far.send_to(b"lost", from).await.expect("sent");
     assert!(tokio::time::timeout(soon, near.recv(&mut got)).await.is_err());
-    proxy.set(Weather { doubled: 1000, delay_us: 2000, jitter_us: 2000, ..Weather::default() }, Weather::default());
+    proxy.set(
+        NetworkConditions { doubled: 1000, delay_us: 2000, jitter_us: 2000, ..NetworkConditions::default() },
+        NetworkConditions::default(),
+    );
     near.send(b"twice").await.expect("sent");
     for _ in 0..2 {
         tokio::time::timeout(soon, far.recv_from(&mut got)).await.expect("in time").expect("received");

@@ -88,7 +88,7 @@ pub fn leave_as_it_is(fleet: &Fleet, name: &str, commands: &[&[&str]]) {
 }
 
 #[test]
-fn p13_reading_commands_leave_a_members_directory_as_it_is() {
+fn p13_reading_commands_leave_the_directory_of_a_member_unchanged() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");
@@ -106,7 +106,7 @@ fn p13_reading_commands_leave_a_members_directory_as_it_is() {
 }
 
 #[test]
-fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_is() {
+fn p13_commands_that_inspect_contents_or_copy_a_log_leave_a_stopped_directory_unchanged() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::fleet::{Dice, Fleet, History, Process, from_env};
+use crate::fleet::{Fleet, History, Process, Rng, from_env};
 use crate::verdicts::copy_dir;
 
 pub fn key_of(fleet: &Fleet) -> String {
@@ -14,7 +14,7 @@ pub fn key_of(fleet: &Fleet) -> String {
 
 /// Imports values of half a megabyte each, all different.
 pub fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
-    let mut dice = Dice::new(megabytes);
+    let mut dice = Rng::new(megabytes);
     let mut lines = String::new();
     for number in 0..2 * megabytes {
         let text: String = (0..32 << 10).map(|_| format!("{:016x}", dice.below(u64::MAX))).collect();
@@ -130,7 +130,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
 }
 
 #[test]
-fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
+fn p05_a_member_ahead_that_reconnects_last_pushes_its_own_changes_and_archives_the_rest() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
@@ -256,13 +256,13 @@ fn overtaken(order: [&str; 2]) {
 }
 
 #[test]
-fn p04_own_changes_that_others_have_overtaken_are_not_pushed_again_in_either_order() {
+fn p04_superseded_local_changes_are_not_pushed_again_in_either_order() {
     overtaken(["a", "b"]);
     overtaken(["b", "a"]);
 }
 
 #[test]
-fn p05_a_log_that_is_lost_alone_is_waited_for_and_rebuilt_from_directories() {
+fn p05_a_datastore_that_lost_only_its_log_waits_and_is_rebuilt_from_directories() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -313,7 +313,7 @@ fn p11_without_the_recovery_key_members_join_again_and_keep_everything() {
 }
 
 #[test]
-fn p11_who_was_revoked_stays_out_after_a_recovery() {
+fn p11_revoked_members_stay_revoked_after_a_recovery() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (_a, _b) = (fleet.member("a"), fleet.member("b"));
@@ -332,7 +332,7 @@ fn p11_who_was_revoked_stays_out_after_a_recovery() {
 }
 
 #[test]
-fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
+fn p05_a_waiting_datastore_creates_nothing_until_it_has_a_log() {
     let mut fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");
@@ -410,7 +410,7 @@ fn value_at(fleet: &Fleet, member: &str, key: &str) -> Option<String> {
 
 /// A change from a client that saw the lost part elsewhere may reach a member that has not seen it.
 #[test]
-fn p08_what_waits_at_a_member_that_was_behind_is_not_applied_upon_what_has_a_lost_sequence() {
+fn p08_pending_changes_of_a_lagging_member_are_not_applied_to_versions_with_a_lost_sequence() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -439,7 +439,7 @@ fn p08_what_waits_at_a_member_that_was_behind_is_not_applied_upon_what_has_a_los
 }
 
 #[test]
-fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
+fn p05_a_member_offline_during_three_disasters_rejoins() {
     let fleet = Fleet::new();
     let key = a_is_ahead(&fleet);
     for is_remote in [false, true] {
@@ -464,7 +464,7 @@ fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
 }
 
 #[test]
-fn p04_what_was_deleted_between_two_disasters_does_not_return() {
+fn p04_objects_deleted_between_two_disasters_stay_deleted() {
     let fleet = Fleet::new();
     let key = a_is_ahead(&fleet);
     let (datastore, b) = recover_from_b(&fleet, &key, false);
@@ -500,7 +500,7 @@ fn p04_what_was_deleted_between_two_disasters_does_not_return() {
 }
 
 #[test]
-fn p13_a_recovery_that_fails_changes_nothing_of_why_generations_began() {
+fn p13_a_failed_recovery_leaves_the_reasons_of_generations_unchanged() {
     let fleet = Fleet::new();
     let key = a_is_ahead(&fleet);
     let (datastore, b) = recover_from_b(&fleet, &key, false);
@@ -523,7 +523,7 @@ fn p13_a_recovery_that_fails_changes_nothing_of_why_generations_began() {
 }
 
 #[test]
-fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_pushed_again() {
+fn p05_a_member_offline_during_a_restore_and_a_lost_disk_rejoins_and_pushes_nothing_again() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
@@ -555,7 +555,7 @@ fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_
 }
 
 #[test]
-fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
+fn p10_a_corrupt_or_missing_reason_is_reported_and_can_be_recorded_again() {
     let fleet = Fleet::new();
     let key = a_is_ahead(&fleet);
     let (datastore, b) = recover_from_b(&fleet, &key, false);
@@ -616,7 +616,7 @@ fn forge(fleet: &Fleet, member: &str) {
 }
 
 #[test]
-fn p13_a_position_that_nobody_bears_out_is_not_chosen_without_a_word() {
+fn p13_a_position_that_nobody_bears_out_requires_a_confirmation() {
     for role in ["reader", "webserver"] {
         let fleet = Fleet::new();
         let datastore = fleet.datastore();
@@ -651,7 +651,7 @@ fn p13_a_position_that_nobody_bears_out_is_not_chosen_without_a_word() {
 }
 
 #[test]
-fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
+fn p13_the_end_of_a_log_without_a_signature_requires_a_confirmation() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");
@@ -676,7 +676,7 @@ fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
 }
 
 #[test]
-fn p13_a_recovery_from_what_is_no_member_leaves_nothing_behind() {
+fn p13_a_recovery_from_a_directory_of_no_member_leaves_no_files() {
     let fleet = Fleet::new();
     let (absent, foreign, wrong) = (fleet.dir("absent"), fleet.dir("foreign"), fleet.dir("wrong"));
     for directory in [&foreign, &wrong] {

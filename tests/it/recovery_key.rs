@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use gravwell::trust::{Escrow, MemberState, RecoveryKey, Registry};
+use gravwell::trust::{CaBackup, MemberState, RecoveryKey, Registry};
 use serde_json::Value;
 
 use crate::fleet::Fleet;
@@ -39,7 +39,7 @@ fn wait_opens(fleet: &Fleet, member: &str, wanted: &str) {
 
 /// Returns which of the keys open the copy in a member's directory.
 fn keys_that_open(fleet: &Fleet, member: &str, keys: [&str; 2]) -> [bool; 2] {
-    let copy = Escrow::load(Path::new(&escrow(fleet, member))).expect("reads");
+    let copy = CaBackup::load(Path::new(&escrow(fleet, member))).expect("reads");
     keys.map(|key| copy.check(&key.parse::<RecoveryKey>().expect("a key")).is_ok())
 }
 
@@ -75,7 +75,7 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
     wait_opens(&fleet, "b", "both");
     assert!(refused(&fleet, &["finish"]).contains("--recovery-key"));
     assert!(refused(&fleet, &["finish", "--recovery-key", &old]).contains("the given key"));
-    assert!(refused(&fleet, &["finish", "--recovery-key", &new, "--without", "x"]).contains("x is no member"));
+    assert!(refused(&fleet, &["finish", "--recovery-key", &new, "--without", "x"]).contains("x is not a member"));
     rotate(&fleet, &["finish", "--recovery-key", &new]);
     assert_eq!(key_of(&fleet), new);
     assert_eq!(fleet.status("d")["rotates_recovery_key"], Value::Null);
@@ -98,7 +98,7 @@ fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_
 }
 
 #[test]
-fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
+fn p13_a_rotation_survives_restarts_in_every_step_and_can_be_aborted() {
     let fleet = Fleet::new();
     let mut datastore = fleet.datastore();
     let _a = fleet.member("a");
@@ -198,7 +198,7 @@ fn p13_backups_open_with_the_recovery_keys_that_count_when_they_are_made() {
 }
 
 #[test]
-fn p13_no_moment_of_a_rotation_leaves_backups_that_no_recovery_key_restores() {
+fn p13_backups_can_be_restored_with_a_recovery_key_at_every_point_of_a_rotation() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let place = fleet.dir("backups").display().to_string();
@@ -347,7 +347,7 @@ fn p13_a_former_key_brings_no_earlier_register_back_before_it_was_said() {
 }
 
 #[test]
-fn p05_a_restore_that_was_cut_off_before_its_recovery_key_is_run_again_with_the_same_words() {
+fn p05_a_restore_interrupted_before_its_recovery_key_is_run_again_with_the_same_arguments() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");

@@ -84,7 +84,7 @@ fn goes_on(fleet: &Fleet, export: &str, id: &serde_json::Value) {
 }
 
 #[test]
-fn p01_a_damaged_closed_segment_is_repaired_from_a_member_that_was_behind() {
+fn p01_a_corrupt_closed_segment_is_repaired_from_a_lagging_member() {
     let fleet = fleet();
     let (datastore, a, b) = loaded(&fleet, 9_000);
     b.terminate();
@@ -114,7 +114,7 @@ fn p01_a_damaged_closed_segment_is_repaired_from_a_member_that_was_behind() {
 }
 
 #[test]
-fn p01_a_truncated_tail_and_a_destroyed_head_file_are_repaired_from_a_member_that_is_level() {
+fn p01_a_truncated_tail_and_a_destroyed_head_file_are_repaired_from_a_member_that_is_caught_up() {
     let fleet = fleet();
     for (number, name) in ["tail", "head", "all"].into_iter().enumerate() {
         let (datastore, a, b) = match number {
@@ -157,7 +157,7 @@ fn p01_a_truncated_tail_and_a_destroyed_head_file_are_repaired_from_a_member_tha
 }
 
 #[test]
-fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
+fn p01_a_repair_that_loses_entries_lists_them_and_requires_acceptance() {
     let fleet = fleet();
     let (datastore, a, b) = loaded(&fleet, 3_000);
     b.terminate();

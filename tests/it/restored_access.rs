@@ -24,7 +24,7 @@ fn backed_up(fleet: &Fleet) -> String {
 }
 
 #[test]
-fn p11_a_restore_ends_logins_and_names_what_opens_something_again() {
+fn p11_a_restore_ends_logins_and_lists_access_that_it_grants_again() {
     let fleet = Fleet::new();
     let backup = backed_up(&fleet);
     let said = fleet.ok("d", &["restore", &backup, "--replace"]);
@@ -48,7 +48,7 @@ fn p11_a_restore_ends_logins_and_names_what_opens_something_again() {
 }
 
 #[test]
-fn p13_a_restore_beside_an_index_that_has_more_asks() {
+fn p13_a_restore_next_to_an_index_with_more_entries_asks() {
     let fleet = Fleet::new();
     let backup = backed_up(&fleet);
     let datastore = fleet.datastore();
@@ -90,7 +90,7 @@ fn p13_of_two_branches_of_the_register_none_is_restored_unasked() {
 }
 
 #[test]
-fn p08_what_is_set_aside_gives_access_only_to_the_account_that_it_was_of() {
+fn p08_archived_changes_grant_access_only_to_their_original_account() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));

@@ -74,7 +74,7 @@ fn site() -> (Fleet, Process, Web, Web) {
 }
 
 #[test]
-fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_enrolled_again() {
+fn p11_a_revoked_webserver_stays_closed_across_restarts_until_it_is_enrolled_again() {
     let (fleet, datastore, a, mut b) = site();
     let (at_a, at_b) = (a.admin(&fleet), b.admin(&fleet));
     is_open(&fleet, &b, &at_b, "before");
@@ -116,7 +116,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
 }
 
 #[test]
-fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_pushed() {
+fn p11_changes_that_a_revoked_webserver_accepted_offline_are_archived_not_pushed() {
     let (fleet, datastore, a, b) = site();
     let at_b = b.admin(&fleet);
     datastore.terminate();

@@ -62,7 +62,7 @@ fn put_back(fleet: &Fleet, name: &str) {
 }
 
 #[test]
-fn p10_whichever_read_of_a_running_datastore_meets_a_damaged_segment_its_status_reports_it() {
+fn p10_every_read_of_a_corrupt_segment_of_a_running_datastore_is_reported_by_its_status() {
     let mut fleet = Fleet::new();
     fleet.datastore_flags = vec!["--segment-mb".into(), "1".into()];
     let datastore = fleet.datastore();
@@ -123,7 +123,7 @@ fn bulk() -> String {
 }
 
 #[test]
-fn p10_whichever_read_of_a_running_process_meets_a_damaged_state_its_status_reports_it() {
+fn p10_every_read_of_a_corrupt_state_of_a_running_process_is_reported_by_its_status() {
     let mut fleet = Fleet::new();
     let config = fleet.write_file("small.conf", "[Global]\nDatastore-Cache-MB=1\nWebserver-Cache-MB=1\n");
     let config = config.display().to_string();

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fleet::Fleet;
-use crate::proxy::{Proxy, Weather};
+use crate::proxy::{NetworkConditions, Proxy};
 
 /// Slow enough that the transfer of a few megabytes takes seconds.
-const SLOW: Weather = Weather { cut: false, lost: 0, doubled: 0, delay_us: 100_000, jitter_us: 0 };
+const SLOW: NetworkConditions = NetworkConditions { cut: false, lost: 0, doubled: 0, delay_us: 100_000, jitter_us: 0 };
 
 /// Returns the names of a member's state directories.
 fn states(fleet: &Fleet, name: &str) -> BTreeSet<String> {
@@ -35,13 +35,13 @@ async fn p15_fetches_that_are_cut_off_again_and_again_leave_one_state() {
     let logged = |what: &str| fleet.log_of("a").matches(what).count();
     for round in 1..=3 {
         fleet.wait("a state is being fetched", || logged("fetching the state") >= round);
-        proxy.set(Weather::CUT, Weather::CUT);
+        proxy.set(NetworkConditions::CUT, NetworkConditions::CUT);
         let found = states(&fleet, "a");
         assert!(found.len() <= 2, "round {round}: {found:?}");
-        fleet.wait("the missing heartbeat is detected", || logged("nothing has been heard") >= round);
+        fleet.wait("the missing heartbeat is detected", || logged("nothing received from the datastore") >= round);
         proxy.set(SLOW, SLOW);
     }
-    proxy.set(Weather::default(), Weather::default());
+    proxy.set(NetworkConditions::default(), NetworkConditions::default());
     fleet.converges(&["a"]);
     fleet.wait("leftover files are removed", || states(&fleet, "a").len() == 1);
 }

@@ -81,7 +81,7 @@ fn doctor_names_it(fleet: &Fleet, name: &str, word: &str, what: &str) {
 }
 
 #[test]
-fn p10_every_program_ends_with_exit_code_3_at_damage_and_names_the_command_that_comes_next() {
+fn p10_every_program_exits_with_code_3_on_corruption_and_names_the_next_command() {
     let mut fleet = Fleet::new();
     fleet.datastore_flags = vec!["--segment-mb".into(), "1".into()];
     let datastore = fleet.datastore();
@@ -147,7 +147,7 @@ fn p10_every_program_ends_with_exit_code_3_at_damage_and_names_the_command_that_
 }
 
 #[test]
-fn p11_an_authority_that_is_damaged_or_missing_comes_back_by_the_command_that_is_named() {
+fn p11_a_corrupt_or_missing_ca_is_restored_by_the_reported_command() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let member = fleet.member("a");

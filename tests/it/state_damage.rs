@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gravwell::model::Entry;
 
-use crate::fleet::{Dice, Fleet, Process, Replay, from_env};
+use crate::fleet::{Fleet, Process, Replay, Rng, from_env};
 use crate::load::Collector;
 use crate::model::{Model, wishes_of};
 use crate::reading::copy_dir;
@@ -120,7 +120,7 @@ impl Rest {
         self.exports.entry(seq).or_insert_with(|| Model::replay(log, &wishes_of(log)).export())
     }
 
-    fn damage(&self, victim: &str, dice: &mut Dice) -> (Damage, String) {
+    fn damage(&self, victim: &str, dice: &mut Rng) -> (Damage, String) {
         let dir = self.fleet.dir(victim);
         let state = state_of(&dir);
         let others = state_of(&self.fleet.dir(if victim == "d" { "a.now" } else { "b.now" }));
@@ -161,7 +161,7 @@ fn replace(file: &Path, by: &Path) {
     }
 }
 
-fn spoil(file: &Path, damage: Damage, dice: &mut Dice) {
+fn spoil(file: &Path, damage: Damage, dice: &mut Rng) {
     let mut bytes = fs::read(file).expect("reads");
     // Journals are long and mostly empty, so corruption there would prove little.
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1) as u64;
@@ -188,7 +188,7 @@ fn spoil(file: &Path, damage: Damage, dice: &mut Dice) {
 
 /// Transactions on few large and many small objects: much is written, but little of it is live.
 fn large_history(round: u64) -> String {
-    let mut dice = Dice::new(round + 3);
+    let mut dice = Rng::new(round + 3);
     let mut lines = String::new();
     for number in 0..650 {
         let text: String = (0..1500).map(|_| format!("{:016x}", dice.below(u64::MAX))).collect();
@@ -234,7 +234,7 @@ fn shows_what_was(rest: &mut Rest, name: &str) {
 }
 
 fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
-    let mut dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
+    let mut dice = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
     rest.restore();
     let victim = if dice.below(5) < 2 { "d" } else { "a" };
     let (damage, file) = rest.damage(victim, &mut dice);
@@ -264,7 +264,7 @@ fn one(rest: &mut Rest, number: u64, seed: u64) -> (String, Damage) {
 }
 
 #[test]
-fn p10_a_damaged_state_is_made_anew_and_never_served() {
+fn p10_a_damaged_state_is_rebuilt_and_never_served() {
     let (damages, seed) = (from_env("GRAVWELL_DAMAGES", 60), from_env("GRAVWELL_SEED", 1));
     let begun = Instant::now();
     let mut rest = Rest::new();
@@ -291,7 +291,7 @@ fn lose_a_row(state: &Path) {
 }
 
 #[test]
-fn p09_a_lost_row_is_noticed_before_the_state_is_shown() {
+fn p09_a_lost_row_is_detected_before_the_state_is_served() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");

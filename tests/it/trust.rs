@@ -1,7 +1,7 @@
 use crate::fleet::Fleet;
 
 #[test]
-fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
+fn p11_a_token_is_used_once_and_a_revoked_member_is_disconnected_immediately() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let token = fleet.ok("d", &["enroll", "a", "--role", "webserver"]);
@@ -49,7 +49,7 @@ fn p11_a_reader_reads_and_does_not_write() {
 }
 
 #[test]
-fn p07_what_waits_at_a_member_that_may_no_longer_write_is_rejected_visibly() {
+fn p07_pending_changes_of_a_member_without_write_permission_are_rejected_visibly() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     for (name, role) in [("demoted", "reader"), ("revoked", "")] {

@@ -48,7 +48,7 @@ fn p05_a_wiped_datastore_deletes_nothing_at_its_replicas() {
 }
 
 #[test]
-fn p05_a_wiped_log_with_its_authority_kept_is_empty() {
+fn p05_a_wiped_log_with_a_kept_ca_is_reported_as_empty() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let _a = fleet.member("a");
@@ -81,7 +81,7 @@ fn p05_a_rolled_back_datastore_is_refused() {
 }
 
 #[test]
-fn p05_a_rolled_back_datastore_that_went_on_is_a_fork() {
+fn p05_a_rolled_back_datastore_that_continued_is_a_fork() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let a = fleet.member("a");

@@ -47,7 +47,7 @@ fn is_level(fleet: &Fleet, name: &str) {
 }
 
 #[test]
-fn p11_a_reader_is_level_and_holds_no_secret_value() {
+fn p11_a_reader_is_caught_up_and_has_no_secret_value() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     put_secrets(&fleet, "in the first state");
@@ -117,7 +117,7 @@ async fn p11_a_readers_identity_sees_the_log_without_secret_values() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p12_a_reader_that_does_not_know_of_withheld_values_is_told_to_be_upgraded() {
+async fn p12_a_reader_without_support_for_withheld_values_is_asked_to_upgrade() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     for (name, role) in [("r", "reader"), ("w", "webserver")] {
@@ -134,7 +134,7 @@ async fn p12_a_reader_that_does_not_know_of_withheld_values_is_told_to_be_upgrad
 }
 
 #[test]
-fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
+fn p13_a_log_rebuilt_from_a_reader_removes_no_secret_from_a_webserver() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     put_secrets(&fleet, "that the reader lacks");
@@ -174,7 +174,7 @@ fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
 }
 
 #[test]
-fn p11_a_member_that_becomes_a_reader_gives_its_secret_values_up() {
+fn p11_a_member_that_becomes_a_reader_deletes_its_secret_values() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     put_secrets(&fleet, "seen by a webserver");
@@ -244,7 +244,7 @@ fn p11_the_list_of_the_outbox_shows_no_secret_unless_asked() {
 }
 
 #[test]
-fn p11_a_rejected_change_is_compared_with_what_is_there_now_without_showing_secrets() {
+fn p11_a_rejected_change_is_compared_with_the_current_version_without_showing_secrets() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let (a, _b) = (fleet.member("a"), fleet.member("b"));

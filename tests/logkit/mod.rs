@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom};
 use gravwell::log::{
     Compaction, CompactionOptions, CompactionReport, Log, LogOptions, MemoryLiveness, OpenError, RecoveryReport,
 };

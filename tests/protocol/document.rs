@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gravwell::codec::admin::Request;
-use gravwell::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Row, VERSION_MAX, VERSION_MIN};
+use gravwell::codec::message::{Kind, MESSAGE_BYTES_MAX, Row, TxnOutcome, VERSION_MAX, VERSION_MIN};
 use gravwell::log::format::LINEAGE_MAX;
-use gravwell::model::exposure::SECRET;
 use gravwell::model::limits::HARD;
+use gravwell::model::visibility::SECRET;
 use gravwell::model::{Collection, Condition, Key, Limits, Op, Reason, Seq};
 use gravwell::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use gravwell::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ALPN_LOG, ALPN_PEER, SERVER_NAME};
@@ -72,7 +72,7 @@ fn the_tables_of_kinds_and_variants_are_those_of_the_code() {
     check_variants("### Verdict", &samples::VERDICTS);
     check_variants("### Role", &samples::ROLES);
     check_variants("### Reason", &samples::reasons());
-    check_variants("### Fate", &samples::fates().into_iter().map(|(fate, _)| fate).collect::<Vec<_>>());
+    check_variants("### TxnOutcome", &samples::fates().into_iter().map(|(fate, _)| fate).collect::<Vec<_>>());
     check_variants("### Row", &samples::rows().into_iter().map(|(row, ..)| row).collect::<Vec<_>>());
     let place = || (Collection::new("c").expect("a collection"), Key::new("k").expect("a key"));
     let absent = |(collection, key)| Condition::Absent { collection, key };
@@ -92,13 +92,13 @@ fn the_tables_of_kinds_and_variants_are_those_of_the_code() {
 /// A variant that is new does not compile here without a look at the tables and at the golden messages.
 #[test]
 fn every_variant_with_fields_has_a_golden_message() {
-    let of_fate = |fate: &Fate| match fate {
-        Fate::Committed(_) => 0,
-        Fate::Rejected(..) => 1,
-        Fate::Decided(_) => 2,
-        Fate::Gap(_) => 3,
-        Fate::Deferred(_) => 4,
-        Fate::Queued => 5,
+    let of_fate = |fate: &TxnOutcome| match fate {
+        TxnOutcome::Committed(_) => 0,
+        TxnOutcome::Rejected(..) => 1,
+        TxnOutcome::Decided(_) => 2,
+        TxnOutcome::Gap(_) => 3,
+        TxnOutcome::Deferred(_) => 4,
+        TxnOutcome::Queued => 5,
     };
     let of_row = |row: &Row| match row {
         Row::Object { .. } => 0,
@@ -192,7 +192,7 @@ fn the_fields_of_every_body_are_those_of_the_code() {
     ]
     .map(|name| (name, message, name))
     .into();
-    let chunks = ["Asked", "Lacking", "Wanted", "Want", "Kept"];
+    let chunks = ["MissingQuery", "MissingChunks", "ChunkRequest", "RequestedChunk", "StoredChunks"];
     bodies.extend(chunks.map(|name| (name, "src/codec/chunks.rs", name)));
     bodies.extend(["TxnId", "OriginRow", "Maker"].map(|name| (name, "src/model/txn.rs", name)));
     bodies.extend(["Position", "LineageEntry"].map(|name| (name, "src/model/position.rs", name)));

@@ -139,7 +139,7 @@ fn p12_a_kind_that_is_not_known_has_a_length_like_any_other() {
 }
 
 #[test]
-fn p13_a_signed_position_is_one_for_who_knows_the_authority() {
+fn p13_a_signed_position_is_verified_with_the_ca() {
     let (proof_file, authority_file) = (golden(1, "proof.bin"), golden(1, "proof-authority.der"));
     if is_creating() && !proof_file.exists() && !authority_file.exists() {
         let temp = tempfile::tempdir().expect("temp dir");

@@ -2,16 +2,18 @@
 
 use bytes::Bytes;
 use gravwell::codec::admin::{
-    AdminError, Beginning, CopyHave, ExportEnd, GenerationInfo, Request, SeenVersion, Status,
+    AdminError, CopyHave, ExportEnd, GenerationCause, GenerationInfo, Request, SeenVersion, Status,
 };
 use gravwell::codec::audit::Act;
 use gravwell::codec::authority::{EscrowInfo, RootInfo, RootsInfo, RotationStep};
 use gravwell::codec::block::decode_block;
-use gravwell::codec::chunks::{Asked, Kept, Lacking, Sent, Want, Wanted, decode_chunk, encode_chunk};
+use gravwell::codec::chunks::{
+    ChunkData, ChunkRequest, MissingChunks, MissingQuery, RequestedChunk, StoredChunks, decode_chunk, encode_chunk,
+};
 use gravwell::codec::frame::CHAIN_START;
 use gravwell::codec::message::*;
 use gravwell::codec::payload::encode_entry;
-use gravwell::codec::redacted::redact_frames;
+use gravwell::codec::redacted_frame::redact_frames;
 use gravwell::codec::{deletions, txn};
 use gravwell::model::*;
 use gravwell::transport::join::{JoinRequest, Joined};
@@ -285,15 +287,15 @@ fn opens() -> Vec<Sample> {
 }
 
 /// Every fate, with its golden file.
-pub fn fates() -> Vec<(Fate, &'static str)> {
+pub fn fates() -> Vec<(TxnOutcome, &'static str)> {
     let refused = Refused { code: RefusalCode::DiskFull, message: "no room".into() };
     vec![
-        (Fate::Committed(Seq(300)), "outcome-committed"),
-        (Fate::Rejected(Seq(301), reasons().remove(1)), "outcome-rejected"),
-        (Fate::Decided(Seq(302)), "outcome-decided"),
-        (Fate::Gap(OriginCounter(303)), "outcome-gap"),
-        (Fate::Deferred(refused), "outcome-deferred"),
-        (Fate::Queued, "outcome-queued"),
+        (TxnOutcome::Committed(Seq(300)), "outcome-committed"),
+        (TxnOutcome::Rejected(Seq(301), reasons().remove(1)), "outcome-rejected"),
+        (TxnOutcome::Decided(Seq(302)), "outcome-decided"),
+        (TxnOutcome::Gap(OriginCounter(303)), "outcome-gap"),
+        (TxnOutcome::Deferred(refused), "outcome-deferred"),
+        (TxnOutcome::Queued, "outcome-queued"),
     ]
 }
 
@@ -322,7 +324,7 @@ fn deleted() -> Sample {
 }
 
 fn chunk(name: &'static str, bases: Vec<ChunkId>) -> Sample {
-    let sent = Sent { id: ChunkId([7; 32]), bases, bytes: Bytes::from_static(b"the bytes of a chunk") };
+    let sent = ChunkData { id: ChunkId([7; 32]), bases, bytes: Bytes::from_static(b"the bytes of a chunk") };
     let bytes = encode_chunk(&sent).concat();
     let check = move |body: &Bytes| same(decode_chunk(body).map_err(|error| error.to_string()), &sent);
     Sample { version: 1, name, bytes, encoding: Encoding::Opaque, check: Box::new(check) }
@@ -405,7 +407,7 @@ pub fn requests() -> Vec<Request> {
 fn items() -> Vec<Sample> {
     let item = Kind::AdminItem;
     let generation =
-        GenerationInfo { generation: wide(), shared_to: Seq(300), beginning: Beginning::Recovered, time_ms: 7 };
+        GenerationInfo { generation: wide(), shared_to: Seq(300), beginning: GenerationCause::Recovered, time_ms: 7 };
     let root = RootInfo { certificate: "AAAA".into(), word: "AAAA".into() };
     vec![
         json("item-status", item, Status::default()),
@@ -416,9 +418,12 @@ fn items() -> Vec<Sample> {
     ]
 }
 
-fn wanted() -> Wanted {
-    let want = |bases: &[u8]| Want { id: ChunkId([7; 32]), bases: bases.iter().map(|n| ChunkId([*n; 32])).collect() };
-    Wanted { is_urgent: true, chunks: vec![want(&[]), want(&[1, 2, 3, 4])] }
+fn wanted() -> ChunkRequest {
+    let want = |bases: &[u8]| RequestedChunk {
+        id: ChunkId([7; 32]),
+        bases: bases.iter().map(|n| ChunkId([*n; 32])).collect(),
+    };
+    ChunkRequest { is_urgent: true, chunks: vec![want(&[]), want(&[1, 2, 3, 4])] }
 }
 
 /// Every request in a separate message.
@@ -521,21 +526,21 @@ pub fn of(kind: Kind) -> Vec<Sample> {
             vec![body("announce", kind, Announce { port: 9406, hosts })]
         }
         Kind::Roster => vec![json("roster", kind, roster())],
-        Kind::ChunksAsked => {
+        Kind::ChunksQuery => {
             let ids = vec![ChunkId([7; 32]), ChunkId([8; 32])];
-            vec![body("chunks-asked", kind, Asked { ids, are_indexes: true })]
+            vec![body("chunks-asked", kind, MissingQuery { ids, are_indexes: true })]
         }
-        Kind::ChunksLacking => {
-            vec![body("chunks-lacking", kind, Lacking { ids: vec![ChunkId([7; 32])], more: true })]
+        Kind::ChunksMissing => {
+            vec![body("chunks-lacking", kind, MissingChunks { ids: vec![ChunkId([7; 32])], more: true })]
         }
-        Kind::ChunksWanted => vec![body("chunks-wanted", kind, wanted())],
+        Kind::ChunksRequest => vec![body("chunks-wanted", kind, wanted())],
         Kind::Chunk => {
             vec![chunk("chunk", Vec::new()), chunk("chunk-difference", vec![ChunkId([1; 32]), ChunkId([2; 32])])]
         }
         Kind::ChunkAbsent => vec![body("chunk-absent", kind, ChunkId([7; 32]))],
         Kind::ChunksSent => vec![body("chunks-sent", kind, ())],
-        Kind::ChunksKept => vec![body("chunks-kept", kind, Kept { refused: vec![ChunkId([7; 32])] })],
-        Kind::PushForsaken => vec![push("push-forsaken", kind)],
+        Kind::ChunksStored => vec![body("chunks-kept", kind, StoredChunks { refused: vec![ChunkId([7; 32])] })],
+        Kind::PushLostBlobs => vec![push("push-forsaken", kind)],
         Kind::Deletions => vec![deleted()],
         Kind::Proof => vec![unsigned()],
         Kind::Revocations => {

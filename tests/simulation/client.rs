@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gravwell::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
-use gravwell::env::memory::Survival;
+use gravwell::env::memory_fs::Survival;
 use gravwell::env::{Clock, Entropy};
 use gravwell::model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
 use gravwell::protocol::fatal::Fatal;
@@ -227,7 +227,7 @@ impl World {
                     self.note(|| format!("web{number} pauses: {reason}"));
                     self.after(SECOND, Event::PushOn(number, life));
                 }
-                self.look_at_receipts(number)
+                self.check_receipts(number)
             }
             Message::Begin(begin) => {
                 let is_redacted = link.welcome.as_ref().is_some_and(is_redacted);
@@ -272,7 +272,7 @@ impl World {
                 let swapped = running.stepped.swap(state, path.clone());
                 let is_fork = running.stepped.forks() > forks;
                 let after = running.stepped.position().map(|position| position.seq);
-                self.judge_swap(id, number, before, is_fork, matches!(swapped, Ok(Ok(()))))?;
+                self.check_swap(id, number, before, is_fork, matches!(swapped, Ok(Ok(()))))?;
                 let Some(running) = self.running(number, life) else { return Ok(()) };
                 match swapped {
                     Ok(Ok(())) => {}
@@ -302,7 +302,7 @@ impl World {
                     self.replicas[number].states.note_filled(if is_earlier { seq } else { Seq::ZERO });
                 }
                 self.subscribe(id, number)?;
-                self.look_at_receipts(number)?;
+                self.check_receipts(number)?;
                 self.check_replica(number)
             }
             _ => Ok(()),
@@ -451,7 +451,7 @@ impl World {
         let result = match next {
             ToApply::Run(mut run) => {
                 if tamper {
-                    tamper_with(&mut run.entries);
+                    corrupt_entries(&mut run.entries);
                 }
                 running.stepped.apply(run)
             }
@@ -479,7 +479,7 @@ impl World {
             self.note_durable(number, life);
         }
         self.replicas[number].compared = compared;
-        self.look_at_receipts(number)?;
+        self.check_receipts(number)?;
         self.check_replica(number)?;
         if let Some(running) = self.running(number, life)
             && running.stepped.wants_resync()
@@ -539,7 +539,7 @@ impl World {
             self.replicas[number].states.keep_reached(reached);
             self.send(id, Message::Progress(progress));
         }
-        self.look_at_receipts(number)?;
+        self.check_receipts(number)?;
         self.after(SECOND, Event::Report(number, life));
         Ok(())
     }
@@ -790,7 +790,7 @@ impl World {
     }
 
     /// Passes the outcomes in receipts to the oracle.
-    fn look_at_receipts(&mut self, number: usize) -> Checked {
+    fn check_receipts(&mut self, number: usize) -> Checked {
         self.check_refusals(number)?;
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
         let mut told = Vec::new();
@@ -812,7 +812,7 @@ impl World {
     }
 }
 
-fn tamper_with(entries: &mut [gravwell::model::Entry]) {
+fn corrupt_entries(entries: &mut [gravwell::model::Entry]) {
     for entry in entries {
         if let EntryBody::Commit(txn) = &mut entry.body {
             for op in &mut txn.ops {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use gravwell::env::Fs;
-use gravwell::env::memory::{MemoryFs, Survival};
+use gravwell::env::memory_fs::{MemoryFs, Survival};
 use gravwell::model::{Position, Seq};
 use gravwell::protocol::session::NextStep;
 use gravwell::state::StateStore;
@@ -322,7 +322,7 @@ impl World {
         let end = side.now + 14 * SECOND;
         side.note(|| "an old copy of the datastore starts".into());
         side.run_until(end)?;
-        side.judge_end()?;
+        side.check_end()?;
         self.oracle.checks += side.oracle.checks;
         Ok(true)
     }
@@ -387,7 +387,7 @@ impl World {
     }
 
     /// Checks the reaction to the hello of a member: one that is beyond proves that nothing may be committed any more.
-    pub fn judge_fence(&mut self, number: usize, waits: &str) -> Checked {
+    pub fn check_fence(&mut self, number: usize, waits: &str) -> Checked {
         let head = self.oracle.head();
         match &mut self.fence {
             Some(fence) if fence.beyond.contains(&number) => {
@@ -398,20 +398,20 @@ impl World {
                 Ok(())
             }
             Some(fence) if fence.shown.is_some() => Ok(()),
-            _ if self.truth == Truth::Genuine && !self.replicas[number].tampered => self.judge_waiting(waits),
+            _ if self.truth == Truth::Genuine && !self.replicas[number].tampered => self.check_waiting(waits),
             _ => Ok(()),
         }
     }
 
     /// Checks that the genuine datastore accepts writes: it has no reason not to.
-    pub fn judge_waiting(&self, waits: &str) -> Checked {
+    pub fn check_waiting(&self, waits: &str) -> Checked {
         if !waits.is_empty() && self.fence.is_none() {
             broken!("the datastore rejects writes without a reason: {waits}");
         }
         Ok(())
     }
 
-    fn judge_end(&self) -> Checked {
+    fn check_end(&self) -> Checked {
         let Some(Fence { shown: Some(shown), .. }) = self.fence else { return Ok(()) };
         let head = self.oracle.head();
         if head > shown {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gravwell::codec::message::{Bookmark, Outcome, Welcome};
 use gravwell::config::datastore::Recovery;
-use gravwell::datastore::ledger::{Committed, Ledger, Outlet};
+use gravwell::datastore::commit_pipeline::{CommitPipeline, CommittedBatch, Outlet};
 use gravwell::datastore::open;
-use gravwell::datastore::recovery::{self, Here};
-use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
+use gravwell::datastore::read_only::{self, Here};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::liveness::{BaseChanges, BaseSummary};
 use gravwell::log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
@@ -112,14 +112,14 @@ pub struct Proposal {
 
 /// The running process.
 pub struct Running {
-    pub ledger: Ledger,
+    pub ledger: CommitPipeline,
     pub reader: LogReader,
     pub state: StateStore,
     pub ring: Ring,
     pub head: Seq,
     pub chain: Chain,
     pub applied: Seq,
-    pub backlog: VecDeque<Committed>,
+    pub backlog: VecDeque<CommittedBatch>,
     pub registry: Registry,
     /// Reason why it accepts no writes; empty if it does.
     pub recovery: String,
@@ -150,7 +150,7 @@ impl Running {
         let is_rebuilt = !matches!(usable, Ok((Ok(()), _)));
         let state = match usable {
             Ok((Ok(()), state)) => state,
-            Ok((Err(loss @ open::Unlevel::Loss { .. }), _)) if mode != Recovery::Off => return Err(text(&loss)),
+            Ok((Err(loss @ open::IndexMismatch::Loss { .. }), _)) if mode != Recovery::Off => return Err(text(&loss)),
             _ => {
                 disks.index = Disk::default();
                 let state = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error))?;
@@ -161,12 +161,12 @@ impl Running {
             state.set_generation(log.generation(), reader.lineage()).map_err(|error| text(&error))?;
         }
         let (head, reader_chain) = reader.head();
-        let ledger = Ledger::new(log, state.clone(), limits()).map_err(|error| text(&error))?;
+        let ledger = CommitPipeline::new(log, state.clone(), limits()).map_err(|error| text(&error))?;
         let mut registry = Registry::from_text(&disks.members, now_ms).map_err(|error| text(&error))?;
         let here = Here::of(&reader, head);
-        let evidence = recovery::from_register(&here, &registry).filter(|evidence| recovery::counts(mode, evidence));
+        let evidence = read_only::from_register(&here, &registry).filter(|evidence| read_only::counts(mode, evidence));
         if evidence.is_none() {
-            recovery::enter(&here, &mut registry);
+            read_only::enter(&here, &mut registry);
         }
         let last_ms = state.meta().map_or(0, |meta| meta.time_ms);
         Ok(Running {
@@ -202,7 +202,7 @@ impl Running {
             Some(member) => here.shown_by(member, position),
             None => here.contradicted_by(member.as_str(), position),
         };
-        let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.mode, evidence)) else { return false };
+        let Some(evidence) = evidence.filter(|evidence| read_only::counts(self.mode, evidence)) else { return false };
         let is_noted = matches!(self.registry.note_contradiction(member, *position, now_ms), Ok(true));
         if is_noted && self.recovery.is_empty() {
             self.recovery = evidence;
@@ -219,7 +219,7 @@ impl Running {
     }
 
     pub fn bookmark(&self) -> Option<Bookmark> {
-        gravwell::datastore::ledger::bookmark(&self.state)
+        gravwell::datastore::commit_pipeline::bookmark(&self.state)
     }
 }
 
@@ -227,7 +227,7 @@ impl Running {
 #[derive(Default)]
 pub struct Released {
     pub blocks: Vec<Block>,
-    pub committed: Vec<Committed>,
+    pub committed: Vec<CommittedBatch>,
     pub answers: Vec<(usize, Outcome)>,
 }
 
@@ -236,7 +236,7 @@ impl Outlet for Released {
         self.blocks.push(block);
     }
 
-    fn index(&mut self, committed: Committed) {
+    fn index(&mut self, committed: CommittedBatch) {
         self.committed.push(committed);
     }
 
@@ -245,7 +245,7 @@ impl Outlet for Released {
     }
 }
 
-pub fn begin_compaction(
+pub fn start_compacting(
     running: &mut Running,
     disks: &Disks,
     target: Seq,

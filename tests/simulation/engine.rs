@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gravwell::env::memory::SmallRandom;
+use gravwell::env::memory_fs::SmallRandom;
 use gravwell::state::StateError;
 use gravwell::state::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 

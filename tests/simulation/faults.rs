@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use gravwell::env::Fs;
-use gravwell::env::memory;
+use gravwell::env::memory_fs;
 use gravwell::log::Log;
 use gravwell::model::{Collection, Generation, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
 use gravwell::trust::Role;
@@ -147,7 +147,7 @@ impl World {
             Fault::GenerationRaised => return self.raise_generation(),
             Fault::StateAndMarkLost => return self.lose_state_and_mark(number),
             Fault::OutboxReplaced => return Ok(self.replace_outbox(number)),
-            Fault::RewriteCutOff => return Ok(self.cut_off_rewrite(number)),
+            Fault::RewriteCutOff => return Ok(self.interrupt_rewrite(number)),
             Fault::KilledBehind => return Ok(self.kill_behind(number)),
             Fault::IndexStalled => self.index_stalled_until = self.now + SECOND + self.draw(8 * SECOND),
             Fault::OldCopy => return Ok(self.use_old_copy()),
@@ -218,7 +218,7 @@ impl World {
     /// Makes one of the next operations of a disk fail: any of them, or one of the few that change names.
     fn plan_disk_fault(&mut self, replica: Option<usize>, within: usize) {
         let kind = KINDS[self.random.below(3)];
-        let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
+        let what = if self.chance(40) { memory_fs::Fault::Stop } else { memory_fs::Fault::Once(kind) };
         let (is_naming, after) = (self.chance(40), self.random.below(within) as u64);
         let fs = replica.map_or(&self.disks.fs, |number| &self.replicas[number].fs);
         match is_naming {
@@ -278,11 +278,11 @@ impl World {
         // The last batch may be torn by the power cut; earlier batches must not be removed with it.
         let offset = self.random.below(contents.len() / 3) as u64;
         let bit = self.random.below(8) as u8;
-        let copy = node.fs.crash(memory::Survival::Everything, 0);
+        let copy = node.fs.crash(memory_fs::Survival::Everything, 0);
         if copy.flip_bit(&path, offset, bit).is_err() {
             return false;
         }
-        let before = open_journal(&node.fs.crash(memory::Survival::Everything, 0));
+        let before = open_journal(&node.fs.crash(memory_fs::Survival::Everything, 0));
         let after = open_journal(&copy);
         if after.is_ok() && after != before {
             self.journal_lost =
@@ -463,7 +463,7 @@ impl World {
     }
 }
 
-pub fn open_journal(fs: &memory::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
+pub fn open_journal(fs: &memory_fs::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
     let fs: std::sync::Arc<dyn Fs> = std::sync::Arc::new(fs.clone());
     let (_, records) = gravwell::log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;
     Ok(records.into_iter().map(|record| (record.kind, record.payload)).collect())

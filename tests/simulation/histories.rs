@@ -34,8 +34,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
 
 /// Returns whether an injected fault concerns abandoning a history.
 #[cfg(feature = "planted-bugs")]
-pub fn concern(bug: gravwell::planted::Bug) -> bool {
-    use gravwell::planted::Bug;
+pub fn concern(bug: gravwell::fault_injection::Bug) -> bool {
+    use gravwell::fault_injection::Bug;
     matches!(
         bug,
         Bug::ConditionsNotTranslated
@@ -147,7 +147,7 @@ fn histories_again() {
 }
 
 #[test]
-fn histories_that_once_broke_a_condition_stay_mended() {
+fn histories_that_once_broke_a_condition_stay_fixed() {
     for (seed, found) in REGRESSIONS {
         let (_, result) = run_one(*seed);
         assert!(result.is_ok(), "seed {seed} ({found}): {result:?}");

@@ -13,12 +13,12 @@ mod datastore;
 mod engine;
 mod faults;
 mod histories;
+#[cfg(feature = "planted-bugs")]
+mod injected_faults;
 mod network;
 mod oracle;
 mod outbox;
 mod plan;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod replica;
 mod rights;
 mod runner;
@@ -94,7 +94,7 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 #[test]
-fn what_was_found_once_stays_mended() {
+fn violations_found_earlier_stay_fixed() {
     for (seed, found) in REGRESSIONS {
         let (_, result) = World::new(*seed, false).run();
         assert!(result.is_ok(), "seed {seed} ({found}): {result:?}");

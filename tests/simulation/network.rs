@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gravwell::codec::message::{Bookmark, Hello, Outcome, Progress, Refused, Row, SnapshotBegin, SnapshotEnd, Welcome};
-use gravwell::env::memory::SmallRandom;
+use gravwell::env::memory_fs::SmallRandom;
 use gravwell::model::{Deletions, Seq};
 
 /// Microseconds of simulated time.

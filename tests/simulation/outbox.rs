@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gravwell::env::Fs;
-use gravwell::env::memory::{self, MemoryFs, Survival};
+use gravwell::env::memory_fs::{self, MemoryFs, Survival};
 
 use super::faults::open_journal;
 use super::network::SECOND;
@@ -53,11 +53,11 @@ impl World {
 
     /// The disk fails after a rewritten journal has replaced the former one and before that is durable. The replica
     /// starts on it without room for a new head and accepts transactions until a power cut: the journal that it opened must remain.
-    pub fn cut_off_rewrite(&mut self, number: usize) -> bool {
+    pub fn interrupt_rewrite(&mut self, number: usize) -> bool {
         let node = &mut self.replicas[number];
         let Some(running) = &mut node.running else { return false };
         // The first two name changes create the file and rename it.
-        node.fs.fail_naming(2, memory::Fault::Once(std::io::ErrorKind::Other));
+        node.fs.fail_naming(2, memory_fs::Fault::Once(std::io::ErrorKind::Other));
         let kept = running.stepped.keep_journal(0);
         node.fs.heal();
         if self.fatal(number, kept) {

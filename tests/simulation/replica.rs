@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gravwell::codec::message::Bookmark;
-use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom};
 use gravwell::env::{Clock, Entropy};
 use gravwell::log::journal::Journal;
 use gravwell::model::{Collection, Condition, Generation, Key, MemberName, Origin, Position, Seq, TxnId};
 use gravwell::protocol::backoff::Backoff;
 use gravwell::protocol::push::Pusher;
-use gravwell::protocol::tail::{Intake, Run};
-use gravwell::replica::directory::Home;
+use gravwell::protocol::tail::{EntryBatch, Intake};
+use gravwell::replica::directory::StateStorage;
 use gravwell::replica::resync::Loading;
-use gravwell::replica::stepped::Stepped;
+use gravwell::replica::stepped::SteppedReplica;
 use gravwell::replica::{Draft, Receipt, SubmitError};
 use gravwell::replica::{Mark, Terms, Witnesses};
 use gravwell::state::StateStore;
@@ -108,7 +108,7 @@ impl States {
 
     /// Returns the position of the state according to the mark.
     pub fn marked(&self) -> Seq {
-        Home::mark(self).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq())
+        StateStorage::mark(self).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq())
     }
 
     pub fn has_lost_current(&self) -> bool {
@@ -174,7 +174,7 @@ impl States {
     }
 }
 
-impl Home for States {
+impl StateStorage for States {
     fn make_current(&mut self, path: &Path) -> Result<(), String> {
         let mut places = self.places();
         if std::mem::take(&mut places.fails) {
@@ -249,7 +249,7 @@ impl Entropy for SimEntropy {
 
 /// Messages that wait for the applier thread.
 pub enum ToApply {
-    Run(Run),
+    Run(EntryBatch),
     Bookmark(Bookmark),
 }
 
@@ -273,7 +273,7 @@ pub struct Link {
 }
 
 pub struct Running {
-    pub stepped: Stepped,
+    pub stepped: SteppedReplica,
     pub link: Option<Link>,
     pub backoff: Backoff,
     pub needs_snapshot: bool,
@@ -402,7 +402,7 @@ impl Node {
     /// Starts the process on its disks like [`gravwell::replica::Replica::open`].
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
-        let found = open(self.states.current()).and_then(|state| Stepped::check_state(&state).map(|()| state));
+        let found = open(self.states.current()).and_then(|state| SteppedReplica::check_state(&state).map(|()| state));
         self.unsound = found.as_ref().err().filter(|_| !self.was_damaged).cloned();
         let state = found.or_else(|_| open(self.states.fresh()))?;
         let journal =
@@ -410,7 +410,8 @@ impl Node {
         let (journal, records) = journal;
         let entries = records.into_iter().map(|record| (record.kind, record.payload)).collect();
         let fresh = || open(self.states.fresh());
-        let stepped = Stepped::open(state, fresh, (journal, entries), Box::new(self.states.clone()), clock, entropy)?;
+        let stepped =
+            SteppedReplica::open(state, fresh, (journal, entries), Box::new(self.states.clone()), clock, entropy)?;
         stepped.take_role(&self.joined_as.to_string());
         self.life += 1;
         self.running = Some(Running {

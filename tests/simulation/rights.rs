@@ -98,7 +98,7 @@ impl World {
     }
 
     /// Checks a loaded snapshot: a state of another history is never adopted, and the right one is never reported as a fork.
-    pub fn judge_swap(&self, id: ConnId, number: usize, before: Option<Seq>, is_fork: bool, is_taken: bool) -> Checked {
+    pub fn check_swap(&self, id: ConnId, number: usize, before: Option<Seq>, is_fork: bool, is_taken: bool) -> Checked {
         let truth = self.conns.get(&id).and_then(|conn| conn.welcomed_by).unwrap_or(self.truth);
         let node = &self.replicas[number];
         match truth {

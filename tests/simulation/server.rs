@@ -1,13 +1,13 @@
 //! The datastore in the simulated world.
 
-use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
-use gravwell::codec::redacted::redact_frames;
+use gravwell::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
+use gravwell::codec::redacted_frame::redact_frames;
 use gravwell::codec::txn::decode_txn;
-use gravwell::datastore::greeting::{Greeter, may_follow, refused};
-use gravwell::datastore::ledger::{self, Batch, SealError, Stream, Submission};
-use gravwell::datastore::{commit, horizon, recovery, snapshot};
+use gravwell::datastore::commit_pipeline::{self, Batch, PushStream, SealError, Submission};
+use gravwell::datastore::handshake::{Handshake, may_follow, refused};
+use gravwell::datastore::{commit_thread, horizon, read_only, snapshot};
 use gravwell::env::Fs;
-use gravwell::env::memory::Survival;
+use gravwell::env::memory_fs::Survival;
 use gravwell::log::ReadError;
 use gravwell::model::Seq;
 use gravwell::protocol::feed::{self, Next};
@@ -60,7 +60,7 @@ impl World {
         self.note(|| format!("datastore started at {head}, horizon {}", running.reader.horizon()));
         if self.truth == Truth::Genuine {
             self.oracle.recovered(head)?;
-            self.judge_waiting(&running.recovery)?;
+            self.check_waiting(&running.recovery)?;
             self.oracle.horizon = self.oracle.horizon.max(running.reader.horizon());
             if running.is_rebuilt {
                 self.oracle.forget_contents(running.reader.horizon());
@@ -182,11 +182,11 @@ impl World {
                     self.disks.members = text;
                 }
                 let waits = datastore.recovery.clone();
-                self.judge_fence(replica, &waits)?;
+                self.check_fence(replica, &waits)?;
                 let Some(datastore) = &mut self.datastore else { return Ok(()) };
                 let limits = datastore::limits();
                 let greeter =
-                    Greeter { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
+                    Handshake { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
                 match greeter.welcome(member.as_str(), role, &hello) {
                     Ok(welcome) => {
                         let session =
@@ -292,19 +292,19 @@ impl World {
                 member,
                 txn,
                 objection: None,
-                stream: Stream::default(),
+                stream: PushStream::default(),
                 is_admins: false,
             };
         let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
         let waits = datastore.recovery.clone();
         let admit = |txn: &gravwell::model::Txn| match waits.as_str() {
-            "" => commit::admit(txn, free, MIN_FREE),
-            evidence => Err(recovery::refusal(evidence, "recover it")),
+            "" => commit_thread::admit(txn, free, MIN_FREE),
+            evidence => Err(read_only::refusal(evidence, "recover it")),
         };
         let mut released = Released::default();
         let applied = datastore.applied;
-        let result = datastore.ledger.commit(txns, &admit, &commit::disk_full, applied, now_ms, &mut released);
+        let result = datastore.ledger.commit(txns, &admit, &commit_thread::disk_full, applied, now_ms, &mut released);
         // Output released before a failure has been seen.
         self.release(released, &conns)?;
         match result {
@@ -369,9 +369,9 @@ impl World {
 
     fn check_answer(&mut self, outcome: &Outcome) -> Checked {
         match &outcome.fate {
-            Fate::Committed(seq) => self.oracle.answered(outcome.id, *seq, false),
-            Fate::Rejected(seq, _) => self.oracle.answered(outcome.id, *seq, true),
-            Fate::Decided(seq) if !self.oracle.by_id.contains_key(&outcome.id) => {
+            TxnOutcome::Committed(seq) => self.oracle.answered(outcome.id, *seq, false),
+            TxnOutcome::Rejected(seq, _) => self.oracle.answered(outcome.id, *seq, true),
+            TxnOutcome::Decided(seq) if !self.oracle.by_id.contains_key(&outcome.id) => {
                 broken!("{:?} was answered as resolved at {seq}, which was never published", outcome.id)
             }
             _ => Ok(()),
@@ -419,7 +419,7 @@ impl World {
             last = seq;
             bookmarks.extend(bookmark);
         };
-        if let Err(failure) = ledger::index(&datastore.state, &datastore.reader, &committed, applied) {
+        if let Err(failure) = commit_pipeline::index(&datastore.state, &datastore.reader, &committed, applied) {
             let power = self.chance(50);
             self.stop_datastore(power, &failure.to_string());
             return Ok(());
@@ -463,7 +463,7 @@ impl World {
             Next::Read(after) => match datastore.reader.frames(after, CHUNK_BYTES) {
                 Ok(Some(block)) => vec![(block.last, block.bytes)],
                 Ok(None) => return Ok(()),
-                Err(ReadError::Compacted { .. }) => return self.tell_compacted(id),
+                Err(ReadError::Compacted { .. }) => return self.send_compacted(id),
                 Err(error) => {
                     self.note(|| format!("the log cannot be read: {error}"));
                     let message = format!("the log cannot be read: {error}");
@@ -471,7 +471,7 @@ impl World {
                     return Ok(());
                 }
             },
-            Next::Compacted => return self.tell_compacted(id),
+            Next::Compacted => return self.send_compacted(id),
         };
         let is_reader = session.role == Role::Reader;
         for (last, bytes) in frames {
@@ -490,7 +490,7 @@ impl World {
         Ok(())
     }
 
-    fn tell_compacted(&mut self, id: ConnId) -> Checked {
+    fn send_compacted(&mut self, id: ConnId) -> Checked {
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         if let Some(session) = datastore.sessions.get_mut(&id) {
             session.tail = None;
@@ -566,7 +566,7 @@ impl World {
         }
         let horizon = datastore.reader.horizon();
         self.limit = limit;
-        datastore.compaction = datastore::begin_compaction(datastore, &self.disks, target, &mut self.random);
+        datastore.compaction = datastore::start_compacting(datastore, &self.disks, target, &mut self.random);
         self.note(|| format!("compaction from horizon {horizon} up to {target}"));
         self.after(MS, Event::CompactStep);
         Ok(())

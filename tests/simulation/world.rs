@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom};
 use gravwell::model::{MemberName, Seq};
 use gravwell::trust::{Registry, Role};
 

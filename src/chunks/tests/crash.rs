@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use super::*;
-use crate::env::memory::{Fault, Survival};
+use crate::env::memory_fs::{Fault, Survival};
 
 const ROUNDS: u64 = 14;
 const EACH: u64 = 5;
@@ -77,7 +77,7 @@ fn live(fs: &MemoryFs, promised: &mut Promised) -> Result<(), Stopped> {
 }
 
 /// Ignores a failed collection, which is retried later, unless the store is unusable.
-fn go_on(store: &ChunkStore, outcome: Result<Collected, ChunkError>) -> Result<(), Stopped> {
+fn go_on(store: &ChunkStore, outcome: Result<GcReport, ChunkError>) -> Result<(), Stopped> {
     match outcome {
         Ok(collected) => {
             assert_eq!(collected.damages, []);

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 
 use super::super::delta::{BASES_MAX, decode, encode};
-use super::super::pairing::{PAIRED_MAX, pair};
+use super::super::delta_base::{PAIRED_MAX, pair};
 use super::super::*;
-use crate::env::memory::SmallRandom;
+use crate::env::memory_fs::SmallRandom;
 use crate::model::ChunkId;
 
 /// Returns a row of about 100 bytes, as in exported tables; `edition` changes its values.
@@ -36,7 +36,7 @@ fn cut(contents: &[u8], chunks: &mut Chunks) -> Vec<Part> {
         parts.push(part);
         Ok::<(), Infallible>(())
     };
-    let mut cutter = Cutter::new();
+    let mut cutter = Chunker::new();
     cutter.push(contents, &mut out).expect("never fails");
     cutter.finish(&mut out).expect("never fails");
     parts
@@ -119,7 +119,7 @@ fn other_contents_cost_no_more_than_themselves() {
 }
 
 #[test]
-fn what_is_no_delta_is_refused() {
+fn a_malformed_delta_is_rejected() {
     let base = table((0..600).map(|n| row(n, 0)));
     let raw = table((0..600).map(|n| row(n, u64::from(n == 300))));
     let bases = [&base[..]];

@@ -1,8 +1,8 @@
 //! Tests of the store as a whole, on an in-memory file system.
 
+mod bit_rot;
 mod crash;
 mod delta;
-mod rot;
 mod threads;
 
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::env::clock::Clock;
-use crate::env::memory::{MemoryFs, SmallRandom};
+use crate::env::memory_fs::{MemoryFs, SmallRandom};
 use crate::model::ChunkId;
 
 /// A clock that the test sets.
@@ -90,7 +90,7 @@ fn check(store: &ChunkStore, there: impl IntoIterator<Item = u64>, gone: impl In
 }
 
 #[test]
-fn what_is_written_is_there_after_opening_again() {
+fn written_chunks_are_readable_after_reopening() {
     let fixture = Fixture::new();
     let (store, report) = fixture.open();
     assert_eq!(report, OpenReport::default());
@@ -115,7 +115,7 @@ fn what_is_written_is_there_after_opening_again() {
 }
 
 #[test]
-fn what_nothing_names_is_collected_after_its_grace() {
+fn unreferenced_chunks_are_collected_after_the_grace_period() {
     let fixture = Fixture::new();
     let (store, _) = fixture.open();
     write(&store, 0..60);
@@ -156,7 +156,7 @@ fn a_cache_gives_space_back() {
 }
 
 #[test]
-fn what_somebody_goes_on_to_name_stays_however_long_that_takes() {
+fn pinned_chunks_are_kept_without_limit() {
     let fixture = Fixture::new();
     let (store, _) = fixture.open();
     write(&store, 0..20);
@@ -200,7 +200,7 @@ fn a_large_content_does_not_gather_in_memory_unsynced() {
         let raw: Vec<u8> = (0..CHUNK_BYTES_MAX / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
         store.put(&raw).expect("writes");
     }
-    let after = fixture.fs.crash(crate::env::memory::Survival::Nothing, 0);
+    let after = fixture.fs.crash(crate::env::memory_fs::Survival::Nothing, 0);
     let (store, _) =
         ChunkStore::open(Path::new("/chunks"), Arc::new(after), Arc::new(Hand::default()), StoreOptions::default())
             .expect("opens");

@@ -2,7 +2,7 @@
 
 use crate::codec::admin::Request;
 use crate::codec::audit::AuditReport;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::ctl::client::Client;
 use crate::ctl::output::size;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ctl::output::size;
-use crate::env::modes::{self, Wide};
+use crate::env::file_modes::{self, Wide};
 use crate::transport::endpoint::UDP_BUFFER_BYTES;
 
 use super::{Findings, Subject};
@@ -95,7 +95,7 @@ fn permissions(dir: &Path, findings: &mut Findings) {
     let Ok(meta) = fs::metadata(dir) else { return };
     let before = findings.list.len();
     let shown = dir.display();
-    match modes::wide(dir, FILES_MAX) {
+    match file_modes::wide(dir, FILES_MAX) {
         Ok(wide) => open_to_others(dir, &wide, findings),
         Err(error) => findings.warning(SUBJECT, error, "run gravwell-logctl as the owner of the directory"),
     }

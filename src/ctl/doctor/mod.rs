@@ -4,8 +4,8 @@ mod audit;
 mod certificates;
 mod fleet;
 mod host;
-mod kept;
 mod objects;
+mod preserved_copies;
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ pub(super) struct Finding {
     pub remedy: String,
     /// The preserved copy that the finding is about, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kept: Option<kept::Kept>,
+    pub kept: Option<preserved_copies::Kept>,
 }
 
 /// All findings.
@@ -74,7 +74,7 @@ impl Findings {
         self.add(subject, Level::Warning, found, remedy);
     }
 
-    fn kept(&mut self, subject: &'static str, found: String, remedy: String, kept: kept::Kept) {
+    fn kept(&mut self, subject: &'static str, found: String, remedy: String, kept: preserved_copies::Kept) {
         self.list.push(Finding { subject, level: Level::Warning, found, remedy, kept: Some(kept) });
     }
 
@@ -133,7 +133,7 @@ pub(super) async fn examine(dir: &Path, file: Option<&Path>) -> Findings {
     let webserver = configuration::<WebserverConfig>(file, WebserverConfig::check, &mut findings);
     let subject = Subject { dir, datastore, webserver };
     host::examine(&subject, &mut findings);
-    kept::examine(dir, &mut findings);
+    preserved_copies::examine(dir, &mut findings);
     certificates::examine(&subject, &mut findings);
     fleet::examine(&subject, &mut findings).await;
     findings

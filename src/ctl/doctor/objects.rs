@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::codec::admin::Request;
-use crate::codec::message::{Fate, Row};
+use crate::codec::message::{Row, TxnOutcome};
 use crate::ctl::client::{Client, Piece};
 use crate::ctl::output::Output;
 use crate::ctl::{CtlError, CtlResult, transact};
@@ -96,8 +96,8 @@ async fn fix_all(client: &Client, output: &mut Output) -> CtlResult {
         for Repair { dispute, what, ops, conditions } in repairs {
             let fate = transact::submit(client, ops, conditions, true).await?;
             let became = match fate {
-                Fate::Committed(_) | Fate::Decided(_) => "done".to_owned(),
-                Fate::Rejected(_, reason) => format!("rejected, {reason}"),
+                TxnOutcome::Committed(_) | TxnOutcome::Decided(_) => "done".to_owned(),
+                TxnOutcome::Rejected(_, reason) => format!("rejected, {reason}"),
                 other => format!("pending: {other:?}"),
             };
             output.line(&format!("{dispute}: {what}: {became}"))?;

@@ -9,7 +9,7 @@ use crate::codec::authority::RotationStep;
 use crate::datastore::admin::Caller;
 use crate::datastore::shared::now_ms;
 use crate::model::Collection;
-use crate::model::exposure::{self, Exposure};
+use crate::model::visibility::{self, Visibility};
 use crate::trust::Role;
 
 /// An act to record. If `is_change` is set, it changes something or discloses sensitive data and is recorded before it
@@ -64,7 +64,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
     let read = |what: String| Some(("read", what, false));
     // Reads of secret collections are recorded before they are answered, however many there are at a time.
     let read_of = |collection: &Collection, what: String| {
-        Some(("read", what, exposure::of(collection.as_str()) == Exposure::Secret))
+        Some(("read", what, visibility::of(collection.as_str()) == Visibility::Secret))
     };
     match request {
         Request::Get { collection, key, at: seq } => read_of(collection, format!("{collection}/{key}{}", at(seq))),

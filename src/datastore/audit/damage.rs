@@ -18,7 +18,7 @@ use crate::log::{LogReader, ReadError};
 use crate::model::Seq;
 use crate::trust::AuditMark;
 
-use super::reading::{self, Said};
+use super::reader::{self, Said};
 
 /// Kind of the act in a corruption record.
 pub(super) const KIND: &str = "audit-damaged";
@@ -62,12 +62,12 @@ fn noted(dir: &Path, reader: &LogReader) -> Option<Damage> {
 /// recorded again.
 pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Act>, ReadError> {
     let mut said = Said::default();
-    reading::say(reader, (reader.horizon(), to), &mut said)?;
+    reader::say(reader, (reader.horizon(), to), &mut said)?;
     if said.is_empty() {
         return Ok(Vec::new());
     }
     // Later records may acknowledge them. Later corruption and gap records remain where they are.
-    reading::say(reader, (to, reader.head().0), &mut said)?;
+    reader::say(reader, (to, reader.head().0), &mut said)?;
     let act =
         |kind: &str, what: String| Act { kind: kind.into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
     let going = |seq: &Seq| *seq <= to;
@@ -101,7 +101,7 @@ pub(super) fn missing(reader: &LogReader, known: &AuditMark) -> Option<String> {
             known.chain
         ));
     }
-    let here = reader.chain_at(at).ok().flatten().map(|chain| reading::hex(&chain));
+    let here = reader.chain_at(at).ok().flatten().map(|chain| reader::hex(&chain));
     let is_other = here.is_some_and(|here| here != known.chain);
     is_other.then(|| format!("record {at} of the audit is not the one recorded earlier, with chain {}", known.chain))
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::codec::audit::{AuditEvent, AuditOp, AuditRecord, LogPoint, NAMES_BYTES_MAX, VALUES_BYTES_MAX, Value};
-use crate::model::exposure::{self, Exposure};
+use crate::model::visibility::{self, Visibility};
 use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LogId, Op, Seq, Txn};
 use crate::state::{StateError, StateSnapshot};
 
@@ -40,7 +40,7 @@ impl Former {
 
     /// Returns the object's value before the entry at `seq`.
     fn before(&self, op: &Op, seq: Seq, room: &mut usize) -> Result<Value, StateError> {
-        if exposure::of(op.collection().as_str()) != Exposure::Open {
+        if visibility::of(op.collection().as_str()) != Visibility::Open {
             return Ok(Value::Unknown);
         }
         let kept = |value: &[u8], room: &mut usize| Value::of(op.collection(), value, room);
@@ -57,7 +57,7 @@ impl Former {
     }
 
     fn change(&mut self, op: &Op) {
-        if exposure::of(op.collection().as_str()) != Exposure::Open {
+        if visibility::of(op.collection().as_str()) != Visibility::Open {
             return;
         }
         let place = (op.collection().clone(), op.key().clone());

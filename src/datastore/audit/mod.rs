@@ -2,14 +2,14 @@
 //! Compaction does not affect it, and users recorded in it cannot shorten it.
 
 pub(super) mod acts;
+mod backlog;
 mod damage;
 mod derive;
 mod rate;
-mod reading;
-mod registered;
+mod reader;
+mod registry_progress;
 mod resume;
 pub mod store;
-mod waiting;
 mod writer;
 
 #[cfg(test)]
@@ -31,9 +31,9 @@ use crate::model::{MemberName, Seq};
 use crate::transport::answer::{Failure, damaged, refuse};
 use crate::trust::AuditMark;
 
-use super::admin::{Caller, off_thread};
-use super::register_seen::Audited;
-use super::shared::SharedRef;
+use super::admin::{Caller, run_blocking};
+use super::shared::DatastoreRef;
+use super::stale_registry::Audited;
 use damage::Damage;
 use writer::{Acts, Writer};
 
@@ -80,7 +80,7 @@ impl Audit {
     }
 
     /// Returns the main function of the writer thread, which must be started only once.
-    pub(super) fn work(shared: &SharedRef) -> impl FnOnce() + Send + 'static {
+    pub(super) fn work(shared: &DatastoreRef) -> impl FnOnce() + Send + 'static {
         let received = shared.audit.received.lock().unwrap_or_else(PoisonError::into_inner).take();
         let shared = Arc::clone(shared);
         let is_new_log = shared.head() == Seq::ZERO;
@@ -113,7 +113,7 @@ impl Audit {
         let is_checked = self.is_checked.load(Ordering::Acquire);
         let reader = self.reader.borrow().clone().filter(|_| is_checked)?;
         let (seq, chain) = reader.head();
-        Some(AuditMark { log_id: reader.log_id(), seq, chain: reading::hex(&chain) })
+        Some(AuditMark { log_id: reader.log_id(), seq, chain: reader::hex(&chain) })
     }
 
     /// Returns the reason why nothing can be recorded; empty if recording works.
@@ -181,8 +181,8 @@ impl Audit {
     /// Returns an error if they were not recorded; the member sends them again.
     pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
         acts.iter().try_for_each(Act::check)?;
-        if acts.iter().any(|act| act.kind == registered::KIND) {
-            return Err(format!("acts of kind {} are recorded by the datastore only", registered::KIND));
+        if acts.iter().any(|act| act.kind == registry_progress::KIND) {
+            return Err(format!("acts of kind {} are recorded by the datastore only", registry_progress::KIND));
         }
         self.rates.take(member, &acts, Instant::now())?;
         let (reply, recorded) = oneshot::channel();
@@ -201,7 +201,7 @@ impl Audit {
 }
 
 /// Returns a reader of the audit, whether it is written by this process or opened read-only.
-async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
+async fn reader_of(shared: &DatastoreRef) -> Result<LogReader, Failure> {
     let opened = shared.audit.reader.borrow().clone();
     if let Some(reader) = opened {
         return Ok(reader);
@@ -220,7 +220,7 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
         return Err(refuse(format!("the audit cannot be read: {why}")));
     }
     let (dir, known) = (shared.path.join(store::AUDIT), shared.members.registry().audit_mark().cloned());
-    let reader = off_thread(move || view(dir, known)).await??;
+    let reader = run_blocking(move || view(dir, known)).await??;
     shared.audit.set_reader(reader.clone());
     Ok(reader)
 }
@@ -235,7 +235,7 @@ pub(super) fn found_in(path: &std::path::Path, local: &MemberName) -> (Option<Lo
     }
     let Ok((log, _)) = Log::open(fs, &dir, store::options()) else { return (None, None) };
     let point = store::covered(&log.reader()).ok().flatten().filter(|point| *point != LogPoint::default());
-    (point, registered::last(&log.reader(), local).map(|(audited, _)| audited))
+    (point, registry_progress::last(&log.reader(), local).map(|(audited, _)| audited))
 }
 
 fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
@@ -268,7 +268,7 @@ fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
 /// Returns a page of the audit: frames and the position after them. `room` is held while the page is read, and returned
 /// with it.
 pub(super) async fn page(
-    shared: &SharedRef,
+    shared: &DatastoreRef,
     from: Seq,
     since_ms: u64,
     until_ms: u64,
@@ -278,9 +278,9 @@ pub(super) async fn page(
     let reader = reader_of(shared).await?;
     // Include actions that preceded this request.
     let is_whole = shared.audit.covered() >= head || shared.audit.wait_covered(head).await;
-    let reading = move || (reading::page(&reader, from, since_ms, until_ms), room);
-    let (found, room) = off_thread(reading).await?;
-    let reading::Page { block, horizon } = found.map_err(super::admin::unreadable)?;
+    let reading = move || (reader::page(&reader, from, since_ms, until_ms), room);
+    let (found, room) = run_blocking(reading).await?;
+    let reader::Page { block, horizon } = found.map_err(super::admin::unreadable)?;
     let covered = shared.audit.covered();
     let missing = if is_whole { 0 } else { head.since(covered) };
     let next = block.as_ref().map(|block| block.last);
@@ -289,7 +289,7 @@ pub(super) async fn page(
 }
 
 /// Records that an administrator acknowledges all corruption and gap records up to `to`.
-pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
+pub(super) async fn acknowledge(shared: &DatastoreRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
     if shared.audit.is_read_only() {
         return Err(refuse("the audit is open read-only; start the datastore to acknowledge records"));
     }
@@ -309,14 +309,14 @@ pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) ->
 }
 
 /// Verifies the audit, and returns the chain at `at`.
-pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditReport, Failure> {
+pub(super) async fn verify(shared: &DatastoreRef, at: Option<Seq>) -> Result<AuditReport, Failure> {
     match reader_of(shared).await {
         Ok(reader) => {
             let bytes_max = shared.config.audit_bytes_max;
             // A running datastore has recorded the discrepancy itself.
             let known = shared.members.registry().audit_mark().filter(|_| shared.audit.is_read_only()).cloned();
             let missing = known.and_then(|known| damage::missing(&reader, &known));
-            let mut report = off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse)?;
+            let mut report = run_blocking(move || reader::verify(&reader, at)).await?.map_err(refuse)?;
             report.findings.extend(missing.map(|problem| Finding { place: "audit".into(), offset: None, problem }));
             report.ok = report.findings.is_empty();
             Ok(AuditReport { bytes_max, ..report })
@@ -324,7 +324,7 @@ pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditR
         // If the audit cannot be opened, its files are examined one by one, so that every corrupt location is reported.
         Err(Failure::Request(error)) if error.exit == 3 => {
             let dir = shared.path.join(store::AUDIT);
-            off_thread(move || reading::examine(&dir)).await
+            run_blocking(move || reader::examine(&dir)).await
         }
         Err(failure) => Err(failure),
     }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_goes_on_where_it_was_or_says_what_is_missing() {
+    fn the_audit_resumes_at_its_last_record_or_reports_missing_records() {
         type Change = fn(&mut LogNow, &mut LogPoint);
         let cases: [(&str, Change, u64, Option<&str>); 7] = [
             ("level", |_, _| {}, 50, None),

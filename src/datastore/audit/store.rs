@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
 use crate::codec::frame::decode_frame;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::codec::payload::decode_entry;
 use crate::env::fs::{Fs, is_full};
 use crate::log::{AppendError, Log, LogOptions, LogReader, OpenError, ReadError, SyncError};

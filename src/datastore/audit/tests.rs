@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::damage;
-use super::reading;
+use super::reader;
 use super::store::{AUDIT, AuditError, AuditStore, Keep, options};
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
 use crate::env::fs::Fs;
-use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
+use crate::env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
 use crate::log::{Log, LogOptions};
 use crate::model::{MemberName, Seq};
 use crate::trust::AuditMark;
@@ -58,7 +58,7 @@ fn acts(store: &AuditStore) -> Vec<String> {
 }
 
 fn check(store: &AuditStore) -> crate::codec::audit::AuditReport {
-    reading::verify(&store.reader(), None).expect("verifies")
+    reader::verify(&store.reader(), None).expect("verifies")
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn old_segments_go_whole_and_the_rest_is_anchored() {
     assert_eq!(found.last().map(String::as_str), Some("number 60"));
     assert!(!found.contains(&"number 20".to_owned()) && found.contains(&"number 55".to_owned()), "{found:?}");
     // Reading from the start returns the remaining records.
-    let page = reading::page(&store.reader(), Seq::ZERO, 0, u64::MAX).expect("reads");
+    let page = reader::page(&store.reader(), Seq::ZERO, 0, u64::MAX).expect("reads");
     assert_eq!(page.block.map(|block| block.first), Some(report.first));
 }
 
@@ -315,7 +315,7 @@ fn p14_an_audit_that_is_another_one_or_an_older_copy_is_told_by_its_last_record(
     let mut store = open(&fs).expect("creates");
     let mark = |store: &AuditStore| {
         let (seq, chain) = store.reader().head();
-        AuditMark { log_id: store.reader().log_id(), seq, chain: reading::hex(&chain) }
+        AuditMark { log_id: store.reader().log_id(), seq, chain: reader::hex(&chain) }
     };
     fill(&mut store, 1, 10).expect("records");
     let early = mark(&store);

@@ -11,20 +11,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
-use crate::datastore::register_seen::Audited;
-use crate::datastore::shared::SharedRef;
+use crate::datastore::shared::DatastoreRef;
+use crate::datastore::stale_registry::Audited;
 use crate::env::fs::{first_free, parent_dir};
-use crate::env::real::RealFs;
+use crate::env::real_fs::RealFs;
 use crate::env::wait;
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
 
+use super::backlog::Waiting;
 use super::damage::{self, Damage};
 use super::derive::{Former, OfLog, record};
-use super::registered;
+use super::registry_progress;
 use super::resume::{LogNow, resume};
 use super::store::{AUDIT, AuditStore, Keep};
-use super::waiting::Waiting;
 
 /// Most records, and bytes of records, per batch.
 const BATCH_RECORDS: usize = 2048;
@@ -50,7 +50,7 @@ pub(super) struct Acts {
 }
 
 pub(super) struct Writer {
-    shared: SharedRef,
+    shared: DatastoreRef,
     requests: mpsc::Receiver<Acts>,
     store: Option<AuditStore>,
     former: Former,
@@ -66,7 +66,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>, is_new_log: bool) -> Writer {
+    pub(super) fn new(shared: DatastoreRef, requests: mpsc::Receiver<Acts>, is_new_log: bool) -> Writer {
         let (waiting, seen) = (Waiting::default(), HashMap::new());
         let (store, former, tried, registered) = (None, Former::default(), None, None);
         Writer { shared, requests, store, former, waiting, seen, tried, registered, is_new_log }
@@ -183,8 +183,8 @@ impl Writer {
             }
             opened => (opened.map_err(text)?, None),
         };
-        self.seen = super::reading::seen(&store.reader());
-        self.registered = registered::last(&store.reader(), &self.shared.local);
+        self.seen = super::reader::seen(&store.reader());
+        self.registered = registry_progress::last(&store.reader(), &self.shared.local);
         self.shared.audit.set_reader(store.reader());
         let known = self.shared.members.registry().audit_mark().cloned();
         let missing = known.filter(|_| aside.is_none()).and_then(|known| damage::missing(&store.reader(), &known));
@@ -195,14 +195,14 @@ impl Writer {
         let damaged =
             aside.map(|(aside, error)| format!("the audit was damaged ({error}) and is kept as {}", aside.display()));
         self.resume(damaged.or(missing))?;
-        self.look_for_damage();
+        self.check_for_damage();
         // From now on the registry may record the position of this audit.
         self.shared.audit.set_checked();
         self.shared.save_members();
         Ok(())
     }
 
-    fn look_for_damage(&self) {
+    fn check_for_damage(&self) {
         let Some(store) = &self.store else { return };
         self.say_damage(damage::find(&self.shared.path, &store.reader()));
     }
@@ -294,7 +294,7 @@ impl Writer {
         let mut seen = HashMap::new();
         let mut events = Vec::with_capacity(all.len());
         for (member, act) in all {
-            if let Some((life, number)) = super::reading::number(&act) {
+            if let Some((life, number)) = super::reader::number(&act) {
                 let place = (member.clone(), life.to_owned());
                 let last = seen.get(&place).or_else(|| self.seen.get(&place)).copied().unwrap_or(0);
                 if number <= last {
@@ -371,11 +371,12 @@ impl Writer {
         let Some(store) = &self.store else { return Ok(()) };
         let Some(audited) = self.shared.members.audited() else { return Ok(()) };
         let reader = store.reader();
-        let is_recorded = |(known, seq): &(Audited, Seq)| *known == audited && !registered::is_due_again(&reader, *seq);
+        let is_recorded =
+            |(known, seq): &(Audited, Seq)| *known == audited && !registry_progress::is_due_again(&reader, *seq);
         if self.registered.as_ref().is_some_and(is_recorded) {
             return Ok(());
         }
-        let act = registered::act(&audited, self.shared.commit_time());
+        let act = registry_progress::act(&audited, self.shared.commit_time());
         let local = self.shared.local.clone();
         self.append(vec![(local, AuditEvent::Act(act))], self.covered())?;
         self.registered = Some((audited, reader.head().0));

@@ -15,7 +15,7 @@ use crate::log::segment::{Scan, Segment, SparseIndex, check_footer, scan_frames}
 use crate::model::{Digest, Entry, EntryBody};
 
 /// The part of an entry that compaction keeps.
-pub(super) struct Kept {
+pub(super) struct RetainedEntry {
     pub entry: Entry,
     pub partial: bool,
     pub digest: Digest,
@@ -38,7 +38,7 @@ pub(super) fn full_or(error: io::Error, action: &'static str, name: &str, needed
 }
 
 impl Output {
-    pub(super) fn add(&mut self, kept: &Kept, flags: u16) -> Result<(), CompactionError> {
+    pub(super) fn add(&mut self, kept: &RetainedEntry, flags: u16) -> Result<(), CompactionError> {
         let flags = if kept.partial { flags | flag::PARTIAL } else { flags };
         let chain = encode_entry(&kept.entry, &self.footer.frame_chain, 0, flags, &mut self.buffer)?;
         let footer = &mut self.footer;

@@ -1,7 +1,7 @@
 //! Tests of the journal with crashes, damage, and older copies put in its place.
 
 use super::*;
-use crate::env::memory::{Fault, MemoryFs, Survival};
+use crate::env::memory_fs::{Fault, MemoryFs, Survival};
 
 fn dir() -> PathBuf {
     PathBuf::from("/outbox")

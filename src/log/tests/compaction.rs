@@ -241,7 +241,7 @@ fn p10_a_crash_at_any_operation_of_compaction_leaves_a_good_log() {
 }
 
 #[test]
-fn a_reader_goes_on_across_a_swap() {
+fn a_reader_continues_across_a_swap() {
     let fs = MemoryFs::new();
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     let (mut traffic, mut all) = (Traffic::new(3), Vec::new());
@@ -254,7 +254,7 @@ fn a_reader_goes_on_across_a_swap() {
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_tells_what_it_would_free() {
+fn a_dry_run_changes_nothing_and_reports_the_garbage() {
     let fs = MemoryFs::new();
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     let (mut traffic, mut all) = (Traffic::new(5), Vec::new());

@@ -14,7 +14,7 @@ use super::format::LINEAGE_MAX;
 use super::*;
 use crate::codec::payload::decode_frames;
 use crate::env::fs::Fs;
-use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
+use crate::env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
 use crate::model::{
     Collection, Entry, EntryBody, Generation, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
@@ -330,7 +330,7 @@ fn p10_missing_files_are_damage() {
 }
 
 #[test]
-fn a_full_disk_refuses_the_batch_and_goes_on_when_there_is_space() {
+fn a_full_disk_rejects_the_batch_and_writes_resume_when_there_is_space() {
     for room in [10, 100, 500, 900, 1300] {
         let fs = MemoryFs::new();
         let (mut log, _) = open(&fs, LogOptions { preallocate: false, ..options(1500) }).expect("creates");
@@ -414,8 +414,8 @@ fn p05_a_generation_of_more_than_32_bits_outlives_a_crash_and_the_lineage_has_an
 }
 
 #[test]
-fn a_time_that_a_wrong_clock_made_ambiguous_cuts_nothing() {
-    use super::copy::{Cut, CutError, End, cut};
+fn a_time_made_ambiguous_by_a_wrong_clock_cuts_nothing() {
+    use super::backup_stream::{Cut, CutError, End, cut};
     let fs = MemoryFs::new();
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     let dated = |(seq, time_ms): (u64, u64)| Entry { time_ms, ..small(seq) };

@@ -40,13 +40,13 @@ fn p07_a_rejection_uncovers_what_was_below_and_blocks_nothing() {
     outbox.insert(txn(1, &[(1, Some(10))]));
     outbox.insert(txn(2, &[(1, Some(20)), (2, None)]));
     outbox.insert(txn(3, &[(3, Some(30))]));
-    assert_eq!(outbox.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[20])));
+    assert_eq!(outbox.look_up(&collection(), &key(1)), OverlayRead::Put(Bytes::from_static(&[20])));
     let first = EntryBody::Commit(Txn::clone(&txn(1, &[(1, Some(10))])));
-    assert!(matches!(outbox.handle_applied(Seq(5), &first), Some(Decided::Committed(..))));
-    assert!(matches!(outbox.handle_applied(Seq(6), &reject(2)), Some(Decided::Rejected(..))));
-    assert_eq!(outbox.look_up(&collection(), &key(1)), Overlaid::Untouched);
-    assert_eq!(outbox.look_up(&collection(), &key(2)), Overlaid::Untouched);
-    assert_eq!(outbox.look_up(&collection(), &key(3)), Overlaid::Put(Bytes::from_static(&[30])));
+    assert!(matches!(outbox.handle_applied(Seq(5), &first), Some(ResolvedTxn::Committed(..))));
+    assert!(matches!(outbox.handle_applied(Seq(6), &reject(2)), Some(ResolvedTxn::Rejected(..))));
+    assert_eq!(outbox.look_up(&collection(), &key(1)), OverlayRead::Untouched);
+    assert_eq!(outbox.look_up(&collection(), &key(2)), OverlayRead::Untouched);
+    assert_eq!(outbox.look_up(&collection(), &key(3)), OverlayRead::Put(Bytes::from_static(&[30])));
     assert_eq!((outbox.depth(), outbox.rejected().len()), (1, 1));
 }
 
@@ -84,12 +84,12 @@ fn p06_another_transaction_under_the_same_identity_commits_nothing_of_ours() {
     let other = EntryBody::Commit(Txn::clone(&txn(1, &[(1, Some(99))])));
     outbox.compare_arrived(&other);
     let decided = outbox.handle_applied(Seq(5), &other);
-    assert!(matches!(decided, Some(Decided::Rejected(_, Seq(5), Reason::IdentityReused))), "{decided:?}");
+    assert!(matches!(decided, Some(ResolvedTxn::Rejected(_, Seq(5), Reason::IdentityReused))), "{decided:?}");
     let settled = Txn { settled: OriginCounter(1), ..Txn::clone(&txn(2, &[(2, Some(20))])) };
     let settled = EntryBody::Commit(settled);
     outbox.compare_arrived(&settled);
     let decided = outbox.handle_applied(Seq(6), &settled);
-    assert!(matches!(decided, Some(Decided::Committed(..))), "the datastore may lower the settled counter");
+    assert!(matches!(decided, Some(ResolvedTxn::Committed(..))), "the datastore may lower the settled counter");
     assert_eq!((outbox.rejected().len(), outbox.kept().count()), (1, 1));
 }
 
@@ -102,7 +102,7 @@ fn p07_what_is_refused_before_the_log_knows_it_can_come_again() {
     let reason = Reason::Forbidden { message: "a reader".into() };
     let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
     for counter in [2, 3] {
-        assert!(matches!(outbox.refuse(id(counter), reason.clone()), Some(Decided::Rejected(..))));
+        assert!(matches!(outbox.refuse(id(counter), reason.clone()), Some(ResolvedTxn::Rejected(..))));
     }
     assert_eq!((outbox.depth(), outbox.rejected().len(), outbox.taken(Origin([1; 16]))), (1, 2, OriginCounter(1)));
     assert_eq!(outbox.refuse(id(2), reason.clone()), None, "it is no longer pending");
@@ -112,7 +112,7 @@ fn p07_what_is_refused_before_the_log_knows_it_can_come_again() {
     outbox.refuse(id(2), reason);
     assert_eq!(
         (outbox.taken(Origin([1; 16])), outbox.look_up(&collection(), &key(1))),
-        (OriginCounter(0), Overlaid::Untouched)
+        (OriginCounter(0), OverlayRead::Untouched)
     );
 }
 
@@ -124,7 +124,7 @@ fn p07_what_only_fills_a_counter_is_on_no_list_when_it_is_refused() {
     let reason = Reason::Forbidden { message: "a reader".into() };
     let ids: Vec<TxnId> = outbox.pending().map(|txn| txn.id).collect();
     let refused: Vec<_> = ids.iter().filter_map(|id| outbox.refuse(*id, reason.clone())).collect();
-    assert_eq!(refused, [Decided::Rejected(ids[1], Seq::ZERO, reason)]);
+    assert_eq!(refused, [ResolvedTxn::Rejected(ids[1], Seq::ZERO, reason)]);
     assert_eq!((outbox.depth(), outbox.rejected().keys().collect::<Vec<_>>()), (0, vec![&ids[1]]));
 }
 
@@ -179,7 +179,7 @@ fn p07_what_fills_the_place_of_a_rejected_change_is_no_rejected_change() {
         row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), Some(Reason::IdentityReused));
     }
     let decided = outbox.handle_row(Origin([1; 16]), &row);
-    assert!(matches!(&decided[..], [Decided::Rejected(id, ..)] if id.counter == OriginCounter(2)), "{decided:?}");
+    assert!(matches!(&decided[..], [ResolvedTxn::Rejected(id, ..)] if id.counter == OriginCounter(2)), "{decided:?}");
     assert_eq!((outbox.depth(), outbox.rejected().len()), (0, 1));
 }
 
@@ -195,7 +195,7 @@ fn p06_a_replaced_state_decides_by_its_row() {
     row.record(Seq(10), OriginCounter(3), OriginCounter(0), None);
     let decided = outbox.handle_row(Origin([1; 16]), &row);
     assert_eq!(decided.len(), 3);
-    assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
+    assert!(matches!(&decided[1], ResolvedTxn::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
     assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
 }
 
@@ -211,7 +211,10 @@ fn p05_of_the_last_one_of_a_row_the_sequence_is_known() {
     outbox.handle_row(Origin([1; 16]), &row);
     outbox.handle_applied(Seq(12), &EntryBody::Commit(Txn::clone(&txn(3, &[(1, Some(1))]))));
     let learnt: Vec<_> = outbox.kept().map(|kept| (kept.seq, kept.learnt)).collect();
-    assert_eq!(learnt, [(Seq(10), Learnt::Row), (Seq(10), Learnt::LastOfRow), (Seq(12), Learnt::Entry)]);
+    assert_eq!(
+        learnt,
+        [(Seq(10), ResolutionSource::Row), (Seq(10), ResolutionSource::LastOfRow), (Seq(12), ResolutionSource::Entry)]
+    );
 }
 
 #[test]
@@ -242,7 +245,7 @@ fn p06_what_waits_goes_on_from_what_another_history_has_decided() {
     let requeued = requeued(&outbox, &decided, Vec::new());
     assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "too many, so they get another origin");
     assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
-    assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));
+    assert_eq!(requeued.look_up(&collection(), &key(1)), OverlayRead::Put(Bytes::from_static(&[2])));
 }
 
 #[test]
@@ -267,13 +270,16 @@ fn p07_what_waited_and_was_decided_in_the_log_that_goes_on_has_its_answer() {
     let listed: Vec<_> = left.rejected().values().map(|rejected| (rejected.txn.id.counter.0, rejected.seq)).collect();
     assert_eq!(listed, [(1, Seq(11)), (3, Seq(13))], "their author is notified");
     assert_eq!(counters(left.kept().map(|kept| &kept.txn).collect()), [2, 4], "others may not have them");
-    assert_eq!(left.kept().map(|kept| kept.learnt).collect::<Vec<_>>(), [Learnt::Row, Learnt::LastOfRow]);
+    assert_eq!(
+        left.kept().map(|kept| kept.learnt).collect::<Vec<_>>(),
+        [ResolutionSource::Row, ResolutionSource::LastOfRow]
+    );
     assert_eq!(counters(left.pending().collect()), [5]);
 }
 
 proptest! {
     #[test]
-    fn overlay_equals_replaying_what_is_pending(
+    fn the_overlay_equals_a_replay_of_pending_transactions(
         steps in prop::collection::vec((prop::collection::vec((0..4u8, prop::option::of(any::<u8>())), 1..4), any::<bool>()), 1..30)
     ) {
         let mut outbox = Outbox::default();
@@ -287,7 +293,7 @@ proptest! {
                 seq += 1;
                 outbox.handle_applied(Seq(seq), &EntryBody::Commit(Txn::clone(&first)));
             }
-            let mut view: BTreeMap<Key, Overlaid> = BTreeMap::new();
+            let mut view: BTreeMap<Key, OverlayRead> = BTreeMap::new();
             for op in model.iter().flat_map(|txn| &txn.ops) {
                 view.insert(op.key().clone(), as_overlaid(&op.value().cloned()));
             }

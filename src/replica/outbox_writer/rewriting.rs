@@ -1,8 +1,8 @@
 //! Rewriting the outbox journal, for an exchange of the outbox or when most of it is resolved, and completing it.
 
+use crate::fault_injection::{self, Bug};
 use crate::log::journal::JournalError;
 use crate::model::{Seq, TxnId};
-use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::Outbox;
 use crate::replica::outbox_records::{frames_of, sequences};
@@ -35,7 +35,7 @@ impl OutboxWriter {
     /// still there under the former state, and the exchange is repeated. The inner error, as on a full disk, means that
     /// the journal is unchanged.
     pub(in crate::replica) fn prepare(&mut self, outbox: &Outbox) -> Result<Result<(), String>, Fatal> {
-        if planted::is(Bug::PreparedTooLate) {
+        if fault_injection::is(Bug::PreparedTooLate) {
             return Ok(Ok(()));
         }
         // The state to which its sequences belong is not in place yet. They are recorded once it is.
@@ -84,7 +84,7 @@ impl OutboxWriter {
     /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
     /// has already decided leave the outbox, as at a start.
     pub(in crate::replica) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
-        if planted::is(Bug::PreparedTooLate) {
+        if fault_injection::is(Bug::PreparedTooLate) {
             let _ = self.journal.replace_with(frames_of(&outbox, None));
         }
         *self.shared.outbox_mut() = outbox;
@@ -93,22 +93,22 @@ impl OutboxWriter {
         self.unwritten.clear();
         self.holds_prepared = false;
         self.shared.histories.leave(shared_to);
-        self.shared.note_outbox_change();
-        let to_note = self.shared.settle_by(&self.shared.state());
+        self.shared.notify_outbox_changed();
+        let to_note = self.shared.resolve_by(&self.shared.state());
         if to_note.is_empty() { Ok(()) } else { self.take_in(vec![Request::Note(to_note)]) }
     }
 
     pub(in crate::replica) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
         let live: u64 = {
             let outbox = self.shared.outbox();
-            (outbox.pending_bytes() + outbox.kept_bytes() + outbox.rejected_bytes()) as u64
+            (outbox.pending_bytes() + outbox.retained_bytes() + outbox.rejected_bytes()) as u64
         };
         if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
         // Transactions missing from the new journal were decided by the state, which may be in memory only. Otherwise a
         // power cut would hide an accepted transaction until the datastore is reachable again.
-        if !planted::is(Bug::RewriteBeforePersist)
+        if !fault_injection::is(Bug::RewriteBeforePersist)
             && let Err(error) = self.shared.state().persist()
         {
             tracing::warn!(%error, "failed to persist the state; outbox journal not rewritten");

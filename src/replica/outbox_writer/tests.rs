@@ -1,10 +1,10 @@
 use std::path::Path;
 
 use super::*;
-use crate::env::memory::{MemoryFs, Survival};
+use crate::env::memory_fs::{MemoryFs, Survival};
 use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};
 use crate::replica::outbox_records::restore;
-use crate::replica::shared::Shared;
+use crate::replica::shared::ReplicaState;
 use crate::state::StateStore;
 
 #[test]
@@ -51,7 +51,7 @@ fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
         answer.try_recv().expect("answered").map(|receipt| receipt.stage())
     };
     assert_eq!(submit().expect("identity is known"), Stage::Rejected(Seq(1), Reason::IdentityReused));
-    shared.want_resync("state differs".into());
+    shared.request_resync("state differs".into());
     assert!(matches!(submit(), Err(SubmitError::NotNow(_))), "the log may have committed it");
     shared.note_resynced();
     assert!(submit().is_ok());
@@ -100,7 +100,7 @@ fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
 /// Returns a writer on a journal in memory.
 fn writer_on(fs: &MemoryFs, state: StateStore, outbox: Outbox) -> OutboxWriter {
     let (journal, _) = Journal::open(Arc::new(fs.clone()), Path::new(OUTBOX)).expect("opens");
-    let shared = Arc::new(Shared::new(state, outbox, None));
+    let shared = Arc::new(ReplicaState::new(state, outbox, None));
     OutboxWriter::new(shared, journal, Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy))
 }
 
@@ -231,7 +231,7 @@ fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
     let mut retry = || {
         let (reply, answer) = oneshot::channel();
         answers.push(answer);
-        Request::Retry(id, Again::default(), reply)
+        Request::Retry(id, Resubmission::default(), reply)
     };
     let (first, second) = (retry(), retry());
     let (reply, mut dismissed) = oneshot::channel();

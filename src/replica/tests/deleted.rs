@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::model::Condition;
 use crate::protocol::rebase::Lost;
-use crate::replica::leaving::{Apart, Own};
-use crate::replica::own::{Others, Since, values};
-use crate::replica::quarantine::Change;
+use crate::replica::conflict_archive::Change;
+use crate::replica::leaving::{DivergedStates, Own};
+use crate::replica::local_txns::{Others, Since, values};
 
-use super::parting::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
+use super::leaving::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
 use super::*;
 
 fn present(key: &str) -> Condition {
@@ -278,7 +278,7 @@ fn archived(shared: &[Txn], lost: &[Txn], since: &[Txn], again: &[Txn], is_unkno
     let others = if is_unknown { Others::default() } else { others.others };
     let again: Vec<Arc<Txn>> = again.iter().cloned().map(Arc::new).collect();
     let mut changes = Vec::new();
-    let apart = Apart { old: &old, new: &new, shared_to, others: &others };
+    let apart = DivergedStates { old: &old, new: &new, shared_to, others: &others };
     let give = |change| {
         changes.push(change);
         Ok(())

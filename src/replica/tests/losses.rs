@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::applier::{Applier, Request};
-use super::super::directory::Home;
+use super::super::directory::StateStorage;
 use super::super::disk::Disk;
-use super::super::mark::Mark;
+use super::super::high_water_mark::Mark;
 use super::super::opening::Lost;
-use super::super::shared::{Link, Shared};
+use super::super::shared::{LinkStatus, ReplicaState};
 use super::{applier, entry, state};
 use crate::codec::health::Code;
 use crate::codec::message::Bookmark;
 use crate::model::{Chain, Collection, Key, Position, Seq};
 use crate::protocol::outbox::Outbox;
-use crate::protocol::tail::Run;
+use crate::protocol::tail::EntryBatch;
 use crate::state::{StateError, StateStore};
 
 /// Keeps the mark in memory.
@@ -28,7 +28,7 @@ impl Marked {
     }
 }
 
-impl Home for Marked {
+impl StateStorage for Marked {
     fn make_current(&mut self, _: &std::path::Path) -> Result<(), String> {
         Ok(())
     }
@@ -63,11 +63,11 @@ fn marked(seq: u64) -> (Marked, Mark) {
 }
 
 fn apply(applier: &mut Applier, seq: u64) {
-    let run = Run { entries: vec![entry(seq, "a")], chain: Chain::default() };
+    let run = EntryBatch { entries: vec![entry(seq, "a")], chain: Chain::default() };
     applier.handle(Request::Run(run)).expect("handles the request");
 }
 
-fn compare(applier: &mut Applier, shared: &Shared) {
+fn compare(applier: &mut Applier, shared: &ReplicaState) {
     let Position { seq, digest, .. } = shared.position().expect("has one");
     applier.handle(Request::Bookmark(Bookmark { seq, digest })).expect("handles the request");
 }
@@ -114,7 +114,7 @@ fn p09_the_mark_of_one_history_is_never_lowered() {
 #[test]
 fn p02_nothing_is_applied_after_a_run_that_was_left_out() {
     let temp = tempfile::tempdir().expect("temp dir");
-    let shared = Arc::new(Shared::new(at(3), Outbox::default(), None).on(Disk::new(temp.path(), u64::MAX, 0)));
+    let shared = Arc::new(ReplicaState::new(at(3), Outbox::default(), None).on(Disk::new(temp.path(), u64::MAX, 0)));
     let mut applier = Applier::new(Arc::clone(&shared), Box::new(Marked::default()), tokio::sync::mpsc::channel(8).0);
     shared.is_closing.store(true, Ordering::Release);
     apply(&mut applier, 4);
@@ -127,7 +127,7 @@ fn p02_nothing_is_applied_after_a_run_that_was_left_out() {
 
 #[test]
 fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
-    let shared = Shared::new(at(3), Outbox::default(), None);
+    let shared = ReplicaState::new(at(3), Outbox::default(), None);
     let position = shared.position();
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("2").expect("key"));
     let is_refused = || {
@@ -153,8 +153,8 @@ fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
 #[test]
 fn p14_what_is_not_taken_in_for_long_is_told() {
     let (mut applier, shared) = applier(at(3), Marked::default());
-    let stalled = |shared: &Shared| shared.reasons().iter().any(|reason| reason.code == Code::IntakeStalled);
-    let long_ago = |shared: &Shared| {
+    let stalled = |shared: &ReplicaState| shared.reasons().iter().any(|reason| reason.code == Code::IntakeStalled);
+    let long_ago = |shared: &ReplicaState| {
         let mut link = shared.link();
         link.behind =
             link.behind.map(|(at, _)| (at, Instant::now().checked_sub(Duration::from_secs(11)).expect("later")));
@@ -170,7 +170,7 @@ fn p14_what_is_not_taken_in_for_long_is_told() {
     assert!(!stalled(&shared), "entries are applied again");
     long_ago(&shared);
     assert!(stalled(&shared));
-    shared.update_link(Link::disconnect);
+    shared.update_link(LinkStatus::disconnect);
     assert!(!stalled(&shared), "a disconnected member has nothing to apply");
     shared.update_link(|link| (link.connected, link.head) = (true, Seq(4)));
     assert!(!stalled(&shared) && shared.link().behind.is_none(), "level");

@@ -3,8 +3,8 @@
 mod deleted;
 mod evidence;
 mod exchange;
+mod leaving;
 mod losses;
-mod parting;
 mod swap;
 mod witnesses;
 
@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::applier::Applier;
-use super::directory::{Access, Directory, Home};
-use super::shared::Shared;
+use super::directory::{Access, Directory, StateStorage};
+use super::shared::ReplicaState;
 use crate::model::{
     Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin, OriginCounter,
     Seq, Txn, TxnId,
@@ -62,7 +62,7 @@ fn directory(path: &Path) -> Directory {
     Directory::open(path, Access::Serve, Duration::from_secs(30)).expect("opens")
 }
 
-fn applier(state: StateStore, home: impl Home + 'static) -> (Applier, Arc<Shared>) {
-    let shared = Arc::new(Shared::new(state, Outbox::default(), None));
+fn applier(state: StateStore, home: impl StateStorage + 'static) -> (Applier, Arc<ReplicaState>) {
+    let shared = Arc::new(ReplicaState::new(state, Outbox::default(), None));
     (Applier::new(Arc::clone(&shared), Box::new(home), tokio::sync::mpsc::channel(8).0), shared)
 }

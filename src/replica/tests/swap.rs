@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 use super::super::applier::{Descent, Request};
-use super::super::directory::{Directory, Home};
-use super::super::mark::Mark;
+use super::super::directory::{Directory, StateStorage};
+use super::super::high_water_mark::Mark;
 use super::super::opening;
 use super::super::terms::Terms;
 use super::*;
@@ -26,10 +26,10 @@ impl Ending {
     }
 }
 
-impl Home for Ending {
+impl StateStorage for Ending {
     fn make_current(&mut self, path: &Path) -> Result<(), String> {
         self.step()?;
-        Home::make_current(&mut self.home, path)
+        StateStorage::make_current(&mut self.home, path)
     }
 
     fn is_current(&self, path: &Path) -> bool {
@@ -38,7 +38,7 @@ impl Home for Ending {
 
     fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
         self.step()?;
-        Home::remove_others(&mut self.home, keep)
+        StateStorage::remove_others(&mut self.home, keep)
     }
 
     fn mark(&self) -> Result<Option<Mark>, String> {
@@ -170,7 +170,7 @@ fn p07_an_exchange_ends_although_the_outbox_has_as_many_requests_as_it_holds() {
     };
     let present = StateStore::in_memory();
     begins(&present);
-    let shared = Arc::new(Shared::new(present, outbox, None));
+    let shared = Arc::new(ReplicaState::new(present, outbox, None));
     let (requests, _outbox) = tokio::sync::mpsc::channel(1);
     requests.try_send(outbox_writer::Request::Note(Vec::new())).expect("the queue has space for one");
     let home = directory(temp.path());

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::super::directory::Home;
-use super::super::mark::Mark;
+use super::super::directory::StateStorage;
+use super::super::high_water_mark::Mark;
 use super::super::opening;
-use super::super::proofs::Kept;
+use super::super::proofs::StoredProof;
 use super::super::terms::Terms;
 use super::{CACHE_BYTES, directory, state, state_in};
 use crate::model::{Generation, LogId, Position};
@@ -27,7 +27,7 @@ fn mark(home: &Path, position: Position) {
 fn prove(home: &Path, reached: u64) {
     let authority = Authority::open_or_create(&home.join("authority"), 1_800_000_000_000).expect("makes");
     let proof = Proof::sign(&authority, position(9), 1).expect("signs");
-    Kept { proof, reached: Some(position(reached)) }.save(home).expect("saves");
+    StoredProof { proof, reached: Some(position(reached)) }.save(home).expect("saves");
 }
 
 /// Returns the loss reported for a directory in which a state at 5 was shown, and which was changed since then.

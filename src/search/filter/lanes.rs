@@ -41,7 +41,7 @@ enum Turn {
 }
 
 /// Sends rows to the processes.
-struct Giver {
+struct RowSender {
     runner: Runner,
     code: String,
     control: Arc<Control>,
@@ -51,7 +51,7 @@ struct Giver {
     turns: SyncSender<Turn>,
 }
 
-impl Giver {
+impl RowSender {
     fn add_lane(&mut self, process: Process) -> Option<()> {
         self.lanes.push(process.input()?);
         self.turns.send(Turn::Lane(process)).ok()
@@ -63,7 +63,7 @@ impl Giver {
             return Some(());
         }
         if self.batches >= BATCHES_ALONE && self.lanes.len() < self.lanes_max {
-            match self.runner.begin_more(&self.code, &self.control) {
+            match self.runner.start_more(&self.code, &self.control) {
                 Some(process) => self.add_lane(process)?,
                 // No further process is available, so the running ones have to suffice.
                 None => self.lanes_max = self.lanes.len(),
@@ -79,7 +79,7 @@ impl Giver {
     }
 
     /// Sends all rows; returns the failure that ended them, if any.
-    fn give_all(&mut self, rows: Rows) -> Option<Failure> {
+    fn send_all_rows(&mut self, rows: Rows) -> Option<Failure> {
         let mut batch = Vec::with_capacity(BATCH_BYTES);
         let (mut begun, mut failure) = (Instant::now(), None);
         for row in rows {
@@ -102,7 +102,7 @@ impl Giver {
 }
 
 /// Reads the results back.
-struct Taker {
+struct ResultReader {
     control: Arc<Control>,
     lanes: Vec<Process>,
     turns: Receiver<Turn>,
@@ -126,7 +126,7 @@ pub(super) fn filtered(
     control: &Arc<Control>,
 ) -> Result<Rows, Failure> {
     let (turns, taken) = sync_channel(UNDER_WAY);
-    let mut giver = Giver {
+    let mut giver = RowSender {
         runner,
         code: code.to_owned(),
         control: Arc::clone(control),
@@ -139,8 +139,8 @@ pub(super) fn filtered(
     let trouble: Arc<Mutex<Option<Failure>>> = Arc::default();
     let told = Arc::clone(&trouble);
     let (alive, over) = sync_channel::<()>(0);
-    let give_all = move || {
-        let failure = giver.give_all(rows);
+    let send_all_rows = move || {
+        let failure = giver.send_all_rows(rows);
         *told.lock().unwrap_or_else(PoisonError::into_inner) = failure;
         // Only now do the filters and the taker see the end of the rows, so the taker finds the failure in place.
         drop(giver);
@@ -149,9 +149,9 @@ pub(super) fn filtered(
     };
     std::thread::Builder::new()
         .name("search-feed".into())
-        .spawn(give_all)
+        .spawn(send_all_rows)
         .map_err(|error| Failure::Broken(error.to_string()))?;
-    Ok(Box::new(Taker {
+    Ok(Box::new(ResultReader {
         control: Arc::clone(control),
         lanes: Vec::new(),
         turns: taken,
@@ -164,7 +164,7 @@ pub(super) fn filtered(
     }))
 }
 
-impl Taker {
+impl ResultReader {
     /// Waits for the next output or turn; returns `Err` at the end, with the failure if there is one.
     fn advance(&mut self) -> Result<(), Option<Failure>> {
         let Some(lane) = self.turn else {
@@ -219,7 +219,7 @@ impl Taker {
     }
 }
 
-impl Iterator for Taker {
+impl Iterator for ResultReader {
     type Item = Result<Row, Failure>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,8 +1,8 @@
 //! jq filters as a stage: rows pass through separate processes. See [`super::worker`].
 
 mod lanes;
-mod places;
 mod process;
+mod slots;
 
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -11,14 +11,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use self::places::Places;
 use self::process::Process;
+use self::slots::Places;
 use super::control::Control;
 use super::query::{Query, QueryError, Stage};
 use super::stages::{Failure, Rows};
 use super::worker::{ARGUMENT, Sandbox};
 
-pub use places::{Busy, Reserved};
+pub use slots::{Busy, Reserved};
 
 /// Processor time of a filter that is only checked, in seconds.
 const CHECK_SECONDS: u64 = 10;
@@ -162,7 +162,7 @@ impl Runner {
     }
 
     /// Starts one more process of a filter if a slot is free.
-    fn begin_more(&self, code: &str, control: &Arc<Control>) -> Option<Process> {
+    fn start_more(&self, code: &str, control: &Arc<Control>) -> Option<Process> {
         let place = self.searches.spare()?;
         self.begin(code, control).ok().map(|process| process.in_place(place))
     }

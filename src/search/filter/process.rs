@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::places::Reserved;
+use super::slots::Reserved;
 use crate::search::control::Control;
 use crate::search::stages::Failure;
 use crate::search::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};

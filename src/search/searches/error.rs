@@ -1,7 +1,7 @@
 //! Error of starting a search or of an operation on it.
 
-use super::NoRoom;
-use crate::objects::contents::UploadError;
+use super::NoSpace;
+use crate::objects::blobs::UploadError;
 use crate::objects::{CommitError, StoreError};
 use crate::search::filter::Busy;
 use crate::search::query::QueryError;
@@ -36,7 +36,7 @@ pub enum SearchError {
     Io(#[from] std::io::Error),
     /// There is no disk space for the results.
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    NoRoom(#[from] NoSpace),
     /// The imported file is not a valid archive.
     #[error("not a search archive: {0}; download one in the format archive")]
     Archive(String),

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use super::launch::new_id;
 use super::{Lease, SearchError, Searches};
 use crate::objects::searches::{Imported, Search, State};
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 use crate::objects::store::Author;
-use crate::objects::{Moment, Writes, names};
+use crate::objects::{Timestamp, Writes, names};
 use crate::search::query::QUERY_BYTES_MAX;
 use crate::search::results::{About, Results, ResultsError, Summary};
 
@@ -111,7 +111,7 @@ impl Searches {
     /// If the archive is incomplete or invalid, or the log rejects the change.
     pub async fn import(
         &self,
-        person: &Person,
+        person: &Principal,
         author: &Author,
         file: Arriving,
         import: Import,
@@ -147,12 +147,12 @@ impl Searches {
 
     fn describe_import(
         &self,
-        person: &Person,
+        person: &Principal,
         summary: Summary,
         bytes: u64,
         import: Import,
     ) -> Result<Search, SearchError> {
-        let now = Moment::now();
+        let now = Timestamp::now();
         let About { query, effective_query, tags, columns, since, until, started, name } = summary.about;
         let Import { gids, batch_name, batch_info } = import;
         Ok(Search {
@@ -202,9 +202,9 @@ mod tests {
             effective_query: String::new(),
             tags: vec!["a".into()],
             columns: None,
-            since: Moment::NEVER,
-            until: Moment::NEVER,
-            started: Moment::NEVER,
+            since: Timestamp::NEVER,
+            until: Timestamp::NEVER,
+            started: Timestamp::NEVER,
             name: "nightly".into(),
         };
         let import = Import::default();

@@ -10,11 +10,11 @@ use crate::env::shares::Share;
 use crate::objects::history::{self, Entry};
 use crate::objects::searches::{Search, State};
 use crate::objects::sessions::random;
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 use crate::objects::store::Author;
 use crate::objects::users::User;
-use crate::objects::{CommitError, Moment, Writes};
-use crate::search::conditions::{self, Condition};
+use crate::objects::{CommitError, Timestamp, Writes};
+use crate::search::client_filters::{self, Condition};
 use crate::search::control::Stopped;
 use crate::search::engine::{self, End, Job, Outcome};
 use crate::search::filter::Reserved;
@@ -29,12 +29,12 @@ const BACKGROUND_FACTOR: u64 = 7;
 const DEFAULT_RANGE_S: u64 = 3600;
 
 /// Returns the user whose share of filter processes a search uses; `None`: an administrator, who has no limit.
-fn counted(person: &Person) -> Option<i32> {
+fn counted(person: &Principal) -> Option<i32> {
     (!person.admin).then_some(person.uid)
 }
 
 /// Task that publishes a search in the log.
-type Telling = tokio::task::JoinHandle<Result<(), SearchError>>;
+type PublishTask = tokio::task::JoinHandle<Result<(), SearchError>>;
 
 /// Request to start a search.
 #[derive(Clone, Debug, Default)]
@@ -44,9 +44,9 @@ pub struct Launch {
     /// Conditions in addition to the query.
     pub conditions: Vec<Condition>,
     /// Start of the time range, inclusive, unless the query sets it.
-    pub since: Option<Moment>,
+    pub since: Option<Timestamp>,
     /// End of the time range, exclusive, unless the query sets it.
-    pub until: Option<Moment>,
+    pub until: Option<Timestamp>,
     /// Whether it is a background search, whose results are kept longer.
     pub background: bool,
     /// Whether it is omitted from the search history.
@@ -66,12 +66,12 @@ pub struct Launch {
 }
 
 /// An ephemeral search: it is not published in the log, and it is forgotten on drop.
-pub struct Passing {
+pub struct EphemeralSearch {
     live: Arc<Live>,
     searches: Arc<Searches>,
 }
 
-impl Passing {
+impl EphemeralSearch {
     /// Returns the search.
     #[must_use]
     pub fn live(&self) -> &Arc<Live> {
@@ -79,7 +79,7 @@ impl Passing {
     }
 }
 
-impl Drop for Passing {
+impl Drop for EphemeralSearch {
     fn drop(&mut self) {
         self.searches.forget(&self.live.id);
     }
@@ -89,8 +89,8 @@ impl Drop for Passing {
 struct Prepared {
     query: Query,
     sources: Sources,
-    since: Moment,
-    until: Moment,
+    since: Timestamp,
+    until: Timestamp,
 }
 
 /// A search that is being started.
@@ -131,7 +131,7 @@ impl Searches {
     /// # Errors
     /// If the query is invalid (the error has the column), or too many queries are being checked.
     pub async fn check(&self, searcher: &Searcher, text: &str, conditions: &[Condition]) -> Result<Query, SearchError> {
-        let conditioned = conditions::applied(text, conditions)?;
+        let conditioned = client_filters::applied(text, conditions)?;
         self.check_text(searcher, &conditioned.text).await.map_err(|error| match error {
             SearchError::Query(error) => conditioned.of_typed(error).into(),
             error => error,
@@ -139,7 +139,7 @@ impl Searches {
     }
 
     async fn check_text(&self, searcher: &Searcher, text: &str) -> Result<Query, SearchError> {
-        let query = query::parse(text, Moment::now())?;
+        let query = query::parse(text, Timestamp::now())?;
         let around = self.around(searcher).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
         source::open(&query, &around)?;
         let place = self.runner.reserve_check(counted(&searcher.person)).await?;
@@ -156,9 +156,9 @@ impl Searches {
     async fn prepare(&self, searcher: &Searcher, launch: &Launch) -> Result<Prepared, SearchError> {
         let query = self.check(searcher, &launch.query, &launch.conditions).await?;
         let sources = source::open(&query, &self.around(searcher)?)?;
-        let until = query.until.or(launch.until).unwrap_or_else(Moment::now);
+        let until = query.until.or(launch.until).unwrap_or_else(Timestamp::now);
         let back = i64::try_from(DEFAULT_RANGE_S * 1_000_000_000).unwrap_or(i64::MAX);
-        let since = query.since.or(launch.since).unwrap_or_else(|| Moment::from_ns(until.ns().saturating_sub(back)));
+        let since = query.since.or(launch.since).unwrap_or_else(|| Timestamp::from_ns(until.ns().saturating_sub(back)));
         if since >= until {
             return Err(QueryError::at(&launch.query, 0, "the time range ends before it starts").into());
         }
@@ -191,10 +191,10 @@ impl Searches {
         searcher: &Searcher,
         author: &Author,
         launch: Launch,
-    ) -> Result<Passing, SearchError> {
+    ) -> Result<EphemeralSearch, SearchError> {
         let (live, told) = self.begin(searcher, author, launch, false).await?;
         // No await point lies between the start of the search and this, so dropping the future always forgets it.
-        let passing = Passing { live, searches: Arc::clone(self) };
+        let passing = EphemeralSearch { live, searches: Arc::clone(self) };
         told.await.map_err(std::io::Error::other)??;
         Ok(passing)
     }
@@ -207,7 +207,7 @@ impl Searches {
         author: &Author,
         launch: Launch,
         is_kept: bool,
-    ) -> Result<(Arc<Live>, Telling), SearchError> {
+    ) -> Result<(Arc<Live>, PublishTask), SearchError> {
         let person = &searcher.person;
         if launch.global && !person.admin {
             return Err(SearchError::Forbidden("only administrators may share with all users".into()));
@@ -263,8 +263,8 @@ impl Searches {
         Ok((live, telling))
     }
 
-    fn describe(&self, person: &Person, launch: Launch, prepared: &Prepared) -> Result<Search, SearchError> {
-        let now = Moment::now();
+    fn describe(&self, person: &Principal, launch: Launch, prepared: &Prepared) -> Result<Search, SearchError> {
+        let now = Timestamp::now();
         let mut gids = launch.gids;
         if gids.is_empty() {
             let user = self.store.get::<User>(&person.uid.to_string())?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::locked;
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 use crate::objects::searches::{Search, State};
 use crate::search::control::{Control, Stopped};
 use crate::search::engine::{End, Outcome};
@@ -32,7 +32,7 @@ impl Live {
             search.rows_in = self.control.rows_in.load(Ordering::Relaxed);
             search.duration_ms = millis(self.begun.elapsed());
             search.warnings = self.control.warnings();
-            search.updated = Moment::now();
+            search.updated = Timestamp::now();
         }
         search
     }
@@ -79,6 +79,6 @@ pub(super) fn note(live: &Live, outcome: Outcome) -> Search {
     if failed > 1 {
         search.warnings.push(format!("the filter failed on {failed} rows"));
     }
-    search.updated = Moment::now();
+    search.updated = Timestamp::now();
     search.clone()
 }

@@ -5,35 +5,35 @@
 
 mod error;
 mod import;
-mod keeping;
 mod launch;
 mod live;
-mod places;
-mod stock;
-mod upkeep;
+mod maintenance;
+mod result_files;
+mod result_store;
+mod slots;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filter::Runner;
-use super::source::{Indexer, Surroundings};
+use super::source::{Indexer, SourceContext};
 use super::worker::Sandbox;
 use crate::env::quota::Quota;
 use crate::objects::capabilities::tags_of_person;
 use crate::objects::searches::{Search, State};
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 use crate::objects::{Store, StoreError};
 
-use places::{Openings, Threads};
-use stock::Stock;
+use result_files::ResultFiles;
+use slots::{Openings, Threads};
 
 pub use error::SearchError;
 pub use import::{Arriving, Import};
-pub use launch::{Launch, Passing};
+pub use launch::{EphemeralSearch, Launch};
 pub use live::Live;
-pub use places::Places;
-pub use stock::{Bounds, Lease, NoRoom};
+pub use result_files::{Bounds, Lease, NoSpace};
+pub use slots::Places;
 
 /// Maximum number of threads that process results, in total and per user.
 const PLACES: usize = 32;
@@ -70,7 +70,7 @@ pub struct Options {
 #[derive(Clone, Debug, Default)]
 pub struct Searcher {
     /// The principal.
-    pub person: Person,
+    pub person: Principal,
     /// Whether it may read resources.
     pub reads_resources: bool,
 }
@@ -87,7 +87,7 @@ pub struct Searches {
     /// Number of searches of each user.
     of_users: Arc<Quota<i32>>,
     live: Mutex<HashMap<String, Arc<Live>>>,
-    stock: Arc<Stock>,
+    stock: Arc<ResultFiles>,
     places: Arc<Places>,
     openings: Openings,
     threads: Threads,
@@ -100,7 +100,7 @@ impl Searches {
     /// If the directory cannot be created or read.
     pub fn open(store: Store, options: Options) -> std::io::Result<Searches> {
         let owner = |id: &str| Some(store.valid::<Search>(id).ok()??.value.uid);
-        let stock = Arc::new(Stock::open(&options.dir, options.room, owner)?);
+        let stock = Arc::new(ResultFiles::open(&options.dir, options.room, owner)?);
         let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
         let of_users = Quota::new(options.per_user_max);
         let (live, openings, threads) = (Mutex::default(), Openings::default(), Threads::default());
@@ -125,14 +125,14 @@ impl Searches {
     ///
     /// # Errors
     /// If the state is corrupt.
-    pub fn around(&self, searcher: &Searcher) -> Result<Surroundings, StoreError> {
+    pub fn around(&self, searcher: &Searcher) -> Result<SourceContext, StoreError> {
         let Searcher { person, reads_resources } = searcher;
         // Depends on the caller's permissions, not on the user's: a token never grants access that only
         // administrators have.
         let granted = (!person.admin).then(|| tags_of_person(&self.store, person)).transpose()?;
         let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
         let (reads_resources, all_are_granted) = (*reads_resources, self.options.tags_are_granted);
-        Ok(Surroundings { store, person, indexers, reads_resources, granted, all_are_granted })
+        Ok(SourceContext { store, person, indexers, reads_resources, granted, all_are_granted })
     }
 
     /// Returns the slots for work on results.

@@ -1,5 +1,5 @@
 //! The audit trail as rows: the author, time, origin and target of each change, with the values before and after. It
-//! contains no secrets (`codec/exposed.rs`). Only administrators may read it.
+//! contains no secrets (`codec/redaction.rs`). Only administrators may read it.
 //!
 //! The datastore keeps the audit trail, so it is requested from there page by page. A record that cannot be decoded
 //! becomes a row that reports this; the other records are still shown.
@@ -7,13 +7,13 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Output, Range, Source, Surroundings, Telling};
+use super::{Output, Range, Source, SourceContext, SourceFuture};
 use crate::codec::admin::Request;
 use crate::codec::audit::{AuditPage, AuditRecord};
 use crate::codec::audit_rows::rows;
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::model::{Entry, Seq};
-use crate::replica::{AskError, Replica};
+use crate::replica::{Replica, RequestError};
 
 /// Source of audit rows.
 pub struct Audit {
@@ -25,7 +25,7 @@ impl Audit {
     ///
     /// # Errors
     /// If the user is not an administrator.
-    pub fn open(around: &Surroundings) -> Result<Audit, String> {
+    pub fn open(around: &SourceContext) -> Result<Audit, String> {
         if !around.person.admin {
             return Err("only administrators with a session may search audit".into());
         }
@@ -76,14 +76,14 @@ impl Source for Audit {
         "audit".into()
     }
 
-    fn tell(self: Box<Self>, range: Range, mut out: Output) -> Telling {
+    fn tell(self: Box<Self>, range: Range, mut out: Output) -> SourceFuture {
         Box::pin(async move {
             let (since_ms, until_ms) = (milliseconds(range.since), milliseconds(range.until).saturating_add(1));
             let mut from = Seq::ZERO;
             loop {
                 let request = Request::Audit { from, since_ms, until_ms };
-                let reply = self.replica.ask_datastore(&request).await.map_err(|error| match error {
-                    AskError::Away => "cannot read the audit: the datastore is unreachable".to_owned(),
+                let reply = self.replica.request_from_datastore(&request).await.map_err(|error| match error {
+                    RequestError::Away => "cannot read the audit: the datastore is unreachable".to_owned(),
                     error => format!("cannot read the audit from the datastore: {error}"),
                 })?;
                 let page = page_of(&reply.items)?;

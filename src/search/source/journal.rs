@@ -10,7 +10,7 @@ use hyper::Uri;
 use rustls::ClientConfig;
 
 use super::export::Entries;
-use super::{Output, Range, Source, Telling, http};
+use super::{Output, Range, Source, SourceFuture, http};
 
 /// A host whose journal is searched.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Source for Indexer {
         self.address()
     }
 
-    fn tell(self: Box<Self>, range: Range, mut out: Output) -> Telling {
+    fn tell(self: Box<Self>, range: Range, mut out: Output) -> SourceFuture {
         Box::pin(async move {
             let told = self.entries(range, &mut out).await;
             // Rows received before a failure are still delivered.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 use super::output::{Batch, Output};
-use super::{Range, Sources, Words};
+use super::{Range, Sources, Terms};
 use crate::search::control::Control;
 use crate::search::row::Row;
 use crate::search::stages::{Failure, Rows};
@@ -13,7 +13,7 @@ use crate::telemetry::metrics;
 
 /// Starts all sources and merges their rows by time. Failed sources are named in warnings; if all sources fail, the rows
 /// end with that failure.
-pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
+pub fn merged(sources: Sources, range: Range, words: &Terms, control: &Arc<Control>) -> Rows {
     let failures: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut inputs = Vec::with_capacity(sources.len());
     for (tag, source) in sources {

@@ -7,7 +7,7 @@ pub mod journal;
 mod merge;
 mod output;
 pub mod resource;
-mod words;
+mod terms;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use std::sync::Arc;
 use super::query::{Query, QueryError};
 use crate::objects::Store;
 use crate::objects::capabilities::means_tag;
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 
 pub use journal::Indexer;
 pub use merge::merged;
 pub use output::Output;
-pub use words::Words;
+pub use terms::Terms;
 
 /// Time range in nanoseconds since 1970-01-01 UTC, end exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Range {
 }
 
 /// Future of a running source; it completes once all rows were delivered, or with the reason of a failure.
-pub type Telling = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+pub type SourceFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// A source of rows.
 pub trait Source: Send {
@@ -55,16 +55,16 @@ pub trait Source: Send {
 
     /// Sends the rows of a range to `out`, oldest first. The task is dropped when no more rows are wanted, so it must not
     /// leave anything behind. Blocking work belongs on a blocking thread. An error ends only this source.
-    fn tell(self: Box<Self>, range: Range, out: Output) -> Telling;
+    fn tell(self: Box<Self>, range: Range, out: Output) -> SourceFuture;
 }
 
 /// Context that the sources of a query need.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct SourceContext {
     /// Store of the objects.
     pub store: Store,
     /// Principal that searches.
-    pub person: Person,
+    pub person: Principal,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
     /// Whether the principal may read resources, considering the token if there is one; never implied.
@@ -82,7 +82,7 @@ const DELICATE: [&str; 1] = [journal::TAG];
 /// Capability needed to read a resource, also through a search.
 pub const READ_RESOURCES: &str = "ResourceRead";
 
-impl Surroundings {
+impl SourceContext {
     fn may_search(&self, tag: &str) -> bool {
         let Some(granted) = &self.granted else { return true };
         let needs_grant = self.all_are_granted || DELICATE.contains(&tag);
@@ -98,7 +98,7 @@ pub type Sources = Vec<(u16, Box<dyn Source>)>;
 ///
 /// # Errors
 /// If a tag is unknown or the principal may not search it; the error has the column.
-pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError> {
+pub fn open(query: &Query, around: &SourceContext) -> Result<Sources, QueryError> {
     let mut sources: Sources = Vec::new();
     for (number, tag) in (0u16..).zip(&query.tags) {
         let wrong = |message: String| QueryError::at(&query.text, tag.at, message);
@@ -129,7 +129,7 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
 
 /// Returns the tags that a principal may search, except resources.
 #[must_use]
-pub fn tags(around: &Surroundings) -> Vec<String> {
+pub fn tags(around: &SourceContext) -> Vec<String> {
     let mut tags: Vec<String> =
         around.indexers.iter().map(|indexer| indexer.tag().to_owned()).filter(|tag| around.may_search(tag)).collect();
     if around.person.admin {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Words;
+use super::Terms;
 use crate::search::control::Control;
 use crate::search::row::{ROW_BYTES_MAX, Row};
 
@@ -43,7 +43,7 @@ impl Batch {
 
 /// Receives the rows of a source.
 pub struct Output {
-    words: Words,
+    words: Terms,
     control: Arc<Control>,
     data: Vec<u8>,
     ends: Vec<(i64, usize)>,
@@ -51,7 +51,7 @@ pub struct Output {
 }
 
 impl Output {
-    pub(super) fn new(words: Words, control: Arc<Control>) -> (Output, mpsc::Receiver<Batch>) {
+    pub(super) fn new(words: Terms, control: Arc<Control>) -> (Output, mpsc::Receiver<Batch>) {
         let (to, from) = mpsc::channel(BATCHES);
         (Output { words, control, data: Vec::new(), ends: Vec::new(), to }, from)
     }

@@ -6,9 +6,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use csv_core::ReadRecordResult;
 use serde::de::IgnoredAny;
 
-use super::{Output, Range, Source, Surroundings, Telling};
+use super::{Output, Range, Source, SourceContext, SourceFuture};
 use crate::objects::Store;
-use crate::objects::contents;
+use crate::objects::blobs;
 use crate::objects::resources::{self, Resource};
 use crate::search::row::ROW_BYTES_MAX;
 
@@ -29,7 +29,7 @@ impl Rows {
     ///
     /// # Errors
     /// If there is no such resource that the principal may read.
-    pub fn open(around: &Surroundings, name: &str) -> Result<Rows, String> {
+    pub fn open(around: &SourceContext, name: &str) -> Result<Rows, String> {
         let found = resources::resolve(&around.store, &around.person, name).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("there is no resource called {name} that you may read"))?;
         Ok(Rows { store: around.store.clone(), resource: found.value })
@@ -232,7 +232,7 @@ fn lines(
 
 impl Rows {
     fn read(&self, out: &mut Output) -> Result<(), String> {
-        let reader = contents::reader(&self.store, &self.resource.content).map_err(|error| error.to_string())?;
+        let reader = blobs::reader(&self.store, &self.resource.content).map_err(|error| error.to_string())?;
         let mut reader = BufReader::with_capacity(LOOK_BYTES, reader);
         let begin = reader.fill_buf().map_err(|error| error.to_string())?;
         let form = form(&self.resource.resource_name, begin);
@@ -260,7 +260,7 @@ impl Source for Rows {
         "resource".into()
     }
 
-    fn tell(self: Box<Self>, _: Range, mut out: Output) -> Telling {
+    fn tell(self: Box<Self>, _: Range, mut out: Output) -> SourceFuture {
         Box::pin(async move {
             if self.resource.content.is_empty() {
                 return Ok(());

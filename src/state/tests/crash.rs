@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::*;
-use crate::state::fjall::FjallEngine;
+use crate::state::fjall_engine::FjallEngine;
 
 /// Number of flipped bits: enough to notice a regression; more were tried by hand.
 const FLIPS: u64 = 60;

@@ -41,7 +41,7 @@ fn p04_deletions_survive_a_restart_and_a_put_ends_them() {
 
 #[test]
 fn p12_a_state_that_an_earlier_version_wrote_knows_of_no_deletion() {
-    let engine = std::sync::Arc::new(crate::state::memory::MemoryEngine::default());
+    let engine = std::sync::Arc::new(crate::state::memory_engine::MemoryEngine::default());
     let store = StateStore::with_engine(Box::new(SharedEngine(engine.clone()))).expect("store");
     store.init(LogId([1; 16]), Generation(1), vec![]).expect("init");
     some(&store);
@@ -145,7 +145,7 @@ fn p04_a_base_made_of_a_state_gives_its_deletions_again() {
 }
 
 /// An engine that outlives its store.
-struct SharedEngine(std::sync::Arc<crate::state::memory::MemoryEngine>);
+struct SharedEngine(std::sync::Arc<crate::state::memory_engine::MemoryEngine>);
 
 impl crate::state::engine::Engine for SharedEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {

@@ -1,8 +1,8 @@
 //! Tests of the guarantees of the state against a plain map as the model.
 
+mod authors;
 mod crash;
 mod deletions;
-mod makers;
 mod redacted;
 mod rows;
 

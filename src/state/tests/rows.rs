@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::*;
 use crate::model::OriginRow;
 use crate::state::engine::Slice;
-use crate::state::memory::MemoryEngine;
+use crate::state::memory_engine::MemoryEngine;
 
 #[test]
 fn scans_follow_the_order_of_collection_and_key() {

@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::{Escrow, Identity, NewKey, RecoveryKey, RegisterChoice, Registry, Role, restore_trust};
+use super::super::{CaBackup, Identity, NewKey, RecoveryKey, RegisterChoice, Registry, Role, restore_trust};
 use super::*;
 use crate::model::{Digest, LogId, MemberName, Position, Seq};
 
@@ -173,16 +173,17 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
     register.establish(NOW).expect("writes");
     Authorities::open_or_create(&dir, NOW).expect("makes");
     let key = RecoveryKey::open_or_create(&dir).expect("key");
-    let mut seal = |here: &Authorities| Escrow::seal(&dir, here.current(), &mut register, NOW).expect("seals");
+    let mut seal = |here: &Authorities| CaBackup::seal(&dir, here.current(), &mut register, NOW).expect("seals");
     let before = seal(&Authorities::load(&dir).expect("loads"));
     let begun = Authorities::begin(&dir, NOW).expect("begins");
     let during = seal(&begun);
     let done = Authorities::finish(&dir, Generation(1), NOW).expect("ends");
     assert!(
-        Escrow::seal(&dir, begun.current(), &mut Registry::default(), NOW).is_err(),
+        CaBackup::seal(&dir, begun.current(), &mut Registry::default(), NOW).is_err(),
         "a backup requires the current CA"
     );
-    let after = Escrow::seal(&dir, done.current(), &mut Registry::open(&dir, NOW).expect("opens"), NOW).expect("seals");
+    let after =
+        CaBackup::seal(&dir, done.current(), &mut Registry::open(&dir, NOW).expect("opens"), NOW).expect("seals");
     let stamps = [&before, &during, &after].map(|escrow| escrow.stamp.clone());
     assert!(stamps[0] != stamps[1] && stamps[1] != stamps[2], "{stamps:?}");
     for (escrow, current, next, former) in [
@@ -223,13 +224,13 @@ fn p13_half_of_the_new_authority_is_damage_is_never_overwritten_and_comes_back_f
     register.establish(NOW).expect("writes");
     let first = Authorities::open_or_create(&dir, NOW).expect("makes");
     let key = RecoveryKey::open_or_create(&dir).expect("key");
-    let before = Escrow::seal(&dir, first.current(), &mut register, NOW).expect("seals");
+    let before = CaBackup::seal(&dir, first.current(), &mut register, NOW).expect("seals");
     let begun = Authorities::begin(&dir, NOW).expect("begins");
     let name = MemberName::new("web1").expect("name");
     let request = NewKey::generate(&name).expect("a key").request_der;
     let secret = register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
     register.redeem(begun.next().expect("a next CA"), &name, &secret, &request, 30, NOW).expect("joins");
-    let during = Escrow::seal(&dir, begun.current(), &mut register, NOW).expect("seals");
+    let during = CaBackup::seal(&dir, begun.current(), &mut register, NOW).expect("seals");
     register.save(NOW).expect("saves");
     let lost: [&[&str]; 3] = [&[NEXT_CERTIFICATE], &[NEXT_KEY], &[NEXT_KEY, NEXT_CERTIFICATE]];
     for (number, lost) in lost.into_iter().enumerate() {
@@ -275,7 +276,7 @@ fn p13_a_recovery_key_alone_comes_back_with_a_sealed_copy() {
     let mut register = Registry::open(&dir, NOW).expect("register");
     register.establish(NOW).expect("writes");
     let here = Authorities::open_or_create(&dir, NOW).expect("makes");
-    let copy = Escrow::seal(&dir, here.current(), &mut register, NOW).expect("seals");
+    let copy = CaBackup::seal(&dir, here.current(), &mut register, NOW).expect("seals");
     let key = RecoveryKey::open_or_create(&dir).expect("key");
     assert!(restore_trust(&copy, &key, &dir, NOW, None).expect_err("valid").to_string().contains("are valid"));
     fs::remove_file(dir.join("recovery.key")).expect("removes");
@@ -322,27 +323,30 @@ fn p11_a_member_trusts_a_new_root_only_on_the_word_of_one_that_it_trusts() {
     // The root of another datastore is not trusted, whatever signature it carries.
     let other = Authorities::begin(&temp.path().join("other"), NOW).expect("begins");
     let foreign = other.roots(|_| false).expect("roots");
-    assert!(identity.take_roots(&foreign).is_err());
+    assert!(identity.adopt_roots(&foreign).is_err());
     let stolen = [foreign[0].clone(), Link { word: told[1].word.clone(), ..foreign[1].clone() }];
-    assert!(identity.take_roots(&stolen).is_err());
-    assert!(!identity.take_roots(&[vec![told[0].clone()], foreign.clone()].concat()).expect("keeps"), "no root is new");
+    assert!(identity.adopt_roots(&stolen).is_err());
+    assert!(
+        !identity.adopt_roots(&[vec![told[0].clone()], foreign.clone()].concat()).expect("keeps"),
+        "no root is new"
+    );
     assert_eq!(prints(&identity), [old]);
 
-    assert!(identity.take_roots(&told).expect("takes"));
-    assert!(!identity.take_roots(&told).expect("takes"), "the same");
+    assert!(identity.adopt_roots(&told).expect("takes"));
+    assert!(!identity.adopt_roots(&told).expect("takes"), "the same");
     assert_eq!(prints(&Identity::load(&home).expect("loads")), [old, new]);
     assert_eq!([&old, &new].map(|print| identity.is_issued_by(print).expect("decodes")), [Some(true), Some(false)]);
     assert_eq!(identity.is_issued_by(&print(other.current())).expect("decodes"), None);
     let done = Authorities::finish(&trust, Generation(1), NOW).expect("ends");
-    assert!(identity.take_roots(&done.roots(|_| false).expect("roots")).expect("takes"));
+    assert!(identity.adopt_roots(&done.roots(|_| false).expect("roots")).expect("takes"));
     assert_eq!(prints(&Identity::load(&home).expect("loads")), [new]);
 
     // A CA whose rotation was aborted stays trusted while a member has a certificate from it.
     let third = Authorities::begin(&trust, NOW).expect("begins").next().map(print).expect("a next CA");
     let back = Authorities::abort(&trust, Generation(1), NOW).expect("aborts");
     let in_use = authority_name(&third);
-    assert!(identity.take_roots(&back.roots(|name| name == in_use).expect("roots")).expect("takes"));
+    assert!(identity.adopt_roots(&back.roots(|name| name == in_use).expect("roots")).expect("takes"));
     assert_eq!(prints(&identity), [new, third]);
-    assert!(identity.take_roots(&back.roots(|_| false).expect("roots")).expect("takes"));
+    assert!(identity.adopt_roots(&back.roots(|_| false).expect("roots")).expect("takes"));
     assert_eq!(prints(&identity), [new]);
 }

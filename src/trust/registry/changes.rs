@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Registry;
 pub use crate::codec::authority::{RegisterMark, SignedMark};
-use crate::codec::jsonl::timestamp;
+use crate::codec::json_lines::timestamp;
 use crate::trust::proof::has_signed;
 use crate::trust::{Authorities, Authority, TrustError};
 
@@ -311,7 +311,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::model::{MemberName, Seq};
-    use crate::trust::{Role, summed};
+    use crate::trust::{Role, checksummed_text};
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -410,9 +410,9 @@ mod tests {
     fn p12_a_register_of_a_version_that_counts_no_changes_is_no_evidence_and_neither_is_what_comes_after_it() {
         let without = |text: &str| {
             let mut fields: serde_json::Map<_, _> =
-                serde_json::from_str(summed::open(text).expect("opens")).expect("JSON");
+                serde_json::from_str(checksummed_text::open(text).expect("opens")).expect("JSON");
             fields.remove("changes").expect("field exists");
-            summed::seal(&serde_json::to_string(&fields).expect("JSON"))
+            checksummed_text::seal(&serde_json::to_string(&fields).expect("JSON"))
         };
         let (mut latest, before) = revoked();
         let text = latest.text(NOW).expect("text");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::codec::reports::{HOSTS_BYTES_MAX, HOSTS_MAX};
+use crate::codec::report_limits::{HOSTS_BYTES_MAX, HOSTS_MAX};
 use crate::model::address::{EXTERNAL_ADDR_BYTES_MAX, HOST_BYTES_MAX};
 use crate::trust::Roster;
 use rcgen::{CertificateParams, KeyPair};

@@ -12,14 +12,14 @@ use super::repeated;
 use super::users::found as found_user;
 use crate::objects::capabilities::{self, ALL, Capability, Grants, Holder, TagGrants};
 use crate::objects::groups::Group;
-use crate::objects::sharing::Person;
+use crate::objects::sharing::Principal;
 use crate::objects::users::{self, Admin, User};
 use crate::objects::{Store, Stored, Writes, accounts};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, get, put};
 
 /// Maximum length in bytes of a tag pattern, and maximum number of patterns.
@@ -27,7 +27,7 @@ const TAG_CHARS_MAX: usize = 4096;
 const TAGS_MAX: usize = 10_000;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, User};
+    use AccessRequirement::{Admin, User};
     use Right::Any;
     vec![
         get("/api/info/capabilities", User(Any), "Lists all capabilities.", list),
@@ -68,7 +68,7 @@ async fn mine(caller: Caller) -> Json<Value> {
     Json(ALL.iter().filter(|capability| caller.has(capability.name)).map(shown).collect())
 }
 
-fn explained(store: &Store, person: &Person, enforced: bool) -> ApiResult<Json<Value>> {
+fn explained(store: &Store, person: &Principal, enforced: bool) -> ApiResult<Json<Value>> {
     let own: HashSet<String> = capabilities::of_holder(store, Holder::User(person.uid))?.into_iter().collect();
     let mut groups = Vec::new();
     for gid in &person.groups {
@@ -96,7 +96,7 @@ async fn why_me(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Val
 async fn why(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
     found_user(&app.store, uid)?;
     let (admin, groups) = (app.store.has::<Admin>(&uid.to_string())?, users::groups_of(&app.store, uid)?);
-    explained(&app.store, &Person { uid, admin, groups }, app.config.capability_control)
+    explained(&app.store, &Principal { uid, admin, groups }, app.config.capability_control)
 }
 
 #[derive(Default, Deserialize)]

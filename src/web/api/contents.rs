@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 
 use super::repeated;
 use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
-use crate::objects::contents::{self, Content, Reader, Upload};
+use crate::objects::blobs::{self, Content, Reader, Upload};
 use crate::objects::resources::{self, Resource};
 use crate::objects::searches::Search;
-use crate::objects::sharing::Shared;
+use crate::objects::sharing::Shareable;
 use crate::objects::store::Author;
-use crate::objects::{Committed, Moment, Writes};
+use crate::objects::{CommitProgress, Timestamp, Writes};
 use crate::web::admission;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::form::{self, Form};
-use crate::web::input::Wishes;
+use crate::web::request_input::QueryParams;
 use crate::web::routes::{Route, get, put};
-use crate::web::scans;
-use crate::web::uploads;
+use crate::web::scan_slots;
+use crate::web::upload_quota;
 
 /// Default, minimum and maximum number of bytes in a preview.
 const PREVIEW_BYTES: usize = 512;
@@ -151,7 +151,7 @@ async fn download(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        let reader = Reader::open(contents::kept(&app.store)?, &content, from, length).await?;
+        let reader = Reader::open(blobs::kept(&app.store)?, &content, from, length).await?;
         stream(reader, admission::lost(&app, &caller, move |app, caller| is_open_to(app, caller, &guid)))
     };
     let length = (header::CONTENT_LENGTH, length.to_string());
@@ -161,7 +161,7 @@ async fn download(
 
 /// Returns the bytes of all contents that a user keeps, except those of the resource `but`.
 async fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
-    let _turn = scans::turn(uid).await?;
+    let _turn = scan_slots::turn(uid).await?;
     let resources = app.store.select::<Resource>("", |other| other.uid == uid && Some(other.guid) != but)?;
     let saved = app.store.select::<Search>("", |search| search.uid == uid && search.is_saved())?;
     let resources: u64 = resources.iter().map(|record| record.value.size).sum();
@@ -229,7 +229,7 @@ async fn upload(
     request: Request,
 ) -> ApiResult<Response> {
     let resource = owned(&app, &caller, &guid)?.value;
-    let kept = contents::kept(&app.store)?;
+    let kept = blobs::kept(&app.store)?;
     let room = Room::of(&app, &resource).await?;
     // The form itself adds few bytes; a file that cannot fit is rejected before it is read.
     if let Some(announced) = form::announced(&headers) {
@@ -253,7 +253,7 @@ async fn upload(
     let mut upload = Upload::begin(&app.store, &resource.content)?;
     while let Some(bytes) = heard(part.chunk()).await?? {
         room.admit(upload.size() + bytes.len() as u64)?;
-        uploads::take(&app, &caller.person, bytes.len() as u64)?;
+        upload_quota::take(&app, &caller.person, bytes.len() as u64)?;
         upload.write(&bytes).await?;
     }
     drop(part);
@@ -277,7 +277,7 @@ struct Complete {
 impl Complete {
     /// Assigns the contents to the resource in its current state. Contents that were stored during this upload are not
     /// replaced: their author was informed that they are stored, and this caller receives a conflict.
-    async fn name(&self, app: &AppRef, caller: &Caller, author: &Author, guid: &str) -> ApiResult<Committed> {
+    async fn name(&self, app: &AppRef, caller: &Caller, author: &Author, guid: &str) -> ApiResult<CommitProgress> {
         let mut record = owned(app, caller, guid)?;
         if record.value.content != self.former {
             let message = "other contents of the resource were stored in the meantime; check them, then upload again";
@@ -288,7 +288,7 @@ impl Complete {
         record.value.size = self.content.size;
         record.value.hash.clone_from(&self.content.md5);
         record.value.version_number += 1;
-        record.value.last_modified = Moment::now();
+        record.value.last_modified = Timestamp::now();
         let mut writes = self.writes.clone();
         writes.update(&record, "the resource was deleted in the meantime")?;
         let what = format!("store contents of resource {}", record.value.resource_name);
@@ -314,14 +314,14 @@ async fn preview(
     State(app): State<AppRef>,
     caller: Caller,
     Path(guid): Path<String>,
-    wishes: Wishes,
+    wishes: QueryParams,
 ) -> ApiResult<Json<Value>> {
     let resource = found(&app, &caller, &guid)?.value;
     let wanted = wishes.bytes.filter(|bytes| *bytes >= PREVIEW_BYTES_MIN).unwrap_or(PREVIEW_BYTES);
     let wanted = wanted.min(PREVIEW_BYTES_MAX);
     let mut body = Vec::new();
     if let Some(content) = content_of(&app, &resource)? {
-        let mut reader = Reader::open(contents::kept(&app.store)?, &content, 0, wanted as u64).await?;
+        let mut reader = Reader::open(blobs::kept(&app.store)?, &content, 0, wanted as u64).await?;
         while let Some(bytes) = reader.next().await? {
             body.extend_from_slice(&bytes);
         }
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_are_told_apart() {
+    fn content_types_are_detected() {
         assert_eq!(sniff(b"a,b\n1,2\n"), "text/plain; charset=utf-8");
         assert_eq!(sniff("caf\u{e9}".as_bytes().split_last().expect("bytes").1), "text/plain; charset=utf-8");
         assert_eq!(sniff(&[0, 1, 2, 3]), "application/octet-stream");

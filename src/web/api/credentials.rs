@@ -18,11 +18,11 @@ use crate::objects::second_factors::{self, Code, Factor, Proved};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Record, Writes};
-use crate::web::acts::Stranger;
 use crate::web::app::App;
+use crate::web::audit_acts::Stranger;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::input;
-use crate::web::limiter::{Attempt, Refusal};
+use crate::web::login_throttle::{Attempt, Refusal};
+use crate::web::request_input;
 
 /// Kinds of codes in the API.
 const KINDS: [&str; 2] = ["TOTP", "RecoveryCodes"];
@@ -52,7 +52,7 @@ impl Credentials {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         if is_json || !kind.starts_with("application/x-www-form-urlencoded") {
-            return input::read(body);
+            return request_input::read(body);
         }
         let request = Request::builder()
             .method("POST")

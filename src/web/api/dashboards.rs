@@ -10,23 +10,23 @@ use serde_json::{Value, json};
 
 use super::{DONE, invalid, match_version, repeated};
 use crate::objects::dashboards::{self, Dashboard};
-use crate::objects::sharing::{Audience, Shared};
+use crate::objects::sharing::{ShareScope, Shareable};
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, StoreError, Stored, Writes, names};
+use crate::objects::{Record, StoreError, Stored, Timestamp, Writes, names};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{Input, Wishes, is_on};
 use crate::web::listing::List;
+use crate::web::request_input::{Input, QueryParams, is_on};
 use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scans;
+use crate::web::scan_slots;
 
 const READ: Right = Right::Capability("DashboardRead");
 const WRITE: Right = Right::Capability("DashboardWrite");
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{MemberOrAdmin, SelfOrAdmin, User};
+    use AccessRequirement::{MemberOrAdmin, SelfOrAdmin, User};
     vec![
         get("/api/dashboards", User(READ), "Lists the dashboards that the caller may see.", list),
         post("/api/dashboards", User(WRITE), "Creates a dashboard and returns its ID.", create).with_objects(),
@@ -68,10 +68,10 @@ struct Head<'a> {
     #[serde(rename = "GIDs")]
     gids: &'a [i32],
     global: bool,
-    write_access: &'a Audience,
+    write_access: &'a ShareScope,
     description: &'a str,
-    created: Moment,
-    updated: Moment,
+    created: Timestamp,
+    updated: Timestamp,
     labels: &'a [String],
     #[serde(rename = "GUID", skip_serializing_if = "str::is_empty")]
     guid: &'a str,
@@ -134,7 +134,7 @@ async fn of_group(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32
 async fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
     let nowhere = || ApiError::not_found(format!("dashboard {id} that you may see"));
     // A GUID is looked for in all dashboards.
-    let turn = if dashboards::is_number(id) { None } else { Some(scans::turn(caller.uid()).await?) };
+    let turn = if dashboards::is_number(id) { None } else { Some(scan_slots::turn(caller.uid()).await?) };
     let found = dashboards::find(&app.store, id, &caller.person);
     drop(turn);
     let record = match found {
@@ -150,7 +150,7 @@ async fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dash
 async fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
     match (found(app, caller, id).await, id.parse::<u64>()) {
         (Err(error), Ok(number)) if caller.person.admin && error.status() == StatusCode::UNPROCESSABLE_ENTITY => {
-            let now = Moment::now();
+            let now = Timestamp::now();
             let blank =
                 json!({ "ID": number, "Name": id, "UID": caller.uid(), "Created": now, "Updated": now, "Data": {} });
             let completed = app.store.get_completed::<Dashboard>(id, &blank)?;
@@ -223,14 +223,14 @@ impl Fields {
         Ok(names::few("WriteAccess.GIDs", writers.unwrap_or_default(), names::GROUPS_MAX)?)
     }
 
-    fn audience(&mut self) -> Option<Audience> {
+    fn audience(&mut self) -> Option<ShareScope> {
         let access = self.writeaccess.take()?;
-        Some(Audience { global: access.global, groups: access.gids.unwrap_or_default() })
+        Some(ShareScope { global: access.global, groups: access.gids.unwrap_or_default() })
     }
 }
 
 async fn is_guid_of_others(app: &AppRef, caller: &Caller, guid: uuid::Uuid) -> ApiResult<bool> {
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     Ok(dashboards::is_guid_of_others(&app.store, guid, caller.uid())?)
 }
 
@@ -257,7 +257,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): In
         Some(asked) if admin || !is_guid_of_others(&app, &caller, asked).await? => asked,
         _ => uuid::Uuid::new_v4(),
     };
-    let now = Moment::now();
+    let now = Timestamp::now();
     let dashboard = Dashboard {
         id: dashboards::new_id()?,
         name: fields.name.unwrap_or_default(),
@@ -288,7 +288,7 @@ async fn update(
     State(app): State<AppRef>,
     caller: Caller,
     Path(id): Path<String>,
-    wishes: Wishes,
+    wishes: QueryParams,
     headers: HeaderMap,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
@@ -332,7 +332,7 @@ async fn change(
         dashboard.gids = fields.gids.unwrap_or(std::mem::take(&mut dashboard.gids));
         if let Some(access) = access {
             dashboard.write_access =
-                Audience { global: if admin { access.global } else { dashboard.write_access.global }, ..access };
+                ShareScope { global: if admin { access.global } else { dashboard.write_access.global }, ..access };
         }
     }
     if admin {
@@ -345,7 +345,7 @@ async fn change(
         return Err(ApiError::forbidden(SHARING_WITH_ALL));
     }
     dashboard.trivial = is_trivial;
-    dashboard.updated = Moment::now();
+    dashboard.updated = Timestamp::now();
     writes.update(&record, "the dashboard was deleted in the meantime")?;
     let what = format!("change dashboard {}", record.value.name);
     app.store.commit(&caller.author(), &what, writes).await?;
@@ -380,13 +380,13 @@ async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &Hea
 
 async fn copy(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<u64>> {
     let original = found(&app, &caller, &id).await?.value;
-    let now = Moment::now();
+    let now = Timestamp::now();
     let dashboard = Dashboard {
         id: dashboards::new_id()?,
         uid: caller.uid(),
         gids: Vec::new(),
         global: false,
-        write_access: Audience::default(),
+        write_access: ShareScope::default(),
         created: now,
         updated: now,
         guid: uuid::Uuid::new_v4().to_string(),

@@ -11,14 +11,14 @@ use crate::codec::admin::{PresenceInfo, Request, Status};
 use crate::codec::health;
 use crate::replica::Reply;
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
-use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, get};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![get(
         "/api/fleet",
-        Need::User(Right::Capability("SystemInfoRead")),
+        AccessRequirement::User(Right::Capability("SystemInfoRead")),
         "Returns the state of webserver, datastore and members.",
         fleet,
     )]
@@ -60,8 +60,10 @@ pub(super) fn own(app: &AppRef) -> Value {
 
 async fn fleet(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
     let replica = app.store.replica();
-    let (status, presence) =
-        tokio::join!(replica.ask_datastore(&Request::Status), replica.ask_datastore(&Request::Presence));
+    let (status, presence) = tokio::join!(
+        replica.request_from_datastore(&Request::Status),
+        replica.request_from_datastore(&Request::Presence)
+    );
     let admin = caller.person.admin;
     let datastore = status.ok().and_then(|reply| items::<Status>(&reply).pop()).map(|mut status| {
         health::assess(&mut status);

@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use super::users::{as_seen_by, details};
 use super::{DONE, invalid, repeated};
-use crate::env::aside;
-use crate::objects::cleaning::Of;
+use crate::env::blocking;
+use crate::objects::cleanup::Of;
 use crate::objects::groups::{self, Group};
 use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scans;
+use crate::web::scan_slots;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, MemberOrAdmin, User};
+    use AccessRequirement::{Admin, MemberOrAdmin, User};
     use Right::Capability;
     vec![
         get("/api/groups", User(Capability("ListGroups")), "Lists all groups.", list),
@@ -48,7 +48,7 @@ pub(super) fn found(store: &Store, gid: i32) -> ApiResult<Record<Group>> {
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     let mut groups = app.store.list::<Group>("")?;
     groups.sort_by_key(|record| record.value.gid);
     Ok(Json(groups.iter().map(group_details).collect()))
@@ -133,9 +133,9 @@ async fn delete_group(app: &AppRef, caller: &Caller, gid: i32) -> ApiResult<Json
 async fn members(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Json<Value>> {
     found(&app.store, gid)?;
     let mut body = Vec::new();
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     for uid in users::members_of(&app.store, gid)? {
-        body.extend(aside::run(|| details(&app.store, uid))?.map(|described| as_seen_by(&caller, described)));
+        body.extend(blocking::run(|| details(&app.store, uid))?.map(|described| as_seen_by(&caller, described)));
     }
     Ok(Json(body.into()))
 }

@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::users::found;
 use crate::objects::history::{self, Cleared, Entry};
-use crate::objects::{Moment, Record, names, users};
+use crate::objects::{Record, Timestamp, names, users};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{Input, Wishes};
 use crate::web::listing::List;
+use crate::web::request_input::{Input, QueryParams};
 use crate::web::routes::{Route, delete, get, post};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, MemberOrAdmin, SelfOrAdmin, User};
+    use AccessRequirement::{Admin, MemberOrAdmin, SelfOrAdmin, User};
     use Right::Capability;
     let own = Capability("SearchHistory");
     vec![
@@ -67,7 +67,7 @@ async fn answer(
     app: &AppRef,
     caller: &Caller,
     of: Option<i32>,
-    wishes: Wishes,
+    wishes: QueryParams,
     wanted: impl Fn(&Entry) -> bool + Send + 'static,
 ) -> ApiResult<Response> {
     // No turn: these are few, and read before the list takes one.
@@ -83,7 +83,7 @@ async fn answer(
     list.page(app, caller, |entry| Reverse(entry.id.clone()), start, end).await
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: QueryParams) -> ApiResult<Response> {
     let of = (!caller.all).then_some(caller.uid());
     answer(&app, &caller, of, wishes, |_| true).await
 }
@@ -92,7 +92,7 @@ async fn of_user(
     State(app): State<AppRef>,
     caller: Caller,
     Path(uid): Path<i32>,
-    wishes: Wishes,
+    wishes: QueryParams,
 ) -> ApiResult<Response> {
     found(&app.store, uid)?;
     answer(&app, &caller, Some(uid), wishes, |_| true).await
@@ -106,7 +106,7 @@ async fn of_group(
     State(app): State<AppRef>,
     caller: Caller,
     Path(gid): Path<i32>,
-    wishes: Wishes,
+    wishes: QueryParams,
 ) -> ApiResult<Response> {
     answer(&app, &caller, None, wishes, move |entry| is_of(entry, gid)).await
 }
@@ -115,7 +115,7 @@ async fn of_user_and_groups(
     State(app): State<AppRef>,
     caller: Caller,
     Path(uid): Path<i32>,
-    wishes: Wishes,
+    wishes: QueryParams,
 ) -> ApiResult<Response> {
     found(&app.store, uid)?;
     let groups = users::groups_of(&app.store, uid)?;
@@ -123,7 +123,7 @@ async fn of_user_and_groups(
     answer(&app, &caller, None, wishes, wanted).await
 }
 
-async fn all(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+async fn all(State(app): State<AppRef>, caller: Caller, wishes: QueryParams) -> ApiResult<Response> {
     answer(&app, &caller, None, wishes, |_| true).await
 }
 
@@ -144,7 +144,7 @@ async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Sea
         names::bounded("UserQuery", query, names::TEXT_CHARS_MAX)?;
     }
     names::few("GIDs", &search.gids, names::GROUPS_MAX)?;
-    let launched = Moment::now();
+    let launched = Timestamp::now();
     if search.global && !caller.person.admin {
         return Err(ApiError::forbidden("only administrators may share with all users"));
     }

@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::model::{Collection, Key};
-use crate::objects::kinds::{self, Exposure};
+use crate::objects::kinds::{self, Visibility};
 use crate::objects::{AsRead, Writes, invalid};
 use crate::web::app::AppRef;
+use crate::web::authorization::AccessRequirement;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
-use crate::web::input::Raw;
+use crate::web::request_input::Raw;
 use crate::web::routes::{Route, delete, get, put};
 
 const CHANGED: &str = "it was changed in the meantime; reload it";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let this = Need::Admin;
+    let this = AccessRequirement::Admin;
     vec![
         get("/api/objects/invalid", this, "Lists objects that are invalid in their collection, with the reason.", list),
         put("/api/objects/invalid/{collection}/{*key}", this, "Replaces an invalid object.", replace).with_objects(),
@@ -69,7 +69,7 @@ async fn replace(
     Raw(value): Raw,
 ) -> ApiResult<Json<Value>> {
     let Found { collection, key, as_read } = found(&app, &collection, &key)?;
-    let kind = kinds::of(collection.as_str()).filter(|kind| kind.exposure != Exposure::Secret);
+    let kind = kinds::of(collection.as_str()).filter(|kind| kind.exposure != Visibility::Secret);
     let kind = kind.ok_or_else(|| ApiError::forbidden(format!("objects in {collection} can only be deleted here")))?;
     (kind.check)(key.as_str(), &value)
         .map_err(|reason| ApiError::bad(format!("the new value of {collection}/{key} is invalid: {reason}")))?;

@@ -17,16 +17,16 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::codec::admin::Request;
 use crate::env::quota::Held;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
-use crate::objects::kinds::{Exposure, KINDS, exposure};
+use crate::objects::kinds::{KINDS, Visibility, exposure};
 use crate::objects::store::Author;
-use crate::objects::{Moment, exposed};
-use crate::replica::{AskError, Change};
+use crate::objects::{Timestamp, redaction};
+use crate::replica::{Change, RequestError};
 use crate::web::admission;
 use crate::web::app::{self, AppRef};
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Wishes;
+use crate::web::request_input::QueryParams;
 use crate::web::routes::{Route, get};
 
 /// Time within which changes are combined into one event.
@@ -38,7 +38,7 @@ const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 1000;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, User};
+    use AccessRequirement::{Admin, User};
     vec![
         get(
             "/api/events",
@@ -133,9 +133,9 @@ async fn gathered(first: Change, receiver: &mut Receiver<Change>) -> Event {
 fn shown_op(op: &Op) -> Value {
     let kind = if matches!(op, Op::Put { .. }) { "put" } else { "delete" };
     let mut shown =
-        json!({ "Op": kind, "Collection": op.collection(), "Key": exposed::key(op.collection(), op.key()) });
+        json!({ "Op": kind, "Collection": op.collection(), "Key": redaction::key(op.collection(), op.key()) });
     if let Some(value) = op.value() {
-        shown["Value"] = match exposed::value(op.collection(), value) {
+        shown["Value"] = match redaction::value(op.collection(), value) {
             // Sent as text, so that the digits of numbers are preserved.
             Some(raw) => json!({ "Bytes": value.len(), "Json": raw.get() }),
             None => json!({ "Bytes": value.len() }),
@@ -160,7 +160,7 @@ fn shown_author(txn: &Txn) -> Value {
 /// Returns an entry as shown on the log page; `None` if no part of it concerns `collection`.
 fn shown(entry: &Entry, collection: Option<&str>) -> Option<Value> {
     let head =
-        |entry: &Entry| json!({ "Seq": entry.seq, "Time": Moment::from_ms(entry.time_ms), "Member": entry.member });
+        |entry: &Entry| json!({ "Seq": entry.seq, "Time": Timestamp::from_ms(entry.time_ms), "Member": entry.member });
     let mut body = head(entry);
     match &entry.body {
         EntryBody::Commit(txn) => {
@@ -182,7 +182,7 @@ fn shown(entry: &Entry, collection: Option<&str>) -> Option<Value> {
 async fn live(
     State(app): State<AppRef>,
     caller: Caller,
-    wishes: Wishes,
+    wishes: QueryParams,
 ) -> ApiResult<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
     let place = app.stream_of(&caller)?;
     let receiver = app.store.replica().watch_entries();
@@ -213,22 +213,22 @@ async fn live(
     Ok(Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default()))
 }
 
-fn unanswered(error: AskError) -> ApiError {
+fn unanswered(error: RequestError) -> ApiError {
     match error {
-        AskError::Away | AskError::Silent(_) => {
+        RequestError::Away | RequestError::Silent(_) => {
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("cannot read the log from the datastore: {error}"))
         }
-        AskError::Refused(_) | AskError::TooLarge => ApiError::conflict(error),
+        RequestError::Refused(_) | RequestError::TooLarge => ApiError::conflict(error),
     }
 }
 
-async fn latest(State(app): State<AppRef>, wishes: Wishes) -> ApiResult<Json<Value>> {
+async fn latest(State(app): State<AppRef>, wishes: QueryParams) -> ApiResult<Json<Value>> {
     let limit = wishes.limit.unwrap_or(ENTRIES).clamp(1, ENTRIES_MAX);
     let replica = app.store.replica();
     let end = wishes.end.map_or(u64::MAX, |end| end as u64).min(replica.status().head.0);
     let from = Seq(end.saturating_sub(limit as u64));
     let request = Request::Tail { from, to: Some(Seq(end)), follow: false };
-    let reply = replica.ask_datastore(&request).await.map_err(unanswered)?;
+    let reply = replica.request_from_datastore(&request).await.map_err(unanswered)?;
     let within = reply.entries.iter().rev().filter(|entry| entry.seq.0 <= end);
     Ok(Json(within.filter_map(|entry| shown(entry, wishes.collection.as_deref())).take(limit).collect()))
 }
@@ -239,14 +239,14 @@ async fn collections() -> Json<Value> {
 }
 
 async fn object(State(app): State<AppRef>, Path((collection, key)): Path<(String, String)>) -> ApiResult<Json<Value>> {
-    if exposure(&collection) != Exposure::Open {
+    if exposure(&collection) != Visibility::Open {
         return Err(ApiError::forbidden(format!("the objects in {collection} are hidden")));
     }
     let request = Request::History {
         collection: Collection::new(collection).map_err(ApiError::bad)?,
         key: Key::new(key).map_err(ApiError::bad)?,
     };
-    let reply = app.store.replica().ask_datastore(&request).await.map_err(unanswered)?;
+    let reply = app.store.replica().request_from_datastore(&request).await.map_err(unanswered)?;
     Ok(Json(reply.entries.iter().rev().filter_map(|entry| shown(entry, None)).collect()))
 }
 

@@ -11,25 +11,25 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::credentials::{Credentials, Known};
 use super::users::details;
-use crate::env::aside;
-use crate::objects::behind::{BEHIND_MAX, Behind};
+use crate::env::blocking;
+use crate::objects::impersonation::{BEHIND_MAX, Impersonator};
 use crate::objects::passwords::Password;
 use crate::objects::second_factors::Code;
 use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::users::{Admin, User};
-use crate::objects::{Moment, Stored, Writes, accounts};
+use crate::objects::{Stored, Timestamp, Writes, accounts};
 use crate::web::app::{App, AppRef};
+use crate::web::authorization::{self, AccessRequirement, Right};
 use crate::web::caller::{self, COOKIE, Caller, HOST_COOKIE, Proof};
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{self, Need, Right};
-use crate::web::input;
+use crate::web::request_input;
 use crate::web::routes::{Route, delete, get, post, put};
 
 /// Lifetime in seconds of a token for one download.
 const TEMPORARY_S: u64 = 3;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, Nobody, SelfOrAdmin, User};
+    use AccessRequirement::{Admin, Nobody, SelfOrAdmin, User};
     use Right::{Any, Session};
     let renewed = "Returns a new token for the same session.";
     let become_other = "Starts a session as another user.";
@@ -71,15 +71,15 @@ async fn version() -> Json<Value> {
     let mut next = || parts.next().unwrap_or(0);
     Json(json!({
         "API": { "Major": 0, "Minor": 2 },
-        "Build": { "Major": next(), "Minor": next(), "Point": next(), "BuildDate": Moment::NEVER },
+        "Build": { "Major": next(), "Minor": next(), "Point": next(), "BuildDate": Timestamp::NEVER },
     }))
 }
 
 async fn log_in(
     State(app): State<AppRef>,
-    Extension(guard::From(from)): Extension<guard::From>,
+    Extension(authorization::From(from)): Extension<authorization::From>,
     headers: HeaderMap,
-    input::Raw(body): input::Raw,
+    request_input::Raw(body): request_input::Raw,
 ) -> ApiResult<Response> {
     let given = Credentials::read(&headers, &body)?;
     let code = given.code()?;
@@ -95,8 +95,8 @@ async fn log_in(
     let begin = |known: &Known, writes: &mut Writes| {
         let epoch = sessions::epoch_for_new(&app.store, known.user.uid, writes)?;
         let second_factor = known.factor.is_some();
-        let begun = Begun { uid: known.user.uid, su: String::new(), behind: Vec::new(), second_factor, epoch };
-        let claims = begin_session(&app, begun, from, &headers, writes)?;
+        let begun = NewSession { uid: known.user.uid, su: String::new(), behind: Vec::new(), second_factor, epoch };
+        let claims = start_session(&app, begun, from, &headers, writes)?;
         let begun = std::mem::take(writes);
         *writes = begun.unmetered("password hashing limits the rate, and a write quota must not block logins");
         Ok(claims)
@@ -111,25 +111,25 @@ pub(super) fn must_change(is_so: bool) -> Value {
 }
 
 /// Attributes of a new session.
-pub(super) struct Begun {
+pub(super) struct NewSession {
     pub uid: i32,
     /// Administrator who starts the session to act as this user; empty for the user's own session.
     pub su: String,
     /// Administrators on whose accounts the session depends.
-    pub behind: Vec<Behind>,
+    pub behind: Vec<Impersonator>,
     /// Whether a second factor was verified for the session.
     pub second_factor: bool,
     pub epoch: String,
 }
 
-pub(super) fn begin_session(
+pub(super) fn start_session(
     app: &App,
-    Begun { uid, su, behind, second_factor, epoch }: Begun,
+    NewSession { uid, su, behind, second_factor, epoch }: NewSession,
     from: IpAddr,
     headers: &HeaderMap,
     writes: &mut Writes,
 ) -> ApiResult<Claims> {
-    let now = Moment::now();
+    let now = Timestamp::now();
     let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
     let expires = now.plus(if lifetime == 0 { timeout } else { timeout.min(lifetime) });
     let claims = Claims::new(uid, expires)?;
@@ -152,7 +152,7 @@ pub(super) fn begin_session(
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.overwrite(&session, "its ID is random")?;
     for displaced in sessions::displaced(&app.store, uid)? {
-        writes.delete_whatever::<Session>(&displaced, sessions::ENDED)?;
+        writes.delete_unconditionally::<Session>(&displaced, sessions::ENDED)?;
     }
     Ok(claims)
 }
@@ -189,7 +189,7 @@ fn cookies(app: &App, token: &str, end: &str) -> Vec<String> {
 }
 
 /// Returns the claims that the caller presented: the server does not store the secret of a session.
-fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
+fn claims_of(caller: &Caller, expires: Timestamp) -> ApiResult<Claims> {
     let claims = match &caller.admission.proof {
         Proof::Session(token) => Claims::read(token),
         Proof::Token(_) | Proof::Download(_) => None,
@@ -201,7 +201,7 @@ async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) 
     let mut session = caller.session.clone().ok_or_else(ApiError::unknown)?;
     let expires = session.value.end_if_used(app.config.session_timeout_s, app.config.session_lifetime_s);
     session.value.expires = expires;
-    session.value.last_hit = Moment::now();
+    session.value.last_hit = Timestamp::now();
     let mut writes = Writes::new();
     writes.overwrite_existing(&session, "the session was ended", sessions::ONLY_TIMES)?;
     app.store.commit(&caller.author(), "refresh a session", writes).await?;
@@ -211,15 +211,15 @@ async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) 
 async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
     let login = caller.session.as_ref().filter(|session| !session.value.is_temporary());
     let login = login.ok_or_else(ApiError::unknown)?.value.clone();
-    let (now, uid) = (Moment::now(), caller.uid());
+    let (now, uid) = (Timestamp::now(), caller.uid());
     let claims = Claims::for_downloads(uid, now.plus(TEMPORARY_S))?;
     let (id, of, expires) = (claims.session(), login.id.clone(), claims.expires);
     let webserver = app.store.via().to_owned();
     let session = Session { id, of, expires, webserver, last_hit: now, ..login };
     let mut writes = Writes::new();
     writes.overwrite(&session, "its ID is random")?;
-    for key in aside::run(|| sessions::displaced_by_temporary(&app.store, uid))? {
-        writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
+    for key in blocking::run(|| sessions::displaced_by_temporary(&app.store, uid))? {
+        writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
     }
     app.store.commit(&caller.author(), "create a token for downloads", writes).await?;
     answer(&app, &headers, &claims, &json!({}))
@@ -236,7 +236,7 @@ fn without_cookie(app: &App) -> Response {
 async fn log_out(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     if let Some(session) = &caller.session {
         let mut writes = Writes::new();
-        writes.delete_whatever::<Session>(&session.value.key(), sessions::ENDED)?;
+        writes.delete_unconditionally::<Session>(&session.value.key(), sessions::ENDED)?;
         app.store.commit(&caller.author(), "log out", writes).await?;
     }
     Ok(without_cookie(&app))
@@ -287,7 +287,7 @@ async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
 
 /// Returns the administrators who act in a session that the caller starts as another user, as text and as dependencies.
 /// All of them remain known if an administrator acts as a user who acts as another.
-fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Behind>)> {
+fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Impersonator>)> {
     let author = caller.author();
     let mut behind = caller.session.as_ref().map(|session| session.value.behind.clone()).unwrap_or_default();
     if caller.behind.iter().any(|one| one.uid == caller.uid()) {
@@ -297,7 +297,7 @@ fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Behind>)> {
         let message = format!("{} already acts as {}; log in as yourself", author.su, author.user);
         return Err(ApiError::forbidden(message));
     }
-    behind.push(Behind::now(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?);
+    behind.push(Impersonator::now(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?);
     let su = if author.su.is_empty() { author.user } else { format!("{} as {}", author.su, author.user) };
     Ok((su, behind))
 }
@@ -315,8 +315,8 @@ async fn become_user(
     let second_factor = caller.session.as_ref().is_some_and(|session| session.value.second_factor);
     let mut writes = Writes::new();
     let epoch = sessions::epoch_for_new(&app.store, uid, &mut writes)?;
-    let begun = Begun { uid, su, behind, second_factor, epoch };
-    let claims = begin_session(&app, begun, caller.from, &headers, &mut writes)?;
+    let begun = NewSession { uid, su, behind, second_factor, epoch };
+    let claims = start_session(&app, begun, caller.from, &headers, &mut writes)?;
     app.store.commit(&author, &what, writes).await?;
     let mut response = answer(&app, &headers, &claims, &json!({}))?;
     // The administrator's browser must keep the administrator's own session.

@@ -11,20 +11,20 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use super::credentials::{Credentials, Known};
-use super::login::{Begun, answer, begin_session, must_change};
+use super::login::{NewSession, answer, must_change, start_session};
 use super::users::found;
 use crate::objects::second_factors::{self, Installed};
-use crate::objects::{Moment, Store, StoreError, Writes, accounts, totp};
+use crate::objects::{Store, StoreError, Timestamp, Writes, accounts, totp};
 use crate::web::app::{App, AppRef};
+use crate::web::authorization::{self, AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{self, Need, Right};
-use crate::web::input;
 use crate::web::qr;
+use crate::web::request_input;
 use crate::web::routes::{Route, delete, get, post, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, Nobody, User};
+    use AccessRequirement::{Admin, Nobody, User};
     use Right::Session;
     let setup = "/api/mfa/totp/setup";
     vec![
@@ -61,7 +61,7 @@ pub(super) fn described(store: &Store, uid: i32) -> Result<Value, StoreError> {
         "RecoveryCodes": {
             "Enabled": found.codes_left > 0,
             "Remaining": found.codes_left,
-            "Generated": found.generated.unwrap_or(Moment::NEVER),
+            "Generated": found.generated.unwrap_or(Timestamp::NEVER),
         },
     }))
 }
@@ -81,9 +81,9 @@ fn slow_down(app: &App, known: &Known) -> ApiResult<()> {
 
 async fn begin(
     State(app): State<AppRef>,
-    Extension(guard::From(from)): Extension<guard::From>,
+    Extension(authorization::From(from)): Extension<authorization::From>,
     headers: HeaderMap,
-    input::Raw(body): input::Raw,
+    request_input::Raw(body): request_input::Raw,
 ) -> ApiResult<Json<Value>> {
     let given = Credentials::read(&headers, &body)?;
     let known = Known::by_password(&app, from, &given).await?;
@@ -99,9 +99,9 @@ async fn begin(
 
 async fn install(
     State(app): State<AppRef>,
-    Extension(guard::From(from)): Extension<guard::From>,
+    Extension(authorization::From(from)): Extension<authorization::From>,
     headers: HeaderMap,
-    input::Raw(body): input::Raw,
+    request_input::Raw(body): request_input::Raw,
 ) -> ApiResult<Response> {
     let given = Credentials::read(&headers, &body)?;
     let known = Known::by_password(&app, from, &given).await?;
@@ -123,8 +123,8 @@ async fn install(
             ));
         }
     };
-    let begun = Begun { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
-    let claims = begin_session(&app, begun, from, &headers, &mut writes)?;
+    let begun = NewSession { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
+    let claims = start_session(&app, begun, from, &headers, &mut writes)?;
     if let Err(error) = app.store.commit(&known.author(), "set up a second factor", writes).await {
         known.half_way();
         return Err(error.into());
@@ -150,7 +150,7 @@ async fn clear(
     State(app): State<AppRef>,
     caller: Caller,
     headers: HeaderMap,
-    input::Raw(body): input::Raw,
+    request_input::Raw(body): request_input::Raw,
 ) -> ApiResult<Json<Value>> {
     if app.config.mfa_required {
         let message = "a second factor is required here (MFA-Required); replace it by setting up another one";
@@ -170,7 +170,7 @@ async fn generate(
     State(app): State<AppRef>,
     caller: Caller,
     headers: HeaderMap,
-    input::Raw(body): input::Raw,
+    request_input::Raw(body): request_input::Raw,
 ) -> ApiResult<Json<Value>> {
     let given = Credentials::read(&headers, &body)?;
     let known = own(&app, &caller, &given).await?;

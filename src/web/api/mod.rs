@@ -1,10 +1,10 @@
 //! Handlers: one file per section of the API.
 
-pub(super) mod backup;
 pub(super) mod capabilities;
 pub(super) mod contents;
 mod credentials;
 pub(super) mod dashboards;
+pub(super) mod export_archive;
 pub(super) mod fleet;
 pub(super) mod groups;
 pub(super) mod history;

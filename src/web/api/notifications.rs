@@ -8,15 +8,15 @@ use serde_json::Value;
 
 use super::{DONE, invalid, repeated};
 use crate::objects::notifications::{self, LIFE_S, Notification};
-use crate::objects::{Moment, Record, Stored, Writes, names};
+use crate::objects::{Record, Stored, Timestamp, Writes, names};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{Input, Wishes};
 use crate::web::listing::List;
+use crate::web::request_input::{Input, QueryParams};
 use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scans;
+use crate::web::scan_slots;
 
 /// Maximum lifetime in seconds of a notification that users send to themselves.
 const OWN_LIFE_MAX_S: u64 = 24 * 3600;
@@ -25,7 +25,7 @@ const MSG_CHARS_MAX: usize = 16 << 10;
 const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, User};
+    use AccessRequirement::{Admin, User};
     use Right::Capability;
     let (read, write) = (User(Capability("NotificationRead")), User(Capability("NotificationWrite")));
     vec![
@@ -63,22 +63,22 @@ async fn answer(
     list.into_object().answer(app, caller, |notification| notification.sent).await
 }
 
-async fn of_caller(app: &AppRef, caller: &Caller, after: Option<Moment>) -> ApiResult<Response> {
+async fn of_caller(app: &AppRef, caller: &Caller, after: Option<Timestamp>) -> ApiResult<Response> {
     let is_later = move |it: &Notification| after.is_none_or(|after| it.sent > after);
     answer(app, caller, move |caller, it| it.is_shown() && is_later(it) && (caller.all || it.is_for(&caller.person)))
         .await
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: QueryParams) -> ApiResult<Response> {
     let Some(after) = wishes.after else { return of_caller(&app, &caller, None).await };
     // A plus sign in a time zone offset arrives as a blank if the client does not escape it.
     let text = after.replace(' ', "+");
-    let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
+    let after = Timestamp::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
     of_caller(&app, &caller, Some(after)).await
 }
 
 async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Response> {
-    let sent = app.store.valid::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
+    let sent = app.store.valid::<Notification>(&id)?.map_or(Timestamp::NEVER, |record| record.value.sent);
     of_caller(&app, &caller, Some(sent)).await
 }
 
@@ -93,8 +93,8 @@ struct Fields {
     gid: i32,
     #[serde(rename = "type")]
     kind: Option<u32>,
-    expires: Option<Moment>,
-    ignoreuntil: Option<Moment>,
+    expires: Option<Timestamp>,
+    ignoreuntil: Option<Timestamp>,
     msg: Option<String>,
     level: Option<String>,
     link: Option<String>,
@@ -114,7 +114,7 @@ impl Fields {
     fn drafted(self, app: &AppRef, caller: &Caller) -> ApiResult<Notification> {
         let level = self.level()?;
         let msg = self.msg.filter(|msg| !msg.is_empty()).ok_or_else(|| ApiError::bad("Msg is missing"))?;
-        let sent = Moment::now();
+        let sent = Timestamp::now();
         let expires = self.expires.filter(|expires| !expires.is_never() && !expires.is_past());
         Ok(Notification {
             id: notifications::new_id()?,
@@ -133,7 +133,7 @@ impl Fields {
 }
 
 async fn send(app: &AppRef, caller: &Caller, notification: &Notification) -> ApiResult<Json<Value>> {
-    let turn = scans::turn(caller.uid()).await?;
+    let turn = scan_slots::turn(caller.uid()).await?;
     let writes = notifications::send(&app.store, notification)?;
     drop(turn);
     app.store.commit(&caller.author(), "send a notification", writes).await?;
@@ -203,7 +203,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     }
     let record = found(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete_whatever::<Notification>(&record.value.key(), "it was read and is no longer needed")?;
+    writes.delete_unconditionally::<Notification>(&record.value.key(), "it was read and is no longer needed")?;
     app.store.commit(&caller.author(), "delete a notification", writes).await?;
     Ok(DONE)
 }

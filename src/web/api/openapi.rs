@@ -7,11 +7,11 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
-use crate::web::guard::{Need, Right};
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::routes::{self, Route, get};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    vec![get("/api/openapi.json", Need::Nobody, "Returns the description of this API.", description)]
+    vec![get("/api/openapi.json", AccessRequirement::Nobody, "Returns the description of this API.", description)]
 }
 
 /// Cached, because it is the same for all callers and public.
@@ -25,13 +25,13 @@ fn names_in(path: &str) -> impl Iterator<Item = &str> {
     path.split('{').skip(1).filter_map(|rest| rest.split('}').next()).map(|name| name.trim_start_matches('*'))
 }
 
-fn whom(need: Need) -> String {
+fn whom(need: AccessRequirement) -> String {
     let who = match need {
-        Need::Nobody => return "Requires no authentication.".into(),
-        Need::User(_) => "For all users.",
-        Need::Admin => "For administrators.",
-        Need::SelfOrAdmin(_) => "For the user and administrators.",
-        Need::MemberOrAdmin(_) => "For members of the group and administrators.",
+        AccessRequirement::Nobody => return "Requires no authentication.".into(),
+        AccessRequirement::User(_) => "For all users.",
+        AccessRequirement::Admin => "For administrators.",
+        AccessRequirement::SelfOrAdmin(_) => "For the user and administrators.",
+        AccessRequirement::MemberOrAdmin(_) => "For members of the group and administrators.",
     };
     let right = need.right().map_or_else(String::new, |right| match right {
         Right::Capability(name) | Right::OfToken(name) => format!(" A token requires the capability {name}."),
@@ -52,7 +52,7 @@ pub(in crate::web) fn document() -> Value {
             })
             .collect();
         let mut responses = json!({ "200": { "description": "Success; a JSON value or the requested contents." } });
-        if need != Need::Nobody {
+        if need != AccessRequirement::Nobody {
             responses["401"] = json!({ "$ref": "#/components/responses/Unknown" });
             responses["403"] = json!({ "$ref": "#/components/responses/Refused" });
         }

@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 
 use super::users::found;
 use super::{DONE, repeated};
-use crate::env::aside;
+use crate::env::blocking;
 use crate::objects::preferences::{self, PREFERENCES, Preference};
 use crate::objects::users::User;
-use crate::objects::{Moment, Stored, Writes, accounts};
+use crate::objects::{Stored, Timestamp, Writes, accounts};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{self, Raw};
+use crate::web::request_input::{self, Raw};
 use crate::web::routes::{Route, delete, get, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let this = Need::SelfOrAdmin(Right::Session);
+    let this = AccessRequirement::SelfOrAdmin(Right::Session);
     vec![
         get(
             "/api/users/{uid}/preferences",
@@ -33,7 +33,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         ),
         put("/api/users/{uid}/preferences", this, "Stores preferences: any JSON.", store).with_objects(),
         delete("/api/users/{uid}/preferences", this, "Deletes preferences.", remove),
-        get("/api/users/preferences", Need::Admin, "Lists the preferences of all users.", list),
+        get("/api/users/preferences", AccessRequirement::Admin, "Lists the preferences of all users.", list),
     ]
 }
 
@@ -54,11 +54,11 @@ async fn store(
     Raw(body): Raw,
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
-    let data: Box<RawValue> = aside::run(|| {
-        input::shallow(&body)?;
+    let data: Box<RawValue> = blocking::run(|| {
+        request_input::shallow(&body)?;
         serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences must be JSON: {error}")))
     })?;
-    let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };
+    let preference = Preference { uid, name: PREFERENCES.into(), updated: Timestamp::now(), data };
     let what = format!("store preferences of {}", user.user);
     repeated(|| put_preference(&app, &caller, &preference, &what)).await
 }
@@ -76,7 +76,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
     let key = preferences::key(uid, PREFERENCES);
-    writes.delete_whatever::<Preference>(&key, "deleting preferences does not depend on their value")?;
+    writes.delete_unconditionally::<Preference>(&key, "deleting preferences does not depend on their value")?;
     app.store.commit(&caller.author(), &format!("delete preferences of {}", user.user), writes).await?;
     Ok(DONE)
 }

@@ -13,23 +13,23 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::searchctrl::file;
-use crate::objects::Moment;
-use crate::search::conditions::Condition;
+use crate::objects::Timestamp;
+use crate::search::client_filters::Condition;
 use crate::search::query::{self, QueryError, read_span};
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
 use crate::search::source;
 use crate::web::admission;
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{self, at_most};
+use crate::web::request_input::{self, at_most};
 use crate::web::routes::{Route, get, post};
-use crate::web::searching::{Answer, Deed, Who, perform};
+use crate::web::search_forwarding::{Answer, Deed, Who, perform};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::User;
+    use AccessRequirement::User;
     use Right::{Capability, OfToken};
     vec![
         get("/api/tags", User(OfToken("Search")), "Lists the tags that can be searched.", tags),
@@ -86,15 +86,15 @@ pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -
 }
 
 /// Parameters of a request, which may be in a header, the URL or the body.
-struct Said {
+struct RequestParams {
     headers: HeaderMap,
     url: HashMap<String, String>,
     body: HashMap<String, Box<RawValue>>,
 }
 
-impl Said {
-    fn new(headers: HeaderMap, url: HashMap<String, String>, body: &[u8]) -> ApiResult<Said> {
-        Ok(Said { headers, url, body: input::read(body)? })
+impl RequestParams {
+    fn new(headers: HeaderMap, url: HashMap<String, String>, body: &[u8]) -> ApiResult<RequestParams> {
+        Ok(RequestParams { headers, url, body: request_input::read(body)? })
     }
 
     fn of(&self, name: &str, in_body: &str) -> Option<String> {
@@ -112,21 +112,21 @@ async fn parse(
     Query(url): Query<HashMap<String, String>>,
     body: Bytes,
 ) -> ApiResult<Json<Value>> {
-    let wish: Parse = input::read(&body)?;
-    let said = Said::new(headers, url, b"")?;
+    let wish: Parse = request_input::read(&body)?;
+    let said = RequestParams::new(headers, url, b"")?;
     let searchstring = said.of("query", "").unwrap_or_else(|| wish.searchstring.clone());
     Ok(Json(judged(&app, &caller, Parse { searchstring, ..wish }).await?))
 }
 
-fn range(said: &Said) -> ApiResult<(Option<Moment>, Option<Moment>)> {
-    let now = Moment::now();
+fn range(said: &RequestParams) -> ApiResult<(Option<Timestamp>, Option<Timestamp>)> {
+    let now = Timestamp::now();
     let time = |text: Option<String>| text.map(|text| query::read_time(&text, now).map_err(ApiError::bad)).transpose();
     let (start, end) = (time(said.of("start", "searchstart"))?, time(said.of("end", "searchend"))?);
     let Some(duration) = said.of("duration", "duration") else { return Ok((start, end)) };
     let wrong = || ApiError::bad(format!("duration: {duration:?} is not a duration; use for example 1h or 30m"));
     let span = read_span(duration.trim_start_matches('-')).ok_or_else(wrong)?;
     let end = end.unwrap_or(now);
-    Ok((Some(Moment::from_ns(end.ns().saturating_sub(span))), Some(end)))
+    Ok((Some(Timestamp::from_ns(end.ns().saturating_sub(span))), Some(end)))
 }
 
 async fn direct(
@@ -136,13 +136,13 @@ async fn direct(
     Query(url): Query<HashMap<String, String>>,
     body: Bytes,
 ) -> ApiResult<Response> {
-    let said = Said::new(headers, url, &body)?;
+    let said = RequestParams::new(headers, url, &body)?;
     let query = said.of("query", "searchstring").ok_or_else(|| ApiError::bad("query is missing"))?;
     let format =
         said.of("format", "format").ok_or_else(|| ApiError::bad("format is missing; use text, json or csv"))?;
     Format::wanted(&format).map_err(ApiError::bad)?;
     let (since, until) = range(&said)?;
-    let parsed = query::parse(&query, Moment::now())?;
+    let parsed = query::parse(&query, Timestamp::now())?;
     if (since.is_none() || until.is_none()) && (parsed.since.is_none() || parsed.until.is_none()) {
         return Err(ApiError::bad(
             "time range is missing; set start and end, or duration, or since= and until= in the query",

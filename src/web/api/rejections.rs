@@ -10,25 +10,25 @@ use serde_json::{Value, json};
 use super::DONE;
 use crate::codec::admin::SeenVersion;
 use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};
-use crate::objects::afresh::{Maker, Refusal};
 use crate::objects::dashboards::Dashboard;
 use crate::objects::preferences::Preference;
-use crate::objects::sharing::Shared;
+use crate::objects::resubmission::{Maker, Refusal};
+use crate::objects::sharing::Shareable;
 use crate::objects::store::{Author, StoreError};
-use crate::objects::{Stored, Writes, identities, refusals, standing};
+use crate::objects::{Stored, Writes, identities, rejection_messages, standing};
 use crate::protocol::outbox::RejectedTxn;
-use crate::replica::{Again, History, ReadError};
+use crate::replica::{History, ReadError, Resubmission};
 use crate::state::StateError;
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{Input, at_most};
+use crate::web::request_input::{Input, at_most};
 use crate::web::routes::{Route, delete, get, post};
-use crate::web::scans;
+use crate::web::scan_slots;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let this = Need::User(Right::Session);
+    let this = AccessRequirement::User(Right::Session);
     vec![
         get(
             "/api/rejections",
@@ -85,14 +85,14 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
         json!({
             "ID": name(rejected.txn.id),
             "Seq": rejected.seq,
-            "Reason": refusals::explained(&rejected.txn.conditions, &rejected.reason),
+            "Reason": rejection_messages::rejection_message(&rejected.txn.conditions, &rejected.reason),
             "Detail": rejected.reason.to_string(),
             "What": author.what,
             "UID": author.uid,
             "User": author.user,
             "From": author.from,
             "Webserver": author.via,
-            "Made": crate::objects::Moment::from_ms(rejected.txn.time_ms),
+            "Made": crate::objects::Timestamp::from_ms(rejected.txn.time_ms),
             "Ops": ops.collect::<Vec<Value>>(),
         })
     };
@@ -109,7 +109,7 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
 /// Rejects a retry for which the caller no longer has the rights; the change stays on the list.
 async fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<()> {
     // Contents are looked for in all resources and searches.
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     let maker = Maker { person: &caller.person, has: &|capability| caller.has(capability), present: &app.store };
     maker.check(&rejected.txn.ops).map_err(|refusal| match refusal {
         Refusal::Right(reason) => ApiError::forbidden(format!("you may not make this change now: {reason}")),
@@ -284,7 +284,7 @@ async fn retry(
     }
     let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
     let again = app.store.again(&made_again_by(&caller, &rejected.txn), &rejected.txn)?;
-    app.store.replica().retry_as(rejected.txn.id, Again { upon: now, seen_in: read_in, ..again }).await?;
+    app.store.replica().retry_as(rejected.txn.id, Resubmission { upon: now, seen_in: read_in, ..again }).await?;
     if let Some(spent) = spent {
         spent.keep();
     }

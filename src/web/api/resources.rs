@@ -8,23 +8,23 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DONE, invalid, match_version, repeated};
-use crate::objects::contents::{self, Content};
+use crate::objects::blobs::{self, Content};
 use crate::objects::resources::{self, Resource};
-use crate::objects::sharing::Shared;
-use crate::objects::store::Committed;
+use crate::objects::sharing::Shareable;
+use crate::objects::store::CommitProgress;
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, StoreError, Stored, Writes, accounts, names};
+use crate::objects::{Record, StoreError, Stored, Timestamp, Writes, accounts, names};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
 use crate::web::listing::List;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scans;
+use crate::web::scan_slots;
 
-pub(super) const READ: Need = Need::User(Right::Capability("ResourceRead"));
-pub(super) const WRITE: Need = Need::User(Right::Capability("ResourceWrite"));
+pub(super) const READ: AccessRequirement = AccessRequirement::User(Right::Capability("ResourceRead"));
+pub(super) const WRITE: AccessRequirement = AccessRequirement::User(Right::Capability("ResourceWrite"));
 
 const CHANGED: &str = "the contents were replaced in the meantime; try again";
 
@@ -95,7 +95,7 @@ fn changeable(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Record<Res
                 "UID": caller.uid(),
                 "GUID": guid,
                 "Domain": app.config.domain,
-                "LastModified": Moment::now(),
+                "LastModified": Timestamp::now(),
                 "VersionNumber": 0,
                 "GroupACL": [],
                 "Global": false,
@@ -166,7 +166,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         uid: caller.uid(),
         guid: uuid::Uuid::new_v4(),
         domain: app.config.domain,
-        last_modified: Moment::now(),
+        last_modified: Timestamp::now(),
         version_number: 0,
         group_acl: fields.groupacl.unwrap_or_default(),
         global,
@@ -229,10 +229,10 @@ async fn change(app: &AppRef, caller: &Caller, guid: &str, headers: &HeaderMap, 
     } else if fields.global == Some(true) && !resource.global {
         return Err(ApiError::forbidden("only administrators may share with all users"));
     }
-    resource.last_modified = Moment::now();
+    resource.last_modified = Timestamp::now();
     writes.update(&record, "the resource was deleted in the meantime")?;
     // A concurrent upload may replace the contents: the record must not reference contents that are deleted.
-    contents::name_again(&app.store, &record.value.content, CHANGED, &mut writes)?;
+    blobs::name_again(&app.store, &record.value.content, CHANGED, &mut writes)?;
     let what = format!("change resource {}", record.value.resource_name);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(answer(&stored(app, record.value.guid)?))
@@ -257,12 +257,12 @@ async fn delete_resource(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult
 
 /// Deletes contents that are no longer referenced, once the transaction that removed the reference is committed: a
 /// pending one may still be rejected, and the contents would be needed. Remaining contents are deleted by the sweeper.
-pub(super) async fn take_away(app: &AppRef, caller: &Caller, committed: Committed, content: &str) {
-    if content.is_empty() || !matches!(committed, Committed::At(_)) {
+pub(super) async fn take_away(app: &AppRef, caller: &Caller, committed: CommitProgress, content: &str) {
+    if content.is_empty() || !matches!(committed, CommitProgress::At(_)) {
         return;
     }
     let done = async {
-        if let Some(writes) = contents::removal(&app.store, content)? {
+        if let Some(writes) = blobs::removal(&app.store, content)? {
             app.store.commit(&caller.author(), "delete unreferenced blob", writes).await?;
         }
         Ok::<_, crate::objects::CommitError>(())
@@ -296,12 +296,12 @@ async fn copy(
     names::title("Name", &name)?;
     let original = found(&app, &caller, &guid)?.value;
     let mut writes = Writes::new();
-    contents::name_again(&app.store, &original.content, CHANGED, &mut writes)?;
+    blobs::name_again(&app.store, &original.content, CHANGED, &mut writes)?;
     let resource = Resource {
         uid: caller.uid(),
         guid: uuid::Uuid::new_v4(),
         domain: app.config.domain,
-        last_modified: Moment::now(),
+        last_modified: Timestamp::now(),
         version_number: 1,
         group_acl: Vec::new(),
         global: false,
@@ -312,7 +312,7 @@ async fn copy(
 }
 
 async fn look_up(State(app): State<AppRef>, caller: Caller, Path(name): Path<String>) -> ApiResult<Json<uuid::Uuid>> {
-    let turn = scans::turn(caller.uid()).await?;
+    let turn = scan_slots::turn(caller.uid()).await?;
     let record = resources::resolve(&app.store, &caller.person, &name)?;
     drop(turn);
     record.map(|record| Json(record.value.guid)).ok_or_else(|| ApiError::not_found(format!("resource called {name}")))

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::searchctrl::{info, renderer};
-use crate::env::aside;
-use crate::objects::Moment;
+use crate::env::blocking;
+use crate::objects::Timestamp;
 use crate::objects::searches::{Search, State as Progress};
 use crate::search::pick::{Held, members};
 use crate::search::render::{Columns, text_of};
@@ -16,7 +16,7 @@ use crate::search::row::Row;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::searching::{self, Deed, PAGE_ROWS_MAX, Page, PageRow, Standing, Who};
+use crate::web::search_forwarding::{self, Deed, PAGE_ROWS_MAX, Page, PageRow, Standing, Who};
 
 pub(super) const CLOSE: u32 = 0x1;
 const ENTRY_COUNT: u32 = 0x3;
@@ -78,9 +78,9 @@ struct Stretch<'a> {
 #[derive(Default, Deserialize)]
 pub(super) struct EntryRange {
     #[serde(rename = "StartTS", default)]
-    pub(super) startts: Moment,
+    pub(super) startts: Timestamp,
     #[serde(rename = "EndTS", default)]
-    pub(super) endts: Moment,
+    pub(super) endts: Timestamp,
     #[serde(rename = "First", default)]
     pub(super) first: u64,
     #[serde(rename = "Last", default)]
@@ -89,7 +89,7 @@ pub(super) struct EntryRange {
 
 pub(super) async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<(Search, Vec<u64>)> {
     let Standing { search, histogram } =
-        searching::anywhere(app, &Who::from(caller), id, Deed::Status).await?.told()?.read()?;
+        search_forwarding::anywhere(app, &Who::from(caller), id, Deed::Status).await?.told()?.read()?;
     Ok((search, histogram))
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
         "EntryCountValid": true,
         "AdditionalEntries": false,
         "OverLimit": search.over_limit,
-        "LimitDroppedRange": { "StartTS": Moment::NEVER, "EndTS": Moment::NEVER },
+        "LimitDroppedRange": { "StartTS": Timestamp::NEVER, "EndTS": Timestamp::NEVER },
         "Warning": search.warnings.join("; "),
         "Addendum": command.addendum()?,
     });
@@ -114,7 +114,7 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
         ENTRIES | ENTRIES_BETWEEN | RAW_ENTRIES | EXPLORE | EXPLORE_BETWEEN => {
             let range = command.entryrange.as_ref();
             let (rows, total, first) = rows(app, caller, &search, command.id, range).await?;
-            let Entries { entries, explored } = aside::run(|| entries(&search, &rows, command.id));
+            let Entries { entries, explored } = blocking::run(|| entries(&search, &rows, command.id));
             let last = first + entries.len() as u64;
             answer["AdditionalEntries"] = (last < total).into();
             answer["Tags"] = tags(&search);
@@ -153,8 +153,8 @@ async fn rows(
     let (since, until) = (between.map(|range| range.startts), between.map(|range| range.endts));
     let count = usize::try_from(last.saturating_sub(first)).unwrap_or(PAGE_ROWS_MAX);
     let deed = Deed::Rows { first, count, since, until };
-    let told = searching::anywhere(app, &Who::from(caller), &search.id, deed).await?.told()?;
-    let page: Page = aside::run(|| told.read())?;
+    let told = search_forwarding::anywhere(app, &Who::from(caller), &search.id, deed).await?.told()?;
+    let page: Page = blocking::run(|| told.read())?;
     let row = |row: PageRow| {
         let tag = search.tags.iter().position(|tag| row.tag == *tag).unwrap_or_default();
         Row { time: row.time.ns(), tag: u16::try_from(tag).unwrap_or(0), data: row.json.into() }
@@ -182,7 +182,7 @@ fn entries(search: &Search, rows: &[Row], command: u32) -> Entries {
     let columns = search.columns.as_ref().filter(|_| command != RAW_ENTRIES).map(|names| Columns::new(names));
     let (mut shown, mut held) = (Entries::default(), Held::new(ENTRIES_BYTES_MAX));
     for row in rows {
-        let time = Moment::from_ns(row.time);
+        let time = Timestamp::from_ns(row.time);
         let (entry, bytes) = match &columns {
             Some(columns) => {
                 let cells = columns.cells(row);
@@ -226,11 +226,11 @@ fn explored(row: &Row) -> Vec<Value> {
 fn stats(search: &Search, histogram: &[u64], wish: Option<&RawValue>) -> Value {
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(histogram.len().max(1)).unwrap_or(1);
-    let at = |number: i64| Moment::from_ns(since + number * width);
+    let at = |number: i64| Timestamp::from_ns(since + number * width);
     let wish: Stretch<'_> = wish.and_then(|wish| serde_json::from_str(wish.get()).ok()).unwrap_or_default();
-    let time = |text: &RawValue| Moment::parse(&serde_json::from_str::<String>(text.get()).ok()?);
-    let first = wish.set_start.and_then(time).map_or(i64::MIN, Moment::ns);
-    let end = wish.set_end.and_then(time).map_or(i64::MAX, Moment::ns);
+    let time = |text: &RawValue| Timestamp::parse(&serde_json::from_str::<String>(text.get()).ok()?);
+    let first = wish.set_start.and_then(time).map_or(i64::MIN, Timestamp::ns);
+    let end = wish.set_end.and_then(time).map_or(i64::MAX, Timestamp::ns);
     let counts = || {
         (0i64..)
             .zip(histogram)
@@ -268,7 +268,7 @@ mod tests {
     fn search(columns: Option<Vec<String>>) -> Search {
         let search = json!({
             "ID": "1", "UID": 1, "UserQuery": "tag=a", "Tags": ["a"], "Columns": columns, "Webserver": "w",
-            "StartRange": Moment::NEVER, "EndRange": Moment::NEVER, "Started": Moment::NEVER, "Updated": Moment::NEVER,
+            "StartRange": Timestamp::NEVER, "EndRange": Timestamp::NEVER, "Started": Timestamp::NEVER, "Updated": Timestamp::NEVER,
         });
         serde_json::from_value(search).expect("a search")
     }

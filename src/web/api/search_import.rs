@@ -10,17 +10,17 @@ use super::contents::FORM_BYTES;
 use super::searchctrl::info;
 use crate::search::searches::{Arriving, Import, SearchError};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::form::{self, Form, Part};
-use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, post};
 
 /// Maximum size in bytes of a text field of the form.
 const TEXT_BYTES_MAX: usize = 4096;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let need = Need::User(Right::Capability("SaveSearch"));
+    let need = AccessRequirement::User(Right::Capability("SaveSearch"));
     vec![post(
         "/api/searchctrl/import",
         need,

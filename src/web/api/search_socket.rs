@@ -24,12 +24,12 @@ use super::searchctrl::{self, info, renderer};
 use super::{search_commands, system};
 use crate::web::admission;
 use crate::web::app::{self, AppRef};
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input;
+use crate::web::request_input;
 use crate::web::routes::{Route, get};
-use crate::web::searching::{self, Who};
+use crate::web::search_forwarding::{self, Who};
 
 /// Timeout for the first frame.
 const FIRST: Duration = Duration::from_secs(2);
@@ -49,16 +49,21 @@ type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Right::Capability;
     vec![
-        get("/api/ws/search", Need::User(Capability("Search")), "Runs and shows searches over a web socket.", searches),
+        get(
+            "/api/ws/search",
+            AccessRequirement::User(Capability("Search")),
+            "Runs and shows searches over a web socket.",
+            searches,
+        ),
         get(
             "/api/ws/attach/{id}",
-            Need::User(Capability("AttachSearch")),
+            AccessRequirement::User(Capability("AttachSearch")),
             "Shows one search over a web socket.",
             one_search,
         ),
         get(
             "/api/ws/stats",
-            Need::User(Capability("Stats")),
+            AccessRequirement::User(Capability("Stats")),
             "Reports over a web socket which parts are reachable.",
             states,
         ),
@@ -83,7 +88,7 @@ async fn one_search(
     Path(id): Path<String>,
     request: Request,
 ) -> ApiResult<Response> {
-    searching::found(&app, &Who::from(&caller), &id)?;
+    search_forwarding::found(&app, &Who::from(&caller), &id)?;
     upgrade(app, caller, request, Subject::One(id))
 }
 
@@ -196,7 +201,7 @@ impl Conversation {
 
     async fn talk(&mut self, socket: &mut Socket, subject: Subject) {
         let Some(first) = text(socket, FIRST).await else { return };
-        let wishes = input::read::<Subscriptions>(first.as_bytes()).unwrap_or_default();
+        let wishes = request_input::read::<Subscriptions>(first.as_bytes()).unwrap_or_default();
         let answer = if wishes.subs.is_empty() { "ERROR" } else { "ACK" };
         let sent = socket.send(Message::text(json!({ "Resp": answer }).to_string())).await;
         if sent.is_ok() && answer == "ACK" {
@@ -209,7 +214,7 @@ impl Conversation {
                         None => None,
                     }
                 }
-                Subject::States => self.tell_states(socket, &wishes.subs).await,
+                Subject::States => self.send_states(socket, &wishes.subs).await,
             };
         }
     }
@@ -234,7 +239,7 @@ impl Conversation {
     }
 
     /// Sends component states periodically until the client is gone or loses the right.
-    async fn tell_states(&self, socket: &mut Socket, subjects: &[String]) -> Option<()> {
+    async fn send_states(&self, socket: &mut Socket, subjects: &[String]) -> Option<()> {
         loop {
             if subjects.iter().any(|subject| subject == "ping") {
                 say(socket, "ping", &json!({ "States": system::states(&self.app) })).await?;
@@ -254,7 +259,8 @@ impl Conversation {
         match frame.kind.as_str() {
             "PONG" => Some(json!({})),
             "parse" => {
-                let wish = self.caller.require(SEARCH).and_then(|()| input::read::<queries::Parse>(data.as_bytes()));
+                let wish =
+                    self.caller.require(SEARCH).and_then(|()| request_input::read::<queries::Parse>(data.as_bytes()));
                 let judged = match wish {
                     Ok(wish) => judged(&self.app, &self.caller, wish).await,
                     Err(error) => Err(error),
@@ -262,16 +268,16 @@ impl Conversation {
                 Some(judged.unwrap_or_else(|error| json!({ "GoodQuery": false, "ParseError": error.message() })))
             }
             // The acknowledgement of a started search needs no response.
-            "search" if input::read::<Acknowledged>(data.as_bytes()).is_ok_and(|one| one.ok.is_some()) => None,
+            "search" if request_input::read::<Acknowledged>(data.as_bytes()).is_ok_and(|one| one.ok.is_some()) => None,
             "search" => Some(self.begin(data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
             "attach" => {
-                let id = input::read::<Attach>(data.as_bytes()).unwrap_or_default().id;
+                let id = request_input::read::<Attach>(data.as_bytes()).unwrap_or_default().id;
                 Some(self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() })))
             }
             name => {
                 let View { search, capability } = self.views.get(name)?.clone();
                 let asked = self.caller.require(capability);
-                let asked = asked.and_then(|()| input::read::<search_commands::Command>(data.as_bytes()));
+                let asked = asked.and_then(|()| request_input::read::<search_commands::Command>(data.as_bytes()));
                 let (command, answer) = match asked {
                     Ok(command) => {
                         (command.id, search_commands::command(&self.app, &self.caller, &search, &command).await)
@@ -298,7 +304,7 @@ impl Conversation {
 
     async fn begin(&mut self, data: &str) -> ApiResult<Value> {
         self.caller.require(SEARCH)?;
-        let launch = input::read::<searchctrl::Start>(data.as_bytes())?.launch(&self.caller)?;
+        let launch = request_input::read::<searchctrl::Start>(data.as_bytes())?.launch(&self.caller)?;
         let live = self.app.searches.launch(&self.caller.searcher(), &self.caller.author(), launch).await?;
         let search = live.search();
         let name = self.view("search", SEARCH, &search.id)?;
@@ -362,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_of_others_are_turned_away() {
+    fn pages_of_other_sites_are_rejected() {
         let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs
                 .iter()

@@ -14,20 +14,20 @@ use super::queries::FILTERS_MAX;
 use super::{DONE, invalid, search_commands};
 use crate::objects::groups::Group;
 use crate::objects::searches::{Imported, Search, State as Progress};
-use crate::objects::sharing::Shared;
-use crate::objects::{Moment, Record, Stored, names};
-use crate::search::conditions::Condition;
+use crate::objects::sharing::Shareable;
+use crate::objects::{Record, Stored, Timestamp, names};
+use crate::search::client_filters::Condition;
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
 use crate::web::admission;
 use crate::web::app::{App, AppRef};
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::{self, Input, at_most};
 use crate::web::listing::List;
+use crate::web::request_input::{self, Input, at_most};
 use crate::web::routes::{Route, delete, get, patch, post, put};
-use crate::web::searching::{self, Answer, Deed, Standing, Told, Who};
+use crate::web::search_forwarding::{self, Answer, Deed, Standing, Told, Who};
 
 /// Maximum length of a reference in characters, and of the client's metadata in bytes.
 const REFERENCE_CHARS_MAX: usize = 4096;
@@ -39,7 +39,7 @@ const METADATA_SHOWN_BYTES_MAX: usize = 4 * METADATA_BYTES_MAX;
 const REFRESH_S: u32 = 30;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, User};
+    use AccessRequirement::{Admin, User};
     use Right::Capability;
     let attach = User(Capability("AttachSearch"));
     // The right to view a search does not include stopping it.
@@ -181,7 +181,7 @@ fn status(search: &Search) -> Value {
 
 /// Returns all details of a search.
 pub(in crate::web) fn info(search: &Search) -> Value {
-    let end = if search.state == Progress::Running { Moment::now() } else { search.updated };
+    let end = if search.state == Progress::Running { Timestamp::now() } else { search.updated };
     let details = json!({
         "Descending": false,
         "Started": search.started,
@@ -242,8 +242,8 @@ async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Re
 #[serde(default)]
 pub(in crate::web) struct Start {
     searchstring: String,
-    searchstart: Moment,
-    searchend: Moment,
+    searchstart: Timestamp,
+    searchend: Timestamp,
     background: bool,
     nohistory: bool,
     metadata: Option<Box<serde_json::value::RawValue>>,
@@ -284,7 +284,7 @@ impl Start {
         names::few("GIDs", &self.gids, names::GROUPS_MAX)?;
         let metadata = self.metadata.as_ref().map(|raw| raw.get()).unwrap_or_default();
         names::bounded("Metadata", metadata, METADATA_BYTES_MAX)?;
-        let given = |time: Moment| (!time.is_never()).then_some(time);
+        let given = |time: Timestamp| (!time.is_never()).then_some(time);
         Ok(Launch {
             query: self.searchstring,
             conditions: self.filters,
@@ -326,11 +326,11 @@ async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<S
 /// Returns the current state from the webserver that holds the results, or the last replicated one if it is unreachable.
 async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Search> {
     let who = Who::from(caller);
-    let search = searching::found(app, &who, id)?;
+    let search = search_forwarding::found(app, &who, id)?;
     if search.state != Progress::Running && !app.searches.is_here(&search) {
         return Ok(search);
     }
-    let told = searching::anywhere(app, &who, id, Deed::Status).await;
+    let told = search_forwarding::anywhere(app, &who, id, Deed::Status).await;
     let told = told.and_then(|answer| answer.told()?.read::<Standing>());
     Ok(told.map_or(search, |standing| standing.search))
 }
@@ -359,12 +359,12 @@ async fn ping(
     Path(id): Path<String>,
     Input(wish): Input<Interval>,
 ) -> ApiResult<Json<Value>> {
-    searching::found(&app, &Who::from(&caller), &id)?;
+    search_forwarding::found(&app, &Who::from(&caller), &id)?;
     Ok(Json(json!({ "Interval": if wish.interval == 0 { REFRESH_S } else { wish.interval } })))
 }
 
 async fn detach(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    searching::found(&app, &Who::from(&caller), &id)?;
+    search_forwarding::found(&app, &Who::from(&caller), &id)?;
     Ok(DONE)
 }
 
@@ -372,13 +372,13 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     if invalid::discarded(&app, &caller, Search::COLLECTION, &id).await? {
         return Ok(DONE);
     }
-    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    let search = search_forwarding::owned(&app, &Who::from(&caller), &id)?;
     app.searches.remove(&caller.author(), &search).await?;
     Ok(DONE)
 }
 
 async fn background(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    let search = search_forwarding::owned(&app, &Who::from(&caller), &id)?;
     if search.state != Progress::Running && !search.background {
         return Err(ApiError::conflict("the search has already ended; save it to keep its results"));
     }
@@ -393,8 +393,8 @@ async fn background(State(app): State<AppRef>, caller: Caller, Path(id): Path<St
 struct Patch {
     method: Option<String>,
     reference: Option<String>,
-    started: Option<Moment>,
-    expires: Moment,
+    started: Option<Timestamp>,
+    expires: Timestamp,
     name: Option<String>,
     notes: Option<String>,
 }
@@ -405,22 +405,22 @@ async fn save(
     Path(id): Path<String>,
     body: Bytes,
 ) -> ApiResult<Json<Value>> {
-    let Patch { method, reference, started, expires, name, notes } = input::read(&body)?;
+    let Patch { method, reference, started, expires, name, notes } = request_input::read(&body)?;
     let [said_name, said_method, said_reference] =
         [&name, &method, &reference].map(|text| text.as_deref().unwrap_or_default());
     check_texts(said_name, said_method, said_reference)?;
     names::bounded("Notes", notes.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?;
-    let saving = searching::Saving { expires, started, method, reference, name, notes };
+    let saving = search_forwarding::Saving { expires, started, method, reference, name, notes };
     let deed = Deed::Save(Box::new(saving));
-    let saved: Standing = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()?.read()?;
+    let saved: Standing = search_forwarding::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()?.read()?;
     Ok(Json(info(&saved.search)))
 }
 
 async fn stop(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    let search = search_forwarding::owned(&app, &Who::from(&caller), &id)?;
     // A search that has ended needs no stop.
     if search.state == Progress::Running {
-        searching::anywhere(&app, &Who::from(&caller), &id, Deed::Stop).await?;
+        search_forwarding::anywhere(&app, &Who::from(&caller), &id, Deed::Stop).await?;
     }
     Ok(DONE)
 }
@@ -435,7 +435,7 @@ struct Sharing {
 
 async fn share(app: &AppRef, caller: &Caller, id: &str, gids: Vec<i32>) -> ApiResult<Json<Value>> {
     names::few("GIDs", &gids, names::GROUPS_MAX)?;
-    searching::owned(app, &Who::from(caller), id)?;
+    search_forwarding::owned(app, &Who::from(caller), id)?;
     if !caller.person.may_share_with(&gids) {
         return Err(SearchError::NotMember.into());
     }
@@ -474,7 +474,7 @@ async fn set_global(
     Path(id): Path<String>,
     Input(sharing): Input<Sharing>,
 ) -> ApiResult<Json<Value>> {
-    searching::owned(&app, &Who::from(&caller), &id)?;
+    search_forwarding::owned(&app, &Who::from(&caller), &id)?;
     let set = |search: &mut Search| search.global = sharing.global;
     app.searches.rewrite(&caller.author(), &id, "share a search with all users", set).await?;
     Ok(DONE)
@@ -490,9 +490,10 @@ struct Page {
     until: Option<String>,
 }
 
-fn time(text: Option<&str>) -> ApiResult<Option<Moment>> {
+fn time(text: Option<&str>) -> ApiResult<Option<Timestamp>> {
     let text = text.filter(|text| !text.is_empty());
-    let parsed = text.map(|text| Moment::parse(text).ok_or_else(|| ApiError::bad(format!("{text:?} is not a time"))));
+    let parsed =
+        text.map(|text| Timestamp::parse(text).ok_or_else(|| ApiError::bad(format!("{text:?} is not a time"))));
     Ok(parsed.transpose()?.filter(|time| !time.is_never()))
 }
 
@@ -504,13 +505,13 @@ async fn rows(
 ) -> ApiResult<Told> {
     let (since, until) = (time(page.since.as_deref())?, time(page.until.as_deref())?);
     let deed = Deed::Rows { first: page.first, count: page.count.unwrap_or(100), since, until };
-    searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()
+    search_forwarding::anywhere(&app, &Who::from(&caller), &id, deed).await?.told()
 }
 
 /// Selects rows by index from `first` up to `last`, or by a time range.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Stretch {
+struct RowRange {
     first: u64,
     last: Option<u64>,
     start: Option<String>,
@@ -521,7 +522,7 @@ async fn commanded(
     app: &AppRef,
     caller: &Caller,
     id: &str,
-    stretch: Stretch,
+    stretch: RowRange,
     is_explored: bool,
 ) -> ApiResult<Json<Value>> {
     let between = time(stretch.start.as_deref())?.zip(time(stretch.end.as_deref())?);
@@ -537,7 +538,7 @@ async fn rendered(
     State(app): State<AppRef>,
     caller: Caller,
     Path((id, _)): Path<(String, String)>,
-    Query(stretch): Query<Stretch>,
+    Query(stretch): Query<RowRange>,
 ) -> ApiResult<Json<Value>> {
     commanded(&app, &caller, &id, stretch, false).await
 }
@@ -546,25 +547,25 @@ async fn explored(
     State(app): State<AppRef>,
     caller: Caller,
     Path((id, _)): Path<(String, String)>,
-    Query(stretch): Query<Stretch>,
+    Query(stretch): Query<RowRange>,
 ) -> ApiResult<Json<Value>> {
     commanded(&app, &caller, &id, stretch, true).await
 }
 
 async fn overview(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let Standing { search, histogram: counts } =
-        searching::anywhere(&app, &Who::from(&caller), &id, Deed::Status).await?.told()?.read()?;
+        search_forwarding::anywhere(&app, &Who::from(&caller), &id, Deed::Status).await?.told()?.read()?;
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(counts.len().max(1)).unwrap_or(1);
     let stats: Vec<Value> = (0i64..)
         .zip(&counts)
-        .map(|(number, count)| json!({ "Count": count, "Bytes": 0, "TS": Moment::from_ns(since + number * width) }))
+        .map(|(number, count)| json!({ "Count": count, "Bytes": 0, "TS": Timestamp::from_ns(since + number * width) }))
         .collect();
     Ok(Json(json!({
         "SearchPosition": search.end_range,
         "Finished": search.state != Progress::Running,
         "OverLimit": search.over_limit,
-        "LimitDroppedRange": { "StartTS": Moment::NEVER, "EndTS": Moment::NEVER },
+        "LimitDroppedRange": { "StartTS": Timestamp::NEVER, "EndTS": Timestamp::NEVER },
         "Warning": search.warnings.join("; "),
         "EntryCountValid": true,
         "Stats": stats,
@@ -594,12 +595,13 @@ async fn download(
     Query(between): Query<Between>,
     body: Bytes,
 ) -> ApiResult<Response> {
-    let said: BetweenBody = input::read(&body)?;
+    let said: BetweenBody = request_input::read(&body)?;
     let since = time(between.start.or(said.startts).as_deref())?;
     let until = time(between.end.or(said.endts).as_deref())?;
     let deed = Deed::Download { format, since, until };
-    let answer = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?;
-    let lost = admission::lost(&app, &caller, move |app, caller| searching::is_open_to(app, &caller.person, &id));
+    let answer = search_forwarding::anywhere(&app, &Who::from(&caller), &id, deed).await?;
+    let lost =
+        admission::lost(&app, &caller, move |app, caller| search_forwarding::is_open_to(app, &caller.person, &id));
     Ok(file(answer, lost))
 }
 

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use super::DONE;
 use crate::codec::admin::Status;
 use crate::codec::health::Reason;
-use crate::objects::Moment;
+use crate::objects::Timestamp;
 use crate::web::app::{App, AppRef};
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
-use crate::web::orders::Orders;
+use crate::web::process_control::ProcessControl;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, get, post, put};
 
 /// Maximum size of a JSON body.
@@ -27,7 +27,7 @@ const HEARING_MS_MAX: u64 = 10_000;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, Nobody, User};
+    use AccessRequirement::{Admin, Nobody, User};
     use Right::{Any, Capability, OfToken};
     vec![
         get("/api/settings", User(Any), "Returns the settings of this webserver for user interfaces.", settings),
@@ -68,7 +68,7 @@ async fn settings(State(app): State<AppRef>) -> Json<Value> {
         "MapTileUrl": config.tile_server,
         "DisableFeaturePopups": config.no_popups,
         "CloudMode": false,
-        "ServerTime": Moment::now(),
+        "ServerTime": Timestamp::now(),
         "ServerTimezone": "UTC",
         "ServerTimezoneOffset": 0,
         "MaxFileSize": config.resource_bytes_max,
@@ -117,7 +117,7 @@ pub(super) fn states(app: &AppRef) -> Value {
 }
 
 async fn logging(State(app): State<AppRef>) -> Json<Value> {
-    Json(json!({ "Levels": Orders::levels(), "Current": app.orders.level() }))
+    Json(json!({ "Levels": ProcessControl::levels(), "Current": app.orders.level() }))
 }
 
 #[derive(Default, Deserialize)]
@@ -132,7 +132,7 @@ async fn set_logging(
     Input(Level { level }): Input<Level>,
 ) -> ApiResult<Json<Value>> {
     if !app.orders.set_level(&level) {
-        return Err(ApiError::bad(format!("unknown level {level:?}; use one of {:?}", Orders::levels())));
+        return Err(ApiError::bad(format!("unknown level {level:?}; use one of {:?}", ProcessControl::levels())));
     }
     app.recorder.note("log-level", &(&caller).into(), format!("set the log level to {}", app.orders.level()));
     tracing::warn!(user = caller.user, level, "log level changed");

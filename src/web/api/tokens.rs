@@ -9,22 +9,22 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DONE, invalid, repeated};
-use crate::env::aside;
+use crate::env::blocking;
 use crate::objects::capabilities::{self, ALL};
-use crate::objects::cleaning::SLICE;
+use crate::objects::cleanup::SLICE;
 use crate::objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, Stored, Writes, accounts, names};
+use crate::objects::{Record, Stored, Timestamp, Writes, accounts, names};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
 use crate::web::listing::List;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, delete, get, patch, post, put};
 
-const READ: Need = Need::User(Right::Capability("TokenRead"));
-const WRITE: Need = Need::User(Right::Capability("TokenWrite"));
+const READ: AccessRequirement = AccessRequirement::User(Right::Capability("TokenRead"));
+const WRITE: AccessRequirement = AccessRequirement::User(Right::Capability("TokenWrite"));
 /// Maximum length of a description in characters.
 const DESCRIPTION_CHARS_MAX: usize = 4096;
 /// Capability that is not listed, because older clients reject a list with an unknown name.
@@ -34,7 +34,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
         get(
             "/api/tokens/capabilities",
-            Need::User(Right::OfToken("TokenRead")),
+            AccessRequirement::User(Right::OfToken("TokenRead")),
             "Lists the capabilities that tokens can have.",
             capabilities,
         ),
@@ -82,7 +82,7 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> 
 struct Fields {
     name: Option<String>,
     description: Option<String>,
-    expiresat: Option<Moment>,
+    expiresat: Option<Timestamp>,
     capabilities: Option<Vec<String>>,
 }
 
@@ -118,7 +118,7 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     if app.store.some_keys::<Token>(&prefix, TOKENS_MAX)?.len() < TOKENS_MAX {
         return Ok(writes);
     }
-    let tokens = aside::run(|| app.store.list::<Token>(&prefix))?;
+    let tokens = blocking::run(|| app.store.list::<Token>(&prefix))?;
     let epoch = Known::of(&app.store, uid)?;
     for token in &tokens {
         let has_ended = token.value.expires.is_past() || !token.value.is_kept(&app.store, &epoch)?;
@@ -134,7 +134,7 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
 
 /// Returns the expiry that a caller may assign to a token that it makes or renews. A token may assign none later than its
 /// own, so that access through it ends with it.
-fn end(caller: &Caller, asked: Option<Moment>) -> ApiResult<Moment> {
+fn end(caller: &Caller, asked: Option<Timestamp>) -> ApiResult<Timestamp> {
     let asked = asked.unwrap_or_default();
     let own = caller.token.as_ref().map(|token| token.expires).filter(|own| !own.is_never());
     match own {
@@ -149,7 +149,7 @@ fn end(caller: &Caller, asked: Option<Moment>) -> ApiResult<Moment> {
 
 /// Returns the expiry that a caller may assign to a token that exists. A token may assign none later than that which the
 /// other one has: the other one does not depend on it.
-fn changed_end(caller: &Caller, asked: Option<Moment>, already: Moment) -> ApiResult<Moment> {
+fn changed_end(caller: &Caller, asked: Option<Timestamp>, already: Timestamp) -> ApiResult<Timestamp> {
     let asked = asked.unwrap_or_default();
     if caller.token.is_none() || asked == already {
         return Ok(asked);
@@ -212,7 +212,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         name: fields.name.unwrap_or_default(),
         description: fields.description.unwrap_or_default(),
         uid: caller.uid(),
-        created: Moment::now(),
+        created: Timestamp::now(),
         expires,
         capabilities,
         hash,
@@ -320,10 +320,10 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     // A caller with a session may delete any token of theirs.
     let record = if caller.token.is_some() { changeable } else { found }(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete_whatever::<Token>(&record.value.key(), TAKEN_AWAY)?;
+    writes.delete_unconditionally::<Token>(&record.value.key(), TAKEN_AWAY)?;
     // Tokens made with this one are invalid without it, except at webservers of earlier versions.
-    for made in aside::run(|| tokens::made_with(&app.store, &record.value))? {
-        writes.delete_whatever::<Token>(&made.value.key(), TAKEN_AWAY)?;
+    for made in blocking::run(|| tokens::made_with(&app.store, &record.value))? {
+        writes.delete_unconditionally::<Token>(&made.value.key(), TAKEN_AWAY)?;
     }
     app.store.commit(&caller.author(), &format!("delete token {}", record.value.name), writes).await?;
     Ok(DONE)

@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 use super::groups::group_details;
 use super::{DONE, invalid, match_version, mfa, repeated, tokens};
-use crate::env::aside;
-use crate::objects::cleaning::Of;
+use crate::env::blocking;
+use crate::objects::cleanup::Of;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
 use crate::objects::tokens::Token;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts, claims, groups, names};
+use crate::objects::{Record, Store, StoreError, Stored, Timestamp, Writes, accounts, claims, groups, names};
 use crate::web::app::AppRef;
+use crate::web::authorization::{AccessRequirement, Right};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{Need, Right};
-use crate::web::input::Input;
-use crate::web::limiter::Refusal;
+use crate::web::login_throttle::Refusal;
+use crate::web::request_input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scans;
+use crate::web::scan_slots;
 use crate::web::server::PASSWORD_FILE;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, SelfOrAdmin, User};
+    use AccessRequirement::{Admin, SelfOrAdmin, User};
     use Right::{Capability, OfToken, Session};
     let this = SelfOrAdmin(Session);
     let search_groups = SelfOrAdmin(OfToken("SetSearchGroup"));
@@ -73,7 +73,7 @@ pub(super) fn found(store: &Store, uid: i32) -> ApiResult<Record<User>> {
 
 /// Like [`found`], but completes an invalid record with default fields, so that an administrator can repair it.
 fn changeable(store: &Store, uid: i32) -> ApiResult<Record<User>> {
-    let blank = json!({ "UID": uid, "User": format!("user {uid}"), "Created": Moment::now() });
+    let blank = json!({ "UID": uid, "User": format!("user {uid}"), "Created": Timestamp::now() });
     let record = store.get_completed::<User>(&uid.to_string(), &blank)?;
     record.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }
@@ -99,7 +99,7 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
         }
     }
     let hits = sessions::live_of(store, user.uid)?;
-    let last = hits.iter().map(|session| session.value.last_hit).max().unwrap_or(Moment::NEVER);
+    let last = hits.iter().map(|session| session.value.last_hit).max().unwrap_or(Timestamp::NEVER);
     let mut body = json!({
         "UID": user.uid,
         "User": user.user,
@@ -130,11 +130,11 @@ pub(super) fn as_seen_by(caller: &Caller, mut described: Value) -> Value {
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     let mut users = app.store.list::<User>("")?;
     users.sort_by_key(|record| record.value.uid);
     let described = users.iter().map(|record| Ok(as_seen_by(&caller, described(&app.store, record)?)));
-    Ok(Json(aside::run(|| described.collect::<Result<Vec<Value>, StoreError>>())?.into()))
+    Ok(Json(blocking::run(|| described.collect::<Result<Vec<Value>, StoreError>>())?.into()))
 }
 
 async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<impl axum::response::IntoResponse> {
@@ -158,7 +158,7 @@ async fn checked_name(store: &Store, caller: &Caller, name: &str, uid: i32) -> A
     if users::by_name(store, &name)?.is_some_and(|other| other != uid) {
         return Err(ApiError::conflict(format!("a user called {name} already exists")));
     }
-    let _turn = scans::turn(caller.uid()).await?;
+    let _turn = scan_slots::turn(caller.uid()).await?;
     if let Some(other) = claims::look_alike::<User>(store, &name, uid)? {
         return Err(ApiError::conflict(format!("the name is confusable with that of user {other}")));
     }
@@ -172,8 +172,14 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<New
     app.policy().check(&new.pass, &name).map_err(ApiError::bad)?;
     let hash = passwords::hash(&new.pass).await?;
     let uid = accounts::new_number(&app.store, Of::User)?;
-    let user =
-        User { uid, user: name.clone(), name: new.name, email: new.email, default_gid: None, created: Moment::now() };
+    let user = User {
+        uid,
+        user: name.clone(),
+        name: new.name,
+        email: new.email,
+        default_gid: None,
+        created: Timestamp::now(),
+    };
     let writes = accounts::create_user(&app.store, &user, hash, new.admin, false)?;
     app.store.commit(&caller.author(), &format!("create user {name}"), writes).await?;
     Ok(Json(uid))
@@ -367,7 +373,7 @@ async fn change_password(
     // Ends the sessions that were opened with the old password, except the one that changes it.
     let own = caller.session.as_ref().filter(|_| uid == caller.uid());
     let mut writes = accounts::end_sessions(&app.store, uid, own)?;
-    let password = Password { uid, hash, changed: Moment::now(), must_change: false };
+    let password = Password { uid, hash, changed: Timestamp::now(), must_change: false };
     let mut what = format!("change the password of {}", user.user);
     if uid == caller.uid() {
         writes.replace(seen, &password, "the password was changed in the meantime; log in with the new one")?;
@@ -480,7 +486,7 @@ async fn leave(
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
-    writes.delete_whatever::<users::Membership>(&format!("{uid}/{gid}"), "it has no value but its existence")?;
+    writes.delete_unconditionally::<users::Membership>(&format!("{uid}/{gid}"), "it has no value but its existence")?;
     let what = format!("remove user {} from group {gid}", user.user);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)

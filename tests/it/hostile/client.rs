@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gravwell::codec::admin::{AdminError, Request};
-use gravwell::codec::message::{Fate, Hello, Kind, Open, Outcome, Refused, VERSION_MAX, VERSION_MIN};
+use gravwell::codec::message::{Hello, Kind, Open, Outcome, Refused, TxnOutcome, VERSION_MAX, VERSION_MIN};
 use gravwell::codec::txn::encode_txn;
 use gravwell::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
 use gravwell::transport::endpoint::{self, ClientEndpoint};
@@ -126,7 +126,7 @@ pub async fn push(send: &mut quinn::SendStream, txn: &Txn) -> Result<(), WireErr
 }
 
 /// Returns the next outcome on a push stream.
-pub async fn fate(receive: &mut quinn::RecvStream) -> Fate {
+pub async fn fate(receive: &mut quinn::RecvStream) -> TxnOutcome {
     let outcome = timeout(ANSWER, wire::expect::<Outcome, _>(receive, Kind::Outcome)).await;
     outcome.expect("an answer in time").expect("an answer").fate
 }

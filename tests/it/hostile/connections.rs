@@ -118,7 +118,7 @@ async fn p15_a_member_renews_few_certificates_in_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p15_a_reader_that_fetches_a_state_and_does_not_take_it_does_not_hold_compaction() {
+async fn p15_a_reader_that_stalls_while_it_fetches_a_state_does_not_block_compaction() {
     let site = Site::new("reader");
     let since = site.since();
     site.fleet.ok("d", &["put", "c", "k", "--value", "0"]);
@@ -140,7 +140,7 @@ async fn p15_a_reader_that_fetches_a_state_and_does_not_take_it_does_not_hold_co
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p15_a_reader_that_says_an_old_position_for_ever_does_not_hold_compaction() {
+async fn p15_a_reader_that_keeps_reporting_an_old_position_does_not_block_compaction() {
     let site = Site::new("reader");
     let since = site.since();
     for number in 0..50 {

@@ -3,13 +3,13 @@
 
 pub mod client;
 mod connections;
-mod greetings;
-mod later;
+mod handshakes;
+mod later_versions;
 mod pushes;
 mod requests;
 mod roles;
-mod strangers;
 mod streams;
+mod unauthenticated;
 
 use crate::fleet::{Fleet, Process};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gravwell::codec::message::{self, Fate, Kind, Open};
+use gravwell::codec::message::{self, Kind, Open, TxnOutcome};
 use gravwell::codec::txn::encode_txn;
 use gravwell::model::{Collection, Condition, Key, Op, Reason};
 use gravwell::transport::wire;
@@ -11,7 +11,7 @@ use super::client::{Answered, Hostile, fate, push, txn};
 use super::{Site, memory};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p15_rejections_that_a_member_never_settles_are_bounded_and_go_when_it_is_revoked() {
+async fn p15_rejections_that_a_member_never_acknowledges_are_bounded_and_removed_when_it_is_revoked() {
     const PUSHED: u64 = 3000;
     let site = Site::new("webserver");
     let since = site.since();
@@ -30,8 +30,8 @@ async fn p15_rejections_that_a_member_never_settles_are_bounded_and_go_when_it_i
         let (mut rejected, mut waits) = (0, None);
         for _ in 0..PUSHED {
             match fate(&mut receive).await {
-                Fate::Rejected(..) => rejected += 1,
-                Fate::Deferred(refused) => waits = waits.or(Some(refused.message)),
+                TxnOutcome::Rejected(..) => rejected += 1,
+                TxnOutcome::Deferred(refused) => waits = waits.or(Some(refused.message)),
                 other => panic!("{other:?}"),
             }
         }
@@ -89,7 +89,7 @@ async fn p15_pushes_that_do_not_end_hold_little_memory_and_keep_no_other_waiting
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p15_a_push_beyond_the_bounds_is_rejected_before_it_is_taken_apart_and_blocks_nothing() {
+async fn p15_a_push_beyond_the_bounds_is_rejected_before_decoding_and_blocks_nothing() {
     let site = Site::new("webserver");
     let since = site.since();
     let before = memory(site.datastore.id());
@@ -114,19 +114,19 @@ async fn p15_a_push_beyond_the_bounds_is_rejected_before_it_is_taken_apart_and_b
     for (counter, (count, said)) in (1..).zip(table) {
         wire::send_raw(&mut send, Kind::Push, &of_conditions(counter, count)).await.expect("is sent");
         match fate(&mut receive).await {
-            Fate::Rejected(_, Reason::LimitExceeded { message }) => assert!(message.contains(said), "{message}"),
+            TxnOutcome::Rejected(_, Reason::LimitExceeded { message }) => assert!(message.contains(said), "{message}"),
             other => panic!("{other:?}"),
         }
     }
     let (collection, key) = (Collection::new("c").expect("name"), Key::new("good").expect("key"));
     push(&mut send, &txn(3, Vec::new(), vec![Op::Put { collection, key, value: "1".into() }])).await.expect("is sent");
-    assert!(matches!(fate(&mut receive).await, Fate::Committed(_)), "later transactions are accepted");
+    assert!(matches!(fate(&mut receive).await, TxnOutcome::Committed(_)), "later transactions are accepted");
     // A repetition gets the same reply.
     for (counter, (count, said)) in (1..).zip(table) {
         wire::send_raw(&mut send, Kind::Push, &of_conditions(counter, count)).await.expect("is sent");
         let fate = fate(&mut receive).await;
         assert!(
-            matches!(&fate, Fate::Rejected(_, Reason::LimitExceeded { message }) if message.contains(said)),
+            matches!(&fate, TxnOutcome::Rejected(_, Reason::LimitExceeded { message }) if message.contains(said)),
             "{fate:?}"
         );
     }

@@ -34,7 +34,7 @@ impl Drop for EndAtDrop<'_> {
 }
 
 #[test]
-fn p15_strangers_that_are_slow_keep_no_user_out() {
+fn p15_slow_unauthenticated_clients_block_no_user() {
     let mut fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");

@@ -128,7 +128,7 @@ fn requests() -> Vec<Request> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p11_each_role_may_ask_for_its_own_and_for_nothing_else() {
+async fn p11_each_role_may_use_only_its_own_requests() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("victim", "webserver");
@@ -160,7 +160,7 @@ async fn p11_each_role_may_ask_for_its_own_and_for_nothing_else() {
 }
 
 #[test]
-fn o12_a_balancer_makes_its_configuration_and_nothing_else() {
+fn a_balancer_can_generate_its_configuration_and_nothing_else() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("web", "webserver");

@@ -208,7 +208,7 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
 }
 
 #[test]
-fn o10_nginx_in_front_of_two_webservers() {
+fn nginx_in_front_of_two_webservers() {
     if !has("nginx") {
         return;
     }
@@ -234,7 +234,7 @@ fn o10_nginx_in_front_of_two_webservers() {
 }
 
 #[test]
-fn o11_haproxy_in_front_of_two_webservers() {
+fn haproxy_in_front_of_two_webservers() {
     if !has("haproxy") {
         return;
     }
@@ -252,7 +252,7 @@ fn o11_haproxy_in_front_of_two_webservers() {
 }
 
 #[test]
-fn o12_traefik_and_prometheus_ask_the_datastore() {
+fn traefik_and_prometheus_query_the_datastore() {
     let mut fleet = Fleet::new();
     let monitor = free_address();
     fleet.datastore_flags = vec!["--metrics".into(), monitor.to_string()];
@@ -284,7 +284,7 @@ fn o12_traefik_and_prometheus_ask_the_datastore() {
 }
 
 #[test]
-fn o13_ready_means_caught_up_and_not_stopping() {
+fn readiness_requires_caught_up_and_not_stopping() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -301,7 +301,8 @@ fn o13_ready_means_caught_up_and_not_stopping() {
     // At first the reason may be that it has just started.
     fleet.wait("it is disconnected for too long", || {
         let answer = client.get("/api/ready").json();
-        answer["Ready"] == false && answer["Reason"].as_str().is_some_and(|reason| reason.contains("disconnected from its datastore"))
+        answer["Ready"] == false
+            && answer["Reason"].as_str().is_some_and(|reason| reason.contains("disconnected from its datastore"))
     });
     assert_eq!(ready(), 503);
     assert_eq!(client.get("/api/health").status, 200, "it lives");

@@ -258,7 +258,7 @@ fn blocks(guide: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn o20_the_guide_tells_the_truth() {
+fn the_commands_of_the_guide_work_as_documented() {
     if !has("nginx") || !has("haproxy") || !has("curl") {
         return;
     }

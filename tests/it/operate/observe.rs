@@ -46,7 +46,7 @@ fn level_of(findings: &[Value], subject: &str, what: &str) -> String {
 }
 
 #[test]
-fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
+fn doctor_reports_problems_with_remedies() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let (web, _) = webserver(&fleet, "a", &["--external-addr", "127.0.0.1:1"]);
@@ -114,7 +114,7 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
 }
 
 #[test]
-fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
+fn a_transaction_is_traced_from_one_webserver_to_the_other() {
     let mut fleet = Fleet::new();
     let traced = ["--log-level", "debug", "--log-format", "json"];
     fleet.datastore_flags = traced.map(str::to_owned).to_vec();
@@ -168,7 +168,7 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
 }
 
 #[test]
-fn o32_a_debug_bundle_holds_no_secret() {
+fn a_debug_bundle_contains_no_secret() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let (_web, client) = webserver(&fleet, "a", &[]);

@@ -33,7 +33,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 
 /// The blocks use fixed ports, so they run in a separate network namespace; its processes end with it.
 #[test]
-fn n01_every_block_of_the_readme_runs_when_pasted_in_order() {
+fn every_block_of_the_readme_runs_when_pasted_in_order() {
     let is_root = rustix::process::getuid().is_root();
     if !is_root || !has("unshare") || !has("ip") {
         eprintln!("SKIPPED: a network namespace needs root, unshare and ip");
@@ -57,13 +57,13 @@ fn n01_every_block_of_the_readme_runs_when_pasted_in_order() {
 }
 
 #[test]
-fn n02_the_embedding_example_of_the_readme_is_the_file() {
+fn the_embedding_example_of_the_readme_is_the_file() {
     let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/embed.rs"));
     assert_eq!(blocks(&readme(), "rust,no_run"), [example.expect("reads")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn n03_the_embedding_example_connects_and_ends() {
+async fn the_embedding_example_connects_and_exits() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let token = fleet.ok("d", &["enroll", "a"]);
@@ -73,7 +73,7 @@ async fn n03_the_embedding_example_connects_and_ends() {
 }
 
 #[test]
-fn n05_the_example_that_reads_a_log_lists_its_changes_and_refuses_a_corrupt_one() {
+fn the_example_that_reads_a_log_lists_its_changes_and_refuses_a_corrupt_one() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.ok("d", &["put", "notes", "17", "--value", "\"hello\""]);
@@ -91,7 +91,7 @@ fn n05_the_example_that_reads_a_log_lists_its_changes_and_refuses_a_corrupt_one(
 }
 
 #[test]
-fn n04_the_demonstration_keeps_both_webservers_connected_until_it_is_interrupted() {
+fn the_demonstration_keeps_both_webservers_connected_until_it_is_interrupted() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"))
         .args(["demo", "--keep"])
         .stdout(Stdio::piped())
@@ -133,7 +133,7 @@ fn login(url: &str) -> Client {
 
 /// Every command that writes a file accepts a name without a directory.
 #[test]
-fn n05_bare_file_names_are_taken() {
+fn bare_file_names_are_accepted() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let _a = fleet.member("a");
@@ -158,7 +158,7 @@ fn n05_bare_file_names_are_taken() {
 
 /// A webserver that runs as another user can read the certificate, but only the owner can read the key.
 #[test]
-fn n08_a_certificate_is_for_everyone_and_its_key_is_not() {
+fn a_certificate_is_readable_by_all_and_its_key_is_not() {
     let fleet = Fleet::new();
     let out = fleet.dir("server");
     fleet.ok("a", &["cert", "server", "--name", "localhost", "--out", out.to_str().expect("text")]);
@@ -169,7 +169,7 @@ fn n08_a_certificate_is_for_everyone_and_its_key_is_not() {
 }
 
 #[test]
-fn n09_a_webserver_begins_no_log_of_its_own_where_another_one_belongs() {
+fn a_webserver_starts_no_standalone_log_in_place_of_another_one() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let a = fleet.member("a");
@@ -193,7 +193,7 @@ fn n09_a_webserver_begins_no_log_of_its_own_where_another_one_belongs() {
 }
 
 #[test]
-fn n06_a_closed_pipe_is_no_panic() {
+fn a_closed_pipe_causes_no_panic() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
@@ -214,7 +214,7 @@ fn n06_a_closed_pipe_is_no_panic() {
 }
 
 #[test]
-fn n07_commands_end_when_the_process_does_not_answer() {
+fn commands_time_out_when_the_process_does_not_answer() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     datastore.pause();

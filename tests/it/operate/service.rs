@@ -50,7 +50,7 @@ fn log(fleet: &Fleet) -> String {
 }
 
 #[test]
-fn o01_a_datastore_tells_the_service_manager_and_reads_its_settings_again() {
+fn a_datastore_notifies_the_service_manager_and_reloads_its_settings() {
     let fleet = Fleet::new();
     let mut manager = Manager::new(&fleet);
     let config = fleet.write_file("gravwell.conf", "[Global]\nLog-Level=ERROR\n");
@@ -83,7 +83,7 @@ fn o01_a_datastore_tells_the_service_manager_and_reads_its_settings_again() {
 }
 
 #[test]
-fn o02_a_webserver_tells_the_service_manager_and_reads_its_certificate_again() {
+fn a_webserver_notifies_the_service_manager_and_reloads_its_certificate() {
     let fleet = Fleet::new();
     let mut manager = Manager::new(&fleet);
     let (dir, tls) = (fleet.dir("w"), fleet.dir("tls"));
@@ -133,7 +133,7 @@ fn units() -> Vec<PathBuf> {
 }
 
 #[test]
-fn o03_units_are_in_order_and_little_exposed() {
+fn units_are_valid_and_sandboxed() {
     if !has("systemd-analyze") {
         return;
     }
@@ -165,7 +165,7 @@ fn o03_units_are_in_order_and_little_exposed() {
 
 /// The tool accepts every command line in the units.
 #[test]
-fn o04_units_say_what_the_tool_understands() {
+fn units_use_options_of_the_programs() {
     let mut seen = 0;
     for unit in units() {
         let text = std::fs::read_to_string(&unit).expect("reads");

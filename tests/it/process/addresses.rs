@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fleet::{Fleet, Process, takes_less_than};
-use crate::proxy::{Proxy, Weather};
+use crate::proxy::{NetworkConditions, Proxy};
 
 /// Time limit from the first response of the replica's process.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
@@ -59,7 +59,7 @@ fn connects_soon(fleet: &Fleet, name: &str, options: &[&str], what: &str) {
 }
 
 #[test]
-fn p14_a_datastore_is_found_behind_any_addresses_that_do_not_lead_to_it() {
+fn p14_a_datastore_is_found_after_any_number_of_wrong_addresses() {
     let (fleet, wrong) = (Fleet::new(), Wrong::new());
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -90,7 +90,7 @@ fn p14_a_token_joins_through_any_of_its_addresses() {
 }
 
 #[test]
-fn p14_who_is_not_connected_says_what_each_address_answered() {
+fn p14_a_disconnected_member_reports_the_error_of_each_address() {
     let (fleet, wrong) = (Fleet::new(), Wrong::new());
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -115,11 +115,11 @@ async fn p14_a_datastore_that_cannot_be_reached_is_noticed_and_found_elsewhere()
     one_that_is_stopped_for_a_moment_is_not_lost(&fleet, &datastore);
     takes_less_than(NOTICED_WITHIN, "noticing it", || {
         fleet.wait_connected("a");
-        proxy.set(Weather::CUT, Weather::CUT);
+        proxy.set(NetworkConditions::CUT, NetworkConditions::CUT);
         let cut = Instant::now();
         fleet.wait("it is detected", || fleet.status("a")["connected"] == false);
         let took = cut.elapsed();
-        proxy.set(Weather::default(), Weather::default());
+        proxy.set(NetworkConditions::default(), NetworkConditions::default());
         took
     });
     replica.terminate();
@@ -128,7 +128,7 @@ async fn p14_a_datastore_that_cannot_be_reached_is_noticed_and_found_elsewhere()
     let _replica = fleet.replica_with("a", &["--datastore", &through, "--datastore", &good]);
     fleet.wait_connected("a");
     fleet.wait("it is reached on either path", || fleet.status("a")["outbox"] == 0);
-    proxy.set(Weather::CUT, Weather::CUT);
+    proxy.set(NetworkConditions::CUT, NetworkConditions::CUT);
     fleet.ok("a", &["put", "c", "k", "--value", "2", "--no-wait"]);
     fleet.wait("it is written on the other path", || fleet.status("a")["outbox"] == 0);
 }

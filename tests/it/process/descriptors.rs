@@ -10,7 +10,7 @@ use crate::web::Web;
 const IDLE: usize = 300;
 
 #[test]
-fn p15_clients_that_take_all_connections_leave_storage_what_it_needs() {
+fn p15_clients_that_use_all_connections_leave_descriptors_for_storage() {
     let mut fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");

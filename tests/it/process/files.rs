@@ -34,7 +34,7 @@ fn open_to_others(dir: &Path) -> Vec<(PathBuf, u32)> {
 }
 
 #[test]
-fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
+fn p11_files_are_private_regardless_of_the_umask() {
     let mut fleet = Fleet::new();
     fleet.wrapper = vec!["sh", "-c", "umask 000 && exec \"$@\"", "sh"];
     let at = |name: &str| fleet.dir(name).to_str().expect("text").to_owned();
@@ -108,7 +108,7 @@ fn widen(path: &Path) {
 
 /// If the permissions were loosened, as by a careless `chmod`, the socket still checks the user of the client.
 #[test]
-fn p11_the_local_socket_answers_its_own_user_and_root_alone() {
+fn p11_the_local_socket_serves_only_its_own_user_and_root() {
     const NOBODY: &str = "65534";
     let fleet = Fleet::new();
     let root = fleet.dir("").metadata().expect("is there").uid() == 0;

@@ -82,12 +82,12 @@ fn p14_a_full_disk_under_the_log_changes_nothing() {
 }
 
 #[test]
-fn p14_a_log_that_leads_nowhere_changes_nothing() {
+fn p14_an_unwritable_log_output_changes_nothing() {
     everything_works(Outlet::ClosedPipe);
     everything_works(Outlet::ClosesLater);
 }
 
 #[test]
-fn p14_a_log_that_is_not_read_any_more_makes_nobody_wait() {
+fn p14_a_log_output_without_a_reader_blocks_nothing() {
     everything_works(Outlet::UnreadPipe);
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Farm, Resource, noise};
 
 #[test]
-fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
+fn corruption_is_repaired_from_members_or_reported() {
     let farm = Farm::new("", &[("a", ""), ("b", "")]);
     let (web_a, web_b) = (farm.start("a"), farm.start("b"));
     let (a, b) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet));

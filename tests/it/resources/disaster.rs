@@ -21,7 +21,7 @@ fn chunks_of(fleet: &Fleet, backup: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
+fn contents_are_in_every_backup_and_are_restored_exactly() {
     let mut farm = Farm::new("", &[("a", "")]);
     let mut web = farm.start("a");
     let admin = web.admin(&farm.fleet);
@@ -99,7 +99,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
 }
 
 #[test]
-fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
+fn a_backup_without_contents_reports_that_until_they_are_added() {
     let mut farm = Farm::new("", &[("a", "")]);
     let mut web = farm.start("a");
     let admin = web.admin(&farm.fleet);
@@ -139,7 +139,7 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
 }
 
 #[test]
-fn r11_contents_that_nobody_has_are_lost_once_every_member_was_asked() {
+fn contents_are_lost_once_every_member_reported_them_missing() {
     let mut farm = Farm::new("", &[("a", "")]);
     let mut web = farm.start("a");
     let admin = web.admin(&farm.fleet);
@@ -155,11 +155,12 @@ fn r11_contents_that_nobody_has_are_lost_once_every_member_was_asked() {
     farm.fleet.wait("the chunks are lost", || farm.fleet.status("d")["contents_lost"] == 1);
     let (code, infos) = farm.blobs("d", &["list"]);
     assert_eq!((code, &infos[0]["lost"]), (0, &Value::Bool(true)));
-    farm.fleet.wait("the loss is logged", || farm.fleet.log_of("d").contains("chunks lost: no connected member has a copy"));
+    farm.fleet
+        .wait("the loss is logged", || farm.fleet.log_of("d").contains("chunks lost: no connected member has a copy"));
 }
 
 #[test]
-fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_back_last() {
+fn after_a_recovery_contents_come_from_members_even_from_the_last_to_reconnect() {
     let mut farm = Farm::new("", &[("a", ""), ("b", ""), ("e", "")]);
     let (mut web_a, mut web_b, mut web_e) = (farm.start("a"), farm.start("b"), farm.start("e"));
     let (a, b, e) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet), web_e.admin(&farm.fleet));

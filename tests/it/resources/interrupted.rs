@@ -9,7 +9,7 @@ const UNDER_WAY: u64 = 6 << 20;
 
 /// Each party is killed `GRAVWELL_KILLS` times; the blobs grow with that number.
 #[test]
-fn r05_a_transfer_goes_on_where_it_was() {
+fn an_interrupted_transfer_resumes() {
     let kills = from_env("GRAVWELL_KILLS", 1);
     let bytes = 12 << 20;
     let limit = "Chunk-Bandwidth-Limit=8MB";

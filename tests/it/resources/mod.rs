@@ -2,11 +2,11 @@
 
 mod damage;
 mod disaster;
+mod distribution;
+mod garbage_collection;
 mod interrupted;
-mod journeys;
 mod large;
-mod order;
-mod upkeep;
+mod priorities;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Dice, Fleet, Process};
+use crate::fleet::{Fleet, Process, Rng};
 use crate::web::client::Client;
 use crate::web::{Web, free_address};
 
@@ -173,7 +173,7 @@ impl Resource {
 
 /// Returns bytes that neither repeat nor compress.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut dice = Dice::new(seed);
+    let mut dice = Rng::new(seed);
     let mut all = Vec::with_capacity(bytes + 4);
     while all.len() < bytes {
         all.extend_from_slice(&dice.below(1 << 31).to_le_bytes()[..3]);
@@ -184,7 +184,7 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 
 /// Returns a table of about `bytes` bytes.
 fn table(bytes: usize) -> Vec<String> {
-    let mut dice = Dice::new(4);
+    let mut dice = Rng::new(4);
     let (mut rows, mut length) = (Vec::new(), 0);
     while length < bytes {
         let number = rows.len();
@@ -204,7 +204,7 @@ fn table(bytes: usize) -> Vec<String> {
 
 /// Changes every hundredth row, at random positions.
 fn change(rows: &mut [String]) {
-    let mut dice = Dice::new(9);
+    let mut dice = Rng::new(9);
     for _ in 0..rows.len() / 100 {
         let at = usize::try_from(dice.below(rows.len() as u64)).expect("small");
         rows[at] = format!("{at},192.168.{}.{},changed,{}\n", at % 250, at % 249, dice.below(1 << 20));

@@ -278,7 +278,7 @@ fn endings(two: &Two) {
 }
 
 #[test]
-fn w29_what_is_done_in_one_browser_is_seen_in_the_other() {
+fn a_change_in_one_browser_appears_in_the_other() {
     let Some(two) = Two::start() else { return };
     people(&two);
     dashboards(&two);
@@ -289,7 +289,7 @@ fn w29_what_is_done_in_one_browser_is_seen_in_the_other() {
 }
 
 #[test]
-fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
+fn offline_mode_and_a_conflict_are_shown_in_the_browser() {
     let Some(mut two) = Two::start() else { return };
     two.go("/users");
     two.site.stop_datastore();
@@ -320,7 +320,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     refused.sees(&row("create user carol"), "a user called carol already exists");
     refused.click(&within("create user carol", "delete"));
     refused.click(&test("confirm"));
-    refused.sees(&test("empty"), "no filters");
+    refused.sees(&test("empty"), "nothing to do");
     refused.misses(&test("badge-rejected"));
     for browser in [&two.a, &two.b] {
         browser.was_never_loaded_again();
@@ -328,7 +328,7 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
 }
 
 #[test]
-fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
+fn a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     let Some(two) = Two::start() else { return };
     let Two { site, a, b, .. } = &two;
     let admin = site.b.admin(&site.fleet);
@@ -416,7 +416,7 @@ fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
 
 /// Takes screenshots of every page: light, dark and phone size.
 #[test]
-fn w31_pictures_of_every_page() {
+fn screenshots_of_every_page() {
     let Some(directory) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
     let Some(two) = Two::start() else { return };
     std::fs::create_dir_all(&directory).expect("creates");

@@ -40,7 +40,7 @@ fn shown(client: &Client) -> Vec<Value> {
 }
 
 #[test]
-fn w17_a_hundred_changes_on_each_side_of_a_cut() {
+fn a_hundred_changes_on_each_side_of_a_disconnect() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     let old = a.made("/api/dashboards", &json!({ "Name": "old" }));
@@ -90,7 +90,7 @@ fn w17_a_hundred_changes_on_each_side_of_a_cut() {
 }
 
 #[test]
-fn w18_a_conflict_is_told_at_once_while_the_datastore_is_there() {
+fn a_conflict_is_reported_immediately_while_online() {
     let site = Site::new();
     let (a, b) = site.admins();
     let results: Vec<u16> = std::thread::scope(|scope| {
@@ -113,7 +113,7 @@ fn w18_a_conflict_is_told_at_once_while_the_datastore_is_there() {
 }
 
 #[test]
-fn w19_what_was_deleted_while_a_webserver_was_down_does_not_come_back() {
+fn objects_deleted_while_a_webserver_was_down_stay_deleted() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     let id = a.made("/api/dashboards", &json!({ "Name": "d" }));

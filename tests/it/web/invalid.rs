@@ -52,7 +52,7 @@ fn length(list: &Value) -> usize {
 }
 
 #[test]
-fn w33_one_invalid_object_of_each_kind_hides_no_valid_one() {
+fn one_invalid_object_of_each_kind_hides_no_valid_one() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -92,7 +92,7 @@ fn w33_one_invalid_object_of_each_kind_hides_no_valid_one() {
 }
 
 #[test]
-fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
+fn invalid_objects_are_listed_replaced_and_deleted_by_their_routes() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -149,7 +149,7 @@ fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
 
 /// Access is denied for users with an invalid account, and only for them.
 #[test]
-fn w35_an_invalid_account_is_denied_and_others_are_not() {
+fn an_invalid_account_is_denied_and_others_are_not() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -179,7 +179,7 @@ fn w35_an_invalid_account_is_denied_and_others_are_not() {
 
 /// Others can search and list stored values, however deeply nested.
 #[test]
-fn w36_deeply_nested_values_are_refused_from_clients_and_break_nothing() {
+fn deeply_nested_values_are_rejected_and_harmless() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);

@@ -83,7 +83,7 @@ fn certificate(fleet: &Fleet) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 #[test]
-fn s4_journals_are_merged_by_time_and_what_fails_is_named() {
+fn journals_are_merged_by_time_and_failures_are_reported() {
     let fleet = Fleet::new();
     let (one, two) = (fleet.dir("j1"), fleet.dir("j2"));
     let made = journal(&one, "h1", (0..100).filter(|n| n % 2 == 0))

@@ -1,36 +1,36 @@
 //! Webservers as seen by their users and clients.
 
 mod accounts;
-mod again;
+mod blobs;
 mod bounds;
 mod browser;
 pub mod client;
-mod contents;
+mod conflicts;
 mod disconnected;
+mod disk_quotas;
 mod driver;
+mod early_disconnects;
 mod filters;
 mod half_restored;
 mod invalid;
 mod journals;
-mod leaving;
-mod lost;
+mod lost_state;
 mod migration;
 mod names;
 mod numbers;
 mod owners;
 mod permissions;
+mod reapplied;
 mod restart;
-mod returned;
-mod room;
+mod reverted_datastore;
+mod revoked_rights;
 mod search_clients;
 mod search_peers;
 mod searches;
 mod second_factors;
 mod security;
 mod sharing;
-mod stale;
 mod streams;
-mod taken_away;
 mod transport;
 
 use std::net::SocketAddr;

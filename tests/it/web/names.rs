@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{Site, Web};
-use crate::fleet::{Dice, Fleet};
+use crate::fleet::{Fleet, Rng};
 
 fn user(name: &str) -> Value {
     json!({ "User": name, "Pass": "a plain horse" })
@@ -39,7 +39,7 @@ fn agree(site: &Site, admin: &Client, names: &[&str]) {
 }
 
 #[test]
-fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
+fn of_two_concurrent_changes_of_one_name_one_is_rejected() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     let [renamed, deleted, other] = ["one", "gone", "other"].map(|name| {
@@ -77,11 +77,11 @@ fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
 }
 
 #[test]
-fn w38_names_have_one_owner_each_after_whatever_was_done_apart() {
+fn names_have_one_owner_each_after_changes_on_both_sides() {
     const NAMES: [&str; 4] = ["ann", "ben", "cyn", "dan"];
     let mut site = Site::new();
     let (a, b) = site.admins();
-    let mut dice = Dice::new(crate::fleet::from_env("GRAVWELL_SEED", 5));
+    let mut dice = Rng::new(crate::fleet::from_env("GRAVWELL_SEED", 5));
     for round in 0..3 {
         site.stop_datastore();
         for _ in 0..10 {
@@ -108,7 +108,7 @@ fn w38_names_have_one_owner_each_after_whatever_was_done_apart() {
 }
 
 #[test]
-fn w39_a_damaged_index_of_names_is_found_and_put_right() {
+fn a_corrupt_name_index_is_detected_and_repaired() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -145,7 +145,7 @@ fn w39_a_damaged_index_of_names_is_found_and_put_right() {
 
 /// Names, and whether they are accepted, on each path.
 #[test]
-fn w40_names_are_judged_alike_on_every_way_in() {
+fn names_are_validated_alike_on_every_path() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -246,7 +246,7 @@ fn altered(backup: &str, from: &str, to: &str) -> String {
 }
 
 #[test]
-fn w40_a_restore_gives_no_name_that_a_change_could_not_give() {
+fn an_import_creates_no_name_that_a_change_could_not_create() {
     let site = Site::new();
     let (admin, _) = site.admins();
     let uid = admin.made("/api/users", &user("anna"));

@@ -52,6 +52,7 @@ fn p06_numbers_of_a_lost_history_are_not_assigned_again() {
     fleet.ok("d", &["restore", &backup, "--replace"]);
     let datastore = fleet.datastore();
     let c = Web::start(&fleet, "c", &[]);
+    fleet.converges(&["c"]);
     let at_c = c.login("admin", super::ADMIN_PASSWORD);
     let (bob, interns) = (user(&at_c, "bob"), group(&at_c, "interns"));
     assert!(alice != bob && finance != interns, "{alice} {bob}, {finance} {interns}");

@@ -97,7 +97,7 @@ fn stage(options: &[&str]) -> Stage {
 }
 
 #[test]
-fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_deleted() {
+fn a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_deleted() {
     let Stage { fleet, _datastore, mut web, admin } = stage(&[]);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let path = format!("/api/users/{uid}");
@@ -142,7 +142,7 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
 }
 
 #[test]
-fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
+fn sessions_of_a_user_are_bounded_and_the_least_recently_used_ends() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let first = web.login("bob", "a plain horse");
@@ -174,7 +174,7 @@ fn p15_a_user_has_a_bounded_number_of_download_sessions() {
 }
 
 #[test]
-fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_kill() {
+fn a_user_deleted_while_offline_is_cleaned_up_completely_even_after_a_kill() {
     const ENTRIES: usize = 30_000;
     let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
@@ -202,7 +202,7 @@ fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_ki
 
 /// Rows of a user who does not exist (yet) must not be deleted.
 #[test]
-fn w43_nothing_is_cleared_away_that_was_not_ended() {
+fn cleanup_removes_only_data_of_deleted_owners() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
     histories(&fleet, &json!(50), 10);
     let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
@@ -215,7 +215,7 @@ fn w43_nothing_is_cleared_away_that_was_not_ended() {
 
 /// A deletion made while offline is committed after a later one, and must not restore entries that the later one deleted.
 #[test]
-fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_committed_last() {
+fn the_later_clearing_of_a_history_wins_in_either_commit_order() {
     let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
     let uid = json!(1);
     histories(&fleet, &uid, MANY);

@@ -273,7 +273,7 @@ fn is_refused(status: u16, path: &str) -> bool {
 }
 
 #[test]
-fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
+fn every_route_serves_exactly_the_callers_of_its_row() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     // An administrator whose session is not affected when those of the first administrator end.
@@ -374,7 +374,7 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
 }
 
 #[test]
-fn w8_a_token_has_its_capabilities_and_never_more() {
+fn a_token_has_only_its_capabilities() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -407,7 +407,7 @@ fn w8_a_token_has_its_capabilities_and_never_more() {
 
 /// Changes by a token to another token of its owner: one row per relation between their capabilities.
 #[test]
-fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
+fn a_token_changes_only_tokens_that_are_no_stronger() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);

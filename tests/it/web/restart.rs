@@ -52,7 +52,7 @@ fn restarts(fleet: &Fleet, web: &Web, admin: &Client) -> Duration {
 }
 
 #[test]
-fn w44_a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
+fn a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -84,7 +84,7 @@ fn w44_a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
 }
 
 #[test]
-fn w45_a_webserver_that_stands_alone_restarts_with_sockets_open() {
+fn a_standalone_webserver_restarts_with_open_sockets() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -94,7 +94,7 @@ fn w45_a_webserver_that_stands_alone_restarts_with_sockets_open() {
 }
 
 #[test]
-fn w46_only_the_first_writer_waits_for_a_datastore_that_hangs() {
+fn only_the_first_writer_waits_for_a_datastore_that_hangs() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     fleet.enroll("a", "webserver");

@@ -20,7 +20,7 @@ fn body(client: &Client, path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn s10_conditions_beside_a_query_are_part_of_it() {
+fn filters_sent_alongside_a_query_are_part_of_it() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -59,7 +59,7 @@ fn s10_conditions_beside_a_query_are_part_of_it() {
 }
 
 #[test]
-fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_demand() {
+fn results_are_exported_as_an_archive_and_excluded_from_a_backup_on_request() {
     let site = Site::new();
     let (a, b) = site.admins();
     resource(&a, "numbers", &numbers(3000));
@@ -99,7 +99,7 @@ fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_dem
 }
 
 #[test]
-fn s12_statistics_renderers_and_further_sockets() {
+fn statistics_renderers_and_further_sockets() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);

@@ -28,7 +28,7 @@ fn site_with(people: &[&str]) -> (Site, Client, Client) {
 }
 
 #[test]
-fn s5_what_may_be_done_is_the_same_at_every_webserver() {
+fn permissions_are_the_same_on_every_webserver() {
     let (site, admin, _) = site_with(&["owner", "member", "stranger", "gone"]);
     let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
     let users = admin.ok("GET", "/api/users");
@@ -106,7 +106,7 @@ async fn ask(service: &Service, question: &Value) -> Option<Value> {
 }
 
 #[test]
-fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
+fn only_webservers_are_accepted_and_their_claims_about_users_are_verified() {
     let (site, admin, _) = site_with(&["owner", "stranger"]);
     let owner = site.a.login("owner", "a plain horse");
     resource(&owner, "r", "{\"n\":1}\n");
@@ -149,7 +149,7 @@ fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
 }
 
 #[test]
-fn s7_a_part_is_never_taken_for_the_whole() {
+fn partial_results_are_never_reported_as_complete() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     resource(&a, "one", "{}\n");
@@ -179,7 +179,7 @@ fn s7_a_part_is_never_taken_for_the_whole() {
 }
 
 #[test]
-fn s8_a_search_that_begins_is_listed_everywhere_and_histories_agree() {
+fn a_started_search_is_listed_everywhere_and_histories_agree() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     resource(&a, "r", "{\"n\":1}\n");
@@ -214,7 +214,7 @@ fn s8_a_search_that_begins_is_listed_everywhere_and_histories_agree() {
 }
 
 #[test]
-fn s9_searches_over_a_web_socket() {
+fn searches_over_a_web_socket() {
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
     let fleet = Fleet::new();

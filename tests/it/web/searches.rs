@@ -57,7 +57,7 @@ pub(super) fn numbers(count: usize) -> String {
 }
 
 #[test]
-fn s1_queries_give_what_they_ask_for() {
+fn queries_return_the_requested_rows() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -108,7 +108,7 @@ fn s1_queries_give_what_they_ask_for() {
 }
 
 #[test]
-fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
+fn query_errors_have_positions_and_runaway_queries_are_stopped() {
     let fleet = Fleet::new();
     let config = fleet
         .write_file("gravwell.conf", "[Global]\nRender-Store-Limit=1\nSearch-Max-Seconds=5\nSearch-Max-Per-User=2\n");
@@ -167,7 +167,7 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
 }
 
 #[test]
-fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
+fn a_search_is_visible_usable_and_saved_on_every_webserver() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     resource(&a, "numbers", &numbers(20_000));

@@ -81,7 +81,7 @@ fn add_user(admin: &Client, name: &str) -> i64 {
 }
 
 #[test]
-fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
+fn a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     let site = Site::new();
     let (admin, _) = site.admins();
     let uid = add_user(&admin, "bob");
@@ -177,7 +177,7 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
 }
 
 #[test]
-fn w61_one_code_counts_once_in_the_whole_fleet() {
+fn one_code_counts_once_in_the_whole_fleet() {
     let site = Site::new();
     let (admin, _) = site.admins();
     for (n, kind) in [(0, "TOTP"), (1, "RecoveryCodes"), (2, "TOTP"), (3, "RecoveryCodes")] {
@@ -200,7 +200,7 @@ fn w61_one_code_counts_once_in_the_whole_fleet() {
 }
 
 #[test]
-fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
+fn offline_a_code_is_used_once_per_webserver_and_later_once_in_the_fleet() {
     let mut site = Site::new();
     let (admin, _) = site.admins();
     let uid = add_user(&admin, "bob");
@@ -236,7 +236,7 @@ fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
 
 /// A webserver that does not know of a factor yet accepts the password alone; the datastore then rejects that login.
 #[test]
-fn w63_a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
+fn a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
     let mut site = Site::new();
     let (admin, _) = site.admins();
     add_user(&admin, "bob");
@@ -254,7 +254,7 @@ fn w63_a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
 }
 
 #[test]
-fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
+fn who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");
@@ -313,7 +313,7 @@ fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
 }
 
 #[test]
-fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
+fn codes_are_throttled_regardless_of_origin_and_recorded() {
     let fleet = Fleet::new();
     let config = fleet.write_file("gravwell.conf", "[Global]\nWebserver-Trusted-Proxy=127.0.0.0/8\n");
     let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
@@ -360,7 +360,7 @@ fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
 }
 
 #[test]
-fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
+fn a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
     let site = Site::new();
     let (admin, _) = site.admins();
     add_user(&admin, "bob");
@@ -413,7 +413,7 @@ fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
 }
 
 #[test]
-fn w69_an_invalid_factor_opens_nothing_until_an_administrator_clears_it() {
+fn an_invalid_factor_opens_nothing_until_an_administrator_clears_it() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     fleet.enroll("a", "webserver");

@@ -13,7 +13,7 @@ fn configured(fleet: &Fleet, lines: &str) -> Web {
 }
 
 #[test]
-fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
+fn where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
     let fleet = Fleet::new();
     let web = configured(&fleet, "Enable-CBAC=true\n");
     let admin = web.admin(&fleet);
@@ -56,7 +56,7 @@ fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
 }
 
 #[test]
-fn w26_guessing_is_held_back_also_when_it_is_done_at_once() {
+fn concurrent_password_guessing_is_throttled() {
     let fleet = Fleet::new();
     let web = configured(&fleet, "Login-Fail-Lock-Count=4\nLogin-Fail-Lock-Duration=5\n");
     let admin = web.admin(&fleet);
@@ -85,7 +85,7 @@ fn w26_guessing_is_held_back_also_when_it_is_done_at_once() {
 }
 
 #[test]
-fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
+fn addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
     let fleet = Fleet::new();
     let lines = "Webserver-Access-Control-Allow-Origin=https://tools.example\nWebserver-Trusted-Proxy=127.0.0.0/8\n";
     let web = configured(&fleet, lines);
@@ -131,7 +131,7 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
 
 /// A user without access gets the same response for existing and missing objects.
 #[test]
-fn w28_nothing_tells_what_exists() {
+fn responses_do_not_reveal_which_objects_exist() {
     let site = Site::new();
     let (a, _) = site.admins();
     a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
@@ -160,7 +160,7 @@ fn w28_nothing_tells_what_exists() {
 }
 
 #[test]
-fn w32_an_administrator_changes_the_level_of_logging_and_restarts() {
+fn an_administrator_changes_the_level_of_logging_and_restarts() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);

@@ -6,7 +6,7 @@ use super::{Site, Web};
 use crate::fleet::Fleet;
 
 #[test]
-fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
+fn a_dashboard_is_visible_to_its_share_scope() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -64,7 +64,7 @@ fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
 }
 
 #[test]
-fn w10_only_who_knows_the_latest_version_changes_it() {
+fn a_change_requires_the_latest_version() {
     let site = Site::new();
     let (a, b) = site.admins();
     let id = a.made("/api/dashboards", &json!({ "Name": "d" }));
@@ -94,7 +94,7 @@ fn w10_only_who_knows_the_latest_version_changes_it() {
 }
 
 #[test]
-fn w11_a_name_means_the_nearest_resource() {
+fn a_name_resolves_to_the_nearest_resource() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -127,7 +127,7 @@ fn w11_a_name_means_the_nearest_resource() {
 }
 
 #[test]
-fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
+fn histories_are_trimmed_searched_and_cleared_by_name() {
     let site = Site::new();
     let (a, b) = site.admins();
     for number in 0..103 {
@@ -158,7 +158,7 @@ fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
 }
 
 #[test]
-fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
+fn notifications_reach_their_recipients_on_every_webserver() {
     let site = Site::new();
     let (a, b) = site.admins();
     let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
@@ -192,7 +192,7 @@ fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
 
 /// Every field that names groups, of every kind of object, in every call that accepts it.
 #[test]
-fn w51_only_members_and_administrators_share_into_a_group() {
+fn only_members_and_administrators_share_into_a_group() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);

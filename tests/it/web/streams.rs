@@ -324,12 +324,12 @@ impl Stage {
 }
 
 #[test]
-fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_in_silence() {
+fn every_answer_that_lasts_ends_when_its_right_is_lost_in_silence() {
     Stage::new().play(0, false);
 }
 
 #[test]
-fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_amid_traffic() {
+fn every_answer_that_lasts_ends_when_its_right_is_lost_amid_traffic() {
     Stage::new().play(0, true);
 }
 
@@ -369,7 +369,7 @@ fn all_break_off(open: Vec<Open>, log: &str) {
 
 /// An open socket uses the user's current groups and capabilities for every frame.
 #[test]
-fn w49_each_frame_needs_what_the_same_route_needs() {
+fn each_frame_requires_the_access_of_its_route() {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
     use tokio_tungstenite::tungstenite::{Message, client};
     let fleet = Fleet::new();
@@ -434,7 +434,7 @@ fn w49_each_frame_needs_what_the_same_route_needs() {
 
 /// Data of another webserver is sent only as long as both webservers permit it.
 #[test]
-fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
+fn a_download_from_another_webserver_ends_with_the_right_to_it() {
     let site = Site::new();
     let (a, b) = site.admins();
     let gid = a.made("/api/groups", &json!({ "Name": "readers" }));

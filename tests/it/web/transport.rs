@@ -16,7 +16,7 @@ fn curl(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
+fn https_is_the_default_with_a_self_signed_certificate_that_can_be_replaced() {
     let fleet = Fleet::new();
     let (address, plain) = (free_address(), free_address());
     let config = fleet.write_file("gravwell.conf", &format!("[Global]\nWeb-Redirect-Port={}\n", plain.port()));
@@ -62,7 +62,7 @@ fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
 }
 
 #[test]
-fn w21_every_answer_is_guarded_and_other_sites_cannot_write() {
+fn every_response_has_security_headers_and_other_sites_cannot_write() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -119,7 +119,7 @@ fn read_until(web: &Web, path: &str, token: &str, act: impl FnOnce(), fits: impl
 }
 
 #[test]
-fn w22_what_happens_is_shown_as_it_happens_and_secrets_never() {
+fn changes_are_streamed_live_without_secrets() {
     let site = Site::new();
     let (a, b) = site.admins();
     let act = || {
@@ -167,7 +167,7 @@ fn w22_what_happens_is_shown_as_it_happens_and_secrets_never() {
 }
 
 #[test]
-fn w23_a_slow_client_is_cut_off_and_a_stop_lets_requests_end() {
+fn a_slow_client_is_disconnected_and_a_stop_drains_requests() {
     let fleet = Fleet::new();
     let mut web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
@@ -207,7 +207,7 @@ fn send_blindly(web: &Web, head: &str, announced: usize, sent: usize) -> String 
 }
 
 #[test]
-fn w24_a_refusal_reaches_a_client_that_is_still_sending() {
+fn an_error_response_reaches_a_client_that_is_still_sending() {
     let fleet = Fleet::new();
     let config = fleet.write_file("gravwell.conf", "[Global]\nResource-Max-Size=1000000\n");
     let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::codec::admin::{Beginning, GenerationInfo};
-use gravwell::codec::message::{Fate, Outcome, Welcome};
+use gravwell::codec::admin::{GenerationCause, GenerationInfo};
+use gravwell::codec::message::{Outcome, TxnOutcome, Welcome};
 use gravwell::datastore::snapshot;
 use gravwell::model::deletions::{Changed, Deleted};
 use gravwell::model::{
@@ -237,17 +237,17 @@ impl Ledger {
         let (fate, is_new) = match decision.map_err(text)? {
             Decision::Write(entry) => {
                 let fate = match &entry.body {
-                    EntryBody::Reject { reason, .. } => Fate::Rejected(entry.seq, reason.clone()),
-                    _ => Fate::Committed(entry.seq),
+                    EntryBody::Reject { reason, .. } => TxnOutcome::Rejected(entry.seq, reason.clone()),
+                    _ => TxnOutcome::Committed(entry.seq),
                 };
                 self.past.push(entry.clone());
                 self.state.apply(std::slice::from_ref(&entry), self.past.chain_at(entry.seq)).map_err(text)?;
                 self.sequencer.applied(entry.seq);
                 (fate, true)
             }
-            Decision::Committed(seq) => (Fate::Decided(seq), false),
-            Decision::Rejected(seq, reason) => (Fate::Rejected(seq, reason), false),
-            Decision::Gap(expected) => (Fate::Gap(expected), false),
+            Decision::Committed(seq) => (TxnOutcome::Decided(seq), false),
+            Decision::Rejected(seq, reason) => (TxnOutcome::Rejected(seq, reason), false),
+            Decision::Gap(expected) => (TxnOutcome::Gap(expected), false),
             // Histories in this test are too short for this decision.
             Decision::Unsettled(count) => return Err(format!("{count} rejections are not acknowledged")),
         };
@@ -266,7 +266,14 @@ impl Ledger {
     }
 
     /// Continues from another past with the given state, in a new generation.
-    fn begin(&mut self, generation: Generation, lineage: Lineage, past: Past, state: StateStore, beginning: Beginning) {
+    fn begin(
+        &mut self,
+        generation: Generation,
+        lineage: Lineage,
+        past: Past,
+        state: StateStore,
+        beginning: GenerationCause,
+    ) {
         let shared_to = past.head();
         let lineage = [lineage, vec![LineageEntry { generation, shared_to }]].concat();
         state.set_generation(generation, lineage.clone()).expect("in memory");
@@ -280,7 +287,7 @@ impl Ledger {
         let lineage = member.meta().expect("it has a position").lineage.clone();
         let state = fetch(member, &StateStore::in_memory(), Seq::ZERO).expect("copies");
         (self.horizon, self.unnamed_to) = (past.head(), past.head());
-        self.begin(generation, lineage, past, state, Beginning::Recovered);
+        self.begin(generation, lineage, past, state, GenerationCause::Recovered);
     }
 
     /// Restores an earlier state on purpose, from a copy that reaches back to `horizon`.
@@ -293,6 +300,6 @@ impl Ledger {
         }
         let state = fetch(&state, &StateStore::in_memory(), forgotten).expect("copies");
         (self.horizon, self.unnamed_to) = (horizon.min(to), self.unnamed_to.min(to));
-        self.begin(generation, self.lineage.clone(), past, state, Beginning::Restored);
+        self.begin(generation, self.lineage.clone(), past, state, GenerationCause::Restored);
     }
 }

@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use gravwell::codec::message::Welcome;
-use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
+use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::journal::Journal;
 use gravwell::model::{Condition, Key, MemberName, Seq, TxnId};
-use gravwell::protocol::outbox::{KeptLimits, Outbox};
+use gravwell::protocol::outbox::{Outbox, RetentionLimits};
 use gravwell::protocol::push::Pusher;
 use gravwell::replica::History;
-use gravwell::replica::directory::Home;
-use gravwell::replica::quarantine::{self, Change};
-use gravwell::replica::stepped::{Exchange, Stepped};
+use gravwell::replica::conflict_archive::{self, Change};
+use gravwell::replica::directory::StateStorage;
+use gravwell::replica::stepped::{Exchange, SteppedReplica};
 use gravwell::state::StateStore;
 
 use super::super::engine::Disk;
@@ -76,14 +76,14 @@ pub struct Member {
     pub number: usize,
     pub name: MemberName,
     /// Limits of what its outbox retains.
-    pub limits: KeptLimits,
+    pub limits: RetentionLimits,
     /// Directory of the archive, which is written to real files.
     pub directory: PathBuf,
     pub fs: MemoryFs,
     pub states: States,
     /// The history that each state represents.
     pub pasts: BTreeMap<PathBuf, Past>,
-    pub running: Option<Stepped>,
+    pub running: Option<SteppedReplica>,
     /// Present while the member follows the log.
     pub pusher: Option<Pusher>,
     pub under_way: Option<UnderWay>,
@@ -99,7 +99,7 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(number: usize, root: &Path, limits: KeptLimits) -> Member {
+    pub fn new(number: usize, root: &Path, limits: RetentionLimits) -> Member {
         let name = MemberName::new(format!("web{number}")).expect("name");
         let directory = root.join(name.to_string());
         std::fs::create_dir(&directory).expect("creates");
@@ -126,9 +126,9 @@ impl Member {
     pub fn start(&mut self, clock: &Arc<AtomicU64>, seed: u64) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
         let state = open(self.states.current())?;
-        Stepped::check_state(&state)?;
+        SteppedReplica::check_state(&state)?;
         let at = state.position().map_or(Seq::ZERO, |position| position.seq);
-        let path = Home::current(&self.states).ok_or("no current state")?;
+        let path = StateStorage::current(&self.states).ok_or("no current state")?;
         let past = self.pasts.entry(path.clone()).or_default();
         if past.head() < at {
             return Err(format!("{} is at {at}, and was at {} at most", self.name, past.head()));
@@ -144,7 +144,7 @@ impl Member {
         let clock = Arc::new(SimClock(Arc::clone(clock)));
         let limits = self.limits;
         let kind = move || Outbox::keeping_within(limits);
-        let stepped = Stepped::open_with(kind, state, fresh, (journal, entries), home, clock, entropy)?;
+        let stepped = SteppedReplica::open_with(kind, state, fresh, (journal, entries), home, clock, entropy)?;
         stepped.take_role("webserver");
         self.running = Some(stepped);
         Ok(())
@@ -153,7 +153,7 @@ impl Member {
     /// Checks the sequences that it knows of its own committed transactions.
     pub fn check_sequences(&self) -> Result<(), String> {
         let past = self.past();
-        for (id, seq) in self.running.iter().flat_map(Stepped::sequences) {
+        for (id, seq) in self.running.iter().flat_map(SteppedReplica::sequences) {
             match seq {
                 None if self.recorded.contains(&id) => {
                     return Err(format!("{}: the recorded sequence of {id:?} is unknown", self.name));
@@ -179,11 +179,11 @@ impl Member {
 
     /// Returns the history that its state represents.
     pub fn past(&self) -> Past {
-        Home::current(&self.states).and_then(|path| self.pasts.get(&path)).cloned().unwrap_or_default()
+        StateStorage::current(&self.states).and_then(|path| self.pasts.get(&path)).cloned().unwrap_or_default()
     }
 
     pub fn past_mut(&mut self) -> Option<&mut Past> {
-        self.pasts.get_mut(&Home::current(&self.states)?)
+        self.pasts.get_mut(&StateStorage::current(&self.states)?)
     }
 
     pub fn at(&self) -> Option<Seq> {
@@ -192,18 +192,18 @@ impl Member {
 
     /// Returns the pending changes in order.
     pub fn pending(&self) -> Vec<Number> {
-        self.running.iter().flat_map(Stepped::pending).filter_map(|txn| change_of(&txn)).collect()
+        self.running.iter().flat_map(SteppedReplica::pending).filter_map(|txn| change_of(&txn)).collect()
     }
 
     /// Returns whether a pending transaction deletes an object, be it a whole change or a part of one.
     pub fn will_delete(&self, key: &Key) -> bool {
-        let mut pending = self.running.iter().flat_map(Stepped::pending);
+        let mut pending = self.running.iter().flat_map(SteppedReplica::pending);
         pending.any(|txn| txn.ops.iter().any(|op| op.key() == key && op.value().is_none()))
     }
 
     /// Returns the own committed changes that are retained.
     pub fn kept(&self) -> BTreeSet<Number> {
-        self.running.iter().flat_map(Stepped::kept).filter_map(|txn| change_of(&txn)).collect()
+        self.running.iter().flat_map(SteppedReplica::kept).filter_map(|txn| change_of(&txn)).collect()
     }
 
     /// Returns the sequence after which its state knows all deletions.
@@ -216,14 +216,14 @@ impl Member {
     }
 
     pub fn listed(&self) -> Vec<Number> {
-        self.running.iter().flat_map(Stepped::rejected).filter_map(|rejected| change_of(&rejected.txn)).collect()
+        self.running.iter().flat_map(SteppedReplica::rejected).filter_map(|rejected| change_of(&rejected.txn)).collect()
     }
 
     /// Returns all archived changes with the position at which the history was abandoned.
     pub fn archive(&self) -> Result<Vec<(Seq, Change)>, String> {
         let mut all = Vec::new();
-        for file in quarantine::files(&self.directory).map_err(|error| error.to_string())? {
-            let (set, changes) = quarantine::read(&file)?;
+        for file in conflict_archive::files(&self.directory).map_err(|error| error.to_string())? {
+            let (set, changes) = conflict_archive::read(&file)?;
             all.extend(changes.into_iter().map(|change| (set.seq, change)));
         }
         Ok(all)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use gravwell::model::{Key, Op, Seq, Txn};
-use gravwell::protocol::outbox::KeptLimits;
+use gravwell::protocol::outbox::RetentionLimits;
 
 use super::Number;
 use super::log::{Past, Write, change_of, part_of};
@@ -258,8 +258,8 @@ impl Oracle {
             let remains: Vec<&Op> = ops.iter().filter(|op| left_something(old, new, op)).collect();
             let is_passed = self.made[change].is_passed;
             let is_deletion = ops.iter().all(|op| op.value().is_none());
-            let is_bounded = member.limits.txns < KeptLimits::default().txns
-                && (!is_deletion || member.limits.deletions < KeptLimits::default().deletions);
+            let is_bounded = member.limits.txns < RetentionLimits::default().txns
+                && (!is_deletion || member.limits.deletions < RetentionLimits::default().deletions);
             let is_let_go = seq <= *floor || is_passed || (is_bounded && !kept.contains(&change));
             ensure!(
                 self,

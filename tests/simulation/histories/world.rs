@@ -9,15 +9,15 @@ use bytes::Bytes;
 use gravwell::codec::admin::SeenVersion;
 use gravwell::codec::message::{Bookmark, Welcome};
 use gravwell::codec::txn::decode_txn;
-use gravwell::env::memory::{SmallRandom, Survival};
+use gravwell::env::memory_fs::{SmallRandom, Survival};
 use gravwell::model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
-use gravwell::protocol::outbox::KeptLimits;
+use gravwell::protocol::outbox::RetentionLimits;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::session::NextStep;
-use gravwell::protocol::tail::Run;
+use gravwell::protocol::tail::EntryBatch;
 use gravwell::replica::Draft;
-use gravwell::replica::directory::Home;
-use gravwell::replica::stepped::{Leaving, Stepped, SwapError};
+use gravwell::replica::directory::StateStorage;
+use gravwell::replica::stepped::{Leaving, SteppedReplica, SwapError};
 use gravwell::state::StateStore;
 
 use super::super::replica::REWRITE_BYTES_MIN;
@@ -66,11 +66,11 @@ fn root() -> tempfile::TempDir {
 
 /// Returns what the outboxes of a world retain. Some retain few puts, and some of these few deletions. It depends on
 /// the seed alone, so that it shifts no random choice of the other worlds.
-fn limits(seed: u64) -> KeptLimits {
+fn limits(seed: u64) -> RetentionLimits {
     match seed % 7 {
-        0 | 2 => KeptLimits { txns: 2, ..KeptLimits::default() },
-        4 => KeptLimits { txns: 2, deletions: 1, ..KeptLimits::default() },
-        _ => KeptLimits::default(),
+        0 | 2 => RetentionLimits { txns: 2, ..RetentionLimits::default() },
+        4 => RetentionLimits { txns: 2, deletions: 1, ..RetentionLimits::default() },
+        _ => RetentionLimits::default(),
     }
 }
 
@@ -249,16 +249,16 @@ impl World {
         self.note("start", || format!("web{number} at {at:?}"));
         self.members[number].check_sequences()?;
         let member = &mut self.members[number];
-        let current = Home::current(&member.states);
+        let current = StateStorage::current(&member.states);
         match member.left.take() {
             // The exchange was complete except for its last step, which the start has completed.
-            Some(left) if Some(&left.path) == current.as_ref() => self.judge_left(number, &left)?,
+            Some(left) if Some(&left.path) == current.as_ref() => self.check_left(number, &left)?,
             _ => {}
         }
         self.check(number)
     }
 
-    fn judge_left(&mut self, number: usize, left: &Left) -> Checked {
+    fn check_left(&mut self, number: usize, left: &Left) -> Checked {
         let shared_to = left.old.shared_with(&left.new);
         self.members[number].floor = left.floor.min(shared_to);
         let text = format!("web{number} continues at {} of {shared_to}", left.new.head());
@@ -282,7 +282,7 @@ impl World {
         // Changes that are not retained any more are in the durable state: with the real limits, thousands of changes would
         // have to follow them between two syncs of the state.
         if power
-            && member.limits.txns < KeptLimits::default().txns
+            && member.limits.txns < RetentionLimits::default().txns
             && let Some(stepped) = &mut member.running
         {
             stepped.persist().map_err(|error| error.to_string())?;
@@ -307,7 +307,7 @@ impl World {
             let floor = self.floor();
             let member = &mut self.members[number];
             if let Some(stepped) = &member.running {
-                stepped.forget_passed(floor);
+                stepped.drop_below(floor);
                 member.floor = member.floor.max(floor);
             }
         }
@@ -454,7 +454,7 @@ impl World {
     }
 
     fn is_present(&self, number: usize, read_in: Option<gravwell::replica::History>) -> bool {
-        self.members[number].running.as_ref().map(Stepped::history) == read_in
+        self.members[number].running.as_ref().map(SteppedReplica::history) == read_in
     }
 
     fn submit(&mut self, number: usize) -> Checked {
@@ -613,7 +613,7 @@ impl World {
         let step = match stepped.judge(mine.as_ref(), &welcome, needs_snapshot) {
             NextStep::Refuse(verdict) => {
                 let (path, state) = self.fetched(number)?;
-                return self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
+                return self.start_leaving(number, welcome, path, |stepped, welcome, log| {
                     let leaving = stepped.leave(welcome, &log.known, state)?;
                     leaving.ok_or_else(|| format!("web{number} finds the log {verdict} without a known reason"))
                 });
@@ -624,7 +624,7 @@ impl World {
         match step {
             None => {
                 let (path, state) = self.fetched(number)?;
-                self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
+                self.start_leaving(number, welcome, path, |stepped, welcome, log| {
                     stepped
                         .leave(welcome, &log.known, state)?
                         .ok_or_else(|| "the log was not abandoned as expected".to_owned())
@@ -647,7 +647,7 @@ impl World {
         let member = &mut self.members[number];
         let Some(stepped) = &mut member.running else { return Ok(()) };
         if let Some(leaving) = stepped.leave_lost(state.clone())? {
-            return self.begin_to_leave(number, welcome, path, |_, _, _| Ok(leaving));
+            return self.start_leaving(number, welcome, path, |_, _, _| Ok(leaving));
         }
         let swapped = stepped.swap(state.clone(), path.clone()).map_err(|error| error.to_string())?;
         match swapped {
@@ -658,18 +658,18 @@ impl World {
             }
             Err(SwapError::Forked(fork)) => {
                 self.note("forked", || format!("web{number}: {fork}"));
-                self.begin_to_leave(number, welcome, path, |stepped, _, _| stepped.leave_fork(state, &fork))
+                self.start_leaving(number, welcome, path, |stepped, _, _| stepped.leave_fork(state, &fork))
             }
             Err(error) => Err(error.to_string()),
         }
     }
 
-    fn begin_to_leave(
+    fn start_leaving(
         &mut self,
         number: usize,
         welcome: Welcome,
         path: PathBuf,
-        begin: impl FnOnce(&Stepped, &Welcome, &Ledger) -> Result<Leaving, String>,
+        begin: impl FnOnce(&SteppedReplica, &Welcome, &Ledger) -> Result<Leaving, String>,
     ) -> Checked {
         let member = &self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
@@ -741,7 +741,7 @@ impl World {
             Step::Swapped => {
                 stepped.install(&under_way.exchange).map_err(|error| error.to_string())?;
                 member.left = None;
-                self.judge_left(number, &left)?;
+                self.check_left(number, &left)?;
                 let is_current = under_way.welcome.generation == self.log.generation;
                 return if is_current && !self.members[number].is_cut_off {
                     self.connect(number, &under_way.welcome)
@@ -780,7 +780,7 @@ impl World {
         if let Some(last) = entries.last().map(|entry| entry.seq) {
             stepped.compare_arrived(&entries);
             let chain = self.log.past.chain_at(last);
-            stepped.apply(Run { entries: entries.clone(), chain }).map_err(|error| error.to_string())?;
+            stepped.apply(EntryBatch { entries: entries.clone(), chain }).map_err(|error| error.to_string())?;
             if let Some(past) = member.past_mut() {
                 entries.into_iter().for_each(|entry| past.push(entry));
             }
@@ -810,7 +810,7 @@ impl World {
             let (part, is_idle) = (part_of(&txn), txn.ops.is_empty());
             let (text, now_ms) = (format!("{txn:?}"), self.clock.load(Ordering::Relaxed));
             let (outcome, is_new) = self.log.commit(&member.name, txn, now_ms)?;
-            let is_commit = is_new && matches!(outcome.fate, gravwell::codec::message::Fate::Committed(_));
+            let is_commit = is_new && matches!(outcome.fate, gravwell::codec::message::TxnOutcome::Committed(_));
             let fate = format!("{:?}", outcome.fate);
             self.note(if is_commit { "committed" } else { "answered" }, || format!("web{number}: {text}: {fate}"));
             if is_commit && !is_idle {

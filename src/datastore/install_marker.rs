@@ -1,0 +1,210 @@
+//! Marker file of a command that installs a log. It is written before anything else and removed once the log is in
+//! place. Such a command first restores CA and registry, which alone look like a datastore that lost its log. If an
+//! empty log were created next to them, no member would follow it.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::json_lines::timestamp;
+use crate::config::datastore::Recovery;
+use crate::env::checksummed_text;
+use crate::env::data_dir::{DirectoryError, io_error, replace_file};
+use crate::env::real_fs::RealFs;
+use crate::log::repair::LOG;
+use crate::log::salvage::salvage;
+use crate::model::{Generation, LogId, Seq};
+use crate::trust::CopyRank;
+
+const FILE: &str = "unfinished";
+/// Directory of a trial restore within a data directory. One that was killed leaves it behind.
+pub const REHEARSAL: &str = "restore.rehearsal";
+
+/// The interrupted command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// The command `recover`.
+    Recover,
+    /// The command `restore`.
+    Restore,
+}
+
+impl Work {
+    fn command(self) -> &'static str {
+        match self {
+            Work::Recover => "recover",
+            Work::Restore => "restore",
+        }
+    }
+}
+
+/// Treatment of the certificate authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// The existing CA is kept.
+    Kept,
+    /// The CA is restored from an encrypted backup.
+    Restored,
+    /// A new CA is created.
+    New,
+}
+
+impl Trust {
+    /// Returns the name used in reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Trust::Kept => "kept",
+            Trust::Restored => "restored",
+            Trust::New => "new",
+        }
+    }
+}
+
+/// A command that was started and not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The command that was started.
+    pub work: Work,
+    /// Treatment of the CA and the member registry.
+    pub trust: Trust,
+    /// ID of the log to be installed, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_id: Option<LogId>,
+    /// Time at which the encrypted CA backup being restored was made, in milliseconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_ms: Option<u64>,
+    /// Rank of that backup among CA backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyRank>,
+    /// Generation of the replaced log; zero if there was none.
+    pub replaces: Generation,
+    /// Start time, in milliseconds since 1970-01-01 UTC.
+    pub begun_ms: u64,
+}
+
+impl Unfinished {
+    /// Creates the marker of `work` in the data directory `path`, started now.
+    #[must_use]
+    pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
+        let replaces = generation_in(path);
+        Unfinished { work, trust, log_id: None, copy_ms: None, copy: None, replaces, begun_ms: super::shared::now_ms() }
+    }
+
+    /// Writes the marker to the data directory `path`, whose lock the caller holds. It is durable when this returns.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), DirectoryError> {
+        let body = serde_json::to_string(self).map_err(std::io::Error::other).map_err(io_error(path))?;
+        replace_file(&path.join(FILE), checksummed_text::seal(&body).as_bytes())
+    }
+
+    fn parse(text: &str) -> Result<Unfinished, String> {
+        serde_json::from_str(checksummed_text::open(text)?).map_err(|error| error.to_string())
+    }
+}
+
+/// Returns the generation of the log in the data directory `path`; zero if it cannot be determined.
+#[must_use]
+pub fn generation_in(path: &Path) -> Generation {
+    let found = salvage(&RealFs, &path.join(LOG), &mut |_, _| {});
+    found.ok().and_then(|found| found.head).map(|head| head.generation).unwrap_or_default()
+}
+
+/// Reads the marker in the data directory `path`. The inner error is the reason why an existing marker cannot be read.
+#[must_use]
+pub fn find(path: &Path) -> Option<Result<Unfinished, String>> {
+    match fs::read_to_string(path.join(FILE)) {
+        Ok(text) => Some(Unfinished::parse(&text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
+/// Removes the marker, after the log was put in place or if nothing was changed.
+///
+/// # Errors
+/// Returns an error if it cannot be removed.
+pub fn end(path: &Path) -> Result<(), DirectoryError> {
+    let file = path.join(FILE);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&file)(error)),
+        Ok(()) => fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path)),
+    }
+}
+
+/// Checks that the data directory `path` may be served with `log`, the head and generation of its log. Serving is
+/// allowed if the interrupted command had put its log in place, or if `mode` accepts the loss.
+///
+/// # Errors
+/// Returns the interrupted command and the remedy.
+pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Result<(), String> {
+    let Some(found) = find(path) else { return Ok(()) };
+    let replaces = found.as_ref().map_or(Generation::MAX, |found| found.replaces);
+    if log.is_some_and(|(head, generation)| head > Seq::ZERO || generation > replaces) || mode == Recovery::Off {
+        return Ok(());
+    }
+    let dir = path.display();
+    let begun = match &found {
+        Ok(Unfinished { work, trust, log_id, begun_ms, .. }) => {
+            let (command, begun) = (work.command(), timestamp(*begun_ms));
+            let log = log_id.map_or(String::new(), |log_id| format!(" of log {log_id}"));
+            format!("`{command}`{log} (authority: {}), started at {begun}, was interrupted in {dir}", trust.word())
+        }
+        Err(what) => format!("a recovery or a restore was interrupted in {dir} ({what})"),
+    };
+    let command = found.as_ref().map_or("recover", |found| found.work.command());
+    Err(format!(
+        "{begun}: its log is not in place, and no empty log is started with the restored certificate authority and \
+         members; run the same command again, `gravwell-logctl --data-dir {dir} {command} ...`; only to give the \
+         former log up, start the datastore with --recovery off"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p05_an_unfinished_recovery_counts_until_its_log_is_there() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path();
+        let judge = |log| judge(path, log, Recovery::Auto);
+        assert_eq!(judge(None), Ok(()));
+        let mark = Unfinished {
+            work: Work::Recover,
+            trust: Trust::Restored,
+            log_id: Some(LogId([7; 16])),
+            copy_ms: Some(5),
+            copy: Some(CopyRank { generation: Generation(1), changes: 2, revision: 3, made_ms: 5 }),
+            replaces: Generation(1),
+            begun_ms: 0,
+        };
+        mark.write(path).expect("writes");
+        assert_eq!(find(path), Some(Ok(mark)));
+        for log in [None, Some((Seq::ZERO, Generation(1)))] {
+            let said = judge(log).expect_err("nothing is in place");
+            assert!(said.contains("`recover`") && said.contains("restored"), "{said}");
+            assert_eq!(super::judge(path, log, Recovery::Off), Ok(()));
+        }
+        for log in [(Seq(1), Generation(1)), (Seq::ZERO, Generation(2))] {
+            assert_eq!(judge(Some(log)), Ok(()));
+        }
+        let good = fs::read(path.join(FILE)).expect("reads");
+        for at in 0..good.len() - 1 {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(path.join(FILE), &bad).expect("writes");
+            assert!(judge(None).is_err(), "byte {at}");
+            assert!(find(path).is_some_and(|found| found.is_err()), "byte {at}");
+        }
+        end(path).expect("removes");
+        assert_eq!(judge(None), Ok(()));
+        end(path).expect("no mark");
+    }
+}

@@ -1,0 +1,807 @@
+//! Selects the local transactions that a member pushes again after the log continued without them. "The new log" is the
+//! one that continued.
+//!
+//! A transaction is pushed again only if nothing came after it. In this member's state, its objects must still read as
+//! it wrote them. In the new log, no other member may have written them, except in transactions that this member had
+//! seen when it made its own. It must not depend on anything that the new log lacks, nor on a transaction that is left
+//! out: reading or writing an object written by one of those counts. Everything left out is archived.
+//!
+//! Deletions in transactions that are left out are still pushed again, each under its own identity
+//! ([`DivergedHistories::choose`]). Otherwise the member that created the object would not learn of the deletion and would push it
+//! again. If the new log lacks the object, the deletion has the condition that it is absent, which removes nothing,
+//! whatever the deletion depended on. If the new log has it, only transactions that do nothing but delete are pushed,
+//! upon the versions that this member had seen.
+//!
+//! Transactions that are pushed again carry their conditions, translated (`protocol/rebase.rs`). A write without a
+//! condition gets the condition that the object is still as in the new log. If an earlier local transaction wrote or
+//! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
+//! came after it. So if the earlier of two is rejected, the later one is rejected as well.
+//!
+//! That the new log lacks an object is known as of the sequence to which it was read. Until the transaction that puts
+//! the object arrives, another member may push a deletion of it, which leaves the object absent. So what puts an object
+//! that the new log lacks has the condition that it was not deleted after that sequence either
+//! ([`Condition::absent_since`]). If local transactions delete and then put it, the first one has this condition, and
+//! each of the others the condition that the one before was the last to write or delete the object.
+
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::fault_injection::{self, Bug};
+use crate::model::deletions::{Deletions, Named};
+use crate::model::{self, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
+use crate::protocol::rebase::{Assumed, Lost};
+use crate::state::{StateError, StateSnapshot};
+
+/// Final values of objects; `None` if an object is deleted.
+pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
+
+pub(super) type Txns = Vec<Arc<Txn>>;
+
+fn named(op: &Op) -> Named {
+    (op.collection().clone(), op.key().clone())
+}
+
+fn place(condition: &Condition) -> Named {
+    (condition.collection().clone(), condition.key().clone())
+}
+
+fn absent((collection, key): Named) -> Condition {
+    Condition::Absent { collection, key }
+}
+
+fn version((collection, key): Named, version: Seq) -> Condition {
+    Condition::Version { collection, key, version }
+}
+
+fn written_by((collection, key): Named, id: TxnId) -> Condition {
+    Condition::written_by(collection, key, id)
+}
+
+/// Returns whether conditions determine the expected last write of an object, or its absence.
+fn says_which(conditions: &[Condition], name: &Named) -> bool {
+    let of_it = |condition: &&Condition| (condition.collection(), condition.key()) == (&name.0, &name.1);
+    conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
+}
+
+/// Removes the conditions on since when an object must be absent.
+fn ask_anew(conditions: &mut Vec<Condition>, name: &Named) {
+    conditions.retain(|condition| condition.since().is_none() || place(condition) != *name);
+}
+
+/// Returns whether a transaction does nothing but delete.
+fn deletes_only(txn: &Txn) -> bool {
+    txn.ops.iter().all(|op| op.value().is_none())
+}
+
+/// Returns the final value that transactions, in order, give each object.
+pub(super) fn values(txns: &[Arc<Txn>]) -> Values {
+    txns.iter().flat_map(|txn| &txn.ops).map(|op| (named(op), op.value().cloned())).collect()
+}
+
+/// Changes to the objects of interest in the new log since the histories diverged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Others {
+    /// Objects written by others, in transactions that this member had not seen.
+    written: BTreeSet<Named>,
+    /// Last transaction that wrote each object, among those that this member had seen.
+    known: BTreeMap<Named, TxnId>,
+    /// Sequence to which entries of the new log were read; zero if none were.
+    read_to: Seq,
+    /// Objects deleted by anyone.
+    deleted: BTreeSet<Named>,
+}
+
+impl Others {
+    /// Returns whether the new log is known to have deleted an object since the histories diverged.
+    pub(super) fn have_deleted(&self, name: &Named) -> bool {
+        self.deleted.contains(name)
+    }
+
+    /// Returns whether all writes of an object in the new log are known to be ones that this member had seen.
+    pub(super) fn wrote_as_seen(&self, name: &Named) -> bool {
+        self.known.contains_key(name) && !self.written.contains(name)
+    }
+}
+
+/// Collects what others did from entries of the new log.
+pub(super) struct Since<'a> {
+    old: &'a StateSnapshot,
+    of_interest: BTreeSet<Named>,
+    /// Deletions of the abandoned history. Their objects are of interest as well.
+    deletions: Option<&'a Deletions>,
+    seen: BTreeMap<Origin, OriginRow>,
+    pub others: Others,
+}
+
+impl<'a> Since<'a> {
+    pub(super) fn new(old: &'a StateSnapshot, own: &[Arc<Txn>]) -> Since<'a> {
+        let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).collect();
+        Since { old, of_interest, deletions: None, seen: BTreeMap::new(), others: Others::default() }
+    }
+
+    /// Adds the deletions of the abandoned history.
+    pub(super) fn with_deletions(self, deletions: &'a Deletions) -> Since<'a> {
+        Since { deletions: Some(deletions), ..self }
+    }
+
+    /// Evaluates an entry of the new log.
+    pub(super) fn take(&mut self, entry: &model::Entry) -> Result<(), StateError> {
+        self.others.read_to = self.others.read_to.max(entry.seq);
+        let EntryBody::Commit(txn) = &entry.body else { return Ok(()) };
+        let is_deleted = |(collection, key): &Named| self.deletions.is_some_and(|it| it.get(collection, key).is_some());
+        let is_of_interest = |name: &Named| self.of_interest.contains(name) || is_deleted(name);
+        let names: Vec<Named> = txn.ops.iter().map(named).filter(is_of_interest).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let deletes = txn.ops.iter().filter(|op| op.value().is_none()).map(named).filter(is_of_interest);
+        self.others.deleted.extend(deletes.collect::<Vec<_>>());
+        if self.had_seen(txn.id)? {
+            self.others.known.extend(names.into_iter().map(|name| (name, txn.id)));
+        } else {
+            self.others.written.extend(names);
+        }
+        Ok(())
+    }
+
+    fn had_seen(&mut self, id: TxnId) -> Result<bool, StateError> {
+        let row = match self.seen.entry(id.origin) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.old.origin(id.origin)?.unwrap_or_default()),
+        };
+        // A transaction that was rejected in the old history wrote nothing there. Once its author knows, it has
+        // another identity.
+        let is_rejected = row.rejection(id.counter).is_some() && !fault_injection::is(Bug::RejectedCountsAsSeen);
+        Ok(id.counter <= row.last_counter && !is_rejected)
+    }
+}
+
+/// Determines from the new state alone which objects of `own` were written after `shared_to`. A written object that
+/// still exists has a later version; a deleted one is among the recent `deletions`. Nothing shows whether this member
+/// had seen the write, so an object counts as not written only if it reads as `own` left it. An absent one must not have
+/// been put by `own` either: it would return until the later local deletion. Returns `None` if `deletions` do not reach
+/// back that far.
+pub(super) fn written_after(
+    own: &[Arc<Txn>],
+    new: &StateSnapshot,
+    deletions: &Deletions,
+    shared_to: Seq,
+) -> Result<Option<Others>, StateError> {
+    if deletions.complete_after() > shared_to {
+        return Ok(None);
+    }
+    let mut others = Others::default();
+    let put: BTreeSet<Named> =
+        own.iter().flat_map(|txn| &txn.ops).filter(|op| op.value().is_some()).map(named).collect();
+    for (name, value) in values(own) {
+        let there = new.get(&name.0, &name.1)?;
+        let last = there.as_ref().map(|object| object.version).or_else(|| deletions.get(&name.0, &name.1));
+        let returns = value.is_none() && put.contains(&name);
+        let is_same = there.map(|object| object.value) == value && !returns;
+        if last.is_some_and(|last| last > shared_to) && !is_same {
+            others.written.insert(name);
+        }
+    }
+    Ok(Some(others))
+}
+
+/// The last writer of each object among transactions in order, and whether it put the object.
+#[derive(Default)]
+struct Before<'a>(BTreeMap<Named, (&'a Txn, bool)>);
+
+impl<'a> Before<'a> {
+    fn take(&mut self, txn: &'a Txn) {
+        self.0.extend(txn.ops.iter().map(|op| (named(op), (txn, op.value().is_some()))));
+    }
+
+    /// Returns the condition that an object is as its last writer left it; `None` if there is no writer.
+    fn link(&self, name: &Named) -> Option<Condition> {
+        let (writer, is_put) = self.0.get(name)?;
+        Some(if *is_put { written_by(name.clone(), writer.id) } else { absent(name.clone()) })
+    }
+
+    /// Like [`Before::link`], but of a deleted object no other transaction may have deleted it since.
+    fn last_link(&self, name: &Named) -> Option<Condition> {
+        self.0.get(name).map(|(writer, _)| written_by(name.clone(), writer.id))
+    }
+
+    /// Returns a condition which proves that the transaction that deleted an object was committed. The deletion leaves
+    /// no trace, so the condition is on another write of that transaction.
+    fn deleted(&self, name: &Named) -> Option<Condition> {
+        let (writer, _) = self.0.get(name).filter(|(_, is_put)| !is_put)?;
+        writer.ops.iter().map(named).find_map(|name| {
+            let (last, _) = self.0.get(&name).filter(|(_, is_put)| *is_put)?;
+            Some(written_by(name, last.id))
+        })
+    }
+
+    /// Returns the last writer of the condition's object if the condition shows that another write came after it.
+    fn overtaken(&self, condition: &Condition) -> Option<TxnId> {
+        let (writer, is_put) = self.0.get(&place(condition))?;
+        let is_as_left = match condition {
+            Condition::Absent { .. } => !is_put,
+            Condition::Present { .. } => *is_put,
+            Condition::Version { .. } if condition.since().is_some() => !is_put,
+            Condition::Version { .. } => condition.mark() == Some(writer.id.mark()),
+        };
+        (!is_as_left).then_some(writer.id)
+    }
+}
+
+/// Returns local transactions that may precede another member's write which was seen and which the new log has again,
+/// while later local ones follow it. Pushed again, they would come after that write. A local transaction that names the
+/// previous one as the last writer shows that nothing came between the two, unless that is only `assumed`.
+fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed) -> BTreeSet<TxnId> {
+    let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
+    for txn in own {
+        let names: BTreeSet<Named> = txn.ops.iter().map(named).filter(|name| known.contains_key(name)).collect();
+        names.into_iter().for_each(|name| writers.entry(name).or_default().push(txn));
+    }
+    let mut parted = BTreeSet::new();
+    for (name, writers) in &writers {
+        let mut before: Vec<TxnId> = Vec::new();
+        for txn in writers {
+            let is_upon = |last: &TxnId| {
+                let of_it = |condition: &&Condition| place(condition) == *name;
+                !assumed.contains(&(txn.id, name.clone()))
+                    && txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
+            };
+            if !before.last().is_none_or(is_upon) {
+                parted.extend(before.drain(..));
+            }
+            before.push(txn.id);
+        }
+    }
+    parted
+}
+
+/// Two histories that diverged: this member's state in one, and the state of the other, the new log.
+pub(super) struct DivergedHistories<'a> {
+    pub old: &'a StateSnapshot,
+    pub new: &'a StateSnapshot,
+    pub lost: &'a Lost,
+    /// Conditions that refer to an earlier write only because nothing else is known.
+    pub assumed: &'a Assumed,
+}
+
+impl DivergedHistories<'_> {
+    /// Decides what happens to the local transactions that the new log lacks, in order: the `lacking` ones, then those
+    /// `gone` with a lost state. Their conditions are translated ([`crate::protocol::rebase`]). Returns those to push again and those to archive. If it is unknown what `others` did,
+    /// only deletions of absent objects are pushed again; after a restore (`is_restore`) nothing is.
+    pub(super) fn choose(
+        &self,
+        lacking: &[Arc<Txn>],
+        gone: &[Arc<Txn>],
+        others: Option<&Others>,
+        is_restore: bool,
+    ) -> Result<(Txns, Txns), StateError> {
+        let (again, whole) = if is_restore {
+            (Vec::new(), BTreeSet::new())
+        } else {
+            let again = others.map_or(Ok(Vec::new()), |others| self.again(lacking, others))?;
+            self.with_deletions(lacking, gone, again, others)?
+        };
+        let archived = self.archived(lacking, &whole, gone, others)?;
+        Ok((again, archived))
+    }
+
+    /// Adds to those pushed `again`, in order, the deletions of transactions that are left out. Also returns the
+    /// transactions that are pushed with all of their operations.
+    fn with_deletions(
+        &self,
+        lacking: &[Arc<Txn>],
+        gone: &[Arc<Txn>],
+        again: Vec<Arc<Txn>>,
+        others: Option<&Others>,
+    ) -> Result<(Vec<Arc<Txn>>, BTreeSet<TxnId>), StateError> {
+        let mut whole: BTreeSet<TxnId> = again.iter().map(|txn| txn.id).collect();
+        let mut stays: BTreeMap<TxnId, Arc<Txn>> = again.into_iter().map(|txn| (txn.id, txn)).collect();
+        let mut last = BTreeMap::new();
+        for txn in lacking.iter().chain(gone) {
+            let is_again = stays.contains_key(&txn.id);
+            last.extend(txn.ops.iter().map(|op| (named(op), (op.value().is_some(), is_again))));
+        }
+        let (mut pushed, mut links, mut left) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        for (number, txn) in lacking.iter().chain(gone).enumerate() {
+            let next = match stays.remove(&txn.id) {
+                Some(txn) => txn,
+                None => {
+                    let is_gone = number >= lacking.len();
+                    let deletion = self.deletion(txn, is_gone, &last, &links, &left, others)?;
+                    left.extend(txn.ops.iter().map(named));
+                    let Some((deletion, is_whole)) = deletion else { continue };
+                    // It is unknown what followed a transaction that was lost with a state, so its author is notified
+                    // in any case.
+                    if is_whole && !is_gone {
+                        whole.insert(txn.id);
+                    }
+                    Arc::new(deletion)
+                }
+            };
+            for op in &next.ops {
+                let is_put = op.value().is_some();
+                let name = named(op);
+                links.insert(name.clone(), if is_put { written_by(name, next.id) } else { absent(name) });
+            }
+            pushed.push(next);
+        }
+        Ok((pushed, whole))
+    }
+
+    /// Returns the part of a left-out transaction that is pushed: its deletions of objects that this member's
+    /// present or lost state no longer had and that others have not written since. Also returns whether these are
+    /// all of its operations. `last` holds for each object whether its last local writer put it, and whether that
+    /// one is pushed again itself. `links` holds conditions on earlier pushes, `left` the objects written by earlier
+    /// left-out transactions.
+    fn deletion(
+        &self,
+        txn: &Arc<Txn>,
+        is_gone: bool,
+        last: &BTreeMap<Named, (bool, bool)>,
+        links: &BTreeMap<Named, Condition>,
+        left: &BTreeSet<Named>,
+        others: Option<&Others>,
+    ) -> Result<Option<(Txn, bool)>, StateError> {
+        let nothing = Others::default();
+        let wanted = values(std::slice::from_ref(txn));
+        let known = others.unwrap_or(&nothing);
+        let takes_nothing = |condition: &Condition| matches!(condition, Condition::Absent { .. });
+        let mut deleted = BTreeMap::new();
+        for name in wanted.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name) {
+            let Some((false, is_again)) = last.get(name).copied() else { continue };
+            if known.written.contains(name) || !(is_gone || self.old.version(&name.0, &name.1)?.is_none()) {
+                continue;
+            }
+            let condition = links.get(name).map_or_else(|| self.as_it_is(name.clone(), known), |it| Ok(it.clone()))?;
+            // If the last writer is pushed again, it deletes an existing object itself.
+            if takes_nothing(&condition) || !is_again {
+                deleted.insert(name.clone(), condition);
+            }
+        }
+        let is_upon_lost = |read: &Condition| read.is_upon_lost() || left.contains(&place(read));
+        let mut reads: Vec<Condition> =
+            txn.conditions.iter().filter(|condition| !wanted.contains_key(&place(condition))).cloned().collect();
+        let may_take = others.is_some() && deleted.len() == wanted.len() && !reads.iter().any(is_upon_lost);
+        if is_gone || !may_take {
+            deleted.retain(|_, condition| takes_nothing(&*condition));
+        }
+        if deleted.is_empty() {
+            return Ok(None);
+        }
+        let is_whole = deleted.len() == wanted.len();
+        let is_deleted = |op: &&Op| op.value().is_none() && deleted.contains_key(&named(op));
+        let ops = txn.ops.iter().filter(is_deleted).cloned().collect();
+        if deleted.values().all(takes_nothing) {
+            reads.clear();
+        }
+        reads.extend(deleted.into_values());
+        Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(txn) }, is_whole)))
+    }
+
+    /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
+    fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
+        let stay = self.staying(own, others)?;
+        let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
+        let ops = staying().flat_map(|txn| &txn.ops);
+        let put: BTreeSet<Named> = ops.filter(|op| op.value().is_some()).map(named).collect();
+        let (mut before, mut again) = (Before::default(), Vec::new());
+        for txn in staying() {
+            let conditions = self.conditions(txn, &before, &put, others)?;
+            before.take(txn);
+            again.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
+        }
+        Ok(again)
+    }
+
+    fn staying(&self, own: &[Arc<Txn>], others: &Others) -> Result<BTreeSet<TxnId>, StateError> {
+        let (mut had, mut lacked) = (Values::new(), BTreeSet::new());
+        for name in own.iter().flat_map(|txn| &txn.ops).map(named) {
+            let value = self.old.get(&name.0, &name.1)?.map(|object| object.value);
+            if self.new.version(&name.0, &name.1)?.is_none() {
+                lacked.insert(name.clone());
+            }
+            had.insert(name, value);
+        }
+        // A transaction may require that an object which it deletes is present, although the new log lacks it. It is
+        // left out, so that its other operations do not prevent the deletion.
+        let is_impossible = |txn: &Txn, condition: &Condition, before: &Before<'_>| {
+            let name = place(condition);
+            let is_deleted = txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| op.value().is_none());
+            let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
+            requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
+        };
+        let parted = parted_by(own, &others.known, self.assumed);
+        let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
+        loop {
+            // Leaving out a transaction may change how an object reads. Then its other writers are left out as well.
+            let made: Vec<Arc<Txn>> = own.iter().filter(|txn| stay.contains(&txn.id)).cloned().collect();
+            let made = values(&made);
+            let is_written =
+                |name: &Named| others.written.contains(name) && !fault_injection::is(Bug::OvertakenPushedAgain);
+            let is_last = |name: &Named| made.get(name) == had.get(name) && !is_written(name);
+            let (count, mut before, mut gone) = (stay.len(), Before::default(), BTreeSet::new());
+            for txn in own {
+                let overtaken: Vec<TxnId> =
+                    txn.conditions.iter().filter_map(|condition| before.overtaken(condition)).collect();
+                let is_upon_lost = |condition: &Condition| {
+                    condition.is_upon_lost()
+                        || gone.contains(&place(condition))
+                        || is_impossible(txn, condition, &before)
+                };
+                let is_left = |name: Named| !is_last(&name) || gone.contains(&name);
+                if !overtaken.is_empty()
+                    || txn.conditions.iter().any(is_upon_lost)
+                    || txn.ops.iter().map(named).any(is_left)
+                {
+                    stay.retain(|id| *id != txn.id && !overtaken.contains(id));
+                }
+                if stay.contains(&txn.id) {
+                    before.take(txn);
+                } else {
+                    gone.extend(txn.ops.iter().map(named));
+                }
+            }
+            if stay.len() == count {
+                return Ok(stay);
+            }
+        }
+    }
+
+    /// Returns the conditions of a transaction that is pushed again after those in `before`. `put` holds the objects that
+    /// it or another one that is pushed again puts.
+    fn conditions(
+        &self,
+        txn: &Txn,
+        before: &Before<'_>,
+        put: &BTreeSet<Named>,
+        others: &Others,
+    ) -> Result<Vec<Condition>, StateError> {
+        let mut conditions = txn.conditions.clone();
+        if fault_injection::is(Bug::AgainUnconditioned) {
+            return Ok(conditions);
+        }
+        let read = txn.conditions.iter().map(place);
+        let names: BTreeSet<Named> = read.chain(txn.ops.iter().map(named)).collect();
+        for name in names {
+            let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (&name.0, &name.1));
+            let is_first = is_written && before.link(&name).is_none();
+            let is_lacked = is_first && self.new.version(&name.0, &name.1)?.is_none();
+            if is_lacked && deletes_only(txn) {
+                // The deletion removes nothing, whatever it depended on.
+                conditions.retain(|condition| place(condition) != name);
+            }
+            if is_written {
+                ask_anew(&mut conditions, &name);
+            }
+            let may_return = put.contains(&name) && !fault_injection::is(Bug::DeletedMeanwhileReturns);
+            let more = match if may_return { before.last_link(&name) } else { before.link(&name) } {
+                Some(link) => [Some(link), before.deleted(&name)],
+                None => {
+                    let since = (is_lacked && may_return).then(|| self.absent_since(name.clone(), others));
+                    let is_said = !is_written || says_which(&conditions, &name);
+                    [(!is_said).then(|| self.as_it_is(name, others)).transpose()?, since]
+                }
+            };
+            for condition in more.into_iter().flatten() {
+                if !conditions.contains(&condition) {
+                    conditions.push(condition);
+                }
+            }
+        }
+        Ok(conditions)
+    }
+
+    /// Returns the condition that an object is absent as in the new log, and was not deleted since that was read.
+    fn absent_since(&self, name: Named, others: &Others) -> Condition {
+        let at = self.new.meta().map(|meta| meta.seq).unwrap_or_default();
+        Condition::absent_since(name.0, name.1, at.max(others.read_to))
+    }
+
+    /// Returns the condition that an object is as in the new log.
+    fn as_it_is(&self, name: Named, others: &Others) -> Result<Condition, StateError> {
+        let found = self.new.version(&name.0, &name.1)?;
+        let writer = others.known.get(&name).filter(|_| found.is_some_and(|found| found > self.lost.shared_to()));
+        Ok(match (found, writer) {
+            (None, _) => absent(name),
+            (Some(_), Some(id)) => written_by(name, *id),
+            (Some(found), None) => version(name, found),
+        })
+    }
+
+    /// Selects the `lacking` transactions to archive: those that are not pushed `again` and were effective, or on which
+    /// an archived one depends, or may depend because it is unknown who made the lost write that it requires. Effective
+    /// means that an object reads as written in this member's state, but differently in the new log. All transactions that were lost with a state (`gone`) are archived. They carry the conditions
+    /// under which their authors may retry them.
+    fn archived(
+        &self,
+        lacking: &[Arc<Txn>],
+        again: &BTreeSet<TxnId>,
+        gone: &[Arc<Txn>],
+        others: Option<&Others>,
+    ) -> Result<Vec<Arc<Txn>>, StateError> {
+        let deletions = self.new.deletions()?;
+        let (mut archived, mut upon, mut upon_lost) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let gone_ids: BTreeSet<TxnId> = gone.iter().map(|txn| txn.id).collect();
+        for txn in lacking.iter().chain(gone).rev().filter(|txn| !again.contains(&txn.id) && !txn.ops.is_empty()) {
+            let may_be_upon = || !self.lost.knows(txn.id) && txn.ops.iter().any(|op| upon_lost.contains(&named(op)));
+            let is_required = upon.contains(&txn.id.mark()) || may_be_upon();
+            if is_required
+                || gone_ids.contains(&txn.id)
+                || self.left_something(txn)?
+                || self.is_undone(txn, &deletions, others)?
+            {
+                upon.extend(txn.conditions.iter().filter_map(Condition::mark));
+                upon_lost.extend(txn.conditions.iter().filter(|condition| condition.is_upon_lost()).map(place));
+                archived.push(Arc::clone(txn));
+            }
+        }
+        archived.reverse();
+        let mut before = Before::default();
+        let mut conditioned = Vec::new();
+        for txn in &archived {
+            let mut conditions = txn.conditions.clone();
+            for name in txn.ops.iter().map(named).collect::<BTreeSet<Named>>() {
+                if !says_which(&conditions, &name) {
+                    let link = before.link(&name);
+                    conditions.push(link.map_or_else(|| self.as_shared(name, &deletions), Ok)?);
+                }
+            }
+            before.take(txn);
+            conditioned.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
+        }
+        Ok(conditioned)
+    }
+
+    fn left_something(&self, txn: &Txn) -> Result<bool, StateError> {
+        for op in &txn.ops {
+            let (collection, key) = (op.collection(), op.key());
+            let had = self.old.get(collection, key)?.map(|object| object.value);
+            if had.as_ref() == op.value() && self.new.get(collection, key)?.map(|object| object.value) != had {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns whether the new log undoes a deletion of a transaction: the object was created again later in the
+    /// abandoned history, and the new log neither reads so nor has deleted the object itself.
+    fn is_undone(&self, txn: &Arc<Txn>, deletions: &Deletions, others: Option<&Others>) -> Result<bool, StateError> {
+        if fault_injection::is(Bug::UndoneDeletionNotListed) {
+            return Ok(false);
+        }
+        for (name, _) in values(std::slice::from_ref(txn)).into_iter().filter(|(_, value)| value.is_none()) {
+            let is_known = others.is_some_and(|others| others.have_deleted(&name));
+            let deleted = deletions.get(&name.0, &name.1);
+            if is_known || deleted.is_some_and(|seq| seq > self.lost.shared_to()) {
+                continue;
+            }
+            let had = self.old.get(&name.0, &name.1)?.map(|object| object.value);
+            if had.is_some() && self.new.get(&name.0, &name.1)?.map(|object| object.value) != had {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns the condition that an object is as both histories had it. Nothing satisfies it if the new log has
+    /// changed the object.
+    fn as_shared(&self, name: Named, deletions: &Deletions) -> Result<Condition, StateError> {
+        let shared_to = self.lost.shared_to();
+        let found = self.new.version(&name.0, &name.1)?;
+        let last = found.or_else(|| deletions.get(&name.0, &name.1));
+        let is_known = found.is_some() || deletions.complete_after() <= shared_to;
+        Ok(match found {
+            _ if !is_known || last.is_some_and(|last| last > shared_to) => Condition::upon_lost(name.0, name.1),
+            Some(found) => version(name, found),
+            None => absent(name),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason,
+    };
+    use crate::state::StateStore;
+
+    const ME: u8 = 1;
+    const OTHER: u8 = 2;
+
+    fn name(key: &str) -> Named {
+        (Collection::new("c").expect("name"), Key::new(key).expect("key"))
+    }
+
+    fn txn(origin: u8, counter: u64, ops: &[(&str, Option<u8>)]) -> Txn {
+        let op = |(key, value): &(&str, Option<u8>)| {
+            let (collection, key) = name(key);
+            match value {
+                Some(value) => Op::Put { collection, key, value: Bytes::from(vec![*value]) },
+                None => Op::Delete { collection, key },
+            }
+        };
+        let id = TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) };
+        let (settled, note, ops) = (OriginCounter(0), Bytes::new(), ops.iter().map(op).collect());
+        Txn { id, settled, time_ms: 0, note, conditions: Vec::new(), ops }
+    }
+
+    fn entries(txns: &[Txn], from: u64) -> Vec<Entry> {
+        let member = MemberName::new("m").expect("name");
+        let entry = |(seq, txn): (u64, &Txn)| {
+            let body = EntryBody::Commit(txn.clone());
+            Entry { seq: Seq(seq), time_ms: seq, member: member.clone(), body }
+        };
+        (from..).zip(txns).map(entry).collect()
+    }
+
+    /// Members of the lost history had not seen a transaction that was rejected there and is committed in the new log.
+    #[test]
+    fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
+        let other = txn(OTHER, 1, &[("k", Some(1))]);
+        let rejected = EntryBody::Reject { id: other.id, settled: OriginCounter(0), reason: Reason::IdentityReused };
+        let own = txn(ME, 1, &[("k", Some(2))]);
+        let old = state_of(&[Entry { body: rejected, ..entries(std::slice::from_ref(&other), 1).remove(0) }]);
+        let own = [Arc::new(own)];
+        let mut since = Since::new(&old, &own);
+        since.take(&entries(std::slice::from_ref(&other), 1)[0]).expect("reads");
+        assert!(since.others.written.contains(&name("k")) && since.others.known.is_empty(), "{:?}", since.others);
+    }
+
+    fn state(txns: &[Txn]) -> StateSnapshot {
+        state_of(&entries(txns, 1))
+    }
+
+    fn state_of(entries: &[Entry]) -> StateSnapshot {
+        let state = StateStore::in_memory();
+        let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
+        state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
+        if !entries.is_empty() {
+            state.apply(entries, Chain::default()).expect("applies");
+        }
+        state.snapshot().expect("a view")
+    }
+
+    /// Returns counters and numbers of operations of the transactions pushed again. `history` follows `shared` in the
+    /// lost history, `since` in the new log.
+    fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
+        let all = |more: &[Txn]| state(&[shared, more].concat());
+        let (old, new, shared_to) = (all(history), all(since), shared.len() as u64);
+        let own = history.iter().filter(|txn| txn.id.origin == Origin([ME; 16])).cloned().map(Arc::new);
+        let own: Vec<Arc<Txn>> = own.collect();
+        let mut since_then = Since::new(&old, &own);
+        entries(since, shared_to + 1).iter().for_each(|entry| since_then.take(entry).expect("reads"));
+        let shown = new.deletions().expect("reads");
+        let shown = written_after(&own, &new, &shown, Seq(shared_to))
+            .expect("reads")
+            .expect("deletions known from the beginning");
+        let lost = Lost::after(Seq(shared_to));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let by_state = parted.again(&own, &shown).expect("reads");
+        let chosen = parted.again(&own, &since_then.others).expect("reads");
+        let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
+        assert!(by_state.iter().all(is_chosen), "the state shows every transaction superseded in the log");
+        let of_state = |condition: &&Condition| condition.mark().is_none();
+        for condition in chosen.iter().flat_map(|txn| &txn.conditions).filter(of_state) {
+            assert!(condition.holds(new.version(condition.collection(), condition.key()).expect("reads")));
+        }
+        chosen.iter().map(|txn| (txn.id.counter.0, txn.ops.len())).collect()
+    }
+
+    #[test]
+    fn p04_nothing_that_was_overtaken_is_pushed_again() {
+        let shared = [txn(OTHER, 1, &[("k", Some(1))])];
+        let put = txn(ME, 1, &[("k", Some(2)), ("l", Some(2))]);
+        assert_eq!(again(&shared, std::slice::from_ref(&put), &[]), [(1, 2)]);
+        // Superseded in the lost history by a delete, or by another value.
+        assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", None)])], &[]), []);
+        assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", Some(3))])], &[]), []);
+        // Superseded in the new log, also by a delete of an object that does not exist.
+        for later in [Some(9), None] {
+            let since = [txn(3, 1, &[("k", later)])];
+            assert_eq!(again(&shared, std::slice::from_ref(&put), &since), []);
+            assert_eq!(again(&[], std::slice::from_ref(&put), &since), []);
+        }
+        // A change that was known when the local one was made does not supersede it.
+        let others = txn(OTHER, 2, &[("k", Some(3))]);
+        assert_eq!(again(&shared, &[others.clone(), put.clone()], &[others]), [(1, 2)]);
+        // Changes of other objects do not matter.
+        assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
+    }
+
+    /// Returns the counters of the transactions pushed again if only the state of the new log can be read; `None` if
+    /// that is not enough.
+    fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
+        let all = |more: &[Txn]| state(&[shared, more].concat());
+        let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
+        let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
+        let mut deletions = new.deletions().expect("reads");
+        deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
+        let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
+        let lost = Lost::after(shared_to);
+        let chosen = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }
+            .again(&own, &written)
+            .expect("reads");
+        Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
+    }
+
+    #[test]
+    fn p04_the_state_alone_shows_what_was_overtaken() {
+        let shared = [txn(OTHER, 1, &[("k", Some(1)), ("gone", Some(1))]), txn(OTHER, 2, &[("gone", None)])];
+        let own = [txn(ME, 1, &[("k", Some(2))]), txn(ME, 2, &[("new", Some(2)), ("gone", Some(2))])];
+        let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
+        assert_eq!(again(&[]), [1, 2], "earlier deletions are not in between");
+        assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
+        // Deleted in between: an object that existed, one created in between, and one that was always absent.
+        assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
+        assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
+        assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);
+        // Written in between, also after a deletion.
+        assert_eq!(again(&[txn(3, 1, &[("k", Some(5))])]), [2]);
+        assert_eq!(again(&[txn(3, 1, &[("gone", None)]), txn(3, 2, &[("gone", Some(5))])]), [1]);
+        // The object reads as the local transaction wrote it.
+        assert_eq!(again(&[txn(3, 1, &[("k", Some(2))])]), [1, 2]);
+        // The known deletions start too late, or just in time.
+        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 3), None);
+        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 2), Some(vec![2]));
+        // A local deletion is pushed again unless the object was written since.
+        let deleting = [txn(ME, 1, &[("k", None)])];
+        assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
+        assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
+        // One that was made and deleted again does not return in between.
+        let passing = [txn(ME, 1, &[("new", Some(2))]), txn(ME, 2, &[("new", None)])];
+        assert_eq!(again_by_state(&shared, &passing, &[], 0), Some(vec![1, 2]));
+        assert_eq!(again_by_state(&shared, &passing, &[txn(3, 1, &[("new", None)])], 0), Some(vec![]));
+    }
+
+    /// Of two local changes the first may have come before a change that the new log has again.
+    #[test]
+    fn p08_what_came_before_a_change_that_is_there_again_does_not_come_after_it() {
+        let (first, second) = (txn(ME, 1, &[("k", Some(1))]), txn(ME, 2, &[("k", Some(3))]));
+        let other = txn(OTHER, 1, &[("k", Some(2))]);
+        let between = [first.clone(), other.clone(), second.clone()];
+        assert_eq!(again(&[], &between, std::slice::from_ref(&other)), []);
+        assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "the other change is missing");
+        let upon = Txn { conditions: vec![written_by(name("k"), first.id)], ..second };
+        assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "no change came between");
+    }
+
+    #[test]
+    fn p04_what_depends_on_one_that_is_left_out_is_left_out() {
+        let first = txn(ME, 1, &[("a", Some(1)), ("b", Some(1))]);
+        let second = txn(ME, 2, &[("b", Some(2))]);
+        assert_eq!(again(&[], &[first.clone(), second.clone()], &[]), [(1, 2), (2, 1)]);
+        let both = txn(ME, 2, &[("b", Some(2)), ("k", Some(2))]);
+        let overtaking = txn(OTHER, 1, &[("k", Some(3))]);
+        assert_eq!(
+            again(&[], &[first.clone(), both, overtaking], &[]),
+            [],
+            "b would have the value of the first change"
+        );
+        let gone = txn(ME, 2, &[("a", None)]);
+        assert_eq!(again(&[], &[first, gone], &[]), [(1, 2), (2, 1)]);
+    }
+
+    /// A transaction that was pushed again before names another position of another log.
+    #[test]
+    fn p04_since_when_an_object_is_absent_is_asked_anew() {
+        let since = |seq: u64| Condition::absent_since(name("k").0, name("k").1, Seq(seq));
+        let shared = [txn(OTHER, 1, &[("s", Some(1))])];
+        let before = Txn { conditions: vec![absent(name("k")), since(1)], ..txn(ME, 1, &[("k", Some(2))]) };
+        let (old, own) = (state(&[&shared[..], std::slice::from_ref(&before)].concat()), [Arc::new(before)]);
+        let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
+        let new = state(&[&shared[..], &others[..1]].concat());
+        let lost = Lost::after(Seq(1));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        // The log was read to its end, or its state alone was.
+        for (read, to) in [(&others[..], 3), (&[], 2)] {
+            let mut reading = Since::new(&old, &own);
+            entries(read, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+            let again = parted.again(&own, &reading.others).expect("reads");
+            assert_eq!(again[0].conditions, [absent(name("k")), since(to)]);
+        }
+    }
+}
