@@ -119,9 +119,10 @@ struct Done {
     passed_over: Vec<PassedOver>,
 }
 
-/// Refuses a backup that was chosen by itself if a damaged manifest may be that of a later one, according to its name.
-fn check_none_is_beyond(manifest: &Manifest, bad: &[Unreadable], args: &BackupRestore) -> CtlResult {
-    if args.backup.is_some() || args.at.is_some() {
+/// Refuses a backup that was chosen by itself if a damaged manifest may be that of a later one, according to its name. An
+/// earlier point in time lacks nothing of a later backup, but the member registry is restored from the latest one.
+fn check_none_is_beyond(manifest: &Manifest, bad: &[Unreadable], args: &BackupRestore, has_key: bool) -> CtlResult {
+    if args.backup.is_some() || (args.at.is_some() && !has_key) {
         return Ok(());
     }
     let beyond = bad.iter().filter(|bad| named(&bad.id).is_some_and(|named| named.may_be_beyond(manifest)));
@@ -160,7 +161,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         }
         None => choose(&manifests, args.at).map_err(CtlError::new)?,
     };
-    check_none_is_beyond(manifest, &bad, args)?;
+    let latest = if args.at.is_some() { choose(&manifests, None).unwrap_or(manifest) } else { manifest };
+    check_none_is_beyond(latest, &bad, args, key.is_some())?;
     bad.iter().for_each(|bad| complain!("gravwell-logctl: ignoring damaged backup: {}", bad.error));
     let passed_over = bad.into_iter().map(|bad| PassedOver { backup: bad.id, why: bad.error.to_string() }).collect();
     tell(repository.head_damage().map(str::to_owned));
