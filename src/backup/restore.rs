@@ -557,7 +557,7 @@ fn authority(
                 let now_ms = SystemClock.now_ms();
                 Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
             }
-            let stays = if has_kept { "; kept the existing member registry, which is newer" } else { "" };
+            let stays = if has_kept { "; kept the existing member registry" } else { "" };
             let doubt = found.doubt.map_or(String::new(), |doubt| {
                 format!("; {doubt}; used the one with the highest revision, check `members`")
             });

@@ -314,7 +314,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     complain!(
         "restored the CA {}",
         match has_kept {
-            true => format!("from a backup of {made}, {age} old; kept the existing member registry, which is newer"),
+            true => format!("from a backup of {made}, {age} old; kept the existing member registry"),
             false => format!(
                 "and the member registry from a backup of {made}, {age} old; repeat changes to members made since then"
             ),

@@ -14,6 +14,7 @@ use super::notifications::Notification;
 use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
+use super::restores::Restore;
 use super::searches::Search;
 use super::sessions::{Epoch, Session};
 use super::sharing::{Principal, ShareScope, Shareable};
@@ -131,6 +132,12 @@ impl Maker<'_> {
     fn judge(&self, op: &Op) -> Authorization {
         let (collection, key, is_put) = (op.collection().as_str(), op.key().as_str(), op.value().is_some());
         self.judge_proof(collection, key, is_put)?;
+        // Its mark would stand for a restore that nobody continues.
+        if collection == Restore::COLLECTION && is_put {
+            return Err(Refusal::Right(
+                "restore the archive again; a single step of a restore cannot be retried".into(),
+            ));
+        }
         if self.person.admin {
             return Ok(());
         }

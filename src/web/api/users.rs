@@ -378,7 +378,8 @@ async fn change_password(
     if uid == caller.uid() {
         writes.replace(seen, &password, "the password was changed in the meantime; log in with the new one")?;
     } else {
-        // A transaction that writes the password alone is pushed again after a loss, whatever the user did since.
+        // A transaction that writes the password alone is pushed again after a loss, unless the user has changed the
+        // password since; logins and logouts do not matter.
         let mut reset = Writes::new();
         reset.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
         reset.replace(seen, &password, "the password was changed in the meantime; try again")?;
