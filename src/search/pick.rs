@@ -188,7 +188,22 @@ impl Node {
                 *place = Some(text);
             }
         }
-        if self.members.is_empty() { Ok(()) } else { self.look(text, found) }
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        // Of a name that is repeated, the last value counts, with its members.
+        self.members.values().for_each(|member| member.clear(found));
+        self.look(text, found)
+    }
+
+    /// Forgets the values of this member and of those within it.
+    fn clear(&self, found: &mut [Option<&str>]) {
+        for place in &self.places {
+            if let Some(place) = found.get_mut(*place) {
+                *place = None;
+            }
+        }
+        self.members.values().for_each(|member| member.clear(found));
     }
 
     /// Looks for the members in the text of a value.
@@ -378,6 +393,12 @@ mod tests {
         assert_eq!(cells("[1,{\"a\":2}]", &["0", "1.a", "a"]), ["1", "2", ""]);
         assert_eq!(cells("\"text\"", &["a"]), [""]);
         assert_eq!(cells(r#"{"a.b":1,"a":{"b":2}}"#, &["a.b"]), ["1"], "the whole name comes first");
+        assert_eq!(
+            cells(r#"{"a":{"b":1},"a":{"c":2}}"#, &["a.b", "a.c"]),
+            ["", "2"],
+            "the last value of a name counts"
+        );
+        assert_eq!(cells(r#"{"a":{"b":1},"a":5}"#, &["a.b", "a"]), ["", "5"]);
         assert!(Fields::at(&[path("a")]).values(b"{\"a\":1").is_err());
         let names = ["b".to_owned(), "b".to_owned(), "a.c".to_owned()];
         let texts = Fields::named(&names);

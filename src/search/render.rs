@@ -127,7 +127,7 @@ impl Looking {
         let Some(rows) = results.block(self.next)? else { return Ok(false) };
         self.next += 1;
         for row in rows {
-            match row.data.first() {
+            match row.data.trim_ascii_start().first() {
                 Some(b'{') => {
                     // The names before an error, or before there are too many, are noted.
                     let _ = serde_json::Deserializer::from_slice(&row.data).deserialize_map(Names(self));
@@ -273,7 +273,7 @@ impl Columns {
     /// Returns the cells of a row.
     #[must_use]
     pub fn cells(&self, row: &Row) -> Vec<String> {
-        if row.data.first() == Some(&b'{') {
+        if row.data.trim_ascii_start().first() == Some(&b'{') {
             let texts = self.fields.texts(&row.data).unwrap_or_else(|_| vec![None; self.names.len()]);
             return texts.into_iter().map(|text| Picked::of(text).cell()).collect();
         }
