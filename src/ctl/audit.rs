@@ -16,7 +16,7 @@ use crate::objects::Timestamp;
 
 use super::audit_syslog;
 use super::client::{Client, Piece, entries};
-use super::output::{Output, or_dash, size};
+use super::output::{Output, aligned, or_dash, size};
 use super::{CtlError, CtlResult};
 
 /// Commands of `audit`.
@@ -154,20 +154,8 @@ fn who(row: &AuditRow<'_>) -> String {
 }
 
 /// Column headings with widths that fit most cells. Rows are printed as they arrive, because their number is unbounded.
-const COLUMNS: [(&str, usize); 6] =
-    [("TIME", 24), ("MEMBER", 12), ("WHO", 12), ("FROM", 22), ("DONE", 14), ("OBJECT", 32)];
-
-fn aligned(cells: &[String]) -> String {
-    let mut line = String::new();
-    for (at, cell) in cells.iter().enumerate() {
-        match COLUMNS.get(at) {
-            Some((_, width)) => line.push_str(&format!("{cell:<width$}  ")),
-            None => line.push_str(cell),
-        }
-    }
-    line.truncate(line.trim_end().len());
-    line
-}
+const HEADINGS: [&str; 7] = ["TIME", "MEMBER", "WHO", "FROM", "DONE", "OBJECT", "WHAT"];
+const WIDTHS: [usize; 7] = [24, 12, 12, 22, 14, 32, 0];
 
 fn cells(row: &AuditRow<'_>) -> Vec<String> {
     let object = row.collection.map(|collection| format!("{collection}/{}", row.key.unwrap_or_default()));
@@ -192,14 +180,13 @@ async fn list(client: &Client, json: bool, range: &Range) -> CtlResult {
         return output.flush();
     }
     // Print the headings with the first row, so that nothing is printed if the audit cannot be read.
-    let mut headings =
-        Some(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).chain(["WHAT".to_owned()]).collect::<Vec<_>>());
+    let mut headings = Some(aligned(&HEADINGS, &WIDTHS));
     each_row(client, range, |row| {
-        headings.take().map_or(Ok(()), |headings| output.line(&aligned(&headings)))?;
-        output.line(&aligned(&cells(row)))
+        headings.take().map_or(Ok(()), |headings| output.line(&headings))?;
+        output.line(&aligned(&cells(row), &WIDTHS))
     })
     .await?;
-    headings.map_or(Ok(()), |headings| output.line(&aligned(&headings)))?;
+    headings.map_or(Ok(()), |headings| output.line(&headings))?;
     output.flush()
 }
 
@@ -307,13 +294,12 @@ mod tests {
 
     #[test]
     fn columns_are_below_their_headings() {
-        let headings: Vec<String> = COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
         let row = AuditRow { time: "2026-01-31T12:00:00.000Z".into(), op: "enroll".into(), ..AuditRow::default() };
         let row = AuditRow { user: Some("".into()), what: Some("web1".into()), ..row };
-        let (headings, line) = (aligned(&headings), aligned(&cells(&row)));
+        let (headings, line) = (aligned(&HEADINGS, &WIDTHS), aligned(&cells(&row), &WIDTHS));
         assert_eq!(headings.find("DONE"), line.find("enroll"), "{headings}\n{line}");
         assert_eq!(headings.find("WHO"), line.find(" - ").map(|at| at + 1), "{line}");
-        let long = aligned(&["a".repeat(30), "b".into()]);
+        let long = aligned(&["a".repeat(30), "b".into()], &WIDTHS);
         assert!(long.ends_with("a  b"), "{long}");
     }
 

@@ -73,7 +73,7 @@ impl Output {
 const ALIGNED_CHARS_MAX: usize = 200;
 
 /// Returns a row of a table with columns of these widths.
-fn aligned(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
+pub(super) fn aligned(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(widths) {
         let cell = cell.as_ref();

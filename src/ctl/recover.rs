@@ -254,8 +254,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     };
     if let Some(kept) = kept {
         begin(kept)?;
-        let used = UsedRegister::put_back_in(&here, SystemClock.now_ms()).ok();
-        let used = used.filter(|_| kept == Authority::Restored);
+        // If it cannot be read, no member is accepted, and so none is compared with it.
+        let put_back = (kept == Authority::Restored).then(|| UsedRegister::put_back_in(&here, SystemClock.now_ms()));
+        let used = put_back.and_then(Result::ok);
         return Ok((Trust { path: here, used }, kept));
     }
     let found = if args.dry_run { work.join(REHEARSAL) } else { here };
@@ -448,13 +449,11 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         found.push(copy_in(path, CaBackup::load(path).map_err(CtlError::new)?));
     }
     let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
-    let mut of_members: Vec<PathBuf> = args
-        .from
-        .iter()
-        .flat_map(|dir| std::iter::once(Identity::escrow(dir)).chain(Identity::left_escrows(dir)))
-        .collect();
-    // A member sets one aside that it cannot read, and gets another one, which may be an earlier one.
+    let mut of_members = Vec::new();
     for from in &args.from {
+        of_members.push(Identity::escrow(from));
+        of_members.extend(Identity::left_escrows(from).map_err(CtlError::new)?);
+        // A member sets one aside that it cannot read, and gets another one, which may be an earlier one.
         of_members.extend(Identity::damaged_escrows(from).map_err(CtlError::new)?);
     }
     for path in of_members {

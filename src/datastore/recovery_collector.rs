@@ -315,7 +315,7 @@ async fn ask(
     });
     let shown = timeout(ANSWER, marks(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
     let shown = shown.unwrap_or_else(|reason| {
-        tracing::debug!(%name, reason, "member did not report the member registries that it knows");
+        tracing::warn!(%name, reason, "member did not report its member registries, which may have later revocations");
         Vec::new()
     });
     let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))

@@ -55,6 +55,13 @@ pub(super) struct Session {
     pub has_control: Arc<AtomicBool>,
 }
 
+/// Waits until `every` has passed since the last time.
+async fn wait_since(last: Option<tokio::time::Instant>, every: Duration) {
+    if let Some(last) = last {
+        sleep_until(last + every).await;
+    }
+}
+
 impl Session {
     /// Serves the connection until it ends.
     pub(super) async fn run(self, certificate: &[u8]) {
@@ -346,16 +353,15 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
-        let (mut examined, mut announced): (Option<tokio::time::Instant>, Option<tokio::time::Instant>) = (None, None);
+        let (mut examined, mut announced) = (None, None);
         while let Some((kind, body)) = wire::read_known_at_most(receive, REPORT_BYTES_MAX).await? {
             match kind {
                 Kind::Announce => {
                     let announce: Announce = message::decode(kind, &body)?;
                     announce.check()?;
-                    if let Some(last) = announced.replace(tokio::time::Instant::now()) {
-                        sleep_until(last + ANNOUNCE_EVERY).await;
-                    }
+                    wait_since(announced, ANNOUNCE_EVERY).await;
                     self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
+                    announced = Some(tokio::time::Instant::now());
                 }
                 Kind::Subscribe => {
                     let subscribe: Subscribe = message::decode(kind, &body)?;
@@ -376,9 +382,7 @@ impl Session {
                 }
                 Kind::Proof => {
                     // None is left out: each may be evidence.
-                    if let Some(last) = examined {
-                        sleep_until(last + PROOF_EVERY).await;
-                    }
+                    wait_since(examined, PROOF_EVERY).await;
                     let session = self.clone();
                     let examining = move || session.examine_proof(&body);
                     vital::spawn_blocking(examining).await.map_err(std::io::Error::other)?;

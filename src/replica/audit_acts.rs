@@ -237,7 +237,7 @@ impl Waiting {
         }
         self.merge();
         let before = self.lost.clone();
-        while self.acts.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
+        while self.is_too_much() {
             let Some(oldest) = self.acts.pop_front() else { break };
             self.bytes -= weight(&oldest.act);
             let count = self.lost.count + oldest.act.count.max(1);

@@ -15,7 +15,7 @@ use crate::state::StateError;
 use crate::transport::answer::{self, Answer, Failure};
 use crate::transport::state_stream;
 use crate::transport::wire::{self, WireError};
-use crate::trust::{CaBackup, Identity};
+use crate::trust::{CaBackup, Identity, TrustError};
 
 use super::shared::ReplicaRef;
 
@@ -89,8 +89,14 @@ async fn send_proof(shared: &ReplicaRef, send: &mut quinn::SendStream) -> Result
 /// is put back.
 async fn tell_marks(directory: &Path, send: &mut quinn::SendStream) -> Result<(), Failure> {
     let mut answer = Answer::new(send);
-    for path in std::iter::once(Identity::escrow(directory)).chain(Identity::left_escrows(directory)) {
-        if let Some(mark) = CaBackup::load(&path).ok().and_then(|escrow| escrow.mark) {
+    let left = Identity::left_escrows(directory).map_err(answer::damaged)?;
+    for path in std::iter::once(Identity::escrow(directory)).chain(left) {
+        let escrow = match CaBackup::load(&path) {
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+            // It may be the only one with the latest revocations.
+            escrow => escrow.map_err(answer::damaged)?,
+        };
+        if let Some(mark) = escrow.mark {
             answer.item(&mark).await?;
         }
     }

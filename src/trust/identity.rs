@@ -96,16 +96,11 @@ impl Identity {
     }
 
     /// Returns the paths of encrypted CA backups that others replaced without going on from them, oldest first.
-    #[must_use]
-    pub fn left_escrows(data_dir: &Path) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(Self::dir(data_dir)).into_iter().flatten().flatten();
-        let numbered = entries.filter_map(|entry| {
-            let number: u32 = entry.file_name().to_str()?.strip_prefix(LEFT)?.parse().ok()?;
-            Some((number, entry.path()))
-        });
-        let mut numbered: Vec<_> = numbered.collect();
-        numbered.sort();
-        numbered.into_iter().map(|(_, path)| path).collect()
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn left_escrows(data_dir: &Path) -> Result<Vec<PathBuf>, TrustError> {
+        Ok(numbered(&Self::dir(data_dir), LEFT)?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Keeps an encrypted CA backup that another one replaces without going on from it: it may hold revocations that are
@@ -114,16 +109,16 @@ impl Identity {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_left(data_dir: &Path, escrow: &CaBackup) -> Result<(), TrustError> {
-        let mut left = Self::left_escrows(data_dir);
-        if left.iter().any(|path| CaBackup::load(path).is_ok_and(|kept| kept == *escrow)) {
+        let mut left = numbered(&Self::dir(data_dir), LEFT)?;
+        if left.iter().any(|(_, path)| CaBackup::load(path).is_ok_and(|kept| kept == *escrow)) {
             return Ok(());
         }
-        let number_of = |path: &Path| path.to_str()?.rsplit_once('-')?.1.parse::<u32>().ok();
-        let last = left.last().and_then(|path| number_of(path)).unwrap_or_default();
-        let path = Self::dir(data_dir).join(format!("{LEFT}{}", last.saturating_add(1)));
+        let number = left.last().map_or(0, |(last, _)| *last).saturating_add(1);
+        let path = Self::dir(data_dir).join(format!("{LEFT}{number}"));
         escrow.save(&path)?;
-        left.push(path);
-        for oldest in &left[..left.len().saturating_sub(LEFT_MAX)] {
+        left.push((number, path));
+        for (_, oldest) in &left[..left.len().saturating_sub(LEFT_MAX)] {
+            tracing::warn!(path = %oldest.display(), "removing the oldest of too many replaced CA backups");
             std::fs::remove_file(oldest).map_err(|source| TrustError::Io { path: oldest.clone(), source })?;
         }
         Ok(())
@@ -140,21 +135,7 @@ impl Identity {
     /// # Errors
     /// If the directory cannot be read.
     pub fn damaged_escrows(data_dir: &Path) -> Result<Vec<PathBuf>, TrustError> {
-        let dir = Self::dir(data_dir);
-        let io = |source| TrustError::Io { path: dir.clone(), source };
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io)?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(io)?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DAMAGED_ESCROW)) {
-                found.push(path);
-            }
-        }
-        found.sort();
-        Ok(found)
+        Ok(numbered(&Self::dir(data_dir), DAMAGED_ESCROW)?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Renames an encrypted CA backup that cannot be read, because it may be the latest one. Returns its new path.
@@ -365,6 +346,24 @@ impl Identity {
     }
 }
 
+/// Returns the files in a directory whose name is `prefix` and a number, in the order of their numbers; none if there is
+/// no directory.
+fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(u32, PathBuf)>, TrustError> {
+    let io = |source| TrustError::Io { path: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io)?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+        found.extend(number.map(|number| (number, entry.path())));
+    }
+    found.sort();
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +382,7 @@ mod tests {
         for copy in &copies {
             (0..2).for_each(|_| Identity::keep_left(temp.path(), copy).expect("keeps"));
         }
-        let left = Identity::left_escrows(temp.path());
+        let left = Identity::left_escrows(temp.path()).expect("lists");
         let kept: Vec<CaBackup> = left.iter().map(|path| CaBackup::load(path).expect("reads")).collect();
         assert_eq!(kept, copies[3..]);
         assert!(left.last().expect("some").ends_with("escrow.left-11"), "sorted by number: {left:?}");

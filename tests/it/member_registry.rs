@@ -81,6 +81,13 @@ fn p11_a_member_is_revoked_on_a_full_disk() {
     fleet.wait("the reserve is restored", || reserve.exists());
 }
 
+/// Revokes `b` and waits until `a` has the encrypted CA backup with that revocation in `escrow`.
+fn revoke_b(fleet: &Fleet, escrow: &std::path::Path) {
+    let before = fs::read(escrow).expect("reads");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.wait("a has a later copy", || fs::read(escrow).is_ok_and(|now| now != before));
+}
+
 /// Two members, one of which is revoked after `copied` was copied; the other one has an encrypted CA backup of a
 /// later state.
 fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
@@ -95,9 +102,7 @@ fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
     copy_dir(&fleet.dir(copied), &fleet.dir("older"));
     let datastore = fleet.datastore();
     fleet.wait_connected("a");
-    let before = fs::read(&escrow).expect("reads");
-    fleet.ok("d", &["revoke", "b"]);
-    fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    revoke_b(fleet, &escrow);
     datastore.kill();
     fs::remove_dir_all(fleet.dir(copied)).expect("removes");
     fs::rename(fleet.dir("older"), fleet.dir(copied)).expect("renames");
@@ -362,9 +367,7 @@ fn p13_a_member_keeps_a_ca_backup_that_it_cannot_read_and_says_so() {
     copy_dir(&fleet.dir("d"), &fleet.dir("older"));
     let datastore = fleet.datastore();
     fleet.wait_connected("a");
-    let before = fs::read(&escrow).expect("reads");
-    fleet.ok("d", &["revoke", "b"]);
-    fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    revoke_b(&fleet, &escrow);
     datastore.kill();
     a.kill();
     let mut bad = fs::read(&escrow).expect("reads");
@@ -412,9 +415,7 @@ fn p11_a_webserver_that_knows_of_a_revocation_does_not_trust_the_revoked_one_aga
     copy_dir(&fleet.dir("d"), &fleet.dir("older"));
     let datastore = fleet.datastore();
     fleet.wait_connected("a");
-    let before = fs::read(&escrow).expect("reads");
-    fleet.ok("d", &["revoke", "b"]);
-    fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    revoke_b(&fleet, &escrow);
     fleet.wait("a trusts b no longer", || !trusts_b());
     drop(b);
     datastore.kill();
