@@ -41,6 +41,8 @@ pub struct Caller {
     pub from: String,
     /// Returns the reason why a member receives nothing of the log and the state, if any.
     pub withheld: Option<String>,
+    /// ID of the connection; `None` for local callers.
+    pub connection: Option<usize>,
 }
 
 /// Serves the local socket until the task is dropped. Its callers own the data directory.
@@ -51,7 +53,8 @@ pub(super) async fn listen(shared: DatastoreRef, listener: UnixListener) {
         let shared = DatastoreRef::clone(&shared);
         tokio::spawn(async move {
             let from = audit::acts::local_user(stream.peer_cred());
-            let caller = Caller { name: shared.local.clone(), role: Role::Admin, from, withheld: None };
+            let caller =
+                Caller { name: shared.local.clone(), role: Role::Admin, from, withheld: None, connection: None };
             let (mut receive, mut send) = stream.into_split();
             if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
                 tracing::debug!(%error, "a local request ended early");
@@ -346,12 +349,12 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let trust = super::service::trust_dir(&shared.path);
             let shared = DatastoreRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
-            let name = caller.name.clone();
+            let (name, connection) = (caller.name.clone(), caller.connection);
             // The client may disconnect; its slot stays taken until this work is finished.
             let sealing = move || {
                 let _share = share;
                 seen.iter().for_each(|seen| shared.examine_register(&name, seen));
-                shared.members.note_shown(&name);
+                connection.iter().for_each(|connection| shared.members.note_shown(&name, *connection));
                 let continues = seen.is_some_and(|seen| shared.members.registry().has_passed(&seen.mark));
                 let (stamp, text) = shared.members.escrow(&trust, known.as_deref())?;
                 Ok(EscrowInfo { stamp, text, continues })

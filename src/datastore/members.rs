@@ -5,8 +5,6 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::watch;
-
 use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
 use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
@@ -25,7 +23,7 @@ use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
 use super::read_only::{self, Here};
 use super::shared::{DatastoreState, now_ms};
-use super::stale_registry::{Sound, Witness, beyond};
+use super::stale_registry::{AllShown, Witness, beyond};
 
 /// Addresses at which others reach a member.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -59,11 +57,8 @@ pub(super) struct Members {
     pub(super) not_durable: Mutex<NotDurable>,
     /// Records the progress of the registry outside its file.
     pub(super) witness: Mutex<Option<Witness>>,
-    /// Members that have shown a later registry than this one.
-    pub(super) sound: Mutex<Sound>,
-    pub(super) sound_changed: watch::Sender<()>,
-    /// Members that have presented a registry mark, or reported that they have none, since they last connected.
-    shown: watch::Sender<BTreeSet<MemberName>>,
+    /// Registries that members have shown.
+    pub(super) shown: AllShown,
     presences: Mutex<Presences>,
     /// Addresses that members announced, kept while they are disconnected.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -148,9 +143,7 @@ impl Members {
             file: Mutex::new(file),
             not_durable: Mutex::default(),
             witness: Mutex::default(),
-            sound: Mutex::default(),
-            sound_changed: watch::channel(()).0,
-            shown: watch::channel(BTreeSet::new()).0,
+            shown: AllShown::default(),
             presences,
             reachable,
             published,
@@ -269,9 +262,6 @@ impl Members {
             ..PresenceInfo::default()
         };
         let connection = connection.clone();
-        if !is_bulk {
-            self.shown.send_if_modified(|shown| shown.remove(member));
-        }
         self.presences().add(Present { info, member: member.clone(), connection, role, is_bulk })
     }
 
@@ -467,17 +457,6 @@ impl Members {
         Ok((stamp, Some(text)))
     }
 
-    /// Records that a member has presented a registry mark, or has none.
-    pub(super) fn note_shown(&self, member: &MemberName) {
-        self.shown.send_if_modified(|shown| shown.insert(member.clone()));
-    }
-
-    /// Waits until a member that has connected has presented its registry mark.
-    pub(super) async fn wait_shown(&self, member: &MemberName) {
-        // The sender is in `self`, so it is not dropped.
-        let _ = self.shown.subscribe().wait_for(|shown| shown.contains(member)).await;
-    }
-
     /// Records which encrypted backup a member has, as shown by the stamp it presents.
     pub(super) fn note_copy(&self, member: &MemberName, known: Option<&str>) {
         self.registry().note_copy(member, known.and_then(CaBackup::keys_of));
@@ -533,6 +512,23 @@ mod tests {
 
     use super::*;
     use crate::model::{Digest, Generation, LogId};
+
+    #[tokio::test]
+    async fn p13_an_answer_on_a_former_connection_does_not_show_the_register_of_a_new_one() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let registry = Registry::open(temp.path(), now_ms()).expect("registry");
+        let authority = Authorities::open_or_create(temp.path(), now_ms()).expect("authority");
+        let members = Members::new(authority, registry, u64::MAX, vec!["localhost:1".into()], 90);
+        let name = MemberName::new("web1").expect("name");
+        let has_shown = async |connection| {
+            tokio::time::timeout(Duration::from_millis(50), members.wait_shown(&name, connection)).await.is_ok()
+        };
+        assert!(!has_shown(1).await);
+        members.note_shown(&name, 1);
+        assert!(has_shown(1).await && !has_shown(2).await);
+        members.note_shown(&name, 2);
+        assert!(has_shown(2).await);
+    }
 
     #[test]
     fn p14_no_reading_of_the_register_waits_while_it_is_written() {

@@ -425,7 +425,13 @@ impl Datastore {
         W: tokio::io::AsyncWrite + Unpin,
     {
         let from = audit::acts::own_user();
-        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin, from, withheld: None };
+        let caller = admin::Caller {
+            name: self.shared.local.clone(),
+            role: Role::Admin,
+            from,
+            withheld: None,
+            connection: None,
+        };
         admin::serve(&self.shared, &caller, receive, send).await
     }
 

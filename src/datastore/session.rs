@@ -166,7 +166,8 @@ impl Session {
             Open::Admin => {
                 let from = self.connection.remote_address().ip().to_string();
                 let withheld = self.shared.withheld_from(&self.member);
-                let caller = admin::Caller { name: self.member.clone(), role: self.role, from, withheld };
+                let connection = Some(self.connection.stable_id());
+                let caller = admin::Caller { name: self.member.clone(), role: self.role, from, withheld, connection };
                 admin::serve(&self.shared, &caller, &mut receive, &mut send).await?;
                 let _ = send.finish();
                 Ok(())
@@ -292,7 +293,7 @@ impl Session {
     /// none.
     async fn shows_register(&self) {
         if self.role.holds_replica() {
-            self.shared.members.wait_shown(&self.member).await;
+            self.shared.members.wait_shown(&self.member, self.connection.stable_id()).await;
         }
     }
 

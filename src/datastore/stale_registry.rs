@@ -8,13 +8,14 @@
 //! the others may have been revoked since. This lasts until the later registry is restored or an operator accepts this
 //! one as the latest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::config::datastore::Recovery;
 use crate::env::checksummed_text;
@@ -40,13 +41,18 @@ const CLOSE_REFUSED: u32 = 1;
 
 static DOUBTED: LogRateLimit = LogRateLimit::new();
 
-/// Members that have shown the latest register of which anything is known. A member whose revocation the present register
-/// has lost was not given a copy of that one.
+/// Registry that a member has shown.
 #[derive(Default)]
-pub(super) struct Sound {
-    shown: Option<RegisterMark>,
-    members: BTreeSet<MemberName>,
+pub(super) struct Shown {
+    /// Connection over which it last presented the mark of its CA backup, or reported that it has none.
+    connection: Option<usize>,
+    /// The latest registry of which anything was known when the member showed it. A member whose revocation the present
+    /// registry has lost was not given a copy of that one.
+    latest: Option<RegisterMark>,
 }
+
+/// Registries that members have shown.
+pub(super) type AllShown = watch::Sender<BTreeMap<MemberName, Shown>>;
 
 #[derive(Serialize, Deserialize)]
 struct Noted {
@@ -306,7 +312,7 @@ impl Members {
         self.witness().as_ref().and_then(Witness::damage)
     }
 
-    /// Describes the mark that is ahead of this registry, if any.
+    /// Describes the mark that is ahead of this registry, if any, with the members that have shown it since the start.
     fn beyond(&self) -> Option<String> {
         beyond(&self.registry())
     }
@@ -339,30 +345,35 @@ fn is_same(one: &RegisterMark, other: &RegisterMark) -> bool {
 }
 
 impl Members {
-    fn sound(&self) -> MutexGuard<'_, Sound> {
-        self.sound.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Records that a member has presented a registry mark over a connection, or has none.
+    pub(super) fn note_shown(&self, member: &MemberName, connection: usize) {
+        self.shown.send_modify(|all| all.entry(member.clone()).or_default().connection = Some(connection));
+    }
+
+    /// Waits until a member has presented its registry mark over this connection. An answer on its former one does not
+    /// count.
+    pub(super) async fn wait_shown(&self, member: &MemberName, connection: usize) {
+        let has_shown = |shown: &Shown| shown.connection == Some(connection);
+        // The sender is in `self`, so it is not dropped.
+        let _ = self.shown.subscribe().wait_for(|all| all.get(member).is_some_and(has_shown)).await;
     }
 
     /// Records the mark that a member has shown, which was signed here.
     fn note_sound(&self, member: &MemberName, seen: &RegisterMark) {
-        let Some(shown) = self.registry().shown() else { return };
-        let mut sound = self.sound();
-        if !sound.shown.as_ref().is_some_and(|known| is_same(known, &shown)) {
-            *sound = Sound { shown: Some(shown.clone()), members: BTreeSet::new() };
-        }
-        if is_same(seen, &shown) {
-            sound.members.insert(member.clone());
-        }
-        drop(sound);
-        self.sound_changed.send_replace(());
+        let latest = self.registry().shown().filter(|latest| is_same(seen, latest));
+        self.shown.send_modify(|all| {
+            if latest.is_some() {
+                all.entry(member.clone()).or_default().latest = latest;
+            }
+        });
     }
 
     /// Returns whether a member is known not to have been revoked in the latest register: no later one than the present
     /// one is known, or the member has shown it.
     fn is_sound(&self, member: &MemberName) -> bool {
-        let Some(shown) = self.registry().shown() else { return true };
-        let sound = self.sound();
-        sound.shown.as_ref().is_some_and(|known| is_same(known, &shown)) && sound.members.contains(member)
+        let Some(latest) = self.registry().shown() else { return true };
+        let all = self.shown.borrow();
+        all.get(member).and_then(|shown| shown.latest.as_ref()).is_some_and(|seen| is_same(seen, &latest))
     }
 
     /// Closes the connections over which members that are not sound receive entries.
@@ -391,7 +402,7 @@ impl DatastoreState {
     /// Waits for a member to show the latest register, if the present one is known not to be that. Returns the reason
     /// why nothing is given to it.
     pub(super) async fn wait_sound(&self, member: &MemberName, patience: Duration) -> Option<String> {
-        let mut changed = self.members.sound_changed.subscribe();
+        let mut changed = self.members.shown.subscribe();
         let waiting = async {
             while self.withheld_from(member).is_some() {
                 if changed.changed().await.is_err() {

@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn requests_of_administrators_are_acts_and_those_of_members_are_not() {
         let name = MemberName::new("ops").expect("name");
-        let caller = |role| Caller { name: name.clone(), role, from: "192.0.2.1".into(), withheld: None };
+        let caller =
+            |role| Caller { name: name.clone(), role, from: "192.0.2.1".into(), withheld: None, connection: None };
         let revoke = Request::Revoke { name: MemberName::new("web1").expect("name"), remove: false };
         let asked = of_request(&caller(Role::Admin), &revoke).expect("an act");
         assert_eq!((asked.act.kind.as_str(), asked.act.what.as_str(), asked.is_change), ("revoke", "web1", true));
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn p14_whoever_reads_secrets_is_recorded_before_they_are_given() {
         let name = MemberName::new("ops").expect("name");
-        let caller = Caller { name, role: Role::Admin, from: "192.0.2.1".into(), withheld: None };
+        let caller = Caller { name, role: Role::Admin, from: "192.0.2.1".into(), withheld: None, connection: None };
         let get = |collection: &str| Request::Get {
             collection: Collection::new(collection).expect("a name"),
             key: crate::model::Key::new("1").expect("a key"),
