@@ -15,6 +15,7 @@ use crate::trust::{Registry, RegistryFile, TrustError, listed};
 
 use super::members::Members;
 use super::shared::now_ms;
+use super::stale_registry::Progress;
 
 /// Changes in force that could not be written.
 #[derive(Default)]
@@ -30,16 +31,16 @@ impl Members {
 
     /// Writes the registry if its file is out of date.
     fn write_now(&self, file: &mut RegistryFile) -> Result<(), TrustError> {
-        let (unwritten, mark) = {
+        let (unwritten, written) = {
             let mut registry = self.registry();
-            (registry.unwritten(file, now_ms())?, registry.mark())
+            (registry.unwritten(file, now_ms())?, Progress::of(&registry))
         };
         match (unwritten, self.waits_to_be_written()) {
             (None, _) => {}
             (Some(text), true) => file.write_at_any_price(&text)?,
             (Some(text), false) => file.write(&text)?,
         }
-        self.note_written(mark);
+        self.note_written(written);
         let mut waiting = self.not_durable();
         if !waiting.names.is_empty() {
             if !waiting.why.is_empty() {
@@ -84,7 +85,7 @@ impl Members {
         // Otherwise a revocation in the meantime is about to be written. The registry that has it does not descend from
         // the written one, so that one must not be recorded either.
         if is_all {
-            self.note_written(changed.mark());
+            self.note_written(Progress::of(&changed));
         }
         Ok(done)
     }

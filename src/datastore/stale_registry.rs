@@ -61,6 +61,21 @@ struct Noted {
     /// Name of the CA at that time. A registry goes on counting when its CA is rotated.
     authority: String,
     mark: RegisterMark,
+    /// The last change that was more than an invitation. Absent in files of versions that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lasting: Option<RegisterMark>,
+}
+
+/// Marks of a written registry: of its last change, and of the last one that was more than an invitation.
+pub(super) struct Progress {
+    mark: RegisterMark,
+    lasting: RegisterMark,
+}
+
+impl Progress {
+    pub(super) fn of(registry: &Registry) -> Progress {
+        Progress { mark: registry.mark(), lasting: registry.lasting_mark() }
+    }
 }
 
 /// The recorded progress of the register, in a file next to it. It is written after the register, so it is never ahead of it.
@@ -154,7 +169,7 @@ impl Witness {
         self.path.with_file_name(format!("{FILE}.{DAMAGED}-{number}"))
     }
 
-    fn keep(&mut self, mark: RegisterMark, authority: String) {
+    fn keep(&mut self, Progress { mark, lasting }: Progress, authority: String) {
         if self.is_read_only {
             return;
         }
@@ -164,7 +179,7 @@ impl Witness {
         {
             return;
         }
-        if let Err(error) = self.make_room().and_then(|()| self.write(mark, authority)) {
+        if let Err(error) = self.make_room().and_then(|()| self.write(mark, lasting, authority)) {
             tracing::warn!(%error, "failed to record the position of the member registry");
         }
     }
@@ -190,8 +205,8 @@ impl Witness {
         Ok(())
     }
 
-    fn write(&mut self, mark: RegisterMark, authority: String) -> std::io::Result<()> {
-        let noted = Noted { version: VERSION, authority, mark };
+    fn write(&mut self, mark: RegisterMark, lasting: RegisterMark, authority: String) -> std::io::Result<()> {
+        let noted = Noted { version: VERSION, authority, mark, lasting: Some(lasting) };
         let text = serde_json::to_string(&noted)?;
         replace_file(&self.path, checksummed_text::seal(&text).as_bytes()).map_err(std::io::Error::other)?;
         self.found = Found::Mark(noted);
@@ -281,16 +296,16 @@ impl Members {
         *self.witness() = Some(witness);
     }
 
-    /// Records the progress of the registry that was written, which is `mark`. The registry in memory may be ahead of
-    /// it, by a revocation that waits for the disk.
-    pub(super) fn note_written(&self, mark: RegisterMark) {
+    /// Records the progress of the registry that was written. The registry in memory may be ahead of it, by a revocation
+    /// that waits for the disk.
+    pub(super) fn note_written(&self, written: Progress) {
         // A mark ahead of the registry must be kept.
         if self.registry().shown().is_some() {
             return;
         }
         let authority = authority_name(&self.authorities().current().fingerprint());
         let is_kept = self.witness().as_mut().is_some_and(|witness| {
-            witness.keep(mark, authority);
+            witness.keep(written, authority);
             matches!(witness.found, Found::Mark(_))
         });
         if is_kept {
@@ -323,8 +338,8 @@ pub(super) fn beyond(registry: &Registry) -> Option<String> {
     registry.shown().map(|shown| described(registry, &shown))
 }
 
-/// Returns the progress of the registry that is recorded in the data directory `dir`, outside the directory `trust`.
-/// Nothing is changed.
+/// Returns the progress of the registry that is recorded in the data directory `dir`, outside the directory `trust`, as
+/// far as a copy has to have it: invitations are not restored. Nothing is changed.
 #[must_use]
 pub fn recorded(dir: &Path) -> Vec<KnownMark> {
     let path = dir.join(FILE);
@@ -332,9 +347,14 @@ pub fn recorded(dir: &Path) -> Vec<KnownMark> {
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     let noted = checksummed_text::open(&text).ok().and_then(|body| serde_json::from_str::<Noted>(body).ok());
     let noted = noted.filter(|noted| noted.version == VERSION);
-    let noted = noted.map(|Noted { authority, mark, .. }| (Audited { mark, authority }, path.display().to_string()));
     let (_, audited) = super::audit::found_in(dir, &super::service::local_name());
+    // The record of the same change says which one matters.
+    let is_same = |audited: &Audited| noted.as_ref().is_some_and(|noted| is_same(&noted.mark, &audited.mark));
+    let audited = audited.filter(|audited| !is_same(audited));
     let audited = audited.map(|audited| (audited, format!("the audit in {}", dir.display())));
+    let noted = noted.map(|Noted { authority, mark, lasting, .. }| {
+        (Audited { mark: lasting.unwrap_or(mark), authority }, path.display().to_string())
+    });
     let known = noted.into_iter().chain(audited);
     known.map(|(Audited { mark, authority }, place)| KnownMark { mark, authority: Some(authority), place }).collect()
 }
@@ -518,23 +538,33 @@ mod tests {
         let shows = examine(&mut registry.copy(), Some(audited)).expect("is evidence");
         assert!(shows.contains("went back") && shows.contains(other), "{shows}");
         let mut witness = Witness::open(dir, false, false);
-        witness.write(mark.clone(), other.into()).expect("writes");
+        witness.write(mark.clone(), mark.clone(), other.into()).expect("writes");
         let before = std::fs::read(dir.join(FILE)).expect("reads");
         let shows = examine(&mut registry.copy(), None).expect("is evidence");
         assert!(shows.contains(other), "{shows}");
         assert_eq!(std::fs::read(dir.join(FILE)).expect("reads"), before, "it is kept");
         // After a rotation it is that of a CA which is known, and the registry has gone on.
         let own = authority_name(&authorities.current().fingerprint());
-        witness.write(registry.mark(), own.clone()).expect("writes");
+        witness.write(registry.mark(), registry.mark(), own.clone()).expect("writes");
         assert_eq!(examine(&mut registry.copy(), None), None);
-        witness.write(mark, own.clone()).expect("writes");
+        witness.write(mark.clone(), mark, own.clone()).expect("writes");
         let shows = examine(&mut registry.copy(), None).expect("is evidence");
         assert!(!shows.contains(&own), "{shows}");
+        // A copy need not have an invitation.
+        let (mut invited, names) = (registry.copy(), ["web1", "web2"].map(|name| MemberName::new(name).expect("name")));
+        invited.invite(&names[0], Role::Webserver, 1000, NOW, false).expect("invites");
+        invited.enrol(&names[0], Role::Webserver, b"certificate", 30, NOW).expect("enrols");
+        let enrolled = invited.mark();
+        invited.invite(&names[1], Role::Webserver, 1000, NOW, false).expect("invites");
+        let now = Progress::of(&invited);
+        witness.write(now.mark, now.lasting, own.clone()).expect("writes");
+        assert_eq!(recorded(dir).into_iter().map(|known| known.mark).collect::<Vec<_>>(), [enrolled]);
+        assert!(examine(&mut registry.copy(), None).is_some(), "its absence is noticed nevertheless");
         // A command that creates or restores a CA gives it up.
         accept_over_noted(dir).expect("accepts");
         let mut registry = Registry::open(&trust, NOW).expect("reopens");
         assert_eq!(examine(&mut registry, None), None);
-        witness.keep(registry.mark(), own);
+        witness.keep(Progress::of(&registry), own);
         assert_eq!(Witness::open(dir, false, true).noted().map(|noted| noted.mark), Some(registry.mark()));
     }
 }

@@ -17,7 +17,7 @@ use super::Registry;
 pub use crate::codec::authority::{RegisterMark, SignedMark};
 use crate::codec::json_lines::timestamp;
 use crate::trust::proof::has_signed;
-use crate::trust::{Authorities, Authority, TrustError};
+use crate::trust::{Authorities, Authority, MemberState, TrustError};
 
 /// Domain separator: prevents other signatures of the CA's key from being accepted as signed marks.
 const DOMAIN: &[u8] = b"gravwell register v1\0";
@@ -87,6 +87,17 @@ pub(super) struct Changes {
     /// Mark of a later registry that a member has presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shown: Option<RegisterMark>,
+    /// Absent in files of versions that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lasting: Option<Lasting>,
+}
+
+/// The last change that was more than an invitation. Invitations are not restored from a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lasting {
+    mark: RegisterMark,
+    /// Hash of the members without their invitations.
+    members: String,
 }
 
 /// A run of changes that ended when an operator put the registry back or accepted it. Its counts do not continue in
@@ -162,6 +173,13 @@ impl Registry {
     #[must_use]
     pub fn mark(&self) -> RegisterMark {
         self.known_changes().mark()
+    }
+
+    /// Returns the mark of the latest change that was more than an invitation, as far as it is known.
+    #[must_use]
+    pub fn lasting_mark(&self) -> RegisterMark {
+        let changes = self.known_changes();
+        changes.lasting.as_ref().map_or_else(|| changes.mark(), |lasting| lasting.mark.clone())
     }
 
     /// Returns how a registry that was seen is related to this one; `None` if this one descends from it, as far as
@@ -249,6 +267,14 @@ impl Registry {
         changes.names.push(hasher.finalize().to_hex()[..NAME_CHARS].to_owned());
         let surplus = changes.names.len().saturating_sub(NAMED_MAX);
         changes.names.drain(..surplus);
+        let mut hasher = blake3::Hasher::new();
+        for member in self.members().filter(|member| member.state != MemberState::Invited) {
+            hasher.update(member.lasting().as_bytes());
+        }
+        let members = hasher.finalize().to_hex()[..NAME_CHARS].to_owned();
+        if changes.lasting.as_ref().is_none_or(|lasting| lasting.members != members) {
+            changes.lasting = Some(Lasting { mark: changes.mark(), members });
+        }
         self.contents.changes = Some(changes);
     }
 
@@ -280,6 +306,7 @@ impl Registry {
         let raised_max = now_ms / BEHIND_DIVISOR;
         let raised = now_ms.checked_sub(changes.changed_ms).map_or(raised_max, |since_ms| since_ms.min(raised_max));
         changes.count = now_ms.saturating_mul(CHANGES_PER_MS).max(reached.saturating_add(raised));
+        changes.lasting = None;
         self.contents.changes = Some(changes);
         self.note_change(now_ms);
         self.is_dirty = true;
@@ -367,6 +394,37 @@ mod tests {
         earliest.accept(None, NOW + 20).expect("accepts");
         assert_eq!(earliest.relation(&old.mark()), None);
         assert!(earliest.mark().count < 1 << 53);
+    }
+
+    #[test]
+    fn p13_an_invitation_is_a_change_but_not_a_lasting_one() {
+        let (mut registry, _) = revoked();
+        let revoked = registry.mark();
+        assert_eq!(registry.lasting_mark(), revoked);
+        let new = MemberName::new("web2").expect("name");
+        registry.invite(&new, Role::Webserver, 1000, NOW + 2, false).expect("invites");
+        let mut registry = of(&registry.clone_text());
+        assert_eq!((registry.lasting_mark(), registry.mark().count), (revoked.clone(), revoked.count + 1));
+        registry.enrol(&new, Role::Webserver, b"another", 90, NOW + 3).expect("enrols");
+        assert_eq!(registry.lasting_mark(), registry.mark());
+        // Who was revoked is unknown to a copy from before that, and no longer revoked after another invitation.
+        registry.invite(&name(), Role::Webserver, 1000, NOW + 4, false).expect("invites");
+        assert_eq!(registry.lasting_mark(), registry.mark());
+        registry.accept(None, NOW + 5).expect("accepts");
+        assert_eq!(registry.lasting_mark(), registry.mark());
+    }
+
+    #[test]
+    fn p13_no_invitation_outlives_the_registries_that_are_given_up() {
+        let (mut registry, _) = revoked();
+        let new = MemberName::new("web2").expect("name");
+        registry.invite(&new, Role::Webserver, 1000, NOW, false).expect("invites");
+        registry.invite(&MemberName::new("web3").expect("name"), Role::Webserver, 1000, NOW, false).expect("invites");
+        registry.enrol(&new, Role::Webserver, b"another", 90, NOW).expect("enrols");
+        registry.invite(&new, Role::Webserver, 1000, NOW, true).expect("invites again");
+        registry.accept(None, NOW + 1).expect("accepts");
+        let left: Vec<_> = registry.members().map(|member| (member.name.as_str(), member.invite.is_some())).collect();
+        assert_eq!(left, [("web1", false), ("web2", false)]);
     }
 
     #[test]

