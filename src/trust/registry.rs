@@ -491,8 +491,6 @@ impl Registry {
     /// # Errors
     /// If the file cannot be written.
     pub fn forget_invitations(&mut self, is_decided: bool, now_ms: u64) -> Result<(), TrustError> {
-        self.contents.members.retain(|_, member| member.state != MemberState::Invited);
-        self.contents.members.values_mut().for_each(|member| member.invite = None);
         // The restored registry may be on another disk, without the audit log and the record of its progress.
         self.contents.audit = None;
         self.contents.has_mark = false;

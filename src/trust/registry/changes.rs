@@ -279,8 +279,9 @@ impl Registry {
     }
 
     /// Makes this registry the latest, whatever others have reached, because an operator decided so. The caller must
-    /// write it. The names of its changes are kept, because they show which copies it descends from. Another name for
-    /// one of them remains evidence of a registry that nobody gave up, unless `is_decided`: then the operator was asked.
+    /// write it. Invitations are withdrawn: in the registries that are given up they may have been redeemed. The names
+    /// of its changes are kept, because they show which copies it descends from. Another name for one of them remains
+    /// evidence of a registry that nobody gave up, unless `is_decided`: then the operator was asked.
     ///
     /// The count follows the time of acceptance. So a copy that is accepted later has the greater count, whichever copy
     /// it is, and however often the same one was accepted before. A count that is ahead of the time, because a clock ran
@@ -291,6 +292,8 @@ impl Registry {
     }
 
     fn set_on_above(&mut self, least: u64, is_decided: bool, now_ms: u64) {
+        self.contents.members.retain(|_, member| member.state != MemberState::Invited);
+        self.contents.members.values_mut().for_each(|member| member.invite = None);
         let mut changes = self.changes();
         let shown = changes.shown.take().map_or(0, |shown| shown.count);
         let mut names = std::mem::take(&mut changes.names);
