@@ -24,7 +24,8 @@ use crate::env::fs::{first_free, parent_dir};
 use crate::model::MemberName;
 use crate::telemetry::log_rate_limit::LogRateLimit;
 use crate::trust::{
-    Authorities, KnownMark, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name, fingerprint,
+    Authorities, KnownMark, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name,
+    fingerprint, listed,
 };
 
 use super::members::Members;
@@ -329,8 +330,20 @@ impl Members {
 
     /// Describes the mark that is ahead of this registry, if any, with the members that have shown it since the start.
     fn beyond(&self) -> Option<String> {
-        beyond(&self.registry())
+        let (found, latest) = {
+            let registry = self.registry();
+            (beyond(&registry)?, registry.shown()?)
+        };
+        let all = self.shown.borrow();
+        let has_shown = |shown: &&Shown| shown.latest.as_ref().is_some_and(|seen| is_same(seen, &latest));
+        let members = all.iter().filter(|(_, shown)| has_shown(shown)).map(|(name, _)| name.to_string()).collect();
+        Some(by(found, &members))
     }
+}
+
+/// Adds the names of the members that have shown a mark to its description.
+fn by(found: String, members: &BTreeSet<String>) -> String {
+    if members.is_empty() { found } else { format!("{found}; shown by {}", listed(members)) }
 }
 
 /// Describes the mark that is ahead of a registry, if any.

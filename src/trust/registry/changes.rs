@@ -55,11 +55,13 @@ impl SignedMark {
         Ok(SignedMark { mark, signature })
     }
 
-    /// Returns whether one of `authorities`, including replaced ones, has signed the mark.
+    /// Returns whether the current or the next CA has signed the mark. Signatures of former CAs do not count: their keys
+    /// may have leaked, and the registry has passed all marks that they signed.
     #[must_use]
     pub fn is_of(&self, authorities: &Authorities) -> bool {
         let Ok(signature) = STANDARD.decode(&self.signature) else { return false };
-        authorities.all().iter().any(|certificate| has_signed(certificate, &message(&self.mark), &signature))
+        let mut counting = [Some(authorities.current()), authorities.next()].into_iter().flatten();
+        counting.any(|authority| has_signed(authority.certificate(), &message(&self.mark), &signature))
     }
 }
 
@@ -546,9 +548,14 @@ mod tests {
         let mut altered = signed.clone();
         altered.mark.count += 1;
         assert!(!altered.is_of(&one));
-        // Holds even after that CA was replaced.
+        // The key of a CA that was replaced may have leaked, and that of an aborted rotation as well.
+        let next = Authorities::begin(&dirs[0], NOW).expect("begins");
+        let by_next = SignedMark::sign(next.next().expect("a next CA"), revoked().0.mark()).expect("signs");
+        assert!(signed.is_of(&next) && by_next.is_of(&next));
+        let aborted = Authorities::abort(&dirs[0], crate::model::Generation(1), NOW).expect("aborts");
+        assert!(signed.is_of(&aborted) && !by_next.is_of(&aborted));
         Authorities::begin(&dirs[0], NOW).expect("begins");
         let ended = Authorities::finish(&dirs[0], crate::model::Generation(1), NOW).expect("ends");
-        assert!(signed.is_of(&ended));
+        assert!(!signed.is_of(&ended));
     }
 }
