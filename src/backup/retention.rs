@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::choice::{branches, coverage, disagreement, other_branches};
 use super::lock::Lock;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, number_of};
 use super::repository::{Repository, RepositoryError};
 use super::soundness::Soundness;
-use crate::model::{ChunkId, Seq};
+use crate::model::{ChunkId, Generation, LogId, Seq};
 use crate::trust::RegisterMark;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -25,9 +25,11 @@ pub struct Keep {
     pub weekly: usize,
     /// Whether backups that cannot be restored are removed although the rules select them.
     pub drops_unsound: bool,
-    /// Whether the rules apply to each log as a whole, so that branches of its history other than the latest one have no
-    /// backups of their own to keep.
+    /// Whether the rules apply to each log as a whole, so that branches of its history that were given up have no backups
+    /// of their own to keep.
     pub drops_branches: bool,
+    /// Log and generation of the datastore that asks. Its own branch was not given up.
+    pub own: Option<(LogId, Generation)>,
 }
 
 impl Keep {
@@ -150,12 +152,29 @@ fn selected(manifests: &[&Manifest], keep: Keep) -> BTreeSet<String> {
     kept
 }
 
-/// Groups of backups to which the rules apply separately: branches of the histories of logs, or whole logs.
+/// Groups of backups to which the rules apply separately: branches of the histories of logs, or whole logs and those
+/// branches that are in use.
 fn groups<'a>(manifests: &[&'a Manifest], keep: Keep) -> Vec<Vec<&'a Manifest>> {
-    if keep.drops_branches {
-        return manifests.chunk_by(|one, next| one.log_id == next.log_id).map(<[_]>::to_vec).collect();
+    let branches = branches(manifests);
+    if !keep.drops_branches {
+        return branches;
     }
-    branches(manifests)
+    let logs = manifests.chunk_by(|one, next| one.log_id == next.log_id).map(<[_]>::to_vec);
+    let in_use = branches.iter().filter(|branch| is_in_use(branch, manifests, keep));
+    logs.chain(in_use.cloned()).collect()
+}
+
+/// Returns whether a branch was not given up: the datastore that asks is on it, or a backup of it was made after the first
+/// one that is not. That other one may be of a copy of the datastore, such as one that was restored for a drill.
+fn is_in_use(branch: &[&Manifest], manifests: &[&Manifest], keep: Keep) -> bool {
+    let Some(last) = branch.last() else { return false };
+    let written = |manifest: &Manifest| (number_of(&manifest.id), manifest.made_ms);
+    let is_in = |manifest: &Manifest| branch.iter().any(|own| own.id == manifest.id);
+    let others = manifests.iter().filter(|other| other.log_id == last.log_id && !is_in(other));
+    // Branches of earlier generations were there before.
+    let later = others.filter(|other| other.generation > last.generation);
+    let is_continued = later.map(|other| written(other)).min().is_none_or(|first| written(last) > first);
+    keep.own == Some((last.log_id, last.generation)) || is_continued
 }
 
 /// Applies the rules to the backups that can be restored. Every selected backup is verified; if one is unsound, the
@@ -340,7 +359,7 @@ mod tests {
         Repository::open(Box::new(LocalStore::new(path)), Secret::None, true).expect("makes")
     }
 
-    const LAST: Keep = Keep { last: 1, daily: 0, weekly: 0, drops_unsound: false, drops_branches: false };
+    const LAST: Keep = Keep { last: 1, daily: 0, weekly: 0, drops_unsound: false, drops_branches: false, own: None };
 
     #[test]
     fn p13_a_backup_that_cannot_be_restored_stays_while_the_rules_select_it() {
@@ -415,14 +434,25 @@ mod tests {
         all[1].lineage.push(entry(2, 10));
         all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
         let found = |keep, dry_run| prune(&repository, &lock, keep, dry_run).expect("prunes");
-        let alike = found(Keep { drops_branches: true, ..LAST }, true);
-        assert_eq!((alike.kept.as_slice(), alike.covered), (&[all[1].id.clone()][..], vec![(Seq(0), Seq(11))]));
+        let kept = |keep| found(keep, true).kept;
+        let alike = Keep { drops_branches: true, ..LAST };
+        let both = kept(alike);
+        assert!(both.len() == 2 && [&all[1], &all[3]].iter().all(|one| both.contains(&one.id)), "it goes on: {both:?}");
         let apart = found(LAST, false);
         assert_eq!(apart.kept.len(), 2, "{:?}", apart.kept);
         assert!([&all[1], &all[3]].iter().all(|manifest| apart.kept.contains(&manifest.id)), "{:?}", apart.kept);
         assert_eq!((&apart.covered, &apart.covered), (&apart.covered_before, &vec![(Seq(0), Seq(30))]));
         let said = apart.branches.expect("it is reported");
         assert!(said.contains(&all[3].id) && said.contains(&all[1].id), "{said}");
+        // Then only the copy makes backups.
+        let mut last = manifest(1, 2, 90, 12);
+        last.lineage.clone_from(&all[1].lineage);
+        repository.put_manifest(&last).expect("stores");
+        repository.remove_manifest(&all[3].id).expect("removes");
+        repository.put_manifest(&manifest(1, 1, 55, 40)).expect("stores");
+        assert_eq!(kept(alike), [last.id.clone()], "it was given up");
+        let own = kept(Keep { own: Some((last.log_id, Generation(1))), ..alike });
+        assert!(own.len() == 2 && own.contains(&last.id), "the datastore that asks is on it: {own:?}");
     }
 
     #[test]

@@ -15,9 +15,10 @@ use crate::backup::store::StoreError;
 use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::archive::Archive;
+use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock};
 use crate::model::Seq;
-use crate::trust::BackupKey;
+use crate::trust::{BackupKey, readable_register};
 
 use super::backup_args::{BackupAction, BackupPlace};
 use super::backup_copy::{Made, check_complete, copy};
@@ -90,6 +91,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
                 weekly: keep_weekly,
                 drops_unsound: unsound,
                 drops_branches: given_up,
+                own: readable_register(&trust_dir(dir))
+                    .and_then(|register| register.log_mark())
+                    .map(|mark| (mark.log_id, mark.generation)),
             };
             let repository = backup_location::open(dir, &place)?.repository;
             run_blocking(move || drop_old(&repository, keep, dry_run, json)).await

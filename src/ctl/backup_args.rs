@@ -101,7 +101,8 @@ pub enum BackupAction {
         unsound: bool,
         /// Apply the rules to each log as a whole, not to each branch of its history.
         ///
-        /// Backups of branches that a restore or recovery abandoned are then deleted in their turn.
+        /// Backups of branches that a restore or recovery abandoned are then deleted in their turn, but not those of
+        /// the datastore in --data-dir, nor of a branch that had a backup since.
         #[arg(long)]
         given_up: bool,
         /// Print the plan without changing anything.
