@@ -11,12 +11,14 @@ use super::groups::Group;
 use super::history::Entry;
 use super::preferences::Preference;
 use super::record::Stored;
+use super::restores::Restore;
 use super::searches::Search;
 use super::second_factors::Factor;
 use super::sessions::Session;
 use super::tokens::Token;
 use super::users::{Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes};
+use crate::codec::restore;
 
 /// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;
@@ -289,6 +291,9 @@ pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Res
     let is_last = rows.count() < SLICE;
     let mut writes = rows.into_writes();
     writes.unchanged(work, "")?;
+    // A restore may have written objects of the owner, and the owner comes last. What is left when it has ended is deleted
+    // then.
+    writes.require_absent::<Restore>(restore::KEY, "")?;
     match of {
         Of::User if is_void => writes.require::<User>(&number.to_string(), "")?,
         Of::Group if is_void => writes.require::<Group>(&number.to_string(), "")?,

@@ -333,22 +333,15 @@ impl Plan {
         }
         let mut ops = writes.into_ops();
         ops.extend(new_epochs(self.store.keys::<User>("")?.iter().filter_map(|key| key.parse().ok()))?);
-        self.each_lacking_of::<Membership>(&mut ops)?;
-        // Otherwise restored objects of a user would be deleted as leftovers of that user.
-        self.each_lacking_of::<Cleaning>(&mut ops)?;
-        Ok(ops)
-    }
-
-    fn each_lacking_of<T: Stored>(&self, ops: &mut Vec<Op>) -> Result<(), StoreError> {
         let mut writes = Writes::new();
-        let present: BTreeSet<&str> = self.examined.keys_of::<T>().collect();
-        for key in self.store.keys::<T>("")? {
-            if !self.examined.omits(T::COLLECTION) && !present.contains(key.as_str()) {
-                writes.delete_unconditionally::<T>(&key, WHAT_WAS)?;
+        let members: BTreeSet<&str> = self.examined.keys_of::<Membership>().collect();
+        for key in self.store.keys::<Membership>("")? {
+            if !self.examined.omits(Membership::COLLECTION) && !members.contains(key.as_str()) {
+                writes.delete_unconditionally::<Membership>(&key, WHAT_WAS)?;
             }
         }
         ops.extend(writes.into_ops());
-        Ok(())
+        Ok(ops)
     }
 
     /// Passes a deletion for every existing object that the archive lacks.
@@ -540,6 +533,7 @@ impl Run {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::cleanup;
     use super::super::export_archive::{self, Item, Parts, Source};
     use super::super::record::written;
     use super::*;
@@ -760,6 +754,36 @@ mod tests {
             assert!(alone.restore(&archive, 1000, usize::MAX).await);
             assert_eq!(alone.objects(), earlier.objects(), "{steps_max}: the second restore finishes it");
             assert!(!is_unfinished(&alone.store).expect("reads"));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p11_leftovers_of_deleted_users_are_deleted_after_a_restore_that_was_ended_and_not_during_it() {
+        let (archive, earlier) = earlier().await;
+        let left = op("cleanings", "user/9", &json!({ "of": "user", "number": 9, "since": LATER, "webserver": "w" }));
+        let mut now = now();
+        now.retain(|op| owner(op.key().as_str()) != Some(9) && op.key().as_str() != "dora");
+        now.push(left);
+        for steps_max in 0.. {
+            let alone = Alone::with(now.clone()).await;
+            let is_done = alone.restore(&archive, 3, steps_max).await;
+            if is_done {
+                assert!(alone.store.keys::<Cleaning>("").expect("reads").is_empty());
+                assert_eq!(alone.objects(), earlier.objects());
+                return;
+            }
+            let works = alone.store.list::<Cleaning>("").expect("reads");
+            // Rights come last.
+            let Some(work) = works.first() else { continue };
+            let slice = || cleanup::slice(&alone.store, work, &mut cleanup::Cursor::default()).expect("reads").0;
+            let commit = async |writes| alone.store.commit(&Author::default(), "a test", writes).await;
+            let held = alone.objects();
+            assert!(commit(slice()).await.is_err() && alone.objects() == held, "{steps_max}");
+            commit(end(&alone.store).expect("reads").expect("is unfinished")).await.expect("ends");
+            commit(slice()).await.expect("is accepted");
+            if steps_max == 0 {
+                assert!(!alone.objects().iter().any(|object| object.contains("user/9")), "nothing else is left");
+            }
         }
     }
 
