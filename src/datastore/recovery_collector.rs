@@ -18,7 +18,7 @@ use crate::codec::report_limits::REPORT_BYTES_MAX;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::{Entropy, SystemEntropy};
 use crate::log::generations::KNOWN_MAX;
-use crate::model::{Digest, Generation, LogId, MemberName, Seq, Verdict};
+use crate::model::{Digest, Generation, LogId, MemberName, Position, Seq, Verdict};
 use crate::protocol::session::common_version;
 use crate::state::StateStore;
 use crate::transport::admission::Admission;
@@ -26,7 +26,8 @@ use crate::transport::endpoint::{self, Arrival, ServerEndpoint};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
 use crate::trust::{
-    Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Registry, Role, SignedMark, TrustError, UsedRegister, tls,
+    Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Refusal, Registry, Role, SignedMark, TrustError, UsedRegister,
+    member_in, tls,
 };
 
 use super::rebuild::DonorOffer;
@@ -75,6 +76,9 @@ pub enum GatherError {
     },
 }
 
+/// Name of a member, and the marks of the registries in its encrypted CA backups.
+type ShownMarks = (MemberName, Vec<SignedMark>);
+
 /// A member that has reported its position.
 struct Heard {
     offer: DonorOffer,
@@ -84,7 +88,7 @@ struct Heard {
     /// Its records of how generations started.
     known: Vec<GenerationInfo>,
     /// Name of the member, and the marks of the registries in its encrypted CA backups.
-    shown: (MemberName, Vec<SignedMark>),
+    shown: ShownMarks,
     /// Control and request streams, held open.
     _streams: Vec<quinn::SendStream>,
 }
@@ -128,19 +132,20 @@ pub async fn gather(
     let admission = Admission::default();
     let mut heard = BTreeMap::new();
     let mut greeting = JoinSet::new();
-    let deadline = Instant::now() + wait;
-    let mut refused = 0;
-    while members(&heard) < expected {
+    let mut deadline = Instant::now() + wait;
+    let (mut refused, mut is_enough) = (0, expected == 0);
+    // Whoever is being asked when all have reported may know more.
+    while !is_enough || !greeting.is_empty() {
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => break,
-            arrival = endpoint.accept(&admission) => {
+            arrival = endpoint.accept(&admission), if !is_enough => {
                 let Some(arrival) = arrival else { break };
                 let registry = Arc::clone(&registry);
                 greeting.spawn(async move { greet(arrival, &registry, LogId(log_id)).await });
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Ok(mut member)) => {
-                    if let Some(lacking) = used.and_then(|used| lacking(used, &member, &authorities)) {
+                    if let Some(lacking) = used.and_then(|used| lacking(used, &member.shown, &authorities)) {
                         heard.insert(member.offer.name.clone(), member);
                         Gathered { heard, refused, endpoint }.close().await;
                         return Err(lacking);
@@ -149,10 +154,19 @@ pub async fn gather(
                     if let Some(offer) = keep(&mut heard, member) {
                         tell(offer);
                     }
+                    if members(&heard) >= expected && !is_enough {
+                        is_enough = true;
+                        deadline = deadline.min(Instant::now() + ANSWER);
+                    }
                 }
-                Ok(Err(NoOffer::Refused(reason))) => {
+                Ok(Err(NoOffer::Refused(reason, shown))) => {
                     refused += 1;
                     tracing::debug!(reason, "connection refused");
+                    let shown = shown.as_ref().zip(used);
+                    if let Some(lacking) = shown.and_then(|(shown, used)| lacking(used, shown, &authorities)) {
+                        Gathered { heard, refused, endpoint }.close().await;
+                        return Err(lacking);
+                    }
                 }
                 Ok(Err(NoOffer::Other(reason))) => tracing::debug!(reason, "recovery connection failed"),
                 Err(error) => tracing::debug!(%error, "handshake failed"),
@@ -163,8 +177,7 @@ pub async fn gather(
 }
 
 /// Returns the error if a member shows a change that the registry lacks. Only marks that the CA signed count.
-fn lacking(used: &UsedRegister, heard: &Heard, authorities: &Authorities) -> Option<GatherError> {
-    let (member, shown) = &heard.shown;
+fn lacking(used: &UsedRegister, (member, shown): &ShownMarks, authorities: &Authorities) -> Option<GatherError> {
     let mut lacking = shown.iter().filter_map(|shown| {
         let lacking = used.lacks(&shown.mark, member.as_str())?;
         shown.is_of(authorities).then_some(lacking)
@@ -204,8 +217,8 @@ fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Donor
 
 /// Reason why a connection yielded no offer.
 enum NoOffer {
-    /// The member is not in the registry or was revoked.
-    Refused(String),
+    /// The member is not in the registry or was revoked, according to a copy that may be too old. With what it has shown.
+    Refused(String, Option<ShownMarks>),
     /// The connection failed, or the client has no state to offer.
     Other(String),
 }
@@ -231,7 +244,19 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.authorise(&certificate, super::shared::now_ms())
     };
-    let (name, role) = authorised.map_err(|refusal| NoOffer::Refused(refuse(refusal.to_string())))?;
+    let (name, role) = match authorised {
+        Ok(authorised) => authorised,
+        Err(refusal) => {
+            drop(turn);
+            let shown = match (&refusal, member_in(&certificate)) {
+                (Refusal::Unknown | Refusal::Revoked(_), Some(name)) => {
+                    timeout(2 * ANSWER, marks_of(&connection, name, log_id)).await.ok().and_then(Result::ok)
+                }
+                _ => None,
+            };
+            return Err(NoOffer::Refused(refuse(refusal.to_string()), shown));
+        }
+    };
     if !role.holds_replica() {
         return Err(refuse("the datastore is being recovered; try again when it is online".into()).into());
     }
@@ -246,6 +271,15 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
     Ok(heard)
 }
 
+/// Asks a member that is not accepted for the marks of its registries. It may have joined after the copy that is used was
+/// made; the marks are signed.
+async fn marks_of(connection: &quinn::Connection, name: MemberName, log_id: LogId) -> Result<ShownMarks, String> {
+    let (mut send, mut receive) = control(connection).await?;
+    welcome(&name, Role::Reader, &mut send, &mut receive, log_id).await?;
+    let shown = marks(connection).await?;
+    Ok((name, shown))
+}
+
 /// Accepts the control stream, which the member opens first.
 async fn control(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
     let (send, mut receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
@@ -256,14 +290,14 @@ async fn control(connection: &quinn::Connection) -> Result<(quinn::SendStream, q
     }
 }
 
-async fn ask(
-    connection: &quinn::Connection,
+/// Reads a member's position, and tells it that the log is empty. From then on it answers requests.
+async fn welcome(
     name: &MemberName,
     role: Role,
     send: &mut quinn::SendStream,
     receive: &mut quinn::RecvStream,
     log_id: LogId,
-) -> Result<Heard, String> {
+) -> Result<(Position, u16), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let hello = wire::expect_at_most::<Hello, _>(receive, Kind::Hello, REPORT_BYTES_MAX);
     let hello = hello.await.map_err(|error| text(&error))?;
@@ -287,6 +321,18 @@ async fn ask(
         key_bytes_max: limits.key_bytes_max as u64,
     };
     wire::send(send, Kind::Welcome, &welcome).await.map_err(|error| text(&error))?;
+    Ok((position, welcome.version))
+}
+
+async fn ask(
+    connection: &quinn::Connection,
+    name: &MemberName,
+    role: Role,
+    send: &mut quinn::SendStream,
+    receive: &mut quinn::RecvStream,
+    log_id: LogId,
+) -> Result<Heard, String> {
+    let (position, version) = welcome(name, role, send, receive, log_id).await?;
     let mut offer = DonorOffer {
         name: name.to_string(),
         member: name.to_string(),
@@ -318,7 +364,7 @@ async fn ask(
         tracing::warn!(%name, reason, "member did not report its member registries, which may have later revocations");
         Vec::new()
     });
-    let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))
+    let lent = timeout(ANSWER, borrow(connection, Open::state(version)))
         .await
         .unwrap_or_else(|_| Err("it does not respond".into()));
     let (rest, streams) = match lent {

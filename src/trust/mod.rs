@@ -31,6 +31,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::fault_injection::{self, Bug};
+use crate::model::MemberName;
 
 pub(crate) use crate::env::checksummed_text;
 pub use authorities::{Authorities, End, Former, authority_name, check_halves};
@@ -118,6 +119,14 @@ pub type Fingerprint = [u8; 32];
 #[must_use]
 pub fn fingerprint(certificate_der: &[u8]) -> Fingerprint {
     *blake3::hash(certificate_der).as_bytes()
+}
+
+/// Returns the name of the member in a certificate, which need not be accepted.
+#[must_use]
+pub fn member_in(certificate_der: &[u8]) -> Option<MemberName> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    MemberName::new(name).ok()
 }
 
 fn hex(bytes: &[u8]) -> String {
