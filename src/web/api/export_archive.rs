@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -37,6 +38,8 @@ const OFFLINE_BYTES_MAX: u64 = 64 << 20;
 /// Added to the error of a restore that has changed objects.
 const UNFINISHED: &str = "the restore is unfinished, and only administrators are served; log in and restore the backup \
                           again, or end the restore with DELETE /api/backup";
+/// Warning in the header of an archive.
+const MIXED: &str = "a restore is unfinished: this archive mixes objects from before it and from the restored archive";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
@@ -117,6 +120,10 @@ async fn download(
         without_searches: wishes.savedsearch.as_deref().is_some_and(|wish| !is_on(Some(wish))),
     };
     let source = Source::of(app.store.replica()).map_err(ApiError::internal)?;
+    let is_mixed = restores::is_unfinished(&app.store)?;
+    if is_mixed {
+        tracing::warn!(user = caller.user, "exporting the objects of an unfinished restore");
+    }
     let (sender, receiver) = mpsc::channel(4);
     let lost = admission::ended(&app, &caller);
     tokio::task::spawn_blocking(move || {
@@ -138,18 +145,20 @@ async fn download(
     });
     let now = Timestamp::now().text();
     let day = now.split('T').next().unwrap_or_default();
-    let name = format!("attachment; filename=\"gravwell-{day}.gravbak\"");
+    // The name stays with the file.
+    let state = if is_mixed { "-unfinished-restore" } else { "" };
+    let name = format!("attachment; filename=\"gravwell-{day}{state}.gravbak\"");
+    let warning = is_mixed.then(|| [(header::WARNING, format!("199 - \"{MIXED}\""))]);
     let head = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_DISPOSITION, name)];
-    Ok((head, Body::from_stream(admission::until(stream, lost))).into_response())
+    Ok((head, warning, Body::from_stream(admission::until(stream, lost))).into_response())
 }
 
-/// A temporary file, removed on drop.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+/// Creates a file without a name, so that nothing is left of it when the process ends, however that happens.
+fn unnamed(data_dir: &Path) -> io::Result<File> {
+    let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
+    let file = File::options().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// Interval, in received bytes, at which the free space is checked.
@@ -166,15 +175,14 @@ fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
 }
 
 /// Receives the form and writes its file to the disk.
-async fn receive(data_dir: &Path, free_min: u64, mut form: Form) -> ApiResult<(Temporary, String)> {
-    let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
+async fn receive(data_dir: &Path, free_min: u64, mut form: Form) -> ApiResult<(File, String)> {
     let (mut file, mut password) = (None, String::new());
     while let Some(mut field) = form.next().await? {
         match field.name() {
             Some("backup") => {
-                let kept = Temporary(path.clone());
-                let mut options = tokio::fs::OpenOptions::new();
-                let mut to = options.create(true).write(true).truncate(true).mode(0o600).open(&path).await?;
+                let place = data_dir.to_owned();
+                let created = tokio::task::spawn_blocking(move || unnamed(&place)).await.map_err(ApiError::internal)?;
+                let mut to = tokio::fs::File::from_std(created?);
                 let mut unchecked = 0;
                 while let Some(bytes) = field.chunk().await? {
                     unchecked += bytes.len();
@@ -185,7 +193,7 @@ async fn receive(data_dir: &Path, free_min: u64, mut form: Form) -> ApiResult<(T
                     to.write_all(&bytes).await?;
                 }
                 to.flush().await?;
-                file = Some(kept);
+                file = Some(to.into_std().await);
             }
             Some("password") => {
                 while let Some(bytes) = field.chunk().await? {
@@ -203,8 +211,10 @@ async fn receive(data_dir: &Path, free_min: u64, mut form: Form) -> ApiResult<(T
 }
 
 /// Opens the backup's lines, decrypting them if the backup is encrypted.
-fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
-    let mut file = File::open(path)?;
+fn open(file: &File, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
+    // The position is shared: it is read by one at a time.
+    let mut file = file.try_clone()?;
+    file.rewind()?;
     let mut first = [0; MAGIC.len()];
     let is_sealed = file.read_exact(&mut first).is_ok() && first == *MAGIC;
     if !is_sealed {
@@ -225,7 +235,7 @@ async fn restore(State(app): State<AppRef>, caller: Caller, headers: HeaderMap, 
     }
     // The upload may have taken a while.
     let caller = caller.again(&app)?;
-    let archive = Archive { path: file.0.clone(), password };
+    let archive = Archive { file: Arc::new(file), password };
     let (store, examined) = (app.store.clone(), archive.clone());
     let plan = tokio::task::spawn_blocking(move || {
         let refused = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
@@ -253,7 +263,7 @@ async fn restore(State(app): State<AppRef>, caller: Caller, headers: HeaderMap, 
     tracing::warn!(user = caller.user, objects = plan.examined.objects, "restoring a backup");
     // A client that disconnects does not cut the restore short.
     let carrying_out = tokio::spawn(async move {
-        let _held = (turn, file);
+        let _turn = turn;
         carry_out(&app, &caller, plan, archive).await
     });
     carrying_out.await.map_err(ApiError::internal)?
@@ -262,13 +272,13 @@ async fn restore(State(app): State<AppRef>, caller: Caller, headers: HeaderMap, 
 /// A received archive.
 #[derive(Clone)]
 struct Archive {
-    path: PathBuf,
+    file: Arc<File>,
     password: String,
 }
 
 impl Archive {
     fn read(&self, take: impl FnMut(Item) -> io::Result<()>) -> Result<Examined, BackupError> {
-        export_archive::read(&mut open(&self.path, &self.password)?, take)
+        export_archive::read(&mut open(&self.file, &self.password)?, take)
     }
 }
 
@@ -331,4 +341,21 @@ async fn end(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>
     app.recorder.note("restore-ended", &(&caller).into(), "ended an unfinished restore; its changes stay");
     tracing::warn!(user = caller.user, "unfinished restore ended");
     Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_an_uploaded_archive_has_no_name_and_is_read_from_its_beginning_each_time() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut file = unnamed(temp.path()).expect("creates");
+        assert_eq!(std::fs::read_dir(temp.path()).expect("lists").count(), 0);
+        file.write_all(b"one\ntwo\n").expect("writes");
+        for _ in 0..2 {
+            let lines = open(&file, "").expect("opens").lines();
+            assert_eq!(lines.collect::<Result<Vec<_>, _>>().expect("reads"), ["one", "two"]);
+        }
+    }
 }

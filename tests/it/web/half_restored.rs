@@ -39,7 +39,9 @@ fn p11_a_restore_that_is_killed_gives_no_right_and_is_shown_until_it_is_repeated
     }
     let token =
         site.a.login("alice", PASSWORD).made("/api/tokens", &json!({ "name": "t", "capabilities": ["DashboardRead"] }));
-    let archive = admin.get("/api/backup").body;
+    let whole = admin.get("/api/backup");
+    assert!(whole.header("warning").is_none());
+    let archive = whole.body;
     admin.ok("DELETE", &format!("/api/users/{alice}/admin"));
     admin.ok("PUT", &format!("/api/users/{bob}/lock"));
     site.converges();
@@ -66,6 +68,9 @@ fn p11_a_restore_that_is_killed_gives_no_right_and_is_shown_until_it_is_repeated
         assert!([401, 503].contains(&adds_user(&session)));
 
         let admin = site.b.login("admin", ADMIN_PASSWORD);
+        let mixed = admin.get("/api/backup");
+        assert!(mixed.header("content-disposition").is_some_and(|name| name.contains("unfinished-restore")));
+        assert!(mixed.header("warning").is_some_and(|warning| warning.contains("unfinished")));
         if is_repeated {
             let restored = admin.upload("POST", "/api/backup", "backup", archive.as_slice());
             assert_eq!(restored.status, 200, "{}", restored.text());
