@@ -31,7 +31,7 @@ use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{
     CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
-    key_that_counts, latest, latest_of_branch,
+    key_that_counts, latest, latest_of_branch, restore_trust,
 };
 
 /// Reason why a backup was not restored.
@@ -229,7 +229,8 @@ pub fn restore(
         let store = open::open_chunks(path).map_err(chunk_store)?;
         restored.incomplete = incomplete(&restored.contents, &mut |id| Ok(store.read(id).ok().flatten()))?;
     }
-    (restored.authority, restored.register) = authority(manifest.log_id, path, &wishes)?;
+    let put_back = authority(manifest.log_id, path, &wishes);
+    (restored.authority, restored.register) = put_back.inspect_err(|_| discard(&new))?;
     let (shared_to, time_ms) = (restored.seq, SystemClock.now_ms());
     let mut known = manifest.generations.clone();
     known.push(GenerationInfo { generation, shared_to, beginning: GenerationCause::Restored, time_ms });
@@ -515,7 +516,10 @@ fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     Ok(contents)
 }
 
-/// Restores the CA if there is none.
+/// Description of a CA that was not restored.
+const EXISTING: &str = "the existing one";
+
+/// Restores the CA and the registry if there are none, or the registry if the one of the backups is later.
 fn authority(
     log_id: LogId,
     path: &Path,
@@ -525,7 +529,7 @@ fn authority(
     let is_there = trust.join("ca.key").exists();
     let Some(key) = wishes.recovery_key else {
         if is_there {
-            return Ok(("the existing one".into(), None));
+            return Ok((EXISTING.into(), None));
         }
         // Records that the CA is not missing but was abandoned.
         let now_ms = SystemClock.now_ms();
@@ -535,26 +539,39 @@ fn authority(
         }
         return Ok(("none; let members join again, or restore with --recovery-key".into(), None));
     };
+    let now_ms = SystemClock.now_ms();
+    // An existing registry is kept unless the backups have a later one. An earlier attempt may have restored it from
+    // older backups.
+    let is_kept =
+        |found: &Latest| Ok::<_, TrustError>(is_there && !found.escrow.exceeds(key, &trust, now_ms, wishes.register)?);
+    let existing = || match wishes.register {
+        Some(RegisterChoice::Copy) => format!("{EXISTING}, whose member registry goes on from that of the backups"),
+        _ => EXISTING.into(),
+    };
     // Includes backups later than the restored point in time: the registry must be the current one, not that of an
     // earlier time.
     match latest(copies(wishes.escrows, log_id)?, key) {
-        Ok(Some(found)) if is_there => {
-            found.escrow.check_same(&trust)?;
-            Ok(("the existing one".into(), None))
-        }
-        Ok(None) if is_there => Ok(("the existing one".into(), None)),
+        Ok(None) if is_there => Ok((EXISTING.into(), None)),
+        Ok(Some(found)) if is_kept(&found)? => Ok((existing(), None)),
         Ok(Some(found)) => {
             found.check(wishes.earlier_copy)?;
             let (found, is_named) = of_branch(found, log_id, wishes, key)?;
+            if is_named && is_kept(&found)? {
+                return Ok((existing(), None));
+            }
             let wished = (wishes.register, wishes.earlier_copy);
             check_key_counts(&found.escrow, key, &trust, wished)?;
             let given_up = check_known(&found.escrow, key, &trust, wished, recorded(path))?;
-            let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), wishes.register)?;
+            let (has_kept, aside) = if is_there {
+                let put_back = restore_trust(&found.escrow, key, &trust, now_ms, wishes.register)?;
+                (put_back.has_kept_register, put_back.aside)
+            } else {
+                (found.escrow.restore(key, &trust, now_ms, wishes.register)?, None)
+            };
             if !has_kept || wishes.register.is_some() {
                 accept_over_noted(path)?;
             }
             if is_named || given_up.is_some() {
-                let now_ms = SystemClock.now_ms();
                 Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
             }
             let stays = if has_kept { "; kept the existing member registry" } else { "" };
@@ -566,8 +583,10 @@ fn authority(
                 _ => format!("; {}", key_that_counts(&trust, key)?),
             };
             let given_up = given_up.map_or(String::new(), |what| format!("; {what}"));
+            let aside =
+                aside.map_or(String::new(), |aside| format!("; the previous files are kept in {}", aside.display()));
             let register = RegisterOf { backup: found.place, made_ms: found.rank.made_ms };
-            Ok((format!("restored{stays}{counts}{doubt}{given_up}"), (!has_kept).then_some(register)))
+            Ok((format!("restored{stays}{aside}{counts}{doubt}{given_up}"), (!has_kept).then_some(register)))
         }
         Ok(None) => Err(RestoreError::Wrong("no backup contains an encrypted CA backup".into())),
         Err(error) => Err(error.into()),

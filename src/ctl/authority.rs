@@ -147,10 +147,7 @@ fn restore(
             format!("restored the recovery key; CA {name} and the member registry are intact and unchanged")
         }
         true => {
-            format!(
-                "restored CA {name} from a backup of {made}; kept the existing member registry; if the backup's registry is \
-                 later, revoke again the members that it lists as revoked"
-            )
+            format!("restored CA {name} from a backup of {made}; kept the existing member registry")
         }
         false => format!("restored CA {name} and the member registry from a backup of {made}"),
     })?;

@@ -23,8 +23,8 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    UsedRegister, check_authority, check_goes_on, check_key_counts, check_known, check_known_in, key_that_counts,
-    latest, other_authority, readable_register, replace_trust,
+    UsedRegister, check_authority, check_key_counts, check_known, key_that_counts, latest, other_authority,
+    readable_register, replace_trust,
 };
 
 use super::args::Recover;
@@ -252,7 +252,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         true => Ok(()),
         false => mark(dir, becomes).write(dir).map_err(CtlError::new),
     };
-    if let Some(kept) = kept {
+    if let Some(found) = kept {
+        let is_replaced = found != Authority::New && restore_later(dir, args, found)?;
+        let kept = if is_replaced { Authority::Restored } else { found };
         begin(kept)?;
         // If it cannot be read, no member is accepted, and so none is compared with it.
         let put_back = (kept == Authority::Restored).then(|| UsedRegister::put_back_in(&here, SystemClock.now_ms()));
@@ -332,48 +334,48 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     if !here.join("ca.key").exists() {
         return Ok(None);
     }
-    let earlier = install_marker::find(dir).and_then(Result::ok);
-    let found = earlier.map_or(Authority::Kept, |earlier| earlier.trust);
+    let found = install_marker::find(dir).and_then(Result::ok).map_or(Authority::Kept, |earlier| earlier.trust);
     check_same(&here, found, args)?;
-    if found == Authority::Restored {
-        restore_newer(dir, args, earlier)?;
-    }
     Ok(Some(found))
 }
 
-/// Replaces the CA that an interrupted recovery restored from the backup named in `earlier` if a later backup is given
-/// now, because only the later one contains the members and revocations since.
-fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> CtlResult {
+/// Replaces the CA and the registry that are there if the given backup has a later registry: only that one contains the
+/// members and revocations since. An interrupted recovery or another command may have restored an earlier backup.
+/// Returns whether they were replaced.
+fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, CtlError> {
+    let earlier = install_marker::find(dir).and_then(Result::ok);
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let Some((Newest { escrow, is_named }, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
-    let rank = escrow.rank(&key).map_err(CtlError::new)?;
-    let made_ms = rank.made_ms;
-    let is_known = match earlier.map(|earlier| (earlier.copy, earlier.copy_ms)) {
-        Some((Some(copy), _)) => rank <= copy,
-        Some((None, Some(copy_ms))) => made_ms <= copy_ms,
-        _ => false,
+    let Some(key) = key else { return Ok(false) };
+    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else { return Ok(false) };
+    let (here, now_ms, rank) = (trust_dir(dir), SystemClock.now_ms(), escrow.rank(&key).map_err(CtlError::new)?);
+    let wish = args.register.map(RegisterChoice::from).or(is_named.then_some(RegisterChoice::Copy));
+    let is_kept = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
+        (Authority::Restored, Some((Some(copy), _))) => rank <= copy,
+        (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms <= copy_ms,
+        _ => !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)?,
     };
-    let wish = args.register.map(RegisterChoice::from);
-    if is_known || wish == Some(RegisterChoice::Here) {
-        return Ok(());
+    if is_kept {
+        return Ok(false);
     }
-    let (here, now_ms, is_decided) = (trust_dir(dir), SystemClock.now_ms(), is_named || wish.is_some());
-    if !is_decided {
-        check_goes_on(&escrow, &key, &here, now_ms).map_err(CtlError::new)?;
-    }
-    let given_up = check_known_in(&escrow, &key, &recorded(dir), args.earlier_copy).map_err(CtlError::new)?;
+    let given_up =
+        check_known(&escrow, &key, &here, (wish, args.earlier_copy), recorded(dir)).map_err(CtlError::new)?;
     given_up.iter().for_each(|what| complain!("{what}"));
-    let what =
-        format!("the CA backup of {} is newer than the one that an earlier attempt restored", timestamp(made_ms));
+    if wish == Some(RegisterChoice::Here) {
+        return Ok(false);
+    }
+    let (made, place) = (timestamp(rank.made_ms), here.display());
+    let what = format!("the CA backup of {made} has a later member registry than {place}");
     if args.dry_run {
         complain!("{what}, and would replace it");
-        return Ok(());
+        return Ok(false);
     }
-    let aside = replace_trust(&escrow, &key, &here, now_ms, is_decided).map_err(CtlError::new)?;
+    let (is_decided, keeps_keys) = (wish.is_some() || given_up.is_some(), found == Authority::Kept);
+    let aside = replace_trust(&escrow, &key, &here, now_ms, (is_decided, keeps_keys)).map_err(CtlError::new)?;
+    accept_over_noted(dir).map_err(CtlError::new)?;
     mark_restored(dir, rank)?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
     complain!("{what}, and replaces it; the previous files are kept in {aside}");
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt.
@@ -398,7 +400,8 @@ fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
     let is_given = key.is_some() || !args.authority.is_empty();
     let newest = if is_given { newest_escrow(args, key.as_ref())? } else { None };
     let checked = match (newest, key) {
-        (Some(newest), _) => newest.escrow.check_same(here),
+        (Some(newest), Some(key)) => newest.escrow.check_goes_on_from(&key, here),
+        (Some(newest), None) => newest.escrow.check_same(here),
         (None, Some(key)) => key.check_same(here),
         (None, None) => Ok(()),
     };

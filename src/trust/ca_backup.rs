@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authorities::{End, FORMER, former_in};
 use super::authority::{CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_private};
+use super::descent::{Standing, standing};
 use super::{
     Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, SignedMark, TrustError, authority_name,
     checksummed_text, key_note, key_text, leftover_registry, registry,
@@ -358,9 +359,34 @@ impl CaBackup {
         Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)
     }
 
-    /// Returns whether the registry in the backup is later than `here`, or is not one that `here` descends from.
-    pub(super) fn is_beyond(&self, key: &RecoveryKey, here: &Registry) -> Result<bool, TrustError> {
-        Ok(here.relation(&self.register(key)?.mark()).is_some())
+    /// Returns whether the registry in the backup has a change that `here` lacks, as far as is known, or may have one and
+    /// the operator wants it.
+    pub(super) fn is_beyond(
+        &self,
+        key: &RecoveryKey,
+        here: &Registry,
+        wish: Option<RegisterChoice>,
+    ) -> Result<bool, TrustError> {
+        let sealed = self.register(key)?;
+        let is_wanted = wish == Some(RegisterChoice::Copy) && !here.goes_on_from(&sealed);
+        Ok(sealed.mark() != here.mark() && (is_wanted || standing(here, &sealed) != Standing::Passed))
+    }
+
+    /// Returns whether the registry in the backup has a change that the one in the trust directory `dir` lacks, as far as
+    /// is known, or may have one and the operator wants it. A registry that cannot be read is reported when the datastore
+    /// starts.
+    ///
+    /// # Errors
+    /// If the backup is of a CA other than the one in `dir` and has not replaced that one, or `key` does not open it.
+    pub fn exceeds(
+        &self,
+        key: &RecoveryKey,
+        dir: &Path,
+        now_ms: u64,
+        wish: Option<RegisterChoice>,
+    ) -> Result<bool, TrustError> {
+        self.check_goes_on_from(key, dir)?;
+        Registry::open(dir, now_ms).map_or(Ok(false), |here| self.is_beyond(key, &here, wish))
     }
 
     /// Checks that the CA in the trust directory `dir` is the one in the backup.
@@ -394,7 +420,7 @@ impl CaBackup {
     ///
     /// # Errors
     /// As [`CaBackup::check_same`], or if `key` does not open the backup.
-    pub(super) fn check_goes_on_from(&self, key: &RecoveryKey, dir: &Path) -> Result<(), TrustError> {
+    pub fn check_goes_on_from(&self, key: &RecoveryKey, dir: &Path) -> Result<(), TrustError> {
         let files = self.open(key)?;
         let former = files.get(FORMER).map_or(Ok(Vec::new()), |text| former_in(text)).map_err(TrustError::Refused)?;
         let own = Authority::certificate_in(dir);

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::leftover_registry::differing;
-use super::{RegisterMark, Registry};
+use super::{MemberState, Registry};
 
 /// Maximum number of members named in a message.
 const NAMED_MAX: usize = 8;
@@ -59,20 +59,65 @@ pub(super) fn left_out(registers: &[&Registry], chosen: usize) -> Option<(usize,
     differing.find(|(_, differing)| !differing.is_empty())
 }
 
-/// Returns the members in which a sealed registry differs from one that was put back earlier, unless it is known to go
-/// on from the copy of which that one was made. `None` if that copy is not known.
-pub(super) fn left_out_of(sealed: &Registry, put_back: &Registry) -> Option<BTreeSet<String>> {
-    let from: RegisterMark = put_back.came_from()?;
-    match sealed.has_passed(&from) {
-        true => Some(BTreeSet::new()),
-        false => Some(differing(put_back, sealed)),
+/// How the registry in a copy is related to the one that is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing shows that it has a change that the one here lacks.
+    Passed,
+    /// It goes on from the one here, or from the copy of which that one was made.
+    Later,
+    /// It has a change that the one here lacks, and is not known to go on from it.
+    Apart,
+}
+
+/// Returns how `sealed` is related to `here`. Every command that puts a registry back, or keeps one beside a copy, decides
+/// by this.
+///
+/// Neither a higher revision nor a later time shows that a registry is later: one that went on from an earlier copy has
+/// both. They decide only between registries that do not name their changes, and between two of the same change, which
+/// differ in positions.
+pub(super) fn standing(here: &Registry, sealed: &Registry) -> Standing {
+    let generation = |register: &Registry| register.log_mark().map(|mark| mark.generation).unwrap_or_default();
+    let is_saved_earlier = here.revision() < sealed.revision()
+        && here.saved_ms() <= sealed.saved_ms()
+        && generation(here) <= generation(sealed);
+    let is_put_back_from_earlier = || here.came_from().is_some_and(|from| sealed.has_passed(&from));
+    match descent(sealed, here) {
+        Descent::Unnamed if is_saved_earlier => Standing::Later,
+        Descent::Unnamed => Standing::Passed,
+        Descent::Known if sealed.mark() != here.mark() || is_saved_earlier => Standing::Later,
+        Descent::Known => Standing::Passed,
+        Descent::NotKnown if here.goes_on_from(sealed) => Standing::Passed,
+        Descent::NotKnown if is_put_back_from_earlier() => Standing::Later,
+        Descent::NotKnown if here.lacks(&sealed.mark()) => Standing::Apart,
+        Descent::NotKnown => Standing::Passed,
     }
+}
+
+/// Describes how the members in which the two differ stand here and in a CA backup, those that are revoked in one first.
+pub(super) fn described(here: &Registry, sealed: &Registry) -> String {
+    let names = differing(here, sealed);
+    let state = |register: &Registry, name: &String| {
+        let member = register.members().find(|member| member.name.as_str() == name.as_str());
+        member.map_or("unknown".to_owned(), |member| member.state.to_string())
+    };
+    let differs = |name: &String| match (state(here, name), state(sealed, name)) {
+        (here, there) if there == here => format!("{name} (other certificates)"),
+        (here, there) => format!("{name} ({here} here, {there} in the CA backup)"),
+    };
+    let mut sorted: Vec<&String> = names.iter().collect();
+    let revoked = MemberState::Revoked.to_string();
+    sorted.sort_by_key(|name| (state(here, name) == revoked) == (state(sealed, name) == revoked));
+    shortened(sorted.into_iter().map(differs))
 }
 
 /// Lists names for a message.
 pub(crate) fn listed(names: &BTreeSet<String>) -> String {
-    let named: Vec<&str> = names.iter().map(String::as_str).take(NAMED_MAX).collect();
-    let more = names.len().saturating_sub(NAMED_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    named.join(", ") + &more
+    shortened(names.iter().cloned())
+}
+
+fn shortened(texts: impl ExactSizeIterator<Item = String>) -> String {
+    let surplus = texts.len().saturating_sub(NAMED_MAX);
+    let more = if surplus > 0 { format!(" and {surplus} more") } else { String::new() };
+    texts.take(NAMED_MAX).collect::<Vec<_>>().join(", ") + &more
 }

@@ -7,6 +7,8 @@
 
 use std::path::Path;
 
+use super::descent::{Standing, described, standing};
+use super::leftover_registry::differing;
 use super::{
     Authorities, CaBackup, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError, leftover_registry,
 };
@@ -22,13 +24,13 @@ pub struct KnownMark {
     pub place: String,
 }
 
-/// Checks that the registry that would be put back into the trust directory `dir` from `escrow` has every change in
-/// `known` and every one that a member has presented to the registry in `dir`. With `wish` the operator chose between the
-/// registry in `dir` and the one in `escrow`, and was told what is in the other one. Returns a message if a change is
-/// given up because the operator wants an earlier registry.
+/// Checks that the registry that would be in place in the trust directory `dir` after `escrow` was restored there has
+/// every change in `known` and every one that a member has presented to the registry in `dir`. Every command that puts a
+/// registry back asks here, whichever CA there is. With `wish` the operator chose between the registry in `dir` and the one
+/// in `escrow`. Returns a message if changes are given up because the operator wants so.
 ///
 /// # Errors
-/// The message names both changes and the remedy.
+/// The message names both changes and the remedy. Also if `dir` has a CA that the one in `escrow` does not continue.
 pub fn check_known(
     escrow: &CaBackup,
     key: &RecoveryKey,
@@ -36,9 +38,8 @@ pub fn check_known(
     (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
     mut known: Vec<KnownMark>,
 ) -> Result<Option<String>, TrustError> {
-    // The backup of another CA is refused in any case, with a better message.
-    if Authorities::load(dir).is_ok() && !escrow.may_be_of(dir) {
-        return Ok(None);
+    if Authorities::load(dir).is_ok() {
+        escrow.check_goes_on_from(key, dir)?;
     }
     let sealed = escrow.register(key)?;
     let stays = leftover_registry::stays(escrow, key, dir, sealed.saved_ms(), wish)?.is_some();
@@ -48,27 +49,39 @@ pub fn check_known(
     }
     let here = leftover_registry::readable(dir).map(|(_, here)| here);
     if let Some(mark) = here.as_ref().and_then(Registry::shown) {
-        known.push(KnownMark { mark, authority: None, place: format!("a member, as recorded in {}", dir.display()) });
+        let place = format!("the registry in {} (a member showed it)", dir.display());
+        known.push(KnownMark { mark, authority: None, place });
     }
     let (chosen, other) = match &here {
         Some(here) if stays => (here, Some(&sealed)),
         here => (&sealed, here.as_ref()),
     };
-    known.retain(|known| wish.is_none() || !other.is_some_and(|other| other.has_passed(&known.mark)));
-    check_lacks_none(chosen, &known, is_earlier_wanted)
+    // The changes of the other one are given up knowingly, or are those of the copy of which it was made.
+    let is_judged = wish.is_some() || here.as_ref().is_some_and(|here| standing(here, &sealed) == Standing::Later);
+    known.retain(|known| !is_judged || !other.is_some_and(|other| other.has_passed(&known.mark)));
+    let lacking = check_lacks_none(chosen, &known, is_earlier_wanted)?;
+    let given_up = here.as_ref().filter(|_| wish.is_some()).and_then(|here| given_up(here, &sealed, stays));
+    Ok(match (lacking, given_up) {
+        (Some(lacking), Some(given_up)) => Some(format!("{lacking}; {given_up}")),
+        (lacking, given_up) => lacking.or(given_up),
+    })
 }
 
-/// As [`check_known`], for a registry from `escrow` that takes the place of one that was put back before.
-///
-/// # Errors
-/// As [`check_known`].
-pub fn check_known_in(
-    escrow: &CaBackup,
-    key: &RecoveryKey,
-    known: &[KnownMark],
-    is_earlier_wanted: bool,
-) -> Result<Option<String>, TrustError> {
-    check_lacks_none(&escrow.register(key)?, known, is_earlier_wanted)
+/// Describes what the registry lacks that the operator chose of these two.
+fn given_up(here: &Registry, sealed: &Registry, stays: bool) -> Option<String> {
+    let (chosen, other, name) = match stays {
+        true => (here, sealed, "the CA backup"),
+        false => (sealed, here, "the former one"),
+    };
+    let is_passed = chosen.goes_on_from(other) || (!stays && standing(here, sealed) == Standing::Later);
+    if is_passed || differing(chosen, other).is_empty() {
+        return None;
+    }
+    let (mark, members) = (other.mark(), described(here, sealed));
+    Some(format!(
+        "the chosen member registry may lack changes up to {mark}, which {name} has; they differ in {members}: revoke \
+         again those that are revoked there"
+    ))
 }
 
 fn check_lacks_none(
@@ -221,6 +234,89 @@ mod tests {
         let check = |copy: &CaBackup| check_known(copy, &key, &dir, (Some(RegisterChoice::Copy), false), Vec::new());
         assert!(check(&second).is_err_and(|error| error.to_string().contains(&marks[2].to_string())));
         assert_eq!(check(&third).expect("it has that change"), None);
+    }
+
+    #[test]
+    fn p13_a_copy_of_a_ca_that_replaced_the_one_here_is_compared_with_what_is_known_too() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (dir, old) = (temp.path().join("trust"), temp.path().join("old"));
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        ["web1", "web2"].iter().for_each(|name| invite(&mut register, name));
+        let first = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
+        first.restore(&key, &old, NOW, None).expect("restores");
+        Authorities::begin(&dir, NOW).expect("begins");
+        let rotated = Authorities::finish(&dir, crate::model::Generation(1), NOW).expect("ends");
+        let seal = |register: &mut Registry| CaBackup::seal(&dir, rotated.current(), register, NOW).expect("seals");
+        invite(&mut register, "web3");
+        let copy = seal(&mut register);
+        register.revoke(&MemberName::new("web2").expect("name"), NOW).expect("revokes");
+        let latest = seal(&mut register);
+        for is_sound in [true, false] {
+            for name in ["members.json", "members.copy"].iter().filter(|_| !is_sound) {
+                std::fs::write(old.join(name), "damaged").expect("writes");
+            }
+            for wish in [None, Some(RegisterChoice::Copy)] {
+                let check = |copy: &CaBackup| check_known(copy, &key, &old, (wish, false), known(register.mark()));
+                let said = check(&copy).map_err(|error| error.to_string()).expect_err("it lacks the revocation");
+                assert!(said.contains(&register.mark().to_string()) && said.contains("--earlier-copy"), "{said}");
+                let done = check(&latest).expect("it has that change");
+                assert!(done.is_none_or(|said| wish.is_some() && is_sound && !said.contains("may lack")), "{wish:?}");
+            }
+        }
+        // One of a CA that has not replaced it is refused.
+        let said = check_known(&first, &key, &dir, (None, true), Vec::new()).expect_err("of a former CA").to_string();
+        assert!(said.contains("which was replaced"), "{said}");
+    }
+
+    #[test]
+    fn p13_a_chosen_register_is_named_with_the_members_in_which_the_other_one_differs() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let name = MemberName::new("web2").expect("name");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        invite(&mut register, "web2");
+        register.enrol(&name, Role::Webserver, b"certificate", 30, NOW).expect("enrols");
+        let before = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        register.revoke(&name, NOW + 1).expect("revokes");
+        let later = CaBackup::seal(&dir, &authority, &mut register, NOW + 1).expect("seals");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was created");
+        let old = temp.path().join("old");
+        before.restore(&key, &old, NOW + 2, None).expect("restores");
+        for (copy, dir, wish) in [(&later, &old, RegisterChoice::Here), (&before, &dir, RegisterChoice::Copy)] {
+            let said = check_known(copy, &key, dir, (Some(wish), false), Vec::new()).expect("is decided");
+            let said = said.expect("the other one has a revocation");
+            assert!(said.contains("web2 (") && said.contains("revoked") && said.contains("revoke again"), "{said}");
+        }
+    }
+
+    #[test]
+    fn p13_a_later_register_is_recognised_beside_one_that_was_put_back_from_an_earlier_copy() {
+        let (temp, [first, second, third], _, key) = three();
+        let back = |copy: &CaBackup, name: &str| {
+            let dir = temp.path().join(name);
+            copy.restore(&key, &dir, NOW + 10, None).expect("restores");
+            dir
+        };
+        let dir = back(&second, "fresh");
+        let exceeds = |copy: &CaBackup, dir: &Path| copy.exceeds(&key, dir, NOW + 11, None).expect("compares");
+        assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false, false, true]);
+        assert_eq!(check_known(&third, &key, &dir, (None, false), Vec::new()).expect("it goes on"), None);
+        let put_back = crate::trust::restore_trust(&third, &key, &dir, NOW + 12, None).expect("replaces");
+        assert!(!put_back.has_kept_register && put_back.aside.is_some());
+        assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false; 3]);
+        // After it was in use, an operator decides where members differ.
+        let dir = back(&second, "used");
+        let mut register = Registry::open(&dir, NOW).expect("opens");
+        invite(&mut register, "web4");
+        register
+            .enrol(&MemberName::new("web4").expect("name"), Role::Reader, b"certificate", 30, NOW + 13)
+            .expect("enrols");
+        assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false, false, true]);
+        let said = check_known(&third, &key, &dir, (None, false), Vec::new()).expect_err("asks").to_string();
+        assert!(said.contains("--register here") && said.contains("web4"), "{said}");
     }
 
     #[test]

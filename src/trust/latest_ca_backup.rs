@@ -135,27 +135,6 @@ pub fn latest_of_branch(copies: Vec<FoundCopy>, key: &RecoveryKey, place: &str) 
     Ok(choose(&opened, closed, key))
 }
 
-/// Checks that the registry in `escrow` goes on from the one in the trust directory `dir`, which an interrupted attempt
-/// has put back from another backup.
-///
-/// # Errors
-/// The message names the members that differ.
-pub fn check_goes_on(escrow: &CaBackup, key: &RecoveryKey, dir: &Path, now_ms: u64) -> Result<(), TrustError> {
-    let Ok(here) = Registry::open(dir, now_ms) else { return Ok(()) };
-    let differing = descent::left_out_of(&escrow.register(key)?, &here).unwrap_or_default();
-    if differing.is_empty() {
-        return Ok(());
-    }
-    Err(TrustError::Refused(format!(
-        "the member registry that an earlier attempt restored in {} and the one in the CA backup of {} have diverged \
-         and differ in {}; a member revoked in one may be enrolled in the other. Nothing was changed; use `--register \
-         here` to keep the present one, or `--register copy` to restore the one in the CA backup",
-        dir.display(),
-        timestamp(escrow.made(key)?),
-        listed(&differing)
-    )))
-}
-
 /// Chooses the first of `opened`, the latest by its rank.
 fn choose(opened: &[Opened], mut closed: Vec<FoundCopy>, key: &RecoveryKey) -> Option<Latest> {
     let first = opened.first()?;
@@ -401,12 +380,13 @@ mod tests {
         assert_eq!((found.escrow, found.apart), (back.clone(), None));
         let found = latest(vec![back.clone(), second.clone()], &key).expect("opens").expect("one");
         assert!(found.apart.is_some_and(|apart| apart.contains("web2")));
-        // An interrupted attempt has put the first branch back.
-        for (escrow, is_refused) in [(&second, true), (&common, true), (&first, false)] {
-            let checked = check_goes_on(escrow, &key, &dir, NOW + 6).map_err(|error| error.to_string());
-            assert_eq!(checked.is_err(), is_refused);
-            assert!(checked.err().is_none_or(|said| said.contains("web2") && said.contains("--register copy")));
+        // An earlier attempt has put the first branch back.
+        for (escrow, exceeds) in [(&second, true), (&common, false), (&first, false)] {
+            assert_eq!(escrow.exceeds(&key, &dir, NOW + 6, None).expect("compares"), exceeds);
         }
+        let checked = crate::trust::check_known(&second, &key, &dir, (None, false), Vec::new());
+        let said = checked.expect_err("an operator decides").to_string();
+        assert!(said.contains("web2 (revoked here") && said.contains("--register copy"), "{said}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::authority::{read_text, write_private};
-use super::descent::{Descent, descent, listed};
+use super::descent::{Descent, Standing, descent, described, standing};
 use super::registry::{COPY, FILE};
 use super::{Authority, CaBackup, MemberState, RecoveryKey, Registry, TrustError, hex};
 use crate::codec::json_lines::timestamp;
@@ -57,7 +57,7 @@ pub(super) fn stays(
         }
         return Ok(None);
     };
-    let is_earlier = is_earlier(&here, &sealed);
+    let is_earlier = standing(&here, &sealed) == Standing::Later;
     match wish {
         Some(RegisterChoice::Copy) => return Ok(None),
         Some(RegisterChoice::Here) => {}
@@ -65,7 +65,7 @@ pub(super) fn stays(
         None => {
             let differing = differing(&here, &sealed);
             if !differing.is_empty() {
-                return Err(TrustError::Refused(question(dir, &here, &sealed, &differing)));
+                return Err(TrustError::Refused(question(dir, &here, &sealed)));
             }
         }
     }
@@ -83,23 +83,6 @@ pub(super) fn stays(
     }
 }
 
-/// Returns whether `sealed` is later than `here`. Neither a higher revision nor a later time shows that: a registry that
-/// went on from an earlier copy has both. They decide only between registries that do not name their changes, and
-/// between two of the same change, which differ in positions.
-fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
-    let generation = |register: &Registry| register.log_mark().map(|mark| mark.generation).unwrap_or_default();
-    let is_saved_earlier = || {
-        here.revision() < sealed.revision()
-            && here.saved_ms() <= sealed.saved_ms()
-            && generation(here) <= generation(sealed)
-    };
-    match descent(sealed, here) {
-        Descent::Known => sealed.mark() != here.mark() || is_saved_earlier(),
-        Descent::NotKnown => false,
-        Descent::Unnamed => is_saved_earlier(),
-    }
-}
-
 /// Returns the members that differ between the two, apart from positions and invitations, which a backup does
 /// not restore.
 pub(super) fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> {
@@ -110,25 +93,29 @@ pub(super) fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> 
     lasting(here).symmetric_difference(&lasting(sealed)).map(|(name, _)| name.clone()).collect()
 }
 
-fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet<String>) -> String {
+fn question(dir: &Path, here: &Registry, sealed: &Registry) -> String {
     let position = |register: &Registry| {
         let log = register.log_mark().map(|mark| format!(", log at sequence {}", mark.seq)).unwrap_or_default();
         format!("revision {} of {}{log}", register.revision(), timestamp(register.saved_ms()))
     };
-    let relation = match descent(here, sealed) {
-        Descent::Known => "is later than",
-        Descent::Unnamed if here.revision() >= sealed.revision() => "is later than",
-        _ => "has diverged from",
+    let is_later = match descent(here, sealed) {
+        Descent::Known => true,
+        Descent::Unnamed => here.revision() >= sealed.revision(),
+        Descent::NotKnown => false,
+    };
+    let (relation, lacking) = match is_later {
+        true => ("is later than", "later enrollments and revocations are not in the backup"),
+        false => ("has diverged from", "each of them may lack enrollments and revocations of the other one"),
     };
     format!(
-        "the member registry left in {} ({}) {relation} the one in the CA backup ({}), and they differ in {}: later \
-         enrollments and revocations are not in the backup; nothing was changed. Use `--register here` to keep the \
-         present registry and restore only the CA, or `--register copy` to restore the registry from the backup, \
-         which keeps the present one under another name",
+        "the member registry left in {} ({}) {relation} the one in the CA backup ({}), and they differ in {}: \
+         {lacking}; nothing was changed. Use `--register here` to keep the present registry, or `--register copy` to \
+         restore the registry from the backup, which keeps the present one under another name; then revoke again the \
+         members that are revoked in the other one",
         dir.display(),
         position(here),
         position(sealed),
-        listed(differing)
+        described(here, sealed)
     )
 }
 

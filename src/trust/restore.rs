@@ -32,7 +32,7 @@ pub fn restore_trust(
     let finished = finish_exchange(dir, now_ms)?;
     match (Authorities::load(dir), Registry::open(dir, now_ms)) {
         (Ok(here), Ok(register)) if dir.join(FILE).exists() && !finished => {
-            let is_later = escrow.is_beyond(key, &register)?;
+            let is_later = escrow.is_beyond(key, &register, wish)?;
             if is_later {
                 escrow.check_goes_on_from(key, dir)?;
             }
@@ -134,6 +134,7 @@ pub struct PutBack {
 
 /// Replaces the trust directory `dir` with the contents of `escrow`. Returns the new path of the former directory,
 /// which is renamed. After an interruption it can be called again. `is_decided`: an operator chose it over others.
+/// `keeps_keys`: the recovery keys that are there stay.
 ///
 /// # Errors
 /// If the key does not fit, or a file operation fails. Nothing was changed then.
@@ -142,9 +143,9 @@ pub fn replace_trust(
     key: &RecoveryKey,
     dir: &Path,
     now_ms: u64,
-    is_decided: bool,
+    (is_decided, keeps_keys): (bool, bool),
 ) -> Result<Option<PathBuf>, TrustError> {
-    exchange(escrow, (key, is_decided), dir, now_ms, None, false)
+    exchange(escrow, (key, is_decided), dir, now_ms, None, keeps_keys)
 }
 
 fn exchange(

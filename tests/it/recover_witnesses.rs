@@ -419,3 +419,108 @@ fn p13_a_copy_that_lacks_what_a_connected_member_knows_is_not_recovered_with_una
     let text = said(&asked);
     assert!(asked.status.code() == Some(1) && text.contains("escrow.left-1") && text.contains(" b"), "{text}");
 }
+
+/// The certificate of a member that joined after the copy was made is unknown to that copy.
+#[test]
+fn p13_a_member_that_the_copy_does_not_know_shows_that_it_is_too_old() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "k", 2);
+    fleet.converges(&["a", "b"]);
+    let key = key_of(&fleet);
+    let stale = path(&fleet, "stale");
+    std::fs::copy(escrow(&fleet, "b"), &stale).expect("copies");
+    b.terminate();
+    a.terminate();
+    fleet.ok("d", &["revoke", "b"]);
+    let w = fleet.member("w");
+    put(&fleet, "w", "l", 2);
+    fleet.converges(&["w"]);
+    drop(escrow(&fleet, "w"));
+    destroy(&fleet, datastore);
+    let listen = fleet.listen.to_string();
+    let recover = |flags: &[&str]| {
+        let first = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "30"];
+        fleet.run("d", &[&first[..], flags].concat())
+    };
+    let refused = recover(&[]);
+    let text = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    for word in ["w has shown", "identity/escrow of w", "--earlier-copy"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(!fleet.dir("d/log").exists());
+    let _a = fleet.replica("a");
+    let recovered = recover(&["--earlier-copy", "--expect", "1"]);
+    assert!(recovered.status.success(), "{}", said(&recovered));
+    drop(w);
+}
+
+/// An earlier copy was put back, by mistake or for want of a later one, before the later one is at hand.
+#[test]
+fn p13_a_later_registry_takes_the_place_of_one_that_was_put_back_from_an_earlier_copy() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, c) = (fleet.member("a"), fleet.member("b"), fleet.member("c"));
+    put(&fleet, "a", "k", 2);
+    fleet.converges(&["a", "b", "c"]);
+    let (key, places) = (key_of(&fleet), [path(&fleet, "place1"), path(&fleet, "place2")]);
+    let later = escrow(&fleet, "a");
+    drop(escrow(&fleet, "c"));
+    b.terminate();
+    c.terminate();
+    fleet.ok("d", &["backup", "create", &places[0]]);
+    let before = std::fs::read(&later).expect("reads");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.wait("a has a later copy", || std::fs::read(&later).is_ok_and(|now| now != before));
+    put(&fleet, "a", "l", 2);
+    fleet.converges(&["a"]);
+    fleet.ok("d", &["backup", "create", &places[1]]);
+    a.terminate();
+    destroy(&fleet, datastore);
+    let is_revoked = || line_of(&members(&fleet), "b").contains("revoked");
+    let restore = |place: &str, flags: &[&str]| {
+        said(&fleet.run("d", &[&["restore", place, "--recovery-key", &key][..], flags].concat()))
+    };
+    restore(&places[0], &[]);
+    assert!(!is_revoked());
+    let done = restore(&places[1], &["--replace"]);
+    assert!(is_revoked() && done.contains("the previous files are kept in"), "{done}");
+    // The datastore was in use in between: an operator decides.
+    std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    restore(&places[0], &[]);
+    let datastore = fleet.datastore();
+    fleet.enroll("x", "reader");
+    datastore.terminate();
+    let asked = restore(&places[1], &["--replace"]);
+    assert!(
+        asked.contains("--register here") && asked.contains("b (enrolled here, revoked in the CA backup)"),
+        "{asked}"
+    );
+    copy_dir(&fleet.dir("d"), &fleet.dir("used"));
+    let here = restore(&places[1], &["--replace", "--register", "here"]);
+    assert!(!is_revoked() && here.contains("revoke again") && here.contains("b (enrolled here"), "{here}");
+    replace_dir(&fleet.dir("used"), &fleet.dir("d"));
+    let copy = restore(&places[1], &["--replace", "--register", "copy"]);
+    assert!(is_revoked() && !members(&fleet).contains('x'), "{copy}");
+    // `recover`, and `authority restore`.
+    for command in ["recover", "authority restore"] {
+        std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+        let recover = |member: &str| {
+            fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &path(&fleet, member)]);
+        };
+        recover("c");
+        assert!(!is_revoked(), "{command}");
+        match command {
+            "recover" => {
+                ["log", "state"].iter().for_each(|name| drop(std::fs::remove_dir_all(fleet.dir("d").join(name))));
+                recover("a");
+            }
+            _ => drop(fleet.ok("d", &["authority", "restore", &later, "--recovery-key", &key])),
+        }
+        assert!(is_revoked(), "{command}");
+    }
+    let (_datastore, _a) = (fleet.datastore(), fleet.replica("a"));
+    fleet.wait_connected("a");
+}

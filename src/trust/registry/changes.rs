@@ -150,6 +150,30 @@ impl Changes {
         !mark.name.is_empty() && self.named(mark.count).is_some_and(|(name, _)| name == mark.name)
     }
 
+    /// Returns whether a change that `mark` names is known not to be one of these: it is later, has another name, or has a
+    /// number between two runs. What an operator gave up is no exception.
+    fn lacks(&self, mark: &RegisterMark) -> bool {
+        !mark.name.is_empty()
+            && !self.has_passed(mark)
+            && (mark.count > self.count || self.named(mark.count).is_some() || self.is_between_runs(mark.count))
+    }
+
+    /// Returns whether change number `at` is after the end of a run and before the first change of the next one, as far as
+    /// the names reach.
+    fn is_between_runs(&self, at: u64) -> bool {
+        let former = self.former.iter().map(|run| (run.count, run.names.len(), FORMER_NAMED_MAX));
+        let mut runs = former.chain([(self.count, self.names.len(), NAMED_MAX)]).peekable();
+        while let Some((end, ..)) = runs.next() {
+            let Some((next, names, names_max)) = runs.peek() else { return false };
+            // With fewer names than are kept, none was dropped.
+            let first = next.saturating_sub(*names as u64);
+            if at > end && at <= first {
+                return names < names_max;
+            }
+        }
+        false
+    }
+
     fn decide(&mut self) {
         self.former.iter_mut().for_each(|former| former.is_decided = true);
     }
@@ -203,11 +227,16 @@ impl Registry {
         self.has_passed(&earlier.mark())
     }
 
-    /// Returns the last change before an operator put this registry back or accepted it, as far as it is known.
-    #[must_use]
-    pub fn came_from(&self) -> Option<RegisterMark> {
+    /// Returns whether the change that `mark` names is known not to be one of this registry's.
+    pub(in crate::trust) fn lacks(&self, mark: &RegisterMark) -> bool {
+        self.known_changes().lacks(mark)
+    }
+
+    /// Returns the last change before this registry was put back from a copy, if nothing was changed in it since, and no
+    /// operator chose it over others.
+    pub(in crate::trust) fn came_from(&self) -> Option<RegisterMark> {
         let changes = self.known_changes();
-        let former = changes.former.last()?;
+        let former = changes.former.last().filter(|former| changes.names.len() == 1 && !former.is_decided)?;
         Some(RegisterMark { count: former.count, name: former.names.last()?.clone(), changed_ms: 0 })
     }
 
