@@ -75,6 +75,12 @@ pub(super) fn fork<'a>(
 
 /// Returns whether the datastore's log has abandoned this member's history, whatever their positions are.
 pub(super) fn is_left(shared: &ReplicaState, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
+    fork(mine, lineage, welcome, |shared_to| is_upon_later(shared, shared_to)).is_some()
+}
+
+/// Returns whether a pending transaction depends, or may depend, on an entry after `shared_to`. One that requires an absent
+/// object may depend on the entry that created it, if a power failure took the state back before that.
+pub(super) fn is_upon_later(shared: &ReplicaState, shared_to: Seq) -> bool {
     let requires_absent = || {
         let state = shared.state();
         let is_present =
@@ -82,8 +88,8 @@ pub(super) fn is_left(shared: &ReplicaState, mine: &Position, lineage: &[Lineage
         // An unreadable state is reported when it is compared.
         shared.outbox().requires_absent(is_present).unwrap_or(true)
     };
-    let upon = |shared_to| shared.outbox().is_upon_later_than(shared_to) || requires_absent();
-    fork(mine, lineage, welcome, upon).is_some()
+    let is_behind = shared.position() != shared.claimed();
+    shared.outbox().is_upon_later_than(shared_to) || is_behind && requires_absent()
 }
 
 /// Returns whether one of these generations started because an earlier state was restored on purpose; `None` if the

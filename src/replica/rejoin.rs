@@ -44,7 +44,7 @@ pub(super) async fn run(
     lineage: &[LineageEntry],
     welcome: &Welcome,
 ) -> Result<bool, LinkError> {
-    let upon = |shared_to| linker.shared.outbox().is_upon_later_than(shared_to);
+    let upon = |shared_to| leaving::is_upon_later(&linker.shared, shared_to);
     let Some(Fork { shared_to, theirs }) = leaving::fork(mine, lineage, welcome, upon) else { return Ok(false) };
     if linker.shared.disk.is_full() {
         return Err(failed(disk::FULL));

@@ -295,7 +295,7 @@ impl SteppedReplica {
     #[must_use]
     pub fn left_at(&self, welcome: &Welcome) -> Option<Seq> {
         let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let upon = |shared_to| self.shared.outbox().is_upon_later_than(shared_to);
+        let upon = |shared_to| leaving::is_upon_later(&self.shared, shared_to);
         Some(leaving::fork(&self.claimed()?, &lineage, welcome, upon)?.shared_to)
     }
 
@@ -312,7 +312,7 @@ impl SteppedReplica {
     ) -> Result<Option<Leaving>, String> {
         let Some(mine) = self.claimed() else { return Ok(None) };
         let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let upon = |shared_to| self.shared.outbox().is_upon_later_than(shared_to);
+        let upon = |shared_to| leaving::is_upon_later(&self.shared, shared_to);
         let Some(fork) = leaving::fork(&mine, &lineage, welcome, upon) else { return Ok(None) };
         let Some(is_restore) = leaving::is_restore(&fork.theirs, known) else { return Ok(None) };
         let earlier = leaving::earlier_fork(&self.shared, &state, fork.shared_to);

@@ -129,6 +129,35 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("not replaced"), "{again:?}");
 }
 
+/// A change of a disconnected member requires an object that is not there. The rebuilt log continues all that the member has.
+#[test]
+fn p05_a_member_whose_pending_change_requires_an_absent_object_reconnects_to_a_rebuilt_log() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (_a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    let key = key_of(&fleet);
+    destroy(&fleet, datastore);
+    fleet.wait("a is cut off", || fleet.status("a")["connected"] == false);
+    let line =
+        r#"{"if":[{"present":{"collection":"c","key":"x"}}],"ops":[{"put":{"collection":"c","key":"y","value":1}}]}"#;
+    let file = fleet.write_file("upon.json", &format!("{line}\n"));
+    fleet.ok("a", &["import", file.to_str().expect("text")]);
+    assert_eq!(fleet.status("a")["outbox"], 1);
+    b.terminate();
+    let from = fleet.dir("b").display().to_string();
+    fleet.ok("d", &["recover", "--from", &from, "--member", "b", "--recovery-key", &key]);
+    let _datastore = fleet.datastore();
+    let _b = fleet.replica("b");
+    for member in ["a", "b"] {
+        fleet.wait_connected(member);
+    }
+    fleet.wait("the change is resolved", || fleet.status("a")["outbox"] == 0);
+    fleet.converges(&["a", "b"]);
+    assert!(fleet.ok("a", &["outbox"]).contains(r#""key":"y""#), "it was rejected, and is listed");
+}
+
 #[test]
 fn p05_a_member_ahead_that_reconnects_last_pushes_its_own_changes_and_archives_the_rest() {
     let fleet = Fleet::new();
