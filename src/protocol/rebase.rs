@@ -113,15 +113,16 @@ impl Lost {
             }
             let Named { old, new, deleted } = objects(collection, key)?;
             let is_deleted = deleted.is_some_and(|deleted| deleted > self.shared_to);
-            let is_shared = !is_deleted && new.as_ref().is_some_and(|(there, _)| *there <= self.shared_to);
+            let is_of_shared_part = new.as_ref().is_some_and(|(there, _)| *there <= self.shared_to);
+            let is_shared = !is_deleted && is_of_shared_part;
             let is_same = |value| new.as_ref().is_some_and(|(_, there)| there == value);
             let condition = match &old {
                 _ if is_shared => continue,
                 Some((version, _)) if *version <= self.shared_to => continue,
                 Some((_, value)) if is_same(value) => continue,
                 Some((version, _)) => self.written(collection, key, *version),
-                // It was present until the member deleted it.
-                None if self.deleted.contains(&name) => continue,
+                // The member has deleted the object of the shared part, which was present until then.
+                None if is_of_shared_part && self.deleted.contains(&name) => continue,
                 None => Condition::upon_lost(collection.clone(), key.clone()),
             };
             self.required.insert(name, condition);
@@ -206,7 +207,8 @@ impl<'a> InOrder<'a> {
 
     /// Returns the next transaction, which the new log lacks, with translated conditions.
     pub fn translate(&mut self, txn: &Txn) -> Txn {
-        let conditions: Vec<Condition> = txn.conditions.iter().map(|condition| self.condition(condition)).collect();
+        let conditions: Vec<Condition> =
+            txn.conditions.iter().map(|condition| self.condition(txn, condition)).collect();
         let is_assumed = |(before, after): &(&Condition, &Condition)| {
             matches!(before, Condition::Present { .. }) && after.mark().is_some()
         };
@@ -234,14 +236,20 @@ impl<'a> InOrder<'a> {
         }
     }
 
-    fn condition(&self, condition: &Condition) -> Condition {
+    fn condition(&self, txn: &Txn, condition: &Condition) -> Condition {
         let Condition::Present { collection, key } = condition else { return self.lost.condition(condition) };
         if fault_injection::is(Bug::PresentNotTranslated) || fault_injection::is(Bug::ConditionsNotTranslated) {
             return condition.clone();
         }
         let name = (collection.clone(), key.clone());
+        let deletes = || {
+            let last = txn.ops.iter().rev().find(|op| (op.collection(), op.key()) == (collection, key));
+            self.lost.deleted.contains(&name) && last.is_some_and(|op| op.value().is_none())
+        };
         match (self.writers.get(&name), self.lost.required.get(&name)) {
             (Some(writer), _) => Condition::written_by(name.0, name.1, *writer),
+            // The transaction itself deletes the object that it requires.
+            (None, _) if deletes() => condition.clone(),
             (None, None) => condition.clone(),
             // The member wrote the object only later, so it is unknown which one it was.
             (None, Some(required)) if required.mark().is_some() => Condition::upon_lost(name.0, name.1),

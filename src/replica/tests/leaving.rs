@@ -21,8 +21,15 @@ pub(super) const OTHER: u8 = 2;
 /// A member whose transactions arrive before the ones that are pushed again.
 pub(super) const RIVAL: u8 = 3;
 
-pub(super) fn place(key: &str) -> (Collection, Key) {
-    (Collection::new("c").expect("name"), Key::new(key).expect("key"))
+/// Returns the name of an object in collection `c`, or in the one that precedes a colon.
+pub(super) fn place(text: &str) -> (Collection, Key) {
+    let (collection, key) = text.split_once(':').unwrap_or(("c", text));
+    (Collection::new(collection).expect("name"), Key::new(key).expect("key"))
+}
+
+fn present(text: &str) -> Condition {
+    let (collection, key) = place(text);
+    Condition::Present { collection, key }
 }
 
 pub(super) fn id(origin: u8, counter: u64) -> TxnId {
@@ -259,6 +266,26 @@ fn p08_an_archived_change_is_tried_again_upon_what_its_author_knew_and_upon_noth
     assert!(played.commits(&listed["one"]) && played.commits(&listed["two"]));
 }
 
+#[test]
+fn p08_what_required_an_object_that_the_member_then_deleted_is_not_committed_upon_another_one() {
+    let shared = vec![txn(OTHER, 1, &[("base", Some("base")), ("old", Some("old"))], vec![])];
+    let upon = |counter, key| txn(ME, counter, &[("y", Some("upon it"))], vec![present(key)]);
+    let deleting = |counter, key| txn(ME, counter, &[(key, None)], vec![present(key)]);
+    let lost = vec![txn(OTHER, 2, &[("x", Some("one"))], vec![]), upon(1, "x"), deleting(2, "x")];
+    let since = vec![txn(RIVAL, 1, &[("x", Some("another"))], vec![])];
+    for since in [since, vec![]] {
+        let case = Case { shared: shared.clone(), lost: lost.clone(), since: since.clone(), ..Case::default() };
+        let played = case.plays(&[]);
+        assert_eq!(played.value("y"), None, "{since:?}");
+        assert!(played.listed().contains_key("upon it"), "{since:?}");
+        assert_eq!(played.value("x").is_some(), !since.is_empty(), "{since:?}");
+    }
+    // An object that the new log has from the shared part is the same one.
+    let case = Case { shared, lost: vec![upon(1, "old"), deleting(2, "old")], ..Case::default() };
+    let played = case.plays(&[]);
+    assert_eq!((played.committed.clone(), played.value("y"), played.value("old")), (vec![1, 2], Some("upon it"), None));
+}
+
 /// A member renames user 2 from eve to fay, and user 3 from bob to eve.
 fn renames() -> Case {
     let shared = vec![
@@ -409,11 +436,6 @@ fn p05_own_changes_of_the_shared_part_are_pushed_again_after_a_second_and_deeper
     let second = Case { shared, lost: vec![own], ..Case::default() };
     let outbox = second.left(&outbox);
     assert_eq!(outbox.pending().map(|txn| txn.id).collect::<Vec<_>>(), [id(ME, 1)]);
-}
-
-fn present(key: &str) -> Condition {
-    let (collection, key) = place(key);
-    Condition::Present { collection, key }
 }
 
 #[test]
