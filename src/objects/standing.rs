@@ -191,7 +191,10 @@ pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
             Condition::Absent { .. } => {
                 [Lock::COLLECTION, Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
             }
-            Condition::Version { .. } => [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection),
+            // The presence of a lost role or membership is translated into one of a version.
+            Condition::Version { .. } => {
+                PRESENT.contains(&collection) || [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
+            }
         };
         stands && !is_written
     };
@@ -257,6 +260,13 @@ mod tests {
         let own = writes.conditions();
         require(&standing, &mut writes);
         assert_eq!(left_out(writes.ops(), &writes.conditions()), own, "the user who retries it answers for it");
+        let lost = writes.conditions().into_iter().map(|condition| match condition {
+            Condition::Present { collection, key } if collection.as_str() == Admin::COLLECTION => {
+                Condition::upon_lost(collection, key)
+            }
+            condition => condition,
+        });
+        assert_eq!(left_out(writes.ops(), &lost.collect::<Vec<_>>()), own, "also after the log has lost the right");
         let behind = vec![Backing { uid: 5, epoch: None }, Backing { uid: 6, epoch: None }];
         let acting = Standing { uid: 7, session: Some("7/s".into()), behind, ..Standing::default() };
         let found = conditions(&acting, delete("locks", "8"));
