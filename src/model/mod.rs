@@ -10,6 +10,7 @@ pub mod limits;
 pub mod position;
 pub mod printable;
 pub mod redaction;
+pub mod revocation;
 pub mod txn;
 pub mod visibility;
 

@@ -75,14 +75,14 @@ pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Resul
     Ok(writes)
 }
 
-/// Grants or revokes administrator rights. UID 1 always keeps them.
+/// Grants or revokes administrator rights. UID 1 always keeps them. Revoking requires nothing, not even the user.
 ///
 /// # Errors
 /// If an object cannot be encoded.
 pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> Result<(), StoreError> {
     let key = uid.to_string();
-    writes.require::<User>(&key, USER_GONE)?;
     if admin || uid == users::FIRST {
+        writes.require::<User>(&key, USER_GONE)?;
         // Fails if the rights were revoked in the meantime.
         return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Timestamp::now() }, RIGHTS_CHANGED);
     }
@@ -92,18 +92,19 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
 /// Locks an account, or unlocks it. No session of a locked account is accepted. Unlocking starts a new epoch, so that the
 /// sessions from before the lock stay invalid.
 ///
-/// The lock is an object that nothing else writes, in a transaction that writes nothing else: if the log loses it, it is
-/// pushed again whatever the user did since.
+/// The lock is an object that nothing else writes, in a transaction that writes nothing else and requires nothing, not even
+/// the user: if the log loses it, it is pushed again whatever was done since. If the user was deleted at the same time, the
+/// lock stays and has no effect, because no user or group gets the number.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreError> {
     let key = uid.to_string();
     let mut writes = if locked { Writes::new() } else { end_sessions(store, uid, None)? };
-    writes.require::<User>(&key, USER_GONE)?;
     if locked {
         writes.overwrite(&Lock { uid, since: Timestamp::now() }, TAKEN_AWAY)?;
     } else {
+        writes.require::<User>(&key, USER_GONE)?;
         // Removes only the lock that this webserver knows.
         writes.require_as_read::<Lock>(&key, store.seen::<Lock>(&key)?, RIGHTS_CHANGED)?;
         writes.delete_unconditionally::<Lock>(&key, "the condition names the lock")?;
@@ -141,7 +142,8 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
 }
 
 /// Ends all sessions of a user except `kept`, at once: they do not belong to the new epoch. The first of them are
-/// deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later.
+/// deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later. Nothing is required
+/// of the user: the epoch of a deleted one has no effect.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -171,7 +173,6 @@ pub fn end_sessions_and(
         kept.value.epoch.clone_from(&epoch.id);
         writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
     }
-    writes.require::<User>(&uid.to_string(), USER_GONE)?;
     writes.overwrite(&epoch, "a new epoch invalidates all earlier ones")?;
     Ok((writes, epoch.id))
 }
@@ -182,6 +183,7 @@ pub fn end_sessions_and(
 /// If the state is corrupt.
 pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     let mut writes = end_sessions(store, uid, None)?;
+    writes.require::<User>(&uid.to_string(), USER_GONE)?;
     second_factors::clear(uid, &mut writes)?;
     Ok(writes)
 }

@@ -16,7 +16,7 @@ use super::searches::Search;
 use super::second_factors::Factor;
 use super::sessions::Session;
 use super::tokens::Token;
-use super::users::{Membership, User};
+use super::users::{Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes};
 use crate::codec::restore;
 
@@ -245,7 +245,9 @@ pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, Stor
     Ok(match of {
         Of::User => {
             let key = number.to_string();
-            store.has::<User>(&key)? || store.has::<Factor>(&key)? || of_user(store, number, 1)?.count() > 0
+            // A lock may be left of a user who was deleted while it was made.
+            let is_left = store.has::<User>(&key)? || store.has::<Factor>(&key)? || store.has::<Lock>(&key)?;
+            is_left || of_user(store, number, 1)?.count() > 0
         }
         Of::Group => store.has::<Group>(&number.to_string())? || of_group(store, number, 1)?.count() > 0,
         Of::History | Of::Unknown => false,

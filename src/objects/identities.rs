@@ -424,10 +424,8 @@ mod tests {
         let is_upon_both = |found: &[Condition]| found.contains(&user) && found.contains(&group);
         let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
         assert!(is_upon_both(&alone.conditions(id)));
-        let mut writes = Writes::new();
-        accounts::set_admin(&alone.store, &mut writes, 66, false).expect("writes");
-        let id = alone.commit(&Author::default(), writes).await;
-        assert!(alone.conditions(id).contains(&user), "also when a right is revoked");
+        let id = alone.commit(&Author::default(), accounts::set_lock(&alone.store, 66, true).expect("writes")).await;
+        assert_eq!(alone.conditions(id), [user.clone()], "a right is revoked, which requires nothing else");
         // A change by that user of something else.
         let standing = Standing { uid: 66, ..Standing::default() };
         let alice = Author { uid: 66, user: "alice".into(), standing, ..Author::default() };

@@ -101,6 +101,14 @@ pub fn is_secret(collection: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::revocation::{GRANTING, RESTRICTING, UNIQUE};
+
+    #[test]
+    fn p11_collections_of_rights_are_known_kinds() {
+        for collection in [RESTRICTING, GRANTING, UNIQUE].concat() {
+            assert!(of(collection).is_some(), "{collection}");
+        }
+    }
 
     #[test]
     fn p11_what_is_secret_is_so_for_every_part_of_the_program() {

@@ -8,6 +8,7 @@
 //! a user's own objects carry no such conditions, so that a user whose password was changed or whose account was locked
 //! loses no work.
 
+use crate::model::revocation::RESTRICTING;
 use crate::model::{Condition, Op};
 
 use super::accounts;
@@ -45,9 +46,6 @@ const ACCESS: [&str; 18] = [
     User::COLLECTION,
     UserName::COLLECTION,
 ];
-
-/// Collections whose objects only take access away.
-const TAKES_AWAY: [&str; 4] = [Epoch::COLLECTION, Lock::COLLECTION, Restore::COLLECTION, TokenEpoch::COLLECTION];
 
 /// Of so many groups that an object is newly shared with, the change requires that they exist.
 const SHARED_MAX: usize = 64;
@@ -166,7 +164,7 @@ pub fn concern_access(ops: &[Op]) -> bool {
 #[must_use]
 pub fn gives_access(op: &Op) -> bool {
     let collection = op.collection().as_str();
-    let takes_away = TAKES_AWAY.contains(&collection);
+    let takes_away = collection == Restore::COLLECTION || RESTRICTING.contains(&collection);
     let protects = takes_away || collection == Factor::COLLECTION;
     if op.value().is_some() { ACCESS.contains(&collection) && !takes_away } else { protects }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::fault_injection::{self, Bug};
+use crate::model::revocation;
 use crate::model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
 
 use super::outbox::RetainedTxn;
@@ -97,6 +98,7 @@ impl Lost {
     /// object of that name, too, it may be another one, and a transaction that required the first must not be committed upon
     /// the second: [`Condition::Present`] is then translated like a condition on the version that was seen. An object that the
     /// new log has from the shared part, where it was not deleted in the abandoned one, or with the same value, is the same one.
+    /// So is one in a collection whose keys are not used twice ([`revocation::UNIQUE`]), whoever has written it.
     ///
     /// # Errors
     /// If `objects` fails.
@@ -108,7 +110,7 @@ impl Lost {
         for condition in conditions {
             let Condition::Present { collection, key } = condition else { continue };
             let name = (collection.clone(), key.clone());
-            if self.required.contains_key(&name) {
+            if self.required.contains_key(&name) || revocation::is_presence_of_unique(condition) {
                 continue;
             }
             let Named { old, new, deleted } = objects(collection, key)?;
@@ -238,6 +240,9 @@ impl<'a> InOrder<'a> {
 
     fn condition(&self, txn: &Txn, condition: &Condition) -> Condition {
         let Condition::Present { collection, key } = condition else { return self.lost.condition(condition) };
+        if revocation::is_presence_of_unique(condition) {
+            return condition.clone();
+        }
         if fault_injection::is(Bug::PresentNotTranslated) || fault_injection::is(Bug::ConditionsNotTranslated) {
             return condition.clone();
         }

@@ -17,6 +17,10 @@
 //! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
 //! came after it. So if the earlier of two is rejected, the later one is rejected as well.
 //!
+//! An operation that only takes a right away ([`revocation::revokes`]), and is in force in this member's state, is never
+//! left out because of writes by others, and has no condition on what it replaces. A transaction of such operations alone
+//! does not depend on the rights of its author again, which were checked when it was committed.
+//!
 //! That the new log lacks an object is known as of the sequence to which it was read. Until the transaction that puts
 //! the object arrives, another member may push a deletion of it, which leaves the object absent. So what puts an object
 //! that the new log lacks has the condition that it was not deleted after that sequence either
@@ -31,6 +35,7 @@ use bytes::Bytes;
 
 use crate::fault_injection::{self, Bug};
 use crate::model::deletions::{Deletions, Named};
+use crate::model::revocation::{self, is_presence_of_unique};
 use crate::model::{self, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
 use crate::protocol::rebase::{Assumed, Lost};
 use crate::state::{StateError, StateSnapshot};
@@ -74,6 +79,24 @@ fn ask_anew(conditions: &mut Vec<Condition>, name: &Named) {
 /// Returns whether a transaction does nothing but delete.
 fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
+}
+
+/// Returns whether an operation takes a right away that is still taken in a state with the values `had`.
+fn is_in_force(op: &Op, had: &Values) -> bool {
+    let is_there = had.get(&named(op)).map(Option::is_some);
+    revocation::revokes(op) && is_there == Some(op.value().is_some())
+}
+
+/// Returns a transaction without conditions on rights of its author, if all it does is take rights away.
+fn without_standing(txn: &Arc<Txn>, had: &Values) -> Arc<Txn> {
+    let is_revocation = !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, had));
+    let is_written = |condition: &Condition| txn.ops.iter().any(|op| named(op) == place(condition));
+    let is_kept = |condition: &&Condition| !revocation::is_on_rights(condition) || is_written(condition);
+    if !is_revocation || txn.conditions.iter().all(|condition| is_kept(&condition)) {
+        return Arc::clone(txn);
+    }
+    let conditions = txn.conditions.iter().filter(is_kept).cloned().collect();
+    Arc::new(Txn { conditions, ..Txn::clone(txn) })
 }
 
 /// Returns the final value that transactions, in order, give each object.
@@ -232,12 +255,14 @@ impl<'a> Before<'a> {
 }
 
 /// Returns local transactions that may precede another member's write which was seen and which the new log has again,
-/// while later local ones follow it. Pushed again, they would come after that write. A local transaction that names the
-/// previous one as the last writer shows that nothing came between the two, unless that is only `assumed`.
-fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed) -> BTreeSet<TxnId> {
+/// while later local ones follow it. Pushed again, they would come after that write. That does not matter for operations
+/// that only take rights away, which the state with the values `had` does not give again. A local transaction that names
+/// the previous one as the last writer shows that nothing came between the two, unless that is only `assumed`.
+fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed, had: &Values) -> BTreeSet<TxnId> {
     let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
     for txn in own {
-        let names: BTreeSet<Named> = txn.ops.iter().map(named).filter(|name| known.contains_key(name)).collect();
+        let ops = txn.ops.iter().filter(|op| !is_in_force(op, had));
+        let names: BTreeSet<Named> = ops.map(named).filter(|name| known.contains_key(name)).collect();
         names.into_iter().for_each(|name| writers.entry(name).or_default().push(txn));
     }
     let mut parted = BTreeSet::new();
@@ -383,27 +408,37 @@ impl DivergedHistories<'_> {
 
     /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
-        let stay = self.staying(own, others)?;
+        let had = self.had(own)?;
+        let own: Vec<Arc<Txn>> = own.iter().map(|txn| without_standing(txn, &had)).collect();
+        let stay = self.staying(&own, others, &had)?;
         let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
         let ops = staying().flat_map(|txn| &txn.ops);
         let put: BTreeSet<Named> = ops.filter(|op| op.value().is_some()).map(named).collect();
         let (mut before, mut again) = (Before::default(), Vec::new());
         for txn in staying() {
-            let conditions = self.conditions(txn, &before, &put, others)?;
+            let conditions = self.conditions(txn, &before, &put, others, &had)?;
             before.take(txn);
             again.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
         }
         Ok(again)
     }
 
-    fn staying(&self, own: &[Arc<Txn>], others: &Others) -> Result<BTreeSet<TxnId>, StateError> {
-        let (mut had, mut lacked) = (Values::new(), BTreeSet::new());
+    /// Returns the values that the objects of transactions have in this member's state.
+    fn had(&self, own: &[Arc<Txn>]) -> Result<Values, StateError> {
+        let mut had = Values::new();
         for name in own.iter().flat_map(|txn| &txn.ops).map(named) {
             let value = self.old.get(&name.0, &name.1)?.map(|object| object.value);
+            had.insert(name, value);
+        }
+        Ok(had)
+    }
+
+    fn staying(&self, own: &[Arc<Txn>], others: &Others, had: &Values) -> Result<BTreeSet<TxnId>, StateError> {
+        let mut lacked = BTreeSet::new();
+        for name in had.keys() {
             if self.new.version(&name.0, &name.1)?.is_none() {
                 lacked.insert(name.clone());
             }
-            had.insert(name, value);
         }
         // A transaction may require that an object which it deletes is present, although the new log lacks it. It is
         // left out, so that its other operations do not prevent the deletion.
@@ -413,7 +448,7 @@ impl DivergedHistories<'_> {
             let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
             requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
         };
-        let parted = parted_by(own, &others.known, self.assumed);
+        let parted = parted_by(own, &others.known, self.assumed, had);
         let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
         loop {
             // Leaving out a transaction may change how an object reads. Then its other writers are left out as well.
@@ -426,16 +461,16 @@ impl DivergedHistories<'_> {
             for txn in own {
                 let overtaken: Vec<TxnId> =
                     txn.conditions.iter().filter_map(|condition| before.overtaken(condition)).collect();
+                // What is left out has changed an object that the new log has all the same.
+                let is_there =
+                    |condition: &Condition| is_presence_of_unique(condition) && !lacked.contains(&place(condition));
                 let is_upon_lost = |condition: &Condition| {
                     condition.is_upon_lost()
-                        || gone.contains(&place(condition))
+                        || gone.contains(&place(condition)) && !is_there(condition)
                         || is_impossible(txn, condition, &before)
                 };
-                let is_left = |name: Named| !is_last(&name) || gone.contains(&name);
-                if !overtaken.is_empty()
-                    || txn.conditions.iter().any(is_upon_lost)
-                    || txn.ops.iter().map(named).any(is_left)
-                {
+                let is_left = |op: &Op| !is_in_force(op, had) && (!is_last(&named(op)) || gone.contains(&named(op)));
+                if !overtaken.is_empty() || txn.conditions.iter().any(is_upon_lost) || txn.ops.iter().any(is_left) {
                     stay.retain(|id| *id != txn.id && !overtaken.contains(id));
                 }
                 if stay.contains(&txn.id) {
@@ -458,6 +493,7 @@ impl DivergedHistories<'_> {
         before: &Before<'_>,
         put: &BTreeSet<Named>,
         others: &Others,
+        had: &Values,
     ) -> Result<Vec<Condition>, StateError> {
         let mut conditions = txn.conditions.clone();
         if fault_injection::is(Bug::AgainUnconditioned) {
@@ -475,6 +511,10 @@ impl DivergedHistories<'_> {
             }
             if is_written {
                 ask_anew(&mut conditions, &name);
+            }
+            // It takes effect whatever the object is.
+            if txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| is_in_force(op, had)) {
+                continue;
             }
             let may_return = put.contains(&name) && !fault_injection::is(Bug::DeletedMeanwhileReturns);
             let more = match if may_return { before.last_link(&name) } else { before.link(&name) } {
@@ -602,206 +642,4 @@ impl DivergedHistories<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{
-        Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason,
-    };
-    use crate::state::StateStore;
-
-    const ME: u8 = 1;
-    const OTHER: u8 = 2;
-
-    fn name(key: &str) -> Named {
-        (Collection::new("c").expect("name"), Key::new(key).expect("key"))
-    }
-
-    fn txn(origin: u8, counter: u64, ops: &[(&str, Option<u8>)]) -> Txn {
-        let op = |(key, value): &(&str, Option<u8>)| {
-            let (collection, key) = name(key);
-            match value {
-                Some(value) => Op::Put { collection, key, value: Bytes::from(vec![*value]) },
-                None => Op::Delete { collection, key },
-            }
-        };
-        let id = TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) };
-        let (settled, note, ops) = (OriginCounter(0), Bytes::new(), ops.iter().map(op).collect());
-        Txn { id, settled, time_ms: 0, note, conditions: Vec::new(), ops }
-    }
-
-    fn entries(txns: &[Txn], from: u64) -> Vec<Entry> {
-        let member = MemberName::new("m").expect("name");
-        let entry = |(seq, txn): (u64, &Txn)| {
-            let body = EntryBody::Commit(txn.clone());
-            Entry { seq: Seq(seq), time_ms: seq, member: member.clone(), body }
-        };
-        (from..).zip(txns).map(entry).collect()
-    }
-
-    /// Members of the lost history had not seen a transaction that was rejected there and is committed in the new log.
-    #[test]
-    fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
-        let other = txn(OTHER, 1, &[("k", Some(1))]);
-        let rejected = EntryBody::Reject { id: other.id, settled: OriginCounter(0), reason: Reason::IdentityReused };
-        let own = txn(ME, 1, &[("k", Some(2))]);
-        let old = state_of(&[Entry { body: rejected, ..entries(std::slice::from_ref(&other), 1).remove(0) }]);
-        let own = [Arc::new(own)];
-        let mut since = Since::new(&old, &own);
-        since.take(&entries(std::slice::from_ref(&other), 1)[0]).expect("reads");
-        assert!(since.others.written.contains(&name("k")) && since.others.known.is_empty(), "{:?}", since.others);
-    }
-
-    fn state(txns: &[Txn]) -> StateSnapshot {
-        state_of(&entries(txns, 1))
-    }
-
-    fn state_of(entries: &[Entry]) -> StateSnapshot {
-        let state = StateStore::in_memory();
-        let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
-        state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
-        if !entries.is_empty() {
-            state.apply(entries, Chain::default()).expect("applies");
-        }
-        state.snapshot().expect("a view")
-    }
-
-    /// Returns counters and numbers of operations of the transactions pushed again. `history` follows `shared` in the
-    /// lost history, `since` in the new log.
-    fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
-        let all = |more: &[Txn]| state(&[shared, more].concat());
-        let (old, new, shared_to) = (all(history), all(since), shared.len() as u64);
-        let own = history.iter().filter(|txn| txn.id.origin == Origin([ME; 16])).cloned().map(Arc::new);
-        let own: Vec<Arc<Txn>> = own.collect();
-        let mut since_then = Since::new(&old, &own);
-        entries(since, shared_to + 1).iter().for_each(|entry| since_then.take(entry).expect("reads"));
-        let shown = new.deletions().expect("reads");
-        let shown = written_after(&own, &new, &shown, Seq(shared_to))
-            .expect("reads")
-            .expect("deletions known from the beginning");
-        let lost = Lost::after(Seq(shared_to));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-        let by_state = parted.again(&own, &shown).expect("reads");
-        let chosen = parted.again(&own, &since_then.others).expect("reads");
-        let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
-        assert!(by_state.iter().all(is_chosen), "the state shows every transaction superseded in the log");
-        let of_state = |condition: &&Condition| condition.mark().is_none();
-        for condition in chosen.iter().flat_map(|txn| &txn.conditions).filter(of_state) {
-            assert!(condition.holds(new.version(condition.collection(), condition.key()).expect("reads")));
-        }
-        chosen.iter().map(|txn| (txn.id.counter.0, txn.ops.len())).collect()
-    }
-
-    #[test]
-    fn p04_nothing_that_was_overtaken_is_pushed_again() {
-        let shared = [txn(OTHER, 1, &[("k", Some(1))])];
-        let put = txn(ME, 1, &[("k", Some(2)), ("l", Some(2))]);
-        assert_eq!(again(&shared, std::slice::from_ref(&put), &[]), [(1, 2)]);
-        // Superseded in the lost history by a delete, or by another value.
-        assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", None)])], &[]), []);
-        assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", Some(3))])], &[]), []);
-        // Superseded in the new log, also by a delete of an object that does not exist.
-        for later in [Some(9), None] {
-            let since = [txn(3, 1, &[("k", later)])];
-            assert_eq!(again(&shared, std::slice::from_ref(&put), &since), []);
-            assert_eq!(again(&[], std::slice::from_ref(&put), &since), []);
-        }
-        // A change that was known when the local one was made does not supersede it.
-        let others = txn(OTHER, 2, &[("k", Some(3))]);
-        assert_eq!(again(&shared, &[others.clone(), put.clone()], &[others]), [(1, 2)]);
-        // Changes of other objects do not matter.
-        assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
-    }
-
-    /// Returns the counters of the transactions pushed again if only the state of the new log can be read; `None` if
-    /// that is not enough.
-    fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
-        let all = |more: &[Txn]| state(&[shared, more].concat());
-        let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
-        let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
-        let mut deletions = new.deletions().expect("reads");
-        deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
-        let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
-        let lost = Lost::after(shared_to);
-        let chosen = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }
-            .again(&own, &written)
-            .expect("reads");
-        Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
-    }
-
-    #[test]
-    fn p04_the_state_alone_shows_what_was_overtaken() {
-        let shared = [txn(OTHER, 1, &[("k", Some(1)), ("gone", Some(1))]), txn(OTHER, 2, &[("gone", None)])];
-        let own = [txn(ME, 1, &[("k", Some(2))]), txn(ME, 2, &[("new", Some(2)), ("gone", Some(2))])];
-        let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
-        assert_eq!(again(&[]), [1, 2], "earlier deletions are not in between");
-        assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
-        // Deleted in between: an object that existed, one created in between, and one that was always absent.
-        assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
-        assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
-        assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);
-        // Written in between, also after a deletion.
-        assert_eq!(again(&[txn(3, 1, &[("k", Some(5))])]), [2]);
-        assert_eq!(again(&[txn(3, 1, &[("gone", None)]), txn(3, 2, &[("gone", Some(5))])]), [1]);
-        // The object reads as the local transaction wrote it.
-        assert_eq!(again(&[txn(3, 1, &[("k", Some(2))])]), [1, 2]);
-        // The known deletions start too late, or just in time.
-        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 3), None);
-        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 2), Some(vec![2]));
-        // A local deletion is pushed again unless the object was written since.
-        let deleting = [txn(ME, 1, &[("k", None)])];
-        assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
-        assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
-        // One that was made and deleted again does not return in between.
-        let passing = [txn(ME, 1, &[("new", Some(2))]), txn(ME, 2, &[("new", None)])];
-        assert_eq!(again_by_state(&shared, &passing, &[], 0), Some(vec![1, 2]));
-        assert_eq!(again_by_state(&shared, &passing, &[txn(3, 1, &[("new", None)])], 0), Some(vec![]));
-    }
-
-    /// Of two local changes the first may have come before a change that the new log has again.
-    #[test]
-    fn p08_what_came_before_a_change_that_is_there_again_does_not_come_after_it() {
-        let (first, second) = (txn(ME, 1, &[("k", Some(1))]), txn(ME, 2, &[("k", Some(3))]));
-        let other = txn(OTHER, 1, &[("k", Some(2))]);
-        let between = [first.clone(), other.clone(), second.clone()];
-        assert_eq!(again(&[], &between, std::slice::from_ref(&other)), []);
-        assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "the other change is missing");
-        let upon = Txn { conditions: vec![written_by(name("k"), first.id)], ..second };
-        assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "no change came between");
-    }
-
-    #[test]
-    fn p04_what_depends_on_one_that_is_left_out_is_left_out() {
-        let first = txn(ME, 1, &[("a", Some(1)), ("b", Some(1))]);
-        let second = txn(ME, 2, &[("b", Some(2))]);
-        assert_eq!(again(&[], &[first.clone(), second.clone()], &[]), [(1, 2), (2, 1)]);
-        let both = txn(ME, 2, &[("b", Some(2)), ("k", Some(2))]);
-        let overtaking = txn(OTHER, 1, &[("k", Some(3))]);
-        assert_eq!(
-            again(&[], &[first.clone(), both, overtaking], &[]),
-            [],
-            "b would have the value of the first change"
-        );
-        let gone = txn(ME, 2, &[("a", None)]);
-        assert_eq!(again(&[], &[first, gone], &[]), [(1, 2), (2, 1)]);
-    }
-
-    /// A transaction that was pushed again before names another position of another log.
-    #[test]
-    fn p04_since_when_an_object_is_absent_is_asked_anew() {
-        let since = |seq: u64| Condition::absent_since(name("k").0, name("k").1, Seq(seq));
-        let shared = [txn(OTHER, 1, &[("s", Some(1))])];
-        let before = Txn { conditions: vec![absent(name("k")), since(1)], ..txn(ME, 1, &[("k", Some(2))]) };
-        let (old, own) = (state(&[&shared[..], std::slice::from_ref(&before)].concat()), [Arc::new(before)]);
-        let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
-        let new = state(&[&shared[..], &others[..1]].concat());
-        let lost = Lost::after(Seq(1));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-        // The log was read to its end, or its state alone was.
-        for (read, to) in [(&others[..], 3), (&[], 2)] {
-            let mut reading = Since::new(&old, &own);
-            entries(read, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
-            let again = parted.again(&own, &reading.others).expect("reads");
-            assert_eq!(again[0].conditions, [absent(name("k")), since(to)]);
-        }
-    }
-}
+mod tests;

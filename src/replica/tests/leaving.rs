@@ -286,6 +286,22 @@ fn p08_what_required_an_object_that_the_member_then_deleted_is_not_committed_upo
     assert_eq!((played.committed.clone(), played.value("y"), played.value("old")), (vec![1, 2], Some("upon it"), None));
 }
 
+#[test]
+fn p08_an_object_whose_key_is_not_used_twice_is_the_same_one_whoever_wrote_it() {
+    let shared = vec![txn(OTHER, 1, &[("users:7", Some("pat"))], vec![])];
+    let edit = |origin, counter, value| txn(origin, counter, &[("users:7", Some(value))], vec![present("users:7")]);
+    let upon = |counter, key, value| txn(ME, counter, &[(key, Some(value))], vec![present("users:7")]);
+    let since = vec![edit(RIVAL, 1, "pat of the new log")];
+    for edit in [edit(ME, 1, "pat of the lost part"), edit(OTHER, 2, "pat of the lost part")] {
+        let lost = vec![edit, upon(2, "y", "committed")];
+        let pending = vec![upon(3, "z", "pending")];
+        let case = Case { shared: shared.clone(), lost, since: since.clone(), pending, ..Case::default() };
+        let played = case.plays(&[]);
+        assert_eq!((played.value("y"), played.value("z")), (Some("committed"), Some("pending")));
+        assert_eq!(played.value("7"), Some("pat of the new log"));
+    }
+}
+
 /// A member renames user 2 from eve to fay, and user 3 from bob to eve.
 fn renames() -> Case {
     let shared = vec![

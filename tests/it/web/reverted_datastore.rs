@@ -113,3 +113,66 @@ fn p04_an_account_that_was_deleted_in_a_lost_history_lets_nobody_in_in_either_or
     deleted_accounts(true);
     deleted_accounts(false);
 }
+
+/// An administrator takes rights away at a, the log loses that, and their former holders change what they can at b before a
+/// reconnects.
+#[test]
+fn p11_a_right_that_was_taken_away_in_a_lost_history_stays_taken_whatever_was_done_since() {
+    const PASSWORD: &str = "a plain horse";
+    const RESET: &str = "a newer horse";
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    let c = site.fleet.member("c");
+    let group = admin.made("/api/groups", &json!({ "Name": "finance", "Desc": "" }));
+    let user = |name: &str| {
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": PASSWORD, "Admin": name == "eve" }));
+        (name.to_owned(), uid)
+    };
+    let users = ["mal", "eve", "gus", "pat"].map(user);
+    let [mal, eve, gus, pat] = users.each_ref().map(|(_, uid)| uid);
+    admin.made(&format!("/api/users/{gus}/group"), &json!({ "GIDs": [group] }));
+    let key = key_of(&site.fleet);
+    site.fleet.converges(&["a", "b", "c"]);
+    c.terminate();
+    let admin = site.a.login("admin", ADMIN_PASSWORD);
+    for (_, uid) in &users {
+        admin.changed(&format!("/api/users/{uid}"), &json!({ "Name": "under suspicion" }));
+    }
+    admin.changed(&format!("/api/users/{mal}/lock"), &json!({}));
+    assert_eq!(admin.delete(&format!("/api/users/{eve}/admin")).status, 200);
+    assert_eq!(admin.delete(&format!("/api/users/{gus}/group/{group}")).status, 200);
+    admin.changed(&format!("/api/users/{pat}/pwd"), &json!({ "NewPass": RESET }));
+    site.converges();
+    site.a.stop();
+    site.b.stop();
+    destroy(&site.fleet, site.datastore.take().expect("runs"));
+    let from = site.fleet.dir("c").display().to_string();
+    site.fleet.ok("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    site.start_datastore();
+    site.b.restart(&site.fleet, &[]);
+    site.fleet.wait_connected("b");
+    site.fleet.converges(&["b"]);
+    let thieves = users.each_ref().map(|(name, uid)| {
+        let thief = site.b.login(name, PASSWORD);
+        thief.changed(&format!("/api/users/{uid}"), &json!({ "Email": "changed@example.org" }));
+        assert_eq!(thief.delete("/api/logout").status, 200, "a new epoch");
+        site.b.login(name, PASSWORD)
+    });
+    site.fleet.converges(&["b"]);
+    site.a.restart(&site.fleet, &[]);
+    site.converges();
+    for web in [&site.a, &site.b] {
+        let root = web.login("admin", ADMIN_PASSWORD);
+        assert_eq!(root.ok("GET", &format!("/api/users/{mal}/locked")), true);
+        assert_ne!(root.ok("GET", &format!("/api/users/{eve}/admin"))["Admin"], true);
+        assert_eq!(root.ok("GET", &format!("/api/users/{gus}/group")), json!([]));
+        let logs_in =
+            |password: &str| web.nobody().post("/api/login", &json!({ "User": "pat", "Pass": password })).status == 200;
+        assert!(logs_in(RESET) && !logs_in(PASSWORD), "the password was reset");
+        for number in [0, 3] {
+            let bearer = format!("Bearer {}", thieves[number].token());
+            let status = web.nobody().with("Authorization", &bearer).get("/api/testauth").status;
+            assert_eq!(status, 401, "a session that was opened since: {}", users[number].0);
+        }
+    }
+}

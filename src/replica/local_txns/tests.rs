@@ -1,0 +1,255 @@
+use super::*;
+use crate::model::{Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason};
+use crate::state::StateStore;
+
+const ME: u8 = 1;
+const OTHER: u8 = 2;
+
+/// Returns the name of an object in collection `c`, or in the one that precedes a colon.
+fn name(text: &str) -> Named {
+    let (collection, key) = text.split_once(':').unwrap_or(("c", text));
+    (Collection::new(collection).expect("name"), Key::new(key).expect("key"))
+}
+
+fn txn(origin: u8, counter: u64, ops: &[(&str, Option<u8>)]) -> Txn {
+    let op = |(key, value): &(&str, Option<u8>)| {
+        let (collection, key) = name(key);
+        match value {
+            Some(value) => Op::Put { collection, key, value: Bytes::from(vec![*value]) },
+            None => Op::Delete { collection, key },
+        }
+    };
+    let id = TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) };
+    let (settled, note, ops) = (OriginCounter(0), Bytes::new(), ops.iter().map(op).collect());
+    Txn { id, settled, time_ms: 0, note, conditions: Vec::new(), ops }
+}
+
+fn entries(txns: &[Txn], from: u64) -> Vec<Entry> {
+    let member = MemberName::new("m").expect("name");
+    let entry = |(seq, txn): (u64, &Txn)| {
+        let body = EntryBody::Commit(txn.clone());
+        Entry { seq: Seq(seq), time_ms: seq, member: member.clone(), body }
+    };
+    (from..).zip(txns).map(entry).collect()
+}
+
+/// Members of the lost history had not seen a transaction that was rejected there and is committed in the new log.
+#[test]
+fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
+    let other = txn(OTHER, 1, &[("k", Some(1))]);
+    let rejected = EntryBody::Reject { id: other.id, settled: OriginCounter(0), reason: Reason::IdentityReused };
+    let own = txn(ME, 1, &[("k", Some(2))]);
+    let old = state_of(&[Entry { body: rejected, ..entries(std::slice::from_ref(&other), 1).remove(0) }]);
+    let own = [Arc::new(own)];
+    let mut since = Since::new(&old, &own);
+    since.take(&entries(std::slice::from_ref(&other), 1)[0]).expect("reads");
+    assert!(since.others.written.contains(&name("k")) && since.others.known.is_empty(), "{:?}", since.others);
+}
+
+fn state(txns: &[Txn]) -> StateSnapshot {
+    state_of(&entries(txns, 1))
+}
+
+fn state_of(entries: &[Entry]) -> StateSnapshot {
+    let state = StateStore::in_memory();
+    let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
+    state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
+    if !entries.is_empty() {
+        state.apply(entries, Chain::default()).expect("applies");
+    }
+    state.snapshot().expect("a view")
+}
+
+/// Returns counters and numbers of operations of the transactions pushed again. `history` follows `shared` in the
+/// lost history, `since` in the new log.
+fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
+    let all = |more: &[Txn]| state(&[shared, more].concat());
+    let (old, new, shared_to) = (all(history), all(since), shared.len() as u64);
+    let own = history.iter().filter(|txn| txn.id.origin == Origin([ME; 16])).cloned().map(Arc::new);
+    let own: Vec<Arc<Txn>> = own.collect();
+    let mut since_then = Since::new(&old, &own);
+    entries(since, shared_to + 1).iter().for_each(|entry| since_then.take(entry).expect("reads"));
+    let shown = new.deletions().expect("reads");
+    let shown =
+        written_after(&own, &new, &shown, Seq(shared_to)).expect("reads").expect("deletions known from the beginning");
+    let lost = Lost::after(Seq(shared_to));
+    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let by_state = parted.again(&own, &shown).expect("reads");
+    let chosen = parted.again(&own, &since_then.others).expect("reads");
+    let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
+    assert!(by_state.iter().all(is_chosen), "the state shows every transaction superseded in the log");
+    let of_state = |condition: &&Condition| condition.mark().is_none();
+    for condition in chosen.iter().flat_map(|txn| &txn.conditions).filter(of_state) {
+        assert!(condition.holds(new.version(condition.collection(), condition.key()).expect("reads")));
+    }
+    chosen.iter().map(|txn| (txn.id.counter.0, txn.ops.len())).collect()
+}
+
+#[test]
+fn p04_nothing_that_was_overtaken_is_pushed_again() {
+    let shared = [txn(OTHER, 1, &[("k", Some(1))])];
+    let put = txn(ME, 1, &[("k", Some(2)), ("l", Some(2))]);
+    assert_eq!(again(&shared, std::slice::from_ref(&put), &[]), [(1, 2)]);
+    // Superseded in the lost history by a delete, or by another value.
+    assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", None)])], &[]), []);
+    assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", Some(3))])], &[]), []);
+    // Superseded in the new log, also by a delete of an object that does not exist.
+    for later in [Some(9), None] {
+        let since = [txn(3, 1, &[("k", later)])];
+        assert_eq!(again(&shared, std::slice::from_ref(&put), &since), []);
+        assert_eq!(again(&[], std::slice::from_ref(&put), &since), []);
+    }
+    // A change that was known when the local one was made does not supersede it.
+    let others = txn(OTHER, 2, &[("k", Some(3))]);
+    assert_eq!(again(&shared, &[others.clone(), put.clone()], &[others]), [(1, 2)]);
+    // Changes of other objects do not matter.
+    assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
+}
+
+/// Returns the counters of the transactions pushed again if only the state of the new log can be read; `None` if
+/// that is not enough.
+fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
+    let all = |more: &[Txn]| state(&[shared, more].concat());
+    let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
+    let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
+    let mut deletions = new.deletions().expect("reads");
+    deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
+    let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
+    let lost = Lost::after(shared_to);
+    let chosen = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }
+        .again(&own, &written)
+        .expect("reads");
+    Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
+}
+
+#[test]
+fn p04_the_state_alone_shows_what_was_overtaken() {
+    let shared = [txn(OTHER, 1, &[("k", Some(1)), ("gone", Some(1))]), txn(OTHER, 2, &[("gone", None)])];
+    let own = [txn(ME, 1, &[("k", Some(2))]), txn(ME, 2, &[("new", Some(2)), ("gone", Some(2))])];
+    let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
+    assert_eq!(again(&[]), [1, 2], "earlier deletions are not in between");
+    assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
+    // Deleted in between: an object that existed, one created in between, and one that was always absent.
+    assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
+    assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
+    assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);
+    // Written in between, also after a deletion.
+    assert_eq!(again(&[txn(3, 1, &[("k", Some(5))])]), [2]);
+    assert_eq!(again(&[txn(3, 1, &[("gone", None)]), txn(3, 2, &[("gone", Some(5))])]), [1]);
+    // The object reads as the local transaction wrote it.
+    assert_eq!(again(&[txn(3, 1, &[("k", Some(2))])]), [1, 2]);
+    // The known deletions start too late, or just in time.
+    assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 3), None);
+    assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 2), Some(vec![2]));
+    // A local deletion is pushed again unless the object was written since.
+    let deleting = [txn(ME, 1, &[("k", None)])];
+    assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
+    assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
+    // One that was made and deleted again does not return in between.
+    let passing = [txn(ME, 1, &[("new", Some(2))]), txn(ME, 2, &[("new", None)])];
+    assert_eq!(again_by_state(&shared, &passing, &[], 0), Some(vec![1, 2]));
+    assert_eq!(again_by_state(&shared, &passing, &[txn(3, 1, &[("new", None)])], 0), Some(vec![]));
+}
+
+/// Of two local changes the first may have come before a change that the new log has again.
+#[test]
+fn p08_what_came_before_a_change_that_is_there_again_does_not_come_after_it() {
+    let (first, second) = (txn(ME, 1, &[("k", Some(1))]), txn(ME, 2, &[("k", Some(3))]));
+    let other = txn(OTHER, 1, &[("k", Some(2))]);
+    let between = [first.clone(), other.clone(), second.clone()];
+    assert_eq!(again(&[], &between, std::slice::from_ref(&other)), []);
+    assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "the other change is missing");
+    let upon = Txn { conditions: vec![written_by(name("k"), first.id)], ..second };
+    assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "no change came between");
+}
+
+#[test]
+fn p04_what_depends_on_one_that_is_left_out_is_left_out() {
+    let first = txn(ME, 1, &[("a", Some(1)), ("b", Some(1))]);
+    let second = txn(ME, 2, &[("b", Some(2))]);
+    assert_eq!(again(&[], &[first.clone(), second.clone()], &[]), [(1, 2), (2, 1)]);
+    let both = txn(ME, 2, &[("b", Some(2)), ("k", Some(2))]);
+    let overtaking = txn(OTHER, 1, &[("k", Some(3))]);
+    assert_eq!(again(&[], &[first.clone(), both, overtaking], &[]), [], "b would have the value of the first change");
+    let gone = txn(ME, 2, &[("a", None)]);
+    assert_eq!(again(&[], &[first, gone], &[]), [(1, 2), (2, 1)]);
+}
+
+fn present(text: &str) -> Condition {
+    let (collection, key) = name(text);
+    Condition::Present { collection, key }
+}
+
+#[test]
+fn p11_what_takes_a_right_away_is_pushed_again_whatever_others_wrote() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("admins:7", Some(1)), ("sessions:7/x", Some(1))])];
+    let standing = vec![present("admins:1"), Condition::upon_lost(name("sessions:1/s").0, name("sessions:1/s").1)];
+    let lock = [("locks:7", Some(2))];
+    let demotion = [("admins:7", None)];
+    let ends = [("sessions:7/x", None), ("session-epochs:7", Some(2)), ("token-epochs:7", Some(2))];
+    for ops in [&lock[..], &demotion, &ends] {
+        let revocation = Txn { conditions: standing.clone(), ..txn(ME, 1, ops) };
+        let own = std::slice::from_ref(&revocation);
+        let since: Vec<_> = ops.iter().map(|(key, _)| (*key, Some(3))).collect();
+        for since in [vec![], vec![txn(3, 1, &since)], vec![txn(3, 1, &since), txn(3, 2, ops)]] {
+            assert_eq!(again(&shared, own, &since), [(1, ops.len())], "{ops:?} {since:?}");
+        }
+        let (old, new) = (state(&[&shared[..], own].concat()), state(&shared));
+        let lost = Lost::after(Seq(1));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let pushed = parted.again(&[Arc::new(revocation.clone())], &Others::default()).expect("reads");
+        assert_eq!(pushed[0].conditions, [], "{ops:?}");
+        // Given back later in the lost history, by others or by this member.
+        let back: Vec<_> = ops.iter().map(|(key, value)| (*key, value.map_or(Some(4), |_| None))).collect();
+        assert_eq!(again(&shared, &[revocation.clone(), txn(OTHER, 2, &back)], &[]), [], "{ops:?}");
+        let own = [txn(ME, 1, ops), txn(ME, 2, &back)];
+        assert_eq!(again(&shared, &own, &[]), [(1, ops.len()), (2, ops.len())], "{ops:?}");
+    }
+    // A later epoch supersedes none.
+    let twice = [txn(ME, 1, &[("session-epochs:7", Some(2))]), txn(OTHER, 2, &[("session-epochs:7", Some(3))])];
+    assert_eq!(again(&shared, &twice, &twice[1..]), [(1, 1)]);
+}
+
+#[test]
+fn p11_what_does_more_than_take_rights_away_stands_on_its_conditions() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("passwords:7", Some(1)), ("sessions:1/s", Some(1))])];
+    let reset = txn(ME, 1, &[("passwords:7", Some(2)), ("session-epochs:7", Some(2))]);
+    let of_others = |key| txn(3, 1, &[(key, Some(3))]);
+    let own = std::slice::from_ref(&reset);
+    assert_eq!(again(&shared, own, &[of_others("session-epochs:7")]), [(1, 2)]);
+    assert_eq!(again(&shared, own, &[of_others("passwords:7")]), []);
+    // Others have written objects that must exist, which their keys show to be the same ones.
+    let edits = [txn(ME, 1, &[("users:7", Some(2))]), txn(ME, 2, &[("sessions:1/s", Some(2))])];
+    let conditions = vec![present("users:7"), present("sessions:1/s")];
+    let own = [&edits[..], &[Txn { conditions, ..txn(ME, 3, &[("passwords:7", Some(2))]) }]].concat();
+    let since = [of_others("users:7"), txn(3, 2, &[("sessions:1/s", Some(3))])];
+    assert_eq!(again(&shared, &own, &since), [(3, 1)]);
+    let deleted = [of_others("users:7"), txn(3, 2, &[("sessions:1/s", None)])];
+    assert_eq!(again(&shared, &own, &deleted), []);
+    // The rows of a deleted user are deleted only with the user.
+    let deletion = txn(ME, 1, &[("users:7", None), ("cleanings:user/7", Some(1))]);
+    let conditions = vec![written_by(name("cleanings:user/7"), deletion.id)];
+    let own = [deletion, Txn { conditions, ..txn(ME, 2, &[("sessions:7/x", None)]) }];
+    assert_eq!(again(&shared, &own, &[]), [(1, 2), (2, 1)]);
+    assert_eq!(again(&shared, &own, &[of_others("users:7")]), []);
+}
+
+/// A transaction that was pushed again before names another position of another log.
+#[test]
+fn p04_since_when_an_object_is_absent_is_asked_anew() {
+    let since = |seq: u64| Condition::absent_since(name("k").0, name("k").1, Seq(seq));
+    let shared = [txn(OTHER, 1, &[("s", Some(1))])];
+    let before = Txn { conditions: vec![absent(name("k")), since(1)], ..txn(ME, 1, &[("k", Some(2))]) };
+    let (old, own) = (state(&[&shared[..], std::slice::from_ref(&before)].concat()), [Arc::new(before)]);
+    let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
+    let new = state(&[&shared[..], &others[..1]].concat());
+    let lost = Lost::after(Seq(1));
+    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    // The log was read to its end, or its state alone was.
+    for (read, to) in [(&others[..], 3), (&[], 2)] {
+        let mut reading = Since::new(&old, &own);
+        entries(read, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+        let again = parted.again(&own, &reading.others).expect("reads");
+        assert_eq!(again[0].conditions, [absent(name("k")), since(to)]);
+    }
+}
