@@ -11,7 +11,8 @@ use super::{DONE, invalid, match_version, mfa, repeated, tokens};
 use crate::env::blocking;
 use crate::objects::cleanup::Of;
 use crate::objects::passwords::{self, Password};
-use crate::objects::sessions;
+use crate::objects::record::AsRead;
+use crate::objects::sessions::{self, Session};
 use crate::objects::tokens::Token;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Record, Store, StoreError, Stored, Timestamp, Writes, accounts, claims, groups, names};
@@ -370,35 +371,77 @@ async fn change_password(
     }
     app.policy().check(&given.newpass, &user.user).map_err(ApiError::bad)?;
     let hash = passwords::hash(&given.newpass).await?;
-    // Ends the sessions that were opened with the old password, except the one that changes it.
-    let own = caller.session.as_ref().filter(|_| uid == caller.uid());
-    let mut writes = accounts::end_sessions(&app.store, uid, own)?;
-    let password = Password { uid, hash, changed: Timestamp::now(), must_change: false };
-    let mut what = format!("change the password of {}", user.user);
-    if uid == caller.uid() {
-        writes.replace(seen, &password, "the password was changed in the meantime; log in with the new one")?;
+    let new = NewPassword {
+        password: Password { uid, hash, changed: Timestamp::now(), must_change: false },
+        seen,
+        user: user.user,
+        ends_tokens,
+    };
+    let tokens = if uid == caller.uid() {
+        new.of_caller(&app, &caller).await?
     } else {
-        // A transaction that writes the password alone is pushed again after a loss, unless the user has changed the
-        // password since; logins and logouts do not matter.
-        let mut reset = Writes::new();
-        reset.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
-        reset.replace(seen, &password, "the password was changed in the meantime; try again")?;
-        app.store.commit(&caller.author(), &what, reset).await?;
-        what = format!("end the sessions of {}", user.user);
-    }
-    let prefix = format!("{uid}/");
-    let tokens = app.store.list::<Token>(&prefix)?;
-    let tokens: Vec<Value> = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
-    if ends_tokens {
-        crate::objects::tokens::end_all(&app.store, uid, &mut writes)?;
-        what.push_str(", and end the API tokens");
-    }
-    app.store.commit(&caller.author(), &what, writes).await?;
+        // A client that disconnects does not cut the reset short.
+        let app = AppRef::clone(&app);
+        tokio::spawn(async move { new.reset(&app, &caller).await }).await.map_err(ApiError::internal)??
+    };
     if uid == FIRST {
         let _ = tokio::fs::remove_file(app.config.data_dir.join(PASSWORD_FILE)).await;
     }
     let (kept, ended) = if ends_tokens { (Vec::new(), tokens) } else { (tokens, Vec::new()) };
     Ok(Json(json!({ "Tokens": { "Kept": kept, "Ended": ended } })))
+}
+
+/// A password that is about to replace the one that was `seen`.
+struct NewPassword {
+    password: Password,
+    seen: Option<AsRead>,
+    /// Name of the user.
+    user: String,
+    ends_tokens: bool,
+}
+
+impl NewPassword {
+    /// Returns the writes that end the user's sessions except `kept`, and the API tokens if that is wanted. Also returns
+    /// the tokens, and what the writes do.
+    fn ends(&self, app: &AppRef, kept: Option<&Record<Session>>) -> ApiResult<(Writes, Vec<Value>, &'static str)> {
+        let uid = self.password.uid;
+        let mut writes = accounts::end_sessions(&app.store, uid, kept)?;
+        let tokens = app.store.list::<Token>(&format!("{uid}/"))?;
+        let tokens = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
+        if self.ends_tokens {
+            crate::objects::tokens::end_all(&app.store, uid, &mut writes)?;
+        }
+        Ok((writes, tokens, if self.ends_tokens { ", and end the API tokens" } else { "" }))
+    }
+
+    /// Changes the caller's own password, and ends the sessions that were opened with the old one, except the caller's.
+    async fn of_caller(self, app: &AppRef, caller: &Caller) -> ApiResult<Vec<Value>> {
+        let (mut writes, tokens, besides) = self.ends(app, caller.session.as_ref())?;
+        writes.require::<User>(&self.password.uid.to_string(), accounts::USER_GONE)?;
+        let changed = "the password was changed in the meantime; log in with the new one";
+        writes.replace(self.seen, &self.password, changed)?;
+        let what = format!("change the password of {}{besides}", self.user);
+        app.store.commit(&caller.author(), &what, writes).await?;
+        Ok(tokens)
+    }
+
+    /// Sets the password of another user.
+    ///
+    /// The first transaction only takes rights away, so that it takes effect whatever becomes of the second one: the user
+    /// may change the password at the same time, or the log may lose both. The second one ends what was opened between the
+    /// two with the old password, or is not committed.
+    async fn reset(self, app: &AppRef, caller: &Caller) -> ApiResult<Vec<Value>> {
+        let (writes, tokens, besides) = self.ends(app, None)?;
+        let what = format!("end the sessions of {}{besides}", self.user);
+        app.store.commit(&caller.author(), &what, writes).await?;
+        let (mut writes, ..) = self.ends(app, None)?;
+        if self.seen.is_none() {
+            writes.require::<User>(&self.password.uid.to_string(), accounts::USER_GONE)?;
+        }
+        writes.replace(self.seen, &self.password, "the password was changed in the meantime; try again")?;
+        app.store.commit(&caller.author(), &format!("change the password of {}", self.user), writes).await?;
+        Ok(tokens)
+    }
 }
 
 async fn search_group(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<i32>> {

@@ -69,6 +69,37 @@ fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
     });
 }
 
+/// The datastore is slow, and the client of an administrator who resets a password leaves.
+#[test]
+fn p11_a_reset_whose_client_left_is_carried_out_as_a_whole_or_not_begun() {
+    let site = Site::new();
+    let (admin, _) = site.admins();
+    let mut resets = 0;
+    for (number, leaves_after) in [200, 350, 500, 700, 900, 1200].into_iter().enumerate() {
+        let name = format!("bob{number}");
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+        let stolen = site.a.login(&name, "a plain horse");
+        site.converges();
+        let datastore = site.datastore.as_ref().expect("runs");
+        datastore.pause();
+        let body = json!({ "NewPass": "a newer horse" }).to_string();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let left = ask(&site.a, &admin, &format!("PUT /api/users/{uid}/pwd\r\n{head}"), &body);
+        std::thread::sleep(Duration::from_millis(leaves_after));
+        drop(left);
+        // Longer than both transactions wait for the datastore.
+        std::thread::sleep(Duration::from_millis(2_000));
+        datastore.resume();
+        site.fleet.wait_connected("a");
+        site.converges();
+        let is_reset =
+            site.a.nobody().post("/api/login", &json!({ "User": name, "Pass": "a newer horse" })).status == 200;
+        assert_eq!(stolen.get("/api/testauth").status == 200, !is_reset, "left after {leaves_after} ms: {is_reset}");
+        resets += u32::from(is_reset);
+    }
+    assert!(resets > 0, "at least the last one had begun");
+}
+
 #[test]
 fn p15_searches_whose_clients_left_while_they_began_are_forgotten_or_end() {
     let fleet = Fleet::new();
