@@ -130,42 +130,67 @@ fn moved<O: Owner>(name: &str) -> String {
 
 /// Claims a name for `number`; it must be free at commit.
 ///
+/// Whether a claim is stale follows from the record of its owner. That may be a pending change of this webserver, which
+/// the log may reject, so it is a condition as well.
+///
 /// # Errors
 /// If the state is corrupt.
 pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Writes) -> Result<(), StoreError> {
     let said = taken::<O>(name);
     let claim = O::Claim::of(name, number);
     let key = claim.key();
-    match store.valid::<O::Claim>(&key)? {
-        // No owner has the name: the stale claim is replaced, provided that it is unchanged.
-        Some(found) if found.value.owner() != number && !is_borne::<O>(store, &found)? && found.version.is_some() => {
-            writes.replace(Some(found.as_read), &claim, &said)?;
-        }
-        Some(found) if found.value.owner() == number => {
-            writes.replace(Some(found.as_read), &claim, &said)?;
-        }
-        _ => writes.create(&claim, &said)?,
+    match takeable::<O>(store, &key, number, writes, &said)? {
+        Some(found) => writes.replace(Some(found), &claim, &said)?,
+        None => writes.create(&claim, &said)?,
     }
     for earlier in names::keys(name).into_iter().filter(|earlier| *earlier != key) {
-        if store.valid::<O::Claim>(&earlier)?.is_none() {
-            writes.require_absent::<O::Claim>(&earlier, &said)?;
+        match takeable::<O>(store, &earlier, number, writes, &said)? {
+            Some(found) => writes.as_read::<O::Claim>(&earlier, Some(found), &said)?,
+            None => writes.require_absent::<O::Claim>(&earlier, &said)?,
         }
     }
     Ok(())
 }
 
-/// Requires that an owner still has its name and, if it gives the name up, deletes the claims.
+/// Returns the claim of a name that is this owner's already, or nobody's under conditions that it adds. `None`: the claim
+/// must be absent at commit.
+fn takeable<O: Owner>(
+    store: &Store,
+    key: &str,
+    number: i32,
+    writes: &mut Writes,
+    said: &str,
+) -> Result<Option<AsRead>, StoreError> {
+    let Some(claim) = store.valid::<O::Claim>(key)? else { return Ok(None) };
+    if claim.value.owner() == number {
+        return Ok(Some(claim.as_read));
+    }
+    // Read before it is judged: a change in between lets the condition fail.
+    let owner = claim.value.owner().to_string();
+    let as_read = store.seen::<O>(&owner)?;
+    if claim.version.is_none() || is_borne::<O>(store, &claim)? {
+        return Ok(None);
+    }
+    writes.as_read::<O>(&owner, as_read, said)?;
+    Ok(Some(claim.as_read))
+}
+
+/// Requires that an owner still has its name and, if it gives the name up, deletes the claims. What is left out because
+/// it is absent or another owner's must be so at commit: a pending change of this webserver may be the only reason.
 fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writes) -> Result<(), StoreError> {
     let said = moved::<O>(owner.called());
     for key in names::keys(owner.called()) {
-        let Some(claim) = store.valid::<O::Claim>(&key)? else { continue };
-        if claim.value.owner() != owner.number() {
-            continue;
-        }
-        writes.require::<O::Claim>(&key, &said)?;
-        writes.unchanged(&claim, &said)?;
-        if is_given_up {
-            writes.delete(&claim, &said)?;
+        let as_read = store.seen::<O::Claim>(&key)?;
+        match store.valid::<O::Claim>(&key)? {
+            Some(claim) if claim.value.owner() == owner.number() => {
+                writes.require::<O::Claim>(&key, &said)?;
+                writes.unchanged(&claim, &said)?;
+                if is_given_up {
+                    writes.delete(&claim, &said)?;
+                }
+            }
+            _ if is_given_up => writes.as_read::<O::Claim>(&key, as_read, &said)?,
+            _ => {}
         }
     }
     Ok(())
@@ -383,16 +408,11 @@ impl Side {
                 continue;
             }
             let (collection, at) = place(O::Claim::COLLECTION, key)?;
-            let (of, owner_key) = (O::COLLECTION, number.to_string());
-            let unchanged = match owner {
-                Some(owner) => at_version(of, &owner_key, owner.version)?,
-                None => absent(of, &owner_key)?,
-            };
             found.push(Repair {
                 dispute: Dispute::Idle { what: O::WHAT, name: key.clone(), number: *number },
                 what: format!("free the {} name {key}", O::WHAT),
                 ops: vec![Op::Delete { collection, key: at }],
-                conditions: vec![at_version(O::Claim::COLLECTION, key, *version)?, unchanged],
+                conditions: vec![at_version(O::Claim::COLLECTION, key, *version)?, self.owner_as_read::<O>(*number)?],
             });
         }
         for (number, owner) in &self.owners {
@@ -405,22 +425,44 @@ impl Side {
         Ok(found)
     }
 
+    /// Requires that an owner is as it was read, or still absent.
+    fn owner_as_read<O: Owner>(&self, number: i32) -> Result<Condition, StoreError> {
+        match self.owners.get(&number) {
+            Some(owner) => at_version(O::COLLECTION, &number.to_string(), owner.version),
+            None => absent(O::COLLECTION, &number.to_string()),
+        }
+    }
+
+    /// Returns the owner that has a name by the claim with this key, and adds the conditions under which that is so.
+    fn bearer<O: Owner>(&self, key: &str, conditions: &mut Vec<Condition>) -> Result<Option<i32>, StoreError> {
+        let mut bearer = None;
+        let mut found = Vec::new();
+        match self.claims.get(key) {
+            Some((holder, version)) => {
+                bearer = self.owners.get(holder).filter(|owner| bears(&owner.name, key)).map(|_| *holder);
+                found.push(at_version(O::Claim::COLLECTION, key, *version)?);
+                found.push(self.owner_as_read::<O>(*holder)?);
+            }
+            None => found.push(absent(O::Claim::COLLECTION, key)?),
+        }
+        found.retain(|condition| !conditions.contains(condition));
+        conditions.extend(found);
+        Ok(bearer)
+    }
+
     /// Claims the name for its owner. If another owner has it, the owner's number is appended to the name.
     fn named<O: Owner>(&self, number: i32, owner: &Owned) -> Result<Repair, StoreError> {
-        let bearer = names::keys(&owner.name).iter().find_map(|key| {
-            let (holder, _) = self.claims.get(key)?;
-            self.owners.get(holder).filter(|other| bears(&other.name, key)).map(|_| *holder)
-        });
+        let mut conditions = vec![self.owner_as_read::<O>(number)?];
+        let mut bearer = None;
+        for key in names::keys(&owner.name) {
+            let found = self.bearer::<O>(&key, &mut conditions)?;
+            bearer = bearer.or(found);
+        }
         let name = match bearer {
             Some(_) => format!("{}-{number}", owner.name.chars().take(names::NAME_CHARS_MAX - 12).collect::<String>()),
             None => owner.name.clone(),
         };
-        let key = O::Claim::of(&name, number).key();
-        let free = match self.claims.get(&key) {
-            Some((_, version)) => at_version(O::Claim::COLLECTION, &key, *version)?,
-            None => absent(O::Claim::COLLECTION, &key)?,
-        };
-        let conditions = vec![free, at_version(O::COLLECTION, &number.to_string(), owner.version)?];
+        self.bearer::<O>(&O::Claim::of(&name, number).key(), &mut conditions)?;
         let mut writes = Writes::new();
         writes.overwrite(&O::Claim::of(&name, number), "the preconditions of the repair apply")?;
         if bearer.is_some() {
@@ -435,5 +477,40 @@ impl Side {
             ops: writes.into_ops(),
             conditions,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn p08_a_repair_depends_on_everything_it_follows_from() {
+        let mut claims = Claims::default();
+        let mut take = |collection: &str, key: &str, value: Value, version: u64| {
+            let (collection, key) = place(collection, key).expect("a key");
+            claims.take(&collection, &key, &value.to_string().into(), Seq(version));
+        };
+        let user = |uid: i32, name: &str| json!({ "UID": uid, "User": name, "Created": "2026-01-01T00:00:00Z" });
+        // The name of user 2 is claimed for user 1, which was renamed, and another name for a user that is gone.
+        take("users", "1", user(1, "renamed"), 5);
+        take("user-names", "renamed", json!({ "name": "renamed", "uid": 1 }), 5);
+        take("user-names", "x", json!({ "name": "x", "uid": 1 }), 3);
+        take("user-names", "gone", json!({ "name": "gone", "uid": 9 }), 4);
+        take("users", "2", user(2, "X"), 7);
+        let version = |collection: &str, key: &str, version| at_version(collection, key, Seq(version)).expect("a key");
+        let repairs = claims.repairs().expect("repairs");
+        let of = |number: i32| {
+            let found = repairs.iter().find(|repair| match &repair.dispute {
+                Dispute::Idle { number: of, .. } | Dispute::Unnamed { number: of, .. } => *of == number,
+            });
+            found.expect("a repair").conditions.clone()
+        };
+        let owner = version("users", "1", 5);
+        assert_eq!(of(1), [version("user-names", "x", 3), owner.clone()]);
+        assert_eq!(of(9), [version("user-names", "gone", 4), absent("users", "9").expect("a key")]);
+        assert_eq!(of(2), [version("users", "2", 7), version("user-names", "x", 3), owner]);
     }
 }

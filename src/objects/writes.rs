@@ -123,11 +123,7 @@ impl Writes {
     /// # Errors
     /// If the object cannot be encoded.
     pub fn replace<T: Stored>(&mut self, found: Option<AsRead>, value: &T, changed: &str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(&value.key())?;
-        match found {
-            Some(as_read) => self.add_read(as_read, (collection, key), changed, true),
-            None => self.add(Condition::Absent { collection, key }, changed, true),
-        }
+        self.as_read::<T>(&value.key(), found, changed)?;
         self.put(value)
     }
 
@@ -257,7 +253,14 @@ impl Writes {
     }
 
     /// Requires that an object is unchanged, or still absent, since it was read; `changed` is the message if it is not.
-    /// Reading it again is not the remedy.
+    ///
+    /// # Errors
+    /// If the key is invalid.
+    pub fn as_read<T: Stored>(&mut self, key: &str, found: Option<AsRead>, changed: &str) -> Result<(), StoreError> {
+        self.require_found::<T>(key, found, changed, true)
+    }
+
+    /// As [`Writes::as_read`], where reading the object again is not the remedy.
     ///
     /// # Errors
     /// If the key is invalid.
@@ -267,10 +270,20 @@ impl Writes {
         found: Option<AsRead>,
         changed: &str,
     ) -> Result<(), StoreError> {
+        self.require_found::<T>(key, found, changed, false)
+    }
+
+    fn require_found<T: Stored>(
+        &mut self,
+        key: &str,
+        found: Option<AsRead>,
+        changed: &str,
+        is_of_read: bool,
+    ) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
         match found {
-            Some(as_read) => self.add_read(as_read, (collection, key), changed, false),
-            None => self.add(Condition::Absent { collection, key }, changed, false),
+            Some(as_read) => self.add_read(as_read, (collection, key), changed, is_of_read),
+            None => self.add(Condition::Absent { collection, key }, changed, is_of_read),
         }
         Ok(())
     }

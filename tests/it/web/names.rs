@@ -76,6 +76,65 @@ fn of_two_concurrent_changes_of_one_name_one_is_rejected() {
     assert_eq!(both[0], both[1]);
 }
 
+/// b has made changes while it was disconnected, has received what was committed meanwhile, and the datastore has not
+/// decided on its changes yet. What b shows then is partly its own, and is rejected.
+#[test]
+fn p08_no_name_is_given_away_because_of_a_change_that_is_rejected() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let [renamed, deleted, taken, other, third] = ["one", "two", "three", "four", "five"].map(|name| {
+        let (uid, gid) = (a.made("/api/users", &user(name)), a.made("/api/groups", &json!({ "Name": name })));
+        [format!("/api/users/{uid}"), format!("/api/groups/{gid}")]
+    });
+    site.converges();
+    let rename = |client: &Client, paths: &[String; 2], name: &str| {
+        paths.iter().for_each(|path| drop(client.changed(path, &json!({ "User": name, "Name": name }))));
+    };
+    site.stop_datastore();
+    rename(&b, &renamed, "unseen");
+    deleted.iter().for_each(|path| drop(b.ok("DELETE", path)));
+    rename(&b, &other, "Third");
+    site.b.stop();
+    site.start_datastore();
+    for (paths, name) in [(&renamed, "first"), (&deleted, "second"), (&taken, "third")] {
+        rename(&a, paths, name);
+    }
+    site.fleet.wait("a's changes are committed", || site.fleet.status("a")["outbox"] == 0);
+    // From now on, the datastore decides nothing.
+    let head = site.fleet.status("a")["seq"].as_u64().expect("a sequence");
+    site.datastore.take().expect("runs").terminate();
+    site.fleet.datastore_flags = ["--min-free-mb", "100000000"].map(str::to_owned).to_vec();
+    site.start_datastore();
+    site.b.restart(&site.fleet, &[]);
+    site.fleet.wait("b has a's changes", || site.fleet.status("b")["seq"].as_u64() >= Some(head));
+    // Each name seems to be free, because of a change of b that will be rejected.
+    b.made("/api/users", &user("First"));
+    b.made("/api/groups", &json!({ "Name": "First" }));
+    rename(&b, &third, "Second");
+    // The former name seems to be another owner's.
+    rename(&b, &taken, "sixth");
+    site.datastore.take().expect("runs").terminate();
+    site.fleet.datastore_flags.clear();
+    site.start_datastore();
+    site.converges();
+    site.fleet.wait("b's changes are decided", || site.fleet.status("b")["outbox"] == 0);
+    let said = rejections(&[&b]);
+    assert_eq!(said.len(), 12, "each change of b is rejected: {said:?}");
+    for (path, member, index) in [("/api/users", "User", 0), ("/api/groups", "Name", 1)] {
+        for (paths, name) in
+            [(&renamed, "first"), (&deleted, "second"), (&taken, "third"), (&other, "four"), (&third, "five")]
+        {
+            assert_eq!(a.ok("GET", &paths[index])[member], name);
+        }
+        let all = a.ok("GET", path);
+        let names: Vec<String> =
+            all.as_array().expect("list").iter().map(|one| one[member].to_string().to_lowercase()).collect();
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{path}: {names:?}");
+    }
+    agree(&site, &a, &["one", "two", "three", "four", "five", "first", "second", "third", "sixth", "unseen"]);
+}
+
 #[test]
 fn names_have_one_owner_each_after_changes_on_both_sides() {
     const NAMES: [&str; 4] = ["ann", "ben", "cyn", "dan"];
