@@ -129,6 +129,8 @@ pub struct Outbox {
     doubted_to: QueuePosition,
     /// Counters that the datastore expects next of origins whose transactions before the pending ones it lacks.
     gaps: HashMap<Origin, OriginCounter>,
+    /// Counters up to which an abandoned history had accepted transactions of origins, where the log may have fewer.
+    accepted_before: BTreeMap<Origin, OriginCounter>,
 }
 
 impl Outbox {
@@ -424,7 +426,38 @@ impl Outbox {
     /// Returns the greatest counter of `origin` that this outbox has seen.
     #[must_use]
     pub fn taken(&self, origin: Origin) -> OriginCounter {
-        self.taken.get(&origin).copied().unwrap_or_default()
+        let taken = self.taken.get(&origin).copied().unwrap_or_default();
+        taken.max(self.accepted_before.get(&origin).copied().unwrap_or_default())
+    }
+
+    /// Records that an abandoned history had accepted the transactions of an origin up to this counter. Those that were
+    /// not pushed again under their own identity were pushed again under another one, or archived. An author that
+    /// numbers its own transactions may submit them again, which must not commit them twice.
+    pub fn note_accepted_before(&mut self, origin: Origin, counter: OriginCounter) {
+        if counter > self.taken(origin) {
+            self.accepted_before.insert(origin, counter);
+        }
+    }
+
+    /// Returns what [`Outbox::note_accepted_before`] has recorded.
+    pub fn accepted_before(&self) -> impl Iterator<Item = (Origin, OriginCounter)> {
+        self.accepted_before.iter().map(|(origin, counter)| (*origin, *counter))
+    }
+
+    /// Returns the counter up to which no transaction of an origin is pending, and an abandoned history had accepted all.
+    #[must_use]
+    pub fn answered_before(&self, origin: Origin) -> OriginCounter {
+        let accepted = self.accepted_before.get(&origin).copied().unwrap_or_default();
+        let first =
+            self.by_origin.get(&origin).and_then(VecDeque::front).map(|(counter, _)| counter.0.saturating_sub(1));
+        first.map_or(accepted, |before| accepted.min(OriginCounter(before)))
+    }
+
+    /// Returns the present identity of a transaction that was submitted again, or that has another one since its history
+    /// was abandoned; `None` if it has its own, or nothing depends on it any more.
+    #[must_use]
+    pub fn present_identity(&self, id: TxnId) -> Option<TxnId> {
+        self.retried.of(id)
     }
 
     /// Returns the next pending transaction of the express lane after `place`.
@@ -610,7 +643,9 @@ impl Outbox {
             return 0;
         }
         self.gaps.insert(origin, expected);
-        first.0 - expected.0
+        // What an abandoned history had accepted is not missing: it was pushed again, or archived.
+        let accepted = self.accepted_before.get(&origin).copied().unwrap_or_default();
+        first.0.saturating_sub(expected.max(accepted.next()).0)
     }
 
     /// Returns the empty transaction to push before `txn`, if the datastore lacks counters before it. `filled`: the last

@@ -33,6 +33,11 @@ impl Retried {
         Some(found)
     }
 
+    /// Returns the latest identity of a transaction, if it is another one.
+    pub(super) fn of(&self, id: TxnId) -> Option<TxnId> {
+        self.now(id.mark())
+    }
+
     /// Returns conditions that refer to the latest identities.
     pub(super) fn conditions(&self, conditions: &[Condition]) -> Vec<Condition> {
         let renamed = |condition: &Condition| {

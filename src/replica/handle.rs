@@ -650,7 +650,8 @@ impl Replica {
         }
         let row = self.shared.state().origin(origin).map_err(ReadError::from)?;
         let decided = row.map_or_else(Default::default, |row| row.last_counter);
-        let taken = decided.max(self.shared.outbox().taken(origin));
+        let outbox = self.shared.outbox();
+        let (taken, decided) = (decided.max(outbox.taken(origin)), decided.max(outbox.answered_before(origin)));
         Ok(OriginInfo { taken, decided })
     }
 

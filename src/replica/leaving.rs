@@ -32,6 +32,7 @@ use crate::protocol::rebase::{self, Found, InOrder, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
+use super::accepted_before;
 use super::conflict_archive::{Change, Set, Written};
 use super::local_txns::{self, DivergedHistories, Others, Since, Txns, Values};
 use super::shared::{ReplicaRef, ReplicaState};
@@ -361,8 +362,10 @@ impl Exchange {
         let reason = Reason::Forbidden { message: ARCHIVED.into() };
         let lost = self.required().map_err(|error| error.to_string())?;
         let leaving = rebase::Leaving { decided: &decided, again, archived, reason, lost: &lost };
-        let requeued = self.shared.outbox().requeued(leaving, &mut fresh);
-        random.map(|()| requeued)
+        let mut requeued = self.shared.outbox().requeued(leaving, &mut fresh);
+        random?;
+        accepted_before::note(&self.shared, &self.state, &mut requeued).map_err(|error| error.to_string())?;
+        Ok(requeued)
     }
 
     /// Returns the abandoned history with the objects that transactions in the outbox require.

@@ -18,6 +18,7 @@
 //! local disk before [`Replica::submit`] returns; data and position change in one atomic write; nothing is ever deleted
 //! here because a datastore does not have it.
 
+mod accepted_before;
 pub mod admin;
 mod applier;
 pub mod audit_acts;

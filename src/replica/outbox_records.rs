@@ -26,6 +26,18 @@ pub(super) const KIND_RETRY: u8 = 19;
 /// its payload continues with a [`SequencesV1`]. Versions that do not know these read the identity alone.
 const OF_SEQUENCES: TxnId = TxnId { origin: Origin([0; 16]), counter: OriginCounter(0) };
 
+/// Another identity of no transaction: its record of kind [`KIND_CLOSED`] continues with an [`AcceptedV1`].
+const OF_ACCEPTED: TxnId = TxnId { origin: Origin([0; 16]), counter: OriginCounter(u64::MAX) };
+
+/// Most origins in one record of [`AcceptedV1`].
+const ACCEPTED_MAX: usize = 4096;
+
+/// Counters up to which an abandoned history had accepted transactions ([`Outbox::note_accepted_before`]).
+#[derive(Serialize, Deserialize)]
+struct AcceptedV1 {
+    origins: Vec<(Origin, OriginCounter)>,
+}
+
 /// Sequences of committed transactions.
 #[derive(Serialize, Deserialize)]
 struct SequencesV1 {
@@ -117,6 +129,7 @@ pub(super) struct Restoring {
     retried: Vec<(TxnId, TxnId)>,
     /// Sequences of committed transactions, and the histories to which they belong.
     sequences: HashMap<TxnId, (Seq, LogHistory)>,
+    accepted_before: BTreeMap<Origin, OriginCounter>,
     unreadable: Option<String>,
 }
 
@@ -146,6 +159,7 @@ impl Restoring {
             }
             KIND_CLOSED => match postcard::take_from_bytes(payload).map_err(|error| error.to_string())? {
                 (OF_SEQUENCES, rest) => self.take_sequences(rest),
+                (OF_ACCEPTED, rest) => self.accepted_before.extend(decoded::<AcceptedV1>(rest)?.origins),
                 (id, _) => self.remove(id),
             },
             other => return Err(format!("kind {other} is unknown to this version")),
@@ -199,7 +213,7 @@ impl Restoring {
         state: &StateStore,
         mut outbox: Outbox,
     ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
-        let Restoring { order, mut txns, mut rejected, retried, sequences, unreadable, .. } = self;
+        let Restoring { order, mut txns, mut rejected, retried, sequences, accepted_before, unreadable, .. } = self;
         if let Some(reason) = unreadable {
             return Err(RestoreError::Journal(reason));
         }
@@ -211,6 +225,12 @@ impl Restoring {
                 None => {
                     outbox.insert(txn);
                 }
+            }
+        }
+        for (origin, counter) in accepted_before {
+            // The row is enough once the log has as many.
+            if state.origin(origin)?.is_none_or(|row| row.last_counter < counter) {
+                outbox.note_accepted_before(origin, counter);
             }
         }
         let mut to_note = Vec::new();
@@ -269,8 +289,15 @@ pub(super) fn frames_of(
     let kept = outbox.kept().map(|kept| Frame::Txn(Arc::clone(&kept.txn)));
     let pending = outbox.pending().map(|txn| Frame::Txn(Arc::clone(txn)));
     let frames: Vec<Frame> = rejected.chain(kept).chain(pending).collect();
+    let accepted: Vec<(Origin, OriginCounter)> = outbox.accepted_before().collect();
+    let accepted = accepted.chunks(ACCEPTED_MAX).map(|origins| {
+        let mut payload = to_bytes(&OF_ACCEPTED);
+        payload.extend(to_bytes(&AcceptedV1 { origins: origins.to_vec() }));
+        (KIND_CLOSED, payload)
+    });
+    let accepted: Vec<(u8, Vec<u8>)> = accepted.collect();
     // Only sequences of transactions that precede them are read.
-    frames.into_iter().map(Frame::encoded).chain(sequences)
+    frames.into_iter().map(Frame::encoded).chain(accepted).chain(sequences)
 }
 
 pub(super) fn encoded(txn: &Txn) -> Vec<u8> {

@@ -650,6 +650,18 @@ impl OutboxWriter {
         }
         let row = self.shared.state().origin(id.origin)?;
         let row = row.unwrap_or_default();
+        if row.last_counter < id.counter && id.counter <= outbox.answered_before(id.origin) {
+            let now = outbox.present_identity(id).unwrap_or(id);
+            if outbox.pending().any(|txn| txn.id == now) {
+                return Ok(self.shared.receipts.issue(now));
+            }
+            let stage = match outbox.rejected().get(&now) {
+                Some(rejected) => Stage::Rejected(rejected.seq, rejected.reason.clone()),
+                // It was committed, in the abandoned history or under another identity since.
+                None => Stage::Acknowledged(row.last_seq),
+            };
+            return Ok(Receipts::decided(id, stage));
+        }
         // A state that was fetched again may not have reached this counter yet; then the outcome is unknown here.
         if row.last_counter < id.counter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });

@@ -511,6 +511,11 @@ impl ReplicaState {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
+    /// Returns whether this is the name of this member.
+    pub(super) fn is_me(&self, member: &MemberName) -> bool {
+        self.member.get().is_some_and(|me| member.as_str() == me)
+    }
+
     /// Returns the member that made the transactions of an origin, if that is not this one.
     pub(super) fn other_maker(&self, origin: Origin) -> Result<Option<MemberName>, StateError> {
         let Some(me) = self.member.get() else { return Ok(None) };

@@ -622,6 +622,58 @@ fn p10_a_corrupt_or_missing_reason_is_reported_and_can_be_recorded_again() {
     assert_eq!(value(&fleet, "ahead").as_deref(), Some("2"));
 }
 
+#[test]
+fn p06_an_import_that_is_resumed_after_a_lost_history_commits_nothing_twice() {
+    const LINES: u64 = 20_000;
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    let key = key_of(&fleet);
+    let line =
+        |number| format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"{number:05}\",\"value\":1}}}}]}}\n");
+    let file = fleet.write_file("in.jsonl", &(0..LINES).map(line).collect::<String>());
+    let file = file.to_str().expect("text");
+    let mut import = fleet.command("a", &["import", file]).spawn().expect("starts");
+    // More than a member keeps of what it has committed.
+    fleet.wait("a part is committed", || fleet.status("a")["seq"].as_u64() > Some(6000));
+    import.kill().expect("kills");
+    import.wait().expect("waits");
+    fleet.wait("it is at rest", || fleet.status("a")["outbox"] == 0);
+    fleet.converges(&["a"]);
+    let had = fleet.status("a")["seq"].as_u64().expect("a sequence");
+    assert!(had < LINES, "the import was finished before it was killed");
+    a.terminate();
+    destroy(&fleet, datastore);
+    let (_datastore, _b) = recover_from_b(&fleet, &key, false);
+    let a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.converges(&["a", "b"]);
+    let rows = fleet.export("b");
+    let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let of_import = rows.filter_map(|row| row["key"].as_str().filter(|key| key.len() == 5).map(str::to_owned));
+    let again: Vec<String> = of_import.collect();
+    assert!(again.len() > 1000 && (again.len() as u64) < had - 1000, "{} of {had} were pushed again", again.len());
+    let (first, last) = (again[0].as_str(), again[again.len() - 1].as_str());
+    fleet.ok("b", &["put", "c", first, "--value", "2"]);
+    fleet.ok("b", &["delete", "c", last]);
+    fleet.converges(&["a", "b"]);
+    // Also after a restart.
+    a.terminate();
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.ok("a", &["import", file]);
+    fleet.converges(&["a", "b"]);
+    assert_eq!(value(&fleet, first).as_deref(), Some("2"), "a later change is not overwritten");
+    assert_eq!(value(&fleet, last), None, "nothing deleted returns");
+    assert_eq!(value(&fleet, "00000"), None, "what the log lacks is archived, and not committed by accident");
+    assert_eq!(value(&fleet, &format!("{:05}", LINES - 1)).as_deref(), Some("1"), "the rest is imported");
+    let said = fleet.ok("a", &["import", file]);
+    assert!(said.contains("20000 committed") && !said.contains("before"), "the first import is over: {said}");
+}
+
 /// Continues a stopped member's state with a separate datastore, and restores the member's identity.
 fn forge(fleet: &Fleet, member: &str) {
     let (home, kept) = (fleet.dir(member), fleet.dir("kept-identity"));

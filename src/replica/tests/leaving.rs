@@ -8,8 +8,10 @@ use crate::model::{Condition, Limits, OriginRow, Reason};
 use crate::protocol::outbox::RetainedTxn;
 use crate::protocol::rebase::{Leaving, Lost};
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
+use crate::replica::accepted_before;
 use crate::replica::leaving::{Own, found, with_required};
 use crate::replica::local_txns::{Others, Since};
+use crate::replica::outbox_records::{frames_of, restore};
 use crate::replica::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
 use crate::replica::receipts::Stage;
 use crate::state::{StateError, StateSnapshot};
@@ -516,6 +518,58 @@ fn submit(writer: &mut OutboxWriter, draft: Draft) -> Result<Stage, SubmitError>
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
     answer.try_recv().expect("answered").map(|receipt| receipt.stage())
+}
+
+/// The author of an import, or a process that embeds a replica, submits again what was not answered.
+#[test]
+fn p06_what_an_abandoned_history_had_accepted_is_not_committed_again_by_an_author_that_numbers_its_own() {
+    let (temp, other) = (tempfile::tempdir().expect("temp dir"), tempfile::tempdir().expect("temp dir"));
+    let all: Vec<Txn> = (1..=2003).map(|counter| txn(ME, counter, &[("x", Some("1"))], vec![])).collect();
+    let (_, shared) = writer(temp.path(), vec![generation(1, 0)], &all);
+    // Only the last ones are kept, too far from the start for their counters.
+    {
+        let mut outbox = shared.outbox_mut();
+        for txn in &all[2000..] {
+            outbox.insert(Arc::new(txn.clone()));
+        }
+        entries(&all).iter().for_each(|entry| drop(outbox.handle_applied(entry.seq, &entry.body)));
+        outbox.insert(Arc::new(txn(ME, 2004, &[("x", Some("2"))], vec![])));
+    }
+    let lineage = vec![generation(1, 0), generation(2, 0)];
+    let (mut writer, present) = writer(other.path(), lineage, &[]);
+    let mut requeued = {
+        let outbox = shared.outbox();
+        let again: Vec<Arc<Txn>> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
+        let (decided, lost, reason) = (BTreeMap::new(), Lost::after(Seq(0)), Reason::IdentityReused);
+        let leaving = Leaving { decided: &decided, again, archived: Vec::new(), reason, lost: &lost };
+        outbox.requeued(leaving, || Origin([7; 16]))
+    };
+    accepted_before::note(&shared, &present.state(), &mut requeued).expect("reads");
+    assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])), "they have another identity");
+    assert_eq!(requeued.depth(), 4);
+    let (origin, other) = (id(ME, 1).origin, id(OTHER, 1).origin);
+    let known = |outbox: &Outbox| (outbox.taken(origin).0, outbox.answered_before(origin).0, outbox.taken(other).0);
+    assert_eq!(known(&requeued), (2004, 2004, 0));
+    // The journal has it.
+    let frames: Vec<_> = frames_of(&requeued, None).collect();
+    let (read, _) = restore(&frames, &present.state(), Outbox::keeping()).expect("journal is valid");
+    assert_eq!(known(&read), (2004, 2004, 0));
+    *present.outbox_mut() = requeued;
+    let mut again = |counter| {
+        let Txn { id, ops, .. } = txn(ME, counter, &[("x", Some("1"))], vec![]);
+        submit(&mut writer, Draft { id: Some(id), ops, ..Draft::default() })
+    };
+    assert_eq!(again(1).expect("known"), Stage::Acknowledged(Seq(0)), "it is archived");
+    assert_eq!(again(2001).expect("known"), Stage::Durable, "it waits under another identity");
+    assert_eq!(again(2004).expect("known"), Stage::Durable);
+    assert_eq!(present.outbox().depth(), 4, "nothing was accepted again");
+    assert!(matches!(again(2006), Err(SubmitError::Gap { expected: OriginCounter(2005), .. })));
+    assert_eq!(again(2005).expect("is new"), Stage::Durable);
+    assert_eq!(present.outbox().depth(), 5);
+    // The datastore has none of the earlier ones, which are not missing.
+    assert_eq!(present.outbox_mut().note_gap(origin, OriginCounter(1)), 0);
+    let filled = present.outbox().gap_before(&txn(ME, 2005, &[], vec![]), None).expect("a counter to fill");
+    assert_eq!((filled.id, filled.ops.len()), (id(ME, 1), 0));
 }
 
 #[test]
