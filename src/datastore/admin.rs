@@ -619,11 +619,9 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &DatastoreRef, answer: &mut Answe
     }
     let mut report = working.await.map_err(refuse)?;
     for member in shared.members.presence() {
-        if let Some(problem) = member.unhealthy {
-            report.findings.push(Finding { place: format!("member {}", member.name), offset: None, problem });
-        } else {
-            report.members.push(format!("{}: applied {}", member.name, member.applied));
-        }
+        // A member reports every reason here, such as a full disk. What is checked is the datastore's own data.
+        let problem = member.unhealthy.map_or_else(String::new, |problem| format!("; unhealthy: {problem}"));
+        report.members.push(format!("{}: applied {}{problem}", member.name, member.applied));
     }
     let recovery = shared.recovery();
     if !recovery.is_empty() {

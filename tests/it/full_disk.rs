@@ -103,6 +103,12 @@ fn p07_a_replica_with_a_full_disk_reads_reports_it_and_resumes() {
         fleet.ok("d", &["put", "big", &format!("k{number}"), "--value", &value]);
     }
     says_full(&fleet);
+    // Nothing of the datastore is damaged.
+    let verified = || fleet.ok("d", &["verify"]);
+    fleet.wait("the datastore knows", || {
+        verified().contains("member a: applied") && verified().contains("disk is full")
+    });
+    assert!(verified().contains("no damage found"), "{}", verified());
     a.kill();
     for _ in 0..3 {
         let a = start(&fleet);
