@@ -109,6 +109,8 @@ pub enum Code {
     ChangesMissing,
     /// A member's encrypted CA backup is damaged, and may have been the latest one.
     CaBackupDamaged,
+    /// A member's encrypted CA backup cannot be opened or read at the moment.
+    CaBackupUnreadable,
     /// A restore of an export archive is unfinished.
     RestoreUnfinished,
     /// A reason from a later version.
@@ -135,6 +137,7 @@ impl Code {
             | Code::AuthorityMissing
             | Code::RegisterMarkDamaged
             | Code::CaBackupDamaged
+            | Code::CaBackupUnreadable
             | Code::ArchiveBehind
             | Code::ChangesMissing
             | Code::RestoreUnfinished

@@ -27,6 +27,7 @@ use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_RE
 use crate::transport::wire::{self, WireError};
 use crate::transport::{close_reason, pulse};
 
+use super::CaBackupProblem;
 use super::refusal::Refusals;
 use super::shared::ReplicaRef;
 use super::terms::Terms;
@@ -168,8 +169,8 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
-    /// Describes the damage of the stored CA backup; `None` if it is intact.
-    fn ca_backup_damage(&self) -> Option<String> {
+    /// Returns why the stored CA backup may not be the latest one, or is not known; `None` if it is intact.
+    fn ca_backup_problem(&self) -> Option<CaBackupProblem> {
         None
     }
 }

@@ -65,6 +65,7 @@ pub use outbox_quota::OutboxQuota;
 pub use outbox_writer::{Draft, Resubmission, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use refusal::Refusal;
+pub use renewal::CaBackupProblem;
 pub use request::{Reply, RequestError};
 pub use shared::Change;
 pub use terms::Terms;

@@ -1,6 +1,7 @@
 //! Renewal of a connected member's identity: the CAs that it trusts, its certificate, and the encrypted CA backup.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,15 @@ const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
 const EVERY: Duration = Duration::from_secs(15);
 /// Reason of the health for a CA backup that was set aside.
 const SET_ASIDE: &str = "the stored CA backup could not be read, and may have been the latest one; it is kept in";
+
+/// Problem of the CA backup that a member keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaBackupProblem {
+    /// Its contents are damaged.
+    Damaged(String),
+    /// It cannot be opened or read at the moment; its contents may be sound.
+    Unreadable(String),
+}
 
 static UNREADABLE: LogRateLimit = LogRateLimit::new();
 
@@ -193,12 +203,12 @@ impl MemberConnector {
                     tracing::error!(%error, kept = %aside.display(), "stored CA backup is damaged; fetching another one");
                     (Ok(None), None)
                 }
-                Err(failed) => (Err(format!("{error}; {failed}")), Some(error)),
+                Err(failed) => (Err(format!("{error}; {failed}")), Some(CaBackupProblem::Damaged(error.to_string()))),
             },
-            Err(error) => (Err(error.to_string()), Some(error)),
+            // Whether it is sound is unknown.
+            Err(error) => (Err(error.to_string()), Some(CaBackupProblem::Unreadable(error.to_string()))),
         };
-        let problem = problem.map(|error| error.to_string());
-        if let Some(error) = &problem
+        if let Err(error) = &kept
             && let Some(left_out) = UNREADABLE.note()
         {
             tracing::error!(error, left_out, "failed to read the stored CA backup; not replacing it");
@@ -207,12 +217,13 @@ impl MemberConnector {
         kept
     }
 
-    /// Returns why the stored CA backup may not be the latest one that was sent, until an operator removes the damaged
-    /// file.
-    pub(super) fn escrow_damage(&self) -> Option<String> {
+    /// Returns why the stored CA backup cannot be read, or may not be the latest one that was sent, until an operator
+    /// removes the damaged file.
+    pub(super) fn escrow_problem(&self) -> Option<CaBackupProblem> {
         let problem = self.escrow_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let damaged = || Identity::damaged_escrows(&self.data_dir).unwrap_or_default().into_iter().next();
-        problem.or_else(|| damaged().map(|path| format!("{SET_ASIDE} {}", path.display())))
+        let set_aside = |path: PathBuf| CaBackupProblem::Damaged(format!("{SET_ASIDE} {}", path.display()));
+        problem.or_else(|| damaged().map(set_aside))
     }
 
     /// Shows the datastore the signed mark of the registry in the copy that is here. Nothing is fetched.
@@ -257,7 +268,7 @@ mod tests {
         let connector = MemberConnector::new(temp.path(), Vec::new());
         let path = Identity::escrow(temp.path());
         std::fs::create_dir(Identity::dir(temp.path())).expect("creates");
-        assert_eq!((connector.kept_escrow(), connector.escrow_damage()), (Ok(None), None));
+        assert_eq!((connector.kept_escrow(), connector.escrow_problem()), (Ok(None), None));
         let trust = temp.path().join("trust");
         let authority = Authority::open_or_create(&trust, NOW).expect("authority");
         let mut register = Registry::open_or_begin(&temp.path().join("other"), NOW).expect("register");
@@ -276,12 +287,14 @@ mod tests {
             assert_eq!(connector.kept_escrow(), Ok(None));
             let aside = path.with_file_name(format!("escrow.damaged-{number}"));
             assert_eq!(std::fs::read(&aside).expect("is kept"), bad);
-            assert!(connector.escrow_damage().expect("is reported").contains("escrow.damaged-1"));
+            let Some(CaBackupProblem::Damaged(what)) = connector.escrow_problem() else { panic!("is not reported") };
+            assert!(what.contains("escrow.damaged-1"), "{what}");
         }
         assert_eq!(Identity::damaged_escrows(temp.path()).expect("lists").len(), 2);
         // What it contains is unknown after another error.
         std::fs::create_dir(&path).expect("creates");
         connector.kept_escrow().expect_err("is not replaced");
-        assert!(path.is_dir() && connector.escrow_damage().expect("is reported").contains("identity/escrow:"));
+        let Some(CaBackupProblem::Unreadable(what)) = connector.escrow_problem() else { panic!("it may be sound") };
+        assert!(path.is_dir() && what.contains("identity/escrow:"), "{what}");
     }
 }

@@ -16,7 +16,7 @@ use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::local;
 use crate::trust::{Fingerprint, Identity, TrustError, fingerprint, tls};
 
-use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
+use super::{CaBackupProblem, ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
 
 /// Error of starting the process.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ pub struct MemberConnector {
     /// When the age of the certificate was last checked.
     pub(super) looked_at: Mutex<Option<Instant>>,
     /// Reason for which the stored CA backup could not be read.
-    pub(super) escrow_problem: Mutex<Option<String>>,
+    pub(super) escrow_problem: Mutex<Option<CaBackupProblem>>,
 }
 
 impl MemberConnector {
@@ -253,8 +253,8 @@ impl Connector for MemberConnector {
         self.peers.as_ref()?.membership_problem()
     }
 
-    fn ca_backup_damage(&self) -> Option<String> {
-        self.escrow_damage()
+    fn ca_backup_problem(&self) -> Option<CaBackupProblem> {
+        self.escrow_problem()
     }
 
     fn show_register(&self, connection: quinn::Connection) -> Pending<'_, ()> {

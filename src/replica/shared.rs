@@ -23,7 +23,6 @@ use crate::state::{StateError, StateMeta, StateStore};
 use crate::telemetry::{self, output};
 use crate::trust::Proof;
 
-use super::Connector;
 use super::blobs;
 use super::disk::{self, Disk};
 use super::history::Histories;
@@ -32,6 +31,7 @@ use super::receipts::{Receipts, Stage};
 use super::refusal::Refusal;
 use super::role;
 use super::terms::Terms;
+use super::{CaBackupProblem, Connector};
 
 /// A change of the replica's view, as sent to watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +109,14 @@ pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// Remedy when it is unknown how generations of the log started.
 const LEARNS_GENERATIONS: &str = "wait for the next connection, which provides it; if the datastore does not know it \
                                   either, set it there with `gravwell-logctl generations set`";
+
+/// Remedy for a damaged CA backup.
+const COMPARE_MEMBERS: &str = "compare `gravwell-logctl members` at the datastore with the members that you expect, \
+                               revoke again those that were revoked, then remove the damaged file";
+
+/// Remedy for a CA backup that cannot be read at the moment.
+const MAKE_READABLE: &str = "make the file readable for this process (owner and permissions, free descriptors, the disk); \
+                             do not remove it, it may be the latest copy. The report ends when it was read";
 
 /// Remedy when the log lacks changes of this member that it once had.
 const RESTORE_MISSING: &str = "compare what this webserver's users wrote with what is shown; an older copy of the datastore's directory \
@@ -374,11 +382,15 @@ impl ReplicaState {
             let remedy = "check the disk and the processors of its host for overload; restart it if this continues";
             health::Reason::new(health::Code::IntakeStalled, what, remedy)
         });
-        let backup = self.connector().and_then(|connector| connector.ca_backup_damage()).map(|damage| {
-            let remedy = "compare `gravwell-logctl members` at the datastore with the members that you expect, revoke \
-                          again those that were revoked, then remove the damaged file";
-            health::Reason::new(health::Code::CaBackupDamaged, damage, remedy)
-        });
+        let backup =
+            self.connector().and_then(|connector| connector.ca_backup_problem()).map(|problem| match problem {
+                CaBackupProblem::Damaged(what) => {
+                    health::Reason::new(health::Code::CaBackupDamaged, what, COMPARE_MEMBERS)
+                }
+                CaBackupProblem::Unreadable(what) => {
+                    health::Reason::new(health::Code::CaBackupUnreadable, what, MAKE_READABLE)
+                }
+            });
         let reasons = damage.into_iter().chain(lost).chain(full).chain(unknown).chain(missing).chain(members);
         reasons.chain(stalled).chain(backup).collect()
     }
