@@ -250,6 +250,8 @@ impl Webserver {
         if let Some(own_log) = &own_log {
             service.replica.watch_over().include(own_log.watch_over().clone());
         }
+        // No other process uses the directory now.
+        super::api::export_archive::remove_leftovers(&data_dir);
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let (acts, sending) = audit_acts::channel(&data_dir);

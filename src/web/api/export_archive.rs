@@ -153,9 +153,30 @@ async fn download(
     Ok((head, warning, Body::from_stream(admission::until(stream, lost))).into_response())
 }
 
+/// Name of the file of a received archive, around a UUID.
+const RECEIVED: (&str, &str) = ("restore-", ".tmp");
+
+/// Removes received archives that a webserver of an earlier version has left when it was killed. They contain all
+/// secrets.
+pub(in crate::web) fn remove_leftovers(data_dir: &Path) {
+    let is_received = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(RECEIVED.0)?.strip_suffix(RECEIVED.1));
+        id.is_some_and(|id| uuid::Uuid::parse_str(id).is_ok())
+    };
+    // A directory that cannot be read is reported by what needs it.
+    for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten().filter(is_received) {
+        let file = entry.path();
+        match std::fs::remove_file(&file) {
+            Ok(()) => tracing::warn!(file = %file.display(), "removed an archive whose restore was cut short"),
+            Err(error) => tracing::error!(%error, file = %file.display(), "failed to remove a received archive"),
+        }
+    }
+}
+
 /// Creates a file without a name, so that nothing is left of it when the process ends, however that happens.
 fn unnamed(data_dir: &Path) -> io::Result<File> {
-    let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
+    let path = data_dir.join(format!("{}{}{}", RECEIVED.0, uuid::Uuid::new_v4(), RECEIVED.1));
     let file = File::options().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
@@ -357,5 +378,20 @@ mod tests {
             let lines = open(&file, "").expect("opens").lines();
             assert_eq!(lines.collect::<Result<Vec<_>, _>>().expect("reads"), ["one", "two"]);
         }
+    }
+
+    #[test]
+    fn p11_archives_that_an_earlier_version_left_are_removed() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let left = format!("restore-{}.tmp", uuid::Uuid::new_v4());
+        let others = ["restore-notes.tmp", "restore.tmp", "gravwell.conf"];
+        for name in others.into_iter().chain([left.as_str()]) {
+            std::fs::write(temp.path().join(name), "contents").expect("writes");
+        }
+        remove_leftovers(temp.path());
+        let found: std::collections::BTreeSet<_> =
+            std::fs::read_dir(temp.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect();
+        assert_eq!(found, others.into_iter().map(Into::into).collect());
+        remove_leftovers(&temp.path().join("missing"));
     }
 }
