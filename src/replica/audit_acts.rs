@@ -47,6 +47,8 @@ const NUMBERS_IN_DOUBT: u64 = 1 << 32;
 const MERGED: &str = "more actions than are kept apart while the datastore is unreachable";
 /// Kinds of acts that clients cause who are not identified; the user is the one whose name they enter.
 const OF_STRANGERS: &str = "login";
+/// Kind of an act that reports missing ones.
+const GAP: &str = "gap";
 
 /// Kinds of records in the journal.
 const LIFE: u8 = 16;
@@ -274,7 +276,10 @@ impl Waiting {
             // The act at `last` has moved by one.
             let act = &mut self.acts[last - 1].act;
             let before = weight(&former) + weight(act);
-            MERGED.clone_into(&mut act.what);
+            // Gaps are merged only if their texts are the same: the text names what is missing, and why.
+            if act.kind != GAP {
+                MERGED.clone_into(&mut act.what);
+            }
             act.count = act.count.max(1) + former.count.max(1);
             let Act { kind, user, from, by, .. } = former;
             for (text, former) in
@@ -348,14 +353,26 @@ impl Waiting {
 }
 
 fn gap(what: String, count: u64) -> Act {
-    Act { kind: "gap".into(), happened_ms: SystemClock.now_ms(), what, count, ..Act::default() }.bounded()
+    Act { kind: GAP.into(), happened_ms: SystemClock.now_ms(), what, count, ..Act::default() }.bounded()
 }
 
-/// Principal that caused an act: a user, or unidentified clients who entered the name of one.
-type Cause = (bool, Option<i32>);
+/// Cause of an act.
+#[derive(PartialEq, Eq, Hash)]
+enum Cause {
+    /// A user, if one is identified.
+    User(Option<i32>),
+    /// Unidentified clients who entered the name of a user.
+    Strangers(Option<i32>),
+    /// This member, which lacks acts for the reason in the text.
+    Gap(String),
+}
 
 fn cause(act: &Act) -> Cause {
-    (act.kind.starts_with(OF_STRANGERS), act.uid)
+    match act.kind.as_str() {
+        GAP => Cause::Gap(act.what.clone()),
+        kind if kind.starts_with(OF_STRANGERS) => Cause::Strangers(act.uid),
+        _ => Cause::User(act.uid),
+    }
 }
 
 /// Estimates the bytes of an act.
@@ -555,6 +572,24 @@ mod tests {
         let numbers = sent.iter().map(|act| act.id.rsplit_once('/').expect("id").1.parse().expect("a number"));
         assert!(numbers.collect::<Vec<u64>>().is_sorted());
         assert!(waiting.journal.as_ref().expect("a journal").bytes() < 8 << 20);
+    }
+
+    #[test]
+    fn p14_what_an_act_says_is_missing_is_kept_whatever_is_merged() {
+        let mut waiting = open(&MemoryFs::new());
+        let corrupt =
+            gap("pending audit reports of this member may be missing: damage in journal at byte 300".into(), 1);
+        waiting.take(vec![corrupt.clone()]);
+        let of_nobody = |number| Act { kind: "refused".into(), ..act(number) };
+        for begin in (0..WAITING_MAX + 1000).step_by(500) {
+            waiting.take((begin..begin + 500).map(of_nobody).collect());
+            waiting.take(vec![gap("audit reports arrived faster than they could be written".into(), 3)]);
+        }
+        let sent = drain(&mut waiting);
+        assert!(sent.iter().any(|act| act.kind == GAP && act.what == corrupt.what && act.count == 1));
+        let missed = sent.iter().filter(|act| act.kind == GAP && act.what.contains("faster"));
+        assert_eq!(missed.map(|act| act.count).sum::<u64>(), 3 * (WAITING_MAX as u64 + 1000) / 500);
+        assert!(sent.iter().any(|act| act.what == MERGED), "others are merged");
     }
 
     #[test]
