@@ -75,6 +75,8 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 
+use crate::telemetry::logging;
+
 /// Failed command: error message and exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -109,6 +111,10 @@ pub async fn run(args: Args) -> ExitCode {
 async fn dispatch(args: Args) -> CtlResult {
     let Args { data_dir, json, command } = args;
     let dir = data_dir.as_path();
+    // Services start their own logging, by their configuration.
+    if !matches!(command, Command::Datastore(_) | Command::Webserver(_) | Command::Replica(_)) {
+        logging::start_for_command();
+    }
     match command {
         Command::Status => inspect::status(dir, json).await,
         Command::Members => inspect::members(dir, json).await,

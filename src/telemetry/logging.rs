@@ -52,6 +52,15 @@ fn filter(level: &str) -> EnvFilter {
     })
 }
 
+/// Starts logging of warnings for a command that a person runs; further calls have no effect. Other crates report what
+/// is an error for themselves, such as a lost connection, which the command reports with its remedy.
+pub fn start_for_command() {
+    let filter = EnvFilter::try_from_env("GRAVWELL_LOG").unwrap_or_else(|_| EnvFilter::new("off,gravwell=warn"));
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_writer(LogWriter::default).with_target(false).with_ansi(is_terminal);
+    let _ = builder.log_internal_errors(false).without_time().with_env_filter(filter).try_init();
+}
+
 /// Starts logging; further calls have no effect. `level` is error, warn, info, debug or trace, case-insensitive.
 pub fn start(level: &str, format: LogFormat) -> Level {
     // Colors are for terminals, not for the systemd journal.
