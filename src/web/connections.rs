@@ -35,6 +35,8 @@ static REFUSED: LogRateLimit = LogRateLimit::new();
 
 #[derive(Debug, Default)]
 pub(super) struct Standing {
+    /// `None`: from a load balancer, behind which there are many clients.
+    pub(super) block: Option<Block>,
     /// User who was identified last on the connection, and when.
     known: Mutex<Option<(i32, Instant)>>,
     /// Requests of users in progress, including their responses.
@@ -47,6 +49,10 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    pub(super) fn of(block: Option<Block>) -> Standing {
+        Standing { block, ..Standing::default() }
+    }
+
     pub(super) fn note_request(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
     }
@@ -92,22 +98,16 @@ impl Standing {
     }
 }
 
-struct Held {
-    /// `None`: from a load balancer, behind which there are many clients.
-    block: Option<Block>,
-    standing: Arc<Standing>,
-}
-
 #[derive(Default)]
 struct Open {
     next: u64,
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, Arc<Standing>>,
     blocks: HashMap<Block, usize>,
 }
 
 impl Open {
     fn release(&mut self, id: u64) {
-        let Some(block) = self.held.remove(&id).and_then(|held| held.block) else { return };
+        let Some(block) = self.held.remove(&id).and_then(|standing| standing.block) else { return };
         if let Some(count) = self.blocks.get_mut(&block) {
             *count -= 1;
             if *count == 0 {
@@ -118,10 +118,12 @@ impl Open {
 
     /// Closes the oldest unauthenticated connection, of one block of addresses or of all. Returns whether there was one.
     fn make_way(&mut self, block: Option<Block>) -> bool {
-        let is_meant = |held: &Held| !held.standing.is_known() && (block.is_none() || held.block == block);
-        let Some(id) = self.held.iter().find(|(_, held)| is_meant(held)).map(|(id, _)| *id) else { return false };
-        if let Some(held) = self.held.get(&id) {
-            held.standing.gives_way.notify_one();
+        let is_meant = |standing: &Standing| !standing.is_known() && (block.is_none() || standing.block == block);
+        let Some(id) = self.held.iter().find(|(_, standing)| is_meant(standing)).map(|(id, _)| *id) else {
+            return false;
+        };
+        if let Some(standing) = self.held.get(&id) {
+            standing.end();
         }
         self.release(id);
         true
@@ -167,12 +169,12 @@ impl Connections {
         if !standing.is_of(uid) {
             let mut open = self.open();
             let its: Vec<u64> =
-                open.held.iter().filter(|(_, held)| held.standing.is_of(uid)).map(|(id, _)| *id).collect();
+                open.held.iter().filter(|(_, standing)| standing.is_of(uid)).map(|(id, _)| *id).collect();
             if its.len() >= self.0.of_user {
-                let idle = its.iter().find(|id| open.held.get(id).is_some_and(|held| !held.standing.is_busy()));
+                let idle = its.iter().find(|id| open.held.get(id).is_some_and(|standing| !standing.is_busy()));
                 let Some(id) = idle.copied() else { return false };
-                if let Some(held) = open.held.get(&id) {
-                    held.standing.end();
+                if let Some(standing) = open.held.get(&id) {
+                    standing.end();
                 }
                 open.release(id);
             }
@@ -210,9 +212,9 @@ impl Connections {
             open.make_way(None);
         }
         let place = ConnectionSlot::take()?;
-        let (id, standing) = (open.next, Arc::<Standing>::default());
+        let (id, standing) = (open.next, Arc::new(Standing::of(block)));
         open.next += 1;
-        open.held.insert(id, Held { block, standing: Arc::clone(&standing) });
+        open.held.insert(id, Arc::clone(&standing));
         if let Some(block) = block {
             *open.blocks.entry(block).or_default() += 1;
         }

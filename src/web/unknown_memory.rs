@@ -1,13 +1,16 @@
 //! Memory of connections on which no user is identified, which takes effect before a request is complete: an unfinished
 //! head is buffered, whoever sends it.
 //!
-//! The memory of all of them together is bounded. At the limit the connection that has been counted longest is closed,
-//! so that clients who hold memory give way to those who make a request and go on.
+//! The memory of all of them together is bounded. At the limit a connection of the block of addresses with the most
+//! memory is closed, the one that has been counted longest: clients that hold memory give way to those that make a
+//! request, and a few of them cannot displace clients of other addresses.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::connections::Standing;
+use crate::transport::admission::Block;
 
 /// Maximum memory of all these connections, in bytes.
 const BYTES_MAX: usize = 24 << 20;
@@ -21,19 +24,45 @@ const GROWTH: usize = 2;
 
 static REGISTER: LazyLock<Arc<Register>> = LazyLock::new(|| Arc::new(Register::new(BYTES_MAX)));
 
+/// Connections of one block of addresses, in the order in which they were counted first, with their memory.
+#[derive(Default)]
+struct OfBlock {
+    bytes: usize,
+    held: BTreeMap<u64, (Arc<Standing>, usize)>,
+}
+
 #[derive(Default)]
 struct Counted {
     next: u64,
     bytes: usize,
-    /// Connections in the order in which they were counted first, with their memory.
-    held: BTreeMap<u64, (Arc<Standing>, usize)>,
+    blocks: HashMap<Option<Block>, OfBlock>,
 }
 
 impl Counted {
-    fn remove(&mut self, id: u64) -> Option<Arc<Standing>> {
-        let (standing, bytes) = self.held.remove(&id)?;
+    fn add(&mut self, id: u64, standing: &Arc<Standing>, bytes: usize) {
+        let of_block = self.blocks.entry(standing.block).or_default();
+        of_block.held.insert(id, (Arc::clone(standing), bytes));
+        of_block.bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, block: Option<Block>, id: u64) -> Option<Arc<Standing>> {
+        let of_block = self.blocks.get_mut(&block)?;
+        let (standing, bytes) = of_block.held.remove(&id)?;
+        of_block.bytes -= bytes;
         self.bytes -= bytes;
+        if of_block.held.is_empty() {
+            self.blocks.remove(&block);
+        }
         Some(standing)
+    }
+
+    /// Returns the connection to close next. Of blocks with equal memory, that of the oldest connection is chosen.
+    fn next_to_close(&self) -> Option<(Option<Block>, u64)> {
+        let oldest = |of_block: &OfBlock| of_block.held.keys().next().copied();
+        let (block, of_block) =
+            self.blocks.iter().max_by_key(|(_, of_block)| (of_block.bytes, Reverse(oldest(of_block))))?;
+        Some((*block, oldest(of_block)?))
     }
 }
 
@@ -56,12 +85,11 @@ impl Register {
         let mut counted = self.counted();
         let id = id.unwrap_or(counted.next);
         counted.next = counted.next.max(id + 1);
-        counted.remove(id);
-        counted.held.insert(id, (Arc::clone(standing), bytes));
-        counted.bytes += bytes;
+        counted.remove(standing.block, id);
+        counted.add(id, standing, bytes);
         while counted.bytes > self.most {
-            let Some(oldest) = counted.held.keys().next().copied() else { break };
-            if let Some(standing) = counted.remove(oldest).filter(|standing| !standing.is_known()) {
+            let Some((block, oldest)) = counted.next_to_close() else { break };
+            if let Some(standing) = counted.remove(block, oldest).filter(|standing| !standing.is_known()) {
                 standing.end();
             }
         }
@@ -111,7 +139,7 @@ impl Memory {
 
     fn forget(&mut self) {
         if let Some(id) = self.id.take() {
-            self.register.counted().remove(id);
+            self.register.counted().remove(self.standing.block, id);
         }
     }
 }
@@ -156,6 +184,26 @@ mod tests {
         c.note_received(1 << 20);
         assert!(has_ended(&of_c), "a connection alone is bounded as well");
         drop(c);
-        assert!(register.counted().bytes == 0 && register.counted().held.is_empty());
+        assert!(register.counted().bytes == 0 && register.counted().blocks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn p15_a_block_of_addresses_that_holds_much_memory_displaces_no_other() {
+        let register = Arc::new(Register::new(6 * BUFFERS_BYTES));
+        let connection = |from: &str| {
+            let block = Block::of(from.parse().expect("an address"));
+            let standing = Arc::new(Standing::of(Some(block)));
+            let mut memory = Memory::counted_in(&register, &standing);
+            memory.note_received(100);
+            (memory, standing)
+        };
+        let others = ["192.0.2.1", "198.51.100.1"].map(connection);
+        let flood: Vec<_> = (0..100).map(|_| connection("203.0.113.1")).collect();
+        let late = connection("2001:db8::1");
+        assert!(others.iter().chain([&late]).all(|(_, standing)| !has_ended(standing)));
+        assert_eq!(flood.iter().filter(|(_, standing)| has_ended(standing)).count(), 97);
+        assert!(flood[97..].iter().all(|(_, standing)| !has_ended(standing)), "the oldest give way");
+        drop((others, flood, late));
+        assert!(register.counted().bytes == 0 && register.counted().blocks.is_empty());
     }
 }
