@@ -9,6 +9,9 @@ use gravwell::ctl::process;
 use gravwell::env::process::restrict_file_modes;
 use gravwell::telemetry::output;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     restrict_file_modes();
     let args = Args::parse();

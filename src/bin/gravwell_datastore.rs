@@ -10,6 +10,9 @@ use gravwell::ctl::process;
 use gravwell::env::process::restrict_file_modes;
 use gravwell::telemetry::output;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Store the operation log of a fleet of webservers and serve it over QUIC.
 #[derive(Debug, Parser)]
 #[command(name = "gravwell_datastore", version, max_term_width = 100)]

@@ -11,6 +11,9 @@ use gravwell::env::process::restrict_file_modes;
 use gravwell::search::worker;
 use gravwell::telemetry::output;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Serve users, dashboards, resources and searches from a local replica of the log.
 #[derive(Debug, Parser)]
 #[command(name = "gravwell_webserver", version, max_term_width = 100)]
