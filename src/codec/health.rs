@@ -77,7 +77,7 @@ pub enum Code {
     Evidence,
     /// Any other problem that the process reports.
     Problem,
-    /// The clock of the datastore's host is implausible.
+    /// The clock of the process's host is implausible, or differs from the datastore's.
     ClockSkew,
     /// A member has had two connections for a while, so its directory was copied.
     ConnectedTwice,
@@ -113,6 +113,8 @@ pub enum Code {
     CaBackupUnreadable,
     /// A restore of an export archive is unfinished.
     RestoreUnfinished,
+    /// The datastore is connected and accepts no changes; they wait in the outbox.
+    WritesRefused,
     /// A reason from a later version.
     #[serde(other)]
     Unknown,
@@ -141,6 +143,7 @@ impl Code {
             | Code::ArchiveBehind
             | Code::ChangesMissing
             | Code::RestoreUnfinished
+            | Code::WritesRefused
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

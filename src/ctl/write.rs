@@ -92,7 +92,7 @@ pub(super) fn report(json: bool, fate: TxnOutcome) -> CtlResult {
             done(&mut output, "committed", Some(seq), format!("committed at sequence {seq}"))?;
         }
         TxnOutcome::Queued => {
-            let text = "durable in the outbox; it will be pushed when the datastore is reachable".to_owned();
+            let text = "durable in the outbox; it will be pushed when the datastore can accept it".to_owned();
             done(&mut output, "queued", None, text)?;
         }
         TxnOutcome::Rejected(seq, reason) => {

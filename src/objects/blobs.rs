@@ -394,9 +394,10 @@ pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut named = std::collections::HashSet::new();
     store.each_whole::<Resource>("", |resource| named.extend([resource.content]))?;
     named.extend(super::searches::referenced_blobs(store)?);
+    let now = store.confirmed_now();
     let is_left = |content: &Content| {
         let after = if content.webserver == store.via() { UNNAMED_S } else { ABANDONED_S };
-        !named.contains(&content.id) && content.created.plus(after).is_past()
+        !named.contains(&content.id) && content.created.plus(after).is_past_at(now)
     };
     let left = store.select::<Content>("", is_left)?;
     Ok(left.into_iter().map(|record| record.value.id).collect())

@@ -261,9 +261,10 @@ pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, Stor
 pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
     let mut found = store.list::<Cleaning>("")?;
     // The deletion of the owner may still be rejected while it is pending.
+    let now = store.confirmed_now();
     found.retain(|record| {
         let work = &record.value;
-        let is_ours = work.webserver == store.via() || work.since.plus(TAKEN_OVER_S).is_past();
+        let is_ours = work.webserver == store.via() || work.since.plus(TAKEN_OVER_S).is_past_at(now);
         work.of != Of::Unknown && record.version.is_some() && is_ours
     });
     Ok(found)

@@ -106,9 +106,11 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
 /// If the state is corrupt.
 pub fn ended(store: &Store, own: uuid::Uuid) -> Result<Vec<Record<Notification>>, StoreError> {
     let all = store.list::<Notification>("")?;
+    let now = store.confirmed_now();
     let is_over = |record: &Record<Notification>| {
         let expires = record.value.expires;
-        if record.value.origin == own { expires.is_past() } else { !expires.is_never() && expires.plus(3600).is_past() }
+        let after = if record.value.origin == own { 0 } else { 3600 };
+        !expires.is_never() && expires.plus(after).is_past_at(now)
     };
     Ok(all.into_iter().filter(is_over).collect())
 }

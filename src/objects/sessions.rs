@@ -155,12 +155,12 @@ impl Session {
 /// If the state is corrupt.
 pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreError> {
     let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
-    let epoch = Known::of(store, uid)?;
+    let (epoch, now) = (Known::of(store, uid)?, Timestamp::now());
     let is_current = if session.value.is_temporary() {
         let login = store.valid::<Session>(&format!("{uid}/{}", session.value.of))?;
-        login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch))
+        login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch, now))
     } else {
-        is_live(&session.value, &epoch)
+        is_live(&session.value, &epoch, now)
     };
     let Some(behind) = impersonation::of(store, &session.value)?.filter(|_| is_current) else { return Ok(None) };
     Ok(Some(Live { session, epoch: epoch.as_read(), behind }))
@@ -182,10 +182,10 @@ pub struct Live {
 /// # Errors
 /// If the state is corrupt.
 pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
-    let epoch = Known::of(store, uid)?;
+    let (epoch, now) = (Known::of(store, uid)?, Timestamp::now());
     let mut found = Vec::new();
     for session in store.list::<Session>(&format!("{uid}/"))? {
-        let is_current = !session.value.is_temporary() && is_live(&session.value, &epoch);
+        let is_current = !session.value.is_temporary() && is_live(&session.value, &epoch, now);
         if is_current && impersonation::of(store, &session.value)?.is_some() {
             found.push(session);
         }
@@ -193,8 +193,8 @@ pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreErr
     Ok(found)
 }
 
-fn is_live(session: &Session, epoch: &Known) -> bool {
-    epoch.includes(session) && !session.expires.is_past()
+fn is_live(session: &Session, epoch: &Known, now: Timestamp) -> bool {
+    epoch.includes(session) && !session.expires.is_past_at(now)
 }
 
 /// Returns the id of the epoch for a new session of a user; an invalid epoch is replaced by a new one.
@@ -214,7 +214,8 @@ pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     let epoch = Known::of(store, uid)?;
     let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
     let sessions = sessions.filter(|session| !session.is_temporary());
-    let (mut live, ended): (Vec<Session>, Vec<Session>) = sessions.partition(|session| is_live(session, &epoch));
+    let now = store.confirmed_now();
+    let (mut live, ended): (Vec<Session>, Vec<Session>) = sessions.partition(|session| is_live(session, &epoch, now));
     live.sort_by_key(|session| (session.last_hit, session.created));
     let excess = (live.len() + 1).saturating_sub(SESSIONS_MAX);
     let displaced = live.iter().take(excess).chain(&ended);
@@ -242,6 +243,7 @@ pub fn displaced_by_temporary(store: &Store, uid: i32) -> Result<Vec<String>, St
 pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut epochs: HashMap<i32, Known> = HashMap::new();
     let mut found = Vec::new();
+    let now = store.confirmed_now();
     for record in store.list::<Session>("")? {
         let session = &record.value;
         let epoch = match epochs.entry(session.uid) {
@@ -252,9 +254,9 @@ pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
         let is_over = match epoch {
             // The epoch may still be rejected while it is pending.
             Known::Now(epoch) if epoch.version.is_some() && !epoch.value.includes(session) => {
-                epoch.value.since.plus(after).is_past()
+                epoch.value.since.plus(after).is_past_at(now)
             }
-            _ => session.expires.plus(OTHERS_AFTER_S).is_past(),
+            _ => session.expires.plus(OTHERS_AFTER_S).is_past_at(now),
         };
         if is_over {
             found.push(session.key());

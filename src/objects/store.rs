@@ -14,6 +14,7 @@ use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
 use crate::replica::{Draft, Object, OutboxQuota, ReadError, Receipt, Replica, Resubmission, Stage, SubmitError};
 
+use super::Timestamp;
 use super::identities;
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
@@ -214,6 +215,12 @@ impl Store {
     #[must_use]
     pub fn via(&self) -> &str {
         &self.via
+    }
+
+    /// Returns the time by which objects are deleted for their age; see [`Replica::confirmed_ms`].
+    #[must_use]
+    pub fn confirmed_now(&self) -> Timestamp {
+        Timestamp::from_ms(self.replica.confirmed_ms())
     }
 
     /// Returns whether a caller awaits the decision on a transaction.

@@ -63,7 +63,13 @@ impl Timestamp {
     /// Returns whether it is in the past; "never" is not.
     #[must_use]
     pub fn is_past(self) -> bool {
-        !self.is_never() && self <= Timestamp::now()
+        self.is_past_at(Timestamp::now())
+    }
+
+    /// Returns whether it is in the past at `now`; "never" is not.
+    #[must_use]
+    pub fn is_past_at(self, now: Timestamp) -> bool {
+        !self.is_never() && self <= now
     }
 
     /// Parses RFC 3339. Also accepts an offset of hours only, as Go's layout `Z07` writes it.

@@ -23,6 +23,8 @@ use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
 /// Transactions of one stream that are larger than this many bytes are written one after the other.
 const PIPELINED_BYTES_MAX: usize = 4 << 10;
+/// Interval at which a wait for a decision checks whether the datastore can make one.
+const DECISION_POLL: Duration = Duration::from_millis(500);
 /// Interval at which a waiting request checks whether its condition can still be met.
 const STANDSTILL_EVERY: Duration = Duration::from_millis(100);
 
@@ -393,7 +395,7 @@ where
     let give_out = async {
         while let Some((id, answering)) = queued.recv().await {
             let fate = match answering.await.map_err(refuse)? {
-                Ok(receipt) => fate_of(receipt, wait).await,
+                Ok(receipt) => fate_of(replica, receipt, wait).await,
                 Err(SubmitError::Gap { expected, .. }) => TxnOutcome::Gap(expected),
                 Err(SubmitError::Forbidden(reason) | SubmitError::Condition(reason)) => {
                     TxnOutcome::Rejected(Seq::ZERO, reason)
@@ -410,8 +412,12 @@ where
     tokio::try_join!(take_in, give_out).map(|_| ())
 }
 
-async fn fate_of(mut receipt: Receipt, wait: bool) -> TxnOutcome {
-    let stage = if wait { receipt.decided(std::time::Duration::MAX).await } else { receipt.stage() };
+/// Returns what became of a transaction. With `wait` this is its decision, unless the datastore cannot make one now.
+async fn fate_of(replica: &Replica, mut receipt: Receipt, wait: bool) -> TxnOutcome {
+    let mut stage = receipt.stage();
+    while wait && stage == Stage::Durable && replica.is_connected() && replica.writes_refused().is_none() {
+        stage = receipt.decided(DECISION_POLL).await;
+    }
     match stage {
         Stage::Durable => TxnOutcome::Queued,
         Stage::Acknowledged(seq) => TxnOutcome::Committed(seq),

@@ -37,7 +37,7 @@ use super::terms::Terms;
 use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
 use crate::env::supervisor::Supervisor;
-use crate::env::{SystemClock, SystemEntropy};
+use crate::env::{Clock as _, SystemClock, SystemEntropy};
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
@@ -716,7 +716,7 @@ impl Replica {
             is_refused: refusal.is_some(),
             disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },
             quarantined: conflict_archive::files(&self.path).map_or(0, |files| files.len() as u64),
-            clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
+            clock_ms: SystemClock.now_ms(),
             contents_incomplete: incomplete.len() as u64,
             contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
             health: Health { reasons: ended.into_iter().collect(), ..Health::default() },
@@ -771,6 +771,20 @@ impl Replica {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.shared.link().connected
+    }
+
+    /// Returns why the datastore has been refusing changes for a while, though it is connected; `None` if it does not.
+    #[must_use]
+    pub fn writes_refused(&self) -> Option<String> {
+        self.shared.datastore.refused()
+    }
+
+    /// Returns the time that the fleet has reached for certain, in milliseconds since 1970-01-01 UTC: this host's clock,
+    /// unless that is ahead of the datastore's. Deletions by age use it, so that a wrong clock deletes nothing.
+    #[must_use]
+    pub fn confirmed_ms(&self) -> u64 {
+        let logged_ms = self.shared.state().meta().map_or(0, |meta| meta.time_ms);
+        self.shared.datastore.confirmed_ms(SystemClock.now_ms(), logged_ms)
     }
 
     /// Returns a counter that rises with every change of the outbox or the rejected list.

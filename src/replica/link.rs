@@ -15,7 +15,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
-use crate::env::vital;
+use crate::env::{Clock, SystemClock, vital};
 use crate::log::generations;
 use crate::model::address::host_and_port;
 use crate::model::{Generation, LineageEntry, Position, Verdict};
@@ -206,6 +206,7 @@ impl LinkDriver {
                 link.trouble = error.to_string();
             });
             self.shared.gate().handle_disconnected();
+            self.shared.datastore.clear_refused();
             self.refusals().learn(&error).await;
             if let LinkError::LeftBehind(why) = &error {
                 self.shared.set_problem(why.clone());
@@ -488,6 +489,7 @@ impl LinkDriver {
                 Kind::Proof => proofs::take(&self.shared, &*self.connector, &body),
                 Kind::Heartbeat => {
                     let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
+                    self.shared.datastore.note_clock(heartbeat.time_ms, SystemClock.now_ms());
                     self.shared.update_link(|link| {
                         link.head = link.head.max(heartbeat.head);
                         link.floor = heartbeat.floor;

@@ -24,6 +24,7 @@ mod applier;
 pub mod audit_acts;
 pub mod blobs;
 pub mod conflict_archive;
+mod datastore_notes;
 pub mod directory;
 mod disk;
 mod evidence;

@@ -24,6 +24,7 @@ use crate::telemetry::{self, output};
 use crate::trust::Proof;
 
 use super::blobs;
+use super::datastore_notes::DatastoreNotes;
 use super::disk::{self, Disk};
 use super::history::Histories;
 use super::opening::Lost;
@@ -107,6 +108,7 @@ const STALLED: Duration = Duration::from_secs(10);
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
 /// Remedy when it is unknown how generations of the log started.
+const SET_CLOCK: &str = "run a time service on both hosts; logins and tokens expire by the clock of each webserver";
 const LEARNS_GENERATIONS: &str = "wait for the next connection, which provides it; if the datastore does not know it \
                                   either, set it there with `gravwell-logctl generations set`";
 
@@ -181,6 +183,7 @@ pub(super) struct ReplicaState {
     pub contents: Option<Arc<blobs::BlobKeeper>>,
     gate: Mutex<BlobGate>,
     silence_ms: AtomicU64,
+    pub datastore: DatastoreNotes,
     /// Watches the replica's tasks and threads.
     pub watch: Supervisor,
     pub started: Instant,
@@ -226,6 +229,7 @@ impl ReplicaState {
             contents,
             gate,
             silence_ms: AtomicU64::new(0),
+            datastore: DatastoreNotes::default(),
             watch: Supervisor::default(),
             started: Instant::now(),
         }
@@ -392,7 +396,17 @@ impl ReplicaState {
                 }
             });
         let reasons = damage.into_iter().chain(lost).chain(full).chain(unknown).chain(missing).chain(members);
-        reasons.chain(stalled).chain(backup).collect()
+        let skew = self.datastore.skew_s().map(|skew_s| {
+            let side = if skew_s > 0 { "ahead of" } else { "behind" };
+            let what = format!("the clock of this host is {} s {side} the datastore's", skew_s.unsigned_abs());
+            health::Reason::new(health::Code::ClockSkew, what, SET_CLOCK)
+        });
+        let pending = self.outbox().depth();
+        let refused = self.datastore.refused().filter(|_| pending > 0).map(|why| {
+            let what = format!("the datastore accepts no changes: {why} ({pending} are pending here)");
+            health::Reason::new(health::Code::WritesRefused, what, "check `gravwell-logctl status` at the datastore")
+        });
+        reasons.chain(stalled).chain(backup).chain(skew).chain(refused).collect()
     }
 
     fn connector(&self) -> Option<Arc<dyn Connector>> {
@@ -626,6 +640,7 @@ impl ReplicaState {
     pub(super) fn handle_answer(&self, heard: PushReply, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
         if let PushReply::Acknowledged(id, _) | PushReply::Decided(id) | PushReply::Refused(id, _) = &heard {
             self.gate().handle_decided(id.origin, id.counter);
+            self.datastore.clear_refused();
         }
         match heard {
             PushReply::Refused(id, reason) => {

@@ -169,6 +169,8 @@ fn compile(code: &str) -> Result<Filter<Kind>, (usize, String)> {
     let arena = Arena::default();
     let modules =
         Loader::new(defs).load(&arena, load::File { path: (), code }).map_err(|errors| load_error(code, errors))?;
+    // Data that is imported would be a variable, for which the filter gets no value.
+    load::import(&modules, |_| Err(String::new())).map_err(|errors| load_error(code, errors))?;
     Compiler::default().with_funs(funs).compile(modules).map_err(|errors| {
         let first = errors.into_iter().flat_map(|(_, errors)| errors).next();
         first.map_or((0, String::new()), |(found, undefined)| {
@@ -330,5 +332,19 @@ impl Iterator for Rows<'_> {
         self.head.set((time, tag));
         self.at += ROW_HEAD_BYTES + length;
         Some(jaq_json::read::parse_single(data.trim_ascii()).map_err(|error| error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_and_data_cannot_be_imported() {
+        for code in ["import \"x\" as y; .", "import \"x\" as $y; $y", "include \"x\"; ."] {
+            let (at, message) = compile(code).err().expect("is refused");
+            assert!(at <= code.len() && message == "modules are not supported", "{code}: {at} {message}");
+        }
+        assert!(compile(".").is_ok());
     }
 }

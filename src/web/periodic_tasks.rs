@@ -1,4 +1,4 @@
-//! Periodic work of a webserver: notifies authors of rejected changes, leases id ranges, and deletes expired objects.
+//! Periodic work of a webserver: notifies authors of rejected changes, and deletes expired objects.
 
 use std::collections::HashSet;
 use std::time::Duration;

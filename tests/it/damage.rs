@@ -134,3 +134,28 @@ fn a_full_disk_refuses_puts_and_still_reads_deletes_and_compacts() {
     let _datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "k3", "--value", "1"]);
 }
+
+#[test]
+fn p14_a_member_reports_that_its_datastore_accepts_no_changes() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    let free_mb = fleet.status("d")["disk_free_bytes"].as_u64().unwrap() >> 20;
+    datastore.terminate();
+    fleet.datastore_flags = vec!["--min-free-mb".into(), (free_mb * 2).to_string()];
+    let datastore = fleet.datastore();
+    fleet.wait("it is connected", || fleet.status("a")["connected"] == true);
+    // The command must not wait for a decision that the datastore cannot make.
+    let put = fleet.ok("a", &["put", "c", "waits", "--value", "1"]);
+    assert!(put.contains("durable in the outbox"), "{put}");
+    let health = || fleet.status("a")["health"].to_string();
+    fleet.wait("it is reported", || health().contains("writes_refused"));
+    assert!(health().contains("attention") && health().contains("disk is full"), "{}", health());
+    fleet.ok("a", &["delete", "c", "k"]);
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    let _datastore = fleet.datastore();
+    fleet.wait("the change is committed", || fleet.run("d", &["get", "c", "waits"]).status.success());
+    fleet.wait("it is well again", || fleet.status("a")["health"]["level"] == "good");
+}

@@ -56,11 +56,12 @@ impl Searches {
     /// # Errors
     /// If the log rejects the change.
     pub async fn sweep(&self) -> Result<(), CommitError> {
+        let now = self.store.confirmed_now();
         let has_expired = |search: &Search| {
             let is_own = search.webserver == self.store.via();
             let after = if is_own { 0 } else { FORSAKEN_S };
             let has_ended = search.state != State::Running || !is_own;
-            has_ended && !search.expires.is_never() && search.expires.plus(after).is_past()
+            has_ended && !search.expires.is_never() && search.expires.plus(after).is_past_at(now)
         };
         for record in &self.store.select::<Search>("", has_expired)? {
             self.remove(&Author::default(), &record.value).await?;
