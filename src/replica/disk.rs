@@ -74,9 +74,9 @@ impl Disk {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there is room for deletes, which free space.
+    /// Returns whether there is room for deletes, which free space: less than what releasing the reserve makes free.
     pub(super) fn takes_deletes(&self) -> bool {
-        !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min() / 4
+        !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min() / 8
     }
 
     /// Returns whether an operation may have failed for lack of space: the disk is full, or was since the last call.

@@ -258,8 +258,8 @@ pub enum ConnectError {
     },
     /// The peer is not the datastore to which the identity or token belongs.
     #[error(
-        "{address} presented a certificate from a different CA; check that it is this fleet's datastore, or join \
-         again if it was reinstalled"
+        "{address} presented a certificate from a different CA; check that it is this fleet's datastore; if that was \
+         reinstalled, rebuild it from its members with `gravwell-logctl recover`"
     )]
     Foreign {
         /// Address that was contacted.

@@ -78,8 +78,8 @@ fn space(subject: &Subject<'_>, findings: &mut Findings) {
         findings.problem(
             SUBJECT,
             found,
-            "free some space: below `Datastore-Min-Free-MB`, writes are rejected; reads, deletes and compaction \
-             continue",
+            "free some space: below the minimum (`Datastore-Min-Free-MB`, at a webserver `Webserver-Min-Free-MB`), \
+             writes are rejected; reads and deletes continue",
         );
     } else if free < total / 20 || free < subject.datastore.min_free_bytes.saturating_mul(4) {
         findings.warning(SUBJECT, found, "free some space, or run `gravwell-logctl compact`");
