@@ -1,12 +1,12 @@
 //! Rotation of the CA: with online and offline members, with processes killed in each step, with encrypted CA backups of
 //! each phase, and with an abort.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
 use crate::recover::{destroy, escrow_since, key_of, recover};
 
@@ -279,25 +279,16 @@ fn p13_a_rotation_survives_restarts_in_every_step_and_can_be_aborted() {
     drop(datastore);
 }
 
-/// Copies the files of a trust directory.
-fn copy_of(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("makes");
-    for entry in std::fs::read_dir(from).expect("lists") {
-        let entry = entry.expect("entry");
-        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
-    }
-}
-
 #[test]
 fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
     let (fleet, datastore, _a, _b) = begun();
     let next = rotate(&fleet, &["status"])["next"].clone();
     datastore.terminate();
     let (trust, kept) = (fleet.dir("d/trust"), fleet.dir("kept"));
-    copy_of(&trust, &kept);
+    copy_dir(&trust, &kept);
     rotate(&fleet, &["finish"]);
     let done = fleet.dir("done");
-    copy_of(&trust, &done);
+    copy_dir(&trust, &done);
     // The steps: record the former CA, install the new key, complete.
     let steps: [&dyn Fn(); 3] = [
         &|| {
@@ -308,7 +299,7 @@ fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
     ];
     for count in 0..=steps.len() {
         std::fs::remove_dir_all(&trust).expect("removes");
-        copy_of(&kept, &trust);
+        copy_dir(&kept, &trust);
         steps[..count].iter().for_each(|step| step());
         // Reading the status of a stopped datastore changes nothing.
         let looked = rotate(&fleet, &["status"]);

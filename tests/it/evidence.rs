@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::files::{self, copy_dir};
 use crate::fleet::Fleet;
-use crate::reading::copy_dir;
 
 fn replace_dir(from: &Path, to: &Path) {
     fs::remove_dir_all(to).expect("removes");
@@ -345,7 +345,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).expect("reads");
     change(&mut bytes);
-    fs::write(path, bytes).expect("writes");
+    files::write(path, &bytes);
 }
 
 /// Returns the only file of a directory whose name ends with `end`.

@@ -1,8 +1,8 @@
 //! Members whose histories forked because an old copy of the datastore was used.
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
 use crate::recover::{destroy, key_of};
-use crate::verdicts::copy_dir;
 
 /// Puts `count` objects named `prefix0`, `prefix1`, ...
 fn put(fleet: &Fleet, member: &str, prefix: &str, count: u64) {

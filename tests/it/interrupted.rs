@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, History};
-use crate::reading::copy_dir;
 use crate::recover::{escrow, key_of};
 
 /// Number of kills in each loop, spread over the duration of the command.

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
-use crate::reading::copy_dir;
 
 fn states(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());

@@ -15,6 +15,7 @@ mod damage;
 mod dry_runs;
 mod evidence;
 mod faults;
+mod files;
 mod fleet;
 mod forks;
 mod full_disk;

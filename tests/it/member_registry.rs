@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
 use crate::full_disk::Small;
-use crate::reading::copy_dir;
 use crate::recover::key_of;
 use crate::web::Web;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::files::{self, copy_dir};
 use crate::fleet::Fleet;
 use crate::web::Web;
 
@@ -22,19 +23,6 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// Copies the directory of a stopped process to `to`.
-pub fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("creates");
-    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().expect("type") {
-            kind if kind.is_dir() => copy_dir(&path, &target),
-            kind if kind.is_file() => drop(fs::copy(&path, &target).expect("copies")),
-            _ => {}
-        }
-    }
-}
-
 /// Kinds of corruption of a file besides removing it.
 const DAMAGES: [&str; 2] = ["flipped", "cut"];
 
@@ -47,7 +35,7 @@ fn damage(file: &Path, how: &str) {
         _ if bytes.is_empty() => bytes.push(1),
         _ => bytes[used / 2] ^= 4,
     }
-    fs::write(file, bytes).expect("writes");
+    files::write(file, &bytes);
 }
 
 /// Runs `commands` on `name`'s directory after each corruption of each of its files, and checks that they change nothing.

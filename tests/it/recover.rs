@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, History, Process, Rng, from_env};
-use crate::verdicts::copy_dir;
 
 pub fn key_of(fleet: &Fleet) -> String {
     fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
+use crate::files::copy_dir;
 use crate::fleet::Fleet;
-use crate::reading::copy_dir;
 use crate::recover::{destroy, escrow, escrow_since, key_of};
 
 fn said(output: &Output) -> String {

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, History, own_port};
-use crate::reading::copy_dir;
 use crate::web::client::Client;
 
 /// Returns every file below `dir` for which `is_wanted` returns true.

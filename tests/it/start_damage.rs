@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::files::{self, copy_dir};
 use crate::fleet::{Fleet, History, own_port};
-use crate::reading::copy_dir;
 
 /// Returns every file in a directory with its content.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
@@ -18,7 +18,7 @@ fn flip(path: &Path) {
     let mut bytes = fs::read(path).expect("reads");
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     bytes[used / 2] ^= 4;
-    fs::write(path, bytes).expect("writes");
+    files::write(path, &bytes);
 }
 
 fn first_segment(log: &Path) -> PathBuf {

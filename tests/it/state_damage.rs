@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use gravwell::model::Entry;
 
+use crate::files::{self, copy_dir};
 use crate::fleet::{Fleet, Process, Replay, Rng, from_env};
 use crate::load::Collector;
 use crate::model::{Model, wishes_of};
-use crate::reading::copy_dir;
 
 /// Maximum number of starts until a process whose storage engine aborts has repaired itself.
 const STARTS_MAX: u32 = 8;
@@ -155,7 +155,7 @@ impl Rest {
 /// Replaces a file by another one; removes it if the other one does not exist.
 fn replace(file: &Path, by: &Path) {
     if by.exists() {
-        fs::copy(by, file).expect("copies");
+        files::copy(by, file);
     } else {
         fs::remove_file(file).expect("removes");
     }
@@ -183,7 +183,7 @@ fn spoil(file: &Path, damage: Damage, dice: &mut Rng) {
             }
         }
     }
-    fs::write(file, bytes).expect("writes");
+    files::write(file, &bytes);
 }
 
 /// Transactions on few large and many small objects: much is written, but little of it is live.

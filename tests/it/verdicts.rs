@@ -1,23 +1,10 @@
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, History};
 
 fn loaded(fleet: &Fleet) -> String {
     let file = fleet.write_file("in.jsonl", &History::new(2, 300, 100).lines);
     fleet.ok("a", &["import", file.to_str().unwrap()]);
     fleet.converges(&["a"])
-}
-
-pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).expect("creates");
-    for entry in std::fs::read_dir(from).expect("lists") {
-        let entry = entry.expect("entry");
-        let target = to.join(entry.file_name());
-        let kind = entry.file_type().expect("type");
-        if kind.is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), target).expect("copies");
-        }
-    }
 }
 
 /// Checks that the replica keeps all data, reports the reason, and continues to work.

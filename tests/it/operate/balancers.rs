@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::{Value, json};
 
 use super::has;
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
-use crate::reading::copy_dir;
 use crate::web::client::Client;
 use crate::web::free_address;
 use crate::web::{ADMIN_PASSWORD, first_login};

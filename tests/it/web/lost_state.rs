@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::Web;
+use crate::files::copy_dir;
 use crate::fleet::Fleet;
-use crate::reading::copy_dir;
 
 fn state(dir: &Path) -> PathBuf {
     let mut entries = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());

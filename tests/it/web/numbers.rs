@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{Site, Web};
+use crate::files::copy_dir;
 use crate::fleet::Fleet;
-use crate::reading::copy_dir;
 
 const PASSWORD: &str = "a plain horse";
 
