@@ -653,7 +653,7 @@ impl OutboxWriter {
         if row.last_counter < id.counter && id.counter <= outbox.answered_before(id.origin) {
             let now = outbox.present_identity(id).unwrap_or(id);
             if outbox.pending().any(|txn| txn.id == now) {
-                return Ok(self.shared.receipts.issue(now));
+                return Ok(self.shared.receipts.issue_as(id, now));
             }
             let stage = match outbox.rejected().get(&now) {
                 Some(rejected) => Stage::Rejected(rejected.seq, rejected.reason.clone()),

@@ -71,6 +71,11 @@ impl Receipts {
         Receipt { id, stage: sender.subscribe() }
     }
 
+    /// Creates the receipt of a transaction that is pending under another identity now.
+    pub(super) fn issue_as(&self, id: TxnId, now: TxnId) -> Receipt {
+        Receipt { id, ..self.issue(now) }
+    }
+
     /// Returns a receipt that is final from the start.
     pub(super) fn decided(id: TxnId, stage: Stage) -> Receipt {
         Receipt { id, stage: watch::channel(stage).1 }

@@ -118,7 +118,7 @@ const COMPARE_MEMBERS: &str = "compare `gravwell-logctl members` at the datastor
 
 /// Remedy for a CA backup that cannot be read at the moment.
 const MAKE_READABLE: &str = "make the file readable for this process (owner and permissions, free descriptors, the disk); \
-                             do not remove it, it may be the latest copy. The report ends when it was read";
+                             keep it, it may be the latest copy. The report ends when it was read";
 
 /// Remedy when the log lacks changes of this member that it once had.
 const RESTORE_MISSING: &str = "compare what this webserver's users wrote with what is shown; an older copy of the datastore's directory \
