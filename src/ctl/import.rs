@@ -56,6 +56,8 @@ struct Source {
     file: Option<File>,
     record: Option<PathBuf>,
     known: Record,
+    /// Whether a run before this one was interrupted.
+    is_resumed: bool,
     /// Last transaction with a reported outcome.
     heard: AtomicU64,
     /// Number of rejections among the reported outcomes.
@@ -69,9 +71,9 @@ struct Source {
 const SAVE_EVERY: u64 = 1024;
 
 impl Source {
-    fn new(file: Option<File>, record: Option<PathBuf>, known: Record) -> Source {
+    fn new(file: Option<File>, record: Option<PathBuf>, known: Record, is_resumed: bool) -> Source {
         let (heard, rejected) = (known.heard.0, known.rejected.into());
-        Source { file, record, known, heard: heard.into(), rejected, settled: Arc::new(heard.into()) }
+        Source { file, record, known, is_resumed, heard: heard.into(), rejected, settled: Arc::new(heard.into()) }
     }
 
     /// Records that an outcome was reported.
@@ -162,6 +164,8 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
     bar.finish_and_clear();
     let is_finished = source.finish(&client, summary.last).await;
+    // What an abandoned history had committed is not committed again, even if it is only in an archive since.
+    let may_be_archived = source.is_resumed && client.item::<Status>(&Request::Status).await?.quarantined > 0;
     client.close().await;
     report(json, &summary)?;
     let again = "run the same command again to check the outcome; nothing is committed twice";
@@ -169,7 +173,13 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     if !is_finished? {
         complain!("some transactions are still pending; {again}");
     }
-    if summary.bad_lines + summary.rejected > 0 {
+    if may_be_archived {
+        complain!(
+            "the log continued without some changes, which are archived; lines that count as committed may be among \
+             them: see `gravwell-logctl quarantine list`"
+        );
+    }
+    if may_be_archived || summary.bad_lines + summary.rejected > 0 {
         return Err(CtlError { message: String::new(), exit: 1 });
     }
     Ok(())
@@ -187,7 +197,7 @@ async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
         // Standard input cannot be resumed, so the process that receives a transaction may assign its id.
         let known = Record { origin: Origin::default(), ..Record::new(path.to_owned())? };
-        return Ok(Source::new(None, None, known));
+        return Ok(Source::new(None, None, known, false));
     }
     let mut file = File::open(path).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?;
     let imports = dir.join("imports");
@@ -197,7 +207,7 @@ async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if was_known {
         complain!("resuming the interrupted import of {}", path.display());
     }
-    let source = Source::new(Some(file), Some(record), known);
+    let source = Source::new(Some(file), Some(record), known, was_known);
     source.save()?;
     Ok(source)
 }
