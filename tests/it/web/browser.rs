@@ -357,7 +357,8 @@ fn a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     a.fill(&test("field-Code"), &app.wrong());
     a.click(&test("prove"));
     a.sees(&test("failure"), "wrong code");
-    a.fill(&test("field-Code"), &app.code(0));
+    let first = app.code(0);
+    a.fill(&test("field-Code"), &first);
     a.click(&test("prove"));
     a.sees(&test("codes"), "-");
     let codes: Vec<String> = a.text(&test("codes")).lines().map(str::to_owned).collect();
@@ -372,7 +373,7 @@ fn a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
     a.fill(&test("user"), "bob");
     a.fill(&test("pass"), "a plain horse");
     a.click(&test("sign-in"));
-    a.fill(&test("field-Code"), &app.code(0));
+    a.fill(&test("field-Code"), &first);
     a.click(&test("sign-in"));
     a.sees(&test("failure"), "already used");
     a.fill(&test("field-Code"), &app.code(1));

@@ -61,13 +61,20 @@ fn bearer(web: &Web, answer: &Answer) -> Client {
 
 /// Sets up an app; returns it with a session and the recovery codes.
 fn set_up(web: &Web, user: &str) -> (App, Client, Vec<String>) {
+    let (app, session, codes, _) = set_up_by_code(web, user);
+    (app, session, codes)
+}
+
+/// Like [`set_up`]; also returns the code that was used.
+fn set_up_by_code(web: &Web, user: &str) -> (App, Client, Vec<String>, String) {
     let begun = web.nobody().post("/api/mfa/totp/setup", &body(user, "None", ""));
     assert_eq!(begun.status, 200, "{}", begun.text());
     let app = App::of(&begun.json());
-    let done = web.nobody().put("/api/mfa/totp/setup", &body(user, "TOTP", &app.code(0)));
+    let used = app.code(0);
+    let done = web.nobody().put("/api/mfa/totp/setup", &body(user, "TOTP", &used));
     let codes = done.json()["RecoveryCodes"].as_array().expect("codes").clone();
     let codes = codes.iter().map(|code| code.as_str().expect("text").to_owned()).collect();
-    (app, bearer(web, &done), codes)
+    (app, bearer(web, &done), codes, used)
 }
 
 fn said(answer: &Answer) -> (u16, bool, bool, bool) {
@@ -102,7 +109,7 @@ fn a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
         (200, 200)
     );
 
-    let (app, session, codes) = set_up(&site.a, "bob");
+    let (app, session, codes, used) = set_up_by_code(&site.a, "bob");
     assert_eq!(codes.len(), 10);
     assert_eq!(
         (before.get("/api/testauth").status, session.get("/api/testauth").status),
@@ -133,7 +140,7 @@ fn a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
         assert_eq!(log_in(&web.nobody(), "bob", "Other", &app.code(1)).status, 400);
     }
     // The code that confirmed the app does not also start a session; the next code does, once.
-    assert_eq!(log_in(&site.b.nobody(), "bob", "TOTP", &app.code(0)).status, 422);
+    assert_eq!(log_in(&site.b.nobody(), "bob", "TOTP", &used).status, 422);
     let next = app.code(1);
     let at_b = bearer(&site.b, &log_in(&site.b.nobody(), "bob", "TOTP", &next));
     assert_eq!(at_b.get("/api/testauth").status, 200);
