@@ -1,4 +1,4 @@
-//! What a replica learns about its datastore's host from a connection: its clock, and that it refuses changes.
+//! Facts about the datastore's host that a connection shows: its clock, and whether it refuses changes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ struct Notes {
     refused: Option<Refused>,
 }
 
-/// What is known about the datastore's host.
+/// Facts about the datastore's host.
 #[derive(Debug, Default)]
 pub(super) struct DatastoreNotes(Mutex<Notes>);
 
