@@ -9,13 +9,14 @@ use super::lock::Lock;
 use super::manifest::{Manifest, number_of};
 use super::repository::{Repository, RepositoryError};
 use super::soundness::Soundness;
-use crate::model::{ChunkId, Generation, LogId, Seq};
+use crate::model::position::shared_after;
+use crate::model::{ChunkId, Lineage, LogId, Seq};
 use crate::trust::RegisterMark;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Retention rules. A backup is kept if any rule keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Number of most advanced backups to keep per branch of the history of a log.
     pub last: usize,
@@ -28,8 +29,8 @@ pub struct Keep {
     /// Whether the rules apply to each log as a whole, so that branches of its history that were given up have no backups
     /// of their own to keep.
     pub drops_branches: bool,
-    /// Log and generation of the datastore that asks. Its own branch was not given up.
-    pub own: Option<(LogId, Generation)>,
+    /// Log of the datastore that asks. The branch that this log continues was not given up.
+    pub own: Option<(LogId, Lineage)>,
 }
 
 impl Keep {
@@ -80,7 +81,7 @@ pub struct Unsound {
 /// Returns the names of the backups to keep. `made` contains the name and time of each, ordered by how far they reach.
 /// Any rule with a nonzero count keeps the last one.
 #[must_use]
-pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
+pub fn kept(made: &[(String, u64)], keep: &Keep) -> BTreeSet<String> {
     let mut kept: BTreeSet<String> = made.iter().rev().take(keep.last).map(|(id, _)| id.clone()).collect();
     for (count, period) in [(keep.daily, DAY_MS), (keep.weekly, 7 * DAY_MS)] {
         let mut seen = BTreeSet::new();
@@ -142,7 +143,7 @@ struct Choice {
 }
 
 /// Names of the backups that the rules select, and of those that contain chunks which the selected ones lack.
-fn selected(manifests: &[&Manifest], keep: Keep) -> BTreeSet<String> {
+fn selected(manifests: &[&Manifest], keep: &Keep) -> BTreeSet<String> {
     let mut kept = BTreeSet::new();
     for group in groups(manifests, keep) {
         let made: Vec<_> = group.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
@@ -154,7 +155,7 @@ fn selected(manifests: &[&Manifest], keep: Keep) -> BTreeSet<String> {
 
 /// Groups of backups to which the rules apply separately: branches of the histories of logs, or whole logs and those
 /// branches that are in use.
-fn groups<'a>(manifests: &[&'a Manifest], keep: Keep) -> Vec<Vec<&'a Manifest>> {
+fn groups<'a>(manifests: &[&'a Manifest], keep: &Keep) -> Vec<Vec<&'a Manifest>> {
     let branches = branches(manifests);
     if !keep.drops_branches {
         return branches;
@@ -166,7 +167,7 @@ fn groups<'a>(manifests: &[&'a Manifest], keep: Keep) -> Vec<Vec<&'a Manifest>> 
 
 /// Returns whether a branch was not given up: the datastore that asks is on it, or a backup of it was made after the first
 /// one that is not. That other one may be of a copy of the datastore, such as one that was restored for a drill.
-fn is_in_use(branch: &[&Manifest], manifests: &[&Manifest], keep: Keep) -> bool {
+fn is_in_use(branch: &[&Manifest], manifests: &[&Manifest], keep: &Keep) -> bool {
     let Some(last) = branch.last() else { return false };
     let written = |manifest: &Manifest| (number_of(&manifest.id), manifest.made_ms);
     let is_in = |manifest: &Manifest| branch.iter().any(|own| own.id == manifest.id);
@@ -174,13 +175,18 @@ fn is_in_use(branch: &[&Manifest], manifests: &[&Manifest], keep: Keep) -> bool 
     // Branches of earlier generations were there before.
     let later = others.filter(|other| other.generation > last.generation);
     let is_continued = later.map(|other| written(other)).min().is_none_or(|first| written(last) > first);
-    keep.own == Some((last.log_id, last.generation)) || is_continued
+    let is_own = |(log_id, lineage): &(LogId, Lineage)| {
+        *log_id == last.log_id
+            && lineage.iter().any(|entry| entry.generation == last.generation)
+            && shared_after(lineage, last.generation).is_none_or(|shared_to| last.seq <= shared_to)
+    };
+    keep.own.as_ref().is_some_and(is_own) || is_continued
 }
 
 /// Applies the rules to the backups that can be restored. Every selected backup is verified; if one is unsound, the
 /// rules are applied again without it. An unsound backup takes no sound one's place, and is itself kept while the rules
 /// select it, because what it lacks may come back; it is also kept if no sound backup of its branch reaches as far.
-fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {
+fn choose(manifests: &[Manifest], keep: &Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {
     let mut faults: BTreeMap<String, String> = BTreeMap::new();
     let mut sound: BTreeSet<&str> = BTreeSet::new();
     let all: Vec<&Manifest> = manifests.iter().collect();
@@ -220,7 +226,7 @@ fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> 
 /// # Errors
 /// Returns an error if nothing would be kept, a manifest is corrupt, or the store fails. The next call removes
 /// the rest.
-pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
+pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: &Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
     let (manifests, bad) = repository.manifests()?;
     if let Some(error) = bad.into_iter().next() {
         // Its references are unknown, so no piece can be considered unused.
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn the_newest_of_each_period_stay() {
         let made: Vec<_> = (0..40u64).map(|n| (format!("{n:02}"), 20_000 * DAY_MS + n * DAY_MS / 2)).collect();
-        let names = |keep| kept(&made, keep).into_iter().collect::<Vec<_>>();
+        let names = |keep| kept(&made, &keep).into_iter().collect::<Vec<_>>();
         assert_eq!(names(Keep { last: 2, ..Keep::default() }), ["38", "39"]);
         assert_eq!(names(Keep { daily: 3, ..Keep::default() }), ["35", "37", "39"]);
         assert_eq!(names(Keep { last: 1, daily: 1, weekly: 2, ..Keep::default() }).len(), 2);
@@ -298,12 +304,12 @@ mod tests {
             repository.put_manifest(&manifest(2, 1, NOW + 7, 3)).expect("stores");
             let lock = Lock::take(repository.store(), "prune").expect("takes");
             for keep in [Keep { last: 1, ..Keep::default() }, Keep { daily: 1, ..Keep::default() }] {
-                let pruned = prune(&repository, &lock, keep, true).expect("rehearses");
+                let pruned = prune(&repository, &lock, &keep, true).expect("rehearses");
                 assert_eq!(pruned.covered, [(Seq(0), Seq(16))], "{times:?}");
                 assert!(pruned.disagreement.is_some_and(|said| said.contains("clock")), "{times:?}");
                 assert_eq!(pruned.kept.len(), 2, "one of each log: {:?}", pruned.kept);
             }
-            prune(&repository, &lock, Keep { last: 1, ..Keep::default() }, false).expect("prunes");
+            prune(&repository, &lock, &Keep { last: 1, ..Keep::default() }, false).expect("prunes");
             let (left, _) = repository.manifests().expect("lists");
             let mut left: Vec<_> = left.iter().map(|manifest| manifest.seq).collect();
             left.sort();
@@ -321,7 +327,7 @@ mod tests {
         let repository = Repository::open(Box::new(LocalStore::new(temp.path())), Secret::None, true).expect("makes");
         let lock = Lock::take(repository.store(), "prune").expect("takes");
         let keep = Keep { last: 1, ..Keep::default() };
-        let pruned = |dry_run| prune(&repository, &lock, keep, dry_run).expect("prunes");
+        let pruned = |dry_run| prune(&repository, &lock, &keep, dry_run).expect("prunes");
         let unsound = |pruned: &Pruned| {
             pruned.unsound.iter().map(|found| (found.backup.clone(), found.stays)).collect::<Vec<_>>()
         };
@@ -372,14 +378,14 @@ mod tests {
         (all[2].segments[0].bytes, all[2].segments[0].pieces) = (5, vec!["a".repeat(64)]);
         all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
         let keep = Keep { last: 2, ..LAST };
-        for (keep, kept) in [(keep, &[1, 2, 3][..]), (Keep { drops_unsound: true, ..keep }, &[1, 3])] {
-            let found = prune(&repository, &lock, keep, true).expect("rehearses");
+        for (keep, kept) in [(keep.clone(), &[1, 2, 3][..]), (Keep { drops_unsound: true, ..keep.clone() }, &[1, 3])] {
+            let found = prune(&repository, &lock, &keep, true).expect("rehearses");
             assert_eq!(found.kept, kept.iter().map(|index| all[*index].id.clone()).collect::<Vec<_>>());
             assert_eq!(found.unsound.iter().map(|found| found.stays).collect::<Vec<_>>(), [!keep.drops_unsound]);
             assert_eq!(found.covered_before, [(Seq(0), Seq(20))]);
         }
         // When they are back, nothing is lost.
-        prune(&repository, &lock, keep, false).expect("prunes");
+        prune(&repository, &lock, &keep, false).expect("prunes");
         assert_eq!(repository.manifest(&all[2].id).expect("is there"), all[2]);
         assert!(repository.manifest(&all[0].id).is_err());
     }
@@ -409,14 +415,14 @@ mod tests {
         all.iter_mut().zip(texts).for_each(|(manifest, text)| manifest.escrow.clone_from(text));
         all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
         for dry_run in [true, false] {
-            let kept = prune(&repository, &lock, LAST, dry_run).expect("prunes").kept;
+            let kept = prune(&repository, &lock, &LAST, dry_run).expect("prunes").kept;
             assert_eq!(kept, [all[2].id.clone(), all[4].id.clone()], "{dry_run}");
         }
         // It is put back, and the next backup has it.
         let mut healed = manifest(1, 1, 60, 60);
         healed.escrow = late;
         repository.put_manifest(&healed).expect("stores");
-        assert_eq!(prune(&repository, &lock, LAST, false).expect("prunes").kept, [healed.id]);
+        assert_eq!(prune(&repository, &lock, &LAST, false).expect("prunes").kept, [healed.id]);
     }
 
     #[test]
@@ -433,10 +439,10 @@ mod tests {
         all.iter_mut().for_each(|manifest| manifest.lineage = vec![entry(1, 0)]);
         all[1].lineage.push(entry(2, 10));
         all.iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
-        let found = |keep, dry_run| prune(&repository, &lock, keep, dry_run).expect("prunes");
+        let found = |keep: Keep, dry_run| prune(&repository, &lock, &keep, dry_run).expect("prunes");
         let kept = |keep| found(keep, true).kept;
         let alike = Keep { drops_branches: true, ..LAST };
-        let both = kept(alike);
+        let both = kept(alike.clone());
         assert!(both.len() == 2 && [&all[1], &all[3]].iter().all(|one| both.contains(&one.id)), "it goes on: {both:?}");
         let apart = found(LAST, false);
         assert_eq!(apart.kept.len(), 2, "{:?}", apart.kept);
@@ -450,9 +456,18 @@ mod tests {
         repository.put_manifest(&last).expect("stores");
         repository.remove_manifest(&all[3].id).expect("removes");
         repository.put_manifest(&manifest(1, 1, 55, 40)).expect("stores");
-        assert_eq!(kept(alike), [last.id.clone()], "it was given up");
-        let own = kept(Keep { own: Some((last.log_id, Generation(1))), ..alike });
-        assert!(own.len() == 2 && own.contains(&last.id), "the datastore that asks is on it: {own:?}");
+        assert_eq!(kept(alike.clone()), [last.id.clone()], "it was given up");
+        // The datastore that asks is on it, also if it was restored from it and has not backed up since.
+        let own = |lineage| kept(Keep { own: Some((last.log_id, lineage)), ..alike.clone() });
+        for (lineage, number) in [
+            (vec![entry(1, 0)], 2),
+            (vec![entry(1, 0), entry(3, 40)], 2),
+            (vec![entry(1, 0), entry(3, 39)], 1),
+            (vec![entry(5, 0)], 1),
+        ] {
+            let kept = own(lineage.clone());
+            assert!(kept.len() == number && kept.contains(&last.id), "{lineage:?}: {kept:?}");
+        }
     }
 
     #[test]
@@ -477,13 +492,13 @@ mod tests {
                 let (cut, file) = backup(60, 11, &[2; 1000]);
                 let whole = std::fs::read(&file).expect("reads");
                 std::fs::write(&file, &whole[..length]).expect("writes");
-                let found = prune(&repository, &lock, LAST, false).expect("prunes");
+                let found = prune(&repository, &lock, &LAST, false).expect("prunes");
                 assert_eq!(found.removed, Vec::<String>::new(), "{is_recorded} {length}");
                 assert_eq!(found.unsound.len(), 1, "{found:?}");
                 assert_eq!((&found.unsound[0].backup, found.unsound[0].stays), (&cut, true));
                 assert!(found.kept.contains(&sound));
                 std::fs::write(&file, whole).expect("writes");
-                let found = prune(&repository, &lock, LAST, false).expect("prunes");
+                let found = prune(&repository, &lock, &LAST, false).expect("prunes");
                 assert_eq!((found.kept, found.unsound), (vec![cut], Vec::new()));
             }
         }

@@ -17,8 +17,9 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::archive::Archive;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock};
-use crate::model::Seq;
-use crate::trust::{BackupKey, readable_register};
+use crate::log::generations;
+use crate::model::{Lineage, LogId, Seq};
+use crate::trust::BackupKey;
 
 use super::backup_args::{BackupAction, BackupPlace};
 use super::backup_copy::{Made, check_complete, copy};
@@ -91,13 +92,25 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
                 weekly: keep_weekly,
                 drops_unsound: unsound,
                 drops_branches: given_up,
-                own: readable_register(&trust_dir(dir))
-                    .and_then(|register| register.log_mark())
-                    .map(|mark| (mark.log_id, mark.generation)),
+                own: if given_up { own_log(dir)? } else { None },
             };
             let repository = backup_location::open(dir, &place)?.repository;
-            run_blocking(move || drop_old(&repository, keep, dry_run, json)).await
+            run_blocking(move || drop_old(&repository, &keep, dry_run, json)).await
         }
+    }
+}
+
+/// Returns id and lineage of the log of the datastore in `dir`; `None` if there is no datastore.
+fn own_log(dir: &Path) -> Result<Option<(LogId, Lineage)>, CtlError> {
+    match dir.join("log").try_exists().and_then(|is_log| Ok(is_log || trust_dir(dir).try_exists()?)) {
+        Ok(false) => Ok(None),
+        Ok(true) => generations::of_log(dir).map(Some).map_err(|why| {
+            CtlError::new(format!(
+                "{why}; --given-up needs the log of this datastore to know which branch it continues: repair it first, \
+                 or pass a --data-dir without a datastore"
+            ))
+        }),
+        Err(error) => Err(CtlError::new(format!("{}: {error}", dir.display()))),
     }
 }
 
@@ -388,7 +401,7 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
     restored.map_err(|error| not_restored(error, &manifest.id))
 }
 
-fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
+fn drop_old(repository: &Repository, keep: &Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
     let lock = Lock::take_to_remove(repository.store(), "prune").map_err(CtlError::new)?;
     let pruned = prune(repository, &lock, keep, dry_run);
     let keeps_room = !dry_run || lock.gave_room();

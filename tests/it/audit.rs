@@ -284,7 +284,7 @@ fn p14_a_removed_or_older_audit_is_reported_until_it_is_acknowledged() {
     fleet.ok("d", &["put", "users", "1", "--value", "1"]);
     datastore.terminate();
     let (audit, older) = (fleet.dir("d/audit"), fleet.dir("older"));
-    crate::reading::copy_dir(&audit, &older);
+    crate::files::copy_dir(&audit, &older);
     let datastore = fleet.datastore();
     fleet.ok("d", &["enroll", "evil", "--role", "admin"]);
     fleet.ok("d", &["revoke", "evil"]);
@@ -292,7 +292,7 @@ fn p14_a_removed_or_older_audit_is_reported_until_it_is_acknowledged() {
     for is_removed in [false, true] {
         fs::remove_dir_all(&audit).expect("removes");
         if !is_removed {
-            crate::reading::copy_dir(&older, &audit);
+            crate::files::copy_dir(&older, &audit);
         }
         assert_eq!(fleet.run("d", &["audit", "verify"]).status.code(), Some(3), "without a running process");
         for start in 0..2 {

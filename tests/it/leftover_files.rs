@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 
+use crate::files::copy_dir;
 use crate::fleet::Fleet;
-use crate::reading::{copy_dir, tree};
+use crate::reading::tree;
 use crate::recover::{escrow, key_of};
 
 fn said(output: &Output) -> String {

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
-use crate::reading::{copy_dir, tree};
+use crate::reading::tree;
 
 /// Returns a member that was connected once, and is offline and stopped.
 fn cut_off() -> Fleet {
