@@ -15,6 +15,8 @@ pub trait OfEpoch {
     const EPOCHS: &'static str;
     /// Id of the epoch of objects made before there is one.
     const FIRST: &'static str;
+    /// Message if the epoch ended before an object that was made in it was committed.
+    const ENDED: &'static str;
 
     /// Returns the epoch to which it belongs; empty if a webserver of an earlier version, without epochs, made it.
     fn epoch(&self) -> &str;
@@ -120,12 +122,14 @@ impl<T: OfEpoch> Known<T> {
         if let Known::Now(epoch) = self { Some(epoch.as_read) } else { None }
     }
 
-    /// Returns the id of the epoch for a new object. An invalid epoch is replaced by a new one.
+    /// Returns the id of the epoch for a new object, which is committed only in this epoch: if the epoch ends and is
+    /// written again after a recovery, the object must not return with it. An invalid epoch is replaced by a new one.
     ///
     /// # Errors
     /// If random bytes are unavailable.
     pub fn for_new(self, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
         if let Some(epoch) = self.current() {
+            writes.require_as_read::<Epoch<T>>(&uid.to_string(), self.as_read(), T::ENDED)?;
             return Ok(epoch.to_owned());
         }
         let epoch = Epoch::<T>::begin(uid)?;

@@ -100,6 +100,7 @@ impl OfEpoch for Session {
     const EPOCHS: &'static str = "session-epochs";
     // Not empty: sessions from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
+    const ENDED: &'static str = "the sessions of the user were ended in the meantime; log in again";
 
     fn epoch(&self) -> &str {
         &self.epoch
@@ -383,6 +384,30 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Condition;
+    use crate::objects::store::Author;
+    use crate::replica::{Replica, ReplicaOptions};
+
+    #[tokio::test]
+    async fn p11_a_login_is_committed_only_in_the_epoch_in_which_it_was_made() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let replica = Replica::open(temp.path(), ReplicaOptions::default()).expect("opens");
+        let store = Store::new(replica, "w");
+        let required = || {
+            let mut writes = Writes::new();
+            let epoch = epoch_for_new(&store, 7, &mut writes).expect("reads");
+            (epoch, writes.conditions())
+        };
+        let (first, conditions) = required();
+        assert_eq!(first, Session::FIRST);
+        assert!(matches!(&conditions[..], [Condition::Absent { .. }]), "{conditions:?}");
+        let writes = crate::objects::accounts::end_sessions(&store, 7, None).expect("writes");
+        store.commit(&Author::default(), "a test", writes).await.expect("is accepted");
+        let (second, conditions) = required();
+        assert_ne!(second, first);
+        assert!(matches!(&conditions[..], [Condition::Version { .. }]), "{conditions:?}");
+        assert_eq!(conditions[0].collection().as_str(), Session::EPOCHS);
+    }
 
     #[test]
     fn a_token_has_the_form_that_clients_know() {

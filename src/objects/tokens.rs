@@ -57,6 +57,7 @@ impl OfEpoch for Token {
     const EPOCHS: &'static str = "token-epochs";
     // Not empty: tokens from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
+    const ENDED: &'static str = "the API tokens of the user were ended in the meantime; try again";
 
     fn epoch(&self) -> &str {
         &self.epoch
