@@ -1,21 +1,35 @@
 //! Operations that only take rights away. The types of the objects are defined in higher layers, but a member that leaves
 //! a lost history must know which of its transactions are revocations, because these always take effect.
 
+use super::Collection;
 use super::txn::{Condition, Op};
 
-/// Collections whose objects restrict a user while they exist: writing one takes rights away, whatever it replaces. A
-/// later epoch of logins or tokens is no better than a new one.
+/// Collections whose objects restrict a user while they exist: writing one takes rights away, whatever it replaces. An
+/// epoch that is written again ends the logins or tokens of a later one, but it must not bring its own ones with it.
 pub const RESTRICTING: &[&str] = &["locks", "session-epochs", "token-epochs"];
 /// Collections whose objects give rights while they exist: deleting one takes rights away.
 pub const GRANTING: &[&str] = &["admins", "memberships", "sessions", "tokens"];
+/// Collections that say what an account may do, however its user has logged in.
+pub const ROLES: &[&str] = &["admins", "locks", "memberships"];
 /// Collections of which no key is used for two objects: keys are drawn at random.
 pub const UNIQUE: &[&str] = &["groups", "sessions", "tokens", "users"];
 
 /// Returns whether an operation only takes rights away.
 #[must_use]
 pub fn revokes(op: &Op) -> bool {
-    let collections = if op.value().is_some() { RESTRICTING } else { GRANTING };
-    collections.contains(&op.collection().as_str())
+    takes_right(op.collection(), op.value().is_some())
+}
+
+/// Returns whether putting an object of a collection, or deleting it, only takes a right away.
+#[must_use]
+pub fn takes_right(collection: &Collection, is_put: bool) -> bool {
+    if is_put { RESTRICTING } else { GRANTING }.contains(&collection.as_str())
+}
+
+/// Returns whether an operation puts an object that gives a right.
+#[must_use]
+pub fn grants(op: &Op) -> bool {
+    op.value().is_some() && GRANTING.contains(&op.collection().as_str())
 }
 
 /// Returns whether a condition is on the rights of a user.
@@ -23,6 +37,12 @@ pub fn revokes(op: &Op) -> bool {
 pub fn is_on_rights(condition: &Condition) -> bool {
     let collection = condition.collection().as_str();
     RESTRICTING.contains(&collection) || GRANTING.contains(&collection)
+}
+
+/// Returns whether a condition is on what an account may do, not on a login or token.
+#[must_use]
+pub fn is_on_role(condition: &Condition) -> bool {
+    ROLES.contains(&condition.collection().as_str())
 }
 
 /// Returns whether a condition requires that an object is present whose key was never used for another one.

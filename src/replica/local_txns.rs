@@ -18,8 +18,18 @@
 //! came after it. So if the earlier of two is rejected, the later one is rejected as well.
 //!
 //! An operation that only takes a right away ([`revocation::revokes`]), and is in force in this member's state, is never
-//! left out because of writes by others, and has no condition on what it replaces. A transaction of such operations alone
-//! does not depend on the rights of its author again, which were checked when it was committed.
+//! left out because of writes by others, in the new log or later in the lost part, and has no condition on what it
+//! replaces. Of a transaction that is left out, the deletions of objects that give rights are pushed all the same. What
+//! takes rights away alone does not depend on the login of its author again, which was checked when it was committed. It
+//! depends on the author's role and lock only where others have written these in the new log, so that nobody acts who was
+//! demoted or locked there.
+//!
+//! Nothing is created or returns by that. Only objects that restrict a user are put, and what gives a right stands on its
+//! own conditions. Sessions and tokens name the epoch in which they were made, so an epoch that replaces a later one could
+//! make its own ones valid again: they have the condition that they were made upon it, and are left out if others have
+//! written the epoch in the new log, or replaced it in the lost part. So is everything else that requires the epoch,
+//! if others have written it in the new log. An epoch that others write while this member reads the new log is not known
+//! to it.
 //!
 //! That the new log lacks an object is known as of the sequence to which it was read. Until the transaction that puts
 //! the object arrives, another member may push a deletion of it, which leaves the object absent. So what puts an object
@@ -81,22 +91,39 @@ fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
 }
 
-/// Returns whether an operation takes a right away that is still taken in a state with the values `had`.
-fn is_in_force(op: &Op, had: &Values) -> bool {
-    let is_there = had.get(&named(op)).map(Option::is_some);
-    revocation::revokes(op) && is_there == Some(op.value().is_some())
+/// Returns whether putting or deleting an object takes a right away that is still taken in a state with the values `had`.
+fn is_taken(name: &Named, is_put: bool, had: &Values) -> bool {
+    revocation::takes_right(&name.0, is_put) && had.get(name).map(Option::is_some) == Some(is_put)
 }
 
-/// Returns a transaction without conditions on rights of its author, if all it does is take rights away.
-fn without_standing(txn: &Arc<Txn>, had: &Values) -> Arc<Txn> {
-    let is_revocation = !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, had));
+/// Returns whether an operation takes a right away that is still taken in a state with the values `had`.
+fn is_in_force(op: &Op, had: &Values) -> bool {
+    is_taken(&named(op), op.value().is_some(), had)
+}
+
+/// Returns whether all that a transaction does is take rights away that are still taken.
+fn is_revocation(txn: &Txn, had: &Values) -> bool {
+    !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, had))
+}
+
+/// Returns a transaction without conditions on rights of its author, if all it does is take rights away. Conditions on a
+/// role or lock that others have written in the new log stay.
+fn without_standing(txn: &Arc<Txn>, had: &Values, others: &Others) -> Arc<Txn> {
     let is_written = |condition: &Condition| txn.ops.iter().any(|op| named(op) == place(condition));
-    let is_kept = |condition: &&Condition| !revocation::is_on_rights(condition) || is_written(condition);
-    if !is_revocation || txn.conditions.iter().all(|condition| is_kept(&condition)) {
+    let is_kept = |condition: &&Condition| {
+        !revocation::is_on_rights(condition) || is_written(condition) || others.have_judged(condition)
+    };
+    if !is_revocation(txn, had) || txn.conditions.iter().all(|condition| is_kept(&condition)) {
         return Arc::clone(txn);
     }
     let conditions = txn.conditions.iter().filter(is_kept).cloned().collect();
     Arc::new(Txn { conditions, ..Txn::clone(txn) })
+}
+
+/// Returns the roles and locks on which transactions depend.
+fn roles(own: &[Arc<Txn>]) -> impl Iterator<Item = Named> {
+    let conditions = own.iter().flat_map(|txn| &txn.conditions);
+    conditions.filter(|condition| revocation::is_on_role(condition)).map(place)
 }
 
 /// Returns the final value that transactions, in order, give each object.
@@ -123,6 +150,11 @@ impl Others {
         self.deleted.contains(name)
     }
 
+    /// Returns whether a condition is on a role or lock that others have written.
+    fn have_judged(&self, condition: &Condition) -> bool {
+        revocation::is_on_role(condition) && self.written.contains(&place(condition))
+    }
+
     /// Returns whether all writes of an object in the new log are known to be ones that this member had seen.
     pub(super) fn wrote_as_seen(&self, name: &Named) -> bool {
         self.known.contains_key(name) && !self.written.contains(name)
@@ -141,7 +173,7 @@ pub(super) struct Since<'a> {
 
 impl<'a> Since<'a> {
     pub(super) fn new(old: &'a StateSnapshot, own: &[Arc<Txn>]) -> Since<'a> {
-        let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).collect();
+        let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).chain(roles(own)).collect();
         Since { old, of_interest, deletions: None, seen: BTreeMap::new(), others: Others::default() }
     }
 
@@ -199,7 +231,14 @@ pub(super) fn written_after(
     let mut others = Others::default();
     let put: BTreeSet<Named> =
         own.iter().flat_map(|txn| &txn.ops).filter(|op| op.value().is_some()).map(named).collect();
-    for (name, value) in values(own) {
+    let left = values(own);
+    for name in roles(own).filter(|name| !left.contains_key(name)) {
+        let last = new.version(&name.0, &name.1)?.or_else(|| deletions.get(&name.0, &name.1));
+        if last.is_some_and(|last| last > shared_to) {
+            others.written.insert(name);
+        }
+    }
+    for (name, value) in left {
         let there = new.get(&name.0, &name.1)?;
         let last = there.as_ref().map(|object| object.version).or_else(|| deletions.get(&name.0, &name.1));
         let returns = value.is_none() && put.contains(&name);
@@ -239,6 +278,12 @@ impl<'a> Before<'a> {
             let (last, _) = self.0.get(&name).filter(|(_, is_put)| *is_put)?;
             Some(written_by(name, last.id))
         })
+    }
+
+    /// Returns whether the last writer of an object took a right away with it that is still taken in a state with the
+    /// values `had`.
+    fn is_taken(&self, name: &Named, had: &Values) -> bool {
+        self.0.get(name).is_some_and(|(_, is_put)| is_taken(name, *is_put, had))
     }
 
     /// Returns the last writer of the condition's object if the condition shows that another write came after it.
@@ -357,8 +402,8 @@ impl DivergedHistories<'_> {
     }
 
     /// Returns the part of a left-out transaction that is pushed: its deletions of objects that this member's
-    /// present or lost state no longer had and that others have not written since. Also returns whether these are
-    /// all of its operations. `last` holds for each object whether its last local writer put it, and whether that
+    /// present or lost state no longer had and that others have not written since, or that gave rights. Also returns
+    /// whether these are all of its operations. `last` holds for each object whether its last local writer put it, and whether that
     /// one is pushed again itself. `links` holds conditions on earlier pushes, `left` the objects written by earlier
     /// left-out transactions.
     fn deletion(
@@ -373,17 +418,26 @@ impl DivergedHistories<'_> {
         let nothing = Others::default();
         let wanted = values(std::slice::from_ref(txn));
         let known = others.unwrap_or(&nothing);
-        let takes_nothing = |condition: &Condition| matches!(condition, Condition::Absent { .. });
+        // Names without a condition are of rights that are taken away whatever others have done.
+        let takes_nothing = |condition: &Option<Condition>| matches!(condition, None | Some(Condition::Absent { .. }));
+        let mut standing: Vec<Condition> =
+            txn.conditions.iter().filter(|condition| known.have_judged(condition)).cloned().collect();
+        let mut may_revoke = others.is_some() && !is_gone;
+        for condition in &standing {
+            may_revoke &= condition.holds(self.new.version(condition.collection(), condition.key())?);
+        }
         let mut deleted = BTreeMap::new();
         for name in wanted.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name) {
             let Some((false, is_again)) = last.get(name).copied() else { continue };
-            if known.written.contains(name) || !(is_gone || self.old.version(&name.0, &name.1)?.is_none()) {
+            let is_absent = self.old.version(&name.0, &name.1)?.is_none();
+            let is_taken = may_revoke && is_absent && revocation::takes_right(&name.0, false);
+            if !is_taken && known.written.contains(name) || !(is_gone || is_absent) {
                 continue;
             }
             let condition = links.get(name).map_or_else(|| self.as_it_is(name.clone(), known), |it| Ok(it.clone()))?;
             // If the last writer is pushed again, it deletes an existing object itself.
-            if takes_nothing(&condition) || !is_again {
-                deleted.insert(name.clone(), condition);
+            if matches!(condition, Condition::Absent { .. }) || !is_again {
+                deleted.insert(name.clone(), (!is_taken).then_some(condition));
             }
         }
         let is_upon_lost = |read: &Condition| read.is_upon_lost() || left.contains(&place(read));
@@ -391,7 +445,7 @@ impl DivergedHistories<'_> {
             txn.conditions.iter().filter(|condition| !wanted.contains_key(&place(condition))).cloned().collect();
         let may_take = others.is_some() && deleted.len() == wanted.len() && !reads.iter().any(is_upon_lost);
         if is_gone || !may_take {
-            deleted.retain(|_, condition| takes_nothing(&*condition));
+            deleted.retain(|_, condition| takes_nothing(condition));
         }
         if deleted.is_empty() {
             return Ok(None);
@@ -400,16 +454,17 @@ impl DivergedHistories<'_> {
         let is_deleted = |op: &&Op| op.value().is_none() && deleted.contains_key(&named(op));
         let ops = txn.ops.iter().filter(is_deleted).cloned().collect();
         if deleted.values().all(takes_nothing) {
-            reads.clear();
+            standing.retain(|condition| !wanted.contains_key(&place(condition)));
+            reads = if deleted.values().any(Option::is_none) { standing } else { Vec::new() };
         }
-        reads.extend(deleted.into_values());
+        reads.extend(deleted.into_values().flatten());
         Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(txn) }, is_whole)))
     }
 
     /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
         let had = self.had(own)?;
-        let own: Vec<Arc<Txn>> = own.iter().map(|txn| without_standing(txn, &had)).collect();
+        let own: Vec<Arc<Txn>> = own.iter().map(|txn| without_standing(txn, &had, others)).collect();
         let stay = self.staying(&own, others, &had)?;
         let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
         let ops = staying().flat_map(|txn| &txn.ops);
@@ -459,19 +514,33 @@ impl DivergedHistories<'_> {
             let is_last = |name: &Named| made.get(name) == had.get(name) && !is_written(name);
             let (count, mut before, mut gone) = (stay.len(), Before::default(), BTreeSet::new());
             for txn in own {
-                let overtaken: Vec<TxnId> =
-                    txn.conditions.iter().filter_map(|condition| before.overtaken(condition)).collect();
+                let overtaken: Vec<(TxnId, Named)> = txn
+                    .conditions
+                    .iter()
+                    .filter_map(|condition| Some((before.overtaken(condition)?, place(condition))))
+                    .collect();
+                // What takes a right away stays, whatever came after it.
+                let is_superseded =
+                    |id: TxnId| overtaken.iter().any(|(writer, name)| *writer == id && !before.is_taken(name, had));
+                // It was made in an epoch that has ended, which is pushed again over a later one.
+                let (is_revocation, grants) = (is_revocation(txn, had), txn.ops.iter().any(revocation::grants));
+                let is_of_former = |condition: &Condition| {
+                    let name = place(condition);
+                    let has_ended = is_written(&name) || grants && made.get(&name) != had.get(&name);
+                    !is_revocation && before.is_taken(&name, had) && has_ended
+                };
                 // What is left out has changed an object that the new log has all the same.
                 let is_there =
                     |condition: &Condition| is_presence_of_unique(condition) && !lacked.contains(&place(condition));
                 let is_upon_lost = |condition: &Condition| {
                     condition.is_upon_lost()
                         || gone.contains(&place(condition)) && !is_there(condition)
+                        || is_of_former(condition)
                         || is_impossible(txn, condition, &before)
                 };
                 let is_left = |op: &Op| !is_in_force(op, had) && (!is_last(&named(op)) || gone.contains(&named(op)));
                 if !overtaken.is_empty() || txn.conditions.iter().any(is_upon_lost) || txn.ops.iter().any(is_left) {
-                    stay.retain(|id| *id != txn.id && !overtaken.contains(id));
+                    stay.retain(|id| *id != txn.id && !is_superseded(*id));
                 }
                 if stay.contains(&txn.id) {
                     before.take(txn);
@@ -584,7 +653,9 @@ impl DivergedHistories<'_> {
         for txn in &archived {
             let mut conditions = txn.conditions.clone();
             for name in txn.ops.iter().map(named).collect::<BTreeSet<Named>>() {
-                if !says_which(&conditions, &name) {
+                // A right is taken away whatever the object is, and may have been taken away already.
+                let is_taken = revocation::takes_right(&name.0, false) && self.old.version(&name.0, &name.1)?.is_none();
+                if !is_taken && !says_which(&conditions, &name) {
                     let link = before.link(&name);
                     conditions.push(link.map_or_else(|| self.as_shared(name, &deletions), Ok)?);
                 }

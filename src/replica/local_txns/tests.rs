@@ -234,6 +234,91 @@ fn p11_what_does_more_than_take_rights_away_stands_on_its_conditions() {
     assert_eq!(again(&shared, &own, &[of_others("users:7")]), []);
 }
 
+#[test]
+fn p11_a_revocation_stays_although_a_later_one_was_lost_that_others_made() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("passwords:7", Some(1))])];
+    let reset = txn(ME, 1, &[("session-epochs:7", Some(2)), ("passwords:7", Some(2))]);
+    let later = txn(OTHER, 2, &[("session-epochs:7", Some(3))]);
+    let (collection, key) = name("session-epochs:7");
+    let conditions = vec![Condition::upon_lost(collection, key)];
+    let upon = Txn { conditions, ..txn(ME, 2, &[("tokens:7/t", Some(2))]) };
+    assert_eq!(again(&shared, &[reset.clone(), later.clone(), upon.clone()], &[]), [(1, 2)]);
+    // Its password was overtaken, too.
+    let password = txn(OTHER, 3, &[("passwords:7", Some(4))]);
+    assert_eq!(again(&shared, &[reset, later, upon, password], &[]), []);
+}
+
+#[test]
+fn p11_a_login_does_not_return_with_an_epoch_that_is_pushed_again() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("token-epochs:7", Some(1))])];
+    for (epochs, made) in [("session-epochs:7", "sessions:7/x"), ("token-epochs:7", "tokens:7/x")] {
+        let ends = txn(ME, 1, &[(epochs, Some(2))]);
+        let conditions = vec![written_by(name(epochs), ends.id)];
+        let login = Txn { conditions: conditions.clone(), ..txn(ME, 2, &[(made, Some(2))]) };
+        let work = Txn { conditions, ..txn(ME, 3, &[("passwords:7", Some(2))]) };
+        let own = [ends, login, work];
+        assert_eq!(again(&shared, &own, &[]), [(1, 1), (2, 1), (3, 1)]);
+        // Others have ended the logins or tokens in the new log, or later in the lost part.
+        let since = [txn(3, 1, &[(epochs, Some(3))])];
+        assert_eq!(again(&shared, &own, &since), [(1, 1)]);
+        let history = [&own[..], &[txn(OTHER, 2, &[(epochs, Some(3))])]].concat();
+        assert_eq!(again(&shared, &history, &[]), [(1, 1), (3, 1)]);
+    }
+}
+
+#[test]
+fn p11_who_lost_the_role_in_the_new_log_takes_no_rights_away_there() {
+    let shared = [txn(OTHER, 1, &[("admins:1", Some(1)), ("admins:7", Some(1)), ("sessions:1/s", Some(1))])];
+    let standing = vec![present("admins:1"), absent(name("locks:1")), present("sessions:1/s")];
+    let lock = Txn { conditions: standing, ..txn(ME, 1, &[("locks:7", Some(2))]) };
+    let (old, own) = (state(&[&shared[..], std::slice::from_ref(&lock)].concat()), [Arc::new(lock)]);
+    let ended = txn(3, 1, &[("sessions:1/s", None)]);
+    let judged = [txn(3, 1, &[("admins:1", None)]), txn(3, 1, &[("locks:1", Some(1))])];
+    let kept = [vec![present("admins:1")], vec![absent(name("locks:1"))]];
+    for (since, kept) in std::iter::once((ended, vec![])).chain(judged.into_iter().zip(kept)) {
+        let new = state(&[&shared[..], std::slice::from_ref(&since)].concat());
+        let mut reading = Since::new(&old, &own);
+        entries(&[since], 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+        let shown = written_after(&own, &new, &new.deletions().expect("reads"), Seq(1)).expect("reads").expect("known");
+        let lost = Lost::after(Seq(1));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        for others in [&reading.others, &shown] {
+            assert_eq!(parted.again(&own, others).expect("reads")[0].conditions, kept);
+        }
+    }
+}
+
+#[test]
+fn p11_of_a_deletion_that_is_left_out_what_takes_rights_away_is_pushed() {
+    let rows = ["users:7", "admins:7", "memberships:7/3", "sessions:7/x", "tokens:7/t", "session-epochs:7"];
+    let made: Vec<_> = rows.iter().map(|key| (*key, Some(1))).chain([("admins:1", Some(1))]).collect();
+    let shared = [txn(OTHER, 1, &made)];
+    let conditions = vec![version(name("users:7"), Seq(1)), present("admins:1"), present("sessions:1/s")];
+    let ops: Vec<_> = rows.iter().map(|key| (*key, None)).collect();
+    let deletion = Txn { conditions, ..txn(ME, 1, &ops) };
+    let (old, own) = (state(&[&shared[..], std::slice::from_ref(&deletion)].concat()), [Arc::new(deletion)]);
+    let chosen = |since: &[(&str, Option<u8>)]| {
+        let since = [txn(3, 1, since)];
+        let new = state(&[&shared[..], &since].concat());
+        let mut reading = Since::new(&old, &own);
+        entries(&since, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+        let lost = Lost::after(Seq(1));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        parted.choose(&own, &[], Some(&reading.others), false).expect("reads")
+    };
+    let (again, archived) = chosen(&[("users:7", Some(2)), ("admins:7", Some(2))]);
+    assert_eq!(again[0].ops, own[0].ops[1..5]);
+    assert!(again[0].conditions.is_empty() && again.len() == 1, "{again:?}");
+    // The rest is for its author to decide, and names nothing that is taken away already.
+    let named: Vec<_> = archived[0].conditions.iter().map(|condition| condition.collection().as_str()).collect();
+    assert_eq!(named, ["users", "admins", "sessions", "session-epochs"]);
+    // The author's own role was judged in the new log: it is still there, or not.
+    let (again, _) = chosen(&[("users:7", Some(2)), ("admins:1", Some(2))]);
+    assert_eq!(again[0].conditions, [present("admins:1")]);
+    let (again, archived) = chosen(&[("users:7", Some(2)), ("admins:1", None)]);
+    assert_eq!((again.len(), archived.len()), (0, 1));
+}
+
 /// A transaction that was pushed again before names another position of another log.
 #[test]
 fn p04_since_when_an_object_is_absent_is_asked_anew() {
