@@ -119,9 +119,9 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
         return Ok(writes);
     }
     let tokens = blocking::run(|| app.store.list::<Token>(&prefix))?;
-    let epoch = Known::of(&app.store, uid)?;
+    let (epoch, now) = (Known::of(&app.store, uid)?, app.store.confirmed_now());
     for token in &tokens {
-        let has_ended = token.value.expires.is_past() || !token.value.is_kept(&app.store, &epoch)?;
+        let has_ended = token.value.expires.is_past_at(now) || !token.value.is_kept(&app.store, &epoch)?;
         if has_ended && writes.len() < SLICE {
             writes.delete(token, "an expired token was deleted at the same time; try again")?;
         }
