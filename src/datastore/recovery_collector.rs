@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::codec::admin::{GenerationInfo, Request};
+use crate::codec::admin::{AdminError, GenerationInfo, Request};
 use crate::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
 use crate::codec::report_limits::REPORT_BYTES_MAX;
 use crate::config::datastore::DatastoreConfig;
@@ -34,6 +34,11 @@ use super::rebuild::DonorOffer;
 
 /// Timeout for one answer of a member.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long connections are accepted after all members in the registry have reported, for a member that it does not know
+/// yet. It may have last tried up to 8 s ago, by its retransmissions, and waits up to 5 s before the next attempt.
+const LATE: Duration = Duration::from_secs(15);
+/// Most characters of a reason that a member gives.
+const REASON_CHARS_MAX: usize = 500;
 /// Most positions that are accepted from one member.
 const COPIES_MAX: usize = 8;
 
@@ -54,14 +59,24 @@ pub enum GatherError {
     /// A member shows a member registry that the one in use lacks.
     #[error(
         "{lacking}: members revoked since then would be enrolled again; nothing was rebuilt. Run this command again with \
-         `--authority FILE`, where FILE is identity/escrow of {member}, or one of the files identity/escrow.left-N there; \
-         or use --earlier-copy to continue without that change, and revoke again the members that were revoked since"
+         the recovery key and `--authority FILE`, where FILE is identity/escrow of {member}, or one of the files \
+         identity/escrow.left-N there; or use --earlier-copy to continue without that change, and revoke again the \
+         members that were revoked since"
     )]
     Lacking {
         /// Name of the member.
         member: MemberName,
         /// Description of the change.
         lacking: String,
+    },
+    /// A member did not report all of its member registries, so that a later one may be among them.
+    #[error(
+        "{unread}; nothing was rebuilt, because it may be the latest one. Make the file readable, or remove it if you do \
+         not need it; or use --earlier-copy to continue without it, and revoke again the members that were revoked since"
+    )]
+    Unread {
+        /// Description of the member and its reason.
+        unread: String,
     },
     /// No random bytes are available.
     #[error(transparent)]
@@ -76,8 +91,16 @@ pub enum GatherError {
     },
 }
 
-/// Name of a member, and the marks of the registries in its encrypted CA backups.
-type ShownMarks = (MemberName, Vec<SignedMark>);
+/// Marks of the registries in the encrypted CA backups of a member, as far as it has shown them.
+struct Shown {
+    member: MemberName,
+    marks: Vec<SignedMark>,
+    /// Description of why others may be missing.
+    unread: Option<String>,
+    /// Whether the registry in use does not say that the member was revoked. The word of one that was revoked stops no
+    /// recovery.
+    is_believed: bool,
+}
 
 /// A member that has reported its position.
 struct Heard {
@@ -87,8 +110,6 @@ struct Heard {
     rest: Option<(SnapshotBegin, quinn::RecvStream)>,
     /// Its records of how generations started.
     known: Vec<GenerationInfo>,
-    /// Name of the member, and the marks of the registries in its encrypted CA backups.
-    shown: ShownMarks,
     /// Control and request streams, held open.
     _streams: Vec<quinn::SendStream>,
 }
@@ -97,13 +118,15 @@ struct Heard {
 pub struct Gathered {
     heard: BTreeMap<String, Heard>,
     refused: u64,
+    unread: BTreeMap<MemberName, String>,
     endpoint: ServerEndpoint,
 }
 
 /// Listens at the datastore's address with the CA and registry in the directory `trust`. Returns when every enrolled
 /// member that holds a state (or `expect` of them) has reported, or after `wait`. Calls `tell` for each offer.
 ///
-/// `used`: the registry with which the marks of members are compared, unless the operator wants an earlier one.
+/// `used`: the registry with which the marks of members are compared, unless the operator wants an earlier one. Members
+/// that it does not know are awaited for some more time, unless `expect` says how many there are.
 ///
 /// # Errors
 /// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, or a member shows a change
@@ -130,59 +153,77 @@ pub async fn gather(
     SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
     let registry = Arc::new(Mutex::new(registry));
     let admission = Admission::default();
-    let mut heard = BTreeMap::new();
+    let (mut heard, mut unread) = (BTreeMap::new(), BTreeMap::new());
     let mut greeting = JoinSet::new();
     let mut deadline = Instant::now() + wait;
-    let (mut refused, mut is_enough) = (0, expected == 0);
-    // Whoever is being asked when all have reported may know more.
-    while !is_enough || !greeting.is_empty() {
+    let late = if expect.is_none() && used.is_some() { LATE } else { Duration::ZERO };
+    let (mut refused, mut accepted_until) = (0, None);
+    loop {
+        if accepted_until.is_none() && members(&heard) >= expected {
+            let until = Instant::now() + late;
+            accepted_until = Some(until);
+            deadline = deadline.min(until + ANSWER);
+        }
+        let is_late = accepted_until.is_some_and(|until| Instant::now() >= until);
+        // A member closes a connection over which nothing is requested for a while, and connects again.
+        let is_lost = heard.values().any(|heard: &Heard| heard.connection.close_reason().is_some());
+        let is_accepting = !is_late || is_lost;
+        // Whoever is being asked when all have reported may know more.
+        if !is_accepting && greeting.is_empty() {
+            break;
+        }
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => break,
-            arrival = endpoint.accept(&admission), if !is_enough => {
+            () = tokio::time::sleep_until(accepted_until.unwrap_or(deadline)), if !is_late => {}
+            arrival = endpoint.accept(&admission), if is_accepting => {
                 let Some(arrival) = arrival else { break };
                 let registry = Arc::clone(&registry);
                 greeting.spawn(async move { greet(arrival, &registry, LogId(log_id)).await });
             }
             Some(greeted) = greeting.join_next() => match greeted {
-                Ok(Ok(mut member)) => {
-                    if let Some(lacking) = used.and_then(|used| lacking(used, &member.shown, &authorities)) {
-                        heard.insert(member.offer.name.clone(), member);
-                        Gathered { heard, refused, endpoint }.close().await;
-                        return Err(lacking);
+                Ok(Greeted { shown, offer }) => {
+                    let doubt = shown.as_ref().zip(used).and_then(|(shown, used)| doubt(used, shown, &authorities));
+                    if let Some(Shown { member, unread: Some(why), .. }) = shown {
+                        unread.insert(member, why);
                     }
-                    member.offer.judge_proof(&authorities);
-                    if let Some(offer) = keep(&mut heard, member) {
-                        tell(offer);
+                    match offer {
+                        Ok(mut member) => {
+                            member.offer.judge_proof(&authorities);
+                            if let Some(offer) = keep(&mut heard, member).filter(|_| doubt.is_none()) {
+                                tell(offer);
+                            }
+                        }
+                        Err(NoOffer::Refused(reason)) => {
+                            refused += 1;
+                            tracing::debug!(reason, "connection refused");
+                        }
+                        Err(NoOffer::Other(reason)) => tracing::debug!(reason, "recovery connection failed"),
                     }
-                    if members(&heard) >= expected && !is_enough {
-                        is_enough = true;
-                        deadline = deadline.min(Instant::now() + ANSWER);
+                    if let Some(doubt) = doubt {
+                        Gathered { heard, refused, unread, endpoint }.close().await;
+                        return Err(doubt);
                     }
                 }
-                Ok(Err(NoOffer::Refused(reason, shown))) => {
-                    refused += 1;
-                    tracing::debug!(reason, "connection refused");
-                    let shown = shown.as_ref().zip(used);
-                    if let Some(lacking) = shown.and_then(|(shown, used)| lacking(used, shown, &authorities)) {
-                        Gathered { heard, refused, endpoint }.close().await;
-                        return Err(lacking);
-                    }
-                }
-                Ok(Err(NoOffer::Other(reason))) => tracing::debug!(reason, "recovery connection failed"),
                 Err(error) => tracing::debug!(%error, "handshake failed"),
             }
         }
     }
-    Ok(Gathered { heard, refused, endpoint })
+    Ok(Gathered { heard, refused, unread, endpoint })
 }
 
-/// Returns the error if a member shows a change that the registry lacks. Only marks that the CA signed count.
-fn lacking(used: &UsedRegister, (member, shown): &ShownMarks, authorities: &Authorities) -> Option<GatherError> {
-    let mut lacking = shown.iter().filter_map(|shown| {
+/// Returns the error if a member shows a change that the registry lacks, or may not have shown all. Only marks that the CA
+/// signed count.
+fn doubt(used: &UsedRegister, shown: &Shown, authorities: &Authorities) -> Option<GatherError> {
+    let Shown { member, marks, unread, is_believed } = shown;
+    let mut lacking = marks.iter().filter_map(|shown| {
         let lacking = used.lacks(&shown.mark, member.as_str())?;
         shown.is_of(authorities).then_some(lacking)
     });
-    Some(GatherError::Lacking { member: member.clone(), lacking: lacking.next()? })
+    match (lacking.next(), unread) {
+        (Some(lacking), _) => Some(GatherError::Lacking { member: member.clone(), lacking }),
+        (None, Some(unread)) if *is_believed => Some(GatherError::Unread { unread: unread.clone() }),
+        (None, _) => None,
+    }
 }
 
 /// Returns the number of members that have reported, counting copies of one member once.
@@ -217,8 +258,8 @@ fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Donor
 
 /// Reason why a connection yielded no offer.
 enum NoOffer {
-    /// The member is not in the registry or was revoked, according to a copy that may be too old. With what it has shown.
-    Refused(String, Option<ShownMarks>),
+    /// The member is not in the registry or was revoked, according to a copy that may be too old.
+    Refused(String),
     /// The connection failed, or the client has no state to offer.
     Other(String),
 }
@@ -229,7 +270,25 @@ impl From<String> for NoOffer {
     }
 }
 
-async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, NoOffer> {
+/// Result of a connection.
+struct Greeted {
+    /// `None` if the member was not asked.
+    shown: Option<Shown>,
+    offer: Result<Heard, NoOffer>,
+}
+
+async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> Greeted {
+    let mut shown = None;
+    let offer = offer_of(arrival, registry, log_id, &mut shown).await;
+    Greeted { shown, offer }
+}
+
+async fn offer_of(
+    arrival: Arrival,
+    registry: &Mutex<Registry>,
+    log_id: LogId,
+    shown: &mut Option<Shown>,
+) -> Result<Heard, NoOffer> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (connection, turn) = arrival.handshake().await.map_err(|error| text(&error))?;
     let refuse = |reason: String| {
@@ -248,13 +307,13 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
         Ok(authorised) => authorised,
         Err(refusal) => {
             drop(turn);
-            let shown = match (&refusal, member_in(&certificate)) {
-                (Refusal::Unknown | Refusal::Revoked(_), Some(name)) => {
-                    timeout(2 * ANSWER, marks_of(&connection, name, log_id)).await.ok().and_then(Result::ok)
+            if let (Refusal::Unknown | Refusal::Revoked(_), Some(name)) = (&refusal, member_in(&certificate)) {
+                let shown = shown.insert(Shown::of(&name, matches!(refusal, Refusal::Unknown)));
+                if let Ok(Err(reason)) = timeout(2 * ANSWER, ask_refused(&connection, &name, log_id, shown)).await {
+                    tracing::debug!(%name, reason, "failed to ask for member registries");
                 }
-                _ => None,
-            };
-            return Err(NoOffer::Refused(refuse(refusal.to_string()), shown));
+            }
+            return Err(NoOffer::Refused(refuse(refusal.to_string())));
         }
     };
     if !role.holds_replica() {
@@ -262,9 +321,10 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
     }
     drop(turn);
     endpoint::trusted(&connection);
+    let shown = shown.insert(Shown::of(&name, true));
     let asked = async {
         let (mut send, mut receive) = control(&connection).await?;
-        ask(&connection, &name, role, &mut send, &mut receive, log_id).await.map(|heard| (heard, send))
+        ask(&connection, (&name, role), (&mut send, &mut receive), log_id, shown).await.map(|heard| (heard, send))
     };
     let (mut heard, send) = timeout(3 * ANSWER, asked).await.map_err(|error| refuse(text(&error)))?.map_err(refuse)?;
     heard._streams.push(send);
@@ -273,11 +333,15 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
 
 /// Asks a member that is not accepted for the marks of its registries. It may have joined after the copy that is used was
 /// made; the marks are signed.
-async fn marks_of(connection: &quinn::Connection, name: MemberName, log_id: LogId) -> Result<ShownMarks, String> {
+async fn ask_refused(
+    connection: &quinn::Connection,
+    name: &MemberName,
+    log_id: LogId,
+    shown: &mut Shown,
+) -> Result<(), String> {
     let (mut send, mut receive) = control(connection).await?;
-    welcome(&name, Role::Reader, &mut send, &mut receive, log_id).await?;
-    let shown = marks(connection).await?;
-    Ok((name, shown))
+    welcome(name, Role::Reader, &mut send, &mut receive, log_id).await?;
+    shown.ask(connection).await
 }
 
 /// Accepts the control stream, which the member opens first.
@@ -326,13 +390,13 @@ async fn welcome(
 
 async fn ask(
     connection: &quinn::Connection,
-    name: &MemberName,
-    role: Role,
-    send: &mut quinn::SendStream,
-    receive: &mut quinn::RecvStream,
+    (name, role): (&MemberName, Role),
+    (send, receive): (&mut quinn::SendStream, &mut quinn::RecvStream),
     log_id: LogId,
+    shown: &mut Shown,
 ) -> Result<Heard, String> {
     let (position, version) = welcome(name, role, send, receive, log_id).await?;
+    shown.ask(connection).await?;
     let mut offer = DonorOffer {
         name: name.to_string(),
         member: name.to_string(),
@@ -349,21 +413,17 @@ async fn ask(
         unfit: None,
     };
     // Requested before the state, which may take long. Members of earlier versions do not answer.
-    let known = timeout(ANSWER, generations(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
-    let known = known.unwrap_or_else(|reason| {
-        tracing::debug!(%name, reason, "member did not report why generations started");
-        Vec::new()
-    });
-    let proof = timeout(ANSWER, proof(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
-    offer.proof = proof.unwrap_or_else(|reason| {
-        tracing::debug!(%name, reason, "member did not report the last signed position");
-        None
-    });
-    let shown = timeout(ANSWER, marks(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
-    let shown = shown.unwrap_or_else(|reason| {
-        tracing::warn!(%name, reason, "member did not report its member registries, which may have later revocations");
-        Vec::new()
-    });
+    let mut known = Vec::new();
+    if let Err(reason) = request_all(connection, &Request::Generations, KNOWN_MAX, &mut known).await {
+        tracing::debug!(%name, %reason, "member did not report why generations started");
+        known.clear();
+    }
+    // Its signature is verified later.
+    let mut proof: Vec<Proof> = Vec::new();
+    if let Err(reason) = request_all(connection, &Request::Proof, 1, &mut proof).await {
+        tracing::debug!(%name, %reason, "member did not report the last signed position");
+    }
+    offer.proof = proof.pop();
     let lent = timeout(ANSWER, borrow(connection, Open::state(version)))
         .await
         .unwrap_or_else(|_| Err("it does not respond".into()));
@@ -380,45 +440,93 @@ async fn ask(
             (None, Vec::new())
         }
     };
-    let (shown, connection) = ((name.clone(), shown), connection.clone());
-    Ok(Heard { offer, connection, rest, known, shown, _streams: streams })
+    Ok(Heard { offer, connection: connection.clone(), rest, known, _streams: streams })
 }
 
-/// Requests a member's records of how generations started.
-async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInfo>, String> {
-    request_all(connection, &Request::Generations, KNOWN_MAX).await
+impl Shown {
+    fn of(member: &MemberName, is_believed: bool) -> Shown {
+        Shown { member: member.clone(), marks: Vec::new(), unread: None, is_believed }
+    }
+
+    /// Requests the marks of the registries in the member's encrypted CA backups. Their signatures are not verified here.
+    /// Those that arrive before an error are kept.
+    ///
+    /// # Errors
+    /// If the connection is lost: the member connects again.
+    async fn ask(&mut self, connection: &quinn::Connection) -> Result<(), String> {
+        let request = Request::Escrow { known: None, seen: None };
+        match request_all(connection, &request, 1 + LEFT_ESCROWS_MAX, &mut self.marks).await {
+            Ok(()) => {}
+            // Members of earlier versions keep no registries to compare.
+            Err(Incomplete::Unsupported(reason)) => {
+                tracing::warn!(name = %self.member, reason, "member does not report its member registries");
+            }
+            Err(Incomplete::Failed(reason)) => {
+                if let Some(lost) = connection.close_reason() {
+                    return Err(lost.to_string());
+                }
+                let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+                let what = "did not report the member registries in all of its CA backups";
+                self.unread = Some(format!("{} {what}: {reason}", self.member));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Requests the last signed position that a member has. Its signature is not verified here.
-async fn proof(connection: &quinn::Connection) -> Result<Option<Proof>, String> {
-    Ok(request_all(connection, &Request::Proof, 1).await?.pop())
+/// Reason why an answer is not complete.
+#[derive(Debug, thiserror::Error)]
+enum Incomplete {
+    /// The member does not know the request.
+    #[error("{0}")]
+    Unsupported(String),
+    /// It failed to answer.
+    #[error("{0}")]
+    Failed(String),
 }
 
-/// Requests the marks of the registries in a member's encrypted CA backups. Their signatures are not verified here.
-async fn marks(connection: &quinn::Connection) -> Result<Vec<SignedMark>, String> {
-    request_all(connection, &Request::Escrow { known: None, seen: None }, 1 + LEFT_ESCROWS_MAX).await
-}
-
-/// Returns the first items, at most `most`, of a member's answer to a request.
+/// Adds the items of a member's answer to a request to `items`, at most `most`. Those that arrived before an error stay
+/// there.
 async fn request_all<T: serde::de::DeserializeOwned>(
     connection: &quinn::Connection,
     request: &Request,
     most: usize,
-) -> Result<Vec<T>, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| text(&error))?;
-    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| text(&error))?;
-    wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| text(&error))?;
-    let mut known = Vec::new();
-    while known.len() < most {
-        match wire::read(&mut receive).await.map_err(|error| text(&error))? {
-            Some((Kind::AdminItem, body)) => known.push(serde_json::from_slice(&body).map_err(|error| text(&error))?),
-            Some((Kind::AdminEnd, _)) => return Ok(known),
-            Some((kind, _)) => return Err(format!("it replied with {kind:?}")),
-            None => return Err("the stream ended".into()),
+    items: &mut Vec<T>,
+) -> Result<(), Incomplete> {
+    let asked = async {
+        let failed = |error: &dyn std::fmt::Display| Incomplete::Failed(error.to_string());
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| failed(&error))?;
+        wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| failed(&error))?;
+        wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| failed(&error))?;
+        collect(&mut receive, most, items).await
+    };
+    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(Incomplete::Failed("it does not respond".into())))
+}
+
+/// Reads an answer, as [`request_all`].
+async fn collect<T: serde::de::DeserializeOwned, R: tokio::io::AsyncRead + Unpin>(
+    receive: &mut R,
+    most: usize,
+    items: &mut Vec<T>,
+) -> Result<(), Incomplete> {
+    let failed = |error: &dyn std::fmt::Display| Incomplete::Failed(error.to_string());
+    loop {
+        match wire::read(receive).await.map_err(|error| failed(&error))? {
+            Some((Kind::AdminItem, _)) if items.len() >= most => return Ok(()),
+            Some((Kind::AdminItem, body)) => items.push(serde_json::from_slice(&body).map_err(|error| failed(&error))?),
+            Some((Kind::AdminEnd, _)) => return Ok(()),
+            Some((Kind::AdminError, body)) => {
+                let error: AdminError = serde_json::from_slice(&body).map_err(|error| failed(&error))?;
+                // A request that is not served is refused; anything that cannot be read is damage.
+                return Err(match error.exit {
+                    1 => Incomplete::Unsupported(error.message),
+                    _ => Incomplete::Failed(error.message),
+                });
+            }
+            Some((kind, _)) => return Err(Incomplete::Unsupported(format!("it replied with {kind:?}"))),
+            None => return Err(Incomplete::Failed("the stream ended".into())),
         }
     }
-    Ok(known)
 }
 
 async fn borrow(
@@ -436,6 +544,11 @@ impl Gathered {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Describes which members did not report all of their member registries.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.unread.values().map(String::as_str)
     }
 
     /// Returns the members' records of how generations of the log started.

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use crate::codec::admin::Request;
@@ -86,19 +87,80 @@ async fn send_proof(shared: &ReplicaRef, send: &mut quinn::SendStream) -> Result
 }
 
 /// Sends the signed marks of the registries in the encrypted CA backups that are here, so that none is left out when one
-/// is put back.
-async fn tell_marks(directory: &Path, send: &mut quinn::SendStream) -> Result<(), Failure> {
-    let mut answer = Answer::new(send);
-    let left = Identity::left_escrows(directory).map_err(answer::damaged)?;
-    for path in std::iter::once(Identity::escrow(directory)).chain(left) {
-        let escrow = match CaBackup::load(&path) {
-            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
-            // It may be the only one with the latest revocations.
-            escrow => escrow.map_err(answer::damaged)?,
-        };
-        if let Some(mark) = escrow.mark {
-            answer.item(&mark).await?;
+/// is put back. If one cannot be read, the marks of all others are sent before the error.
+async fn tell_marks<W: AsyncWrite + Unpin>(directory: &Path, send: &mut W) -> Result<(), Failure> {
+    let (mut answer, mut unreadable) = (Answer::new(send), None);
+    let mut paths = vec![Identity::escrow(directory)];
+    for listed in [Identity::left_escrows(directory), Identity::damaged_escrows(directory)] {
+        match listed {
+            Ok(listed) => paths.extend(listed),
+            Err(error) => drop(unreadable.get_or_insert(error)),
         }
     }
-    Ok(())
+    for path in paths {
+        match CaBackup::load(&path) {
+            Ok(CaBackup { mark: Some(mark), .. }) => answer.item(&mark).await?,
+            Ok(_) => {}
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            // It may be the only one with the latest revocations.
+            Err(error) => {
+                unreadable.get_or_insert(error);
+            }
+        }
+    }
+    unreadable.map_or(Ok(()), |error| Err(answer::damaged(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MemberName;
+    use crate::trust::{Authority, Registry, Role, SignedMark};
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[tokio::test]
+    async fn p13_a_copy_that_cannot_be_read_does_not_hide_the_marks_of_the_others() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let mut register = Registry::open(&trust, NOW).expect("register");
+        let authority = Authority::open_or_create(&trust, NOW).expect("authority");
+        let seal = |name: &str, register: &mut Registry| {
+            register.invite(&MemberName::new(name).expect("name"), Role::Reader, 9, NOW, false).expect("invites");
+            CaBackup::seal(&trust, &authority, register, NOW).expect("seals")
+        };
+        let copies = ["web1", "web2", "web3"].map(|name| seal(name, &mut register));
+        let path = Identity::escrow(temp.path());
+        std::fs::create_dir_all(path.parent().expect("has one")).expect("creates");
+        for copy in &copies[..2] {
+            Identity::keep_left(temp.path(), copy).expect("writes");
+        }
+        copies[2].save(&path).expect("writes");
+        let marks = async || {
+            let (mut sent, mut marks) = (Vec::new(), Vec::new());
+            let result = tell_marks(temp.path(), &mut sent).await;
+            let mut sent = &sent[..];
+            while let Some((kind, body)) = wire::read(&mut sent).await.expect("reads") {
+                assert_eq!(kind, Kind::AdminItem);
+                marks.push(serde_json::from_slice::<SignedMark>(&body).expect("a mark").mark);
+            }
+            (marks, result.map_err(|error| error.to_string()))
+        };
+        let mark = |copy: &CaBackup| copy.mark.as_ref().expect("is signed").mark.clone();
+        assert_eq!(marks().await, (vec![mark(&copies[2]), mark(&copies[0]), mark(&copies[1])], Ok(())));
+        let left = Identity::left_escrows(temp.path()).expect("lists");
+        for (damaged, others) in [(&left[0], [2, 1]), (&path, [0, 1])] {
+            let whole = std::fs::read(damaged).expect("reads");
+            std::fs::write(damaged, "damaged").expect("writes");
+            let (sent, result) = marks().await;
+            assert_eq!(sent, others.map(|at| mark(&copies[at])));
+            assert!(result.expect_err("one is damaged").contains(&damaged.display().to_string()));
+            std::fs::write(damaged, whole).expect("writes");
+        }
+        // One that was set aside may be the latest one as well.
+        std::fs::write(&path, "damaged").expect("writes");
+        Identity::set_escrow_aside(temp.path()).expect("renames");
+        let (sent, result) = marks().await;
+        assert!(sent.len() == 2 && result.expect_err("one is damaged").contains("escrow.damaged-1"));
+    }
 }
