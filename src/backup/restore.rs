@@ -30,8 +30,8 @@ use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{
-    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
-    key_that_counts, latest, latest_of_branch, restore_trust,
+    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_kept, check_key_counts,
+    check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
 };
 
 /// Reason why a backup was not restored.
@@ -527,19 +527,22 @@ fn authority(
 ) -> Result<(String, Option<RegisterOf>), RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
+    let (now_ms, wants_here) = (SystemClock.now_ms(), wishes.register == Some(RegisterChoice::Here));
     let Some(key) = wishes.recovery_key else {
         if is_there {
+            // An earlier command may have put it back from an earlier backup.
+            if !wishes.earlier_copy && !wants_here {
+                check_kept(&trust, &copies(wishes.escrows, log_id)?, now_ms)?;
+            }
             return Ok((EXISTING.into(), None));
         }
         // Records that the CA is not missing but was abandoned.
-        let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
         if Registry::is_unused(&trust) {
             accept_over_noted(path)?;
         }
         return Ok(("none; let members join again, or restore with --recovery-key".into(), None));
     };
-    let now_ms = SystemClock.now_ms();
     // An existing registry is kept unless the backups have a later one. An earlier attempt may have restored it from
     // older backups.
     let is_kept =
@@ -552,9 +555,18 @@ fn authority(
     // earlier time.
     match latest(copies(wishes.escrows, log_id)?, key) {
         Ok(None) if is_there => Ok((EXISTING.into(), None)),
-        Ok(Some(found)) if is_kept(&found)? => Ok((existing(), None)),
         Ok(Some(found)) => {
-            found.check(wishes.earlier_copy)?;
+            let is_latest = is_kept(&found)?;
+            if !(is_latest && wants_here) {
+                found.check(wishes.earlier_copy)?;
+            }
+            // Another branch of the registry may have revocations that the one here lacks.
+            let is_decided = || wishes.register.is_some() || wishes.earlier_copy;
+            let lacks =
+                || Ok::<_, RestoreError>(kept_lacks(&trust, &copies(wishes.escrows, log_id)?, Some(key), now_ms));
+            if is_latest && (found.apart.is_none() || is_decided() || lacks()?.is_none()) {
+                return Ok((existing(), None));
+            }
             let (found, is_named) = of_branch(found, log_id, wishes, key)?;
             if is_named && is_kept(&found)? {
                 return Ok((existing(), None));

@@ -398,7 +398,7 @@ pub struct Recover {
     /// [default: as configured for the datastore, if no --from is given]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Seconds to wait for members; ends early once every enrolled member responded.
+    /// Seconds to wait for members; ends 15 s after every enrolled member responded.
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub wait: u64,
     /// Stop waiting once this many members responded [default: all enrolled members].

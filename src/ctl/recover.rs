@@ -23,7 +23,7 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    UsedRegister, check_authority, check_key_counts, check_known, key_that_counts, latest, other_authority,
+    UsedRegister, check_authority, check_kept, check_key_counts, check_known, key_that_counts, latest, other_authority,
     readable_register, replace_trust,
 };
 
@@ -147,6 +147,9 @@ async fn rebuild(
                 found.refused()
             );
         }
+        if authority != Authority::New {
+            found.unread().for_each(|unread| complain!("{unread}; it may have later revocations"));
+        }
         offers.extend(found.offers());
         gathered = Some(found);
     }
@@ -211,7 +214,7 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
 /// Trust directory in use during the recovery.
 struct Trust {
     path: PathBuf,
-    /// The registry that was put back; `None` if none was.
+    /// The registry with which the marks of members are compared; `None` for that of a new CA.
     used: Option<UsedRegister>,
 }
 
@@ -257,8 +260,8 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         let kept = if is_replaced { Authority::Restored } else { found };
         begin(kept)?;
         // If it cannot be read, no member is accepted, and so none is compared with it.
-        let put_back = (kept == Authority::Restored).then(|| UsedRegister::put_back_in(&here, SystemClock.now_ms()));
-        let used = put_back.and_then(Result::ok);
+        let used = (kept != Authority::New).then(|| UsedRegister::put_back_in(&here, SystemClock.now_ms()));
+        let used = used.and_then(Result::ok);
         return Ok((Trust { path: here, used }, kept));
     }
     let found = if args.dry_run { work.join(REHEARSAL) } else { here };
@@ -296,12 +299,11 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         mark_restored(dir, rank)?;
     }
     let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
-    let used = match (has_kept, wish) {
-        (false, _) => Some(UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?),
-        (true, Some(_)) => Some(UsedRegister::put_back_in(&found, SystemClock.now_ms()).map_err(CtlError::new)?),
-        // It is kept as it is, and later ones are noticed when the datastore runs.
-        (true, None) => None,
+    let used = match has_kept {
+        false => UsedRegister::in_copy(&escrow, &key),
+        true => UsedRegister::put_back_in(&found, SystemClock.now_ms()),
     };
+    let used = Some(used.map_err(CtlError::new)?);
     given_up.iter().for_each(|what| complain!("{what}"));
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
@@ -341,20 +343,27 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
 
 /// Replaces the CA and the registry that are there if the given backup has a later registry: only that one contains the
 /// members and revocations since. An interrupted recovery or another command may have restored an earlier backup.
-/// Returns whether they were replaced.
+/// Without the key, only the signed marks in the backups are compared. Returns whether they were replaced.
 fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, CtlError> {
     let earlier = install_marker::find(dir).and_then(Result::ok);
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let Some(key) = key else { return Ok(false) };
-    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else { return Ok(false) };
-    let (here, now_ms, rank) = (trust_dir(dir), SystemClock.now_ms(), escrow.rank(&key).map_err(CtlError::new)?);
-    let wish = args.register.map(RegisterChoice::from).or(is_named.then_some(RegisterChoice::Copy));
-    let is_kept = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
-        (Authority::Restored, Some((Some(copy), _))) => rank <= copy,
-        (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms <= copy_ms,
-        _ => !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)?,
+    let here = trust_dir(dir);
+    let Some(key) = key else {
+        if !args.earlier_copy && args.register.map(RegisterChoice::from) != Some(RegisterChoice::Here) {
+            check_kept(&here, &given_copies(args)?, SystemClock.now_ms()).map_err(CtlError::new)?;
+        }
+        return Ok(false);
     };
-    if is_kept {
+    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else { return Ok(false) };
+    let (now_ms, rank) = (SystemClock.now_ms(), escrow.rank(&key).map_err(CtlError::new)?);
+    let wish = args.register.map(RegisterChoice::from).or(is_named.then_some(RegisterChoice::Copy));
+    let is_later = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
+        (Authority::Restored, Some((Some(copy), _))) => rank > copy,
+        (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms > copy_ms,
+        _ => false,
+    };
+    // One of lower rank may have changes that the one which was put back lacks.
+    if !is_later && !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)? {
         return Ok(false);
     }
     let given_up =
@@ -440,6 +449,22 @@ struct Newest {
 /// plaintext part. If it is not known to go on from all others, or the timestamps contradict each other, the one that
 /// the operator named is used.
 fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Newest>, CtlError> {
+    let mut found = given_copies(args)?;
+    let named = if args.authority.len() == 1 { found.first().map(|found| found.escrow.clone()) } else { None };
+    let Some(key) = key else { return Ok(found.pop().map(|found| Newest { escrow: found.escrow, is_named: false })) };
+    let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
+    latest.check(args.earlier_copy).map_err(CtlError::new)?;
+    match (latest.apart.or(latest.doubt), named) {
+        (None, _) => Ok(Some(Newest { escrow: latest.escrow, is_named: false })),
+        (Some(_), Some(escrow)) => Ok(Some(Newest { escrow, is_named: true })),
+        (Some(doubt), None) => Err(CtlError::new(format!(
+            "{doubt}; nothing was changed; pass the CA backup to use with a single --authority FILE"
+        ))),
+    }
+}
+
+/// Reads the CA backups that were named, and after them those in the directories of members.
+fn given_copies(args: &Recover) -> Result<Vec<FoundCopy>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
         if !path.exists() {
@@ -451,7 +476,6 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
         }
         found.push(copy_in(path, CaBackup::load(path).map_err(CtlError::new)?));
     }
-    let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
     let mut of_members = Vec::new();
     for from in &args.from {
         of_members.push(Identity::escrow(from));
@@ -474,16 +498,7 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<New
             }
         }
     }
-    let Some(key) = key else { return Ok(found.pop().map(|found| Newest { escrow: found.escrow, is_named: false })) };
-    let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
-    latest.check(args.earlier_copy).map_err(CtlError::new)?;
-    match (latest.apart.or(latest.doubt), named) {
-        (None, _) => Ok(Some(Newest { escrow: latest.escrow, is_named: false })),
-        (Some(_), Some(escrow)) => Ok(Some(Newest { escrow, is_named: true })),
-        (Some(doubt), None) => Err(CtlError::new(format!(
-            "{doubt}; nothing was changed; pass the CA backup to use with a single --authority FILE"
-        ))),
-    }
+    Ok(found)
 }
 
 fn copy_in(path: &Path, escrow: CaBackup) -> FoundCopy {

@@ -3,14 +3,17 @@
 //! A registry that is put back counts as the latest from then on, and everything that shows another one is overruled. So
 //! whatever shows a later one is compared before: the record next to the directory, the audit, the mark that a member has
 //! presented, and, when a log is rebuilt, the connected members. If the registry lacks one of these changes, only an
-//! operator who was told so can decide for it: members that were revoked in it would be enrolled again.
+//! operator who was told so can decide for it: members that were revoked in it would be enrolled again. The same holds for
+//! a registry that is kept beside CA backups: an earlier command may have put it back, and the marks in CA backups are
+//! signed, so that they are compared without the recovery key as well.
 
 use std::path::Path;
 
 use super::descent::{Standing, described, standing};
 use super::leftover_registry::differing;
 use super::{
-    Authorities, CaBackup, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError, leftover_registry,
+    Authorities, CaBackup, FoundCopy, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError,
+    leftover_registry,
 };
 
 /// A mark that is known, and where.
@@ -116,7 +119,41 @@ fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: 
     format!("the member registry of {used} {how} the one of {seen}, which {who}")
 }
 
-/// The registry that was put back for a log that is rebuilt, as it was before that: marks of members are compared with it.
+/// Describes what the registry that is kept in the trust directory `dir` lacks of that in one of `copies`; `None` if it
+/// lacks nothing, as far as is known. Of copies that `key` does not open, only signed marks count. What an operator gave up
+/// is not compared again.
+#[must_use]
+pub fn kept_lacks(dir: &Path, copies: &[FoundCopy], key: Option<&RecoveryKey>, now_ms: u64) -> Option<String> {
+    // A CA or a registry that cannot be read is reported when the datastore starts.
+    let (authorities, used) = (Authorities::load(dir).ok()?, UsedRegister::put_back_in(dir, now_ms).ok()?);
+    let marks = copies.iter().filter_map(|copy| {
+        let sealed = key.and_then(|key| copy.escrow.register(key).ok());
+        let mark = match (&sealed, &copy.escrow.mark) {
+            (Some(sealed), _) if differing(&used.registry, sealed).is_empty() => return None,
+            (Some(sealed), _) => sealed.mark(),
+            (None, Some(signed)) if signed.is_of(&authorities) => signed.mark.clone(),
+            (None, _) => return None,
+        };
+        let lacking = used.lacking(&mark, &format!("the CA backup in {} has", copy.place))?;
+        Some((mark.count, lacking))
+    });
+    marks.max_by_key(|(count, _)| *count).map(|(_, lacking)| lacking)
+}
+
+/// Checks that the registry that is kept in the trust directory `dir` has the changes of which `copies` have signed marks.
+///
+/// # Errors
+/// The message names both changes and the remedies.
+pub fn check_kept(dir: &Path, copies: &[FoundCopy], now_ms: u64) -> Result<(), TrustError> {
+    let Some(lacking) = kept_lacks(dir, copies, None, now_ms) else { return Ok(()) };
+    Err(TrustError::Refused(format!(
+        "{lacking}: members revoked since then would be enrolled again; nothing was changed. Pass the recovery key with \
+         --recovery-key to use the registry of the CA backup, or use --register here to keep the present one, and \
+         revoke again the members that were revoked since"
+    )))
+}
+
+/// The registry of a log that is rebuilt. Marks of members are compared with it, as it was before it was put back.
 pub struct UsedRegister {
     registry: Registry,
     is_put_back: bool,
@@ -131,7 +168,7 @@ impl UsedRegister {
         Ok(UsedRegister { registry: escrow.register(key)?, is_put_back: false })
     }
 
-    /// Returns the registry that was put back into the trust directory `dir`.
+    /// Returns the registry in the trust directory `dir`, which was put back there or is kept.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -143,11 +180,19 @@ impl UsedRegister {
     /// is known.
     #[must_use]
     pub fn lacks(&self, seen: &RegisterMark, member: &str) -> Option<String> {
+        self.lacking(seen, &format!("{member} has shown"))
+    }
+
+    /// As `lacks`; `who` has shown the change.
+    fn lacking(&self, seen: &RegisterMark, who: &str) -> Option<String> {
         let (used, relation) = match self.is_put_back {
             true => self.registry.before_put_back(seen),
             false => (self.registry.mark(), self.registry.relation(seen)),
         };
-        Some(lacks(&used, (seen, relation?), &format!("{member} has shown")))
+        // It was in use after it was put back, in place of the one that was seen.
+        let is_missed = || self.is_put_back && self.registry.misses(seen);
+        let relation = relation.or_else(|| is_missed().then_some(Relation::Apart))?;
+        Some(lacks(&used, (seen, relation), who))
     }
 }
 
@@ -329,8 +374,38 @@ mod tests {
         second.restore(&key, &dir, NOW, None).expect("restores");
         let used = UsedRegister::put_back_in(&dir, NOW).expect("opens");
         assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
-        // When it has been in use since, what it gave up is no evidence.
-        invite(&mut Registry::open(&dir, NOW).expect("opens"), "web4");
-        assert_eq!(UsedRegister::put_back_in(&dir, NOW).expect("opens").lacks(&marks[2], "web2"), None);
+        // Also when it has been in use since, until an operator decides.
+        let mut register = Registry::open(&dir, NOW).expect("opens");
+        invite(&mut register, "web4");
+        let lacks = || UsedRegister::put_back_in(&dir, NOW).expect("opens").lacks(&marks[2], "web2");
+        assert!(lacks().is_some_and(|said| said.contains("does not descend from")));
+        register.give_up_others(NOW).expect("gives up");
+        assert_eq!(lacks(), None);
+    }
+
+    #[test]
+    fn p13_a_register_that_is_kept_is_compared_with_the_signed_marks_of_copies_without_a_key() {
+        let (temp, copies, _, key) = three();
+        let dir = temp.path().join("back");
+        copies[0].restore(&key, &dir, NOW, None).expect("restores");
+        let found =
+            |escrow: &CaBackup| FoundCopy { escrow: escrow.clone(), place: "place".into(), order: None, is_own: false };
+        let lacks =
+            |key, copies: &[CaBackup]| kept_lacks(&dir, &copies.iter().map(found).collect::<Vec<_>>(), key, NOW);
+        assert_eq!(lacks(None, &copies[..1]), None);
+        let said = check_kept(&dir, &copies.each_ref().map(found), NOW).expect_err("it lacks changes").to_string();
+        for word in ["is earlier than", "the CA backup in place", "--recovery-key", "--register here"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert_eq!(lacks(Some(&key), &copies), None, "with the key, invitations are told from other changes");
+        // A mark that the CA has not signed is no evidence, and neither is what an operator gave up.
+        let mut forged = copies[2].clone();
+        forged.mark.as_mut().expect("is signed").mark.count += 1;
+        assert_eq!(lacks(None, &[forged]), None);
+        let mut register = Registry::open(&dir, NOW).expect("opens");
+        invite(&mut register, "web4");
+        assert!(lacks(None, &copies).is_some());
+        register.give_up_others(NOW).expect("gives up");
+        assert_eq!(lacks(None, &copies), None);
     }
 }

@@ -40,7 +40,7 @@ pub use backup_key::BackupKey;
 pub use ca_backup::{CaBackup, RecoveryKey, check_authority, other_authority};
 pub(crate) use descent::listed;
 pub use identity::{Identity, LEFT_MAX as LEFT_ESCROWS_MAX, NewKey};
-pub use known_marks::{KnownMark, UsedRegister, check_known};
+pub use known_marks::{KnownMark, UsedRegister, check_kept, check_known, kept_lacks};
 pub use latest_ca_backup::{CopyRank, FoundCopy, Latest, check_key_counts, latest, latest_of_branch};
 pub use leftover_registry::{RegisterChoice, readable_register};
 pub use proof::{PROOF_BYTES_MAX, Proof};

@@ -396,9 +396,26 @@ fn p13_a_copy_that_lacks_what_a_connected_member_knows_is_not_recovered_with_una
         }
         assert!(!fleet.dir("d/log").exists(), "{flags:?}");
     }
+    // Without the key, and with another copy that cannot be read, the registry that was put back is not kept unasked either.
+    let left = fleet.dir("a/identity/escrow.left-1");
+    std::fs::write(&left, "damaged").expect("writes");
+    for flags in
+        [&["--listen", &listen, "--wait", "60", "--expect", "1"][..], &["--from", &path(&fleet, "a"), "--wait", "1"]]
+    {
+        let refused = fleet.run("d", &[&["recover"], flags].concat());
+        let text = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{flags:?}: {text}");
+        assert!(text.contains("a has shown") || text.contains("escrow.left-1"), "{flags:?}: {text}");
+        assert!(!fleet.dir("d/log").exists(), "{flags:?}");
+    }
     // The later copy takes the place of the one that the first attempt put back.
     let copied = fleet.dir("copied").display().to_string();
     std::fs::write(&copied, &later).expect("writes");
+    let unread = said(&recover(&copied, &[]));
+    for word in ["a did not report", "escrow.left-1", "--earlier-copy"] {
+        assert!(unread.contains(word), "{word}: {unread}");
+    }
+    std::fs::remove_file(&left).expect("removes");
     let recovered = recover(&copied, &[]);
     assert!(recovered.status.success(), "{}", said(&recovered));
     assert!(line_of(&members(&fleet), "b").contains("revoked"), "{}", members(&fleet));
@@ -457,6 +474,39 @@ fn p13_a_member_that_the_copy_does_not_know_shows_that_it_is_too_old() {
     drop(w);
 }
 
+/// It connects after all members that the copy knows have reported.
+#[test]
+fn p13_a_member_that_the_copy_does_not_know_is_awaited() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "k", 2);
+    fleet.converges(&["a", "b"]);
+    let key = key_of(&fleet);
+    let stale = path(&fleet, "stale");
+    std::fs::copy(escrow(&fleet, "b"), &stale).expect("copies");
+    a.terminate();
+    b.terminate();
+    fleet.ok("d", &["revoke", "b"]);
+    let w = fleet.member("w");
+    put(&fleet, "w", "l", 2);
+    fleet.converges(&["w"]);
+    drop(escrow(&fleet, "w"));
+    w.terminate();
+    destroy(&fleet, datastore);
+    let listen = fleet.listen.to_string();
+    let recover = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "60"];
+    let mut recovering = fleet.command("d", &recover);
+    recovering.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let recovering = recovering.spawn().expect("runs");
+    let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let _w = fleet.replica("w");
+    let said = said(&recovering.wait_with_output().expect("ends"));
+    assert!(said.contains("w has shown") && said.contains("b: sequence"), "{said}");
+    assert!(!fleet.dir("d").join("log").exists());
+}
+
 /// An earlier copy was put back, by mistake or for want of a later one, before the later one is at hand.
 #[test]
 fn p13_a_later_registry_takes_the_place_of_one_that_was_put_back_from_an_earlier_copy() {
@@ -485,6 +535,17 @@ fn p13_a_later_registry_takes_the_place_of_one_that_was_put_back_from_an_earlier
     };
     restore(&places[0], &[]);
     assert!(!is_revoked());
+    // Without the key, it is not kept unasked.
+    for (command, remedy) in [
+        (&["restore", &places[1], "--replace"][..], "--register here"),
+        (&["recover", "--from", &path(&fleet, "a")][..], "--recovery-key"),
+    ] {
+        if command[0] == "recover" {
+            ["log", "state"].iter().for_each(|name| drop(std::fs::remove_dir_all(fleet.dir("d").join(name))));
+        }
+        let asked = fleet.refused("d", command);
+        assert!(asked.contains("is earlier than") && asked.contains(remedy), "{asked}");
+    }
     let done = restore(&places[1], &["--replace"]);
     assert!(is_revoked() && done.contains("the previous files are kept in"), "{done}");
     // The datastore was in use in between: an operator decides.

@@ -233,6 +233,31 @@ fn p13_backups_can_be_restored_with_a_recovery_key_at_every_point_of_a_rotation(
 }
 
 #[test]
+fn p13_a_former_key_keeps_no_earlier_register_beside_backups_that_it_does_not_open() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let places = ["place1", "place2"].map(|name| fleet.dir(name));
+    let [first, second] = places.each_ref().map(|place| place.display().to_string());
+    fleet.enroll("b", "reader");
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &["backup", "create", &second]);
+    crate::reading::copy_dir(&places[1], &places[0]);
+    let (old, new) = (key_of(&fleet), begin(&fleet));
+    rotate(&fleet, &["finish", "--recovery-key", &new, "--without", "b"]);
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.ok("d", &["put", "c", "k", "--value", "2"]);
+    fleet.ok("d", &["backup", "create", &second]);
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    fleet.ok("d", &["restore", &first, "--recovery-key", &old]);
+    let again = ["restore", &second, "--replace", "--recovery-key", &old];
+    let said = fleet.refused("d", &again);
+    assert!(said.contains("but not every later one") && said.contains("--earlier-copy"), "{said}");
+    let here = fleet.ok("d", &[&again[..], &["--register", "here"]].concat());
+    assert!(here.contains("CA: the existing one"), "{here}");
+}
+
+#[test]
 fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_until_it_is_put_back() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();

@@ -158,6 +158,16 @@ impl Changes {
             && (mark.count > self.count || self.named(mark.count).is_some() || self.is_between_runs(mark.count))
     }
 
+    /// As `lacks`, but without changes that an operator gave up.
+    fn misses(&self, mark: &RegisterMark) -> bool {
+        let run_before = self.former.iter().rev().find(|run| run.count < mark.count);
+        let is_evidence = match self.named(mark.count) {
+            Some((_, is_evidence)) => is_evidence,
+            None => mark.count > self.count || run_before.is_none_or(|run| !run.is_decided),
+        };
+        is_evidence && self.lacks(mark)
+    }
+
     /// Returns whether change number `at` is after the end of a run and before the first change of the next one, as far as
     /// the names reach.
     fn is_between_runs(&self, at: u64) -> bool {
@@ -230,6 +240,11 @@ impl Registry {
     /// Returns whether the change that `mark` names is known not to be one of this registry's.
     pub(in crate::trust) fn lacks(&self, mark: &RegisterMark) -> bool {
         self.known_changes().lacks(mark)
+    }
+
+    /// Returns whether the change that `mark` names is known not to be one of this registry's, and no operator gave it up.
+    pub(in crate::trust) fn misses(&self, mark: &RegisterMark) -> bool {
+        self.known_changes().misses(mark)
     }
 
     /// Returns the last change before this registry was put back from a copy, if nothing was changed in it since, and no
