@@ -14,11 +14,11 @@ use crate::codec::json_lines::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::install_marker::{self, Trust, Unfinished, Work};
 use crate::datastore::service::trust_dir;
-use crate::env::data_dir;
+use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::IoFailure;
 use crate::log::backup_stream::End;
 use crate::model::{ChunkId, Seq};
-use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
+use crate::trust::{BackupKey, RecoveryKey, RegisterChoice, finish_exchange};
 
 use super::backup::{damages, failed, not_restored, run_blocking, tell, with_damage};
 use super::backup_args::BackupRestore;
@@ -190,6 +190,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     // Left by a trial restore that was killed.
     let _ = std::fs::remove_dir_all(dir.join(install_marker::REHEARSAL));
+    finish_exchange(&trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
     let mark = Mark::begin(dir)?;
     // The latest member registry is restored, whatever point in time the state is from.
     let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
@@ -273,7 +274,7 @@ impl Mark {
 }
 
 fn not_in_the_future(at: Option<End>) -> CtlResult {
-    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    let now_ms = SystemClock.now_ms();
     match at {
         Some(End::Time(wanted)) if wanted > now_ms => {
             let (wanted, now) = (timestamp(wanted), timestamp(now_ms));

@@ -23,8 +23,8 @@ use crate::state::StateStore;
 use crate::trust::TrustError;
 use crate::trust::{
     CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    UsedRegister, check_authority, check_kept, check_key_counts, check_known, key_that_counts, latest, other_authority,
-    readable_register, replace_trust,
+    UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts, latest,
+    other_authority, readable_register, replace_trust,
 };
 
 use super::args::Recover;
@@ -81,6 +81,9 @@ async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> Ctl
     };
     // Check the sources before the directory is marked as a datastore's.
     let looking = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
+    if !args.dry_run {
+        finish_exchange(&trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+    }
     let kept = kept(dir, &args)?;
     check_empty(dir).map_err(CtlError::new)?;
     args.from.iter().try_for_each(|from| find_member(from))?;

@@ -96,8 +96,11 @@ fn check_rotation(escrow: &CaBackup, key: &RecoveryKey, dir: &Path, error: &Trus
 }
 
 /// Completes an interrupted exchange that had renamed the former directory but not yet put the new one in its place.
-/// The new directory may hold the only registry that contains the latest revocations.
-fn finish_exchange(dir: &Path, now_ms: u64) -> Result<bool, TrustError> {
+/// The new directory may hold the only registry that contains the latest revocations. Returns whether it was completed.
+///
+/// # Errors
+/// If the new directory cannot be renamed.
+pub fn finish_exchange(dir: &Path, now_ms: u64) -> Result<bool, TrustError> {
     let next = dir.with_extension("next");
     if dir.exists() || newest_aside(dir).is_none() || !next.join(FILE).exists() {
         return Ok(false);
