@@ -359,6 +359,8 @@ fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, C
     };
     let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else { return Ok(false) };
     let (now_ms, rank) = (SystemClock.now_ms(), escrow.rank(&key).map_err(CtlError::new)?);
+    // Naming a copy decides against what an earlier attempt put back, but not against the datastore's own registry.
+    let is_named = is_named && found == Authority::Restored;
     let wish = args.register.map(RegisterChoice::from).or(is_named.then_some(RegisterChoice::Copy));
     let is_later = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
         (Authority::Restored, Some((Some(copy), _))) => rank > copy,
