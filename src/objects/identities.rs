@@ -425,7 +425,11 @@ mod tests {
         let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
         assert!(is_upon_both(&alone.conditions(id)));
         let id = alone.commit(&Author::default(), accounts::set_lock(&alone.store, 66, true).expect("writes")).await;
-        assert_eq!(alone.conditions(id), [user.clone()], "a right is revoked, which requires nothing else");
+        assert_eq!(
+            alone.conditions(id),
+            std::slice::from_ref(&user),
+            "a right is revoked, which requires nothing else"
+        );
         // A change by that user of something else.
         let standing = Standing { uid: 66, ..Standing::default() };
         let alice = Author { uid: 66, user: "alice".into(), standing, ..Author::default() };

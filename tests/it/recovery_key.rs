@@ -241,7 +241,7 @@ fn p13_a_former_key_keeps_no_earlier_register_beside_backups_that_it_does_not_op
     fleet.enroll("b", "reader");
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
     fleet.ok("d", &["backup", "create", &second]);
-    crate::reading::copy_dir(&places[1], &places[0]);
+    crate::files::copy_dir(&places[1], &places[0]);
     let (old, new) = (key_of(&fleet), begin(&fleet));
     rotate(&fleet, &["finish", "--recovery-key", &new, "--without", "b"]);
     fleet.ok("d", &["revoke", "b"]);
