@@ -344,6 +344,10 @@ fn p13_a_recovery_beside_a_damaged_register_asks_its_copy_who_was_not_heard() {
     b.terminate();
     put(&fleet, "a", "l", 5);
     fleet.converges(&["a"]);
+    // The register records what a member reports from time to time.
+    let head = fleet.status("d")["head"].as_u64().expect("a number");
+    let is_recorded = || fleet.ok("d", &["members", "--json"]).contains(&format!("\"applied\":{head}"));
+    fleet.wait("the position of a is recorded", is_recorded);
     a.terminate();
     datastore.terminate();
     ["log", "state"].iter().for_each(|name| std::fs::remove_dir_all(fleet.dir("d").join(name)).expect("removes"));
