@@ -403,9 +403,9 @@ impl DivergedHistories<'_> {
 
     /// Returns the part of a left-out transaction that is pushed: its deletions of objects that this member's
     /// present or lost state no longer had and that others have not written since, or that gave rights. Also returns
-    /// whether these are all of its operations. `last` holds for each object whether its last local writer put it, and whether that
-    /// one is pushed again itself. `links` holds conditions on earlier pushes, `left` the objects written by earlier
-    /// left-out transactions.
+    /// whether these are all of its operations. `last` holds for each object whether its last local writer put it, and
+    /// whether that one is pushed again itself. `links` holds conditions on earlier pushes, `left` the objects written
+    /// by earlier left-out transactions.
     fn deletion(
         &self,
         txn: &Arc<Txn>,

@@ -51,7 +51,6 @@ pub(super) async fn run(
             never = open_gates(shared) => never?,
             answer = hear(shared, outbox, &mut receive, &window) => answer?,
         };
-        shared.datastore.note_refused(&answer);
         tracing::warn!(reason = answer, "datastore defers transactions; they wait in the outbox");
         let _ = send.finish();
         sleep(DEFERRED_PAUSE).await;

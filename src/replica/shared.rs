@@ -655,7 +655,10 @@ impl ReplicaState {
                 None
             }
             PushReply::Decided(_) => None,
-            PushReply::Pause(reason) => Some(reason),
+            PushReply::Pause(reason) => {
+                self.datastore.note_refused(&reason);
+                Some(reason)
+            }
             PushReply::Gap(id, expected) => Some(self.handle_gap(id, expected)),
             PushReply::ChunksMissing(id, reason) => {
                 self.gate().handle_missing(id);

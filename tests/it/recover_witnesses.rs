@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::files::copy_dir;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Process};
 use crate::recover::{destroy, escrow, escrow_since, key_of};
 
 fn said(output: &Output) -> String {
@@ -441,25 +441,32 @@ fn p13_a_copy_that_lacks_what_a_connected_member_knows_is_not_recovered_with_una
     assert!(asked.status.code() == Some(1) && text.contains("escrow.left-1") && text.contains(" b"), "{text}");
 }
 
+/// Loses a datastore of which a copy of the CA exists that is older than a revocation and than a member, which runs.
+/// Returns the recovery key, the path of the copy, and the member.
+fn lost_with_later_member(fleet: &Fleet) -> (String, String, Process) {
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(fleet, "a", "k", 2);
+    fleet.converges(&["a", "b"]);
+    let key = key_of(fleet);
+    let stale = path(fleet, "stale");
+    std::fs::copy(escrow(fleet, "b"), &stale).expect("copies");
+    a.terminate();
+    b.terminate();
+    fleet.ok("d", &["revoke", "b"]);
+    let w = fleet.member("w");
+    put(fleet, "w", "l", 2);
+    fleet.converges(&["w"]);
+    drop(escrow(fleet, "w"));
+    destroy(fleet, datastore);
+    (key, stale, w)
+}
+
 /// The certificate of a member that joined after the copy was made is unknown to that copy.
 #[test]
 fn p13_a_member_that_the_copy_does_not_know_shows_that_it_is_too_old() {
     let fleet = Fleet::new();
-    let datastore = fleet.datastore();
-    let (a, b) = (fleet.member("a"), fleet.member("b"));
-    put(&fleet, "a", "k", 2);
-    fleet.converges(&["a", "b"]);
-    let key = key_of(&fleet);
-    let stale = path(&fleet, "stale");
-    std::fs::copy(escrow(&fleet, "b"), &stale).expect("copies");
-    b.terminate();
-    a.terminate();
-    fleet.ok("d", &["revoke", "b"]);
-    let w = fleet.member("w");
-    put(&fleet, "w", "l", 2);
-    fleet.converges(&["w"]);
-    drop(escrow(&fleet, "w"));
-    destroy(&fleet, datastore);
+    let (key, stale, w) = lost_with_later_member(&fleet);
     let listen = fleet.listen.to_string();
     let recover = |flags: &[&str]| {
         let first = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "30"];
@@ -482,22 +489,8 @@ fn p13_a_member_that_the_copy_does_not_know_shows_that_it_is_too_old() {
 #[test]
 fn p13_a_member_that_the_copy_does_not_know_is_awaited() {
     let fleet = Fleet::new();
-    let datastore = fleet.datastore();
-    let (a, b) = (fleet.member("a"), fleet.member("b"));
-    put(&fleet, "a", "k", 2);
-    fleet.converges(&["a", "b"]);
-    let key = key_of(&fleet);
-    let stale = path(&fleet, "stale");
-    std::fs::copy(escrow(&fleet, "b"), &stale).expect("copies");
-    a.terminate();
-    b.terminate();
-    fleet.ok("d", &["revoke", "b"]);
-    let w = fleet.member("w");
-    put(&fleet, "w", "l", 2);
-    fleet.converges(&["w"]);
-    drop(escrow(&fleet, "w"));
+    let (key, stale, w) = lost_with_later_member(&fleet);
     w.terminate();
-    destroy(&fleet, datastore);
     let listen = fleet.listen.to_string();
     let recover = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "60"];
     let mut recovering = fleet.command("d", &recover);
