@@ -58,7 +58,7 @@ for package in packages:
         failures.append(f"{name} {version}: source {package['source']} is not allowed")
     if name in banned:
         failures.append(f"{name} {version}: banned")
-    if package["source"] is None and any(dependency["req"] == "*" for dependency in package["dependencies"]):
+    if package["source"] is None and any(dependency["req"] == "*" and not dependency.get("path") for dependency in package["dependencies"]):
         failures.append(f"{name} {version}: dependency with version requirement *")
 for name, found in sorted(versions.items()):
     left = {version for version in found if not is_skipped(name, version)}

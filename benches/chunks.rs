@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
-use gravwell::chunks::{ChunkStore, Chunker, StoreOptions};
-use gravwell::env::memory_fs::SmallRandom;
-use gravwell::env::{RealFs, SystemClock};
-use gravwell::model::ChunkId;
+use gravwell_chunks::{ChunkStore, Chunker, StoreOptions};
+use gravwell_env::memory_fs::SmallRandom;
+use gravwell_env::{RealFs, SystemClock};
+use gravwell_model::ChunkId;
 
 const CHUNK: usize = 64 << 10;
 const SYNC_EVERY: usize = (16 << 20) / CHUNK;
@@ -215,7 +215,7 @@ fn rate(bytes: usize, since: Instant) -> f64 {
 }
 
 fn measure<W: Way>(way_name: &str, name: &str, mib: usize) {
-    let home = tempfile::tempdir_in(".").expect("dir");
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("dir");
     let dir = home.path().join("store");
     let count = (mib << 20) / CHUNK;
     let mut random = SmallRandom(11);
@@ -297,7 +297,7 @@ fn opened<W: Way>(dir: &Path) {
 
 /// Measures a blob from its bytes to durable chunks.
 fn stream(mib: usize, is_noise: bool) {
-    let home = tempfile::tempdir_in(".").expect("dir");
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("dir");
     let store = Packs::open(home.path()).0;
     let (mut piece, mut random) = (Vec::new(), SmallRandom(5));
     let (mut spent, mut worked) = (Duration::ZERO, Duration::ZERO);
@@ -359,7 +359,7 @@ fn parts(random: &SmallRandom, is_noise: bool) {
 
 /// Measures the maximum write rate of the disk.
 fn raw_disk(mib: usize) {
-    let home = tempfile::tempdir_in(".").expect("dir");
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("dir");
     let mut file = fs::File::create(home.path().join("raw")).expect("creates");
     let (mut piece, mut random) = (Vec::new(), SmallRandom(6));
     fill(&mut random, &mut piece, 1 << 20, true);

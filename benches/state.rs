@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use gravwell::model::{
+use gravwell_model::{
     Collection, Entry, EntryBody, Generation, Key, LogId, MemberName, Op, Origin, OriginCounter, Seq, Txn, TxnId,
 };
-use gravwell::state::StateStore;
+use gravwell_state::StateStore;
 
 const BATCH: u64 = 1024;
 

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gravwell::env::{Clock, SystemClock};
-use gravwell::model::{Collection, Key, Op};
-use gravwell::replica::service::MemberConnector;
-use gravwell::replica::{Draft, Replica, ReplicaOptions, Stage};
-use gravwell::transport::join;
-use gravwell::trust::Identity;
+use gravwell_replica::env::{Clock, SystemClock};
+use gravwell_replica::model::{Collection, Key, Op};
+use gravwell_replica::service::MemberConnector;
+use gravwell_replica::transport::join;
+use gravwell_replica::transport::trust::Identity;
+use gravwell_replica::{Draft, Replica, ReplicaOptions, Stage};
 
 /// Writes one object; returns what became of the write.
 pub async fn embed(directory: &Path, token: &str) -> Result<Stage, Box<dyn std::error::Error>> {

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use gravwell::env::RealFs;
-use gravwell::env::view_fs::ViewFs;
-use gravwell::log::{Log, LogOptions, verify};
-use gravwell::model::{EntryBody, Op};
+use gravwell_log::env::RealFs;
+use gravwell_log::env::view_fs::ViewFs;
+use gravwell_log::model::{EntryBody, Op};
+use gravwell_log::{Log, LogOptions, verify};
 
 /// Verifies every byte of the log, then returns one line for each change in it.
 pub fn read_log(directory: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {

@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 if [ -z "$binaries" ]; then
-  (cd "$root" && cargo build --locked --release --bins)
+  (cd "$root" && cargo build --locked --release -p gravwell --bins)
   binaries="$root/target/release"
 fi
 arch="$(dpkg --print-architecture)"

@@ -18,6 +18,8 @@ import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ("gravwell-logctl", "gravwell_datastore", "gravwell_webserver")
+# The package of the programs.
+PACKAGE = "gravwell"
 
 
 def metadata(target):
@@ -27,7 +29,7 @@ def metadata(target):
 
 def built(target):
     """Returns names and versions of the built crates; the metadata also lists crates of disabled features."""
-    command = ["cargo", "tree", "--locked", "--edges", "normal,build", "--target", target, "--prefix", "none", "--format", "{p}"]
+    command = ["cargo", "tree", "--locked", "-p", PACKAGE, "--edges", "normal,build", "--target", target, "--prefix", "none", "--format", "{p}"]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()
     return {tuple(line.replace(" v", " ", 1).split()[:2]) for line in lines if line}
 
@@ -69,19 +71,22 @@ def bill(version, target):
     names = built(target)
     packages = {package["id"]: package for package in found["packages"] if (package["name"], package["version"]) in names}
     nodes = {node["id"]: node["deps"] for node in found["resolve"]["nodes"] if node["id"] in packages}
-    root = found["resolve"]["root"]
+    root = next(package for package in found["workspace_members"] if packages.get(package, {}).get("name") == PACKAGE)
+    # The crates of this workspace are the program itself.
+    inner = set(found["workspace_members"]) & set(packages)
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
     checksums = {(entry["name"], entry["version"]): entry.get("checksum") for entry in lock}
     linked = reached(nodes, root, {None}, lambda package: is_macro(packages[package]))
-    listed = sorted(reached(nodes, root, {None, "build"}) - {root}, key=lambda package: reference(packages[package]))
+    listed = sorted(reached(nodes, root, {None, "build"}) - inner, key=lambda package: reference(packages[package]))
     own = f"pkg:generic/gravwell@{urllib.parse.quote(version or packages[root]['version'])}"
 
     def ref(package):
-        return own if package == root else reference(packages[package])
+        return own if package in inner else reference(packages[package])
 
     def depends_on(package):
-        deps = [dep for dep in nodes[package] if {kind["kind"] for kind in dep["dep_kinds"]} & {None, "build"}]
-        return sorted({ref(dep["pkg"]) for dep in deps if dep["pkg"] in packages})
+        parts = reached(nodes, root, {None, "build"}) & inner if package == root else {package}
+        deps = [dep for part in parts for dep in nodes[part] if {kind["kind"] for kind in dep["dep_kinds"]} & {None, "build"}]
+        return sorted({ref(dep["pkg"]) for dep in deps if dep["pkg"] in packages and dep["pkg"] not in inner})
 
     application = {
         "type": "application",

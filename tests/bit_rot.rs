@@ -5,20 +5,18 @@
 //! Runs a sample by default; `GRAVWELL_BIT_ROT=all` flips every bit of every byte. The totals are printed to standard output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod logkit;
-
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gravwell::env::Fs as _;
-use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
-use gravwell::log::journal::{Journal, JournalEntry, JournalError, witness_of};
-use gravwell::log::{OpenError, RecoveryAction, verify};
-use gravwell::model::{Generation, MemberName, Seq};
-use logkit::{Picture, compact, history, is_full, log_dir, open, outbox_dir, picture};
+use gravwell_env::Fs as _;
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom, Survival};
+use gravwell_log::journal::{Journal, JournalEntry, JournalError, witness_of};
+use gravwell_log::{OpenError, RecoveryAction, verify};
+use gravwell_model::{Generation, MemberName, Seq};
+use gravwell_tests::logkit::{Picture, compact, history, is_full, log_dir, open, outbox_dir, picture};
 
 /// Result of a campaign.
 #[derive(Debug, Default)]
@@ -310,12 +308,12 @@ const NOW_MS: u64 = 1_800_000_000_000;
 
 /// Creates a CA, a member registry and the identity of one member.
 fn enrolled(place: &Path) -> (PathBuf, PathBuf) {
-    use gravwell::trust::{Authority, Identity, NewKey, Registry};
+    use gravwell_transport::trust::{Authority, Identity, NewKey, Registry};
     let (trust, member) = (place.join("trust"), place.join("web1"));
     let mut registry = Registry::open(&trust, NOW_MS).unwrap();
     let authority = Authority::open_or_create(&trust, NOW_MS).unwrap();
     let name = MemberName::new("web1").unwrap();
-    let secret = registry.invite(&name, gravwell::trust::Role::Webserver, 1_000, NOW_MS, false).unwrap();
+    let secret = registry.invite(&name, gravwell_transport::trust::Role::Webserver, 1_000, NOW_MS, false).unwrap();
     let key = NewKey::generate(&name).unwrap();
     let (certificate, role) = registry.redeem(&authority, &name, &secret, &key.request_der, 90, NOW_MS).unwrap();
     let addresses = vec!["127.0.0.1:9405".to_owned()];
@@ -325,7 +323,7 @@ fn enrolled(place: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
-    use gravwell::trust::{Authorities, Authority, Identity, Registry};
+    use gravwell_transport::trust::{Authorities, Authority, Identity, Registry};
     let place = tempfile::tempdir().unwrap();
     let (trust, member) = enrolled(place.path());
     real_files("register", &[trust.join("members.json")], || {
@@ -338,7 +336,7 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
     });
     let rotation = place.path().join("rotation");
     Authorities::begin(&rotation, NOW_MS).unwrap();
-    Authorities::finish(&rotation, gravwell::model::Generation(1), NOW_MS).unwrap();
+    Authorities::finish(&rotation, gravwell_model::Generation(1), NOW_MS).unwrap();
     Authorities::begin(&rotation, NOW_MS).unwrap();
     let files = ["next.key", "next.pem", "former.json"].map(|name| rotation.join(name));
     let changed = changed_files(&files, &|| {
@@ -360,11 +358,11 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
 /// The small files next to a state and next to a log. Their removal is detected by other files (`lost_state`).
 #[test]
 fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
-    use gravwell::codec::admin::{GenerationCause, GenerationInfo};
-    use gravwell::log::generations;
-    use gravwell::model::{Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, Position};
-    use gravwell::replica::directory::{Directory, StateStorage as _};
-    use gravwell::replica::{Access, Mark};
+    use gravwell_log::generations;
+    use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
+    use gravwell_model::{Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, Position};
+    use gravwell_replica::directory::{Directory, StateStorage as _};
+    use gravwell_replica::{Access, Mark};
     let place = tempfile::tempdir().unwrap();
     let log_id = LogId([3; 16]);
     let position = Position { log_id, generation: Generation(2), seq: Seq(77), chain: [5; 16], digest: Digest::ZERO };
@@ -392,7 +390,7 @@ fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
 
 #[test]
 fn p11_an_authority_with_members_is_never_replaced_by_a_new_one() {
-    use gravwell::trust::Authority;
+    use gravwell_transport::trust::Authority;
     for missing in [&["ca.key"][..], &["ca.pem"], &["ca.key", "ca.pem"]] {
         let place = tempfile::tempdir().unwrap();
         let (trust, _) = enrolled(place.path());
@@ -404,9 +402,9 @@ fn p11_an_authority_with_members_is_never_replaced_by_a_new_one() {
 
 #[test]
 fn p05_no_bit_of_a_role_or_of_current_leads_to_other_contents() {
-    use gravwell::env::data_dir::claim;
-    use gravwell::replica::Access;
-    use gravwell::replica::directory::Directory;
+    use gravwell_env::data_dir::claim;
+    use gravwell_replica::Access;
+    use gravwell_replica::directory::Directory;
     let place = tempfile::tempdir().unwrap();
     drop(claim(place.path(), "datastore", Duration::ZERO).unwrap());
     let role = place.path().join("role");

@@ -6,17 +6,15 @@
 //! standard output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod logkit;
-
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gravwell::env::memory_fs::{Fault, MemoryFs, Survival};
-use gravwell::log::journal::{Journal, JournalEntry, JournalError};
-use gravwell::log::{AppendError, Log};
-use gravwell::model::{Entry, Generation, Seq};
-use logkit::{check, compact, history, is_full, open, outbox_dir};
+use gravwell_env::memory_fs::{Fault, MemoryFs, Survival};
+use gravwell_log::journal::{Journal, JournalEntry, JournalError};
+use gravwell_log::{AppendError, Log};
+use gravwell_model::{Entry, Generation, Seq};
+use gravwell_tests::logkit::{check, compact, history, is_full, open, outbox_dir};
 
 const ENTRIES: u64 = 210;
 
@@ -222,8 +220,8 @@ fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
 /// of imports, the member registry.
 #[test]
 fn p03_a_crash_while_a_small_file_is_replaced_leaves_it_whole() {
-    use gravwell::env::Fs as _;
-    use gravwell::env::fs::replace_file;
+    use gravwell_env::Fs as _;
+    use gravwell_env::fs::replace_file;
     let path = std::path::Path::new("/data/current");
     let text = |n: u8| vec![n; 700 + usize::from(n) * 60];
     let mut crashes = 0;

@@ -8,32 +8,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::backup::repository::{Repository, Secret};
-use gravwell::backup::restore::{RestoreEnd, rehearse};
-use gravwell::backup::store::LocalStore;
-use gravwell::chunks::{ChunkStore, Part, StoreOptions, decode_index, encode_index, format as pack, manifest};
-use gravwell::codec::audit::{Act, AuditEvent, AuditOp, AuditRecord, LogPoint, Value};
-use gravwell::codec::frame::{self, FrameParts, encode_frame};
-use gravwell::codec::payload::{decode_entry, decode_frames, encode_entry};
-use gravwell::config::datastore::DatastoreConfig;
-use gravwell::env::{Fs, MemoryFs, SystemClock};
-use gravwell::log::backup_stream::End;
-use gravwell::log::format::{self, FileHeader, Footer, HeadSlot};
-use gravwell::log::journal::Journal;
-use gravwell::log::{Log, LogOptions, verify};
-use gravwell::model::{
+use gravwell_backup::repository::{Repository, Secret};
+use gravwell_backup::restore::{RestoreEnd, rehearse};
+use gravwell_backup::store::LocalStore;
+use gravwell_chunks::{ChunkStore, Part, StoreOptions, decode_index, encode_index, format as pack, manifest};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_env::{Fs, MemoryFs, SystemClock};
+use gravwell_log::backup_stream::End;
+use gravwell_log::format::{self, FileHeader, Footer, HeadSlot};
+use gravwell_log::journal::Journal;
+use gravwell_log::{Log, LogOptions, verify};
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditOp, AuditRecord, LogPoint, Value};
+use gravwell_model::codec::frame::{self, FrameParts, encode_frame};
+use gravwell_model::codec::payload::{decode_entry, decode_frames, encode_entry};
+use gravwell_model::{
     ChunkId, Collection, Condition, Deletions, Digest, Entry, EntryBody, Generation, Key, LineageEntry, LogId,
     MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
-use gravwell::trust::{BackupKey, RecoveryKey};
+use gravwell_transport::trust::{BackupKey, RecoveryKey};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").join("tests/golden/v1").join(name)
 }
 
 /// Path of a golden file of a structure that has a second version.
 fn golden_v2(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").join("tests/golden/v2").join(name)
 }
 
 /// Compares with a golden file. If `GOLDEN_CREATE` is set, a missing file is created.
@@ -245,15 +245,15 @@ fn p12_a_compacted_segment_says_which_deletions_it_has() {
     // The deletions as sent from one state to another.
     let mut deletions = Deletions::after(Seq(1));
     deletions.restore((collection, key), Seq(2)).expect("a row");
-    let sent = check_golden_v2("deletions.bin", &gravwell::codec::deletions::encode(&deletions));
-    assert_eq!(gravwell::codec::deletions::decode(&sent), Ok(deletions));
+    let sent = check_golden_v2("deletions.bin", &gravwell_model::codec::deletions::encode(&deletions));
+    assert_eq!(gravwell_model::codec::deletions::decode(&sent), Ok(deletions));
 }
 
 #[test]
 fn p12_golden_files_of_a_replicas_directory() {
-    use gravwell::codec::message::Welcome;
-    use gravwell::model::Position;
-    use gravwell::replica::{Mark, Terms};
+    use gravwell_model::Position;
+    use gravwell_model::codec::message::Welcome;
+    use gravwell_replica::{Mark, Terms};
     let (log_id, generation) = (LogId([0x11; 16]), Generation(1_795_000_000));
     let position = Position { log_id, generation, seq: Seq(4711), chain: [0x22; 16], digest: Digest::ZERO };
     let mark = Mark::new("state-0002".into(), position, vec![(Origin([0xa1; 16]), OriginCounter(3))]);
@@ -391,7 +391,7 @@ fn p12_a_released_audit_opens_and_verifies() {
     }
     let report = verify(&fs, dir, &mut |_, _| {});
     assert_eq!((report.damages, report.records, report.head), (vec![], 6, Seq(6)));
-    let options = gravwell::datastore::audit::store::options();
+    let options = gravwell_datastore::audit::store::options();
     let (log, _) = Log::open(Arc::new(fs), dir, options).expect("opens");
     let entries = log.reader().entries(Seq(0), Seq(6)).map(|entry| entry.expect("reads"));
     let found: Vec<_> = entries.map(|entry| AuditRecord::of(&entry).expect("decodes")).collect();
@@ -522,7 +522,10 @@ fn decoders_are_total_on_short_bytes() {
 
 /// Parses the rows `| offset | size | field | …` of the table below a heading.
 fn table(heading: &str) -> BTreeMap<String, (usize, usize)> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("log-format.md")).expect("reads");
+    let text = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").join("log-format.md"),
+    )
+    .expect("reads");
     let lines = text.lines().skip_while(|line| *line != heading).skip(1);
     let section = lines.take_while(|line| !line.starts_with('#'));
     let row = |line: &str| {

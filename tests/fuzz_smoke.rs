@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gravwell::codec::message::{self, Kind, Outcome, RefusalCode, Refused, Row, TxnOutcome};
-use gravwell::codec::txn::encode_txn;
-use gravwell::fuzzing::{TARGETS, run, steps::Steps};
-use gravwell::model::{Chain, Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, OriginRow, Position};
-use gravwell::model::{Collection, Key, Reason, Seq, TxnId, Verdict};
+use gravwell_model::codec::message::{self, Kind, Outcome, RefusalCode, Refused, Row, TxnOutcome};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Chain, Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, OriginRow, Position};
+use gravwell_model::{Collection, Key, Reason, Seq, TxnId, Verdict};
+use gravwell_tests::fuzzing::{TARGETS, run, steps::Steps};
 
 const SECONDS: u64 = 20;
 const INPUT_BYTES_MAX: usize = 4096;
@@ -147,7 +147,7 @@ fn made(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn seeds(name: &str) -> Vec<Vec<u8>> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").join("fuzz/seeds").join(name);
     let kept = fs::read_dir(corpus).into_iter().flatten().map(|entry| entry.expect("entry").path());
     let mut kept: Vec<PathBuf> = kept.collect();
     kept.sort();
@@ -177,7 +177,8 @@ fn no_target_fails_on_seeds_and_mutations() {
         targets.into_iter().filter(|name| only.as_deref().is_none_or(|only| only == *name)).collect();
     assert!(!targets.is_empty(), "no such target: {only:?}");
     if let Ok(path) = std::env::var("GRAVWELL_FUZZ_INPUT") {
-        let bytes = fs::read(path).expect("reads");
+        let bytes =
+            fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").join(path)).expect("reads");
         return targets.iter().for_each(|name| run(name, &bytes));
     }
     let each = Duration::from_secs(number("GRAVWELL_FUZZ_SECONDS", SECONDS)) / targets.len() as u32;

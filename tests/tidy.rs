@@ -4,26 +4,37 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder may only use folders of earlier rows.
-const FLOORS: &[&[&str]] = &[
+/// The crates from the lowest up: a crate depends only on crates of earlier rows.
+const LAYERS: &[&[&str]] = &[
     &["model"],
-    &["env", "config"],
-    &["telemetry"],
-    &["codec"],
+    &["env"],
     &["log", "state", "chunks"],
     &["protocol"],
-    &["trust"],
+    &["config", "runtime"],
     &["transport"],
-    &["peer", "transfer"],
     &["replica", "datastore"],
-    &["backup"],
-    &["objects", "balance"],
+    &["backup", "objects"],
     &["search"],
     &["web"],
     &["ctl"],
 ];
-/// Pairs of folders in one row of which the first may use the second.
-const NEIGHBOURS: &[(&str, &str)] = &[];
+/// Crates in the first rows have no tasks, connections and metrics.
+const QUIET_ROWS: usize = 4;
+const ONLY_ABOVE: &[&str] = &["tokio", "metrics", "quinn"];
+/// Dependencies of these crates alone, so that what embeds a replica or a webserver's log does not contain them.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("clap", &["config", "ctl"]),
+    ("gravwell-config", &["datastore", "backup", "web", "ctl"]),
+    ("metrics-exporter-prometheus", &["ctl"]),
+    ("rusty-s3", &["backup"]),
+    ("tracing-subscriber", &["ctl"]),
+];
+/// Folders that use nothing of their crate but themselves.
+const LOWER: &[&str] = &["transport/trust", "runtime/telemetry", "runtime/tasks", "ctl/balance"];
+/// Folders that nothing else of their crate uses.
+const UPPER: &[&str] = &["model/codec", "transport/peer", "transport/transfer"];
+/// The attribute that every crate has.
+const PRINTS: &str = "#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]";
 const FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 130;
 
@@ -41,34 +52,78 @@ fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root")
 }
 
-fn floor(folder: &str) -> Option<usize> {
-    FLOORS.iter().position(|row| row.contains(&folder))
+/// Returns the modules of the own crate that a file uses, with their lines.
+fn modules_used(text: &str) -> Vec<(usize, String)> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let uses = lines.flat_map(|(number, line)| line.split("crate::").skip(1).map(move |rest| (number + 1, rest)));
+    let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    uses.map(|(number, rest)| (number, name(rest))).collect()
+}
+
+/// Returns the lines of a section of a manifest.
+fn section<'a>(manifest: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let section = manifest.split(name).nth(1).unwrap_or_default().split("\n[").next().unwrap_or_default();
+    section.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
 }
 
 #[test]
-fn dependencies_run_downwards() {
-    let mut wrong = Vec::new();
-    for file in files(&root().join("src"), "rs") {
-        let relative = file.strip_prefix(root().join("src")).expect("within src").to_owned();
-        let folder = relative.iter().next().and_then(|part| part.to_str()).unwrap_or_default().to_owned();
-        let Some(own) = floor(&folder) else { continue };
-        let text = fs::read_to_string(&file).expect("reads");
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            for used in line.split("crate::").skip(1) {
-                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let fine = used == folder
-                    || NEIGHBOURS.contains(&(folder.as_str(), used.as_str()))
-                    || floor(&used).is_none_or(|floor| floor < own);
-                if !fine {
-                    wrong.push(format!("{}:{}: {folder} uses {used}", relative.display(), number + 1));
+fn crates_depend_on_lower_ones_and_have_no_default_features() {
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    let row = |name: &str| LAYERS.iter().position(|row| row.contains(&name));
+    for own in LAYERS.iter().copied().flatten() {
+        let folder = root().join("src").join(own);
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("reads");
+        for line in section(&manifest, "\n[dependencies]\n") {
+            seen += 1;
+            let Some(name) = line.strip_suffix(".workspace = true") else {
+                wrong.push(format!("{own}: {line}: versions and features belong in the root Cargo.toml"));
+                continue;
+            };
+            let is_upward = name.strip_prefix("gravwell-").is_some_and(|used| row(used) >= row(own));
+            let is_loud = row(own) < Some(QUIET_ROWS) && ONLY_ABOVE.contains(&name);
+            let is_elsewhere = ONLY_IN.iter().any(|(only, crates)| *only == name && !crates.contains(own));
+            if is_upward || is_loud || is_elsewhere {
+                wrong.push(format!("{own} depends on {name}"));
+            }
+        }
+        if section(&manifest, "\n[features]\n").any(|line| line.starts_with("default")) {
+            wrong.push(format!("{own} has default features"));
+        }
+        if !fs::read_to_string(folder.join("lib.rs")).expect("reads").contains(PRINTS) {
+            wrong.push(format!("{own}/lib.rs: lacks {PRINTS}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 100, "the manifests have another form: {seen}");
+    let folders = fs::read_dir(root().join("src")).expect("lists").map(|entry| entry.expect("entry").path());
+    let crates = folders.filter(|folder| folder.join("Cargo.toml").exists()).count();
+    assert_eq!(crates, LAYERS.iter().map(|row| row.len()).sum::<usize>(), "a crate without a row");
+}
+
+#[test]
+fn dependencies_within_crates_run_downwards() {
+    let (mut wrong, mut files_seen) = (Vec::new(), 0);
+    for folder in LOWER.iter().chain(UPPER) {
+        let (package, own) = folder.split_once('/').expect("a folder of a crate");
+        let room = root().join("src").join(folder);
+        for file in files(&root().join("src").join(package), "rs") {
+            let text = fs::read_to_string(&file).expect("reads");
+            let is_within = file.starts_with(&room);
+            files_seen += usize::from(is_within);
+            for (number, used) in modules_used(&text) {
+                let is_upward = UPPER.contains(folder) && !is_within && used == own;
+                let is_outward = LOWER.contains(folder) && is_within && used != own;
+                if is_upward || is_outward {
+                    wrong.push(format!("{}:{number}: uses crate::{used}", file.display()));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(files_seen > 40, "the folders have moved: {files_seen}");
 }
 
 #[test]

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| gravwell::fuzzing::run("record", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gravwell_tests::fuzzing::run("record", data));

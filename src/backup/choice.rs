@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::manifest::{Manifest, number_of};
 use super::restore::RestoreError;
-use crate::log::backup_stream::End;
-use crate::model::position::shared_after;
-use crate::model::{LogId, Seq};
+use gravwell_log::backup_stream::End;
+use gravwell_model::position::shared_after;
+use gravwell_model::{LogId, Seq};
 
 /// Sorts manifests by log, and those of one log by the position they reach, see [`Manifest::order`]. The log that was
 /// backed up last comes last.
@@ -179,11 +179,11 @@ pub fn coverage<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<(S
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::backup::manifest::Segment;
-    use crate::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
-    use crate::log::backup_stream_check::Checked;
-    use crate::log::directory::SegmentName;
-    use crate::model::{Digest, Generation, LineageEntry, LogId};
+    use crate::manifest::Segment;
+    use gravwell_log::backup_stream_check::Checked;
+    use gravwell_log::directory::SegmentName;
+    use gravwell_model::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
+    use gravwell_model::{Digest, Generation, LineageEntry, LogId};
 
     /// Creates a segment of zero bytes that counts as checked.
     fn segment(seq: u64) -> Segment {
@@ -198,7 +198,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::backup) fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
+    pub(crate) fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
         let info = |generation, time_ms, beginning| GenerationInfo {
             generation: Generation(generation),
             shared_to: Seq(0),

@@ -8,7 +8,7 @@
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
 use super::store::{Store, StoreError};
-use crate::trust::{BackupKey, CaBackup, RecoveryKey};
+use gravwell_transport::trust::{BackupKey, CaBackup, RecoveryKey};
 
 const KEYS: &str = "keys/";
 /// Number of backups that must contain the CA under the present recovery key before objects under a former one are
@@ -159,10 +159,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::backup::choice::tests::manifest;
-    use crate::backup::repository::Secret;
-    use crate::backup::store::LocalStore;
-    use crate::trust::{Authority, RecoveryKeys, Registry};
+    use crate::choice::tests::manifest;
+    use crate::repository::Secret;
+    use crate::store::LocalStore;
+    use gravwell_transport::trust::{Authority, RecoveryKeys, Registry};
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -219,7 +219,7 @@ mod tests {
         let last = repository.last_written().expect("reads").expect("is there").id;
         std::fs::write(place.join("manifests").join(last), b"damaged").expect("writes");
         let left = repository.last_written().expect("reads").expect("is there");
-        assert_eq!(left.seq, crate::model::Seq(2));
+        assert_eq!(left.seq, gravwell_model::Seq(2));
         CaBackup::from_text(&left.escrow).expect("reads").check(&new).expect("opens");
         // A corrupt or lost object is named, and written again.
         let file = place.join(path_of(&new.name()));

@@ -6,10 +6,10 @@
 use bytes::Bytes;
 
 use super::restore::{RestoreError, of_state};
-use crate::env::{Clock, Entropy, SystemClock, SystemEntropy};
-use crate::log::Log;
-use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
-use crate::state::StateStore;
+use gravwell_env::{Clock, Entropy, SystemClock, SystemEntropy};
+use gravwell_log::Log;
+use gravwell_model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell_state::StateStore;
 
 /// Most deletions in one transaction.
 const OPS_MAX: usize = 10_000;

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::repository::{MANIFESTS, PIECES, RepositoryError};
 use super::store::{Store, StoreError};
-use crate::codec::encrypted_stream::{key_of, open_bytes, seal_bytes};
-use crate::env::checksummed_text;
-use crate::trust::BackupKey;
+use gravwell_env::checksummed_text;
+use gravwell_transport::trust::BackupKey;
+use gravwell_transport::trust::encrypted_stream::{key_of, open_bytes, seal_bytes};
 
 pub(super) const NAME: &str = "gravwell-backup.json";
 /// Name of the copy, which ends in a checksum. Earlier versions write and read the head alone.

@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Store, StoreError};
-use crate::env::{Clock, SystemClock};
+use gravwell_env::{Clock, SystemClock};
 
 pub(super) const NAME: &str = "lock";
 /// Interval at which a held lock is rewritten, in milliseconds.
@@ -219,7 +219,7 @@ impl Drop for Lock<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::store::LocalStore;
+    use crate::store::LocalStore;
 
     fn put(store: &LocalStore, change: impl FnOnce(&mut Holder)) {
         let mut holder = Holder::new("backup").expect("a token");

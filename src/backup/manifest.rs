@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
-use crate::log::backup_stream_check::Checked;
-pub use crate::log::backup_stream_check::PIECE_BYTES;
-use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
-use crate::trust::{CaBackup, RegisterMark};
+use gravwell_log::backup_stream_check::Checked;
+pub use gravwell_log::backup_stream_check::PIECE_BYTES;
+use gravwell_model::codec::admin::{ExportEnd, GenerationCause, GenerationInfo};
+use gravwell_model::{ChunkId, Generation, LineageEntry, LogId, Seq};
+use gravwell_transport::trust::{CaBackup, RegisterMark};
 
 /// Version of the manifest format.
 pub const VERSION: u32 = 1;
@@ -184,7 +184,7 @@ impl Manifest {
             return Err(format!("version {} is not supported, only {VERSION}", self.version));
         }
         for Segment { name, bytes, pieces, .. } in &self.segments {
-            if crate::log::directory::SegmentName::parse(name).is_none() {
+            if gravwell_log::directory::SegmentName::parse(name).is_none() {
                 return Err(format!("`{name}` is not a segment name"));
             }
             if bytes.div_ceil(PIECE_BYTES) != pieces.len() as u64 {
@@ -216,7 +216,7 @@ impl Manifest {
         let mut end: Option<(Seq, &str)> = None;
         for Segment { name, checked, .. } in &self.segments {
             let Some(checked) = checked else { return Err(format!("{name} was not checked")) };
-            let first = crate::log::directory::SegmentName::parse(name).map(|name| name.first);
+            let first = gravwell_log::directory::SegmentName::parse(name).map(|name| name.first);
             if let Some((last, after)) = end
                 && (first != Some(last.next()) || checked.before != after)
             {

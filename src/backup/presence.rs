@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{PIECES, Repository, RepositoryError};
-use crate::codec::encrypted_stream::sealed_length;
-use crate::model::ChunkId;
+use gravwell_model::ChunkId;
+use gravwell_transport::trust::encrypted_stream::sealed_length;
 
 /// Interval of the check during continuous backup while nothing is committed.
 const EVERY: Duration = Duration::from_secs(3600);

@@ -8,10 +8,10 @@ use super::head::{self, Head, Keys};
 pub use super::head::{Encryption, Secret};
 use super::manifest::{Manifest, PIECE_BYTES, name, number_of};
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
-use crate::codec::encrypted_stream::{open_bytes, seal_bytes};
-use crate::env::checksummed_text;
-use crate::model::LogId;
-use crate::trust::TrustError;
+use gravwell_env::checksummed_text;
+use gravwell_model::LogId;
+use gravwell_transport::trust::TrustError;
+use gravwell_transport::trust::encrypted_stream::{open_bytes, seal_bytes};
 
 pub(super) const MANIFESTS: &str = "manifests/";
 pub(super) const PIECES: &str = "pieces/";
@@ -367,8 +367,8 @@ fn path_of(piece: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::store::LocalStore;
-    use crate::trust::BackupKey;
+    use crate::store::LocalStore;
+    use gravwell_transport::trust::BackupKey;
 
     fn store(path: &std::path::Path) -> Box<dyn Store> {
         Box::new(LocalStore::new(path))
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn p11_a_manifest_is_good_under_its_own_name_alone() {
-        use crate::backup::choice::tests::manifest;
+        use crate::choice::tests::manifest;
         let temp = tempfile::tempdir().expect("temp dir");
         let key = BackupKey::generate().expect("makes");
         for (name, secret) in [("plain", Secret::None), ("key", Secret::Key(&key))] {

@@ -12,24 +12,24 @@ use serde::Serialize;
 use super::final_deletions;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
-use crate::chunks::decode_index;
-use crate::codec::admin::{GenerationCause, GenerationInfo};
-use crate::codec::blob_manifest;
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::open::{self, OpenError, log_options};
-use crate::datastore::rebuild::index_beyond;
-use crate::datastore::stale_registry::{accept_over_noted, recorded};
-use crate::env::data_dir::DirectoryError;
-use crate::env::real_fs::create_dirs;
-use crate::env::{Clock, RealFs, SystemClock};
-use crate::log::backup_stream::{Cut, CutError, End, cut};
-use crate::log::generations::{self, NotesError};
-use crate::log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
-use crate::log::{IoFailure, Log};
-use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
-use crate::state::{StateError, StateStore};
-use crate::transfer::inventory::Contents;
-use crate::trust::{
+use gravwell_chunks::decode_index;
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::open::{self, OpenError, log_options};
+use gravwell_datastore::rebuild::index_beyond;
+use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
+use gravwell_env::data_dir::DirectoryError;
+use gravwell_env::real_fs::create_dirs;
+use gravwell_env::{Clock, RealFs, SystemClock};
+use gravwell_log::backup_stream::{Cut, CutError, End, cut};
+use gravwell_log::generations::{self, NotesError};
+use gravwell_log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
+use gravwell_log::{IoFailure, Log};
+use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
+use gravwell_model::codec::blob_manifest;
+use gravwell_model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
+use gravwell_state::{StateError, StateStore};
+use gravwell_transport::transfer::inventory::Contents;
+use gravwell_transport::trust::{
     CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_kept, check_key_counts,
     check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
 };
@@ -403,7 +403,7 @@ fn rebuild(
     };
     let (seq, chain) =
         cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq))).map_err(|error| of_cut(error, manifest))?;
-    if seq == manifest.seq && crate::log::backup_stream::chain_text(&chain) != manifest.chain {
+    if seq == manifest.seq && gravwell_log::backup_stream::chain_text(&chain) != manifest.chain {
         return Err(RestoreError::Wrong("its hash chain differs".into()));
     }
     check(manifest, new, config, (seq, generation), wishes)
@@ -455,7 +455,7 @@ fn check(
 ) -> Result<Restored, RestoreError> {
     let wrong = |what: String| RestoreError::Wrong(what);
     let (mut log, _) = Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| match error {
-        crate::log::OpenError::Io(failure) => failure.into(),
+        gravwell_log::OpenError::Io(failure) => failure.into(),
         error => wrong(error.to_string()),
     })?;
     let verified = log.reader().verify(&mut |_, _| {})?;
@@ -525,7 +525,7 @@ fn authority(
     path: &Path,
     wishes: &RestoreOptions<'_>,
 ) -> Result<(String, Option<RegisterOf>), RestoreError> {
-    let trust = crate::datastore::service::trust_dir(path);
+    let trust = gravwell_datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
     let (now_ms, wants_here) = (SystemClock.now_ms(), wishes.register == Some(RegisterChoice::Here));
     let Some(key) = wishes.recovery_key else {

@@ -9,9 +9,9 @@ use super::lock::Lock;
 use super::manifest::{Manifest, number_of};
 use super::repository::{Repository, RepositoryError};
 use super::soundness::Soundness;
-use crate::model::position::shared_after;
-use crate::model::{ChunkId, Lineage, LogId, Seq};
-use crate::trust::RegisterMark;
+use gravwell_model::position::shared_after;
+use gravwell_model::{ChunkId, Lineage, LogId, Seq};
+use gravwell_transport::trust::RegisterMark;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -288,9 +288,9 @@ mod tests {
 
     #[test]
     fn p13_the_backup_that_reaches_furthest_is_never_removed_whatever_its_time_says() {
-        use crate::backup::choice::tests::manifest;
-        use crate::backup::repository::Secret;
-        use crate::backup::store::LocalStore;
+        use crate::choice::tests::manifest;
+        use crate::repository::Secret;
+        use crate::store::LocalStore;
 
         // The clock was ahead for the first backup, or behind for the last one. Backups of another log are independent.
         const NOW: u64 = 20_000 * DAY_MS;
@@ -319,9 +319,9 @@ mod tests {
 
     #[test]
     fn p13_backups_that_cannot_be_restored_take_no_sound_ones_place() {
-        use crate::backup::choice::tests::manifest;
-        use crate::backup::repository::Secret;
-        use crate::backup::store::LocalStore;
+        use crate::choice::tests::manifest;
+        use crate::repository::Secret;
+        use crate::store::LocalStore;
 
         let temp = tempfile::tempdir().expect("temp dir");
         let repository = Repository::open(Box::new(LocalStore::new(temp.path())), Secret::None, true).expect("makes");
@@ -360,8 +360,8 @@ mod tests {
     }
 
     fn repository(path: &std::path::Path) -> Repository {
-        use crate::backup::repository::Secret;
-        use crate::backup::store::LocalStore;
+        use crate::repository::Secret;
+        use crate::store::LocalStore;
         Repository::open(Box::new(LocalStore::new(path)), Secret::None, true).expect("makes")
     }
 
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn p13_a_backup_that_cannot_be_restored_stays_while_the_rules_select_it() {
-        use crate::backup::choice::tests::manifest;
+        use crate::choice::tests::manifest;
         let temp = tempfile::tempdir().expect("temp dir");
         let repository = repository(temp.path());
         let lock = Lock::take(repository.store(), "prune").expect("takes");
@@ -392,9 +392,9 @@ mod tests {
 
     #[test]
     fn p13_the_backup_with_the_latest_register_is_never_removed() {
-        use crate::backup::choice::tests::manifest;
-        use crate::model::MemberName;
-        use crate::trust::{Authority, CaBackup, Registry, Role};
+        use crate::choice::tests::manifest;
+        use gravwell_model::MemberName;
+        use gravwell_transport::trust::{Authority, CaBackup, Registry, Role};
         const NOW: u64 = 1_800_000_000_000;
         let temp = tempfile::tempdir().expect("temp dir");
         let (dir, place) = (temp.path().join("trust"), temp.path().join("place"));
@@ -427,8 +427,8 @@ mod tests {
 
     #[test]
     fn p13_the_rules_apply_to_each_branch_of_a_history() {
-        use crate::backup::choice::tests::manifest;
-        use crate::model::{Generation, LineageEntry};
+        use crate::choice::tests::manifest;
+        use gravwell_model::{Generation, LineageEntry};
         let entry =
             |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
         let temp = tempfile::tempdir().expect("temp dir");
@@ -472,8 +472,8 @@ mod tests {
 
     #[test]
     fn p13_a_shortened_piece_of_contents_makes_a_backup_unsound() {
-        use crate::backup::choice::tests::manifest;
-        use crate::model::ChunkId;
+        use crate::choice::tests::manifest;
+        use gravwell_model::ChunkId;
         for is_recorded in [true, false] {
             for length in [1, 500] {
                 let temp = tempfile::tempdir().expect("temp dir");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::lock::Lock;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
-use crate::log::backup_stream_check::{Checked, SegmentCheck};
+use gravwell_log::backup_stream_check::{Checked, SegmentCheck};
 
 pub(super) struct Soundness<'a> {
     repository: &'a Repository,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use crate::env::real_fs::create_dirs;
+use gravwell_env::real_fs::create_dirs;
 
 /// Suffix of staged files.
 pub(super) const END: &str = ".next";
@@ -36,7 +36,7 @@ fn token() -> &'static str {
 
 /// Writes and syncs a staged file. Removes it if the write fails.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    create_dirs(crate::env::fs::parent_dir(path), 0o777)?;
+    create_dirs(gravwell_env::fs::parent_dir(path), 0o777)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let staged = path.with_file_name(format!("{name}.{}-{}-{}{END}", std::process::id(), host(), token()));
     // Unencrypted backups must not be readable by other users either.

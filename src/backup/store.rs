@@ -154,7 +154,7 @@ impl LocalStore {
     }
 
     fn sync_parent(path: &Path) -> io::Result<()> {
-        fs::File::open(crate::env::fs::parent_dir(path))?.sync_all()
+        fs::File::open(gravwell_env::fs::parent_dir(path))?.sync_all()
     }
 }
 

@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::env::memory_fs::SmallRandom;
+    use gravwell_env::memory_fs::SmallRandom;
 
     fn noise(bytes: usize, seed: u64) -> Vec<u8> {
         let mut random = SmallRandom(seed);

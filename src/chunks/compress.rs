@@ -85,7 +85,7 @@ impl std::fmt::Debug for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::memory_fs::SmallRandom;
+    use gravwell_env::memory_fs::SmallRandom;
 
     #[test]
     fn compressible_chunks_are_compressed_and_restored() {

@@ -6,8 +6,8 @@
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter};
 
 use super::chunking::CHUNK_BYTES_MAX;
-use crate::codec::error::DecodeError;
-use crate::codec::frame::array_at;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::array_at;
 
 /// Maximum number of bases of one delta.
 pub const BASES_MAX: usize = 4;

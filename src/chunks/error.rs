@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::model::ChunkId;
+use gravwell_model::ChunkId;
 
 /// A corrupt location in a file of the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

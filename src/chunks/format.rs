@@ -1,9 +1,9 @@
 //! File names and byte layouts of packs, see `log-format.md`, *Chunk packs*.
 
 use super::chunking::CHUNK_BYTES_MAX;
-use crate::codec::error::DecodeError;
-use crate::codec::frame::array_at;
-use crate::model::ChunkId;
+use gravwell_model::ChunkId;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::array_at;
 
 /// Version of all layouts in this module.
 pub const FORMAT: u8 = 1;

@@ -11,8 +11,8 @@ use super::index::Location;
 use super::pack::{OpenPack, locked};
 use super::recovery::load_table;
 use super::store::{ChunkStore, Fault, StoreState};
-use crate::env::fs::is_full;
-use crate::model::ChunkId;
+use gravwell_env::fs::is_full;
+use gravwell_model::ChunkId;
 use std::collections::{BTreeMap, HashSet};
 
 /// Packs shorter than a full pack divided by this are merged if there are [`SMALL_MIN`] of them.

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::format::{Row, frame_bytes};
 use super::gc_pin::GcCutoff;
-use crate::model::ChunkId;
+use gravwell_model::ChunkId;
 
 /// Number of shards, selected by the first byte of the chunk ID, which is uniformly distributed.
 const SHARDS: usize = 256;

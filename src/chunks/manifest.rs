@@ -3,9 +3,9 @@
 //! A blob is a list of [`Part`]s. The list is split into *index chunks* of at most [`PARTS_MAX`] parts each, which are
 //! stored and sent like any other chunk. An object in the log holds the IDs of the index chunks.
 
-use crate::codec::error::DecodeError;
-use crate::codec::frame::array_at;
-use crate::model::ChunkId;
+use gravwell_model::ChunkId;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::array_at;
 
 use super::chunking::CHUNK_BYTES_MAX;
 

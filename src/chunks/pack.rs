@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, PACK_HEADER_BYTES, PackHeader, Row, pack_name};
 use super::index::Location;
-use crate::env::fs::{File, Fs};
+use gravwell_env::fs::{File, Fs};
 
 /// Maximum number of cached open files.
 const FILES_MAX: usize = 64;

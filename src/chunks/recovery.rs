@@ -18,8 +18,8 @@ use super::pack::{Files, OpenPack, Pack, Packs, locked};
 use super::scan::scan;
 use super::store::{ChunkStore, StoreState, Writer};
 use super::sync::Syncing;
-use crate::env::clock::Clock;
-use crate::env::fs::{File, Fs, read_exact_at, write_again};
+use gravwell_env::clock::Clock;
+use gravwell_env::fs::{File, Fs, read_exact_at, write_again};
 
 /// Suffix of temporary files.
 const UNFINISHED: &str = ".tmp";

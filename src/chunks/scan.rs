@@ -4,8 +4,8 @@
 use std::io;
 
 use super::format::{FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, Row};
-use crate::env::fs::{File, read_exact_at};
-use crate::model::ChunkId;
+use gravwell_env::fs::{File, read_exact_at};
+use gravwell_model::ChunkId;
 
 /// Number of bytes read at once.
 const WINDOW_BYTES: u64 = 1 << 20;

@@ -17,9 +17,9 @@ use super::index::{Index, Location};
 use super::pack::{Files, OpenPack, Pack, Packs, locked};
 use super::recovery::OpenReport;
 use super::sync::Syncing;
-use crate::env::clock::Clock;
-use crate::env::fs::{Fs, is_full, read_exact_at};
-use crate::model::ChunkId;
+use gravwell_env::clock::Clock;
+use gravwell_env::fs::{Fs, is_full, read_exact_at};
+use gravwell_model::ChunkId;
 
 /// Unsynced bytes after which a writer calls sync. Otherwise the sync of a log on the same file system would
 /// have to wait until all of a large blob is on the disk.

@@ -7,7 +7,7 @@ use super::error::ChunkError;
 use super::format::{PackHeader, Table, frame_bytes, pack_name, table_name};
 use super::pack::{OpenPack, locked};
 use super::store::{ChunkStore, StoreState};
-use crate::env::fs::replace_file;
+use gravwell_env::fs::replace_file;
 
 /// Progress of syncing, counted in chunks written since the store was opened.
 #[derive(Debug, Default)]

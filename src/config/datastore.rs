@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{ConfigError, Configured, Source};
-use crate::model::{Limits, Redaction};
+use gravwell_model::{Limits, Redaction};
 
 /// Default data directory.
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
@@ -242,7 +242,7 @@ impl DatastoreConfig {
                 self.value_bytes_max, self.txn_bytes_max
             ));
         }
-        let hard = crate::model::limits::HARD;
+        let hard = gravwell_model::limits::HARD;
         if self.txn_bytes_max > hard.txn_bytes_max
             || self.value_bytes_max > hard.value_bytes_max
             || self.key_bytes_max > hard.key_bytes_max

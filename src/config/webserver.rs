@@ -478,7 +478,7 @@ impl Configured for WebserverConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Warning, load_with};
+    use crate::{Warning, load_with};
 
     fn load_text(text: &str) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {
         let temp = tempfile::tempdir().expect("temp dir");

@@ -9,8 +9,8 @@ use super::authority_rotation::RotateAction;
 use super::backup_args::{BackupAction, BackupRestore};
 pub use super::lb_args::{CertAction, CertServer, Lb};
 use super::quarantine::QuarantineAction;
-use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
-use crate::trust::RegisterChoice;
+use gravwell_model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
+use gravwell_transport::trust::RegisterChoice;
 
 /// Inspect, verify and repair a replicated operation log and manage its members.
 ///

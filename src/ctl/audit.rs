@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use crate::codec::admin::Request;
-use crate::codec::audit::{AuditPage, AuditRecord, AuditReport};
-use crate::codec::audit_rows::{AuditRow, rows};
-use crate::codec::json_lines::timestamp;
-use crate::model::Seq;
-use crate::objects::Timestamp;
+use gravwell_model::Seq;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::audit::{AuditPage, AuditRecord, AuditReport};
+use gravwell_model::codec::audit_rows::{AuditRow, rows};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_objects::Timestamp;
 
 use super::audit_syslog;
 use super::client::{Client, Piece, entries};
@@ -204,7 +204,7 @@ async fn verify(client: &Client, json: bool, expect: Option<(Seq, String)>) -> C
             }
             None => Some(format!("record {seq} does not exist: the audit was truncated or replaced")),
         };
-        let finding = |problem| crate::codec::admin::Finding { place: "audit".into(), offset: None, problem };
+        let finding = |problem| gravwell_model::codec::admin::Finding { place: "audit".into(), offset: None, problem };
         report.findings.extend(problem.map(finding));
         report.ok = report.findings.is_empty();
     }

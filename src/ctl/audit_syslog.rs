@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::codec::audit_rows::AuditRow;
-use crate::model::printable;
+use gravwell_model::codec::audit_rows::AuditRow;
+use gravwell_model::printable;
 
 /// Facility `log audit`.
 const FACILITY: u8 = 13;

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::codec::admin::Request;
-use crate::codec::authority::EscrowInfo;
-use crate::codec::json_lines::timestamp;
-use crate::datastore::service::trust_dir;
-use crate::datastore::stale_registry::{accept_over_noted, recorded};
-use crate::env::{Clock, SystemClock, data_dir};
-use crate::trust::{
+use gravwell_datastore::service::trust_dir;
+use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
+use gravwell_env::{Clock, SystemClock, data_dir};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::authority::EscrowInfo;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_transport::trust::{
     CaBackup, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
     key_that_counts, restore_trust,
 };

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::codec::admin::Request;
-use crate::codec::authority::{AuthorityRotation, AuthorityStage, MemberAuthority, RotationStep};
-use crate::codec::json_lines::timestamp;
-use crate::model::MemberName;
+use gravwell_model::MemberName;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::authority::{AuthorityRotation, AuthorityStage, MemberAuthority, RotationStep};
+use gravwell_model::codec::json_lines::timestamp;
 
 use super::client::Client;
 use super::output::{Output, or_dash};

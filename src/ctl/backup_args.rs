@@ -130,7 +130,7 @@ pub struct BackupRestore {
     ///
     /// A time looks like 2026-11-25T22:35:13Z.
     #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup_restore::end)]
-    pub at: Option<crate::log::backup_stream::End>,
+    pub at: Option<gravwell_log::backup_stream::End>,
     /// Allow a time before the first record.
     ///
     /// The restored log is empty then, and members archive all their changes.

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::backup::lock::Lock;
-use crate::backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION, name};
-use crate::backup::presence::Losses;
-use crate::backup::repository::Repository;
-use crate::chunks::decode_index;
-use crate::codec::admin::{CopyBegin, CopyHave, CopyNames, CopySegment, Request};
-use crate::env::{Clock, SystemClock};
-use crate::log::backup_stream_check::{SegmentCheck, Standing};
-use crate::model::{ChunkId, Seq};
-use crate::trust::CaBackup;
+use gravwell_backup::lock::Lock;
+use gravwell_backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION, name};
+use gravwell_backup::presence::Losses;
+use gravwell_backup::repository::Repository;
+use gravwell_chunks::decode_index;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_log::backup_stream_check::{SegmentCheck, Standing};
+use gravwell_model::codec::admin::{CopyBegin, CopyHave, CopyNames, CopySegment, Request};
+use gravwell_model::{ChunkId, Seq};
+use gravwell_transport::trust::CaBackup;
 
 use super::backup::failed;
 use super::backup_location::Described;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::backup::repository::{Encryption, Repository, RepositoryError, SealedKey, Secret};
-use crate::backup::store::{self, Store};
-use crate::datastore::install_marker;
-use crate::datastore::service::trust_dir;
-use crate::trust::{BackupKey, RecoveryKey, RecoveryKeys};
+use gravwell_backup::repository::{Encryption, Repository, RepositoryError, SealedKey, Secret};
+use gravwell_backup::store::{self, Store};
+use gravwell_datastore::install_marker;
+use gravwell_datastore::service::trust_dir;
+use gravwell_transport::trust::{BackupKey, RecoveryKey, RecoveryKeys};
 
 use super::CtlError;
 use super::backup::failed;

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backup::choice::{choose, disagreement, other_branches};
-use crate::backup::manifest::{Manifest, named};
-use crate::backup::repository::{Encryption, Repository, Unreadable};
-use crate::backup::restore::{self, RegisterOf, RestoreEnd, RestoreOptions, Restored, SealedIn};
-use crate::codec::json_lines::timestamp;
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::install_marker::{self, Trust, Unfinished, Work};
-use crate::datastore::service::trust_dir;
-use crate::env::{Clock, SystemClock, data_dir};
-use crate::log::IoFailure;
-use crate::log::backup_stream::End;
-use crate::model::{ChunkId, Seq};
-use crate::trust::{BackupKey, RecoveryKey, RegisterChoice, finish_exchange};
+use gravwell_backup::choice::{choose, disagreement, other_branches};
+use gravwell_backup::manifest::{Manifest, named};
+use gravwell_backup::repository::{Encryption, Repository, Unreadable};
+use gravwell_backup::restore::{self, RegisterOf, RestoreEnd, RestoreOptions, Restored, SealedIn};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::install_marker::{self, Trust, Unfinished, Work};
+use gravwell_datastore::service::trust_dir;
+use gravwell_env::{Clock, SystemClock, data_dir};
+use gravwell_log::IoFailure;
+use gravwell_log::backup_stream::End;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{ChunkId, Seq};
+use gravwell_transport::trust::{BackupKey, RecoveryKey, RegisterChoice, finish_exchange};
 
 use super::backup::{damages, failed, not_restored, run_blocking, tell, with_damage};
 use super::backup_args::BackupRestore;

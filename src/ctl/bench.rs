@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::codec::admin::{Request, Status};
-use crate::replica::service::MemberConnector;
-use crate::replica::{Change, Draft, Replica, ReplicaOptions};
+use gravwell_model::codec::admin::{Request, Status};
+use gravwell_replica::service::MemberConnector;
+use gravwell_replica::{Change, Draft, Replica, ReplicaOptions};
 
 use super::args::Bench;
 use super::bench_push::Pusher;
@@ -224,11 +224,11 @@ async fn propagation(pusher: &mut Pusher, reader: &Replica) -> Result<Vec<Durati
 
 async fn through_replica(writer: &Replica) -> Result<(Spread, Spread), CtlError> {
     let (mut durable, mut acknowledged) = (Vec::new(), Vec::new());
-    let collection = crate::model::Collection::new("bench").map_err(CtlError::new)?;
+    let collection = gravwell_model::Collection::new("bench").map_err(CtlError::new)?;
     for number in 0..PUSH_COUNT / 4 {
-        let key = crate::model::Key::new(format!("written-{number}")).map_err(CtlError::new)?;
+        let key = gravwell_model::Key::new(format!("written-{number}")).map_err(CtlError::new)?;
         let value = vec![b'1'; raw::PAYLOAD_BYTES - 100].into();
-        let op = crate::model::Op::Put { collection: collection.clone(), key, value };
+        let op = gravwell_model::Op::Put { collection: collection.clone(), key, value };
         let began = Instant::now();
         let mut receipt = writer.submit(Draft { ops: vec![op], ..Draft::default() }).await.map_err(CtlError::new)?;
         durable.push(began.elapsed());

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::codec::message::{self, Kind, Open, Outcome, TxnOutcome};
-use crate::codec::txn::encode_txn;
-use crate::model::{Collection, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
-use crate::transport::{endpoint, wire};
-use crate::trust::{Identity, tls};
+use gravwell_model::codec::message::{self, Kind, Open, Outcome, TxnOutcome};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Collection, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use gravwell_transport::trust::{Identity, tls};
+use gravwell_transport::{endpoint, wire};
 
 use super::CtlError;
 use super::bench_raw::PAYLOAD_BYTES;

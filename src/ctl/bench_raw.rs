@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::env::{Clock, Fs, RealFs, SystemClock};
-use crate::transport::admission::Admission;
-use crate::transport::endpoint;
-use crate::trust::{Authorities, tls};
+use gravwell_env::{Clock, Fs, RealFs, SystemClock};
+use gravwell_transport::admission::Admission;
+use gravwell_transport::endpoint;
+use gravwell_transport::trust::{Authorities, tls};
 
 use super::CtlError;
 

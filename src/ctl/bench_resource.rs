@@ -12,13 +12,13 @@ use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::codec::admin::{BlobInfo, Request};
-use crate::objects::blobs::Upload;
-use crate::objects::store::Author;
-use crate::objects::{Store, Writes};
-use crate::replica::blobs::BlobOptions;
-use crate::replica::service::MemberConnector;
-use crate::replica::{Change, Replica, ReplicaOptions};
+use gravwell_model::codec::admin::{BlobInfo, Request};
+use gravwell_objects::blobs::Upload;
+use gravwell_objects::store::Author;
+use gravwell_objects::{Store, Writes};
+use gravwell_replica::blobs::BlobOptions;
+use gravwell_replica::service::MemberConnector;
+use gravwell_replica::{Change, Replica, ReplicaOptions};
 
 use super::bench::{Spread, tell};
 use super::bench_push::Pusher;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{BlobCollection, BlobInfo, BlobReport, BlobStats, Request};
+use gravwell_model::codec::admin::{BlobCollection, BlobInfo, BlobReport, BlobStats, Request};
 
 use super::args::BlobAction;
 use super::client::Client;

@@ -15,8 +15,8 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::balance::{SHARED_NAME, member_name};
-use crate::codec::json_lines::timestamp;
-use crate::env::{Clock, SystemClock};
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::codec::json_lines::timestamp;
 
 use super::args::{CertAction, CertServer};
 use super::output::Output;

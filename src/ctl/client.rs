@@ -12,21 +12,21 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-use crate::codec::admin::{AdminError, Request, Status};
-use crate::codec::health;
-use crate::codec::message::{self, Kind, Open, Outcome, Row};
-use crate::codec::payload::decode_loose_frames;
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::Datastore;
-use crate::env::data_dir::{DirectoryError, PATIENCE};
-use crate::model::{Collection, Entry, Key, Seq};
-use crate::replica::blobs::{BlobOptions, CHUNKS};
-use crate::replica::directory::OWN_LOG;
-use crate::replica::service::MemberConnector;
-use crate::replica::{self, Access, Connector, Replica, ReplicaOptions, outbox_loss};
-use crate::transport::wire::{self, WireError};
-use crate::transport::{close_reason, local};
-use crate::trust::Identity;
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::Datastore;
+use gravwell_env::data_dir::{DirectoryError, PATIENCE};
+use gravwell_model::codec::admin::{AdminError, Request, Status};
+use gravwell_model::codec::health;
+use gravwell_model::codec::message::{self, Kind, Open, Outcome, Row};
+use gravwell_model::codec::payload::decode_loose_frames;
+use gravwell_model::{Collection, Entry, Key, Seq};
+use gravwell_replica::blobs::{BlobOptions, CHUNKS};
+use gravwell_replica::directory::OWN_LOG;
+use gravwell_replica::service::MemberConnector;
+use gravwell_replica::{self as replica, Access, Connector, Replica, ReplicaOptions, outbox_loss};
+use gravwell_transport::trust::Identity;
+use gravwell_transport::wire::{self, WireError};
+use gravwell_transport::{close_reason, local};
 
 use super::CtlError;
 
@@ -466,7 +466,7 @@ fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
         (Ok(other), Ok(directory)) => other == directory,
         _ => other == directory,
     };
-    match crate::config::load::<DatastoreConfig>(file) {
+    match gravwell_config::load::<DatastoreConfig>(file) {
         Ok((config, _)) if same(&config.data_dir) => config,
         Ok(_) => DatastoreConfig::for_dir(directory),
         Err(error) => {
@@ -492,7 +492,7 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("accepts");
             // Every other request that needs the index waits forever.
-            match crate::transport::answer::request(&mut stream, 1 << 16).await.expect("a request") {
+            match gravwell_transport::answer::request(&mut stream, 1 << 16).await.expect("a request") {
                 Request::Status => wire::send_json(&mut stream, Kind::AdminItem, &Status::default()).await,
                 _ => std::future::pending().await,
             }

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::datastore::{DatastoreConfig, Recovery};
-use crate::config::{ConfigError, Warning};
-use crate::datastore::{Datastore, DatastoreError, without_log};
-use crate::telemetry::{logging, notify, output};
-use crate::transport::local::SOCKET;
+use crate::logging;
+use gravwell_config::datastore::{DatastoreConfig, Recovery};
+use gravwell_config::{ConfigError, Warning};
+use gravwell_datastore::{Datastore, DatastoreError, without_log};
+use gravwell_runtime::telemetry::{notify, output};
+use gravwell_transport::local::SOCKET;
 
 use super::monitor::{self, Monitor};
 use super::sighup::Sighup;
@@ -22,7 +23,7 @@ pub(super) const REPORT_EVERY: Duration = Duration::from_secs(5);
 pub enum RunError {
     /// The configuration is invalid.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(#[from] gravwell_config::ConfigError),
     /// The datastore failed.
     #[error(transparent)]
     Datastore(#[from] DatastoreError),
@@ -173,7 +174,7 @@ async fn keep_saying(dir: &Path, what: &str, remedy: &str) -> Infallible {
 
 /// Waits, if configured, until a recovery or a restore has created a log. Returns `false` when the process must stop.
 async fn wait_for_log(config: &DatastoreConfig) -> bool {
-    let has_log = || config.data_dir.join(crate::log::repair::LOG).exists();
+    let has_log = || config.data_dir.join(gravwell_log::repair::LOG).exists();
     if config.recovery != Recovery::Wait || has_log() {
         return true;
     }
@@ -275,7 +276,7 @@ pub(super) fn stopped_while_starting() -> ! {
 }
 
 fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {
-    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    let (mut config, warnings) = gravwell_config::load(args.config.as_deref())?;
     args.clone().apply(&mut config);
     config.check()?;
     Ok((config, warnings))

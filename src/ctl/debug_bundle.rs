@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::codec::admin::Request;
-use crate::codec::json_lines::timestamp;
-use crate::config::datastore::DatastoreConfig;
-use crate::config::webserver::WebserverConfig;
-use crate::config::{self, DEFAULT_FILE, parameters, syntax};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_config::{self as config, DEFAULT_FILE, parameters, syntax};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::json_lines::timestamp;
 
 use super::args::DebugBundle;
 use super::client::{self, Client};
@@ -58,7 +58,7 @@ impl Bundle {
 
 /// Creates the bundle and prints its contents.
 pub(super) async fn run(dir: &Path, json: bool, args: DebugBundle) -> CtlResult {
-    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    let now_ms = gravwell_env::Clock::now_ms(&gravwell_env::SystemClock);
     let default = format!("gravwell-debug-{}.tar", timestamp(now_ms).replace([':', '.'], "-"));
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(default));
     let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", output.display()));

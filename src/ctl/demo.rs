@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::codec::admin::{Request, Status};
-use crate::model::{EntryBody, Op, Seq};
-use crate::objects::bootstrap::{NAME, WELL_KNOWN};
-use crate::objects::users::FIRST;
+use gravwell_model::codec::admin::{Request, Status};
+use gravwell_model::{EntryBody, Op, Seq};
+use gravwell_objects::bootstrap::{NAME, WELL_KNOWN};
+use gravwell_objects::users::FIRST;
 
 use super::args::Demo;
 use super::client::{Client, Piece, entries};

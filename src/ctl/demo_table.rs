@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, Key};
+use gravwell_model::{Collection, Key};
 
 use super::CtlError;
 

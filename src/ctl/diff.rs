@@ -6,11 +6,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::codec::admin::{Request, Status};
-use crate::codec::json_lines::value_member;
-use crate::codec::message::Row;
-use crate::model::{Collection, Key, Seq};
-use crate::objects::kinds;
+use gravwell_model::codec::admin::{Request, Status};
+use gravwell_model::codec::json_lines::value_member;
+use gravwell_model::codec::message::Row;
+use gravwell_model::{Collection, Key, Seq};
+use gravwell_objects::kinds;
 
 use super::client::{Call, Client, Piece};
 use super::output::{Output, size};

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::codec::admin::{Invitation, Request, Status};
-use crate::model::MemberName;
-use crate::transport::local;
+use gravwell_model::MemberName;
+use gravwell_model::codec::admin::{Invitation, Request, Status};
+use gravwell_transport::local;
 
 use super::client::Client;
 use super::{CtlError, CtlResult};

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::codec::admin::{GenerationCause, GenerationInfo, Request};
-use crate::codec::json_lines::timestamp;
-use crate::env::{Clock, SystemClock};
-use crate::log::generations;
-use crate::model::{Generation, LineageEntry};
+use gravwell_env::{Clock, SystemClock};
+use gravwell_log::generations;
+use gravwell_model::codec::admin::{GenerationCause, GenerationInfo, Request};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{Generation, LineageEntry};
 
 use super::client::Client;
 use super::output::Output;

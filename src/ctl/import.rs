@@ -17,13 +17,13 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use crate::codec::admin::{OriginInfo, Request, Status};
-use crate::codec::json_lines::{LINE_BYTES_MAX, check_depth, parse_line};
-use crate::codec::message::{self, Kind, Outcome, TxnOutcome};
-use crate::codec::txn::encode_txn;
-use crate::env::real_fs::create_dirs;
-use crate::model::{Origin, OriginCounter, Txn, TxnId};
-use crate::transport::wire;
+use gravwell_env::real_fs::create_dirs;
+use gravwell_model::codec::admin::{OriginInfo, Request, Status};
+use gravwell_model::codec::json_lines::{LINE_BYTES_MAX, check_depth, parse_line};
+use gravwell_model::codec::message::{self, Kind, Outcome, TxnOutcome};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Origin, OriginCounter, Txn, TxnId};
+use gravwell_transport::wire;
 
 use super::args::Import;
 use super::client::Client;

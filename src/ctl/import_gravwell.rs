@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::env::data_dir::replace_file;
-use crate::model::{Collection, Condition, Key, Op};
-use crate::objects::Stored;
-use crate::objects::history::Entry;
-use crate::trust::checksummed_text;
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::replace_file;
+use gravwell_model::{Collection, Condition, Key, Op};
+use gravwell_objects::Stored;
+use gravwell_objects::history::Entry;
 
 use super::args::ImportGravwell;
 use super::client::Client;
@@ -423,7 +423,7 @@ async fn histories(
             conditions.push(Condition::Absent { collection: collection.clone(), key: key.clone() });
             ops.push(Op::Put { collection, key, value });
         }
-        use crate::codec::message::TxnOutcome;
+        use gravwell_model::codec::message::TxnOutcome;
         match transact::submit(&client, ops, conditions, true).await? {
             TxnOutcome::Committed(_) | TxnOutcome::Decided(_) | TxnOutcome::Queued => {
                 *report.created.entry("searches").or_default() += some.len() as u64;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::env::data_dir::replace_file;
-use crate::model::{Origin, OriginCounter};
+use gravwell_env::data_dir::replace_file;
+use gravwell_model::{Origin, OriginCounter};
 
 use super::CtlError;
 use super::write::new_origin;

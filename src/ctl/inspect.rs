@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status};
-use crate::codec::health::Reason;
-use crate::codec::json_lines::{entry_line, object_line, timestamp};
-use crate::codec::message::Row;
-use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Withheld};
-use crate::objects::kinds;
+use gravwell_model::codec::admin::{
+    CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
+};
+use gravwell_model::codec::health::Reason;
+use gravwell_model::codec::json_lines::{entry_line, object_line, timestamp};
+use gravwell_model::codec::message::Row;
+use gravwell_model::{Collection, Entry, EntryBody, Key, Op, Seq, Withheld};
+use gravwell_objects::kinds;
 
 use super::client::{Client, Piece, entries};
 use super::output::{Output, or_dash, size};
@@ -155,7 +157,7 @@ fn object_json(row: &Row) -> Result<Option<String>, CtlError> {
     let Row::Object { collection, key, version, time_ms, value } = row else { return Ok(None) };
     let quoted = |text: &str| serde_json::to_string(text).map_err(CtlError::new);
     let (collection, key, time) = (quoted(collection.as_str())?, quoted(key.as_str())?, timestamp(*time_ms));
-    let value = crate::codec::json_lines::value_member(value);
+    let value = gravwell_model::codec::json_lines::value_member(value);
     let line = format!(r#"{{"collection":{collection},"key":{key},"version":{version},"time":"{time}",{value}}}"#);
     Ok(Some(line))
 }
@@ -321,11 +323,11 @@ fn record_entry(record: &RecordInfo) -> Result<String, CtlError> {
         digits.map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
     let payload = bytes::Bytes::from(payload.ok_or_else(|| CtlError::new("the payload is not hexadecimal"))?);
     let kind = match record.kind.as_str() {
-        "commit" => crate::codec::frame::kind::COMMIT,
-        "reject" => crate::codec::frame::kind::REJECT,
+        "commit" => gravwell_model::codec::frame::kind::COMMIT,
+        "reject" => gravwell_model::codec::frame::kind::REJECT,
         _ => return Ok("null".into()),
     };
-    let header = crate::codec::frame::FrameHeader {
+    let header = gravwell_model::codec::frame::FrameHeader {
         kind,
         flags: record.flags,
         payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
@@ -334,7 +336,7 @@ fn record_entry(record: &RecordInfo) -> Result<String, CtlError> {
         chain: Default::default(),
         payload_crc: 0,
     };
-    let entry = crate::codec::payload::decode_entry(&header, &payload).map_err(CtlError::new)?;
+    let entry = gravwell_model::codec::payload::decode_entry(&header, &payload).map_err(CtlError::new)?;
     Ok(entry_line(&entry))
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backup::repository::Encryption;
-use crate::backup::store;
-use crate::env::data_dir::replace_file;
+use gravwell_backup::repository::Encryption;
+use gravwell_backup::store;
+use gravwell_env::data_dir::replace_file;
 
 use super::CtlError;
 use super::backup_location::resolved;

@@ -9,9 +9,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::balance::{self, Backend, Choice, Format};
-use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request};
-use crate::env::RealFs;
-use crate::env::fs::replace_file;
+use gravwell_env::RealFs;
+use gravwell_env::fs::replace_file;
+use gravwell_model::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request};
 
 use super::args::Lb;
 use super::client::Client;
@@ -116,7 +116,7 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
     let mut said = Vec::new();
     let mut trouble = String::new();
     let mut resolved = Resolved::new();
-    crate::telemetry::notify::ready("watching the members");
+    gravwell_runtime::telemetry::notify::ready("watching the members");
     loop {
         let now = match ask(dir, keeper.format, &keeper.choice, &mut resolved).await {
             Ok((backends, left_out)) => {

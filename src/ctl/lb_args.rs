@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use crate::balance::{Choice, Format, Hop};
-use crate::model::MemberName;
+use gravwell_model::MemberName;
 
 /// Arguments of `lb`.
 #[derive(Debug, clap::Args)]

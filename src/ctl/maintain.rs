@@ -6,8 +6,8 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
-use crate::codec::admin::{CompactReport, Finding, Progress, Request, VerifyReport};
-use crate::env::RealFs;
+use gravwell_env::RealFs;
+use gravwell_model::codec::admin::{CompactReport, Finding, Progress, Request, VerifyReport};
 
 use super::client::{Client, Piece};
 use super::output::{Output, size};
@@ -72,7 +72,7 @@ pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
 fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
     let bar = bar();
     let mut tell = |done, total| show(&bar, &Progress { stage: "log".into(), done, total });
-    let found = crate::log::verify(&RealFs, &dir.join("log"), &mut tell);
+    let found = gravwell_log::verify(&RealFs, &dir.join("log"), &mut tell);
     bar.finish_and_clear();
     let mut findings: Vec<Finding> = found
         .damages
@@ -126,7 +126,7 @@ fn print(json: bool, report: &VerifyReport, datastore: Option<&Path>) -> CtlResu
 }
 
 fn remedy(datastore: &Path) -> String {
-    crate::log::REPAIR_REMEDY.replace("DATASTORE", &datastore.display().to_string())
+    gravwell_log::REPAIR_REMEDY.replace("DATASTORE", &datastore.display().to_string())
 }
 
 /// `compact`

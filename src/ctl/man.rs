@@ -32,8 +32,8 @@ fn programs() -> [Command; 3] {
     let datastore = DatastoreArgs::augment_args(Command::new("gravwell_datastore"));
     let webserver = WebserverArgs::augment_args(Command::new("gravwell_webserver"));
     [
-        with_directory("gravwell_datastore", crate::config::datastore::DEFAULT_DATA_DIR, datastore),
-        with_directory("gravwell_webserver", crate::config::webserver::DEFAULT_DATA_DIR, webserver),
+        with_directory("gravwell_datastore", gravwell_config::datastore::DEFAULT_DATA_DIR, datastore),
+        with_directory("gravwell_webserver", gravwell_config::webserver::DEFAULT_DATA_DIR, webserver),
         Args::command(),
     ]
 }

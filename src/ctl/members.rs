@@ -4,13 +4,13 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::codec::admin::{Invitation, Request};
-use crate::codec::json_lines::timestamp;
-use crate::env::data_dir;
-use crate::env::real_fs::create_dirs;
-use crate::model::MemberName;
-use crate::transport::join;
-use crate::trust::{Identity, Token};
+use gravwell_env::data_dir;
+use gravwell_env::real_fs::create_dirs;
+use gravwell_model::MemberName;
+use gravwell_model::codec::admin::{Invitation, Request};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_transport::join;
+use gravwell_transport::trust::{Identity, Token};
 
 use super::args::Enroll;
 use super::client::Client;
@@ -70,7 +70,7 @@ pub(super) async fn join(dir: &Path, json: bool, token: &str) -> CtlResult {
         )));
     }
     create_dirs(dir, 0o700).map_err(CtlError::new)?;
-    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    let now_ms = gravwell_env::Clock::now_ms(&gravwell_env::SystemClock);
     let identity: Identity = join::join(dir, &token, now_ms).await.map_err(CtlError::new)?;
     let mut output = Output::new();
     if json {

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::balance::{self, Choice, Format};
-use crate::datastore::service::ConnectedMembers;
-use crate::telemetry::exporter::{self, Exporter};
+use crate::exporter::{self, Exporter};
+use gravwell_datastore::service::ConnectedMembers;
 
 use super::bounded_listener::Bounded;
 

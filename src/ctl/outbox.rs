@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::codec::admin::{OutboxItem, PendingInfo, RejectedInfo, Request};
-use crate::codec::json_lines::timestamp;
-use crate::model::TxnId;
-use crate::objects::kinds;
-use crate::replica::outbox_loss;
+use gravwell_model::TxnId;
+use gravwell_model::codec::admin::{OutboxItem, PendingInfo, RejectedInfo, Request};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_objects::kinds;
+use gravwell_replica::outbox_loss;
 
 use super::CtlResult;
 use super::args::OutboxAction;

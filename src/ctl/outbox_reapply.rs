@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{OutboxItem, RejectedInfo, Request, SeenVersion};
-use crate::codec::json_lines::{parse_line, value_member};
-use crate::codec::message::Row;
-use crate::model::deletions::Named;
-use crate::model::{Condition, Op, TxnId};
-use crate::objects::kinds;
+use gravwell_model::codec::admin::{OutboxItem, RejectedInfo, Request, SeenVersion};
+use gravwell_model::codec::json_lines::{parse_line, value_member};
+use gravwell_model::codec::message::Row;
+use gravwell_model::deletions::Named;
+use gravwell_model::{Condition, Op, TxnId};
+use gravwell_objects::kinds;
 
 use super::client::Client;
 use super::outbox::name;
@@ -25,7 +25,7 @@ struct Compared {
 }
 
 struct Present {
-    version: crate::model::Seq,
+    version: gravwell_model::Seq,
     value: bytes::Bytes,
 }
 
@@ -103,7 +103,7 @@ impl Compared {
         &self,
         output: &mut Output,
         json: bool,
-        (place, version): (&Named, Option<crate::model::Seq>),
+        (place, version): (&Named, Option<gravwell_model::Seq>),
         (done, is_same): (Done, bool),
     ) -> CtlResult {
         let (collection, key) = place;
@@ -166,7 +166,7 @@ pub(super) async fn retry(dir: &Path, json: bool, id: TxnId, with_secrets: bool)
                     "{collection}/{key} {what}, and is not re-created; create it again if needed"
                 )));
             }
-            Some(present) if present.version == crate::model::Seq::ZERO => {
+            Some(present) if present.version == gravwell_model::Seq::ZERO => {
                 return Err(CtlError::new(format!("{collection}/{key} has a pending change; try again later")));
             }
             Some(present) => upon.push(SeenVersion { collection, key, version: present.version }),

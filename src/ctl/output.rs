@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 
 use serde::Serialize;
 
-use crate::model::printable;
+use gravwell_model::printable;
 
 use super::{CtlError, CtlResult};
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use tokio::runtime::Runtime;
 
-use crate::env::process;
-use crate::telemetry::output;
+use gravwell_env::process;
+use gravwell_runtime::telemetry::output;
 
 /// Runs `work` as the process `name`. Files that it creates are inaccessible to other users, its descriptor limit is
 /// raised to the system's maximum, and its log output is flushed before it exits.

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::Subcommand;
 
-use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
-use crate::codec::json_lines::timestamp;
-use crate::codec::message::{Row, TxnOutcome};
-use crate::model::deletions::Named;
-use crate::model::{Condition, LineageEntry, Op, Seq};
-use crate::objects::cleanup::Cleaning;
-use crate::objects::identities::{self, Number};
-use crate::objects::{Stored, kinds, standing};
-use crate::replica::conflict_archive::{Change, Set, files, read};
+use gravwell_model::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::codec::message::{Row, TxnOutcome};
+use gravwell_model::deletions::Named;
+use gravwell_model::{Condition, LineageEntry, Op, Seq};
+use gravwell_objects::cleanup::Cleaning;
+use gravwell_objects::identities::{self, Number};
+use gravwell_objects::{Stored, kinds, standing};
+use gravwell_replica::conflict_archive::{Change, Set, files, read};
 
 use super::client::{Client, Piece};
 use super::output::{Output, size};
@@ -602,7 +602,7 @@ impl Applying<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Digest, Generation, Key, LogId};
+    use gravwell_model::{Collection, Digest, Generation, Key, LogId};
 
     #[test]
     fn p04_what_was_changed_after_a_second_recovery_is_not_overwritten() {

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::codec::message::Row;
-use crate::model::{Collection, Condition, Key, Op, Seq};
-use crate::objects::Stored;
-use crate::objects::claims::{self, Claim, Owner};
-use crate::objects::groups::Group;
-use crate::objects::identities::{self, Number};
-use crate::objects::names;
-use crate::objects::users::User;
-use crate::replica::conflict_archive::Change;
+use gravwell_model::codec::message::Row;
+use gravwell_model::{Collection, Condition, Key, Op, Seq};
+use gravwell_objects::Stored;
+use gravwell_objects::claims::{self, Claim, Owner};
+use gravwell_objects::groups::Group;
+use gravwell_objects::identities::{self, Number};
+use gravwell_objects::names;
+use gravwell_objects::users::User;
+use gravwell_replica::conflict_archive::Change;
 
 use super::CtlError;
 use super::client::Client;

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::codec::admin::GenerationInfo;
-use crate::codec::json_lines::timestamp;
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::install_marker::{self, Trust as Authority, Unfinished, Work};
-use crate::datastore::rebuild::{DonorOffer, check_descent, check_empty, choose, dissent, recover, side};
-use crate::datastore::recovery_collector::{self, Gathered};
-use crate::datastore::repair::RepairReport;
-use crate::datastore::service::trust_dir;
-use crate::datastore::stale_registry::{accept_over_noted, recorded};
-use crate::env::real_fs::create_dirs;
-use crate::env::scratch::Scratch;
-use crate::env::{Clock, SystemClock, data_dir};
-use crate::log::generations;
-use crate::model::{LogId, Seq};
-use crate::state::StateStore;
-use crate::trust::TrustError;
-use crate::trust::{
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::install_marker::{self, Trust as Authority, Unfinished, Work};
+use gravwell_datastore::rebuild::{DonorOffer, check_descent, check_empty, choose, dissent, recover, side};
+use gravwell_datastore::recovery_collector::{self, Gathered};
+use gravwell_datastore::repair::RepairReport;
+use gravwell_datastore::service::trust_dir;
+use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
+use gravwell_env::real_fs::create_dirs;
+use gravwell_env::scratch::Scratch;
+use gravwell_env::{Clock, SystemClock, data_dir};
+use gravwell_log::generations;
+use gravwell_model::codec::admin::GenerationInfo;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{LogId, Seq};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::TrustError;
+use gravwell_transport::trust::{
     CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
     UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts, latest,
     other_authority, readable_register, replace_trust,
@@ -206,7 +206,7 @@ fn known(log_id: LogId, sources: &[MemberSource], gathered: Option<&Gathered>) -
 }
 
 fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
-    let (mut config, _): (DatastoreConfig, _) = crate::config::load(args.config.as_deref()).map_err(CtlError::new)?;
+    let (mut config, _): (DatastoreConfig, _) = gravwell_config::load(args.config.as_deref()).map_err(CtlError::new)?;
     dir.clone_into(&mut config.data_dir);
     if let Some(listen) = args.listen {
         (config.listen, config.port) = (Some(listen.ip()), listen.port());

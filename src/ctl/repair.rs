@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::open::STATE;
-use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
-use crate::datastore::service::trust_dir;
-use crate::env::data_dir::{self, DirectoryError};
-use crate::env::fs::parent_dir;
-use crate::env::scratch::Scratch;
-use crate::env::{Clock, SystemClock};
-use crate::log::generations;
-use crate::replica::directory;
-use crate::state::StateStore;
-use crate::trust::Registry;
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::open::STATE;
+use gravwell_datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
+use gravwell_datastore::service::trust_dir;
+use gravwell_env::data_dir::{self, DirectoryError};
+use gravwell_env::fs::parent_dir;
+use gravwell_env::scratch::Scratch;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_log::generations;
+use gravwell_replica::directory;
+use gravwell_state::StateStore;
+use gravwell_transport::trust::Registry;
 
 use super::args::Repair;
 use super::output::Output;

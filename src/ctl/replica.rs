@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::replica::ReplicaOptions;
-use crate::replica::blobs::BlobOptions;
-use crate::replica::service::{PeerListening, Service};
-use crate::telemetry::{logging, notify};
+use crate::logging;
+use gravwell_replica::ReplicaOptions;
+use gravwell_replica::blobs::BlobOptions;
+use gravwell_replica::service::{PeerListening, Service};
+use gravwell_runtime::telemetry::notify;
 
 use super::args::Replica;
 use super::{CtlError, CtlResult, datastore, monitor};

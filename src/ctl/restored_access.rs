@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::backup::restore::Restored;
-use crate::model::Collection;
-use crate::objects::record::Stored;
-use crate::objects::sessions::{FormerKey, Session};
-use crate::objects::tokens::Token;
-use crate::objects::users::{Admin, User};
+use gravwell_backup::restore::Restored;
+use gravwell_model::Collection;
+use gravwell_objects::record::Stored;
+use gravwell_objects::sessions::{FormerKey, Session};
+use gravwell_objects::tokens::Token;
+use gravwell_objects::users::{Admin, User};
 
 use super::CtlResult;
 use super::output::Output;

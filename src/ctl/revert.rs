@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::codec::message::Row;
-use crate::model::{Collection, Condition, Key, Op, Seq};
+use gravwell_model::codec::message::Row;
+use gravwell_model::{Collection, Condition, Key, Op, Seq};
 
 use super::client::Client;
 use super::output::Output;

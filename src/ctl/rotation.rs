@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::codec::admin::{MemberInfo, Request};
-use crate::codec::json_lines::timestamp;
-use crate::datastore::service::trust_dir;
-use crate::model::MemberName;
-use crate::trust::{RecoveryKey, RecoveryKeys};
+use gravwell_datastore::service::trust_dir;
+use gravwell_model::MemberName;
+use gravwell_model::codec::admin::{MemberInfo, Request};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_transport::trust::{RecoveryKey, RecoveryKeys};
 
 use super::args::RotationAction;
 use super::client::Client;

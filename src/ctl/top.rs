@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use console::{Term, style};
 use serde::Serialize;
 
-use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
-use crate::codec::health::Level;
-use crate::codec::json_lines::timestamp;
-use crate::model::Seq;
-use crate::model::printable::escape;
+use gravwell_model::Seq;
+use gravwell_model::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use gravwell_model::codec::health::Level;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::printable::escape;
 
 use super::args::Top;
 use super::client::Client;
@@ -93,7 +93,7 @@ async fn look(client: &Client, last: Option<(Instant, Seq)>) -> Result<View, Ctl
         .filter(|member| ["webserver", "reader"].contains(&member.role.as_str()))
         .map(|member| row(member, &presence))
         .collect();
-    let time = timestamp(crate::env::Clock::now_ms(&crate::env::SystemClock));
+    let time = timestamp(gravwell_env::Clock::now_ms(&gravwell_env::SystemClock));
     Ok(View { time, datastore, rate, members })
 }
 

@@ -2,10 +2,10 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::codec::admin::Request;
-use crate::codec::message::{self, Kind, TxnOutcome};
-use crate::codec::txn::encode_txn;
-use crate::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{self, Kind, TxnOutcome};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
 
 use super::CtlError;
 use super::client::Client;

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::config::webserver::WebserverConfig;
-use crate::config::{ConfigError, Warning};
-use crate::telemetry::{logging, notify};
-use crate::web::process_control::ControlRequest;
-use crate::web::server::{Webserver, WebserverError};
+use crate::logging;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_config::{ConfigError, Warning};
+use gravwell_runtime::telemetry::notify;
+use gravwell_web::process_control::ControlRequest;
+use gravwell_web::server::{Webserver, WebserverError};
 
 use super::datastore::{REPORT_EVERY, stop_signal, stopped_while_starting};
 use super::monitor::{self, Monitor};
@@ -19,7 +20,7 @@ use super::sighup::Sighup;
 pub enum RunError {
     /// The configuration is invalid.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(#[from] gravwell_config::ConfigError),
     /// The webserver failed.
     #[error(transparent)]
     Webserver(#[from] WebserverError),
@@ -226,7 +227,7 @@ async fn started_again(config: WebserverConfig) -> Result<Webserver, WebserverEr
 }
 
 fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {
-    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    let (mut config, warnings) = gravwell_config::load(args.config.as_deref())?;
     args.clone().apply(&mut config);
     config.check()?;
     Ok((config, warnings))

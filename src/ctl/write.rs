@@ -5,10 +5,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::codec::admin::{Request, Status};
-use crate::codec::json_lines::parse_value;
-use crate::codec::message::TxnOutcome;
-use crate::model::{Collection, Condition, Key, Op, Origin, Seq};
+use gravwell_model::codec::admin::{Request, Status};
+use gravwell_model::codec::json_lines::parse_value;
+use gravwell_model::codec::message::TxnOutcome;
+use gravwell_model::{Collection, Condition, Key, Op, Origin, Seq};
 
 use super::args::Put;
 use super::client::Client;
@@ -16,7 +16,7 @@ use super::output::Output;
 use super::{CtlError, CtlResult, transact};
 
 /// Maximum size of a value read from a file.
-const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
+const VALUE_BYTES_MAX: u64 = gravwell_model::limits::HARD.value_bytes_max as u64;
 
 /// `put`
 pub(super) async fn put(dir: &Path, json: bool, put: Put) -> CtlResult {

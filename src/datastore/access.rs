@@ -1,8 +1,8 @@
 //! Access rules: the streams and requests that each member role may use. Everything not listed here is refused.
 
-use crate::codec::admin::Request;
-use crate::codec::message::Open;
-use crate::trust::Role;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::Open;
+use gravwell_transport::trust::Role;
 
 /// Returns whether members of `role` may open a stream of this kind.
 pub(super) fn may_open(role: Role, open: Open) -> bool {

@@ -7,23 +7,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
-use crate::codec::admin::{
+use gravwell_env::quota::Held;
+use gravwell_log::{ReadError, generations};
+use gravwell_model::codec::admin::{
     CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
 };
-use crate::codec::authority::EscrowInfo;
-use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, Row, TxnOutcome};
-use crate::codec::payload::encode_entry;
-use crate::codec::redacted_frame::frames_for;
-use crate::codec::report_limits::REPORT_BYTES_MAX;
-use crate::codec::txn::decode_txn;
-use crate::env::quota::Held;
-use crate::env::shares::Share;
-use crate::log::{ReadError, generations};
-use crate::model::{Collection, Entry, Key, MemberName, Seq};
-use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
-use crate::transport::local;
-use crate::transport::wire::{self, WireError};
-use crate::trust::Role;
+use gravwell_model::codec::authority::EscrowInfo;
+use gravwell_model::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, Row, TxnOutcome};
+use gravwell_model::codec::payload::encode_entry;
+use gravwell_model::codec::redacted_frame::frames_for;
+use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
+use gravwell_model::codec::txn::decode_txn;
+use gravwell_model::{Collection, Entry, Key, MemberName, Seq};
+use gravwell_runtime::tasks::shares::Share;
+use gravwell_transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use gravwell_transport::local;
+use gravwell_transport::trust::Role;
+use gravwell_transport::wire::{self, WireError};
 
 use super::access::{is_open_to_all, may_ask};
 use super::commit_thread::wait_applied;
@@ -644,8 +644,8 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &DatastoreRef, answer: &mut Answe
 pub fn check(
     path: &std::path::Path,
     cache_bytes: u64,
-    log: &crate::log::LogReader,
-    state: &crate::state::StateStore,
+    log: &gravwell_log::LogReader,
+    state: &gravwell_state::StateStore,
     progress: &mpsc::Sender<Progress>,
 ) -> VerifyReport {
     let tell = |stage: &str, done, total| {

@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::codec::message::Bookmark;
-use crate::protocol::fatal::Fatal;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_protocol::fatal::Fatal;
 
 use super::commit_pipeline::{self, CommittedBatch};
 use super::commit_thread::stop_process;

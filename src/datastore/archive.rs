@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::codec::health::{Code, Reason};
-use crate::codec::json_lines::timestamp;
+use gravwell_model::codec::health::{Code, Reason};
+use gravwell_model::codec::json_lines::timestamp;
 
 #[derive(Debug, Default)]
 struct State {

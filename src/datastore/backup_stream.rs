@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-use crate::chunks::ChunkError;
-use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
-use crate::log::IoFailure;
-use crate::log::backup_stream::{LogCopy, SegmentCopy, chain_text};
-use crate::log::backup_stream_check::PIECE_BYTES;
-use crate::model::{ChunkId, Generation, LogId};
-use crate::transport::answer::{Answer, Failure, damaged, refuse};
+use gravwell_chunks::ChunkError;
+use gravwell_log::IoFailure;
+use gravwell_log::backup_stream::{LogCopy, SegmentCopy, chain_text};
+use gravwell_log::backup_stream_check::PIECE_BYTES;
+use gravwell_model::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
+use gravwell_model::{ChunkId, Generation, LogId};
+use gravwell_transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::run_blocking;
 use super::shared::DatastoreRef;

@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::chunks::{CHUNK_BYTES_MAX, ChunkStore};
-use crate::codec::admin::{BlobCollection, BlobReport, Progress};
-use crate::codec::blob_manifest;
-use crate::codec::chunks::RequestedChunk;
-use crate::codec::message::{Kind, Open, RefusalCode, Refused};
-use crate::model::{ChunkId, Collection, MemberName, Reason, Txn};
-use crate::protocol::fatal::Fatal;
-use crate::state::StateError;
-use crate::telemetry::metrics;
-use crate::transfer::check::{Checked, lacking};
-use crate::transfer::{ChunkStream, RateLimiter, Server, TransferError, inventory};
-use crate::transport::wire::{self, WireError};
+use gravwell_chunks::{CHUNK_BYTES_MAX, ChunkStore};
+use gravwell_model::codec::admin::{BlobCollection, BlobReport, Progress};
+use gravwell_model::codec::blob_manifest;
+use gravwell_model::codec::chunks::RequestedChunk;
+use gravwell_model::codec::message::{Kind, Open, RefusalCode, Refused};
+use gravwell_model::{ChunkId, Collection, MemberName, Reason, Txn};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_runtime::telemetry::metrics;
+use gravwell_state::StateError;
+use gravwell_transport::transfer::check::{Checked, lacking};
+use gravwell_transport::transfer::{ChunkStream, RateLimiter, Server, TransferError, inventory};
+use gravwell_transport::wire::{self, WireError};
 
 use super::commit_thread::{stop_process, wait_applied};
 use super::shared::DatastoreRef;
@@ -432,7 +432,7 @@ pub(super) fn incomplete(shared: &DatastoreRef) -> BTreeMap<String, Missing> {
 }
 
 /// Marks the blobs that are known to be lost.
-pub(super) fn mark_lost(shared: &DatastoreRef, infos: &mut [crate::codec::admin::BlobInfo]) {
+pub(super) fn mark_lost(shared: &DatastoreRef, infos: &mut [gravwell_model::codec::admin::BlobInfo]) {
     let known = locked(&shared.contents);
     infos.iter_mut().for_each(|info| info.lost = known.get(&info.content) == Some(&Missing::Lost));
 }

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::codec::message::{Bookmark, Outcome, RefusalCode, Refused, TxnOutcome};
-use crate::env::{Entropy as _, SystemEntropy};
-use crate::fault_injection::{self, Bug};
-use crate::log::{AppendError, Log, LogReader};
-use crate::model::deletions::Deleted;
-use crate::model::{
+use gravwell_env::{Entropy as _, SystemEntropy};
+use gravwell_log::{AppendError, Log, LogReader};
+use gravwell_model::codec::message::{Bookmark, Outcome, RefusalCode, Refused, TxnOutcome};
+use gravwell_model::deletions::Deleted;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{
     Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
-use crate::protocol::CHECKPOINT_EVERY;
-use crate::protocol::fatal::Fatal;
-use crate::protocol::feed::Block;
-use crate::protocol::sequencer::{Decision, Sequencer, Versions};
-use crate::state::{StateError, StateStore};
-use crate::telemetry;
+use gravwell_protocol::CHECKPOINT_EVERY;
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::feed::Block;
+use gravwell_protocol::sequencer::{Decision, Sequencer, Versions};
+use gravwell_runtime::telemetry;
+use gravwell_state::{StateError, StateStore};
 
 /// Note of the transactions that the datastore writes on behalf of a revoked member.
 const SETTLED_NOTE: &[u8] = br#"{"by":"gravwell_datastore","for":"settling the rejections of a revoked member"}"#;

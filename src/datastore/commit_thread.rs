@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::chunks::GcPin;
-use crate::codec::message::{Outcome, RefusalCode, Refused};
-use crate::env::wait;
-use crate::model::{MemberName, Op, Reason, Seq, Txn};
-use crate::protocol::fatal::Fatal;
-use crate::protocol::feed::Block;
-use crate::telemetry::{self, output};
-use crate::trust::MemberState;
+use gravwell_chunks::GcPin;
+use gravwell_env::wait;
+use gravwell_model::codec::message::{Outcome, RefusalCode, Refused};
+use gravwell_model::{MemberName, Op, Reason, Seq, Txn};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::feed::Block;
+use gravwell_runtime::telemetry::{self, output};
+use gravwell_transport::trust::MemberState;
 
 use super::commit_pipeline::{Batch, CommitPipeline, CommittedBatch, Outlet, PushStream, SealError, Submission};
 use super::shared::{DatastoreRef, DatastoreState};
@@ -27,7 +27,7 @@ const BATCH_TXNS_MAX: usize = 4096;
 pub(super) const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of transactions queued for the commit thread. Larger than the largest possible transaction.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
-const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);
+const _: () = assert!(QUEUE_BYTES_MAX > gravwell_model::limits::HARD.txn_bytes_max);
 /// Memory overhead of a row, in bytes, which the size of a transaction does not include.
 const ROW_MEMORY: usize = 112;
 /// Idle time after the last commit before the head file is updated.
@@ -166,7 +166,7 @@ impl Committer {
         self.unvouched_since = None;
         // On a full disk the head file lags, which only makes the next start scan more of the log.
         if let Err(error) = self.ledger.log().idle()
-            && !crate::env::fs::is_full(&error.source)
+            && !gravwell_env::fs::is_full(&error.source)
         {
             stop_process(&self.shared, &Fatal::of("the head file cannot be written")(error));
         }

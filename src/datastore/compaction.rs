@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::admin::{CompactReport, Progress};
-use crate::env::wait;
-use crate::log::compaction::{Compactor, Outcome};
-use crate::model::Seq;
-use crate::telemetry;
+use gravwell_env::wait;
+use gravwell_log::compaction::{Compactor, Outcome};
+use gravwell_model::Seq;
+use gravwell_model::codec::admin::{CompactReport, Progress};
+use gravwell_runtime::telemetry;
 
 use super::commit_thread;
 use super::shared::DatastoreRef;
@@ -77,7 +77,7 @@ fn is_due(shared: &DatastoreRef) -> bool {
         return false;
     }
     let horizon = target(shared, None).0;
-    let waiting = |segment: &crate::log::SegmentInfo| segment.sealed && !segment.compacted && segment.last <= horizon;
+    let waiting = |segment: &gravwell_log::SegmentInfo| segment.sealed && !segment.compacted && segment.last <= horizon;
     let bytes: u64 = shared.log.segments().iter().filter(|segment| waiting(segment)).map(|segment| segment.bytes).sum();
     if !shared.recovery().is_empty() {
         return false;

@@ -5,15 +5,15 @@ use std::sync::PoisonError;
 use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::codec::block;
-use crate::codec::error::DecodeError;
-use crate::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
-use crate::codec::redacted_frame::frames_for;
-use crate::env::vital;
-use crate::log::ReadError;
-use crate::model::{MemberName, Redaction, Seq};
-use crate::protocol::feed::{self, Next};
-use crate::transport::wire::{self, WireError};
+use gravwell_log::ReadError;
+use gravwell_model::codec::block;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
+use gravwell_model::codec::redacted_frame::frames_for;
+use gravwell_model::{MemberName, Redaction, Seq};
+use gravwell_protocol::feed::{self, Next};
+use gravwell_runtime::tasks::vital;
+use gravwell_transport::wire::{self, WireError};
 
 use super::shared::{BLOCK_BYTES, DatastoreRef};
 
@@ -117,9 +117,9 @@ fn messages(frames: Vec<Bytes>, bytes_max: usize) -> Result<Vec<Vec<Bytes>>, Dec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
-    use crate::codec::message::{HEADER_BYTES, decode_header};
-    use crate::model::limits::HARD;
+    use gravwell_model::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
+    use gravwell_model::codec::message::{HEADER_BYTES, decode_header};
+    use gravwell_model::limits::HARD;
 
     /// The largest batch that the committer collects: a batch that is almost full, plus one transaction of
     /// maximum size.

@@ -1,12 +1,12 @@
 //! The datastore's half of the handshake: its welcome, the verdict on a member's position, and permission to follow
 //! the log.
 
-use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
-use crate::fault_injection::{self, Bug};
-use crate::log::LogReader;
-use crate::model::{Digest, Limits, Position, Seq, Verdict};
-use crate::protocol::session::{check_generations, common_version, verdict};
-use crate::trust::Role;
+use gravwell_log::LogReader;
+use gravwell_model::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Digest, Limits, Position, Seq, Verdict};
+use gravwell_protocol::session::{check_generations, common_version, verdict};
+use gravwell_transport::trust::Role;
 
 /// State of the datastore that a handshake needs.
 #[derive(Clone, Copy, Debug)]
@@ -104,10 +104,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::codec::message::VERSION_MAX;
-    use crate::env::MemoryFs;
-    use crate::log::{Log, LogOptions};
-    use crate::model::Generation;
+    use gravwell_env::MemoryFs;
+    use gravwell_log::{Log, LogOptions};
+    use gravwell_model::Generation;
+    use gravwell_model::codec::message::VERSION_MAX;
 
     #[test]
     fn p12_a_member_that_cannot_read_the_generation_is_refused_by_name() {
@@ -136,9 +136,12 @@ mod tests {
         let served = welcome(&log, &hello(VERSION_MAX, None)).expect("welcome");
         assert_eq!((served.generation, served.lineage.len()), (wide, 2));
         // The welcome decodes to the same values.
-        let message = crate::codec::message::encode(crate::codec::message::Kind::Welcome, &served);
-        let body = &message[crate::codec::message::HEADER_BYTES..];
-        assert_eq!(crate::codec::message::decode(crate::codec::message::Kind::Welcome, body), Ok(served.clone()));
+        let message = gravwell_model::codec::message::encode(gravwell_model::codec::message::Kind::Welcome, &served);
+        let body = &message[gravwell_model::codec::message::HEADER_BYTES..];
+        assert_eq!(
+            gravwell_model::codec::message::decode(gravwell_model::codec::message::Kind::Welcome, body),
+            Ok(served.clone())
+        );
         let mine =
             Position { log_id: served.log_id, generation: wide, seq: Seq(0), chain: [0; 16], digest: Digest::ZERO };
         let verdict = welcome(&log, &hello(VERSION_MAX, Some(mine))).map(|welcome| welcome.verdict);

@@ -1,7 +1,7 @@
 //! Upper limit of the horizon.
 
-use crate::fault_injection::{self, Bug};
-use crate::model::Seq;
+use gravwell_model::Seq;
+use gravwell_model::fault_injection::{self, Bug};
 
 /// Returns the highest horizon that members and the history window allow, and the reason why it cannot rise further.
 #[must_use]

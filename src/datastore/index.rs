@@ -10,13 +10,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::datastore::{DatastoreConfig, Recovery};
-use crate::env::scratch::Scratch;
-use crate::fault_injection::{self, Bug};
-use crate::log::LogReader;
-use crate::model::{Chain, Entry, Seq};
-use crate::state::rebuild::{self, Action, LogView, LossReason};
-use crate::state::{Remedy, StateError, StateMeta, StateStore};
+use gravwell_config::datastore::{DatastoreConfig, Recovery};
+use gravwell_env::scratch::Scratch;
+use gravwell_log::LogReader;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Entry, Seq};
+use gravwell_state::rebuild::{self, Action, LogView, LossReason};
+use gravwell_state::{Remedy, StateError, StateMeta, StateStore};
 
 use super::open::{OpenError, io_error, rebuild_state};
 
@@ -409,9 +409,9 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), IndexM
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datastore::open::{LOG, log_options};
-    use crate::env::real_fs::RealFs;
-    use crate::log::Log;
+    use crate::open::{LOG, log_options};
+    use gravwell_env::real_fs::RealFs;
+    use gravwell_log::Log;
 
     /// Creates a directory with an empty log.
     fn new() -> (tempfile::TempDir, DatastoreConfig, Log) {

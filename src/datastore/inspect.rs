@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::codec::admin::{SegmentInfo, Status};
-use crate::codec::health::{self, Code, Health, Reason};
-use crate::codec::message::Row;
-use crate::log::{LogReader, ReadError};
-use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
-use crate::state::StateStore;
-use crate::trust::{RecoveryKeys, TrustError, check_halves};
+use gravwell_log::{LogReader, ReadError};
+use gravwell_model::codec::admin::{SegmentInfo, Status};
+use gravwell_model::codec::health::{self, Code, Health, Reason};
+use gravwell_model::codec::message::Row;
+use gravwell_model::{Collection, Entry, EntryBody, Key, Op, Seq};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::{RecoveryKeys, TrustError, check_halves};
 
 use super::blobs::Missing;
 use super::install_marker;
@@ -214,7 +214,7 @@ const RUNS_TWICE: &str =
 
 /// Lists the segment files.
 pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
-    let info = |segment: crate::log::SegmentInfo| {
+    let info = |segment: gravwell_log::SegmentInfo| {
         let state = match (segment.sealed, segment.compacted) {
             (false, _) => "open",
             (true, true) => "compacted",

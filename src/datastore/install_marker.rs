@@ -7,15 +7,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::json_lines::timestamp;
-use crate::config::datastore::Recovery;
-use crate::env::checksummed_text;
-use crate::env::data_dir::{DirectoryError, io_error, replace_file};
-use crate::env::real_fs::RealFs;
-use crate::log::repair::LOG;
-use crate::log::salvage::salvage;
-use crate::model::{Generation, LogId, Seq};
-use crate::trust::CopyRank;
+use gravwell_config::datastore::Recovery;
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::{DirectoryError, io_error, replace_file};
+use gravwell_env::real_fs::RealFs;
+use gravwell_log::repair::LOG;
+use gravwell_log::salvage::salvage;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{Generation, LogId, Seq};
+use gravwell_transport::trust::CopyRank;
 
 const FILE: &str = "unfinished";
 /// Directory of a trial restore within a data directory. One that was killed leaves it behind.

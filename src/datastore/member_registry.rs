@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
-use crate::codec::health::{Code, Reason};
-use crate::model::MemberName;
-use crate::transport::endpoint::CLOSE_REVOKED;
-use crate::trust::{Registry, RegistryFile, TrustError, listed};
+use gravwell_model::MemberName;
+use gravwell_model::codec::health::{Code, Reason};
+use gravwell_transport::endpoint::CLOSE_REVOKED;
+use gravwell_transport::trust::{Registry, RegistryFile, TrustError, listed};
 
 use super::members::Members;
 use super::shared::now_ms;
@@ -165,8 +165,8 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datastore::stale_registry::Witness;
-    use crate::trust::{Authorities, MemberState, NewKey, Role, Token};
+    use crate::stale_registry::Witness;
+    use gravwell_transport::trust::{Authorities, MemberState, NewKey, Role, Token};
 
     /// Opens the members of a datastore in `trust`, with one enrolled member and its certificate.
     fn members(trust: &std::path::Path, name: &MemberName) -> (Members, Vec<u8>) {

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
-use crate::codec::audit::Act;
-use crate::codec::message::{Announce, Hello, Progress};
-use crate::model::{MemberName, Position, Seq};
-use crate::telemetry::log_rate_limit::LogRateLimit;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, ServerEndpoint};
-use crate::transport::join::Redeem;
-use crate::trust::{
+use gravwell_model::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
+use gravwell_model::codec::audit::Act;
+use gravwell_model::codec::message::{Announce, Hello, Progress};
+use gravwell_model::{MemberName, Position, Seq};
+use gravwell_runtime::telemetry::log_rate_limit::LogRateLimit;
+use gravwell_transport::endpoint::{CLOSE_NOT_A_MEMBER, ServerEndpoint};
+use gravwell_transport::join::Redeem;
+use gravwell_transport::trust::{
     AuditMark, Authorities, CaBackup, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry,
     RegistryFile, Role, Token, TrustError,
 };
@@ -511,7 +511,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Digest, Generation, LogId};
+    use gravwell_model::{Digest, Generation, LogId};
 
     #[tokio::test]
     async fn p13_an_answer_on_a_former_connection_does_not_show_the_register_of_a_new_one() {

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::chunks::{ChunkError, ChunkStore, StoreOptions};
-use crate::config::datastore::{DatastoreConfig, Recovery};
-use crate::env::SystemClock;
-use crate::env::fs::Fs;
-use crate::env::real_fs::{RealFs, create_dirs};
-use crate::env::view_fs::ViewFs;
-use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
-use crate::model::Seq;
-use crate::state::rebuild::{self, RebuildError};
-use crate::state::{OriginTable, StateError, StateStore, Target};
+use gravwell_chunks::{ChunkError, ChunkStore, StoreOptions};
+use gravwell_config::datastore::{DatastoreConfig, Recovery};
+use gravwell_env::SystemClock;
+use gravwell_env::fs::Fs;
+use gravwell_env::real_fs::{RealFs, create_dirs};
+use gravwell_env::view_fs::ViewFs;
+use gravwell_log::{Log, LogOptions, LogReader, RecoveryReport};
+use gravwell_model::Seq;
+use gravwell_state::rebuild::{self, RebuildError};
+use gravwell_state::{OriginTable, StateError, StateStore, Target};
 
 use super::{index, install_marker};
 
@@ -24,16 +24,16 @@ pub use super::index::{IndexMismatch, STATE, kept, level};
 pub enum OpenError {
     /// The log is corrupt or cannot be read; the message names file and offset.
     #[error("{0}")]
-    Log(#[from] crate::log::OpenError),
+    Log(#[from] gravwell_log::OpenError),
     /// An entry of the log cannot be read.
     #[error("{0}")]
-    Read(#[from] crate::log::ReadError),
+    Read(#[from] gravwell_log::ReadError),
     /// The state index cannot be used, even after it was rebuilt.
     #[error("{0}")]
     State(#[from] StateError),
     /// The file that records why generations started cannot be used.
     #[error(transparent)]
-    Notes(#[from] crate::log::generations::NotesError),
+    Notes(#[from] gravwell_log::generations::NotesError),
     /// The chunk store cannot be opened.
     #[error("cannot open the chunk store: {0}")]
     Chunks(#[from] ChunkError),
@@ -80,7 +80,7 @@ pub(super) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError 
 }
 
 /// Directory of the log within the data directory.
-pub(super) use crate::log::repair::LOG;
+pub(super) use gravwell_log::repair::LOG;
 /// Directory of the chunk store within the data directory.
 pub const CHUNKS: &str = "chunks";
 
@@ -119,7 +119,7 @@ pub fn log_options(config: &DatastoreConfig) -> LogOptions {
 pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str)) -> Result<Opened, OpenError> {
     super::repair::finish(path)?;
     let directory = path.join(LOG);
-    if !crate::log::exists(&RealFs, &directory).map_err(io_error(&directory))? {
+    if !gravwell_log::exists(&RealFs, &directory).map_err(io_error(&directory))? {
         install_marker::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
         index::check_without_log(path, config)?;
     }
@@ -130,7 +130,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
         tracing::warn!(%error, "failed to remove the mark of an interrupted recovery; using the existing log");
     }
     super::repair::clean(path);
-    crate::log::generations::upgrade(path)?;
+    gravwell_log::generations::upgrade(path)?;
     let reader = log.reader();
     let state = index::open(path, config, &reader, progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
@@ -151,7 +151,7 @@ pub fn open_to_read(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Opened, ChunkStore), OpenError> {
     let (fs, directory) = (Arc::new(ViewFs::default()), path.join(LOG));
-    if !crate::log::exists(&*fs, &directory).map_err(io_error(&directory))? {
+    if !gravwell_log::exists(&*fs, &directory).map_err(io_error(&directory))? {
         // Read-only commands report a loss even if recovery is off.
         let config = DatastoreConfig { recovery: Recovery::Auto, ..config.clone() };
         install_marker::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
@@ -161,7 +161,7 @@ pub fn open_to_read(
     let (log, recovery) = Log::open(Arc::clone(&fs) as Arc<dyn Fs>, &directory, log_options(config))?;
     let found = (log.head().0, log.generation());
     install_marker::judge(path, Some(found), Recovery::Auto).map_err(OpenError::Unfinished)?;
-    crate::log::generations::all(path, log.log_id())?;
+    gravwell_log::generations::all(path, log.log_id())?;
     let state = index::open_to_read(path, scratch, config, &log.reader(), progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
         state.set_generation(log.generation(), log.lineage())?;

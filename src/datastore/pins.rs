@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::model::{MemberName, Seq};
+use gravwell_model::{MemberName, Seq};
 
 /// Longest time for which a snapshot in transfer pins the horizon.
 const SERVING_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::admin::PresenceInfo;
-use crate::model::MemberName;
-use crate::trust::Role;
+use gravwell_model::MemberName;
+use gravwell_model::codec::admin::PresenceInfo;
+use gravwell_transport::trust::Role;
 
 /// Identifies one connection.
 pub(super) type PresenceId = u64;

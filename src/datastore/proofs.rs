@@ -1,11 +1,11 @@
-//! Signs positions of the log for every member to keep. See [`crate::trust::Proof`].
+//! Signs positions of the log for every member to keep. See [`gravwell_transport::trust::Proof`].
 
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
 use super::shared::DatastoreRef;
-use crate::model::Seq;
+use gravwell_model::Seq;
 
 /// Interval between signatures. It bounds the entries that no signature covers.
 const EVERY: Duration = Duration::from_millis(50);

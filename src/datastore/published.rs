@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::codec::message::{self, HEADER_BYTES, Kind, REVOCATIONS_MAX, Revocations};
-use crate::model::MemberName;
-use crate::model::ids::hex_bytes;
-use crate::trust::{Fingerprint, ROSTER_BYTES_MAX, Roster, RosterMember};
+use gravwell_model::MemberName;
+use gravwell_model::codec::message::{self, HEADER_BYTES, Kind, REVOCATIONS_MAX, Revocations};
+use gravwell_model::ids::hex_bytes;
+use gravwell_transport::trust::{Fingerprint, ROSTER_BYTES_MAX, Roster, RosterMember};
 
 /// Most superseded certificates in the short revocation message. They were replaced by a newer one of the same member,
 /// which can renew any number of times.
@@ -113,8 +113,8 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::report_limits::REPORT_BYTES_MAX;
-    use crate::trust::{Role, RosterCertificate};
+    use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
+    use gravwell_transport::trust::{Role, RosterCertificate};
 
     fn roster(bytes: &[u8]) -> Roster {
         let certificate =

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::codec::blob_manifest::references_chunks;
-use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused, TxnOutcome};
-use crate::codec::txn::{BadTxn, HEAD_BYTES_MAX, decode_head, decode_txn_within};
-use crate::env::shares::Share;
-use crate::model::limits::LimitExceeded;
-use crate::model::{Limits, MemberName, Origin, Reason, Txn};
-use crate::telemetry;
-use crate::transport::wire::{self, WireError};
+use gravwell_model::codec::blob_manifest::references_chunks;
+use gravwell_model::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused, TxnOutcome};
+use gravwell_model::codec::txn::{BadTxn, HEAD_BYTES_MAX, decode_head, decode_txn_within};
+use gravwell_model::limits::LimitExceeded;
+use gravwell_model::{Limits, MemberName, Origin, Reason, Txn};
+use gravwell_runtime::tasks::shares::Share;
+use gravwell_runtime::telemetry;
+use gravwell_transport::wire::{self, WireError};
 
 use super::blobs::BlobPrecheck;
 use super::commit_pipeline::PushStream;

@@ -7,14 +7,14 @@
 //! would diverge from its members. Entries that an operator abandoned by starting a later generation are no evidence.
 //! Clients that are not members cannot trigger this mode. Revoking a member retracts its evidence.
 
-use crate::codec::audit::LogPoint;
-use crate::codec::message::{RefusalCode, Refused};
-use crate::config::datastore::Recovery;
-use crate::fault_injection::{self, Bug};
-use crate::log::LogReader;
-use crate::model::position::{compare, shared_after};
-use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
-use crate::trust::{LogMark, Member, MemberState, Registry};
+use gravwell_config::datastore::Recovery;
+use gravwell_log::LogReader;
+use gravwell_model::codec::audit::LogPoint;
+use gravwell_model::codec::message::{RefusalCode, Refused};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::{compare, shared_after};
+use gravwell_model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
+use gravwell_transport::trust::{LogMark, Member, MemberState, Registry};
 
 /// The local log, up to the last sequence that was visible to clients.
 #[derive(Clone, Debug)]
@@ -231,10 +231,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::env::memory_fs::MemoryFs;
-    use crate::log::{Log, LogOptions};
-    use crate::model::MemberName;
-    use crate::trust::Role;
+    use gravwell_env::memory_fs::MemoryFs;
+    use gravwell_log::{Log, LogOptions};
+    use gravwell_model::MemberName;
+    use gravwell_transport::trust::Role;
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -311,10 +311,10 @@ mod tests {
     fn p13_an_audit_that_recorded_more_than_the_log_has_is_evidence_until_that_is_given_up() {
         let fs = Arc::new(MemoryFs::new());
         let (mut log, _) = Log::open(fs, std::path::Path::new("/log"), LogOptions::default()).expect("opens");
-        let body = crate::model::EntryBody::Unknown { kind: 200, payload: bytes::Bytes::new() };
+        let body = gravwell_model::EntryBody::Unknown { kind: 200, payload: bytes::Bytes::new() };
         let member = MemberName::new("web1").expect("name");
         let entry =
-            |seq| crate::model::Entry { seq: Seq(seq), time_ms: NOW, member: member.clone(), body: body.clone() };
+            |seq| gravwell_model::Entry { seq: Seq(seq), time_ms: NOW, member: member.clone(), body: body.clone() };
         log.append(&[entry(1), entry(2)]).expect("writes");
         let chain = log.sync().expect("syncs").chain();
         let reader = log.reader();
@@ -329,7 +329,7 @@ mod tests {
             generation: Generation(point.generation.0 + 1),
             lineage: [
                 &*here.lineage,
-                &[crate::model::LineageEntry { generation: Generation(point.generation.0 + 1), shared_to: Seq(2) }],
+                &[gravwell_model::LineageEntry { generation: Generation(point.generation.0 + 1), shared_to: Seq(2) }],
             ]
             .concat(),
             ..here

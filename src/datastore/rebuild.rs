@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::admin::GenerationInfo;
-use crate::config::datastore::DatastoreConfig;
-use crate::env::real_fs::RealFs;
-use crate::log::repair::LOG;
-use crate::log::salvage::salvage;
-use crate::model::position::Divergence;
-use crate::model::{Digest, Generation, LineageEntry, LogId, Position, Seq};
-use crate::state::{Fork, StateError, StateMeta, StateStore, descent};
-use crate::trust::{Authorities, LogMark, Proof, Role};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_env::real_fs::RealFs;
+use gravwell_log::repair::LOG;
+use gravwell_log::salvage::salvage;
+use gravwell_model::codec::admin::GenerationInfo;
+use gravwell_model::position::Divergence;
+use gravwell_model::{Digest, Generation, LineageEntry, LogId, Position, Seq};
+use gravwell_state::{Fork, StateError, StateMeta, StateStore, descent};
+use gravwell_transport::trust::{Authorities, LogMark, Proof, Role};
 
 use super::index;
 use super::install_marker;

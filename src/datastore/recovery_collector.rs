@@ -12,23 +12,23 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::codec::admin::{AdminError, GenerationInfo, Request};
-use crate::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
-use crate::codec::report_limits::REPORT_BYTES_MAX;
-use crate::config::datastore::DatastoreConfig;
-use crate::env::{Entropy, SystemEntropy};
-use crate::log::generations::KNOWN_MAX;
-use crate::model::{Digest, Generation, LogId, MemberName, Position, Seq, Verdict};
-use crate::protocol::session::common_version;
-use crate::state::StateStore;
-use crate::transport::admission::Admission;
-use crate::transport::endpoint::{self, Arrival, ServerEndpoint};
-use crate::transport::state_stream::{self, ReceiveError};
-use crate::transport::wire;
-use crate::trust::{
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_env::{Entropy, SystemEntropy};
+use gravwell_log::generations::KNOWN_MAX;
+use gravwell_model::codec::admin::{AdminError, GenerationInfo, Request};
+use gravwell_model::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
+use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
+use gravwell_model::{Digest, Generation, LogId, MemberName, Position, Seq, Verdict};
+use gravwell_protocol::session::common_version;
+use gravwell_state::StateStore;
+use gravwell_transport::admission::Admission;
+use gravwell_transport::endpoint::{self, Arrival, ServerEndpoint};
+use gravwell_transport::state_stream::{self, ReceiveError};
+use gravwell_transport::trust::{
     Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Refusal, Registry, Role, SignedMark, TrustError, UsedRegister,
     member_in, tls,
 };
+use gravwell_transport::wire;
 
 use super::rebuild::DonorOffer;
 
@@ -142,8 +142,9 @@ pub async fn gather(
     let now_ms = super::shared::now_ms();
     let registry = Registry::open(trust, now_ms)?;
     let authorities = Authorities::open_or_create(trust, now_ms)?;
-    let is_expected =
-        |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role.holds_replica();
+    let is_expected = |member: &&gravwell_transport::trust::Member| {
+        member.state == MemberState::Enrolled && member.role.holds_replica()
+    };
     let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());
     let address = config.listen_address();
     let server = tls::server_config(&authorities, &config.server_names, now_ms)?;
@@ -217,7 +218,7 @@ fn doubt(used: &UsedRegister, shown: &Shown, authorities: &Authorities) -> Optio
     let Shown { member, marks, unread, is_believed } = shown;
     let mut lacking = marks.iter().filter_map(|shown| {
         let lacking = used.lacks(&shown.mark, member.as_str())?;
-        shown.is_of(authorities).then_some(lacking)
+        authorities.have_signed(shown).then_some(lacking)
     });
     match (lacking.next(), unread) {
         (Some(lacking), _) => Some(GatherError::Lacking { member: member.clone(), lacking }),
@@ -367,7 +368,7 @@ async fn welcome(
     let hello = hello.await.map_err(|error| text(&error))?;
     hello.check().map_err(|refused| text(&refused))?;
     let position = hello.position.ok_or("the datastore is being recovered, and this member has no state")?;
-    let limits = crate::model::Limits::default();
+    let limits = gravwell_model::Limits::default();
     let welcome = Welcome {
         version: common_version(&hello).map_err(|refused| text(&refused))?,
         software: format!("gravwell {}", env!("CARGO_PKG_VERSION")),

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::codec::admin::CopyNames;
-use crate::codec::blob_manifest;
-use crate::model::{ChunkId, EntryBody};
-use crate::transfer::check::parts_of;
+use gravwell_model::codec::admin::CopyNames;
+use gravwell_model::codec::blob_manifest;
+use gravwell_model::{ChunkId, EntryBody};
+use gravwell_transport::transfer::check::parts_of;
 
 use super::blobs;
 use super::shared::DatastoreRef;

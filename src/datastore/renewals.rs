@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::env::quota::{Held, Quota};
-use crate::model::MemberName;
+use gravwell_env::quota::{Held, Quota};
+use gravwell_model::MemberName;
 
 /// A member may renew once per interval, with a burst of `AT_ONCE`, which is needed when CAs are rotated.
 const EVERY: Duration = Duration::from_secs(10);

@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::admin::{Finding, GenerationCause, GenerationInfo};
-use crate::config::datastore::DatastoreConfig;
-use crate::env::data_dir::{self, DirectoryError};
-use crate::env::fs::parent_dir;
-use crate::env::real_fs::{RealFs, create_dirs};
-use crate::log::format::LINEAGE_MAX;
-use crate::log::generations::{self, NotesError};
-use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
-use crate::log::salvage::{Salvage, salvage};
-use crate::log::{IoFailure, Log};
-use crate::model::position::{Divergence, shared_after};
-use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
-use crate::state::rebuild::{self, RebuildError};
-use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries_left};
-use crate::trust::{Member, Registry};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_env::data_dir::{self, DirectoryError};
+use gravwell_env::fs::parent_dir;
+use gravwell_env::real_fs::{RealFs, create_dirs};
+use gravwell_log::format::LINEAGE_MAX;
+use gravwell_log::generations::{self, NotesError};
+use gravwell_log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
+use gravwell_log::salvage::{Salvage, salvage};
+use gravwell_log::{IoFailure, Log};
+use gravwell_model::codec::admin::{Finding, GenerationCause, GenerationInfo};
+use gravwell_model::position::{Divergence, shared_after};
+use gravwell_model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
+use gravwell_state::rebuild::{self, RebuildError};
+use gravwell_state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries_left};
+use gravwell_transport::trust::{Member, Registry};
 
 use super::index;
 use super::open::{OpenError, log_options};
@@ -231,7 +231,7 @@ pub fn repair(
         report.head = ends;
         return Ok(report);
     }
-    let place = |damage: &crate::log::Damage| Finding {
+    let place = |damage: &gravwell_log::Damage| Finding {
         place: damage.file.clone(),
         offset: Some(damage.offset),
         problem: damage.to_string(),
@@ -398,7 +398,7 @@ pub(super) fn agrees(index: &index::View, member: &StateSnapshot) -> Result<(), 
     let at = member.meta().map(|meta| meta.seq).unwrap_or_default();
     let own = index.state.snapshot().map_err(unreadable)?;
     let (earlier, later) = if index.meta.seq <= at { (&own, member) } else { (member, &own) };
-    match crate::state::descent::fork(earlier, later).map_err(unreadable)? {
+    match gravwell_state::descent::fork(earlier, later).map_err(unreadable)? {
         Some(fork) => Err(RepairError::OtherHistory(format!("it and the state index D/state differ: {fork}"))),
         None => Ok(()),
     }
@@ -518,7 +518,7 @@ fn remove_leftovers(path: &Path) -> Result<(), RepairError> {
 
 /// Finishes an interrupted swap before the log is opened.
 pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
-    if repair::finish_swap(&RealFs, path).map_err(crate::log::OpenError::from)? {
+    if repair::finish_swap(&RealFs, path).map_err(gravwell_log::OpenError::from)? {
         tracing::info!("finished an interrupted repair and installed the repaired log");
     }
     Ok(())

@@ -12,13 +12,13 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::codec::authority::{
+use gravwell_model::codec::authority::{
     AuthorityRotation, AuthorityStage, MemberAuthority, ReplacedAuthority, RootInfo, RootsInfo, RotationStep,
 };
-use crate::codec::json_lines::timestamp;
-use crate::model::{Generation, MemberName};
-use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, ServerEndpoint};
-use crate::trust::{
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{Generation, MemberName};
+use gravwell_transport::endpoint::{CLOSE_LEFT_BEHIND, ServerEndpoint};
+use gravwell_transport::trust::{
     Authorities, Authority, End, Link, Member, MemberState, Refusal, TrustError, authority_name, fingerprint, tls,
 };
 

@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::chunks::ChunkStore;
-use crate::codec::admin::BackendInfo;
-use crate::config::datastore::{DatastoreConfig, Recovery};
-use crate::env::clock::steady_ms;
-use crate::env::data_dir::{self, DirectoryError};
-use crate::env::low_priority;
-use crate::env::scratch::Scratch;
-use crate::env::supervisor::Supervisor;
-use crate::log::RecoveryReport;
-use crate::log::compaction::Compactor;
-use crate::model::{MemberName, Seq};
-use crate::protocol::commit_clock::CommitClock;
+use gravwell_chunks::ChunkStore;
+use gravwell_config::datastore::{DatastoreConfig, Recovery};
+use gravwell_env::clock::steady_ms;
+use gravwell_env::data_dir::{self, DirectoryError};
+use gravwell_env::scratch::Scratch;
+use gravwell_log::RecoveryReport;
+use gravwell_log::compaction::Compactor;
+use gravwell_model::codec::admin::BackendInfo;
+use gravwell_model::{MemberName, Seq};
+use gravwell_protocol::commit_clock::CommitClock;
+use gravwell_runtime::tasks::low_priority;
+use gravwell_runtime::tasks::supervisor::Supervisor;
 
-use crate::telemetry::log_rate_limit::LogRateLimit;
-use crate::transport::admission::{Admission, Turn};
-use crate::transport::endpoint::{self, HandshakeError, ServerEndpoint};
-use crate::transport::wire::WireError;
-use crate::transport::{join, local};
-use crate::trust::{Authorities, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
+use gravwell_runtime::telemetry::log_rate_limit::LogRateLimit;
+use gravwell_transport::admission::{Admission, Turn};
+use gravwell_transport::endpoint::{self, HandshakeError, ServerEndpoint};
+use gravwell_transport::trust::{Authorities, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
+use gravwell_transport::wire::WireError;
+use gravwell_transport::{join, local};
 
 use super::applier::Applier;
 use super::archive::Archive;
@@ -101,7 +101,7 @@ pub enum DatastoreError {
     },
     /// The state index cannot be read.
     #[error(transparent)]
-    State(#[from] crate::state::StateError),
+    State(#[from] gravwell_state::StateError),
 }
 
 impl DatastoreError {
@@ -114,7 +114,7 @@ impl DatastoreError {
     /// Returns whether the data on disk is corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
+        let log = matches!(self, DatastoreError::Open(OpenError::Log(gravwell_log::OpenError::Damaged { .. })));
         log || matches!(self, DatastoreError::Open(OpenError::Loss(_)))
             || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_) | OpenError::Notes(_)))
             || matches!(self, DatastoreError::TrustDamaged { .. })
@@ -439,7 +439,12 @@ impl Datastore {
     ///
     /// # Errors
     /// Returns an error if the name is taken or the registry cannot be written.
-    pub fn invite(&self, name: &MemberName, role: Role, ttl_s: u64) -> Result<crate::codec::admin::Invitation, String> {
+    pub fn invite(
+        &self,
+        name: &MemberName,
+        role: Role,
+        ttl_s: u64,
+    ) -> Result<gravwell_model::codec::admin::Invitation, String> {
         let invited = self.shared.members.invite(name, role, ttl_s, vec![self.address().to_string()], false);
         invited.map_err(|error| error.to_string())
     }
@@ -520,12 +525,17 @@ impl Datastore {
 
     /// Updates gauges; must be called periodically.
     pub fn measure(&self) {
-        crate::telemetry::metrics::archive_behind(self.shared.archive.is_behind());
+        gravwell_runtime::telemetry::metrics::archive_behind(self.shared.archive.is_behind());
         let segments = self.shared.log.segments();
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        crate::telemetry::metrics::log(bytes, segments.len() as u64, self.shared.log.horizon(), self.shared.floor());
-        crate::telemetry::metrics::disk_free(self.shared.disk_free());
-        crate::telemetry::metrics::health(inspect::status(&self.shared).health.level.word());
+        gravwell_runtime::telemetry::metrics::log(
+            bytes,
+            segments.len() as u64,
+            self.shared.log.horizon(),
+            self.shared.floor(),
+        );
+        gravwell_runtime::telemetry::metrics::disk_free(self.shared.disk_free());
+        gravwell_runtime::telemetry::metrics::health(inspect::status(&self.shared).health.level.word());
     }
 
     /// Stops the datastore: no new work is accepted, open work is finished or refused, and the log is closed cleanly.
@@ -709,11 +719,12 @@ pub fn trust_dir(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::message::{RefusalCode, TxnOutcome};
-    use crate::model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
+    use gravwell_model::codec::message::{RefusalCode, TxnOutcome};
+    use gravwell_model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_each_part_that_ends_is_named() {
+        gravwell_runtime::tasks::supervisor::Supervisor::obey_orders();
         let temp = tempfile::tempdir().expect("temp dir");
         let mut config = DatastoreConfig::for_dir(temp.path());
         (config.listen, config.port) = (Some(std::net::Ipv4Addr::LOCALHOST.into()), 0);

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{interval, sleep_until, timeout};
 
-use crate::codec::message::{
+use gravwell_model::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
-use crate::codec::report_limits::REPORT_BYTES_MAX;
-use crate::env::vital;
-use crate::model::{MemberName, Position, Seq};
-use crate::telemetry::{self, log_rate_limit::LogRateLimit};
-use crate::transport::flow_control;
-use crate::transport::wire::{self, WireError};
-use crate::trust::{Proof, Role};
+use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
+use gravwell_model::{MemberName, Position, Seq};
+use gravwell_runtime::tasks::vital;
+use gravwell_runtime::telemetry::{self, log_rate_limit::LogRateLimit};
+use gravwell_transport::flow_control;
+use gravwell_transport::trust::{Proof, Role};
+use gravwell_transport::wire::{self, WireError};
 
 use super::access::may_open;
 use super::feed::{self, FeedEnd};

@@ -7,20 +7,20 @@ use std::time::Instant;
 
 use tokio::sync::{AcquireError, Semaphore, broadcast, mpsc, watch};
 
-use crate::codec::admin::GenerationInfo;
-use crate::codec::message::Bookmark;
-use crate::config::datastore::DatastoreConfig;
-use crate::env::clock::steady_ms;
-use crate::env::quota::Quota;
-use crate::env::shares::{Share, Shares};
-use crate::env::supervisor::Supervisor;
-use crate::log::generations::{self, NotesError};
-use crate::log::{LogReader, REPAIR_REMEDY};
-use crate::model::{Limits, MemberName, Redaction, Seq};
-use crate::protocol::commit_clock::CommitClock;
-use crate::protocol::feed::Ring;
-use crate::state::StateStore;
-use crate::trust::{LogMark, Proof, Role};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_env::clock::steady_ms;
+use gravwell_env::quota::Quota;
+use gravwell_log::generations::{self, NotesError};
+use gravwell_log::{LogReader, REPAIR_REMEDY};
+use gravwell_model::codec::admin::GenerationInfo;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::{Limits, MemberName, Redaction, Seq};
+use gravwell_protocol::commit_clock::CommitClock;
+use gravwell_protocol::feed::Ring;
+use gravwell_runtime::tasks::shares::{Share, Shares};
+use gravwell_runtime::tasks::supervisor::Supervisor;
+use gravwell_state::StateStore;
+use gravwell_transport::trust::{LogMark, Proof, Role};
 
 use super::archive::Archive;
 use super::audit::Audit;
@@ -58,7 +58,7 @@ const STREAMS_OF_MEMBER: usize = OF_REPLICA + FOLLOWS_OF_MEMBER + READINGS_OF_ME
 
 /// Target size of a block of the log, in bytes. A larger transaction or batch is not split.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
-const _: () = assert!(ARRIVING_MAX >= 2 * crate::model::limits::HARD.txn_bytes_max.div_ceil(ARRIVING_UNIT));
+const _: () = assert!(ARRIVING_MAX >= 2 * gravwell_model::limits::HARD.txn_bytes_max.div_ceil(ARRIVING_UNIT));
 
 /// Shared state of one datastore.
 pub(super) struct DatastoreState {
@@ -159,7 +159,7 @@ pub(super) fn arriving(limits: &Limits) -> Shares<MemberName> {
 }
 
 pub(super) fn join_permits() -> Semaphore {
-    Semaphore::new(crate::transport::join::AT_ONCE)
+    Semaphore::new(gravwell_transport::join::AT_ONCE)
 }
 
 pub(super) fn queue_permits() -> Arc<Semaphore> {
@@ -243,7 +243,7 @@ impl DatastoreState {
                 remedy = read_only::remedy(&self.path.display().to_string()),
                 "datastore waits for recovery: {evidence}"
             );
-            crate::telemetry::metrics::recovery_needed(true);
+            gravwell_runtime::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
         }
     }
@@ -255,7 +255,7 @@ impl DatastoreState {
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("no evidence of lost entries remains; accepting writes again");
-            crate::telemetry::metrics::recovery_needed(self.register_waits().is_some());
+            gravwell_runtime::telemetry::metrics::recovery_needed(self.register_waits().is_some());
             waits.clear();
         }
     }
@@ -291,7 +291,7 @@ impl DatastoreState {
         if (before == 0) != (skew_s == 0) {
             tracing::warn!(skew_s, "host clock jumped; not trusted until it agrees with the last entries or a member");
         }
-        crate::telemetry::metrics::clock_skew(skew_s);
+        gravwell_runtime::telemetry::metrics::clock_skew(skew_s);
         now
     }
 
@@ -332,5 +332,5 @@ impl DatastoreState {
 
 /// Returns milliseconds since 1970-01-01 UTC, by the system clock.
 pub(super) fn now_ms() -> u64 {
-    crate::env::Clock::now_ms(&crate::env::SystemClock)
+    gravwell_env::Clock::now_ms(&gravwell_env::SystemClock)
 }

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::codec::message::Open;
-use crate::transport::state_stream;
-use crate::transport::wire::WireError;
+use gravwell_model::codec::message::Open;
+use gravwell_transport::state_stream;
+use gravwell_transport::wire::WireError;
 
-pub use crate::transport::state_stream::{begin, end, rows_of};
+pub use gravwell_transport::state_stream::{begin, end, rows_of};
 
 use super::pins::{Pins, Transfer};
 use super::shared::DatastoreRef;
-use crate::model::{MemberName, Seq};
-use crate::trust::Role;
+use gravwell_model::{MemberName, Seq};
+use gravwell_transport::trust::Role;
 
 /// Most concurrent transfers, in total and to readers. Other requests wait.
 const AT_ONCE: usize = 2;
@@ -258,7 +258,7 @@ pub(super) async fn serve(
     };
     shared.snapshots.in_turn(member, role, &taken, sending).await?;
     send.finish().map_err(std::io::Error::other)?;
-    crate::telemetry::metrics::snapshot_served();
+    gravwell_runtime::telemetry::metrics::snapshot_served();
     Ok(())
 }
 

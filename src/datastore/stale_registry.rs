@@ -17,13 +17,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::config::datastore::Recovery;
-use crate::env::checksummed_text;
-use crate::env::data_dir::replace_file;
-use crate::env::fs::{first_free, parent_dir};
-use crate::model::MemberName;
-use crate::telemetry::log_rate_limit::LogRateLimit;
-use crate::trust::{
+use gravwell_config::datastore::Recovery;
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::replace_file;
+use gravwell_env::fs::{first_free, parent_dir};
+use gravwell_model::MemberName;
+use gravwell_runtime::telemetry::log_rate_limit::LogRateLimit;
+use gravwell_transport::trust::{
     Authorities, KnownMark, RegisterMark, Registry, Relation, Role, SignedMark, TrustError, authority_name,
     fingerprint, listed,
 };
@@ -473,7 +473,7 @@ impl DatastoreState {
         if shows.is_empty() {
             let remedy = DatastoreState::register_remedy(&self.path.display().to_string());
             tracing::error!(remedy, "datastore accepts no writes: {evidence}");
-            crate::telemetry::metrics::recovery_needed(true);
+            gravwell_runtime::telemetry::metrics::recovery_needed(true);
         }
         let is_news = *shows != evidence;
         shows.clone_from(&evidence);
@@ -489,7 +489,7 @@ impl DatastoreState {
         if self.members.registry().relation(&seen.mark).is_none() {
             return;
         }
-        if !seen.is_of(&self.members.authorities()) {
+        if !self.members.authorities().have_signed(seen) {
             if let Some(left_out) = DOUBTED.note() {
                 tracing::warn!(%member, left_out, "member presented a registry mark that this certificate authority \
                                                    did not sign");

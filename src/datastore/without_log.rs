@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
-use crate::codec::admin::{Request, Status};
-use crate::codec::health::{self, Code, Health, Reason};
-use crate::codec::message::MESSAGE_BYTES_MAX;
-use crate::transport::answer::{self, Answer, Failure, refuse};
-use crate::transport::local;
+use gravwell_model::codec::admin::{Request, Status};
+use gravwell_model::codec::health::{self, Code, Health, Reason};
+use gravwell_model::codec::message::MESSAGE_BYTES_MAX;
+use gravwell_transport::answer::{self, Answer, Failure, refuse};
+use gravwell_transport::local;
 
 /// Time for which the rest of a refused request is read.
 const PATIENCE: Duration = Duration::from_secs(2);

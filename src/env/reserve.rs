@@ -55,7 +55,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::env::memory_fs::MemoryFs;
+    use crate::memory_fs::MemoryFs;
 
     #[test]
     fn p07_a_reserve_never_makes_a_disk_full_that_is_not() {

@@ -12,12 +12,12 @@ use super::error::{Damage, IoFailure, ReadError};
 use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
 use super::head::HeadFile;
 use super::segment::{Segment, hex, read_header};
-use crate::codec::frame::{CHAIN_START, check_chain};
-use crate::codec::json_lines::timestamp;
-use crate::codec::payload::peek_time;
-use crate::env::damage::DamageRecord;
-use crate::env::fs::{Fs, read_exact_at};
-use crate::model::{Chain, Generation, Lineage, LogId, Seq};
+use gravwell_env::damage::DamageRecord;
+use gravwell_env::fs::{Fs, read_exact_at};
+use gravwell_model::codec::frame::{CHAIN_START, check_chain};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::codec::payload::peek_time;
+use gravwell_model::{Chain, Generation, Lineage, LogId, Seq};
 
 /// A log at one point in time. Compaction may replace the files; the file handles held here stay readable.
 pub struct LogCopy {
@@ -251,7 +251,7 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     if lineage.len() >= super::format::LINEAGE_MAX {
         return Err(CutError::LineageFull);
     }
-    lineage.push(crate::model::LineageEntry { generation: cut.generation, shared_to: last.0 });
+    lineage.push(gravwell_model::LineageEntry { generation: cut.generation, shared_to: last.0 });
     let slot = HeadSlot {
         counter: 1,
         log_id: cut.log_id,

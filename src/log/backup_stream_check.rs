@@ -13,9 +13,9 @@ use super::directory::SegmentName;
 use super::error::Damage;
 use super::format::{FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES};
 use super::segment::{Scan, check_footer, hex};
-use crate::codec::error::DecodeError;
-use crate::codec::frame::{self, decode_frame, decode_header};
-use crate::model::Seq;
+use gravwell_model::Seq;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::{self, decode_frame, decode_header};
 
 /// Copies are divided into pieces of this size, from the beginning of each file.
 pub const PIECE_BYTES: u64 = 1 << 20;
@@ -260,7 +260,7 @@ mod tests {
     use super::super::backup_stream::SegmentCopy;
     use super::super::tests::{entry, fill, open, options, put};
     use super::*;
-    use crate::env::memory_fs::MemoryFs;
+    use gravwell_env::memory_fs::MemoryFs;
 
     fn read(segment: &SegmentCopy) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(segment.bytes).expect("fits")];

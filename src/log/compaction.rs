@@ -23,11 +23,11 @@ use super::format::{FLAG_COMPACTED, FOOTER_BYTES, FileHeader, Footer, HEADER_BYT
 use super::liveness::{BaseChanges, LivenessIndex, row_digest};
 use super::reader::{Entries, LogReader};
 use super::segment::Segment;
-use crate::codec::frame::check_chain;
-use crate::codec::payload::decode_entry;
-use crate::fault_injection::{self, Bug};
-use crate::model::deletions::{Changed, Deletions};
-use crate::model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
+use gravwell_model::codec::frame::check_chain;
+use gravwell_model::codec::payload::decode_entry;
+use gravwell_model::deletions::{Changed, Deletions};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
 
 pub use self::compactor::{Compactor, Outcome};
 pub use self::plan::{

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::codec::error::DecodeError;
-use crate::codec::frame::{FrameHeader, HEADER_BYTES, decode_frame, decode_header};
-use crate::env::fs::File;
+use gravwell_env::fs::File;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::{FrameHeader, HEADER_BYTES, decode_frame, decode_header};
 
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -130,7 +130,7 @@ fn payload_is_intact(file: &dyn File, place: u64, end: u64, header: &FrameHeader
         return Ok(false);
     }
     let mut payload = vec![0; header.payload_bytes as usize];
-    match crate::env::fs::read_exact_at(file, &mut payload, place + HEADER_BYTES as u64) {
+    match gravwell_env::fs::read_exact_at(file, &mut payload, place + HEADER_BYTES as u64) {
         Ok(()) => Ok(crc32c::crc32c(&payload) == header.payload_crc),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),

@@ -7,8 +7,8 @@
 use std::io;
 use std::path::Path;
 
-use crate::env::fs::Fs;
-use crate::model::Seq;
+use gravwell_env::fs::Fs;
+use gravwell_model::Seq;
 
 /// Name of the head file.
 pub const HEAD: &str = "head";

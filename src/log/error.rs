@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::codec::error::{DecodeError, EncodeError};
-use crate::model::Seq;
+use gravwell_model::Seq;
+use gravwell_model::codec::error::{DecodeError, EncodeError};
 
 /// Remedy for a damaged log.
 pub const REPAIR_REMEDY: &str = "restore the file from a backup, or stop a member and rebuild the log from it with \
@@ -160,8 +160,8 @@ pub enum SyncError {
     Poisoned,
 }
 
-impl From<crate::codec::block::BadBlock> for ReadError {
-    fn from(error: crate::codec::block::BadBlock) -> ReadError {
+impl From<gravwell_model::codec::block::BadBlock> for ReadError {
+    fn from(error: gravwell_model::codec::block::BadBlock) -> ReadError {
         Damage::new("a segment", 0, "record", "an intact record", error).into()
     }
 }

@@ -3,9 +3,9 @@
 //! Pure conversions between bytes and structures. Every structure ends in a CRC-32C over all its preceding bytes,
 //! padding included, so every flipped bit is detected.
 
-use crate::codec::error::DecodeError;
-use crate::codec::frame::array_at;
-use crate::model::{Chain, Digest, Generation, Lineage, LineageEntry, LogId, Seq};
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::array_at;
+use gravwell_model::{Chain, Digest, Generation, Lineage, LineageEntry, LogId, Seq};
 
 /// Magic number at the start of a segment or journal file.
 pub const HEADER_MAGIC: [u8; 4] = *b"GLS1";

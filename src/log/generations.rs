@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::head::read_head;
 use super::repair::LOG;
-use crate::codec::admin::{GenerationCause, GenerationInfo};
-use crate::env::data_dir::{DirectoryError, replace_file};
-use crate::env::fs::first_free;
-use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, checksummed_text};
-use crate::model::{Generation, LineageEntry, LogId, Seq};
+use gravwell_env::data_dir::{DirectoryError, replace_file};
+use gravwell_env::fs::first_free;
+use gravwell_env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, checksummed_text};
+use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
+use gravwell_model::{Generation, LineageEntry, LogId, Seq};
 
 /// Name of the file.
 pub const FILE: &str = "generations.json";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::directory::HEAD;
 use super::error::Damage;
 use super::format::{HeadSlot, SLOT_BYTES};
-use crate::env::fs::{File, Fs, replace_file};
+use gravwell_env::fs::{File, Fs, replace_file};
 
 /// An open head file and its newest slot.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) fn read_head(fs: &dyn Fs, dir: &Path) -> io::Result<Result<(HeadSlot,
     let file = fs.open(&dir.join(HEAD))?;
     let length = usize::try_from(file.len()?.min(2 * SLOT_BYTES as u64)).unwrap_or(0);
     let mut bytes = vec![0; length];
-    crate::env::fs::read_exact_at(&*file, &mut bytes, 0)?;
+    gravwell_env::fs::read_exact_at(&*file, &mut bytes, 0)?;
     let mut best: Option<HeadSlot> = None;
     let mut damage = None;
     for index in 0..2 {

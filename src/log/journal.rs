@@ -20,13 +20,13 @@ use super::format::{FLAG_HEADED, FLAG_JOURNAL, FileHeader, HEADER_BYTES};
 pub use super::journal_head::witness_of;
 use super::journal_head::{HEAD, JournalHead, Slots, Vouched, head_of};
 use super::segment::{Scan, read_header, scan_frames};
-use crate::codec::error::EncodeError;
-use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
-use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs, copy_range, is_full, parent_dir, write_again};
-use crate::env::real_fs::RealFs;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Chain, Generation, LogId, Seq};
+use gravwell_env::entropy::{Entropy, SystemEntropy};
+use gravwell_env::fs::{File, Fs, copy_range, is_full, parent_dir, write_again};
+use gravwell_env::real_fs::RealFs;
+use gravwell_model::codec::error::EncodeError;
+use gravwell_model::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Generation, LogId, Seq};
 
 /// Number of bytes buffered before a write.
 const PIECE_BYTES: usize = 1 << 20;

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{HeadSlot, SLOT_BYTES};
-use crate::env::fs::{File, Fs, is_full, parent_dir, read_exact_at, replace_file};
-use crate::model::{Chain, Generation, LogId, Seq};
+use gravwell_env::fs::{File, Fs, is_full, parent_dir, read_exact_at, replace_file};
+use gravwell_model::{Chain, Generation, LogId, Seq};
 
 /// Name of the head file within the directory of the journal.
 pub(super) const HEAD: &str = "head";

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::model::{Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
+use gravwell_model::{Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
 
 /// Position and totals of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

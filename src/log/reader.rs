@@ -11,12 +11,12 @@ use super::cursor::{FrameCursor, RawFrame};
 use super::error::{Damage, IoFailure, ReadError};
 use super::segment::Segment;
 use super::shared::{LogState, Tip};
-use crate::codec::error::DecodeError;
-use crate::codec::frame::{self, decode_frame};
-use crate::codec::payload::decode_entry;
-use crate::env::damage::DamageRecord;
-use crate::env::fs::read_exact_at;
-use crate::model::{Chain, Entry, EntryBody, Generation, Lineage, LogId, Origin, OriginRow, Seq};
+use gravwell_env::damage::DamageRecord;
+use gravwell_env::fs::read_exact_at;
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::{self, decode_frame};
+use gravwell_model::codec::payload::decode_entry;
+use gravwell_model::{Chain, Entry, EntryBody, Generation, Lineage, LogId, Origin, OriginRow, Seq};
 
 /// A sequence of whole frames as stored on disk.
 #[derive(Clone, Debug)]

@@ -19,12 +19,12 @@ use super::segment::{Scan, Segment, check_footer, hex, read_footer, read_header,
 use super::shared::{LogState, State, Tip};
 use super::trim;
 use super::writer::create_segment;
-use crate::codec::error::DecodeError;
-use crate::codec::frame::CHAIN_START;
-use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs, write_again};
-use crate::fault_injection::{self, Bug};
-use crate::model::{Chain, Generation, LineageEntry, LogId, Seq};
+use gravwell_env::entropy::{Entropy, SystemEntropy};
+use gravwell_env::fs::{File, Fs, write_again};
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame::CHAIN_START;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Generation, LineageEntry, LogId, Seq};
 
 /// One step of the recovery of a log directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -493,7 +493,7 @@ pub(super) fn carry_out(
             chain_before: tip.chain,
         };
         let made = match create_segment(&*fs, dir, header) {
-            Err(failure) if crate::env::fs::is_full(&failure.source) && fs.remove(&dir.join(RESERVE)).is_ok() => {
+            Err(failure) if gravwell_env::fs::is_full(&failure.source) && fs.remove(&dir.join(RESERVE)).is_ok() => {
                 create_segment(&*fs, dir, header)
             }
             made => made,
@@ -514,7 +514,7 @@ pub(super) fn carry_out(
     // Both slots are rewritten, because the slots that were read may be in the page cache only as well.
     let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
     match shared.set_lineage(generation, lineage.clone()) {
-        Err(error) if crate::env::fs::is_full(&error) && shared.fs.remove(&shared.dir.join(RESERVE)).is_ok() => {
+        Err(error) if gravwell_env::fs::is_full(&error) && shared.fs.remove(&shared.dir.join(RESERVE)).is_ok() => {
             shared.set_lineage(generation, lineage)
         }
         written => written,
@@ -588,8 +588,8 @@ fn is_copy(fs: &dyn Fs, dir: &Path, name: &str, file: &str, offset: u64, bytes: 
     let mut at = 0;
     while at < length {
         let step = usize::try_from(length - at).unwrap_or(usize::MAX).min(left.len());
-        crate::env::fs::read_exact_at(&*copy, &mut left[..step], at)?;
-        crate::env::fs::read_exact_at(&*source, &mut right[..step], offset + at)?;
+        gravwell_env::fs::read_exact_at(&*copy, &mut left[..step], at)?;
+        gravwell_env::fs::read_exact_at(&*source, &mut right[..step], offset + at)?;
         if left[..step] != right[..step] {
             return Ok(false);
         }
@@ -606,12 +606,12 @@ pub(super) fn quarantine(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes
         fs.create_dir_all(&place)?;
         let source = fs.open(&dir.join(file))?;
         let target = fs.create(&dir.join(&name))?;
-        crate::env::fs::copy_range(&*source, offset, bytes, &*target)?;
+        gravwell_env::fs::copy_range(&*source, offset, bytes, &*target)?;
         fs.sync_dir(&place)?;
         fs.sync_dir(dir)
     };
     match copy() {
-        Err(error) if crate::env::fs::is_full(&error) && fs.remove(&dir.join(RESERVE)).is_ok() => copy(),
+        Err(error) if gravwell_env::fs::is_full(&error) && fs.remove(&dir.join(RESERVE)).is_ok() => copy(),
         other => other,
     }
     .map_err(IoFailure::at("keep a copy in", &name))?;

@@ -15,11 +15,11 @@ use super::error::IoFailure;
 use super::format::{FLAG_COMPACTED, FileHeader, Footer, HEADER_BYTES, HeadSlot};
 use super::head::HeadFile;
 use super::salvage::Salvage;
-use crate::codec::error::EncodeError;
-use crate::codec::frame::{CHAIN_START, flag};
-use crate::codec::payload::{decode_entry, encode_entry, peek_time};
-use crate::env::fs::{File, Fs};
-use crate::model::{Chain, Digest, Entry, EntryBody, Generation, Lineage, LogId, Seq};
+use gravwell_env::fs::{File, Fs};
+use gravwell_model::codec::error::EncodeError;
+use gravwell_model::codec::frame::{CHAIN_START, flag};
+use gravwell_model::codec::payload::{decode_entry, encode_entry, peek_time};
+use gravwell_model::{Chain, Digest, Entry, EntryBody, Generation, Lineage, LogId, Seq};
 
 /// Directory of the log within the data directory of a datastore.
 pub const LOG: &str = "log";

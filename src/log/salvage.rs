@@ -14,9 +14,9 @@ use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
 use super::head::read_head;
 use super::segment::{hex, read_footer, read_header};
 use super::{recovery, verify};
-use crate::codec::frame::{CHAIN_START, check_chain};
-use crate::env::fs::{File, Fs};
-use crate::model::{Chain, Generation, LogId, Seq};
+use gravwell_env::fs::{File, Fs};
+use gravwell_model::codec::frame::{CHAIN_START, check_chain};
+use gravwell_model::{Chain, Generation, LogId, Seq};
 
 /// The readable remainder of a log.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::cursor::{FrameCursor, RawFrame};
 use super::error::Damage;
 use super::format::{FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES};
-use crate::codec::error::DecodeError;
-use crate::codec::frame;
-use crate::codec::payload::peek_time;
-use crate::env::fs::{File, read_exact_at};
-use crate::model::{Chain, Seq};
+use gravwell_env::fs::{File, read_exact_at};
+use gravwell_model::codec::error::DecodeError;
+use gravwell_model::codec::frame;
+use gravwell_model::codec::payload::peek_time;
+use gravwell_model::{Chain, Seq};
 
 /// Minimum distance between two points of the sparse index.
 const INDEX_STEP_BYTES: u64 = 32 << 10;

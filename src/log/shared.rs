@@ -10,10 +10,10 @@ use super::directory::RESERVE;
 use super::format::HeadSlot;
 use super::head::HeadFile;
 use super::segment::Segment;
-use crate::env::damage::DamageRecord;
-use crate::env::fs::Fs;
-use crate::env::reserve::Reserve;
-use crate::model::{Chain, Generation, Lineage, LogId, Seq};
+use gravwell_env::damage::DamageRecord;
+use gravwell_env::fs::Fs;
+use gravwell_env::reserve::Reserve;
+use gravwell_model::{Chain, Generation, Lineage, LogId, Seq};
 
 /// End of the durable records. Offsets and counts refer to the open segment.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,9 +12,9 @@ use super::error::IoFailure;
 use super::format::{FLAG_TRIMMED, HeadSlot};
 use super::segment::read_header;
 use super::{Log, LogOptions};
-use crate::codec::frame::CHAIN_START;
-use crate::env::fs::{File, Fs};
-use crate::model::{Chain, Seq};
+use gravwell_env::fs::{File, Fs};
+use gravwell_model::codec::frame::CHAIN_START;
+use gravwell_model::{Chain, Seq};
 
 /// Start of the first segment above the horizon.
 pub(super) struct Start {

@@ -13,9 +13,9 @@ use super::head::read_head;
 use super::reader::LogReader;
 use super::segment::{Scan, check_footer, hex, read_footer, read_header, scan_frames};
 use super::trim;
-use crate::codec::frame::CHAIN_START;
-use crate::env::fs::{File, Fs};
-use crate::model::{Chain, Seq};
+use gravwell_env::fs::{File, Fs};
+use gravwell_model::codec::frame::CHAIN_START;
+use gravwell_model::{Chain, Seq};
 
 /// Result of the verification of a whole log.
 #[derive(Clone, Debug, Default)]
@@ -237,7 +237,7 @@ impl Verifier<'_> {
         }
         if let Some(head) = &self.head
             && header.log_id != head.log_id
-            && header.log_id != crate::model::LogId::default()
+            && header.log_id != gravwell_model::LogId::default()
         {
             wrong("log id", head.log_id.to_string(), header.log_id.to_string());
         }

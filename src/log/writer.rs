@@ -19,11 +19,11 @@ use super::recovery::{self, RecoveryReport};
 use super::segment::{IndexPoint, Segment, SparseIndex};
 use super::shared::{LogState, Tip};
 use super::trim;
-use crate::codec::frame;
-use crate::codec::payload::encode_entry;
-use crate::env::fs::{File, Fs, is_full};
-use crate::fault_injection::{self, Bug};
-use crate::model::{Chain, Entry, Generation, Lineage, LineageEntry, LogId, Seq};
+use gravwell_env::fs::{File, Fs, is_full};
+use gravwell_model::codec::frame;
+use gravwell_model::codec::payload::encode_entry;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Entry, Generation, Lineage, LineageEntry, LogId, Seq};
 
 /// Step in which disk space is allocated ahead of the data.
 const ALLOCATE_STEP_BYTES: u64 = 4 << 20;
@@ -446,7 +446,7 @@ pub(super) fn footer_of(tip: &Tip) -> Footer {
         time_first: tip.time_first,
         time_last: tip.time_last,
         frames_bytes: tip.end - HEADER_BYTES as u64,
-        digest: crate::model::Digest::ZERO,
+        digest: gravwell_model::Digest::ZERO,
         deletions_after: None,
     }
 }

@@ -244,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{EntryBody, MemberName, OriginCounter, Txn, TxnId};
+    use crate::{EntryBody, MemberName, OriginCounter, Txn, TxnId};
 
     fn name(key: u8) -> Named {
         (Collection::new(format!("c{}", key % 2)).expect("name"), Key::new(format!("k{key}")).expect("key"))

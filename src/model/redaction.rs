@@ -100,7 +100,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{MemberName, Origin, OriginCounter, Txn, TxnId};
+    use crate::{MemberName, Origin, OriginCounter, Txn, TxnId};
 
     #[test]
     fn p11_the_last_operation_on_a_hidden_object_decides_what_is_told_of_it() {

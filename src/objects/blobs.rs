@@ -1,7 +1,7 @@
 //! Blobs: contents of resources, of any size, split into chunks that are stored outside the log.
 //!
 //! An object describes a blob and references the lists of its chunks. It is written together with the first reference
-//! to it, after all chunks are durable locally; see [`crate::replica::blobs`] for how they reach other members. A
+//! to it, after all chunks are durable locally; see [`gravwell_replica::blobs`] for how they reach other members. A
 //! blob never changes; a resource with new contents references a new blob.
 //!
 //! Deleting a blob requires that its object is unchanged since it was found to be unreferenced. Adding a second
@@ -14,10 +14,10 @@ use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
-use crate::chunks::{ChunkError, ChunkStore, Chunker, GcPin, PARTS_MAX, Part, encode_index};
-use crate::env::low_priority;
-use crate::model::ChunkId;
-use crate::replica::blobs::{Ahead, BlobError, Blobs};
+use gravwell_chunks::{ChunkError, ChunkStore, Chunker, GcPin, PARTS_MAX, Part, encode_index};
+use gravwell_model::ChunkId;
+use gravwell_replica::blobs::{Ahead, BlobError, Blobs};
+use gravwell_runtime::tasks::low_priority;
 
 use super::record::Stored;
 use super::resources::Resource;
@@ -58,7 +58,7 @@ pub struct Content {
 }
 
 impl Stored for Content {
-    const COLLECTION: &'static str = crate::codec::blob_manifest::COLLECTION;
+    const COLLECTION: &'static str = gravwell_model::codec::blob_manifest::COLLECTION;
     fn key(&self) -> String {
         self.id.clone()
     }

@@ -11,8 +11,8 @@ use super::groups::{Group, GroupName};
 use super::record::Stored;
 use super::users::{User, UserName};
 use super::{AsRead, Record, Store, StoreError, Writes, names};
-use crate::model::{Collection, Condition, Key, Op, Seq};
-use crate::replica::History;
+use gravwell_model::{Collection, Condition, Key, Op, Seq};
+use gravwell_replica::History;
 
 /// An object with a unique name.
 pub trait Owner: Stored + Clone {

@@ -18,7 +18,7 @@ use super::sessions::Session;
 use super::tokens::Token;
 use super::users::{Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes};
-use crate::codec::restore;
+use gravwell_model::codec::restore;
 
 /// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;

@@ -21,13 +21,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::chunks::CHUNK_BYTES_MAX;
-use crate::codec::blob_manifest::{self, BlobManifest};
-use crate::codec::json_lines::{LINE_BYTES_MAX, object_line, parse_object_line};
-use crate::model::{ChunkId, Collection, Key, Op, Txn};
-use crate::replica::Replica;
-use crate::replica::blobs::Blobs;
-use crate::state::StateSnapshot;
+use gravwell_chunks::CHUNK_BYTES_MAX;
+use gravwell_model::codec::blob_manifest::{self, BlobManifest};
+use gravwell_model::codec::json_lines::{LINE_BYTES_MAX, object_line, parse_object_line};
+use gravwell_model::{ChunkId, Collection, Key, Op, Txn};
+use gravwell_replica::Replica;
+use gravwell_replica::blobs::Blobs;
+use gravwell_state::StateSnapshot;
 
 use super::Timestamp;
 use super::record::Stored;
@@ -100,7 +100,7 @@ pub enum BackupError {
     },
     /// Reading the state failed.
     #[error(transparent)]
-    State(#[from] crate::state::StateError),
+    State(#[from] gravwell_state::StateError),
 }
 
 /// State that an archive is made from: the committed state at one sequence, plus this replica's pending transactions.

@@ -28,8 +28,8 @@ use super::tokens::{Token, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
 use super::writes::place;
 use super::{Store, StoreError, Writes, names};
-use crate::model::{Collection, Condition, Key, Op, Txn, TxnId};
-use crate::replica::History;
+use gravwell_model::{Collection, Condition, Key, Op, Txn, TxnId};
+use gravwell_replica::History;
 
 type ObjectKey = (Collection, Key);
 /// A pending transaction, and the history in which it was read.
@@ -288,8 +288,8 @@ mod tests {
     use super::super::standing::Standing;
     use super::super::{CommitProgress, Timestamp, accounts};
     use super::*;
-    use crate::model::OriginCounter;
-    use crate::replica::{Replica, ReplicaOptions};
+    use gravwell_model::OriginCounter;
+    use gravwell_replica::{Replica, ReplicaOptions};
 
     const DATE: &str = "2026-01-01T00:00:00Z";
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::kinds::{self, KINDS};
 use super::record::Stored;
 use super::{Store, StoreError};
-use crate::model::visibility::{self, Visibility};
-use crate::model::{Collection, Key};
+use gravwell_model::visibility::{self, Visibility};
+use gravwell_model::{Collection, Key};
 
 /// Number of objects that are read at once.
 const PAGE: usize = 512;
@@ -161,7 +161,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::objects::groups::Group;
+    use crate::groups::Group;
 
     #[test]
     fn a_reason_speaks_of_the_object_and_not_of_a_text() {
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn p11_a_reason_quotes_nothing_of_a_secret() {
-        use crate::objects::passwords::Password;
-        use crate::objects::sessions::Session;
+        use crate::passwords::Password;
+        use crate::sessions::Session;
         let secrets =
             [r#""$argon2id$v=19$secret""#, r#"{"UID":"$argon2id$secret"}"#, r#"{"$argon2id$secret":1}"#, "$argon2id$"];
         for secret in secrets {

@@ -18,9 +18,9 @@ use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, FormerKey, Session};
 use super::tokens::{Token, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
-use crate::model::visibility;
+use gravwell_model::visibility;
 
-pub use crate::model::visibility::Visibility;
+pub use gravwell_model::visibility::Visibility;
 
 /// A collection of the webserver.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ pub fn is_secret(collection: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::revocation::{GRANTING, RESTRICTING, UNIQUE};
+    use gravwell_model::revocation::{GRANTING, RESTRICTING, UNIQUE};
 
     #[test]
     fn p11_collections_of_rights_are_known_kinds() {

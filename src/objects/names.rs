@@ -8,7 +8,7 @@ use unicode_normalization::char::is_combining_mark;
 use unicode_security::confusable_detection::skeleton;
 use unicode_security::mixed_script::AugmentedScriptSet;
 
-use crate::model::limits::Limits;
+use gravwell_model::limits::Limits;
 
 /// Maximum length of the name of a user or a group, in characters.
 pub const NAME_CHARS_MAX: usize = 128;

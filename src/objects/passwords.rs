@@ -11,7 +11,7 @@ use super::Timestamp;
 use super::record::Stored;
 use super::sessions::random;
 use super::weak_passwords::weakness;
-use crate::env::vital;
+use gravwell_runtime::tasks::vital;
 
 /// Default minimum length of a password, in characters.
 pub const CHARS_MIN: usize = 12;
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn p15_passwords_do_not_wait_for_threads_that_others_have_taken() {
-        assert!(vital::tests::without_threads(hash("a plain horse")).is_ok());
+        assert!(vital::testing::without_threads(hash("a plain horse")).is_ok());
     }
 
     #[tokio::test]

@@ -18,8 +18,8 @@ use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
 use super::{Store, StoreError};
-use crate::env::blocking;
-use crate::model::{Collection, Op};
+use gravwell_model::{Collection, Op};
+use gravwell_runtime::tasks::blocking;
 
 /// Time for which a count is used.
 const BELIEVED: Duration = Duration::from_secs(600);

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::model::{Collection, Condition, Key, Seq, TxnId};
-use crate::replica::{History, Object};
+use gravwell_model::{Collection, Condition, Key, Seq, TxnId};
+use gravwell_replica::{History, Object};
 
 /// A kind of object. All its fields are always written, so that all other fields are unknown to this version.
 pub trait Stored: Serialize + DeserializeOwned {

@@ -1,6 +1,6 @@
 //! Messages for rejected changes.
 
-use crate::model::{Condition, Reason};
+use gravwell_model::{Condition, Reason};
 
 /// Returns the singular noun for an object of a collection.
 fn thing(collection: &str) -> &'static str {
@@ -94,7 +94,7 @@ pub fn rejection_message(conditions: &[Condition], reason: &Reason) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key, Seq};
+    use gravwell_model::{Collection, Key, Seq};
 
     #[test]
     fn rejection_messages_use_the_terms_of_users() {
@@ -113,7 +113,7 @@ mod tests {
                 Condition::written_by(
                     place("user-names", "carol").0,
                     place("user-names", "carol").1,
-                    crate::model::TxnId { counter: crate::model::OriginCounter(1), ..Default::default() },
+                    gravwell_model::TxnId { counter: gravwell_model::OriginCounter(1), ..Default::default() },
                 ),
                 "the user was renamed or deleted, or its creation was rejected",
             ),

@@ -12,7 +12,7 @@ use super::names;
 use super::record::Stored;
 use super::store::Store;
 use super::users::User;
-use crate::model::Op;
+use gravwell_model::Op;
 
 /// Checks the names of an archive's users and groups, one after the other.
 pub struct RestoredNames<'a> {

@@ -37,9 +37,9 @@ use super::store::Author;
 use super::tokens::Token;
 use super::users::{Admin, FIRST, Lock, Membership, User, UserName};
 use super::{CommitError, CommitProgress, Store, StoreError, Timestamp, Writes};
-use crate::codec::restore;
-use crate::model::limits::{Limits, NOTE_BYTES_MAX};
-use crate::model::{Collection, Key, Op, OriginCounter, Txn, TxnId};
+use gravwell_model::codec::restore;
+use gravwell_model::limits::{Limits, NOTE_BYTES_MAX};
+use gravwell_model::{Collection, Key, Op, OriginCounter, Txn, TxnId};
 
 /// Maximum bytes and operations of a transaction that writes contents.
 const TXN_BYTES: usize = 1 << 20;
@@ -160,7 +160,7 @@ impl<'a> Check<'a> {
         }
         let limits =
             Limits { txn_bytes_max: self.limits.txn_bytes_max - NOTE_BYTES_MAX - MARK_BYTES, ..self.limits.clone() };
-        let id = TxnId { origin: crate::model::Origin([0; 16]), counter: OriginCounter(1) };
+        let id = TxnId { origin: gravwell_model::Origin([0; 16]), counter: OriginCounter(1) };
         let txn = Txn {
             id,
             settled: OriginCounter(0),
@@ -351,7 +351,8 @@ impl Plan {
         let left = if is_left { super::searches::referenced_blobs(&self.store) } else { Ok(Default::default()) };
         let left = left.map_err(io::Error::other)?;
         let mut see = |collection: Collection, key: Key| {
-            let is_kept = collection.as_str() == crate::codec::blob_manifest::COLLECTION && left.contains(key.as_str());
+            let is_kept =
+                collection.as_str() == gravwell_model::codec::blob_manifest::COLLECTION && left.contains(key.as_str());
             if is_kept || !self.examined.lacks(&collection, &key) {
                 return Ok(());
             }
@@ -537,7 +538,7 @@ mod tests {
     use super::super::export_archive::{self, Item, Parts, Source};
     use super::super::record::written;
     use super::*;
-    use crate::replica::{Replica, ReplicaOptions};
+    use gravwell_replica::{Replica, ReplicaOptions};
 
     const EARLIER: &str = "2026-01-01T00:00:00Z";
     const LATER: &str = "2026-02-01T00:00:00Z";
@@ -730,7 +731,8 @@ mod tests {
             }
             assert_eq!(is_unfinished(&alone.store).expect("reads"), !is_done, "{steps_max}");
             let reasons = alone.store.replica().status().health.reasons;
-            let is_shown = reasons.iter().any(|reason| reason.code == crate::codec::health::Code::RestoreUnfinished);
+            let is_shown =
+                reasons.iter().any(|reason| reason.code == gravwell_model::codec::health::Code::RestoreUnfinished);
             assert_eq!(is_shown, !is_done, "{steps_max}");
             let objects = alone.objects();
             let contents = |objects: &BTreeSet<String>| -> BTreeSet<String> {

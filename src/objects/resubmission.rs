@@ -21,7 +21,7 @@ use super::sharing::{Principal, ShareScope, Shareable};
 use super::tokens::{Token, TokenEpoch};
 use super::users::{User, UserName};
 use super::{Store, StoreError};
-use crate::model::{Collection, Key, Op};
+use gravwell_model::{Collection, Key, Op};
 
 const ADMINISTRATORS: &str = "only administrators may do this";
 const NOT_YOURS: &str = "it concerns an object that is not yours, or that you may only read";

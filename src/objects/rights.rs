@@ -16,7 +16,7 @@ use super::searches::Search;
 use super::sharing::{ShareScope, Shareable};
 use super::users::Membership;
 use super::{Store, StoreError};
-use crate::model::Op;
+use gravwell_model::Op;
 
 /// With more groups, a change by an administrator depends on the role instead.
 const GROUPS_OF_ADMIN_MAX: usize = 8;
@@ -201,7 +201,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::{Collection, Key};
+    use gravwell_model::{Collection, Key};
 
     /// One object, and the groups of user 7.
     struct One(Option<Value>, &'static [i32]);

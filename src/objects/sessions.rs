@@ -384,9 +384,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Condition;
-    use crate::objects::store::Author;
-    use crate::replica::{Replica, ReplicaOptions};
+    use crate::store::Author;
+    use gravwell_model::Condition;
+    use gravwell_replica::{Replica, ReplicaOptions};
 
     #[tokio::test]
     async fn p11_a_login_is_committed_only_in_the_epoch_in_which_it_was_made() {
@@ -401,7 +401,7 @@ mod tests {
         let (first, conditions) = required();
         assert_eq!(first, Session::FIRST);
         assert!(matches!(&conditions[..], [Condition::Absent { .. }]), "{conditions:?}");
-        let writes = crate::objects::accounts::end_sessions(&store, 7, None).expect("writes");
+        let writes = crate::accounts::end_sessions(&store, 7, None).expect("writes");
         store.commit(&Author::default(), "a test", writes).await.expect("is accepted");
         let (second, conditions) = required();
         assert_ne!(second, first);

@@ -8,8 +8,8 @@
 //! a user's own objects carry no such conditions, so that a user whose password was changed or whose account was locked
 //! loses no work.
 
-use crate::model::revocation::RESTRICTING;
-use crate::model::{Condition, Op};
+use gravwell_model::revocation::RESTRICTING;
+use gravwell_model::{Condition, Op};
 
 use super::accounts;
 use super::capabilities::{Grants, TagGrants};
@@ -202,7 +202,7 @@ pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key};
+    use gravwell_model::{Collection, Key};
 
     fn delete(collection: &str, key: &str) -> Op {
         let collection = Collection::new(collection).expect("collection");

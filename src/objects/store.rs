@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::env::blocking;
-use crate::model::limits::NOTE_BYTES_MAX;
-use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
-use crate::replica::{Draft, Object, OutboxQuota, ReadError, Receipt, Replica, Resubmission, Stage, SubmitError};
+use gravwell_model::limits::NOTE_BYTES_MAX;
+use gravwell_model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
+use gravwell_replica::{Draft, Object, OutboxQuota, ReadError, Receipt, Replica, Resubmission, Stage, SubmitError};
+use gravwell_runtime::tasks::blocking;
 
 use super::Timestamp;
 use super::identities;

@@ -5,7 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
-use crate::env::{Clock, SystemClock};
+use gravwell_env::{Clock, SystemClock};
 
 /// A timestamp in UTC, with nanosecond precision. The default is [`Timestamp::NEVER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

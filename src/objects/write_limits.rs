@@ -10,8 +10,8 @@ use super::tokens::TokenEpoch;
 use super::users::{Admin, Lock};
 use super::write_rate::WriteRate;
 use super::{Store, StoreError, Writes};
-use crate::model::Op;
-use crate::replica::OutboxQuota;
+use gravwell_model::Op;
+use gravwell_replica::OutboxQuota;
 
 /// Callback for changes that exceed the rate.
 pub type Told = Box<dyn Fn(&Author) + Send + Sync>;
@@ -117,7 +117,7 @@ impl WriteLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key};
+    use gravwell_model::{Collection, Key};
 
     #[test]
     fn p07_what_ends_access_or_takes_away_has_room_kept_for_it() {

@@ -8,9 +8,9 @@
 
 use bytes::Bytes;
 
-use crate::chunks::GcPin;
-use crate::model::{Collection, Condition, Key, Op, Reason, TxnId};
-use crate::replica::History;
+use gravwell_chunks::GcPin;
+use gravwell_model::{Collection, Condition, Key, Op, Reason, TxnId};
+use gravwell_replica::History;
 
 use super::StoreError;
 use super::record::{AsRead, Record, Stored, written};

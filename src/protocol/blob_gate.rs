@@ -10,8 +10,8 @@
 
 use std::collections::HashMap;
 
-use crate::codec::blob_manifest;
-use crate::model::{Origin, OriginCounter, Txn, TxnId};
+use gravwell_model::codec::blob_manifest;
+use gravwell_model::{Origin, OriginCounter, Txn, TxnId};
 
 /// State of a transaction at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,8 @@ impl BlobGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ChunkId, Collection, Key, Op};
     use bytes::Bytes;
+    use gravwell_model::{ChunkId, Collection, Key, Op};
 
     fn txn(counter: u64, collection: &str) -> Txn {
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };

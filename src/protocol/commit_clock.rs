@@ -5,7 +5,7 @@
 //! the clocks of members. A jump that none of them confirms is ignored and reported. If a member confirms that the last
 //! entries are dated in the future, later ones get the right time.
 
-use crate::fault_injection::{self, Bug};
+use gravwell_model::fault_injection::{self, Bug};
 
 /// Difference of two clocks that is accepted without confirmation, in milliseconds.
 pub const TOLERANCE_MS: u64 = 3_600_000;

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::{Chain, Seq};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Chain, Seq};
 
 /// Consecutive committed entries in their encoded form.
 #[derive(Clone, Debug)]

@@ -19,8 +19,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-use crate::codec::blob_manifest;
-use crate::model::{Collection, Condition, Key, Op, Origin, Txn};
+use gravwell_model::codec::blob_manifest;
+use gravwell_model::{Collection, Condition, Key, Op, Origin, Txn};
 
 use super::outbox::QueuePosition;
 
@@ -104,8 +104,8 @@ impl BulkLane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ChunkId, OriginCounter, TxnId};
     use bytes::Bytes;
+    use gravwell_model::{ChunkId, OriginCounter, TxnId};
 
     fn put(collection: &str, key: &str) -> Op {
         let value = Bytes::from(format!(r#"{{"size":1,"index":["{}"]}}"#, ChunkId([9; 32])));
@@ -152,7 +152,7 @@ mod tests {
         let (collection, key) = place("locks");
         let while_open = Condition::Absent { collection, key };
         let (collection, key) = place("users");
-        let as_read = Condition::Version { collection, key, version: crate::model::Seq(3) };
+        let as_read = Condition::Version { collection, key, version: gravwell_model::Seq(3) };
         let conditions = vec![by_right.clone(), while_open.clone(), as_read];
         let upload = txn(1, vec![put("contents", "a")], conditions);
         let mut bulk = BulkLane::default();

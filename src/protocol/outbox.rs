@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::txn::SETTLED_WITHIN;
-use crate::model::{
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::txn::SETTLED_WITHIN;
+use gravwell_model::{
     Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
 };
 
@@ -487,7 +487,7 @@ impl Outbox {
     }
 
     /// Like [`Outbox::insert`], with the lane given by the caller.
-    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> QueuePosition {
+    pub fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> QueuePosition {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
@@ -666,7 +666,7 @@ impl Outbox {
     }
 
     /// Injected fault: treats all transactions up to `id` as resolved before the state has resolved them.
-    pub(crate) fn forget_up_to(&mut self, id: TxnId) {
+    pub fn forget_up_to(&mut self, id: TxnId) {
         self.decide(id.origin, id.counter, None, Seq::ZERO, |_| None);
     }
 

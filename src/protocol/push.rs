@@ -4,12 +4,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::codec::blob_manifest::references_chunks;
-use crate::codec::message::{Kind, Outcome, RefusalCode, TxnOutcome};
-use crate::codec::txn::encode_settled;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-use crate::telemetry;
+use gravwell_model::codec::blob_manifest::references_chunks;
+use gravwell_model::codec::message::{Kind, Outcome, RefusalCode, TxnOutcome};
+use gravwell_model::codec::txn::encode_settled;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 
 use super::blob_gate::{BlobGate, Passage};
 use super::outbox::{Outbox, QueuePosition};
@@ -24,6 +23,8 @@ pub struct Pusher {
     /// The last transaction sent in the express lane, and in the bulk lane.
     sent: Option<QueuePosition>,
     sent_bulk: Option<QueuePosition>,
+    /// The transaction of the last message, unless it fills a gap or repeats one that is committed.
+    latest: Option<TxnId>,
     sizes: VecDeque<usize>,
     bytes: usize,
     /// Committed transactions that were sent again before transactions that depend on them.
@@ -79,8 +80,15 @@ impl Pusher {
         self.sizes.len() >= WINDOW_TXNS || self.bytes >= WINDOW_BYTES
     }
 
+    /// Returns the pending transaction that the last call of [`Pusher::next`] returned, for traces.
+    #[must_use]
+    pub fn latest(&self) -> Option<TxnId> {
+        self.latest
+    }
+
     /// Encodes the next transaction to send into `body`.
     pub fn next(&mut self, outbox: &Outbox, gate: &BlobGate, body: &mut Vec<u8>) -> Next {
+        self.latest = None;
         if self.is_full() {
             return Next::Nothing;
         }
@@ -111,7 +119,7 @@ impl Pusher {
             }
             (None, None) => return Next::Nothing,
         };
-        telemetry::txn_trace::pushed(txn.id);
+        self.latest = Some(txn.id);
         self.encode(txn, outbox.settled_before(txn), body);
         Next::Send(kind)
     }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::revocation;
-use crate::model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::revocation;
+use gravwell_model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
 
 use super::outbox::RetainedTxn;
 
@@ -281,8 +281,8 @@ pub struct Leaving<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::OriginCounter;
-    use crate::protocol::outbox::Outbox;
+    use crate::outbox::Outbox;
+    use gravwell_model::OriginCounter;
 
     const SHARED_TO: Seq = Seq(10);
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::model::{Collection, Condition, Key, Op, Seq, Txn};
+use gravwell_model::{Collection, Condition, Key, Op, Seq, Txn};
 
 use super::sequencer::Versions;
 

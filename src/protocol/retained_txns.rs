@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::{Condition, Seq, Txn, TxnId, deletions};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Condition, Seq, Txn, TxnId, deletions};
 
 use super::outbox::QueuePosition;
 
@@ -230,7 +230,7 @@ impl RetainedTxns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key, Op, Origin, OriginCounter};
+    use gravwell_model::{Collection, Key, Op, Origin, OriginCounter};
 
     fn txn(counter: u64, puts: &[&'static str], deletes: &[&str]) -> Arc<Txn> {
         let name = |key: &str| (Collection::new("c").expect("name"), Key::new(key).expect("key"));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::{Condition, Seq, Txn, TxnId};
+use gravwell_model::{Condition, Seq, Txn, TxnId};
 
 /// New identities of transactions that were submitted again, by the mark of the old identity.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +60,8 @@ impl Retried {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key, Op, Origin, OriginCounter, Reason};
-    use crate::protocol::outbox::{Outbox, RejectedTxn};
+    use crate::outbox::{Outbox, RejectedTxn};
+    use gravwell_model::{Collection, Key, Op, Origin, OriginCounter, Reason};
 
     fn id(counter: u64) -> TxnId {
         TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) }

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::codec::txn::contents_hash;
-use crate::fault_injection::{self, Bug};
-use crate::model::deletions::Deleted;
-use crate::model::txn::{RowChange, UNSETTLED_MAX};
-use crate::model::{
+use gravwell_model::codec::txn::contents_hash;
+use gravwell_model::deletions::Deleted;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::txn::{RowChange, UNSETTLED_MAX};
+use gravwell_model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
     Reason, Seq, Txn, TxnId,
 };

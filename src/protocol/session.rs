@@ -1,9 +1,11 @@
 //! Handshake (hello and welcome): selection of the protocol version, and the next step of the replica given the verdict.
 
-use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome};
-use crate::fault_injection::{self, Bug};
-use crate::model::position::compare;
-use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
+use gravwell_model::codec::message::{
+    Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome,
+};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::compare;
+use gravwell_model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
 
 /// Returns the highest version that both sides support.
 ///
@@ -96,7 +98,7 @@ pub fn judge(mine: Option<&Position>, welcome: &Welcome, wants_snapshot: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Digest, Generation, LogId};
+    use gravwell_model::{Digest, Generation, LogId};
 
     fn position(log: u8, seq: u64) -> Position {
         let (log_id, chain) = (LogId([log; 16]), [1; 16]);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::model::Txn;
+use gravwell_model::Txn;
 
 /// Size of one author's transactions in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ mod tests {
 
     use super::super::outbox::Outbox;
     use super::*;
-    use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, Reason, Seq, TxnId};
+    use gravwell_model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, Reason, Seq, TxnId};
 
     #[test]
     fn p07_what_an_author_holds_is_counted_until_it_is_decided_and_dealt_with() {

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::codec::block::{BadBlock, decode_block};
-use crate::codec::message::Bookmark;
-use crate::model::{Chain, Digest, Entry, Seq};
+use gravwell_model::codec::block::{BadBlock, decode_block};
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::{Chain, Digest, Entry, Seq};
 
-use crate::fault_injection::{self, Bug};
+use gravwell_model::fault_injection::{self, Bug};
 
 use super::CHECKPOINT_EVERY;
 
@@ -196,8 +196,8 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EntryBody, MemberName};
     use bytes::Bytes;
+    use gravwell_model::{EntryBody, MemberName};
 
     fn entries(from: u64, to: u64) -> Vec<(Entry, Chain)> {
         let entry = |seq| Entry {

@@ -13,10 +13,10 @@ use super::blob_gate::BlobGate;
 use super::outbox::Outbox;
 use super::push::{Next, PushReply, Pusher, first_held};
 use super::sequencer::{Decision, Sequencer, Versions};
-use crate::codec::blob_manifest::references_chunks;
-use crate::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
-use crate::codec::txn::decode_txn;
-use crate::model::{
+use gravwell_model::codec::blob_manifest::references_chunks;
+use gravwell_model::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
+use gravwell_model::codec::txn::decode_txn;
+use gravwell_model::{
     ChunkId, Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, Reason, Seq,
     Txn, TxnId,
 };
@@ -281,7 +281,7 @@ fn p05_what_a_change_was_made_upon_is_told_first_where_only_the_state_showed_its
         sent
     };
     let by_row = pushed(|outbox, txn| {
-        let mut row = crate::model::OriginRow::default();
+        let mut row = gravwell_model::OriginRow::default();
         row.record(Seq(5), txn.id.counter, OriginCounter(0), None);
         outbox.handle_row(txn.id.origin, &row);
     });

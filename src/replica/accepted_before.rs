@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use super::shared::ReplicaState;
-use crate::model::{Origin, OriginCounter};
-use crate::protocol::outbox::Outbox;
-use crate::state::{StateError, StateStore};
+use gravwell_model::{Origin, OriginCounter};
+use gravwell_protocol::outbox::Outbox;
+use gravwell_state::{StateError, StateStore};
 
 /// Records in the future outbox which transactions of this member the present state and the outbox had accepted, and
 /// the new state lacks.

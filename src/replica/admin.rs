@@ -6,17 +6,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
-use crate::codec::admin::{
+use gravwell_model::codec::admin::{
     CollectionInfo, DeletionInfo, DeletionsInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request,
     VerifyReport,
 };
-use crate::codec::json_lines;
-use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row, TxnOutcome};
-use crate::codec::txn::decode_txn;
-use crate::model::{Collection, Key, Origin, Reason, Seq, TxnId};
-use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
-use crate::transport::local;
-use crate::transport::wire::{self, WireError};
+use gravwell_model::codec::json_lines;
+use gravwell_model::codec::message::{Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row, TxnOutcome};
+use gravwell_model::codec::txn::decode_txn;
+use gravwell_model::{Collection, Key, Origin, Reason, Seq, TxnId};
+use gravwell_transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use gravwell_transport::local;
+use gravwell_transport::wire::{self, WireError};
 
 use super::blobs::Blobs;
 use super::{Draft, Receipt, Replica, Stage, SubmitError};
@@ -196,7 +196,7 @@ async fn deletions<W: AsyncWrite + Unpin>(
     let read = move || {
         let snapshot = state.snapshot()?;
         let (seq, lineage) = snapshot.meta().map(|meta| (meta.seq, meta.lineage.clone())).unwrap_or_default();
-        Ok::<_, crate::state::StateError>((seq, lineage, snapshot.deletions()?))
+        Ok::<_, gravwell_state::StateError>((seq, lineage, snapshot.deletions()?))
     };
     let (seq, lineage, known) = tokio::task::spawn_blocking(read).await.map_err(refuse)?.map_err(damaged)?;
     answer.item(&DeletionsInfo { complete_after: known.complete_after(), seq, lineage }).await?;
@@ -222,7 +222,7 @@ async fn export<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_
             }
         }
         let _ = batches.blocking_send(batch.take());
-        Ok::<_, crate::state::StateError>(())
+        Ok::<_, gravwell_state::StateError>(())
     });
     while let Some(rows) = ready.recv().await {
         answer.rows(&rows).await?;

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::message::Bookmark;
-use crate::env::wait;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Entry, Op, Position, Seq};
-use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{RejectedTxn, ResolvedTxn};
-use crate::protocol::tail::{Divergence, EntryBatch, Follower};
-use crate::state::{Fork, StateError, StateStore, descent};
-use crate::telemetry;
+use gravwell_env::wait;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Entry, Op, Position, Seq};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::outbox::{RejectedTxn, ResolvedTxn};
+use gravwell_protocol::tail::{Divergence, EntryBatch, Follower};
+use gravwell_runtime::telemetry;
+use gravwell_state::{Fork, StateError, StateStore, descent};
 
 use super::directory::StateStorage;
 use super::high_water_mark::Mark;
@@ -226,7 +226,7 @@ impl Applier {
     /// space first. Returns false if the engine stopped for another reason.
     fn reopen(&mut self, error: &StateError) -> Result<bool, Fatal> {
         let Some((place, cache_bytes)) = self.place.clone() else { return Ok(false) };
-        if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.take_was_full() {
+        if error.remedy() != gravwell_state::Remedy::Stop || !self.shared.disk.take_was_full() {
             return Ok(false);
         }
         tracing::error!(%error, "state closed after its disk was full; reopening when there is space");
@@ -315,7 +315,7 @@ impl Applier {
     }
 
     fn failed(&mut self, error: &StateError) -> Result<(), Fatal> {
-        if error.remedy() == crate::state::Remedy::Stop {
+        if error.remedy() == gravwell_state::Remedy::Stop {
             return Err(Fatal::of("the in-memory state is not reliable after an error")(error));
         }
         tracing::error!(%error, "state corrupt; it must be fetched again");
@@ -471,7 +471,7 @@ impl Applier {
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
         if fault_injection::is(Bug::SnapshotForgetsOutbox) {
-            *self.shared.outbox_mut() = crate::protocol::outbox::Outbox::default();
+            *self.shared.outbox_mut() = gravwell_protocol::outbox::Outbox::default();
         }
         self.shared.set_problem("");
         self.shared.note_resynced();
@@ -525,7 +525,7 @@ fn name_of(path: &Path) -> String {
 
 fn follower_of(state: &StateStore) -> Follower {
     state.meta().map_or_else(
-        || Follower::new(Seq::ZERO, crate::model::Digest::ZERO),
+        || Follower::new(Seq::ZERO, gravwell_model::Digest::ZERO),
         |meta| Follower::new(meta.seq, meta.digest),
     )
 }
@@ -535,11 +535,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{
+    use gravwell_model::{
         Chain, Collection, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Origin, OriginCounter, Txn,
         TxnId,
     };
-    use crate::protocol::outbox::Outbox;
+    use gravwell_protocol::outbox::Outbox;
 
     /// A directory for states that fails as configured.
     #[derive(Default)]

@@ -14,14 +14,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::codec::admin::Request;
-use crate::codec::audit::Act;
-use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::Fs;
-use crate::env::real_fs::RealFs;
-use crate::env::{Clock, SystemClock};
-use crate::log::journal::{Journal, JournalEntry, JournalError};
-use crate::telemetry::{self, log_rate_limit::LogRateLimit};
+use gravwell_env::entropy::{Entropy, SystemEntropy};
+use gravwell_env::fs::Fs;
+use gravwell_env::real_fs::RealFs;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_log::journal::{Journal, JournalEntry, JournalError};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::audit::Act;
+use gravwell_runtime::telemetry::{self, log_rate_limit::LogRateLimit};
 
 use super::{Replica, RequestError};
 
@@ -94,8 +94,9 @@ pub struct Acts {
 
 impl Acts {
     /// Returns a handle and the receiver of its acts.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> (Acts, mpsc::Receiver<Act>) {
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn for_tests() -> (Acts, mpsc::Receiver<Act>) {
         let (to, from) = mpsc::channel(QUEUE * 8);
         (Acts { to, missed: Arc::default() }, from)
     }
@@ -135,7 +136,7 @@ pub fn channel(directory: &Path) -> (Acts, Sending) {
 fn random_id() -> Result<String, JournalError> {
     let mut id = [0; 8];
     let drawn = SystemEntropy.fill(&mut id);
-    drawn.map_err(crate::log::IoFailure::at("draw random bytes for", ACTS))?;
+    drawn.map_err(gravwell_log::IoFailure::at("draw random bytes for", ACTS))?;
     Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -468,7 +469,7 @@ async fn run_blocking(mut waiting: Waiting, work: impl FnOnce(&mut Waiting) + Se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::memory_fs::{MemoryFs, Survival};
+    use gravwell_env::memory_fs::{MemoryFs, Survival};
 
     fn act(number: usize) -> Act {
         Act { kind: "login-failed".into(), what: format!("number {number}"), count: 1, ..Act::default() }
@@ -619,7 +620,7 @@ mod tests {
             let (from, to) = (copy.open(Path::new("/acts").join(name).as_path()), Path::new("/acts").join(name));
             let from = from.expect("opens");
             let mut bytes = vec![0; usize::try_from(from.len().expect("file length")).expect("fits")];
-            crate::env::fs::read_exact_at(&*from, &mut bytes, 0).expect("reads");
+            gravwell_env::fs::read_exact_at(&*from, &mut bytes, 0).expect("reads");
             fs.create(&to).expect("creates").write_at(&bytes, 0).expect("writes");
         }
         let mut waiting = open(&fs);
@@ -640,7 +641,7 @@ mod tests {
         let long =
             Act { kind: long.clone(), user: long.clone(), by: long.clone(), from: long.clone(), what: long, ..act(1) };
         waiting.take(vec![long.bounded(); 100]);
-        let (mut count, bytes_max) = (0, crate::codec::report_limits::REPORT_BYTES_MAX);
+        let (mut count, bytes_max) = (0, gravwell_model::codec::report_limits::REPORT_BYTES_MAX);
         while let Some((acts, last)) = waiting.batch() {
             count += acts.len();
             let bytes = serde_json::to_vec(&Request::AuditActs { acts }).expect("JSON").len();

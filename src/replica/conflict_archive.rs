@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::blob_manifest::{self, BlobManifest};
-use crate::codec::json_lines::{LINE_BYTES_MAX, parse_line, txn_line};
-use crate::env::real_fs::create_dirs;
-use crate::model::position::Divergence;
-use crate::model::{Collection, Digest, Generation, Key, Lineage, LineageEntry, LogId, Op, Seq};
+use gravwell_env::real_fs::create_dirs;
+use gravwell_model::codec::blob_manifest::{self, BlobManifest};
+use gravwell_model::codec::json_lines::{LINE_BYTES_MAX, parse_line, txn_line};
+use gravwell_model::position::Divergence;
+use gravwell_model::{Collection, Digest, Generation, Key, Lineage, LineageEntry, LogId, Op, Seq};
 
 /// Directory within a replica's directory.
 const DIRECTORY: &str = "quarantine";
@@ -246,7 +246,7 @@ impl Writing {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         fs::rename(&unfinished, &self.path)?;
-        fs::File::open(crate::env::fs::parent_dir(&self.path))?.sync_all()?;
+        fs::File::open(gravwell_env::fs::parent_dir(&self.path))?.sync_all()?;
         Ok(Written { changes: self.changes, file: self.path.display().to_string() })
     }
 }

@@ -9,9 +9,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::env::data_dir::{DirectoryError, claim, claim_to_read, io_error, replace_file};
-use crate::env::scratch::Scratch;
-use crate::log::journal::witness_of;
+use gravwell_env::data_dir::{DirectoryError, claim, claim_to_read, io_error, replace_file};
+use gravwell_env::scratch::Scratch;
+use gravwell_log::journal::witness_of;
 
 use super::evidence::{self, KEPT_IN_DOUBT};
 use super::high_water_mark::Mark;

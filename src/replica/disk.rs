@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::env::reserve::Reserve;
-use crate::env::{Fs, RealFs};
-use crate::telemetry;
+use gravwell_env::reserve::Reserve;
+use gravwell_env::{Fs, RealFs};
+use gravwell_runtime::telemetry;
 
 /// Shortest interval between two measurements.
 const EVERY: Duration = Duration::from_millis(250);

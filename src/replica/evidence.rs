@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::env::data_dir::{DirectoryError, io_error};
-use crate::model::LogId;
-use crate::state::{self, Remedy, StateError, StateMeta, StateStore};
+use gravwell_env::data_dir::{DirectoryError, io_error};
+use gravwell_model::LogId;
+use gravwell_state::{self as state, Remedy, StateError, StateMeta, StateStore};
 
 use super::directory::{Directory, damaged_in};
 use super::high_water_mark::Mark;

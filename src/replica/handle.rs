@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::codec::admin::{OriginInfo, SeenVersion, Status};
-use crate::codec::health::{self, Code, Health, Reason};
-use crate::codec::restore;
-use crate::log::journal::JournalError;
-use crate::model::{Collection, Key, Limits, MemberName, Op, Origin, Seq, Txn, TxnId, Verdict};
-use crate::protocol::outbox::{Outbox, RejectedTxn};
-use crate::state::{StateError, StateStore};
+use gravwell_log::journal::JournalError;
+use gravwell_model::codec::admin::{OriginInfo, SeenVersion, Status};
+use gravwell_model::codec::health::{self, Code, Health, Reason};
+use gravwell_model::codec::restore;
+use gravwell_model::{Collection, Key, Limits, MemberName, Op, Origin, Seq, Txn, TxnId, Verdict};
+use gravwell_protocol::outbox::{Outbox, RejectedTxn};
+use gravwell_state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
 use super::blobs::{self, BlobOptions, Blobs};
@@ -35,9 +35,9 @@ use super::role;
 use super::shared::{Change, OUTBOX_BYTES_MAX, ReplicaRef, ReplicaState};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
-use crate::env::data_dir::{DirectoryError, PATIENCE};
-use crate::env::supervisor::Supervisor;
-use crate::env::{Clock as _, SystemClock, SystemEntropy};
+use gravwell_env::data_dir::{DirectoryError, PATIENCE};
+use gravwell_env::{Clock as _, SystemClock, SystemEntropy};
+use gravwell_runtime::tasks::supervisor::Supervisor;
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
@@ -134,7 +134,7 @@ pub enum OpenError {
     State(#[from] StateError),
     /// The chunk store cannot be opened.
     #[error("cannot open the chunk store: {0}")]
-    Chunks(#[from] crate::chunks::ChunkError),
+    Chunks(#[from] gravwell_chunks::ChunkError),
     /// The caller is not within a tokio runtime.
     #[error("a replica can be opened only within a tokio runtime")]
     NoRuntime,
@@ -283,7 +283,7 @@ impl Replica {
         let findings = if options.access == Access::Read { findings } else { Vec::new() };
         shared.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
         if let Some(meta) = shared.state().meta() {
-            let problem = crate::log::generations::problem_of_member(path, meta.log_id, &meta.lineage);
+            let problem = gravwell_log::generations::problem_of_member(path, meta.log_id, &meta.lineage);
             shared.set_unknown_generations(problem);
         }
         let terms = Terms::load(path).unwrap_or_else(|error| {
@@ -308,7 +308,7 @@ impl Replica {
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
-        let identity = crate::trust::Identity::load(path).ok();
+        let identity = gravwell_transport::trust::Identity::load(path).ok();
         // Joining changes the role, so the identity is at least as recent as the last welcome.
         let role = identity.as_ref().map(|identity| identity.role().to_string());
         shared.set_forbidden(role.as_deref().and_then(role::forbidden));
@@ -405,7 +405,7 @@ impl Replica {
             proofs::save(&self.shared, &self.path);
         }
         if self.options.access == Access::Serve {
-            let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));
+            let _ = std::fs::remove_file(self.path.join(gravwell_transport::local::SOCKET));
         }
     }
 
@@ -553,7 +553,7 @@ impl Replica {
     /// Subscribes to log entries from now on, in batches, as they are applied here. A receiver that lags too far gets
     /// an error.
     #[must_use]
-    pub fn watch_entries(&self) -> broadcast::Receiver<Arc<Vec<crate::model::Entry>>> {
+    pub fn watch_entries(&self) -> broadcast::Receiver<Arc<Vec<gravwell_model::Entry>>> {
         self.shared.entries.subscribe()
     }
 
@@ -744,7 +744,7 @@ impl Replica {
     /// Returns whether the replica has a datastore: an identity, or a connector of the embedding process.
     fn is_member(&self) -> bool {
         let is_linked = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        is_linked || crate::trust::Identity::exists(&self.path)
+        is_linked || gravwell_transport::trust::Identity::exists(&self.path)
     }
 
     /// Returns why nothing more will arrive or be decided, so that no caller need wait; `None` if it may.
@@ -801,7 +801,7 @@ impl Replica {
 
     /// Returns the position of the state, without pending transactions; `None` before anything was received.
     #[must_use]
-    pub fn position(&self) -> Option<crate::model::Position> {
+    pub fn position(&self) -> Option<gravwell_model::Position> {
         self.shared.position()
     }
 

@@ -8,12 +8,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault_injection::{self, Bug};
-use crate::model::position::shared_after;
-use crate::model::{Origin, OriginCounter, Position, Seq};
-use crate::protocol::outbox::Outbox;
-use crate::state::{StateError, StateMeta, StateStore};
-use crate::trust::checksummed_text;
+use gravwell_env::checksummed_text;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::shared_after;
+use gravwell_model::{Origin, OriginCounter, Position, Seq};
+use gravwell_protocol::outbox::Outbox;
+use gravwell_state::{StateError, StateMeta, StateStore};
 
 const VERSION: u32 = 1;
 /// Most origins in a mark. Only those matter whose transactions the outbox journal may hold, which are few.
@@ -143,7 +143,7 @@ struct Noted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Digest, DigestSet, Generation, LineageEntry, LogId};
+    use gravwell_model::{Digest, DigestSet, Generation, LineageEntry, LogId};
 
     const FIRST: Generation = Generation(1);
     const SECOND: Generation = Generation(2);

@@ -2,10 +2,10 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use crate::codec::admin::SeenVersion;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Condition, Reason, Seq};
-use crate::protocol::rebase::Lost;
+use gravwell_model::codec::admin::SeenVersion;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Condition, Reason, Seq};
+use gravwell_protocol::rebase::Lost;
 
 /// One of the histories that a process has followed, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +70,7 @@ impl Histories {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key};
+    use gravwell_model::{Collection, Key};
 
     #[test]
     fn p08_what_was_read_in_a_history_that_was_left_names_no_write_of_the_present_one() {

@@ -1,7 +1,7 @@
 //! Leaving an abandoned history for the log that continued without it ("the new log"): the decisions, and the steps
 //! that carry them out.
 //!
-//! Nothing here waits: [`super::rejoin`] drives it between tasks and threads, [`super::stepped`] by hand. First,
+//! Nothing here waits: [`super::rejoin`] drives it between tasks and threads, `stepped` by hand. First,
 //! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in
 //! this order:
 //!
@@ -17,20 +17,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::admin::{GenerationCause, GenerationInfo};
-use crate::codec::message::Welcome;
-use crate::env::Entropy;
-use crate::fault_injection::{self, Bug};
-use crate::model::deletions::{Deletions, Named};
-use crate::model::position::Divergence;
-use crate::model::{
+use gravwell_env::Entropy;
+use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
+use gravwell_model::codec::message::Welcome;
+use gravwell_model::deletions::{Deletions, Named};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::Divergence;
+use gravwell_model::{
     Collection, Condition, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId,
     Verdict,
 };
-use crate::protocol::outbox::{Outbox, RetainedTxn};
-use crate::protocol::rebase::{self, Found, InOrder, Lost};
-use crate::state::{self, StateError, StateSnapshot, StateStore};
-use crate::telemetry;
+use gravwell_protocol::outbox::{Outbox, RetainedTxn};
+use gravwell_protocol::rebase::{self, Found, InOrder, Lost};
+use gravwell_runtime::telemetry;
+use gravwell_state::{self as state, StateError, StateSnapshot, StateStore};
 
 use super::accepted_before;
 use super::conflict_archive::{Change, Set, Written};
@@ -514,7 +514,7 @@ impl DivergedStates<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Digest, LogId};
+    use gravwell_model::{Chain, Digest, LogId};
 
     #[test]
     fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {

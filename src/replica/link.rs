@@ -11,21 +11,22 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::codec::message::{
+use gravwell_env::{Clock, SystemClock};
+use gravwell_log::generations;
+use gravwell_model::address::host_and_port;
+use gravwell_model::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
-use crate::env::{Clock, SystemClock, vital};
-use crate::log::generations;
-use crate::model::address::host_and_port;
-use crate::model::{Generation, LineageEntry, Position, Verdict};
-use crate::protocol::backoff::Backoff;
-use crate::protocol::session::{NextStep, judge};
-use crate::protocol::tail::{EntryBatch, FrameError, Intake};
-use crate::telemetry;
-use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
-use crate::transport::wire::{self, WireError};
-use crate::transport::{close_reason, pulse};
+use gravwell_model::{Generation, LineageEntry, Position, Verdict};
+use gravwell_protocol::backoff::Backoff;
+use gravwell_protocol::session::{NextStep, judge};
+use gravwell_protocol::tail::{EntryBatch, FrameError, Intake};
+use gravwell_runtime::tasks::vital;
+use gravwell_runtime::telemetry;
+use gravwell_transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
+use gravwell_transport::wire::{self, WireError};
+use gravwell_transport::{close_reason, pulse};
 
 use super::CaBackupProblem;
 use super::refusal::Refusals;
@@ -155,10 +156,10 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
-    /// Handles the membership list from the datastore, as [`Roster::encode`](crate::trust::Roster::encode) writes it.
+    /// Handles the membership list from the datastore, as [`Roster::encode`](gravwell_transport::trust::Roster::encode) writes it.
     fn on_roster(&self, _body: &[u8]) {}
 
-    /// Handles [`Revocations`](crate::codec::message::Revocations) from the datastore.
+    /// Handles [`Revocations`](gravwell_model::codec::message::Revocations) from the datastore.
     fn on_revocations(&self, _body: &[u8]) {}
 
     /// Called when the datastore is heard from: the last membership list is still valid.
@@ -576,12 +577,12 @@ pub(crate) fn software() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Seq};
+    use gravwell_model::{Chain, Seq};
 
     #[test]
     fn p15_the_log_is_taken_in_though_others_have_taken_the_threads() {
         // The bytes do not matter, as long as there are many.
         let taken_in = take_in(Intake::new(Seq::ZERO, Chain::default(), false), vec![7; 256 << 10].into());
-        assert!(matches!(vital::tests::without_threads(taken_in), Err(LinkError::Frames(_))));
+        assert!(matches!(vital::testing::without_threads(taken_in), Err(LinkError::Frames(_))));
     }
 }

@@ -43,12 +43,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::deletions::{Deletions, Named};
-use crate::model::revocation::{self, is_presence_of_unique};
-use crate::model::{self, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
-use crate::protocol::rebase::{Assumed, Lost};
-use crate::state::{StateError, StateSnapshot};
+use gravwell_model::deletions::{Deletions, Named};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::revocation::{self, is_presence_of_unique};
+use gravwell_model::{self as model, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
+use gravwell_protocol::rebase::{Assumed, Lost};
+use gravwell_state::{StateError, StateSnapshot};
 
 /// Final values of objects; `None` if an object is deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
@@ -339,7 +339,7 @@ pub(super) struct DivergedHistories<'a> {
 
 impl DivergedHistories<'_> {
     /// Decides what happens to the local transactions that the new log lacks, in order: the `lacking` ones, then those
-    /// `gone` with a lost state. Their conditions are translated ([`crate::protocol::rebase`]). Returns those to push again and those to archive. If it is unknown what `others` did,
+    /// `gone` with a lost state. Their conditions are translated ([`gravwell_protocol::rebase`]). Returns those to push again and those to archive. If it is unknown what `others` did,
     /// only deletions of absent objects are pushed again; after a restore (`is_restore`) nothing is.
     pub(super) fn choose(
         &self,

@@ -7,9 +7,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::env::data_dir::DirectoryError;
-use crate::model::{Origin, OriginCounter};
-use crate::state::{self, StateError, StateMeta, StateStore};
+use gravwell_env::data_dir::DirectoryError;
+use gravwell_model::{Origin, OriginCounter};
+use gravwell_state::{self as state, StateError, StateMeta, StateStore};
 
 use super::directory::{Access, Directory, StateStorage as _, Views, damaged_in};
 use super::evidence;
@@ -188,7 +188,7 @@ fn opened((state, place, loss): Taken, doubt: Option<String>, mark: Option<Mark>
 /// Returns whether opening failed because the process lacks a resource.
 fn is_want(error: &OpenError) -> bool {
     match error {
-        OpenError::Directory(DirectoryError::Io { source, .. }) => crate::env::fs::is_full(source),
+        OpenError::Directory(DirectoryError::Io { source, .. }) => gravwell_env::fs::is_full(source),
         OpenError::State(error) => matches!(error, StateError::Unavailable { .. }),
         _ => false,
     }

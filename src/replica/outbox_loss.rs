@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::env::data_dir::{PATIENCE, claim, claim_to_read, is_claimed};
-use crate::env::fs::Fs;
-use crate::env::real_fs::RealFs;
-use crate::log::journal::{Journal, JournalError, witness_of};
+use gravwell_env::data_dir::{PATIENCE, claim, claim_to_read, is_claimed};
+use gravwell_env::fs::Fs;
+use gravwell_env::real_fs::RealFs;
+use gravwell_log::journal::{Journal, JournalError, witness_of};
 
 use super::handle::OpenError;
 
@@ -111,7 +111,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::replica::{Replica, ReplicaOptions};
+    use crate::{Replica, ReplicaOptions};
 
     #[tokio::test]
     async fn p10_an_outbox_that_is_gone_is_not_an_empty_outbox() {

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::model::Op;
-use crate::protocol::outbox::Outbox;
-use crate::protocol::shares;
+use gravwell_model::Op;
+use gravwell_protocol::outbox::Outbox;
+use gravwell_protocol::shares;
 
 use super::outbox_writer::{Draft, SubmitError};
 use super::shared::ReplicaState;
@@ -98,10 +98,10 @@ mod tests {
 
     use super::super::outbox_writer::{OutboxWriter, Request};
     use super::*;
-    use crate::log::journal::Journal;
-    use crate::model::{Collection, Key, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-    use crate::protocol::outbox::RejectedTxn;
-    use crate::state::StateStore;
+    use gravwell_log::journal::Journal;
+    use gravwell_model::{Collection, Key, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+    use gravwell_protocol::outbox::RejectedTxn;
+    use gravwell_state::StateStore;
 
     const LIMIT: usize = 32 << 20;
     const SHARE_BYTES: usize = LIMIT / SHARE;
@@ -128,7 +128,7 @@ mod tests {
             let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
             let shared = Arc::new(ReplicaState::new(StateStore::in_memory(), Outbox::default(), None));
             shared.outbox_bytes_max.store(LIMIT, Ordering::Relaxed);
-            let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+            let (clock, entropy) = (Arc::new(gravwell_env::SystemClock), Arc::new(gravwell_env::SystemEntropy));
             let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
             Outboxes { shared, writer, next: 1, _temp: temp }
         }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::txn::{decode_txn, encode_txn};
-use crate::env::real_fs::RealFs;
-use crate::fault_injection::{self, Bug};
-use crate::log::journal::{Journal, JournalError};
-use crate::model::position::shared_after;
-use crate::model::{LineageEntry, LogId, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
-use crate::protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn};
-use crate::state::{StateError, StateMeta, StateStore};
+use gravwell_env::real_fs::RealFs;
+use gravwell_log::journal::{Journal, JournalError};
+use gravwell_model::codec::txn::{decode_txn, encode_txn};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::shared_after;
+use gravwell_model::{LineageEntry, LogId, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use gravwell_protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn};
+use gravwell_state::{StateError, StateMeta, StateStore};
 
 /// Record kinds of the journal; never reused.
 pub(super) const KIND_TXN: u8 = 16;
@@ -99,6 +99,7 @@ pub(super) fn open(directory: &Path) -> Result<(Journal, Restoring), JournalErro
 }
 
 /// Reads the records of a journal.
+#[cfg(any(test, feature = "testing"))]
 pub(super) fn read(entries: &[(u8, Vec<u8>)]) -> Restoring {
     let mut restoring = Restoring::default();
     for (kind, payload) in entries {
@@ -321,7 +322,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{Chain, Collection, Condition, Entry, EntryBody, Generation, Key, MemberName, Op};
+    use gravwell_model::{Chain, Collection, Condition, Entry, EntryBody, Generation, Key, MemberName, Op};
 
     #[test]
     fn p05_what_was_made_upon_a_retried_change_follows_it_when_the_journal_is_read_again() {

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::message::Kind;
-use crate::env::data_dir::replace_file;
-use crate::env::vital;
-use crate::model::Position;
-use crate::transport::wire;
-use crate::trust::{Proof, checksummed_text};
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::replace_file;
+use gravwell_model::Position;
+use gravwell_model::codec::message::Kind;
+use gravwell_runtime::tasks::vital;
+use gravwell_transport::trust::Proof;
+use gravwell_transport::wire;
 
 use super::link::{Connector, LinkError};
 use super::shared::{ReplicaRef, ReplicaState};

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
-use crate::codec::message::{self, Kind, Open, Outcome};
-use crate::model::Txn;
-use crate::protocol::push::{self, Next, Pusher};
-use crate::transport::wire::{self, WireError};
+use gravwell_model::Txn;
+use gravwell_model::codec::message::{self, Kind, Open, Outcome};
+use gravwell_protocol::push::{self, Next, Pusher};
+use gravwell_runtime::telemetry;
+use gravwell_transport::wire::{self, WireError};
 
 use super::blobs::{Blobs, Delivery};
 use super::link::LinkError;
@@ -65,8 +66,12 @@ async fn push_all(shared: &ReplicaRef, send: &mut quinn::SendStream, window: &Wi
         changed.borrow_and_update();
         chunk.clear();
         while chunk.len() < CHUNK_BYTES {
-            let next = window.pusher().next(&shared.outbox(), &shared.gate(), &mut body);
+            let (next, pushed) = {
+                let mut pusher = window.pusher();
+                (pusher.next(&shared.outbox(), &shared.gate(), &mut body), pusher.latest())
+            };
             let Next::Send(kind) = next else { break };
+            pushed.into_iter().for_each(telemetry::txn_trace::pushed);
             chunk.extend_from_slice(&message::header(kind, body.len()));
             chunk.extend_from_slice(&body);
         }

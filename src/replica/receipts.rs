@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::model::{Reason, Seq, TxnId};
+use gravwell_model::{Reason, Seq, TxnId};
 
 /// Progress of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]

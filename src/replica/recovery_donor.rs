@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use crate::codec::admin::Request;
-use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Open, RefusalCode, Refused};
-use crate::log::generations;
-use crate::state::StateError;
-use crate::transport::answer::{self, Answer, Failure};
-use crate::transport::state_stream;
-use crate::transport::wire::{self, WireError};
-use crate::trust::{CaBackup, Identity, TrustError};
+use gravwell_log::generations;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{Kind, MESSAGE_BYTES_MAX, Open, RefusalCode, Refused};
+use gravwell_state::StateError;
+use gravwell_transport::answer::{self, Answer, Failure};
+use gravwell_transport::state_stream;
+use gravwell_transport::trust::{CaBackup, Identity, TrustError};
+use gravwell_transport::wire::{self, WireError};
 
 use super::shared::ReplicaRef;
 
@@ -114,8 +114,8 @@ async fn tell_marks<W: AsyncWrite + Unpin>(directory: &Path, send: &mut W) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MemberName;
-    use crate::trust::{Authority, Registry, Role, SignedMark};
+    use gravwell_model::MemberName;
+    use gravwell_transport::trust::{Authority, Registry, Role, SignedMark};
 
     const NOW: u64 = 1_800_000_000_000;
 

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::env::data_dir::{DirectoryError, io_error, replace_file};
-use crate::env::fs::parent_dir;
-use crate::env::{Clock, SystemClock, vital};
-use crate::model::{Position, Reason, Txn};
-use crate::trust::checksummed_text;
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::{DirectoryError, io_error, replace_file};
+use gravwell_env::fs::parent_dir;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::{Position, Reason, Txn};
+use gravwell_runtime::tasks::vital;
 
 use super::conflict_archive::{Change, Set, Written};
 use super::link::LinkError;

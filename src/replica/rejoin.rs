@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::admin::{GenerationInfo, Request};
-use crate::codec::message::Welcome;
-use crate::env::{SystemEntropy, vital};
-use crate::log::generations;
-use crate::model::{LineageEntry, Position};
-use crate::state::{self, StateStore};
+use gravwell_env::SystemEntropy;
+use gravwell_log::generations;
+use gravwell_model::codec::admin::{GenerationInfo, Request};
+use gravwell_model::codec::message::Welcome;
+use gravwell_model::{LineageEntry, Position};
+use gravwell_runtime::tasks::vital;
+use gravwell_state::{self as state, StateStore};
 
 use super::applier::{self, Descent};
 use super::conflict_archive::{Set, Written};

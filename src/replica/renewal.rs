@@ -9,15 +9,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 
-use crate::codec::admin::Request;
-use crate::codec::authority::{EscrowInfo, RootInfo, RootsInfo};
-use crate::codec::message::{Kind, Open};
-use crate::env::{Clock, SystemClock};
-use crate::model::ids::hex_bytes;
-use crate::peer::Peers;
-use crate::telemetry::log_rate_limit::LogRateLimit;
-use crate::transport::wire;
-use crate::trust::{CaBackup, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::authority::{EscrowInfo, RootInfo, RootsInfo};
+use gravwell_model::codec::message::{Kind, Open};
+use gravwell_model::ids::hex_bytes;
+use gravwell_runtime::telemetry::log_rate_limit::LogRateLimit;
+use gravwell_transport::peer::Peers;
+use gravwell_transport::trust::{CaBackup, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
+use gravwell_transport::wire;
 
 use super::request;
 use super::service::MemberConnector;
@@ -259,7 +259,7 @@ async fn one<T: DeserializeOwned>(connection: &quinn::Connection, request: &Requ
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::{Authority, Registry};
+    use gravwell_transport::trust::{Authority, Registry};
 
     #[test]
     fn p13_a_stored_ca_backup_that_cannot_be_read_is_not_replaced() {

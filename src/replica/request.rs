@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::codec::admin::{AdminError, Request};
-use crate::codec::message::{Kind, Open};
-use crate::codec::payload::decode_loose_frames;
-use crate::model::{Entry, Seq};
-use crate::transport::close_reason;
-use crate::transport::wire::{self, WireError};
+use gravwell_model::codec::admin::{AdminError, Request};
+use gravwell_model::codec::message::{Kind, Open};
+use gravwell_model::codec::payload::decode_loose_frames;
+use gravwell_model::{Entry, Seq};
+use gravwell_transport::close_reason;
+use gravwell_transport::wire::{self, WireError};
 
 use super::Replica;
 

@@ -7,12 +7,12 @@ use std::sync::PoisonError;
 
 use tokio::sync::oneshot;
 
-use crate::codec::message::{Kind, Open, SnapshotBegin, Welcome};
-use crate::state::{Fork, StateStore};
-use crate::transport::state_stream::{self, ReceiveError};
-use crate::transport::wire;
+use gravwell_model::codec::message::{Kind, Open, SnapshotBegin, Welcome};
+use gravwell_state::{Fork, StateStore};
+use gravwell_transport::state_stream::{self, ReceiveError};
+use gravwell_transport::wire;
 
-pub use crate::transport::state_stream::{Loading, Piece};
+pub use gravwell_transport::state_stream::{Loading, Piece};
 
 use super::applier::{self, Descent, SwapError};
 use super::directory;

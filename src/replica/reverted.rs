@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::env::Clock;
+use gravwell_env::Clock;
 
 /// Detects that the machine may have been reverted to an earlier time together with the memory of this process, which
 /// would then assign the same numbers to other transactions. The wall clock advances in between, the monotonic one

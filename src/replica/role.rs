@@ -8,9 +8,9 @@ use std::convert::Infallible;
 
 use tokio::sync::mpsc;
 
-use crate::codec::message::{VERSION_REDACTED, Welcome};
-use crate::model::Seq;
-use crate::trust::Role;
+use gravwell_model::Seq;
+use gravwell_model::codec::message::{VERSION_REDACTED, Welcome};
+use gravwell_transport::trust::Role;
 
 use super::link::LinkError;
 use super::outbox_writer::Request;

@@ -8,13 +8,13 @@ use std::time::Instant;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
-use crate::codec::message::Announce;
-use crate::env::data_dir;
-use crate::peer::Peers;
-use crate::telemetry::notify;
-use crate::transport::endpoint::{self, ClientEndpoint};
-use crate::transport::local;
-use crate::trust::{Fingerprint, Identity, TrustError, fingerprint, tls};
+use gravwell_env::data_dir;
+use gravwell_model::codec::message::Announce;
+use gravwell_runtime::telemetry::notify;
+use gravwell_transport::endpoint::{self, ClientEndpoint};
+use gravwell_transport::local;
+use gravwell_transport::peer::Peers;
+use gravwell_transport::trust::{Fingerprint, Identity, TrustError, fingerprint, tls};
 
 use super::{CaBackupProblem, ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
 
@@ -372,7 +372,7 @@ impl Service {
 
     /// Updates gauges; to be called now and then.
     pub fn measure(&self) {
-        crate::telemetry::metrics::health(self.replica.status().health.level.word());
+        gravwell_runtime::telemetry::metrics::health(self.replica.status().health.level.word());
     }
 
     /// Stops serving and closes the replica.
@@ -426,11 +426,10 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_each_part_that_ends_is_named() {
+        gravwell_runtime::tasks::supervisor::Supervisor::obey_orders();
         let temp = tempfile::tempdir().expect("temp dir");
-        let options = ReplicaOptions {
-            contents: Some(crate::replica::blobs::BlobOptions::default()),
-            ..ReplicaOptions::default()
-        };
+        let options =
+            ReplicaOptions { contents: Some(crate::blobs::BlobOptions::default()), ..ReplicaOptions::default() };
         let service = Service::start(temp.path(), Vec::new(), options, PeerListening::Apart).await.expect("starts");
         service.replica.connect(Arc::new(Nowhere));
         let ending = service.replica.watch_over().end_each(|| service.replica.status().problem);

@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
-use crate::codec::health;
-use crate::codec::message::{Progress, Welcome};
-use crate::codec::report_limits::reportable;
-use crate::env::supervisor::Supervisor;
-use crate::fault_injection::{self, Bug};
-use crate::model::{
+use gravwell_model::codec::health;
+use gravwell_model::codec::message::{Progress, Welcome};
+use gravwell_model::codec::report_limits::reportable;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{
     Collection, Entry, Generation, Key, Limits, MemberName, Origin, OriginCounter, Position, Reason, Seq, TxnId,
     Verdict,
 };
-use crate::protocol::blob_gate::BlobGate;
-use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn, touched};
-use crate::protocol::push::PushReply;
-use crate::state::{StateError, StateMeta, StateStore};
-use crate::telemetry::{self, output};
-use crate::trust::Proof;
+use gravwell_protocol::blob_gate::BlobGate;
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn, touched};
+use gravwell_protocol::push::PushReply;
+use gravwell_runtime::tasks::supervisor::Supervisor;
+use gravwell_runtime::telemetry::{self, output};
+use gravwell_state::{StateError, StateMeta, StateStore};
+use gravwell_transport::trust::Proof;
 
 use super::blobs;
 use super::datastore_notes::DatastoreNotes;

@@ -7,17 +7,17 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::admin::{GenerationInfo, SeenVersion};
-use crate::codec::message::{Bookmark, Outcome, Progress, Welcome};
-use crate::env::{Clock, Entropy};
-use crate::log::journal::Journal;
-use crate::model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
-use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Outbox, OverlayRead, RejectedTxn, RetainedTxn};
-use crate::protocol::push::{Next, Pusher};
-use crate::protocol::session::{NextStep, judge};
-use crate::protocol::tail::EntryBatch;
-use crate::state::{Fork, StateStore};
+use gravwell_env::{Clock, Entropy};
+use gravwell_log::journal::Journal;
+use gravwell_model::codec::admin::{GenerationInfo, SeenVersion};
+use gravwell_model::codec::message::{Bookmark, Outcome, Progress, Welcome};
+use gravwell_model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::outbox::{Outbox, OverlayRead, RejectedTxn, RetainedTxn};
+use gravwell_protocol::push::{Next, Pusher};
+use gravwell_protocol::session::{NextStep, judge};
+use gravwell_protocol::tail::EntryBatch;
+use gravwell_state::{Fork, StateStore};
 
 use super::applier::{self, Applier, Descent};
 use super::conflict_archive::Set;

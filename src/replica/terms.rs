@@ -8,11 +8,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::message::Welcome;
-use crate::env::data_dir::{DirectoryError, replace_file};
-use crate::model::limits::HARD;
-use crate::model::{Generation, Limits, LogId};
-use crate::trust::checksummed_text;
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::{DirectoryError, replace_file};
+use gravwell_model::codec::message::Welcome;
+use gravwell_model::limits::HARD;
+use gravwell_model::{Generation, Limits, LogId};
 
 const VERSION: u32 = 1;
 const FILE: &str = "terms";

@@ -4,9 +4,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use crate::model::{Collection, Key, Seq, TxnId};
-use crate::protocol::outbox::OverlayRead;
-use crate::state::StateError;
+use gravwell_model::{Collection, Key, Seq, TxnId};
+use gravwell_protocol::outbox::OverlayRead;
+use gravwell_state::StateError;
 
 use super::handle::Replica;
 use super::history::History;
@@ -133,8 +133,8 @@ impl ReplicaState {
     }
 }
 
-fn of_state(object: crate::state::Object, read_in: History) -> Object {
-    let crate::state::Object { value, version, time_ms } = object;
+fn of_state(object: gravwell_state::Object, read_in: History) -> Object {
+    let gravwell_state::Object { value, version, time_ms } = object;
     Object { value, version: Some(version), pending: None, time_ms, read_in }
 }
 

@@ -11,10 +11,10 @@
 
 use std::path::Path;
 
-use crate::fault_injection::{self, Bug};
-use crate::model::Position;
-use crate::state::StateMeta;
-use crate::trust::{Identity, KeptRoster, Proof};
+use gravwell_model::Position;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_state::StateMeta;
+use gravwell_transport::trust::{Identity, KeptRoster, Proof};
 
 use super::directory::{self, Directory};
 use super::high_water_mark::Mark;
@@ -43,11 +43,13 @@ impl Witnesses {
     }
 
     /// Returns the terms that the datastore sent last, if they can be read.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn terms(&self) -> Option<Terms> {
         self.terms.as_ref().ok().and_then(Option::clone)
     }
 
     /// Returns the position of the last mark, as recorded elsewhere.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn reached(&self) -> Option<Position> {
         self.reached
     }
@@ -155,7 +157,7 @@ fn missing(path: &Path, mark: Option<&Mark>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Digest, DigestSet, Generation, LineageEntry, LogId, Seq};
+    use gravwell_model::{Chain, Digest, DigestSet, Generation, LineageEntry, LogId, Seq};
 
     fn meta(log: u8, generation: u64, seq: u64) -> StateMeta {
         let entry =

@@ -91,7 +91,7 @@ pub fn applied(text: &str, conditions: &[Condition]) -> Result<Conditioned, Quer
     if conditions.len() > CONDITIONS_MAX {
         return Err(wrong(format!("a search may have at most {CONDITIONS_MAX} filters in addition to its query")));
     }
-    let tags = query::parse(text, crate::objects::Timestamp::now())?.tags;
+    let tags = query::parse(text, gravwell_objects::Timestamp::now())?.tags;
     let codes: Result<Vec<String>, String> = conditions.iter().map(|condition| condition.code(&tags)).collect();
     let inserted = format!(" | {}", codes.map_err(wrong)?.join(" | "));
     let at = query::head_end(text)?;

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::objects::Timestamp;
+use gravwell_objects::Timestamp;
 
 /// Maximum length of a query, in bytes.
 pub const QUERY_BYTES_MAX: usize = 16 << 10;

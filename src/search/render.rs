@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::pick::{Fields, Picked};
 use super::results::{Results, ResultsError};
 use super::row::Row;
-use crate::objects::Timestamp;
+use gravwell_objects::Timestamp;
 
 /// Maximum number of columns found by scanning all rows, and maximum total length of their names in bytes.
 const COLUMNS_MAX: usize = 500;
@@ -393,7 +393,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::search::results::Writer;
+    use crate::results::Writer;
 
     fn rendered(rows: &[&str], columns: Option<&[&str]>, format: Format) -> String {
         let temp = tempfile::tempdir().expect("temp dir");

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, Row};
-use crate::objects::Timestamp;
+use gravwell_objects::Timestamp;
 
 const MAGIC: &[u8; 8] = b"gwresult";
 const VERSION: u32 = 1;

@@ -161,7 +161,7 @@ mod tests {
     fn p15_a_confined_process_opens_no_file_and_no_socket() {
         let denies = |layer: &str| {
             let mut command = Command::new(std::env::current_exe().expect("the test's program"));
-            command.args(["search::sandbox::tests::confined", "--exact", "--nocapture"]).env(LAYER, layer);
+            command.args(["sandbox::tests::confined", "--exact", "--nocapture"]).env(LAYER, layer);
             let output = command.output().expect("runs");
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success() && text.contains("usable: true"), "{layer}: {text}");

@@ -15,7 +15,7 @@ use signal_hook::SigId;
 use signal_hook::consts::SIGABRT;
 use signal_hook::low_level::{pipe, unregister};
 
-use crate::env::process;
+use gravwell_env::process;
 
 /// Number of aborts after which the state is assumed to be the cause.
 pub(super) const ABORTS_MAX: u64 = 3;

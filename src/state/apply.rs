@@ -11,9 +11,9 @@ use super::engine::{Batch, Engine, Slice};
 use super::error::StateError;
 use super::withheld::{self, WithheldObject};
 use super::{authors, meta, objects, origins};
-use crate::fault_injection::{self, Bug};
-use crate::model::digest::CollectionSum;
-use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Withheld};
+use gravwell_model::digest::CollectionSum;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Collection, Digest, DigestSet, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Withheld};
 
 /// The changed rows, and the sums of the affected collections.
 pub(super) struct Changes {

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use super::engine::{Batch, Engine, Slice};
 use super::envelope::{self, Table};
 use super::error::StateError;
-use crate::codec::txn::contents_hash;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Entry, EntryBody, Maker, Origin, OriginCounter};
+use gravwell_model::codec::txn::contents_hash;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Entry, EntryBody, Maker, Origin, OriginCounter};
 
 pub(super) fn key(origin: Origin) -> [u8; 17] {
     let mut out = [Table::Makers.number(); 17];

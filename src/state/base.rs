@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use super::error::StateError;
 use super::snapshot::StateSnapshot;
-use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use gravwell_model::{
+    Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+};
 
 /// The contents of the entry at one sequence.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Table 6: recent deletions, see [`crate::model::deletions`].
+//! Table 6: recent deletions, see [`gravwell_model::deletions`].
 //!
 //! Key: `0x06`, collection, `0x00`, key. Value: envelope around the sequence of the deletion, `u64` LE. The sum of the
 //! rows is part of the row of the position, so a lost row is detected. A version that does not know this table writes
@@ -10,8 +10,8 @@ use super::engine::{Batch, EngineSnapshot, Rows, Slice, prefix_end};
 use super::envelope::{self, Table};
 use super::error::StateError;
 use super::objects;
-use crate::model::deletions::{Changed, Deletions, Named, Summary};
-use crate::model::{Collection, Key, Seq};
+use gravwell_model::deletions::{Changed, Deletions, Named, Summary};
+use gravwell_model::{Collection, Key, Seq};
 
 fn key(collection: &Collection, key: &Key) -> Vec<u8> {
     objects::key_in(Table::Deletions, collection.as_str(), key.as_str())

@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::error::StateError;
 use super::snapshot::StateSnapshot;
-use crate::model::{Origin, OriginCounter, OriginRow, Seq};
+use gravwell_model::{Origin, OriginCounter, OriginRow, Seq};
 
 /// Maximum number of origins listed in a [`Fork`]; further ones are only counted.
 const NAMED_MAX: usize = 16;
@@ -148,10 +148,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{
+    use crate::StateStore;
+    use gravwell_model::{
         Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Reason, Txn, TxnId,
     };
-    use crate::state::StateStore;
 
     /// Creates the state after the given outcomes: the origin of each, and whether it was committed.
     fn state(outcomes: &[(u8, bool)]) -> StateSnapshot {

@@ -5,7 +5,7 @@
 
 use super::engine::Slice;
 use super::error::StateError;
-use crate::fault_injection::{self, Bug};
+use gravwell_model::fault_injection::{self, Bug};
 
 /// Tables with their number on disk; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

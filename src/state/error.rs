@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::model::{Digest, Seq};
+use gravwell_model::{Digest, Seq};
 
 /// A failed operation on a state.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use super::objects::{self, Object};
 use super::origins;
 use super::store::StateStore;
 use super::withheld::{self, WithheldObject};
-use crate::model::deletions::{Changed, Deletions};
-use crate::model::position::Chain;
-use crate::model::{
+use gravwell_model::deletions::{Changed, Deletions};
+use gravwell_model::position::Chain;
+use gravwell_model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Seq,
 };
 

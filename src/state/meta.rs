@@ -14,10 +14,10 @@ use super::engine::{Batch, EngineSnapshot, Slice, prefix_end};
 use super::envelope::{self, Table};
 use super::error::StateError;
 use super::withheld;
-use crate::model::deletions::Summary;
-use crate::model::digest::CollectionSum;
-use crate::model::position::Chain;
-use crate::model::{Collection, Digest, DigestSet, Generation, Lineage, LogId, Position, Seq};
+use gravwell_model::deletions::Summary;
+use gravwell_model::digest::CollectionSum;
+use gravwell_model::position::Chain;
+use gravwell_model::{Collection, Digest, DigestSet, Generation, Lineage, LogId, Position, Seq};
 
 /// Position and sums of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]

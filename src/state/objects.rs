@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::engine::{End, Row, Slice, prefix_end};
 use super::envelope::{self, HEADER_BYTES, Table};
 use super::error::StateError;
-use crate::model::{Collection, Key, Seq};
+use gravwell_model::{Collection, Key, Seq};
 
 /// Values up to this size are copied, so that they do not keep the block of the engine alive.
 const COPY_BYTES_MAX: usize = 4096;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Slice;
 use super::envelope::{self, Table};
 use super::error::StateError;
-use crate::model::{Entry, EntryBody, Origin, OriginCounter, OriginRow, Reason, Seq};
+use gravwell_model::{Entry, EntryBody, Origin, OriginCounter, OriginRow, Reason, Seq};
 
 pub(super) fn key(origin: Origin) -> [u8; 17] {
     let mut out = [Table::Origins.number(); 17];
@@ -206,9 +206,9 @@ impl IntoIterator for OriginTable {
 mod tests {
     use super::super::authors;
     use super::*;
-    use crate::codec::frame::CHAIN_START;
-    use crate::codec::payload::encode_entry;
-    use crate::model::{Maker, MemberName, Txn, TxnId};
+    use gravwell_model::codec::frame::CHAIN_START;
+    use gravwell_model::codec::payload::encode_entry;
+    use gravwell_model::{Maker, MemberName, Txn, TxnId};
 
     #[test]
     fn p15_what_an_origin_costs_for_good_is_bounded() {

@@ -5,9 +5,9 @@ use super::loader::Target;
 use super::meta::StateMeta;
 use super::origins::OriginTable;
 use super::store::StateStore;
-use crate::fault_injection::{self, Bug};
-use crate::model::position::{Chain, Divergence, shared_after};
-use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::{Chain, Divergence, shared_after};
+use gravwell_model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 
 const BATCH_ENTRIES_MAX: usize = 4096;
 /// Approximate maximum size in bytes of a batch.
@@ -177,7 +177,7 @@ fn in_batches<E>(
     for entry in entries {
         let (entry, chain) = entry.map_err(RebuildError::Source)?;
         bytes += match &entry.body {
-            crate::model::EntryBody::Commit(txn) => txn.bytes_estimate(),
+            gravwell_model::EntryBody::Commit(txn) => txn.bytes_estimate(),
             _ => 0,
         };
         batch.push(entry);

@@ -13,8 +13,8 @@ use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
 use super::store::{CheckReport, StateDamage};
 use super::withheld::{self, WithheldObject};
-use crate::env::damage::DamageRecord;
-use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
+use gravwell_env::damage::DamageRecord;
+use gravwell_model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
 /// A view of a state at one point in time; cheap to clone.
 #[derive(Clone)]

@@ -19,11 +19,11 @@ use super::origins;
 use super::snapshot::StateSnapshot;
 use super::unavailable_engine::UnavailableEngine;
 use super::withheld::{self, WithheldObject};
-use crate::env::damage::DamageRecord;
-use crate::fault_injection::{self, Bug};
-use crate::model::deletions::{Changed, Deleted, Deletions};
-use crate::model::position::Chain;
-use crate::model::{
+use gravwell_env::damage::DamageRecord;
+use gravwell_model::deletions::{Changed, Deleted, Deletions};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::position::Chain;
+use gravwell_model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Position, Seq,
 };
 
@@ -186,8 +186,8 @@ impl StateStore {
     }
 
     /// Damages the row of an origin.
-    #[cfg(test)]
-    pub(crate) fn damage_origin(&self, origin: Origin) {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn damage_origin(&self, origin: Origin) {
         let row_key = Slice::from(super::origins::key(origin));
         self.engine().write(vec![(row_key, Some(Slice::from(*b"\x01junk")))]).expect("writes");
     }

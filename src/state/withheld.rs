@@ -11,7 +11,7 @@ use super::engine::{Batch, End, Engine, EngineSnapshot, Row, Slice, prefix_end};
 use super::envelope::{self, Table};
 use super::error::StateError;
 use super::objects;
-use crate::model::{Collection, Digest, Key, Seq, Withheld};
+use gravwell_model::{Collection, Digest, Key, Seq, Withheld};
 
 /// Metadata that a redacted state holds of an object with a withheld value.
 #[derive(Clone, Debug, PartialEq, Eq)]

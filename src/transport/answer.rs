@@ -3,8 +3,8 @@
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::codec::admin::{AdminError, Request};
-use crate::codec::message::{self, Kind, Row};
+use gravwell_model::codec::admin::{AdminError, Request};
+use gravwell_model::codec::message::{self, Kind, Row};
 
 use super::wire::{self, WireError};
 

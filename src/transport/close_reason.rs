@@ -11,7 +11,7 @@ use std::time::Duration;
 use quinn::ConnectionError;
 use tokio::time::timeout;
 
-use crate::model::printable;
+use gravwell_model::printable;
 
 use super::endpoint::clock_trouble;
 use super::wire::WireError;
@@ -77,11 +77,11 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::codec::message::{Kind, Open};
-    use crate::env::{Clock, SystemClock};
-    use crate::transport::admission::Admission;
-    use crate::transport::{endpoint, wire};
+    use crate::admission::Admission;
     use crate::trust::{Authorities, tls};
+    use crate::{endpoint, wire};
+    use gravwell_env::{Clock, SystemClock};
+    use gravwell_model::codec::message::{Kind, Open};
 
     const CODE: u32 = 4;
 

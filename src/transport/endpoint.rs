@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use super::admission::{Admission, Decision, Delay, Turn};
 use super::flow_control::WINDOW_FIRST;
 use super::race;
-use crate::codec::json_lines::timestamp;
-use crate::env::{Clock, SystemClock, low_priority};
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ROTATED, SERVER_NAME};
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_runtime::tasks::low_priority;
 
 /// Size in bytes of the UDP buffers, in each direction, requested for every socket; the granted size is logged
 /// if smaller.
@@ -504,8 +505,8 @@ pub fn peer_certificate(connection: &quinn::Connection) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Generation, MemberName};
     use crate::trust::{Authorities, Identity, NewKey, Role, tls};
+    use gravwell_model::{Generation, MemberName};
 
     /// Starts a server that completes handshakes and does nothing after them.
     fn serving(config: rustls::ServerConfig) -> (String, tokio::task::JoinHandle<()>) {

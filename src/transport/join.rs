@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::codec::json_lines::timestamp;
-use crate::codec::message::{Kind, Open, RefusalCode, Refused};
-use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
+use gravwell_model::MemberName;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::codec::message::{Kind, Open, RefusalCode, Refused};
 
 use super::admission::{Delay, Turn};
 use super::close_reason;

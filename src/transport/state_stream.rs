@@ -9,12 +9,12 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::codec::deletions;
-use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
-use crate::env::vital;
-use crate::fault_injection::{self, Bug};
-use crate::model::{Deletions, Maker, Origin, OriginRow, Redaction, Withheld};
-use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target, WithheldObject};
+use gravwell_model::codec::deletions;
+use gravwell_model::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Deletions, Maker, Origin, OriginRow, Redaction, Withheld};
+use gravwell_runtime::tasks::vital;
+use gravwell_state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target, WithheldObject};
 
 use super::wire::{self, WireError};
 
@@ -389,7 +389,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{
+    use gravwell_model::{
         Chain, Collection, Entry, EntryBody, Generation, Key, LogId, MemberName, Op, OriginCounter, Reason, Seq, Txn,
         TxnId,
     };

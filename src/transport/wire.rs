@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Refused};
+use gravwell_model::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Refused};
 
 use super::close_reason::ClosedBy;
 
@@ -214,8 +214,8 @@ pub async fn send_json<T: Serialize, W: AsyncWrite + Unpin>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::message::Subscribe;
-    use crate::model::Seq;
+    use gravwell_model::Seq;
+    use gravwell_model::codec::message::Subscribe;
 
     #[tokio::test]
     async fn p12_what_a_newer_version_says_besides_is_passed_over() {

@@ -11,8 +11,8 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt as _};
 
-use crate::objects::passwords::Password;
-use crate::objects::{Store, StoreError, Timestamp};
+use gravwell_objects::passwords::Password;
+use gravwell_objects::{Store, StoreError, Timestamp};
 
 use super::app::{App, AppRef};
 use super::caller::{self, Caller, Proof};

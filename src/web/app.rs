@@ -8,12 +8,12 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use tokio::sync::watch;
 
-use crate::config::webserver::WebserverConfig;
-use crate::env::quota::{Held, Quota};
-use crate::objects::Store;
-use crate::objects::passwords::Policy;
-use crate::peer::Peers;
-use crate::search::searches::Searches;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_env::quota::{Held, Quota};
+use gravwell_objects::Store;
+use gravwell_objects::passwords::Policy;
+use gravwell_search::searches::Searches;
+use gravwell_transport::peer::Peers;
 
 use super::audit_acts::Recorder;
 use super::caller::Caller;

@@ -13,7 +13,7 @@ use super::app::AppRef;
 use super::error::ApiError;
 
 #[derive(RustEmbed)]
-#[folder = "src/web/ui/"]
+#[folder = "ui/"]
 struct Files;
 
 /// File served at the root.

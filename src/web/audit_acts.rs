@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::codec::audit::Act;
-use crate::env::{Clock, SystemClock};
-use crate::replica::audit_acts::Acts;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::codec::audit::Act;
+use gravwell_replica::audit_acts::Acts;
 
 use super::caller::Caller;
 

@@ -10,13 +10,13 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::env::{Clock as _, SystemClock};
-use crate::objects::Timestamp;
-use crate::objects::Writes;
-use crate::objects::invalid;
-use crate::objects::sessions::{self, Session};
-use crate::objects::standing::Standing;
-use crate::objects::store::Author;
+use gravwell_env::{Clock as _, SystemClock};
+use gravwell_objects::Timestamp;
+use gravwell_objects::Writes;
+use gravwell_objects::invalid;
+use gravwell_objects::sessions::{self, Session};
+use gravwell_objects::standing::Standing;
+use gravwell_objects::store::Author;
 
 pub(super) use super::admission::{AccessRequirement, Right};
 use super::admission::{Admission, Rule};
@@ -208,9 +208,9 @@ fn extend(app: &AppRef, caller: &Caller) {
 
 async fn write_extension(
     app: &AppRef,
-    session: &crate::objects::Record<Session>,
+    session: &gravwell_objects::Record<Session>,
     author: &Author,
-) -> Result<(), crate::objects::CommitError> {
+) -> Result<(), gravwell_objects::CommitError> {
     let mut writes = Writes::new();
     // A concurrent logout takes precedence.
     writes.overwrite_existing(session, "the session was ended", sessions::ONLY_TIMES)?;

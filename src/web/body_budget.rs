@@ -21,7 +21,7 @@ use tokio::time::{Sleep, sleep};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::response_buffer;
-use crate::env::shares::Shares;
+use gravwell_runtime::tasks::shares::Shares;
 
 /// Time in which the whole body of an unauthenticated client must arrive.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);

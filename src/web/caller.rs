@@ -8,21 +8,21 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 
-use crate::objects::capabilities;
-use crate::objects::impersonation::Backing;
-use crate::objects::record::{AsRead, Stored};
-use crate::objects::restores;
-use crate::objects::second_factors::Factor;
-use crate::objects::sessions::{self, Claims, Session};
-use crate::objects::sharing::Principal;
-use crate::objects::standing::Standing;
-use crate::objects::store::Author;
-use crate::objects::tokens::{self, Token};
-use crate::objects::users::{self, Admin, Lock, User};
-use crate::objects::{Record, Store, Timestamp};
+use gravwell_objects::capabilities;
+use gravwell_objects::impersonation::Backing;
+use gravwell_objects::record::{AsRead, Stored};
+use gravwell_objects::restores;
+use gravwell_objects::second_factors::Factor;
+use gravwell_objects::sessions::{self, Claims, Session};
+use gravwell_objects::sharing::Principal;
+use gravwell_objects::standing::Standing;
+use gravwell_objects::store::Author;
+use gravwell_objects::tokens::{self, Token};
+use gravwell_objects::users::{self, Admin, Lock, User};
+use gravwell_objects::{Record, Store, Timestamp};
 
-use crate::search::searches::Searcher;
-use crate::search::source::READ_RESOURCES;
+use gravwell_search::searches::Searcher;
+use gravwell_search::source::READ_RESOURCES;
 
 use super::admission::Admission;
 use super::app::App;

@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 
 use super::caller::Caller;
 use super::error::ApiError;
-use crate::config::network::Network;
-use crate::env::process::{ConnectionSlot, places_max};
-use crate::telemetry::log_rate_limit::LogRateLimit;
-use crate::transport::admission::Block;
+use gravwell_config::network::Network;
+use gravwell_env::process::{ConnectionSlot, places_max};
+use gravwell_runtime::telemetry::log_rate_limit::LogRateLimit;
+use gravwell_transport::admission::Block;
 
 /// Time after the last request of a user for which a connection still counts as the user's.
 const KNOWN_FOR: Duration = Duration::from_secs(60);

@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use tokio::sync::Semaphore;
 
-use crate::model::{Position, Seq};
-use crate::objects::Store;
+use gravwell_model::{Position, Seq};
+use gravwell_objects::Store;
 
 use super::error::{ApiError, ApiResult};
 

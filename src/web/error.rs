@@ -6,13 +6,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::chunks::ChunkError;
-use crate::objects::blobs::UploadError;
-use crate::objects::names::FieldError;
-use crate::objects::passwords::HashError;
-use crate::objects::{CommitError, StoreError};
-use crate::replica::SubmitError;
-use crate::replica::blobs::BlobError;
+use gravwell_chunks::ChunkError;
+use gravwell_objects::blobs::UploadError;
+use gravwell_objects::names::FieldError;
+use gravwell_objects::passwords::HashError;
+use gravwell_objects::{CommitError, StoreError};
+use gravwell_replica::SubmitError;
+use gravwell_replica::blobs::BlobError;
 
 #[derive(Debug)]
 pub(super) struct ApiError {

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::model::address::host_and_port;
+use gravwell_model::address::host_and_port;
 
 #[derive(Debug, Default)]
 pub(super) struct OwnNames {

@@ -5,12 +5,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::Op;
-use crate::objects::claims::{Claims, Dispute};
-use crate::objects::cleanup::{Cleaning, Cursor};
-use crate::objects::store::Author;
-use crate::objects::{CommitError, Record, Writes, cleanup, restores};
-use crate::replica::{Change, Receipt};
+use gravwell_model::Op;
+use gravwell_objects::claims::{Claims, Dispute};
+use gravwell_objects::cleanup::{Cleaning, Cursor};
+use gravwell_objects::store::Author;
+use gravwell_objects::{CommitError, Record, Writes, cleanup, restores};
+use gravwell_replica::{Change, Receipt};
 
 use super::app::AppRef;
 
@@ -90,7 +90,7 @@ async fn free_names(app: &AppRef) {
             let read_in = app.store.replica().history();
             let now = disputes(app);
             let lasting = now.into_iter().filter(|repair| {
-                let is_same = |other: &crate::objects::claims::Repair| other.dispute == repair.dispute;
+                let is_same = |other: &gravwell_objects::claims::Repair| other.dispute == repair.dispute;
                 before.iter().any(is_same) && !tried.contains(&repair.dispute) && !repair.needs_a_decision()
             });
             for repair in lasting.collect::<Vec<_>>() {
@@ -109,7 +109,7 @@ async fn free_names(app: &AppRef) {
     }
 }
 
-fn disputes(app: &AppRef) -> Vec<crate::objects::claims::Repair> {
+fn disputes(app: &AppRef) -> Vec<gravwell_objects::claims::Repair> {
     let found = Claims::of(&app.store).and_then(|claims| claims.repairs());
     found.unwrap_or_else(|error| {
         tracing::debug!(%error, "failed to compare names with their owners");

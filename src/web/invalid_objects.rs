@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::model::{Collection, Key};
-use crate::objects::invalid::{self, Invalid};
-use crate::objects::kinds::KINDS;
-use crate::objects::{Store, StoreError};
-use crate::replica::Change;
-use crate::telemetry::metrics;
+use gravwell_model::{Collection, Key};
+use gravwell_objects::invalid::{self, Invalid};
+use gravwell_objects::kinds::KINDS;
+use gravwell_objects::{Store, StoreError};
+use gravwell_replica::Change;
+use gravwell_runtime::telemetry::metrics;
 
 /// Maximum number of keys checked in one batch.
 const GATHERED: usize = 256;

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::login_queue::Key;
-use crate::env::checksummed_text;
-use crate::env::data_dir::replace_file;
-use crate::objects::sessions::{hex, random};
+use gravwell_env::checksummed_text;
+use gravwell_env::data_dir::replace_file;
+use gravwell_objects::sessions::{hex, random};
 
 /// Maximum number of stored pairs of name and place.
 pub(super) const KNOWN_MAX: usize = 20_000;

@@ -13,8 +13,8 @@ use super::app::{App, AppRef};
 use super::caller::Caller;
 use super::error::ApiResult;
 use super::scan_slots;
-use crate::env::blocking;
-use crate::objects::{Record, Store, StoreError, Stored};
+use gravwell_objects::{Record, Store, StoreError, Stored};
+use gravwell_runtime::tasks::blocking;
 
 /// Size up to which bytes are collected before they are sent. A shorter list is sent as a whole.
 const PIECE_BYTES: usize = 256 << 10;

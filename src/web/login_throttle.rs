@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::known_places::{self, KnownPlaces};
 use super::login_queue::{AttemptOrigin, Key, Lane, Word, places};
-use crate::objects::names;
+use gravwell_objects::names;
 
 /// Factor by which the failure limit of a place, over all names, exceeds that of one name there.
 const PLACE_FACTOR: u32 = 10;
@@ -338,7 +338,7 @@ impl LoginThrottle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::web::login_queue::{TURNS, WAITING_MAX};
+    use crate::login_queue::{TURNS, WAITING_MAX};
 
     const LONG: Duration = Duration::from_secs(3600);
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::env::blocking;
-use crate::model::TxnId;
-use crate::objects::cleanup::SLICE;
-use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
-use crate::objects::sessions::{self, Session};
-use crate::objects::store::Author;
-use crate::objects::users::FIRST;
-use crate::objects::{CommitError, Stored, Timestamp, Writes, blobs, identities, rejection_messages, restores};
-use crate::protocol::outbox::RejectedTxn;
+use gravwell_model::TxnId;
+use gravwell_objects::cleanup::SLICE;
+use gravwell_objects::notifications::{self, LIFE_S, Notification, REJECTED};
+use gravwell_objects::sessions::{self, Session};
+use gravwell_objects::store::Author;
+use gravwell_objects::users::FIRST;
+use gravwell_objects::{CommitError, Stored, Timestamp, Writes, blobs, identities, rejection_messages, restores};
+use gravwell_protocol::outbox::RejectedTxn;
+use gravwell_runtime::tasks::blocking;
 
 use super::app::AppRef;
 use super::{housekeeping, invalid_objects};

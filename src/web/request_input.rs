@@ -21,8 +21,8 @@ use tower_http::timeout::TimeoutError;
 use super::api::system::JSON_BYTES_MAX;
 use super::error::{ApiError, ApiResult};
 use super::form;
-use crate::env::blocking;
-use crate::objects::depth;
+use gravwell_objects::depth;
+use gravwell_runtime::tasks::blocking;
 
 /// Maximum number of fields of a body. Their values are bounded by the types that they are read into.
 const FIELDS_MAX: usize = 1000;

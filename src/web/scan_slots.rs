@@ -1,12 +1,12 @@
 //! Turns of users for reading whole collections, as for lists and for look-ups by something other than the key. Such a
 //! scan takes processor time in proportion to what all users have stored, so one user has only a few at a time; further
-//! ones wait for these, and delay nobody else. [`Store`](crate::objects::Store) itself moves scans off the threads that
+//! ones wait for these, and delay nobody else. [`Store`](gravwell_objects::Store) itself moves scans off the threads that
 //! serve other requests.
 
 use std::sync::LazyLock;
 
 use super::error::{ApiError, ApiResult};
-use crate::env::shares::{Share, Shares};
+use gravwell_runtime::tasks::shares::{Share, Shares};
 
 /// Maximum numbers of concurrent scans, of all users and of one.
 const SCANS_MAX: usize = 32;
@@ -56,7 +56,7 @@ mod tests {
     /// reason why it needs none, within the function and before the call.
     #[test]
     fn p15_no_route_reads_a_whole_collection_without_a_turn() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/web/api");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("api");
         let mut without = Vec::new();
         for file in std::fs::read_dir(&dir).expect("is there").map(|entry| entry.expect("an entry").path()) {
             let text = std::fs::read_to_string(&file).expect("is read");

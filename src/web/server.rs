@@ -18,28 +18,28 @@ use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use crate::config::webserver::WebserverConfig;
-use crate::datastore::Datastore;
-use crate::env::fs::replace_file;
-use crate::env::quota::Quota;
-use crate::env::{RealFs, data_dir};
-use crate::objects::bootstrap::{self, First, FirstPassword};
-use crate::objects::cleanup::SLICE;
-use crate::objects::quotas::Quotas;
-use crate::objects::sessions::{self, FormerKey, Session};
-use crate::objects::store::Author;
-use crate::objects::write_limits::WriteLimits;
-use crate::objects::write_rate::{Rates, WriteRate};
-use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
-use crate::replica::blobs::{BlobOptions, Fetching};
-use crate::replica::service::{PeerListening, Service, ServiceError};
-use crate::replica::{ReplicaOptions, audit_acts};
-use crate::telemetry::output;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_datastore::Datastore;
+use gravwell_env::fs::replace_file;
+use gravwell_env::quota::Quota;
+use gravwell_env::{RealFs, data_dir};
+use gravwell_objects::bootstrap::{self, First, FirstPassword};
+use gravwell_objects::cleanup::SLICE;
+use gravwell_objects::quotas::Quotas;
+use gravwell_objects::sessions::{self, FormerKey, Session};
+use gravwell_objects::store::Author;
+use gravwell_objects::write_limits::WriteLimits;
+use gravwell_objects::write_rate::{Rates, WriteRate};
+use gravwell_objects::{CommitError, Store, StoreError, Stored, Writes};
+use gravwell_replica::blobs::{BlobOptions, Fetching};
+use gravwell_replica::service::{PeerListening, Service, ServiceError};
+use gravwell_replica::{ReplicaOptions, audit_acts};
+use gravwell_runtime::telemetry::output;
 
-use crate::codec::message::Open;
-use crate::search::searches::{Bounds, Options, Searches};
-use crate::search::source::{Indexer, http};
-use crate::search::worker::Sandbox;
+use gravwell_model::codec::message::Open;
+use gravwell_search::searches::{Bounds, Options, Searches};
+use gravwell_search::source::{Indexer, http};
+use gravwell_search::worker::Sandbox;
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
@@ -115,8 +115,8 @@ impl WebserverError {
     /// Returns whether the directory or the address is still in use, by this or another process.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        use crate::env::data_dir::DirectoryError;
-        use crate::replica::OpenError;
+        use gravwell_env::data_dir::DirectoryError;
+        use gravwell_replica::OpenError;
         match self {
             WebserverError::Replica(ServiceError::Open(OpenError::Directory(DirectoryError::InUse { .. })))
             | WebserverError::OwnLogInUse(_) => true,
@@ -565,6 +565,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_each_part_that_ends_is_named() {
+        gravwell_runtime::tasks::supervisor::Supervisor::obey_orders();
         let temp = tempfile::tempdir().expect("temp dir");
         let config = WebserverConfig {
             listen: Some(std::net::Ipv4Addr::LOCALHOST.into()),
@@ -598,6 +599,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_each_part_of_its_own_log_that_ends_is_named() {
+        gravwell_runtime::tasks::supervisor::Supervisor::obey_orders();
         let temp = tempfile::tempdir().expect("temp dir");
         let config = WebserverConfig {
             listen: Some(std::net::Ipv4Addr::LOCALHOST.into()),

@@ -4,13 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::config::datastore::DatastoreConfig;
-use crate::datastore::Datastore;
-use crate::env::{Clock, SystemClock};
-use crate::model::MemberName;
-use crate::replica::directory::OWN_LOG as DIRECTORY;
-use crate::transport::join;
-use crate::trust::{Identity, Role, Token};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_datastore::Datastore;
+use gravwell_env::{Clock, SystemClock};
+use gravwell_model::MemberName;
+use gravwell_replica::directory::OWN_LOG as DIRECTORY;
+use gravwell_transport::join;
+use gravwell_transport::trust::{Identity, Role, Token};
 
 use super::server::WebserverError;
 

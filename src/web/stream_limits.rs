@@ -23,7 +23,7 @@ use super::body_budget::{Share, USERS};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::response_buffer;
-use crate::env::shares::{self, Shares};
+use gravwell_runtime::tasks::shares::{self, Shares};
 
 /// Maximum number of concurrent streamed requests, of all users and of one.
 const REQUESTS_MAX: usize = 64;

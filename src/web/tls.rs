@@ -15,9 +15,9 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::host_names::OwnNames;
-use crate::config::webserver::WebserverConfig;
-use crate::env::RealFs;
-use crate::env::fs::replace_file;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_env::RealFs;
+use gravwell_env::fs::replace_file;
 
 /// Interval at which the files are checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

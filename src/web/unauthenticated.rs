@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::app::AppRef;
 use super::authorization;
 use super::connections::Standing;
-use crate::transport::admission::Block;
+use gravwell_transport::admission::Block;
 
 /// Maximum number of concurrent unauthenticated requests, per address and in total.
 const OF_ADDRESS: usize = 256;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::connections::Standing;
-use crate::transport::admission::Block;
+use gravwell_transport::admission::Block;
 
 /// Maximum memory of all these connections, in bytes.
 const BYTES_MAX: usize = 24 << 20;

@@ -86,7 +86,7 @@ impl Uploads {
 ///
 /// # Errors
 /// If the user exceeds the limit.
-pub(super) fn take(app: &App, person: &crate::objects::sharing::Principal, bytes: u64) -> ApiResult<()> {
+pub(super) fn take(app: &App, person: &gravwell_objects::sharing::Principal, bytes: u64) -> ApiResult<()> {
     if person.admin { Ok(()) } else { app.uploads.take(person.uid, bytes) }
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gravwell::trust::RecoveryKey;
+use gravwell_transport::trust::RecoveryKey;
 use serde_json::Value;
 
 use crate::fleet::{Fleet, History};

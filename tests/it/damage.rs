@@ -67,7 +67,7 @@ fn p10_verify_finds_corruption_of_a_running_datastore() {
 /// A replica whose state differs from the datastore's at the same sequence.
 #[tokio::test(flavor = "multi_thread")]
 async fn p09_a_replica_with_a_different_state_detects_reports_and_repairs_it() {
-    use gravwell::state::{Object, StateStore, Target};
+    use gravwell_state::{Object, StateStore, Target};
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let a = fleet.member("a");

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gravwell::codec::admin::{OutboxItem, Request};
-use gravwell::model::{Origin, TxnId};
+use gravwell_model::codec::admin::{OutboxItem, Request};
+use gravwell_model::{Origin, TxnId};
 use tokio::runtime::Runtime;
 
 use crate::fleet::{Fleet, Process, Replay, Rng, from_env};

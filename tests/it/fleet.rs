@@ -321,10 +321,15 @@ impl Fleet {
     }
 }
 
+/// Returns the root of the repository. Tests run in the folder of their package, which is another one.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the root")
+}
+
 /// Returns the path of a program of this package, built with the tests or in the directory `GRAVWELL_BIN_DIR`.
 fn built(name: &str) -> String {
     if let Ok(dir) = std::env::var("GRAVWELL_BIN_DIR") {
-        return format!("{dir}/{name}");
+        return root().join(dir).join(name).display().to_string();
     }
     let program = match name {
         "gravwell_datastore" => env!("CARGO_BIN_EXE_gravwell_datastore"),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use gravwell::model::{Condition, Entry, EntryBody, Op, Origin, TxnId};
+use gravwell_model::{Condition, Entry, EntryBody, Op, Origin, TxnId};
 
 /// Collection and key of an object.
 pub type Name = (String, String);
@@ -173,7 +173,7 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gravwell::model::{Collection, Key, MemberName, OriginCounter, Seq, Txn};
+    use gravwell_model::{Collection, Key, MemberName, OriginCounter, Seq, Txn};
 
     fn entry(seq: u64, counter: u64, conditions: Vec<Condition>) -> Entry {
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };

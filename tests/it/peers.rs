@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gravwell::codec::message::{Kind, Open};
-use gravwell::model::MemberName;
-use gravwell::peer::{Handler, Peer, PeerError, PeerStream, Peers, Serving};
-use gravwell::replica::ReplicaOptions;
-use gravwell::replica::service::{PeerListening, Service};
-use gravwell::transport::wire;
-use gravwell::trust::Role;
+use gravwell_model::MemberName;
+use gravwell_model::codec::message::{Kind, Open};
+use gravwell_replica::ReplicaOptions;
+use gravwell_replica::service::{PeerListening, Service};
+use gravwell_transport::peer::{Handler, Peer, PeerError, PeerStream, Peers, Serving};
+use gravwell_transport::trust::Role;
+use gravwell_transport::wire;
 
 use crate::fleet::Fleet;
 

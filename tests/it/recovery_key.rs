@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use gravwell::trust::{CaBackup, MemberState, RecoveryKey, Registry};
+use gravwell_transport::trust::{CaBackup, MemberState, RecoveryKey, Registry};
 use serde_json::Value;
 
 use crate::fleet::Fleet;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gravwell::model::Entry;
+use gravwell_model::Entry;
 
 use crate::files::{self, copy_dir};
 use crate::fleet::{Fleet, Process, Replay, Rng, from_env};

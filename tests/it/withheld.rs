@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use gravwell::codec::admin::Request;
-use gravwell::codec::message::{Hello, Kind, Open};
-use gravwell::model::{Collection, Key, Seq};
-use gravwell::transport::wire;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{Hello, Kind, Open};
+use gravwell_model::{Collection, Key, Seq};
+use gravwell_transport::wire;
 
 use crate::fleet::Fleet;
 use crate::hostile::client::{Answered, Hostile, hello};

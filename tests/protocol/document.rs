@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gravwell::codec::admin::Request;
-use gravwell::codec::message::{Kind, MESSAGE_BYTES_MAX, Row, TxnOutcome, VERSION_MAX, VERSION_MIN};
-use gravwell::log::format::LINEAGE_MAX;
-use gravwell::model::limits::HARD;
-use gravwell::model::visibility::SECRET;
-use gravwell::model::{Collection, Condition, Key, Limits, Op, Reason, Seq};
-use gravwell::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
-use gravwell::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ALPN_LOG, ALPN_PEER, SERVER_NAME};
+use gravwell_log::format::LINEAGE_MAX;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{Kind, MESSAGE_BYTES_MAX, Row, TxnOutcome, VERSION_MAX, VERSION_MIN};
+use gravwell_model::limits::HARD;
+use gravwell_model::visibility::SECRET;
+use gravwell_model::{Collection, Condition, Key, Limits, Op, Reason, Seq};
+use gravwell_transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
+use gravwell_transport::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ALPN_LOG, ALPN_PEER, SERVER_NAME};
 use serde::Serialize;
 
 use super::samples;
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root")
 }
 
 fn read(path: &str) -> String {
@@ -83,10 +83,10 @@ fn the_tables_of_kinds_and_variants_are_those_of_the_code() {
     let delete = |(collection, key)| Op::Delete { collection, key };
     check_variants("### Op", &[put(place()), delete(place())]);
     // What follows the last variant is none: the tables lack nothing.
-    assert!(postcard::from_bytes::<gravwell::codec::message::Open>(&[10]).is_err());
-    assert!(postcard::from_bytes::<gravwell::codec::message::RefusalCode>(&[10]).is_err());
-    assert!(postcard::from_bytes::<gravwell::model::Verdict>(&[6]).is_err());
-    assert!(postcard::from_bytes::<gravwell::trust::Role>(&[4]).is_err());
+    assert!(postcard::from_bytes::<gravwell_model::codec::message::Open>(&[10]).is_err());
+    assert!(postcard::from_bytes::<gravwell_model::codec::message::RefusalCode>(&[10]).is_err());
+    assert!(postcard::from_bytes::<gravwell_model::Verdict>(&[6]).is_err());
+    assert!(postcard::from_bytes::<gravwell_transport::trust::Role>(&[4]).is_err());
 }
 
 /// A variant that is new does not compile here without a look at the tables and at the golden messages.
@@ -174,7 +174,7 @@ fn described(code: &str) -> String {
 
 #[test]
 fn the_fields_of_every_body_are_those_of_the_code() {
-    let message = "src/codec/message.rs";
+    let message = "src/model/codec/message.rs";
     let mut bodies: Vec<(&str, &str, &str)> = [
         "Hello",
         "Welcome",
@@ -193,14 +193,14 @@ fn the_fields_of_every_body_are_those_of_the_code() {
     .map(|name| (name, message, name))
     .into();
     let chunks = ["MissingQuery", "MissingChunks", "ChunkRequest", "RequestedChunk", "StoredChunks"];
-    bodies.extend(chunks.map(|name| (name, "src/codec/chunks.rs", name)));
+    bodies.extend(chunks.map(|name| (name, "src/model/codec/chunks.rs", name)));
     bodies.extend(["TxnId", "OriginRow", "Maker"].map(|name| (name, "src/model/txn.rs", name)));
     bodies.extend(["Position", "LineageEntry"].map(|name| (name, "src/model/position.rs", name)));
     bodies.extend(["JoinRequest", "Joined"].map(|name| (name, "src/transport/join.rs", name)));
-    bodies.push(("Transaction", "src/codec/txn.rs", "TxnV1"));
+    bodies.push(("Transaction", "src/model/codec/txn.rs", "TxnV1"));
     bodies.push(("Withheld", "src/model/redaction.rs", "Withheld"));
     bodies.push(("Deletions", "src/model/deletions.rs", "Summary"));
-    bodies.push(("Token", "src/trust/token.rs", "Token"));
+    bodies.push(("Token", "src/transport/trust/token.rs", "Token"));
     for (heading, path, name) in bodies {
         let written = rows(&format!("### {heading}")).into_iter().skip(1);
         let written = written.map(|cells| (cells[0].clone(), cells[1].replace("fingerprint", "[u8; 32]")));
@@ -307,7 +307,7 @@ fn the_close_codes_are_those_of_the_code() {
 /// The value of a constant, durations in milliseconds.
 fn constant(path: &str, name: &str) -> u64 {
     match (path, name) {
-        ("codec/message.rs", "MESSAGE_BYTES_MAX") => return MESSAGE_BYTES_MAX as u64,
+        ("model/codec/message.rs", "MESSAGE_BYTES_MAX") => return MESSAGE_BYTES_MAX as u64,
         ("log/format.rs", "LINEAGE_MAX") => return LINEAGE_MAX as u64,
         _ => {}
     }

@@ -10,16 +10,22 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use gravwell::codec::message::{HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, VERSION_MAX, decode_any_header, decode_header};
-use gravwell::model::{Digest, Generation, LogId, MemberName, Origin, Position, Seq};
-use gravwell::trust::{Authority, Proof, Token};
+use gravwell_model::codec::message::{
+    HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, VERSION_MAX, decode_any_header, decode_header,
+};
+use gravwell_model::{Digest, Generation, LogId, MemberName, Origin, Position, Seq};
+use gravwell_transport::trust::{Authority, Proof, Token};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
 use samples::{Encoding, Sample};
 
 fn golden(version: u16, name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/wire/v{version}")).join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the root")
+        .join(format!("tests/golden/wire/v{version}"))
+        .join(name)
 }
 
 fn is_creating() -> bool {
@@ -147,7 +153,7 @@ fn p13_a_signed_position_is_verified_with_the_ca() {
         let (log_id, digest) = (LogId([0x10; 16]), Digest::from_bytes([0x33; 32]));
         let position = Position { log_id, generation: Generation(300), seq: Seq(4711), chain: [0x22; 16], digest };
         let proof = Proof::sign(&authority, position, 1_700_000_000_000).expect("signs");
-        let message = gravwell::codec::message::encode_raw(Kind::Proof, proof.to_text().as_bytes());
+        let message = gravwell_model::codec::message::encode_raw(Kind::Proof, proof.to_text().as_bytes());
         released(&authority_file, || authority.certificate().to_vec());
         released(&proof_file, || message);
     }

@@ -1,23 +1,23 @@
 //! At least one message of every kind, with a value in every field.
 
 use bytes::Bytes;
-use gravwell::codec::admin::{
+use gravwell_model::codec::admin::{
     AdminError, CopyHave, ExportEnd, GenerationCause, GenerationInfo, Request, SeenVersion, Status,
 };
-use gravwell::codec::audit::Act;
-use gravwell::codec::authority::{EscrowInfo, RootInfo, RootsInfo, RotationStep};
-use gravwell::codec::block::decode_block;
-use gravwell::codec::chunks::{
+use gravwell_model::codec::audit::Act;
+use gravwell_model::codec::authority::{EscrowInfo, RootInfo, RootsInfo, RotationStep};
+use gravwell_model::codec::block::decode_block;
+use gravwell_model::codec::chunks::{
     ChunkData, ChunkRequest, MissingChunks, MissingQuery, RequestedChunk, StoredChunks, decode_chunk, encode_chunk,
 };
-use gravwell::codec::frame::CHAIN_START;
-use gravwell::codec::message::*;
-use gravwell::codec::payload::encode_entry;
-use gravwell::codec::redacted_frame::redact_frames;
-use gravwell::codec::{deletions, txn};
-use gravwell::model::*;
-use gravwell::transport::join::{JoinRequest, Joined};
-use gravwell::trust::{Proof, Role, Roster, RosterCertificate, RosterMember};
+use gravwell_model::codec::frame::CHAIN_START;
+use gravwell_model::codec::message::*;
+use gravwell_model::codec::payload::encode_entry;
+use gravwell_model::codec::redacted_frame::redact_frames;
+use gravwell_model::codec::{deletions, txn};
+use gravwell_model::*;
+use gravwell_transport::join::{JoinRequest, Joined};
+use gravwell_transport::trust::{Proof, Role, Roster, RosterCertificate, RosterMember};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

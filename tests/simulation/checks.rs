@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use gravwell::codec::message::Bookmark;
-use gravwell::datastore::open;
-use gravwell::model::{Collection, Key, Seq, Txn, TxnId, Withheld};
-use gravwell::state::StateStore;
-use gravwell::trust::Role;
+use gravwell_datastore::open;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::{Collection, Key, Seq, Txn, TxnId, Withheld};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::Role;
 
 use super::datastore::{LOG, Running, SEGMENT_BYTES, redaction};
 use super::network::MS;
@@ -69,7 +69,7 @@ impl World {
         if let Some((collection, key, _)) = rows.iter().find(|(collection, ..)| redaction.hides(collection)) {
             broken!("{who} is a reader and has the value of {:?}", (collection.as_str(), key.as_str()));
         }
-        let unread = |error: gravwell::state::StateError| Violation(format!("{who} cannot be read: {error}"));
+        let unread = |error: gravwell_state::StateError| Violation(format!("{who} cannot be read: {error}"));
         let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
         for withheld in state.snapshot().map_err(unread)?.withheld() {
             let withheld = withheld.map_err(unread)?;
@@ -351,7 +351,7 @@ impl World {
         if let Some(damage) = report.damage.first() {
             broken!("the datastore: the digest does not match the rows: {damage}");
         }
-        let found = gravwell::log::verify(&self.disks.fs, Path::new(LOG), &mut |_, _| {});
+        let found = gravwell_log::verify(&self.disks.fs, Path::new(LOG), &mut |_, _| {});
         if let Some(damage) = found.damages.first() {
             broken!("the log does not verify: {damage}");
         }

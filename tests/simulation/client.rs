@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
-use gravwell::env::memory_fs::Survival;
-use gravwell::env::{Clock, Entropy};
-use gravwell::model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
-use gravwell::protocol::fatal::Fatal;
-use gravwell::protocol::push::Pusher;
-use gravwell::protocol::session::NextStep;
-use gravwell::protocol::tail::Intake;
-use gravwell::replica::resync::Loading;
-use gravwell::replica::stepped::is_redacted;
-use gravwell::replica::{Draft, Stage};
-use gravwell::state::StateStore;
-use gravwell::trust::Role;
+use gravwell_env::memory_fs::Survival;
+use gravwell_env::{Clock, Entropy};
+use gravwell_model::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
+use gravwell_model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::push::Pusher;
+use gravwell_protocol::session::NextStep;
+use gravwell_protocol::tail::Intake;
+use gravwell_replica::resync::Loading;
+use gravwell_replica::stepped::is_redacted;
+use gravwell_replica::{Draft, Stage};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::Role;
 
 use super::network::{ConnId, IDLE, MS, Message, SECOND};
 use super::oracle::{Checked, Wanted, broken};
@@ -812,7 +812,7 @@ impl World {
     }
 }
 
-fn corrupt_entries(entries: &mut [gravwell::model::Entry]) {
+fn corrupt_entries(entries: &mut [gravwell_model::Entry]) {
     for entry in entries {
         if let EntryBody::Commit(txn) = &mut entry.body {
             for op in &mut txn.ops {

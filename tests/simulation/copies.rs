@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gravwell::env::Fs;
-use gravwell::env::memory_fs::{MemoryFs, Survival};
-use gravwell::model::{Position, Seq};
-use gravwell::protocol::session::NextStep;
-use gravwell::state::StateStore;
-use gravwell::trust::Role;
+use gravwell_env::Fs;
+use gravwell_env::memory_fs::{MemoryFs, Survival};
+use gravwell_model::{Position, Seq};
+use gravwell_protocol::session::NextStep;
+use gravwell_state::StateStore;
+use gravwell_transport::trust::Role;
 
 use super::datastore::{Disks, LOG, Running};
 use super::engine::Disk;

@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gravwell::codec::message::{Bookmark, Outcome, Welcome};
-use gravwell::config::datastore::Recovery;
-use gravwell::datastore::commit_pipeline::{CommitPipeline, CommittedBatch, Outlet};
-use gravwell::datastore::open;
-use gravwell::datastore::read_only::{self, Here};
-use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
-use gravwell::log::liveness::{BaseChanges, BaseSummary};
-use gravwell::log::{
+use gravwell_config::datastore::Recovery;
+use gravwell_datastore::commit_pipeline::{CommitPipeline, CommittedBatch, Outlet};
+use gravwell_datastore::open;
+use gravwell_datastore::read_only::{self, Here};
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom, Survival};
+use gravwell_log::liveness::{BaseChanges, BaseSummary};
+use gravwell_log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
 };
-use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Redaction, Seq, Txn};
-use gravwell::protocol::commit_clock::CommitClock;
-use gravwell::protocol::feed::{Block, Ring};
-use gravwell::state::StateStore;
-use gravwell::trust::{LogMark, Registry, Role};
+use gravwell_model::codec::message::{Bookmark, Outcome, Welcome};
+use gravwell_model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Redaction, Seq, Txn};
+use gravwell_protocol::commit_clock::CommitClock;
+use gravwell_protocol::feed::{Block, Ring};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::{LogMark, Registry, Role};
 
 use super::engine::Disk;
 use super::network::{ConnId, MS, Time};
@@ -219,7 +219,7 @@ impl Running {
     }
 
     pub fn bookmark(&self) -> Option<Bookmark> {
-        gravwell::datastore::commit_pipeline::bookmark(&self.state)
+        gravwell_datastore::commit_pipeline::bookmark(&self.state)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gravwell::env::memory_fs::SmallRandom;
-use gravwell::state::StateError;
-use gravwell::state::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
+use gravwell_env::memory_fs::SmallRandom;
+use gravwell_state::StateError;
+use gravwell_state::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 
 type Map = Arc<BTreeMap<Slice, Slice>>;
 

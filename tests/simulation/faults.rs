@@ -3,11 +3,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use gravwell::env::Fs;
-use gravwell::env::memory_fs;
-use gravwell::log::Log;
-use gravwell::model::{Collection, Generation, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
-use gravwell::trust::Role;
+use gravwell_env::Fs;
+use gravwell_env::memory_fs;
+use gravwell_log::Log;
+use gravwell_model::{Collection, Generation, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell_transport::trust::Role;
 
 use super::datastore::{Disks, LOG, Proposal, log_options};
 use super::network::{MS, Message, SECOND, Time};
@@ -355,7 +355,7 @@ impl World {
             self.after(SECOND, Event::Undo(Fault::Revoked, number));
             return Ok(());
         };
-        let text = |error: gravwell::trust::TrustError| Violation(error.to_string());
+        let text = |error: gravwell_transport::trust::TrustError| Violation(error.to_string());
         node.certificate.push(b'+');
         let role = if becomes_reader { Role::Reader } else { node.role };
         datastore.registry.invite(&node.name, role, 1000, now_ms, true).map_err(text)?;
@@ -465,6 +465,6 @@ impl World {
 
 pub fn open_journal(fs: &memory_fs::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
     let fs: std::sync::Arc<dyn Fs> = std::sync::Arc::new(fs.clone());
-    let (_, records) = gravwell::log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;
+    let (_, records) = gravwell_log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;
     Ok(records.into_iter().map(|record| (record.kind, record.payload)).collect())
 }

@@ -1,13 +1,13 @@
 //! Tests the test suite: each deliberate fault is injected in turn, and the seed that caught it last must catch it
 //! again; if it does not, other seeds are tried.
 //!
-//! `cargo test --profile sim --no-default-features --features planted-bugs --test simulation planted -- --nocapture`
+//! `cargo test --profile sim -p gravwell-tests --features fault-injection --test simulation injected_faults -- --nocapture`
 //!
 //! `GRAVWELL_FROM=0` tries every seed from 0 on instead, and prints the table of `docs/testing.md`, which lists the
 //! seed that last caught each fault. `GRAVWELL_SEARCH=N` tries N seeds if that seed does not catch it.
 //! `GRAVWELL_PLANTED=NAME` injects only faults with names that contain NAME.
 
-use gravwell::fault_injection::{Bug, plant};
+use gravwell_model::fault_injection::{Bug, plant};
 
 use super::{histories, runner};
 

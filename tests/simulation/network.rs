@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gravwell::codec::message::{Bookmark, Hello, Outcome, Progress, Refused, Row, SnapshotBegin, SnapshotEnd, Welcome};
-use gravwell::env::memory_fs::SmallRandom;
-use gravwell::model::{Deletions, Seq};
+use gravwell_env::memory_fs::SmallRandom;
+use gravwell_model::codec::message::{
+    Bookmark, Hello, Outcome, Progress, Refused, Row, SnapshotBegin, SnapshotEnd, Welcome,
+};
+use gravwell_model::{Deletions, Seq};
 
 /// Microseconds of simulated time.
 pub type Time = u64;

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use gravwell::model::{
+use gravwell_model::{
     Collection, Condition, Deletions, Digest, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason,
     Seq, Txn, TxnId,
 };
-use gravwell::replica::Draft;
+use gravwell_replica::Draft;
 
 /// Collection and key.
 pub type Name = (String, String);

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use gravwell::env::Fs;
-use gravwell::env::memory_fs::{self, MemoryFs, Survival};
+use gravwell_env::Fs;
+use gravwell_env::memory_fs::{self, MemoryFs, Survival};
 
 use super::faults::open_journal;
 use super::network::SECOND;

@@ -1,7 +1,7 @@
 //! Plan of one seed: the size of the world, the properties of its network, and the kinds and rates of faults. Each
 //! seed omits some kinds of faults, so that they cannot hide the effects of others.
 
-use gravwell::env::memory_fs::SmallRandom;
+use gravwell_env::memory_fs::SmallRandom;
 
 use super::network::{MS, SECOND, Time, Way};
 

@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gravwell::codec::message::Bookmark;
-use gravwell::env::memory_fs::{MemoryFs, SmallRandom};
-use gravwell::env::{Clock, Entropy};
-use gravwell::log::journal::Journal;
-use gravwell::model::{Collection, Condition, Generation, Key, MemberName, Origin, Position, Seq, TxnId};
-use gravwell::protocol::backoff::Backoff;
-use gravwell::protocol::push::Pusher;
-use gravwell::protocol::tail::{EntryBatch, Intake};
-use gravwell::replica::directory::StateStorage;
-use gravwell::replica::resync::Loading;
-use gravwell::replica::stepped::SteppedReplica;
-use gravwell::replica::{Draft, Receipt, SubmitError};
-use gravwell::replica::{Mark, Terms, Witnesses};
-use gravwell::state::StateStore;
-use gravwell::trust::Role;
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom};
+use gravwell_env::{Clock, Entropy};
+use gravwell_log::journal::Journal;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::{Collection, Condition, Generation, Key, MemberName, Origin, Position, Seq, TxnId};
+use gravwell_protocol::backoff::Backoff;
+use gravwell_protocol::push::Pusher;
+use gravwell_protocol::tail::{EntryBatch, Intake};
+use gravwell_replica::directory::StateStorage;
+use gravwell_replica::resync::Loading;
+use gravwell_replica::stepped::SteppedReplica;
+use gravwell_replica::{Draft, Receipt, SubmitError};
+use gravwell_replica::{Mark, Terms, Witnesses};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::Role;
 
 use super::engine::Disk;
 use super::network::{ConnId, Time};
@@ -264,7 +264,7 @@ pub struct Link {
     pub id: ConnId,
     pub since: Time,
     pub greeted: Option<Position>,
-    pub welcome: Option<gravwell::codec::message::Welcome>,
+    pub welcome: Option<gravwell_model::codec::message::Welcome>,
     pub intake: Option<Intake>,
     pub pusher: Pusher,
     pub paused: bool,
@@ -399,7 +399,7 @@ impl Node {
         }
     }
 
-    /// Starts the process on its disks like [`gravwell::replica::Replica::open`].
+    /// Starts the process on its disks like [`gravwell_replica::Replica::open`].
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
         let found = open(self.states.current()).and_then(|state| SteppedReplica::check_state(&state).map(|()| state));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::model::{Op, OriginCounter, Reason, Seq, Txn, TxnId};
-use gravwell::replica::{Draft, Stage};
-use gravwell::trust::Role;
+use gravwell_model::{Op, OriginCounter, Reason, Seq, Txn, TxnId};
+use gravwell_replica::{Draft, Stage};
+use gravwell_transport::trust::Role;
 
 use super::network::ConnId;
 use super::oracle::{Checked, broken};

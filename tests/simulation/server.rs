@@ -1,17 +1,17 @@
 //! The datastore in the simulated world.
 
-use gravwell::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
-use gravwell::codec::redacted_frame::redact_frames;
-use gravwell::codec::txn::decode_txn;
-use gravwell::datastore::commit_pipeline::{self, Batch, PushStream, SealError, Submission};
-use gravwell::datastore::handshake::{Handshake, may_follow, refused};
-use gravwell::datastore::{commit_thread, horizon, read_only, snapshot};
-use gravwell::env::Fs;
-use gravwell::env::memory_fs::Survival;
-use gravwell::log::ReadError;
-use gravwell::model::Seq;
-use gravwell::protocol::feed::{self, Next};
-use gravwell::trust::Role;
+use gravwell_datastore::commit_pipeline::{self, Batch, PushStream, SealError, Submission};
+use gravwell_datastore::handshake::{Handshake, may_follow, refused};
+use gravwell_datastore::{commit_thread, horizon, read_only, snapshot};
+use gravwell_env::Fs;
+use gravwell_env::memory_fs::Survival;
+use gravwell_log::ReadError;
+use gravwell_model::Seq;
+use gravwell_model::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
+use gravwell_model::codec::redacted_frame::redact_frames;
+use gravwell_model::codec::txn::decode_txn;
+use gravwell_protocol::feed::{self, Next};
+use gravwell_transport::trust::Role;
 
 use super::datastore::{self, LOG, Proposal, Released, Running, Session};
 use super::network::{ConnId, MS, Message, SECOND};
@@ -298,7 +298,7 @@ impl World {
         let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
         let waits = datastore.recovery.clone();
-        let admit = |txn: &gravwell::model::Txn| match waits.as_str() {
+        let admit = |txn: &gravwell_model::Txn| match waits.as_str() {
             "" => commit_thread::admit(txn, free, MIN_FREE),
             evidence => Err(read_only::refusal(evidence, "recover it")),
         };
@@ -331,7 +331,7 @@ impl World {
             let (first, last) = (block.first, block.last);
             if genuine {
                 let chain = self.datastore.as_ref().map(|datastore| datastore.chain).unwrap_or_default();
-                let entries = gravwell::codec::block::decode_block(block.bytes.clone(), chain, false)
+                let entries = gravwell_model::codec::block::decode_block(block.bytes.clone(), chain, false)
                     .map_err(|error| Violation(format!("cannot decode the published entries: {error}")))?;
                 for (entry, _) in &entries {
                     self.check_author(entry)?;
@@ -379,7 +379,7 @@ impl World {
     }
 
     /// Checks that no entry has a time from a clock that is wrong by years for some time.
-    fn check_time(&self, entry: &gravwell::model::Entry) -> Checked {
+    fn check_time(&self, entry: &gravwell_model::Entry) -> Checked {
         let first = self.oracle.history.first().map_or(entry.time_ms, |entry| entry.time_ms);
         let latest = self.true_ms().max(first + self.now / MS) + BELIEVED_MS;
         if entry.time_ms > latest {
@@ -388,9 +388,9 @@ impl World {
         Ok(())
     }
 
-    fn check_author(&self, entry: &gravwell::model::Entry) -> Checked {
+    fn check_author(&self, entry: &gravwell_model::Entry) -> Checked {
         let author = self.replicas.iter().find(|node| node.name == entry.member);
-        if author.is_some_and(|node| node.role == gravwell::trust::Role::Reader) {
+        if author.is_some_and(|node| node.role == gravwell_transport::trust::Role::Reader) {
             broken!("sequence {} was pushed by the reader {}", entry.seq, entry.member);
         }
         Ok(())
@@ -511,7 +511,7 @@ impl World {
             let Some(session) = datastore.sessions.get_mut(&id) else { continue };
             session.snapshot_at = None;
             let redaction = (session.role == Role::Reader).then(datastore::redaction);
-            let text = |error: gravwell::state::StateError| Violation(format!("no snapshot: {error}"));
+            let text = |error: gravwell_state::StateError| Violation(format!("no snapshot: {error}"));
             let view = datastore.state.snapshot().map_err(text)?;
             let Some(meta) = view.meta().cloned() else { continue };
             self.note(|| format!("snapshot of {} for {id}", meta.seq));

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use gravwell::env::memory_fs::{MemoryFs, SmallRandom};
-use gravwell::model::{MemberName, Seq};
-use gravwell::trust::{Registry, Role};
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom};
+use gravwell_model::{MemberName, Seq};
+use gravwell_transport::trust::{Registry, Role};
 
 use super::copies::{Copy, Fence, FollowedCopy};
 use super::datastore::{self, Disks};
@@ -145,7 +145,7 @@ pub struct World {
     /// Members that are beyond the datastore of this world, and the head of the log when they connected.
     pub fence: Option<Fence>,
     /// Head and pending transactions, recorded while clients still write, that must be shown and resolved later.
-    pub steady: Option<(Seq, Vec<gravwell::model::TxnId>)>,
+    pub steady: Option<(Seq, Vec<gravwell_model::TxnId>)>,
     /// Limit of the running compaction, and the member that determines it.
     pub limit: Option<(Seq, String)>,
     /// By replica: the sequence up to which its disk is durable.

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::chunks::format::{Name, TABLE_HEADER_BYTES};
-use crate::env::fs::Fs as _;
-use crate::env::memory_fs::Survival;
+use crate::format::{Name, TABLE_HEADER_BYTES};
+use gravwell_env::fs::Fs as _;
+use gravwell_env::memory_fs::Survival;
 
 const COUNT: u64 = 26;
 
@@ -175,7 +175,7 @@ fn p10_a_pack_with_a_chunk_that_cannot_be_read_is_rewritten_only_when_nobody_nee
     let (store, _) = fixture.open();
     write(&store, 0..40);
     store.checkpoint().expect("checkpoint");
-    let first = crate::chunks::format::pack_name(1);
+    let first = crate::format::pack_name(1);
     let length = fixture.fs.contents(&dir().join(&first)).expect("reads").len() as u64;
     fixture.fs.flip_bit(&dir().join(&first), length / 2, 0).expect("flips");
     let damages = store.verify(&mut |_, _| {}).expect("verifies");

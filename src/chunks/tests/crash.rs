@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use super::*;
-use crate::env::memory_fs::{Fault, Survival};
+use gravwell_env::memory_fs::{Fault, Survival};
 
 const ROUNDS: u64 = 14;
 const EACH: u64 = 5;

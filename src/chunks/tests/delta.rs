@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use super::super::delta::{BASES_MAX, decode, encode};
 use super::super::delta_base::{PAIRED_MAX, pair};
 use super::super::*;
-use crate::env::memory_fs::SmallRandom;
-use crate::model::ChunkId;
+use gravwell_env::memory_fs::SmallRandom;
+use gravwell_model::ChunkId;
 
 /// Returns a row of about 100 bytes, as in exported tables; `edition` changes its values.
 fn row(n: u64, edition: u64) -> String {

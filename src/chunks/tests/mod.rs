@@ -12,9 +12,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::*;
-use crate::env::clock::Clock;
-use crate::env::memory_fs::{MemoryFs, SmallRandom};
-use crate::model::ChunkId;
+use gravwell_env::clock::Clock;
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom};
+use gravwell_model::ChunkId;
 
 /// A clock that the test sets.
 #[derive(Default)]
@@ -200,7 +200,7 @@ fn a_large_content_does_not_gather_in_memory_unsynced() {
         let raw: Vec<u8> = (0..CHUNK_BYTES_MAX / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
         store.put(&raw).expect("writes");
     }
-    let after = fixture.fs.crash(crate::env::memory_fs::Survival::Nothing, 0);
+    let after = fixture.fs.crash(gravwell_env::memory_fs::Survival::Nothing, 0);
     let (store, _) =
         ChunkStore::open(Path::new("/chunks"), Arc::new(after), Arc::new(Hand::default()), StoreOptions::default())
             .expect("opens");

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use super::*;
-use crate::env::{RealFs, SystemClock};
+use gravwell_env::{RealFs, SystemClock};
 
 const WRITERS: u64 = 4;
 const EACH: u64 = 60;

@@ -1,10 +1,10 @@
 //! Integrity of a datastore's audit.
 
-use crate::codec::admin::Request;
-use crate::codec::audit::AuditReport;
-use crate::codec::json_lines::timestamp;
-use crate::ctl::client::Client;
-use crate::ctl::output::size;
+use crate::client::Client;
+use crate::output::size;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::audit::AuditReport;
+use gravwell_model::codec::json_lines::timestamp;
 
 use super::Findings;
 

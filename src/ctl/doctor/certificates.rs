@@ -1,8 +1,8 @@
 //! Certificates and their remaining lifetime.
 
 use crate::balance::host_and_port;
-use crate::ctl::cert::{self, Shown};
-use crate::trust::Identity;
+use crate::cert::{self, Shown};
+use gravwell_transport::trust::Identity;
 
 use super::{Findings, Subject, days_until, now_ms};
 

@@ -4,18 +4,18 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::authority_rotation;
 use crate::balance::{self, Choice};
-use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status};
-use crate::codec::authority::{AuthorityRotation, AuthorityStage, RotationStep};
-use crate::codec::health::{self, Code, Reason};
-use crate::ctl::authority_rotation;
-use crate::ctl::client::{self, Client};
-use crate::ctl::rotation::{self, OpensWith};
-use crate::datastore::audit::store::AUDIT;
-use crate::datastore::service::trust_dir;
-use crate::env::data_dir;
-use crate::replica::outbox_loss;
-use crate::trust::{Identity, RecoveryKeys, Role};
+use crate::client::{self, Client};
+use crate::rotation::{self, OpensWith};
+use gravwell_datastore::audit::store::AUDIT;
+use gravwell_datastore::service::trust_dir;
+use gravwell_env::data_dir;
+use gravwell_model::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status};
+use gravwell_model::codec::authority::{AuthorityRotation, AuthorityStage, RotationStep};
+use gravwell_model::codec::health::{self, Code, Reason};
+use gravwell_replica::outbox_loss;
+use gravwell_transport::trust::{Identity, RecoveryKeys, Role};
 
 use super::{Findings, Subject, now_ms};
 
@@ -259,7 +259,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     const SUBJECT: &str = "members";
     let answers = async {
         let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
-        Ok::<_, crate::ctl::CtlError>((members, client.items::<PresenceInfo>(&Request::Presence).await?))
+        Ok::<_, crate::CtlError>((members, client.items::<PresenceInfo>(&Request::Presence).await?))
     };
     let (members, presence) = match answers.await {
         Ok(answers) => answers,

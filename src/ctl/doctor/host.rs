@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::ctl::output::size;
-use crate::env::file_modes::{self, Wide};
-use crate::transport::endpoint::UDP_BUFFER_BYTES;
+use crate::output::size;
+use gravwell_env::file_modes::{self, Wide};
+use gravwell_transport::endpoint::UDP_BUFFER_BYTES;
 
 use super::{Findings, Subject};
 

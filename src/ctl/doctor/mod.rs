@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::datastore::DatastoreConfig;
-use crate::config::webserver::WebserverConfig;
-use crate::config::{self, ConfigError, Configured, DEFAULT_FILE, Warning};
+use gravwell_config::datastore::DatastoreConfig;
+use gravwell_config::webserver::WebserverConfig;
+use gravwell_config::{self as config, ConfigError, Configured, DEFAULT_FILE, Warning};
 
 use super::args::Doctor;
 use super::output::Output;
@@ -179,5 +179,5 @@ fn days_until(expires_ms: u64, now_ms: u64) -> i64 {
 }
 
 fn now_ms() -> u64 {
-    crate::env::Clock::now_ms(&crate::env::SystemClock)
+    gravwell_env::Clock::now_ms(&gravwell_env::SystemClock)
 }

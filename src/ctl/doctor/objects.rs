@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use crate::codec::admin::Request;
-use crate::codec::message::{Row, TxnOutcome};
-use crate::ctl::client::{Client, Piece};
-use crate::ctl::output::Output;
-use crate::ctl::{CtlError, CtlResult, transact};
-use crate::objects::claims::{Claims, Repair};
-use crate::objects::kinds;
+use crate::client::{Client, Piece};
+use crate::output::Output;
+use crate::{CtlError, CtlResult, transact};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{Row, TxnOutcome};
+use gravwell_objects::claims::{Claims, Repair};
+use gravwell_objects::kinds;
 
 use super::Findings;
 

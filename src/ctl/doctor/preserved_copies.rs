@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::ctl::output::size;
-use crate::env::fs::parent_dir;
+use crate::output::size;
+use gravwell_env::fs::parent_dir;
 
 use super::Findings;
 
@@ -22,7 +22,7 @@ const MARKS: [&str; 4] = [".damaged-", ".of-another-log-", ".aside-", ".left-"];
 
 /// A preserved copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(in crate::ctl) struct Kept {
+pub(crate) struct Kept {
     path: PathBuf,
     bytes: u64,
 }
@@ -195,7 +195,7 @@ mod tests {
         examine(dir, &mut findings);
         assert_eq!(findings.list.len(), copies.len(), "{:?}", findings.list);
         for (file, remedy) in copies {
-            let of_file = |finding: &&crate::ctl::doctor::Finding| {
+            let of_file = |finding: &&crate::doctor::Finding| {
                 finding.kept.as_ref().is_some_and(|kept| dir.join(file).starts_with(&kept.path))
             };
             let finding = findings.list.iter().find(of_file).unwrap_or_else(|| panic!("{file}"));

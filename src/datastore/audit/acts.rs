@@ -3,39 +3,39 @@
 
 use tokio::net::unix::UCred;
 
-use crate::codec::admin::Request;
-use crate::codec::audit::Act;
-use crate::codec::authority::RotationStep;
-use crate::datastore::admin::Caller;
-use crate::datastore::shared::now_ms;
-use crate::model::Collection;
-use crate::model::visibility::{self, Visibility};
-use crate::trust::Role;
+use crate::admin::Caller;
+use crate::shared::now_ms;
+use gravwell_model::Collection;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::audit::Act;
+use gravwell_model::codec::authority::RotationStep;
+use gravwell_model::visibility::{self, Visibility};
+use gravwell_transport::trust::Role;
 
 /// An act to record. If `is_change` is set, it changes something or discloses sensitive data and is recorded before it
 /// is performed.
-pub(in crate::datastore) struct Asked {
+pub(crate) struct Asked {
     pub act: Act,
     pub is_change: bool,
 }
 
 impl Asked {
     /// Returns the same act, marked as failed.
-    pub(in crate::datastore) fn failed(&self, why: &str) -> Act {
+    pub(crate) fn failed(&self, why: &str) -> Act {
         Act { kind: format!("{}-failed", self.act.kind), what: format!("{}: {why}", self.act.what), ..self.act.clone() }
     }
 }
 
 /// Describes the user at the other end of the local socket, as reported by the kernel. The login user is the one that
 /// logged in to the host, regardless of `su` and `sudo`, if the system tracks it.
-pub(in crate::datastore) fn local_user(caller: std::io::Result<UCred>) -> String {
+pub(crate) fn local_user(caller: std::io::Result<UCred>) -> String {
     let Ok(caller) = caller else { return "an unknown user of this host".into() };
     let login = caller.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
     described(caller.uid(), login.as_deref())
 }
 
 /// Describes the user of this process, which opened the directory itself.
-pub(in crate::datastore) fn own_user() -> String {
+pub(crate) fn own_user() -> String {
     let login = std::fs::read_to_string("/proc/self/loginuid").ok();
     described(rustix::process::getuid().as_raw(), login.as_deref())
 }
@@ -49,7 +49,7 @@ fn described(uid: u32, login: Option<&str>) -> String {
 }
 
 /// Returns the act to record for a request, if any.
-pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Option<Asked> {
+pub(crate) fn of_request(caller: &Caller, request: &Request) -> Option<Asked> {
     if caller.role != Role::Admin {
         return None;
     }
@@ -60,7 +60,7 @@ pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Op
 }
 
 fn described_request(request: &Request) -> Option<(&'static str, String, bool)> {
-    let at = |at: &Option<crate::model::Seq>| at.map_or_else(String::new, |at| format!(" as of {at}"));
+    let at = |at: &Option<gravwell_model::Seq>| at.map_or_else(String::new, |at| format!(" as of {at}"));
     let read = |what: String| Some(("read", what, false));
     // Reads of secret collections are recorded before they are answered, however many there are at a time.
     let read_of = |collection: &Collection, what: String| {
@@ -76,7 +76,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         }
         Request::History { collection, key } => read_of(collection, format!("the history of {collection}/{key}")),
         Request::Record { seq } => Some(("read", format!("record {seq} of the log"), true)),
-        Request::Audit { from, .. } if *from == crate::model::Seq::ZERO => read("the audit".into()),
+        Request::Audit { from, .. } if *from == gravwell_model::Seq::ZERO => read("the audit".into()),
         Request::Export { is_check: true, .. } => Some(("read", "the whole state, for a check".into(), true)),
         Request::Export { at: seq, .. } => Some(("export", format!("the whole state{}", at(seq)), true)),
         Request::Copy { .. } => Some(("backup", "a copy of the log".into(), true)),
@@ -97,7 +97,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
                 Some(("authority", "finish the CA rotation".into(), true))
             }
             RotationStep::Finish { without } => {
-                let names: Vec<&str> = without.iter().map(crate::model::MemberName::as_str).collect();
+                let names: Vec<&str> = without.iter().map(gravwell_model::MemberName::as_str).collect();
                 let left = names.join(", ");
                 Some(("authority", format!("finish the CA rotation without {left}"), true))
             }
@@ -138,7 +138,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MemberName;
+    use gravwell_model::MemberName;
 
     #[test]
     fn requests_of_administrators_are_acts_and_those_of_members_are_not() {
@@ -171,14 +171,14 @@ mod tests {
         let caller = Caller { name, role: Role::Admin, from: "192.0.2.1".into(), withheld: None, connection: None };
         let get = |collection: &str| Request::Get {
             collection: Collection::new(collection).expect("a name"),
-            key: crate::model::Key::new("1").expect("a key"),
+            key: gravwell_model::Key::new("1").expect("a key"),
             at: None,
         };
         let is_first = |request: &Request| of_request(&caller, request).expect("an act").is_change;
         assert!(is_first(&get("passwords")) && is_first(&get("of-a-later-version")));
         assert!(!is_first(&get("dashboards")));
-        let (from, to) = (crate::model::Seq(0), None);
+        let (from, to) = (gravwell_model::Seq(0), None);
         assert!(is_first(&Request::Tail { from, to, follow: false }));
-        assert!(is_first(&Request::Record { seq: crate::model::Seq(1) }));
+        assert!(is_first(&Request::Record { seq: gravwell_model::Seq(1) }));
     }
 }

@@ -12,10 +12,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::codec::audit::Act;
-use crate::env::fs::{first_free, parent_dir};
-use crate::env::{Entropy as _, SystemEntropy};
-use crate::model::MemberName;
+use gravwell_env::fs::{first_free, parent_dir};
+use gravwell_env::{Entropy as _, SystemEntropy};
+use gravwell_model::MemberName;
+use gravwell_model::codec::audit::Act;
 
 /// Name of the file in a datastore's directory.
 pub(super) const FILE: &str = "audit-waiting";

@@ -11,12 +11,12 @@
 
 use std::path::Path;
 
-use crate::codec::audit::Act;
-use crate::codec::audit::{AuditEvent, AuditRecord};
-use crate::env::data_dir::{DirectoryError, replace_file};
-use crate::log::{LogReader, ReadError};
-use crate::model::Seq;
-use crate::trust::AuditMark;
+use gravwell_env::data_dir::{DirectoryError, replace_file};
+use gravwell_log::{LogReader, ReadError};
+use gravwell_model::Seq;
+use gravwell_model::codec::audit::Act;
+use gravwell_model::codec::audit::{AuditEvent, AuditRecord};
+use gravwell_transport::trust::AuditMark;
 
 use super::reader::{self, Said};
 
@@ -30,7 +30,7 @@ const AMONG: u64 = 16;
 
 /// A corruption record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::datastore) struct Damage {
+pub(crate) struct Damage {
     /// Number of the record.
     pub record: Seq,
     /// Description of the corruption.

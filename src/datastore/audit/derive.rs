@@ -8,10 +8,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::codec::audit::{AuditEvent, AuditOp, AuditRecord, LogPoint, NAMES_BYTES_MAX, VALUES_BYTES_MAX, Value};
-use crate::model::visibility::{self, Visibility};
-use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LogId, Op, Seq, Txn};
-use crate::state::{StateError, StateSnapshot};
+use gravwell_model::codec::audit::{
+    AuditEvent, AuditOp, AuditRecord, LogPoint, NAMES_BYTES_MAX, VALUES_BYTES_MAX, Value,
+};
+use gravwell_model::visibility::{self, Visibility};
+use gravwell_model::{Chain, Collection, Entry, EntryBody, Generation, Key, LogId, Op, Seq, Txn};
+use gravwell_state::{StateError, StateSnapshot};
 
 /// Most bytes of previous values remembered between two snapshots.
 const REMEMBERED_BYTES_MAX: usize = 16 << 20;

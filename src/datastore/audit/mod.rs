@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::codec::admin::Finding;
-use crate::codec::audit::{Act, AuditPage, AuditReport, LogPoint};
-use crate::env::shares::Share;
-use crate::env::view_fs::ViewFs;
-use crate::log::{Log, LogReader};
-use crate::model::{MemberName, Seq};
-use crate::transport::answer::{Failure, damaged, refuse};
-use crate::trust::AuditMark;
+use gravwell_env::view_fs::ViewFs;
+use gravwell_log::{Log, LogReader};
+use gravwell_model::codec::admin::Finding;
+use gravwell_model::codec::audit::{Act, AuditPage, AuditReport, LogPoint};
+use gravwell_model::{MemberName, Seq};
+use gravwell_runtime::tasks::shares::Share;
+use gravwell_transport::answer::{Failure, damaged, refuse};
+use gravwell_transport::trust::AuditMark;
 
 use super::admin::{Caller, run_blocking};
 use super::shared::DatastoreRef;
@@ -147,7 +147,7 @@ impl Audit {
     /// Like [`Audit::wait_covered`], on a thread without a runtime.
     pub(super) fn wait_covered_blocking(&self, seq: Seq) {
         let mut covered = self.covered.subscribe();
-        let _ = crate::env::wait::at_most(PATIENCE, covered.wait_for(|covered| *covered >= seq));
+        let _ = gravwell_env::wait::at_most(PATIENCE, covered.wait_for(|covered| *covered >= seq));
     }
 
     /// Records an act at the datastore itself. Waits until it is durable, with a timeout; recording continues after
@@ -230,7 +230,7 @@ async fn reader_of(shared: &DatastoreRef) -> Result<LogReader, Failure> {
 /// changed.
 pub(super) fn found_in(path: &std::path::Path, local: &MemberName) -> (Option<LogPoint>, Option<Audited>) {
     let (fs, dir) = (Arc::new(ViewFs::default()), path.join(store::AUDIT));
-    if !crate::log::exists(&*fs, &dir).unwrap_or(false) {
+    if !gravwell_log::exists(&*fs, &dir).unwrap_or(false) {
         return (None, None);
     }
     let Ok((log, _)) = Log::open(fs, &dir, store::options()) else { return (None, None) };
@@ -240,7 +240,7 @@ pub(super) fn found_in(path: &std::path::Path, local: &MemberName) -> (Option<Lo
 
 fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
     let fs = Arc::new(ViewFs::default());
-    if !crate::log::exists(&*fs, &dir).map_err(refuse)? {
+    if !gravwell_log::exists(&*fs, &dir).map_err(refuse)? {
         if let Some(AuditMark { seq, chain, .. }) = known {
             return Err(damaged(format!(
                 "the audit in {} is missing: it had records up to {seq}, chain {chain}",
@@ -253,14 +253,14 @@ fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
         )));
     }
     let (log, _) = Log::open(fs, &dir, store::options()).map_err(|error| match error {
-        crate::log::OpenError::Damaged { first, more } => damaged(format!(
+        gravwell_log::OpenError::Damaged { first, more } => damaged(format!(
             "{first}{}; run `gravwell-logctl audit verify` for a full list, and keep a copy of {}: the datastore \
              renames a damaged audit when it starts and rebuilds one from the log, which has no logins, joins and \
              reads",
-            crate::log::further(more),
+            gravwell_log::further(more),
             dir.display()
         )),
-        crate::log::OpenError::Io(_) => refuse(error),
+        gravwell_log::OpenError::Io(_) => refuse(error),
     })?;
     Ok(log.reader())
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::codec::audit::Act;
-use crate::model::MemberName;
+use gravwell_model::MemberName;
+use gravwell_model::codec::audit::Act;
 
 /// Bytes of acts per second of one member, after a burst of twice what a webserver stores while it cannot send.
 const BYTES_PER_S: u64 = 64 << 10;

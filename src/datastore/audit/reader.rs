@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::codec::admin::Finding;
-use crate::codec::audit::{Act, AuditEvent, AuditRecord, AuditReport};
-use crate::env::RealFs;
-use crate::log::{FrameBlock, IoFailure, LogReader, ReadError, VerifyReport};
-use crate::model::{Chain, MemberName, Seq};
+use gravwell_env::RealFs;
+use gravwell_log::{FrameBlock, IoFailure, LogReader, ReadError, VerifyReport};
+use gravwell_model::codec::admin::Finding;
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditRecord, AuditReport};
+use gravwell_model::{Chain, MemberName, Seq};
 
 /// Bytes of one page, which is held in memory on both sides.
 const PAGE_BYTES: usize = 1 << 20;
@@ -148,7 +148,7 @@ pub(super) fn say(reader: &LogReader, (from, to): (Seq, Seq), said: &mut Said) -
 
 /// Reports every corrupt location of an audit that cannot be opened.
 pub(super) fn examine(dir: &Path) -> AuditReport {
-    report_of(&crate::log::verify(&RealFs, dir, &mut |_, _| {}))
+    report_of(&gravwell_log::verify(&RealFs, dir, &mut |_, _| {}))
 }
 
 /// Verifies every byte, the chain, and that the first record continues the removed ones.

@@ -4,11 +4,11 @@
 //! A record follows each change that is durable, within a second. It is repeated in every segment, so that reading the
 //! last two of them is enough at a start.
 
-use crate::codec::audit::{Act, AuditEvent, AuditRecord};
-use crate::datastore::stale_registry::Audited;
-use crate::log::LogReader;
-use crate::model::{MemberName, Seq};
-use crate::trust::RegisterMark;
+use crate::stale_registry::Audited;
+use gravwell_log::LogReader;
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditRecord};
+use gravwell_model::{MemberName, Seq};
+use gravwell_transport::trust::RegisterMark;
 
 /// Kind of these acts.
 pub(super) const KIND: &str = "register";

@@ -1,10 +1,10 @@
 //! Position at which the audit continues in the operation log after a start: after the last recorded entry, unless the
 //! log was replaced.
 
-use crate::codec::audit::{AuditEvent, LogPoint};
-use crate::log::{LogReader, ReadError};
-use crate::model::position::shared_after;
-use crate::model::{Chain, Generation, LogId, Seq};
+use gravwell_log::{LogReader, ReadError};
+use gravwell_model::codec::audit::{AuditEvent, LogPoint};
+use gravwell_model::position::shared_after;
+use gravwell_model::{Chain, Generation, LogId, Seq};
 
 /// Properties of the operation log that decide the position.
 #[derive(Clone, Debug)]

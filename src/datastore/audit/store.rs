@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
-use crate::codec::frame::decode_frame;
-use crate::codec::json_lines::timestamp;
-use crate::codec::payload::decode_entry;
-use crate::env::fs::{Fs, is_full};
-use crate::log::{AppendError, Log, LogOptions, LogReader, OpenError, ReadError, SyncError};
-use crate::model::{MemberName, Seq};
+use gravwell_env::fs::{Fs, is_full};
+use gravwell_log::{AppendError, Log, LogOptions, LogReader, OpenError, ReadError, SyncError};
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use gravwell_model::codec::frame::decode_frame;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::codec::payload::decode_entry;
+use gravwell_model::{MemberName, Seq};
 
 use super::damage::{self, Damage};
 
@@ -54,7 +54,7 @@ pub enum AuditError {
     Read(#[from] ReadError),
     /// The head file or old segments cannot be accessed.
     #[error(transparent)]
-    Io(#[from] crate::log::IoFailure),
+    Io(#[from] gravwell_log::IoFailure),
 }
 
 impl AuditError {
@@ -108,7 +108,7 @@ pub fn options() -> LogOptions {
 pub fn covered(reader: &LogReader) -> Result<Option<LogPoint>, ReadError> {
     let (head, _) = reader.head();
     let Some(found) = reader.read_record(head)? else { return Ok(None) };
-    let damaged = |error: &_| ReadError::Damaged(crate::log::Damage::decode(&found.file, found.offset, error));
+    let damaged = |error: &_| ReadError::Damaged(gravwell_log::Damage::decode(&found.file, found.offset, error));
     let (header, payload) = decode_frame(&found.bytes).map_err(|error| damaged(&error))?;
     let entry = decode_entry(&header, &found.bytes.slice(payload)).map_err(|error| damaged(&error))?;
     // A record of a later version is not corrupt, but its position is unknown.
@@ -181,7 +181,7 @@ impl AuditStore {
         }
     }
 
-    fn write(&mut self, entries: &[crate::model::Entry]) -> Result<Seq, AuditError> {
+    fn write(&mut self, entries: &[gravwell_model::Entry]) -> Result<Seq, AuditError> {
         self.log.append(entries)?;
         Ok(self.log.sync()?.seq())
     }
@@ -192,11 +192,7 @@ impl AuditStore {
     ///
     /// # Errors
     /// Returns an error if a file cannot be written or removed. Nothing is lost then, and the next call tries again.
-    pub(in crate::datastore) fn keep_house(
-        &mut self,
-        now_ms: u64,
-        local: &MemberName,
-    ) -> Result<Option<Damage>, AuditError> {
+    pub(crate) fn keep_house(&mut self, now_ms: u64, local: &MemberName) -> Result<Option<Damage>, AuditError> {
         if self.is_lost {
             return Ok(None);
         }
@@ -224,7 +220,7 @@ impl AuditStore {
         let reader = self.log.reader();
         let segments: Vec<_> = reader.segments();
         let sealed = || segments.iter().take_while(|segment| segment.sealed);
-        let is_old = |segment: &&crate::log::SegmentInfo| segment.last_time_ms.saturating_add(self.keep.ms) < now_ms;
+        let is_old = |segment: &&gravwell_log::SegmentInfo| segment.last_time_ms.saturating_add(self.keep.ms) < now_ms;
         let old = sealed().take_while(is_old).count();
         let mut bytes: u64 = segments.iter().skip(old).map(|segment| segment.bytes).sum();
         let room = if bytes > self.keep.bytes { self.keep.bytes - self.keep.bytes / ROOM_PARTS } else { bytes };

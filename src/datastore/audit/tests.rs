@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::damage;
 use super::reader;
 use super::store::{AUDIT, AuditError, AuditStore, Keep, options};
-use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
-use crate::env::fs::Fs;
-use crate::env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
-use crate::log::{Log, LogOptions};
-use crate::model::{MemberName, Seq};
-use crate::trust::AuditMark;
+use gravwell_env::fs::Fs;
+use gravwell_env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
+use gravwell_log::{Log, LogOptions};
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use gravwell_model::{MemberName, Seq};
+use gravwell_transport::trust::AuditMark;
 
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_700_000_000_000;
@@ -57,7 +57,7 @@ fn acts(store: &AuditStore) -> Vec<String> {
     records.filter_map(what).collect()
 }
 
-fn check(store: &AuditStore) -> crate::codec::audit::AuditReport {
+fn check(store: &AuditStore) -> gravwell_model::codec::audit::AuditReport {
     reader::verify(&store.reader(), None).expect("verifies")
 }
 

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
-use crate::datastore::shared::DatastoreRef;
-use crate::datastore::stale_registry::Audited;
-use crate::env::fs::{first_free, parent_dir};
-use crate::env::real_fs::RealFs;
-use crate::env::wait;
-use crate::model::{MemberName, Seq};
-use crate::telemetry;
+use crate::shared::DatastoreRef;
+use crate::stale_registry::Audited;
+use gravwell_env::fs::{first_free, parent_dir};
+use gravwell_env::real_fs::RealFs;
+use gravwell_env::wait;
+use gravwell_model::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use gravwell_model::{MemberName, Seq};
+use gravwell_runtime::telemetry;
 
 use super::backlog::Waiting;
 use super::damage::{self, Damage};
@@ -424,11 +424,12 @@ fn text(error: impl std::fmt::Display) -> String {
 fn weight(record: &AuditRecord) -> usize {
     match &record.event {
         AuditEvent::Commit { note, ops, .. } => {
-            let value = |value: &crate::codec::audit::Value| match value {
-                crate::codec::audit::Value::Json(json) => json.len(),
+            let value = |value: &gravwell_model::codec::audit::Value| match value {
+                gravwell_model::codec::audit::Value::Json(json) => json.len(),
                 _ => 0,
             };
-            let op = |op: &crate::codec::audit::AuditOp| op.key.len() + value(&op.before) + value(&op.after) + 32;
+            let op =
+                |op: &gravwell_model::codec::audit::AuditOp| op.key.len() + value(&op.before) + value(&op.after) + 32;
             note.len() + ops.iter().map(op).sum::<usize>() + 128
         }
         _ => 256,

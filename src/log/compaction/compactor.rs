@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{Compaction, CompactionError, CompactionOptions, CompactionProgress, CompactionReport};
-use crate::log::liveness::FjallLiveness;
-use crate::log::reader::LogReader;
-use crate::model::Seq;
+use crate::liveness::FjallLiveness;
+use crate::reader::LogReader;
+use gravwell_model::Seq;
 
 /// Result of one call of [`Compactor::run`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

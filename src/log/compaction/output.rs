@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::Walk;
 use super::plan::CompactionError;
-use crate::codec::frame::flag;
-use crate::codec::payload::{decode_entry, encode_entry};
-use crate::env::fs::{File, is_full};
-use crate::log::directory::UNFINISHED;
-use crate::log::error::IoFailure;
-use crate::log::format::{FileHeader, Footer, HEADER_BYTES};
-use crate::log::segment::{Scan, Segment, SparseIndex, check_footer, scan_frames};
-use crate::model::{Digest, Entry, EntryBody};
+use crate::directory::UNFINISHED;
+use crate::error::IoFailure;
+use crate::format::{FileHeader, Footer, HEADER_BYTES};
+use crate::segment::{Scan, Segment, SparseIndex, check_footer, scan_frames};
+use gravwell_env::fs::{File, is_full};
+use gravwell_model::codec::frame::flag;
+use gravwell_model::codec::payload::{decode_entry, encode_entry};
+use gravwell_model::{Digest, Entry, EntryBody};
 
 /// The part of an entry that compaction keeps.
 pub(super) struct RetainedEntry {

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
-use crate::codec::error::EncodeError;
-use crate::log::error::{IoFailure, ReadError};
-use crate::log::reader::SegmentInfo;
-use crate::model::{Collection, Key, Seq};
+use crate::error::{IoFailure, ReadError};
+use crate::reader::SegmentInfo;
+use gravwell_model::codec::error::EncodeError;
+use gravwell_model::{Collection, Key, Seq};
 
 /// Options of a compaction.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +125,7 @@ pub struct Measure {
     /// Whether the segment holds a rejection that its origin has acknowledged since: replaying it would restore the rejection.
     pub must_rewrite: bool,
     /// Deleted objects for which the segment still holds a put.
-    pub(in crate::log) ghosts: HashSet<(Collection, Key)>,
+    pub(crate) ghosts: HashSet<(Collection, Key)>,
 }
 
 impl Measure {

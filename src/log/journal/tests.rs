@@ -1,7 +1,7 @@
 //! Tests of the journal with crashes, damage, and older copies put in its place.
 
 use super::*;
-use crate::env::memory_fs::{Fault, MemoryFs, Survival};
+use gravwell_env::memory_fs::{Fault, MemoryFs, Survival};
 
 fn dir() -> PathBuf {
     PathBuf::from("/outbox")
@@ -129,7 +129,7 @@ fn p10_a_journal_that_is_missing_or_ends_earlier_is_refused_and_the_loss_can_be_
     let whole = six();
     let path = dir().join(FILE);
     let length = whole.contents(&path).expect("reads").len() as u64;
-    let end = length - crate::codec::frame::HEADER_BYTES as u64;
+    let end = length - gravwell_model::codec::frame::HEADER_BYTES as u64;
     let mut kept = std::collections::BTreeSet::new();
     for cut in (0..end).step_by(7).map(Some).chain([None]) {
         let fs = whole.crash(Survival::Everything, 0);
@@ -252,8 +252,8 @@ fn p12_a_journal_without_a_head_is_upgraded_whatever_crash_comes() {
         let mut bytes = header.encode().to_vec();
         let records: Vec<_> = (0..3).map(record).collect();
         encode_all(&records, Seq::ZERO, CHAIN_START, &mut bytes).expect("encodes");
-        crate::env::fs::Fs::create_dir_all(&fs, &dir()).expect("makes");
-        crate::env::fs::replace_file(&fs, &dir().join(FILE), &bytes).expect("writes");
+        gravwell_env::fs::Fs::create_dir_all(&fs, &dir()).expect("makes");
+        gravwell_env::fs::replace_file(&fs, &dir().join(FILE), &bytes).expect("writes");
         fs
     };
     let full = released();

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::log::compaction::{Measure, plan_groups, reachable_horizon};
-use crate::log::liveness::{BaseChanges, BaseSummary};
-use crate::model::deletions::{Changed, Deletions, ROWS_MAX};
-use crate::model::{Digest, OriginRow};
+use crate::compaction::{Measure, plan_groups, reachable_horizon};
+use crate::liveness::{BaseChanges, BaseSummary};
+use gravwell_model::deletions::{Changed, Deletions, ROWS_MAX};
+use gravwell_model::{Digest, OriginRow};
 
 type Objects = BTreeMap<(String, String), (Seq, Bytes)>;
 
@@ -357,7 +357,7 @@ fn the_index_on_disk_behaves_like_the_one_in_memory() {
     assert_eq!(summary.position, log.horizon());
     assert_ne!(summary.digest, Digest::ZERO);
     drop(index);
-    let other = FjallLiveness::open(&place.path().join("base"), crate::model::LogId([9; 16])).expect("opens");
+    let other = FjallLiveness::open(&place.path().join("base"), gravwell_model::LogId([9; 16])).expect("opens");
     assert_eq!(other.summary().expect("reads"), BaseSummary::default());
 }
 

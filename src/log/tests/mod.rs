@@ -12,10 +12,10 @@ use bytes::Bytes;
 use super::directory::SegmentName;
 use super::format::LINEAGE_MAX;
 use super::*;
-use crate::codec::payload::decode_frames;
-use crate::env::fs::Fs;
-use crate::env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
-use crate::model::{
+use gravwell_env::fs::Fs;
+use gravwell_env::memory_fs::{Fault, MemoryFs, SmallRandom, Survival};
+use gravwell_model::codec::payload::decode_frames;
+use gravwell_model::{
     Collection, Entry, EntryBody, Generation, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
 
@@ -484,7 +484,7 @@ fn random_sizes_survive_random_crashes() {
 #[test]
 fn the_real_file_system_keeps_a_log() {
     let place = tempfile::tempdir().expect("directory");
-    let fs: Arc<dyn Fs> = Arc::new(crate::env::RealFs);
+    let fs: Arc<dyn Fs> = Arc::new(gravwell_env::RealFs);
     let options = LogOptions { segment_bytes: 4096, reserve_bytes: 4096, ..LogOptions::default() };
     let (mut log, _) = Log::open(Arc::clone(&fs), &place.path().join("log"), options.clone()).expect("creates");
     let wrote = fill(&mut log, 100);

@@ -1,11 +1,11 @@
 //! Tests of the replacement of a damaged log by a new one, on a file system with simulated crashes.
 
 use super::*;
-use crate::codec::frame::CHAIN_START;
-use crate::log::format::HEADER_BYTES;
-use crate::log::repair::{BuildError, LOG, Reach, Start, build, finish_swap, reach, swap};
-use crate::log::salvage::{Salvage, salvage};
-use crate::model::Chain;
+use crate::format::HEADER_BYTES;
+use crate::repair::{BuildError, LOG, Reach, Start, build, finish_swap, reach, swap};
+use crate::salvage::{Salvage, salvage};
+use gravwell_model::Chain;
+use gravwell_model::codec::frame::CHAIN_START;
 
 fn place() -> PathBuf {
     PathBuf::from("/d")

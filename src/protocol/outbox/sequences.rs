@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Seq, TxnId};
+use gravwell_model::{Seq, TxnId};
 
 use super::Outbox;
 

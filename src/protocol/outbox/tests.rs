@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::rebase::Lost;
+use crate::rebase::Lost;
 use proptest::prelude::*;
 
 fn collection() -> Collection {

@@ -7,11 +7,11 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::codec::blob_manifest::{self, BlobManifest};
-use crate::codec::chunks::RequestedChunk;
-use crate::model::{ChunkId, Collection};
-use crate::telemetry::metrics;
-use crate::transfer::check::{self, Checked};
+use gravwell_model::codec::blob_manifest::{self, BlobManifest};
+use gravwell_model::codec::chunks::RequestedChunk;
+use gravwell_model::{ChunkId, Collection};
+use gravwell_runtime::telemetry::metrics;
+use gravwell_transport::transfer::check::{self, Checked};
 
 use super::super::shared::Change;
 use super::{Blobs, Fetching, blocking, locked, maintenance};
@@ -57,7 +57,7 @@ enum Occasion {
 type Changes = tokio::sync::broadcast::Receiver<Change>;
 
 /// Fetches and maintains blobs until the task is dropped.
-pub(in crate::replica) async fn run(contents: Blobs) {
+pub(crate) async fn run(contents: Blobs) {
     let missed = locked(&contents.inner.missed_here).take();
     let fetching = async {
         let mut changes = contents.shared.changes.subscribe();
@@ -127,7 +127,7 @@ async fn listen(contents: &Blobs, missed: Option<mpsc::Receiver<ChunkId>>) {
 fn items(contents: &Blobs) -> Vec<Item> {
     let Ok(collection) = Collection::new(blob_manifest::COLLECTION) else { return Vec::new() };
     let rows = contents.shared.scan(&collection, "", None, usize::MAX).unwrap_or_default();
-    let item = |(key, object): (crate::model::Key, super::super::Object)| Item {
+    let item = |(key, object): (gravwell_model::Key, super::super::Object)| Item {
         key: key.as_str().to_owned(),
         head: blob_manifest::head_of(&object.value),
         age: object.version.map_or(u64::MAX, |version| version.0),

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::chunks::ChunkStore;
-use crate::codec::admin::{BlobCollection, BlobReport, BlobStats, Progress};
-use crate::codec::blob_manifest::{self, BlobManifest};
-use crate::codec::chunks::NAMES_MAX;
-use crate::model::{ChunkId, Collection};
-use crate::protocol::fatal::Fatal;
-use crate::telemetry::metrics;
-use crate::transfer::{check, inventory};
+use gravwell_chunks::ChunkStore;
+use gravwell_model::codec::admin::{BlobCollection, BlobReport, BlobStats, Progress};
+use gravwell_model::codec::blob_manifest::{self, BlobManifest};
+use gravwell_model::codec::chunks::NAMES_MAX;
+use gravwell_model::{ChunkId, Collection};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_runtime::telemetry::metrics;
+use gravwell_transport::transfer::{check, inventory};
 
 use super::super::shared::{ReplicaRef, stop_process};
 use super::super::{ReadError, conflict_archive};
@@ -142,7 +142,7 @@ impl Blobs {
     }
 
     /// Writes a checkpoint, which spares the next start reading, for an orderly stop.
-    pub(in crate::replica) async fn checkpoint(&self) {
+    pub(crate) async fn checkpoint(&self) {
         let store = self.inner.store.clone();
         if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
             tracing::warn!(%error, "failed to write a checkpoint of the chunk store; no acknowledged data is lost");

@@ -1,7 +1,7 @@
 //! Blobs: contents of objects, stored as chunks that the objects reference.
 //!
 //! Chunks are stored here before a transaction references them, and sent to the datastore before it is pushed
-//! (ensured by the [gate](crate::protocol::blob_gate)). Chunks referenced by other members are fetched as soon as they are
+//! (ensured by the [gate](gravwell_protocol::blob_gate)). Chunks referenced by other members are fetched as soon as they are
 //! known, or only when they are read. Corrupt or missing chunks are fetched again automatically, from the datastore
 //! or another member.
 
@@ -18,16 +18,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::chunks::{ChunkError, ChunkStore, Part, StoreOptions};
-use crate::codec::blob_manifest::BlobManifest;
-use crate::codec::chunks::RequestedChunk;
-use crate::codec::message::Open;
-use crate::env::view_fs::ViewFs;
-use crate::env::{Fs, RealFs, SystemClock};
-use crate::model::ChunkId;
-use crate::peer::{Handler, Peer, Peers, Serving};
-use crate::transfer::{RateLimiter, Server, check, inventory};
-use crate::trust::Role;
+use gravwell_chunks::{ChunkError, ChunkStore, Part, StoreOptions};
+use gravwell_env::view_fs::ViewFs;
+use gravwell_env::{Fs, RealFs, SystemClock};
+use gravwell_model::ChunkId;
+use gravwell_model::codec::blob_manifest::BlobManifest;
+use gravwell_model::codec::chunks::RequestedChunk;
+use gravwell_model::codec::message::Open;
+use gravwell_transport::peer::{Handler, Peer, Peers, Serving};
+use gravwell_transport::transfer::{RateLimiter, Server, check, inventory};
+use gravwell_transport::trust::Role;
 
 use super::directory::Access;
 use super::link::Connector;
@@ -304,8 +304,8 @@ impl Blobs {
 
 /// Pairs new chunks with old ones that may resemble them.
 fn pair(old: &[Part], new: &[Part]) -> HashMap<ChunkId, Vec<ChunkId>> {
-    let bases = |pairing: crate::chunks::delta_base::DeltaBases| {
+    let bases = |pairing: gravwell_chunks::delta_base::DeltaBases| {
         (pairing.part.id, pairing.bases.iter().map(|part| part.id).collect())
     };
-    crate::chunks::delta_base::pair(old, new).into_iter().map(bases).collect()
+    gravwell_chunks::delta_base::pair(old, new).into_iter().map(bases).collect()
 }

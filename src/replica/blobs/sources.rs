@@ -6,13 +6,13 @@ use futures_util::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::codec::chunks::RequestedChunk;
-use crate::codec::message::{Kind, Open, RefusalCode, Refused};
-use crate::model::{ChunkId, MemberName};
-use crate::transfer::{ChunkStream, Server, TransferError};
-use crate::transport::flow_control;
-use crate::transport::wire::{self, WireError};
-use crate::trust::Role;
+use gravwell_model::codec::chunks::RequestedChunk;
+use gravwell_model::codec::message::{Kind, Open, RefusalCode, Refused};
+use gravwell_model::{ChunkId, MemberName};
+use gravwell_transport::flow_control;
+use gravwell_transport::transfer::{ChunkStream, Server, TransferError};
+use gravwell_transport::trust::Role;
+use gravwell_transport::wire::{self, WireError};
 
 use super::super::shared::ReplicaRef;
 use super::{BlobKeeper, locked};
@@ -35,7 +35,7 @@ pub(super) struct Bulk {
 
 /// Serves streams on which the datastore requests chunks that it has lost, until the connection ends. Without a
 /// `server`, at a member that keeps no blobs, they are refused, so that the datastore does not wait.
-pub(in crate::replica) async fn give(
+pub(crate) async fn give(
     server: Option<Server>,
     connection: &quinn::Connection,
 ) -> Result<std::convert::Infallible, quinn::ConnectionError> {

@@ -6,18 +6,18 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::chunks::Part;
-use crate::codec::blob_manifest::{self, BlobManifest};
-use crate::codec::chunks::{NAMES_MAX, RequestedChunk};
-use crate::model::{ChunkId, Txn};
-use crate::transfer::TransferError;
+use gravwell_chunks::Part;
+use gravwell_model::codec::blob_manifest::{self, BlobManifest};
+use gravwell_model::codec::chunks::{NAMES_MAX, RequestedChunk};
+use gravwell_model::{ChunkId, Txn};
+use gravwell_transport::transfer::TransferError;
 
 use super::Blobs;
 use super::sources::{AT_ONCE, GROUP};
 
 /// Result of sending the chunks that a transaction references.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::replica) enum Delivery {
+pub(crate) enum Delivery {
     /// The datastore has all of them.
     Complete,
     /// These chunks are missing at both ends.
@@ -29,7 +29,7 @@ impl Blobs {
     ///
     /// # Errors
     /// If the connection breaks; chunks that have arrived need not be sent again.
-    pub(in crate::replica) async fn deliver(&self, txn: &Txn) -> Result<Delivery, TransferError> {
+    pub(crate) async fn deliver(&self, txn: &Txn) -> Result<Delivery, TransferError> {
         for head in blob_manifest::heads_of(txn) {
             match self.deliver_content(&head).await? {
                 Delivery::Complete => {}

@@ -1,6 +1,8 @@
 use super::*;
-use crate::model::{Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason};
-use crate::state::StateStore;
+use gravwell_model::{
+    Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason,
+};
+use gravwell_state::StateStore;
 
 const ME: u8 = 1;
 const OTHER: u8 = 2;
@@ -113,7 +115,7 @@ fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) 
     let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
     let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
     let mut deletions = new.deletions().expect("reads");
-    deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
+    deletions.forget_to(Seq(known_after), &mut gravwell_model::deletions::Changed::new());
     let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
     let lost = Lost::after(shared_to);
     let chosen = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }

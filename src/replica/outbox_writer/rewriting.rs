@@ -1,11 +1,11 @@
 //! Rewriting the outbox journal, for an exchange of the outbox or when most of it is resolved, and completing it.
 
-use crate::fault_injection::{self, Bug};
-use crate::log::journal::JournalError;
-use crate::model::{Seq, TxnId};
-use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::Outbox;
-use crate::replica::outbox_records::{frames_of, sequences};
+use crate::outbox_records::{frames_of, sequences};
+use gravwell_log::journal::JournalError;
+use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::{Seq, TxnId};
+use gravwell_protocol::fatal::Fatal;
+use gravwell_protocol::outbox::Outbox;
 
 use super::{OutboxWriter, Own, Request, Step};
 
@@ -34,7 +34,7 @@ impl OutboxWriter {
     /// Writes the new outbox to the journal. After a crash before the state is exchanged, pending transactions are
     /// still there under the former state, and the exchange is repeated. The inner error, as on a full disk, means that
     /// the journal is unchanged.
-    pub(in crate::replica) fn prepare(&mut self, outbox: &Outbox) -> Result<Result<(), String>, Fatal> {
+    pub(crate) fn prepare(&mut self, outbox: &Outbox) -> Result<Result<(), String>, Fatal> {
         if fault_injection::is(Bug::PreparedTooLate) {
             return Ok(Ok(()));
         }
@@ -46,7 +46,7 @@ impl OutboxWriter {
 
     /// Restores the present outbox in a journal that holds a prepared one, because the state was not exchanged. If
     /// there is no room, that is tried again before anything else is written.
-    pub(in crate::replica) fn take_back(&mut self) -> Result<(), Fatal> {
+    pub(crate) fn take_back(&mut self) -> Result<(), Fatal> {
         if let Err(error) = self.written_back()? {
             tracing::error!(%error, "failed to restore the outbox journal; rejecting writes until it succeeds");
         }
@@ -83,7 +83,7 @@ impl OutboxWriter {
 
     /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
     /// has already decided leave the outbox, as at a start.
-    pub(in crate::replica) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
+    pub(crate) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
         if fault_injection::is(Bug::PreparedTooLate) {
             let _ = self.journal.replace_with(frames_of(&outbox, None));
         }
@@ -98,7 +98,7 @@ impl OutboxWriter {
         if to_note.is_empty() { Ok(()) } else { self.take_in(vec![Request::Note(to_note)]) }
     }
 
-    pub(in crate::replica) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
+    pub(crate) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
         let live: u64 = {
             let outbox = self.shared.outbox();
             (outbox.pending_bytes() + outbox.retained_bytes() + outbox.rejected_bytes()) as u64
@@ -133,7 +133,7 @@ impl OutboxWriter {
     }
 
     /// Records the sequences that are not in the journal, and makes the journal's head durably vouch for all records.
-    pub(in crate::replica) fn complete(&mut self) -> Result<(), Fatal> {
+    pub(crate) fn complete(&mut self) -> Result<(), Fatal> {
         let mut frames = Vec::new();
         let recorded = self.add_sequences(&mut frames);
         // The last space of a disk is for rejections and deletes.

@@ -1,11 +1,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::env::memory_fs::{MemoryFs, Survival};
-use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};
-use crate::replica::outbox_records::restore;
-use crate::replica::shared::ReplicaState;
-use crate::state::StateStore;
+use crate::outbox_records::restore;
+use crate::shared::ReplicaState;
+use gravwell_env::memory_fs::{MemoryFs, Survival};
+use gravwell_model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};
+use gravwell_state::StateStore;
 
 #[test]
 fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
@@ -101,7 +101,7 @@ fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
 fn writer_on(fs: &MemoryFs, state: StateStore, outbox: Outbox) -> OutboxWriter {
     let (journal, _) = Journal::open(Arc::new(fs.clone()), Path::new(OUTBOX)).expect("opens");
     let shared = Arc::new(ReplicaState::new(state, outbox, None));
-    OutboxWriter::new(shared, journal, Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy))
+    OutboxWriter::new(shared, journal, Arc::new(gravwell_env::SystemClock), Arc::new(gravwell_env::SystemEntropy))
 }
 
 const OUTBOX: &str = "/outbox";

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::Condition;
-use crate::protocol::rebase::Lost;
-use crate::replica::conflict_archive::Change;
-use crate::replica::leaving::{DivergedStates, Own};
-use crate::replica::local_txns::{Others, Since, values};
+use crate::conflict_archive::Change;
+use crate::leaving::{DivergedStates, Own};
+use crate::local_txns::{Others, Since, values};
+use gravwell_model::Condition;
+use gravwell_protocol::rebase::Lost;
 
 use super::leaving::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
 use super::*;

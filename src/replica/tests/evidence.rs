@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::directory::damaged_in;
 use super::super::evidence::prune;
 use super::{directory, state, state_in};
-use crate::state::StateStore;
+use gravwell_state::StateStore;
 
 /// Creates one sound copy, and after it three empty ones.
 fn copies(path: &Path) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::replica::{ConnectError, Connector, Pending, Replica, ReplicaOptions};
+use crate::{ConnectError, Connector, Pending, Replica, ReplicaOptions};
 
 /// Never connects, and counts the attempts.
 #[derive(Default)]

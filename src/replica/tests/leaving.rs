@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::log::journal::Journal;
-use crate::model::deletions::Deleted;
-use crate::model::{Condition, Limits, OriginRow, Reason};
-use crate::protocol::outbox::RetainedTxn;
-use crate::protocol::rebase::{Leaving, Lost};
-use crate::protocol::sequencer::{Decision, Sequencer, Versions};
-use crate::replica::accepted_before;
-use crate::replica::leaving::{Own, found, with_required};
-use crate::replica::local_txns::{Others, Since};
-use crate::replica::outbox_records::{frames_of, restore};
-use crate::replica::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
-use crate::replica::receipts::Stage;
-use crate::state::{StateError, StateSnapshot};
+use crate::accepted_before;
+use crate::leaving::{Own, found, with_required};
+use crate::local_txns::{Others, Since};
+use crate::outbox_records::{frames_of, restore};
+use crate::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
+use crate::receipts::Stage;
+use gravwell_log::journal::Journal;
+use gravwell_model::deletions::Deleted;
+use gravwell_model::{Condition, Limits, OriginRow, Reason};
+use gravwell_protocol::outbox::RetainedTxn;
+use gravwell_protocol::rebase::{Leaving, Lost};
+use gravwell_protocol::sequencer::{Decision, Sequencer, Versions};
+use gravwell_state::{StateError, StateSnapshot};
 
 use super::*;
 
@@ -510,7 +510,7 @@ fn writer(directory: &Path, lineage: Vec<LineageEntry>, committed: &[Txn]) -> (O
         state.apply(&entries(committed), Chain::default()).expect("applies");
     }
     let shared = Arc::new(ReplicaState::new(state, Outbox::keeping(), None));
-    let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+    let (clock, entropy) = (Arc::new(gravwell_env::SystemClock), Arc::new(gravwell_env::SystemEntropy));
     (OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy), shared)
 }
 

@@ -11,12 +11,12 @@ use super::super::high_water_mark::Mark;
 use super::super::opening::Lost;
 use super::super::shared::{LinkStatus, ReplicaState};
 use super::{applier, entry, state};
-use crate::codec::health::Code;
-use crate::codec::message::Bookmark;
-use crate::model::{Chain, Collection, Key, Position, Seq};
-use crate::protocol::outbox::Outbox;
-use crate::protocol::tail::EntryBatch;
-use crate::state::{StateError, StateStore};
+use gravwell_model::codec::health::Code;
+use gravwell_model::codec::message::Bookmark;
+use gravwell_model::{Chain, Collection, Key, Position, Seq};
+use gravwell_protocol::outbox::Outbox;
+use gravwell_protocol::tail::EntryBatch;
+use gravwell_state::{StateError, StateStore};
 
 /// Keeps the mark in memory.
 #[derive(Clone, Default)]

@@ -17,12 +17,12 @@ use bytes::Bytes;
 use super::applier::Applier;
 use super::directory::{Access, Directory, StateStorage};
 use super::shared::ReplicaState;
-use crate::model::{
+use gravwell_model::{
     Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin, OriginCounter,
     Seq, Txn, TxnId,
 };
-use crate::protocol::outbox::Outbox;
-use crate::state::StateStore;
+use gravwell_protocol::outbox::Outbox;
+use gravwell_state::StateStore;
 
 const CACHE_BYTES: u64 = 1 << 20;
 

@@ -10,8 +10,8 @@ use super::super::high_water_mark::Mark;
 use super::super::opening;
 use super::super::terms::Terms;
 use super::*;
-use crate::model::{Position, Reason};
-use crate::replica::outbox_writer;
+use crate::outbox_writer;
+use gravwell_model::{Position, Reason};
 
 /// Stops after this many steps: nothing is written any more.
 struct Ending {

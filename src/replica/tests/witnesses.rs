@@ -9,9 +9,9 @@ use super::super::opening;
 use super::super::proofs::StoredProof;
 use super::super::terms::Terms;
 use super::{CACHE_BYTES, directory, state, state_in};
-use crate::model::{Generation, LogId, Position};
-use crate::state::StateStore;
-use crate::trust::{Authority, Proof};
+use gravwell_model::{Generation, LogId, Position};
+use gravwell_state::StateStore;
+use gravwell_transport::trust::{Authority, Proof};
 
 fn position(seq: u64) -> Position {
     let store = StateStore::in_memory();

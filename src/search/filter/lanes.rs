@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use super::Runner;
 use super::process::{Given, Process, give};
-use crate::search::control::Control;
-use crate::search::row::{ROW_HEAD_BYTES, Row};
-use crate::search::stages::{Failure, Rows};
-use crate::search::worker::MESSAGE_TAG;
+use crate::control::Control;
+use crate::row::{ROW_HEAD_BYTES, Row};
+use crate::stages::{Failure, Rows};
+use crate::worker::MESSAGE_TAG;
 
 /// Size of a batch. A batch and its length fit into a pipe, so the giver need not wait for a filter that is busy.
 const BATCH_BYTES: usize = 60 << 10;

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::slots::Reserved;
-use crate::search::control::Control;
-use crate::search::stages::Failure;
-use crate::search::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};
+use crate::control::Control;
+use crate::stages::Failure;
+use crate::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};
 
 /// Output of a filter.
 pub(super) enum Given {
-    /// Rows, as [`crate::search::row::Row::take`] reads them.
+    /// Rows, as [`crate::row::Row::take`] reads them.
     Rows(Bytes),
     /// The output of one batch is complete.
     BatchEnd,

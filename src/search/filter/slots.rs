@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::env::quota::Quota;
-use crate::env::shares::{Share, Shares};
+use gravwell_env::quota::Quota;
+use gravwell_runtime::tasks::shares::{Share, Shares};
 
 /// Maximum time to wait for slots.
 const WAIT_MAX: Duration = Duration::from_secs(10);

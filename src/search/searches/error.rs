@@ -1,11 +1,11 @@
 //! Error of starting a search or of an operation on it.
 
 use super::NoSpace;
-use crate::objects::blobs::UploadError;
-use crate::objects::{CommitError, StoreError};
-use crate::search::filter::Busy;
-use crate::search::query::QueryError;
-use crate::search::results::ResultsError;
+use crate::filter::Busy;
+use crate::query::QueryError;
+use crate::results::ResultsError;
+use gravwell_objects::blobs::UploadError;
+use gravwell_objects::{CommitError, StoreError};
 
 /// Error of starting a search or of an operation on it.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::launch::new_id;
 use super::{Lease, SearchError, Searches};
-use crate::objects::searches::{Imported, Search, State};
-use crate::objects::sharing::Principal;
-use crate::objects::store::Author;
-use crate::objects::{Timestamp, Writes, names};
-use crate::search::query::QUERY_BYTES_MAX;
-use crate::search::results::{About, Results, ResultsError, Summary};
+use crate::query::QUERY_BYTES_MAX;
+use crate::results::{About, Results, ResultsError, Summary};
+use gravwell_objects::searches::{Imported, Search, State};
+use gravwell_objects::sharing::Principal;
+use gravwell_objects::store::Author;
+use gravwell_objects::{Timestamp, Writes, names};
 
 /// Properties of an import, set by the user.
 #[derive(Clone, Debug, Default)]

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::locked;
-use crate::objects::Timestamp;
-use crate::objects::searches::{Search, State};
-use crate::search::control::{Control, Stopped};
-use crate::search::engine::{End, Outcome};
-use crate::search::results::Results;
+use crate::control::{Control, Stopped};
+use crate::engine::{End, Outcome};
+use crate::results::Results;
+use gravwell_objects::Timestamp;
+use gravwell_objects::searches::{Search, State};
 
 /// A search that runs here, or ran in this incarnation of the process.
 pub struct Live {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Live, Searches, locked};
-use crate::objects::CommitError;
-use crate::objects::searches::{Search, State};
-use crate::objects::store::Author;
-use crate::replica::Change;
-use crate::search::control::Stopped;
-use crate::search::results::Results;
+use crate::control::Stopped;
+use crate::results::Results;
+use gravwell_objects::CommitError;
+use gravwell_objects::searches::{Search, State};
+use gravwell_objects::store::Author;
+use gravwell_replica::Change;
 
 /// A file of an unknown search is deleted after this time.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(3600);

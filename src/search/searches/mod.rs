@@ -19,11 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::filter::Runner;
 use super::source::{Indexer, SourceContext};
 use super::worker::Sandbox;
-use crate::env::quota::Quota;
-use crate::objects::capabilities::tags_of_person;
-use crate::objects::searches::{Search, State};
-use crate::objects::sharing::Principal;
-use crate::objects::{Store, StoreError};
+use gravwell_env::quota::Quota;
+use gravwell_objects::capabilities::tags_of_person;
+use gravwell_objects::searches::{Search, State};
+use gravwell_objects::sharing::Principal;
+use gravwell_objects::{Store, StoreError};
 
 use result_files::ResultFiles;
 use slots::{Openings, Threads};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
-use crate::search::results::Results;
-use crate::telemetry::metrics;
+use crate::results::Results;
+use gravwell_runtime::telemetry::metrics;
 
 /// Space is reserved in steps of this many bytes.
 const STEP: u64 = 256 << 10;
@@ -376,7 +376,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::results::Writer;
+    use crate::results::Writer;
 
     const FILE: u64 = 2 * STEP;
 
@@ -460,7 +460,7 @@ mod tests {
             let mut writer = Writer::create(&temp.path().join(format!("{id}.made")), (0, 1)).expect("creates");
             for time in 0..blocks {
                 let data = bytes::Bytes::from_static(b"1");
-                writer.push(&crate::search::row::Row { time, tag: 0, data }).expect("writes");
+                writer.push(&crate::row::Row { time, tag: 0, data }).expect("writes");
                 writer.show().expect("writes");
             }
             stock.keep_open(id, &writer.results());

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::result_files::ResultFiles;
 use super::{SearchError, Searches, locked};
-use crate::objects::blobs::{self, Content, Upload};
-use crate::objects::searches::{Search, State};
-use crate::objects::store::{Author, CommitProgress};
-use crate::objects::{CommitError, Store, Timestamp, Writes};
-use crate::search::results::{Results, ResultsError};
+use crate::results::{Results, ResultsError};
+use gravwell_objects::blobs::{self, Content, Upload};
+use gravwell_objects::searches::{Search, State};
+use gravwell_objects::store::{Author, CommitProgress};
+use gravwell_objects::{CommitError, Store, Timestamp, Writes};
 
 /// Maximum number of retries of a change that conflicts with others.
 const TRIES: usize = 5;

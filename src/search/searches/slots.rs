@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::SearchError;
-use crate::env::shares::{Share, Shares};
+use gravwell_runtime::tasks::shares::{Share, Shares};
 
 /// Maximum number of threads of all searches, and of the searches of one user who is not an administrator. A search uses
 /// one thread, and one for each resource that it reads. The runtime has 512 blocking threads.

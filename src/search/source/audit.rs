@@ -1,5 +1,5 @@
 //! The audit trail as rows: the author, time, origin and target of each change, with the values before and after. It
-//! contains no secrets (`codec/redaction.rs`). Only administrators may read it.
+//! contains no secrets (`model/codec/redaction.rs`). Only administrators may read it.
 //!
 //! The datastore keeps the audit trail, so it is requested from there page by page. A record that cannot be decoded
 //! becomes a row that reports this; the other records are still shown.
@@ -8,12 +8,12 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::{Output, Range, Source, SourceContext, SourceFuture};
-use crate::codec::admin::Request;
-use crate::codec::audit::{AuditPage, AuditRecord};
-use crate::codec::audit_rows::rows;
-use crate::codec::json_lines::timestamp;
-use crate::model::{Entry, Seq};
-use crate::replica::{Replica, RequestError};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::audit::{AuditPage, AuditRecord};
+use gravwell_model::codec::audit_rows::rows;
+use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::{Entry, Seq};
+use gravwell_replica::{Replica, RequestError};
 
 /// Source of audit rows.
 pub struct Audit {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use crate::search::row::ROW_BYTES_MAX;
+use crate::row::ROW_BYTES_MAX;
 
 /// Maximum length of a value in the second form, in bytes: such values may be whole core dumps.
 pub(super) const VALUE_BYTES_MAX: usize = 256 << 10;

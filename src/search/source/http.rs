@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::transport::race;
-use crate::trust::Identity;
+use gravwell_transport::race;
+use gravwell_transport::trust::Identity;
 
 /// Returns the TLS settings for indexers. An indexer needs a certificate from the CA in `authority` or, without that,
 /// from the CA of the datastore that this webserver has joined. This webserver presents its own certificate on request.

@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use super::output::{Batch, Output};
 use super::{Range, Sources, Terms};
-use crate::search::control::Control;
-use crate::search::row::Row;
-use crate::search::stages::{Failure, Rows};
-use crate::telemetry::metrics;
+use crate::control::Control;
+use crate::row::Row;
+use crate::stages::{Failure, Rows};
+use gravwell_runtime::telemetry::metrics;
 
 /// Starts all sources and merges their rows by time. Failed sources are named in warnings; if all sources fail, the rows
 /// end with that failure.

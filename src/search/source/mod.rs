@@ -14,9 +14,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::query::{Query, QueryError};
-use crate::objects::Store;
-use crate::objects::capabilities::means_tag;
-use crate::objects::sharing::Principal;
+use gravwell_objects::Store;
+use gravwell_objects::capabilities::means_tag;
+use gravwell_objects::sharing::Principal;
 
 pub use journal::Indexer;
 pub use merge::merged;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Terms;
-use crate::search::control::Control;
-use crate::search::row::{ROW_BYTES_MAX, Row};
+use crate::control::Control;
+use crate::row::{ROW_BYTES_MAX, Row};
 
 /// Maximum number of rows of a batch.
 const BATCH_ROWS: usize = 1024;

@@ -7,10 +7,10 @@ use csv_core::ReadRecordResult;
 use serde::de::IgnoredAny;
 
 use super::{Output, Range, Source, SourceContext, SourceFuture};
-use crate::objects::Store;
-use crate::objects::blobs;
-use crate::objects::resources::{self, Resource};
-use crate::search::row::ROW_BYTES_MAX;
+use crate::row::ROW_BYTES_MAX;
+use gravwell_objects::Store;
+use gravwell_objects::blobs;
+use gravwell_objects::resources::{self, Resource};
 
 /// Number of bytes used to detect the format.
 const LOOK_BYTES: usize = 64 << 10;

@@ -7,7 +7,7 @@ use aho_corasick::AhoCorasick;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::search::query::Word;
+use crate::query::Word;
 
 /// Compiled terms.
 #[derive(Clone)]

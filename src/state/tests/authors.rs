@@ -1,8 +1,8 @@
 //! Tests of the owners of origins: stored with the state, and passed on with a base.
 
 use super::*;
-use crate::model::Maker;
-use crate::state::base::base_entries;
+use crate::base::base_entries;
+use gravwell_model::Maker;
 
 fn by(member: &str, entry: Entry) -> Entry {
     Entry { member: MemberName::new(member).expect("name"), ..entry }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::*;
-use crate::state::fjall_engine::FjallEngine;
+use crate::fjall_engine::FjallEngine;
 
 /// Number of flipped bits: enough to notice a regression; more were tried by hand.
 const FLIPS: u64 = 60;
@@ -53,7 +53,7 @@ fn writes_until_killed() {
 /// Runs one of the ignored tests below on `dir`, using the current executable.
 fn child(test: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("exe"));
-    command.args(["--exact", &format!("state::tests::crash::{test}"), "--ignored"]);
+    command.args(["--exact", &format!("tests::crash::{test}"), "--ignored"]);
     command.env(DIR, dir).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }

@@ -1,10 +1,10 @@
 //! Tests of recent deletions: stored with the state, passed on with it, and discarded where they are incomplete.
 
 use super::*;
-use crate::model::Deletions;
-use crate::model::deletions::Changed;
-use crate::state::engine::Slice;
-use crate::state::{envelope, meta};
+use crate::engine::Slice;
+use crate::{envelope, meta};
+use gravwell_model::Deletions;
+use gravwell_model::deletions::Changed;
 
 const POSITION: [u8; 1] = [envelope::Table::Position as u8];
 
@@ -41,7 +41,7 @@ fn p04_deletions_survive_a_restart_and_a_put_ends_them() {
 
 #[test]
 fn p12_a_state_that_an_earlier_version_wrote_knows_of_no_deletion() {
-    let engine = std::sync::Arc::new(crate::state::memory_engine::MemoryEngine::default());
+    let engine = std::sync::Arc::new(crate::memory_engine::MemoryEngine::default());
     let store = StateStore::with_engine(Box::new(SharedEngine(engine.clone()))).expect("store");
     store.init(LogId([1; 16]), Generation(1), vec![]).expect("init");
     some(&store);
@@ -145,14 +145,14 @@ fn p04_a_base_made_of_a_state_gives_its_deletions_again() {
 }
 
 /// An engine that outlives its store.
-struct SharedEngine(std::sync::Arc<crate::state::memory_engine::MemoryEngine>);
+struct SharedEngine(std::sync::Arc<crate::memory_engine::MemoryEngine>);
 
-impl crate::state::engine::Engine for SharedEngine {
+impl crate::engine::Engine for SharedEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {
         self.0.get(key)
     }
 
-    fn write(&self, batch: crate::state::engine::Batch) -> Result<(), StateError> {
+    fn write(&self, batch: crate::engine::Batch) -> Result<(), StateError> {
         self.0.write(batch)
     }
 
@@ -160,7 +160,7 @@ impl crate::state::engine::Engine for SharedEngine {
         self.0.persist()
     }
 
-    fn snapshot(&self) -> Box<dyn crate::state::engine::EngineSnapshot> {
+    fn snapshot(&self) -> Box<dyn crate::engine::EngineSnapshot> {
         self.0.snapshot()
     }
 

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::position::Chain;
-use crate::model::{
+use gravwell_model::position::Chain;
+use gravwell_model::{
     Collection, Digest, DigestSet, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin,
     OriginCounter, Reason, Seq, Txn, TxnId,
 };

@@ -1,8 +1,8 @@
 //! Tests that a redacted state equals the full one except for the withheld values.
 
 use super::*;
-use crate::model::{Redaction, Withheld};
-use crate::state::base::base_entries;
+use crate::base::base_entries;
+use gravwell_model::{Redaction, Withheld};
 
 fn redaction() -> Redaction {
     Redaction::of([collection("a"), collection("a b")])

@@ -3,9 +3,9 @@
 use std::ops::Bound;
 
 use super::*;
-use crate::model::OriginRow;
-use crate::state::engine::Slice;
-use crate::state::memory_engine::MemoryEngine;
+use crate::engine::Slice;
+use crate::memory_engine::MemoryEngine;
+use gravwell_model::OriginRow;
 
 #[test]
 fn scans_follow_the_order_of_collection_and_key() {

@@ -10,23 +10,23 @@ use serde_json::{Value, json};
 use super::groups::{found as found_group, group_details};
 use super::repeated;
 use super::users::found as found_user;
-use crate::objects::capabilities::{self, ALL, Capability, Grants, Holder, TagGrants};
-use crate::objects::groups::Group;
-use crate::objects::sharing::Principal;
-use crate::objects::users::{self, Admin, User};
-use crate::objects::{Store, Stored, Writes, accounts};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, get, put};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::Input;
+use crate::routes::{Route, get, put};
+use gravwell_objects::capabilities::{self, ALL, Capability, Grants, Holder, TagGrants};
+use gravwell_objects::groups::Group;
+use gravwell_objects::sharing::Principal;
+use gravwell_objects::users::{self, Admin, User};
+use gravwell_objects::{Store, Stored, Writes, accounts};
 
 /// Maximum length in bytes of a tag pattern, and maximum number of patterns.
 const TAG_CHARS_MAX: usize = 4096;
 const TAGS_MAX: usize = 10_000;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, User};
     use Right::Any;
     vec![

@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 
 use super::repeated;
 use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
-use crate::objects::blobs::{self, Content, Reader, Upload};
-use crate::objects::resources::{self, Resource};
-use crate::objects::searches::Search;
-use crate::objects::sharing::Shareable;
-use crate::objects::store::Author;
-use crate::objects::{CommitProgress, Timestamp, Writes};
-use crate::web::admission;
-use crate::web::app::{App, AppRef};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::form::{self, Form};
-use crate::web::request_input::QueryParams;
-use crate::web::routes::{Route, get, put};
-use crate::web::scan_slots;
-use crate::web::upload_quota;
+use crate::admission;
+use crate::app::{App, AppRef};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::form::{self, Form};
+use crate::request_input::QueryParams;
+use crate::routes::{Route, get, put};
+use crate::scan_slots;
+use crate::upload_quota;
+use gravwell_objects::blobs::{self, Content, Reader, Upload};
+use gravwell_objects::resources::{self, Resource};
+use gravwell_objects::searches::Search;
+use gravwell_objects::sharing::Shareable;
+use gravwell_objects::store::Author;
+use gravwell_objects::{CommitProgress, Timestamp, Writes};
 
 /// Default, minimum and maximum number of bytes in a preview.
 const PREVIEW_BYTES: usize = 512;
@@ -36,9 +36,9 @@ const PREVIEW_BYTES_MAX: usize = 512 << 10;
 /// Idle timeout of an upload. Until then its chunks are pinned against garbage collection.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Allowance for the bytes of a form other than those of its file.
-pub(in crate::web) const FORM_BYTES: u64 = 64 << 10;
+pub(crate) const FORM_BYTES: u64 = 64 << 10;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![
         get("/api/resources/{guid}/raw", READ, "Streams the contents of a resource.", download).for_downloads(),
         put("/api/resources/{guid}/raw", WRITE, "Stores new contents: a form with one part called file.", upload),
@@ -172,7 +172,7 @@ async fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64>
 ///
 /// # Errors
 /// If they exceed the user's quota together with the contents that the user keeps already.
-pub(in crate::web) async fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
+pub(crate) async fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
     let quota = app.config.resource_quota_bytes;
     if quota == 0 {
         return Ok(());

@@ -11,18 +11,18 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::TRIES;
-use crate::objects::passwords::{self, Password};
-use crate::objects::record::AsRead;
-use crate::objects::restores;
-use crate::objects::second_factors::{self, Code, Factor, Proved};
-use crate::objects::store::Author;
-use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Record, Writes};
-use crate::web::app::App;
-use crate::web::audit_acts::Stranger;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::login_throttle::{Attempt, Refusal};
-use crate::web::request_input;
+use crate::app::App;
+use crate::audit_acts::Stranger;
+use crate::error::{ApiError, ApiResult};
+use crate::login_throttle::{Attempt, Refusal};
+use crate::request_input;
+use gravwell_objects::passwords::{self, Password};
+use gravwell_objects::record::AsRead;
+use gravwell_objects::restores;
+use gravwell_objects::second_factors::{self, Code, Factor, Proved};
+use gravwell_objects::store::Author;
+use gravwell_objects::users::{self, Admin, FIRST, Lock, User};
+use gravwell_objects::{Record, Writes};
 
 /// Kinds of codes in the API.
 const KINDS: [&str; 2] = ["TOTP", "RecoveryCodes"];
@@ -167,7 +167,7 @@ impl Known {
         let invalid = || refused(StatusCode::LOCKED, "the stored account is invalid; ask an administrator");
         let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?.value;
         let factor = second_factors::of(&app.store, uid).map_err(|error| match error {
-            crate::objects::StoreError::Invalid { .. } => invalid(),
+            gravwell_objects::StoreError::Invalid { .. } => invalid(),
             error => error.into(),
         })?;
         Ok(Known { user, must_change, factor, compared, from, attempt })

@@ -9,23 +9,23 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{DONE, invalid, match_version, repeated};
-use crate::objects::dashboards::{self, Dashboard};
-use crate::objects::sharing::{ShareScope, Shareable};
-use crate::objects::users::User;
-use crate::objects::{Record, StoreError, Stored, Timestamp, Writes, names};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::{Input, QueryParams, is_on};
-use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scan_slots;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::{Input, QueryParams, is_on};
+use crate::routes::{Route, delete, get, post, put};
+use crate::scan_slots;
+use gravwell_objects::dashboards::{self, Dashboard};
+use gravwell_objects::sharing::{ShareScope, Shareable};
+use gravwell_objects::users::User;
+use gravwell_objects::{Record, StoreError, Stored, Timestamp, Writes, names};
 
 const READ: Right = Right::Capability("DashboardRead");
 const WRITE: Right = Right::Capability("DashboardWrite");
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{MemberOrAdmin, SelfOrAdmin, User};
     vec![
         get("/api/dashboards", User(READ), "Lists the dashboards that the caller may see.", list),

@@ -16,20 +16,20 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::DONE;
-use crate::codec::encrypted_stream::{DecryptingReader, EncryptingWriter, MAGIC};
-use crate::env::{Fs as _, RealFs};
-use crate::model::Op;
-use crate::objects::export_archive::{self, BackupError, Examined, Item, Parts, Source, Written};
-use crate::objects::restores::{self, Check, Part, Plan, Returned, Run, Step};
-use crate::objects::{CommitProgress, Timestamp, blobs};
-use crate::web::admission;
-use crate::web::app::AppRef;
-use crate::web::authorization::AccessRequirement;
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::form::Form;
-use crate::web::request_input::{QueryParams, is_on};
-use crate::web::routes::{Route, delete, get, post};
+use crate::admission;
+use crate::app::AppRef;
+use crate::authorization::AccessRequirement;
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::form::Form;
+use crate::request_input::{QueryParams, is_on};
+use crate::routes::{Route, delete, get, post};
+use gravwell_env::{Fs as _, RealFs};
+use gravwell_model::Op;
+use gravwell_objects::export_archive::{self, BackupError, Examined, Item, Parts, Source, Written};
+use gravwell_objects::restores::{self, Check, Part, Plan, Returned, Run, Step};
+use gravwell_objects::{CommitProgress, Timestamp, blobs};
+use gravwell_transport::trust::encrypted_stream::{DecryptingReader, EncryptingWriter, MAGIC};
 
 /// Size of the pieces sent to the client.
 const PIECE_BYTES: usize = 256 << 10;
@@ -41,7 +41,7 @@ const UNFINISHED: &str = "the restore is unfinished, and only administrators are
 /// Warning in the header of an archive.
 const MIXED: &str = "a restore is unfinished: this archive mixes objects from before it and from the restored archive";
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![
         get(
             "/api/backup",
@@ -158,7 +158,7 @@ const RECEIVED: (&str, &str) = ("restore-", ".tmp");
 
 /// Removes received archives that a webserver of an earlier version has left when it was killed. They contain all
 /// secrets.
-pub(in crate::web) fn remove_leftovers(data_dir: &Path) {
+pub(crate) fn remove_leftovers(data_dir: &Path) {
     let is_received = |entry: &std::fs::DirEntry| {
         let name = entry.file_name();
         let id = name.to_str().and_then(|name| name.strip_prefix(RECEIVED.0)?.strip_suffix(RECEIVED.1));

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use super::system::reasons;
 
-use crate::codec::admin::{PresenceInfo, Request, Status};
-use crate::codec::health;
-use crate::replica::Reply;
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::routes::{Route, get};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::routes::{Route, get};
+use gravwell_model::codec::admin::{PresenceInfo, Request, Status};
+use gravwell_model::codec::health;
+use gravwell_replica::Reply;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![get(
         "/api/fleet",
         AccessRequirement::User(Right::Capability("SystemInfoRead")),

@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use super::users::{as_seen_by, details};
 use super::{DONE, invalid, repeated};
-use crate::env::blocking;
-use crate::objects::cleanup::Of;
-use crate::objects::groups::{self, Group};
-use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scan_slots;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::Input;
+use crate::routes::{Route, delete, get, post, put};
+use crate::scan_slots;
+use gravwell_objects::cleanup::Of;
+use gravwell_objects::groups::{self, Group};
+use gravwell_objects::{Record, Store, Stored, accounts, claims, names, users};
+use gravwell_runtime::tasks::blocking;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, MemberOrAdmin, User};
     use Right::Capability;
     vec![

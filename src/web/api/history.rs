@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use super::users::found;
-use crate::objects::history::{self, Cleared, Entry};
-use crate::objects::{Record, Timestamp, names, users};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::{Input, QueryParams};
-use crate::web::routes::{Route, delete, get, post};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::{Input, QueryParams};
+use crate::routes::{Route, delete, get, post};
+use gravwell_objects::history::{self, Cleared, Entry};
+use gravwell_objects::{Record, Timestamp, names, users};
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, MemberOrAdmin, SelfOrAdmin, User};
     use Right::Capability;
     let own = Capability("SearchHistory");

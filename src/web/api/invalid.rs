@@ -6,19 +6,19 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::model::{Collection, Key};
-use crate::objects::kinds::{self, Visibility};
-use crate::objects::{AsRead, Writes, invalid};
-use crate::web::app::AppRef;
-use crate::web::authorization::AccessRequirement;
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::Raw;
-use crate::web::routes::{Route, delete, get, put};
+use crate::app::AppRef;
+use crate::authorization::AccessRequirement;
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::Raw;
+use crate::routes::{Route, delete, get, put};
+use gravwell_model::{Collection, Key};
+use gravwell_objects::kinds::{self, Visibility};
+use gravwell_objects::{AsRead, Writes, invalid};
 
 const CHANGED: &str = "it was changed in the meantime; reload it";
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     let this = AccessRequirement::Admin;
     vec![
         get("/api/objects/invalid", this, "Lists objects that are invalid in their collection, with the reason.", list),

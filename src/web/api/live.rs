@@ -14,20 +14,20 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::codec::admin::Request;
-use crate::env::quota::Held;
-use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
-use crate::objects::kinds::{KINDS, Visibility, exposure};
-use crate::objects::store::Author;
-use crate::objects::{Timestamp, redaction};
-use crate::replica::{Change, RequestError};
-use crate::web::admission;
-use crate::web::app::{self, AppRef};
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::QueryParams;
-use crate::web::routes::{Route, get};
+use crate::admission;
+use crate::app::{self, AppRef};
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::QueryParams;
+use crate::routes::{Route, get};
+use gravwell_env::quota::Held;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
+use gravwell_objects::kinds::{KINDS, Visibility, exposure};
+use gravwell_objects::store::Author;
+use gravwell_objects::{Timestamp, redaction};
+use gravwell_replica::{Change, RequestError};
 
 /// Time within which changes are combined into one event.
 const GATHER: Duration = Duration::from_millis(10);
@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 1000;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, User};
     vec![
         get(
@@ -234,7 +234,7 @@ async fn latest(State(app): State<AppRef>, wishes: QueryParams) -> ApiResult<Jso
 }
 
 async fn collections() -> Json<Value> {
-    let described = |kind: &crate::objects::kinds::Kind| json!({ "Collection": kind.collection, "Holds": kind.holds, "Exposure": format!("{:?}", kind.exposure) });
+    let described = |kind: &gravwell_objects::kinds::Kind| json!({ "Collection": kind.collection, "Holds": kind.holds, "Exposure": format!("{:?}", kind.exposure) });
     Json(KINDS.iter().map(described).collect())
 }
 

@@ -11,24 +11,24 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::credentials::{Credentials, Known};
 use super::users::details;
-use crate::env::blocking;
-use crate::objects::impersonation::{BEHIND_MAX, Impersonator};
-use crate::objects::passwords::Password;
-use crate::objects::second_factors::Code;
-use crate::objects::sessions::{self, Claims, Session};
-use crate::objects::users::{Admin, User};
-use crate::objects::{Stored, Timestamp, Writes, accounts};
-use crate::web::app::{App, AppRef};
-use crate::web::authorization::{self, AccessRequirement, Right};
-use crate::web::caller::{self, COOKIE, Caller, HOST_COOKIE, Proof};
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input;
-use crate::web::routes::{Route, delete, get, post, put};
+use crate::app::{App, AppRef};
+use crate::authorization::{self, AccessRequirement, Right};
+use crate::caller::{self, COOKIE, Caller, HOST_COOKIE, Proof};
+use crate::error::{ApiError, ApiResult};
+use crate::request_input;
+use crate::routes::{Route, delete, get, post, put};
+use gravwell_objects::impersonation::{BEHIND_MAX, Impersonator};
+use gravwell_objects::passwords::Password;
+use gravwell_objects::second_factors::Code;
+use gravwell_objects::sessions::{self, Claims, Session};
+use gravwell_objects::users::{Admin, User};
+use gravwell_objects::{Stored, Timestamp, Writes, accounts};
+use gravwell_runtime::tasks::blocking;
 
 /// Lifetime in seconds of a token for one download.
 const TEMPORARY_S: u64 = 3;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, Nobody, SelfOrAdmin, User};
     use Right::{Any, Session};
     let renewed = "Returns a new token for the same session.";

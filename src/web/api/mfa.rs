@@ -13,17 +13,17 @@ use super::DONE;
 use super::credentials::{Credentials, Known};
 use super::login::{NewSession, answer, must_change, start_session};
 use super::users::found;
-use crate::objects::second_factors::{self, Installed};
-use crate::objects::{Store, StoreError, Timestamp, Writes, accounts, totp};
-use crate::web::app::{App, AppRef};
-use crate::web::authorization::{self, AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::qr;
-use crate::web::request_input;
-use crate::web::routes::{Route, delete, get, post, put};
+use crate::app::{App, AppRef};
+use crate::authorization::{self, AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::qr;
+use crate::request_input;
+use crate::routes::{Route, delete, get, post, put};
+use gravwell_objects::second_factors::{self, Installed};
+use gravwell_objects::{Store, StoreError, Timestamp, Writes, accounts, totp};
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, Nobody, User};
     use Right::Session;
     let setup = "/api/mfa/totp/setup";

@@ -30,7 +30,7 @@ use axum::Json;
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
-use crate::objects::{Record, Stored, Writes};
+use gravwell_objects::{Record, Stored, Writes};
 
 use super::error::{ApiError, ApiResult};
 

@@ -7,16 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{DONE, invalid, repeated};
-use crate::objects::notifications::{self, LIFE_S, Notification};
-use crate::objects::{Record, Stored, Timestamp, Writes, names};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::{Input, QueryParams};
-use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scan_slots;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::{Input, QueryParams};
+use crate::routes::{Route, delete, get, post, put};
+use crate::scan_slots;
+use gravwell_objects::notifications::{self, LIFE_S, Notification};
+use gravwell_objects::{Record, Stored, Timestamp, Writes, names};
 
 /// Maximum lifetime in seconds of a notification that users send to themselves.
 const OWN_LIFE_MAX_S: u64 = 24 * 3600;
@@ -24,7 +24,7 @@ const OWN_LIFE_MAX_S: u64 = 24 * 3600;
 const MSG_CHARS_MAX: usize = 16 << 10;
 const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, User};
     use Right::Capability;
     let (read, write) = (User(Capability("NotificationRead")), User(Capability("NotificationWrite")));

@@ -7,10 +7,10 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::routes::{self, Route, get};
+use crate::authorization::{AccessRequirement, Right};
+use crate::routes::{self, Route, get};
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![get("/api/openapi.json", AccessRequirement::Nobody, "Returns the description of this API.", description)]
 }
 
@@ -42,7 +42,7 @@ fn whom(need: AccessRequirement) -> String {
 }
 
 /// Returns the OpenAPI 3.1 document.
-pub(in crate::web) fn document() -> Value {
+pub(crate) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for Route { method, path, need, does, is_download, .. } in routes::table() {
         let parameters: Vec<Value> = names_in(path)

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 
 use super::users::found;
 use super::{DONE, repeated};
-use crate::env::blocking;
-use crate::objects::preferences::{self, PREFERENCES, Preference};
-use crate::objects::users::User;
-use crate::objects::{Stored, Timestamp, Writes, accounts};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::{self, Raw};
-use crate::web::routes::{Route, delete, get, put};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::{self, Raw};
+use crate::routes::{Route, delete, get, put};
+use gravwell_objects::preferences::{self, PREFERENCES, Preference};
+use gravwell_objects::users::User;
+use gravwell_objects::{Stored, Timestamp, Writes, accounts};
+use gravwell_runtime::tasks::blocking;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     let this = AccessRequirement::SelfOrAdmin(Right::Session);
     vec![
         get(

@@ -13,22 +13,22 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::searchctrl::file;
-use crate::objects::Timestamp;
-use crate::search::client_filters::Condition;
-use crate::search::query::{self, QueryError, read_span};
-use crate::search::render::Format;
-use crate::search::searches::{Launch, SearchError};
-use crate::search::source;
-use crate::web::admission;
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::{self, at_most};
-use crate::web::routes::{Route, get, post};
-use crate::web::search_forwarding::{Answer, Deed, Who, perform};
+use crate::admission;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::{self, at_most};
+use crate::routes::{Route, get, post};
+use crate::search_forwarding::{Answer, Deed, Who, perform};
+use gravwell_objects::Timestamp;
+use gravwell_search::client_filters::Condition;
+use gravwell_search::query::{self, QueryError, read_span};
+use gravwell_search::render::Format;
+use gravwell_search::searches::{Launch, SearchError};
+use gravwell_search::source;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::User;
     use Right::{Capability, OfToken};
     vec![
@@ -43,11 +43,11 @@ async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
 }
 
 /// Maximum number of filters that are decoded; a query may have fewer.
-pub(in crate::web) const FILTERS_MAX: usize = 256;
+pub(crate) const FILTERS_MAX: usize = 256;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct Parse {
+pub(crate) struct Parse {
     searchstring: String,
     sequence: u64,
     #[serde(deserialize_with = "at_most::<FILTERS_MAX, _, _>")]
@@ -55,7 +55,7 @@ pub(in crate::web) struct Parse {
 }
 
 /// Checks a query and returns the result as JSON.
-pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> ApiResult<Value> {
+pub(crate) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> ApiResult<Value> {
     let Parse { searchstring: text, sequence, filters } = wish;
     let checked = app.searches.check(&caller.searcher(), &text, &filters).await;
     let mut answer = json!({
@@ -156,7 +156,7 @@ async fn direct(
     // Waits briefly, so that immediate failures are reported as errors instead of an empty file.
     let _ = tokio::time::timeout(std::time::Duration::from_millis(300), live.ended()).await;
     let standing = live.search();
-    if standing.state == crate::objects::searches::State::Failed && standing.rows == 0 {
+    if standing.state == gravwell_objects::searches::State::Failed && standing.rows == 0 {
         return Err(ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, standing.error));
     }
     let Answer::File { kind, name, body } = perform(&app, &Who::from(&caller), search, deed).await? else {

@@ -8,26 +8,26 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::codec::admin::SeenVersion;
-use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};
-use crate::objects::dashboards::Dashboard;
-use crate::objects::preferences::Preference;
-use crate::objects::resubmission::{Maker, Refusal};
-use crate::objects::sharing::Shareable;
-use crate::objects::store::{Author, StoreError};
-use crate::objects::{Stored, Writes, identities, rejection_messages, standing};
-use crate::protocol::outbox::RejectedTxn;
-use crate::replica::{History, ReadError, Resubmission};
-use crate::state::StateError;
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::{Input, at_most};
-use crate::web::routes::{Route, delete, get, post};
-use crate::web::scan_slots;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::{Input, at_most};
+use crate::routes::{Route, delete, get, post};
+use crate::scan_slots;
+use gravwell_model::codec::admin::SeenVersion;
+use gravwell_model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};
+use gravwell_objects::dashboards::Dashboard;
+use gravwell_objects::preferences::Preference;
+use gravwell_objects::resubmission::{Maker, Refusal};
+use gravwell_objects::sharing::Shareable;
+use gravwell_objects::store::{Author, StoreError};
+use gravwell_objects::{Stored, Writes, identities, rejection_messages, standing};
+use gravwell_protocol::outbox::RejectedTxn;
+use gravwell_replica::{History, ReadError, Resubmission};
+use gravwell_state::StateError;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     let this = AccessRequirement::User(Right::Session);
     vec![
         get(
@@ -92,7 +92,7 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
             "User": author.user,
             "From": author.from,
             "Webserver": author.via,
-            "Made": crate::objects::Timestamp::from_ms(rejected.txn.time_ms),
+            "Made": gravwell_objects::Timestamp::from_ms(rejected.txn.time_ms),
             "Ops": ops.collect::<Vec<Value>>(),
         })
     };

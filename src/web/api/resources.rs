@@ -8,27 +8,27 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DONE, invalid, match_version, repeated};
-use crate::objects::blobs::{self, Content};
-use crate::objects::resources::{self, Resource};
-use crate::objects::sharing::Shareable;
-use crate::objects::store::CommitProgress;
-use crate::objects::users::User;
-use crate::objects::{Record, StoreError, Stored, Timestamp, Writes, accounts, names};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scan_slots;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::Input;
+use crate::routes::{Route, delete, get, post, put};
+use crate::scan_slots;
+use gravwell_objects::blobs::{self, Content};
+use gravwell_objects::resources::{self, Resource};
+use gravwell_objects::sharing::Shareable;
+use gravwell_objects::store::CommitProgress;
+use gravwell_objects::users::User;
+use gravwell_objects::{Record, StoreError, Stored, Timestamp, Writes, accounts, names};
 
 pub(super) const READ: AccessRequirement = AccessRequirement::User(Right::Capability("ResourceRead"));
 pub(super) const WRITE: AccessRequirement = AccessRequirement::User(Right::Capability("ResourceWrite"));
 
 const CHANGED: &str = "the contents were replaced in the meantime; try again";
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![
         get("/api/resources", READ, "Lists the resources that the caller may see.", list),
         post("/api/resources", WRITE, "Creates a resource without contents.", create),
@@ -265,7 +265,7 @@ pub(super) async fn take_away(app: &AppRef, caller: &Caller, committed: CommitPr
         if let Some(writes) = blobs::removal(&app.store, content)? {
             app.store.commit(&caller.author(), "delete unreferenced blob", writes).await?;
         }
-        Ok::<_, crate::objects::CommitError>(())
+        Ok::<_, gravwell_objects::CommitError>(())
     };
     if let Err(error) = done.await {
         tracing::debug!(%error, content, "failed to delete a blob; will retry");

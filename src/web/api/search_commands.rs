@@ -7,16 +7,16 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::searchctrl::{info, renderer};
-use crate::env::blocking;
-use crate::objects::Timestamp;
-use crate::objects::searches::{Search, State as Progress};
-use crate::search::pick::{Held, members};
-use crate::search::render::{Columns, text_of};
-use crate::search::row::Row;
-use crate::web::app::AppRef;
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::search_forwarding::{self, Deed, PAGE_ROWS_MAX, Page, PageRow, Standing, Who};
+use crate::app::AppRef;
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::search_forwarding::{self, Deed, PAGE_ROWS_MAX, Page, PageRow, Standing, Who};
+use gravwell_objects::Timestamp;
+use gravwell_objects::searches::{Search, State as Progress};
+use gravwell_runtime::tasks::blocking;
+use gravwell_search::pick::{Held, members};
+use gravwell_search::render::{Columns, text_of};
+use gravwell_search::row::Row;
 
 pub(super) const CLOSE: u32 = 0x1;
 const ENTRY_COUNT: u32 = 0x3;

@@ -8,18 +8,18 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::contents::FORM_BYTES;
 use super::searchctrl::info;
-use crate::search::searches::{Arriving, Import, SearchError};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::form::{self, Form, Part};
-use crate::web::routes::{Route, post};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::form::{self, Form, Part};
+use crate::routes::{Route, post};
+use gravwell_search::searches::{Arriving, Import, SearchError};
 
 /// Maximum size in bytes of a text field of the form.
 const TEXT_BYTES_MAX: usize = 4096;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     let need = AccessRequirement::User(Right::Capability("SaveSearch"));
     vec![post(
         "/api/searchctrl/import",

@@ -22,14 +22,14 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use super::queries::{self, judged};
 use super::searchctrl::{self, info, renderer};
 use super::{search_commands, system};
-use crate::web::admission;
-use crate::web::app::{self, AppRef};
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input;
-use crate::web::routes::{Route, get};
-use crate::web::search_forwarding::{self, Who};
+use crate::admission;
+use crate::app::{self, AppRef};
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input;
+use crate::routes::{Route, get};
+use crate::search_forwarding::{self, Who};
 
 /// Timeout for the first frame.
 const FIRST: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ const VIEWS_MAX: usize = 64;
 
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use Right::Capability;
     vec![
         get(

@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 
 use super::queries::FILTERS_MAX;
 use super::{DONE, invalid, search_commands};
-use crate::objects::groups::Group;
-use crate::objects::searches::{Imported, Search, State as Progress};
-use crate::objects::sharing::Shareable;
-use crate::objects::{Record, Stored, Timestamp, names};
-use crate::search::client_filters::Condition;
-use crate::search::render::Format;
-use crate::search::searches::{Launch, SearchError};
-use crate::web::admission;
-use crate::web::app::{App, AppRef};
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::{self, Input, at_most};
-use crate::web::routes::{Route, delete, get, patch, post, put};
-use crate::web::search_forwarding::{self, Answer, Deed, Standing, Told, Who};
+use crate::admission;
+use crate::app::{App, AppRef};
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::{self, Input, at_most};
+use crate::routes::{Route, delete, get, patch, post, put};
+use crate::search_forwarding::{self, Answer, Deed, Standing, Told, Who};
+use gravwell_objects::groups::Group;
+use gravwell_objects::searches::{Imported, Search, State as Progress};
+use gravwell_objects::sharing::Shareable;
+use gravwell_objects::{Record, Stored, Timestamp, names};
+use gravwell_search::client_filters::Condition;
+use gravwell_search::render::Format;
+use gravwell_search::searches::{Launch, SearchError};
 
 /// Maximum length of a reference in characters, and of the client's metadata in bytes.
 const REFERENCE_CHARS_MAX: usize = 4096;
@@ -38,7 +38,7 @@ const METADATA_SHOWN_BYTES_MAX: usize = 4 * METADATA_BYTES_MAX;
 /// Interval in seconds at which clients ping a search that they view; this webserver does not depend on it.
 const REFRESH_S: u32 = 30;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, User};
     use Right::Capability;
     let attach = User(Capability("AttachSearch"));
@@ -180,7 +180,7 @@ fn status(search: &Search) -> Value {
 }
 
 /// Returns all details of a search.
-pub(in crate::web) fn info(search: &Search) -> Value {
+pub(crate) fn info(search: &Search) -> Value {
     let end = if search.state == Progress::Running { Timestamp::now() } else { search.updated };
     let details = json!({
         "Descending": false,
@@ -240,7 +240,7 @@ async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Re
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct Start {
+pub(crate) struct Start {
     searchstring: String,
     searchstart: Timestamp,
     searchend: Timestamp,
@@ -272,7 +272,7 @@ fn check_texts(name: &str, method: &str, reference: &str) -> ApiResult<()> {
 impl Start {
     /// Returns the search to launch. Running it in the background and sharing it require the same capabilities as doing
     /// so later.
-    pub(in crate::web) fn launch(self, caller: &Caller) -> ApiResult<Launch> {
+    pub(crate) fn launch(self, caller: &Caller) -> ApiResult<Launch> {
         if self.background {
             caller.require("BackgroundSearch")?;
         }
@@ -314,7 +314,7 @@ fn launched(search: &Search) -> Value {
 }
 
 /// Returns the renderer with which clients display the results.
-pub(in crate::web) fn renderer(search: &Search) -> &'static str {
+pub(crate) fn renderer(search: &Search) -> &'static str {
     if search.columns.is_some() { "table" } else { "text" }
 }
 
@@ -606,7 +606,7 @@ async fn download(
 }
 
 /// Returns a file as a response, which is aborted when `lost` completes.
-pub(in crate::web) fn file(answer: Answer, lost: impl Future<Output = ()> + Send + 'static) -> Response {
+pub(crate) fn file(answer: Answer, lost: impl Future<Output = ()> + Send + 'static) -> Response {
     match answer {
         Answer::Value(told) => told.into_response(),
         Answer::File { kind, name, body } => {

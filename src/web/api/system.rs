@@ -9,24 +9,24 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::codec::admin::Status;
-use crate::codec::health::Reason;
-use crate::objects::Timestamp;
-use crate::web::app::{App, AppRef};
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::process_control::ProcessControl;
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, get, post, put};
+use crate::app::{App, AppRef};
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::process_control::ProcessControl;
+use crate::request_input::Input;
+use crate::routes::{Route, get, post, put};
+use gravwell_model::codec::admin::Status;
+use gravwell_model::codec::health::Reason;
+use gravwell_objects::Timestamp;
 
 /// Maximum size of a JSON body.
-pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
+pub(crate) const JSON_BYTES_MAX: usize = 32 << 20;
 /// Time in milliseconds after a start for which a webserver that has not reached its datastore yet counts as not ready.
 const HEARING_MS_MAX: u64 = 10_000;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, Nobody, User};
     use Right::{Any, Capability, OfToken};
     vec![
@@ -170,7 +170,7 @@ async fn write_log(
 }
 
 /// Returns the reason why the webserver is not ready for requests; `None` if it is.
-pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
+pub(crate) fn hindrance(app: &App, status: &Status) -> Option<String> {
     let cut_off_ms_max = app.config.ready_cut_off_s_max.saturating_mul(1000);
     if app.is_draining.load(Ordering::Relaxed) {
         return Some("it is stopping".into());
@@ -197,7 +197,7 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
 }
 
 /// Returns the reasons why a status is not healthy.
-pub(in crate::web) fn reasons(status: &Status) -> Value {
+pub(crate) fn reasons(status: &Status) -> Value {
     let reason = |reason: &Reason| json!({ "Code": reason.code, "Message": reason.message, "Remedy": reason.remedy });
     status.health.reasons.iter().map(reason).collect()
 }

@@ -9,19 +9,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DONE, invalid, repeated};
-use crate::env::blocking;
-use crate::objects::capabilities::{self, ALL};
-use crate::objects::cleanup::SLICE;
-use crate::objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};
-use crate::objects::users::User;
-use crate::objects::{Record, Stored, Timestamp, Writes, accounts, names};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::listing::List;
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, delete, get, patch, post, put};
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::listing::List;
+use crate::request_input::Input;
+use crate::routes::{Route, delete, get, patch, post, put};
+use gravwell_objects::capabilities::{self, ALL};
+use gravwell_objects::cleanup::SLICE;
+use gravwell_objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};
+use gravwell_objects::users::User;
+use gravwell_objects::{Record, Stored, Timestamp, Writes, accounts, names};
+use gravwell_runtime::tasks::blocking;
 
 const READ: AccessRequirement = AccessRequirement::User(Right::Capability("TokenRead"));
 const WRITE: AccessRequirement = AccessRequirement::User(Right::Capability("TokenWrite"));
@@ -30,7 +30,7 @@ const DESCRIPTION_CHARS_MAX: usize = 4096;
 /// Capability that is not listed, because older clients reject a list with an unknown name.
 const UNKNOWN_TO_OLD_CLIENTS: &str = "LogbotAI";
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     vec![
         get(
             "/api/tokens/capabilities",

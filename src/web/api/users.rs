@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 use super::groups::group_details;
 use super::{DONE, invalid, match_version, mfa, repeated, tokens};
-use crate::env::blocking;
-use crate::objects::cleanup::Of;
-use crate::objects::passwords::{self, Password};
-use crate::objects::record::AsRead;
-use crate::objects::sessions::{self, Session};
-use crate::objects::tokens::Token;
-use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Record, Store, StoreError, Stored, Timestamp, Writes, accounts, claims, groups, names};
-use crate::web::app::AppRef;
-use crate::web::authorization::{AccessRequirement, Right};
-use crate::web::caller::Caller;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::login_throttle::Refusal;
-use crate::web::request_input::Input;
-use crate::web::routes::{Route, delete, get, post, put};
-use crate::web::scan_slots;
-use crate::web::server::PASSWORD_FILE;
+use crate::app::AppRef;
+use crate::authorization::{AccessRequirement, Right};
+use crate::caller::Caller;
+use crate::error::{ApiError, ApiResult};
+use crate::login_throttle::Refusal;
+use crate::request_input::Input;
+use crate::routes::{Route, delete, get, post, put};
+use crate::scan_slots;
+use crate::server::PASSWORD_FILE;
+use gravwell_objects::cleanup::Of;
+use gravwell_objects::passwords::{self, Password};
+use gravwell_objects::record::AsRead;
+use gravwell_objects::sessions::{self, Session};
+use gravwell_objects::tokens::Token;
+use gravwell_objects::users::{self, Admin, FIRST, Lock, User};
+use gravwell_objects::{Record, Store, StoreError, Stored, Timestamp, Writes, accounts, claims, groups, names};
+use gravwell_runtime::tasks::blocking;
 
-pub(in crate::web) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     use AccessRequirement::{Admin, SelfOrAdmin, User};
     use Right::{Capability, OfToken, Session};
     let this = SelfOrAdmin(Session);
@@ -409,7 +409,7 @@ impl NewPassword {
         let tokens = app.store.list::<Token>(&format!("{uid}/"))?;
         let tokens = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
         if self.ends_tokens {
-            crate::objects::tokens::end_all(&app.store, uid, &mut writes)?;
+            gravwell_objects::tokens::end_all(&app.store, uid, &mut writes)?;
         }
         Ok((writes, tokens, if self.ends_tokens { ", and end the API tokens" } else { "" }))
     }

@@ -12,15 +12,15 @@ use axum::http::StatusCode;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use crate::env::quota::{Held, Quota};
-use crate::search::render::{About, Format, Rendering, Step};
-use crate::search::results::Results;
-use crate::search::searches::Places;
-use crate::web::body_budget::{ANSWERS, Share};
-use crate::web::error::{ApiError, ApiResult};
+use crate::body_budget::{ANSWERS, Share};
+use crate::error::{ApiError, ApiResult};
+use gravwell_env::quota::{Held, Quota};
+use gravwell_search::render::{About, Format, Rendering, Step};
+use gravwell_search::results::Results;
+use gravwell_search::searches::Places;
 
 /// Stream of pieces of a file; an error ends the connection, so that a partial file is not mistaken for a whole one.
-pub(in crate::web) type Bytestream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+pub(crate) type Bytestream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// Sender of the pieces. It is closed once the receiving side has dropped its pieces.
 pub(super) type To = mpsc::Sender<io::Result<Bytes>>;
@@ -189,8 +189,8 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::search::results::Writer;
-    use crate::search::row::Row;
+    use gravwell_search::results::Writer;
+    use gravwell_search::row::Row;
 
     /// Returns results of so many blocks, each of one large row.
     fn results(blocks: i64) -> Arc<Results> {

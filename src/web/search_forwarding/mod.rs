@@ -8,10 +8,10 @@ mod perform;
 pub(super) use peer::Asked;
 pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Page, PageRow, Saving, Standing, Told, Who, perform};
 
-use crate::objects::StoreError;
-use crate::objects::searches::Search;
-use crate::objects::sharing::{Principal, Shareable};
-use crate::objects::store::Author;
+use gravwell_objects::StoreError;
+use gravwell_objects::searches::Search;
+use gravwell_objects::sharing::{Principal, Shareable};
+use gravwell_objects::store::Author;
 
 use super::app::{App, AppRef};
 use super::caller::Caller;

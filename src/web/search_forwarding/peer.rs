@@ -23,21 +23,21 @@ use tokio::sync::{Semaphore, mpsc};
 use super::body::{Bytestream, To, hand_over, room, stream_of, with_room};
 use super::perform::{Answer, Deed, Told, Who, perform};
 use super::{author_via, found, is_open_to, owned};
-use crate::codec::message::Open;
-use crate::env::blocking;
-use crate::env::shares::{Share, Shares};
-use crate::model::{MemberName, Seq};
-use crate::objects::restores;
-use crate::objects::searches::Search;
-use crate::objects::sharing::Principal;
-use crate::peer::{Handler, Peer, Serving};
-use crate::trust::Role;
-use crate::web::admission;
-use crate::web::app::{App, AppRef};
-use crate::web::caller;
-use crate::web::error::{ApiError, ApiResult};
+use crate::admission;
+use crate::app::{App, AppRef};
+use crate::caller;
+use crate::error::{ApiError, ApiResult};
+use gravwell_model::codec::message::Open;
+use gravwell_model::{MemberName, Seq};
+use gravwell_objects::restores;
+use gravwell_objects::searches::Search;
+use gravwell_objects::sharing::Principal;
+use gravwell_runtime::tasks::blocking;
+use gravwell_runtime::tasks::shares::{Share, Shares};
+use gravwell_transport::peer::{Handler, Peer, Serving};
+use gravwell_transport::trust::Role;
 
-/// Maximum size of a request: the longest one has notes of [`TEXT_CHARS_MAX`](crate::objects::names::TEXT_CHARS_MAX)
+/// Maximum size of a request: the longest one has notes of [`TEXT_CHARS_MAX`](gravwell_objects::names::TEXT_CHARS_MAX)
 /// characters, each of up to six bytes in JSON.
 const QUESTION_BYTES_MAX: usize = 512 << 10;
 /// Maximum size of a head with a page of rows: twice the text of its rows, the last of which may be a large one.
@@ -294,7 +294,7 @@ async fn within<T>(time_max: Duration, done: impl Future<Output = io::Result<T>>
 }
 
 /// Handler of requests from other webservers.
-pub(in crate::web) struct Asked(pub Weak<App>);
+pub(crate) struct Asked(pub Weak<App>);
 
 impl Asked {
     async fn answer(&self, question: ForwardRequest) -> ApiResult<Answer> {
@@ -384,8 +384,8 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::objects::Timestamp;
-    use crate::web::search_forwarding::Saving;
+    use crate::search_forwarding::Saving;
+    use gravwell_objects::Timestamp;
 
     fn moment() -> Timestamp {
         Timestamp::from_ms(1_700_000_000_000)
@@ -439,7 +439,7 @@ mod tests {
 
     /// Compares with golden files, as `tests/protocol` does with messages.
     async fn check<T: Serialize + DeserializeOwned>(name: &str, sent: &[T]) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire/v1").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/wire/v1").join(name);
         let mut written = Vec::new();
         for value in sent {
             write(&mut written, value).await.expect("writes");
@@ -464,7 +464,7 @@ mod tests {
 
     #[tokio::test]
     async fn p15_a_question_is_as_long_as_its_notes_and_no_longer() {
-        let notes = "\u{1}".repeat(crate::objects::names::TEXT_CHARS_MAX);
+        let notes = "\u{1}".repeat(gravwell_objects::names::TEXT_CHARS_MAX);
         let saving = Saving { notes: Some(notes), ..Saving::default() };
         let [mut longest, ..] = <[ForwardRequest; 5]>::try_from(questions()).expect("five");
         longest.deed = Deed::Save(Box::new(saving));
@@ -519,7 +519,7 @@ mod tests {
         assert!(read("a").is_none(), "waits until the first one was answered");
         assert!(read("b").is_some(), "another webserver has a separate limit");
         let told = Told::from_other(head.value, room);
-        assert!(told.read::<crate::web::search_forwarding::Page>().is_err());
+        assert!(told.read::<crate::search_forwarding::Page>().is_err());
         drop(told);
         assert!(read("a").is_some());
         assert!(read_head(&mut written.as_slice(), 1000, (&heads, "c")).await.is_err());

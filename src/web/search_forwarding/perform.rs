@@ -10,36 +10,36 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::body::{Bytestream, Download};
-use crate::env::blocking;
-use crate::env::shares::Share;
-use crate::objects::Timestamp;
-use crate::objects::searches::Search;
-use crate::objects::sharing::Principal;
-use crate::objects::store::Author;
-use crate::search::render::{About, Format};
-use crate::search::results::{BUCKETS, Results};
-use crate::search::row::Row;
-use crate::web::api::contents;
-use crate::web::app::AppRef;
-use crate::web::error::{ApiError, ApiResult};
-use crate::web::request_input::at_most;
-use crate::web::upload_quota;
+use crate::api::contents;
+use crate::app::AppRef;
+use crate::error::{ApiError, ApiResult};
+use crate::request_input::at_most;
+use crate::upload_quota;
+use gravwell_objects::Timestamp;
+use gravwell_objects::searches::Search;
+use gravwell_objects::sharing::Principal;
+use gravwell_objects::store::Author;
+use gravwell_runtime::tasks::blocking;
+use gravwell_runtime::tasks::shares::Share;
+use gravwell_search::render::{About, Format};
+use gravwell_search::results::{BUCKETS, Results};
+use gravwell_search::row::Row;
 
 /// Maximum number of rows in a page.
-pub(in crate::web) const PAGE_ROWS_MAX: usize = 4096;
+pub(crate) const PAGE_ROWS_MAX: usize = 4096;
 /// Approximate maximum size of a page in bytes.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Principal on whose behalf an operation is performed.
 #[derive(Clone, Debug)]
-pub(in crate::web) struct Who {
+pub(crate) struct Who {
     pub person: Principal,
     pub author: Author,
 }
 
 /// Operation on a search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::web) enum Deed {
+pub(crate) enum Deed {
     /// Returns the current search and its histogram.
     Status,
     /// Returns a page of rows.
@@ -54,7 +54,7 @@ pub(in crate::web) enum Deed {
 
 /// Attributes of saved results.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(in crate::web) struct Saving {
+pub(crate) struct Saving {
     pub expires: Timestamp,
     pub started: Option<Timestamp>,
     pub method: Option<String>,
@@ -71,13 +71,13 @@ impl Deed {
     }
 
     /// Returns whether only the owner may perform the operation.
-    pub(in crate::web) fn is_change(&self) -> bool {
+    pub(crate) fn is_change(&self) -> bool {
         matches!(self, Deed::Stop | Deed::Save(_))
     }
 }
 
 /// Result of an operation.
-pub(in crate::web) enum Answer {
+pub(crate) enum Answer {
     /// A JSON value.
     Value(Told),
     /// A file.
@@ -89,7 +89,7 @@ impl Answer {
     ///
     /// # Errors
     /// If it is a file.
-    pub(in crate::web) fn told(self) -> ApiResult<Told> {
+    pub(crate) fn told(self) -> ApiResult<Told> {
         match self {
             Answer::Value(told) => Ok(told),
             Answer::File { .. } => Err(ApiError::internal("the answer is a file")),
@@ -98,7 +98,7 @@ impl Answer {
 }
 
 /// A JSON value as text. Another webserver may have sent it, so it is only decoded as the type that is expected.
-pub(in crate::web) struct Told {
+pub(crate) struct Told {
     pub(super) text: Box<RawValue>,
     /// Memory reserved for a value of another webserver.
     _room: Option<Share>,
@@ -117,7 +117,7 @@ impl Told {
     ///
     /// # Errors
     /// If it has another type.
-    pub(in crate::web) fn read<T: DeserializeOwned>(&self) -> ApiResult<T> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> ApiResult<T> {
         serde_json::from_str(self.text.get()).map_err(ApiError::internal)
     }
 }
@@ -132,7 +132,7 @@ impl IntoResponse for Told {
 /// State of a search, and the number of its rows in each interval of its time range.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::web) struct Standing {
+pub(crate) struct Standing {
     #[serde(default, deserialize_with = "at_most::<BUCKETS, _, _>")]
     pub histogram: Vec<u64>,
     pub search: Search,
@@ -141,7 +141,7 @@ pub(in crate::web) struct Standing {
 /// A page of rows.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::web) struct Page {
+pub(crate) struct Page {
     finished: bool,
     first: u64,
     #[serde(deserialize_with = "at_most::<PAGE_ROWS_MAX, _, _>")]
@@ -152,7 +152,7 @@ pub(in crate::web) struct Page {
 /// A row of a page.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::web) struct PageRow {
+pub(crate) struct PageRow {
     /// JSON as text, so that the digits of numbers are preserved.
     pub json: String,
     #[serde(rename = "TS")]
@@ -166,7 +166,7 @@ async fn results_here(app: &AppRef, who: &Who, search: &Search) -> ApiResult<Arc
 }
 
 /// Performs an operation on a search whose results are on this webserver.
-pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
+pub(crate) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
     match deed {
         Deed::Status => {
             let results = results_here(app, who, &search).await.ok();
@@ -256,7 +256,7 @@ fn page(
     range: Option<(i64, i64)>,
     is_wanted: impl Fn() -> bool,
 ) -> ApiResult<Rows> {
-    let wrong = |error: crate::search::results::ResultsError| ApiError::internal(error);
+    let wrong = |error: gravwell_search::results::ResultsError| ApiError::internal(error);
     let progress = results.progress();
     let Some((since, until)) = range else {
         let rows = results.page(first, count, PAGE_BYTES_MAX).map_err(wrong)?;
@@ -289,9 +289,9 @@ fn shown(search: &Search, row: &Row) -> PageRow {
     PageRow { json, time: Timestamp::from_ns(row.time), tag }
 }
 
-impl From<crate::search::searches::SearchError> for ApiError {
-    fn from(error: crate::search::searches::SearchError) -> ApiError {
-        use crate::search::searches::SearchError;
+impl From<gravwell_search::searches::SearchError> for ApiError {
+    fn from(error: gravwell_search::searches::SearchError) -> ApiError {
+        use gravwell_search::searches::SearchError;
         match error {
             SearchError::Query(error) => error.into(),
             SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
@@ -308,8 +308,8 @@ impl From<crate::search::searches::SearchError> for ApiError {
     }
 }
 
-impl From<crate::search::query::QueryError> for ApiError {
-    fn from(error: crate::search::query::QueryError) -> ApiError {
+impl From<gravwell_search::query::QueryError> for ApiError {
+    fn from(error: gravwell_search::query::QueryError) -> ApiError {
         ApiError::bad(&error).with("Column", error.column)
     }
 }

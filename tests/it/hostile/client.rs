@@ -1,14 +1,14 @@
-//! Hostile client: speaks the real protocol with the crate's own types, without respecting any limit.
+//! Hostile client: speaks the real protocol with the product's own types, without respecting any limit.
 
 use std::time::Duration;
 
-use gravwell::codec::admin::{AdminError, Request};
-use gravwell::codec::message::{Hello, Kind, Open, Outcome, Refused, TxnOutcome, VERSION_MAX, VERSION_MIN};
-use gravwell::codec::txn::encode_txn;
-use gravwell::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
-use gravwell::transport::endpoint::{self, ClientEndpoint};
-use gravwell::transport::wire::{self, WireError};
-use gravwell::trust::{Identity, tls};
+use gravwell_model::codec::admin::{AdminError, Request};
+use gravwell_model::codec::message::{Hello, Kind, Open, Outcome, Refused, TxnOutcome, VERSION_MAX, VERSION_MIN};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell_transport::endpoint::{self, ClientEndpoint};
+use gravwell_transport::trust::{Identity, tls};
+use gravwell_transport::wire::{self, WireError};
 use tokio::time::timeout;
 
 use crate::fleet::Fleet;
@@ -68,7 +68,7 @@ impl Hostile {
     pub async fn answer(&self, receive: &mut quinn::RecvStream) -> Answered {
         match timeout(ANSWER, wire::read_known(receive)).await.expect("an answer in time") {
             Ok(Some((Kind::Refused, body))) => {
-                let refused: Refused = gravwell::codec::message::decode(Kind::Refused, &body).expect("decodes");
+                let refused: Refused = gravwell_model::codec::message::decode(Kind::Refused, &body).expect("decodes");
                 Answered::Refused(refused.message)
             }
             Ok(Some((Kind::AdminError, body))) => {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use gravwell::codec::message::{Kind, Open, Outcome, Progress};
-use gravwell::codec::txn::encode_txn;
-use gravwell::model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Seq, Txn, TxnId};
-use gravwell::transport::wire;
-use gravwell::trust::{NewKey, tls};
+use gravwell_model::codec::message::{Kind, Open, Outcome, Progress};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use gravwell_transport::trust::{NewKey, tls};
+use gravwell_transport::wire;
 
 use super::Site;
 use super::client::{Answered, Hostile, endpoint_of, hello};
@@ -78,7 +78,7 @@ async fn p06_what_a_member_pushes_under_the_origin_of_another_is_refused() {
     }
     match tokio::time::timeout(Duration::from_secs(60), wire::read(&mut receive)).await.expect("an answer") {
         Ok(Some((Kind::Outcome, body))) => {
-            let outcome: Outcome = gravwell::codec::message::decode(Kind::Outcome, &body).expect("decodes");
+            let outcome: Outcome = gravwell_model::codec::message::decode(Kind::Outcome, &body).expect("decodes");
             let fate = format!("{:?}", outcome.fate);
             assert!(!fate.contains("Committed") && !fate.contains("Decided"), "{fate}");
         }

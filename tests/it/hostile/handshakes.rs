@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gravwell::codec::message::{Announce, Hello, Kind, Progress};
-use gravwell::model::{Digest, Generation, Position, Seq};
-use gravwell::transport::wire;
+use gravwell_model::codec::message::{Announce, Hello, Kind, Progress};
+use gravwell_model::{Digest, Generation, Position, Seq};
+use gravwell_transport::wire;
 
 use super::Site;
 use super::client::{Answered, Hostile, hello};

@@ -1,8 +1,8 @@
 //! Handling of unknown messages and fields, which a member of a later version may send; see `docs/protocol.md`,
 //! *Versions*.
 
-use gravwell::codec::message::{self, HEADER_BYTES, Kind, Open, Progress};
-use gravwell::transport::wire;
+use gravwell_model::codec::message::{self, HEADER_BYTES, Kind, Open, Progress};
+use gravwell_transport::wire;
 use serde::Serialize;
 
 use super::Site;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gravwell::codec::message::{self, Kind, Open, TxnOutcome};
-use gravwell::codec::txn::encode_txn;
-use gravwell::model::{Collection, Condition, Key, Op, Reason};
-use gravwell::transport::wire;
+use gravwell_model::codec::message::{self, Kind, Open, TxnOutcome};
+use gravwell_model::codec::txn::encode_txn;
+use gravwell_model::{Collection, Condition, Key, Op, Reason};
+use gravwell_transport::wire;
 
 use super::client::{Answered, Hostile, fate, push, txn};
 use super::{Site, memory};

@@ -1,9 +1,9 @@
 //! Access control over QUIC: every role with every kind of stream and request.
 
-use gravwell::codec::admin::Request;
-use gravwell::codec::authority::RotationStep;
-use gravwell::codec::message::Open;
-use gravwell::model::{Collection, Key, MemberName, Origin, Seq};
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::authority::RotationStep;
+use gravwell_model::codec::message::Open;
+use gravwell_model::{Collection, Key, MemberName, Origin, Seq};
 
 use super::client::{Answered, Hostile};
 use crate::fleet::Fleet;

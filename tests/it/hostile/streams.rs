@@ -1,10 +1,10 @@
 //! Many streams, of wrong kinds, that are never read.
 
-use gravwell::codec::admin::Request;
-use gravwell::codec::message::{Kind, Open, Subscribe};
-use gravwell::model::Seq;
-use gravwell::transport::wire;
-use gravwell::trust::tls;
+use gravwell_model::Seq;
+use gravwell_model::codec::admin::Request;
+use gravwell_model::codec::message::{Kind, Open, Subscribe};
+use gravwell_transport::trust::tls;
+use gravwell_transport::wire;
 
 use super::client::{Answered, Hostile, hello};
 use super::{Site, memory};

@@ -3,11 +3,11 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use gravwell::codec::message::{Kind, Open};
-use gravwell::model::MemberName;
-use gravwell::transport::join::JoinRequest;
-use gravwell::transport::{endpoint, wire};
-use gravwell::trust::{Identity, tls};
+use gravwell_model::MemberName;
+use gravwell_model::codec::message::{Kind, Open};
+use gravwell_transport::join::JoinRequest;
+use gravwell_transport::trust::{Identity, tls};
+use gravwell_transport::{endpoint, wire};
 
 use super::{Site, memory};
 use crate::fleet::from_env;
@@ -15,7 +15,7 @@ use crate::fleet::from_env;
 /// Returns an endpoint that could join and knows the CA.
 fn stranger(site: &Site) -> endpoint::ClientEndpoint {
     let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
+    let authority = gravwell_transport::trust::fingerprint(&identity.roots().expect("an authority")[0]);
     endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint")
 }
 

@@ -156,7 +156,7 @@ impl Stage {
                 std::os::unix::fs::symlink(&data, root.join("opt/gravwell").join(place)).expect("links");
             }
         }
-        let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+        let packaging = crate::fleet::root().join("packaging");
         std::fs::copy(packaging.join("gravwell.conf"), etc.join("gravwell.conf")).expect("copies");
         // The only settings that differ from the guide: addresses and ports for this test.
         let address = self.hosts[name].address;
@@ -221,7 +221,7 @@ impl Stage {
             .env("PATH", path)
             .env("ROOT", root)
             .env("BIN", bin)
-            .env("UNITS", Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging"))
+            .env("UNITS", crate::fleet::root().join("packaging"))
             // The default directories of data and settings are those of the host.
             .env("GRAVWELL_CONFIG", root.join("opt/gravwell/etc/gravwell.conf"))
             .env("GRAVWELL_DATA_DIR", root.join("var/lib/gravwell-datastore"))
@@ -262,7 +262,7 @@ fn the_commands_of_the_guide_work_as_documented() {
     if !has("nginx") || !has("haproxy") || !has("curl") {
         return;
     }
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
+    let guide = crate::fleet::root().join("docs/operating.md");
     let guide = std::fs::read_to_string(guide).expect("reads");
     let stage = Stage::new();
     let mut run = 0;

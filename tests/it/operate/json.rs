@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::CommandFactory;
-use gravwell::ctl::args::Args;
+use gravwell_ctl::args::Args;
 use serde_json::Value;
 
 use crate::fleet::{Fleet, History};

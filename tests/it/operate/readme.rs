@@ -21,7 +21,7 @@ mod embed;
 mod read_log;
 
 fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let path = crate::fleet::root().join("README.md");
     std::fs::read_to_string(path).expect("reads")
 }
 
@@ -58,7 +58,7 @@ fn every_block_of_the_readme_runs_when_pasted_in_order() {
 
 #[test]
 fn the_embedding_example_of_the_readme_is_the_file() {
-    let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/embed.rs"));
+    let example = std::fs::read_to_string(crate::fleet::root().join("examples/embed.rs"));
     assert_eq!(blocks(&readme(), "rust,no_run"), [example.expect("reads")]);
 }
 
@@ -68,7 +68,7 @@ async fn the_embedding_example_connects_and_exits() {
     let _datastore = fleet.datastore();
     let token = fleet.ok("d", &["enroll", "a"]);
     let stage = embed::embed(&fleet.dir("a"), token.trim()).await.expect("runs");
-    assert!(matches!(stage, gravwell::replica::Stage::Acknowledged(_)), "{stage:?}");
+    assert!(matches!(stage, gravwell_replica::Stage::Acknowledged(_)), "{stage:?}");
     assert!(fleet.ok("d", &["get", "notes", "17"]).contains("hello"));
 }
 

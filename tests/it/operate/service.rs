@@ -124,7 +124,7 @@ fn a_webserver_notifies_the_service_manager_and_reloads_its_certificate() {
 }
 
 fn units() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let folder = crate::fleet::root().join("packaging");
     let entries = std::fs::read_dir(folder).expect("lists").map(|entry| entry.expect("entry").path());
     let is_unit = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "service" || kind == "timer");
     let mut units: Vec<PathBuf> = entries.filter(is_unit).collect();
@@ -175,7 +175,7 @@ fn units_use_options_of_the_programs() {
             let line = line.replace("$BACKUP_KEEP", "--keep-last 1");
             let line = line.replace("$BALANCER_OPTIONS", "--format nginx --output /file");
             let words = std::iter::once("gravwell-logctl").chain(line.split_whitespace());
-            let parsed = <gravwell::ctl::args::Args as clap::Parser>::try_parse_from(words);
+            let parsed = <gravwell_ctl::args::Args as clap::Parser>::try_parse_from(words);
             assert!(
                 parsed.is_ok(),
                 "{}: {line}: {}",

@@ -418,7 +418,7 @@ fn a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
 /// Takes screenshots of every page: light, dark and phone size.
 #[test]
 fn screenshots_of_every_page() {
-    let Some(directory) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
+    let Some(directory) = std::env::var_os(PICTURES).map(|dir| crate::fleet::root().join(dir)) else { return };
     let Some(two) = Two::start() else { return };
     std::fs::create_dir_all(&directory).expect("creates");
     let admin = two.site.a.login("admin", ADMIN_PASSWORD);

@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use gravwell::codec::message::Open;
-use gravwell::model::MemberName;
-use gravwell::replica::ReplicaOptions;
-use gravwell::replica::service::{PeerListening, Service};
+use gravwell_model::MemberName;
+use gravwell_model::codec::message::Open;
+use gravwell_replica::ReplicaOptions;
+use gravwell_replica::service::{PeerListening, Service};
 use serde_json::{Value, json};
 
 use super::ADMIN_PASSWORD;

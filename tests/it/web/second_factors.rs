@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use gravwell::objects::totp;
+use gravwell_objects::totp;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};

@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::codec::admin::{GenerationCause, GenerationInfo};
-use gravwell::codec::message::{Outcome, TxnOutcome, Welcome};
-use gravwell::datastore::snapshot;
-use gravwell::model::deletions::{Changed, Deleted};
-use gravwell::model::{
+use gravwell_datastore::snapshot;
+use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
+use gravwell_model::codec::message::{Outcome, TxnOutcome, Welcome};
+use gravwell_model::deletions::{Changed, Deleted};
+use gravwell_model::{
     Chain, Collection, Digest, Entry, EntryBody, Generation, Key, Limits, Lineage, LineageEntry, LogId, MemberName,
     Position, Seq, Txn, TxnId,
 };
-use gravwell::protocol::sequencer::{Decision, Sequencer, Versions};
-use gravwell::protocol::session::verdict;
-use gravwell::replica::resync::Loading;
-use gravwell::state::{StateError, StateStore};
+use gravwell_protocol::sequencer::{Decision, Sequencer, Versions};
+use gravwell_protocol::session::verdict;
+use gravwell_replica::resync::Loading;
+use gravwell_state::{StateError, StateStore};
 
 use super::Number;
 

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use gravwell::codec::message::Welcome;
-use gravwell::env::memory_fs::{MemoryFs, SmallRandom, Survival};
-use gravwell::log::journal::Journal;
-use gravwell::model::{Condition, Key, MemberName, Seq, TxnId};
-use gravwell::protocol::outbox::{Outbox, RetentionLimits};
-use gravwell::protocol::push::Pusher;
-use gravwell::replica::History;
-use gravwell::replica::conflict_archive::{self, Change};
-use gravwell::replica::directory::StateStorage;
-use gravwell::replica::stepped::{Exchange, SteppedReplica};
-use gravwell::state::StateStore;
+use gravwell_env::memory_fs::{MemoryFs, SmallRandom, Survival};
+use gravwell_log::journal::Journal;
+use gravwell_model::codec::message::Welcome;
+use gravwell_model::{Condition, Key, MemberName, Seq, TxnId};
+use gravwell_protocol::outbox::{Outbox, RetentionLimits};
+use gravwell_protocol::push::Pusher;
+use gravwell_replica::History;
+use gravwell_replica::conflict_archive::{self, Change};
+use gravwell_replica::directory::StateStorage;
+use gravwell_replica::stepped::{Exchange, SteppedReplica};
+use gravwell_state::StateStore;
 
 use super::super::engine::Disk;
 use super::super::replica::{JOURNAL, SimClock, SimEntropy, States};

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use gravwell::model::{Key, Op, Seq, Txn};
-use gravwell::protocol::outbox::RetentionLimits;
+use gravwell_model::{Key, Op, Seq, Txn};
+use gravwell_protocol::outbox::RetentionLimits;
 
 use super::Number;
 use super::log::{Past, Write, change_of, part_of};

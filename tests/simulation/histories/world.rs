@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gravwell::codec::admin::SeenVersion;
-use gravwell::codec::message::{Bookmark, Welcome};
-use gravwell::codec::txn::decode_txn;
-use gravwell::env::memory_fs::{SmallRandom, Survival};
-use gravwell::model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
-use gravwell::protocol::outbox::RetentionLimits;
-use gravwell::protocol::push::Pusher;
-use gravwell::protocol::session::NextStep;
-use gravwell::protocol::tail::EntryBatch;
-use gravwell::replica::Draft;
-use gravwell::replica::directory::StateStorage;
-use gravwell::replica::stepped::{Leaving, SteppedReplica, SwapError};
-use gravwell::state::StateStore;
+use gravwell_env::memory_fs::{SmallRandom, Survival};
+use gravwell_model::codec::admin::SeenVersion;
+use gravwell_model::codec::message::{Bookmark, Welcome};
+use gravwell_model::codec::txn::decode_txn;
+use gravwell_model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
+use gravwell_protocol::outbox::RetentionLimits;
+use gravwell_protocol::push::Pusher;
+use gravwell_protocol::session::NextStep;
+use gravwell_protocol::tail::EntryBatch;
+use gravwell_replica::Draft;
+use gravwell_replica::directory::StateStorage;
+use gravwell_replica::stepped::{Leaving, SteppedReplica, SwapError};
+use gravwell_state::StateStore;
 
 use super::super::replica::REWRITE_BYTES_MIN;
 use super::Number;
@@ -453,7 +453,7 @@ impl World {
         Ok((draft, seen))
     }
 
-    fn is_present(&self, number: usize, read_in: Option<gravwell::replica::History>) -> bool {
+    fn is_present(&self, number: usize, read_in: Option<gravwell_replica::History>) -> bool {
         self.members[number].running.as_ref().map(SteppedReplica::history) == read_in
     }
 
@@ -810,7 +810,7 @@ impl World {
             let (part, is_idle) = (part_of(&txn), txn.ops.is_empty());
             let (text, now_ms) = (format!("{txn:?}"), self.clock.load(Ordering::Relaxed));
             let (outcome, is_new) = self.log.commit(&member.name, txn, now_ms)?;
-            let is_commit = is_new && matches!(outcome.fate, gravwell::codec::message::TxnOutcome::Committed(_));
+            let is_commit = is_new && matches!(outcome.fate, gravwell_model::codec::message::TxnOutcome::Committed(_));
             let fate = format!("{:?}", outcome.fate);
             self.note(if is_commit { "committed" } else { "answered" }, || format!("web{number}: {text}: {fate}"));
             if is_commit && !is_idle {
