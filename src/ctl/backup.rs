@@ -15,6 +15,7 @@ use gravwell_backup::store::StoreError;
 use gravwell_config::datastore::DatastoreConfig;
 use gravwell_datastore::archive::Archive;
 use gravwell_datastore::service::trust_dir;
+use gravwell_env::scratch::Scratch;
 use gravwell_env::{Clock, SystemClock};
 use gravwell_log::generations;
 use gravwell_model::codec::json_lines::timestamp;
@@ -72,18 +73,18 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
             let opened = backup_location::open(dir, &place)?;
             let keys = opened.sealed_key_damage(dir, &place)?;
             let repository = opened.repository;
-            let directory = scratch_dir(scratch)?;
+            let base = scratch.unwrap_or_else(std::env::temp_dir);
+            let scratch = Scratch::within(&base)
+                .map_err(|error| CtlError::new(format!("cannot create a directory in {}: {error}", base.display())))?;
             let verifying = {
-                let directory = directory.clone();
+                let directory = scratch.path().to_owned();
                 run_blocking(move || verify(&repository, id.as_deref(), all, &directory, json, keys))
             };
-            // The scratch directory is removed in any case.
-            let verified = tokio::select! {
+            // The directory is removed in any case; that of a killed process by a later command.
+            tokio::select! {
                 verified = verifying => verified,
                 () = super::datastore::stop_signal() => Err(CtlError::new("interrupted")),
-            };
-            let _ = std::fs::remove_dir_all(&directory);
-            verified
+            }
         }
         BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, unsound, given_up, dry_run } => {
             let keep = Keep {
@@ -338,17 +339,6 @@ pub(super) fn damages(bad: &[Unreadable]) -> Vec<String> {
 pub(super) fn with_damage(damages: Vec<String>, head: Option<String>) -> CtlResult {
     let named: Vec<String> = damages.into_iter().chain(head).collect();
     if named.is_empty() { Ok(()) } else { Err(CtlError { message: named.join("; "), exit: 3 }) }
-}
-
-/// Creates a scratch directory that is new and inaccessible to other users.
-fn scratch_dir(base: Option<PathBuf>) -> Result<PathBuf, CtlError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(CtlError::new)?;
-    let name = format!("gravwell-verify-{:016x}", u64::from_le_bytes(random));
-    let path = base.unwrap_or_else(std::env::temp_dir).join(name);
-    let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-    made.map(|()| path.clone()).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))
 }
 
 fn verify(

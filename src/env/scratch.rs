@@ -1,13 +1,26 @@
 //! A temporary directory that is removed together with its handle.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Beginning of the names of directories; sixteen hexadecimal digits follow.
+const PREFIX: &str = "gravwell-";
+/// Age from which a directory that no process has locked is the leftover of a killed one. Processes of earlier versions
+/// lock none, and no command of theirs runs as long.
+const LEFTOVER_AGE: Duration = Duration::from_secs(2 * 86_400);
 
 /// A private temporary directory, accessible only to the current user. Dropping it removes the directory and its contents.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch {
+    path: PathBuf,
+    /// Holds the lock that shows other processes that the directory is in use.
+    _lock: File,
+}
 
 impl Scratch {
     /// Creates a new directory in the system's directory for temporary files.
@@ -15,10 +28,19 @@ impl Scratch {
     /// # Errors
     /// If the operating system reports an error.
     pub fn new() -> io::Result<Scratch> {
+        Scratch::within(&std::env::temp_dir())
+    }
+
+    /// Creates a new directory in `base`. Removes directories there that processes of the same user have left when they
+    /// were killed: they may contain decrypted data.
+    ///
+    /// # Errors
+    /// If the operating system reports an error.
+    pub fn within(base: &Path) -> io::Result<Scratch> {
+        remove_leftovers(base, LEFTOVER_AGE);
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let name = format!("gravwell-{:016x}", u64::from_le_bytes(random));
-        Scratch::create(std::env::temp_dir().join(name))
+        Scratch::create(base.join(format!("{PREFIX}{:016x}", u64::from_le_bytes(random))))
     }
 
     /// Creates the directory `path`; leftovers of an earlier process there are removed.
@@ -34,18 +56,69 @@ impl Scratch {
 
     fn create(path: PathBuf) -> io::Result<Scratch> {
         DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Scratch(path))
+        let lock = File::open(&path)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Scratch { path, _lock: lock })
     }
 
     /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes directories of killed processes that are older than `age`. Errors leave them where they are.
+fn remove_leftovers(base: &Path, age: Duration) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for entry in entries.flatten().filter(|entry| is_scratch_name(&entry.file_name().to_string_lossy())) {
+        let path = entry.path();
+        // Neither follows symbolic links.
+        let Ok(meta) = entry.metadata() else { continue };
+        let is_old = meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed >= age));
+        if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || !is_old {
+            continue;
+        }
+        let Ok(directory) = File::open(&path) else { continue };
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed the temporary directory of a killed process"),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "failed to remove a temporary directory"),
+            }
+        }
+    }
+}
+
+fn is_scratch_name(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == 16 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_killed_processes_are_removed() {
+        let base = tempfile::tempdir().expect("directory");
+        let in_use = Scratch::within(base.path()).expect("creates");
+        let of_killed = base.path().join("gravwell-0123456789abcdef");
+        fs::create_dir_all(of_killed.join("log")).expect("creates");
+        let others =
+            ["gravwell-0123456789abcde", "gravwell-0123456789abcdeg", "other"].map(|name| base.path().join(name));
+        others.iter().for_each(|path| fs::create_dir(path).expect("creates"));
+        let file = base.path().join("gravwell-0123456789abcde0");
+        fs::write(&file, "").expect("writes");
+        drop(Scratch::within(base.path()).expect("creates"));
+        assert!(of_killed.exists(), "too young");
+        remove_leftovers(base.path(), Duration::ZERO);
+        assert!(!of_killed.exists() && in_use.path().exists() && file.exists());
+        assert!(others.iter().all(|path| path.exists()));
     }
 }
