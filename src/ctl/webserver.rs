@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::logging;
 use gravwell_config::webserver::WebserverConfig;
 use gravwell_config::{ConfigError, Warning};
@@ -167,7 +169,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
             }
             order = webserver.order() => match order {
                 ControlRequest::LogLevel(filter) => level.set(&filter),
-                ControlRequest::Restart => webserver = restarted(&args, webserver).await?,
+                ControlRequest::Restart(answer) => webserver = restarted(&args, webserver, answer).await?,
             },
             () = tokio::time::sleep(period) => {
                 // A process that can no longer commit should be restarted by the watchdog.
@@ -190,14 +192,21 @@ const LETTING_GO: Duration = Duration::from_secs(30);
 
 /// Stops a webserver and starts one with the current configuration in the same process. If that configuration is
 /// invalid, the running webserver is kept.
-async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserver, RunError> {
+async fn restarted(
+    args: &WebserverArgs,
+    webserver: Webserver,
+    answer: oneshot::Sender<Result<(), String>>,
+) -> Result<Webserver, RunError> {
     let (config, warnings) = match settings(args) {
         Ok(found) => found,
         Err(error) => {
             tracing::error!(%error, "restart canceled: invalid configuration");
+            // The client may have left; the log has the reason, too.
+            let _ = answer.send(Err(error.to_string()));
             return Ok(webserver);
         }
     };
+    let _ = answer.send(Ok(()));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     notify::reloading();
     // Keep the address, so that clients can reconnect.

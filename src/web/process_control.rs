@@ -1,17 +1,23 @@
 //! Control requests that administrators send through the API and the process carries out.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 /// A control request to the process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum ControlRequest {
-    /// Stop serving, reload the configuration, and start again.
-    Restart,
+    /// Stop serving, reload the configuration, and start again. The answer is whether the process is going to do so, or
+    /// why the configuration is invalid; it is sent before the webserver stops.
+    Restart(oneshot::Sender<Result<(), String>>),
     /// Change the log level, given in the syntax of the log filter.
     LogLevel(String),
 }
+
+/// Longest wait for the process to read its configuration.
+const ANSWERING: Duration = Duration::from_secs(10);
 
 /// Names of the levels in the API, and the corresponding log filters.
 const LEVELS: [(&str, &str); 5] = [
@@ -57,9 +63,11 @@ impl ProcessControl {
         true
     }
 
-    /// Requests a restart. Returns whether the request was accepted.
-    pub(super) fn restart(&self) -> bool {
-        self.to.try_send(ControlRequest::Restart).is_ok()
+    /// Requests a restart. Returns the answer of the process, or `None` if it has other requests to carry out first.
+    pub(super) async fn restart(&self) -> Option<Result<(), String>> {
+        let (answer, answered) = oneshot::channel();
+        self.to.try_send(ControlRequest::Restart(answer)).ok()?;
+        tokio::time::timeout(ANSWERING, answered).await.ok()?.ok()
     }
 }
 
@@ -75,6 +83,21 @@ mod tests {
         let (orders, mut taken) = ProcessControl::new("info");
         assert!(orders.set_level("web access") && !orders.set_level("Loud"));
         assert_eq!(orders.level(), "Web Access");
-        assert_eq!(taken.try_recv(), Ok(ControlRequest::LogLevel("info,gravwell::access=debug".into())));
+        let Ok(ControlRequest::LogLevel(filter)) = taken.try_recv() else { panic!("no request") };
+        assert_eq!(filter, "info,gravwell::access=debug");
+    }
+
+    #[tokio::test]
+    async fn a_restart_returns_the_answer_of_the_process() {
+        let (orders, mut taken) = ProcessControl::new("info");
+        for expected in [Ok(()), Err("line 3: unknown".to_owned())] {
+            let process = async {
+                let Some(ControlRequest::Restart(answer)) = taken.recv().await else { panic!("no request") };
+                answer.send(expected.clone()).expect("somebody waits");
+            };
+            assert_eq!(tokio::join!(orders.restart(), process).0, Some(expected.clone()));
+        }
+        drop(taken);
+        assert_eq!(orders.restart().await, None);
     }
 }

@@ -140,8 +140,12 @@ async fn set_logging(
 }
 
 async fn restart(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    if !app.orders.restart() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is already in progress"));
+    match app.orders.restart().await {
+        Some(Ok(())) => {}
+        Some(Err(reason)) => {
+            return Err(ApiError::bad(format!("the webserver keeps running: its configuration is invalid: {reason}")));
+        }
+        None => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is already in progress")),
     }
     app.recorder.note("restart", &(&caller).into(), "restart the webserver");
     tracing::warn!(user = caller.user, "restart requested");

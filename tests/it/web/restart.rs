@@ -94,6 +94,24 @@ fn a_standalone_webserver_restarts_with_open_sockets() {
 }
 
 #[test]
+fn a_restart_with_an_invalid_configuration_is_refused_and_nothing_stops() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    let held = socket(&web, &admin);
+    fleet.write_file("gravwell.conf", "[Global]\nWeb-Port=many\n");
+    let refused = admin.post("/api/restart/webserver", &json!({}));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("keeps running") && refused.text().contains("Web-Port"), "{}", refused.text());
+    held.set_nonblocking(true).expect("set");
+    let read = (&held).read_to_end(&mut Vec::new()).expect_err("the socket is open").kind();
+    assert_eq!(read, std::io::ErrorKind::WouldBlock);
+    fleet.write_file("gravwell.conf", "[Global]\n");
+    assert!(restarts(&fleet, &web, &admin) < RESTARTED_WITHIN);
+}
+
+#[test]
 fn only_the_first_writer_waits_for_a_datastore_that_hangs() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
