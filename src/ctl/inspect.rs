@@ -111,6 +111,13 @@ fn yes(value: bool) -> String {
 /// `presence`
 pub(super) async fn presence(dir: &Path, json: bool) -> CtlResult {
     let client = Client::open(dir).await?;
+    if !client.is_running() {
+        client.close().await;
+        let dir = dir.display();
+        return Err(CtlError::new(format!(
+            "no process runs on {dir}, so no member is connected; start it and run again"
+        )));
+    }
     let rows: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
     client.close().await;
     let headings = ["NAME", "ROLE", "ADDRESS", "EXTERNAL", "APPLIED", "OUTBOX", "REJECTED", "SINCE", "HEALTH"];

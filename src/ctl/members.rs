@@ -22,6 +22,7 @@ pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult 
     let Enroll { name, role, ttl, addresses, replace, wait } = enroll;
     let client = open_soon(dir, Duration::from_secs(wait)).await?;
     let ttl_s = ttl.saturating_mul(3600);
+    let has_assumed_port = !client.is_running() && addresses.is_empty();
     let invitation: Result<Invitation, _> =
         client.item(&Request::Enroll { name, role, ttl_s, addresses, replace }).await;
     client.close().await;
@@ -36,6 +37,13 @@ pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult 
             invitation.name,
             invitation.role,
             timestamp(invitation.expires_ms)
+        );
+    }
+    if has_assumed_port {
+        complain!(
+            "no process runs on {}, so the token names the port of the configuration; if the datastore is started with \
+             --listen, pass --address HOST:PORT, or run this command while it runs",
+            dir.display()
         );
     }
     output.flush()
