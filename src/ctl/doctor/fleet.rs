@@ -76,7 +76,7 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
         Err(error) => findings.problem(
             "datastore",
             error,
-            "check that it runs, and that its UDP port (default 9405) is reachable",
+            "check that it runs, and that its UDP port (9405 unless configured otherwise) is reachable",
         ),
     }
 }
@@ -305,7 +305,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     let (backends, left_out) = balance::backends(&BackendInfo::among(&members, &presence), &choice);
     left_out
         .iter()
-        .for_each(|what| findings.warning("External-Addr", what, "fix it; until then, balancers exclude it"));
+        .for_each(|what| findings.warning("External-Addr", what, "set it if this is a webserver; until then, balancers exclude it"));
     for backend in backends {
         reach("External-Addr", &backend.address(), findings).await;
     }
