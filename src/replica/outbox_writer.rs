@@ -184,16 +184,20 @@ pub(super) enum Request {
     Committed,
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, Resubmission, oneshot::Sender<Result<Receipt, SubmitError>>),
-    /// Exchanges the outbox because the log continued without this history. All other requests wait until the
-    /// steps end.
+    /// Exchanges the outbox because the log continued without this history. Requests of the same batch are handled
+    /// before; all others wait until the steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
+
+/// Makes the outbox that continues the present one. It is called while nothing is accepted: a transaction that was
+/// accepted after it was made would be in neither.
+pub(super) type Successor = Box<dyn FnOnce() -> Result<Outbox, String> + Send>;
 
 /// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing has
 /// changed: the journal gets the present outbox back.
 pub(super) enum Step {
-    /// Writes the outbox that will replace the present one to the journal.
-    Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
+    /// Makes the outbox that will replace the present one, and writes it to the journal.
+    Prepare(Successor, oneshot::Sender<Result<(), String>>),
     /// Replaces the outbox, after its state is in place. The histories are equal up to this sequence.
     Install(Seq, oneshot::Sender<()>),
 }

@@ -201,8 +201,9 @@ impl Exchanging {
             written = self.archive().await?;
         }
         let (reply, done) = oneshot::channel();
-        let requeued = self.exchange.requeued(&SystemEntropy).map_err(failed)?;
-        steps.send(Step::Prepare(Box::new(requeued), reply)).map_err(|_| LinkError::Closing)?;
+        let exchange = Arc::clone(&self.exchange);
+        let successor = Box::new(move || exchange.requeued(&SystemEntropy));
+        steps.send(Step::Prepare(successor, reply)).map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
         let (reply, done) = oneshot::channel();
         let state = self.exchange.state().clone();

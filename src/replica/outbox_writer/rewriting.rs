@@ -14,14 +14,20 @@ impl OutboxWriter {
         let mut prepared = None;
         while let Ok(step) = steps.recv() {
             match step {
-                Step::Prepare(outbox, reply) => {
-                    let written = self.prepare(&outbox)?;
-                    prepared = written.is_ok().then_some(outbox);
+                Step::Prepare(successor, reply) => {
+                    let written = match successor() {
+                        Ok(outbox) => {
+                            let written = self.prepare(&outbox)?;
+                            prepared = written.is_ok().then_some(outbox);
+                            written
+                        }
+                        Err(error) => Err(error),
+                    };
                     let _ = reply.send(written);
                 }
                 Step::Install(shared_to, reply) => {
                     if let Some(outbox) = prepared.take() {
-                        self.install(*outbox, shared_to)?;
+                        self.install(outbox, shared_to)?;
                     }
                     let _ = reply.send(());
                     return Ok(());

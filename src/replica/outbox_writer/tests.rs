@@ -106,11 +106,16 @@ fn writer_on(fs: &MemoryFs, state: StateStore, outbox: Outbox) -> OutboxWriter {
 
 const OUTBOX: &str = "/outbox";
 
-fn puts(writer: &mut OutboxWriter, key: &str) -> Result<Receipt, SubmitError> {
-    let (reply, mut answer) = oneshot::channel();
+fn put(key: &str) -> (Request, oneshot::Receiver<Result<Receipt, SubmitError>>) {
+    let (reply, answer) = oneshot::channel();
     let (collection, key) = (Collection::new("c").expect("name"), Key::new(key).expect("key"));
     let draft = Draft { ops: vec![Op::Put { collection, key, value: vec![7; 1000].into() }], ..Draft::default() };
-    writer.handle(vec![Request::Submit(draft, reply)]).expect("handles the request");
+    (Request::Submit(draft, reply), answer)
+}
+
+fn puts(writer: &mut OutboxWriter, key: &str) -> Result<Receipt, SubmitError> {
+    let (request, mut answer) = put(key);
+    writer.handle(vec![request]).expect("handles the request");
     answer.try_recv().expect("answered")
 }
 
@@ -147,13 +152,39 @@ fn p07_a_full_disk_ends_no_member_that_leaves_a_history() {
     fs.set_capacity(Some(fs.used_bytes() + 100));
     let (steps, receiver) = std::sync::mpsc::channel();
     let (reply, mut answer) = oneshot::channel();
-    steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is received");
+    steps.send(Step::Prepare(Box::new(|| Ok(other_outbox("other"))), reply)).expect("is received");
     drop(steps);
     writer.handle(vec![Request::Exchange(receiver)]).expect("handles the request");
     assert!(answer.try_recv().expect("answered").is_err());
     fs.set_capacity(None);
     puts(&mut writer, "b").expect("is accepted");
     assert_eq!(keys_in(&fs), ["a", "b"]);
+}
+
+#[test]
+fn p01_the_successor_of_an_outbox_has_all_that_was_accepted_before() {
+    let fs = MemoryFs::new();
+    let mut writer = writer_on(&fs, StateStore::in_memory(), Outbox::default());
+    let shared = Arc::clone(&writer.shared);
+    let (steps, receiver) = std::sync::mpsc::channel();
+    let (prepared, _written) = oneshot::channel();
+    let present = move || {
+        let mut outbox = Outbox::default();
+        for txn in shared.outbox().pending() {
+            outbox.insert(Arc::clone(txn));
+        }
+        Ok(outbox)
+    };
+    steps.send(Step::Prepare(Box::new(present), prepared)).expect("is received");
+    let (installed, _done) = oneshot::channel();
+    steps.send(Step::Install(Seq(0), installed)).expect("is received");
+    // Accepted in the same batch, on either side of the exchange.
+    let (before, mut first) = put("a");
+    let (after, mut second) = put("b");
+    writer.handle(vec![before, Request::Exchange(receiver), after]).expect("handles the requests");
+    assert!([&mut first, &mut second].into_iter().all(|answer| answer.try_recv().expect("answered").is_ok()));
+    assert_eq!(keys_in(&fs), ["a", "b"]);
+    assert_eq!(writer.shared.outbox().depth(), 2);
 }
 
 #[test]
@@ -165,7 +196,7 @@ fn p07_an_outbox_that_finds_no_room_to_be_written_back_accepts_nothing_until_the
     std::thread::scope(|scope| {
         let exchanging = scope.spawn(|| writer.handle(vec![Request::Exchange(receiver)]));
         let (reply, answer) = oneshot::channel();
-        steps.send(Step::Prepare(Box::new(other_outbox("other")), reply)).expect("is received");
+        steps.send(Step::Prepare(Box::new(|| Ok(other_outbox("other"))), reply)).expect("is received");
         answer.blocking_recv().expect("answered").expect("space is left");
         // The state is not exchanged, and the disk is full by now.
         fs.set_capacity(Some(fs.used_bytes() + 100));

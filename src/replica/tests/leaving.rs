@@ -589,7 +589,7 @@ fn p08_a_change_that_was_read_in_a_lost_history_is_not_made_upon_the_present_one
     let (steps, receiver) = std::sync::mpsc::channel();
     let (prepared, _written) = tokio::sync::oneshot::channel();
     let (installed, _done) = tokio::sync::oneshot::channel();
-    steps.send(Step::Prepare(Box::new(Outbox::keeping()), prepared)).expect("is received");
+    steps.send(Step::Prepare(Box::new(|| Ok(Outbox::keeping())), prepared)).expect("is received");
     steps.send(Step::Install(Seq(0), installed)).expect("is received");
     writer.handle(vec![Request::Exchange(receiver)]).expect("exchanged");
     let refused = submit(&mut writer, draft(1, before, false));
