@@ -303,9 +303,9 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     // Only a balancer's host can check whether an address is the balancer's own.
     let choice = Choice { allow_local_backends: true, ..Choice::default() };
     let (backends, left_out) = balance::backends(&BackendInfo::among(&members, &presence), &choice);
-    left_out
-        .iter()
-        .for_each(|what| findings.warning("External-Addr", what, "set it if this is a webserver; until then, balancers exclude it"));
+    left_out.iter().for_each(|what| {
+        findings.warning("External-Addr", what, "set it if this is a webserver; until then, balancers exclude it")
+    });
     for backend in backends {
         reach("External-Addr", &backend.address(), findings).await;
     }

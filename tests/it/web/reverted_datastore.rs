@@ -1,5 +1,8 @@
 //! Webservers that keep running while their datastore is reverted to an earlier state, or is rebuilt from another member.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{ADMIN_PASSWORD, Site, Web};
@@ -59,6 +62,50 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     for id in [&own, &last] {
         assert_eq!((status(&a, id), status(&b, id)), (200, 200), "{id}");
     }
+}
+
+/// Clients write to a without pause, so that some writes are being synced at the moment at which a leaves its history.
+#[test]
+fn p01_writes_that_are_accepted_while_a_history_is_left_are_kept() {
+    const CLIENTS: usize = 12;
+    let mut site = Site::new();
+    let (a, _) = site.admins();
+    site.converges();
+    site.b.stop();
+    for number in 0..20 {
+        a.made("/api/dashboards", &json!({ "Name": format!("lost part {number}") }));
+    }
+    site.fleet.converges(&["a"]);
+    let key = key_of(&site.fleet);
+    destroy(&site.fleet, site.datastore.take().expect("runs"));
+    let from = site.fleet.dir("b").display().to_string();
+    site.fleet.ok("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    site.b.restart(&site.fleet, &[]);
+    let has_ended = AtomicBool::new(false);
+    let writes = |client: usize| {
+        let mut accepted = Vec::new();
+        while !has_ended.load(Ordering::Relaxed) {
+            let name = format!("made {client}-{}", accepted.len());
+            if a.post("/api/dashboards", &json!({ "Name": name })).status == 200 {
+                accepted.push(format!("\"{name}\""));
+            }
+        }
+        accepted
+    };
+    let accepted: Vec<String> = std::thread::scope(|scope| {
+        let writes = &writes;
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || writes(client))).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        site.start_datastore();
+        follows(&site, 1);
+        std::thread::sleep(Duration::from_millis(300));
+        has_ended.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    });
+    site.converges();
+    let (log, rejected) = (site.fleet.export("d"), site.fleet.ok("a", &["outbox", "--json"]));
+    let lost: Vec<_> = accepted.iter().filter(|name| !log.contains(*name) && !rejected.contains(*name)).collect();
+    assert!(lost.is_empty() && accepted.len() > CLIENTS, "{} of {} are lost: {lost:?}", lost.len(), accepted.len());
 }
 
 /// Accounts that were created or promoted at a are deleted at b, which had seen them. The log is rebuilt without all of
