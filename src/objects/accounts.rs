@@ -3,6 +3,7 @@
 
 use super::capabilities::{Grants, Holder, TagGrants};
 use super::cleanup::{self, Cleaning, Of, SLICE};
+use super::epochs::OfEpoch as _;
 use super::groups::Group;
 use super::ids;
 use super::passwords::Password;
@@ -148,33 +149,42 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
 /// # Errors
 /// If the state is corrupt.
 pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> Result<Writes, StoreError> {
-    end_sessions_and(store, uid, kept).map(|(writes, _)| writes)
+    let mut writes = Writes::new();
+    let Some(mut kept) = kept.cloned() else {
+        new_epoch(store, uid, None, &mut writes)?;
+        return Ok(writes);
+    };
+    kept.value.epoch = new_epoch_upon(store, uid, Some(&kept.value.key()), &mut writes)?;
+    writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
+    Ok(writes)
 }
 
-/// As [`end_sessions`]; also returns the epoch for a session that starts in the same transaction.
+/// Ends all sessions of a user for a new one that starts in the same transaction. Returns the epoch of the new one.
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn end_sessions_and(
-    store: &Store,
-    uid: i32,
-    kept: Option<&Record<Session>>,
-) -> Result<(Writes, String), StoreError> {
-    let mut writes = Writes::new();
+pub fn end_sessions_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
+    new_epoch_upon(store, uid, None, writes)
+}
+
+/// Starts an epoch in whose transaction a session is valid. It is committed only upon the present epoch: replacing a
+/// later one, it would make its session valid although the sessions were ended in the meantime.
+fn new_epoch_upon(store: &Store, uid: i32, kept: Option<&str>, writes: &mut Writes) -> Result<String, StoreError> {
+    let key = uid.to_string();
+    writes.require_as_read::<Epoch>(&key, store.seen::<Epoch>(&key)?, Session::ENDED)?;
+    new_epoch(store, uid, kept, writes)
+}
+
+/// Starts an epoch and deletes the first sessions of earlier ones, except the one with the key `kept`.
+fn new_epoch(store: &Store, uid: i32, kept: Option<&str>, writes: &mut Writes) -> Result<String, StoreError> {
     let epoch = Epoch::begin(uid)?;
-    let kept_key = kept.map(|kept| kept.value.key());
     for key in store.some_keys::<Session>(&format!("{uid}/"), SLICE)? {
-        if kept_key.as_ref() != Some(&key) {
+        if kept != Some(key.as_str()) {
             writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
     }
-    if let Some(kept) = kept {
-        let mut kept = kept.clone();
-        kept.value.epoch.clone_from(&epoch.id);
-        writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
-    }
     writes.overwrite(&epoch, "a new epoch invalidates all earlier ones")?;
-    Ok((writes, epoch.id))
+    Ok(epoch.id)
 }
 
 /// Removes the second factor of a user, and ends the sessions that it opened.

@@ -388,6 +388,24 @@ mod tests {
     use gravwell_model::Condition;
     use gravwell_replica::{Replica, ReplicaOptions};
 
+    fn session(epoch: &str, created: Timestamp, expires: Timestamp) -> Session {
+        Session {
+            uid: 7,
+            id: "a".into(),
+            origin: String::new(),
+            agent: String::new(),
+            created,
+            last_hit: Timestamp::now(),
+            expires,
+            webserver: String::new(),
+            epoch: epoch.into(),
+            of: String::new(),
+            su: String::new(),
+            behind: Vec::new(),
+            second_factor: false,
+        }
+    }
+
     #[tokio::test]
     async fn p11_a_login_is_committed_only_in_the_epoch_in_which_it_was_made() {
         let temp = tempfile::tempdir().expect("temp dir");
@@ -407,6 +425,16 @@ mod tests {
         assert_ne!(second, first);
         assert!(matches!(&conditions[..], [Condition::Version { .. }]), "{conditions:?}");
         assert_eq!(conditions[0].collection().as_str(), Session::EPOCHS);
+        // So is one that starts an epoch, and one that is kept in it.
+        let mut writes = Writes::new();
+        crate::accounts::end_sessions_for_new(&store, 7, &mut writes).expect("writes");
+        assert_eq!(writes.conditions(), conditions);
+        let mut writes = Writes::new();
+        writes.overwrite(&session(&second, Timestamp::now(), Timestamp::now()), "a test").expect("writes");
+        store.commit(&Author::default(), "a test", writes).await.expect("is accepted");
+        let kept = store.valid::<Session>("7/a").expect("reads").expect("a session");
+        let writes = crate::accounts::end_sessions(&store, 7, Some(&kept)).expect("writes");
+        assert_eq!(writes.conditions()[0], conditions[0]);
     }
 
     #[test]
@@ -447,21 +475,7 @@ mod tests {
     #[test]
     fn a_new_epoch_ends_all_earlier_logins_whatever_the_clocks_say() {
         let (now, ahead) = (Timestamp::now(), Timestamp::now().plus(3600));
-        let session = |epoch: &str, created| Session {
-            uid: 7,
-            id: "a".into(),
-            origin: String::new(),
-            agent: String::new(),
-            created,
-            last_hit: now,
-            expires: ahead,
-            webserver: String::new(),
-            epoch: epoch.into(),
-            of: String::new(),
-            su: String::new(),
-            behind: Vec::new(),
-            second_factor: false,
-        };
+        let session = |epoch: &str, created| session(epoch, created, ahead);
         let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
         // A session from before the first epoch, at a webserver whose clock is ahead.
@@ -474,21 +488,8 @@ mod tests {
     #[test]
     fn a_session_ends_at_its_age_however_much_it_is_used() {
         let now = Timestamp::now();
-        let session = |begun_s: i64, ends_s: i64| Session {
-            uid: 7,
-            id: "a".into(),
-            origin: String::new(),
-            agent: String::new(),
-            created: Timestamp::from_ms(now.ms().saturating_add_signed(begun_s * 1000)),
-            last_hit: now,
-            expires: Timestamp::from_ms(now.ms().saturating_add_signed(ends_s * 1000)),
-            webserver: String::new(),
-            epoch: String::new(),
-            of: String::new(),
-            su: String::new(),
-            behind: Vec::new(),
-            second_factor: false,
-        };
+        let at = |seconds: i64| Timestamp::from_ms(now.ms().saturating_add_signed(seconds * 1000));
+        let session = |begun_s, ends_s| session("", at(begun_s), at(ends_s));
         // (started, expires), timeout, lifetime: whether it is extended, whether it is over.
         let cases = [
             ((-10, 590), 600, 0, false, false),

@@ -173,7 +173,7 @@ impl Known {
         Ok(Known { user, must_change, factor, compared, from, attempt })
     }
 
-    pub(super) fn author(&self) -> Author {
+    fn author(&self) -> Author {
         let (uid, user) = (self.user.uid, self.user.user.clone());
         Author { uid, user, from: self.from.to_string(), ..Author::default() }
     }
@@ -227,19 +227,38 @@ impl Known {
         Err(refused(StatusCode::LOCKED, reason))
     }
 
-    /// Returns the writes that consume the proof, validated against the current local state.
-    fn prove(&self, app: &App, code: Option<Code<'_>>) -> ApiResult<Writes> {
+    /// Rejects changes that exceed the user's write rate; the middleware cannot check it on calls without a session.
+    pub(super) fn slow_down(&self, app: &App) -> ApiResult<()> {
+        match app.store.allowance() {
+            Some(allowance) => Ok(allowance.look(&app.store, &self.author())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Commits the transaction that `build` makes. All transactions for a caller without a session are committed
+    /// here: if the password changes before such a transaction is resolved, it must fail.
+    pub(super) async fn store<T>(
+        &self,
+        app: &App,
+        what: &str,
+        build: impl FnOnce(&mut Writes) -> ApiResult<T>,
+    ) -> ApiResult<T> {
         let mut writes = Writes::new();
-        // If the password changes before this transaction is resolved, the transaction must fail.
         let changed = "the password was changed in the meantime; log in with the new one";
         writes.require_as_read::<Password>(&self.user.uid.to_string(), self.compared, changed)?;
+        let built = build(&mut writes)?;
+        app.store.commit(&self.author(), what, writes).await?;
+        Ok(built)
+    }
+
+    /// Adds the writes that consume the proof, validated against the current local state.
+    fn prove(&self, app: &App, code: Option<Code<'_>>, writes: &mut Writes) -> ApiResult<()> {
         let (Some(factor), Some(code)) = (&self.factor, code) else {
             // A second factor may exist that this webserver does not know yet.
-            second_factors::require_none(self.user.uid, &mut writes)?;
-            return Ok(writes);
+            return Ok(second_factors::require_none(self.user.uid, writes)?);
         };
-        match (second_factors::prove(&app.store, factor, code, &mut writes)?, code) {
-            (Proved::Yes, _) => Ok(writes),
+        match (second_factors::prove(&app.store, factor, code, writes)?, code) {
+            (Proved::Yes, _) => Ok(()),
             (Proved::Used, _) => {
                 let reason = "the code was already used; wait for the next one";
                 Err(self.wrong(app, "the code of the second factor was already used", reason))
@@ -270,16 +289,18 @@ impl Known {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut writes = self.prove(app, code)?;
-            let done = match change(&self, &mut writes) {
-                Ok(done) => app.store.commit(&self.author(), what, writes).await.map(|_| done).map_err(ApiError::from),
-                Err(error) => Err(error),
+            let mut is_proved = false;
+            let build = |writes: &mut Writes| {
+                self.prove(app, code, writes)?;
+                is_proved = true;
+                change(&self, writes)
             };
-            match done {
+            match self.store(app, what, build).await {
                 Ok(done) => {
                     self.succeeded(app);
                     return Ok(done);
                 }
+                Err(error) if !is_proved => return Err(error),
                 Err(error) if error.is_overtaken() && tries < TRIES => {
                     self.factor = second_factors::of(&app.store, self.user.uid)?;
                 }

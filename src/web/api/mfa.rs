@@ -71,14 +71,6 @@ async fn show(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
     Ok(Json(json!({ "UserConfig": described, "MFARequired": app.config.mfa_required })))
 }
 
-/// Rejects changes that exceed the user's write rate; the middleware cannot check it on calls without a session.
-fn slow_down(app: &App, known: &Known) -> ApiResult<()> {
-    match app.store.allowance() {
-        Some(allowance) => Ok(allowance.look(&app.store, &known.author())?),
-        None => Ok(()),
-    }
-}
-
 async fn begin(
     State(app): State<AppRef>,
     Extension(authorization::From(from)): Extension<authorization::From>,
@@ -87,7 +79,7 @@ async fn begin(
 ) -> ApiResult<Json<Value>> {
     let given = Credentials::read(&headers, &body)?;
     let known = Known::by_password(&app, from, &given).await?;
-    slow_down(&app, &known)?;
+    known.slow_down(&app)?;
     let begin =
         |known: &Known, writes: &mut Writes| Ok(second_factors::begin(known.user.uid, known.factor.as_ref(), writes)?);
     let user = known.user.user.clone();
@@ -105,30 +97,38 @@ async fn install(
 ) -> ApiResult<Response> {
     let given = Credentials::read(&headers, &body)?;
     let known = Known::by_password(&app, from, &given).await?;
-    slow_down(&app, &known)?;
+    known.slow_down(&app)?;
     let known = known.may_try(&app)?;
     let uid = known.user.uid;
-    // Ends sessions that were started without this factor.
-    let (mut writes, epoch) = accounts::end_sessions_and(&app.store, uid, None)?;
-    let codes = match second_factors::install(&app.store, uid, given.bare_code(), &mut writes)? {
-        Installed::Yes(codes) => codes,
-        Installed::No => {
-            let reason = "wrong code; check the clock of the device with the app";
-            return Err(known.wrong(&app, "wrong code of a second factor that is being set up", reason));
-        }
-        Installed::NotBegun => {
-            known.half_way();
-            return Err(ApiError::conflict(
-                "no setup is in progress, or it has expired; start again with POST /api/mfa/totp/setup",
-            ));
+    let mut is_wrong = false;
+    let build = |writes: &mut Writes| {
+        // Ends sessions that were started without this factor.
+        let epoch = accounts::end_sessions_for_new(&app.store, uid, writes)?;
+        let codes = match second_factors::install(&app.store, uid, given.bare_code(), writes)? {
+            Installed::Yes(codes) => codes,
+            Installed::No => {
+                is_wrong = true;
+                let reason = "wrong code; check the clock of the device with the app";
+                return Err(known.wrong(&app, "wrong code of a second factor that is being set up", reason));
+            }
+            Installed::NotBegun => {
+                return Err(ApiError::conflict(
+                    "no setup is in progress, or it has expired; start again with POST /api/mfa/totp/setup",
+                ));
+            }
+        };
+        let begun = NewSession { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
+        Ok((codes, start_session(&app, begun, from, &headers, writes)?))
+    };
+    let (codes, claims) = match known.store(&app, "set up a second factor", build).await {
+        Ok(done) => done,
+        Err(error) => {
+            if !is_wrong {
+                known.half_way();
+            }
+            return Err(error);
         }
     };
-    let begun = NewSession { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
-    let claims = start_session(&app, begun, from, &headers, &mut writes)?;
-    if let Err(error) = app.store.commit(&known.author(), "set up a second factor", writes).await {
-        known.half_way();
-        return Err(error.into());
-    }
     let mut besides = must_change(known.must_change);
     besides["RecoveryCodes"] = codes.into();
     known.succeeded(&app);

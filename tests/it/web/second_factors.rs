@@ -260,6 +260,44 @@ fn a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
     assert_eq!((early.status, late.status, session.status), (401, 401, 200));
 }
 
+/// A webserver that does not know of it yet accepts the former password, and logins in the epoch before.
+#[test]
+fn p11_a_second_factor_is_set_up_only_upon_the_password_and_epoch_that_were_there() {
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    let users = ["bob", "carol", "dave"];
+    let bob = users.map(|name| add_user(&admin, name))[0];
+    site.converges();
+    let begin = |name: &str| App::of(&site.b.nobody().post("/api/mfa/totp/setup", &body(name, "None", "")).json());
+    let apps = users.map(begin);
+    site.converges();
+    site.stop_datastore();
+    let finish = |(name, app): (&str, &App)| {
+        bearer(&site.b, &site.b.nobody().put("/api/mfa/totp/setup", &body(name, "TOTP", &app.code(0))))
+    };
+    let sessions: Vec<Client> = users.into_iter().zip(&apps).map(finish).collect();
+    site.b.stop();
+    site.start_datastore();
+    site.fleet.wait_connected("a");
+    let new = "a second horse";
+    admin.changed(&format!("/api/users/{bob}/pwd"), &json!({ "NewPass": new }));
+    assert_eq!(site.a.login("carol", PASSWORD).delete("/api/logout").status, 200);
+    site.b.restart(&site.fleet, &[]);
+    site.converges();
+    for web in [&site.a, &site.b] {
+        let opens = |session: &Client| {
+            web.nobody().with("Authorization", &format!("Bearer {}", session.token())).get("/api/testauth").status
+        };
+        let opened: Vec<u16> = sessions.iter().map(opens).collect();
+        assert_eq!(opened, [401, 401, 200], "the login that the setup began");
+        let log_in =
+            |name: &str, pass: &str| said(&web.nobody().post("/api/login", &json!({ "User": name, "Pass": pass })));
+        assert_eq!(log_in("bob", new), (200, true, false, false), "no factor was set up");
+        assert_eq!(log_in("carol", PASSWORD), (200, true, false, false), "no factor was set up");
+        assert_eq!(log_in("dave", PASSWORD), (200, false, true, false));
+    }
+}
+
 #[test]
 fn who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
     let fleet = Fleet::new();
