@@ -17,19 +17,22 @@
 //! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
 //! came after it. So if the earlier of two is rejected, the later one is rejected as well.
 //!
-//! An operation that only takes a right away ([`revocation::revokes`]), and is in force in this member's state, is never
-//! left out because of writes by others, in the new log or later in the lost part, and has no condition on what it
-//! replaces. Of a transaction that is left out, the deletions of objects that give rights are pushed all the same. What
-//! takes rights away alone does not depend on the login of its author again, which was checked when it was committed. It
-//! depends on the author's role and lock only where others have written these in the new log, so that nobody acts who was
-//! demoted or locked there.
+//! An operation that only takes a right away ([`revocation::takes_right`]), and is in force in this member's state,
+//! is never left out because of writes by others, in the new log or later in the lost part, and has no condition on
+//! what it replaces. Of a transaction that is left out, the deletions of objects that give rights are pushed all the
+//! same, except of those that had to be unchanged. What takes rights away alone does not depend on the login of its
+//! author again, which was checked when it was committed, and which it may end. It depends on the author's role and
+//! lock only where others have written these in the new log, so that nobody acts who was demoted or locked there.
 //!
-//! Nothing is created or returns by that. Only objects that restrict a user are put, and what gives a right stands on its
-//! own conditions. Sessions and tokens name the epoch in which they were made, so an epoch that replaces a later one could
-//! make its own ones valid again: they have the condition that they were made upon it, and are left out if others have
-//! written the epoch in the new log, or replaced it in the lost part. So is everything else that requires the epoch,
-//! if others have written it in the new log. An epoch that others write while this member reads the new log is not known
-//! to it.
+//! Nothing is created or returns by that. Only objects that restrict a user are put, and what gives a right stands on
+//! its own conditions. Sessions and tokens name the epoch in which they were made, so an epoch that replaces a later
+//! one could make its own ones valid again:
+//!
+//! - They are left out if others have written the epoch in the new log, or if this member's state has another epoch
+//!   than the new log, which has that of a local transaction if one is pushed. So is everything else that requires an
+//!   epoch of a local transaction, if others have written it in the new log. An epoch that others write while this
+//!   member reads the new log is not known to it.
+//! - An epoch of which sessions or tokens are put in the same transaction has conditions like all else.
 //!
 //! That the new log lacks an object is known as of the sequence to which it was read. Until the transaction that puts
 //! the object arrives, another member may push a deletion of it, which leaves the object absent. So what puts an object
@@ -96,22 +99,30 @@ fn is_taken(name: &Named, is_put: bool, had: &Values) -> bool {
     revocation::takes_right(&name.0, is_put) && had.get(name).map(Option::is_some) == Some(is_put)
 }
 
-/// Returns whether an operation takes a right away that is still taken in a state with the values `had`.
-fn is_in_force(op: &Op, had: &Values) -> bool {
-    is_taken(&named(op), op.value().is_some(), had)
+/// Returns whether an operation of a transaction only takes a right away that is still taken in a state with the values
+/// `had`.
+fn is_in_force(op: &Op, txn: &Txn, had: &Values) -> bool {
+    is_taken(&named(op), op.value().is_some(), had) && !revocation::epochs_of(&txn.ops).any(|name| name == named(op))
 }
 
 /// Returns whether all that a transaction does is take rights away that are still taken.
 fn is_revocation(txn: &Txn, had: &Values) -> bool {
-    !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, had))
+    !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, txn, had))
 }
 
-/// Returns a transaction without conditions on rights of its author, if all it does is take rights away. Conditions on a
-/// role or lock that others have written in the new log stay.
+/// Returns a transaction without conditions on rights of its author, if all it does is take rights away. No login is
+/// required again, not even one that it ends. Conditions on a role or lock stay if the transaction writes it, or others
+/// have written it in the new log. So do those on the version of what it deletes.
 fn without_standing(txn: &Arc<Txn>, had: &Values, others: &Others) -> Arc<Txn> {
     let is_written = |condition: &Condition| txn.ops.iter().any(|op| named(op) == place(condition));
+    let is_of_login = |condition: &Condition| {
+        revocation::is_on_epoch(condition)
+            || matches!(condition, Condition::Present { .. }) && !revocation::is_on_role(condition)
+    };
     let is_kept = |condition: &&Condition| {
-        !revocation::is_on_rights(condition) || is_written(condition) || others.have_judged(condition)
+        !revocation::is_on_rights(condition)
+            || others.have_judged(condition)
+            || is_written(condition) && !is_of_login(condition)
     };
     if !is_revocation(txn, had) || txn.conditions.iter().all(|condition| is_kept(&condition)) {
         return Arc::clone(txn);
@@ -124,6 +135,11 @@ fn without_standing(txn: &Arc<Txn>, had: &Values, others: &Others) -> Arc<Txn> {
 fn roles(own: &[Arc<Txn>]) -> impl Iterator<Item = Named> {
     let conditions = own.iter().flat_map(|txn| &txn.conditions);
     conditions.filter(|condition| revocation::is_on_role(condition)).map(place)
+}
+
+/// Returns the epochs in which logins and tokens that transactions put are valid.
+fn epochs(own: &[Arc<Txn>]) -> impl Iterator<Item = Named> {
+    own.iter().flat_map(|txn| revocation::epochs_of(&txn.ops))
 }
 
 /// Returns the final value that transactions, in order, give each object.
@@ -173,7 +189,7 @@ pub(super) struct Since<'a> {
 
 impl<'a> Since<'a> {
     pub(super) fn new(old: &'a StateSnapshot, own: &[Arc<Txn>]) -> Since<'a> {
-        let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).chain(roles(own)).collect();
+        let of_interest = own.iter().flat_map(|txn| &txn.ops).map(named).chain(roles(own)).chain(epochs(own)).collect();
         Since { old, of_interest, deletions: None, seen: BTreeMap::new(), others: Others::default() }
     }
 
@@ -232,7 +248,7 @@ pub(super) fn written_after(
     let put: BTreeSet<Named> =
         own.iter().flat_map(|txn| &txn.ops).filter(|op| op.value().is_some()).map(named).collect();
     let left = values(own);
-    for name in roles(own).filter(|name| !left.contains_key(name)) {
+    for name in roles(own).chain(epochs(own)).filter(|name| !left.contains_key(name)) {
         let last = new.version(&name.0, &name.1)?.or_else(|| deletions.get(&name.0, &name.1));
         if last.is_some_and(|last| last > shared_to) {
             others.written.insert(name);
@@ -306,7 +322,7 @@ impl<'a> Before<'a> {
 fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed, had: &Values) -> BTreeSet<TxnId> {
     let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
     for txn in own {
-        let ops = txn.ops.iter().filter(|op| !is_in_force(op, had));
+        let ops = txn.ops.iter().filter(|op| !is_in_force(op, txn, had));
         let names: BTreeSet<Named> = ops.map(named).filter(|name| known.contains_key(name)).collect();
         names.into_iter().for_each(|name| writers.entry(name).or_default().push(txn));
     }
@@ -430,7 +446,7 @@ impl DivergedHistories<'_> {
         for name in wanted.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name) {
             let Some((false, is_again)) = last.get(name).copied() else { continue };
             let is_absent = self.old.version(&name.0, &name.1)?.is_none();
-            let is_taken = may_revoke && is_absent && revocation::takes_right(&name.0, false);
+            let is_taken = may_revoke && self.has_ended(txn, name)?;
             if !is_taken && known.written.contains(name) || !(is_gone || is_absent) {
                 continue;
             }
@@ -481,7 +497,7 @@ impl DivergedHistories<'_> {
     /// Returns the values that the objects of transactions have in this member's state.
     fn had(&self, own: &[Arc<Txn>]) -> Result<Values, StateError> {
         let mut had = Values::new();
-        for name in own.iter().flat_map(|txn| &txn.ops).map(named) {
+        for name in own.iter().flat_map(|txn| &txn.ops).map(named).chain(epochs(own)) {
             let value = self.old.get(&name.0, &name.1)?.map(|object| object.value);
             had.insert(name, value);
         }
@@ -494,6 +510,11 @@ impl DivergedHistories<'_> {
             if self.new.version(&name.0, &name.1)?.is_none() {
                 lacked.insert(name.clone());
             }
+        }
+        let mut epochs_there = Values::new();
+        for name in epochs(own) {
+            let value = self.new.get(&name.0, &name.1)?.map(|object| object.value);
+            epochs_there.insert(name, value);
         }
         // A transaction may require that an object which it deletes is present, although the new log lacks it. It is
         // left out, so that its other operations do not prevent the deletion.
@@ -538,8 +559,16 @@ impl DivergedHistories<'_> {
                         || is_of_former(condition)
                         || is_impossible(txn, condition, &before)
                 };
-                let is_left = |op: &Op| !is_in_force(op, had) && (!is_last(&named(op)) || gone.contains(&named(op)));
-                if !overtaken.is_empty() || txn.conditions.iter().any(is_upon_lost) || txn.ops.iter().any(is_left) {
+                let is_left =
+                    |op: &Op| !is_in_force(op, txn, had) && (!is_last(&named(op)) || gone.contains(&named(op)));
+                let is_ended = |name: Named| {
+                    is_written(&name) || had.get(&name) != made.get(&name).or_else(|| epochs_there.get(&name))
+                };
+                if !overtaken.is_empty()
+                    || txn.conditions.iter().any(is_upon_lost)
+                    || txn.ops.iter().any(is_left)
+                    || revocation::epochs_of(&txn.ops).any(is_ended)
+                {
                     stay.retain(|id| *id != txn.id && !is_superseded(*id));
                 }
                 if stay.contains(&txn.id) {
@@ -582,7 +611,7 @@ impl DivergedHistories<'_> {
                 ask_anew(&mut conditions, &name);
             }
             // It takes effect whatever the object is.
-            if txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| is_in_force(op, had)) {
+            if txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| is_in_force(op, txn, had)) {
                 continue;
             }
             let may_return = put.contains(&name) && !fault_injection::is(Bug::DeletedMeanwhileReturns);
@@ -654,8 +683,7 @@ impl DivergedHistories<'_> {
             let mut conditions = txn.conditions.clone();
             for name in txn.ops.iter().map(named).collect::<BTreeSet<Named>>() {
                 // A right is taken away whatever the object is, and may have been taken away already.
-                let is_taken = revocation::takes_right(&name.0, false) && self.old.version(&name.0, &name.1)?.is_none();
-                if !is_taken && !says_which(&conditions, &name) {
+                if !self.has_ended(txn, &name)? && !says_which(&conditions, &name) {
                     let link = before.link(&name);
                     conditions.push(link.map_or_else(|| self.as_shared(name, &deletions), Ok)?);
                 }
@@ -664,6 +692,16 @@ impl DivergedHistories<'_> {
             conditioned.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
         }
         Ok(conditioned)
+    }
+
+    /// Returns whether a transaction deletes an object that gave a right, whatever it was, and the object is absent
+    /// in this member's state.
+    fn has_ended(&self, txn: &Txn, name: &Named) -> Result<bool, StateError> {
+        let is_deleted = txn.ops.iter().rev().find(|op| named(op) == *name).is_some_and(|op| op.value().is_none());
+        let is_version = |condition: &Condition| matches!(condition, Condition::Version { .. });
+        let is_upon = txn.conditions.iter().any(|condition| is_version(condition) && place(condition) == *name);
+        let takes_right = is_deleted && !is_upon && revocation::takes_right(&name.0, false);
+        Ok(takes_right && self.old.version(&name.0, &name.1)?.is_none())
     }
 
     fn left_something(&self, txn: &Txn) -> Result<bool, StateError> {

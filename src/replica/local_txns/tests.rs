@@ -268,6 +268,108 @@ fn p11_a_login_does_not_return_with_an_epoch_that_is_pushed_again() {
     }
 }
 
+/// Programs of the version before made no condition on the epoch.
+#[test]
+fn p11_a_login_without_a_condition_does_not_return_after_its_epoch() {
+    for (epochs, made) in [("session-epochs:7", "sessions:7/x"), ("token-epochs:7", "tokens:7/x")] {
+        let shared = [txn(OTHER, 1, &[("users:7", Some(1)), (epochs, Some(1))])];
+        let ends = |origin, counter, value| txn(origin, counter, &[(epochs, Some(value))]);
+        let login = txn(ME, 9, &[(made, Some(2))]);
+        let only = std::slice::from_ref(&login);
+        assert_eq!(again(&shared, only, &[]), [(9, 1)]);
+        assert_eq!(again(&shared, only, &[txn(3, 1, &[("users:7", Some(2))])]), [(9, 1)]);
+        assert_eq!(again(&shared, only, &[ends(3, 1, 3)]), []);
+        // In the lost part, before or after the login, which the new log has again or not.
+        let before = [ends(OTHER, 2, 3), login.clone()];
+        assert_eq!(again(&shared, &before, &before[..1]), [(9, 1)]);
+        assert_eq!(again(&shared, &before, &[]), []);
+        assert_eq!(again(&shared, &[login.clone(), ends(OTHER, 2, 3)], &[]), []);
+        let own = [ends(ME, 8, 2), login];
+        assert_eq!(again(&shared, &own, &[]), [(8, 1), (9, 1)]);
+        assert_eq!(again(&shared, &own, &[ends(3, 1, 3)]), [(8, 1)]);
+        assert_eq!(again(&shared, &[&own[..], &[ends(OTHER, 2, 3)]].concat(), &[]), [(8, 1)]);
+    }
+}
+
+#[test]
+fn p11_a_login_that_starts_its_epoch_stands_on_that_like_on_all_else() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("second-factors:7", Some(1)), ("session-epochs:7", Some(1))])];
+    for (epochs, made) in [("session-epochs:7", "sessions:7/x"), ("token-epochs:7", "tokens:7/x")] {
+        let ops = [(epochs, Some(2)), (made, Some(2)), ("second-factors:7", Some(2)), ("sessions:7/old", None)];
+        let begun = txn(ME, 1, &ops);
+        let own = std::slice::from_ref(&begun);
+        let ended = |counter| txn(OTHER, counter, &[(epochs, Some(3))]);
+        assert_eq!(again(&shared, own, &[]), [(1, 4)]);
+        assert_eq!(again(&shared, own, &[txn(3, 1, &[("second-factors:8", Some(3))])]), [(1, 4)]);
+        // Others have ended the logins or tokens in the new log, or later in the lost part.
+        assert_eq!(again(&shared, own, &[ended(2)]), []);
+        assert_eq!(again(&shared, &[begun.clone(), ended(2)], &[]), []);
+        // They did so before, and this member had seen it.
+        assert_eq!(again(&shared, &[ended(2), begun.clone()], &[ended(2)]), [(1, 4)]);
+        // What others have not written while the log was read must not be written until the login arrives.
+        let (old, new) = (state(&[&shared[..], own].concat()), state(&shared));
+        let lost = Lost::after(Seq(1));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let pushed = parted.again(&[Arc::new(begun.clone())], &Others::default()).expect("reads");
+        let there = new.version(&name(epochs).0, &name(epochs).1).expect("reads");
+        let as_it_is = there.map_or_else(|| absent(name(epochs)), |seq| version(name(epochs), seq));
+        assert!(pushed[0].conditions.contains(&as_it_is), "{:?}", pushed[0].conditions);
+        // What else it does to take rights away remains.
+        let (old, new) = (state(&[&shared[..], own].concat()), state(&[&shared[..], &[ended(2)]].concat()));
+        let own = [Arc::new(begun)];
+        let mut reading = Since::new(&old, &own);
+        entries(&[ended(2)], 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let (again, archived) = parted.choose(&own, &[], Some(&reading.others), false).expect("reads");
+        assert_eq!((again.len(), &again[0].ops[..], archived.len()), (1, &own[0].ops[3..], 1));
+    }
+}
+
+#[test]
+fn p11_who_ended_all_logins_has_ended_them_although_that_login_is_lost() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("sessions:7/thief", Some(1))])];
+    let upon_lost = |text| Condition::upon_lost(name(text).0, name(text).1);
+    let login = Txn { conditions: vec![upon_lost("passwords:7")], ..txn(ME, 1, &[("sessions:7/x", Some(2))]) };
+    let ends = [("sessions:7/x", None), ("sessions:7/thief", None), ("session-epochs:7", Some(2))];
+    for epoch in [absent(name("session-epochs:7")), upon_lost("session-epochs:7")] {
+        let conditions = vec![present("sessions:7/x"), epoch, absent(name("locks:7"))];
+        let everywhere = Txn { conditions, ..txn(ME, 2, &ends) };
+        assert_eq!(again(&shared, &[login.clone(), everywhere.clone()], &[]), [(2, 3)]);
+        let since = [txn(3, 1, &[("session-epochs:7", Some(3))])];
+        assert_eq!(again(&shared, &[login.clone(), everywhere], &since), [(2, 3)]);
+    }
+    // What is deleted only while it is unchanged is not a revocation: a token that has expired.
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1)), ("tokens:7/old", Some(1))])];
+    let conditions = vec![version(name("tokens:7/old"), Seq(1))];
+    let create = Txn { conditions, ..txn(ME, 1, &[("tokens:7/new", Some(2)), ("tokens:7/old", None)]) };
+    let old = state(&[&shared[..], std::slice::from_ref(&create)].concat());
+    let since = [txn(3, 1, &[("tokens:7/old", Some(3)), ("tokens:7/new", Some(3))])];
+    let (new, own) = (state(&[&shared[..], &since].concat()), [Arc::new(create)]);
+    let mut reading = Since::new(&old, &own);
+    entries(&since, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
+    let lost = Lost::after(Seq(1));
+    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let (again, archived) = parted.choose(&own, &[], Some(&reading.others), false).expect("reads");
+    assert_eq!((again.len(), archived.len()), (0, 1), "{again:?}");
+}
+
+#[test]
+fn p08_what_gives_a_right_is_archived_with_the_version_that_it_was_given_upon() {
+    let shared = [txn(OTHER, 1, &[("users:7", Some(1))])];
+    let given = ["memberships:7/3", "admins:7", "sessions:7/x", "tokens:7/t"];
+    let ops: Vec<_> = given.iter().map(|key| (*key, Some(2))).collect();
+    // A power failure has taken the state back: it has none of them.
+    let (old, gone) = (state(&shared), [Arc::new(txn(ME, 1, &ops))]);
+    let revoked: Vec<_> = given.iter().map(|key| (*key, None)).collect();
+    let new = state(&[&shared[..], &[txn(3, 1, &ops), txn(3, 2, &revoked)]].concat());
+    let lost = Lost::after(Seq(1));
+    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let (again, archived) = parted.choose(&[], &gone, Some(&Others::default()), false).expect("reads");
+    let upon_lost = given.map(|key| Condition::upon_lost(name(key).0, name(key).1));
+    assert_eq!((again.len(), archived.len()), (0, 1));
+    assert!(upon_lost.iter().all(|condition| archived[0].conditions.contains(condition)), "{archived:?}");
+}
+
 #[test]
 fn p11_who_lost_the_role_in_the_new_log_takes_no_rights_away_there() {
     let shared = [txn(OTHER, 1, &[("admins:1", Some(1)), ("admins:7", Some(1)), ("sessions:1/s", Some(1))])];
