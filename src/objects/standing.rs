@@ -8,8 +8,8 @@
 //! a user's own objects carry no such conditions, so that a user whose password was changed or whose account was locked
 //! loses no work.
 
-use gravwell_model::revocation::RESTRICTING;
-use gravwell_model::{Condition, Op};
+use gravwell_model::revocation::{self, RESTRICTING};
+use gravwell_model::{Collection, Condition, Key, Op};
 
 use super::accounts;
 use super::capabilities::{Grants, TagGrants};
@@ -177,7 +177,7 @@ pub fn is_login(op: &Op) -> bool {
 
 /// Returns the conditions of a transaction except those that represent its author's rights: when it is made again, the
 /// new author's rights apply. No other conditions depend on a role, membership, login or token that the transaction
-/// does not write.
+/// does not write, except that what it makes belongs to an epoch.
 #[must_use]
 pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
     const PRESENT: [&str; 4] = [Admin::COLLECTION, Membership::COLLECTION, Session::COLLECTION, Token::COLLECTION];
@@ -194,7 +194,8 @@ pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
                 PRESENT.contains(&collection) || [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
             }
         };
-        stands && !is_written
+        let is_on = |(epochs, owner): (Collection, Key)| (&epochs, &owner) == (condition.collection(), condition.key());
+        stands && !is_written && !revocation::epochs_of(ops).any(is_on)
     };
     conditions.iter().filter(|condition| !is_of_author(condition)).cloned().collect()
 }
@@ -202,7 +203,6 @@ pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gravwell_model::{Collection, Key};
 
     fn delete(collection: &str, key: &str) -> Op {
         let collection = Collection::new(collection).expect("collection");
@@ -286,6 +286,17 @@ mod tests {
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
         let token = Standing { makers: vec!["7/first".into(), "7/second".into()], ..token };
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 5, "and those of its makers");
+        let (collection, key) = (Collection::new("tokens").expect("collection"), Key::new("7/new").expect("key"));
+        let made = Op::Put { collection, key, value: bytes::Bytes::from_static(b"{}") };
+        for (standing, epochs) in [(&token, "token-epochs"), (&acting, "session-epochs")] {
+            let mut writes = Writes::unconditional(vec![made.clone()], "a test");
+            writes.require_as_read::<TokenEpoch>("7", None, "ended").expect("key");
+            require(standing, &mut writes);
+            let conditions = writes.conditions();
+            assert!(conditions.iter().any(|condition| condition.collection().as_str() == epochs), "{conditions:?}");
+            let left = left_out(writes.ops(), &conditions).iter().map(Condition::to_string).collect::<Vec<_>>();
+            assert!(left.len() == 1 && left[0].contains("token-epochs/7"), "a token belongs to its epoch: {left:?}");
+        }
     }
 
     #[test]
