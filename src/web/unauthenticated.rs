@@ -3,8 +3,11 @@
 //! that cost their client nothing.
 //!
 //! At a limit, newcomers are not rejected. Instead, at the address with the most requests, the connection with the most
-//! of them is closed, the oldest first. So a few clients that do not read their responses cannot hinder others.
+//! of them is closed, the oldest first. So a few clients that do not read their responses cannot hinder others. If no
+//! address has many, it is the one with the oldest request: users behind one address do not give way to a crowd of
+//! addresses of which each has one request.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +27,8 @@ use gravwell_transport::admission::Block;
 /// Maximum number of concurrent unauthenticated requests, per address and in total.
 const OF_ADDRESS: usize = 256;
 const OF_ALL: usize = 2048;
+/// Share of all requests above which an address gives way before all others: one part in so many.
+const SHARE_OF_ADDRESS: usize = 32;
 /// Timeout for reading a response, after which an unauthenticated connection is closed.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -68,10 +73,13 @@ impl Requests {
         }
     }
 
-    /// Returns the address with the most requests in progress; among equals, the one with the oldest request.
-    fn greediest(&self) -> Option<Block> {
-        let rank = |own: &OfBlock| (own.len(), std::cmp::Reverse(own.keys().next().copied()));
-        self.blocks.iter().max_by_key(|(_, own)| rank(own)).map(|(block, _)| *block)
+    /// Returns the address that gives way: the one with the most requests in progress, if these are many; among
+    /// equals, the one with the oldest request.
+    fn next_to_end(&self) -> Option<Block> {
+        let oldest = |own: &OfBlock| own.keys().next().copied();
+        let many = self.blocks.iter().filter(|(_, own)| own.len() > self.all / SHARE_OF_ADDRESS);
+        let greediest = many.max_by_key(|(_, own)| (own.len(), Reverse(oldest(own))));
+        greediest.or_else(|| self.blocks.iter().min_by_key(|(_, own)| oldest(own))).map(|(block, _)| *block)
     }
 }
 
@@ -98,9 +106,9 @@ impl UnderWay {
             requests.end_one(block);
         }
         if requests.all >= self.of_all
-            && let Some(greediest) = requests.greediest()
+            && let Some(block) = requests.next_to_end()
         {
-            requests.end_one(greediest);
+            requests.end_one(block);
         }
         let id = requests.next;
         requests.next += 1;
@@ -212,6 +220,16 @@ mod tests {
         assert!(users.iter().all(|(standing, _)| !has_ended(standing)), "newcomers have room");
         let ended: Vec<bool> = crowd.iter().map(|(standing, _)| has_ended(standing)).collect();
         assert_eq!(ended, [true, false, false, false], "the oldest among the largest");
+        drop((crowd, users));
+        // Each with one request, while an office has two at a time.
+        let under_way = UnderWay::new(8, 2 * SHARE_OF_ADDRESS);
+        let ask = |number| (block(number), connection());
+        let admit = |(block, standing): (Block, Arc<Standing>)| (under_way.admit(block, &standing), standing);
+        let crowd: Vec<_> = (0..2 * SHARE_OF_ADDRESS - 2).map(|number| admit(ask(number))).collect();
+        let office = [ask(200), ask(200)].map(admit);
+        let late = admit(ask(201));
+        assert!(office.iter().chain([&late]).all(|(_, standing)| !has_ended(standing)));
+        assert_eq!(crowd.iter().position(|(_, standing)| has_ended(standing)), Some(0), "the oldest");
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! Memory of connections on which no user is identified, which takes effect before a request is complete: an unfinished
 //! head is buffered, whoever sends it.
 //!
-//! The memory of all of them together is bounded. At the limit a connection of the block of addresses with the most
-//! memory is closed, the one that has been counted longest: clients that hold memory give way to those that make a
-//! request, and a few of them cannot displace clients of other addresses.
+//! The memory of all of them together is bounded. At the limit the connection that has been counted longest is
+//! closed: clients that hold memory give way to those that make a request. If blocks of addresses hold a large share,
+//! it is one of the block with the most memory, so that a few clients cannot displace those of other addresses. Below
+//! that share all count alike: compared with a crowd of addresses of which each has one connection, an office behind
+//! one address would always be the largest, and the clients of a load balancer are no block at all.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +18,10 @@ use gravwell_transport::admission::Block;
 const BYTES_MAX: usize = 24 << 20;
 /// Memory of a connection once something has arrived: its buffers for reading and writing.
 const BUFFERS_BYTES: usize = 16 << 10;
+/// The share, of that maximum, above which a block of addresses gives way before all others: one part in so many. The
+/// clients of all load balancers count as one block.
+const SHARE_OF_BLOCK: usize = 8;
+const SHARE_OF_BALANCERS: usize = 2;
 /// Received bytes for which the buffers suffice, and that a head has at most.
 const READ_BYTES: usize = 8 << 10;
 const HEAD_BYTES_MAX: usize = super::listener::HEAD_BYTES_MAX as usize;
@@ -57,11 +63,16 @@ impl Counted {
         Some(standing)
     }
 
-    /// Returns the connection to close next. Of blocks with equal memory, that of the oldest connection is chosen.
-    fn next_to_close(&self) -> Option<(Option<Block>, u64)> {
+    /// Returns the connection to close next where all together may hold `most` bytes. Of blocks with equal memory,
+    /// that of the oldest connection is chosen.
+    fn next_to_close(&self, most: usize) -> Option<(Option<Block>, u64)> {
         let oldest = |of_block: &OfBlock| of_block.held.keys().next().copied();
-        let (block, of_block) =
-            self.blocks.iter().max_by_key(|(_, of_block)| (of_block.bytes, Reverse(oldest(of_block))))?;
+        let is_large = |(block, of_block): &(&Option<Block>, &OfBlock)| {
+            of_block.bytes > most / if block.is_some() { SHARE_OF_BLOCK } else { SHARE_OF_BALANCERS }
+        };
+        let rank = |(_, of_block): &(&Option<Block>, &OfBlock)| (of_block.bytes, Reverse(oldest(of_block)));
+        let largest = self.blocks.iter().filter(is_large).max_by_key(rank);
+        let (block, of_block) = largest.or_else(|| self.blocks.iter().min_by_key(|(_, of_block)| oldest(of_block)))?;
         Some((*block, oldest(of_block)?))
     }
 }
@@ -88,7 +99,7 @@ impl Register {
         counted.remove(standing.block, id);
         counted.add(id, standing, bytes);
         while counted.bytes > self.most {
-            let Some((block, oldest)) = counted.next_to_close() else { break };
+            let Some((block, oldest)) = counted.next_to_close(self.most) else { break };
             if let Some(standing) = counted.remove(block, oldest).filter(|standing| !standing.is_known()) {
                 standing.end();
             }
@@ -204,6 +215,33 @@ mod tests {
         assert_eq!(flood.iter().filter(|(_, standing)| has_ended(standing)).count(), 97);
         assert!(flood[97..].iter().all(|(_, standing)| !has_ended(standing)), "the oldest give way");
         drop((others, flood, late));
+        assert!(register.counted().bytes == 0 && register.counted().blocks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn p15_many_addresses_displace_neither_an_office_nor_the_clients_of_a_load_balancer() {
+        let register = Arc::new(Register::new(64 * BUFFERS_BYTES));
+        let connection = |from: Option<String>| {
+            let block = from.map(|from| Block::of(from.parse().expect("an address")));
+            let standing = Arc::new(Standing::of(block));
+            let mut memory = Memory::counted_in(&register, &standing);
+            memory.note_received(100);
+            (memory, standing)
+        };
+        let count = |of: &[(Memory, Arc<Standing>)]| of.iter().filter(|(_, standing)| has_ended(standing)).count();
+        let strangers =
+            |number: u8| -> Vec<_> { (0..30).map(|last| connection(Some(format!("203.0.{number}.{last}")))).collect() };
+        let first = [strangers(1), strangers(2)].into_iter().flatten().collect::<Vec<_>>();
+        let office: Vec<_> = (0..8).map(|_| connection(Some("192.0.2.1".into()))).collect();
+        let balanced: Vec<_> = (0..8).map(|_| connection(None)).collect();
+        let later = strangers(3);
+        assert_eq!((count(&first), count(&office), count(&balanced), count(&later)), (42, 0, 0, 0), "the oldest");
+        drop((first, office, balanced));
+        let flood: Vec<_> = (0..20).map(|_| connection(Some("192.0.2.9".into()))).collect();
+        let through: Vec<_> = (0..40).map(|_| connection(None)).collect();
+        let ended = [&later, &flood, &through].map(|of| count(of));
+        assert_eq!(ended, [6, 12, 8], "an eighth for an address, a half for load balancers, and then the oldest");
+        drop((later, flood, through));
         assert!(register.counted().bytes == 0 && register.counted().blocks.is_empty());
     }
 }
