@@ -126,11 +126,16 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     let mut summary;
     let mut down_since: Option<Instant> = None;
     let bad_reported = Arc::new(AtomicU64::new(0));
+    // Archived changes before this import sent anything. Those of an interrupted run may be among them.
+    let mut archived_before = source.is_resumed.then_some(0);
     let client = loop {
         summary = Summary::default();
         bar.reset();
         let attempt = async {
             let client = Client::open(dir).await.map_err(|error| (error, false))?;
+            if archived_before.is_none() {
+                archived_before = archived(&client).await.ok();
+            }
             let sent = send(&client, &source, &args, &bar, &bad_reported, &mut summary).await;
             match sent {
                 Ok(()) => Ok(client),
@@ -165,7 +170,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     bar.finish_and_clear();
     let is_finished = source.finish(&client, summary.last).await;
     // What an abandoned history had committed is not committed again, even if it is only in an archive since.
-    let may_be_archived = source.is_resumed && client.item::<Status>(&Request::Status).await?.quarantined > 0;
+    let may_be_archived = archived(&client).await? > archived_before.unwrap_or_default();
     client.close().await;
     report(json, &summary)?;
     let again = "run the same command again to check the outcome; nothing is committed twice";
@@ -183,6 +188,11 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
         return Err(CtlError { message: String::new(), exit: 1 });
     }
     Ok(())
+}
+
+/// Returns the number of archived changes.
+async fn archived(client: &Client) -> Result<u64, CtlError> {
+    Ok(client.item::<Status>(&Request::Status).await?.quarantined)
 }
 
 fn progress_bar(total: u64) -> ProgressBar {
