@@ -263,7 +263,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         let kept = if is_replaced { Authority::Restored } else { found };
         begin(kept)?;
         // If it cannot be read, no member is accepted, and so none is compared with it.
-        let used = (kept != Authority::New).then(|| UsedRegister::put_back_in(&here, SystemClock.now_ms()));
+        let is_unfinished = kept == Authority::Restored;
+        let put_back = || UsedRegister::put_back_in(&here, is_unfinished, SystemClock.now_ms());
+        let used = (kept != Authority::New).then(put_back);
         let used = used.and_then(Result::ok);
         return Ok((Trust { path: here, used }, kept));
     }
@@ -304,7 +306,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let used = match has_kept {
         false => UsedRegister::in_copy(&escrow, &key),
-        true => UsedRegister::put_back_in(&found, SystemClock.now_ms()),
+        true => UsedRegister::put_back_in(&found, true, SystemClock.now_ms()),
     };
     let used = Some(used.map_err(CtlError::new)?);
     given_up.iter().for_each(|what| complain!("{what}"));

@@ -125,7 +125,7 @@ fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: 
 #[must_use]
 pub fn kept_lacks(dir: &Path, copies: &[FoundCopy], key: Option<&RecoveryKey>, now_ms: u64) -> Option<String> {
     // A CA or a registry that cannot be read is reported when the datastore starts.
-    let (authorities, used) = (Authorities::load(dir).ok()?, UsedRegister::put_back_in(dir, now_ms).ok()?);
+    let (authorities, used) = (Authorities::load(dir).ok()?, UsedRegister::put_back_in(dir, false, now_ms).ok()?);
     let marks = copies.iter().filter_map(|copy| {
         let sealed = key.and_then(|key| copy.escrow.register(key).ok());
         let mark = match (&sealed, &copy.escrow.mark) {
@@ -156,7 +156,7 @@ pub fn check_kept(dir: &Path, copies: &[FoundCopy], now_ms: u64) -> Result<(), T
 /// The registry of a log that is rebuilt. Marks of members are compared with it, as it was before it was put back.
 pub struct UsedRegister {
     registry: Registry,
-    is_put_back: bool,
+    is_unfinished: bool,
 }
 
 impl UsedRegister {
@@ -165,15 +165,16 @@ impl UsedRegister {
     /// # Errors
     /// If the key does not open it.
     pub fn in_copy(escrow: &CaBackup, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: escrow.register(key)?, is_put_back: false })
+        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false })
     }
 
-    /// Returns the registry in the trust directory `dir`, which was put back there or is kept.
+    /// Returns the registry in the trust directory `dir`, which was put back there or is kept. `is_unfinished`: by a command
+    /// that is not complete. What the operator gave up in it was chosen before the members reported.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn put_back_in(dir: &Path, now_ms: u64) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_put_back: true })
+    pub fn put_back_in(dir: &Path, is_unfinished: bool, now_ms: u64) -> Result<UsedRegister, TrustError> {
+        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished })
     }
 
     /// Describes the change that a member has shown and this registry lacks; `None` if it does not lack it, as far as
@@ -185,13 +186,7 @@ impl UsedRegister {
 
     /// As `lacks`; `who` has shown the change.
     fn lacking(&self, seen: &RegisterMark, who: &str) -> Option<String> {
-        let (used, relation) = match self.is_put_back {
-            true => self.registry.before_put_back(seen),
-            false => (self.registry.mark(), self.registry.relation(seen)),
-        };
-        // It was in use after it was put back, in place of the one that was seen.
-        let is_missed = || self.is_put_back && self.registry.misses(seen);
-        let relation = relation.or_else(|| is_missed().then_some(Relation::Apart))?;
+        let (used, relation) = self.registry.missed(seen, self.is_unfinished)?;
         Some(lacks(&used, (seen, relation), who))
     }
 }
@@ -372,15 +367,38 @@ mod tests {
         let said = used.lacks(&marks[2], "web2").expect("it lacks the last change");
         assert!(said.contains("web2") && said.contains(&marks[1].to_string()), "{said}");
         second.restore(&key, &dir, NOW, None).expect("restores");
-        let used = UsedRegister::put_back_in(&dir, NOW).expect("opens");
-        assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
+        let lacking = |is_unfinished, marks: &[RegisterMark]| {
+            let used = UsedRegister::put_back_in(&dir, is_unfinished, NOW).expect("opens");
+            marks.iter().map(|mark| used.lacks(mark, "web2").is_some()).collect::<Vec<_>>()
+        };
+        let mut register = Registry::open(&dir, NOW).expect("opens");
+        // Members have the mark of the registry that was put back, too.
+        let shown = [&marks[..], &[register.mark()]].concat();
+        for is_unfinished in [false, true] {
+            assert_eq!(lacking(is_unfinished, &shown), [false, false, true, false], "{is_unfinished}");
+        }
+        let saved = fs::read(dir.join("members.json")).expect("reads");
+        register.give_up_others(NOW).expect("gives up");
+        assert_eq!(lacking(false, &shown), [false; 4], "an operator decided");
+        assert_eq!(lacking(true, &shown), [false, false, true, false], "before the member reported");
         // Also when it has been in use since, until an operator decides.
+        ["members.json", "members.copy"].iter().for_each(|name| fs::write(dir.join(name), &saved).expect("writes"));
         let mut register = Registry::open(&dir, NOW).expect("opens");
         invite(&mut register, "web4");
-        let lacks = || UsedRegister::put_back_in(&dir, NOW).expect("opens").lacks(&marks[2], "web2");
-        assert!(lacks().is_some_and(|said| said.contains("does not descend from")));
+        let shown = [&shown[..], &[register.mark()]].concat();
+        let used = || UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
+        assert!(used().lacks(&marks[2], "web2").is_some_and(|said| said.contains("does not descend from")));
+        assert_eq!(lacking(false, &shown), [false, false, true, false, false]);
+        // A backup of it is compared in the same way.
+        let authority = Authority::load(&dir).expect("loads");
+        let sealed = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let used = UsedRegister::in_copy(&sealed, &key).expect("opens");
+        assert_eq!(
+            shown.iter().map(|mark| used.lacks(mark, "web2").is_some()).collect::<Vec<_>>(),
+            [false, false, true, false, false]
+        );
         register.give_up_others(NOW).expect("gives up");
-        assert_eq!(lacks(), None);
+        assert_eq!(lacking(false, &shown), [false; 5]);
     }
 
     #[test]
@@ -407,5 +425,24 @@ mod tests {
         assert!(lacks(None, &copies).is_some());
         register.give_up_others(NOW).expect("gives up");
         assert_eq!(lacks(None, &copies), None);
+    }
+
+    #[test]
+    fn p13_a_register_that_was_put_back_is_kept_beside_copies_that_were_made_of_it_since() {
+        let (temp, [_, second, third], _, key) = three();
+        for (copy, is_decided) in [(&third, false), (&second, true)] {
+            let dir = temp.path().join(if is_decided { "chosen" } else { "back" });
+            copy.restore(&key, &dir, NOW, is_decided.then_some(RegisterChoice::Copy)).expect("restores");
+            let mut register = Registry::open(&dir, NOW).expect("opens");
+            let authority = Authority::load(&dir).expect("loads");
+            let since = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
+            let found = [&second, &third, &since].map(|escrow| FoundCopy {
+                escrow: escrow.clone(),
+                place: "place".into(),
+                order: None,
+                is_own: false,
+            });
+            check_kept(&dir, &found, NOW).expect("it has the change of each of them, or an operator gave that up");
+        }
     }
 }

@@ -237,11 +237,6 @@ impl Registry {
         self.known_changes().lacks(mark)
     }
 
-    /// Returns whether the change that `mark` names is known not to be one of this registry's, and no operator gave it up.
-    pub(in crate::trust) fn misses(&self, mark: &RegisterMark) -> bool {
-        self.known_changes().misses(mark)
-    }
-
     /// Returns the last change before this registry was put back from a copy, if nothing was changed in it since, and no
     /// operator chose it over others.
     pub(in crate::trust) fn came_from(&self) -> Option<RegisterMark> {
@@ -250,16 +245,27 @@ impl Registry {
         Some(RegisterMark { count: former.count, name: former.names.last()?.clone(), changed_ms: 0 })
     }
 
-    /// Returns how a registry that was seen is related to this one as it was before an operator put it back, and its mark
-    /// then. If it has been in use since, it is compared as it is.
-    pub(in crate::trust) fn before_put_back(&self, seen: &RegisterMark) -> (RegisterMark, Option<Relation>) {
+    /// Returns the relation of a registry that was seen, which has a change that this one is known to lack, and the mark
+    /// with which it was compared. As long as nothing was changed since an operator put this one back, it is compared as
+    /// it was before. What an operator gave up is compared again only if `is_unfinished`: the choice is part of a command
+    /// that is not complete, and was made before the other registry was seen.
+    pub(in crate::trust) fn missed(
+        &self,
+        seen: &RegisterMark,
+        is_unfinished: bool,
+    ) -> Option<(RegisterMark, Relation)> {
         let mut changes = self.changes();
-        if let [_] = changes.names.as_slice()
-            && let Some(former) = changes.former.pop()
+        if changes.has_passed(seen) {
+            return None;
+        }
+        if changes.names.len() == 1
+            && let Some(former) = changes.former.pop_if(|former| is_unfinished || !former.is_decided)
         {
             (changes.count, changes.names, changes.changed_ms) = (former.count, former.names, 0);
         }
-        (changes.mark(), changes.relation(seen))
+        // It may have been in use after it was put back, in place of the one that was seen.
+        let relation = changes.relation(seen).or_else(|| changes.misses(seen).then_some(Relation::Apart))?;
+        Some((changes.mark(), relation))
     }
 
     /// Records that an operator chose this registry, which was put back, and knew of others that are not its ancestors:
