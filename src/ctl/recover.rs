@@ -46,6 +46,9 @@ struct Report {
     log: RepairReport,
     /// Enrolled members that did not respond.
     unheard: Vec<String>,
+    /// A member of another CA tried to connect.
+    #[serde(skip)]
+    is_any_foreign: bool,
 }
 
 /// Directory of a member's state while it is compared with the chosen one.
@@ -151,6 +154,13 @@ async fn rebuild(
             );
         }
         if authority != Authority::New {
+            if found.foreign() > 0 {
+                complain!(
+                    "{} connections failed, because one side does not know the CA of the other one: members that have \
+                     certificates of another CA have to be enrolled again",
+                    found.foreign()
+                );
+            }
             found.unread().for_each(|unread| complain!("{unread}; it may have later revocations"));
         }
         offers.extend(found.offers());
@@ -176,6 +186,7 @@ async fn rebuild(
         compared?;
     }
     let known = known(offers[chosen].log_id, &sources, gathered.as_ref());
+    let is_any_foreign = gathered.as_ref().is_some_and(|gathered| gathered.foreign() > 0);
     if let Some(gathered) = gathered {
         gathered.close().await;
     }
@@ -190,7 +201,8 @@ async fn rebuild(
     let log = tokio::task::spawn_blocking(building).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(work));
     let log = log?;
-    print(json, dir, &Report { dry_run, authority: authority.word(), offers, chosen: name, log, unheard })
+    let authority = authority.word();
+    print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard, is_any_foreign })
 }
 
 /// Returns how the log's generations started, as known to the members.
@@ -637,8 +649,9 @@ fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
             log.withheld
         ))?;
     }
+    let unless = if report.is_any_foreign { ", unless its certificate is of another CA" } else { "" };
     for name in &report.unheard {
-        output.line(&format!("no response: {name}; it continues automatically when it reconnects"))?;
+        output.line(&format!("no response: {name}; it continues automatically when it reconnects{unless}"))?;
     }
     let dir = dir.display();
     if report.dry_run {

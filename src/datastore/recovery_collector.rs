@@ -5,6 +5,7 @@
 //! rest is read from the chosen one only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use gravwell_transport::endpoint::{self, Arrival, ServerEndpoint};
 use gravwell_transport::state_stream::{self, ReceiveError};
 use gravwell_transport::trust::{
     Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Refusal, Registry, Role, SignedMark, TrustError, UsedRegister,
-    member_in, tls,
+    authority_name, member_in, tls,
 };
 use gravwell_transport::wire;
 
@@ -78,6 +79,20 @@ pub enum GatherError {
         /// Description of the member and its reason.
         unread: String,
     },
+    /// A client is of a CA that is unknown here, which may be a later one of this datastore.
+    #[error(
+        "a client at {from} has a certificate of a CA that is unknown here, or does not trust the CA {authority}, which is \
+         used; nothing was rebuilt: if it is a member, that CA was rotated since, and members revoked since then would be \
+         enrolled again. Run this command again with the recovery key and `--authority FILE`, where FILE is \
+         identity/escrow of that member; or, if it is no member or has no later CA backup, use --earlier-copy to \
+         continue without it, and revoke again the members that were revoked since"
+    )]
+    Foreign {
+        /// Address of the client.
+        from: IpAddr,
+        /// Name of the CA that is used.
+        authority: String,
+    },
     /// No random bytes are available.
     #[error(transparent)]
     Random(std::io::Error),
@@ -118,6 +133,7 @@ struct Heard {
 pub struct Gathered {
     heard: BTreeMap<String, Heard>,
     refused: u64,
+    foreign: u64,
     unread: BTreeMap<MemberName, String>,
     endpoint: ServerEndpoint,
 }
@@ -129,8 +145,8 @@ pub struct Gathered {
 /// that it does not know are awaited for some more time, unless `expect` says how many there are.
 ///
 /// # Errors
-/// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, or a member shows a change
-/// that the registry lacks.
+/// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, a member shows a change
+/// that the registry lacks, or a client is of a CA that is unknown here.
 pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
@@ -158,7 +174,7 @@ pub async fn gather(
     let mut greeting = JoinSet::new();
     let mut deadline = Instant::now() + wait;
     let late = if expect.is_none() && used.is_some() { LATE } else { Duration::ZERO };
-    let (mut refused, mut accepted_until) = (0, None);
+    let (mut refused, mut foreign, mut accepted_until) = (0, 0, None);
     loop {
         if accepted_until.is_none() && members(&heard) >= expected {
             let until = Instant::now() + late;
@@ -183,7 +199,7 @@ pub async fn gather(
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Greeted { shown, offer }) => {
-                    let doubt = shown.as_ref().zip(used).and_then(|(shown, used)| doubt(used, shown, &authorities));
+                    let mut doubt = shown.as_ref().zip(used).and_then(|(shown, used)| doubt(used, shown, &authorities));
                     if let Some(Shown { member, unread: Some(why), .. }) = shown {
                         unread.insert(member, why);
                     }
@@ -198,10 +214,16 @@ pub async fn gather(
                             refused += 1;
                             tracing::debug!(reason, "connection refused");
                         }
+                        // Its CA may be a later one. A mark that it shows could not be verified.
+                        Err(NoOffer::Foreign(from)) => {
+                            foreign += 1;
+                            let authority = authority_name(&authorities.current().fingerprint());
+                            doubt = used.map(|_| GatherError::Foreign { from, authority });
+                        }
                         Err(NoOffer::Other(reason)) => tracing::debug!(reason, "recovery connection failed"),
                     }
                     if let Some(doubt) = doubt {
-                        Gathered { heard, refused, unread, endpoint }.close().await;
+                        Gathered { heard, refused, foreign, unread, endpoint }.close().await;
                         return Err(doubt);
                     }
                 }
@@ -209,7 +231,7 @@ pub async fn gather(
             }
         }
     }
-    Ok(Gathered { heard, refused, unread, endpoint })
+    Ok(Gathered { heard, refused, foreign, unread, endpoint })
 }
 
 /// Returns the error if a member shows a change that the registry lacks, or may not have shown all. Only marks that the CA
@@ -261,6 +283,8 @@ fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Donor
 enum NoOffer {
     /// The member is not in the registry or was revoked, according to a copy that may be too old.
     Refused(String),
+    /// The CA of one side is unknown to the other one.
+    Foreign(IpAddr),
     /// The connection failed, or the client has no state to offer.
     Other(String),
 }
@@ -291,7 +315,11 @@ async fn offer_of(
     shown: &mut Option<Shown>,
 ) -> Result<Heard, NoOffer> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let (connection, turn) = arrival.handshake().await.map_err(|error| text(&error))?;
+    let from = arrival.from.ip();
+    let (connection, turn) = arrival.handshake().await.map_err(|error| match error.is_unknown_authority() {
+        true => NoOffer::Foreign(from),
+        false => NoOffer::Other(text(&error)),
+    })?;
     let refuse = |reason: String| {
         connection.close(3u32.into(), reason.as_bytes());
         reason
@@ -545,6 +573,12 @@ impl Gathered {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Returns the number of connections that failed because one side does not know the CA of the other one.
+    #[must_use]
+    pub fn foreign(&self) -> u64 {
+        self.foreign
     }
 
     /// Describes which members did not report all of their member registries.

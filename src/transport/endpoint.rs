@@ -184,6 +184,21 @@ pub enum HandshakeError {
     Delay(#[from] Delay),
 }
 
+impl HandshakeError {
+    /// Returns whether one side does not know the CA of the other one. A client whose CA was replaced by the server's
+    /// reports that as a different error.
+    #[must_use]
+    pub fn is_unknown_authority(&self) -> bool {
+        // RFC 8446, section 6: unknown_ca.
+        let unknown = quinn::TransportErrorCode::crypto(48);
+        match self {
+            HandshakeError::Failed(quinn::ConnectionError::ConnectionClosed(close)) => close.error_code == unknown,
+            HandshakeError::Failed(quinn::ConnectionError::TransportError(error)) => error.code == unknown,
+            _ => false,
+        }
+    }
+}
+
 impl Arrival {
     /// Completes the handshake. The peer holds the returned turn until it has authenticated: drop it then, and raise the
     /// peer's limits with [`trusted`].

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::files::copy_dir;
 use crate::fleet::{Fleet, Process};
-use crate::recover::{destroy, escrow_since, key_of, recover};
+use crate::recover::{destroy, escrow, escrow_since, key_of, recover};
 
 const ROTATE: [&str; 2] = ["authority", "rotate"];
 
@@ -361,6 +361,70 @@ fn p13_a_datastore_is_restored_from_a_ca_backup_of_each_phase() {
     let said = fleet.run("d", &["authority", "restore", &overlap, "--recovery-key", &key]);
     let found = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.code() == Some(1) && found.contains("which was replaced at"), "{found}");
+}
+
+/// Its certificate cannot be verified with the CAs in the copy, so it is neither heard nor asked for its registry.
+#[test]
+fn p13_a_copy_of_before_a_rotation_is_not_recovered_with_beside_members_of_the_later_ca_unasked() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "before");
+    fleet.converges(&["a", "b"]);
+    let key = key_of(&fleet);
+    let stale = fleet.dir("stale").display().to_string();
+    std::fs::copy(escrow(&fleet, "a"), &stale).expect("copies");
+    a.terminate();
+    rotate(&fleet, &["begin"]);
+    wait_stage(&fleet, "b", "new");
+    put(&fleet, "b", "since");
+    fleet.converges(&["b"]);
+    datastore.terminate();
+    let (d, kept) = (fleet.dir("d"), fleet.dir("kept"));
+    copy_dir(&d, &kept);
+    let listen = fleet.listen.to_string();
+    let recover = |copy: &str, flags: &[&str]| {
+        let first = ["recover", "--authority", copy, "--recovery-key", &key, "--listen", &listen, "--wait", "20"];
+        let output = fleet.run("d", &[&first[..], flags].concat());
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let refused = |flags: &[&str]| {
+        let (code, said) = recover(&stale, flags);
+        for word in ["127.0.0.1", "CA that is unknown here", "identity/escrow of that member", "--earlier-copy"] {
+            assert!(code == Some(1) && said.contains(word), "{word}: {said}");
+        }
+        assert!(!d.join("log").exists());
+    };
+    // During the rotation, the datastore does not know the member's CA. The second attempt finds the CA restored.
+    std::fs::remove_dir_all(&d).expect("wipes");
+    (0..2).for_each(|_| refused(&[]));
+    // The copy of that member is used in its place, or the operator decides.
+    let copy = escrow(&fleet, "b");
+    let (code, said) = recover(&copy, &["--dry-run"]);
+    assert!(code == Some(0) && said.contains("from b"), "{said}");
+    let a = fleet.replica("a");
+    let (code, said) = recover(&stale, &["--earlier-copy"]);
+    assert!(code == Some(0) && said.contains("no response: b; ") && said.contains("another CA"), "{said}");
+    a.terminate();
+
+    // After it, the member does not know the datastore's.
+    std::fs::remove_dir_all(&d).expect("wipes");
+    copy_dir(&kept, &d);
+    let datastore = fleet.datastore();
+    fleet.wait_connected("b");
+    let moment = std::time::SystemTime::now();
+    rotate(&fleet, &["finish", "--without", "a"]);
+    wait_roots(&fleet, "b", 1);
+    let copy = escrow_since(&fleet, "b", moment);
+    destroy(&fleet, datastore);
+    refused(&[]);
+    // A member that missed the rotation is told so, and is no reason to ask.
+    let _a = fleet.replica("a");
+    std::fs::remove_dir_all(&d).expect("wipes");
+    let (code, said) = recover(&copy, &[]);
+    assert!(code == Some(0) && said.contains("no response: a; ") && !said.contains("another CA"), "{said}");
+    drop(b);
 }
 
 #[test]
