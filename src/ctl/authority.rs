@@ -11,7 +11,7 @@ use gravwell_model::codec::authority::EscrowInfo;
 use gravwell_model::codec::json_lines::timestamp;
 use gravwell_transport::trust::{
     CaBackup, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
-    key_that_counts, restore_trust,
+    finish_exchange, key_that_counts, restore_found,
 };
 
 use super::args::AuthorityAction;
@@ -120,11 +120,13 @@ fn restore(
         .map_err(|error| CtlError::new(format!("{error}; stop the datastore to restore the CA")))?;
     let escrow = CaBackup::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    // What is in place is compared, so an interrupted exchange is completed before.
+    let is_finished = finish_exchange(&trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
     let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted), recorded(dir));
     let given_up = given_up.map_err(CtlError::new)?;
-    let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
-    let PutBack { aside, has_kept_register, is_key_alone } = put_back;
+    let put_back = restore_found(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), (wish, is_finished));
+    let PutBack { aside, has_kept_register, is_key_alone } = put_back.map_err(CtlError::new)?;
     if !has_kept_register || (wish.is_some() && !is_key_alone) {
         accept_over_noted(dir).map_err(CtlError::new)?;
     }

@@ -312,6 +312,27 @@ fn p13_a_branch_shown_by_a_member_is_evidence_without_a_decision_on_it() {
     assert_eq!(fleet.status("b")["connected"], false);
 }
 
+/// An exchange of the CA's directory was interrupted between its renames.
+#[test]
+fn p13_authority_restore_compares_what_an_interrupted_exchange_has_prepared() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let key = key_of(&fleet);
+    ["x", "y"].iter().for_each(|name| fleet.enroll(name, "reader"));
+    let copy = path(&fleet, "copy");
+    fleet.ok("d", &["authority", "backup", &copy]);
+    fleet.ok("d", &["revoke", "y"]);
+    fleet.wait("it is recorded", || fleet.dir("d/register.mark").exists());
+    datastore.terminate();
+    let restore = ["authority", "restore", &copy, "--recovery-key", &key];
+    std::fs::remove_file(fleet.dir("d/trust/ca.key")).expect("removes");
+    assert!(fleet.refused("d", &restore).contains("--register here"));
+    fleet.ok("d", &[&restore[..], &["--register", "copy", "--earlier-copy"]].concat());
+    std::fs::rename(fleet.dir("d/trust"), fleet.dir("d/trust.next")).expect("renames");
+    fleet.ok("d", &restore);
+    assert!(line_of(&members(&fleet), "y").contains("enrolled"), "{}", members(&fleet));
+}
+
 #[test]
 fn p13_authority_restore_asks_before_a_register_of_another_branch_takes_the_place_of_a_sound_one() {
     let fleet = Fleet::new();

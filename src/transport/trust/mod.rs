@@ -49,7 +49,7 @@ pub use registry::{
     AuditMark, FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry, RegistryFile,
     Relation, SignedMark,
 };
-pub use restore::{PutBack, finish_exchange, key_that_counts, replace_trust, restore_trust};
+pub use restore::{PutBack, finish_exchange, key_that_counts, replace_trust, restore_found, restore_trust};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use rotation::RecoveryKeys;
 pub use succession::Link;

@@ -11,16 +11,10 @@ use super::{
 };
 use gravwell_env::fs::{first_free, parent_dir};
 
-/// Restores the contents of `escrow` into the trust directory `dir`, of which a part is corrupt or missing: the CA, the
-/// registry, the next CA of a rotation, or the recovery key, which is restored alone. The former directory is renamed.
-/// An existing registry is kept if it is later than the one in `escrow`. Existing recovery keys are kept too: an
-/// operator who has rotated them has no others. After an interruption it can be called again, and first completes the
-/// earlier attempt.
+/// As [`restore_found`], after an interrupted exchange was completed.
 ///
 /// # Errors
-/// If nothing is corrupt or missing, the key does not fit, the backup belongs to a CA other than the one whose
-/// certificate is still present, an operator must choose a registry, or a file operation fails. Nothing else was
-/// changed then.
+/// As [`restore_found`].
 pub fn restore_trust(
     escrow: &CaBackup,
     key: &RecoveryKey,
@@ -29,9 +23,30 @@ pub fn restore_trust(
     wish: Option<RegisterChoice>,
 ) -> Result<PutBack, TrustError> {
     escrow.check(key)?;
-    let finished = finish_exchange(dir, now_ms)?;
+    let is_finished = finish_exchange(dir, now_ms)?;
+    restore_found(escrow, key, dir, now_ms, (wish, is_finished))
+}
+
+/// Restores the contents of `escrow` into the trust directory `dir`, of which a part is corrupt or missing: the CA, the
+/// registry, the next CA of a rotation, or the recovery key, which is restored alone. The former directory is renamed.
+/// An existing registry is kept if it is later than the one in `escrow`. Existing recovery keys are kept too: an
+/// operator who has rotated them has no others. After an interruption it can be called again. `is_finished`:
+/// [`finish_exchange`] has just completed the earlier attempt.
+///
+/// # Errors
+/// If nothing is corrupt or missing, the key does not fit, the backup belongs to a CA other than the one whose
+/// certificate is still present, an operator must choose a registry, or a file operation fails. Nothing else was
+/// changed then.
+pub fn restore_found(
+    escrow: &CaBackup,
+    key: &RecoveryKey,
+    dir: &Path,
+    now_ms: u64,
+    (wish, is_finished): (Option<RegisterChoice>, bool),
+) -> Result<PutBack, TrustError> {
+    escrow.check(key)?;
     match (Authorities::load(dir), Registry::open(dir, now_ms)) {
-        (Ok(here), Ok(register)) if dir.join(FILE).exists() && !finished => {
+        (Ok(here), Ok(register)) if dir.join(FILE).exists() && !is_finished => {
             let is_later = escrow.is_beyond(key, &register, wish)?;
             if is_later {
                 escrow.check_goes_on_from(key, dir)?;
@@ -44,7 +59,7 @@ pub fn restore_trust(
         (Err(error), _) => check_rotation(escrow, key, dir, &error)?,
     }
     let stays = leftover_registry::stays(escrow, key, dir, now_ms, wish)?;
-    if finished && stays.is_some() {
+    if is_finished && stays.is_some() {
         return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true, is_key_alone: false });
     }
     let aside = exchange(escrow, (key, wish.is_some()), dir, now_ms, stays.as_deref(), true)?;
