@@ -142,9 +142,12 @@ async fn rebuild(
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let used = trust.used.as_ref().filter(|_| !args.earlier_copy);
+        let used = trust.used.as_ref().map(|used| (used, args.earlier_copy));
         let found = recovery_collector::gather(&config, &trust.path, wait, args.expect, used, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
+        for lacking in found.lacking() {
+            complain!("{lacking}: members revoked since then are enrolled again; revoke them again");
+        }
         if found.refused() > 0 {
             complain!(
                 "{} connections were refused, because their certificates are not in the member registry: if they are \

@@ -73,7 +73,8 @@ pub enum GatherError {
     /// A member did not report all of its member registries, so that a later one may be among them.
     #[error(
         "{unread}; nothing was rebuilt, because it may be the latest one. Make the file readable, or remove it if you do \
-         not need it; or use --earlier-copy to continue without it, and revoke again the members that were revoked since"
+         not need it; or use --earlier-copy to continue without it, which goes on also if members show later registries, \
+         and revoke again the members that were revoked since"
     )]
     Unread {
         /// Description of the member and its reason.
@@ -85,7 +86,8 @@ pub enum GatherError {
          used; nothing was rebuilt: if it is a member, that CA was rotated since, and members revoked since then would be \
          enrolled again. Run this command again with the recovery key and `--authority FILE`, where FILE is \
          identity/escrow of that member; or, if it is no member or has no later CA backup, use --earlier-copy to \
-         continue without it, and revoke again the members that were revoked since"
+         continue without it, which goes on also if members show later registries, and revoke again the members that \
+         were revoked since"
     )]
     Foreign {
         /// Address of the client.
@@ -135,24 +137,26 @@ pub struct Gathered {
     refused: u64,
     foreign: u64,
     unread: BTreeMap<MemberName, String>,
+    lacking: BTreeMap<MemberName, String>,
     endpoint: ServerEndpoint,
 }
 
 /// Listens at the datastore's address with the CA and registry in the directory `trust`. Returns when every enrolled
 /// member that holds a state (or `expect` of them) has reported, or after `wait`. Calls `tell` for each offer.
 ///
-/// `used`: the registry with which the marks of members are compared, unless the operator wants an earlier one. Members
-/// that it does not know are awaited for some more time, unless `expect` says how many there are.
+/// `used`: the registry with which the marks of members are compared, and whether the operator wants it although it may
+/// lack changes: then whatever shows that is returned. Members that the registry does not know are awaited for some more
+/// time, unless `expect` says how many there are.
 ///
 /// # Errors
 /// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, a member shows a change
-/// that the registry lacks, or a client is of a CA that is unknown here.
+/// that the registry lacks or may have one that it does not show, or a client is of a CA that is unknown here.
 pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
     wait: Duration,
     expect: Option<usize>,
-    used: Option<&UsedRegister>,
+    used: Option<(&UsedRegister, bool)>,
     tell: &mut dyn FnMut(&DonorOffer),
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
@@ -170,7 +174,10 @@ pub async fn gather(
     SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
     let registry = Arc::new(Mutex::new(registry));
     let admission = Admission::default();
-    let (mut heard, mut unread) = (BTreeMap::new(), BTreeMap::new());
+    let (mut heard, mut unread, mut lacking) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let is_wanted = used.is_some_and(|(_, is_wanted)| is_wanted);
+    // A proof that comes later says more.
+    let mut unproven = None;
     let mut greeting = JoinSet::new();
     let mut deadline = Instant::now() + wait;
     let late = if expect.is_none() && used.is_some() { LATE } else { Duration::ZERO };
@@ -199,14 +206,21 @@ pub async fn gather(
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Greeted { shown, offer }) => {
-                    let mut doubt = shown.as_ref().zip(used).and_then(|(shown, used)| doubt(used, shown, &authorities));
-                    if let Some(Shown { member, unread: Some(why), .. }) = shown {
+                    if let Some((shown, (used, _))) = shown.as_ref().zip(used)
+                        && let Some(what) = lacks(used, shown, &authorities)
+                    {
+                        lacking.insert(shown.member.clone(), what);
+                    }
+                    if let Some(Shown { member, unread: Some(why), is_believed, .. }) = shown {
+                        if is_believed {
+                            unproven.get_or_insert(GatherError::Unread { unread: why.clone() });
+                        }
                         unread.insert(member, why);
                     }
                     match offer {
                         Ok(mut member) => {
                             member.offer.judge_proof(&authorities);
-                            if let Some(offer) = keep(&mut heard, member).filter(|_| doubt.is_none()) {
+                            if let Some(offer) = keep(&mut heard, member) {
                                 tell(offer);
                             }
                         }
@@ -218,35 +232,40 @@ pub async fn gather(
                         Err(NoOffer::Foreign(from)) => {
                             foreign += 1;
                             let authority = authority_name(&authorities.current().fingerprint());
-                            doubt = used.map(|_| GatherError::Foreign { from, authority });
+                            unproven.get_or_insert(GatherError::Foreign { from, authority });
                         }
                         Err(NoOffer::Other(reason)) => tracing::debug!(reason, "recovery connection failed"),
                     }
-                    if let Some(doubt) = doubt {
-                        Gathered { heard, refused, foreign, unread, endpoint }.close().await;
-                        return Err(doubt);
+                    if !lacking.is_empty() && !is_wanted {
+                        break;
                     }
                 }
                 Err(error) => tracing::debug!(%error, "handshake failed"),
             }
         }
     }
-    Ok(Gathered { heard, refused, foreign, unread, endpoint })
+    let proven = lacking.first_key_value().map(|(member, lacking)| {
+        let (member, lacking) = (member.clone(), lacking.clone());
+        GatherError::Lacking { member, lacking }
+    });
+    let gathered = Gathered { heard, refused, foreign, unread, lacking, endpoint };
+    match proven.or(unproven).filter(|_| used.is_some() && !is_wanted) {
+        None => Ok(gathered),
+        Some(doubt) => {
+            gathered.close().await;
+            Err(doubt)
+        }
+    }
 }
 
-/// Returns the error if a member shows a change that the registry lacks, or may not have shown all. Only marks that the CA
-/// signed count.
-fn doubt(used: &UsedRegister, shown: &Shown, authorities: &Authorities) -> Option<GatherError> {
-    let Shown { member, marks, unread, is_believed } = shown;
+/// Describes the change that a member shows and the registry lacks, if there is one. Only marks that the CA signed count.
+fn lacks(used: &UsedRegister, shown: &Shown, authorities: &Authorities) -> Option<String> {
+    let Shown { member, marks, .. } = shown;
     let mut lacking = marks.iter().filter_map(|shown| {
         let lacking = used.lacks(&shown.mark, member.as_str())?;
         authorities.have_signed(shown).then_some(lacking)
     });
-    match (lacking.next(), unread) {
-        (Some(lacking), _) => Some(GatherError::Lacking { member: member.clone(), lacking }),
-        (None, Some(unread)) if *is_believed => Some(GatherError::Unread { unread: unread.clone() }),
-        (None, _) => None,
-    }
+    lacking.next()
 }
 
 /// Returns the number of members that have reported, counting copies of one member once.
@@ -579,6 +598,11 @@ impl Gathered {
     #[must_use]
     pub fn foreign(&self) -> u64 {
         self.foreign
+    }
+
+    /// Describes which changes members have shown that the registry lacks.
+    pub fn lacking(&self) -> impl Iterator<Item = &str> {
+        self.lacking.values().map(String::as_str)
     }
 
     /// Describes which members did not report all of their member registries.
