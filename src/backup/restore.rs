@@ -30,8 +30,8 @@ use gravwell_model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use gravwell_state::{StateError, StateStore};
 use gravwell_transport::transfer::inventory::Contents;
 use gravwell_transport::trust::{
-    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, check_kept, check_key_counts,
-    check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
+    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, UsedRegister, check_kept,
+    check_key_counts, check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
 };
 
 /// Reason why a backup was not restored.
@@ -531,10 +531,18 @@ fn authority(
     let Some(key) = wishes.recovery_key else {
         if is_there {
             // An earlier command may have put it back from an earlier backup.
-            if !wishes.earlier_copy && !wants_here {
-                check_kept(&trust, &copies(wishes.escrows, log_id)?, now_ms)?;
+            let copies = match copies(wishes.escrows, log_id) {
+                Err(_) if wants_here => Vec::new(),
+                copies => copies?,
+            };
+            // One that cannot be read is reported when the datastore starts.
+            let used = UsedRegister::put_back_in(&trust, false, now_ms).ok();
+            let lacking = used.map(|used| check_kept(&used, &trust, &copies, wants_here || wishes.earlier_copy));
+            let Some((mark, what)) = lacking.transpose()?.flatten() else { return Ok((EXISTING.into(), None)) };
+            if wants_here {
+                Registry::open(&trust, now_ms)?.choose_over(&mark, now_ms)?;
             }
-            return Ok((EXISTING.into(), None));
+            return Ok((format!("{EXISTING}; {what}"), None));
         }
         // Records that the CA is not missing but was abandoned.
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
@@ -562,8 +570,10 @@ fn authority(
             }
             // Another branch of the registry may have revocations that the one here lacks.
             let is_decided = || wishes.register.is_some() || wishes.earlier_copy;
-            let lacks =
-                || Ok::<_, RestoreError>(kept_lacks(&trust, &copies(wishes.escrows, log_id)?, Some(key), now_ms));
+            let lacks = || {
+                let Ok(used) = UsedRegister::put_back_in(&trust, false, now_ms) else { return Ok(None) };
+                Ok::<_, RestoreError>(kept_lacks(&used, &trust, &copies(wishes.escrows, log_id)?, Some(key)))
+            };
             if is_latest && (found.apart.is_none() || is_decided() || lacks()?.is_none()) {
                 return Ok((existing(), None));
             }

@@ -22,9 +22,9 @@ use gravwell_model::{LogId, Seq};
 use gravwell_state::StateStore;
 use gravwell_transport::trust::TrustError;
 use gravwell_transport::trust::{
-    CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
-    UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts, latest,
-    other_authority, readable_register, replace_trust,
+    CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, RegisterMark, Registry,
+    Role, UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts,
+    latest, other_authority, readable_register, replace_trust,
 };
 
 use super::args::Recover;
@@ -119,7 +119,8 @@ async fn rebuild(
     lock: Option<std::fs::File>,
     (trust, authority): (Trust, Authority),
 ) -> CtlResult {
-    let register = register_in(&trust.path);
+    let Trust { path: trust, used, given_up } = trust;
+    let register = register_in(&trust);
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
         let (mut offer, source) = open(from)?;
@@ -132,7 +133,7 @@ async fn rebuild(
     distinguish(&mut offers, &args.from);
     offers.iter().for_each(announce);
     if authority == Authority::Kept {
-        sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
+        sources.iter().try_for_each(|source| check_member(&trust, &source.home))?;
     }
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
@@ -142,8 +143,8 @@ async fn rebuild(
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let used = trust.used.as_ref().map(|used| (used, args.earlier_copy));
-        let found = recovery_collector::gather(&config, &trust.path, wait, args.expect, used, &mut announce).await;
+        let used = used.as_ref().map(|used| (used, args.earlier_copy));
+        let found = recovery_collector::gather(&config, &trust, wait, args.expect, used, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
         for lacking in found.lacking() {
             complain!("{lacking}: members revoked since then are enrolled again; revoke them again");
@@ -204,6 +205,12 @@ async fn rebuild(
     let log = tokio::task::spawn_blocking(building).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(work));
     let log = log?;
+    if let Some(other) = given_up.filter(|_| !dry_run) {
+        // The choice holds when a member shows the registry that was given up.
+        let now_ms = SystemClock.now_ms();
+        let chosen = Registry::open(&trust, now_ms).and_then(|mut register| register.choose_over(&other, now_ms));
+        chosen.and_then(|()| accept_over_noted(dir)).map_err(CtlError::new)?;
+    }
     let authority = authority.word();
     print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard, is_any_foreign })
 }
@@ -234,6 +241,8 @@ struct Trust {
     path: PathBuf,
     /// The registry with which the marks of members are compared; `None` for that of a new CA.
     used: Option<UsedRegister>,
+    /// Mark of a registry that the operator gave up for this one, which is to be recorded when the log is in place.
+    given_up: Option<RegisterMark>,
 }
 
 /// Returns the member registry in the trust directory `path`; its copy, which may be one change behind, if the registry
@@ -274,15 +283,12 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         false => mark(dir, becomes).write(dir).map_err(CtlError::new),
     };
     if let Some(found) = kept {
-        let is_replaced = found != Authority::New && restore_later(dir, args, found)?;
-        let kept = if is_replaced { Authority::Restored } else { found };
-        begin(kept)?;
-        // If it cannot be read, no member is accepted, and so none is compared with it.
-        let is_unfinished = kept == Authority::Restored;
-        let put_back = || UsedRegister::put_back_in(&here, is_unfinished, SystemClock.now_ms());
-        let used = (kept != Authority::New).then(put_back);
-        let used = used.and_then(Result::ok);
-        return Ok((Trust { path: here, used }, kept));
+        let (trust, becomes) = match found {
+            Authority::New => (Trust { path: here, used: None, given_up: None }, found),
+            Authority::Kept | Authority::Restored => beside_given(dir, work, args, found)?,
+        };
+        begin(becomes)?;
+        return Ok((trust, becomes));
     }
     let found = if args.dry_run { work.join(REHEARSAL) } else { here };
     if args.new_authority {
@@ -297,7 +303,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
             // The registry of the former CA is given up.
             accept_over_noted(dir).map_err(CtlError::new)?;
         }
-        return Ok((Trust { path: found, used: None }, Authority::New));
+        return Ok((Trust { path: found, used: None, given_up: None }, Authority::New));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let newest = newest_escrow(args, key.as_ref())?;
@@ -318,12 +324,20 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     if !args.dry_run {
         mark_restored(dir, rank)?;
     }
+    let left = readable_register(&trust_dir(dir));
     let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
-    let used = match has_kept {
-        false => UsedRegister::in_copy(&escrow, &key),
-        true => UsedRegister::put_back_in(&found, true, SystemClock.now_ms()),
+    let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
+    let (used, other) = match has_kept {
+        false => (copy, left),
+        true => {
+            let kept = UsedRegister::put_back_in(&found, true, SystemClock.now_ms());
+            (kept.map_err(CtlError::new)?, Some(copy.into_registry()))
+        }
     };
-    let used = Some(used.map_err(CtlError::new)?);
+    let used = Some(match other.filter(|_| wish.is_some()) {
+        Some(other) => used.over(other),
+        None => used,
+    });
     given_up.iter().for_each(|what| complain!("{what}"));
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
@@ -346,7 +360,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         }
     );
     complain!("{}", key_that_counts(&found, &key).map_err(CtlError::new)?);
-    Ok((Trust { path: found, used }, Authority::Restored))
+    Ok((Trust { path: found, used, given_up: None }, Authority::Restored))
 }
 
 /// Returns the origin of the existing CA, if there is one: as recorded by an interrupted recovery,
@@ -363,22 +377,37 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
 
 /// Replaces the CA and the registry that are there if the given backup has a later registry: only that one contains the
 /// members and revocations since. An interrupted recovery or another command may have restored an earlier backup.
-/// Without the key, only the signed marks in the backups are compared. Returns whether they were replaced.
-fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, CtlError> {
+/// Without the key, only the signed marks in the backups are compared.
+fn beside_given(dir: &Path, work: &Path, args: &Recover, found: Authority) -> Result<(Trust, Authority), CtlError> {
     let earlier = install_marker::find(dir).and_then(Result::ok);
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let here = trust_dir(dir);
+    let (here, now_ms) = (trust_dir(dir), SystemClock.now_ms());
+    // If it cannot be read, no member is accepted, and so none is compared with it.
+    let used = UsedRegister::put_back_in(&here, found == Authority::Restored, now_ms).ok();
+    let wish = args.register.map(RegisterChoice::from);
     let Some(key) = key else {
-        if !args.earlier_copy && args.register.map(RegisterChoice::from) != Some(RegisterChoice::Here) {
-            check_kept(&here, &given_copies(args)?, SystemClock.now_ms()).map_err(CtlError::new)?;
-        }
-        return Ok(false);
+        let is_chosen = wish == Some(RegisterChoice::Here);
+        let copies = match given_copies(args) {
+            Err(_) if is_chosen => Vec::new(),
+            copies => copies?,
+        };
+        let lacking = used.as_ref().map(|used| check_kept(used, &here, &copies, is_chosen || args.earlier_copy));
+        let lacking = lacking.transpose().map_err(CtlError::new)?.flatten();
+        lacking.iter().for_each(|(_, what)| complain!("{what}"));
+        let given_up = lacking.map(|(mark, _)| mark).filter(|_| is_chosen);
+        let used = used.map(|used| match &given_up {
+            Some(mark) => used.over_mark(mark.clone()),
+            None => used,
+        });
+        return Ok((Trust { path: here, used, given_up }, found));
     };
-    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else { return Ok(false) };
-    let (now_ms, rank) = (SystemClock.now_ms(), escrow.rank(&key).map_err(CtlError::new)?);
+    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else {
+        return Ok((Trust { path: here, used, given_up: None }, found));
+    };
+    let rank = escrow.rank(&key).map_err(CtlError::new)?;
     // Naming a copy decides against what an earlier attempt put back, but not against the datastore's own registry.
     let is_named = is_named && found == Authority::Restored;
-    let wish = args.register.map(RegisterChoice::from).or(is_named.then_some(RegisterChoice::Copy));
+    let wish = wish.or(is_named.then_some(RegisterChoice::Copy));
     let is_later = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
         (Authority::Restored, Some((Some(copy), _))) => rank > copy,
         (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms > copy_ms,
@@ -386,19 +415,29 @@ fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, C
     };
     // One of lower rank may have changes that the one which was put back lacks.
     if !is_later && !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)? {
-        return Ok(false);
+        return Ok((Trust { path: here, used, given_up: None }, found));
     }
     let given_up =
         check_known(&escrow, &key, &here, (wish, args.earlier_copy), recorded(dir)).map_err(CtlError::new)?;
     given_up.iter().for_each(|what| complain!("{what}"));
+    let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
     if wish == Some(RegisterChoice::Here) {
-        return Ok(false);
+        let other = copy.into_registry();
+        let given_up = Some(other.mark());
+        return Ok((Trust { path: here, used: used.map(|used| used.over(other)), given_up }, found));
     }
+    let former = used.map(UsedRegister::into_registry).filter(|_| wish.is_some());
+    let chosen = |used: UsedRegister| match former {
+        Some(former) => used.over(former),
+        None => used,
+    };
     let (made, place) = (timestamp(rank.made_ms), here.display());
     let what = format!("the CA backup of {made} has a later member registry than {place}");
     if args.dry_run {
         complain!("{what}, and would replace it");
-        return Ok(false);
+        let path = work.join(REHEARSAL);
+        escrow.restore(&key, &path, now_ms, None).map_err(CtlError::new)?;
+        return Ok((Trust { path, used: Some(chosen(copy)), given_up: None }, Authority::Restored));
     }
     let (is_decided, keeps_keys) = (wish.is_some() || given_up.is_some(), found == Authority::Kept);
     let aside = replace_trust(&escrow, &key, &here, now_ms, (is_decided, keeps_keys)).map_err(CtlError::new)?;
@@ -406,7 +445,8 @@ fn restore_later(dir: &Path, args: &Recover, found: Authority) -> Result<bool, C
     mark_restored(dir, rank)?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
     complain!("{what}, and replaces it; the previous files are kept in {aside}");
-    Ok(true)
+    let used = UsedRegister::put_back_in(&here, true, now_ms).ok().map(chosen);
+    Ok((Trust { path: here, used, given_up: None }, Authority::Restored))
 }
 
 /// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt.

@@ -421,7 +421,6 @@ fn p13_a_copy_of_before_a_rotation_is_not_recovered_with_beside_members_of_the_l
     refused(&[]);
     // A member that missed the rotation is told so, and is no reason to ask.
     let _a = fleet.replica("a");
-    std::fs::remove_dir_all(&d).expect("wipes");
     let (code, said) = recover(&copy, &[]);
     assert!(code == Some(0) && said.contains("no response: a; ") && !said.contains("another CA"), "{said}");
     drop(b);

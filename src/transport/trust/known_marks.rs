@@ -119,13 +119,18 @@ fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: 
     format!("the member registry of {used} {how} the one of {seen}, which {who}")
 }
 
-/// Describes what the registry that is kept in the trust directory `dir` lacks of that in one of `copies`; `None` if it
-/// lacks nothing, as far as is known. Of copies that `key` does not open, only signed marks count. What an operator gave up
-/// is not compared again.
+/// Returns the latest change in one of `copies` that the registry `used`, which is kept in the trust directory `dir`, lacks,
+/// and a description; `None` if it lacks none, as far as is known. Of copies that `key` does not open, only signed marks
+/// count.
 #[must_use]
-pub fn kept_lacks(dir: &Path, copies: &[FoundCopy], key: Option<&RecoveryKey>, now_ms: u64) -> Option<String> {
-    // A CA or a registry that cannot be read is reported when the datastore starts.
-    let (authorities, used) = (Authorities::load(dir).ok()?, UsedRegister::put_back_in(dir, false, now_ms).ok()?);
+pub fn kept_lacks(
+    used: &UsedRegister,
+    dir: &Path,
+    copies: &[FoundCopy],
+    key: Option<&RecoveryKey>,
+) -> Option<(RegisterMark, String)> {
+    // A CA that cannot be read is reported when the datastore starts.
+    let authorities = Authorities::load(dir).ok()?;
     let marks = copies.iter().filter_map(|copy| {
         let sealed = key.and_then(|key| copy.escrow.register(key).ok());
         let mark = match (&sealed, &copy.escrow.mark) {
@@ -135,17 +140,26 @@ pub fn kept_lacks(dir: &Path, copies: &[FoundCopy], key: Option<&RecoveryKey>, n
             (None, _) => return None,
         };
         let lacking = used.lacking(&mark, &format!("the CA backup in {} has", copy.place))?;
-        Some((mark.count, lacking))
+        Some((mark, lacking))
     });
-    marks.max_by_key(|(count, _)| *count).map(|(_, lacking)| lacking)
+    marks.max_by_key(|(mark, _)| mark.count)
 }
 
-/// Checks that the registry that is kept in the trust directory `dir` has the changes of which `copies` have signed marks.
+/// Checks that the registry `used`, which is kept in the trust directory `dir`, has the changes of which `copies` have signed
+/// marks. Returns the latest that it lacks, and a message, if the operator wants it all the same.
 ///
 /// # Errors
 /// The message names both changes and the remedies.
-pub fn check_kept(dir: &Path, copies: &[FoundCopy], now_ms: u64) -> Result<(), TrustError> {
-    let Some(lacking) = kept_lacks(dir, copies, None, now_ms) else { return Ok(()) };
+pub fn check_kept(
+    used: &UsedRegister,
+    dir: &Path,
+    copies: &[FoundCopy],
+    is_wanted: bool,
+) -> Result<Option<(RegisterMark, String)>, TrustError> {
+    let Some((mark, lacking)) = kept_lacks(used, dir, copies, None) else { return Ok(None) };
+    if is_wanted {
+        return Ok(Some((mark, format!("{lacking}: revoke again the members that were revoked since"))));
+    }
     Err(TrustError::Refused(format!(
         "{lacking}: members revoked since then would be enrolled again; nothing was changed. Pass the recovery key with \
          --recovery-key to use the registry of the CA backup, or use --register here to keep the present one, and \
@@ -157,6 +171,8 @@ pub fn check_kept(dir: &Path, copies: &[FoundCopy], now_ms: u64) -> Result<(), T
 pub struct UsedRegister {
     registry: Registry,
     is_unfinished: bool,
+    /// The registry that an operator gave up for this one: its mark, and its changes as far as they are known.
+    given_up: Option<(RegisterMark, Registry)>,
 }
 
 impl UsedRegister {
@@ -165,7 +181,7 @@ impl UsedRegister {
     /// # Errors
     /// If the key does not open it.
     pub fn in_copy(escrow: &CaBackup, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false })
+        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false, given_up: None })
     }
 
     /// Returns the registry in the trust directory `dir`, which was put back there or is kept. `is_unfinished`: by a command
@@ -174,7 +190,25 @@ impl UsedRegister {
     /// # Errors
     /// If it cannot be read.
     pub fn put_back_in(dir: &Path, is_unfinished: bool, now_ms: u64) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished })
+        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished, given_up: None })
+    }
+
+    /// Returns this registry, which an operator chose over `other`: changes that only that one has are not lacking.
+    #[must_use]
+    pub fn over(self, other: Registry) -> UsedRegister {
+        UsedRegister { given_up: Some((other.mark(), other)), ..self }
+    }
+
+    /// As `over`, if only the mark of the other one is known.
+    #[must_use]
+    pub fn over_mark(self, mark: RegisterMark) -> UsedRegister {
+        UsedRegister { given_up: Some((mark, Registry::default())), ..self }
+    }
+
+    /// Returns the registry.
+    #[must_use]
+    pub fn into_registry(self) -> Registry {
+        self.registry
     }
 
     /// Describes the change that a member has shown and this registry lacks; `None` if it does not lack it, as far as
@@ -186,6 +220,9 @@ impl UsedRegister {
 
     /// As `lacks`; `who` has shown the change.
     fn lacking(&self, seen: &RegisterMark, who: &str) -> Option<String> {
+        if self.given_up.as_ref().is_some_and(|(mark, other)| mark == seen || other.has_passed(seen)) {
+            return None;
+        }
         let (used, relation) = self.registry.missed(seen, self.is_unfinished)?;
         Some(lacks(&used, (seen, relation), who))
     }
@@ -402,16 +439,35 @@ mod tests {
     }
 
     #[test]
+    fn p13_a_register_that_was_chosen_over_another_is_compared_with_what_that_one_lacks_only() {
+        let (temp, [first, second, _], marks, key) = three();
+        let dir = temp.path().join("old");
+        first.restore(&key, &dir, NOW, None).expect("restores");
+        let register = first.register(&key).expect("opens").copy().text(NOW).expect("text");
+        ["members.json", "members.copy"].iter().for_each(|name| fs::write(dir.join(name), &register).expect("writes"));
+        let other = second.register(&key).expect("opens");
+        let mark = other.mark();
+        let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens").over(other);
+        assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
+        // Once it is written, the choice holds.
+        Registry::open(&dir, NOW).expect("opens").choose_over(&mark, NOW).expect("chooses");
+        let register = Registry::open(&dir, NOW).expect("opens");
+        assert_eq!((register.relation(&mark), register.relation(&marks[0])), (None, None));
+    }
+
+    #[test]
     fn p13_a_register_that_is_kept_is_compared_with_the_signed_marks_of_copies_without_a_key() {
         let (temp, copies, _, key) = three();
         let dir = temp.path().join("back");
         copies[0].restore(&key, &dir, NOW, None).expect("restores");
         let found =
             |escrow: &CaBackup| FoundCopy { escrow: escrow.clone(), place: "place".into(), order: None, is_own: false };
+        let used = || UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
         let lacks =
-            |key, copies: &[CaBackup]| kept_lacks(&dir, &copies.iter().map(found).collect::<Vec<_>>(), key, NOW);
+            |key, copies: &[CaBackup]| kept_lacks(&used(), &dir, &copies.iter().map(found).collect::<Vec<_>>(), key);
         assert_eq!(lacks(None, &copies[..1]), None);
-        let said = check_kept(&dir, &copies.each_ref().map(found), NOW).expect_err("it lacks changes").to_string();
+        let said =
+            check_kept(&used(), &dir, &copies.each_ref().map(found), false).expect_err("it lacks changes").to_string();
         for word in ["is earlier than", "the CA backup in place", "--recovery-key", "--register here"] {
             assert!(said.contains(word), "{word}: {said}");
         }
@@ -442,7 +498,9 @@ mod tests {
                 order: None,
                 is_own: false,
             });
-            check_kept(&dir, &found, NOW).expect("it has the change of each of them, or an operator gave that up");
+            let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
+            let lacking = check_kept(&used, &dir, &found, false).expect("nothing is lacking");
+            assert_eq!(lacking, None, "it has the change of each of them, or an operator gave that up");
         }
     }
 }

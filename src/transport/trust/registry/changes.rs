@@ -280,6 +280,17 @@ impl Registry {
         self.write(now_ms)
     }
 
+    /// Records that an operator chose this registry over the one with the mark `other`, durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn choose_over(&mut self, other: &RegisterMark, now_ms: u64) -> Result<(), TrustError> {
+        match self.relation(other) {
+            Some(_) => self.accept(Some(other), now_ms),
+            None => self.give_up_others(now_ms),
+        }
+    }
+
     /// Returns the mark of a later or diverged registry that a member has presented.
     #[must_use]
     pub fn shown(&self) -> Option<RegisterMark> {
