@@ -1,6 +1,7 @@
 //! Recovery of a datastore with a lost disk from its members.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -673,6 +674,32 @@ fn p06_an_import_that_is_resumed_after_a_lost_history_commits_nothing_twice() {
     assert_eq!(value(&fleet, &format!("{:05}", LINES - 1)).as_deref(), Some("1"), "the rest is imported");
     let said = fleet.ok("a", &["import", file]);
     assert!(said.contains("20000 committed") && !said.contains("before"), "the first import is over: {said}");
+}
+
+#[test]
+fn p06_an_import_that_goes_on_while_a_history_is_lost_tells_that_lines_may_be_archived() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (_a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    let key = key_of(&fleet);
+    let line =
+        |number| format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"{number:05}\",\"value\":1}}}}]}}\n");
+    let file = fleet.write_file("in.jsonl", &(0..30_000).map(line).collect::<String>());
+    let mut import = fleet.command("a", &["import", file.to_str().expect("text")]);
+    let mut import = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    fleet.wait("a part is committed", || fleet.status("a")["seq"].as_u64() > Some(9000));
+    assert!(import.try_wait().expect("waits").is_none(), "the import is over");
+    destroy(&fleet, datastore);
+    let (_datastore, _b) = recover_from_b(&fleet, &key, false);
+    let ended = import.wait_with_output().expect("waits");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && said.contains("quarantine list"), "{ended:?}");
+    fleet.converges(&["a", "b"]);
+    assert_eq!(value(&fleet, "29999").as_deref(), Some("1"), "the rest is imported");
+    assert_eq!(value(&fleet, "00000"), None, "more than a member keeps is archived");
 }
 
 /// Continues a stopped member's state with a separate datastore, and restores the member's identity.
