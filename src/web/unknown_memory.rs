@@ -15,8 +15,9 @@ use super::connections::Standing;
 use gravwell_transport::admission::Block;
 
 /// Maximum memory of all these connections, in bytes.
-const BYTES_MAX: usize = 24 << 20;
-/// Memory of a connection once something has arrived: its buffers for reading and writing.
+const BYTES_MAX: usize = 12 << 20;
+/// Memory of a connection once something has arrived: its buffers for reading and writing. A request in progress, and TLS,
+/// take up to three times as much again, which the maximum allows for.
 const BUFFERS_BYTES: usize = 16 << 10;
 /// The share, of that maximum, above which a block of addresses gives way before all others: one part in so many. The
 /// clients of all load balancers count as one block.
