@@ -683,9 +683,16 @@ impl DivergedHistories<'_> {
             let mut conditions = txn.conditions.clone();
             for name in txn.ops.iter().map(named).collect::<BTreeSet<Named>>() {
                 // A right is taken away whatever the object is, and may have been taken away already.
-                if !self.has_ended(txn, &name)? && !says_which(&conditions, &name) {
+                // A right that was given and taken away since is absent again.
+                let may_be_again =
+                    revocation::takes_right(&name.0, false) && conditions.contains(&absent(name.clone()));
+                let is_said = says_which(&conditions, &name) && !may_be_again;
+                if !is_said && !self.has_ended(txn, &name)? {
                     let link = before.link(&name);
-                    conditions.push(link.map_or_else(|| self.as_shared(name, &deletions), Ok)?);
+                    let condition = link.map_or_else(|| self.as_shared(name, &deletions), Ok)?;
+                    if !conditions.contains(&condition) {
+                        conditions.push(condition);
+                    }
                 }
             }
             before.take(txn);

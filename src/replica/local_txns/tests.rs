@@ -359,15 +359,18 @@ fn p08_what_gives_a_right_is_archived_with_the_version_that_it_was_given_upon() 
     let given = ["memberships:7/3", "admins:7", "sessions:7/x", "tokens:7/t"];
     let ops: Vec<_> = given.iter().map(|key| (*key, Some(2))).collect();
     // A power failure has taken the state back: it has none of them.
-    let (old, gone) = (state(&shared), [Arc::new(txn(ME, 1, &ops))]);
+    let old = state(&shared);
     let revoked: Vec<_> = given.iter().map(|key| (*key, None)).collect();
     let new = state(&[&shared[..], &[txn(3, 1, &ops), txn(3, 2, &revoked)]].concat());
     let lost = Lost::after(Seq(1));
     let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-    let (again, archived) = parted.choose(&[], &gone, Some(&Others::default()), false).expect("reads");
     let upon_lost = given.map(|key| Condition::upon_lost(name(key).0, name(key).1));
-    assert_eq!((again.len(), archived.len()), (0, 1));
-    assert!(upon_lost.iter().all(|condition| archived[0].conditions.contains(condition)), "{archived:?}");
+    for conditions in [vec![], given.map(|key| absent(name(key))).to_vec()] {
+        let gone = [Arc::new(Txn { conditions, ..txn(ME, 1, &ops) })];
+        let (again, archived) = parted.choose(&[], &gone, Some(&Others::default()), false).expect("reads");
+        assert_eq!((again.len(), archived.len()), (0, 1));
+        assert!(upon_lost.iter().all(|condition| archived[0].conditions.contains(condition)), "{archived:?}");
+    }
 }
 
 #[test]
