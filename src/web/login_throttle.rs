@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+use super::error::{ApiError, ApiResult};
 use super::known_places::{self, KnownPlaces};
 use super::login_queue::{AttemptOrigin, Key, Lane, Word, places};
-use gravwell_objects::names;
+use gravwell_objects::{names, passwords};
 
 /// Factor by which the failure limit of a place, over all names, exceeds that of one name there.
 const PLACE_FACTOR: u32 = 10;
@@ -126,7 +127,8 @@ enum Outcome {
     HalfWay,
 }
 
-/// An admitted attempt. Unless its success is noted it counts as a failure, even if the client disconnects.
+/// An admitted attempt. Unless its success is noted it counts as a failure, even if the client disconnects. While a password
+/// is compared, that decides ([`Attempt::compare`]).
 pub(super) struct Attempt {
     limiter: Arc<LoginThrottle>,
     keys: Keys,
@@ -145,9 +147,20 @@ impl Attempt {
         self.outcome = Outcome::HalfWay;
     }
 
-    /// Releases the turn early, because the remaining work needs no processor time.
-    pub(super) fn leave_turn(&mut self) {
-        self.turn = None;
+    /// Compares a password, and releases the turn: the remaining work needs no processor time. The comparison runs to its
+    /// end when its connection is closed, which may have given way to others: then a right password is no failure.
+    pub(super) async fn compare(mut self, password: String, hash: Option<String>) -> ApiResult<(Attempt, bool)> {
+        let comparing = async move {
+            let fits = passwords::verify(&password, hash).await?;
+            self.turn = None;
+            if fits {
+                self.outcome = Outcome::HalfWay;
+            }
+            Ok::<_, ApiError>((self, fits))
+        };
+        let (mut attempt, fits) = tokio::spawn(comparing).await.map_err(ApiError::internal)??;
+        attempt.outcome = Outcome::Failure;
+        Ok((attempt, fits))
     }
 }
 
@@ -337,6 +350,8 @@ impl LoginThrottle {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::login_queue::{TURNS, WAITING_MAX};
 
@@ -408,11 +423,25 @@ mod tests {
         assert!(limiter.locked().counts.is_empty() && limiter.locked().known.is_empty());
         for _ in 0..3 {
             assert_eq!(half_way().await, Ok(()));
-            let mut attempt = limiter.admit("bob", ip("192.0.2.1")).await.expect("let in");
-            attempt.leave_turn();
-            drop(attempt);
+            drop(limiter.admit("bob", ip("192.0.2.1")).await.expect("let in"));
         }
         assert_eq!(half_way().await, Err(Refusal::Name));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_cut_off_is_a_failure_only_with_a_wrong_password() {
+        let limiter = limiter(1, LONG);
+        let right = "a plain horse";
+        let hash = passwords::hash(right).await.expect("hashes");
+        let cut_off = async |password: &str| {
+            let attempt = limiter.admit("bob", ip("192.0.2.1")).await?;
+            let compared = attempt.compare(password.to_owned(), Some(hash.clone())).now_or_never();
+            assert!(compared.is_none(), "it takes time");
+            Ok::<(), Refusal>(())
+        };
+        assert_eq!(cut_off(right).await, Ok(()));
+        assert_eq!(cut_off("a second horse").await, Ok(()));
+        assert_eq!(cut_off(right).await, Err(Refusal::Name));
     }
 
     #[tokio::test]

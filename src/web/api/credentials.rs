@@ -16,7 +16,7 @@ use crate::audit_acts::Stranger;
 use crate::error::{ApiError, ApiResult};
 use crate::login_throttle::{Attempt, Refusal};
 use crate::request_input;
-use gravwell_objects::passwords::{self, Password};
+use gravwell_objects::passwords::Password;
 use gravwell_objects::record::AsRead;
 use gravwell_objects::restores;
 use gravwell_objects::second_factors::{self, Code, Factor, Proved};
@@ -131,7 +131,7 @@ impl Known {
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after(Duration::from_secs(1)));
         }
         let Credentials { user, pass, .. } = given;
-        let mut attempt = match app.limiter.admit(user, from).await {
+        let attempt = match app.limiter.admit(user, from).await {
             Ok(attempt) => attempt,
             Err(refusal) => {
                 let stranger = Stranger { is_place_refused: refusal == Refusal::Place, ..stranger(app, user, from)? };
@@ -147,8 +147,7 @@ impl Known {
         let compared = password.as_ref().map(|record| record.as_read);
         let password = password.map(|record| record.value);
         let must_change = password.as_ref().is_some_and(|password| password.must_change);
-        let fits = passwords::verify(pass, password.map(|password| password.hash)).await?;
-        attempt.leave_turn();
+        let (attempt, fits) = attempt.compare(pass.clone(), password.map(|password| password.hash)).await?;
         let Some(uid) = uid.filter(|_| fits) else {
             tracing::warn!(%from, "login failed");
             app.recorder.note_login("login-failed", &stranger(app, user, from)?, "wrong user name or password");

@@ -359,7 +359,7 @@ async fn change_password(
             Refusal::Busy => ApiError::new(StatusCode::TOO_MANY_REQUESTS, refusal.reason()),
             Refusal::Name | Refusal::Place => ApiError::forbidden(refusal.reason()),
         })?;
-        let fits = passwords::verify(&given.origpass, hash).await?;
+        let (attempt, fits) = attempt.compare(given.origpass.clone(), hash).await?;
         attempt.note(fits);
         // Not 401, which clients would take for the end of their session.
         if !fits {
