@@ -21,7 +21,7 @@ const BYTES_MAX: usize = 12 << 20;
 const BUFFERS_BYTES: usize = 16 << 10;
 /// The share, of that maximum, above which a block of addresses gives way before all others: one part in so many. The
 /// clients of all load balancers count as one block.
-const SHARE_OF_BLOCK: usize = 8;
+const SHARE_OF_BLOCK: usize = 32;
 const SHARE_OF_BALANCERS: usize = 2;
 /// Received bytes for which the buffers suffice, and that a head has at most.
 const READ_BYTES: usize = 8 << 10;
@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn p15_many_addresses_displace_neither_an_office_nor_the_clients_of_a_load_balancer() {
-        let register = Arc::new(Register::new(64 * BUFFERS_BYTES));
+        let register = Arc::new(Register::new(8 * SHARE_OF_BLOCK * BUFFERS_BYTES));
         let connection = |from: Option<String>| {
             let block = from.map(|from| Block::of(from.parse().expect("an address")));
             let standing = Arc::new(Standing::of(block));
@@ -230,18 +230,19 @@ mod tests {
             (memory, standing)
         };
         let count = |of: &[(Memory, Arc<Standing>)]| of.iter().filter(|(_, standing)| has_ended(standing)).count();
-        let strangers =
-            |number: u8| -> Vec<_> { (0..30).map(|last| connection(Some(format!("203.0.{number}.{last}")))).collect() };
-        let first = [strangers(1), strangers(2)].into_iter().flatten().collect::<Vec<_>>();
+        let strangers = |network: u8, count: u8| -> Vec<_> {
+            (0..count).map(|last| connection(Some(format!("203.0.{network}.{last}")))).collect()
+        };
+        let first = strangers(1, 240);
         let office: Vec<_> = (0..8).map(|_| connection(Some("192.0.2.1".into()))).collect();
         let balanced: Vec<_> = (0..8).map(|_| connection(None)).collect();
-        let later = strangers(3);
-        assert_eq!((count(&first), count(&office), count(&balanced), count(&later)), (42, 0, 0, 0), "the oldest");
+        let later = strangers(2, 126);
+        assert_eq!((count(&first), count(&office), count(&balanced), count(&later)), (126, 0, 0, 0), "the oldest");
         drop((first, office, balanced));
         let flood: Vec<_> = (0..20).map(|_| connection(Some("192.0.2.9".into()))).collect();
-        let through: Vec<_> = (0..40).map(|_| connection(None)).collect();
+        let through: Vec<_> = (0..136).map(|_| connection(None)).collect();
         let ended = [&later, &flood, &through].map(|of| count(of));
-        assert_eq!(ended, [6, 12, 8], "an eighth for an address, a half for load balancers, and then the oldest");
+        assert_eq!(ended, [6, 12, 8], "a 32nd for an address, a half for load balancers, and then the oldest");
         drop((later, flood, through));
         assert!(register.counted().bytes == 0 && register.counted().blocks.is_empty());
     }
