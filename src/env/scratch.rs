@@ -57,7 +57,8 @@ impl Scratch {
     fn create(path: PathBuf) -> io::Result<Scratch> {
         DirBuilder::new().mode(0o700).create(&path)?;
         let lock = File::open(&path)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        // Some network file systems lock no directories. Nobody else can lock this one there, either.
+        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
         Ok(Scratch { path, _lock: lock })
     }
 
@@ -96,7 +97,9 @@ fn remove_leftovers(base: &Path, age: Duration) {
 }
 
 fn is_scratch_name(name: &str) -> bool {
-    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    // Earlier versions named those of `backup verify` differently.
+    let digits = rest.strip_prefix("verify-").unwrap_or(rest);
     digits.len() == 16 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -108,17 +111,18 @@ mod tests {
     fn only_directories_of_killed_processes_are_removed() {
         let base = tempfile::tempdir().expect("directory");
         let in_use = Scratch::within(base.path()).expect("creates");
-        let of_killed = base.path().join("gravwell-0123456789abcdef");
-        fs::create_dir_all(of_killed.join("log")).expect("creates");
+        let of_killed =
+            ["gravwell-0123456789abcdef", "gravwell-verify-0123456789abcdef"].map(|name| base.path().join(name));
+        of_killed.iter().for_each(|path| fs::create_dir_all(path.join("log")).expect("creates"));
         let others =
             ["gravwell-0123456789abcde", "gravwell-0123456789abcdeg", "other"].map(|name| base.path().join(name));
         others.iter().for_each(|path| fs::create_dir(path).expect("creates"));
         let file = base.path().join("gravwell-0123456789abcde0");
         fs::write(&file, "").expect("writes");
         drop(Scratch::within(base.path()).expect("creates"));
-        assert!(of_killed.exists(), "too young");
+        assert!(of_killed.iter().all(|path| path.exists()), "too young");
         remove_leftovers(base.path(), Duration::ZERO);
-        assert!(!of_killed.exists() && in_use.path().exists() && file.exists());
+        assert!(!of_killed.iter().any(|path| path.exists()) && in_use.path().exists() && file.exists());
         assert!(others.iter().all(|path| path.exists()));
     }
 }
