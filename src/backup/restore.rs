@@ -538,11 +538,15 @@ fn authority(
             // One that cannot be read is reported when the datastore starts.
             let used = UsedRegister::put_back_in(&trust, false, now_ms).ok();
             let lacking = used.map(|used| check_kept(&used, &trust, &copies, wants_here || wishes.earlier_copy));
-            let Some((mark, what)) = lacking.transpose()?.flatten() else { return Ok((EXISTING.into(), None)) };
-            if wants_here {
-                Registry::open(&trust, now_ms)?.choose_over(&mark, now_ms)?;
+            let (marks, said): (Vec<_>, Vec<_>) = lacking.transpose()?.unwrap_or_default().into_iter().unzip();
+            if marks.is_empty() {
+                return Ok((EXISTING.into(), None));
             }
-            return Ok((format!("{EXISTING}; {what}"), None));
+            if wants_here {
+                Registry::open(&trust, now_ms)?.choose_over(&marks, now_ms)?;
+            }
+            let what = said.join("; ");
+            return Ok((format!("{EXISTING}; {what}: revoke again the members that were revoked since"), None));
         }
         // Records that the CA is not missing but was abandoned.
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
@@ -571,10 +575,11 @@ fn authority(
             // Another branch of the registry may have revocations that the one here lacks.
             let is_decided = || wishes.register.is_some() || wishes.earlier_copy;
             let lacks = || {
-                let Ok(used) = UsedRegister::put_back_in(&trust, false, now_ms) else { return Ok(None) };
-                Ok::<_, RestoreError>(kept_lacks(&used, &trust, &copies(wishes.escrows, log_id)?, Some(key)))
+                let Ok(used) = UsedRegister::put_back_in(&trust, false, now_ms) else { return Ok(false) };
+                let lacking = kept_lacks(&used, &trust, &copies(wishes.escrows, log_id)?, Some(key));
+                Ok::<_, RestoreError>(!lacking.is_empty())
             };
-            if is_latest && (found.apart.is_none() || is_decided() || lacks()?.is_none()) {
+            if is_latest && (found.apart.is_none() || is_decided() || !lacks()?) {
                 return Ok((existing(), None));
             }
             let (found, is_named) = of_branch(found, log_id, wishes, key)?;

@@ -22,7 +22,7 @@ use gravwell_model::{LogId, Seq};
 use gravwell_state::StateStore;
 use gravwell_transport::trust::TrustError;
 use gravwell_transport::trust::{
-    CaBackup, CopyRank, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, RegisterMark, Registry,
+    CaBackup, CopyRank, FoundCopy, GivenUp, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry,
     Role, UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts,
     latest, other_authority, readable_register, replace_trust,
 };
@@ -119,7 +119,7 @@ async fn rebuild(
     lock: Option<std::fs::File>,
     (trust, authority): (Trust, Authority),
 ) -> CtlResult {
-    let Trust { path: trust, used, given_up } = trust;
+    let Trust { path: trust, used, mut given_up } = trust;
     let register = register_in(&trust);
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
@@ -174,7 +174,10 @@ async fn rebuild(
     dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
-        let mark = mark(dir, authority);
+        let mut mark = mark(dir, authority);
+        // The choice holds when a member shows the registry that was given up.
+        given_up.retain(|other| !mark.given_up.contains(other));
+        mark.given_up.append(&mut given_up);
         Unfinished { log_id: Some(offers[chosen].log_id), ..mark }.write(dir).map_err(CtlError::new)?;
     }
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
@@ -205,12 +208,6 @@ async fn rebuild(
     let log = tokio::task::spawn_blocking(building).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(work));
     let log = log?;
-    if let Some(other) = given_up.filter(|_| !dry_run) {
-        // The choice holds when a member shows the registry that was given up.
-        let now_ms = SystemClock.now_ms();
-        let chosen = Registry::open(&trust, now_ms).and_then(|mut register| register.choose_over(&other, now_ms));
-        chosen.and_then(|()| accept_over_noted(dir)).map_err(CtlError::new)?;
-    }
     let authority = authority.word();
     print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard, is_any_foreign })
 }
@@ -241,8 +238,8 @@ struct Trust {
     path: PathBuf,
     /// The registry with which the marks of members are compared; `None` for that of a new CA.
     used: Option<UsedRegister>,
-    /// Mark of a registry that the operator gave up for this one, which is to be recorded when the log is in place.
-    given_up: Option<RegisterMark>,
+    /// Registries that the operator gave up for this one, which is recorded when the log is in place.
+    given_up: Vec<GivenUp>,
 }
 
 /// Returns the member registry in the trust directory `path`; its copy, which may be one change behind, if the registry
@@ -284,7 +281,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     };
     if let Some(found) = kept {
         let (trust, becomes) = match found {
-            Authority::New => (Trust { path: here, used: None, given_up: None }, found),
+            Authority::New => (Trust { path: here, used: None, given_up: Vec::new() }, found),
             Authority::Kept | Authority::Restored => beside_given(dir, work, args, found)?,
         };
         begin(becomes)?;
@@ -303,7 +300,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
             // The registry of the former CA is given up.
             accept_over_noted(dir).map_err(CtlError::new)?;
         }
-        return Ok((Trust { path: found, used: None, given_up: None }, Authority::New));
+        return Ok((Trust { path: found, used: None, given_up: Vec::new() }, Authority::New));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let newest = newest_escrow(args, key.as_ref())?;
@@ -321,23 +318,23 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy)).map_err(CtlError::new)?;
     let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy), recorded(dir));
     let given_up = given_up.map_err(CtlError::new)?;
-    if !args.dry_run {
-        mark_restored(dir, rank)?;
-    }
-    let left = readable_register(&trust_dir(dir));
-    let has_kept = escrow.restore(&key, &found, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
-    let (used, other) = match has_kept {
-        false => (copy, left),
-        true => {
-            let kept = UsedRegister::put_back_in(&found, true, SystemClock.now_ms());
-            (kept.map_err(CtlError::new)?, Some(copy.into_registry()))
-        }
+    let other = match wish {
+        None => None,
+        Some(RegisterChoice::Here) => Some(GivenUp::of(copy.registry())),
+        Some(RegisterChoice::Copy) => readable_register(&trust_dir(dir)).as_ref().map(GivenUp::of),
     };
-    let used = Some(match other.filter(|_| wish.is_some()) {
-        Some(other) => used.over(other),
-        None => used,
-    });
+    let others = Vec::from_iter(other);
+    if !args.dry_run {
+        mark_restored(dir, rank, others.clone())?;
+    }
+    let (left, now_ms) = (trust_dir(dir), SystemClock.now_ms());
+    let has_kept = escrow.restore_beside(&key, (&left, &found), now_ms, wish).map_err(CtlError::new)?;
+    let used = match has_kept {
+        false => Ok(copy),
+        true => UsedRegister::put_back_in(&found, true, now_ms),
+    };
+    let used = Some(used.map_err(CtlError::new)?.over(&others));
     given_up.iter().for_each(|what| complain!("{what}"));
     if !args.dry_run && (!has_kept || wish.is_some()) {
         accept_over_noted(dir).map_err(CtlError::new)?;
@@ -360,7 +357,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         }
     );
     complain!("{}", key_that_counts(&found, &key).map_err(CtlError::new)?);
-    Ok((Trust { path: found, used, given_up: None }, Authority::Restored))
+    Ok((Trust { path: found, used, given_up: Vec::new() }, Authority::Restored))
 }
 
 /// Returns the origin of the existing CA, if there is one: as recorded by an interrupted recovery,
@@ -382,8 +379,11 @@ fn beside_given(dir: &Path, work: &Path, args: &Recover, found: Authority) -> Re
     let earlier = install_marker::find(dir).and_then(Result::ok);
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let (here, now_ms) = (trust_dir(dir), SystemClock.now_ms());
+    let is_unfinished = found == Authority::Restored;
+    // What was given up for the registry that an earlier attempt put back is not asked about again.
+    let settled = earlier.as_ref().filter(|_| is_unfinished).map_or(&[][..], |earlier| &earlier.given_up);
     // If it cannot be read, no member is accepted, and so none is compared with it.
-    let used = UsedRegister::put_back_in(&here, found == Authority::Restored, now_ms).ok();
+    let used = UsedRegister::put_back_in(&here, is_unfinished, now_ms).ok().map(|used| used.over(settled));
     let wish = args.register.map(RegisterChoice::from);
     let Some(key) = key else {
         let is_chosen = wish == Some(RegisterChoice::Here);
@@ -392,73 +392,69 @@ fn beside_given(dir: &Path, work: &Path, args: &Recover, found: Authority) -> Re
             copies => copies?,
         };
         let lacking = used.as_ref().map(|used| check_kept(used, &here, &copies, is_chosen || args.earlier_copy));
-        let lacking = lacking.transpose().map_err(CtlError::new)?.flatten();
-        lacking.iter().for_each(|(_, what)| complain!("{what}"));
-        let given_up = lacking.map(|(mark, _)| mark).filter(|_| is_chosen);
-        let used = used.map(|used| match &given_up {
-            Some(mark) => used.over_mark(mark.clone()),
-            None => used,
-        });
-        return Ok((Trust { path: here, used, given_up }, found));
+        let lacking = lacking.transpose().map_err(CtlError::new)?.unwrap_or_default();
+        lacking.iter().for_each(|(_, what)| complain!("{what}: revoke again the members that were revoked since"));
+        let given_up: Vec<_> = lacking.iter().filter(|_| is_chosen).map(|(mark, _)| GivenUp::at(mark)).collect();
+        return Ok((Trust { path: here, used: used.map(|used| used.over(&given_up)), given_up }, found));
     };
     let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else {
-        return Ok((Trust { path: here, used, given_up: None }, found));
+        return Ok((Trust { path: here, used, given_up: Vec::new() }, found));
     };
     let rank = escrow.rank(&key).map_err(CtlError::new)?;
     // Naming a copy decides against what an earlier attempt put back, but not against the datastore's own registry.
-    let is_named = is_named && found == Authority::Restored;
+    let is_named = is_named && is_unfinished;
     let wish = wish.or(is_named.then_some(RegisterChoice::Copy));
-    let is_later = match (found, earlier.map(|earlier| (earlier.copy, earlier.copy_ms))) {
+    let is_later = match (found, earlier.as_ref().map(|earlier| (earlier.copy, earlier.copy_ms))) {
         (Authority::Restored, Some((Some(copy), _))) => rank > copy,
         (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms > copy_ms,
         _ => false,
     };
     // One of lower rank may have changes that the one which was put back lacks.
     if !is_later && !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)? {
-        return Ok((Trust { path: here, used, given_up: None }, found));
+        return Ok((Trust { path: here, used, given_up: Vec::new() }, found));
     }
     let given_up =
         check_known(&escrow, &key, &here, (wish, args.earlier_copy), recorded(dir)).map_err(CtlError::new)?;
     given_up.iter().for_each(|what| complain!("{what}"));
     let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
     if wish == Some(RegisterChoice::Here) {
-        let other = copy.into_registry();
-        let given_up = Some(other.mark());
-        return Ok((Trust { path: here, used: used.map(|used| used.over(other)), given_up }, found));
+        let given_up = vec![GivenUp::of(copy.registry())];
+        return Ok((Trust { path: here, used: used.map(|used| used.over(&given_up)), given_up }, found));
     }
-    let former = used.map(UsedRegister::into_registry).filter(|_| wish.is_some());
-    let chosen = |used: UsedRegister| match former {
-        Some(former) => used.over(former),
-        None => used,
-    };
+    let former = used.filter(|_| wish.is_some()).map(|used| GivenUp::of(used.registry()));
+    let former = Vec::from_iter(former);
     let (made, place) = (timestamp(rank.made_ms), here.display());
     let what = format!("the CA backup of {made} has a later member registry than {place}");
     if args.dry_run {
         complain!("{what}, and would replace it");
         let path = work.join(REHEARSAL);
         escrow.restore(&key, &path, now_ms, None).map_err(CtlError::new)?;
-        return Ok((Trust { path, used: Some(chosen(copy)), given_up: None }, Authority::Restored));
+        return Ok((Trust { path, used: Some(copy.over(&former)), given_up: Vec::new() }, Authority::Restored));
     }
     let (is_decided, keeps_keys) = (wish.is_some() || given_up.is_some(), found == Authority::Kept);
     let aside = replace_trust(&escrow, &key, &here, now_ms, (is_decided, keeps_keys)).map_err(CtlError::new)?;
     accept_over_noted(dir).map_err(CtlError::new)?;
-    mark_restored(dir, rank)?;
+    mark_restored(dir, rank, former.clone())?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
     complain!("{what}, and replaces it; the previous files are kept in {aside}");
-    let used = UsedRegister::put_back_in(&here, true, now_ms).ok().map(chosen);
-    Ok((Trust { path: here, used, given_up: None }, Authority::Restored))
+    let used = UsedRegister::put_back_in(&here, true, now_ms).ok().map(|used| used.over(&former));
+    Ok((Trust { path: here, used, given_up: Vec::new() }, Authority::Restored))
 }
 
-/// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt.
+/// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt and what was given up for it.
 fn mark(dir: &Path, becomes: Authority) -> Unfinished {
-    let (copy_ms, copy) =
-        install_marker::find(dir).and_then(Result::ok).map_or((None, None), |earlier| (earlier.copy_ms, earlier.copy));
-    Unfinished { copy_ms, copy, ..Unfinished::of(dir, Work::Recover, becomes) }
+    let mark = Unfinished::of(dir, Work::Recover, becomes);
+    let Some(earlier) = install_marker::find(dir).and_then(Result::ok) else { return mark };
+    let Unfinished { copy_ms, copy, mut given_up, .. } = earlier;
+    // What was given up for a registry that is kept counts for one attempt.
+    given_up.retain(|_| becomes == Authority::Restored);
+    Unfinished { copy_ms, copy, given_up, ..mark }
 }
 
-fn mark_restored(dir: &Path, rank: CopyRank) -> CtlResult {
+fn mark_restored(dir: &Path, rank: CopyRank, given_up: Vec<GivenUp>) -> CtlResult {
     let mark = Unfinished::of(dir, Work::Recover, Authority::Restored);
-    Unfinished { copy_ms: Some(rank.made_ms), copy: Some(rank), ..mark }.write(dir).map_err(CtlError::new)
+    let mark = Unfinished { copy_ms: Some(rank.made_ms), copy: Some(rank), given_up, ..mark };
+    mark.write(dir).map_err(CtlError::new)
 }
 
 /// Fails if a given CA backup or key belongs to a different CA than the existing one, which would be used nonetheless.

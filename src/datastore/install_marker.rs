@@ -15,7 +15,7 @@ use gravwell_log::repair::LOG;
 use gravwell_log::salvage::salvage;
 use gravwell_model::codec::json_lines::timestamp;
 use gravwell_model::{Generation, LogId, Seq};
-use gravwell_transport::trust::CopyRank;
+use gravwell_transport::trust::{CopyRank, GivenUp, Registry, TrustError};
 
 const FILE: &str = "unfinished";
 /// Directory of a trial restore within a data directory. One that was killed leaves it behind.
@@ -65,7 +65,7 @@ impl Trust {
 }
 
 /// A command that was started and not finished.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
     /// The command that was started.
     pub work: Work,
@@ -80,6 +80,10 @@ pub struct Unfinished {
     /// Rank of that backup among CA backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyRank>,
+    /// Registries that the operator gave up for the one that is in place. A repeated command does not ask about them
+    /// again, and the registry records the choice when the log is in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<GivenUp>,
     /// Generation of the replaced log; zero if there was none.
     pub replaces: Generation,
     /// Start time, in milliseconds since 1970-01-01 UTC.
@@ -90,8 +94,16 @@ impl Unfinished {
     /// Creates the marker of `work` in the data directory `path`, started now.
     #[must_use]
     pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
-        let replaces = generation_in(path);
-        Unfinished { work, trust, log_id: None, copy_ms: None, copy: None, replaces, begun_ms: super::shared::now_ms() }
+        Unfinished {
+            work,
+            trust,
+            log_id: None,
+            copy_ms: None,
+            copy: None,
+            given_up: Vec::new(),
+            replaces: generation_in(path),
+            begun_ms: super::shared::now_ms(),
+        }
     }
 
     /// Writes the marker to the data directory `path`, whose lock the caller holds. It is durable when this returns.
@@ -138,6 +150,27 @@ pub fn end(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
+/// Completes a command whose log is in place in the data directory `path`, whose lock the caller holds: the registry
+/// records the operator's choice, so that it holds when a member shows a registry that was given up. Then the marker is
+/// removed. If that fails, the next start does it.
+pub fn complete(path: &Path) {
+    let given_up = find(path).and_then(Result::ok).map(|found| found.given_up).unwrap_or_default();
+    let record = || {
+        let marks: Vec<_> = given_up.iter().map(GivenUp::mark).collect();
+        let (trust, now_ms) = (super::service::trust_dir(path), super::shared::now_ms());
+        // A registry that is missing is not created here.
+        if !marks.is_empty() && trust.join("ca.key").exists() {
+            Registry::open(&trust, now_ms)?.choose_over(&marks, now_ms)?;
+            super::stale_registry::accept_over_noted(path)?;
+        }
+        Ok::<_, TrustError>(())
+    };
+    let done = record().map_err(|error| error.to_string());
+    if let Err(error) = done.and_then(|()| end(path).map_err(|error| error.to_string())) {
+        tracing::warn!(error, "failed to complete an interrupted recovery, whose log is in place; the next start does");
+    }
+}
+
 /// Checks that the data directory `path` may be served with `log`, the head and generation of its log. Serving is
 /// allowed if the interrupted command had put its log in place, or if `mode` accepts the loss.
 ///
@@ -169,6 +202,7 @@ pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gravwell_transport::trust::{Authority, RegisterMark, Role};
 
     #[test]
     fn p05_an_unfinished_recovery_counts_until_its_log_is_there() {
@@ -182,6 +216,7 @@ mod tests {
             log_id: Some(LogId([7; 16])),
             copy_ms: Some(5),
             copy: Some(CopyRank { generation: Generation(1), changes: 2, revision: 3, made_ms: 5 }),
+            given_up: vec![GivenUp::at(&RegisterMark { count: 9, name: "ab".into(), changed_ms: 5 })],
             replaces: Generation(1),
             begun_ms: 0,
         };
@@ -206,5 +241,39 @@ mod tests {
         end(path).expect("removes");
         assert_eq!(judge(None), Ok(()));
         end(path).expect("no mark");
+    }
+
+    #[test]
+    fn p13_a_choice_of_a_registry_is_recorded_before_the_mark_is_removed() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (path, trust) = (temp.path(), super::super::service::trust_dir(temp.path()));
+        let now_ms = super::super::shared::now_ms();
+        let invite = |register: &mut Registry, name: &str| {
+            let name = gravwell_model::MemberName::new(name).expect("name");
+            register.invite(&name, Role::Webserver, 1000, now_ms, false).expect("invites");
+        };
+        let mut register = Registry::open(&trust, now_ms).expect("opens");
+        Authority::open_or_create(&trust, now_ms).expect("authority");
+        invite(&mut register, "web1");
+        let mut other = Registry::open(&trust, now_ms).expect("opens").detached();
+        invite(&mut other, "web2");
+        invite(&mut register, "web3");
+        invite(&mut register, "web4");
+        let is_evidence = || Registry::open(&trust, now_ms).expect("opens").relation(&other.mark()).is_some();
+        let mark = Unfinished::of(path, Work::Recover, Trust::Kept);
+        let mark = Unfinished { given_up: vec![GivenUp::of(&other)], ..mark };
+        mark.write(path).expect("writes");
+        assert!(is_evidence());
+        // The registry cannot be written.
+        let obstacle = trust.join("members.json.next");
+        fs::create_dir(&obstacle).expect("creates");
+        complete(path);
+        assert!(is_evidence());
+        assert_eq!(find(path), Some(Ok(mark)), "the next start does it");
+        fs::remove_dir(&obstacle).expect("removes");
+        complete(path);
+        assert!(!is_evidence());
+        assert_eq!(find(path), None);
+        complete(path);
     }
 }

@@ -126,9 +126,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     let (log, recovery) = Log::open(Arc::new(RealFs), &directory, log_options(config))?;
     let found = (log.head().0, log.generation());
     install_marker::judge(path, Some(found), config.recovery).map_err(OpenError::Unfinished)?;
-    if let Err(error) = install_marker::end(path) {
-        tracing::warn!(%error, "failed to remove the mark of an interrupted recovery; using the existing log");
-    }
+    install_marker::complete(path);
     super::repair::clean(path);
     gravwell_log::generations::upgrade(path)?;
     let reader = log.reader();

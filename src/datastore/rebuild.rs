@@ -22,7 +22,6 @@ use gravwell_state::{Fork, StateError, StateMeta, StateStore, descent};
 use gravwell_transport::trust::{Authorities, LogMark, Proof, Role};
 
 use super::index;
-use super::install_marker;
 use super::open::{OpenError, STATE};
 use super::repair::{RepairError, RepairOptions, RepairReport, agrees, is_given_up, repair};
 
@@ -409,13 +408,7 @@ pub fn recover(
     check_empty(path)?;
     check_index(path, config, member)?;
     let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above, known };
-    let report = repair(path, config, member, options, progress)?;
-    if report.repaired
-        && let Err(error) = install_marker::end(path)
-    {
-        tracing::warn!(%error, "failed to remove the mark of a recovery; using the existing log");
-    }
-    Ok(report)
+    repair(path, config, member, options, progress)
 }
 
 /// Directory for a member's state while the log is built.

@@ -263,6 +263,9 @@ pub fn repair(
     check(path, config, &start, digest, reach)?;
     note_generations(path, &start, is_raised, options)?;
     report.kept = repair::swap(&RealFs, path)?;
+    if options.log_is_lost {
+        super::install_marker::complete(path);
+    }
     report.repaired = true;
     Ok(report)
 }

@@ -333,14 +333,58 @@ fn p13_a_register_that_is_kept_by_choice_is_not_asked_about_again() {
     // A dry run compares members with the registry that it would put back.
     let (code, tried) = recover(&["--register", "copy", "--dry-run"]);
     assert!(code == Some(0) && tried.contains("would replace it"), "{tried}");
+    // The registry cannot be written when the log is in place: the start of the datastore records the choice.
+    let obstacle = fleet.dir("d/trust/members.json.next");
+    std::fs::create_dir(&obstacle).expect("creates");
     let (code, done) = recover(&["--register", "here"]);
-    assert_eq!(code, Some(0), "{done}");
+    assert!(code == Some(0) && fleet.dir("d/unfinished").exists(), "{done}");
+    std::fs::remove_dir(&obstacle).expect("removes");
     assert!(line_of(&members(&fleet), "b").contains("enrolled"), "{}", members(&fleet));
     let before = std::fs::read(&other).expect("reads");
     let _datastore = fleet.datastore();
     ["a", "c"].iter().for_each(|name| fleet.wait_connected(name));
     fleet.wait("a takes the chosen one", || std::fs::read(&other).is_ok_and(|now| now != before));
     assert_eq!(fleet.status("d")["health"]["level"], "good", "{}", fleet.status("d"));
+}
+
+#[test]
+fn p13_a_choice_of_a_register_holds_in_a_dry_run_and_in_a_second_attempt() {
+    let fleet = Fleet::new();
+    let key = branches(&fleet);
+    fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &path(&fleet, "c")]);
+    let (datastore, c) = (fleet.datastore(), fleet.replica("c"));
+    fleet.wait_connected("c");
+    datastore.terminate();
+    c.terminate();
+    ["log", "state"].iter().for_each(|name| std::fs::remove_dir_all(fleet.dir("d").join(name)).expect("removes"));
+    replace_dir(&fleet.dir("d"), &fleet.dir("kept"));
+    let (listen, from, other) = (fleet.listen.to_string(), path(&fleet, "c"), escrow(&fleet, "a"));
+    let recover = |flags: &[&str]| {
+        let output = fleet.run("d", &[&["recover", "--listen", &listen, "--expect", "2"], flags].concat());
+        (output.status.code(), said(&output))
+    };
+    let given = ["--authority", &other, "--recovery-key", &key, "--register"];
+    // One of the members has a backup of the registry that is given up.
+    for (is_key_lost, choice, state) in
+        [(true, "here", "enrolled"), (true, "copy", "revoked"), (false, "copy", "revoked")]
+    {
+        replace_dir(&fleet.dir("kept"), &fleet.dir("d"));
+        if is_key_lost {
+            std::fs::remove_file(fleet.dir("d/trust/ca.key")).expect("removes");
+            let (code, tried) = recover(&[&given[..], &[choice, "--from", &from, "--wait", "1", "--dry-run"]].concat());
+            assert!(code == Some(0) && tried.contains("dry run"), "{choice}: {tried}");
+            assert!(!fleet.dir("d/trust/ca.key").exists() && !fleet.dir("d/unfinished").exists());
+        }
+        let (code, first) = recover(&[&given[..], &[choice, "--wait", "1"]].concat());
+        assert!(code == Some(1) && first.contains("no member with a state"), "{first}");
+        let running = ["a", "c"].map(|name| fleet.replica(name));
+        let (code, second) = recover(&[&given[..], &[choice, "--wait", "60"]].concat());
+        assert_eq!(code, Some(0), "{is_key_lost} {choice}: {second}");
+        assert!(line_of(&members(&fleet), "b").contains(state), "{}", members(&fleet));
+        for member in running {
+            member.terminate();
+        }
+    }
 }
 
 /// An exchange of the CA's directory was interrupted between its renames.

@@ -284,7 +284,21 @@ impl CaBackup {
         now_ms: u64,
         wish: Option<RegisterChoice>,
     ) -> Result<bool, TrustError> {
-        let stays = leftover_registry::stays(self, key, dir, now_ms, wish)?;
+        self.restore_beside(key, (dir, dir), now_ms, wish)
+    }
+
+    /// As [`CaBackup::restore`], with the registry that is left in the trust directory `left`.
+    ///
+    /// # Errors
+    /// As [`CaBackup::restore`].
+    pub fn restore_beside(
+        &self,
+        key: &RecoveryKey,
+        (left, dir): (&Path, &Path),
+        now_ms: u64,
+        wish: Option<RegisterChoice>,
+    ) -> Result<bool, TrustError> {
+        let stays = leftover_registry::stays(self, key, left, now_ms, wish)?;
         self.put(key, dir, now_ms, (stays.as_deref(), wish.is_some()))?;
         Ok(stays.is_some())
     }

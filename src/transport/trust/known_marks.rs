@@ -12,8 +12,8 @@ use std::path::Path;
 use super::descent::{Standing, described, standing};
 use super::leftover_registry::differing;
 use super::{
-    Authorities, CaBackup, FoundCopy, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError,
-    leftover_registry,
+    Authorities, CaBackup, FoundCopy, GivenUp, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation,
+    TrustError, leftover_registry,
 };
 
 /// A mark that is known, and where.
@@ -119,18 +119,17 @@ fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: 
     format!("the member registry of {used} {how} the one of {seen}, which {who}")
 }
 
-/// Returns the latest change in one of `copies` that the registry `used`, which is kept in the trust directory `dir`, lacks,
-/// and a description; `None` if it lacks none, as far as is known. Of copies that `key` does not open, only signed marks
-/// count.
+/// Returns the last changes in `copies` that the registry `used`, which is kept in the trust directory `dir`, lacks as far
+/// as is known, the latest first, with descriptions. Of copies that `key` does not open, only signed marks count.
 #[must_use]
 pub fn kept_lacks(
     used: &UsedRegister,
     dir: &Path,
     copies: &[FoundCopy],
     key: Option<&RecoveryKey>,
-) -> Option<(RegisterMark, String)> {
+) -> Vec<(RegisterMark, String)> {
     // A CA that cannot be read is reported when the datastore starts.
-    let authorities = Authorities::load(dir).ok()?;
+    let Ok(authorities) = Authorities::load(dir) else { return Vec::new() };
     let marks = copies.iter().filter_map(|copy| {
         let sealed = key.and_then(|key| copy.escrow.register(key).ok());
         let mark = match (&sealed, &copy.escrow.mark) {
@@ -142,11 +141,14 @@ pub fn kept_lacks(
         let lacking = used.lacking(&mark, &format!("the CA backup in {} has", copy.place))?;
         Some((mark, lacking))
     });
-    marks.max_by_key(|(mark, _)| mark.count)
+    let mut marks: Vec<_> = marks.collect();
+    marks.sort_by(|(one, _), (other, _)| (other.count, &other.name).cmp(&(one.count, &one.name)));
+    marks.dedup_by(|(one, _), (other, _)| one == other);
+    marks
 }
 
 /// Checks that the registry `used`, which is kept in the trust directory `dir`, has the changes of which `copies` have signed
-/// marks. Returns the latest that it lacks, and a message, if the operator wants it all the same.
+/// marks. Returns those that it lacks, with descriptions, if the operator wants it all the same.
 ///
 /// # Errors
 /// The message names both changes and the remedies.
@@ -155,11 +157,9 @@ pub fn check_kept(
     dir: &Path,
     copies: &[FoundCopy],
     is_wanted: bool,
-) -> Result<Option<(RegisterMark, String)>, TrustError> {
-    let Some((mark, lacking)) = kept_lacks(used, dir, copies, None) else { return Ok(None) };
-    if is_wanted {
-        return Ok(Some((mark, format!("{lacking}: revoke again the members that were revoked since"))));
-    }
+) -> Result<Vec<(RegisterMark, String)>, TrustError> {
+    let all = kept_lacks(used, dir, copies, None);
+    let Some((_, lacking)) = all.first().filter(|_| !is_wanted) else { return Ok(all) };
     Err(TrustError::Refused(format!(
         "{lacking}: members revoked since then would be enrolled again; nothing was changed. Pass the recovery key with \
          --recovery-key to use the registry of the CA backup, or use --register here to keep the present one, and \
@@ -171,8 +171,8 @@ pub fn check_kept(
 pub struct UsedRegister {
     registry: Registry,
     is_unfinished: bool,
-    /// The registry that an operator gave up for this one: its mark, and its changes as far as they are known.
-    given_up: Option<(RegisterMark, Registry)>,
+    /// The registries that an operator gave up for this one.
+    given_up: Vec<GivenUp>,
 }
 
 impl UsedRegister {
@@ -181,7 +181,7 @@ impl UsedRegister {
     /// # Errors
     /// If the key does not open it.
     pub fn in_copy(escrow: &CaBackup, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false, given_up: None })
+        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false, given_up: Vec::new() })
     }
 
     /// Returns the registry in the trust directory `dir`, which was put back there or is kept. `is_unfinished`: by a command
@@ -190,25 +190,20 @@ impl UsedRegister {
     /// # Errors
     /// If it cannot be read.
     pub fn put_back_in(dir: &Path, is_unfinished: bool, now_ms: u64) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished, given_up: None })
+        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished, given_up: Vec::new() })
     }
 
-    /// Returns this registry, which an operator chose over `other`: changes that only that one has are not lacking.
+    /// Returns this registry, which an operator chose over `others`: changes that only those have are not lacking.
     #[must_use]
-    pub fn over(self, other: Registry) -> UsedRegister {
-        UsedRegister { given_up: Some((other.mark(), other)), ..self }
-    }
-
-    /// As `over`, if only the mark of the other one is known.
-    #[must_use]
-    pub fn over_mark(self, mark: RegisterMark) -> UsedRegister {
-        UsedRegister { given_up: Some((mark, Registry::default())), ..self }
+    pub fn over(mut self, others: &[GivenUp]) -> UsedRegister {
+        self.given_up.extend_from_slice(others);
+        self
     }
 
     /// Returns the registry.
     #[must_use]
-    pub fn into_registry(self) -> Registry {
-        self.registry
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Describes the change that a member has shown and this registry lacks; `None` if it does not lack it, as far as
@@ -220,7 +215,7 @@ impl UsedRegister {
 
     /// As `lacks`; `who` has shown the change.
     fn lacking(&self, seen: &RegisterMark, who: &str) -> Option<String> {
-        if self.given_up.as_ref().is_some_and(|(mark, other)| mark == seen || other.has_passed(seen)) {
+        if self.given_up.iter().any(|other| other.has(seen)) {
             return None;
         }
         let (used, relation) = self.registry.missed(seen, self.is_unfinished)?;
@@ -447,17 +442,17 @@ mod tests {
         ["members.json", "members.copy"].iter().for_each(|name| fs::write(dir.join(name), &register).expect("writes"));
         let other = second.register(&key).expect("opens");
         let mark = other.mark();
-        let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens").over(other);
+        let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens").over(&[GivenUp::of(&other)]);
         assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
         // Once it is written, the choice holds.
-        Registry::open(&dir, NOW).expect("opens").choose_over(&mark, NOW).expect("chooses");
+        Registry::open(&dir, NOW).expect("opens").choose_over(&[mark.clone()], NOW).expect("chooses");
         let register = Registry::open(&dir, NOW).expect("opens");
         assert_eq!((register.relation(&mark), register.relation(&marks[0])), (None, None));
     }
 
     #[test]
     fn p13_a_register_that_is_kept_is_compared_with_the_signed_marks_of_copies_without_a_key() {
-        let (temp, copies, _, key) = three();
+        let (temp, copies, marks, key) = three();
         let dir = temp.path().join("back");
         copies[0].restore(&key, &dir, NOW, None).expect("restores");
         let found =
@@ -465,22 +460,29 @@ mod tests {
         let used = || UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
         let lacks =
             |key, copies: &[CaBackup]| kept_lacks(&used(), &dir, &copies.iter().map(found).collect::<Vec<_>>(), key);
-        assert_eq!(lacks(None, &copies[..1]), None);
+        assert_eq!(lacks(None, &copies[..1]), []);
         let said =
             check_kept(&used(), &dir, &copies.each_ref().map(found), false).expect_err("it lacks changes").to_string();
         for word in ["is earlier than", "the CA backup in place", "--recovery-key", "--register here"] {
             assert!(said.contains(word), "{word}: {said}");
         }
-        assert_eq!(lacks(Some(&key), &copies), None, "with the key, invitations are told from other changes");
+        // The choice of the operator holds for each of the copies.
+        let wanted = check_kept(&used(), &dir, &copies.each_ref().map(found), true).expect("is wanted");
+        let given_up: Vec<_> = wanted.iter().map(|(mark, _)| GivenUp::at(mark)).collect();
+        assert_eq!(wanted.iter().map(|(mark, _)| mark).collect::<Vec<_>>(), [&marks[2], &marks[1]]);
+        let lacking = |used: &UsedRegister| marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some());
+        assert_eq!(lacking(&used()), [false, true, true]);
+        assert_eq!(lacking(&used().over(&given_up)), [false; 3]);
+        assert_eq!(lacks(Some(&key), &copies), [], "with the key, invitations are told from other changes");
         // A mark that the CA has not signed is no evidence, and neither is what an operator gave up.
         let mut forged = copies[2].clone();
         forged.mark.as_mut().expect("is signed").mark.count += 1;
-        assert_eq!(lacks(None, &[forged]), None);
+        assert_eq!(lacks(None, &[forged]), []);
         let mut register = Registry::open(&dir, NOW).expect("opens");
         invite(&mut register, "web4");
-        assert!(lacks(None, &copies).is_some());
+        assert!(!lacks(None, &copies).is_empty());
         register.give_up_others(NOW).expect("gives up");
-        assert_eq!(lacks(None, &copies), None);
+        assert_eq!(lacks(None, &copies), []);
     }
 
     #[test]
@@ -500,7 +502,7 @@ mod tests {
             });
             let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
             let lacking = check_kept(&used, &dir, &found, false).expect("nothing is lacking");
-            assert_eq!(lacking, None, "it has the change of each of them, or an operator gave that up");
+            assert_eq!(lacking, [], "it has the change of each of them, or an operator gave that up");
         }
     }
 }

@@ -46,8 +46,8 @@ pub use latest_ca_backup::{CopyRank, FoundCopy, Latest, check_key_counts, latest
 pub use leftover_registry::{RegisterChoice, readable_register};
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use registry::{
-    AuditMark, FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry, RegistryFile,
-    Relation, SignedMark,
+    AuditMark, FloorPolicy, GivenUp, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry,
+    RegistryFile, Relation, SignedMark,
 };
 pub use restore::{PutBack, finish_exchange, key_that_counts, replace_trust, restore_found, restore_trust};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};

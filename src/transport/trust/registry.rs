@@ -878,7 +878,7 @@ mod marks;
 mod refusal;
 
 use absence::Absence;
-pub use changes::{RegisterMark, Relation, SignedMark};
+pub use changes::{GivenUp, RegisterMark, Relation, SignedMark};
 pub use file::RegistryFile;
 pub use refusal::Refusal;
 

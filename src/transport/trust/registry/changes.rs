@@ -97,6 +97,36 @@ struct Lasting {
     members: String,
 }
 
+/// A registry that an operator gave up for another one: its changes, as far as they are known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp(Changes);
+
+impl GivenUp {
+    /// Returns the changes of `registry`.
+    #[must_use]
+    pub fn of(registry: &Registry) -> GivenUp {
+        GivenUp(Changes { shown: None, lasting: None, ..registry.changes() })
+    }
+
+    /// Returns a registry of which only the last change is known.
+    #[must_use]
+    pub fn at(mark: &RegisterMark) -> GivenUp {
+        let names = Some(&mark.name).filter(|name| !name.is_empty()).cloned().into_iter().collect();
+        GivenUp(Changes { count: mark.count, changed_ms: mark.changed_ms, names, ..Changes::default() })
+    }
+
+    /// Returns the mark of its last change.
+    #[must_use]
+    pub fn mark(&self) -> RegisterMark {
+        self.0.mark()
+    }
+
+    /// Returns whether the change that `seen` names is known to be one of its changes.
+    pub(in crate::trust) fn has(&self, seen: &RegisterMark) -> bool {
+        self.0.mark() == *seen || self.0.has_passed(seen)
+    }
+}
+
 /// A run of changes that ended when an operator put the registry back or accepted it. Its counts do not continue in
 /// the next run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,13 +310,14 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Records that an operator chose this registry over the one with the mark `other`, durably.
+    /// Records that an operator chose this registry over those with the marks `others`, durably.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn choose_over(&mut self, other: &RegisterMark, now_ms: u64) -> Result<(), TrustError> {
-        match self.relation(other) {
-            Some(_) => self.accept(Some(other), now_ms),
+    pub fn choose_over(&mut self, others: &[RegisterMark], now_ms: u64) -> Result<(), TrustError> {
+        let related = others.iter().filter(|other| self.relation(other).is_some());
+        match related.max_by_key(|other| other.count) {
+            Some(latest) => self.accept(Some(latest), now_ms),
             None => self.give_up_others(now_ms),
         }
     }
