@@ -82,10 +82,11 @@ impl Standing {
         if self.uid == 0 {
             return Ok(());
         }
-        if writes.ops().iter().any(|op| self.needs_right(op)) {
+        if self.need_right(writes.ops()) {
             return self.require_all(writes);
         }
-        let others = writes.ops().iter().filter(|op| !self.ends_own(op));
+        let only_ends_own = self.only_end_own(writes.ops());
+        let others = writes.ops().iter().filter(|op| !only_ends_own && !self.ends_own(op));
         let rights = rights::of(store, self.uid, self.is_admin, others)?;
         self.require_rights(&rights, writes)?;
         for gid in rights.shared.iter().take(SHARED_MAX) {
@@ -140,9 +141,22 @@ impl Standing {
         writes.require_absent::<Lock>(&uid, LOCKED)
     }
 
-    /// Returns whether an operation concerns access.
-    fn needs_right(&self, op: &Op) -> bool {
-        ACCESS.contains(&op.collection().as_str()) && !self.ends_own(op)
+    /// Returns whether any operation concerns access.
+    fn need_right(&self, ops: &[Op]) -> bool {
+        let needs_right = |op: &Op| ACCESS.contains(&op.collection().as_str()) && !self.ends_own(op);
+        !self.only_end_own(ops) && ops.iter().any(needs_right)
+    }
+
+    /// Returns whether all that operations do is end the user's own logins or tokens, some of them or all with a new
+    /// epoch. A login that starts in that epoch needs a right.
+    fn only_end_own(&self, ops: &[Op]) -> bool {
+        let epochs = [Epoch::COLLECTION, TokenEpoch::COLLECTION];
+        let starts_epoch = |op: &Op| {
+            op.value().is_some()
+                && epochs.contains(&op.collection().as_str())
+                && op.key().as_str() == self.uid.to_string()
+        };
+        ops.iter().all(|op| self.ends_own(op) || starts_epoch(op))
     }
 
     /// Returns whether an operation ends the user's own login or token, which is always allowed.
@@ -211,7 +225,7 @@ mod tests {
 
     /// Adds the conditions of operations that need no role or membership.
     fn require(standing: &Standing, writes: &mut Writes) {
-        if writes.ops().iter().any(|op| standing.needs_right(op)) {
+        if standing.need_right(writes.ops()) {
             standing.require_all(writes).expect("keys");
         } else {
             standing.require_rights(&rights::Rights::default(), writes).expect("keys");
@@ -302,8 +316,25 @@ mod tests {
     #[test]
     fn p08_ending_ones_own_login_and_other_work_depends_on_nothing() {
         let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
-        for op in [delete("sessions", "7/s"), delete("tokens", "7/t"), delete("dashboards", "1")] {
-            assert!(conditions(&standing, op).is_empty());
+        let put = |collection: &str, key: &str| {
+            let (collection, key) = (Collection::new(collection).expect("collection"), Key::new(key).expect("key"));
+            Op::Put { collection, key, value: bytes::Bytes::from_static(b"{}") }
+        };
+        let own = [delete("sessions", "7/s"), delete("tokens", "7/t"), delete("dashboards", "1")];
+        for op in own.into_iter().chain([put("session-epochs", "7"), put("token-epochs", "7")]) {
+            assert!(conditions(&standing, op.clone()).is_empty(), "{op:?}");
+        }
+        let count = |ops: Vec<Op>| {
+            let mut writes = Writes::unconditional(ops, "a test");
+            require(&standing, &mut writes);
+            writes.conditions().len()
+        };
+        let everywhere = || vec![delete("sessions", "7/s"), put("session-epochs", "7")];
+        assert_eq!(count(everywhere()), 0, "its author may have lost the role and this login in the meantime");
+        for more in
+            [put("sessions", "7/new"), put("session-epochs", "8"), put("passwords", "7"), delete("sessions", "8/s")]
+        {
+            assert_eq!(count([everywhere(), vec![more.clone()]].concat()), 4, "{more:?}");
         }
     }
 
