@@ -30,7 +30,7 @@ use gravwell_model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use gravwell_state::{StateError, StateStore};
 use gravwell_transport::transfer::inventory::Contents;
 use gravwell_transport::trust::{
-    CaBackup, FoundCopy, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, UsedRegister, check_kept,
+    CaBackup, FoundCopy, GivenUp, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, UsedRegister, check_kept,
     check_key_counts, check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
 };
 
@@ -543,7 +543,8 @@ fn authority(
                 return Ok((EXISTING.into(), None));
             }
             if wants_here {
-                Registry::open(&trust, now_ms)?.choose_over(&marks, now_ms)?;
+                let given_up: Vec<_> = marks.iter().map(GivenUp::at).collect();
+                Registry::open(&trust, now_ms)?.choose_over(&given_up, now_ms)?;
             }
             let what = said.join("; ");
             return Ok((format!("{EXISTING}; {what}: revoke again the members that were revoked since"), None));

@@ -156,11 +156,10 @@ pub fn end(path: &Path) -> Result<(), DirectoryError> {
 pub fn complete(path: &Path) {
     let given_up = find(path).and_then(Result::ok).map(|found| found.given_up).unwrap_or_default();
     let record = || {
-        let marks: Vec<_> = given_up.iter().map(GivenUp::mark).collect();
         let (trust, now_ms) = (super::service::trust_dir(path), super::shared::now_ms());
         // A registry that is missing is not created here.
-        if !marks.is_empty() && trust.join("ca.key").exists() {
-            Registry::open(&trust, now_ms)?.choose_over(&marks, now_ms)?;
+        if !given_up.is_empty() && trust.join("ca.key").exists() {
+            Registry::open(&trust, now_ms)?.choose_over(&given_up, now_ms)?;
             super::stale_registry::accept_over_noted(path)?;
         }
         Ok::<_, TrustError>(())

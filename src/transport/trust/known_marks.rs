@@ -445,9 +445,18 @@ mod tests {
         let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens").over(&[GivenUp::of(&other)]);
         assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
         // Once it is written, the choice holds.
-        Registry::open(&dir, NOW).expect("opens").choose_over(&[mark.clone()], NOW).expect("chooses");
+        Registry::open(&dir, NOW).expect("opens").choose_over(&[GivenUp::of(&other)], NOW).expect("chooses");
         let register = Registry::open(&dir, NOW).expect("opens");
         assert_eq!((register.relation(&mark), register.relation(&marks[0])), (None, None));
+        // Nobody was asked about what follows in the registry that was given up.
+        let later = RegisterMark { count: mark.count + 1, name: "0123456789abcdef".into(), ..mark };
+        let mut register = register;
+        assert_eq!(register.relation(&later), Some(Relation::Later));
+        for name in ["web7", "web8", "web9"] {
+            invite(&mut register, name);
+        }
+        assert_eq!(register.relation(&later), Some(Relation::Apart));
+        assert!(register.note_shown(&later) && register.shown() == Some(later));
     }
 
     #[test]

@@ -25,6 +25,8 @@ const NAMED_MAX: usize = 1024;
 /// Maximum number of former runs of changes that are kept, and of names in each of them.
 const FORMER_MAX: usize = 4;
 const FORMER_NAMED_MAX: usize = 256;
+/// Maximum number of registries that are remembered as given up.
+const GIVEN_UP_MAX: usize = 8;
 /// Upper bound on the changes per millisecond. Counts stay below 2^53, which JSON represents exactly.
 const CHANGES_PER_MS: u64 = 1 << 10;
 /// A count that is ahead of the time is raised by at most the time divided by this, so that it is not ahead for much
@@ -87,6 +89,10 @@ pub(super) struct Changes {
     /// Absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lasting: Option<Lasting>,
+    /// Registries over which an operator chose this one, the latest choice last. Their changes are no evidence; later
+    /// changes, and those of other registries, are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    given_up: Vec<GivenUp>,
 }
 
 /// The last change that was more than an invitation. Invitations are not restored from a copy.
@@ -105,7 +111,9 @@ impl GivenUp {
     /// Returns the changes of `registry`.
     #[must_use]
     pub fn of(registry: &Registry) -> GivenUp {
-        GivenUp(Changes { shown: None, lasting: None, ..registry.changes() })
+        let mut changes = Changes { shown: None, lasting: None, given_up: Vec::new(), ..registry.changes() };
+        changes.names.drain(..changes.names.len().saturating_sub(FORMER_NAMED_MAX));
+        GivenUp(changes)
     }
 
     /// Returns a registry of which only the last change is known.
@@ -163,7 +171,14 @@ impl Changes {
         name_at(&former.names, former.count, at).map(|name| (name, !former.is_decided))
     }
 
+    fn is_given_up(&self, seen: &RegisterMark) -> bool {
+        self.given_up.iter().any(|other| other.has(seen))
+    }
+
     fn relation(&self, seen: &RegisterMark) -> Option<Relation> {
+        if self.is_given_up(seen) {
+            return None;
+        }
         if seen.count > self.count {
             return Some(Relation::Later);
         }
@@ -190,7 +205,7 @@ impl Changes {
             Some((_, is_evidence)) => is_evidence,
             None => mark.count > self.count || run_before.is_none_or(|run| !run.is_decided),
         };
-        is_evidence && self.lacks(mark)
+        is_evidence && !self.is_given_up(mark) && self.lacks(mark)
     }
 
     /// Returns whether change number `at` is after the end of a run and before the first change of the next one, as far as
@@ -310,16 +325,19 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Records that an operator chose this registry over those with the marks `others`, durably.
+    /// Records durably that an operator chose this registry over `others`. Only their changes stop being evidence: a
+    /// revocation that follows them, or that a third registry has, is one that the operator was not asked about.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn choose_over(&mut self, others: &[RegisterMark], now_ms: u64) -> Result<(), TrustError> {
-        let related = others.iter().filter(|other| self.relation(other).is_some());
-        match related.max_by_key(|other| other.count) {
-            Some(latest) => self.accept(Some(latest), now_ms),
-            None => self.give_up_others(now_ms),
-        }
+    pub fn choose_over(&mut self, others: &[GivenUp], now_ms: u64) -> Result<(), TrustError> {
+        let mut changes = self.changes();
+        changes.given_up.retain(|known| !others.contains(known));
+        changes.given_up.extend_from_slice(others);
+        changes.given_up.drain(..changes.given_up.len().saturating_sub(GIVEN_UP_MAX));
+        changes.shown = changes.shown.take().filter(|shown| !changes.is_given_up(shown));
+        self.contents.changes = Some(changes);
+        self.write(now_ms)
     }
 
     /// Returns the mark of a later or diverged registry that a member has presented.
