@@ -37,6 +37,11 @@ const PERSONAL: &[&str] = &["chunks", "history", "notifications", "preferences",
 pub const SECRET: &[&str] =
     &["passwords", "recovery-codes", "second-factor-setups", "second-factors", "sessions", "signing-keys", "tokens"];
 
+/// Returns every collection that this version knows.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    OPEN.iter().chain(PERSONAL).chain(SECRET).copied()
+}
+
 /// Returns the visibility of a collection; [`Visibility::Secret`] if this version does not know it.
 #[must_use]
 pub fn of(collection: &str) -> Visibility {

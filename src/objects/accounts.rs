@@ -1,15 +1,15 @@
 //! Changes to several objects of a user or a group. Each is one small transaction that takes effect at once; rows that
 //! do not fit are deleted afterwards ([`super::cleanup`]).
 
-use super::capabilities::{Grants, Holder, TagGrants};
+use super::capabilities::Holder;
 use super::cleanup::{self, Cleaning, Of, SLICE};
 use super::epochs::OfEpoch as _;
 use super::groups::Group;
 use super::ids;
+use super::kinds::{KINDS, Owner};
 use super::passwords::Password;
 use super::record::Stored;
 use super::sessions::{self, Epoch, Session};
-use super::tokens::TokenEpoch;
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes, claims, second_factors};
 
@@ -113,8 +113,7 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
     Ok(writes)
 }
 
-/// Deletes a user and everything that belongs to no other user. Dashboards and resources are kept: others may use them,
-/// and administrators can transfer them.
+/// Deletes a user and everything that belongs to the user alone, as the table of kinds states.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -125,14 +124,15 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the user is already deleted", &mut writes)?;
-    writes.delete_unconditionally::<Admin>(&key, WITH_THE_USER)?;
-    writes.delete_unconditionally::<Lock>(&key, WITH_THE_USER)?;
-    writes.delete_unconditionally::<Password>(&key, WITH_THE_USER)?;
-    writes.delete_unconditionally::<Epoch>(&key, WITH_THE_USER)?;
-    writes.delete_unconditionally::<TokenEpoch>(&key, WITH_THE_USER)?;
-    second_factors::clear(uid, &mut writes)?;
-    writes.delete_unconditionally::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
-    writes.delete_unconditionally::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
+    for kind in KINDS {
+        match kind.owner {
+            Owner::Uid => writes.delete_unconditionally_at(kind.collection, &key, WITH_THE_USER)?,
+            Owner::Holder => {
+                writes.delete_unconditionally_at(kind.collection, &Holder::User(uid).key(), WITH_THE_USER)?;
+            }
+            Owner::Nobody | Owner::Rows | Owner::Private | Owner::Kept => {}
+        }
+    }
     for work in cleanup::of_user_history(store, uid)? {
         writes.delete_unconditionally::<Cleaning>(&work.value.key(), WITH_THE_USER)?;
     }
@@ -230,8 +230,9 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the group is already deleted", &mut writes)?;
-    writes.delete_unconditionally::<Grants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
-    writes.delete_unconditionally::<TagGrants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
+    for kind in KINDS.iter().filter(|kind| kind.owner == Owner::Holder) {
+        writes.delete_unconditionally_at(kind.collection, &Holder::Group(gid).key(), WITH_THE_GROUP)?;
+    }
     if !is_all {
         writes.overwrite(&Cleaning::new(store, Of::Group, gid, String::new()), WITH_THE_GROUP)?;
     }

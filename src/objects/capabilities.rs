@@ -27,6 +27,15 @@ pub struct Capability {
     pub reads: bool,
 }
 
+/// Capabilities that reading and changing the objects of a kind require.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Capability to read.
+    pub read: &'static str,
+    /// Capability to create, change and delete.
+    pub write: &'static str,
+}
+
 const fn may(number: u8, name: &'static str, category: &'static str, reads: bool, allows: &'static str) -> Capability {
     Capability { number, name, category, allows, reads }
 }

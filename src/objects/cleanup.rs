@@ -4,21 +4,22 @@
 //! are kept.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
 use super::groups::Group;
 use super::history::Entry;
-use super::preferences::Preference;
+use super::kinds::{KINDS, Kind, Owner};
 use super::record::Stored;
 use super::restores::Restore;
-use super::searches::Search;
 use super::second_factors::Factor;
-use super::sessions::Session;
-use super::tokens::Token;
 use super::users::{Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes};
 use gravwell_model::codec::restore;
+use gravwell_model::{Collection, Key};
+use gravwell_replica::Object;
+use gravwell_runtime::tasks::blocking;
 
 /// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;
@@ -133,9 +134,10 @@ pub struct Rows {
 
 impl Rows {
     /// Adds rows of one collection with keys that start with `prefix` and follow the cursor, and advances the cursor.
-    fn add_after<T: Stored>(
+    fn add_after(
         &mut self,
         store: &Store,
+        collection: &'static str,
         prefix: &str,
         cursor: &mut Cursor,
         wanted: impl Fn(&str) -> bool,
@@ -145,16 +147,17 @@ impl Rows {
         if room == 0 {
             return Ok(());
         }
-        let after = cursor.0.get(T::COLLECTION).map(String::as_str);
-        let keys = store.some_keys_after::<T>(prefix, after, room)?;
+        let after = cursor.0.get(collection).map(String::as_str);
+        let keys = store.some_keys_in(collection, prefix, after, room)?;
         if let Some(last) = keys.last() {
-            cursor.0.insert(T::COLLECTION, last.clone());
+            cursor.0.insert(collection, last.clone());
         }
-        self.add::<T>(keys, wanted, rows_max)
+        self.add(collection, keys, wanted, rows_max)
     }
 
-    fn add<T: Stored>(
+    fn add(
         &mut self,
+        collection: &str,
         keys: impl IntoIterator<Item = String>,
         wanted: impl Fn(&str) -> bool,
         rows_max: usize,
@@ -164,7 +167,8 @@ impl Rows {
                 break;
             }
             if wanted(&key) {
-                self.writes.delete_unconditionally::<T>(&key, "its owner was deleted, so its value does not matter")?;
+                let why = "its owner was deleted, so its value does not matter";
+                self.writes.delete_unconditionally_at(collection, &key, why)?;
             }
         }
         Ok(())
@@ -194,17 +198,29 @@ pub fn of_user(store: &Store, uid: i32, rows_max: usize) -> Result<Rows, StoreEr
 fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) -> Result<Rows, StoreError> {
     let (prefix, all) = (format!("{uid}/"), |_: &str| true);
     let mut rows = Rows::default();
-    rows.add_after::<Session>(store, &prefix, cursor, all, rows_max)?;
-    rows.add_after::<Token>(store, &prefix, cursor, all, rows_max)?;
-    rows.add_after::<Membership>(store, &prefix, cursor, all, rows_max)?;
-    rows.add_after::<Preference>(store, &prefix, cursor, all, rows_max)?;
-    rows.add_after::<Entry>(store, &prefix, cursor, all, rows_max)?;
-    if rows.count() < rows_max {
-        let private = |search: &Search| search.uid == uid && !search.global && search.gids.is_empty();
-        let searches = store.select::<Search>("", private)?.into_iter().map(|record| record.value.id);
-        rows.add::<Search>(searches, all, rows_max)?;
+    for kind in KINDS.iter().filter(|kind| kind.owner == Owner::Rows) {
+        rows.add_after(store, kind.collection, &prefix, cursor, all, rows_max)?;
+    }
+    for kind in KINDS.iter().filter(|kind| kind.owner == Owner::Private) {
+        let room = rows_max.saturating_sub(rows.count());
+        rows.add(kind.collection, private(store, kind, uid, room)?, all, rows_max)?;
     }
     Ok(rows)
+}
+
+/// Returns the keys of the objects of a kind that a user owns and shares with no other user, at most `keys_max`.
+fn private(store: &Store, kind: &Kind, uid: i32, keys_max: usize) -> Result<Vec<String>, StoreError> {
+    let Some(shares) = kind.shares.filter(|_| keys_max > 0) else { return Ok(Vec::new()) };
+    let collection = Collection::new(kind.collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
+    let mut keys = Vec::new();
+    let see = |key: Key, object: Object| {
+        if shares(&object.value).is_some_and(|shares| shares.owner == uid && shares.is_private()) {
+            keys.push(key.as_str().to_owned());
+        }
+        if keys.len() < keys_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    blocking::run(|| store.replica().each(&collection, "", see))?;
+    Ok(keys)
 }
 
 /// Returns the memberships of a group, at most `rows_max` rows.
@@ -213,7 +229,7 @@ fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) 
 /// If the state is corrupt.
 pub fn of_group(store: &Store, gid: i32, rows_max: usize) -> Result<Rows, StoreError> {
     let (mut rows, suffix) = (Rows::default(), format!("/{gid}"));
-    rows.add::<Membership>(store.keys::<Membership>("")?, |key| key.ends_with(&suffix), rows_max)?;
+    rows.add(Membership::COLLECTION, store.keys::<Membership>("")?, |key| key.ends_with(&suffix), rows_max)?;
     Ok(rows)
 }
 
@@ -230,7 +246,7 @@ pub fn of_history(
 ) -> Result<Rows, StoreError> {
     let (mut rows, prefix) = (Rows::default(), format!("{uid}/"));
     let goes = |key: &str| key.strip_prefix(&prefix).is_some_and(|id| id <= until);
-    rows.add_after::<Entry>(store, &prefix, cursor, goes, rows_max)?;
+    rows.add_after(store, Entry::COLLECTION, &prefix, cursor, goes, rows_max)?;
     Ok(rows)
 }
 

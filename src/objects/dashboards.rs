@@ -76,21 +76,9 @@ impl Shareable for Dashboard {
 type Closeness = (u8, Timestamp, u64);
 
 impl Dashboard {
-    /// Returns the closeness that selects among several dashboards with one GUID: first the person's own, then one
-    /// shared with one of their groups, then one shared with all users, as for names of resources; then any other.
+    /// Returns the closeness that selects among several dashboards with one GUID.
     fn closeness(&self, person: &Principal) -> Closeness {
-        let (readers, writers) = (self.readers(), self.writers());
-        let is_in = |audience: &ShareScope| audience.groups.iter().any(|group| person.groups.contains(group));
-        let distance = if self.uid == person.uid {
-            0
-        } else if is_in(&readers) || is_in(&writers) {
-            1
-        } else if readers.global || writers.global {
-            2
-        } else {
-            3
-        };
-        (distance, self.created, self.id)
+        (self.distance(person), self.created, self.id)
     }
 }
 

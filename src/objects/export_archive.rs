@@ -30,27 +30,11 @@ use gravwell_replica::blobs::Blobs;
 use gravwell_state::StateSnapshot;
 
 use super::Timestamp;
+use super::kinds::{self, Archive};
 use super::record::Stored;
 use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
-/// Collections that no archive contains and a restore leaves unchanged: logins, keys that sign them, second factors,
-/// counters of numbers of earlier versions, notifications, which expire, and the mark of an unfinished restore.
-const NEVER: [&str; 11] = [
-    "sessions",
-    "session-epochs",
-    "token-epochs",
-    "signing-keys",
-    "second-factors",
-    "second-factor-setups",
-    "second-factor-steps",
-    "recovery-codes",
-    "id-leases",
-    "notifications",
-    "restores",
-];
-/// Collections that an archive without secrets omits.
-const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;
 /// Number of chunks fetched together if the first is not stored locally.
 const READ_AHEAD: usize = 16;
@@ -165,6 +149,24 @@ impl Source {
         Ok(found)
     }
 
+    /// Returns the collections that an archive without secrets omits. Those that this version does not know are among
+    /// them. They are listed in the archive, so that a restore leaves their objects unchanged.
+    fn secrets(&self) -> Result<BTreeSet<String>, BackupError> {
+        let is_secret = |collection: &str| kinds::archive(collection) == Archive::WithSecrets;
+        let known = kinds::KINDS.iter().map(|kind| kind.collection);
+        let mut found: BTreeSet<String> = known.filter(|name| is_secret(name)).map(str::to_owned).collect();
+        let mut see = |collection: &Collection| {
+            if is_secret(collection.as_str()) && !found.contains(collection.as_str()) {
+                found.insert(collection.to_string());
+            }
+        };
+        for row in self.snapshot.objects() {
+            see(&row?.0);
+        }
+        self.undecided.keys().for_each(|(collection, _)| see(collection));
+        Ok(found)
+    }
+
     /// Writes the chunks of all blobs, each once.
     fn write_chunks(
         &self,
@@ -237,9 +239,9 @@ impl Source {
     /// # Errors
     /// If the state is corrupt or writing fails.
     pub fn write(&self, parts: Parts, to: &mut impl Write) -> Result<Written, BackupError> {
-        let mut omitted: Vec<String> = NEVER.iter().map(|name| (*name).to_owned()).collect();
+        let mut omitted: Vec<String> = kinds::never_archived().map(str::to_owned).collect();
         if parts.without_secrets {
-            omitted.extend(SENSITIVE.iter().map(|name| (*name).to_owned()));
+            omitted.extend(self.secrets()?);
         }
         let mut passed_over = HashSet::new();
         if parts.without_searches {
@@ -313,7 +315,7 @@ impl Examined {
     /// versions did not know.
     #[must_use]
     pub fn omits(&self, collection: &str) -> bool {
-        NEVER.contains(&collection) || self.omitted.iter().any(|name| name == collection)
+        kinds::archive(collection) == Archive::Never || self.omitted.iter().any(|name| name == collection)
     }
 
     /// Returns whether the archive has an object.
@@ -387,7 +389,7 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
             return Err(wrong(number, format!("duplicate object {collection}/{key}")));
         }
         // Archives of earlier versions may contain collections unknown to those versions.
-        if !NEVER.contains(&collection.as_str()) {
+        if kinds::archive(collection.as_str()) != Archive::Never {
             take(Item::Object(Op::Put { collection, key, value }))?;
         }
     }
@@ -438,5 +440,43 @@ impl<R: BufRead> Lines<'_, R> {
             return Err(wrong(self.number, "the line is unterminated or too long"));
         }
         Ok(Some(&self.text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::{Author, Store};
+    use super::super::writes::Writes;
+    use super::*;
+    use gravwell_replica::ReplicaOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p11_a_collection_of_a_later_version_counts_as_a_secret() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let replica = Replica::open(temp.path(), ReplicaOptions::default()).expect("opens");
+        let store = Store::new(replica, "w");
+        let of = |collection: &str, key: &str| {
+            let (collection, key) = (Collection::new(collection).expect("name"), Key::new(key).expect("key"));
+            Op::Put { collection, key, value: "{\"value\":\"hidden\"}".into() }
+        };
+        let ops = vec![of("users", "1"), of("admins", "1"), of("of-a-later-version", "x"), of("passwords", "1")];
+        store.commit(&Author::default(), "a test", Writes::unconditional(ops, "a test")).await.expect("is accepted");
+        let archive = |without_secrets: bool| {
+            let mut text = Vec::new();
+            let parts = Parts { without_secrets, without_searches: false };
+            Source::of(store.replica()).expect("reads").write(parts, &mut text).expect("writes");
+            let mut found = Vec::new();
+            let examined = read(&mut &text[..], |item| {
+                if let Item::Object(op) = item {
+                    found.push(op.collection().to_string());
+                }
+                Ok(())
+            });
+            (found, examined.expect("is complete").omits("of-a-later-version"))
+        };
+        // A restore leaves an omitted collection unchanged.
+        assert_eq!(archive(true), (vec!["admins".into(), "users".into()], true));
+        let all = ["admins", "of-a-later-version", "passwords", "users"].map(str::to_owned).to_vec();
+        assert_eq!(archive(false), (all, false));
     }
 }

@@ -9,23 +9,15 @@
 use std::collections::BTreeSet;
 
 use super::accounts::{GROUP_GONE, USER_GONE};
-use super::capabilities::{Grants, TagGrants};
 use super::cleanup::Cleaning;
-use super::dashboards::Dashboard;
 use super::groups::{Group, GroupName};
 use super::history::Entry;
+use super::kinds::{self, Owner};
 use super::notifications::Notification;
-use super::passwords::Password;
-use super::preferences::Preference;
 use super::record::Stored;
-use super::resources::Resource;
-use super::searches::Search;
-use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
-use super::sessions::{Epoch, Session};
-use super::sharing::{ShareScope, Shareable};
+use super::sharing::Shares;
 use super::store::Author;
-use super::tokens::{Token, TokenEpoch};
-use super::users::{Admin, Lock, Membership, User, UserName};
+use super::users::{Membership, User, UserName};
 use super::writes::place;
 use super::{Store, StoreError, Writes, names};
 use gravwell_model::{Collection, Condition, Key, Op, Txn, TxnId};
@@ -34,24 +26,6 @@ use gravwell_replica::History;
 type ObjectKey = (Collection, Key);
 /// A pending transaction, and the history in which it was read.
 type Pending = (TxnId, History);
-
-/// Collections whose keys start with a UID, followed by the GID of a group, if that is a number.
-const OF_USERS: [&str; 14] = [
-    Admin::COLLECTION,
-    Entry::COLLECTION,
-    Epoch::COLLECTION,
-    Factor::COLLECTION,
-    LastStep::COLLECTION,
-    Lock::COLLECTION,
-    Membership::COLLECTION,
-    Password::COLLECTION,
-    Preference::COLLECTION,
-    RecoveryCodes::COLLECTION,
-    Session::COLLECTION,
-    Setup::COLLECTION,
-    Token::COLLECTION,
-    TokenEpoch::COLLECTION,
-];
 
 /// The number of a user or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,23 +68,22 @@ fn of_holder(key: &str) -> Option<Number> {
 
 /// Adds the owners of an object, which its key names.
 fn add_of_key(collection: &str, key: &str, numbers: &mut BTreeSet<Number>) {
-    match collection {
-        Grants::COLLECTION | TagGrants::COLLECTION => numbers.extend(of_holder(key)),
-        _ if OF_USERS.contains(&collection) => {
+    match kinds::owner(collection) {
+        Owner::Holder => numbers.extend(of_holder(key)),
+        // The key starts with a UID, followed by the GID of a group if it is that of a membership.
+        Owner::Uid | Owner::Rows => {
             let mut parts = key.split('/');
             numbers.extend(parts.next().and_then(|uid| uid.parse().ok()).map(Number::User));
             let gid = parts.next().filter(|_| collection == Membership::COLLECTION);
             numbers.extend(gid.and_then(|gid| gid.parse().ok()).map(Number::Group));
         }
-        _ => {}
+        Owner::Nobody | Owner::Private | Owner::Kept => {}
     }
 }
 
-fn add_shared<S: Stored + Shareable>(value: &[u8], numbers: &mut BTreeSet<Number>) {
-    let Ok(object) = serde_json::from_slice::<S>(value) else { return };
-    numbers.insert(Number::User(object.owner()));
-    let audiences: [ShareScope; 2] = [object.readers(), object.writers()];
-    numbers.extend(audiences.iter().flat_map(|audience| &audience.groups).copied().map(Number::Group));
+/// Returns the owner and the share scope of an object; `None` if it is invalid, or not of a kind that can be shared.
+fn shares(collection: &str, value: &[u8]) -> Option<Shares> {
+    kinds::of(collection).and_then(|kind| kind.shares)?(value)
 }
 
 /// Returns the users and groups to which an operation gives an object or a right. The user or group that the operation
@@ -121,10 +94,12 @@ pub fn of_op(op: &Op) -> BTreeSet<Number> {
     let Some(value) = op.value() else { return numbers };
     let collection = op.collection().as_str();
     add_of_key(collection, op.key().as_str(), &mut numbers);
+    if let Some(shares) = shares(collection, value) {
+        numbers.insert(Number::User(shares.owner));
+        let audiences = [&shares.readers, &shares.writers];
+        numbers.extend(audiences.into_iter().flat_map(|audience| &audience.groups).copied().map(Number::Group));
+    }
     match collection {
-        Dashboard::COLLECTION => add_shared::<Dashboard>(value, &mut numbers),
-        Resource::COLLECTION => add_shared::<Resource>(value, &mut numbers),
-        Search::COLLECTION => add_shared::<Search>(value, &mut numbers),
         Entry::COLLECTION => {
             let entry = serde_json::from_slice::<Entry>(value).ok();
             numbers.extend(
@@ -147,8 +122,8 @@ pub fn of_op(op: &Op) -> BTreeSet<Number> {
     numbers
 }
 
-/// Returns the users and groups to which an object belongs, and with which it is deleted: by its key or, for a search, by
-/// its value. A search that is shared is kept.
+/// Returns the users and groups to which an object belongs, and with which it is deleted: by its key or, if the value
+/// names the owner, by its value. An object that is shared is kept.
 #[must_use]
 pub fn holders(collection: &str, key: &str, value: Option<&[u8]>) -> BTreeSet<Number> {
     let mut numbers = BTreeSet::new();
@@ -157,10 +132,9 @@ pub fn holders(collection: &str, key: &str, value: Option<&[u8]>) -> BTreeSet<Nu
             let of_history = key.strip_prefix("history/").and_then(|rest| rest.split('/').next()?.parse().ok());
             numbers.extend(of_holder(key).or(of_history.map(Number::User)));
         }
-        Search::COLLECTION => {
-            let search = value.and_then(|value| serde_json::from_slice::<Search>(value).ok());
-            let private = search.filter(|search| !search.global && search.gids.is_empty());
-            numbers.extend(private.map(|search| Number::User(search.uid)));
+        _ if kinds::owner(collection) == Owner::Private => {
+            let shares = value.and_then(|value| shares(collection, value)).filter(Shares::is_private);
+            numbers.extend(shares.map(|shares| Number::User(shares.owner)));
         }
         _ => add_of_key(collection, key, &mut numbers),
     }
@@ -285,6 +259,7 @@ pub fn is_same(number: Number, one: &[u8], other: &[u8]) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::dashboards::Dashboard;
     use super::super::standing::Standing;
     use super::super::{CommitProgress, Timestamp, accounts};
     use super::*;
@@ -352,12 +327,11 @@ mod tests {
             let is_named = found.contains(&Number::User(66)) || found.contains(&Number::Group(65));
             assert!(is_named, "{}/{}: {found:?}", op.collection(), op.key());
         }
-        let known: BTreeSet<&str> = OF_USERS.into_iter().chain(["capabilities", "tag-access"]).collect();
-        let by_user =
-            |holds: &&str| holds.starts_with("<uid>/") || holds.starts_with("<uid>:") || holds.starts_with("user/");
-        for kind in super::super::kinds::KINDS.iter().filter(|kind| by_user(&kind.holds) && kind.collection != "users")
-        {
-            assert!(known.contains(kind.collection), "unknown collection {} with owners", kind.collection);
+        let keys = [(Owner::Uid, "<uid>:"), (Owner::Rows, "<uid>/"), (Owner::Holder, "user/")];
+        for kind in kinds::KINDS.iter().filter(|kind| kind.collection != "users") {
+            for (owner, start) in keys {
+                assert_eq!(kind.holds.starts_with(start), kind.owner == owner, "{}: {start}", kind.collection);
+            }
         }
     }
 

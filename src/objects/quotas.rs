@@ -4,6 +4,9 @@
 //! A user's objects are counted by scanning them at the user's first change. From then on, changes made at this
 //! webserver adjust the count. Changes made elsewhere are found by counting again: after a while, sooner near the
 //! limit, and before any change is rejected.
+//!
+//! The table of kinds states which kinds have quotas. Histories have a separate limit, at which the oldest entries are
+//! deleted, so that no search is rejected because of them.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -12,11 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::dashboards::Dashboard;
-use super::notifications::Notification;
-use super::record::Stored;
-use super::resources::Resource;
-use super::searches::Search;
+use super::kinds;
 use super::{Store, StoreError};
 use gravwell_model::{Collection, Op};
 use gravwell_runtime::tasks::blocking;
@@ -29,10 +28,6 @@ const BELIEVED_NEAR: Duration = Duration::from_secs(60);
 const BELIEVED_FULL: Duration = Duration::from_secs(2);
 /// Maximum number of counts remembered.
 const REMEMBERED_MAX: usize = 4096;
-
-/// Collections with quotas. Histories have a separate limit, at which the oldest entries are deleted, so that no search
-/// is rejected because of them.
-const BOUNDED: [&str; 4] = [Dashboard::COLLECTION, Resource::COLLECTION, Search::COLLECTION, Notification::COLLECTION];
 
 /// Number of objects and their total size in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,7 +164,8 @@ impl Quotas {
         let mut added: HashMap<Of, Amount> = HashMap::new();
         for op in ops {
             let collection = op.collection().as_str();
-            let Some(kind) = BOUNDED.into_iter().find(|kind| *kind == collection) else { continue };
+            let bounded = kinds::of(collection).filter(|kind| kind.has_quota);
+            let Some(kind) = bounded.map(|kind| kind.collection) else { continue };
             let before = store.raw(op.collection(), op.key())?;
             let of = |value: &[u8]| owner(value).map(|uid| (uid, Amount::of(value.len())));
             if let Some((uid, amount)) = before.and_then(|(value, _)| of(&value)) {
@@ -286,6 +282,7 @@ impl Quotas {
     }
 
     fn refusal(&self, author: i32, (uid, kind): &Of) -> String {
+        let kind = kinds::of(kind).map_or(*kind, |kind| kind.plural);
         if author != *uid {
             return format!("the remaining quota of user {uid} for {kind} is reserved for that user");
         }
@@ -303,6 +300,8 @@ impl Quotas {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dashboards::Dashboard;
+    use super::super::record::Stored;
     use super::*;
 
     const OF: Of = (7, Dashboard::COLLECTION);

@@ -1,93 +1,72 @@
 //! Messages for rejected changes.
 
+use super::kinds::{self, Taken};
+use super::record::Stored;
+use super::second_factors::{Factor, LastStep};
+use super::sessions::Epoch;
+use super::tokens::TokenEpoch;
+use super::users::{Admin, Lock, Membership};
 use gravwell_model::{Condition, Reason};
-
-/// Returns the singular noun for an object of a collection.
-fn thing(collection: &str) -> &'static str {
-    match collection {
-        "users" | "user-names" => "user",
-        "groups" | "group-names" => "group",
-        "dashboards" => "dashboard",
-        "resources" => "resource",
-        "tokens" | "token-epochs" => "token",
-        "notifications" => "notification",
-        "sessions" | "session-epochs" => "session",
-        "searches" => "search",
-        "passwords" => "password",
-        "second-factors" | "second-factor-setups" => "second factor",
-        "recovery-codes" => "set of recovery codes",
-        "preferences" => "set of preferences",
-        "capabilities" | "tag-access" => "list of grants",
-        "contents" | "chunks" => "contents of the resource",
-        _ => "object",
-    }
-}
 
 /// Returns why a transaction with these conditions was rejected, as a message for its author.
 #[must_use]
 pub fn rejection_message(conditions: &[Condition], reason: &Reason) -> String {
     let Reason::ConditionFailed { condition, found } = reason else { return reason.to_string() };
-    let meant = conditions.iter().find(|known| known.to_string() == *condition);
-    match meant {
-        Some(Condition::Absent { collection, .. } | Condition::Version { collection, .. })
-            if collection.as_str() == "second-factor-steps" =>
-        {
-            "the code of the second factor was also used at another webserver".into()
+    let Some(meant) = conditions.iter().find(|known| known.to_string() == *condition) else {
+        return reason.to_string();
+    };
+    of_right(meant).unwrap_or_else(|| of_object(meant, found.is_some()))
+}
+
+/// Returns the message for a condition on the rights of the author.
+fn of_right(condition: &Condition) -> Option<String> {
+    let text = match (condition, condition.collection().as_str()) {
+        (Condition::Absent { .. } | Condition::Version { .. }, LastStep::COLLECTION) => {
+            "the code of the second factor was also used at another webserver"
         }
-        Some(Condition::Absent { collection, .. }) if collection.as_str() == "second-factors" => {
-            "a second factor was set up at another webserver and was not used here".into()
+        (Condition::Absent { .. }, Factor::COLLECTION) => {
+            "a second factor was set up at another webserver and was not used here"
         }
-        Some(Condition::Absent { collection, .. }) if collection.as_str() == "locks" => {
-            "the account of its author was locked".into()
-        }
-        Some(Condition::Present { collection, .. }) if collection.as_str() == "admins" => {
-            "its author is no longer an administrator".into()
-        }
-        Some(Condition::Present { collection, key }) if collection.as_str() == "memberships" => {
+        (Condition::Absent { .. }, Lock::COLLECTION) => "the account of its author was locked",
+        (Condition::Present { .. }, Admin::COLLECTION) => "its author is no longer an administrator",
+        (Condition::Present { key, .. }, Membership::COLLECTION) => {
             let gid = key.as_str().split('/').nth(1).unwrap_or_default();
-            format!("its author is no longer a member of group {gid}")
+            return Some(format!("its author is no longer a member of group {gid}"));
         }
-        Some(condition) if ["session-epochs", "token-epochs"].contains(&condition.collection().as_str()) => {
-            "the session or token with which it was made has ended".into()
-        }
-        Some(condition) if condition.since().is_some() && found.is_none() => {
-            format!("the {} was deleted in the meantime", thing(condition.collection().as_str()))
-        }
-        Some(Condition::Absent { collection, key }) => match collection.as_str() {
-            "user-names" | "group-names" => format!("a {} called {key} already exists", thing(collection.as_str())),
-            // Objects without a separate number.
-            name @ ("passwords" | "preferences" | "capabilities" | "tag-access") => {
-                format!("the {} was changed by another user", thing(name))
-            }
-            name => format!("the ID or name {key} was assigned to another {} first", thing(name)),
+        (_, Epoch::COLLECTION | TokenEpoch::COLLECTION) => "the session or token with which it was made has ended",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// Returns the message for a condition on an object; `is_there`: the object exists.
+fn of_object(condition: &Condition, is_there: bool) -> String {
+    let collection = condition.collection().as_str();
+    let (thing, taken) = (kinds::singular(collection), kinds::of(collection).map_or(Taken::Id, |kind| kind.taken));
+    let is_name = taken == Taken::Name;
+    match condition {
+        _ if condition.since().is_some() && !is_there => format!("the {thing} was deleted in the meantime"),
+        Condition::Absent { key, .. } => match taken {
+            Taken::Name => format!("a {thing} called {key} already exists"),
+            Taken::Changed => format!("the {thing} was changed by another user"),
+            Taken::Id => format!("the ID or name {key} was assigned to another {thing} first"),
         },
-        Some(condition @ Condition::Version { collection, .. })
-            if ["user-names", "group-names"].contains(&collection.as_str())
-                && condition.mark().is_some()
-                && !condition.is_upon_lost() =>
-        {
-            format!("the {} was renamed or deleted, or its creation was rejected", thing(collection.as_str()))
+        Condition::Version { .. } if is_name && condition.mark().is_some() && !condition.is_upon_lost() => {
+            format!("the {thing} was renamed or deleted, or its creation was rejected")
         }
-        Some(Condition::Present { collection, .. } | Condition::Version { collection, .. })
-            if ["user-names", "group-names"].contains(&collection.as_str()) =>
-        {
-            format!("the {} was renamed or deleted in the meantime", thing(collection.as_str()))
+        Condition::Present { .. } | Condition::Version { .. } if is_name => {
+            format!("the {thing} was renamed or deleted in the meantime")
         }
-        Some(Condition::Present { collection, .. }) => {
-            format!("the {} was deleted, or its creation was rejected", thing(collection.as_str()))
+        Condition::Present { .. } => format!("the {thing} was deleted, or its creation was rejected"),
+        Condition::Version { .. } if condition.is_upon_lost() => {
+            format!("the {thing} that was changed here was lost with part of the log before this change was sent")
         }
-        Some(condition @ Condition::Version { collection, .. }) if condition.is_upon_lost() => format!(
-            "the {} that was changed here was lost with part of the log before this change was sent",
-            thing(collection.as_str())
-        ),
-        Some(condition @ Condition::Version { collection, .. }) if condition.mark().is_some() => format!(
-            "the {} was changed by another user, or an earlier change that this one builds on was rejected",
-            thing(collection.as_str())
-        ),
-        Some(Condition::Version { collection, .. }) => {
-            format!("the {} was changed by another user", thing(collection.as_str()))
+        Condition::Version { .. } if condition.mark().is_some() => {
+            format!(
+                "the {thing} was changed by another user, or an earlier change that this one builds on was rejected"
+            )
         }
-        None => reason.to_string(),
+        Condition::Version { .. } => format!("the {thing} was changed by another user"),
     }
 }
 
@@ -137,6 +116,7 @@ mod tests {
             (version(place("dashboards", "7")), "the dashboard was changed by another user"),
             (since(place("dashboards", "7")), "the dashboard was deleted in the meantime"),
             (since(place("user-names", "carol")), "the user was deleted in the meantime"),
+            (absent(place("of-a-later-version", "7")), "the ID or name 7 was assigned to another object first"),
         ];
         for (condition, wanted) in cases {
             let reason = Reason::ConditionFailed { condition: condition.to_string(), found: None };

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use super::blobs::Content;
 use super::cleanup::{self, Cleaning, Of};
-use super::dashboards::Dashboard;
 use super::history::Entry;
-use super::kinds::{self, Visibility};
+use super::kinds::{self, Kind, Visibility};
 use super::notifications::Notification;
 use super::preferences::Preference;
 use super::record::Stored;
@@ -141,21 +140,19 @@ impl Maker<'_> {
         if self.person.admin {
             return Ok(());
         }
+        if let Some(kind) = kinds::of(collection).filter(|kind| kind.shares.is_some()) {
+            self.authorize_shared(kind, op)?;
+        }
         match collection {
-            Dashboard::COLLECTION => {
-                self.needs("DashboardWrite")?;
-                self.authorize_shared::<Dashboard>(op).map(drop)
-            }
             Resource::COLLECTION => {
-                self.needs("ResourceWrite")?;
-                let change = self.authorize_shared::<Resource>(op)?;
+                let change = self.change::<Resource>(op)?;
                 self.authorize_blob(change.before.map(|it| it.content), change.after.map(|it| it.content))
             }
             Search::COLLECTION => {
-                self.needs("Search")?;
-                let change = self.authorize_shared::<Search>(op)?;
+                let change = self.change::<Search>(op)?;
                 self.authorize_blob(change.before.map(|it| it.content), change.after.map(|it| it.content))
             }
+            _ if kinds::of(collection).is_some_and(|kind| kind.shares.is_some()) => Ok(()),
             Content::COLLECTION => self.authorize_same(op),
             Entry::COLLECTION => self.authorize_entry(op),
             Token::COLLECTION => self.authorize_token(op),
@@ -187,8 +184,17 @@ impl Maker<'_> {
         only_if(!is_login && !is_secret, PROOF)
     }
 
-    fn authorize_shared<T: Stored + Shareable>(&self, op: &Op) -> Result<Change<T>, Refusal> {
-        let change = self.change::<T>(op)?;
+    fn authorize_shared(&self, kind: &Kind, op: &Op) -> Authorization {
+        let Some(capabilities) = kind.capabilities else { return only_if(false, ADMINISTRATORS) };
+        self.needs(capabilities.write)?;
+        let key = op.key().as_str();
+        // Only administrators may change undecodable objects.
+        let read = |value: Option<&Bytes>| match value.map(|value| kind.shares_at(key, value)) {
+            Some(None) => Err(Refusal::Right(ADMINISTRATORS.to_owned())),
+            found => Ok(found.flatten()),
+        };
+        let there = self.present.value(kind.collection, key)?;
+        let change = Change { before: read(there.as_ref())?, after: read(op.value())? };
         match (&change.before, &change.after) {
             (None, None) => {}
             (Some(before), None) => only_if(before.is_owned_by(self.person), NOT_YOURS)?,
@@ -203,7 +209,7 @@ impl Maker<'_> {
                 self.authorize_share_scopes(&[before.readers(), before.writers()], after)?;
             }
         }
-        Ok(change)
+        Ok(())
     }
 
     /// Groups, and all users, that already have access may keep it.

@@ -6,14 +6,12 @@ use std::collections::BTreeSet;
 
 use super::blobs::Content;
 use super::cleanup::{self, Cleaning, Of};
-use super::dashboards::Dashboard;
 use super::history::Entry;
+use super::kinds::{self, ReadShares};
 use super::notifications::Notification;
 use super::preferences::Preference;
 use super::record::Stored;
-use super::resources::Resource;
-use super::searches::Search;
-use super::sharing::{ShareScope, Shareable};
+use super::sharing::{ShareScope, Shares};
 use super::users::Membership;
 use super::{Store, StoreError};
 use gravwell_model::Op;
@@ -83,10 +81,10 @@ impl<T: There> Needed<'_, T> {
     fn add(&mut self, op: &Op) -> Result<(), StoreError> {
         let key = op.key().as_str();
         let is_own = key.split('/').next() == Some(self.uid.to_string().as_str());
+        if let Some(shares) = kinds::of(op.collection().as_str()).and_then(|kind| kind.shares) {
+            return self.add_shared(op, shares);
+        }
         match op.collection().as_str() {
-            Dashboard::COLLECTION => self.add_shared::<Dashboard>(op),
-            Resource::COLLECTION => self.add_shared::<Resource>(op),
-            Search::COLLECTION => self.add_shared::<Search>(op),
             Notification::COLLECTION => self.add_notification(op),
             Preference::COLLECTION => {
                 self.rights.role |= !is_own;
@@ -125,36 +123,35 @@ impl<T: There> Needed<'_, T> {
         Ok(())
     }
 
-    fn add_shared<S: Stored + Shareable>(&mut self, op: &Op) -> Result<(), StoreError> {
+    fn add_shared(&mut self, op: &Op, shares: ReadShares) -> Result<(), StoreError> {
         let before = self.there.before(op)?;
-        let (before, after) =
-            match (before.map(|value| understood::<S>(&value)), op.value().map(|value| understood::<S>(value))) {
-                // The owner of an invalid object is unknown.
-                (Some(None), _) | (_, Some(None)) => {
-                    self.rights.role = true;
-                    return Ok(());
-                }
-                (before, after) => (before.flatten(), after.flatten()),
-            };
+        let (before, after) = match (before.map(|value| shares(&value)), op.value().map(|value| shares(value))) {
+            // The owner of an invalid object is unknown.
+            (Some(None), _) | (_, Some(None)) => {
+                self.rights.role = true;
+                return Ok(());
+            }
+            (before, after) => (before.flatten(), after.flatten()),
+        };
         let none = || [ShareScope::default(), ShareScope::default()];
-        let shares = |one: &S| [one.readers(), one.writers()];
+        let shares = |one: &Shares| [one.readers.clone(), one.writers.clone()];
         match (before, after) {
             (None, None) => Ok(()),
             (Some(before), None) => {
-                self.rights.role |= before.owner() != self.uid;
+                self.rights.role |= before.owner != self.uid;
                 Ok(())
             }
             (None, Some(after)) => {
-                self.rights.role |= after.owner() != self.uid;
+                self.rights.role |= after.owner != self.uid;
                 self.add_audiences(&none(), &shares(&after))
             }
-            (Some(before), Some(after)) if before.owner() == self.uid => {
-                self.rights.role |= after.owner() != self.uid;
+            (Some(before), Some(after)) if before.owner == self.uid => {
+                self.rights.role |= after.owner != self.uid;
                 self.add_audiences(&shares(&before), &shares(&after))
             }
             (Some(before), Some(after)) => {
-                let is_as_before = before.owner() == after.owner() && shares(&before) == shares(&after);
-                self.add_writer(is_as_before, &before.writers())
+                let is_as_before = before.owner == after.owner && shares(&before) == shares(&after);
+                self.add_writer(is_as_before, &before.writers)
             }
         }
     }

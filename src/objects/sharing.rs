@@ -87,6 +87,56 @@ pub trait Shareable {
     fn is_owned_by(&self, person: &Principal) -> bool {
         person.admin || self.owner() == person.uid
     }
+
+    /// Returns how distant it is from a person, for the choice among several objects with one GUID: first the person's
+    /// own, then one shared with one of their groups, then one shared with all users; then any other.
+    fn distance(&self, person: &Principal) -> u8 {
+        let (readers, writers) = (self.readers(), self.writers());
+        let is_in = |audience: &ShareScope| audience.groups.iter().any(|group| person.groups.contains(group));
+        match () {
+            () if self.owner() == person.uid => 0,
+            () if is_in(&readers) || is_in(&writers) => 1,
+            () if readers.global || writers.global => 2,
+            () => 3,
+        }
+    }
+}
+
+/// Owner of an object, and the users with whom it is shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// UID of the owner.
+    pub owner: i32,
+    /// Additional users who may read it.
+    pub readers: ShareScope,
+    /// Additional users who may change it.
+    pub writers: ShareScope,
+}
+
+impl Shares {
+    /// Returns the owner and the share scope of an object.
+    #[must_use]
+    pub fn of(object: &impl Shareable) -> Shares {
+        Shares { owner: object.owner(), readers: object.readers(), writers: object.writers() }
+    }
+
+    /// Returns whether it is shared with no other user.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.readers == ShareScope::default() && self.writers == ShareScope::default()
+    }
+}
+
+impl Shareable for Shares {
+    fn owner(&self) -> i32 {
+        self.owner
+    }
+    fn readers(&self) -> ShareScope {
+        self.readers.clone()
+    }
+    fn writers(&self) -> ShareScope {
+        self.writers.clone()
+    }
 }
 
 #[cfg(test)]

@@ -420,7 +420,21 @@ impl Store {
         after: Option<&str>,
         keys_max: usize,
     ) -> Result<Vec<String>, StoreError> {
-        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        self.some_keys_in(T::COLLECTION, prefix, after, keys_max)
+    }
+
+    /// As [`Store::some_keys_after`], for any collection.
+    ///
+    /// # Errors
+    /// If the replica's state is corrupt.
+    pub fn some_keys_in(
+        &self,
+        collection: &str,
+        prefix: &str,
+        after: Option<&str>,
+        keys_max: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let collection = Collection::new(collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let after = after.map(Key::new).transpose().map_err(|error| StoreError::BadKey(error.to_string()))?;
         let scan = || self.replica.scan(&collection, prefix, after.as_ref(), keys_max);
         let rows = aside_if_whole(prefix, scan)?;

@@ -42,7 +42,11 @@ struct Required {
 }
 
 pub(super) fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreError> {
-    let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+    place_in(T::COLLECTION, key)
+}
+
+fn place_in(collection: &str, key: &str) -> Result<(Collection, Key), StoreError> {
+    let collection = Collection::new(collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
     let key = Key::new(key).map_err(|error| StoreError::BadKey(error.to_string()))?;
     Ok((collection, key))
 }
@@ -167,8 +171,21 @@ impl Writes {
     ///
     /// # Errors
     /// If the key is invalid.
-    pub fn delete_unconditionally<T: Stored>(&mut self, key: &str, _why: &'static str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(key)?;
+    pub fn delete_unconditionally<T: Stored>(&mut self, key: &str, why: &'static str) -> Result<(), StoreError> {
+        self.delete_unconditionally_at(T::COLLECTION, key, why)
+    }
+
+    /// As [`Writes::delete_unconditionally`], for an object of any collection.
+    ///
+    /// # Errors
+    /// If the collection or key is invalid.
+    pub fn delete_unconditionally_at(
+        &mut self,
+        collection: &str,
+        key: &str,
+        _why: &'static str,
+    ) -> Result<(), StoreError> {
+        let (collection, key) = place_in(collection, key)?;
         self.ops.push(Op::Delete { collection, key });
         Ok(())
     }
