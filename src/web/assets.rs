@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
 use super::app::AppRef;
+use super::entity_tags::IfNoneMatch;
 use super::error::ApiError;
 
 #[derive(RustEmbed)]
@@ -49,7 +50,7 @@ async fn read(directory: &Path, path: &str) -> Option<Vec<u8>> {
 fn answer(path: &str, contents: Cow<'static, [u8]>, headers: &HeaderMap) -> Response {
     let tag = format!("\"{}\"", &blake3::hash(&contents).to_hex()[..32]);
     let fixed = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+    if IfNoneMatch::of(headers).has(&tag) {
         return (StatusCode::NOT_MODIFIED, fixed).into_response();
     }
     // Embedded files are sent without copying.

@@ -3,12 +3,10 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::handler::Handler;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware;
-use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::admission::{AccessRequirement, Rule};
+use super::admission::AccessRequirement;
 use super::api;
 use super::app::AppRef;
 use super::assets;
@@ -16,6 +14,7 @@ use super::authorization;
 use super::body_budget;
 use super::connections;
 use super::error::ApiError;
+use super::route::Route;
 use super::stream_limits;
 
 /// Paths with streamed bodies, which their handlers bound.
@@ -25,75 +24,6 @@ const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/s
 const UNAUTHENTICATED_BODY_MAX: usize = 64 << 10;
 /// Maximum size of a body from a user, except where a field may be as large as an object.
 const USERS_BYTES_MAX: usize = 1 << 20;
-
-pub(super) struct Route {
-    pub method: Method,
-    pub path: &'static str,
-    pub need: AccessRequirement,
-    pub does: &'static str,
-    /// Whether the route returns a file: temporary tokens are accepted only for these.
-    pub is_download: bool,
-    /// Whether the route changes state although its method is a safe one.
-    pub is_change: bool,
-    /// Whether bodies may hold whole objects.
-    pub has_objects: bool,
-    handler: MethodRouter<AppRef>,
-}
-
-impl Route {
-    /// Accepts temporary tokens for the route.
-    pub(super) fn for_downloads(self) -> Route {
-        Route { is_download: true, ..self }
-    }
-
-    /// Declares that the route changes state although it is a GET, which existing clients send.
-    pub(super) fn that_changes(self) -> Route {
-        Route { is_change: true, ..self }
-    }
-
-    /// Accepts bodies that hold whole objects.
-    pub(super) fn with_objects(self) -> Route {
-        Route { has_objects: true, ..self }
-    }
-
-    fn rule(&self) -> Rule {
-        Rule { need: self.need, is_download: self.is_download, is_change: self.is_change }
-    }
-}
-
-fn route<H: Handler<T, AppRef>, T: 'static>(
-    (method, filter): (Method, MethodFilter),
-    path: &'static str,
-    need: AccessRequirement,
-    does: &'static str,
-    handler: H,
-) -> Route {
-    Route {
-        method,
-        path,
-        need,
-        does,
-        is_download: false,
-        is_change: false,
-        has_objects: false,
-        handler: on(filter, handler),
-    }
-}
-
-macro_rules! methods {
-    ($($name:ident $method:ident),*) => {$(
-        pub(super) fn $name<H: Handler<T, AppRef>, T: 'static>(
-            path: &'static str,
-            need: AccessRequirement,
-            does: &'static str,
-            handler: H,
-        ) -> Route {
-            route((Method::$method, MethodFilter::$method), path, need, does, handler)
-        }
-    )*};
-}
-
-methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 
 pub(super) fn table() -> Vec<Route> {
     let parts = [
@@ -126,23 +56,25 @@ pub(super) fn table() -> Vec<Route> {
 
 pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
-    for route in table() {
+    let table = table();
+    api::openapi::describe(&table);
+    for route in table {
         let state = (AppRef::clone(app), route.rule());
         let Route { path, need, handler, has_objects, .. } = route;
         let handler = match need {
             AccessRequirement::Nobody => handler.layer(middleware::from_fn(body_budget::of_strangers)),
-            _ if STREAMED.contains(&path) => handler.layer(middleware::from_fn(stream_limits::of_users)),
+            _ if STREAMED.contains(&&*path) => handler.layer(middleware::from_fn(stream_limits::of_users)),
             _ => handler.layer(middleware::from_fn(body_budget::of_users)),
         };
         let handler = handler.layer(middleware::from_fn(connections::note_known));
         let handler = handler.layer(middleware::from_fn_with_state(state, authorization::check));
         let handler = match need {
             AccessRequirement::Nobody => handler.layer(DefaultBodyLimit::max(UNAUTHENTICATED_BODY_MAX)),
-            _ if STREAMED.contains(&path) => handler.layer(DefaultBodyLimit::disable()),
+            _ if STREAMED.contains(&&*path) => handler.layer(DefaultBodyLimit::disable()),
             _ if has_objects => handler,
             _ => handler.layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
         };
-        router = router.route(path, handler);
+        router = router.route(&path, handler);
     }
     let wrong_method = || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path") };
     router.fallback(assets::serve).method_not_allowed_fallback(wrong_method).with_state(AppRef::clone(app))
@@ -150,6 +82,8 @@ pub(super) fn router(app: &AppRef) -> Router {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Method;
+
     use super::*;
 
     #[test]
@@ -157,7 +91,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for Route { method, path, need, does, is_download, is_change, .. } in table() {
             assert!(!(is_download || is_change) || method == Method::GET, "{method} {path}");
-            assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
+            assert!(seen.insert((method.clone(), path.clone())), "{method} {path} twice");
             assert!(does.ends_with('.') && does.len() > 10, "{method} {path}: {does}");
             let needs_uid = matches!(need, AccessRequirement::SelfOrAdmin(_));
             assert!(!needs_uid || path.contains("{uid}"), "{method} {path}");

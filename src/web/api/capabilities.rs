@@ -15,7 +15,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::Input;
-use crate::routes::{Route, get, put};
+use crate::route::{Route, get, put};
 use gravwell_objects::capabilities::{self, ALL, Capability, Grants, Holder, TagGrants};
 use gravwell_objects::groups::Group;
 use gravwell_objects::sharing::Principal;

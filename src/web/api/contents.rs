@@ -16,10 +16,11 @@ use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away}
 use crate::admission;
 use crate::app::{App, AppRef};
 use crate::caller::Caller;
+use crate::entity_tags::IfNoneMatch;
 use crate::error::{ApiError, ApiResult};
 use crate::form::{self, Form};
 use crate::request_input::QueryParams;
-use crate::routes::{Route, get, put};
+use crate::route::{Route, get, put};
 use crate::scan_slots;
 use crate::upload_quota;
 use gravwell_objects::blobs::{self, Content, Reader, Upload};
@@ -130,7 +131,7 @@ async fn download(
     let tag = format!("\"{}\"", content.blake3);
     let told = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let same = [(header::ETAG, tag.clone()), (header::ACCEPT_RANGES, "bytes".to_owned())];
-    if told(header::IF_NONE_MATCH).is_some_and(|known| known.trim() == "*" || known.contains(&tag)) {
+    if IfNoneMatch::of(&headers).has(&tag) {
         return Ok((StatusCode::NOT_MODIFIED, same).into_response());
     }
     // A client that has part of another version cannot use a range of this one.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,10 +12,11 @@ use super::{DONE, invalid, match_version, repeated};
 use crate::app::AppRef;
 use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
+use crate::entity_tags::{IfMatch, IfNoneMatch};
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::{Input, QueryParams, is_on};
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use crate::scan_slots;
 use gravwell_objects::dashboards::{self, Dashboard};
 use gravwell_objects::sharing::{ShareScope, Shareable};
@@ -164,12 +165,11 @@ async fn show(
     State(app): State<AppRef>,
     caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    known: IfNoneMatch,
 ) -> ApiResult<Response> {
     let record = found(&app, &caller, &id).await?;
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    if record.is_synced() && known == Some(record.tag().as_str()) {
-        return Ok((axum::http::StatusCode::NOT_MODIFIED, [(header::ETAG, record.tag())]).into_response());
+    if record.is_synced() && known.has(&record.tag()) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, record.tag())]).into_response());
     }
     Ok(answer(&record))
 }
@@ -289,11 +289,11 @@ async fn update(
     caller: Caller,
     Path(id): Path<String>,
     wishes: QueryParams,
-    headers: HeaderMap,
+    expected: IfMatch,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
     let is_trivial = is_on(wishes.trivial.as_deref());
-    repeated(|| change(&app, &caller, &id, is_trivial, &headers, fields.clone())).await
+    repeated(|| change(&app, &caller, &id, is_trivial, &expected, fields.clone())).await
 }
 
 async fn change(
@@ -301,7 +301,7 @@ async fn change(
     caller: &Caller,
     id: &str,
     is_trivial: bool,
-    headers: &HeaderMap,
+    expected: &IfMatch,
     mut fields: Fields,
 ) -> ApiResult<Response> {
     let mut record = changeable(app, caller, id).await?;
@@ -310,7 +310,7 @@ async fn change(
     }
     fields.check(Some(&record.value))?;
     let mut writes = Writes::new();
-    match_version(headers, &record, &mut writes)?;
+    match_version(expected, &record, &mut writes)?;
     if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
         writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
     }
@@ -358,21 +358,21 @@ async fn remove(
     State(app): State<AppRef>,
     caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    expected: IfMatch,
 ) -> ApiResult<Json<Value>> {
     if invalid::discarded(&app, &caller, Dashboard::COLLECTION, &id).await? {
         return Ok(DONE);
     }
-    repeated(|| delete_dashboard(&app, &caller, &id, &headers)).await
+    repeated(|| delete_dashboard(&app, &caller, &id, &expected)).await
 }
 
-async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &HeaderMap) -> ApiResult<Json<Value>> {
+async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, expected: &IfMatch) -> ApiResult<Json<Value>> {
     let record = found(app, caller, id).await?;
     if !record.value.is_owned_by(&caller.person) {
         return Err(ApiError::forbidden("only the owner and administrators may delete this dashboard"));
     }
     let mut writes = Writes::new();
-    match_version(headers, &record, &mut writes)?;
+    match_version(expected, &record, &mut writes)?;
     writes.delete(&record, "the dashboard was deleted in the meantime")?;
     app.store.commit(&caller.author(), &format!("delete dashboard {}", record.value.name), writes).await?;
     Ok(DONE)

@@ -23,7 +23,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::form::Form;
 use crate::request_input::{QueryParams, is_on};
-use crate::routes::{Route, delete, get, post};
+use crate::route::{Route, delete, get, post};
 use gravwell_env::{Fs as _, RealFs};
 use gravwell_model::Op;
 use gravwell_objects::export_archive::{self, BackupError, Examined, Item, Parts, Source, Written};

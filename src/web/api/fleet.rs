@@ -10,7 +10,7 @@ use super::system::reasons;
 use crate::app::AppRef;
 use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
-use crate::routes::{Route, get};
+use crate::route::{Route, get};
 use gravwell_model::codec::admin::{PresenceInfo, Request, Status};
 use gravwell_model::codec::health;
 use gravwell_replica::Reply;

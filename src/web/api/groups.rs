@@ -12,7 +12,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::Input;
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use crate::scan_slots;
 use gravwell_objects::cleanup::Of;
 use gravwell_objects::groups::{self, Group};

@@ -16,7 +16,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::{Input, QueryParams};
-use crate::routes::{Route, delete, get, post};
+use crate::route::{Route, delete, get, post};
 use gravwell_objects::history::{self, Cleared, Entry};
 use gravwell_objects::{Record, Timestamp, names, users};
 

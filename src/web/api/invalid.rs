@@ -11,7 +11,7 @@ use crate::authorization::AccessRequirement;
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::Raw;
-use crate::routes::{Route, delete, get, put};
+use crate::route::{Route, delete, get, put};
 use gravwell_model::{Collection, Key};
 use gravwell_objects::kinds::{self, Visibility};
 use gravwell_objects::{AsRead, Writes, invalid};

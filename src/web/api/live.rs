@@ -20,7 +20,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::QueryParams;
-use crate::routes::{Route, get};
+use crate::route::{Route, get};
 use gravwell_env::quota::Held;
 use gravwell_model::codec::admin::Request;
 use gravwell_model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};

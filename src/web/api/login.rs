@@ -16,7 +16,7 @@ use crate::authorization::{self, AccessRequirement, Right};
 use crate::caller::{self, COOKIE, Caller, HOST_COOKIE, Proof};
 use crate::error::{ApiError, ApiResult};
 use crate::request_input;
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use gravwell_objects::impersonation::{BEHIND_MAX, Impersonator};
 use gravwell_objects::passwords::Password;
 use gravwell_objects::second_factors::Code;

@@ -19,7 +19,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::qr;
 use crate::request_input;
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use gravwell_objects::second_factors::{self, Installed};
 use gravwell_objects::{Store, StoreError, Timestamp, Writes, accounts, totp};
 

@@ -27,11 +27,11 @@ pub(super) mod tokens;
 pub(super) mod users;
 
 use axum::Json;
-use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
 use gravwell_objects::{Record, Stored, Writes};
 
+use super::entity_tags::IfMatch;
 use super::error::{ApiError, ApiResult};
 
 /// Response without a value; all known clients accept it.
@@ -54,12 +54,12 @@ async fn repeated<T, F: Future<Output = ApiResult<T>>>(change: impl Fn() -> F) -
 }
 
 /// Checks the version that a client expects (`If-Match`) locally, and adds it as a condition for the datastore.
-fn match_version<T: Stored>(headers: &HeaderMap, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
+fn match_version<T: Stored>(wanted: &IfMatch, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
     const CHANGED: &str = "it was changed in the meantime; reload it";
-    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
-    let tag = record.tag();
-    let wanted = wanted.to_str().unwrap_or_default();
-    if wanted != "*" && !wanted.split(',').any(|wanted| wanted.trim() == tag) {
+    if !wanted.is_given() {
+        return Ok(());
+    }
+    if !wanted.allows(&record.tag()) {
         return Err(ApiError::new(axum::http::StatusCode::PRECONDITION_FAILED, CHANGED));
     }
     Ok(writes.unchanged(record, CHANGED)?)

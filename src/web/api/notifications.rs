@@ -13,7 +13,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::{Input, QueryParams};
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use crate::scan_slots;
 use gravwell_objects::notifications::{self, LIFE_S, Notification};
 use gravwell_objects::{Record, Stored, Timestamp, Writes, names};

@@ -1,6 +1,6 @@
 //! The OpenAPI description, generated from the table of routes.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use axum::body::Bytes;
 use axum::http::header;
@@ -8,17 +8,22 @@ use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
 use crate::authorization::{AccessRequirement, Right};
-use crate::routes::{self, Route, get};
+use crate::route::{Route, get};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![get("/api/openapi.json", AccessRequirement::Nobody, "Returns the description of this API.", description)]
 }
 
 /// Cached, because it is the same for all callers and public.
-static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+
+/// Generates the document from the table, before the first request.
+pub(crate) fn describe(table: &[Route]) {
+    DOCUMENT.get_or_init(|| document(table).to_string().into());
+}
 
 async fn description() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone())
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.get().cloned().unwrap_or_default())
 }
 
 fn names_in(path: &str) -> impl Iterator<Item = &str> {
@@ -42,9 +47,9 @@ fn whom(need: AccessRequirement) -> String {
 }
 
 /// Returns the OpenAPI 3.1 document.
-pub(crate) fn document() -> Value {
+fn document(table: &[Route]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for Route { method, path, need, does, is_download, .. } in routes::table() {
+    for Route { method, path, need, does, is_download, .. } in table {
         let parameters: Vec<Value> = names_in(path)
             .map(|name| {
                 let kind = if ["uid", "gid"].contains(&name) { "integer" } else { "string" };
@@ -52,13 +57,13 @@ pub(crate) fn document() -> Value {
             })
             .collect();
         let mut responses = json!({ "200": { "description": "Success; a JSON value or the requested contents." } });
-        if need != AccessRequirement::Nobody {
+        if *need != AccessRequirement::Nobody {
             responses["401"] = json!({ "$ref": "#/components/responses/Unknown" });
             responses["403"] = json!({ "$ref": "#/components/responses/Refused" });
         }
         let mut operation = json!({
             "summary": does,
-            "description": format!("{}{}", whom(need), if is_download { " Accepts temporary tokens." } else { "" }),
+            "description": format!("{}{}", whom(*need), if *is_download { " Accepts temporary tokens." } else { "" }),
             "tags": [path.trim_start_matches("/api/").split('/').next().unwrap_or("api")],
             "parameters": parameters,
             "responses": responses,
@@ -103,8 +108,9 @@ mod tests {
 
     #[test]
     fn every_route_is_described() {
-        let document = document();
-        for Route { method, path, .. } in routes::table() {
+        let table = crate::routes::table();
+        let document = document(&table);
+        for Route { method, path, .. } in &table {
             let operation = &document["paths"][path.replace("{*", "{")][method.as_str().to_lowercase()];
             assert!(operation["summary"].is_string(), "{method} {path}");
             let named = operation["parameters"].as_array().expect("parameters").len();

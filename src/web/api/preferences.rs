@@ -16,7 +16,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::{self, Raw};
-use crate::routes::{Route, delete, get, put};
+use crate::route::{Route, delete, get, put};
 use gravwell_objects::preferences::{self, PREFERENCES, Preference};
 use gravwell_objects::users::User;
 use gravwell_objects::{Stored, Timestamp, Writes, accounts};

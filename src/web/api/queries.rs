@@ -19,7 +19,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::{self, at_most};
-use crate::routes::{Route, get, post};
+use crate::route::{Route, get, post};
 use crate::search_forwarding::{Answer, Deed, Who, perform};
 use gravwell_objects::Timestamp;
 use gravwell_search::client_filters::Condition;

@@ -13,7 +13,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input::{Input, at_most};
-use crate::routes::{Route, delete, get, post};
+use crate::route::{Route, delete, get, post};
 use crate::scan_slots;
 use gravwell_model::codec::admin::SeenVersion;
 use gravwell_model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,10 +11,11 @@ use super::{DONE, invalid, match_version, repeated};
 use crate::app::AppRef;
 use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
+use crate::entity_tags::IfMatch;
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::Input;
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use crate::scan_slots;
 use gravwell_objects::blobs::{self, Content};
 use gravwell_objects::resources::{self, Resource};
@@ -201,18 +202,18 @@ async fn update(
     State(app): State<AppRef>,
     caller: Caller,
     Path(guid): Path<String>,
-    headers: HeaderMap,
+    expected: IfMatch,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
-    repeated(|| change(&app, &caller, &guid, &headers, fields.clone())).await
+    repeated(|| change(&app, &caller, &guid, &expected, fields.clone())).await
 }
 
-async fn change(app: &AppRef, caller: &Caller, guid: &str, headers: &HeaderMap, fields: Fields) -> ApiResult<Response> {
+async fn change(app: &AppRef, caller: &Caller, guid: &str, expected: &IfMatch, fields: Fields) -> ApiResult<Response> {
     let mut record = changeable(app, caller, guid)?;
     fields.check(Some(&record.value))?;
     caller.check_groups(fields.groupacl.as_deref().unwrap_or_default(), &record.value.group_acl)?;
     let mut writes = Writes::new();
-    match_version(headers, &record, &mut writes)?;
+    match_version(expected, &record, &mut writes)?;
     if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
         writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
     }

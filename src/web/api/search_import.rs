@@ -13,7 +13,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::form::{self, Form, Part};
-use crate::routes::{Route, post};
+use crate::route::{Route, post};
 use gravwell_search::searches::{Arriving, Import, SearchError};
 
 /// Maximum size in bytes of a text field of the form.

@@ -28,7 +28,7 @@ use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::request_input;
-use crate::routes::{Route, get};
+use crate::route::{Route, get};
 use crate::search_forwarding::{self, Who};
 
 /// Timeout for the first frame.

@@ -19,7 +19,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::{self, Input, at_most};
-use crate::routes::{Route, delete, get, patch, post, put};
+use crate::route::{Route, delete, get, patch, post, put};
 use crate::search_forwarding::{self, Answer, Deed, Standing, Told, Who};
 use gravwell_objects::groups::Group;
 use gravwell_objects::searches::{Imported, Search, State as Progress};

@@ -15,7 +15,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::process_control::ProcessControl;
 use crate::request_input::Input;
-use crate::routes::{Route, get, post, put};
+use crate::route::{Route, get, post, put};
 use gravwell_model::codec::admin::Status;
 use gravwell_model::codec::health::Reason;
 use gravwell_objects::Timestamp;

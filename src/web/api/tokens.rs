@@ -15,7 +15,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::listing::List;
 use crate::request_input::Input;
-use crate::routes::{Route, delete, get, patch, post, put};
+use crate::route::{Route, delete, get, patch, post, put};
 use gravwell_objects::capabilities::{self, ALL};
 use gravwell_objects::cleanup::SLICE;
 use gravwell_objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,10 +11,11 @@ use super::{DONE, invalid, match_version, mfa, repeated, tokens};
 use crate::app::AppRef;
 use crate::authorization::{AccessRequirement, Right};
 use crate::caller::Caller;
+use crate::entity_tags::IfMatch;
 use crate::error::{ApiError, ApiResult};
 use crate::login_throttle::Refusal;
 use crate::request_input::Input;
-use crate::routes::{Route, delete, get, post, put};
+use crate::route::{Route, delete, get, post, put};
 use crate::scan_slots;
 use crate::server::PASSWORD_FILE;
 use gravwell_objects::cleanup::Of;
@@ -199,17 +200,17 @@ async fn update(
     State(app): State<AppRef>,
     caller: Caller,
     Path(uid): Path<i32>,
-    headers: HeaderMap,
+    expected: IfMatch,
     Input(changes): Input<Changes>,
 ) -> ApiResult<Json<Value>> {
-    repeated(|| change(&app, &caller, uid, &headers, changes.clone())).await
+    repeated(|| change(&app, &caller, uid, &expected, changes.clone())).await
 }
 
 async fn change(
     app: &AppRef,
     caller: &Caller,
     uid: i32,
-    headers: &HeaderMap,
+    expected: &IfMatch,
     changes: Changes,
 ) -> ApiResult<Json<Value>> {
     let mut record = if caller.person.admin { changeable(&app.store, uid)? } else { found(&app.store, uid)? };
@@ -230,7 +231,7 @@ async fn change(
         record.value.email = changes.email;
     }
     let mut writes = accounts::update_user(&app.store, &before, &record)?;
-    match_version(headers, &record, &mut writes)?;
+    match_version(expected, &record, &mut writes)?;
     // Clients send the role with every change; it is applied only if an administrator sends it.
     let is_admin = app.store.has::<Admin>(&uid.to_string())?;
     if let Some(admin) = changes.admin.filter(|admin| caller.person.admin && *admin != is_admin) {
