@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use gravwell_env::checksummed_text;
@@ -14,6 +15,8 @@ use gravwell_env::data_dir::replace_file;
 use gravwell_model::{Collection, Condition, Key, Op};
 use gravwell_objects::Stored;
 use gravwell_objects::history::Entry;
+use gravwell_objects::kinds::KINDS;
+use gravwell_objects::owned::Spec;
 
 use super::args::ImportGravwell;
 use super::client::Client;
@@ -153,6 +156,7 @@ impl Migration {
             self.searches_of(user)?;
         }
         self.dashboards()?;
+        KINDS.iter().filter_map(|kind| kind.spec).try_for_each(|spec| self.owned(spec))?;
         self.resources()?;
         self.report
             .left
@@ -348,6 +352,52 @@ impl Migration {
             })?;
         }
         Ok(())
+    }
+
+    /// Imports the objects of a kind of the generic resource.
+    fn owned(&mut self, spec: &'static Spec) -> CtlResult {
+        let all = match self.source.list(&format!("{}?admin=true", spec.path)) {
+            Ok(all) => all,
+            Err(error) => {
+                self.report.left.push(format!("{}: {}", spec.plural, error.message));
+                return Ok(());
+            }
+        };
+        for object in all {
+            let id = &object[spec.wire.id];
+            let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+            if self.is_done(spec.collection, &id) {
+                continue;
+            }
+            self.step(spec.collection, &id, |this| this.owned_object(spec, &id))?;
+        }
+        Ok(())
+    }
+
+    fn owned_object(&self, spec: &Spec, id: &str) -> Result<String, CtlError> {
+        let path = format!("{}/{id}", spec.path);
+        // Members of clients are copied as text, so that the digits of numbers and the order of members stay.
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut self.source.raw(&path)?, &mut text).map_err(CtlError::new)?;
+        let wrong = |error: serde_json::Error| CtlError::new(format!("{path}: {error}"));
+        let object: Value = serde_json::from_str(&text).map_err(wrong)?;
+        let members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text).map_err(wrong)?;
+        let uid = self.state.users.get(&number(&object, "UID"));
+        let uid = uid.ok_or_else(|| CtlError::new("its owner was not imported"))?;
+        let writers = &object["WriteAccess"];
+        let own = json!({
+            "UID": uid,
+            "GIDs": self.gids_in(&object, "GIDs"),
+            "WriteAccess": { "Global": writers["Global"] == true, "GIDs": self.gids_in(writers, "GIDs") },
+        });
+        let fields = spec.fields.iter().map(|field| field.name);
+        let kept = ["GUID", "Global", "Name", spec.wire.description, "Labels"].into_iter().chain(fields);
+        let mut body: BTreeMap<&str, &RawValue> = kept.filter_map(|name| Some((name, &**members.get(name)?))).collect();
+        let own: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&own.to_string()).map_err(wrong)?;
+        body.extend(own.iter().map(|(name, value)| (name.as_str(), &**value)));
+        let made = self.target.send("POST", spec.path, &body)?;
+        let made = if made.is_object() { &made[spec.wire.id] } else { &made };
+        Ok(made.as_str().map_or_else(|| made.to_string(), str::to_owned))
     }
 
     fn resources(&mut self) -> CtlResult {

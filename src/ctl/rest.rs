@@ -119,7 +119,7 @@ impl Rest {
         }
     }
 
-    pub(super) fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, CtlError> {
+    pub(super) fn send(&self, method: &str, path: &str, body: &impl serde::Serialize) -> Result<Value, CtlError> {
         let (name, value) = &self.header;
         let url = format!("{}{path}", self.url);
         let request = if method == "POST" { self.agent.post(url) } else { self.agent.put(url) };

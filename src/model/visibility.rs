@@ -13,6 +13,7 @@ pub enum Visibility {
 }
 
 const OPEN: &[&str] = &[
+    "actionables",
     "admins",
     "capabilities",
     "cleanings",
@@ -23,11 +24,15 @@ const OPEN: &[&str] = &[
     // Counters of numbers that earlier versions assigned. Nothing reads them.
     "id-leases",
     "locks",
+    "macros",
     "memberships",
+    "playbooks",
     "resources",
     "restores",
+    "saved-queries",
     "session-epochs",
     "tag-access",
+    "templates",
     "token-epochs",
     "user-names",
     "users",

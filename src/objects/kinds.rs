@@ -10,6 +10,8 @@ use super::groups::{Group, GroupName};
 use super::history::Entry;
 use super::invalid::check;
 use super::notifications::Notification;
+use super::owned::{Owned, OwnedKind, Spec};
+use super::owned_kinds::{Actionable, Macro, Playbook, SavedQuery, Template};
 use super::passwords::Password;
 use super::preferences::Preference;
 use super::record::Stored;
@@ -52,6 +54,8 @@ pub struct Kind {
     pub shares: Option<ReadShares>,
     /// Path of the list in the REST API; `None` if there is none.
     pub path: Option<&'static str>,
+    /// Specification of a kind that the generic resource serves.
+    pub spec: Option<&'static Spec>,
     /// Checks that bytes are a valid object of this kind.
     pub check: Check,
 }
@@ -120,6 +124,7 @@ impl Kind {
             has_quota: false,
             shares: None,
             path: None,
+            spec: None,
             check: check::<T>,
         }
     }
@@ -147,6 +152,16 @@ impl Kind {
     /// Objects with an owner that can be shared, and count towards the owner's quota.
     const fn shared<T: Stored + Shareable>(self, owner: Owner) -> Kind {
         Kind { owner, has_quota: true, shares: Some(shares::<T>), ..self }
+    }
+
+    /// A kind that the generic resource serves.
+    const fn of_spec<K: OwnedKind>(holds: &'static str) -> Kind {
+        let spec = K::SPEC;
+        let row = Kind::of::<Owned<K>>(Visibility::Open, (spec.singular, spec.plural), holds)
+            .shared::<Owned<K>>(Owner::Private)
+            .needs(spec.capabilities.read, spec.capabilities.write)
+            .at(spec.path);
+        Kind { spec: Some(spec), ..row }
     }
 
     const fn at(self, path: &'static str) -> Kind {
@@ -239,6 +254,11 @@ pub const KINDS: &[Kind] = &[
         .shared::<Dashboard>(Owner::Kept)
         .needs("DashboardRead", "DashboardWrite")
         .at("/api/dashboards"),
+    Kind::of_spec::<Macro>("<id>: a macro"),
+    Kind::of_spec::<Template>("<uuid>: a template of queries"),
+    Kind::of_spec::<Actionable>("<uuid>: an actionable"),
+    Kind::of_spec::<SavedQuery>("<uuid>: a query of the library"),
+    Kind::of_spec::<Playbook>("<uuid>: a playbook"),
     Kind::of::<Entry>(
         Visibility::Personal,
         ("entry of the search history", "entries of search histories"),
@@ -436,6 +456,16 @@ mod tests {
         assert!(declared.len() > 20, "the declarations have another form: {declared:?}");
         let without: Vec<&String> = declared.iter().filter(|name| of(name).is_none()).collect();
         assert!(without.is_empty(), "collections without a row of KINDS: {without:?}");
+    }
+
+    #[test]
+    fn every_kind_of_the_generic_resource_is_documented() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/webserver.md");
+        let text = std::fs::read_to_string(file).expect("reads");
+        for spec in KINDS.iter().filter_map(|kind| kind.spec) {
+            let row = format!("| {} | `{}` |", spec.plural, spec.path);
+            assert!(text.contains(&row), "docs/webserver.md has no row {row}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub mod invalid;
 pub mod kinds;
 pub mod names;
 pub mod notifications;
+pub mod owned;
+pub mod owned_kinds;
 pub mod passwords;
 pub mod preferences;
 pub mod quotas;

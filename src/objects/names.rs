@@ -31,6 +31,14 @@ pub struct FieldError {
     fault: String,
 }
 
+impl FieldError {
+    /// Creates the error of a field; `fault` continues the sentence that starts with its name.
+    #[must_use]
+    pub fn new(field: &'static str, fault: impl Into<String>) -> FieldError {
+        FieldError { field, fault: fault.into() }
+    }
+}
+
 fn fault<T>(field: &'static str, fault: impl Into<String>) -> Result<T, FieldError> {
     Err(FieldError { field, fault: fault.into() })
 }

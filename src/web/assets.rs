@@ -86,6 +86,16 @@ pub(super) async fn serve(State(app): State<AppRef>, request: Request) -> Respon
 mod tests {
     use super::*;
 
+    #[test]
+    fn every_kind_of_the_generic_resource_has_its_page() {
+        let rows = String::from_utf8(Files::get("lib/kinds.js").expect("is there").data.to_vec()).expect("text");
+        for spec in gravwell_objects::kinds::KINDS.iter().filter_map(|kind| kind.spec) {
+            let (plain, quoted) = (format!("  {}: {{", spec.collection), format!("  '{}': {{", spec.collection));
+            assert!(rows.contains(&plain) || rows.contains(&quoted), "lib/kinds.js has no row {}", spec.collection);
+            assert!(rows.contains(&format!("path: '{}'", spec.path)), "lib/kinds.js: {}", spec.path);
+        }
+    }
+
     #[tokio::test]
     async fn nothing_outside_the_directory_is_served() {
         let temp = tempfile::tempdir().expect("temp dir");

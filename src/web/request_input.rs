@@ -73,7 +73,7 @@ pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
     Ok(())
 }
 
-/// Fields of a body by their names in lower case, as text.
+/// Fields of a body by their names in lower case, as text. Unset ones are `null`.
 struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -99,9 +99,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             if count > FIELDS_MAX {
                 return Err(A::Error::custom(format!("more than {FIELDS_MAX} fields")));
             }
-            if value.get() != "null" {
-                fields.insert(name.to_lowercase(), value);
-            }
+            fields.insert(name.to_lowercase(), value);
         }
         Ok(fields)
     }
@@ -110,15 +108,60 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 /// Reads a body. What a client sends is kept as text until its type is known, because decoded JSON takes up to a hundred
 /// times the memory of its text.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    with_fields(body, |fields| {
+        let set = fields.iter().filter(|(_, value)| value.get() != "null");
+        T::deserialize(MapDeserializer::new(set.map(|(name, value)| (name.as_str(), *value)))).map_err(not_understood)
+    })
+}
+
+fn not_understood(error: serde_json::Error) -> ApiError {
+    ApiError::bad(format!("invalid request body: {error}"))
+}
+
+fn with_fields<T>(body: &[u8], take: impl FnOnce(BTreeMap<String, &RawValue>) -> ApiResult<T>) -> ApiResult<T> {
     let understood = || {
-        let not_understood = |error: serde_json::Error| ApiError::bad(format!("invalid request body: {error}"));
         let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
         shallow(body)?;
         let Fields(fields) = serde_json::from_slice(body).map_err(not_understood)?;
-        let fields = fields.iter().map(|(name, value)| (name.as_str(), *value));
-        T::deserialize(MapDeserializer::new(fields)).map_err(not_understood)
+        take(fields)
     };
     if body.len() > LARGE_BYTES { blocking::run(understood) } else { understood() }
+}
+
+/// Members of a JSON body as text, by their names in lower case. Unlike in [`Input`], `null` is kept: it empties a
+/// member, and an absent one stays as it is.
+#[derive(Clone, Debug)]
+pub(super) struct Given(BTreeMap<String, Box<RawValue>>);
+
+impl Given {
+    /// Returns a member as text; the name is in lower case.
+    pub(super) fn raw(&self, name: &str) -> Option<&RawValue> {
+        self.0.get(name).map(|value| &**value)
+    }
+
+    /// Returns a member; `null` is the default value.
+    pub(super) fn member<T: DeserializeOwned + Default>(&self, name: &str) -> ApiResult<Option<T>> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let value: Option<T> = serde_json::from_str(raw.get())
+            .map_err(|error| ApiError::bad(format!("invalid request body: {name}: {error}")))?;
+        Ok(Some(value.unwrap_or_default()))
+    }
+
+    /// Returns a member that cannot be emptied; `null` is the same as absent.
+    pub(super) fn set<T: DeserializeOwned>(&self, name: &str) -> ApiResult<Option<T>> {
+        self.member::<Option<T>>(name).map(Option::flatten)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Given {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Given> {
+        let body = Raw::from_request(request, state).await?.0;
+        with_fields(&body, |fields| {
+            Ok(Given(fields.into_iter().map(|(name, value)| (name, value.to_owned())).collect()))
+        })
+    }
 }
 
 /// Decodes a list of at most `N` elements; `null` is read as an empty one.
@@ -254,6 +297,19 @@ mod tests {
         assert_eq!(list("{\"List\":[1,2]}").expect("reads"), [1, 2]);
         assert!(list("{}").expect("reads").is_empty() && list("{\"List\":null}").expect("reads").is_empty());
         assert!(list("{\"List\":[1,2,3]}").is_err());
+    }
+
+    #[tokio::test]
+    async fn null_empties_a_member_and_an_absent_one_stays_as_it_is() {
+        let given =
+            |body: &'static str| Given::from_request(Request::post("/").body(body.into()).expect("is one"), &());
+        let given = given(r#"{"Labels":null,"NAME":"a","Data":{"B":null},"UID":null}"#).await.expect("reads");
+        assert_eq!(given.member::<Vec<String>>("labels").expect("a list"), Some(vec![]));
+        assert_eq!(given.member::<Vec<i32>>("gids").expect("a list"), None);
+        assert_eq!(given.set::<String>("name").expect("a text").as_deref(), Some("a"));
+        assert_eq!(given.set::<i32>("uid").expect("a number"), None);
+        assert_eq!(given.raw("data").map(RawValue::get), Some(r#"{"B":null}"#));
+        assert!(given.member::<Vec<i32>>("name").is_err());
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(super) fn table() -> Vec<Route> {
         api::groups::routes(),
         api::preferences::routes(),
         api::dashboards::routes(),
+        api::owned::routes(),
         api::history::routes(),
         api::searchctrl::routes(),
         api::queries::routes(),
@@ -82,9 +83,38 @@ pub(super) fn router(app: &AppRef) -> Router {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use axum::http::Method;
 
     use super::*;
+    use crate::admission::Right;
+    use gravwell_objects::kinds::KINDS;
+
+    #[test]
+    fn every_kind_with_a_path_has_routes_that_need_its_capabilities() {
+        for kind in KINDS {
+            let Some(path) = kind.path else { continue };
+            let of = |route: &Route| {
+                let rest = route.path.strip_prefix(path);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            let rows: Vec<Route> = table().into_iter().filter(of).collect();
+            assert!(!rows.is_empty(), "{}: src/web/api has no route at {path}", kind.collection);
+            let (Some(needs), Some(_)) = (kind.capabilities, kind.spec) else { continue };
+            let methods: BTreeSet<String> = rows.iter().map(|row| format!("{} {}", row.method, row.path)).collect();
+            for wanted in ["GET", "POST"].map(|method| format!("{method} {path}")) {
+                assert!(methods.contains(&wanted), "{wanted}");
+            }
+            for wanted in ["GET", "PUT", "DELETE"].map(|method| format!("{method} {path}/{{id}}")) {
+                assert!(methods.contains(&wanted), "{wanted}");
+            }
+            for row in rows.iter().filter(|row| row.need != AccessRequirement::Admin) {
+                let wanted = if row.method == Method::GET { needs.read } else { needs.write };
+                assert_eq!(row.need.right(), Some(Right::Capability(wanted)), "{} {}", row.method, row.path);
+            }
+        }
+    }
 
     #[test]
     fn rows_are_unique_and_say_what_they_do() {

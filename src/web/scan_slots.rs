@@ -38,10 +38,13 @@ mod tests {
     }
 
     /// Calls that read a whole collection, directly or within `objects`.
-    const SCANS: [&str; 11] = [
+    const SCANS: [&str; 14] = [
         ">(\"\"",
         "dashboards::find(",
         "dashboards::is_guid_of_others(",
+        "owned::by_guid::<",
+        "owned::is_guid_of_others::<",
+        "owned::is_name_used::<",
         "resources::resolve(",
         "members_of(",
         "look_alike::<",

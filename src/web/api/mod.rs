@@ -14,6 +14,7 @@ pub(super) mod login;
 pub(super) mod mfa;
 pub(super) mod notifications;
 pub(super) mod openapi;
+pub(super) mod owned;
 pub(super) mod preferences;
 pub(super) mod queries;
 pub(super) mod rejections;

@@ -18,6 +18,7 @@ use crate::scan_slots;
 use gravwell_model::codec::admin::SeenVersion;
 use gravwell_model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};
 use gravwell_objects::dashboards::Dashboard;
+use gravwell_objects::kinds;
 use gravwell_objects::preferences::Preference;
 use gravwell_objects::resubmission::{Maker, Refusal};
 use gravwell_objects::sharing::Shareable;
@@ -195,10 +196,11 @@ fn check_right(
         let is_own = key.split_once('/').is_some_and(|(uid, _)| uid == person.uid.to_string());
         return if is_own || person.admin { Ok(()) } else { Err(denied()) };
     }
-    if collection != Dashboard::COLLECTION {
+    let Some(kind) = kinds::of(collection).filter(|kind| kind.spec.is_some() || collection == Dashboard::COLLECTION)
+    else {
         return Err(not_again());
-    }
-    let read = |bytes: &Bytes| serde_json::from_slice::<Dashboard>(bytes).map_err(|_| not_again());
+    };
+    let read = |bytes: &Bytes| kind.shares_at(key, bytes).ok_or_else(not_again);
     let present = read(present)?;
     let Some(mine) = mine.map(read).transpose()? else {
         return if present.is_owned_by(person) { Ok(()) } else { Err(denied()) };
@@ -207,8 +209,7 @@ fn check_right(
         return Err(denied());
     }
     // A share that was withdrawn must not be restored by the old value.
-    let shared = |one: &Dashboard| (one.owner(), one.readers(), one.writers());
-    if shared(&mine) != shared(&present) {
+    if mine != present {
         return Err(ApiError::conflict(
             "the share scope differs from that of the current object; reload the object and make the change again",
         ));

@@ -1,4 +1,5 @@
 // Maps addresses to pages.
+import { KINDS } from './lib/kinds.js';
 import { Backup } from './pages/backup.js';
 import { Dashboard } from './pages/dashboard.js';
 import { Dashboards } from './pages/dashboards.js';
@@ -9,6 +10,8 @@ import { Log } from './pages/log.js';
 import { Missing } from './pages/missing.js';
 import { Notifications } from './pages/notifications.js';
 import { ObjectHistory } from './pages/object-history.js';
+import { OwnedList } from './pages/owned-list.js';
+import { OwnedObject } from './pages/owned-object.js';
 import { Preferences } from './pages/preferences.js';
 import { Profile } from './pages/profile.js';
 import { Rejections } from './pages/rejections.js';
@@ -20,7 +23,9 @@ import { Tokens } from './pages/tokens.js';
 import { User } from './pages/user.js';
 import { Users } from './pages/users.js';
 
-// Pattern, page, name in the navigation, whether the page is for administrators only.
+const KIND = `(?<kind>${Object.keys(KINDS).join('|')})`;
+
+// Pattern, page, name in the navigation (null: that of the kind), whether the page is for administrators only.
 const ROUTES = [
   [/^\/fleet$/, Fleet, 'fleet'],
   [/^\/users$/, Users, 'users'],
@@ -31,6 +36,8 @@ const ROUTES = [
   [/^\/dashboards\/(?<id>[\w-]+)$/, Dashboard, 'dashboards'],
   [/^\/resources$/, Resources, 'resources'],
   [/^\/resources\/(?<guid>[\w-]+)$/, Resource, 'resources'],
+  [new RegExp(`^/${KIND}$`), OwnedList, null],
+  [new RegExp(`^/${KIND}/(?<id>[\\w-]+)$`), OwnedObject, null],
   [/^\/preferences$/, Preferences, 'preferences'],
   [/^\/search$/, Search, 'search'],
   [/^\/search\/(?<id>\d+)$/, Search, 'search'],
@@ -47,7 +54,7 @@ const ROUTES = [
 export function pageOf(hash, isAdmin) {
   for (const [pattern, page, name, isForAdmins] of ROUTES) {
     const found = pattern.exec(hash);
-    if (found && (isAdmin || !isForAdmins)) return { page, name, parameters: found.groups ?? {} };
+    if (found && (isAdmin || !isForAdmins)) return { page, name: name ?? found.groups.kind, parameters: found.groups ?? {} };
   }
   return { page: Missing, name: '', parameters: {} };
 }

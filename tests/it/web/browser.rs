@@ -150,6 +150,52 @@ fn dashboards(two: &Two) {
     b.sees(&test("empty"), "no dashboards");
 }
 
+/// The pages of the kinds of the generic resource, which all are the same pages.
+fn kinds(two: &Two) {
+    let Two { site, a, b, .. } = two;
+    two.go("/macros");
+    b.sees(&test("empty"), "no macros");
+    a.click(&test("create-owned"));
+    a.fill(&test("field-Name"), "lower case");
+    a.fill(&test("field-Expansion"), "web1 OR web2");
+    a.click(&test("share-read-readers"));
+    a.save();
+    a.sees(&test("failure"), "must consist of A to Z");
+    a.fill(&test("field-Name"), "HOSTS");
+    a.save();
+    b.sees(&row("HOSTS"), "readers");
+    b.click(&within("HOSTS", "edit"));
+    b.sees("h1", "HOSTS");
+    a.sees("h1", "HOSTS");
+    a.fill(&test("field-Description"), "all web servers");
+    a.save();
+    a.sees(&test("toast"), "Saved");
+    let typed = |name: &str| b.run(&format!("return document.querySelector('[name={name}]')?.value ?? ''"));
+    site.fleet.wait("the open form follows", || typed("Description") == "all web servers");
+    assert_eq!(typed("Expansion"), "web1 OR web2");
+    a.go("/macros");
+    a.delete("HOSTS");
+    b.sees(&test("gone"), "was deleted");
+    two.go("/playbooks");
+    a.click(&test("create-owned"));
+    a.fill(&test("field-Name"), "steps");
+    a.fill(&test("field-Body"), "1. Größe prüfen");
+    a.save();
+    b.click(&within("steps", "edit"));
+    site.fleet.wait("the text is read", || typed("Body") == "1. Größe prüfen");
+    b.go("/playbooks");
+    b.delete("steps");
+    for kind in ["templates", "actionables", "saved-queries"] {
+        two.go(&format!("/{kind}"));
+        a.click(&test("create-owned"));
+        a.fill(&test("field-Name"), "new");
+        a.save();
+        b.sees(&row("new"), "new");
+        b.delete("new");
+        b.sees(&test("empty"), "There are no");
+    }
+}
+
 fn resources(two: &Two) {
     let Two { a, b, .. } = two;
     let (first, second) = (two.file("first.csv", "a,b\n1,2\n"), two.file("second.csv", "a,b\n1,2\n3,4\n"));
@@ -282,6 +328,7 @@ fn a_change_in_one_browser_appears_in_the_other() {
     let Some(two) = Two::start() else { return };
     people(&two);
     dashboards(&two);
+    kinds(&two);
     resources(&two);
     searching(&two);
     own_things(&two);
@@ -460,6 +507,8 @@ fn screenshots_of_every_page() {
         ("dashboard", format!("/dashboards/{dashboard}")),
         ("resources", "/resources".into()),
         ("resource", format!("/resources/{guid}")),
+        ("macros", "/macros".into()),
+        ("new-template", "/templates/new".into()),
         ("history", "/history".into()),
         ("profile", "/profile".into()),
         ("preferences", "/preferences".into()),

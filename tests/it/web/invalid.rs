@@ -43,6 +43,11 @@ const KINDS: [(&str, &str, &str); 28] = [
     ("notifications", "77", "/api/notifications"),
 ];
 
+/// The rows above, and those of the kinds of the generic resource.
+fn rows() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    KINDS.into_iter().chain(super::owned::places())
+}
+
 fn length(list: &Value) -> usize {
     match list {
         Value::Array(items) => items.len(),
@@ -68,12 +73,11 @@ fn one_invalid_object_of_each_kind_hides_no_valid_one() {
     admin.made("/api/tokens", &json!({ "name": "t", "capabilities": [] }));
     admin.made("/api/notifications/broadcast", &json!({ "Msg": "hello" }));
     let kinds: Vec<Value> = admin.ok("GET", "/api/log/collections").as_array().expect("kinds").clone();
-    let covered =
-        |kind: &Value| KINDS.iter().any(|(name, ..)| kind["Collection"] == *name) || kind["Collection"] == "chunks";
+    let covered = |kind: &Value| rows().any(|(name, ..)| kind["Collection"] == name) || kind["Collection"] == "chunks";
     assert!(kinds.iter().all(covered), "a kind is not in this table: {kinds:?}");
 
-    let before: Vec<usize> = KINDS.iter().map(|(.., list)| length(&admin.ok("GET", list))).collect();
-    for (number, (collection, key, list)) in KINDS.into_iter().enumerate() {
+    let before: Vec<usize> = rows().map(|(.., list)| length(&admin.ok("GET", list))).collect();
+    for (number, (collection, key, list)) in rows().enumerate() {
         for value in [json!({ "a": 1 }), json!([]), json!("text"), json!({ "name": "errors" })] {
             put(&fleet, collection, key, &value);
             let answer = admin.get(list);
@@ -112,7 +116,10 @@ fn invalid_objects_are_listed_replaced_and_deleted_by_their_routes() {
         ("searches", "5", "/api/searchctrl/5"),
         ("tokens", "1/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12", token),
     ];
-    for (collection, key, path) in places {
+    let of_spec: Vec<(&str, &str, String)> =
+        super::owned::places().map(|(collection, key, list)| (collection, key, format!("{list}/{key}"))).collect();
+    let of_spec = of_spec.iter().map(|(collection, key, path)| (*collection, *key, path.as_str()));
+    for (collection, key, path) in places.into_iter().chain(of_spec) {
         put(&fleet, collection, key, &json!({ "name": "errors" }));
         assert!([403, 404].contains(&bob.delete(path).status), "{path} belongs to no user");
         // For notifications this path lists newer ones.
@@ -135,6 +142,13 @@ fn invalid_objects_are_listed_replaced_and_deleted_by_their_routes() {
     let mended = admin.ok("GET", "/api/dashboards/17");
     assert_eq!((&mended["Name"], &mended["Description"]), (&json!("mended"), &json!("kept")));
     assert_eq!(admin.get("/api/dashboards").header("gravwell-invalid"), None);
+    for (collection, key, list) in super::owned::places() {
+        let path = format!("{list}/{key}");
+        put(&fleet, collection, key, &json!({ "ID": 5, "Name": "kept" }));
+        assert_eq!(admin.get(&path).status, 422, "{path}");
+        assert_eq!(admin.changed(&path, &json!({ "Labels": ["mended"] }))["Name"], "kept");
+        assert_eq!(admin.ok("GET", &path)["Labels"], json!(["mended"]));
+    }
     for (collection, key, path, body) in [
         ("users", "98", "/api/users/98", json!({ "User": "eve" })),
         ("groups", "98", "/api/groups/98", json!({ "Name": "eves" })),

@@ -32,6 +32,17 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     let contents: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
     let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().unwrap());
     assert_eq!(as_ann.upload("PUT", &raw, "file", contents.as_slice()).status, 200);
+    let gids = json!([gid]);
+    let owned = [
+        ("macros", json!({ "Name": "HOSTS", "Expansion": "web1", "GIDs": gids })),
+        ("templates", json!({ "Name": "HOSTS", "Contents": { "query": "%%V%%" } })),
+        ("pivots", json!({ "Name": "HOSTS", "Contents": { "menuLabel": null }, "Disabled": true })),
+        ("library", json!({ "Name": "HOSTS", "Query": "tag=x", "WriteAccess": { "GIDs": gids } })),
+        ("playbooks", json!({ "Name": "HOSTS", "Desc": "d", "Body": "IyBU", "Labels": ["l"] })),
+    ];
+    for (path, body) in &owned {
+        made(as_ann.post(&format!("/api/{path}"), body));
+    }
     // The search history entry is written directly to the log of the source.
     let search = json!({
         "ID": "0123456789ab-00000000", "UID": uid, "GID": 0, "GIDs": [], "Global": false, "UserQuery": "tag=syslog",
@@ -55,7 +66,8 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     assert_eq!((&rehearsal["created"]["users"], &rehearsal["created"]["resources"]), (&1.into(), &1.into()));
     assert_eq!(target.login("admin", ADMIN_PASSWORD).get("/api/users").json().as_array().unwrap().len(), 1);
     let report = run(&[]);
-    for kind in ["users", "groups", "memberships", "preferences", "dashboards", "resources", "searches"] {
+    let former = ["users", "groups", "memberships", "preferences", "dashboards", "resources", "searches"];
+    for kind in former.into_iter().chain(["macros", "templates", "actionables", "saved-queries", "playbooks"]) {
         assert_eq!(report["created"][kind], 1, "{kind}: {report}");
     }
     assert!(report["left"][0].as_str().unwrap().contains("passwords"), "{report}");
@@ -73,6 +85,22 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     let dashboards = as_ann.get("/api/dashboards").json();
     assert_eq!((&dashboards[0]["Name"], &dashboards[0]["UID"]), (&"errors".into(), &uid.into()));
     assert_eq!(dashboards[0]["Data"]["tiles"], json!([1, 2]));
+    for (path, body) in &owned {
+        let list = as_ann.get(&format!("/api/{path}")).json();
+        let id = ["ID", "ThingUUID", "UUID"].iter().map(|name| &list[0][name]).find(|id| !id.is_null()).expect("an id");
+        let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+        let one = as_ann.get(&format!("/api/{path}/{id}")).json();
+        assert_eq!(one["UID"], uid, "{one}");
+        for (name, value) in body.as_object().unwrap().iter().filter(|(name, _)| !name.ends_with("GIDs")) {
+            let is_kept = if name == "WriteAccess" {
+                one[name]["GIDs"].as_array().unwrap().len() == 1
+            } else {
+                one[name] == *value
+            };
+            assert!(is_kept, "{path} {name}: {one}");
+        }
+        assert_eq!(one["GIDs"].as_array().map(Vec::len), body["GIDs"].as_array().map(Vec::len).or(Some(0)));
+    }
     let resources = as_ann.get("/api/resources").json();
     assert_eq!((&resources[0]["ResourceName"], &resources[0]["UID"]), (&"table".into(), &uid.into()));
     let raw = format!("/api/resources/{}/raw", resources[0]["GUID"].as_str().unwrap());

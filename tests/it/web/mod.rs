@@ -18,6 +18,7 @@ mod lost_state;
 mod migration;
 mod names;
 mod numbers;
+mod owned;
 mod owners;
 mod permissions;
 mod reapplied;

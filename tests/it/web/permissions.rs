@@ -78,6 +78,36 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("DELETE", "/api/dashboards/{id}", "ma", "DashboardWrite"),
     ("GET", "/api/dashboards/{id}/clone", "ma", "DashboardWrite"),
     ("POST", "/api/dashboards/{id}/clone", "ma", "DashboardWrite"),
+    ("GET", "/api/macros", "umaT", "MacroRead"),
+    ("POST", "/api/macros", "umaT", "MacroWrite"),
+    ("GET", "/api/macros/all", "a", ""),
+    ("GET", "/api/users/{uid}/macros", "ma", "MacroRead"),
+    ("GET", "/api/groups/{gid}/macros", "ma", "MacroRead"),
+    ("GET", "/api/macros/{id}", "ma", "MacroRead"),
+    ("PUT", "/api/macros/{id}", "ma", "MacroWrite"),
+    ("DELETE", "/api/macros/{id}", "ma", "MacroWrite"),
+    ("GET", "/api/templates", "umaT", "TemplateRead"),
+    ("POST", "/api/templates", "umaT", "TemplateWrite"),
+    ("GET", "/api/templates/{id}", "ma", "TemplateRead"),
+    ("GET", "/api/templates/{id}/details", "ma", "TemplateRead"),
+    ("PUT", "/api/templates/{id}", "ma", "TemplateWrite"),
+    ("DELETE", "/api/templates/{id}", "ma", "TemplateWrite"),
+    ("GET", "/api/pivots", "umaT", "PivotRead"),
+    ("POST", "/api/pivots", "umaT", "PivotWrite"),
+    ("GET", "/api/pivots/{id}", "ma", "PivotRead"),
+    ("GET", "/api/pivots/{id}/details", "ma", "PivotRead"),
+    ("PUT", "/api/pivots/{id}", "ma", "PivotWrite"),
+    ("DELETE", "/api/pivots/{id}", "ma", "PivotWrite"),
+    ("GET", "/api/library", "umaT", "LibraryRead"),
+    ("POST", "/api/library", "umaT", "LibraryWrite"),
+    ("GET", "/api/library/{id}", "ma", "LibraryRead"),
+    ("PUT", "/api/library/{id}", "ma", "LibraryWrite"),
+    ("DELETE", "/api/library/{id}", "ma", "LibraryWrite"),
+    ("GET", "/api/playbooks", "umaT", "PlaybookRead"),
+    ("POST", "/api/playbooks", "umaT", "PlaybookWrite"),
+    ("GET", "/api/playbooks/{id}", "ma", "PlaybookRead"),
+    ("PUT", "/api/playbooks/{id}", "ma", "PlaybookWrite"),
+    ("DELETE", "/api/playbooks/{id}", "ma", "PlaybookWrite"),
     ("GET", "/api/searchhistory", "umaT", "SearchHistory"),
     ("POST", "/api/searchhistory", "umaT", "Search"),
     ("DELETE", "/api/searchhistory", "umaT", "SearchHistory"),
@@ -228,7 +258,9 @@ fn temporary(web: &Web, owner: &Client) -> Client {
 
 impl Things {
     fn concrete(&self, path: &str, number: usize) -> String {
+        let made = super::owned::is_item(path).then(|| super::owned::made_for(&self.member, path, number)).flatten();
         let id = match path {
+            _ if made.is_some() => made.as_ref().unwrap_or(&self.dashboard),
             path if path.contains("/tokens/") => &self.token,
             path if path.contains("/searchctrl/") || path.contains("/ws/attach/") => &self.search,
             _ => &self.dashboard,
@@ -268,7 +300,9 @@ impl Stage {
 }
 
 fn is_refused(status: u16, path: &str) -> bool {
-    let is_hidden = HIDDEN.iter().any(|hidden| path.starts_with(hidden)) || path.starts_with("/api/resources/lookup");
+    let is_hidden = HIDDEN.iter().any(|hidden| path.starts_with(hidden))
+        || path.starts_with("/api/resources/lookup")
+        || super::owned::is_item(path);
     matches!(status, 401 | 403) || (is_hidden && status == 404)
 }
 

@@ -3,15 +3,22 @@ import { html, useMemo, useRef } from '../vendor/htm-preact-standalone.module.js
 import { Area } from './fields.js';
 import { fault, indented } from './json.js';
 
-/** `wrong(text)` returns a message if the text is valid JSON but not acceptable here. */
-export function useJsonFault(text, wrong = () => '') {
-  return useMemo(() => {
-    const found = fault(text);
-    if (found) return { ...found, text: `Line ${found.line}, column ${found.column}: ${found.message}` };
-    const message = wrong(text);
-    return message ? { at: 0, text: message } : null;
-  }, [text]);
+/**
+ * Returns { at, text } for text that is no JSON, or not acceptable here, else null. `wrong(text)` returns a message if the
+ * text is valid JSON but not acceptable.
+ */
+export function jsonFault(text, wrong = () => '') {
+  const found = fault(text);
+  if (found) return { ...found, text: `Line ${found.line}, column ${found.column}: ${found.message}` };
+  const message = wrong(text);
+  return message ? { at: 0, text: message } : null;
 }
+
+/** As `jsonFault`, evaluated only when the text changes. */
+export const useJsonFault = (text, wrong) => useMemo(() => jsonFault(text, wrong), [text]);
+
+/** Returns a message unless the text is that of a JSON object. */
+export const isObject = (text) => (text.trim().startsWith('{') ? '' : 'The contents must be a JSON object: { … }');
 
 export function JsonArea({ name, label, value, onValue, problem, rows = 20, readonly }) {
   const area = useRef(null);

@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { leftOut } from './api.js';
 import { standing } from './events.js';
+import { KINDS } from './kinds.js';
 import { useLive } from './live.js';
 import { signOut } from './session.js';
 import { attempt } from './toast.js';
@@ -11,7 +12,10 @@ import { useWatched } from './value.js';
 const SECTIONS = [
   { title: 'Overview', links: [['fleet', 'Fleet']] },
   { title: 'Searching', links: [['search', 'Search'], ['searches', 'Searches'], ['history', 'Search history']] },
-  { title: 'Content', links: [['dashboards', 'Dashboards'], ['resources', 'Resources']] },
+  {
+    title: 'Content',
+    links: [['dashboards', 'Dashboards'], ['resources', 'Resources'], ...Object.entries(KINDS).map(([name, { title }]) => [name, title])],
+  },
   { title: 'People', links: [['users', 'Users'], ['groups', 'Groups']] },
   {
     title: 'Your account',

@@ -3,9 +3,9 @@
 // Attributes for tests, which stay the same when the appearance changes:
 //   data-test="user" "pass" "sign-in"                 the sign-in form
 //   data-test="nav-fleet" "nav-dashboards" "nav-resources" "nav-history" "nav-preferences" "nav-tokens"
-//     "nav-notifications" "nav-users" "nav-groups" "nav-log" "nav-rejections" "nav-backup" "nav-profile"  navigation
+//     "nav-KIND" (see lib/kinds.js) "nav-notifications" "nav-users" "nav-groups" "nav-log" "nav-rejections" "nav-backup" "nav-profile"  navigation
 //   data-test="menu" "bell" "bell-count" "sign-out"   the shell: menu of narrow screens, notifications, sign-out
-//   data-test="create-user" "create-group" "create-dashboard" "create-resource" "create-token" "create-notification"
+//   data-test="create-user" "create-group" "create-dashboard" "create-resource" "create-token" "create-notification" "create-owned"
 //   data-test="lock" "unlock" "set-password" "is-locked" "is-admin" "group-NAME"   the page of a user; "is-…" also in the list
 //   data-test="field-NAME"                            an input; NAME as in the API, for example field-Name, field-Data
 //   data-test="save" "delete" "edit" "clone" "cancel" "close" "confirm"   buttons; "confirm" accepts a confirmation

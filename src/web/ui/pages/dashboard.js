@@ -4,10 +4,11 @@ import { onlyIf, send } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
 import { words } from '../lib/fields.js';
 import { indented, members, spliced } from '../lib/json.js';
-import { JsonArea, useJsonFault } from '../lib/json-area.js';
+import { JsonArea, isObject, useJsonFault } from '../lib/json-area.js';
 import { useLive } from '../lib/live.js';
-import { usePeople, withGone } from '../lib/people.js';
-import { Area, Check, Facts, Field, Loaded, Page, Pending, Picker, Time, toast } from '../lib/ui.js';
+import { usePeople } from '../lib/people.js';
+import { Sharing } from '../lib/sharing.js';
+import { Area, Facts, Field, Loaded, Page, Pending, Time, toast } from '../lib/ui.js';
 import { cloneDashboard, eraseDashboard } from './dashboards.js';
 
 const EMPTY = { Name: '', Description: '', Labels: '', Data: '{}', GIDs: [], Global: false, WriteGIDs: [], WriteGlobal: false };
@@ -37,29 +38,10 @@ function bodyOf(fields, base) {
   return spliced(plain, fields.Data === base?.Data ? {} : { Data: fields.Data });
 }
 
-const isObject = (text) => (text.trim().startsWith('{') ? '' : 'The contents must be a JSON object: { … }');
-
 async function create(fields) {
   const { text } = await send('POST', '/api/dashboards', { body: bodyOf(fields) });
   toast(`Dashboard ${fields.Name} was created.`);
   location.hash = `#/dashboards/${text.trim()}`;
-}
-
-function Sharing({ me, fields, set, isOwner }) {
-  const { groupOptions } = usePeople();
-  const chosen = [...fields.GIDs, ...fields.WriteGIDs];
-  const options = withGone(groupOptions, [...new Set(chosen)]);
-  const none = 'There are no groups to share with yet.';
-  return html`<section class="card">
-    <h2>Sharing</h2>
-    ${!isOwner && html`<p class="hint">Only the owner and administrators can change this.</p>`}
-    <div class="fields">
-      <${Check} name="Global" label="All users can view it" value=${fields.Global} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(Global) => set({ Global })} />
-      <${Check} name="WriteGlobal" label="All users can edit it" value=${fields.WriteGlobal} disabled=${!me.Admin} hint=${me.Admin ? '' : '(set by administrators)'} onValue=${(WriteGlobal) => set({ WriteGlobal })} />
-      <${Picker} label="Groups that can view it" test="share-read" value=${fields.GIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(GIDs) => set({ GIDs })} />
-      <${Picker} label="Groups that can edit it" test="share-write" value=${fields.WriteGIDs} options=${options} none=${none} disabled=${!isOwner} onValue=${(WriteGIDs) => set({ WriteGIDs })} />
-    </div>
-  </section>`;
 }
 
 function Form({ me, fields, set, save, canSave, verb, bar, discard, head, mayWrite, isOwner }) {

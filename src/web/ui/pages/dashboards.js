@@ -4,6 +4,7 @@ import { post, remove } from '../lib/api.js';
 import { useAllUsers } from '../lib/all-users.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
+import { Audience } from '../lib/sharing.js';
 import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../lib/ui.js';
 
 export async function eraseDashboard(dashboard, options) {
@@ -18,16 +19,6 @@ export async function cloneDashboard(dashboard) {
     id = await post(`/api/dashboards/${dashboard.ID}/clone`);
   }, `Dashboard ${dashboard.Name} was copied. You own the copy.`);
   if (done) location.hash = `#/dashboards/${id}`;
-}
-
-function Audience({ of, people }) {
-  const groups = [...new Set([...of.GIDs, ...(of.WriteAccess.GIDs ?? [])])];
-  if (!of.Global && !of.WriteAccess.Global && groups.length === 0) return html`<span class="faint">not shared</span>`;
-  const mayWrite = (gid) => of.WriteAccess.GIDs?.includes(gid);
-  return html`<span class="badges">
-    ${(of.Global || of.WriteAccess.Global) && html`<${Badge} kind="info">all users${of.WriteAccess.Global ? ', can edit' : ''}<//>`}
-    ${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}${mayWrite(gid) ? ', can edit' : ''}<//>`)}
-  </span>`;
 }
 
 export function Dashboards({ me }) {
