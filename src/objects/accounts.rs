@@ -113,7 +113,8 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
     Ok(writes)
 }
 
-/// Deletes a user and everything that belongs to the user alone, as the table of kinds states.
+/// Deletes a user and everything that belongs to the user alone, as the table of kinds states. Objects that may have been
+/// transferred or shared in the meantime are left to a [`Cleaning`].
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -121,8 +122,9 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     let uid = record.value.uid;
     let key = record.value.key();
     let rows = cleanup::of_user(store, uid, SLICE)?;
-    let is_all = rows.count() < SLICE;
-    let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
+    let is_all_rows = rows.count() < SLICE;
+    let is_all = is_all_rows && !cleanup::has_private(store, uid)?;
+    let mut writes = if is_all_rows { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the user is already deleted", &mut writes)?;
     for kind in KINDS {
         match kind.owner {

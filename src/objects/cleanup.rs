@@ -2,8 +2,12 @@
 //! exceed one transaction, so they are deleted in slices. An object records the remaining work, so that it survives
 //! restarts and only rows of deleted owners are deleted: rows whose owner does not exist (yet) for other reasons
 //! are kept.
+//!
+//! Objects that name their owner in the value may have been transferred or shared since they were read, so each is
+//! deleted only as it was read, and only after the deletion of the owner is confirmed: an object that others change at
+//! the same time neither is lost nor prevents that deletion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::Group;
 use super::history::Entry;
 use super::kinds::{KINDS, Kind, Owner};
-use super::record::Stored;
+use super::record::{AsRead, Stored};
 use super::restores::Restore;
 use super::second_factors::Factor;
 use super::users::{Lock, Membership, User};
@@ -21,6 +25,8 @@ use gravwell_model::{Collection, Key};
 use gravwell_replica::Object;
 use gravwell_runtime::tasks::blocking;
 
+/// Message if an object to delete was changed since it was read.
+const IN_USE: &str = "it was transferred, shared or changed in the meantime";
 /// Maximum number of rows deleted in one transaction.
 pub const SLICE: usize = 1000;
 /// Seconds after which other webservers may take over.
@@ -187,7 +193,7 @@ impl Rows {
     }
 }
 
-/// Returns the rows that belong to a single user, at most `rows_max`.
+/// Returns the rows whose keys start with a UID, at most `rows_max`.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -201,26 +207,67 @@ fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) 
     for kind in KINDS.iter().filter(|kind| kind.owner == Owner::Rows) {
         rows.add_after(store, kind.collection, &prefix, cursor, all, rows_max)?;
     }
-    for kind in KINDS.iter().filter(|kind| kind.owner == Owner::Private) {
-        let room = rows_max.saturating_sub(rows.count());
-        rows.add(kind.collection, private(store, kind, uid, room)?, all, rows_max)?;
-    }
     Ok(rows)
 }
 
-/// Returns the keys of the objects of a kind that a user owns and shares with no other user, at most `keys_max`.
-fn private(store: &Store, kind: &Kind, uid: i32, keys_max: usize) -> Result<Vec<String>, StoreError> {
-    let Some(shares) = kind.shares.filter(|_| keys_max > 0) else { return Ok(Vec::new()) };
-    let collection = Collection::new(kind.collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
-    let mut keys = Vec::new();
-    let see = |key: Key, object: Object| {
-        if shares(&object.value).is_some_and(|shares| shares.owner == uid && shares.is_private()) {
-            keys.push(key.as_str().to_owned());
+/// An object that is shared with no other user, as it was read.
+struct Private {
+    owner: i32,
+    place: (Collection, Key),
+    as_read: AsRead,
+}
+
+/// Returns the private objects of the owners that `wanted` selects, at most `objects_max`. Reads whole collections.
+fn private(store: &Store, wanted: impl Fn(i32) -> bool, objects_max: usize) -> Result<Vec<Private>, StoreError> {
+    let mut found = Vec::new();
+    let kinds = KINDS.iter().filter(|kind| kind.owner == Owner::Private);
+    for (Kind { collection, .. }, shares) in kinds.filter_map(|kind| Some((kind, kind.shares?))) {
+        if found.len() >= objects_max {
+            break;
         }
-        if keys.len() < keys_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    blocking::run(|| store.replica().each(&collection, "", see))?;
-    Ok(keys)
+        let collection = Collection::new(*collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let see = |key: Key, object: Object| {
+            let shares = shares(&object.value).filter(|shares| shares.is_private() && wanted(shares.owner));
+            if let Some(shares) = shares {
+                let (owner, as_read) = (shares.owner, AsRead::of(&object));
+                found.push(Private { owner, place: (collection.clone(), key), as_read });
+            }
+            if found.len() < objects_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        blocking::run(|| store.replica().each(&collection, "", see))?;
+    }
+    Ok(found)
+}
+
+/// Returns whether a user owns objects that are shared with no other user.
+///
+/// # Errors
+/// If the state is corrupt.
+pub fn has_private(store: &Store, uid: i32) -> Result<bool, StoreError> {
+    Ok(!private(store, |owner| owner == uid, 1)?.is_empty())
+}
+
+/// Returns transactions that delete private objects of users who do not exist, one for each user, of at most [`SLICE`]
+/// objects in total. Such objects are left if their owner was deleted by an earlier version that does not know their
+/// kind, if they were shared until after that deletion, or if they were not yet known where the user was deleted.
+///
+/// # Errors
+/// If the state is corrupt.
+pub fn of_missing_users(store: &Store) -> Result<Vec<Writes>, StoreError> {
+    let users: BTreeSet<String> = store.keys::<User>("")?.into_iter().collect();
+    let cleanings: BTreeSet<String> = store.keys::<Cleaning>("")?.into_iter().collect();
+    // Zero stands for nobody. A cleaning deletes the objects of its user itself.
+    let is_missing =
+        |uid: i32| uid != 0 && !users.contains(&uid.to_string()) && !cleanings.contains(&key(Of::User, uid));
+    let mut of_owners: BTreeMap<i32, Writes> = BTreeMap::new();
+    for Private { owner, place, as_read } in private(store, is_missing, SLICE)? {
+        of_owners.entry(owner).or_default().replace_at(place, as_read, None, IN_USE);
+    }
+    for (owner, writes) in &mut of_owners {
+        writes.require_absent::<User>(&owner.to_string(), "")?;
+        writes.require_absent::<Restore>(restore::KEY, "")?;
+    }
+    Ok(of_owners.into_values().collect())
 }
 
 /// Returns the memberships of a group, at most `rows_max` rows.
@@ -263,7 +310,7 @@ pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, Stor
             let key = number.to_string();
             // A lock may be left of a user who was deleted while it was made.
             let is_left = store.has::<User>(&key)? || store.has::<Factor>(&key)? || store.has::<Lock>(&key)?;
-            is_left || of_user(store, number, 1)?.count() > 0
+            is_left || of_user(store, number, 1)?.count() > 0 || has_private(store, number)?
         }
         Of::Group => store.has::<Group>(&number.to_string())? || of_group(store, number, 1)?.count() > 0,
         Of::History | Of::Unknown => false,
@@ -286,8 +333,11 @@ pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
     Ok(found)
 }
 
-/// Returns the writes for the next slice of a cleaning, and whether it is the last one. Advances the cursor. The last
-/// slice also deletes the cleaning itself.
+/// Returns the writes for the next slice of a cleaning, and whether no other may follow until it is decided. Advances the
+/// cursor. The last slice also deletes the cleaning itself.
+///
+/// A slice with objects that are deleted only as they were read may be rejected. Unless it is the last, it also rewrites
+/// the cleaning, which is not due until that is decided: the cleaning does not end while such an object is left.
 ///
 /// # Errors
 /// If the state is corrupt.
@@ -307,8 +357,16 @@ pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Res
         *cursor = Cursor::default();
         rows = next(cursor)?;
     }
-    let is_last = rows.count() < SLICE;
+    let room = SLICE.saturating_sub(rows.count());
     let mut writes = rows.into_writes();
+    let mut may_fail = false;
+    if *of == Of::User && !is_void && room > 0 {
+        for Private { place, as_read, .. } in private(store, |owner| owner == *number, room)? {
+            writes.replace_at(place, as_read, None, IN_USE);
+            may_fail = true;
+        }
+    }
+    let is_last = writes.len() < SLICE;
     writes.unchanged(work, "")?;
     // A restore may have written objects of the owner, and the owner comes last. What is left when it has ended is deleted
     // then.
@@ -322,6 +380,113 @@ pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Res
     }
     if is_last {
         writes.delete(work, "")?;
+    } else if may_fail {
+        writes.update(work, "")?;
     }
-    Ok((writes, is_last))
+    Ok((writes, is_last || may_fail))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::Author;
+    use gravwell_model::Op;
+    use gravwell_replica::{Replica, ReplicaOptions};
+
+    const DATE: &str = "2026-01-01T00:00:00Z";
+
+    fn op(collection: &str, key: &str, value: &serde_json::Value) -> Op {
+        let (collection, key) = (Collection::new(collection).expect("name"), Key::new(key).expect("key"));
+        Op::Put { collection, key, value: value.to_string().into() }
+    }
+
+    fn of_owner(id: usize, uid: i32, gids: &[i32]) -> Op {
+        let value = json!({ "ID": id.to_string(), "UID": uid, "GIDs": gids, "Created": DATE, "Updated": DATE });
+        op("macros", &id.to_string(), &value)
+    }
+
+    fn cleaning(uid: i32) -> Op {
+        let value = json!({ "of": "user", "number": uid, "since": DATE, "webserver": "w" });
+        op("cleanings", &key(Of::User, uid), &value)
+    }
+
+    struct Alone {
+        store: Store,
+        _temp: tempfile::TempDir,
+    }
+
+    impl Alone {
+        /// Returns the store of a webserver that was never connected.
+        async fn with(ops: Vec<Op>) -> Alone {
+            let temp = tempfile::tempdir().expect("temp dir");
+            let replica = Replica::open(temp.path(), ReplicaOptions::default()).expect("opens");
+            let alone = Alone { store: Store::new(replica, "w"), _temp: temp };
+            alone.put(ops).await;
+            alone
+        }
+
+        async fn put(&self, ops: Vec<Op>) {
+            assert!(self.commit(Writes::unconditional(ops, "a test")).await);
+        }
+
+        async fn commit(&self, writes: Writes) -> bool {
+            self.store.commit(&Author::default(), "a test", writes).await.is_ok()
+        }
+
+        fn keys(&self, collection: &'static str) -> Vec<String> {
+            self.store.some_keys_in(collection, "", None, usize::MAX).expect("reads")
+        }
+
+        fn slice(&self) -> (Writes, bool) {
+            let works = self.store.list::<Cleaning>("").expect("reads");
+            slice(&self.store, works.first().expect("is listed"), &mut Cursor::default()).expect("reads")
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p08_a_cleaning_deletes_private_objects_only_as_they_were_read_and_ends_after_the_last() {
+        let mut ops: Vec<Op> = (0..=SLICE).map(|id| of_owner(id, 66, &[])).collect();
+        ops.extend([cleaning(66), of_owner(5000, 7, &[]), of_owner(5001, 66, &[3])]);
+        let alone = Alone::with(Vec::from([ops.pop().expect("an operation")])).await;
+        for ops in ops.chunks(SLICE) {
+            alone.put(ops.to_vec()).await;
+        }
+        let (writes, waits) = alone.slice();
+        assert!(waits && writes.ops().iter().any(|op| op.collection().as_str() == "cleanings" && op.value().is_some()));
+        // An object was transferred in the meantime, and another shared.
+        alone.put(vec![of_owner(0, 7, &[]), of_owner(1, 66, &[3])]).await;
+        assert!(!alone.commit(writes).await);
+        assert_eq!(alone.keys("macros").len(), SLICE + 3);
+        let (writes, waits) = alone.slice();
+        assert!(waits && writes.ops().iter().any(|op| op.collection().as_str() == "cleanings" && op.value().is_none()));
+        assert!(alone.commit(writes).await);
+        assert_eq!(alone.keys("macros"), ["0", "1", "5000", "5001"]);
+        assert!(alone.keys("cleanings").is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p04_private_objects_of_users_who_do_not_exist_are_deleted_as_they_were_read() {
+        let user = json!({ "UID": 7, "User": "alice", "Created": DATE });
+        let objects = [(1, 66, &[][..]), (2, 66, &[3]), (3, 7, &[]), (4, 67, &[]), (5, 68, &[])];
+        let mut ops = vec![op("users", "7", &user), cleaning(67)];
+        ops.extend(objects.map(|(id, uid, gids)| of_owner(id, uid, gids)));
+        let alone = Alone::with(ops).await;
+        let found = of_missing_users(&alone.store).expect("reads");
+        let deleted: Vec<&str> = found.iter().flat_map(Writes::ops).map(|op| op.key().as_str()).collect();
+        assert_eq!((found.len(), deleted), (2, vec!["1", "5"]));
+        // The first is shared in the meantime, and the owner of the second is restored.
+        let user = json!({ "UID": 68, "User": "bob", "Created": DATE });
+        alone.put(vec![of_owner(1, 66, &[3]), op("users", "68", &user)]).await;
+        for writes in found {
+            assert!(!alone.commit(writes).await);
+        }
+        assert!(of_missing_users(&alone.store).expect("reads").is_empty());
+        alone.put(vec![of_owner(1, 66, &[])]).await;
+        for writes in of_missing_users(&alone.store).expect("reads") {
+            assert!(alone.commit(writes).await);
+        }
+        assert_eq!(alone.keys("macros"), ["2", "3", "4", "5"]);
+    }
 }

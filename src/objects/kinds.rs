@@ -77,7 +77,7 @@ pub enum Owner {
     Holder,
     /// The user with whose UID the key starts, as `<uid>/…`. Deleted with the user, in slices.
     Rows,
-    /// The user that the value names. Deleted with the user, in slices, unless it is shared.
+    /// The user that the value names. Deleted after the user, as it was read, unless it is shared.
     Private,
     /// The user that the value names. Kept: others may use it, and administrators can transfer it.
     Kept,

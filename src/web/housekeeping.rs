@@ -48,18 +48,19 @@ async fn clean_up_once(app: &AppRef) -> Result<(), CommitError> {
     Ok(())
 }
 
-/// Removes the objects of one work item until none are left or the datastore is unreachable. Each slice has the same
-/// preconditions as the one before and is resolved after it, so several may be in flight.
+/// Removes the objects of one work item until none are left, a slice must be decided first, or the datastore is
+/// unreachable; the next pass continues. Each slice has the same preconditions as the one before and is resolved after it,
+/// so several may be in flight.
 async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError> {
     let mut under_way: VecDeque<(Receipt, Writes)> = VecDeque::new();
-    let (mut cursor, mut is_last) = (Cursor::default(), false);
+    let (mut cursor, mut is_end) = (Cursor::default(), false);
     loop {
-        let is_halted = is_last || !app.store.replica().is_connected();
+        let is_halted = is_end || !app.store.replica().is_connected();
         if under_way.len() >= SLICES_MAX || is_halted {
             let Some((receipt, writes)) = under_way.pop_front() else { return Ok(()) };
             match app.store.decision(receipt, &writes).await {
-                // Another webserver has done the work, or the owner exists again.
-                Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
+                // Another webserver has done the work, the owner exists again, or an object was changed.
+                Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_end = true,
                 decided => drop(decided?),
             }
             continue;
@@ -67,11 +68,11 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
         let (store, next, mut from) = (app.store.clone(), work.clone(), std::mem::take(&mut cursor));
         let slicing = move || cleanup::slice(&store, &next, &mut from).map(|slice| (slice, from));
         let sliced = tokio::task::spawn_blocking(slicing).await;
-        let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
-        (cursor, is_last) = (moved, is_end);
+        let ((writes, waits), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
+        (cursor, is_end) = (moved, waits);
         match app.store.begin(&Author::default(), "delete leftovers of deleted objects", &writes).await {
             Ok(begun) => under_way.push_back(begun),
-            Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
+            Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_end = true,
             Err(error) => return Err(error),
         }
     }

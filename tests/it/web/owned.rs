@@ -269,7 +269,9 @@ fn p04_private_objects_are_deleted_with_their_owner_and_shared_ones_are_kept() {
         all.push((spec, private, create(&a, spec, "OF-ADMIN"), [read, written]));
     }
     a.ok("DELETE", &format!("/api/users/{uid}"));
-    site.converges();
+    site.fleet.wait("the private objects are deleted", || {
+        all.iter().all(|(_, private, ..)| a.get(private).status == 404 && b.get(private).status == 404)
+    });
     for (spec, private, of_admin, shared) in &all {
         assert_eq!((b.get(private).status, b.get(of_admin).status), (404, 200), "{}", spec.path);
         for path in shared {
@@ -277,6 +279,37 @@ fn p04_private_objects_are_deleted_with_their_owner_and_shared_ones_are_kept() {
             assert_eq!(b.changed(path, &json!({ "UID": 1 }))["UID"], 1, "administrators transfer it");
         }
     }
+}
+
+/// The webserver that deletes a user may not know yet that an object was transferred or shared.
+#[test]
+fn p08_the_deletion_of_a_user_spares_objects_that_others_have_received_in_the_meantime() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let gid = b.made("/api/groups", &json!({ "Name": "team" }));
+    let (bob_uid, bob) = user(&b, &site.b, "bob", None);
+    let (eve_uid, eve) = user(&b, &site.b, "eve", Some(&gid));
+    let all: Vec<[String; 4]> =
+        specs().map(|spec| ["PRIVATE", "GIVEN", "SHARED", "EDITED"].map(|name| create(&bob, spec, name))).collect();
+    site.converges();
+    site.stop_datastore();
+    for [_, given, shared, edited] in &all {
+        b.changed(given, &json!({ "UID": eve_uid }));
+        b.changed(shared, &json!({ "GIDs": [gid] }));
+        b.changed(edited, &json!({ "Labels": ["busy"] }));
+    }
+    a.ok("DELETE", &format!("/api/users/{bob_uid}"));
+    site.heals_b_first();
+    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]));
+    assert_eq!(b.get(&format!("/api/users/{bob_uid}")).status, 404);
+    site.fleet.wait("the private objects are deleted", || {
+        all.iter().flat_map(|[private, _, _, edited]| [private, edited]).all(|path| b.get(path).status == 404)
+    });
+    site.converges();
+    for [_, given, shared, _] in &all {
+        assert_eq!((eve.get(given).status, eve.get(shared).status, a.get(given).status), (200, 200, 200), "{given}");
+    }
+    assert_eq!((rejected(&a), rejected(&b)), (vec![], vec![]));
 }
 
 /// The checks that dashboards have, for every kind.
