@@ -246,6 +246,8 @@ impl Wishes {
         for field in *fields {
             let Some(value) = given.raw(&field.name.to_lowercase()) else { continue };
             let value = match value.get() {
+                // Lists omit the field, so clients that send back what they have listed send `null`.
+                "null" if field.is_long => continue,
                 "null" => RawValue::from_string(field.default.to_owned()).map_err(ApiError::internal)?,
                 _ => field.accepted(value)?,
             };
@@ -254,9 +256,10 @@ impl Wishes {
         Ok(wishes)
     }
 
-    /// Checks new values. Unchanged values may exceed the limits, because they may predate them.
+    /// Checks new values. Unchanged values may exceed the limits, because they may predate them. An empty name leaves that
+    /// of an existing object unchanged.
     fn check(&self, form: NameForm, before: Option<&Head>) -> ApiResult<()> {
-        let is_new = |name: &&String| before.is_none_or(|before| before.name != **name);
+        let is_new = |name: &&String| before.is_none_or(|before| before.name != **name && !name.is_empty());
         if let Some(name) = self.name.as_ref().filter(is_new) {
             form.check(name)?;
         }
