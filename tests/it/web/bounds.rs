@@ -205,13 +205,14 @@ fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
     for kept in &mut held {
         assert_eq!(kept.get(whoami), 200);
     }
-    assert_eq!(
-        held.iter_mut().map(|kept| kept.get(whoami)).collect::<Vec<_>>(),
-        [0, 200, 200, 200],
-        "the oldest is idle"
-    );
+    // The oldest idle one is closed. A connection may become idle a moment after its client has the whole response.
+    let found: Vec<u16> = held.iter_mut().map(|kept| kept.get(whoami)).collect();
+    let mut sorted = found.clone();
+    sorted.sort_unstable();
+    assert!(sorted == [0, 200, 200, 200] && found[3] == 200, "{found:?}");
+    held.remove(found.iter().position(|status| *status == 0).expect("one was closed"));
     // Connections with a response in progress are kept.
-    for kept in &mut held[1..] {
+    for kept in &mut held {
         assert_eq!(kept.get("/api/events"), 200);
     }
     let mut more = Kept::new(&web, &bob);
