@@ -123,12 +123,6 @@ impl GivenUp {
         GivenUp(Changes { count: mark.count, changed_ms: mark.changed_ms, names, ..Changes::default() })
     }
 
-    /// Returns the mark of its last change.
-    #[must_use]
-    pub fn mark(&self) -> RegisterMark {
-        self.0.mark()
-    }
-
     /// Returns whether the change that `seen` names is known to be one of its changes.
     pub(in crate::trust) fn has(&self, seen: &RegisterMark) -> bool {
         self.0.mark() == *seen || self.0.has_passed(seen)
@@ -327,6 +321,7 @@ impl Registry {
 
     /// Records durably that an operator chose this registry over `others`. Only their changes stop being evidence: a
     /// revocation that follows them, or that a third registry has, is one that the operator was not asked about.
+    /// Invitations are withdrawn: in the others they may have been redeemed.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -337,6 +332,9 @@ impl Registry {
         changes.given_up.drain(..changes.given_up.len().saturating_sub(GIVEN_UP_MAX));
         changes.shown = changes.shown.take().filter(|shown| !changes.is_given_up(shown));
         self.contents.changes = Some(changes);
+        if self.withdraw_invitations() {
+            self.note_change(now_ms);
+        }
         self.write(now_ms)
     }
 
@@ -398,9 +396,16 @@ impl Registry {
         self.set_on_above(0, is_decided, now_ms);
     }
 
-    fn set_on_above(&mut self, least: u64, is_decided: bool, now_ms: u64) {
+    /// Removes members that were only invited, and invitations of others. Returns whether there were any.
+    fn withdraw_invitations(&mut self) -> bool {
+        let had_any = self.members().any(|member| member.state == MemberState::Invited || member.invite.is_some());
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
+        had_any
+    }
+
+    fn set_on_above(&mut self, least: u64, is_decided: bool, now_ms: u64) {
+        self.withdraw_invitations();
         let mut changes = self.changes();
         let shown = changes.shown.take().map_or(0, |shown| shown.count);
         let mut names = std::mem::take(&mut changes.names);
@@ -468,6 +473,27 @@ mod tests {
         let before = registry.text(NOW).expect("text");
         registry.revoke(&name(), NOW + 1).expect("revokes");
         (registry, before)
+    }
+
+    #[test]
+    fn p11_an_invitation_is_withdrawn_when_another_registry_is_given_up() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut here = Registry::open(temp.path(), NOW).expect("opens");
+        here.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
+        here.enrol(&name(), Role::Webserver, b"certificate", 90, NOW).expect("enrols");
+        let invited = MemberName::new("web2").expect("name");
+        here.invite(&invited, Role::Webserver, 1000, NOW, false).expect("invites");
+        here.invite(&name(), Role::Webserver, 1000, NOW, true).expect("invites again");
+        let before = here.mark();
+        // It was redeemed there.
+        let mut other = Registry::open(temp.path(), NOW).expect("opens").detached();
+        other.enrol(&invited, Role::Webserver, b"another", 90, NOW).expect("enrols");
+        here.choose_over(&[GivenUp::of(&other)], NOW).expect("chooses");
+        let here = Registry::open(temp.path(), NOW).expect("opens");
+        let left: Vec<_> = here.members().map(|member| (&member.name, member.state, member.invite.is_some())).collect();
+        assert_eq!(left, [(&name(), MemberState::Enrolled, false)]);
+        assert_eq!((here.relation(&other.mark()), here.relation(&before)), (None, None));
+        assert!(here.mark().count > before.count, "copies from before it are told from later ones");
     }
 
     #[test]
