@@ -7,7 +7,7 @@
 //! deleted only as it was read, and only after the deletion of the owner is confirmed: an object that others change at
 //! the same time neither is lost nor prevents that deletion.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -212,13 +212,12 @@ fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) 
 
 /// An object that is shared with no other user, as it was read.
 struct Private {
-    owner: i32,
     place: (Collection, Key),
     as_read: AsRead,
 }
 
-/// Returns the private objects of the owners that `wanted` selects, at most `objects_max`. Reads whole collections.
-fn private(store: &Store, wanted: impl Fn(i32) -> bool, objects_max: usize) -> Result<Vec<Private>, StoreError> {
+/// Returns the private objects of a user, at most `objects_max`. Reads whole collections.
+fn private(store: &Store, uid: i32, objects_max: usize) -> Result<Vec<Private>, StoreError> {
     let mut found = Vec::new();
     let kinds = KINDS.iter().filter(|kind| kind.owner == Owner::Private);
     for (Kind { collection, .. }, shares) in kinds.filter_map(|kind| Some((kind, kind.shares?))) {
@@ -227,10 +226,8 @@ fn private(store: &Store, wanted: impl Fn(i32) -> bool, objects_max: usize) -> R
         }
         let collection = Collection::new(*collection).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let see = |key: Key, object: Object| {
-            let shares = shares(&object.value).filter(|shares| shares.is_private() && wanted(shares.owner));
-            if let Some(shares) = shares {
-                let (owner, as_read) = (shares.owner, AsRead::of(&object));
-                found.push(Private { owner, place: (collection.clone(), key), as_read });
+            if shares(&object.value).is_some_and(|shares| shares.is_private() && shares.owner == uid) {
+                found.push(Private { place: (collection.clone(), key), as_read: AsRead::of(&object) });
             }
             if found.len() < objects_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
@@ -244,30 +241,7 @@ fn private(store: &Store, wanted: impl Fn(i32) -> bool, objects_max: usize) -> R
 /// # Errors
 /// If the state is corrupt.
 pub fn has_private(store: &Store, uid: i32) -> Result<bool, StoreError> {
-    Ok(!private(store, |owner| owner == uid, 1)?.is_empty())
-}
-
-/// Returns transactions that delete private objects of users who do not exist, one for each user, of at most [`SLICE`]
-/// objects in total. Such objects are left if their owner was deleted by an earlier version that does not know their
-/// kind, if they were shared until after that deletion, or if they were not yet known where the user was deleted.
-///
-/// # Errors
-/// If the state is corrupt.
-pub fn of_missing_users(store: &Store) -> Result<Vec<Writes>, StoreError> {
-    let users: BTreeSet<String> = store.keys::<User>("")?.into_iter().collect();
-    let cleanings: BTreeSet<String> = store.keys::<Cleaning>("")?.into_iter().collect();
-    // Zero stands for nobody. A cleaning deletes the objects of its user itself.
-    let is_missing =
-        |uid: i32| uid != 0 && !users.contains(&uid.to_string()) && !cleanings.contains(&key(Of::User, uid));
-    let mut of_owners: BTreeMap<i32, Writes> = BTreeMap::new();
-    for Private { owner, place, as_read } in private(store, is_missing, SLICE)? {
-        of_owners.entry(owner).or_default().replace_at(place, as_read, None, IN_USE);
-    }
-    for (owner, writes) in &mut of_owners {
-        writes.require_absent::<User>(&owner.to_string(), "")?;
-        writes.require_absent::<Restore>(restore::KEY, "")?;
-    }
-    Ok(of_owners.into_values().collect())
+    Ok(!private(store, uid, 1)?.is_empty())
 }
 
 /// Returns the memberships of a group, at most `rows_max` rows.
@@ -361,7 +335,7 @@ pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Res
     let mut writes = rows.into_writes();
     let mut may_fail = false;
     if *of == Of::User && !is_void && room > 0 {
-        for Private { place, as_read, .. } in private(store, |owner| owner == *number, room)? {
+        for Private { place, as_read } in private(store, *number, room)? {
             writes.replace_at(place, as_read, None, IN_USE);
             may_fail = true;
         }
@@ -464,29 +438,5 @@ mod tests {
         assert!(alone.commit(writes).await);
         assert_eq!(alone.keys("macros"), ["0", "1", "5000", "5001"]);
         assert!(alone.keys("cleanings").is_empty());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn p04_private_objects_of_users_who_do_not_exist_are_deleted_as_they_were_read() {
-        let user = json!({ "UID": 7, "User": "alice", "Created": DATE });
-        let objects = [(1, 66, &[][..]), (2, 66, &[3]), (3, 7, &[]), (4, 67, &[]), (5, 68, &[])];
-        let mut ops = vec![op("users", "7", &user), cleaning(67)];
-        ops.extend(objects.map(|(id, uid, gids)| of_owner(id, uid, gids)));
-        let alone = Alone::with(ops).await;
-        let found = of_missing_users(&alone.store).expect("reads");
-        let deleted: Vec<&str> = found.iter().flat_map(Writes::ops).map(|op| op.key().as_str()).collect();
-        assert_eq!((found.len(), deleted), (2, vec!["1", "5"]));
-        // The first is shared in the meantime, and the owner of the second is restored.
-        let user = json!({ "UID": 68, "User": "bob", "Created": DATE });
-        alone.put(vec![of_owner(1, 66, &[3]), op("users", "68", &user)]).await;
-        for writes in found {
-            assert!(!alone.commit(writes).await);
-        }
-        assert!(of_missing_users(&alone.store).expect("reads").is_empty());
-        alone.put(vec![of_owner(1, 66, &[])]).await;
-        for writes in of_missing_users(&alone.store).expect("reads") {
-            assert!(alone.commit(writes).await);
-        }
-        assert_eq!(alone.keys("macros"), ["2", "3", "4", "5"]);
     }
 }

@@ -11,9 +11,7 @@ use gravwell_objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use gravwell_objects::sessions::{self, Session};
 use gravwell_objects::store::Author;
 use gravwell_objects::users::FIRST;
-use gravwell_objects::{
-    CommitError, Stored, Timestamp, Writes, blobs, cleanup, identities, rejection_messages, restores,
-};
+use gravwell_objects::{CommitError, Stored, Timestamp, Writes, blobs, identities, rejection_messages, restores};
 use gravwell_protocol::outbox::RejectedTxn;
 use gravwell_runtime::tasks::blocking;
 
@@ -173,16 +171,6 @@ async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
     delete_all::<Notification>(app, &ended, "delete expired notifications", shown).await?;
     let ended = sessions::ended(&app.store)?;
     delete_all::<Session>(app, &ended, "delete expired sessions", sessions::ENDED).await?;
-    if app.store.replica().is_connected() {
-        for writes in cleanup::of_missing_users(&app.store)? {
-            let what = "delete private objects of deleted users";
-            match app.store.commit(&Author::default(), what, writes).await {
-                // What was changed in the meantime is looked at again at the next sweep.
-                Err(CommitError::Conflict(_) | CommitError::Changed(_)) => {}
-                decided => drop(decided?),
-            }
-        }
-    }
     for content in blobs::abandoned(&app.store)? {
         if let Some(writes) = blobs::removal(&app.store, &content)? {
             app.store.commit(&Author::default(), "delete the blob of an aborted upload", writes).await?;
