@@ -1,18 +1,16 @@
 // The page of a dashboard: details, sharing and contents as JSON.
-import { html, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
+import { html, useRef } from '../vendor/htm-preact-standalone.module.js';
 import { onlyIf, send } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
-import { words } from '../lib/fields.js';
 import { indented, members, spliced } from '../lib/json.js';
 import { JsonArea, isObject, useJsonFault } from '../lib/json-area.js';
 import { useLive } from '../lib/live.js';
+import { EMPTY, ObjectForm, commonMembers } from '../lib/object-form.js';
 import { usePeople } from '../lib/people.js';
-import { Sharing } from '../lib/sharing.js';
-import { Area, Facts, Field, Loaded, Page, Pending, Time, toast } from '../lib/ui.js';
+import { Facts, Loaded, Page, Time, toast } from '../lib/ui.js';
 import { cloneDashboard, eraseDashboard } from './dashboards.js';
 
-const EMPTY = { Name: '', Description: '', Labels: '', Data: '{}', GIDs: [], Global: false, WriteGIDs: [], WriteGlobal: false };
-const NEW = { fields: EMPTY, etag: null };
+const NEW = { fields: { ...EMPTY, Data: '{}' }, etag: null };
 
 /** Parses a dashboard. `Data` remains text, so that its numbers keep their exact digits. */
 function understood({ text, etag }) {
@@ -26,14 +24,7 @@ function understood({ text, etag }) {
 const read = async (path) => understood(await send('GET', path));
 
 function bodyOf(fields, base) {
-  const plain = {
-    Name: fields.Name,
-    Description: fields.Description,
-    Labels: words(fields.Labels),
-    GIDs: fields.GIDs,
-    Global: fields.Global,
-    WriteAccess: { Global: fields.WriteGlobal, GIDs: fields.WriteGIDs },
-  };
+  const plain = commonMembers(fields);
   // Unchanged contents are not sent, so that the stored text keeps its whitespace.
   return spliced(plain, fields.Data === base?.Data ? {} : { Data: fields.Data });
 }
@@ -44,45 +35,12 @@ async function create(fields) {
   location.hash = `#/dashboards/${text.trim()}`;
 }
 
-function Form({ me, fields, set, save, canSave, verb, bar, discard, head, mayWrite, isOwner }) {
+function Form(props) {
+  const { fields, set, head } = props;
   const problem = useJsonFault(fields.Data, isObject);
-  const [failure, setFailure] = useState('');
-  const submit = async (event) => {
-    event.preventDefault();
-    setFailure('');
-    try {
-      await save();
-    } catch (error) {
-      setFailure(error.message);
-    }
-  };
-  return html`<form onSubmit=${submit}>
-    ${bar}
-    <fieldset class="bare" disabled=${!mayWrite}>
-      <div class="cards">
-        <section class="card">
-          <header class="card-head"><h2>Details</h2>${head && html`<${Pending} of=${head} />`}</header>
-          <div class="fields">
-            <${Field} name="Name" label="Name" value=${fields.Name} onValue=${(Name) => set({ Name })} required autocomplete="off" />
-            <${Area} name="Description" label="Description" rows="3" value=${fields.Description} onValue=${(Description) => set({ Description })} />
-            <${Field} name="Labels" label="Labels" hint="Separate labels with commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
-          </div>
-          ${head && html`<${About} head=${head} />`}
-        </section>
-        <${Sharing} me=${me} fields=${fields} set=${set} isOwner=${isOwner} />
-      </div>
-      <section class="card">
-        <${JsonArea} name="Data" label="Contents (JSON)" value=${fields.Data} onValue=${(Data) => set({ Data })} problem=${problem} />
-      </section>
-    </fieldset>
-    ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
-    ${mayWrite &&
-    html`<footer class="form-foot">
-      <button type="submit" class="primary" data-test="save" disabled=${!canSave || problem !== null}>${verb}</button>
-      ${discard}
-      ${problem && html`<span class="hint">Correct the contents to save.</span>`}
-    </footer>`}
-  </form>`;
+  return html`<${ObjectForm} ...${props} isWrong=${problem !== null} about=${head && html`<${About} head=${head} />`}>
+    <${JsonArea} name="Data" label="Contents (JSON)" value=${fields.Data} onValue=${(Data) => set({ Data })} problem=${problem} />
+  <//>`;
 }
 
 function About({ head }) {

@@ -2,17 +2,14 @@
 import { html, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { onlyIf, send } from '../lib/api.js';
 import { useDraft } from '../lib/draft.js';
-import { words } from '../lib/fields.js';
 import { indented, members, spliced } from '../lib/json.js';
 import { JsonArea, isObject, jsonFault } from '../lib/json-area.js';
 import { KINDS } from '../lib/kinds.js';
 import { useLive } from '../lib/live.js';
+import { EMPTY, ObjectForm, commonMembers } from '../lib/object-form.js';
 import { usePeople } from '../lib/people.js';
-import { Sharing } from '../lib/sharing.js';
-import { Area, Check, Facts, Field, Loaded, Page, Pending, Time, toast } from '../lib/ui.js';
+import { Area, Check, Facts, Loaded, Page, Time, toast } from '../lib/ui.js';
 import { eraseOwned } from './owned-list.js';
-
-const EMPTY = { Name: '', Description: '', Labels: '', GIDs: [], Global: false, WriteGIDs: [], WriteGlobal: false };
 
 const textOf = (base64) => new TextDecoder().decode(Uint8Array.from(atob(base64), (char) => char.charCodeAt(0)));
 const base64Of = (text) => btoa([...new TextEncoder().encode(text)].map((byte) => String.fromCharCode(byte)).join(''));
@@ -40,14 +37,7 @@ const understood = (spec) => ({ text, etag }) => {
 };
 
 function bodyOf(spec, fields, base) {
-  const plain = {
-    Name: fields.Name,
-    [spec.description]: fields.Description,
-    Labels: words(fields.Labels),
-    GIDs: fields.GIDs,
-    Global: fields.Global,
-    WriteAccess: { Global: fields.WriteGlobal, GIDs: fields.WriteGIDs },
-  };
+  const plain = commonMembers(fields, spec.description);
   const json = {};
   // Unchanged contents are not sent, so that the stored text keeps its whitespace.
   for (const { name, form } of spec.fields.filter((field) => fields[field.name] !== base?.[field.name])) {
@@ -71,49 +61,16 @@ function Contents({ field, fields, set, problem, readonly }) {
   return html`<${Area} ...${props} rows=${rows} code=${form === 'text'} />`;
 }
 
-function Form({ me, spec, fields, set, save, canSave, verb, bar, discard, head, mayWrite, isOwner }) {
-  const [failure, setFailure] = useState('');
+function Form({ spec, ...props }) {
+  const { fields, set, head, mayWrite } = props;
   const problemOf = ({ name, form }) => (form === 'json' ? jsonFault(fields[name], isObject) : null);
   const problems = spec.fields.map(problemOf);
   const isWrong = problems.some((problem) => problem !== null);
-  const submit = async (event) => {
-    event.preventDefault();
-    setFailure('');
-    try {
-      await save();
-    } catch (error) {
-      setFailure(error.message);
-    }
-  };
-  return html`<form onSubmit=${submit}>
-    ${bar}
-    <fieldset class="bare" disabled=${!mayWrite}>
-      <div class="cards">
-        <section class="card">
-          <header class="card-head"><h2>Details</h2>${head && html`<${Pending} of=${head} />`}</header>
-          <div class="fields">
-            <${Field} name="Name" label="Name" hint=${spec.nameHint} value=${fields.Name} onValue=${(Name) => set({ Name })} required autocomplete="off" />
-            <${Area} name="Description" label="Description" rows="3" value=${fields.Description} onValue=${(Description) => set({ Description })} />
-            <${Field} name="Labels" label="Labels" hint="Separate labels with commas." value=${fields.Labels} onValue=${(Labels) => set({ Labels })} autocomplete="off" />
-          </div>
-          ${head && html`<${About} spec=${spec} head=${head} />`}
-        </section>
-        <${Sharing} me=${me} fields=${fields} set=${set} isOwner=${isOwner} />
-      </div>
-      <section class="card">
-        <div class="fields">
-          ${spec.fields.map((field, place) => html`<${Contents} key=${field.name} field=${field} fields=${fields} set=${set} problem=${problems[place]} readonly=${!mayWrite} />`)}
-        </div>
-      </section>
-    </fieldset>
-    ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
-    ${mayWrite &&
-    html`<footer class="form-foot">
-      <button type="submit" class="primary" data-test="save" disabled=${!canSave || isWrong}>${verb}</button>
-      ${discard}
-      ${isWrong && html`<span class="hint">Correct the contents to save.</span>`}
-    </footer>`}
-  </form>`;
+  return html`<${ObjectForm} ...${props} nameHint=${spec.nameHint} isWrong=${isWrong} about=${head && html`<${About} spec=${spec} head=${head} />`}>
+    <div class="fields">
+      ${spec.fields.map((field, place) => html`<${Contents} key=${field.name} field=${field} fields=${fields} set=${set} problem=${problems[place]} readonly=${!mayWrite} />`)}
+    </div>
+  <//>`;
 }
 
 function About({ spec, head }) {
