@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -127,12 +128,14 @@ enum Outcome {
     HalfWay,
 }
 
-/// An admitted attempt. Unless its success is noted it counts as a failure, even if the client disconnects. While a password
-/// is compared, that decides ([`Attempt::compare`]).
+/// An admitted attempt. It counts as a failure until its password was found to be right ([`Attempt::compare`]), and if
+/// another credential was wrong ([`Attempt::note_wrong`]): also if the client disconnects. What else ends it is no failure.
 pub(super) struct Attempt {
     limiter: Arc<LoginThrottle>,
     keys: Keys,
     outcome: Outcome,
+    /// Another credential than the password was wrong.
+    is_wrong: AtomicBool,
     has_tried: bool,
     turn: Option<Turn>,
 }
@@ -142,13 +145,19 @@ impl Attempt {
         self.outcome = if succeeded { Outcome::Success } else { Outcome::Failure };
     }
 
+    /// Records that another credential than the password was wrong.
+    pub(super) fn note_wrong(&self) {
+        self.is_wrong.store(true, Ordering::Relaxed);
+    }
+
     /// Records that the password was correct but that the login is not complete.
     pub(super) fn note_half_way(mut self) {
         self.outcome = Outcome::HalfWay;
     }
 
     /// Compares a password, and releases the turn: the remaining work needs no processor time. The comparison runs to its
-    /// end when its connection is closed, which may have given way to others: then a right password is no failure.
+    /// end when its connection is closed, which may have given way to others: a right password is no failure, neither then
+    /// nor while the login is being committed.
     pub(super) async fn compare(mut self, password: String, hash: Option<String>) -> ApiResult<(Attempt, bool)> {
         let comparing = async move {
             let fits = passwords::verify(&password, hash).await?;
@@ -158,15 +167,16 @@ impl Attempt {
             }
             Ok::<_, ApiError>((self, fits))
         };
-        let (mut attempt, fits) = tokio::spawn(comparing).await.map_err(ApiError::internal)??;
-        attempt.outcome = Outcome::Failure;
-        Ok((attempt, fits))
+        tokio::spawn(comparing).await.map_err(ApiError::internal)?
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         self.turn = None;
+        if self.outcome == Outcome::HalfWay && *self.is_wrong.get_mut() {
+            self.outcome = Outcome::Failure;
+        }
         let (window, keys) = (self.limiter.window, self.keys);
         let mut state = self.limiter.locked();
         let count = state.count(keys.name, window);
@@ -344,7 +354,14 @@ impl LoginThrottle {
             }
         }
         state.count(keys.name, self.window).under_way += 1;
-        Ok(Some(Attempt { limiter: Arc::clone(self), keys, outcome: Outcome::Failure, has_tried: false, turn: None }))
+        Ok(Some(Attempt {
+            limiter: Arc::clone(self),
+            keys,
+            outcome: Outcome::Failure,
+            is_wrong: AtomicBool::new(false),
+            has_tried: false,
+            turn: None,
+        }))
     }
 }
 
@@ -440,8 +457,30 @@ mod tests {
             Ok::<(), Refusal>(())
         };
         assert_eq!(cut_off(right).await, Ok(()));
+        // Later, while it is being committed.
+        let compared = async |password: &str| {
+            let attempt = limiter.admit("bob", ip("192.0.2.1")).await.expect("let in");
+            attempt.compare(password.to_owned(), Some(hash.clone())).await.expect("compares")
+        };
+        for _ in 0..2 {
+            let (attempt, fits) = compared(right).await;
+            assert!(fits);
+            drop(attempt);
+        }
+        // A wrong code counts, unless the login succeeds after all.
+        let (attempt, _) = compared(right).await;
+        attempt.note_wrong();
+        attempt.note(true);
         assert_eq!(cut_off("a second horse").await, Ok(()));
         assert_eq!(cut_off(right).await, Err(Refusal::Name));
+        for name in ["carol", "dave"] {
+            let attempt = limiter.admit(name, ip("192.0.2.1")).await.expect("let in");
+            let password = if name == "carol" { right } else { "a second horse" };
+            let (attempt, _) = attempt.compare(password.to_owned(), Some(hash.clone())).await.expect("compares");
+            attempt.note_wrong();
+            drop(attempt);
+            assert_eq!(try_once(&limiter, name, "192.0.2.1", true).await, Err(Refusal::Name), "{name}");
+        }
     }
 
     #[tokio::test]

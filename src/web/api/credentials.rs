@@ -110,8 +110,7 @@ fn held_back(refusal: Refusal) -> ApiError {
     }
 }
 
-/// A user with an unlocked account whose password was verified. Unless another outcome is noted, dropping it counts as a
-/// failed login.
+/// A user with an unlocked account whose password was verified. Only a wrong second factor makes it a failed login.
 pub(super) struct Known {
     pub user: User,
     pub must_change: bool,
@@ -211,6 +210,7 @@ impl Known {
     /// Records a rejected code and builds the error.
     pub(super) fn wrong(&self, app: &App, what: &str, reason: &str) -> ApiError {
         tracing::warn!(from = %self.from, "second factor failed");
+        self.attempt.note_wrong();
         app.recorder.note_login("login-failed", &self.stranger(app), what);
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason)
     }
