@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod presence;
 pub mod repository;
 pub mod restore;
+mod restored_trust;
 pub mod retention;
 pub mod s3;
 mod soundness;

@@ -12,11 +12,11 @@ use serde::Serialize;
 use super::final_deletions;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
+use super::restored_trust::authority;
 use gravwell_chunks::decode_index;
 use gravwell_config::datastore::DatastoreConfig;
 use gravwell_datastore::open::{self, OpenError, log_options};
 use gravwell_datastore::rebuild::index_beyond;
-use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
 use gravwell_env::data_dir::DirectoryError;
 use gravwell_env::real_fs::create_dirs;
 use gravwell_env::{Clock, RealFs, SystemClock};
@@ -29,10 +29,7 @@ use gravwell_model::codec::blob_manifest;
 use gravwell_model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use gravwell_state::{StateError, StateStore};
 use gravwell_transport::transfer::inventory::Contents;
-use gravwell_transport::trust::{
-    CaBackup, FoundCopy, GivenUp, Latest, RecoveryKey, RegisterChoice, Registry, TrustError, UsedRegister, check_kept,
-    check_key_counts, check_known, kept_lacks, key_that_counts, latest, latest_of_branch, restore_trust,
-};
+use gravwell_transport::trust::{RecoveryKey, RegisterChoice, TrustError};
 
 /// Reason why a backup was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -514,148 +511,6 @@ fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
         }
     }
     Ok(contents)
-}
-
-/// Description of a CA that was not restored.
-const EXISTING: &str = "the existing one";
-
-/// Restores the CA and the registry if there are none, or the registry if the one of the backups is later.
-fn authority(
-    log_id: LogId,
-    path: &Path,
-    wishes: &RestoreOptions<'_>,
-) -> Result<(String, Option<RegisterOf>), RestoreError> {
-    let trust = gravwell_datastore::service::trust_dir(path);
-    let is_there = trust.join("ca.key").exists();
-    let (now_ms, wants_here) = (SystemClock.now_ms(), wishes.register == Some(RegisterChoice::Here));
-    let Some(key) = wishes.recovery_key else {
-        if is_there {
-            // An earlier command may have put it back from an earlier backup.
-            let copies = match copies(wishes.escrows, log_id) {
-                Err(_) if wants_here => Vec::new(),
-                copies => copies?,
-            };
-            // One that cannot be read is reported when the datastore starts.
-            let used = UsedRegister::put_back_in(&trust, false, now_ms).ok();
-            let lacking = used.map(|used| check_kept(&used, &trust, &copies, wants_here || wishes.earlier_copy));
-            let (marks, said): (Vec<_>, Vec<_>) = lacking.transpose()?.unwrap_or_default().into_iter().unzip();
-            if marks.is_empty() {
-                return Ok((EXISTING.into(), None));
-            }
-            if wants_here {
-                let given_up: Vec<_> = marks.iter().map(GivenUp::at).collect();
-                Registry::open(&trust, now_ms)?.choose_over(&given_up, now_ms)?;
-            }
-            let what = said.join("; ");
-            return Ok((format!("{EXISTING}; {what}: revoke again the members that were revoked since"), None));
-        }
-        // Records that the CA is not missing but was abandoned.
-        Registry::open(&trust, now_ms)?.establish(now_ms)?;
-        if Registry::is_unused(&trust) {
-            accept_over_noted(path)?;
-        }
-        return Ok(("none; let members join again, or restore with --recovery-key".into(), None));
-    };
-    // An existing registry is kept unless the backups have a later one. An earlier attempt may have restored it from
-    // older backups.
-    let is_kept =
-        |found: &Latest| Ok::<_, TrustError>(is_there && !found.escrow.exceeds(key, &trust, now_ms, wishes.register)?);
-    let existing = || match wishes.register {
-        Some(RegisterChoice::Copy) => format!("{EXISTING}, whose member registry goes on from that of the backups"),
-        _ => EXISTING.into(),
-    };
-    // Includes backups later than the restored point in time: the registry must be the current one, not that of an
-    // earlier time.
-    match latest(copies(wishes.escrows, log_id)?, key) {
-        Ok(None) if is_there => Ok((EXISTING.into(), None)),
-        Ok(Some(found)) => {
-            let is_latest = is_kept(&found)?;
-            if !(is_latest && wants_here) {
-                found.check(wishes.earlier_copy)?;
-            }
-            // Another branch of the registry may have revocations that the one here lacks.
-            let is_decided = || wishes.register.is_some() || wishes.earlier_copy;
-            let lacks = || {
-                let Ok(used) = UsedRegister::put_back_in(&trust, false, now_ms) else { return Ok(false) };
-                let lacking = kept_lacks(&used, &trust, &copies(wishes.escrows, log_id)?, Some(key));
-                Ok::<_, RestoreError>(!lacking.is_empty())
-            };
-            if is_latest && (found.apart.is_none() || is_decided() || !lacks()?) {
-                return Ok((existing(), None));
-            }
-            let (found, is_named) = of_branch(found, log_id, wishes, key)?;
-            if is_named && is_kept(&found)? {
-                return Ok((existing(), None));
-            }
-            let wished = (wishes.register, wishes.earlier_copy);
-            check_key_counts(&found.escrow, key, &trust, wished)?;
-            let given_up = check_known(&found.escrow, key, &trust, wished, recorded(path))?;
-            let (has_kept, aside) = if is_there {
-                let put_back = restore_trust(&found.escrow, key, &trust, now_ms, wishes.register)?;
-                (put_back.has_kept_register, put_back.aside)
-            } else {
-                (found.escrow.restore(key, &trust, now_ms, wishes.register)?, None)
-            };
-            if !has_kept || wishes.register.is_some() {
-                accept_over_noted(path)?;
-            }
-            if is_named || given_up.is_some() {
-                Registry::open(&trust, now_ms)?.give_up_others(now_ms)?;
-            }
-            let stays = if has_kept { "; kept the existing member registry" } else { "" };
-            let doubt = found.doubt.map_or(String::new(), |doubt| {
-                format!("; {doubt}; used the one with the highest revision, check `members`")
-            });
-            let counts = match RecoveryKey::load(&trust)? {
-                Some(present) if present == *key => String::new(),
-                _ => format!("; {}", key_that_counts(&trust, key)?),
-            };
-            let given_up = given_up.map_or(String::new(), |what| format!("; {what}"));
-            let aside =
-                aside.map_or(String::new(), |aside| format!("; the previous files are kept in {}", aside.display()));
-            let register = RegisterOf { backup: found.place, made_ms: found.rank.made_ms };
-            Ok((format!("restored{stays}{aside}{counts}{doubt}{given_up}"), (!has_kept).then_some(register)))
-        }
-        Ok(None) => Err(RestoreError::Wrong("no backup contains an encrypted CA backup".into())),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns the latest CA backup if it goes on from all others, and else the latest one of the branch that the operator
-/// named, which the second value tells.
-fn of_branch(
-    found: Latest,
-    log_id: LogId,
-    wishes: &RestoreOptions<'_>,
-    key: &RecoveryKey,
-) -> Result<(Latest, bool), RestoreError> {
-    let Some(apart) = &found.apart else { return Ok((found, false)) };
-    let of_named = |named: &str| match latest_of_branch(copies(wishes.escrows, log_id)?, key, named)? {
-        Some(found) => Ok(found),
-        None => Err(RestoreError::NotCovered(format!("backup {named} contains no encrypted CA backup"))),
-    };
-    match wishes.named.map(of_named).transpose()? {
-        Some(named) if named.apart.is_none() => Ok((named, true)),
-        named => {
-            let apart = named.and_then(|named| named.apart).unwrap_or_else(|| apart.clone());
-            Err(RestoreError::NotCovered(format!(
-                "{apart}; nothing was changed; choose the backup with the right member registry by --backup ID (see \
-                 `backup list`)"
-            )))
-        }
-    }
-}
-
-/// Parses the encrypted CA backups, ordered by how far their backups reach.
-fn copies(sealed: &[SealedIn<'_>], log_id: LogId) -> Result<Vec<FoundCopy>, RestoreError> {
-    let wrong = |what: String| RestoreError::Wrong(format!("encrypted CA backup: {what}"));
-    let sealed = sealed.iter().enumerate().filter(|(_, sealed)| !sealed.escrow.is_empty());
-    let found = sealed.map(|(order, sealed)| {
-        let escrow = CaBackup::from_text(sealed.escrow).map_err(wrong)?;
-        let is_own = sealed.log_id == log_id;
-        Ok(FoundCopy { escrow, place: sealed.backup.to_owned(), order: Some(order), is_own })
-    });
-    found.collect()
 }
 
 fn remove(path: &Path) -> Result<(), RestoreError> {

@@ -418,15 +418,25 @@ pub struct Recover {
     /// File with the recovery key.
     #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
     pub recovery_key_file: Option<PathBuf>,
-    /// Member registry to use if the local one is newer than the encrypted CA backup.
-    #[arg(long, value_enum, value_name = "WHICH")]
-    pub register: Option<RegisterOf>,
+    /// Member registry to use where several differ: here, copy, or CHANGE/NAME.
+    ///
+    /// `here` keeps the local registry and restores only the CA, `copy` uses the one in the encrypted CA backup; the local
+    /// one is kept next to it. CHANGE/NAME names the last change of the registry to use, as messages of this command do:
+    /// it is used although members show others.
+    #[arg(long, value_name = "WHICH")]
+    pub register: Option<RegistryToUse>,
     /// Use an older member registry although a newer encrypted CA backup exists.
     ///
     /// Uses the latest registry that the recovery key decrypts, and ignores later encrypted CA backups that this key
-    /// does not decrypt, and later changes of the members that are recorded here or shown by connected members.
+    /// does not decrypt or that cannot be read, and later changes of the members that are recorded here, shown by
+    /// connected members, or known to clients that cannot be asked.
     #[arg(long)]
     pub earlier_copy: bool,
+    /// Continue without what this member, or the client at this address, may know; may be repeated.
+    ///
+    /// For members that have CA backups which cannot be read, and for clients with certificates that are not accepted.
+    #[arg(long, value_name = "NAME|ADDR")]
+    pub without: Vec<String>,
     /// Start with a new CA; every member must join again and keeps its state and outbox.
     #[arg(long)]
     pub new_authority: bool,
@@ -436,6 +446,39 @@ pub struct Recover {
     /// Print the position of each member and the plan without changing anything.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Member registry that `recover` uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryToUse {
+    /// The local registry.
+    Here,
+    /// The one in the encrypted CA backup.
+    Copy,
+    /// The one with this last change.
+    At {
+        /// Number of the change.
+        count: u64,
+        /// Name of the change.
+        name: String,
+    },
+}
+
+impl std::str::FromStr for RegistryToUse {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RegistryToUse, String> {
+        let at = || {
+            let (count, name) = text.split_once('/')?;
+            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            Some(RegistryToUse::At { count: count.parse().ok().filter(|_| is_name)?, name: name.to_owned() })
+        };
+        match text {
+            "here" => Ok(RegistryToUse::Here),
+            "copy" => Ok(RegistryToUse::Copy),
+            _ => at().ok_or_else(|| "use `here`, `copy`, or the CHANGE/NAME that a message names".to_owned()),
+        }
+    }
 }
 
 /// Member registry to use.

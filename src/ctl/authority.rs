@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use gravwell_datastore::service::trust_dir;
-use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
+use gravwell_datastore::stale_registry::{accept_noted_invitations, recorded};
 use gravwell_env::{Clock, SystemClock, data_dir};
 use gravwell_model::codec::admin::Request;
 use gravwell_model::codec::authority::EscrowInfo;
 use gravwell_model::codec::json_lines::timestamp;
 use gravwell_transport::trust::{
-    CaBackup, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, check_key_counts, check_known,
+    CaBackup, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, check_key_counts, check_known,
     finish_exchange, key_that_counts, restore_found,
 };
 
@@ -123,19 +123,15 @@ fn restore(
     // What is in place is compared, so an interrupted exchange is completed before.
     let is_finished = finish_exchange(&trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
     check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
-    let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted), recorded(dir));
-    let given_up = given_up.map_err(CtlError::new)?;
+    let choice = check_known(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted), recorded(dir));
+    let choice = choice.map_err(CtlError::new)?;
     let put_back = restore_found(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), (wish, is_finished));
     let PutBack { aside, has_kept_register, is_key_alone } = put_back.map_err(CtlError::new)?;
-    if !has_kept_register || (wish.is_some() && !is_key_alone) {
-        accept_over_noted(dir).map_err(CtlError::new)?;
+    if !is_key_alone {
+        choice.record(&trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+        accept_noted_invitations(dir).map_err(CtlError::new)?;
     }
-    if given_up.is_some() && !is_key_alone {
-        let now_ms = SystemClock.now_ms();
-        let register = Registry::open(&trust_dir(dir), now_ms);
-        register.and_then(|mut register| register.give_up_others(now_ms)).map_err(CtlError::new)?;
-    }
-    given_up.iter().for_each(|what| complain!("{what}"));
+    choice.said.iter().for_each(|what| complain!("{what}"));
     let register = if has_kept_register { "here" } else { "copy" };
     let counting = key_that_counts(&trust_dir(dir), &key).map_err(CtlError::new)?;
     let mut output = Output::new();

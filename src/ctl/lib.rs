@@ -63,6 +63,7 @@ pub mod process;
 mod quarantine;
 mod quarantine_names;
 mod recover;
+mod recover_registry;
 mod repair;
 mod replica;
 mod rest;

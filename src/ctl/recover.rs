@@ -6,12 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use gravwell_config::datastore::DatastoreConfig;
-use gravwell_datastore::install_marker::{self, Trust as Authority, Unfinished, Work};
+use gravwell_datastore::install_marker::{self, Trust as Authority, Unfinished};
 use gravwell_datastore::rebuild::{DonorOffer, check_descent, check_empty, choose, dissent, recover, side};
-use gravwell_datastore::recovery_collector::{self, Gathered};
+use gravwell_datastore::recovery_collector::{self, Comparison, Gathered};
 use gravwell_datastore::repair::RepairReport;
 use gravwell_datastore::service::trust_dir;
-use gravwell_datastore::stale_registry::{accept_over_noted, recorded};
 use gravwell_env::real_fs::create_dirs;
 use gravwell_env::scratch::Scratch;
 use gravwell_env::{Clock, SystemClock, data_dir};
@@ -20,15 +19,13 @@ use gravwell_model::codec::admin::GenerationInfo;
 use gravwell_model::codec::json_lines::timestamp;
 use gravwell_model::{LogId, Seq};
 use gravwell_state::StateStore;
-use gravwell_transport::trust::TrustError;
 use gravwell_transport::trust::{
-    CaBackup, CopyRank, FoundCopy, GivenUp, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry,
-    Role, UsedRegister, check_authority, check_kept, check_key_counts, check_known, finish_exchange, key_that_counts,
-    latest, other_authority, readable_register, replace_trust,
+    Identity, LogMark, MemberState, RecoveryKey, Registry, Role, finish_exchange, listed, readable_register,
 };
 
-use super::args::Recover;
+use super::args::{Recover, RegistryToUse};
 use super::output::Output;
+use super::recover_registry::{Trust, check_member, kept, mark, trust};
 use super::repair::{MemberSource, find_member, open_member};
 use super::{CtlError, CtlResult};
 
@@ -56,9 +53,6 @@ const COMPARED: &str = "state.compared";
 
 /// Hint printed after a member registry was restored from a backup.
 pub(super) const REVOKE_AGAIN: &str = "check `members`, and revoke again the members revoked since the CA backup";
-
-/// Directory of the CA in a dry run.
-const REHEARSAL: &str = "trust.rehearsal";
 
 /// `recover`
 pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
@@ -120,6 +114,7 @@ async fn rebuild(
     (trust, authority): (Trust, Authority),
 ) -> CtlResult {
     let Trust { path: trust, used, mut given_up } = trust;
+    let without = args.without.iter().cloned().collect();
     let register = register_in(&trust);
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
@@ -143,30 +138,16 @@ async fn rebuild(
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let used = used.as_ref().map(|used| (used, args.earlier_copy));
-        let found = recovery_collector::gather(&config, &trust, wait, args.expect, used, &mut announce).await;
+        let compared = used.as_ref().map(|used| Comparison {
+            used,
+            is_chosen: matches!(args.register, Some(RegistryToUse::At { .. })),
+            is_earlier_wanted: args.earlier_copy,
+            without: &without,
+        });
+        let found = recovery_collector::gather(&config, &trust, wait, args.expect, compared, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
-        for lacking in found.lacking() {
-            complain!("{lacking}: members revoked since then are enrolled again; revoke them again");
-        }
-        if found.refused() > 0 {
-            complain!(
-                "{} connections were refused, because their certificates are not in the member registry: if they are \
-                 members, this CA backup is older than their certificates; pass a newer one with --authority, the file \
-                 identity/escrow of a member's directory",
-                found.refused()
-            );
-        }
-        if authority != Authority::New {
-            if found.foreign() > 0 {
-                complain!(
-                    "{} connections failed, because one side does not know the CA of the other one: members that have \
-                     certificates of another CA have to be enrolled again",
-                    found.foreign()
-                );
-            }
-            found.unread().for_each(|unread| complain!("{unread}; it may have later revocations"));
-        }
+        report_unheard(&found, authority);
+        given_up.extend(found.lacking().map(|lacking| lacking.other.clone()));
         offers.extend(found.offers());
         gathered = Some(found);
     }
@@ -174,10 +155,8 @@ async fn rebuild(
     dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
-        let mut mark = mark(dir, authority);
         // The choice holds when a member shows the registry that was given up.
-        given_up.retain(|other| !mark.given_up.contains(other));
-        mark.given_up.append(&mut given_up);
+        let mark = mark(dir, authority, &given_up);
         Unfinished { log_id: Some(offers[chosen].log_id), ..mark }.write(dir).map_err(CtlError::new)?;
     }
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
@@ -193,7 +172,7 @@ async fn rebuild(
         compared?;
     }
     let known = known(offers[chosen].log_id, &sources, gathered.as_ref());
-    let is_any_foreign = gathered.as_ref().is_some_and(|gathered| gathered.foreign() > 0);
+    let is_any_foreign = gathered.as_ref().is_some_and(|gathered| gathered.doubts().has_foreign());
     if let Some(gathered) = gathered {
         gathered.close().await;
     }
@@ -210,6 +189,33 @@ async fn rebuild(
     let log = log?;
     let authority = authority.word();
     print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard, is_any_foreign })
+}
+
+/// Prints what members showed, or may know, that is given up, and which clients were not accepted.
+fn report_unheard(found: &Gathered, authority: Authority) {
+    for lacking in found.lacking() {
+        complain!("{}: members revoked since then are enrolled again; revoke them again", lacking.what);
+    }
+    if !found.refused().is_empty() {
+        complain!(
+            "connections of {} were refused, because their certificates are not in the member registry: if they are \
+             members, this CA backup is older than their certificates; pass a newer one with --authority, the file \
+             identity/escrow of a member's directory",
+            listed(found.refused())
+        );
+    }
+    found.doubts().notes().for_each(|note| complain!("{note}"));
+    // To members of the former CA, a new one is unknown.
+    if authority == Authority::New {
+        return;
+    }
+    found
+        .doubts()
+        .described()
+        .for_each(|doubt| complain!("{doubt}; continuing without it: it may have later revocations"));
+    if found.doubts().has_foreign() {
+        complain!("members that have certificates of another CA have to be enrolled again");
+    }
 }
 
 /// Returns how the log's generations started, as known to the members.
@@ -231,15 +237,6 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
         (config.listen, config.port) = (Some(listen.ip()), listen.port());
     }
     Ok(config)
-}
-
-/// Trust directory in use during the recovery.
-struct Trust {
-    path: PathBuf,
-    /// The registry with which the marks of members are compared; `None` for that of a new CA.
-    used: Option<UsedRegister>,
-    /// Registries that the operator gave up for this one, which is recorded when the log is in place.
-    given_up: Vec<GivenUp>,
 }
 
 /// Returns the member registry in the trust directory `path`; its copy, which may be one change behind, if the registry
@@ -269,298 +266,6 @@ fn unheard(register: &Registry, offers: &[DonorOffer]) -> Vec<String> {
     let enrolled = register.members().filter(|member| member.state == MemberState::Enrolled);
     let names = enrolled.map(|member| member.name.to_string());
     names.filter(|name| !offers.iter().any(|offer| offer.member == *name)).collect()
-}
-
-/// Provides the CA: the existing one, one from an encrypted CA backup or, if requested, a new one. In each case, the
-/// mark of an unfinished recovery is written first.
-fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
-    let here = trust_dir(dir);
-    let begin = |becomes: Authority| match args.dry_run {
-        true => Ok(()),
-        false => mark(dir, becomes).write(dir).map_err(CtlError::new),
-    };
-    if let Some(found) = kept {
-        let (trust, becomes) = match found {
-            Authority::New => (Trust { path: here, used: None, given_up: Vec::new() }, found),
-            Authority::Kept | Authority::Restored => beside_given(dir, work, args, found)?,
-        };
-        begin(becomes)?;
-        return Ok((trust, becomes));
-    }
-    let found = if args.dry_run { work.join(REHEARSAL) } else { here };
-    if args.new_authority {
-        begin(Authority::New)?;
-        let now_ms = SystemClock.now_ms();
-        if let Some(aside) = Registry::set_aside(&found).map_err(CtlError::new)? {
-            complain!("the previous member registry is kept in {}", aside.display());
-        }
-        let register = Registry::open(&found, now_ms);
-        register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
-        if !args.dry_run {
-            // The registry of the former CA is given up.
-            accept_over_noted(dir).map_err(CtlError::new)?;
-        }
-        return Ok((Trust { path: found, used: None, given_up: Vec::new() }, Authority::New));
-    }
-    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let newest = newest_escrow(args, key.as_ref())?;
-    let (Newest { escrow, is_named }, key) = newest.zip(key).ok_or_else(|| {
-        CtlError::new(
-            "the CA key is lost; pass --recovery-key and an encrypted CA backup, either a member's directory with \
-             --from, or its file identity/escrow (or a file written by `authority backup`) with --authority; or use \
-             --new-authority, after which every member must join again with a new token and keeps its state and \
-             outbox",
-        )
-    })?;
-    let rank = escrow.rank(&key).map_err(CtlError::new)?;
-    let made_ms = rank.made_ms;
-    let wish = args.register.map(RegisterChoice::from);
-    check_key_counts(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy)).map_err(CtlError::new)?;
-    let given_up = check_known(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy), recorded(dir));
-    let given_up = given_up.map_err(CtlError::new)?;
-    let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
-    let other = match wish {
-        None => None,
-        Some(RegisterChoice::Here) => Some(GivenUp::of(copy.registry())),
-        Some(RegisterChoice::Copy) => readable_register(&trust_dir(dir)).as_ref().map(GivenUp::of),
-    };
-    let others = Vec::from_iter(other);
-    if !args.dry_run {
-        mark_restored(dir, rank, others.clone())?;
-    }
-    let (left, now_ms) = (trust_dir(dir), SystemClock.now_ms());
-    let has_kept = escrow.restore_beside(&key, (&left, &found), now_ms, wish).map_err(CtlError::new)?;
-    let used = match has_kept {
-        false => Ok(copy),
-        true => UsedRegister::put_back_in(&found, true, now_ms),
-    };
-    let used = Some(used.map_err(CtlError::new)?.over(&others));
-    given_up.iter().for_each(|what| complain!("{what}"));
-    if !args.dry_run && (!has_kept || wish.is_some()) {
-        accept_over_noted(dir).map_err(CtlError::new)?;
-    }
-    if is_named || given_up.is_some() {
-        // The operator was asked, and knows of the other copies.
-        let now_ms = SystemClock.now_ms();
-        let register = Registry::open(&found, now_ms);
-        register.and_then(|mut register| register.give_up_others(now_ms)).map_err(CtlError::new)?;
-    }
-    let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
-    let (made, age) = (timestamp(made_ms), lasting(age));
-    complain!(
-        "restored the CA {}",
-        match has_kept {
-            true => format!("from a backup of {made}, {age} old; kept the existing member registry"),
-            false => format!(
-                "and the member registry from a backup of {made}, {age} old; repeat changes to members made since then"
-            ),
-        }
-    );
-    complain!("{}", key_that_counts(&found, &key).map_err(CtlError::new)?);
-    Ok((Trust { path: found, used, given_up: Vec::new() }, Authority::Restored))
-}
-
-/// Returns the origin of the existing CA, if there is one: as recorded by an interrupted recovery,
-/// else [`Authority::Kept`].
-fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
-    let here = trust_dir(dir);
-    if !here.join("ca.key").exists() {
-        return Ok(None);
-    }
-    let found = install_marker::find(dir).and_then(Result::ok).map_or(Authority::Kept, |earlier| earlier.trust);
-    check_same(&here, found, args)?;
-    Ok(Some(found))
-}
-
-/// Replaces the CA and the registry that are there if the given backup has a later registry: only that one contains the
-/// members and revocations since. An interrupted recovery or another command may have restored an earlier backup.
-/// Without the key, only the signed marks in the backups are compared.
-fn beside_given(dir: &Path, work: &Path, args: &Recover, found: Authority) -> Result<(Trust, Authority), CtlError> {
-    let earlier = install_marker::find(dir).and_then(Result::ok);
-    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let (here, now_ms) = (trust_dir(dir), SystemClock.now_ms());
-    let is_unfinished = found == Authority::Restored;
-    // What was given up for the registry that an earlier attempt put back is not asked about again.
-    let settled = earlier.as_ref().filter(|_| is_unfinished).map_or(&[][..], |earlier| &earlier.given_up);
-    // If it cannot be read, no member is accepted, and so none is compared with it.
-    let used = UsedRegister::put_back_in(&here, is_unfinished, now_ms).ok().map(|used| used.over(settled));
-    let wish = args.register.map(RegisterChoice::from);
-    let Some(key) = key else {
-        let is_chosen = wish == Some(RegisterChoice::Here);
-        let copies = match given_copies(args) {
-            Err(_) if is_chosen => Vec::new(),
-            copies => copies?,
-        };
-        let lacking = used.as_ref().map(|used| check_kept(used, &here, &copies, is_chosen || args.earlier_copy));
-        let lacking = lacking.transpose().map_err(CtlError::new)?.unwrap_or_default();
-        lacking.iter().for_each(|(_, what)| complain!("{what}: revoke again the members that were revoked since"));
-        let given_up: Vec<_> = lacking.iter().filter(|_| is_chosen).map(|(mark, _)| GivenUp::at(mark)).collect();
-        return Ok((Trust { path: here, used: used.map(|used| used.over(&given_up)), given_up }, found));
-    };
-    let Some(Newest { escrow, is_named }) = newest_escrow(args, Some(&key))? else {
-        return Ok((Trust { path: here, used, given_up: Vec::new() }, found));
-    };
-    let rank = escrow.rank(&key).map_err(CtlError::new)?;
-    // Naming a copy decides against what an earlier attempt put back, but not against the datastore's own registry.
-    let is_named = is_named && is_unfinished;
-    let wish = wish.or(is_named.then_some(RegisterChoice::Copy));
-    let is_later = match (found, earlier.as_ref().map(|earlier| (earlier.copy, earlier.copy_ms))) {
-        (Authority::Restored, Some((Some(copy), _))) => rank > copy,
-        (Authority::Restored, Some((None, Some(copy_ms)))) => rank.made_ms > copy_ms,
-        _ => false,
-    };
-    // One of lower rank may have changes that the one which was put back lacks.
-    if !is_later && !escrow.exceeds(&key, &here, now_ms, wish).map_err(CtlError::new)? {
-        return Ok((Trust { path: here, used, given_up: Vec::new() }, found));
-    }
-    let given_up =
-        check_known(&escrow, &key, &here, (wish, args.earlier_copy), recorded(dir)).map_err(CtlError::new)?;
-    given_up.iter().for_each(|what| complain!("{what}"));
-    let copy = UsedRegister::in_copy(&escrow, &key).map_err(CtlError::new)?;
-    if wish == Some(RegisterChoice::Here) {
-        let given_up = vec![GivenUp::of(copy.registry())];
-        return Ok((Trust { path: here, used: used.map(|used| used.over(&given_up)), given_up }, found));
-    }
-    let former = used.filter(|_| wish.is_some()).map(|used| GivenUp::of(used.registry()));
-    let former = Vec::from_iter(former);
-    let (made, place) = (timestamp(rank.made_ms), here.display());
-    let what = format!("the CA backup of {made} has a later member registry than {place}");
-    if args.dry_run {
-        complain!("{what}, and would replace it");
-        let path = work.join(REHEARSAL);
-        escrow.restore(&key, &path, now_ms, None).map_err(CtlError::new)?;
-        return Ok((Trust { path, used: Some(copy.over(&former)), given_up: Vec::new() }, Authority::Restored));
-    }
-    let (is_decided, keeps_keys) = (wish.is_some() || given_up.is_some(), found == Authority::Kept);
-    let aside = replace_trust(&escrow, &key, &here, now_ms, (is_decided, keeps_keys)).map_err(CtlError::new)?;
-    accept_over_noted(dir).map_err(CtlError::new)?;
-    mark_restored(dir, rank, former.clone())?;
-    let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
-    complain!("{what}, and replaces it; the previous files are kept in {aside}");
-    let used = UsedRegister::put_back_in(&here, true, now_ms).ok().map(|used| used.over(&former));
-    Ok((Trust { path: here, used, given_up: Vec::new() }, Authority::Restored))
-}
-
-/// Returns the mark of this recovery, including the CA backup recorded by an earlier attempt and what was given up for it.
-fn mark(dir: &Path, becomes: Authority) -> Unfinished {
-    let mark = Unfinished::of(dir, Work::Recover, becomes);
-    let Some(earlier) = install_marker::find(dir).and_then(Result::ok) else { return mark };
-    let Unfinished { copy_ms, copy, mut given_up, .. } = earlier;
-    // What was given up for a registry that is kept counts for one attempt.
-    given_up.retain(|_| becomes == Authority::Restored);
-    Unfinished { copy_ms, copy, given_up, ..mark }
-}
-
-fn mark_restored(dir: &Path, rank: CopyRank, given_up: Vec<GivenUp>) -> CtlResult {
-    let mark = Unfinished::of(dir, Work::Recover, Authority::Restored);
-    let mark = Unfinished { copy_ms: Some(rank.made_ms), copy: Some(rank), given_up, ..mark };
-    mark.write(dir).map_err(CtlError::new)
-}
-
-/// Fails if a given CA backup or key belongs to a different CA than the existing one, which would be used nonetheless.
-fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
-    if args.new_authority {
-        let own = (found != Authority::New).then(|| other_authority(here, "--new-authority requests a new one"));
-        return own.map_or(Ok(()), |error| Err(CtlError::new(error)));
-    }
-    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
-    let is_given = key.is_some() || !args.authority.is_empty();
-    let newest = if is_given { newest_escrow(args, key.as_ref())? } else { None };
-    let checked = match (newest, key) {
-        (Some(newest), Some(key)) => newest.escrow.check_goes_on_from(&key, here),
-        (Some(newest), None) => newest.escrow.check_same(here),
-        (None, Some(key)) => key.check_same(here),
-        (None, None) => Ok(()),
-    };
-    checked.map_err(CtlError::new)
-}
-
-/// Fails if the member in `home` belongs to a different CA, while the local CA is new and has no members: all members
-/// would silently have to join again.
-fn check_member(here: &Path, home: &Path) -> CtlResult {
-    if !Registry::is_unused(here) {
-        return Ok(());
-    }
-    let Ok(theirs) = Identity::load(home).and_then(|identity| identity.roots()) else { return Ok(()) };
-    let checked = check_authority(here, &theirs, &format!("{} belongs to", home.display()));
-    checked.map_err(CtlError::new)
-}
-
-/// Formats a duration for people.
-fn lasting(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// The CA backup to restore.
-struct Newest {
-    escrow: CaBackup,
-    /// Whether the operator named it, and another one may contradict it.
-    is_named: bool,
-}
-
-/// Returns the latest CA backup according to its authenticated contents, because the holder of a backup can alter its
-/// plaintext part. If it is not known to go on from all others, or the timestamps contradict each other, the one that
-/// the operator named is used.
-fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Newest>, CtlError> {
-    let mut found = given_copies(args)?;
-    let named = if args.authority.len() == 1 { found.first().map(|found| found.escrow.clone()) } else { None };
-    let Some(key) = key else { return Ok(found.pop().map(|found| Newest { escrow: found.escrow, is_named: false })) };
-    let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
-    latest.check(args.earlier_copy).map_err(CtlError::new)?;
-    match (latest.apart.or(latest.doubt), named) {
-        (None, _) => Ok(Some(Newest { escrow: latest.escrow, is_named: false })),
-        (Some(_), Some(escrow)) => Ok(Some(Newest { escrow, is_named: true })),
-        (Some(doubt), None) => Err(CtlError::new(format!(
-            "{doubt}; nothing was changed; pass the CA backup to use with a single --authority FILE"
-        ))),
-    }
-}
-
-/// Reads the CA backups that were named, and after them those in the directories of members.
-fn given_copies(args: &Recover) -> Result<Vec<FoundCopy>, CtlError> {
-    let mut found = Vec::new();
-    for path in &args.authority {
-        if !path.exists() {
-            return Err(CtlError::new(format!(
-                "{} does not exist; use an encrypted CA backup, which every member keeps in its directory as \
-                 identity/escrow",
-                path.display()
-            )));
-        }
-        found.push(copy_in(path, CaBackup::load(path).map_err(CtlError::new)?));
-    }
-    let mut of_members = Vec::new();
-    for from in &args.from {
-        of_members.push(Identity::escrow(from));
-        of_members.extend(Identity::left_escrows(from).map_err(CtlError::new)?);
-        // A member sets one aside that it cannot read, and gets another one, which may be an earlier one.
-        of_members.extend(Identity::damaged_escrows(from).map_err(CtlError::new)?);
-    }
-    for path in of_members {
-        match CaBackup::load(&path) {
-            Ok(escrow) => found.push(copy_in(&path, escrow)),
-            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) if args.earlier_copy => tracing::warn!(%error, "ignoring encrypted CA backup of a member"),
-            // It may be the latest one, and the only one with the latest revocations.
-            Err(error) => {
-                return Err(CtlError::new(format!(
-                    "{error}; nothing was changed, because this CA backup may be the latest; make it readable, or use \
-                     --earlier-copy to continue without it and revoke again the members revoked since the backup that \
-                     is used"
-                )));
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn copy_in(path: &Path, escrow: CaBackup) -> FoundCopy {
-    FoundCopy { escrow, place: path.display().to_string(), order: None, is_own: false }
 }
 
 /// Returns the recovery key from its text or from a file.

@@ -160,7 +160,7 @@ pub fn complete(path: &Path) {
         // A registry that is missing is not created here.
         if !given_up.is_empty() && trust.join("ca.key").exists() {
             Registry::open(&trust, now_ms)?.choose_over(&given_up, now_ms)?;
-            super::stale_registry::accept_over_noted(path)?;
+            super::stale_registry::accept_noted_invitations(path)?;
         }
         Ok::<_, TrustError>(())
     };

@@ -37,6 +37,8 @@ mod push;
 pub mod read_only;
 pub mod rebuild;
 pub mod recovery_collector;
+pub mod recovery_doubts;
+mod recovery_requests;
 mod referenced_chunks;
 mod renewals;
 pub mod repair;

@@ -16,25 +16,27 @@ use tokio::time::{Instant, timeout, timeout_at};
 use gravwell_config::datastore::DatastoreConfig;
 use gravwell_env::{Entropy, SystemEntropy};
 use gravwell_log::generations::KNOWN_MAX;
-use gravwell_model::codec::admin::{AdminError, GenerationInfo, Request};
+use gravwell_model::codec::admin::{GenerationInfo, Request};
 use gravwell_model::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
 use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
 use gravwell_model::{Digest, Generation, LogId, MemberName, Position, Seq, Verdict};
 use gravwell_protocol::session::common_version;
 use gravwell_state::StateStore;
 use gravwell_transport::admission::Admission;
-use gravwell_transport::endpoint::{self, Arrival, ServerEndpoint};
+use gravwell_transport::endpoint::{self, Arrival, RejectedCertificate, ServerEndpoint};
 use gravwell_transport::state_stream::{self, ReceiveError};
 use gravwell_transport::trust::{
-    Authorities, LEFT_ESCROWS_MAX, MemberState, Proof, Refusal, Registry, Role, SignedMark, TrustError, UsedRegister,
-    authority_name, member_in, tls,
+    Authorities, LEFT_ESCROWS_MAX, Lacking, MemberState, Proof, Refusal, RegisterMark, Registry, Role, SignedMark,
+    TrustError, UsedRegister, authority_name, member_in, tls,
 };
 use gravwell_transport::wire;
 
 use super::rebuild::DonorOffer;
+use super::recovery_doubts::Doubts;
+use super::recovery_requests::{Incomplete, borrow, request_all};
 
 /// Timeout for one answer of a member.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How long connections are accepted after all members in the registry have reported, for a member that it does not know
 /// yet. It may have last tried up to 8 s ago, by its retransmissions, and waits up to 5 s before the next attempt.
 const LATE: Duration = Duration::from_secs(15);
@@ -61,40 +63,20 @@ pub enum GatherError {
     #[error(
         "{lacking}: members revoked since then would be enrolled again; nothing was rebuilt. Run this command again with \
          the recovery key and `--authority FILE`, where FILE is identity/escrow of {member}, or one of the files \
-         identity/escrow.left-N there; or use --earlier-copy to continue without that change, and revoke again the \
-         members that were revoked since"
+         identity/escrow.left-N there; or, to use the present registry all the same, with `{option}`, and revoke again the \
+         members that were revoked since in those that members show"
     )]
     Lacking {
         /// Name of the member.
         member: MemberName,
         /// Description of the change.
         lacking: String,
+        /// Option that chooses the registry in use.
+        option: String,
     },
-    /// A member did not report all of its member registries, so that a later one may be among them.
-    #[error(
-        "{unread}; nothing was rebuilt, because it may be the latest one. Make the file readable, or remove it if you do \
-         not need it; or use --earlier-copy to continue without it, which goes on also if members show later registries, \
-         and revoke again the members that were revoked since"
-    )]
-    Unread {
-        /// Description of the member and its reason.
-        unread: String,
-    },
-    /// A client is of a CA that is unknown here, which may be a later one of this datastore.
-    #[error(
-        "a client at {from} has a certificate of a CA that is unknown here, or does not trust the CA {authority}, which is \
-         used; nothing was rebuilt: if it is a member, that CA was rotated since, and members revoked since then would be \
-         enrolled again. Run this command again with the recovery key and `--authority FILE`, where FILE is \
-         identity/escrow of that member; or, if it is no member or has no later CA backup, use --earlier-copy to \
-         continue without it, which goes on also if members show later registries, and revoke again the members that \
-         were revoked since"
-    )]
-    Foreign {
-        /// Address of the client.
-        from: IpAddr,
-        /// Name of the CA that is used.
-        authority: String,
-    },
+    /// Members or clients that may know a later registry could not be asked.
+    #[error("{0}")]
+    Doubts(String),
     /// No random bytes are available.
     #[error(transparent)]
     Random(std::io::Error),
@@ -134,29 +116,62 @@ struct Heard {
 /// The members that have reported a position.
 pub struct Gathered {
     heard: BTreeMap<String, Heard>,
-    refused: u64,
-    foreign: u64,
-    unread: BTreeMap<MemberName, String>,
-    lacking: BTreeMap<MemberName, String>,
+    /// Members whose certificates are not accepted.
+    refused: BTreeSet<String>,
+    doubts: Doubts,
+    lacking: BTreeMap<MemberName, Vec<Lacking>>,
     endpoint: ServerEndpoint,
+}
+
+/// The registry with which the marks of members are compared, and the options of the operator.
+#[derive(Clone, Copy)]
+pub struct Comparison<'a> {
+    /// The registry.
+    pub used: &'a UsedRegister,
+    /// Whether the operator named this registry: changes that members show, and it lacks, are given up.
+    pub is_chosen: bool,
+    /// Whether the operator wants it in any case: doubts do not stop the command either.
+    pub is_earlier_wanted: bool,
+    /// Names of members and addresses of clients about which doubts do not stop the command.
+    pub without: &'a BTreeSet<String>,
+}
+
+impl Comparison<'_> {
+    fn is_lacking_wanted(&self) -> bool {
+        self.is_chosen || self.is_earlier_wanted
+    }
+
+    /// Returns why nothing is rebuilt. A proof says more than a doubt.
+    fn refusal(&self, lacking: &BTreeMap<MemberName, Vec<Lacking>>, doubts: &Doubts) -> Option<GatherError> {
+        let first = lacking.iter().find_map(|(member, lacking)| Some((member, lacking.first()?)));
+        if let Some((member, first)) = first.filter(|_| !self.is_lacking_wanted()) {
+            let option = match self.used.named_mark() {
+                // Of a version that does not name its changes.
+                RegisterMark { name, .. } if name.is_empty() => "--earlier-copy".to_owned(),
+                RegisterMark { count, name, .. } => format!("--register {count}/{name}"),
+            };
+            return Some(GatherError::Lacking { member: member.clone(), lacking: first.what.clone(), option });
+        }
+        let open = doubts.beyond(self.without).filter(|_| !self.is_earlier_wanted);
+        open.map(GatherError::Doubts)
+    }
 }
 
 /// Listens at the datastore's address with the CA and registry in the directory `trust`. Returns when every enrolled
 /// member that holds a state (or `expect` of them) has reported, or after `wait`. Calls `tell` for each offer.
 ///
-/// `used`: the registry with which the marks of members are compared, and whether the operator wants it although it may
-/// lack changes: then whatever shows that is returned. Members that the registry does not know are awaited for some more
-/// time, unless `expect` says how many there are.
+/// Marks of members are compared with those of `compared`. Members that this registry does not know are awaited for some
+/// more time, unless `expect` says how many there are.
 ///
 /// # Errors
 /// Returns an error if the registry or the CA cannot be opened, the address cannot be bound, a member shows a change
-/// that the registry lacks or may have one that it does not show, or a client is of a CA that is unknown here.
+/// that the registry lacks, or a member or client may know one and could not be asked.
 pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
     wait: Duration,
     expect: Option<usize>,
-    used: Option<(&UsedRegister, bool)>,
+    compared: Option<Comparison<'_>>,
     tell: &mut dyn FnMut(&DonorOffer),
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
@@ -174,23 +189,22 @@ pub async fn gather(
     SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
     let registry = Arc::new(Mutex::new(registry));
     let admission = Admission::default();
-    let (mut heard, mut unread, mut lacking) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let is_wanted = used.is_some_and(|(_, is_wanted)| is_wanted);
-    // A proof that comes later says more.
-    let mut unproven = None;
+    let late = if expect.is_none() && compared.is_some() { LATE } else { Duration::ZERO };
+    let (heard, refused, lacking) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let listening = endpoint.clone();
+    let mut gathered = Gathered { heard, refused, doubts: Doubts::default(), lacking, endpoint };
     let mut greeting = JoinSet::new();
     let mut deadline = Instant::now() + wait;
-    let late = if expect.is_none() && used.is_some() { LATE } else { Duration::ZERO };
-    let (mut refused, mut foreign, mut accepted_until) = (0, 0, None);
+    let mut accepted_until = None;
     loop {
-        if accepted_until.is_none() && members(&heard) >= expected {
+        if accepted_until.is_none() && members(&gathered.heard) >= expected {
             let until = Instant::now() + late;
             accepted_until = Some(until);
             deadline = deadline.min(until + ANSWER);
         }
         let is_late = accepted_until.is_some_and(|until| Instant::now() >= until);
         // A member closes a connection over which nothing is requested for a while, and connects again.
-        let is_lost = heard.values().any(|heard: &Heard| heard.connection.close_reason().is_some());
+        let is_lost = gathered.heard.values().any(|heard: &Heard| heard.connection.close_reason().is_some());
         let is_accepting = !is_late || is_lost;
         // Whoever is being asked when all have reported may know more.
         if !is_accepting && greeting.is_empty() {
@@ -199,73 +213,28 @@ pub async fn gather(
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => break,
             () = tokio::time::sleep_until(accepted_until.unwrap_or(deadline)), if !is_late => {}
-            arrival = endpoint.accept(&admission), if is_accepting => {
+            arrival = listening.accept(&admission), if is_accepting => {
                 let Some(arrival) = arrival else { break };
                 let registry = Arc::clone(&registry);
                 greeting.spawn(async move { greet(arrival, &registry, LogId(log_id)).await });
             }
             Some(greeted) = greeting.join_next() => match greeted {
-                Ok(Greeted { shown, offer }) => {
-                    if let Some((shown, (used, _))) = shown.as_ref().zip(used)
-                        && let Some(what) = lacks(used, shown, &authorities)
-                    {
-                        lacking.insert(shown.member.clone(), what);
-                    }
-                    if let Some(Shown { member, unread: Some(why), is_believed, .. }) = shown {
-                        if is_believed {
-                            unproven.get_or_insert(GatherError::Unread { unread: why.clone() });
-                        }
-                        unread.insert(member, why);
-                    }
-                    match offer {
-                        Ok(mut member) => {
-                            member.offer.judge_proof(&authorities);
-                            if let Some(offer) = keep(&mut heard, member) {
-                                tell(offer);
-                            }
-                        }
-                        Err(NoOffer::Refused(reason)) => {
-                            refused += 1;
-                            tracing::debug!(reason, "connection refused");
-                        }
-                        // Its CA may be a later one. A mark that it shows could not be verified.
-                        Err(NoOffer::Foreign(from)) => {
-                            foreign += 1;
-                            let authority = authority_name(&authorities.current().fingerprint());
-                            unproven.get_or_insert(GatherError::Foreign { from, authority });
-                        }
-                        Err(NoOffer::Other(reason)) => tracing::debug!(reason, "recovery connection failed"),
-                    }
-                    if !lacking.is_empty() && !is_wanted {
-                        break;
-                    }
-                }
+                Ok(greeted) => gathered.add(greeted, compared.as_ref(), &authorities, tell),
                 Err(error) => tracing::debug!(%error, "handshake failed"),
             }
         }
-    }
-    let proven = lacking.first_key_value().map(|(member, lacking)| {
-        let (member, lacking) = (member.clone(), lacking.clone());
-        GatherError::Lacking { member, lacking }
-    });
-    let gathered = Gathered { heard, refused, foreign, unread, lacking, endpoint };
-    match proven.or(unproven).filter(|_| used.is_some() && !is_wanted) {
-        None => Ok(gathered),
-        Some(doubt) => {
-            gathered.close().await;
-            Err(doubt)
+        // A proof is enough; doubts stop the command when all had time to report.
+        if !gathered.lacking.is_empty() && compared.is_some_and(|compared| !compared.is_lacking_wanted()) {
+            break;
         }
     }
-}
-
-/// Describes the change that a member shows and the registry lacks, if there is one. Only marks that the CA signed count.
-fn lacks(used: &UsedRegister, shown: &Shown, authorities: &Authorities) -> Option<String> {
-    let Shown { member, marks, .. } = shown;
-    let mut lacking = marks.iter().filter_map(|shown| {
-        let lacking = used.lacks(&shown.mark, member.as_str())?;
-        authorities.have_signed(shown).then_some(lacking)
-    });
-    lacking.next()
+    match compared.and_then(|compared| compared.refusal(&gathered.lacking, &gathered.doubts)) {
+        None => Ok(gathered),
+        Some(refusal) => {
+            gathered.close().await;
+            Err(refusal)
+        }
+    }
 }
 
 /// Returns the number of members that have reported, counting copies of one member once.
@@ -301,9 +270,16 @@ fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Donor
 /// Reason why a connection yielded no offer.
 enum NoOffer {
     /// The member is not in the registry or was revoked, according to a copy that may be too old.
-    Refused(String),
-    /// The CA of one side is unknown to the other one.
-    Foreign(IpAddr),
+    Refused {
+        /// Its name according to its certificate, which the CA signed.
+        name: Option<MemberName>,
+        /// Description of the refusal.
+        reason: String,
+    },
+    /// A certificate was rejected in the handshake with a client at this address.
+    Rejected(IpAddr, RejectedCertificate),
+    /// The handshake failed for another reason.
+    NotGreeted(IpAddr, String),
     /// The connection failed, or the client has no state to offer.
     Other(String),
 }
@@ -335,9 +311,9 @@ async fn offer_of(
 ) -> Result<Heard, NoOffer> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let from = arrival.from.ip();
-    let (connection, turn) = arrival.handshake().await.map_err(|error| match error.is_unknown_authority() {
-        true => NoOffer::Foreign(from),
-        false => NoOffer::Other(text(&error)),
+    let (connection, turn) = arrival.handshake().await.map_err(|error| match error.rejected_certificate() {
+        Some(how) => NoOffer::Rejected(from, how),
+        None => NoOffer::NotGreeted(from, text(&error)),
     })?;
     let refuse = |reason: String| {
         connection.close(3u32.into(), reason.as_bytes());
@@ -355,13 +331,14 @@ async fn offer_of(
         Ok(authorised) => authorised,
         Err(refusal) => {
             drop(turn);
-            if let (Refusal::Unknown | Refusal::Revoked(_), Some(name)) = (&refusal, member_in(&certificate)) {
-                let shown = shown.insert(Shown::of(&name, matches!(refusal, Refusal::Unknown)));
-                if let Ok(Err(reason)) = timeout(2 * ANSWER, ask_refused(&connection, &name, log_id, shown)).await {
+            let name = member_in(&certificate);
+            if let Some(name) = &name {
+                let shown = shown.insert(Shown::of(name, !matches!(refusal, Refusal::Revoked(_))));
+                if let Ok(Err(reason)) = timeout(2 * ANSWER, ask_refused(&connection, name, log_id, shown)).await {
                     tracing::debug!(%name, reason, "failed to ask for member registries");
                 }
             }
-            return Err(NoOffer::Refused(refuse(refusal.to_string())));
+            return Err(NoOffer::Refused { name, reason: refuse(refusal.to_string()) });
         }
     };
     if !role.holds_replica() {
@@ -515,99 +492,74 @@ impl Shown {
                 }
                 let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
                 let what = "did not report the member registries in all of its CA backups";
-                self.unread = Some(format!("{} {what}: {reason}", self.member));
+                self.unread =
+                    Some(format!("{what}: {reason}; make the file readable, or remove it if you do not need it"));
             }
         }
         Ok(())
     }
 }
 
-/// Reason why an answer is not complete.
-#[derive(Debug, thiserror::Error)]
-enum Incomplete {
-    /// The member does not know the request.
-    #[error("{0}")]
-    Unsupported(String),
-    /// It failed to answer.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Adds the items of a member's answer to a request to `items`, at most `most`. Those that arrived before an error stay
-/// there.
-async fn request_all<T: serde::de::DeserializeOwned>(
-    connection: &quinn::Connection,
-    request: &Request,
-    most: usize,
-    items: &mut Vec<T>,
-) -> Result<(), Incomplete> {
-    let asked = async {
-        let failed = |error: &dyn std::fmt::Display| Incomplete::Failed(error.to_string());
-        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| failed(&error))?;
-        wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| failed(&error))?;
-        wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| failed(&error))?;
-        collect(&mut receive, most, items).await
-    };
-    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(Incomplete::Failed("it does not respond".into())))
-}
-
-/// Reads an answer, as [`request_all`].
-async fn collect<T: serde::de::DeserializeOwned, R: tokio::io::AsyncRead + Unpin>(
-    receive: &mut R,
-    most: usize,
-    items: &mut Vec<T>,
-) -> Result<(), Incomplete> {
-    let failed = |error: &dyn std::fmt::Display| Incomplete::Failed(error.to_string());
-    loop {
-        match wire::read(receive).await.map_err(|error| failed(&error))? {
-            Some((Kind::AdminItem, _)) if items.len() >= most => return Ok(()),
-            Some((Kind::AdminItem, body)) => items.push(serde_json::from_slice(&body).map_err(|error| failed(&error))?),
-            Some((Kind::AdminEnd, _)) => return Ok(()),
-            Some((Kind::AdminError, body)) => {
-                let error: AdminError = serde_json::from_slice(&body).map_err(|error| failed(&error))?;
-                // A request that is not served is refused; anything that cannot be read is damage.
-                return Err(match error.exit {
-                    1 => Incomplete::Unsupported(error.message),
-                    _ => Incomplete::Failed(error.message),
-                });
+impl Gathered {
+    /// Adds the result of a connection.
+    fn add(
+        &mut self,
+        Greeted { shown, offer }: Greeted,
+        compared: Option<&Comparison<'_>>,
+        authorities: &Authorities,
+        tell: &mut dyn FnMut(&DonorOffer),
+    ) {
+        if let Some((shown, compared)) = shown.as_ref().zip(compared) {
+            let lacking = compared.used.lacks_shown(&shown.marks, shown.member.as_str(), authorities);
+            if !lacking.is_empty() {
+                self.lacking.insert(shown.member.clone(), lacking);
             }
-            Some((kind, _)) => return Err(Incomplete::Unsupported(format!("it replied with {kind:?}"))),
-            None => return Err(Incomplete::Failed("the stream ended".into())),
+        }
+        if let Some(Shown { member, unread: Some(why), is_believed, .. }) = shown {
+            let is_refused = matches!(offer, Err(NoOffer::Refused { .. }));
+            let who = match is_refused && is_believed {
+                true => ", whose certificate this member registry does not list: it joined later, or was removed,",
+                false => "",
+            };
+            self.doubts.add_unread(&member, format!("{member}{who} {why}"), is_believed);
+        }
+        match offer {
+            Ok(mut member) => {
+                member.offer.judge_proof(authorities);
+                if let Some(offer) = keep(&mut self.heard, member) {
+                    tell(offer);
+                }
+            }
+            Err(NoOffer::Refused { name, reason }) => {
+                let name = name.map_or_else(|| "a client without a valid name".into(), |name| name.to_string());
+                self.refused.insert(name);
+                tracing::debug!(reason, "connection refused");
+            }
+            // Its CA may be a later one. A mark that it shows could not be verified.
+            Err(NoOffer::Rejected(from, how)) => {
+                let authority = authority_name(&authorities.current().fingerprint());
+                self.doubts.add_rejected(from, &how, &authority, super::shared::now_ms());
+            }
+            Err(NoOffer::NotGreeted(from, reason)) => self.doubts.add_failed(from, &reason),
+            Err(NoOffer::Other(reason)) => tracing::debug!(reason, "recovery connection failed"),
         }
     }
-}
 
-async fn borrow(
-    connection: &quinn::Connection,
-    open: Open,
-) -> Result<(SnapshotBegin, quinn::SendStream, quinn::RecvStream), String> {
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    wire::send(&mut send, Kind::Open, &open).await.map_err(|error| error.to_string())?;
-    let begin = wire::expect(&mut receive, Kind::SnapshotBegin).await.map_err(|error| error.to_string())?;
-    Ok((begin, send, receive))
-}
-
-impl Gathered {
-    /// Returns the number of connections refused because the registry does not know or has revoked the certificate.
+    /// Returns the members that were refused because the registry does not know or has revoked the certificate.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused
+    pub fn refused(&self) -> &BTreeSet<String> {
+        &self.refused
     }
 
-    /// Returns the number of connections that failed because one side does not know the CA of the other one.
+    /// Returns the registries that members have shown, with changes that the registry in use lacks.
+    pub fn lacking(&self) -> impl Iterator<Item = &Lacking> {
+        self.lacking.values().flatten()
+    }
+
+    /// Returns the members and clients that may know a later registry, and could not be asked.
     #[must_use]
-    pub fn foreign(&self) -> u64 {
-        self.foreign
-    }
-
-    /// Describes which changes members have shown that the registry lacks.
-    pub fn lacking(&self) -> impl Iterator<Item = &str> {
-        self.lacking.values().map(String::as_str)
-    }
-
-    /// Describes which members did not report all of their member registries.
-    pub fn unread(&self) -> impl Iterator<Item = &str> {
-        self.unread.values().map(String::as_str)
+    pub fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
     /// Returns the members' records of how generations of the log started.

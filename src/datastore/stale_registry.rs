@@ -251,12 +251,18 @@ pub(super) fn examine(
     if super::read_only::counts(mode, &found) {
         return Ok(Some(found));
     }
-    registry.accept(Some(&shown), now_ms())?;
+    registry.accept(&shown, now_ms())?;
+    // The audit may have recorded another change than `register.mark`.
+    for seen in recorded.iter().filter(|seen| seen.mark != shown) {
+        if registry.relation(&seen.mark).is_some() {
+            registry.accept(&seen.mark, now_ms())?;
+        }
+    }
     Ok(None)
 }
 
-/// Makes the registry in the data directory `dir`, which an operator has just restored or created, later than what
-/// `register.mark` and the audit have recorded: of a registry that is given up, or of a clock that has gone back.
+/// Makes the registry of a new CA in the data directory `dir` later than what `register.mark` and the audit have recorded of
+/// the registry of the former CA, which the operator gives up.
 ///
 /// # Errors
 /// If the registry cannot be read or written.
@@ -267,10 +273,27 @@ pub fn accept_over_noted(dir: &Path) -> Result<(), TrustError> {
     let mut registry = Registry::open(&super::service::trust_dir(dir), now_ms())?;
     for seen in noted.iter().chain(&audited) {
         if registry.relation(&seen.mark).is_some() {
-            registry.accept(Some(&seen.mark), now_ms())?;
+            registry.accept(&seen.mark, now_ms())?;
         }
     }
     Ok(())
+}
+
+/// Makes the registry in the data directory `dir`, which an operator has just put back or chosen, later than invitations of
+/// which `register.mark` has recorded the last one: a copy need not have them. If the registry lacks any other change that is
+/// recorded, and the operator did not give that up, it remains evidence.
+///
+/// # Errors
+/// If the registry cannot be read or written.
+pub fn accept_noted_invitations(dir: &Path) -> Result<(), TrustError> {
+    let Found::Mark(Noted { mark, lasting: Some(lasting), .. }) = Witness::open(dir, false, true).found else {
+        return Ok(());
+    };
+    let mut registry = Registry::open(&super::service::trust_dir(dir), now_ms())?;
+    match (registry.relation(&lasting), registry.relation(&mark)) {
+        (None, Some(_)) => registry.accept(&mark, now_ms()),
+        _ => Ok(()),
+    }
 }
 
 fn described(registry: &Registry, shown: &RegisterMark) -> String {
@@ -498,7 +521,7 @@ impl DatastoreState {
         }
         let is_accepted = self.config.recovery == Recovery::Off;
         let noted = self.members.change(|registry| match is_accepted {
-            true => registry.accept(Some(&seen.mark), now_ms()),
+            true => registry.accept(&seen.mark, now_ms()),
             false => {
                 registry.note_shown(&seen.mark);
                 Ok(())
@@ -530,8 +553,16 @@ fn withheld(member: &MemberName, waits: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::install_marker::{Trust, Unfinished, Work};
+    use gravwell_transport::trust::GivenUp;
 
     const NOW: u64 = 1_800_000_000_000;
+
+    fn invite_all(registry: &mut Registry, names: &[&str]) {
+        for name in names.iter().map(|name| MemberName::new(*name).expect("name")) {
+            registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+        }
+    }
 
     #[test]
     fn p13_a_mark_of_an_unknown_authority_is_evidence_until_an_operator_gives_it_up() {
@@ -573,11 +604,58 @@ mod tests {
         witness.write(now.mark, now.lasting, own.clone()).expect("writes");
         assert_eq!(recorded(dir).into_iter().map(|known| known.mark).collect::<Vec<_>>(), [enrolled]);
         assert!(examine(&mut registry.copy(), None).is_some(), "its absence is noticed nevertheless");
-        // A command that creates or restores a CA gives it up.
+        // With recovery off, everything that is recorded is accepted at once.
+        let mut accepted = registry.copy();
+        invite_all(&mut accepted, &["web3", "web4"]);
+        let mark = RegisterMark { count: registry.mark().count + 1, name: "00ff".into(), changed_ms: NOW };
+        let audited = Audited { mark, authority: own.clone() };
+        let with = |registry: &mut Registry, mode| {
+            let witness = Witness::open(dir, false, true);
+            super::examine(registry, (&witness, Some(audited.clone())), &authorities, mode).expect("examines")
+        };
+        assert!(with(&mut accepted, Recovery::Auto).is_some());
+        assert_eq!(with(&mut accepted, Recovery::Off), None);
+        assert_eq!(with(&mut accepted, Recovery::Auto), None, "neither of the two is reported again");
+        // A command that creates a CA gives it up.
         accept_over_noted(dir).expect("accepts");
         let mut registry = Registry::open(&trust, NOW).expect("reopens");
         assert_eq!(examine(&mut registry, None), None);
         witness.keep(Progress::of(&registry), own);
         assert_eq!(Witness::open(dir, false, true).noted().map(|noted| noted.mark), Some(registry.mark()));
+    }
+
+    #[test]
+    fn p13_a_choice_gives_up_recorded_invitations_and_no_other_recorded_change() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (dir, trust) = (temp.path(), temp.path().join("trust"));
+        let invite = |registry: &mut Registry, name: &str| {
+            let name = MemberName::new(name).expect("name");
+            registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+            name
+        };
+        let mut registry = Registry::open(&trust, NOW).expect("register");
+        Authorities::open_or_create(&trust, NOW).expect("authority");
+        let name = invite(&mut registry, "web1");
+        registry.enrol(&name, Role::Webserver, b"certificate", 30, NOW).expect("enrols");
+        let lasting = registry.mark();
+        let branch = |names: &[&str]| {
+            let mut branch = Registry::open(&trust, NOW).expect("opens").detached();
+            names.iter().for_each(|name| drop(invite(&mut branch, name)));
+            branch
+        };
+        let (other, third, invited) = (branch(&["a", "b"]), branch(&["c", "d", "e"]), branch(&["f", "g"]));
+        let complete = |mark: &RegisterMark, lasting: &RegisterMark| {
+            let mut witness = Witness::open(dir, false, false);
+            witness.write(mark.clone(), lasting.clone(), "ab12".into()).expect("writes");
+            let given_up = vec![GivenUp::of(&other)];
+            let unfinished = Unfinished::of(dir, Work::Recover, Trust::Kept);
+            Unfinished { given_up, ..unfinished }.write(dir).expect("writes");
+            crate::install_marker::complete(dir);
+            Registry::open(&trust, NOW).expect("opens").relation(mark)
+        };
+        // A change of a registry that nobody was asked about.
+        assert!(complete(&third.mark(), &third.mark()).is_some());
+        assert_eq!(complete(&invited.mark(), &lasting), None);
+        assert!(complete(&third.mark(), &third.mark()).is_some());
     }
 }

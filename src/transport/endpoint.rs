@@ -16,6 +16,7 @@ use super::race;
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ROTATED, SERVER_NAME};
 use gravwell_env::{Clock, SystemClock};
 use gravwell_model::codec::json_lines::timestamp;
+use gravwell_model::printable;
 use gravwell_runtime::tasks::low_priority;
 
 /// Size in bytes of the UDP buffers, in each direction, requested for every socket; the granted size is logged
@@ -184,18 +185,57 @@ pub enum HandshakeError {
     Delay(#[from] Delay),
 }
 
+/// Handshake in which one side rejected the certificate of the other one. Both are certificates of members or of the
+/// datastore, so the client may be a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RejectedCertificate {
+    /// One side does not know the CA of the other one.
+    UnknownAuthority,
+    /// The client trusts a CA that the server's CA has replaced.
+    Rotated,
+    /// A certificate has expired or is not valid yet.
+    OutOfTime {
+        /// Whether it is the client's certificate; otherwise it is the server's, and the client's clock decides.
+        is_clients: bool,
+        /// Whether it is not valid yet.
+        is_early: bool,
+    },
+    /// Any other reason, with the description of the side that rejected it.
+    Other(String),
+}
+
+/// Text in a handshake error if a certificate is not valid yet.
+const NOT_VALID_YET: &str = "not valid yet";
+/// Most characters of a reason that a client gives.
+const REASON_CHARS_MAX: usize = 200;
+
 impl HandshakeError {
-    /// Returns whether one side does not know the CA of the other one. A client whose CA was replaced by the server's
-    /// reports that as a different error.
+    /// Returns how a certificate was rejected; `None` if the handshake failed for another reason.
     #[must_use]
-    pub fn is_unknown_authority(&self) -> bool {
-        // RFC 8446, section 6: unknown_ca.
-        let unknown = quinn::TransportErrorCode::crypto(48);
-        match self {
-            HandshakeError::Failed(quinn::ConnectionError::ConnectionClosed(close)) => close.error_code == unknown,
-            HandshakeError::Failed(quinn::ConnectionError::TransportError(error)) => error.code == unknown,
-            _ => false,
-        }
+    pub fn rejected_certificate(&self) -> Option<RejectedCertificate> {
+        // RFC 8446, section 6: bad_certificate, unsupported_certificate, certificate_revoked, certificate_expired,
+        // certificate_unknown, unknown_ca, access_denied, decrypt_error (a signature by another key of that name),
+        // bad_certificate_status_response, certificate_required.
+        const ALERTS: [u8; 10] = [42, 43, 44, 45, 46, 48, 49, 51, 113, 116];
+        let (code, reason, is_clients) = match self {
+            HandshakeError::Failed(quinn::ConnectionError::ConnectionClosed(close)) => {
+                (close.error_code, String::from_utf8_lossy(&close.reason).into_owned(), false)
+            }
+            HandshakeError::Failed(quinn::ConnectionError::TransportError(error)) => {
+                (error.code, error.reason.clone(), true)
+            }
+            _ => return None,
+        };
+        let alert = ALERTS.into_iter().find(|alert| code == quinn::TransportErrorCode::crypto(*alert))?;
+        Some(match alert {
+            _ if reason.contains(ROTATED) => RejectedCertificate::Rotated,
+            48 => RejectedCertificate::UnknownAuthority,
+            OUT_OF_TIME => RejectedCertificate::OutOfTime { is_clients, is_early: reason.contains(NOT_VALID_YET) },
+            _ => RejectedCertificate::Other(match printable::shorten(&reason, REASON_CHARS_MAX) {
+                reason if reason.is_empty() => format!("TLS alert {alert}"),
+                reason => reason,
+            }),
+        })
     }
 }
 
@@ -316,11 +356,12 @@ enum Refusal {
     Failed(String),
 }
 
+/// RFC 8446, section 6: certificate_expired, which is also used for a certificate that is not valid yet.
+const OUT_OF_TIME: u8 = 45;
+
 /// Returns a remedy if a connection failed because a certificate, on either side, is expired or not yet valid.
 #[must_use]
 pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
-    // RFC 8446, section 6: certificate_expired, which is also used for a certificate that is not valid yet.
-    const OUT_OF_TIME: u8 = 45;
     let shows = || format!("the clock of this host shows {}", timestamp(SystemClock.now_ms()));
     if let quinn::ConnectionError::ConnectionClosed(close) = error
         && close.error_code == quinn::TransportErrorCode::crypto(OUT_OF_TIME)
@@ -336,7 +377,7 @@ pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
     if failed.code != quinn::TransportErrorCode::crypto(OUT_OF_TIME) {
         return None;
     }
-    let (state, side) = match failed.reason.contains("not valid yet") {
+    let (state, side) = match failed.reason.contains(NOT_VALID_YET) {
         true => ("is not valid yet", "this clock is slow, or the datastore's is fast"),
         false => ("has expired", "this clock is fast, or the datastore's was slow when it created the certificate"),
     };
@@ -609,6 +650,55 @@ mod tests {
         assert!(identity.adopt_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
         let back = Authorities::load(&overlap).expect("loads");
         greeted(&home, &back).await.expect("receives a trusted certificate");
+    }
+
+    /// Returns how the handshake of the member with the identity in `home` fails at a datastore with these CAs, of which the
+    /// certificate was made `days` from now.
+    async fn rejected(home: &std::path::Path, authorities: &Authorities, days: i64) -> Option<RejectedCertificate> {
+        let made_ms = SystemClock.now_ms().saturating_add_signed(days * 86_400_000);
+        let config = tls::server_config(authorities, &[], made_ms).expect("a configuration");
+        let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
+        let address = listening.local_addr().expect("an address").to_string();
+        let serving = tokio::spawn(async move {
+            let arrival = listening.accept(&Admission::default()).await.expect("a handshake");
+            arrival.handshake().await.err().and_then(|error| error.rejected_certificate())
+        });
+        let identity = Identity::load(home).expect("loads");
+        let client = client(tls::member_config(&identity, tls::ALPN_LOG).expect("a configuration")).expect("a client");
+        // The client may take the handshake for complete before the server rejects its certificate.
+        let _connection = client.connect(&address).await;
+        serving.await.expect("ends")
+    }
+
+    #[tokio::test]
+    async fn p13_a_datastore_tells_why_a_certificate_of_a_member_or_its_own_is_rejected() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let now_ms = SystemClock.now_ms();
+        let authorities = Authorities::open_or_create(&temp.path().join("trust"), now_ms).expect("makes");
+        let other = Authorities::open_or_create(&temp.path().join("other"), now_ms).expect("makes");
+        let member = |home: &str, days: i64| {
+            let name = MemberName::new("web1").expect("name");
+            let key = NewKey::generate(&name).expect("a key");
+            let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
+            let current = authorities.current();
+            let signed = current.sign_member(&key.request_der, &name, Role::Webserver, 30, made_ms).expect("signs");
+            let home = temp.path().join(home);
+            Identity::create(&home, name, Role::Webserver, Vec::new(), current.certificate(), &signed, &key)
+                .expect("makes");
+            home
+        };
+        let (sound, early, late) = (member("sound", 0), member("early", 10), member("late", -100));
+        let out_of_time = |is_clients, is_early| Some(RejectedCertificate::OutOfTime { is_clients, is_early });
+        assert_eq!(rejected(&sound, &authorities, 0).await, None);
+        assert_eq!(rejected(&early, &authorities, 0).await, out_of_time(true, true));
+        assert_eq!(rejected(&late, &authorities, 0).await, out_of_time(true, false));
+        assert_eq!(rejected(&sound, &authorities, 10).await, out_of_time(false, true));
+        assert_eq!(rejected(&sound, &authorities, -10_000).await, out_of_time(false, false));
+        assert_eq!(rejected(&sound, &other, 0).await, Some(RejectedCertificate::UnknownAuthority));
+        let trust = temp.path().join("trust");
+        Authorities::begin(&trust, now_ms).expect("begins");
+        let rotated = Authorities::finish(&trust, Generation(1), now_ms).expect("ends");
+        assert_eq!(rejected(&sound, &rotated, 0).await, Some(RejectedCertificate::Rotated));
     }
 
     #[tokio::test]

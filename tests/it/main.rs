@@ -37,6 +37,7 @@ mod process;
 mod proxy;
 mod reading;
 mod recover;
+mod recover_choices;
 mod recover_witnesses;
 mod recovery_key;
 mod repair;

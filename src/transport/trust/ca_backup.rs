@@ -298,19 +298,19 @@ impl CaBackup {
         now_ms: u64,
         wish: Option<RegisterChoice>,
     ) -> Result<bool, TrustError> {
-        let stays = leftover_registry::stays(self, key, left, now_ms, wish)?;
-        self.put(key, dir, now_ms, (stays.as_deref(), wish.is_some()))?;
+        let stays = leftover_registry::stays(self, key, left, wish)?;
+        self.put(key, (left, dir), now_ms, stays.as_deref())?;
         Ok(stays.is_some())
     }
 
-    /// Writes the CA to `dir`, with the registry `stays` or, without it, the one in the backup. `is_decided`: an operator
-    /// chose that one over others.
+    /// Writes the CA to `dir`, with the registry `stays` or, without it, the one in the backup, which counts as later than
+    /// the one that is left in the trust directory `left`.
     pub(super) fn put(
         &self,
         key: &RecoveryKey,
-        dir: &Path,
+        (left, dir): (&Path, &Path),
         now_ms: u64,
-        (stays, is_decided): (Option<&str>, bool),
+        stays: Option<&str>,
     ) -> Result<(), TrustError> {
         let files = self.open(key)?;
         if dir.join("ca.key").exists() {
@@ -335,7 +335,8 @@ impl CaBackup {
             write_private(&staged.join(name), text.as_bytes())?;
         }
         // Tokens that were redeemed after the backup was made would become valid again.
-        Registry::open(&staged, now_ms)?.forget_invitations(is_decided, now_ms)?;
+        let least = leftover_registry::readable_register(left).map_or(0, |former| former.mark().count);
+        Registry::open(&staged, now_ms)?.forget_invitations(least, now_ms)?;
         Authorities::open_or_create(&staged, now_ms)?;
         for name in OF_ROTATION {
             let path = dir.join(name);
@@ -387,11 +388,11 @@ impl CaBackup {
     }
 
     /// Returns whether the registry in the backup has a change that the one in the trust directory `dir` lacks, as far as
-    /// is known, or may have one and the operator wants it. A registry that cannot be read is reported when the datastore
-    /// starts.
+    /// is known, or may have one and the operator wants it.
     ///
     /// # Errors
-    /// If the backup is of a CA other than the one in `dir` and has not replaced that one, or `key` does not open it.
+    /// If the backup is of a CA other than the one in `dir` and has not replaced that one, `key` does not open it, or the
+    /// registry in `dir` cannot be read.
     pub fn exceeds(
         &self,
         key: &RecoveryKey,
@@ -400,7 +401,7 @@ impl CaBackup {
         wish: Option<RegisterChoice>,
     ) -> Result<bool, TrustError> {
         self.check_goes_on_from(key, dir)?;
-        Registry::open(dir, now_ms).map_or(Ok(false), |here| self.is_beyond(key, &here, wish))
+        self.is_beyond(key, &Registry::open(dir, now_ms)?, wish)
     }
 
     /// Checks that the CA in the trust directory `dir` is the one in the backup.

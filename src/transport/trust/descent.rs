@@ -50,7 +50,8 @@ pub(super) fn left_out(registers: &[&Registry], chosen: usize) -> Option<(usize,
                 }
                 // The chosen one is the latest as far as such a version tells. Of the others it says nothing.
                 Descent::Unnamed => is_known[other] = later == chosen,
-                Descent::NotKnown => {}
+                // An operator was asked about the two.
+                Descent::NotKnown => is_known[other] = registers[later].has_given_up(&registers[other].mark()),
             }
         }
     }
@@ -62,7 +63,7 @@ pub(super) fn left_out(registers: &[&Registry], chosen: usize) -> Option<(usize,
 /// How the registry in a copy is related to the one that is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Nothing shows that it has a change that the one here lacks.
+    /// Nothing shows that it has a change that the one here lacks, or an operator gave up that change.
     Passed,
     /// It goes on from the one here, or from the copy of which that one was made.
     Later,
@@ -87,7 +88,7 @@ pub(super) fn standing(here: &Registry, sealed: &Registry) -> Standing {
         Descent::Unnamed => Standing::Passed,
         Descent::Known if sealed.mark() != here.mark() || is_saved_earlier => Standing::Later,
         Descent::Known => Standing::Passed,
-        Descent::NotKnown if here.goes_on_from(sealed) => Standing::Passed,
+        Descent::NotKnown if here.goes_on_from(sealed) || here.has_given_up(&sealed.mark()) => Standing::Passed,
         Descent::NotKnown if is_put_back_from_earlier() => Standing::Later,
         Descent::NotKnown if here.lacks(&sealed.mark()) => Standing::Apart,
         Descent::NotKnown => Standing::Passed,

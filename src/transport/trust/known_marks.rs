@@ -3,17 +3,15 @@
 //! A registry that is put back counts as the latest from then on, and everything that shows another one is overruled. So
 //! whatever shows a later one is compared before: the record next to the directory, the audit, the mark that a member has
 //! presented, and, when a log is rebuilt, the connected members. If the registry lacks one of these changes, only an
-//! operator who was told so can decide for it: members that were revoked in it would be enrolled again. The same holds for
-//! a registry that is kept beside CA backups: an earlier command may have put it back, and the marks in CA backups are
-//! signed, so that they are compared without the recovery key as well.
+//! operator who was told so can decide for it: members that were revoked in it would be enrolled again.
 
 use std::path::Path;
 
 use super::descent::{Standing, described, standing};
 use super::leftover_registry::differing;
 use super::{
-    Authorities, CaBackup, FoundCopy, GivenUp, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation,
-    TrustError, leftover_registry,
+    Authorities, CaBackup, GivenUp, RecoveryKey, RegisterChoice, RegisterMark, Registry, Relation, TrustError,
+    leftover_registry,
 };
 
 /// A mark that is known, and where.
@@ -27,10 +25,39 @@ pub struct KnownMark {
     pub place: String,
 }
 
+/// Registries that an operator gives up for the one that will be in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The registries. The one that is in place has to record them, see [`Registry::choose_over`].
+    pub given_up: Vec<GivenUp>,
+    /// Descriptions for the operator.
+    pub said: Vec<String>,
+}
+
+impl Choice {
+    /// Adds what is given up in `other`.
+    pub fn extend(&mut self, other: Choice) {
+        let new = other.given_up.into_iter().filter(|new| !self.given_up.contains(new)).collect::<Vec<_>>();
+        self.given_up.extend(new);
+        self.said.extend(other.said);
+    }
+
+    /// Records it durably in the registry in the trust directory `dir`, which is in place.
+    ///
+    /// # Errors
+    /// If the registry cannot be read or written.
+    pub fn record(&self, dir: &Path, now_ms: u64) -> Result<(), TrustError> {
+        if self.given_up.is_empty() {
+            return Ok(());
+        }
+        Registry::open(dir, now_ms)?.choose_over(&self.given_up, now_ms)
+    }
+}
+
 /// Checks that the registry that would be in place in the trust directory `dir` after `escrow` was restored there has
 /// every change in `known` and every one that a member has presented to the registry in `dir`. Every command that puts a
 /// registry back asks here, whichever CA there is. With `wish` the operator chose between the registry in `dir` and the one
-/// in `escrow`. Returns a message if changes are given up because the operator wants so.
+/// in `escrow`. Returns what the operator gives up by that, or by accepting that changes are lacking.
 ///
 /// # Errors
 /// The message names both changes and the remedy. Also if `dir` has a CA that the one in `escrow` does not continue.
@@ -40,15 +67,15 @@ pub fn check_known(
     dir: &Path,
     (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
     mut known: Vec<KnownMark>,
-) -> Result<Option<String>, TrustError> {
+) -> Result<Choice, TrustError> {
     if Authorities::load(dir).is_ok() {
         escrow.check_goes_on_from(key, dir)?;
     }
     let sealed = escrow.register(key)?;
-    let stays = leftover_registry::stays(escrow, key, dir, sealed.saved_ms(), wish)?.is_some();
+    let stays = leftover_registry::stays(escrow, key, dir, wish)?.is_some();
     if stays && wish.is_none() {
         // It is put back as it is, and compared at the start.
-        return Ok(None);
+        return Ok(Choice::default());
     }
     let here = leftover_registry::readable(dir).map(|(_, here)| here);
     if let Some(mark) = here.as_ref().and_then(Registry::shown) {
@@ -62,12 +89,12 @@ pub fn check_known(
     // The changes of the other one are given up knowingly, or are those of the copy of which it was made.
     let is_judged = wish.is_some() || here.as_ref().is_some_and(|here| standing(here, &sealed) == Standing::Later);
     known.retain(|known| !is_judged || !other.is_some_and(|other| other.has_passed(&known.mark)));
-    let lacking = check_lacks_none(chosen, &known, is_earlier_wanted)?;
-    let given_up = here.as_ref().filter(|_| wish.is_some()).and_then(|here| given_up(here, &sealed, stays));
-    Ok(match (lacking, given_up) {
-        (Some(lacking), Some(given_up)) => Some(format!("{lacking}; {given_up}")),
-        (lacking, given_up) => lacking.or(given_up),
-    })
+    let mut choice = check_lacks_none(chosen, &known, is_earlier_wanted)?;
+    if let Some((here, other)) = here.as_ref().zip(other).filter(|_| wish.is_some()) {
+        let said = given_up(here, &sealed, stays);
+        choice.extend(Choice { given_up: vec![GivenUp::of(other)], said: said.into_iter().collect() });
+    }
+    Ok(choice)
 }
 
 /// Describes what the registry lacks that the operator chose of these two.
@@ -87,30 +114,31 @@ fn given_up(here: &Registry, sealed: &Registry, stays: bool) -> Option<String> {
     ))
 }
 
-fn check_lacks_none(
-    registry: &Registry,
-    known: &[KnownMark],
-    is_earlier_wanted: bool,
-) -> Result<Option<String>, TrustError> {
+/// Returns every change in `known` that `registry` lacks, the latest first, if the operator accepts that.
+fn check_lacks_none(registry: &Registry, known: &[KnownMark], is_earlier_wanted: bool) -> Result<Choice, TrustError> {
     let lacking = known.iter().filter_map(|known| Some((known, registry.relation(&known.mark)?)));
-    let Some((KnownMark { mark, authority, place }, relation)) = lacking.max_by_key(|(known, _)| known.mark.count)
-    else {
-        return Ok(None);
-    };
-    let of = authority.as_ref().map_or(String::new(), |name| format!(" under the certificate authority {name}"));
-    let what = lacks(&registry.mark(), (mark, relation), &format!("{place} has recorded{of}"));
-    if is_earlier_wanted {
-        return Ok(Some(format!("{what}: revoke again the members that were revoked since")));
+    let mut lacking: Vec<_> = lacking.collect();
+    lacking.sort_by_key(|(known, _)| std::cmp::Reverse(known.mark.count));
+    let mut choice = Choice::default();
+    for (KnownMark { mark, authority, place }, relation) in lacking {
+        let of = authority.as_ref().map_or(String::new(), |name| format!(" under the certificate authority {name}"));
+        let what = lacks(&registry.mark(), (mark, relation), &format!("{place} has recorded{of}"));
+        if !is_earlier_wanted {
+            return Err(TrustError::Refused(format!(
+                "{what}: members revoked since then would be enrolled again; nothing was changed. Use a CA backup that \
+                 has that change: the identity/escrow of a member that was connected after it, or a backup of the \
+                 datastore that was made after it; if there is none, use --earlier-copy, and revoke again the members \
+                 that were revoked since"
+            )));
+        }
+        choice.given_up.push(GivenUp::beyond(registry.mark().count, mark));
+        choice.said.push(format!("{what}: revoke again the members that were revoked since"));
     }
-    Err(TrustError::Refused(format!(
-        "{what}: members revoked since then would be enrolled again; nothing was changed. Use a CA backup that has that \
-         change: the identity/escrow of a member that was connected after it, or a backup of the datastore that was made \
-         after it; if there is none, use --earlier-copy, and revoke again the members that were revoked since"
-    )))
+    Ok(choice)
 }
 
 /// Describes that the registry with the mark `used` lacks the change that `seen` names. `who` has shown it.
-fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: &str) -> String {
+pub(super) fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: &str) -> String {
     let used = if used.changed_ms == 0 { format!("change {}", used.count) } else { used.to_string() };
     let how = match relation {
         Relation::Later => "is earlier than",
@@ -119,123 +147,23 @@ fn lacks(used: &RegisterMark, (seen, relation): (&RegisterMark, Relation), who: 
     format!("the member registry of {used} {how} the one of {seen}, which {who}")
 }
 
-/// Returns the last changes in `copies` that the registry `used`, which is kept in the trust directory `dir`, lacks as far
-/// as is known, the latest first, with descriptions. Of copies that `key` does not open, only signed marks count.
-#[must_use]
-pub fn kept_lacks(
-    used: &UsedRegister,
-    dir: &Path,
-    copies: &[FoundCopy],
-    key: Option<&RecoveryKey>,
-) -> Vec<(RegisterMark, String)> {
-    // A CA that cannot be read is reported when the datastore starts.
-    let Ok(authorities) = Authorities::load(dir) else { return Vec::new() };
-    let marks = copies.iter().filter_map(|copy| {
-        let sealed = key.and_then(|key| copy.escrow.register(key).ok());
-        let mark = match (&sealed, &copy.escrow.mark) {
-            (Some(sealed), _) if differing(&used.registry, sealed).is_empty() => return None,
-            (Some(sealed), _) => sealed.mark(),
-            (None, Some(signed)) if authorities.have_signed(signed) => signed.mark.clone(),
-            (None, _) => return None,
-        };
-        let lacking = used.lacking(&mark, &format!("the CA backup in {} has", copy.place))?;
-        Some((mark, lacking))
-    });
-    let mut marks: Vec<_> = marks.collect();
-    marks.sort_by(|(one, _), (other, _)| (other.count, &other.name).cmp(&(one.count, &one.name)));
-    marks.dedup_by(|(one, _), (other, _)| one == other);
-    marks
-}
-
-/// Checks that the registry `used`, which is kept in the trust directory `dir`, has the changes of which `copies` have signed
-/// marks. Returns those that it lacks, with descriptions, if the operator wants it all the same.
-///
-/// # Errors
-/// The message names both changes and the remedies.
-pub fn check_kept(
-    used: &UsedRegister,
-    dir: &Path,
-    copies: &[FoundCopy],
-    is_wanted: bool,
-) -> Result<Vec<(RegisterMark, String)>, TrustError> {
-    let all = kept_lacks(used, dir, copies, None);
-    let Some((_, lacking)) = all.first().filter(|_| !is_wanted) else { return Ok(all) };
-    Err(TrustError::Refused(format!(
-        "{lacking}: members revoked since then would be enrolled again; nothing was changed. Pass the recovery key with \
-         --recovery-key to use the registry of the CA backup, or use --register here to keep the present one, and \
-         revoke again the members that were revoked since"
-    )))
-}
-
-/// The registry of a log that is rebuilt. Marks of members are compared with it, as it was before it was put back.
-pub struct UsedRegister {
-    registry: Registry,
-    is_unfinished: bool,
-    /// The registries that an operator gave up for this one.
-    given_up: Vec<GivenUp>,
-}
-
-impl UsedRegister {
-    /// Returns the registry in the encrypted backup.
-    ///
-    /// # Errors
-    /// If the key does not open it.
-    pub fn in_copy(escrow: &CaBackup, key: &RecoveryKey) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: escrow.register(key)?, is_unfinished: false, given_up: Vec::new() })
-    }
-
-    /// Returns the registry in the trust directory `dir`, which was put back there or is kept. `is_unfinished`: by a command
-    /// that is not complete. What the operator gave up in it was chosen before the members reported.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn put_back_in(dir: &Path, is_unfinished: bool, now_ms: u64) -> Result<UsedRegister, TrustError> {
-        Ok(UsedRegister { registry: Registry::open(dir, now_ms)?, is_unfinished, given_up: Vec::new() })
-    }
-
-    /// Returns this registry, which an operator chose over `others`: changes that only those have are not lacking.
-    #[must_use]
-    pub fn over(mut self, others: &[GivenUp]) -> UsedRegister {
-        self.given_up.extend_from_slice(others);
-        self
-    }
-
-    /// Returns the registry.
-    #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    /// Describes the change that a member has shown and this registry lacks; `None` if it does not lack it, as far as
-    /// is known.
-    #[must_use]
-    pub fn lacks(&self, seen: &RegisterMark, member: &str) -> Option<String> {
-        self.lacking(seen, &format!("{member} has shown"))
-    }
-
-    /// As `lacks`; `who` has shown the change.
-    fn lacking(&self, seen: &RegisterMark, who: &str) -> Option<String> {
-        if self.given_up.iter().any(|other| other.has(seen)) {
-            return None;
-        }
-        let (used, relation) = self.registry.missed(seen, self.is_unfinished)?;
-        Some(lacks(&used, (seen, relation), who))
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;
     use crate::trust::{Authority, Role};
     use gravwell_model::MemberName;
 
-    const NOW: u64 = 1_800_000_000_000;
+    pub(in crate::trust) const NOW: u64 = 1_800_000_000_000;
 
-    fn invite(register: &mut Registry, name: &str) {
+    pub(in crate::trust) fn invite(register: &mut Registry, name: &str) {
         let name = MemberName::new(name).expect("name");
         register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+    }
+
+    fn said(choice: Choice) -> Option<String> {
+        Some(choice.said.join("; ")).filter(|said| !said.is_empty())
     }
 
     fn known(mark: RegisterMark) -> Vec<KnownMark> {
@@ -243,7 +171,7 @@ mod tests {
     }
 
     /// A trust directory, sealed copies of three of its states in a row, and the marks of these.
-    fn three() -> (tempfile::TempDir, [CaBackup; 3], [RegisterMark; 3], RecoveryKey) {
+    pub(in crate::trust) fn three() -> (tempfile::TempDir, [CaBackup; 3], [RegisterMark; 3], RecoveryKey) {
         let temp = tempfile::tempdir().expect("temp dir");
         let dir = temp.path().join("trust");
         let mut register = Registry::open(&dir, NOW).expect("register");
@@ -263,7 +191,8 @@ mod tests {
         let (temp, [first, second, third], marks, key) = three();
         let dir = temp.path().join("trust");
         let check = |copy: &CaBackup, wish, earlier, seen: &RegisterMark| {
-            check_known(copy, &key, &dir, (wish, earlier), known(seen.clone())).map_err(|error| error.to_string())
+            let checked = check_known(copy, &key, &dir, (wish, earlier), known(seen.clone()));
+            checked.map(said).map_err(|error| error.to_string())
         };
         // Nothing is left of the registry, or it cannot be read.
         for damage in [true, false] {
@@ -303,7 +232,8 @@ mod tests {
         register.note_shown(&marks[2]);
         fs::write(dir.join("members.json"), register.text(NOW).expect("text")).expect("writes");
         fs::remove_file(dir.join("members.copy")).expect("removes");
-        let check = |copy: &CaBackup| check_known(copy, &key, &dir, (Some(RegisterChoice::Copy), false), Vec::new());
+        let check =
+            |copy: &CaBackup| check_known(copy, &key, &dir, (Some(RegisterChoice::Copy), false), Vec::new()).map(said);
         assert!(check(&second).is_err_and(|error| error.to_string().contains(&marks[2].to_string())));
         assert_eq!(check(&third).expect("it has that change"), None);
     }
@@ -330,7 +260,8 @@ mod tests {
                 std::fs::write(old.join(name), "damaged").expect("writes");
             }
             for wish in [None, Some(RegisterChoice::Copy)] {
-                let check = |copy: &CaBackup| check_known(copy, &key, &old, (wish, false), known(register.mark()));
+                let check =
+                    |copy: &CaBackup| check_known(copy, &key, &old, (wish, false), known(register.mark())).map(said);
                 let said = check(&copy).map_err(|error| error.to_string()).expect_err("it lacks the revocation");
                 assert!(said.contains(&register.mark().to_string()) && said.contains("--earlier-copy"), "{said}");
                 let done = check(&latest).expect("it has that change");
@@ -358,8 +289,9 @@ mod tests {
         let old = temp.path().join("old");
         before.restore(&key, &old, NOW + 2, None).expect("restores");
         for (copy, dir, wish) in [(&later, &old, RegisterChoice::Here), (&before, &dir, RegisterChoice::Copy)] {
-            let said = check_known(copy, &key, dir, (Some(wish), false), Vec::new()).expect("is decided");
-            let said = said.expect("the other one has a revocation");
+            let choice = check_known(copy, &key, dir, (Some(wish), false), Vec::new()).expect("is decided");
+            assert_eq!(choice.given_up.len(), 1, "the other one alone");
+            let said = said(choice).expect("the other one has a revocation");
             assert!(said.contains("web2 (") && said.contains("revoked") && said.contains("revoke again"), "{said}");
         }
     }
@@ -375,7 +307,7 @@ mod tests {
         let dir = back(&second, "fresh");
         let exceeds = |copy: &CaBackup, dir: &Path| copy.exceeds(&key, dir, NOW + 11, None).expect("compares");
         assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false, false, true]);
-        assert_eq!(check_known(&third, &key, &dir, (None, false), Vec::new()).expect("it goes on"), None);
+        assert_eq!(check_known(&third, &key, &dir, (None, false), Vec::new()).expect("it goes on"), Choice::default());
         let put_back = crate::trust::restore_trust(&third, &key, &dir, NOW + 12, None).expect("replaces");
         assert!(!put_back.has_kept_register && put_back.aside.is_some());
         assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false; 3]);
@@ -389,129 +321,5 @@ mod tests {
         assert_eq!([&first, &second, &third].map(|copy| exceeds(copy, &dir)), [false, false, true]);
         let said = check_known(&third, &key, &dir, (None, false), Vec::new()).expect_err("asks").to_string();
         assert!(said.contains("--register here") && said.contains("web4"), "{said}");
-    }
-
-    #[test]
-    fn p13_a_register_that_was_put_back_is_compared_as_it_was_before() {
-        let (temp, [_, second, _], marks, key) = three();
-        let dir = temp.path().join("back");
-        let used = UsedRegister::in_copy(&second, &key).expect("opens");
-        let said = used.lacks(&marks[2], "web2").expect("it lacks the last change");
-        assert!(said.contains("web2") && said.contains(&marks[1].to_string()), "{said}");
-        second.restore(&key, &dir, NOW, None).expect("restores");
-        let lacking = |is_unfinished, marks: &[RegisterMark]| {
-            let used = UsedRegister::put_back_in(&dir, is_unfinished, NOW).expect("opens");
-            marks.iter().map(|mark| used.lacks(mark, "web2").is_some()).collect::<Vec<_>>()
-        };
-        let mut register = Registry::open(&dir, NOW).expect("opens");
-        // Members have the mark of the registry that was put back, too.
-        let shown = [&marks[..], &[register.mark()]].concat();
-        for is_unfinished in [false, true] {
-            assert_eq!(lacking(is_unfinished, &shown), [false, false, true, false], "{is_unfinished}");
-        }
-        let saved = fs::read(dir.join("members.json")).expect("reads");
-        register.give_up_others(NOW).expect("gives up");
-        assert_eq!(lacking(false, &shown), [false; 4], "an operator decided");
-        assert_eq!(lacking(true, &shown), [false, false, true, false], "before the member reported");
-        // Also when it has been in use since, until an operator decides.
-        ["members.json", "members.copy"].iter().for_each(|name| fs::write(dir.join(name), &saved).expect("writes"));
-        let mut register = Registry::open(&dir, NOW).expect("opens");
-        invite(&mut register, "web4");
-        let shown = [&shown[..], &[register.mark()]].concat();
-        let used = || UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
-        assert!(used().lacks(&marks[2], "web2").is_some_and(|said| said.contains("does not descend from")));
-        assert_eq!(lacking(false, &shown), [false, false, true, false, false]);
-        // A backup of it is compared in the same way.
-        let authority = Authority::load(&dir).expect("loads");
-        let sealed = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
-        let used = UsedRegister::in_copy(&sealed, &key).expect("opens");
-        assert_eq!(
-            shown.iter().map(|mark| used.lacks(mark, "web2").is_some()).collect::<Vec<_>>(),
-            [false, false, true, false, false]
-        );
-        register.give_up_others(NOW).expect("gives up");
-        assert_eq!(lacking(false, &shown), [false; 5]);
-    }
-
-    #[test]
-    fn p13_a_register_that_was_chosen_over_another_is_compared_with_what_that_one_lacks_only() {
-        let (temp, [first, second, _], marks, key) = three();
-        let dir = temp.path().join("old");
-        first.restore(&key, &dir, NOW, None).expect("restores");
-        let register = first.register(&key).expect("opens").copy().text(NOW).expect("text");
-        ["members.json", "members.copy"].iter().for_each(|name| fs::write(dir.join(name), &register).expect("writes"));
-        let other = second.register(&key).expect("opens");
-        let mark = other.mark();
-        let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens").over(&[GivenUp::of(&other)]);
-        assert_eq!(marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some()), [false, false, true]);
-        // Once it is written, the choice holds.
-        Registry::open(&dir, NOW).expect("opens").choose_over(&[GivenUp::of(&other)], NOW).expect("chooses");
-        let register = Registry::open(&dir, NOW).expect("opens");
-        assert_eq!((register.relation(&mark), register.relation(&marks[0])), (None, None));
-        // Nobody was asked about what follows in the registry that was given up.
-        let later = RegisterMark { count: mark.count + 1, name: "0123456789abcdef".into(), ..mark };
-        let mut register = register;
-        assert_eq!(register.relation(&later), Some(Relation::Later));
-        for name in ["web7", "web8", "web9"] {
-            invite(&mut register, name);
-        }
-        assert_eq!(register.relation(&later), Some(Relation::Apart));
-        assert!(register.note_shown(&later) && register.shown() == Some(later));
-    }
-
-    #[test]
-    fn p13_a_register_that_is_kept_is_compared_with_the_signed_marks_of_copies_without_a_key() {
-        let (temp, copies, marks, key) = three();
-        let dir = temp.path().join("back");
-        copies[0].restore(&key, &dir, NOW, None).expect("restores");
-        let found =
-            |escrow: &CaBackup| FoundCopy { escrow: escrow.clone(), place: "place".into(), order: None, is_own: false };
-        let used = || UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
-        let lacks =
-            |key, copies: &[CaBackup]| kept_lacks(&used(), &dir, &copies.iter().map(found).collect::<Vec<_>>(), key);
-        assert_eq!(lacks(None, &copies[..1]), []);
-        let said =
-            check_kept(&used(), &dir, &copies.each_ref().map(found), false).expect_err("it lacks changes").to_string();
-        for word in ["is earlier than", "the CA backup in place", "--recovery-key", "--register here"] {
-            assert!(said.contains(word), "{word}: {said}");
-        }
-        // The choice of the operator holds for each of the copies.
-        let wanted = check_kept(&used(), &dir, &copies.each_ref().map(found), true).expect("is wanted");
-        let given_up: Vec<_> = wanted.iter().map(|(mark, _)| GivenUp::at(mark)).collect();
-        assert_eq!(wanted.iter().map(|(mark, _)| mark).collect::<Vec<_>>(), [&marks[2], &marks[1]]);
-        let lacking = |used: &UsedRegister| marks.each_ref().map(|mark| used.lacks(mark, "web2").is_some());
-        assert_eq!(lacking(&used()), [false, true, true]);
-        assert_eq!(lacking(&used().over(&given_up)), [false; 3]);
-        assert_eq!(lacks(Some(&key), &copies), [], "with the key, invitations are told from other changes");
-        // A mark that the CA has not signed is no evidence, and neither is what an operator gave up.
-        let mut forged = copies[2].clone();
-        forged.mark.as_mut().expect("is signed").mark.count += 1;
-        assert_eq!(lacks(None, &[forged]), []);
-        let mut register = Registry::open(&dir, NOW).expect("opens");
-        invite(&mut register, "web4");
-        assert!(!lacks(None, &copies).is_empty());
-        register.give_up_others(NOW).expect("gives up");
-        assert_eq!(lacks(None, &copies), []);
-    }
-
-    #[test]
-    fn p13_a_register_that_was_put_back_is_kept_beside_copies_that_were_made_of_it_since() {
-        let (temp, [_, second, third], _, key) = three();
-        for (copy, is_decided) in [(&third, false), (&second, true)] {
-            let dir = temp.path().join(if is_decided { "chosen" } else { "back" });
-            copy.restore(&key, &dir, NOW, is_decided.then_some(RegisterChoice::Copy)).expect("restores");
-            let mut register = Registry::open(&dir, NOW).expect("opens");
-            let authority = Authority::load(&dir).expect("loads");
-            let since = CaBackup::seal(&dir, &authority, &mut register, NOW).expect("seals");
-            let found = [&second, &third, &since].map(|escrow| FoundCopy {
-                escrow: escrow.clone(),
-                place: "place".into(),
-                order: None,
-                is_own: false,
-            });
-            let used = UsedRegister::put_back_in(&dir, false, NOW).expect("opens");
-            let lacking = check_kept(&used, &dir, &found, false).expect("nothing is lacking");
-            assert_eq!(lacking, [], "it has the change of each of them, or an operator gave that up");
-        }
     }
 }

@@ -217,10 +217,7 @@ pub fn check_key_counts(
     (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
 ) -> Result<(), TrustError> {
     let made_ms = escrow.rank(key)?.made_ms;
-    if is_earlier_wanted
-        || !escrow.may_be_of(dir)
-        || leftover_registry::stays(escrow, key, dir, made_ms, wish)?.is_some()
-    {
+    if is_earlier_wanted || !escrow.may_be_of(dir) || leftover_registry::stays(escrow, key, dir, wish)?.is_some() {
         return Ok(());
     }
     let present = match RecoveryKeys::load(dir) {

@@ -38,7 +38,7 @@ pub fn readable_register(dir: &Path) -> Option<Registry> {
 }
 
 /// Returns the text of the registry in `dir` if it is kept when `escrow` is restored; `None` if the one in `escrow`
-/// is used.
+/// is used. If the operator chose it, the caller records over which one, see [`Registry::choose_over`].
 ///
 /// # Errors
 /// If the one in `dir` is the later one and the operator has not chosen, or if it belongs to another CA.
@@ -46,11 +46,10 @@ pub(super) fn stays(
     escrow: &CaBackup,
     key: &RecoveryKey,
     dir: &Path,
-    now_ms: u64,
     wish: Option<RegisterChoice>,
 ) -> Result<Option<String>, TrustError> {
     let sealed = escrow.register(key)?;
-    let Some((text, mut here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
+    let Some((text, here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
         if wish == Some(RegisterChoice::Here) {
             let what = format!("no member registry is left in {}; use `--register copy`", dir.display());
             return Err(TrustError::Refused(what));
@@ -62,6 +61,8 @@ pub(super) fn stays(
         Some(RegisterChoice::Copy) => return Ok(None),
         Some(RegisterChoice::Here) => {}
         None if is_earlier => return Ok(None),
+        // An operator chose it before.
+        None if here.has_given_up(&sealed.mark()) => {}
         None => {
             let differing = differing(&here, &sealed);
             if !differing.is_empty() {
@@ -74,11 +75,6 @@ pub(super) fn stays(
             dir,
             &format!("its member registry was to be kept, while the CA backup contains {}", escrow.name()),
         )),
-        // The operator chose it: it is the latest from now on, whatever members have seen.
-        _ if wish.is_some() => {
-            here.set_on(true, now_ms);
-            here.text(now_ms).map(Some)
-        }
         _ => Ok(Some(text)),
     }
 }
@@ -157,7 +153,7 @@ fn left_name(path: &Path) -> std::io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NewKey, Role, restore_trust};
+    use super::super::{GivenUp, NewKey, Role, restore_trust};
     use super::*;
     use gravwell_model::{MemberName, Seq};
 
@@ -308,7 +304,9 @@ mod tests {
             assert_eq!(states(&dir), AFTER, "nothing was changed");
             let done = restore_trust(&branch, &key, &dir, NOW + 40, Some(RegisterChoice::Copy)).expect("restores");
             assert!(done.aside.is_some() && states(&dir).contains(&"web2 enrolled".to_owned()));
-            let back = Registry::open(&dir, NOW).expect("opens");
+            let mut back = Registry::open(&dir, NOW).expect("opens");
+            assert!(back.relation(&register.mark()).is_some(), "the command records the choice");
+            back.choose_over(&[GivenUp::of(&register)], NOW + 41).expect("chooses");
             assert_eq!(back.relation(&register.mark()), None, "the operator chose to give it up");
         }
     }

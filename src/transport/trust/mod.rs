@@ -24,6 +24,7 @@ mod rotation;
 mod succession;
 pub mod tls;
 mod token;
+mod used_register;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ pub use ca_backup::{CaBackup, RecoveryKey, check_authority, other_authority};
 pub use descent::listed;
 pub(crate) use gravwell_env::checksummed_text;
 pub use identity::{Identity, LEFT_MAX as LEFT_ESCROWS_MAX, NewKey};
-pub use known_marks::{KnownMark, UsedRegister, check_kept, check_known, kept_lacks};
+pub use known_marks::{Choice, KnownMark, check_known};
 pub use latest_ca_backup::{CopyRank, FoundCopy, Latest, check_key_counts, latest, latest_of_branch};
 pub use leftover_registry::{RegisterChoice, readable_register};
 pub use proof::{PROOF_BYTES_MAX, Proof};
@@ -54,6 +55,7 @@ pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertif
 pub use rotation::RecoveryKeys;
 pub use succession::Link;
 pub use token::{BadToken, Token};
+pub use used_register::{GivenCopies, KeepWish, KeptRegister, Lacking, UnreadCopy, UsedRegister, keep_registry};
 
 /// Role of a member, which decides its permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

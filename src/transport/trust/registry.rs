@@ -486,15 +486,15 @@ impl Registry {
     }
 
     /// Withdraws all invitations and removes members that were only invited. The registry was restored from a copy, and
-    /// is the latest from now on. `is_decided`: an operator chose it over others.
+    /// is the latest from now on. Its count exceeds `least`, that of the registry that it replaces.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn forget_invitations(&mut self, is_decided: bool, now_ms: u64) -> Result<(), TrustError> {
+    pub fn forget_invitations(&mut self, least: u64, now_ms: u64) -> Result<(), TrustError> {
         // The restored registry may be on another disk, without the audit log and the record of its progress.
         self.contents.audit = None;
         self.contents.has_mark = false;
-        self.set_on(is_decided, now_ms);
+        self.set_on(least, now_ms);
         self.write(now_ms)
     }
 
@@ -871,6 +871,7 @@ fn parse(text: &str) -> Result<Contents, String> {
 
 mod absence;
 mod changes;
+mod choices;
 mod file;
 mod issuers;
 mod listed;
@@ -878,7 +879,8 @@ mod marks;
 mod refusal;
 
 use absence::Absence;
-pub use changes::{GivenUp, RegisterMark, Relation, SignedMark};
+pub use changes::{RegisterMark, Relation, SignedMark};
+pub use choices::GivenUp;
 pub use file::RegistryFile;
 pub use refusal::Refusal;
 

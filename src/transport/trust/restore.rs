@@ -58,11 +58,11 @@ pub fn restore_found(
         (Ok(_), _) => escrow.check_goes_on_from(key, dir)?,
         (Err(error), _) => check_rotation(escrow, key, dir, &error)?,
     }
-    let stays = leftover_registry::stays(escrow, key, dir, now_ms, wish)?;
+    let stays = leftover_registry::stays(escrow, key, dir, wish)?;
     if is_finished && stays.is_some() {
         return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true, is_key_alone: false });
     }
-    let aside = exchange(escrow, (key, wish.is_some()), dir, now_ms, stays.as_deref(), true)?;
+    let aside = exchange(escrow, key, dir, now_ms, (stays.as_deref(), true))?;
     Ok(PutBack { aside, has_kept_register: stays.is_some(), is_key_alone: false })
 }
 
@@ -151,8 +151,7 @@ pub struct PutBack {
 }
 
 /// Replaces the trust directory `dir` with the contents of `escrow`. Returns the new path of the former directory,
-/// which is renamed. After an interruption it can be called again. `is_decided`: an operator chose it over others.
-/// `keeps_keys`: the recovery keys that are there stay.
+/// which is renamed. After an interruption it can be called again. `keeps_keys`: the recovery keys that are there stay.
 ///
 /// # Errors
 /// If the key does not fit, or a file operation fails. Nothing was changed then.
@@ -161,18 +160,17 @@ pub fn replace_trust(
     key: &RecoveryKey,
     dir: &Path,
     now_ms: u64,
-    (is_decided, keeps_keys): (bool, bool),
+    keeps_keys: bool,
 ) -> Result<Option<PathBuf>, TrustError> {
-    exchange(escrow, (key, is_decided), dir, now_ms, None, keeps_keys)
+    exchange(escrow, key, dir, now_ms, (None, keeps_keys))
 }
 
 fn exchange(
     escrow: &CaBackup,
-    (key, is_decided): (&RecoveryKey, bool),
+    key: &RecoveryKey,
     dir: &Path,
     now_ms: u64,
-    register: Option<&str>,
-    keeps_keys: bool,
+    (register, keeps_keys): (Option<&str>, bool),
 ) -> Result<Option<PathBuf>, TrustError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -187,7 +185,7 @@ fn exchange(
         }
         _ => {}
     }
-    escrow.put(key, &next, now_ms, (register, is_decided))?;
+    escrow.put(key, (dir, &next), now_ms, register)?;
     let aside = first_free(|number| dir.with_extension(format!("damaged-{number}"))).filter(|_| dir.exists());
     if let Some(aside) = &aside {
         fs::rename(dir, aside).map_err(io(dir))?;
@@ -298,7 +296,7 @@ mod tests {
         let wish = Some(RegisterChoice::Here);
         assert!(restore_trust(&copy, &key, &dir, NOW, wish).expect("restores").has_kept_register);
         let revision = Registry::open(&dir, NOW).expect("opens").revision();
-        assert!(revision > register.revision(), "it is the latest from now on");
+        assert_eq!(revision, register.revision(), "the command records the choice when it is in place");
         // State after a crash: the former directory is renamed, and the new one is not in place yet.
         fs::rename(&dir, dir.with_extension("next")).expect("renames");
         let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("resumes");

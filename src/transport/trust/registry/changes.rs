@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::Registry;
+use super::choices::GivenUp;
 use crate::trust::proof::has_signed;
 use crate::trust::{Authorities, Authority, MemberState, TrustError};
 pub use gravwell_model::codec::authority::{RegisterMark, SignedMark};
@@ -24,9 +25,7 @@ const DOMAIN: &[u8] = b"gravwell register v1\0";
 const NAMED_MAX: usize = 1024;
 /// Maximum number of former runs of changes that are kept, and of names in each of them.
 const FORMER_MAX: usize = 4;
-const FORMER_NAMED_MAX: usize = 256;
-/// Maximum number of registries that are remembered as given up.
-const GIVEN_UP_MAX: usize = 8;
+pub(super) const FORMER_NAMED_MAX: usize = 256;
 /// Upper bound on the changes per millisecond. Counts stay below 2^53, which JSON represents exactly.
 const CHANGES_PER_MS: u64 = 1 << 10;
 /// A count that is ahead of the time is raised by at most the time divided by this, so that it is not ahead for much
@@ -74,70 +73,49 @@ pub enum Relation {
 /// The membership changes as stored in a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Changes {
-    count: u64,
+    pub(super) count: u64,
     #[serde(default)]
-    changed_ms: u64,
+    pub(super) changed_ms: u64,
     /// Names of the latest changes, oldest first.
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// Changes before each time that an operator put the registry back or accepted it, oldest first. Absent in files of
     /// versions that did not keep them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    former: Vec<Former>,
+    pub(super) former: Vec<Former>,
     /// Mark of a later registry that a member has presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    shown: Option<RegisterMark>,
+    pub(super) shown: Option<RegisterMark>,
     /// Absent in files of versions that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    lasting: Option<Lasting>,
+    pub(super) lasting: Option<Lasting>,
     /// Registries over which an operator chose this one, the latest choice last. Their changes are no evidence; later
     /// changes, and those of other registries, are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    given_up: Vec<GivenUp>,
+    pub(super) given_up: Vec<GivenUp>,
 }
 
 /// The last change that was more than an invitation. Invitations are not restored from a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Lasting {
+pub(super) struct Lasting {
     mark: RegisterMark,
     /// Hash of the members without their invitations.
     members: String,
 }
 
-/// A registry that an operator gave up for another one: its changes, as far as they are known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GivenUp(Changes);
-
-impl GivenUp {
-    /// Returns the changes of `registry`.
-    #[must_use]
-    pub fn of(registry: &Registry) -> GivenUp {
-        let mut changes = Changes { shown: None, lasting: None, given_up: Vec::new(), ..registry.changes() };
-        changes.names.drain(..changes.names.len().saturating_sub(FORMER_NAMED_MAX));
-        GivenUp(changes)
-    }
-
-    /// Returns a registry of which only the last change is known.
-    #[must_use]
-    pub fn at(mark: &RegisterMark) -> GivenUp {
-        let names = Some(&mark.name).filter(|name| !name.is_empty()).cloned().into_iter().collect();
-        GivenUp(Changes { count: mark.count, changed_ms: mark.changed_ms, names, ..Changes::default() })
-    }
-
-    /// Returns whether the change that `seen` names is known to be one of its changes.
-    pub(in crate::trust) fn has(&self, seen: &RegisterMark) -> bool {
-        self.0.mark() == *seen || self.0.has_passed(seen)
-    }
-}
-
-/// A run of changes that ended when an operator put the registry back or accepted it. Its counts do not continue in
-/// the next run.
+/// A run of changes that ended when an operator put the registry back or chose it. Its counts do not continue in the
+/// next run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Former {
-    count: u64,
-    names: Vec<String>,
-    /// The operator was asked, and gave up the registries that are not descended from this run.
+pub(super) struct Former {
+    pub(super) count: u64,
+    pub(super) names: Vec<String>,
+    /// Earlier versions wrote this for a choice, and did not record what was given up: no registry that is not descended
+    /// from this run is evidence.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_decided: bool,
+    /// The operator was asked, and `given_up` has the answer. So a change whose number follows this run and precedes the
+    /// next one is evidence. Where nobody was asked, going back to this run was intended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_choice: bool,
 }
 
 /// Returns the name of change number `at`, if `names`, which end with that of number `count`, reach back so far.
@@ -151,7 +129,7 @@ impl Changes {
         self.count
     }
 
-    fn mark(&self) -> RegisterMark {
+    pub(super) fn mark(&self) -> RegisterMark {
         let name = self.names.last().cloned().unwrap_or_default();
         RegisterMark { count: self.count, name, changed_ms: self.changed_ms }
     }
@@ -165,7 +143,7 @@ impl Changes {
         name_at(&former.names, former.count, at).map(|name| (name, !former.is_decided))
     }
 
-    fn is_given_up(&self, seen: &RegisterMark) -> bool {
+    pub(super) fn is_given_up(&self, seen: &RegisterMark) -> bool {
         self.given_up.iter().any(|other| other.has(seen))
     }
 
@@ -176,11 +154,14 @@ impl Changes {
         if seen.count > self.count {
             return Some(Relation::Later);
         }
-        let (name, is_evidence) = self.named(seen.count)?;
-        (!seen.name.is_empty() && name != seen.name && is_evidence).then_some(Relation::Apart)
+        let is_apart = match self.named(seen.count) {
+            Some((name, is_evidence)) => is_evidence && name != seen.name,
+            None => self.run_before_gap(seen.count).is_some_and(|run| run.is_choice),
+        };
+        (is_apart && !seen.name.is_empty()).then_some(Relation::Apart)
     }
 
-    fn has_passed(&self, mark: &RegisterMark) -> bool {
+    pub(super) fn has_passed(&self, mark: &RegisterMark) -> bool {
         !mark.name.is_empty() && self.named(mark.count).is_some_and(|(name, _)| name == mark.name)
     }
 
@@ -189,7 +170,9 @@ impl Changes {
     fn lacks(&self, mark: &RegisterMark) -> bool {
         !mark.name.is_empty()
             && !self.has_passed(mark)
-            && (mark.count > self.count || self.named(mark.count).is_some() || self.is_between_runs(mark.count))
+            && (mark.count > self.count
+                || self.named(mark.count).is_some()
+                || self.run_before_gap(mark.count).is_some())
     }
 
     /// As `lacks`, but without changes that an operator gave up.
@@ -202,29 +185,27 @@ impl Changes {
         is_evidence && !self.is_given_up(mark) && self.lacks(mark)
     }
 
-    /// Returns whether change number `at` is after the end of a run and before the first change of the next one, as far as
-    /// the names reach.
-    fn is_between_runs(&self, at: u64) -> bool {
+    /// Returns the run after whose end, and before the first change of the next one, change number `at` is, as far as the
+    /// names reach.
+    fn run_before_gap(&self, at: u64) -> Option<&Former> {
         let former = self.former.iter().map(|run| (run.count, run.names.len(), FORMER_NAMED_MAX));
-        let mut runs = former.chain([(self.count, self.names.len(), NAMED_MAX)]).peekable();
-        while let Some((end, ..)) = runs.next() {
-            let Some((next, names, names_max)) = runs.peek() else { return false };
-            // With fewer names than are kept, none was dropped.
-            let first = next.saturating_sub(*names as u64);
-            if at > end && at <= first {
-                return names < names_max;
-            }
-        }
-        false
+        let next = former.skip(1).chain([(self.count, self.names.len(), NAMED_MAX)]);
+        let mut gaps = self.former.iter().zip(next);
+        // With fewer names than are kept, none was dropped.
+        let is_in = |end: u64, (next, names, names_max): (u64, usize, usize)| {
+            at > end && at <= next.saturating_sub(names as u64) && names < names_max
+        };
+        gaps.find(|(run, next)| is_in(run.count, *next)).map(|(run, _)| run)
     }
 
-    fn decide(&mut self) {
-        self.former.iter_mut().for_each(|former| former.is_decided = true);
+    /// Returns whether nothing was changed since an operator put the registry back or chose it.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.names.len() == 1 && !self.former.is_empty()
     }
 }
 
 impl Registry {
-    fn known_changes(&self) -> Cow<'_, Changes> {
+    pub(super) fn known_changes(&self) -> Cow<'_, Changes> {
         // Versions that count no changes wrote a new revision with every change, so starting from the revision never
         // lowers the count.
         let (count, changed_ms) = (self.contents.revision.saturating_add(1), self.contents.saved_ms);
@@ -280,62 +261,34 @@ impl Registry {
     /// operator chose it over others.
     pub(in crate::trust) fn came_from(&self) -> Option<RegisterMark> {
         let changes = self.known_changes();
-        let former = changes.former.last().filter(|former| changes.names.len() == 1 && !former.is_decided)?;
+        let former = changes.former.last().filter(|_| changes.is_unchanged())?;
+        let is_asked = former.is_decided || former.is_choice;
+        (!is_asked).then(|| self.mark_before()).flatten()
+    }
+
+    /// Returns the last change before this registry was put back or chosen, if nothing was changed in it since.
+    pub(in crate::trust) fn mark_before(&self) -> Option<RegisterMark> {
+        let changes = self.known_changes();
+        let former = changes.former.last().filter(|_| changes.is_unchanged())?;
         Some(RegisterMark { count: former.count, name: former.names.last()?.clone(), changed_ms: 0 })
     }
 
     /// Returns the relation of a registry that was seen, which has a change that this one is known to lack, and the mark
     /// with which it was compared. As long as nothing was changed since an operator put this one back, it is compared as
-    /// it was before. What an operator gave up is compared again only if `is_unfinished`: the choice is part of a command
-    /// that is not complete, and was made before the other registry was seen.
-    pub(in crate::trust) fn missed(
-        &self,
-        seen: &RegisterMark,
-        is_unfinished: bool,
-    ) -> Option<(RegisterMark, Relation)> {
+    /// it was before. What an operator gave up is no evidence.
+    pub(in crate::trust) fn missed(&self, seen: &RegisterMark) -> Option<(RegisterMark, Relation)> {
         let mut changes = self.changes();
         if changes.has_passed(seen) {
             return None;
         }
-        if changes.names.len() == 1
-            && let Some(former) = changes.former.pop_if(|former| is_unfinished || !former.is_decided)
+        if changes.is_unchanged()
+            && let Some(former) = changes.former.pop_if(|former| !former.is_decided)
         {
             (changes.count, changes.names, changes.changed_ms) = (former.count, former.names, 0);
         }
         // It may have been in use after it was put back, in place of the one that was seen.
         let relation = changes.relation(seen).or_else(|| changes.misses(seen).then_some(Relation::Apart))?;
         Some((changes.mark(), relation))
-    }
-
-    /// Records that an operator chose this registry, which was put back, and knew of others that are not its ancestors:
-    /// they are no evidence any more.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn give_up_others(&mut self, now_ms: u64) -> Result<(), TrustError> {
-        let mut changes = self.changes();
-        changes.decide();
-        self.contents.changes = Some(changes);
-        self.write(now_ms)
-    }
-
-    /// Records durably that an operator chose this registry over `others`. Only their changes stop being evidence: a
-    /// revocation that follows them, or that a third registry has, is one that the operator was not asked about.
-    /// Invitations are withdrawn: in the others they may have been redeemed.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn choose_over(&mut self, others: &[GivenUp], now_ms: u64) -> Result<(), TrustError> {
-        let mut changes = self.changes();
-        changes.given_up.retain(|known| !others.contains(known));
-        changes.given_up.extend_from_slice(others);
-        changes.given_up.drain(..changes.given_up.len().saturating_sub(GIVEN_UP_MAX));
-        changes.shown = changes.shown.take().filter(|shown| !changes.is_given_up(shown));
-        self.contents.changes = Some(changes);
-        if self.withdraw_invitations() {
-            self.note_change(now_ms);
-        }
-        self.write(now_ms)
     }
 
     /// Returns the mark of a later or diverged registry that a member has presented.
@@ -383,38 +336,38 @@ impl Registry {
         self.contents.changes = Some(changes);
     }
 
-    /// Makes this registry the latest, whatever others have reached, because an operator decided so. The caller must
-    /// write it. Invitations are withdrawn: in the registries that are given up they may have been redeemed. The names
+    /// Makes this registry, which an operator put back from a copy, the latest, whatever others have reached. The caller
+    /// must write it. Invitations are withdrawn: in the registries that it replaces they may have been redeemed. The names
     /// of its changes are kept, because they show which copies it descends from. Another name for one of them remains
-    /// evidence of a registry that nobody gave up, unless `is_decided`: then the operator was asked.
-    ///
-    /// The count follows the time of acceptance. So a copy that is accepted later has the greater count, whichever copy
-    /// it is, and however often the same one was accepted before. A count that is ahead of the time, because a clock ran
-    /// ahead, is raised by an amount that grows with the time: then the same holds for copies of this registry, as long
-    /// as the clock does not go back any further.
-    pub(in crate::trust) fn set_on(&mut self, is_decided: bool, now_ms: u64) {
-        self.set_on_above(0, is_decided, now_ms);
+    /// evidence of a registry that nobody gave up. `least`: the count of the registry that it replaces.
+    pub(in crate::trust) fn set_on(&mut self, least: u64, now_ms: u64) {
+        self.withdraw_invitations();
+        self.start_run(least, false, now_ms);
     }
 
     /// Removes members that were only invited, and invitations of others. Returns whether there were any.
-    fn withdraw_invitations(&mut self) -> bool {
+    pub(super) fn withdraw_invitations(&mut self) -> bool {
         let had_any = self.members().any(|member| member.state == MemberState::Invited || member.invite.is_some());
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
         had_any
     }
 
-    fn set_on_above(&mut self, least: u64, is_decided: bool, now_ms: u64) {
-        self.withdraw_invitations();
+    /// Starts a run of changes with one whose number exceeds `least` and all that are known.
+    ///
+    /// The count follows the time. So a copy that is put back later has the greater count, whichever copy it is, and
+    /// however often the same one was put back before. A count that is ahead of the time, because a clock ran ahead, is
+    /// raised by an amount that grows with the time: then the same holds for copies of this registry, as long as the clock
+    /// does not go back any further.
+    pub(super) fn start_run(&mut self, least: u64, is_choice: bool, now_ms: u64) {
         let mut changes = self.changes();
-        let shown = changes.shown.take().map_or(0, |shown| shown.count);
+        let shown = changes.shown.as_ref().map_or(0, |shown| shown.count);
+        // What nobody was asked about remains evidence.
+        changes.shown = changes.shown.take().filter(|_| is_choice);
         let mut names = std::mem::take(&mut changes.names);
         names.drain(..names.len().saturating_sub(FORMER_NAMED_MAX));
         if !names.is_empty() {
-            changes.former.push(Former { count: changes.count, names, is_decided });
-        }
-        if is_decided {
-            changes.decide();
+            changes.former.push(Former { count: changes.count, names, is_decided: false, is_choice });
         }
         changes.former.drain(..changes.former.len().saturating_sub(FORMER_MAX));
         let reached = changes.count.max(least).max(shown).max(self.contents.revision);
@@ -425,15 +378,6 @@ impl Registry {
         self.contents.changes = Some(changes);
         self.note_change(now_ms);
         self.is_dirty = true;
-    }
-
-    /// As `set_on`, but durable. The new count also exceeds `least`, a mark of another registry, which is given up.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn accept(&mut self, least: Option<&RegisterMark>, now_ms: u64) -> Result<(), TrustError> {
-        self.set_on_above(least.map_or(0, |least| least.count), true, now_ms);
-        self.write(now_ms)
     }
 
     /// Adopts the changes of a copy of this registry; `before` is the mark at the time of the copy. Changes made here
@@ -476,27 +420,6 @@ mod tests {
     }
 
     #[test]
-    fn p11_an_invitation_is_withdrawn_when_another_registry_is_given_up() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let mut here = Registry::open(temp.path(), NOW).expect("opens");
-        here.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
-        here.enrol(&name(), Role::Webserver, b"certificate", 90, NOW).expect("enrols");
-        let invited = MemberName::new("web2").expect("name");
-        here.invite(&invited, Role::Webserver, 1000, NOW, false).expect("invites");
-        here.invite(&name(), Role::Webserver, 1000, NOW, true).expect("invites again");
-        let before = here.mark();
-        // It was redeemed there.
-        let mut other = Registry::open(temp.path(), NOW).expect("opens").detached();
-        other.enrol(&invited, Role::Webserver, b"another", 90, NOW).expect("enrols");
-        here.choose_over(&[GivenUp::of(&other)], NOW).expect("chooses");
-        let here = Registry::open(temp.path(), NOW).expect("opens");
-        let left: Vec<_> = here.members().map(|member| (&member.name, member.state, member.invite.is_some())).collect();
-        assert_eq!(left, [(&name(), MemberState::Enrolled, false)]);
-        assert_eq!((here.relation(&other.mark()), here.relation(&before)), (None, None));
-        assert!(here.mark().count > before.count, "copies from before it are told from later ones");
-    }
-
-    #[test]
     fn p13_a_register_that_went_back_is_told_however_long_it_was_in_use_since() {
         let (latest, before) = revoked();
         let mut old = of(&before);
@@ -521,13 +444,13 @@ mod tests {
         assert!(old.note_shown(&latest.mark()) && !old.note_shown(&latest.mark()));
         let mut old = of(&old.text(NOW).expect("text"));
         assert_eq!(old.shown(), Some(latest.mark()));
-        old.accept(None, NOW + 9).expect("accepts");
+        old.accept(&latest.mark(), NOW + 9).expect("accepts");
         assert_eq!((old.shown(), old.relation(&latest.mark())), (None, None));
         assert_eq!(latest.relation(&old.mark()), Some(Relation::Later));
         // An earlier copy that is restored later can be accepted as well.
         old.revoke(&name(), NOW + 10).expect("revokes");
         let mut earliest = of(&before);
-        earliest.accept(None, NOW + 20).expect("accepts");
+        earliest.accept(&old.mark(), NOW + 20).expect("accepts");
         assert_eq!(earliest.relation(&old.mark()), None);
         assert!(earliest.mark().count < 1 << 53);
     }
@@ -546,7 +469,7 @@ mod tests {
         // Who was revoked is unknown to a copy from before that, and no longer revoked after another invitation.
         registry.invite(&name(), Role::Webserver, 1000, NOW + 4, false).expect("invites");
         assert_eq!(registry.lasting_mark(), registry.mark());
-        registry.accept(None, NOW + 5).expect("accepts");
+        registry.forget_invitations(0, NOW + 5).expect("puts back");
         assert_eq!(registry.lasting_mark(), registry.mark());
     }
 
@@ -558,7 +481,7 @@ mod tests {
         registry.invite(&MemberName::new("web3").expect("name"), Role::Webserver, 1000, NOW, false).expect("invites");
         registry.enrol(&new, Role::Webserver, b"another", 90, NOW).expect("enrols");
         registry.invite(&new, Role::Webserver, 1000, NOW, true).expect("invites again");
-        registry.accept(None, NOW + 1).expect("accepts");
+        registry.accept(&RegisterMark::default(), NOW + 1).expect("accepts");
         let left: Vec<_> = registry.members().map(|member| (member.name.as_str(), member.invite.is_some())).collect();
         assert_eq!(left, [("web1", false), ("web2", false)]);
     }
@@ -568,7 +491,7 @@ mod tests {
         const SECOND: u64 = 1000;
         const HOUR: u64 = 3_600_000;
         let changed = |mut registry: Registry, now_ms: u64| {
-            registry.set_on(false, now_ms);
+            registry.set_on(0, now_ms);
             let text = registry.text(now_ms).expect("text");
             // In use for a while; its members see these marks.
             for count in 0..5 {
@@ -623,7 +546,7 @@ mod tests {
         let again = of(&without(&changed.clone_text()));
         assert_eq!(again.relation(&changed.mark()), None, "also after a version in between");
         let mut accepted = of(&changed.clone_text());
-        accepted.accept(None, NOW).expect("accepts");
+        accepted.accept(&changed.mark(), NOW).expect("accepts");
         assert_eq!(of(&without(&accepted.clone_text())).relation(&accepted.mark()), None);
     }
 
@@ -637,7 +560,7 @@ mod tests {
         }
         // Branch B is put back by somebody who was not asked about branch A.
         let mut back = of(&b.clone_text());
-        back.forget_invitations(false, NOW + 10).expect("forgets");
+        back.forget_invitations(0, NOW + 10).expect("forgets");
         let mut back = of(&back.clone_text());
         assert!(back.goes_on_from(&b) && back.goes_on_from(&of(&before)) && !back.goes_on_from(&a));
         assert_eq!(back.came_from().map(|mark| (mark.count, mark.name)), Some((b.mark().count, b.mark().name)));
@@ -645,20 +568,15 @@ mod tests {
         assert!(back.note_shown(&a.mark()) && back.shown() == Some(a.mark()));
         let later = back.clone_text();
         // When the operator decides, it is no evidence any more, and the descent is still known.
-        back.give_up_others(NOW + 11).expect("gives up");
+        back.choose_over(&[GivenUp::of(&a)], NOW + 11).expect("gives up");
         assert_eq!((back.relation(&a.mark()), back.shown()), (None, None));
         assert!(back.goes_on_from(&b) && !back.goes_on_from(&a));
-        for is_decided in [true, false] {
-            let mut chosen = of(&b.clone_text());
-            chosen.forget_invitations(is_decided, NOW + 10).expect("forgets");
-            assert_eq!(chosen.relation(&a.mark()).is_none(), is_decided);
-        }
         let mut accepted = of(&later);
-        accepted.accept(None, NOW + 12).expect("accepts");
+        accepted.accept(&a.mark(), NOW + 12).expect("accepts");
         assert_eq!((accepted.relation(&a.mark()), accepted.shown()), (None, None));
         // What is kept is bounded.
         for number in 0..20 {
-            accepted.accept(None, NOW + 20 + number).expect("accepts");
+            accepted.forget_invitations(0, NOW + 20 + number).expect("puts back");
         }
         assert_eq!(accepted.changes().former.len(), FORMER_MAX);
     }
