@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     restrict_file_modes();
     let args = Args::parse();
     // This may replace the process, so it must come before threads are started.
-    if let Err(error) = gravwell_ctl::run_as_owner::act_as_owner(&args) {
+    if let Err(error) = gravwell_ctl::act_as_owner(&args) {
         output::say(format_args!("gravwell-logctl: {error}"));
         output::flush();
         return ExitCode::FAILURE;

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gravwell_ctl::datastore::{DatastoreArgs, run};
 use gravwell_ctl::process;
+use gravwell_ctl::process::datastore::{DatastoreArgs, run};
 use gravwell_env::process::restrict_file_modes;
-use gravwell_runtime::telemetry::output;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -28,13 +27,5 @@ fn main() -> ExitCode {
     restrict_file_modes();
     let Args { data_dir, mut datastore } = Args::parse();
     datastore.data_dir = data_dir;
-    process::main("gravwell_datastore", async {
-        match run(datastore).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                output::say(format_args!("gravwell_datastore: {error}"));
-                ExitCode::from(error.exit())
-            }
-        }
-    })
+    process::main_of_service("gravwell_datastore", run(datastore))
 }

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gravwell_ctl::process;
-use gravwell_ctl::webserver::{WebserverArgs, run};
+use gravwell_ctl::process::webserver::{WebserverArgs, run};
 use gravwell_env::process::restrict_file_modes;
-use gravwell_runtime::telemetry::output;
 use gravwell_search::worker;
 
 #[global_allocator]
@@ -34,13 +33,5 @@ fn main() -> ExitCode {
 fn serve() -> ExitCode {
     let Args { data_dir, mut webserver } = Args::parse();
     webserver.data_dir = data_dir;
-    process::main("gravwell_webserver", async {
-        match run(webserver).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                output::say(format_args!("gravwell_webserver: {error}"));
-                ExitCode::from(error.exit())
-            }
-        }
-    })
+    process::main_of_service("gravwell_webserver", run(webserver))
 }
