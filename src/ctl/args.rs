@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::commands::Command;
+use crate::commands::{Command, headings};
 
 /// Inspect, verify and repair a replicated operation log and manage its members.
 ///
@@ -14,7 +14,12 @@ use crate::commands::Command;
 ///
 /// Exit codes: 0 success; 1 rejected or failed; 2 usage error; 3 damage or divergence found.
 #[derive(Debug, Parser)]
-#[command(name = "gravwell-logctl", version, max_term_width = 100)]
+#[command(
+    name = "gravwell-logctl",
+    version,
+    max_term_width = headings::WIDTH_MAX,
+    help_template = headings::help_template()
+)]
 pub struct Args {
     /// Data directory of a datastore or replica (not read from the configuration file).
     #[arg(

@@ -24,6 +24,7 @@ mod enroll;
 mod export;
 mod generations;
 mod get;
+pub(crate) mod headings;
 mod history;
 mod import;
 mod import_gravwell;
