@@ -1,17 +1,18 @@
-//! Client of a webserver's REST API, this product's or the original Gravwell's, for `import-gravwell`.
+//! Client of a webserver's REST API, this product's or the original Gravwell's.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use ureq::http::{HeaderMap, Method, Request, StatusCode, header};
 
 use crate::error::CtlError;
 
 /// Longest wait for one response; contents may be large.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Maximum size of a JSON response.
-const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Maximum size of a response that is read into memory.
+const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// Webserver API with the credentials of one user.
 #[derive(Clone)]
@@ -19,6 +20,20 @@ pub(crate) struct Rest {
     agent: ureq::Agent,
     url: String,
     header: (&'static str, String),
+}
+
+/// Response of a webserver.
+pub(crate) struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Parses the body as JSON.
+    pub(crate) fn json(&self) -> Result<Value, CtlError> {
+        serde_json::from_slice(&self.body).map_err(CtlError::new)
+    }
 }
 
 /// Verification of a webserver's certificate.
@@ -85,8 +100,24 @@ impl Rest {
         Ok(Rest { header: ("Authorization", format!("Bearer {jwt}")), ..self.clone() })
     }
 
+    /// Returns the same session with other connections, to a webserver that has it as well. Certificates are verified.
+    pub(crate) fn again(&self, url: &str) -> Result<Rest, CtlError> {
+        Ok(Rest { agent: agent(&Trusting::default())?, url: url.to_owned(), header: self.header.clone() })
+    }
+
     fn failed(&self, path: &str, what: impl std::fmt::Display) -> CtlError {
         CtlError::new(format!("{}{path}: {what}", self.url))
+    }
+
+    fn received(
+        &self,
+        path: &str,
+        result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Response, CtlError> {
+        let (head, mut body) = result.map_err(|error| self.failed(path, error))?.into_parts();
+        let body = body.with_config().limit(BODY_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| self.failed(path, error))?;
+        Ok(Response { status: head.status, headers: head.headers, body })
     }
 
     fn json(
@@ -94,10 +125,7 @@ impl Rest {
         path: &str,
         result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Value, CtlError> {
-        let mut response = result.map_err(|error| self.failed(path, error))?;
-        let status = response.status();
-        let body = response.body_mut().with_config().limit(JSON_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| self.failed(path, error))?;
+        let Response { status, body, .. } = self.received(path, result)?;
         if !status.is_success() {
             let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
             return Err(self.failed(path, format!("{status}: {text}")));
@@ -126,6 +154,20 @@ impl Rest {
         self.json(path, request.header(*name, value).send_json(body))
     }
 
+    /// Sends a request, with JSON unless `body` is empty, and returns the response, whatever its status.
+    pub(crate) fn exchange(&self, method: Method, path: &str, body: &[u8]) -> Result<Response, CtlError> {
+        let (name, value) = &self.header;
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.url)).header(*name, value);
+        let failed = |error: ureq::http::Error| self.failed(path, error);
+        let sent = if body.is_empty() {
+            self.agent.run(request.body(()).map_err(failed)?)
+        } else {
+            let request = request.header(header::CONTENT_TYPE, "application/json");
+            self.agent.run(request.body(body).map_err(failed)?)
+        };
+        self.received(path, sent)
+    }
+
     /// Returns the contents of a resource as a stream.
     pub(crate) fn raw(&self, path: &str) -> Result<impl Read + use<>, CtlError> {
         let (name, value) = &self.header;
@@ -137,8 +179,8 @@ impl Rest {
         Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
     }
 
-    /// Uploads contents as the only part of a multipart form.
-    pub(crate) fn put_raw(&self, path: &str, contents: impl Read) -> Result<(), CtlError> {
+    /// Uploads contents as the only part of a multipart form, and returns the response.
+    pub(crate) fn put_raw(&self, path: &str, contents: impl Read) -> Result<Value, CtlError> {
         const BOUNDARY: &str = "gravwell-import-5f1c7c9a41b84b0e";
         let head = format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
@@ -149,6 +191,6 @@ impl Rest {
         let (name, value) = &self.header;
         let request = self.agent.put(format!("{}{path}", self.url)).header(*name, value);
         let request = request.header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"));
-        self.json(path, request.send(ureq::SendBody::from_reader(&mut body))).map(drop)
+        self.json(path, request.send(ureq::SendBody::from_reader(&mut body)))
     }
 }

@@ -4,7 +4,7 @@
 //! own model of the expected contents. Every claim is checked against the model and between the members; a claim that
 //! does not hold ends the demonstration with an error.
 
-mod client;
+mod session;
 mod table;
 mod udp_proxy;
 
@@ -21,11 +21,12 @@ use gravwell_model::{EntryBody, Op, Seq};
 use gravwell_objects::bootstrap::{NAME, WELL_KNOWN};
 use gravwell_objects::users::FIRST;
 
+use crate::client::rest::Response;
 use crate::client::{Client, Piece, entries};
 use crate::error::{CtlError, CtlResult};
 use crate::process::fleet::{Fleet, duration, quantile, wait_for};
 use crate::process::signals::stop_signal;
-use client::Rest;
+use session::Session;
 use table::Table;
 use udp_proxy::UdpProxy;
 
@@ -111,7 +112,7 @@ fn claim(holds: bool, what: &str) -> CtlResult {
 struct Web {
     name: &'static str,
     admin: Client,
-    rest: Rest,
+    rest: Session,
 }
 
 /// Members, the expected contents, and the UDP link that is disconnected later.
@@ -144,8 +145,8 @@ async fn start_webserver(
 /// Logs in for the first time and changes the password, as required.
 async fn first_login(name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
     let started = Instant::now();
-    let mut rest = loop {
-        match Rest::log_in(name, address, NAME, WELL_KNOWN).await {
+    let rest = loop {
+        match Session::log_in(name, address, NAME, WELL_KNOWN).await {
             Ok(rest) => break rest,
             Err(error) if started.elapsed() > PATIENCE => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -159,13 +160,13 @@ async fn first_login(name: &'static str, (admin, address): (Client, SocketAddr))
 /// Logs in at another webserver once it has received the first login and the new password.
 async fn login_after(first: &Web, name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
     let started = Instant::now();
-    while let Err(error) = first.rest.again(name, address).get("/api/groups").await {
+    while let Err(error) = first.rest.again(name, address)?.get("/api/groups").await {
         if started.elapsed() > PATIENCE {
             return Err(error);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(Web { name, admin, rest: Rest::log_in(name, address, NAME, PASSWORD).await? })
+    Ok(Web { name, admin, rest: Session::log_in(name, address, NAME, PASSWORD).await? })
 }
 
 async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
@@ -183,14 +184,14 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
         say(&format!("  {}  http://{}  user {NAME}, password {PASSWORD}", web.name, web.rest.address()));
     }
     say("  both joined with one-time tokens and are connected (mutual TLS over QUIC)");
-    let who = first.rest.again("web2", second.rest.address()).get("/api/info/whoami").await?;
+    let who = first.rest.again("web2", second.rest.address())?.get("/api/info/whoami").await?;
     claim(who["User"] == NAME, "a session created at web1 is valid at web2")?;
     let (model, untouched, deleted) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     Ok(Stage { datastore, web: [first, second], cable, table, model, untouched, deleted })
 }
 
 /// Creates one dashboard and returns its number.
-async fn create(rest: &mut Rest, name: &str, data: &Value) -> Result<u64, CtlError> {
+async fn create(rest: &Session, name: &str, data: &Value) -> Result<u64, CtlError> {
     let made = rest.post("/api/dashboards", &json!({ "Name": name, "Data": data })).await?;
     made.as_u64().ok_or_else(|| CtlError::new(format!("invalid dashboard ID {made}")))
 }
@@ -218,14 +219,13 @@ impl Stage {
             contents.extend(value);
             contents.push(b'\n');
         }
-        let (one, other) = self.web.split_at_mut(1);
-        let (one, other) = (&mut one[0].rest, &mut other[0].rest);
+        let (one, other) = (&self.web[0].rest, &self.web[1].rest);
         let made = one.post("/api/resources", &json!({ "ResourceName": self.table.collection })).await?;
         let guid = made["GUID"].as_str().unwrap_or_default().to_owned();
-        let stored = one.upload(&guid, &contents).await?;
+        let stored = one.upload(&guid, contents.clone()).await?;
         let path = format!("/api/resources/{guid}/raw");
         wait_until("the contents arrive at web2", async || {
-            let there = other.ask(Method::GET, &path, "", bytes::Bytes::new()).await?;
+            let there = other.ask(Method::GET, &path, &Value::Null).await?;
             Ok(there.status == StatusCode::OK && there.body == contents)
         })
         .await?;
@@ -241,11 +241,11 @@ impl Stage {
             .collect();
         let mut makers = tokio::task::JoinSet::new();
         for part in rows.chunks(rows.len().div_ceil(AT_ONCE)) {
-            let (mut rest, part) = (self.web[0].rest.again("web1", self.web[0].rest.address()), part.to_vec());
+            let (rest, part) = (self.web[0].rest.again("web1", self.web[0].rest.address())?, part.to_vec());
             makers.spawn(async move {
                 let mut made = Vec::with_capacity(part.len());
                 for (name, data) in part {
-                    made.push((create(&mut rest, &name, &data).await?, (name, String::new(), data)));
+                    made.push((create(&rest, &name, &data).await?, (name, String::new(), data)));
                 }
                 Ok::<_, CtlError>(made)
             });
@@ -279,11 +279,11 @@ impl Stage {
 
     async fn measure_propagation(&mut self) -> CtlResult {
         say("\nPropagation, from sending a change to one webserver to reading it at the other:");
-        let id = create(&mut self.web[0].rest, "probe", &json!({})).await?;
+        let id = create(&self.web[0].rest, "probe", &json!({})).await?;
         self.settle().await?;
         let path = format!("/api/dashboards/{id}");
         for (from, to) in [(0, 1), (1, 0)] {
-            let mut reader = self.web[to].rest.again("reader", self.web[to].rest.address());
+            let reader = self.web[to].rest.again("reader", self.web[to].rest.address())?;
             let mut measured = Vec::with_capacity(PROBES);
             for number in 0..PROBES {
                 let text = format!("{from} {number}");
@@ -291,7 +291,7 @@ impl Stage {
                 let began = Instant::now();
                 let (written, seen) = tokio::join!(
                     self.web[from].rest.call(Method::PUT, &path, &change),
-                    see(&mut reader, &path, &text, began)
+                    see(&reader, &path, &text, began)
                 );
                 written?;
                 measured.push(seen?);
@@ -315,7 +315,7 @@ impl Stage {
     /// last response.
     async fn change(&mut self, at: usize, by: &str) -> Result<u64, CtlError> {
         let (edits, deletions) = self.choose();
-        let rest = &mut self.web[at].rest;
+        let rest = &self.web[at].rest;
         let mut undecided = 0;
         for id in edits {
             let path = format!("/api/dashboards/{id}");
@@ -353,7 +353,7 @@ impl Stage {
         let undecided = self.change(1, "changed at web2 while offline").await?;
         // Both change one dashboard and create a user of the same name; web2 creates and deletes another user.
         let both = self.untouched.pop().ok_or_else(|| CtlError::new("no dashboard is left"))?;
-        for web in &mut self.web {
+        for web in &self.web {
             let change = json!({ "Description": web.name });
             web.rest.call(Method::PUT, &format!("/api/dashboards/{both}"), &change).await?;
             web.rest.post("/api/users", &json!({ "User": "carol", "Pass": "carol's password" })).await?;
@@ -364,7 +364,7 @@ impl Stage {
         let what = format!("{undecided} changes of web2, including deletions, are durable there and pending");
         claim(undecided == changes, &what)?;
         let mut read = Vec::new();
-        for web in &mut self.web {
+        for web in &self.web {
             read.push(web.rest.get(&format!("/api/dashboards/{both}")).await?["Description"].clone());
         }
         claim(read == ["web1", "web2"], "each side reads its own writes while disconnected")?;
@@ -373,7 +373,7 @@ impl Stage {
         let mended = Instant::now();
         self.settle().await?;
         // A webserver that receives a rejection writes a notification, which is a change to be committed in turn.
-        let rest = &mut self.web[1].rest;
+        let rest = &self.web[1].rest;
         wait_until("the notifications of both rejections arrive", async || {
             let notifications = rest.get("/api/notifications").await?;
             Ok(notifications.as_object().is_some_and(|all| all.len() >= REJECTIONS))
@@ -398,7 +398,7 @@ impl Stage {
         let (_, seq, digest) = positions[0];
         let what = format!("all three are at sequence {seq} with state digest {digest}");
         claim(positions.iter().all(|position| *position == positions[0]), &what)?;
-        for web in &mut self.web {
+        for web in &self.web {
             let mut found = BTreeMap::new();
             for one in web.rest.get("/api/dashboards?admin=true").await?.as_array().into_iter().flatten() {
                 let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
@@ -411,10 +411,10 @@ impl Stage {
             claim(found == self.model, &what)?;
         }
         let mut absent = 0;
-        for web in &mut self.web {
+        for web in &self.web {
             for id in &self.deleted {
                 let path = format!("/api/dashboards/{id}");
-                let answer = web.rest.ask(Method::GET, &path, "", bytes::Bytes::new()).await?;
+                let answer = web.rest.ask(Method::GET, &path, &Value::Null).await?;
                 absent += usize::from(answer.status == StatusCode::NOT_FOUND);
             }
         }
@@ -438,7 +438,7 @@ impl Stage {
 
     async fn prove_conflict(&mut self) -> CtlResult {
         let mut names = Vec::new();
-        for web in &mut self.web {
+        for web in &self.web {
             let users = web.rest.get("/api/users").await?;
             let users = users.as_array().into_iter().flatten();
             names.push(users.map(|user| user["User"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>());
@@ -460,7 +460,7 @@ impl Stage {
                 text(dashboard, "Reason")
             ),
         )?;
-        let rest = &mut self.web[1].rest;
+        let rest = &self.web[1].rest;
         claim(
             rest.get("/api/notifications").await?.to_string().contains("create user carol"),
             "the author has a notification",
@@ -490,13 +490,13 @@ impl Stage {
     }
 }
 
-fn undecided_of(answer: &client::Answer) -> u64 {
+fn undecided_of(answer: &Response) -> u64 {
     let header = answer.headers.get("gravwell-undecided").and_then(|value| value.to_str().ok());
     header.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 /// Reads until the dashboard has the description and returns the time since `began`.
-async fn see(rest: &mut Rest, path: &str, description: &str, began: Instant) -> Result<Duration, CtlError> {
+async fn see(rest: &Session, path: &str, description: &str, began: Instant) -> Result<Duration, CtlError> {
     while began.elapsed() < PATIENCE {
         if rest.get(path).await?["Description"] == description {
             return Ok(began.elapsed());
