@@ -30,9 +30,14 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["ctl"]),
 ];
 /// Folders that use nothing of their crate but themselves.
-const LOWER: &[&str] = &["transport/trust", "runtime/telemetry", "runtime/tasks", "ctl/balance"];
+const LOWER: &[&str] = &["transport/trust", "runtime/telemetry", "runtime/tasks"];
 /// Folders that nothing else of their crate uses.
 const UPPER: &[&str] = &["model/codec", "transport/peer", "transport/transfer"];
+/// All modules of a crate from the lowest up: each uses only those before it, and itself.
+const ORDERED: &[(&str, &[&str])] =
+    &[("ctl", &["error", "balance", "client", "backups", "process", "checks", "commands", "args"])];
+/// Folder of the commands, and its files that are no commands.
+const COMMANDS: (&str, &[&str]) = ("src/ctl/commands", &["mod", "headings"]);
 /// The attribute that every crate has.
 const PRINTS: &str = "#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]";
 const FILE_LINES_MAX: usize = 900;
@@ -124,6 +129,78 @@ fn dependencies_within_crates_run_downwards() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(files_seen > 40, "the folders have moved: {files_seen}");
+}
+
+/// Returns the path of a module within a folder: `a/mod.rs` is `a`.
+fn module_path(folder: &Path, file: &Path) -> Vec<String> {
+    let path = file.strip_prefix(folder).expect("within").with_extension("");
+    let mut names: Vec<String> = path.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    if names.len() > 1 && names.last().is_some_and(|name| name == "mod") {
+        names.pop();
+    }
+    names
+}
+
+/// Returns the text of a file without its unit tests.
+fn product(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("reads");
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn modules_of_a_crate_use_only_lower_ones() {
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (package, order) in ORDERED {
+        let folder = root().join("src").join(package);
+        for file in files(&folder, "rs") {
+            let own = &module_path(&folder, &file)[0];
+            if own == "lib" || own == "bin" {
+                continue;
+            }
+            let rank = |module: &str| order.iter().position(|known| *known == module);
+            for (number, used) in modules_used(&product(&file)) {
+                seen += 1;
+                if rank(own).is_none() || rank(&used).is_none_or(|used| Some(used) > rank(own)) {
+                    wrong.push(format!("{}:{number}: uses crate::{used}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 200, "the modules have moved: {seen}");
+}
+
+/// Returns whether a line of a module of a command leads out of that command, to another one.
+fn leaves_command(line: &str, module: &[String]) -> bool {
+    let code = line.trim_start();
+    if code.starts_with("//") {
+        return false;
+    }
+    let chains = code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+    let ups = chains.map(|chain| chain.matches("super::").count());
+    code.contains("crate::commands") || ups.max().unwrap_or_default() >= module.len()
+}
+
+#[test]
+fn no_command_uses_another_one() {
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    let folder = root().join(COMMANDS.0);
+    for file in files(&folder, "rs") {
+        let module = module_path(&folder, &file);
+        if COMMANDS.1.contains(&module[0].as_str()) {
+            continue;
+        }
+        seen += 1;
+        for (number, line) in product(&file).lines().enumerate().filter(|(_, line)| leaves_command(line, &module)) {
+            wrong.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+        }
+    }
+    assert!(wrong.is_empty(), "move what several commands need below them:\n{}", wrong.join("\n"));
+    assert!(seen > 40, "the commands have moved: {seen}");
+    let [one, inner] = ["get", "backup/args"].map(|path| path.split('/').map(str::to_owned).collect::<Vec<_>>());
+    assert!(leaves_command("use super::ls::Ls;", &one) && leaves_command("use crate::commands::ls::Ls;", &inner));
+    assert!(leaves_command("    super::super::ls::run(dir)", &inner) && !leaves_command("use super::end;", &inner));
+    assert!(!leaves_command("pub(super) fn run() {", &one));
 }
 
 #[test]
