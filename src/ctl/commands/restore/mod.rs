@@ -20,7 +20,7 @@ use gravwell_env::{Clock, SystemClock, data_dir};
 use gravwell_log::IoFailure;
 use gravwell_log::backup_stream::End;
 use gravwell_model::codec::json_lines::timestamp;
-use gravwell_model::{ChunkId, Seq};
+use gravwell_model::{ChunkId, Generation, LogId, Seq};
 use gravwell_transport::trust::{BackupKey, RecoveryKey, RegisterChoice, finish_exchange};
 
 use crate::backups::known_locations;
@@ -198,22 +198,14 @@ fn restore_into(dir: &Path, args: &Restore) -> Result<Done, CtlError> {
     // The latest member registry is restored, whatever point in time the state is from.
     let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
     let escrows: Vec<_> = (!is_listed).then_some(manifest).into_iter().chain(&manifests).map(sealed_in).collect();
-    let above = manifests
-        .iter()
-        .map(|manifest| manifest.generation)
-        .max()
-        .unwrap_or_default()
-        .max(install_marker::generation_in(dir));
-    // Chunks of an earlier point in time may exist only in earlier backups; unneeded ones are garbage-collected later.
-    let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
-    let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
+    let chunks = chunks_of(&manifests, manifest.log_id);
     let wishes = RestoreOptions {
         end: args.at,
         may_be_empty: args.at_empty,
         replace: args.replace,
         recovery_key: key.as_ref(),
         register: args.register.map(RegisterChoice::from),
-        above,
+        above: latest_generation(&manifests).max(install_marker::generation_in(dir)),
         chunks: Some(&chunks),
         escrows: &escrows,
         named: named.as_ref().map(|named| named.id.as_str()),
@@ -229,6 +221,17 @@ fn restore_into(dir: &Path, args: &Restore) -> Result<Done, CtlError> {
     let key = saved.transpose().map_err(CtlError::new)?.flatten();
     known_locations::note(dir, &args.place.place, &encryption)?;
     Ok(Done { restored, key, encryption, passed_over })
+}
+
+fn latest_generation(manifests: &[Manifest]) -> Generation {
+    manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default()
+}
+
+/// Returns the chunks of all backups of a log. Those of an earlier point in time may exist only in earlier backups;
+/// unneeded ones are garbage-collected later.
+fn chunks_of(manifests: &[Manifest], log_id: LogId) -> BTreeMap<ChunkId, String> {
+    let of_log = manifests.iter().filter(|manifest| manifest.log_id == log_id);
+    of_log.flat_map(|manifest| manifest.chunks.clone()).collect()
 }
 
 /// Restores into a directory within `dir`, which has the space that a restore needs, and leaves `dir` unchanged.
