@@ -1,6 +1,6 @@
 //! Injected faults that test the tests: does the suite catch each of them?
 //!
-//! Compiled in only with the feature `fault-injection`, which no released program has. Without it [`is`] is the constant
+//! Compiled in only with the feature `fault-injection`, which only dev-dependencies enable. Without it [`is`] is the constant
 //! `false`. One fault is active at a time, selected by [`plant`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};

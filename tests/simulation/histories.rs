@@ -2,8 +2,8 @@
 //! two or three replicas with few objects, and crashes between any two steps of an exchange. `docs/testing.md`
 //! describes the checks.
 //!
-//! `GRAVWELL_HISTORIES=100000 cargo test --profile sim -p gravwell-tests --test simulation histories -- --nocapture`
-//! `GRAVWELL_SEED=17 cargo test --profile sim -p gravwell-tests --test simulation histories_again -- --nocapture`
+//! `GRAVWELL_HISTORIES=100000 cargo test -p gravwell-tests --test simulation histories -- --nocapture`
+//! `GRAVWELL_SEED=17 cargo test -p gravwell-tests --test simulation histories_again -- --nocapture`
 
 mod log;
 mod member;
@@ -33,7 +33,6 @@ const REGRESSIONS: &[(u64, &str)] = &[
 ];
 
 /// Returns whether an injected fault concerns abandoning a history.
-#[cfg(feature = "fault-injection")]
 pub fn concern(bug: gravwell_model::fault_injection::Bug) -> bool {
     use gravwell_model::fault_injection::Bug;
     matches!(
@@ -130,7 +129,7 @@ fn histories() {
     for (seed, broken) in &report.failures {
         println!("FAILED seed {seed}: {broken}");
         println!(
-            "  again: GRAVWELL_SEED={seed} cargo test --profile sim -p gravwell-tests --test simulation histories_again -- \
+            "  again: GRAVWELL_SEED={seed} cargo test -p gravwell-tests --test simulation histories_again -- \
              --nocapture"
         );
     }

@@ -1,7 +1,7 @@
 //! Tests the test suite: each deliberate fault is injected in turn, and the seed that caught it last must catch it
 //! again; if it does not, other seeds are tried.
 //!
-//! `cargo test --profile sim -p gravwell-tests --features fault-injection --test simulation injected_faults -- --nocapture`
+//! `cargo test -p gravwell-tests --test simulation injected_faults -- --ignored --nocapture`
 //!
 //! `GRAVWELL_FROM=0` tries every seed from 0 on instead, and prints the table of `docs/testing.md`, which lists the
 //! seed that last caught each fault. `GRAVWELL_SEARCH=N` tries N seeds if that seed does not catch it.
@@ -52,6 +52,7 @@ fn shown(violation: &str) -> String {
 }
 
 #[test]
+#[ignore = "an injected fault is active in the whole process, so this test runs alone"]
 fn injected_faults_are_caught() {
     std::panic::set_hook(Box::new(|_| {}));
     let wanted = std::env::var("GRAVWELL_PLANTED").unwrap_or_default();

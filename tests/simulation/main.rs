@@ -1,9 +1,9 @@
 //! Deterministic simulation: a datastore and two to six replicas from one seed, with all known kinds of faults,
 //! checked by an oracle that is derived from the guarantees alone. `docs/testing.md` describes how to run more of it.
 //!
-//! `GRAVWELL_SEEDS=5000 cargo test --profile sim -p gravwell-tests --test simulation seeds -- --nocapture`
+//! `GRAVWELL_SEEDS=5000 cargo test -p gravwell-tests --test simulation seeds -- --nocapture`
 //! `GRAVWELL_WITH=OldCopy,ReplicaRolledBack` runs only seeds with these faults.
-//! `GRAVWELL_SEED=17 cargo test --profile sim -p gravwell-tests --test simulation replay -- --nocapture`
+//! `GRAVWELL_SEED=17 cargo test -p gravwell-tests --test simulation replay -- --nocapture`
 #![allow(missing_docs, reason = "a test")]
 
 mod checks;
@@ -13,7 +13,6 @@ mod datastore;
 mod engine;
 mod faults;
 mod histories;
-#[cfg(feature = "fault-injection")]
 mod injected_faults;
 mod network;
 mod oracle;

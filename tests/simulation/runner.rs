@@ -42,7 +42,7 @@ impl fmt::Display for Report {
             writeln!(f, "FAILED seed {seed}: {violation}")?;
             writeln!(
                 f,
-                "  again: GRAVWELL_SEED={seed} cargo test --profile sim -p gravwell-tests --test simulation replay -- --nocapture"
+                "  again: GRAVWELL_SEED={seed} cargo test -p gravwell-tests --test simulation replay -- --nocapture"
             )?;
         }
         write!(f, "{} broken promises", self.failures.len())
