@@ -311,7 +311,7 @@ impl Members {
     }
 
     /// Returns connected members that may hold blobs, with a connection for requests: the bulk connection if there
-    /// is one. Webservers come first: whoever can only read has no part in keeping blobs complete.
+    /// is one. Webservers come first: readers do not take part in keeping blobs complete.
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
         let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();

@@ -152,8 +152,8 @@ pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Write
     Ok(())
 }
 
-/// Returns the claim of a name that is this owner's already, or nobody's under conditions that it adds. `None`: the claim
-/// must be absent at commit.
+/// Returns the claim of a name that already belongs to this owner, or to no owner under conditions that it adds. `None`:
+/// the claim must be absent at commit.
 fn takeable<O: Owner>(
     store: &Store,
     key: &str,

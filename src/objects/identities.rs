@@ -1,10 +1,10 @@
 //! Users and groups that a change concerns, by their numbers.
 //!
 //! A number that this webserver assigned while it was disconnected may turn out to be another user's or group's: the
-//! log rejects the creation, and under the number is somebody else. That somebody exists under the number is therefore
-//! not enough for a change that was made upon the rejected creation. While the creation of a user or group is pending,
-//! every change that concerns its number requires that the creation was committed (`bound`), so that it is rejected
-//! together with it.
+//! log rejects the creation, and the number belongs to another one. It is therefore not enough for a change that was
+//! made upon the rejected creation that the number exists. While the creation of a user or group is pending, every
+//! change that concerns its number requires that the creation was committed (`bound`), so that it is rejected together
+//! with it.
 
 use std::collections::BTreeSet;
 
@@ -116,7 +116,7 @@ pub fn of_op(op: &Op) -> BTreeSet<Number> {
         }
         _ => {}
     }
-    // Zero stands for nobody.
+    // Zero is no user.
     numbers.remove(&Number::User(0));
     numbers.remove(&Number::Group(0));
     numbers
@@ -194,7 +194,7 @@ fn creation(store: &Store, number: Number) -> Result<Option<(ObjectKey, Pending)
 }
 
 /// Returns the writes with a condition for each user or group that they concern, or that makes them, and whose creation
-/// is pending: that it was committed, and that the user or group was not renamed or deleted since by somebody else.
+/// is pending: that it was committed, and that the user or group was not renamed or deleted in the meantime by another author.
 ///
 /// # Errors
 /// If the state is corrupt.

@@ -202,7 +202,7 @@ async fn run_blocking<T: Send + 'static>(
     let turn = Arc::clone(&TURN).acquire_owned().await.map_err(failed)?;
     let done = vital::spawn_blocking(move || {
         let result = Memory::take().and_then(|mut memory| work(&mut memory));
-        // The memory was given back before, so that whoever has the next turn finds it.
+        // The memory was given back before, so that the next caller finds it.
         drop(turn);
         result
     });

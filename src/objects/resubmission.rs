@@ -131,7 +131,7 @@ impl Maker<'_> {
     fn judge(&self, op: &Op) -> Authorization {
         let (collection, key, is_put) = (op.collection().as_str(), op.key().as_str(), op.value().is_some());
         self.judge_proof(collection, key, is_put)?;
-        // Its mark would stand for a restore that nobody continues.
+        // Its mark would represent a restore that no webserver continues.
         if collection == Restore::COLLECTION && is_put {
             return Err(Refusal::Right(
                 "restore the archive again; a single step of a restore cannot be retried".into(),

@@ -96,7 +96,7 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         return Ok(());
     }
     let sent = Timestamp::now();
-    // If somebody else has the number of the author, an administrator is told.
+    // If another user has the number of the author, an administrator is notified.
     let is_there = identities::is_author_there(&app.store, &author, &rejection.txn)?;
     let (uid, whose) = if is_there { (author.uid, String::new()) } else { (FIRST, format!(" (by {})", author.user)) };
     let notification = Notification {

@@ -93,7 +93,7 @@ mod tests {
         for expected in [Ok(()), Err("line 3: unknown".to_owned())] {
             let process = async {
                 let Some(ControlRequest::Restart(answer)) = taken.recv().await else { panic!("no request") };
-                answer.send(expected.clone()).expect("somebody waits");
+                answer.send(expected.clone()).expect("a caller waits");
             };
             assert_eq!(tokio::join!(orders.restart(), process).0, Some(expected.clone()));
         }

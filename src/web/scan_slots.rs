@@ -1,6 +1,6 @@
 //! Turns of users for reading whole collections, as for lists and for look-ups by something other than the key. Such a
 //! scan takes processor time in proportion to what all users have stored, so one user has only a few at a time; further
-//! ones wait for these, and delay nobody else. [`Store`](gravwell_objects::Store) itself moves scans off the threads that
+//! ones wait for these, and delay no other user. [`Store`](gravwell_objects::Store) itself moves scans off the threads that
 //! serve other requests.
 
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
 //! Memory of connections on which no user is identified, which takes effect before a request is complete: an unfinished
-//! head is buffered, whoever sends it.
+//! head is buffered for every sender.
 //!
 //! The memory of all of them together is bounded. At the limit the connection that has been counted longest is
 //! closed: clients that hold memory give way to those that make a request. If blocks of addresses hold a large share,

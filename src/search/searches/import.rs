@@ -25,7 +25,7 @@ pub struct Import {
 /// Maximum length of a query with the conditions that were added to it, in bytes.
 const EFFECTIVE_BYTES_MAX: usize = 4 * QUERY_BYTES_MAX;
 
-/// Checks the texts of an archive, which everybody who may see the search receives in their lists.
+/// Checks the texts of an archive, which all users who may see the search receive in their lists.
 fn check_texts(about: &About, import: &Import) -> Result<(), SearchError> {
     let bytes = |names: &[String]| names.iter().map(|name| name.len() + 1).sum::<usize>();
     // Tags and columns are named by a query.
