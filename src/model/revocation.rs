@@ -7,7 +7,7 @@ use super::{Collection, Key};
 /// Collections whose objects restrict a user while they exist: writing one takes rights away, whatever it replaces. An
 /// epoch that is written again ends the logins or tokens of a later one, but it must not bring its own ones with it
 /// ([`epochs_of`]).
-pub const RESTRICTING: &[&str] = &["locks", "session-epochs", "token-epochs"];
+pub const RESTRICTING: &[&str] = &["locks", "session-ends", "session-epochs", "token-ends", "token-epochs"];
 /// Collections whose objects give rights while they exist: deleting one takes rights away.
 pub const GRANTING: &[&str] = &["admins", "memberships", "sessions", "tokens"];
 /// Epochs, with the logins or tokens that are valid in them.

@@ -3,13 +3,12 @@
 
 use super::capabilities::Holder;
 use super::cleanup::{self, Cleaning, Of, SLICE};
-use super::epochs::OfEpoch as _;
 use super::groups::Group;
 use super::ids;
 use super::kinds::{KINDS, Owner};
 use super::passwords::Password;
 use super::record::Stored;
-use super::sessions::{self, Epoch, Session};
+use super::sessions::{self, End, Epoch, Session};
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes, claims, second_factors};
 
@@ -90,8 +89,8 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
     writes.delete_unconditionally::<Admin>(&key, TAKEN_AWAY)
 }
 
-/// Locks an account, or unlocks it. No session of a locked account is accepted. Unlocking starts a new epoch, so that the
-/// sessions from before the lock stay invalid.
+/// Locks an account, or unlocks it. No session of a locked account is accepted. Unlocking ends all sessions, so that those
+/// from before the lock stay invalid.
 ///
 /// The lock is an object that nothing else writes, in a transaction that writes nothing else and requires nothing, not even
 /// the user: if the log loses it, it is pushed again whatever was done since. If the user was deleted at the same time, the
@@ -144,19 +143,23 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     Ok(writes)
 }
 
-/// Ends all sessions of a user except `kept`, at once: they do not belong to the new epoch. The first of them are
-/// deleted in the same transaction, for webservers that do not know epochs; the rest is deleted later. Nothing is required
-/// of the user: the epoch of a deleted one has no effect.
+/// Ends all sessions of a user except `kept`, at once. The first of them are deleted in the same transaction, for
+/// webservers that do not know epochs; the rest is deleted later. Nothing is required of the user: the end of a deleted
+/// user's sessions has no effect.
+///
+/// Without `kept`, the sessions end whatever was committed in the meantime. A kept session needs a new epoch, which is
+/// committed only upon the present one: otherwise it would stay valid although the sessions were ended.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
+    delete_sessions(store, uid, kept, &mut writes)?;
     let Some(mut kept) = kept.cloned() else {
-        new_epoch(store, uid, None, &mut writes)?;
+        End::now(uid, &mut writes)?;
         return Ok(writes);
     };
-    kept.value.epoch = new_epoch_upon(store, uid, Some(&kept.value.key()), &mut writes)?;
+    kept.value.epoch = Epoch::start(store, uid, &mut writes)?;
     writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
     Ok(writes)
 }
@@ -166,27 +169,24 @@ pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> 
 /// # Errors
 /// If the state is corrupt.
 pub fn end_sessions_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
-    new_epoch_upon(store, uid, None, writes)
+    delete_sessions(store, uid, None, writes)?;
+    Epoch::start(store, uid, writes)
 }
 
-/// Starts an epoch in whose transaction a session is valid. It is committed only upon the present epoch: replacing a
-/// later one, it would make its session valid although the sessions were ended in the meantime.
-fn new_epoch_upon(store: &Store, uid: i32, kept: Option<&str>, writes: &mut Writes) -> Result<String, StoreError> {
-    let key = uid.to_string();
-    writes.require_as_read::<Epoch>(&key, store.seen::<Epoch>(&key)?, Session::ENDED)?;
-    new_epoch(store, uid, kept, writes)
-}
-
-/// Starts an epoch and deletes the first sessions of earlier ones, except the one with the key `kept`.
-fn new_epoch(store: &Store, uid: i32, kept: Option<&str>, writes: &mut Writes) -> Result<String, StoreError> {
-    let epoch = Epoch::begin(uid)?;
+/// Deletes the first sessions of a user except `kept`.
+fn delete_sessions(
+    store: &Store,
+    uid: i32,
+    kept: Option<&Record<Session>>,
+    writes: &mut Writes,
+) -> Result<(), StoreError> {
+    let kept = kept.map(|kept| kept.value.key());
     for key in store.some_keys::<Session>(&format!("{uid}/"), SLICE)? {
-        if kept != Some(key.as_str()) {
+        if kept.as_ref() != Some(&key) {
             writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
     }
-    writes.overwrite(&epoch, "a new epoch invalidates all earlier ones")?;
-    Ok(epoch.id)
+    Ok(())
 }
 
 /// Removes the second factor of a user, and ends the sessions that it opened.

@@ -19,9 +19,9 @@ use super::resources::Resource;
 use super::restores::Restore;
 use super::searches::Search;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
-use super::sessions::{Epoch, FormerKey, Session};
+use super::sessions::{End, Epoch, FormerKey, Session};
 use super::sharing::{Shareable, Shares};
-use super::tokens::{Token, TokenEpoch};
+use super::tokens::{Token, TokenEnd, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
 use gravwell_model::visibility;
 
@@ -312,11 +312,17 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<TokenEpoch>(Visibility::Open, ("token", "tokens"), "<uid>: epoch of the user's valid API tokens")
         .owned(Owner::Uid)
         .archived(Archive::Never),
+    Kind::of::<TokenEnd>(Visibility::Open, ("token", "tokens"), "<uid>/<id>: end of the user's API tokens before it")
+        .owned(Owner::Rows)
+        .archived(Archive::Never),
     Kind::of::<Session>(Visibility::Secret, ("session", "sessions"), "<uid>/<id>: a session")
         .owned(Owner::Rows)
         .archived(Archive::Never),
     Kind::of::<Epoch>(Visibility::Open, ("session", "sessions"), "<uid>: epoch of the user's valid sessions")
         .owned(Owner::Uid)
+        .archived(Archive::Never),
+    Kind::of::<End>(Visibility::Open, ("session", "sessions"), "<uid>/<id>: end of the user's sessions before it")
+        .owned(Owner::Rows)
         .archived(Archive::Never),
     Kind::of::<Cleaning>(
         Visibility::Open,

@@ -32,7 +32,7 @@ use super::passwords::Password;
 use super::record::Stored;
 use super::restored_names::RestoredNames;
 use super::searches::Search;
-use super::sessions::{self, Epoch, Session, hex, random};
+use super::sessions::{self, End, Session, hex, random};
 use super::store::Author;
 use super::tokens::Token;
 use super::users::{Admin, FIRST, Lock, Membership, User, UserName};
@@ -306,7 +306,7 @@ impl Plan {
             batch.push(op)?;
             // A session that a disconnected webserver started for the former owner of the number is invalid.
             match uid.filter(|uid| !self.same.contains(uid)) {
-                Some(uid) => batch.extend(new_epochs([uid]).map_err(io::Error::other)?),
+                Some(uid) => batch.extend(ends_of_sessions([uid]).map_err(io::Error::other)?),
                 None => Ok(()),
             }
         })?;
@@ -332,7 +332,7 @@ impl Plan {
             writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
         }
         let mut ops = writes.into_ops();
-        ops.extend(new_epochs(self.store.keys::<User>("")?.iter().filter_map(|key| key.parse().ok()))?);
+        ops.extend(ends_of_sessions(self.store.keys::<User>("")?.iter().filter_map(|key| key.parse().ok()))?);
         let mut writes = Writes::new();
         let members: BTreeSet<&str> = self.examined.keys_of::<Membership>().collect();
         for key in self.store.keys::<Membership>("")? {
@@ -410,7 +410,7 @@ impl Plan {
         let mut administrators: BTreeSet<i32> =
             self.store.keys::<Admin>("")?.iter().filter_map(|key| key.parse().ok()).collect();
         administrators.extend(self.examined.keys_of::<Admin>().filter_map(|key| key.parse::<i32>().ok()));
-        let mut ops = new_epochs(administrators)?;
+        let mut ops = ends_of_sessions(administrators)?;
         let mut writes = Writes::new();
         for key in self.store.keys::<Session>("")? {
             writes.delete_unconditionally::<Session>(&key, sessions::ENDED)?;
@@ -425,10 +425,10 @@ impl Plan {
     }
 }
 
-fn new_epochs(uids: impl IntoIterator<Item = i32>) -> Result<Vec<Op>, StoreError> {
+fn ends_of_sessions(uids: impl IntoIterator<Item = i32>) -> Result<Vec<Op>, StoreError> {
     let mut writes = Writes::new();
     for uid in uids {
-        writes.overwrite(&Epoch::begin(uid)?, sessions::ENDED)?;
+        End::now(uid, &mut writes)?;
     }
     Ok(writes.into_ops())
 }
@@ -538,6 +538,7 @@ mod tests {
     use super::super::export_archive::{self, Item, Parts, Source};
     use super::super::record::written;
     use super::*;
+    use crate::epochs::Known;
     use gravwell_replica::{Replica, ReplicaOptions};
 
     const EARLIER: &str = "2026-01-01T00:00:00Z";
@@ -744,8 +745,8 @@ mod tests {
                 "{steps_max}: replaced first"
             );
             if steps_max >= 5 {
-                let epoch = alone.store.get::<Epoch>("10").expect("reads");
-                assert!(epoch.is_some_and(|epoch| epoch.value.id != "before"), "sessions end first");
+                let known = Known::<Session>::of(&alone.store, 10).expect("reads");
+                assert!(!known.counts("before"), "sessions end first");
             }
             if is_done {
                 assert_eq!(objects, earlier.objects(), "everything is as in the archive");
@@ -839,8 +840,8 @@ mod tests {
             assert!(!store.has::<Password>(uid).expect("reads"), "{uid}");
             assert!(store.keys::<Token>(&format!("{uid}/")).expect("reads").is_empty(), "{uid}");
         }
-        let epoch = store.get::<Epoch>("9").expect("reads").expect("an epoch").value.id;
-        assert_ne!(epoch, "before", "a session that a disconnected webserver started is invalid");
+        let known = Known::<Session>::of(store, 9).expect("reads");
+        assert!(!known.counts("before"), "a session that a disconnected webserver started is invalid");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -15,9 +15,9 @@ use super::record::Stored;
 use super::resources::Resource;
 use super::restores::Restore;
 use super::searches::Search;
-use super::sessions::{Epoch, Session};
+use super::sessions::{End, Epoch, Session};
 use super::sharing::{Principal, ShareScope, Shareable};
-use super::tokens::{Token, TokenEpoch};
+use super::tokens::{Token, TokenEnd, TokenEpoch};
 use super::users::{User, UserName};
 use super::{Store, StoreError};
 use gravwell_model::{Collection, Key, Op};
@@ -168,9 +168,12 @@ impl Maker<'_> {
                     || key.starts_with(&cleanup::history_prefix(self.person.uid));
                 only_if(is_put && is_own, ADMINISTRATORS)
             }
-            Preference::COLLECTION | Session::COLLECTION | Epoch::COLLECTION | TokenEpoch::COLLECTION => {
-                only_if(self.is_own(key), NOT_YOURS)
-            }
+            Preference::COLLECTION
+            | Session::COLLECTION
+            | End::COLLECTION
+            | Epoch::COLLECTION
+            | TokenEnd::COLLECTION
+            | TokenEpoch::COLLECTION => only_if(self.is_own(key), NOT_YOURS),
             _ => only_if(false, ADMINISTRATORS),
         }
     }
@@ -412,7 +415,7 @@ mod tests {
             ("grant", nothing(), vec![put("capabilities", "user/9", &json!({}))], ADMIN, PLAIN),
             ("grant tags", nothing(), vec![put("tag-access", "user/9", &json!({}))], ADMIN, PLAIN),
             ("create a group", nothing(), vec![put("groups", "7", &json!({}))], ADMIN, PLAIN),
-            ("end others' sessions", nothing(), vec![put("session-epochs", "66", &json!({}))], ADMIN, PLAIN),
+            ("end others' sessions", nothing(), vec![put("session-ends", "66/e", &json!({}))], ADMIN, PLAIN),
             ("delete a user", nothing(), vec![delete("users", "66")], ADMIN, PLAIN),
             ("delete leftovers of a user", nothing(), vec![put("cleanings", "user/66", &json!({}))], ADMIN, PLAIN),
             ("clear others' history", nothing(), vec![put("cleanings", "history/66", &json!({}))], ADMIN, PLAIN),
@@ -485,6 +488,7 @@ mod tests {
             put("history", "9/a", &entry(&[])),
             delete("history", "9/a"),
             put("cleanings", "history/9", &json!({})),
+            put("session-ends", "9/e", &json!({})),
             put("session-epochs", "9", &json!({})),
             delete("sessions", "9/x"),
             delete("notifications", "5"),

@@ -94,10 +94,14 @@ pub struct Session {
 
 /// Epoch of the valid sessions of a user.
 pub type Epoch = epochs::Epoch<Session>;
+/// End of all sessions of a user.
+pub type End = epochs::End<Session>;
 type Known = epochs::Known<Session>;
 
 impl OfEpoch for Session {
     const EPOCHS: &'static str = "session-epochs";
+    const ENDS: &'static str = "session-ends";
+    const PLURAL: &'static str = "sessions";
     // Not empty: sessions from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
     const ENDED: &'static str = "the sessions of the user were ended in the meantime; log in again";
@@ -198,12 +202,13 @@ fn is_live(session: &Session, epoch: &Known, now: Timestamp) -> bool {
     epoch.includes(session) && !session.expires.is_past_at(now)
 }
 
-/// Returns the id of the epoch for a new session of a user; an invalid epoch is replaced by a new one.
+/// Returns the id of the epoch for a new session of a user; a new epoch is started if the present one is invalid or has
+/// ended.
 ///
 /// # Errors
 /// If the state is corrupt.
 pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
-    Known::of(store, uid)?.for_new(uid, writes)
+    epochs::for_new::<Session>(store, uid, writes)
 }
 
 /// Returns the sessions of a user that a new one displaces: ended sessions, and the least recently used valid ones, so
@@ -419,9 +424,14 @@ mod tests {
         let (first, conditions) = required();
         assert_eq!(first, Session::FIRST);
         assert!(matches!(&conditions[..], [Condition::Absent { .. }]), "{conditions:?}");
+        // An end has no condition, and the epoch that follows has one.
         let writes = crate::accounts::end_sessions(&store, 7, None).expect("writes");
+        assert_eq!(writes.conditions(), []);
         store.commit(&Author::default(), "a test", writes).await.expect("is accepted");
+        let epoch = store.get::<Epoch>("7").expect("reads").expect("an epoch");
+        assert_eq!(epoch.value.ends.len(), 1);
         let (second, conditions) = required();
+        assert_eq!(second, epoch.value.id);
         assert_ne!(second, first);
         assert!(matches!(&conditions[..], [Condition::Version { .. }]), "{conditions:?}");
         assert_eq!(conditions[0].collection().as_str(), Session::EPOCHS);
@@ -476,7 +486,7 @@ mod tests {
     fn a_new_epoch_ends_all_earlier_logins_whatever_the_clocks_say() {
         let (now, ahead) = (Timestamp::now(), Timestamp::now().plus(3600));
         let session = |epoch: &str, created| session(epoch, created, ahead);
-        let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
+        let epoch = Epoch { uid: 7, id: "e".into(), since: now, ends: Vec::new(), of: std::marker::PhantomData };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
         // A session from before the first epoch, at a webserver whose clock is ahead.
         let first = Known::Never.current().map(str::to_owned).expect("a name");

@@ -19,15 +19,16 @@ use super::passwords::Password;
 use super::record::{AsRead, Stored};
 use super::restores::Restore;
 use super::second_factors::{Factor, RecoveryCodes, Setup};
-use super::sessions::{Epoch, Session};
-use super::tokens::{Token, TokenEpoch};
+use super::sessions::{End, Epoch, Session};
+use super::tokens::{Token, TokenEnd, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
 use super::writes::Writes;
 use super::{Store, StoreError, rights};
 
 /// Collections whose objects grant or revoke access.
-const ACCESS: [&str; 18] = [
+const ACCESS: [&str; 20] = [
     Admin::COLLECTION,
+    End::COLLECTION,
     Epoch::COLLECTION,
     Factor::COLLECTION,
     Grants::COLLECTION,
@@ -42,6 +43,7 @@ const ACCESS: [&str; 18] = [
     Setup::COLLECTION,
     TagGrants::COLLECTION,
     Token::COLLECTION,
+    TokenEnd::COLLECTION,
     TokenEpoch::COLLECTION,
     User::COLLECTION,
     UserName::COLLECTION,
@@ -147,23 +149,18 @@ impl Standing {
         !self.only_end_own(ops) && ops.iter().any(needs_right)
     }
 
-    /// Returns whether all that operations do is end the user's own logins or tokens, some of them or all with a new
-    /// epoch. A login that starts in that epoch needs a right.
+    /// Returns whether all that operations do is end the user's own logins or tokens, some of them or all. An epoch needs a
+    /// right: logins are valid in it.
     fn only_end_own(&self, ops: &[Op]) -> bool {
-        let epochs = [Epoch::COLLECTION, TokenEpoch::COLLECTION];
-        let starts_epoch = |op: &Op| {
-            op.value().is_some()
-                && epochs.contains(&op.collection().as_str())
-                && op.key().as_str() == self.uid.to_string()
-        };
-        ops.iter().all(|op| self.ends_own(op) || starts_epoch(op))
+        ops.iter().all(|op| self.ends_own(op))
     }
 
     /// Returns whether an operation ends the user's own login or token, which is always allowed.
     fn ends_own(&self, op: &Op) -> bool {
         let is_own = op.key().as_str().split('/').next() == Some(self.uid.to_string().as_str());
-        let ends = [Session::COLLECTION, Token::COLLECTION].contains(&op.collection().as_str());
-        op.value().is_none() && ends && is_own
+        let (deleted, put) = ([Session::COLLECTION, Token::COLLECTION], [End::COLLECTION, TokenEnd::COLLECTION]);
+        let ends = if op.value().is_none() { deleted } else { put };
+        is_own && ends.contains(&op.collection().as_str())
     }
 }
 
@@ -321,7 +318,7 @@ mod tests {
             Op::Put { collection, key, value: bytes::Bytes::from_static(b"{}") }
         };
         let own = [delete("sessions", "7/s"), delete("tokens", "7/t"), delete("dashboards", "1")];
-        for op in own.into_iter().chain([put("session-epochs", "7"), put("token-epochs", "7")]) {
+        for op in own.into_iter().chain([put("session-ends", "7/e"), put("token-ends", "7/e")]) {
             assert!(conditions(&standing, op.clone()).is_empty(), "{op:?}");
         }
         let count = |ops: Vec<Op>| {
@@ -329,10 +326,10 @@ mod tests {
             require(&standing, &mut writes);
             writes.conditions().len()
         };
-        let everywhere = || vec![delete("sessions", "7/s"), put("session-epochs", "7")];
+        let everywhere = || vec![delete("sessions", "7/s"), put("session-ends", "7/e")];
         assert_eq!(count(everywhere()), 0, "its author may have lost the role and this login in the meantime");
         for more in
-            [put("sessions", "7/new"), put("session-epochs", "8"), put("passwords", "7"), delete("sessions", "8/s")]
+            [put("sessions", "7/new"), put("session-epochs", "7"), put("session-ends", "8/e"), put("passwords", "7")]
         {
             assert_eq!(count([everywhere(), vec![more.clone()]].concat()), 4, "{more:?}");
         }

@@ -15,6 +15,7 @@ use gravwell_replica::{Draft, Object, OutboxQuota, ReadError, Receipt, Replica, 
 use gravwell_runtime::tasks::blocking;
 
 use super::Timestamp;
+use super::epochs;
 use super::identities;
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
@@ -469,6 +470,7 @@ impl Store {
         // From here on the change may be committed even if the caller stops waiting.
         let spent =
             if writes.is_unmetered() { None } else { self.spend(author, writes.ops())?.map(Spent::until_refused) };
+        let ops = writes.ops().to_vec();
         let committed = match self.begin(author, what, &writes).await {
             Ok((receipt, writes)) => self.decision(receipt, &writes).await,
             Err(error) => Err(error),
@@ -476,7 +478,19 @@ impl Store {
         if let (Some(spent), Err(_)) = (spent, &committed) {
             spent.give_back();
         }
+        if committed.is_ok() {
+            epochs::follow(self, &ops).await;
+        }
         committed
+    }
+
+    /// Makes a change of the webserver itself, and waits for its decision as [`Store::commit`] does.
+    ///
+    /// # Errors
+    /// If a condition fails, locally or at the datastore, or the local disk fails.
+    pub(super) async fn make(&self, what: &str, writes: &Writes) -> Result<(), CommitError> {
+        let (receipt, writes) = self.begin(&Author::default(), what, writes).await?;
+        self.decision(receipt, &writes).await.map(drop)
     }
 
     /// Prepares a rejected transaction for another attempt by `author`, whose present rights apply, regardless of who

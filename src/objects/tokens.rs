@@ -50,11 +50,15 @@ pub struct Token {
 
 /// Epoch of the valid tokens of a user.
 pub type TokenEpoch = epochs::Epoch<Token>;
+/// End of all tokens of a user.
+pub type TokenEnd = epochs::End<Token>;
 /// State of a user's token epoch.
 pub type Known = epochs::Known<Token>;
 
 impl OfEpoch for Token {
     const EPOCHS: &'static str = "token-epochs";
+    const ENDS: &'static str = "token-ends";
+    const PLURAL: &'static str = "API tokens";
     // Not empty: tokens from before the first epoch end when that starts, whatever the clocks show.
     const FIRST: &'static str = "first";
     const ENDED: &'static str = "the API tokens of the user were ended in the meantime; try again";
@@ -77,7 +81,7 @@ pub fn end_all(store: &Store, uid: i32, writes: &mut Writes) -> Result<(), Store
     for key in store.keys::<Token>(&format!("{uid}/"))? {
         writes.delete_unconditionally::<Token>(&key, "revoking a right does not depend on its current value")?;
     }
-    writes.overwrite(&TokenEpoch::begin(uid)?, "a new epoch invalidates all earlier ones")
+    TokenEnd::now(uid, writes)
 }
 
 impl Stored for Token {

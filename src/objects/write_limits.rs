@@ -4,9 +4,9 @@ use super::passwords::Password;
 use super::quotas::{Added, QuotaError, Quotas, UntilRefused};
 use super::record::Stored;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
-use super::sessions::{Epoch, Session};
+use super::sessions::{End, Epoch, Session};
 use super::store::{Author, CommitError};
-use super::tokens::TokenEpoch;
+use super::tokens::{TokenEnd, TokenEpoch};
 use super::users::{Admin, Lock};
 use super::write_rate::WriteRate;
 use super::{Store, StoreError, Writes};
@@ -18,9 +18,11 @@ pub type Told = Box<dyn Fn(&Author) + Send + Sync>;
 
 /// Collections whose changes end access or authenticate users; each such change is small. Tokens are created in
 /// advance, and can wait.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 11] = [
     Session::COLLECTION,
+    End::COLLECTION,
     Epoch::COLLECTION,
+    TokenEnd::COLLECTION,
     TokenEpoch::COLLECTION,
     Lock::COLLECTION,
     Password::COLLECTION,
@@ -130,7 +132,14 @@ mod tests {
             let (collection, key) = place(name);
             Op::Delete { collection, key }
         };
-        assert!(is_kept_for(&[put("locks"), put("session-epochs"), put("token-epochs"), delete("sessions")]));
+        assert!(is_kept_for(&[
+            put("locks"),
+            put("session-epochs"),
+            put("token-epochs"),
+            put("session-ends"),
+            put("token-ends"),
+            delete("sessions")
+        ]));
         assert!(is_kept_for(&[delete("dashboards")]));
         assert!(!is_kept_for(&[put("sessions"), put("dashboards")]));
         assert!(!is_kept_for(&[put("tokens")]), "creating tokens must not use the reserved room");

@@ -1,5 +1,5 @@
 //! Follow-up work of changes that took effect immediately: removes the data of deleted users, groups and search
-//! histories, and frees names without an owner. Each transaction requires that the objects are as they were read, so
+//! histories, frees names without an owner, and starts the epochs that follow ends of sessions and tokens. Each transaction requires that the objects are as they were read, so
 //! several webservers may do the same work, and it may be interrupted at any point.
 
 use std::collections::VecDeque;
@@ -8,8 +8,10 @@ use std::time::Duration;
 use gravwell_model::Op;
 use gravwell_objects::claims::{Claims, Dispute};
 use gravwell_objects::cleanup::{Cleaning, Cursor};
+use gravwell_objects::sessions::Session;
 use gravwell_objects::store::Author;
-use gravwell_objects::{CommitError, Record, Writes, cleanup, restores};
+use gravwell_objects::tokens::Token;
+use gravwell_objects::{CommitError, Record, Writes, cleanup, epochs, restores};
 use gravwell_replica::{Change, Receipt};
 
 use super::app::AppRef;
@@ -25,7 +27,23 @@ const NAMED: [&str; 5] = ["users", "user-names", "groups", "group-names", "resto
 
 /// Runs until dropped.
 pub(super) async fn run(app: &AppRef) {
-    tokio::join!(clean_up(app), free_names(app));
+    tokio::join!(clean_up(app), free_names(app), follow_ends(app));
+}
+
+async fn follow_ends(app: &AppRef) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if !app.store.replica().is_connected() {
+            continue;
+        }
+        let tidied = async {
+            epochs::tidy::<Session>(&app.store).await?;
+            epochs::tidy::<Token>(&app.store).await
+        };
+        if let Err(error) = tidied.await {
+            tracing::debug!(%error, "failed to start an epoch or delete an end; will retry");
+        }
+    }
 }
 
 async fn clean_up(app: &AppRef) {

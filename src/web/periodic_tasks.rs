@@ -11,7 +11,9 @@ use gravwell_objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use gravwell_objects::sessions::{self, Session};
 use gravwell_objects::store::Author;
 use gravwell_objects::users::FIRST;
-use gravwell_objects::{CommitError, Stored, Timestamp, Writes, blobs, identities, rejection_messages, restores};
+use gravwell_objects::{
+    CommitError, Stored, Timestamp, Writes, blobs, epochs, identities, rejection_messages, restores,
+};
 use gravwell_protocol::outbox::RejectedTxn;
 use gravwell_runtime::tasks::blocking;
 
@@ -89,6 +91,11 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
     let id = number_of(rejection.txn.id);
     let author = Author::of(&rejection.txn.note).filter(|author| author.uid != 0);
     let Some(author) = author else {
+        if epochs::are_starts(&rejection.txn.ops) {
+            // The ends that it followed remain, and housekeeping starts another epoch.
+            let dismissed = app.store.replica().dismiss(rejection.txn.id).await;
+            return dismissed.map_err(CommitError::Refused);
+        }
         tracing::warn!(reason = %rejection.reason, "change of this webserver rejected");
         return Ok(());
     };

@@ -20,7 +20,7 @@ use gravwell_objects::capabilities::{self, ALL};
 use gravwell_objects::cleanup::SLICE;
 use gravwell_objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};
 use gravwell_objects::users::User;
-use gravwell_objects::{Record, Stored, Timestamp, Writes, accounts, names};
+use gravwell_objects::{Record, Stored, Timestamp, Writes, accounts, epochs, names};
 use gravwell_runtime::tasks::blocking;
 
 const READ: AccessRequirement = AccessRequirement::User(Right::Capability("TokenRead"));
@@ -206,7 +206,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     let (expires, makers) = (end(&caller, fields.expiresat)?, makers(&caller, id)?);
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
     let mut writes = room(&app, caller.uid())?;
-    let epoch = Known::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
+    let epoch = epochs::for_new::<Token>(&app.store, caller.uid(), &mut writes)?;
     let token = Token {
         id,
         name: fields.name.unwrap_or_default(),
