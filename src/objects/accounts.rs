@@ -84,7 +84,7 @@ pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> R
     if admin || uid == users::FIRST {
         writes.require::<User>(&key, USER_GONE)?;
         // Fails if the rights were revoked in the meantime.
-        return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Timestamp::now() }, RIGHTS_CHANGED);
+        return writes.grant(store, &Admin { uid, since: Timestamp::now() }, RIGHTS_CHANGED);
     }
     writes.delete_unconditionally::<Admin>(&key, TAKEN_AWAY)
 }
@@ -241,16 +241,23 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
     Ok(writes)
 }
 
-/// Adds a user to groups.
+/// Adds a user to groups. A membership that exists is left as it is, and one that was removed in the meantime does not
+/// return.
 ///
 /// # Errors
-/// If an object cannot be encoded.
-pub fn join_groups(uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
+/// If an object cannot be encoded, or the state is corrupt.
+pub fn join_groups(store: &Store, uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    writes.require::<User>(&uid.to_string(), USER_GONE)?;
     for gid in groups {
+        let membership = Membership { uid, gid: *gid };
+        if store.synced::<Membership>(&membership.key())? == Some(true) {
+            continue;
+        }
         writes.require::<Group>(&gid.to_string(), &format!("there is no group {gid}"))?;
-        writes.overwrite(&Membership { uid, gid: *gid }, "it has no value but its existence")?;
+        writes.grant(store, &membership, RIGHTS_CHANGED)?;
+    }
+    if !writes.is_empty() {
+        writes.require::<User>(&uid.to_string(), USER_GONE)?;
     }
     Ok(writes)
 }

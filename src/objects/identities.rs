@@ -398,7 +398,8 @@ mod tests {
         let id = alone.commit(&Author::default(), Writes::unconditional(vec![of_others], "a test")).await;
         assert_eq!(alone.conditions(id), []);
         let is_upon_both = |found: &[Condition]| found.contains(&user) && found.contains(&group);
-        let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
+        let id =
+            alone.commit(&Author::default(), accounts::join_groups(&alone.store, 66, &[65]).expect("writes")).await;
         assert!(is_upon_both(&alone.conditions(id)));
         let id = alone.commit(&Author::default(), accounts::set_lock(&alone.store, 66, true).expect("writes")).await;
         assert_eq!(
@@ -423,10 +424,12 @@ mod tests {
         };
         let id = change(|user| user.email = "alice@example.org".into()).await;
         assert!(alone.conditions(id).contains(&user));
-        let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
+        let id =
+            alone.commit(&Author::default(), accounts::join_groups(&alone.store, 66, &[65]).expect("writes")).await;
         assert!(is_upon_both(&alone.conditions(id)));
         let renamed = change(|user| user.user = "alicia".into()).await;
-        let id = alone.commit(&Author::default(), accounts::join_groups(66, &[65]).expect("writes")).await;
+        let id =
+            alone.commit(&Author::default(), accounts::join_groups(&alone.store, 66, &[65]).expect("writes")).await;
         let found = alone.conditions(id);
         assert!(found.contains(&upon::<UserName>("alicia", renamed)) && !found.contains(&user), "{found:?}");
     }

@@ -12,8 +12,8 @@ use gravwell_chunks::GcPin;
 use gravwell_model::{Collection, Condition, Key, Op, Reason, TxnId};
 use gravwell_replica::History;
 
-use super::StoreError;
 use super::record::{AsRead, Record, Stored, written};
+use super::{Store, StoreError};
 
 /// Message if an object was changed since it was read.
 const CHANGED: &str = "it was changed in the meantime; reload it and repeat the change";
@@ -128,6 +128,32 @@ impl Writes {
     /// If the object cannot be encoded.
     pub fn replace<T: Stored>(&mut self, found: Option<AsRead>, value: &T, changed: &str) -> Result<(), StoreError> {
         self.as_read::<T>(&value.key(), found, changed)?;
+        self.put(value)
+    }
+
+    /// Writes an object that gives a right, upon the object or absence that this webserver knows: a right that was given
+    /// and revoked in the meantime does not return, although the object is absent as before; `changed` is the message.
+    ///
+    /// # Errors
+    /// If the object cannot be encoded, or the state is corrupt.
+    pub fn grant<T: Stored>(&mut self, store: &Store, value: &T, changed: &str) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(&value.key())?;
+        // The position is read first, so that the absence is not older.
+        let (position, read_in) = (store.replica().position(), store.replica().history());
+        if let Some(found) = store.seen::<T>(&value.key())? {
+            return self.replace(Some(found), value, changed);
+        }
+        let deletes = |op: &&Op| op.value().is_none() && (op.collection(), op.key()) == (&collection, &key);
+        let own = store.replica().pending().into_iter().rfind(|txn| txn.ops.iter().any(|op| deletes(&op)));
+        let absence = match (own, position) {
+            (Some(own), _) => Condition::written_by(collection, key, own.id),
+            (None, Some(position)) => Condition::absent_since(collection, key, position.seq),
+            // Nothing was ever received.
+            (None, None) => Condition::Absent { collection, key },
+        };
+        self.read_in = Some(self.read_in.map_or(read_in, |earlier| earlier.min(read_in)));
+        self.require_absent::<T>(&value.key(), changed)?;
+        self.add(absence, changed, false);
         self.put(value)
     }
 

@@ -516,8 +516,8 @@ async fn join(
             return Err(ApiError::not_found(format!("group {gid}")));
         }
     }
-    if !gids.is_empty() {
-        let writes = accounts::join_groups(uid, &gids)?;
+    let writes = accounts::join_groups(&app.store, uid, &gids)?;
+    if !writes.is_empty() {
         let what = format!("add user {} to groups {gids:?}", user.user);
         app.store.commit(&caller.author(), &what, writes).await?;
     }
