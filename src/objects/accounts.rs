@@ -7,7 +7,7 @@ use super::groups::Group;
 use super::ids;
 use super::kinds::{KINDS, Owner};
 use super::passwords::Password;
-use super::record::Stored;
+use super::record::{AsRead, Stored};
 use super::sessions::{self, End, Epoch, Session};
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Record, Store, StoreError, Timestamp, Writes, claims, second_factors};
@@ -189,14 +189,16 @@ fn delete_sessions(
     Ok(())
 }
 
-/// Removes the second factor of a user, and ends the sessions that it opened.
+/// Removes the second factor of a user that was found, and ends the sessions that it opened. Removing one gives access to
+/// those who know only the password, so it takes effect only upon that factor: one that was set up later stays. The
+/// sessions alone are ended with [`end_sessions`], which always takes effect.
 ///
 /// # Errors
 /// If the state is corrupt.
-pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError> {
+pub fn clear_second_factor(store: &Store, uid: i32, found: AsRead) -> Result<Writes, StoreError> {
     let mut writes = end_sessions(store, uid, None)?;
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
-    second_factors::clear(uid, &mut writes)?;
+    second_factors::clear(uid, found, &mut writes)?;
     Ok(writes)
 }
 

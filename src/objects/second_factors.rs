@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::record::Stored;
+use super::record::{AsRead, Stored};
 use super::sessions::{hex, random};
 use super::totp::{self, CodeCheck, SEED_BYTES};
 use super::users::User;
@@ -299,24 +299,36 @@ pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Resu
     Ok(Installed::Yes(shown))
 }
 
-/// Replaces the remaining recovery codes with new ones.
+/// Replaces the remaining recovery codes with new ones. Later codes stay: they were created because these may be known to
+/// others.
 ///
 /// # Errors
-/// If random bytes are unavailable.
-pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
+/// If random bytes are unavailable, or the state is corrupt.
+pub fn new_codes(
+    store: &Store,
+    factor: &Record<Factor>,
+    writes: &mut Writes,
+) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
     let (codes, shown) = RecoveryCodes::new(factor.value.uid, &factor.value.id)?;
     writes.unchanged(factor, CHANGED)?;
-    writes.overwrite(&codes, "new codes invalidate all earlier ones")?;
+    if writes.ops().iter().any(|op| op.collection().as_str() == RecoveryCodes::COLLECTION) {
+        // A recovery code has proved the factor, under the condition that the codes are as they were read.
+        writes.overwrite(&codes, "the condition names the former codes")?;
+    } else {
+        writes.replace(store.seen::<RecoveryCodes>(&codes.key())?, &codes, CHANGED)?;
+    }
     Ok((codes, shown))
 }
 
-/// Deletes a second factor with all its objects.
+/// Deletes the second factor that was found, with all its objects. The condition on the factor covers them: those of a
+/// later factor stay.
 ///
 /// # Errors
 /// If an object cannot be encoded.
-pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
+pub fn clear(uid: i32, found: AsRead, writes: &mut Writes) -> Result<(), StoreError> {
     let key = uid.to_string();
-    writes.delete_unconditionally::<Factor>(&key, "the caller has proved the factor, or is an administrator")?;
+    writes.as_read::<Factor>(&key, Some(found), CHANGED)?;
+    writes.delete_unconditionally::<Factor>(&key, "the condition names the factor")?;
     writes.delete_unconditionally::<RecoveryCodes>(&key, WITH_THE_FACTOR)?;
     writes.delete_unconditionally::<LastStep>(&key, WITH_THE_FACTOR)?;
     writes.delete_unconditionally::<Setup>(&key, WITH_THE_FACTOR)

@@ -20,7 +20,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::qr;
 use crate::request_input;
 use crate::route::{Route, delete, get, post, put};
-use gravwell_objects::second_factors::{self, Installed};
+use gravwell_objects::second_factors::{self, Factor, Installed};
 use gravwell_objects::{Store, StoreError, Timestamp, Writes, accounts, totp};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -158,8 +158,8 @@ async fn clear(
     }
     let given = Credentials::read(&headers, &body)?;
     let known = own(&app, &caller, &given).await?;
-    let clear = |known: &Known, writes: &mut Writes| match known.factor {
-        Some(_) => Ok(second_factors::clear(known.user.uid, writes)?),
+    let clear = |known: &Known, writes: &mut Writes| match &known.factor {
+        Some(factor) => Ok(second_factors::clear(known.user.uid, factor.as_read, writes)?),
         None => Ok(()),
     };
     known.commit(&app, given.code()?, "clear the second factor", clear).await?;
@@ -176,7 +176,7 @@ async fn generate(
     let known = own(&app, &caller, &given).await?;
     let generate = |known: &Known, writes: &mut Writes| {
         let none = || ApiError::conflict("there is no second factor; set one up first");
-        Ok(second_factors::new_codes(known.factor.as_ref().ok_or_else(none)?, writes)?)
+        Ok(second_factors::new_codes(&app.store, known.factor.as_ref().ok_or_else(none)?, writes)?)
     };
     let (kept, shown) = known.commit(&app, given.code()?, "create new recovery codes", generate).await?;
     let (remaining, generated) = (kept.left(), kept.generated);
@@ -192,7 +192,14 @@ async fn unset(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) 
                        administrator";
         return Err(ApiError::forbidden(message));
     }
-    let writes = accounts::clear_second_factor(&app.store, uid)?;
-    app.store.commit(&caller.author(), &format!("clear the second factor of {}", user.user), writes).await?;
+    // The factor is read before its sessions are ended, which takes effect whatever becomes of the factor: the user may
+    // set up another one at the same time.
+    let found = app.store.seen::<Factor>(&uid.to_string())?;
+    let writes = accounts::end_sessions(&app.store, uid, None)?;
+    app.store.commit(&caller.author(), &format!("end the sessions of {}", user.user), writes).await?;
+    if let Some(found) = found {
+        let writes = accounts::clear_second_factor(&app.store, uid, found)?;
+        app.store.commit(&caller.author(), &format!("clear the second factor of {}", user.user), writes).await?;
+    }
     Ok(DONE.into_response())
 }
