@@ -74,10 +74,17 @@ async fn put_preference(app: &AppRef, caller: &Caller, preference: &Preference, 
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
-    let mut writes = Writes::new();
+    repeated(|| delete_preference(&app, &caller, uid, &user.user)).await
+}
+
+async fn delete_preference(app: &AppRef, caller: &Caller, uid: i32, user: &str) -> ApiResult<Json<Value>> {
     let key = preferences::key(uid, PREFERENCES);
-    writes.delete_unconditionally::<Preference>(&key, "deleting preferences does not depend on their value")?;
-    app.store.commit(&caller.author(), &format!("delete preferences of {}", user.user), writes).await?;
+    // Valid or not.
+    let Some(found) = app.store.seen::<Preference>(&key)? else { return Ok(DONE) };
+    let mut writes = Writes::new();
+    writes.as_read::<Preference>(&key, Some(found), "the preferences were changed in the meantime; reload them")?;
+    writes.delete_unconditionally::<Preference>(&key, "the condition names the preferences")?;
+    app.store.commit(&caller.author(), &format!("delete preferences of {user}"), writes).await?;
     Ok(DONE)
 }
 
