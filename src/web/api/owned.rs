@@ -203,13 +203,30 @@ async fn show<K: OwnedKind>(
     Ok(answer(&caller, &record))
 }
 
+/// Share scope of writers. Only an object is accepted: derived decoders also take a list for a structure, and an empty
+/// list would remove the access of all groups.
 #[derive(Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(try_from = "serde_json::Map<String, Value>")]
 struct Access {
-    #[serde(rename = "Global", alias = "global")]
     global: bool,
-    #[serde(rename = "GIDs", alias = "gids")]
     gids: Option<Vec<i32>>,
+}
+
+impl TryFrom<serde_json::Map<String, Value>> for Access {
+    type Error = serde_json::Error;
+
+    fn try_from(members: serde_json::Map<String, Value>) -> serde_json::Result<Access> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Members {
+            #[serde(rename = "Global", alias = "global")]
+            global: bool,
+            #[serde(rename = "GIDs", alias = "gids")]
+            gids: Option<Vec<i32>>,
+        }
+        let Members { global, gids } = serde_json::from_value(Value::Object(members))?;
+        Ok(Access { global, gids })
+    }
 }
 
 /// Members of a request, checked.
