@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::Request;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,6 +24,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
 use super::connections::{Connection, Connections, Standing};
+use super::error::ApiError;
+use super::listener::HEADERS_MAX;
 use super::unknown_memory::Memory;
 
 /// Maximum number of bytes discarded.
@@ -89,6 +94,19 @@ pub(super) struct TaggedService<S> {
     arrived: Option<ArrivedAt>,
 }
 
+/// Marks a request that had more headers than allowed, and lost them.
+#[derive(Clone, Copy)]
+struct TooManyHeaders;
+
+/// Middleware that rejects requests with too many headers.
+pub(super) async fn few_headers(request: Request<Body>, next: Next) -> Response {
+    if request.extensions().get::<TooManyHeaders>().is_none() {
+        return next.run(request).await;
+    }
+    let message = format!("the request has more than {HEADERS_MAX} headers; send fewer");
+    ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message).into_response()
+}
+
 impl<S: Service<Request<B>>, B> Service<Request<B>> for TaggedService<S> {
     type Response = S::Response;
     type Error = S::Error;
@@ -99,6 +117,11 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for TaggedService<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if request.headers().len() > HEADERS_MAX {
+            // HTTP/2 has no limit of its own. They are freed here, before the request waits for anything.
+            *request.headers_mut() = HeaderMap::new();
+            request.extensions_mut().insert(TooManyHeaders);
+        }
         request.extensions_mut().insert(self.unread.clone());
         self.standing.note_request();
         request.extensions_mut().insert(Arc::clone(&self.standing));

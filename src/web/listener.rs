@@ -21,9 +21,12 @@ const REDIRECT_SETTING: &str = "Web-Redirect-Port, or none with Disable-HTTP-Red
 
 /// Maximum size in bytes of the head of a request, which is buffered until it is complete, and its maximum number of headers.
 pub(super) const HEAD_BYTES_MAX: u16 = 32 << 10;
-const HEADERS_MAX: usize = 100;
+pub(super) const HEADERS_MAX: usize = 100;
+/// Maximum size in bytes of the header list of an HTTP/2 request, where each header counts 32 bytes in addition (RFC 9113,
+/// section 6.5.2). Its headers occupy several times their size before their number is checked.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 /// Maximum number of concurrent requests per HTTP/2 connection, enough for a browser's pages; clients queue further ones.
-const STREAMS_MAX: u32 = 64;
+const STREAMS_MAX: u32 = 32;
 /// Send buffer in bytes of one response on an HTTP/2 connection.
 const SEND_BYTES_MAX: usize = 64 << 10;
 
@@ -41,7 +44,10 @@ fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<
     builder.http1().max_buf_size(HEAD_BYTES_MAX.into()).max_headers(HEADERS_MAX);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
-    http2.max_header_list_size(HEAD_BYTES_MAX.into());
+    http2.max_header_list_size(HEADER_LIST_BYTES_MAX);
+    // Starts with windows of 64 KiB, which bound what arrives before a handler reads it, and widens them for a connection
+    // on which bodies are read.
+    http2.adaptive_window(true);
     http2.max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BYTES_MAX);
     Ok(server)
 }

@@ -51,7 +51,7 @@ use super::login_throttle::LoginThrottle;
 use super::process_control::{ControlRequest, ProcessControl};
 use super::search_forwarding::Asked;
 use super::upload_quota::Uploads;
-use super::{body_drain, headers, listener, periodic_tasks, routes, standalone, tls, unauthenticated};
+use super::{body_drain, headers, lingering_close, listener, periodic_tasks, routes, standalone, tls, unauthenticated};
 
 /// Read timeout: a client that sends nothing for this long while its request is awaited is disconnected.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
@@ -317,6 +317,7 @@ impl Webserver {
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), unauthenticated::bounded))
+            .layer(middleware::from_fn(lingering_close::few_headers))
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);

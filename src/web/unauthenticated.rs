@@ -24,9 +24,10 @@ use super::authorization;
 use super::connections::Standing;
 use gravwell_transport::admission::Block;
 
-/// Maximum number of concurrent unauthenticated requests, per address and in total.
-const OF_ADDRESS: usize = 256;
-const OF_ALL: usize = 2048;
+/// Maximum number of concurrent unauthenticated requests, per address and in total. The headers of one occupy up to
+/// 32 KiB.
+const OF_ADDRESS: usize = 128;
+const OF_ALL: usize = 1024;
 /// Share of all requests above which an address gives way before all others: one part in so many.
 const SHARE_OF_ADDRESS: usize = 32;
 /// Timeout for reading a response, after which an unauthenticated connection is closed.
