@@ -17,10 +17,10 @@ use tokio::time::timeout;
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Maximum number of concurrent handshakes from addresses that are not validated.
 const UNVALIDATED_MAX: usize = 64;
-/// Maximum number of unauthenticated peers, per block of addresses and in total. Each takes about 40 KiB until it is
-/// authenticated, and an abandoned one takes as much for another second.
+/// Maximum number of unauthenticated peers, per block of addresses and in total. Each takes about 95 KiB until it is
+/// authenticated, including those that were abandoned in the last second.
 const BLOCK_MAX: usize = 256;
-const TOTAL_MAX: usize = 1024;
+const TOTAL_MAX: usize = 512;
 /// Minimum age for eviction, because a handshake takes a few round trips.
 const YOUNG: Duration = Duration::from_millis(500);
 
