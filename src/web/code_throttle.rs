@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong codes of a user within [`WINDOW`] after which further ones are rejected unchecked. At this rate, one in a
-/// thousand guessers finds a code within six hours.
+/// Wrong codes of a user within [`WINDOW`] after which further ones are rejected unchecked. Each webserver counts for
+/// itself: at this rate, one in a thousand guessers at one webserver finds a code within six hours, and one in fifty of
+/// those who use twenty webservers.
 const WRONG_MAX: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(5 * 60);
 
