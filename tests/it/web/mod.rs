@@ -14,6 +14,7 @@ mod filters;
 mod half_restored;
 mod invalid;
 mod journals;
+mod later_changes;
 mod lost_state;
 mod migration;
 mod names;
