@@ -81,7 +81,7 @@ pub(super) async fn serve(
 /// Acquires memory for an incoming push. Quotas are per member, so a member that stalls does not block others.
 async fn room_for(shared: &DatastoreRef, member: &MemberName, length: usize) -> Result<Option<Share>, WireError> {
     // Almost nothing of a transaction above the size limit is kept in memory.
-    if length <= ARRIVING_UNIT || length > shared.limits.txn_bytes_max {
+    if length <= ARRIVING_UNIT || length > shared.limits.of_pushed().txn_bytes_max {
         return Ok(None);
     }
     let units = u32::try_from(length.div_ceil(ARRIVING_UNIT)).unwrap_or(u32::MAX);
@@ -106,20 +106,18 @@ async fn arrive<R: AsyncRead + Unpin>(
     receive: &mut R,
     length: usize,
 ) -> Result<(Txn, Option<Reason>), WireError> {
-    let what = || "the transaction".to_owned();
-    if length > limits.txn_bytes_max {
+    if let Err(exceeded) = limits.check_pushed_bytes(length) {
         let head = wire::read_body(receive, HEAD_BYTES_MAX.min(length)).await?;
         wire::skip_body(receive, length - head.len()).await?;
-        let (unit, limit, allowed) = ("bytes", "txn_bytes_max", limits.txn_bytes_max);
-        return Ok(rejected(&head, &LimitExceeded { what: what(), found: length, unit, limit, allowed })?);
+        return Ok(rejected(&head, &exceeded)?);
     }
     let body = wire::read_body(receive, length).await?;
-    match decode_txn_within(&body, limits.ops_max) {
+    match decode_txn_within(&body, limits.of_pushed().ops_max) {
         Ok(txn) => Ok((txn, None)),
-        Err(BadTxn::Rows { found }) => {
-            let (unit, limit, allowed) = ("operations and conditions", "ops_max", limits.ops_max);
-            Ok(rejected(&body, &LimitExceeded { what: what(), found, unit, limit, allowed })?)
-        }
+        Err(error @ BadTxn::Rows { found }) => match limits.check_pushed_rows(found) {
+            Err(exceeded) => Ok(rejected(&body, &exceeded)?),
+            Ok(()) => Err(undecodable(&error).into()),
+        },
         Err(error) => Err(undecodable(&error).into()),
     }
 }

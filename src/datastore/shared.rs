@@ -146,7 +146,7 @@ pub(super) fn blocks(limits: &Limits) -> Shares<MemberName> {
 
 /// Returns the maximum size of one block of the log, in MiB.
 fn block_mib(limits: &Limits) -> usize {
-    (limits.txn_bytes_max.max(commit_thread::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
+    (limits.of_pushed().txn_bytes_max.max(commit_thread::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
 }
 
 pub(super) fn pushes() -> Arc<Quota<MemberName>> {
@@ -155,7 +155,7 @@ pub(super) fn pushes() -> Arc<Quota<MemberName>> {
 
 /// The quota of a member is enough for two transactions of the maximum size.
 pub(super) fn arriving(limits: &Limits) -> Shares<MemberName> {
-    Shares::new(ARRIVING_MAX, ARRIVING_OF_MEMBER.max(2 * limits.txn_bytes_max.div_ceil(ARRIVING_UNIT)))
+    Shares::new(ARRIVING_MAX, ARRIVING_OF_MEMBER.max(2 * limits.of_pushed().txn_bytes_max.div_ceil(ARRIVING_UNIT)))
 }
 
 pub(super) fn join_permits() -> Semaphore {

@@ -166,7 +166,7 @@ impl Op {
 }
 
 /// Condition that must hold at commit, otherwise the transaction is rejected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Condition {
     /// The object does not exist.
     Absent {
@@ -369,11 +369,17 @@ impl Txn {
     /// Returns an upper limit of the encoded size, without encoding.
     #[must_use]
     pub fn bytes_estimate(&self) -> usize {
-        let op = |op: &Op| op.collection().as_str().len() + op.key().len() + op.value().map_or(0, Bytes::len) + 16;
         let condition = |c: &Condition| c.collection().as_str().len() + c.key().len() + 16;
-        let ops: usize = self.ops.iter().map(op).sum();
         let conditions: usize = self.conditions.iter().map(condition).sum();
-        64 + self.note.len() + ops + conditions
+        self.ops_bytes_estimate() + conditions
+    }
+
+    /// Like [`Txn::bytes_estimate`], as if the transaction had no conditions.
+    #[must_use]
+    pub fn ops_bytes_estimate(&self) -> usize {
+        let op = |op: &Op| op.collection().as_str().len() + op.key().len() + op.value().map_or(0, Bytes::len) + 16;
+        let ops: usize = self.ops.iter().map(op).sum();
+        64 + self.note.len() + ops
     }
 }
 

@@ -53,7 +53,8 @@ pub struct RetentionLimits {
     pub txns: usize,
     /// Maximum number of operations of transactions that only delete.
     pub deletions: usize,
-    /// Maximum estimated size in bytes, of each of the three.
+    /// Maximum estimated size in bytes, of each of the three. Conditions do not count: those that are added when a
+    /// transaction is pushed again must not end its retention.
     pub bytes: usize,
 }
 
@@ -154,7 +155,7 @@ impl RetainedTxns {
         self.places.insert(txn.id, *place);
         let shelf = &mut self.shelves[kind as usize];
         shelf.weight += kind.weight(txn);
-        shelf.bytes += txn.bytes_estimate();
+        shelf.bytes += txn.ops_bytes_estimate();
         // Ordered by creation, which may differ from the order in which they turned out to be resolved.
         let at = shelf.txns.partition_point(|other| other.place < *place);
         shelf.txns.insert(at, kept);
@@ -172,7 +173,7 @@ impl RetainedTxns {
         let shelf = &mut self.shelves[kind as usize];
         if let Some(RetainedTxn { txn, .. }) = shelf.txns.pop_front() {
             shelf.weight -= kind.weight(&txn);
-            shelf.bytes -= txn.bytes_estimate();
+            shelf.bytes -= txn.ops_bytes_estimate();
             self.places.remove(&txn.id);
             self.unseen.remove(&txn.id.mark());
             self.unrecorded.remove(&txn.id);
@@ -287,10 +288,10 @@ mod tests {
     fn p04_bytes_of_puts_do_not_displace_deletions() {
         let value: &'static str = "0123456789012345678901234567890123456789";
         let all = [txn(1, &[], &["k"]), txn(2, &[value], &["k"]), txn(3, &[value; 9], &[]), txn(4, &[value; 9], &[])];
-        let bytes = all[3].bytes_estimate();
+        let bytes = all[3].ops_bytes_estimate();
         let kept = kept(RetentionLimits { bytes, ..RetentionLimits::default() }, &all);
         assert_eq!(counters(&kept), [1, 2, 4]);
-        assert_eq!(kept.bytes(), [0, 1, 3].map(|at: usize| all[at].bytes_estimate()).iter().sum::<usize>());
+        assert_eq!(kept.bytes(), [0, 1, 3].map(|at: usize| all[at].ops_bytes_estimate()).iter().sum::<usize>());
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl Sequencer {
     }
 
     fn refusal<V: Versions>(&self, txn: &Txn, versions: &V) -> Result<Option<Reason>, V::Error> {
-        if let Err(error) = self.limits.check(txn) {
+        if let Err(error) = self.limits.check_pushed(txn) {
             return Ok(Some(Reason::LimitExceeded { message: error.to_string() }));
         }
         for condition in &txn.conditions {

@@ -22,6 +22,7 @@ use gravwell_model::codec::admin::{GenerationCause, GenerationInfo};
 use gravwell_model::codec::message::Welcome;
 use gravwell_model::deletions::{Deletions, Named};
 use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::limits::PushLimits;
 use gravwell_model::position::Divergence;
 use gravwell_model::{
     Collection, Condition, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId,
@@ -267,7 +268,8 @@ impl Leaving {
         let kept: Vec<RetainedTxn> = shared.outbox().kept().cloned().collect();
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
         let lost = with_required(lost, shared.outbox().conditions(), &old, &new)?;
-        let own = Own { kept: &kept, lacking: &lacking, gone: &gone };
+        let limits = shared.push_limits();
+        let own = Own { kept: &kept, lacking: &lacking, gone: &gone, limits: &limits };
         let (again, archived) = own.split((&old, &new), &lost, others, set.is_restore)?;
         let others = others.cloned().unwrap_or_default();
         Ok(Exchange { shared, set, state, lost, again, archived, gone, others })
@@ -383,6 +385,8 @@ pub(super) struct Own<'a> {
     pub lacking: &'a [Arc<Txn>],
     /// Pending ones that only a lost state had decided.
     pub gone: &'a [Arc<Txn>],
+    /// Limits of those that are pushed again.
+    pub limits: &'a PushLimits,
 }
 
 impl Own<'_> {
@@ -406,7 +410,8 @@ impl Own<'_> {
         }
         let gone: Txns = self.gone.iter().map(|txn| Arc::new(in_order.translate(txn))).collect();
         let assumed = in_order.assumed();
-        DivergedHistories { old, new, lost, assumed: &assumed }.choose(&lacking, &gone, others, is_restore)
+        DivergedHistories { old, new, lost, assumed: &assumed, limits: self.limits }
+            .choose(&lacking, &gone, others, is_restore)
     }
 }
 

@@ -291,6 +291,7 @@ impl LinkDriver {
             Ok(welcome) => welcome,
             Err(error) => return Err(unread(close_reason::explained(connection, error).await, mine.as_ref())),
         };
+        self.shared.note_push_limits(&welcome);
         // A loss is judged by the position before it. The entries are fetched from the present position.
         let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();

@@ -39,6 +39,9 @@
 //! that the new log lacks has the condition that it was not deleted after that sequence either
 //! ([`Condition::absent_since`]). If local transactions delete and then put it, the first one has this condition, and
 //! each of the others the condition that the one before was the last to write or delete the object.
+//!
+//! The conditions that are added do not count against the limits of authors ([`PushLimits`]). A transaction that is still
+//! too large for the datastore is left out.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -48,10 +51,15 @@ use bytes::Bytes;
 
 use gravwell_model::deletions::{Deletions, Named};
 use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::limits::{HARD, PushLimits};
 use gravwell_model::revocation::{self, is_presence_of_unique};
 use gravwell_model::{self as model, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
 use gravwell_protocol::rebase::{Assumed, Lost};
 use gravwell_state::{StateError, StateSnapshot};
+
+mod by_name;
+
+use by_name::{Conditions, InForce, LastOps};
 
 /// Final values of objects; `None` if an object is deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
@@ -78,17 +86,6 @@ fn written_by((collection, key): Named, id: TxnId) -> Condition {
     Condition::written_by(collection, key, id)
 }
 
-/// Returns whether conditions determine the expected last write of an object, or its absence.
-fn says_which(conditions: &[Condition], name: &Named) -> bool {
-    let of_it = |condition: &&Condition| (condition.collection(), condition.key()) == (&name.0, &name.1);
-    conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
-}
-
-/// Removes the conditions on since when an object must be absent.
-fn ask_anew(conditions: &mut Vec<Condition>, name: &Named) {
-    conditions.retain(|condition| condition.since().is_none() || place(condition) != *name);
-}
-
 /// Returns whether a transaction does nothing but delete.
 fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
@@ -99,22 +96,21 @@ fn is_taken(name: &Named, is_put: bool, had: &Values) -> bool {
     revocation::takes_right(&name.0, is_put) && had.get(name).map(Option::is_some) == Some(is_put)
 }
 
-/// Returns whether an operation of a transaction only takes a right away that is still taken in a state with the values
-/// `had`.
-fn is_in_force(op: &Op, txn: &Txn, had: &Values) -> bool {
-    is_taken(&named(op), op.value().is_some(), had) && !revocation::epochs_of(&txn.ops).any(|name| name == named(op))
-}
-
 /// Returns whether all that a transaction does is take rights away that are still taken.
 fn is_revocation(txn: &Txn, had: &Values) -> bool {
-    !txn.ops.is_empty() && txn.ops.iter().all(|op| is_in_force(op, txn, had))
+    let in_force = InForce::of(txn, had);
+    !txn.ops.is_empty() && txn.ops.iter().all(|op| in_force.has(op))
 }
 
 /// Returns a transaction without conditions on rights of its author, if all it does is take rights away. No login is
 /// required again, not even one that it ends. Conditions on a role or lock stay if the transaction writes it, or others
 /// have written it in the new log. So do those on the version of what it deletes.
 fn without_standing(txn: &Arc<Txn>, had: &Values, others: &Others) -> Arc<Txn> {
-    let is_written = |condition: &Condition| txn.ops.iter().any(|op| named(op) == place(condition));
+    if !is_revocation(txn, had) {
+        return Arc::clone(txn);
+    }
+    let written = LastOps::of(txn);
+    let is_written = |condition: &Condition| written.has(&place(condition));
     let is_of_login = |condition: &Condition| {
         revocation::is_on_epoch(condition)
             || matches!(condition, Condition::Present { .. }) && !revocation::is_on_role(condition)
@@ -124,7 +120,7 @@ fn without_standing(txn: &Arc<Txn>, had: &Values, others: &Others) -> Arc<Txn> {
             || others.have_judged(condition)
             || is_written(condition) && !is_of_login(condition)
     };
-    if !is_revocation(txn, had) || txn.conditions.iter().all(|condition| is_kept(&condition)) {
+    if txn.conditions.iter().all(|condition| is_kept(&condition)) {
         return Arc::clone(txn);
     }
     let conditions = txn.conditions.iter().filter(is_kept).cloned().collect();
@@ -140,6 +136,18 @@ fn roles(own: &[Arc<Txn>]) -> impl Iterator<Item = Named> {
 /// Returns the epochs in which logins and tokens that transactions put are valid.
 fn epochs(own: &[Arc<Txn>]) -> impl Iterator<Item = Named> {
     own.iter().flat_map(|txn| revocation::epochs_of(&txn.ops))
+}
+
+/// Returns an archived transaction with the conditions under which its author may retry it. If they are more than a
+/// record of the journal can have, nothing satisfies the one that replaces them.
+fn listed(txn: &Txn, conditions: Vec<Condition>) -> Txn {
+    let listed = Txn { conditions, ..txn.clone() };
+    if listed.bytes_estimate() <= HARD.txn_bytes_max {
+        return listed;
+    }
+    let lost = txn.ops.first().map(named).map(|(collection, key)| Condition::upon_lost(collection, key));
+    let conditions = txn.conditions.iter().cloned().chain(lost).collect();
+    Txn { conditions, ..listed }
 }
 
 /// Returns the final value that transactions, in order, give each object.
@@ -286,11 +294,15 @@ impl<'a> Before<'a> {
         self.0.get(name).map(|(writer, _)| written_by(name.clone(), writer.id))
     }
 
+    /// Returns the last writer of an object if it deleted the object.
+    fn deleter(&self, name: &Named) -> Option<&'a Txn> {
+        self.0.get(name).filter(|(_, is_put)| !is_put).map(|(writer, _)| *writer)
+    }
+
     /// Returns a condition which proves that the transaction that deleted an object was committed. The deletion leaves
     /// no trace, so the condition is on another write of that transaction.
     fn deleted(&self, name: &Named) -> Option<Condition> {
-        let (writer, _) = self.0.get(name).filter(|(_, is_put)| !is_put)?;
-        writer.ops.iter().map(named).find_map(|name| {
+        self.deleter(name)?.ops.iter().map(named).find_map(|name| {
             let (last, _) = self.0.get(&name).filter(|(_, is_put)| *is_put)?;
             Some(written_by(name, last.id))
         })
@@ -320,25 +332,27 @@ impl<'a> Before<'a> {
 /// that only take rights away, which the state with the values `had` does not give again. A local transaction that names
 /// the previous one as the last writer shows that nothing came between the two, unless that is only `assumed`.
 fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>, assumed: &Assumed, had: &Values) -> BTreeSet<TxnId> {
-    let mut writers: BTreeMap<Named, Vec<&Arc<Txn>>> = BTreeMap::new();
+    // For each object its writers, with the marks of the transactions on which they depend for it.
+    let mut writers: BTreeMap<Named, Vec<(TxnId, Vec<Seq>)>> = BTreeMap::new();
     for txn in own {
-        let ops = txn.ops.iter().filter(|op| !is_in_force(op, txn, had));
+        let in_force = InForce::of(txn, had);
+        let ops = txn.ops.iter().filter(|op| !in_force.has(op));
         let names: BTreeSet<Named> = ops.map(named).filter(|name| known.contains_key(name)).collect();
-        names.into_iter().for_each(|name| writers.entry(name).or_default().push(txn));
+        let conditions = Conditions::of(if names.is_empty() { &[] } else { &txn.conditions });
+        for name in names {
+            let marks = conditions.on(&name).filter_map(Condition::mark).collect();
+            writers.entry(name).or_default().push((txn.id, marks));
+        }
     }
     let mut parted = BTreeSet::new();
     for (name, writers) in &writers {
         let mut before: Vec<TxnId> = Vec::new();
-        for txn in writers {
-            let is_upon = |last: &TxnId| {
-                let of_it = |condition: &&Condition| place(condition) == *name;
-                !assumed.contains(&(txn.id, name.clone()))
-                    && txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
-            };
+        for (id, marks) in writers {
+            let is_upon = |last: &TxnId| !assumed.contains(&(*id, name.clone())) && marks.contains(&last.mark());
             if !before.last().is_none_or(is_upon) {
                 parted.extend(before.drain(..));
             }
-            before.push(txn.id);
+            before.push(*id);
         }
     }
     parted
@@ -351,6 +365,8 @@ pub(super) struct DivergedHistories<'a> {
     pub lost: &'a Lost,
     /// Conditions that refer to an earlier write only because nothing else is known.
     pub assumed: &'a Assumed,
+    /// Limits of the transactions that are pushed.
+    pub limits: &'a PushLimits,
 }
 
 impl DivergedHistories<'_> {
@@ -364,24 +380,33 @@ impl DivergedHistories<'_> {
         others: Option<&Others>,
         is_restore: bool,
     ) -> Result<(Txns, Txns), StateError> {
+        let mut too_large = BTreeSet::new();
         let (again, whole) = if is_restore {
             (Vec::new(), BTreeSet::new())
         } else {
-            let again = others.map_or(Ok(Vec::new()), |others| self.again(lacking, others))?;
-            self.with_deletions(lacking, gone, again, others)?
+            let again = others.map_or(Ok(Vec::new()), |others| self.again(lacking, others, &mut too_large))?;
+            self.with_deletions(lacking, gone, again, others, &mut too_large)?
         };
-        let archived = self.archived(lacking, &whole, gone, others)?;
+        if !too_large.is_empty() {
+            tracing::warn!(
+                count = too_large.len(),
+                limits = ?self.limits,
+                "transactions exceed the datastore's limits when they are pushed again; archiving them"
+            );
+        }
+        let archived = self.archived(lacking, &whole, (gone, &too_large), others)?;
         Ok((again, archived))
     }
 
-    /// Adds to those pushed `again`, in order, the deletions of transactions that are left out. Also returns the
-    /// transactions that are pushed with all of their operations.
+    /// Adds to those pushed `again`, in order, the deletions of transactions that are left out, except those that are
+    /// `too_large`. Also returns the transactions that are pushed with all of their operations.
     fn with_deletions(
         &self,
         lacking: &[Arc<Txn>],
         gone: &[Arc<Txn>],
         again: Vec<Arc<Txn>>,
         others: Option<&Others>,
+        too_large: &mut BTreeSet<TxnId>,
     ) -> Result<(Vec<Arc<Txn>>, BTreeSet<TxnId>), StateError> {
         let mut whole: BTreeSet<TxnId> = again.iter().map(|txn| txn.id).collect();
         let mut stays: BTreeMap<TxnId, Arc<Txn>> = again.into_iter().map(|txn| (txn.id, txn)).collect();
@@ -399,6 +424,10 @@ impl DivergedHistories<'_> {
                     let deletion = self.deletion(txn, is_gone, &last, &links, &left, others)?;
                     left.extend(txn.ops.iter().map(named));
                     let Some((deletion, is_whole)) = deletion else { continue };
+                    if !self.fits(&deletion) {
+                        too_large.insert(txn.id);
+                        continue;
+                    }
                     // It is unknown what followed a transaction that was lost with a state, so its author is notified
                     // in any case.
                     if is_whole && !is_gone {
@@ -442,11 +471,12 @@ impl DivergedHistories<'_> {
         for condition in &standing {
             may_revoke &= condition.holds(self.new.version(condition.collection(), condition.key())?);
         }
+        let (last_ops, conditions) = (LastOps::of(txn), Conditions::of(&txn.conditions));
         let mut deleted = BTreeMap::new();
         for name in wanted.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name) {
             let Some((false, is_again)) = last.get(name).copied() else { continue };
             let is_absent = self.old.version(&name.0, &name.1)?.is_none();
-            let is_taken = may_revoke && self.has_ended(txn, name)?;
+            let is_taken = may_revoke && self.has_ended(&last_ops, &conditions, name)?;
             if !is_taken && known.written.contains(name) || !(is_gone || is_absent) {
                 continue;
             }
@@ -477,17 +507,46 @@ impl DivergedHistories<'_> {
         Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(txn) }, is_whole)))
     }
 
-    /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
-    fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
+    /// Selects the `own` transactions to push again, in order, with the conditions under which to push them. Those that
+    /// the datastore would reject because of their size are added to `too_large` and left out, with what depends on them.
+    fn again(
+        &self,
+        own: &[Arc<Txn>],
+        others: &Others,
+        too_large: &mut BTreeSet<TxnId>,
+    ) -> Result<Vec<Arc<Txn>>, StateError> {
         let had = self.had(own)?;
         let own: Vec<Arc<Txn>> = own.iter().map(|txn| without_standing(txn, &had, others)).collect();
-        let stay = self.staying(&own, others, &had)?;
+        loop {
+            let stay = self.staying(&own, others, &had, too_large)?;
+            let again = self.conditioned(&own, &stay, others, &had)?;
+            let known = too_large.len();
+            too_large.extend(again.iter().filter(|txn| !self.fits(txn)).map(|txn| txn.id));
+            if too_large.len() == known {
+                return Ok(again);
+            }
+        }
+    }
+
+    /// Returns whether the datastore accepts a transaction of this size.
+    fn fits(&self, txn: &Txn) -> bool {
+        self.limits.check(txn).is_ok()
+    }
+
+    /// Returns the transactions that `stay`, in order, with the conditions under which to push them.
+    fn conditioned(
+        &self,
+        own: &[Arc<Txn>],
+        stay: &BTreeSet<TxnId>,
+        others: &Others,
+        had: &Values,
+    ) -> Result<Vec<Arc<Txn>>, StateError> {
         let staying = || own.iter().filter(|txn| stay.contains(&txn.id));
         let ops = staying().flat_map(|txn| &txn.ops);
         let put: BTreeSet<Named> = ops.filter(|op| op.value().is_some()).map(named).collect();
         let (mut before, mut again) = (Before::default(), Vec::new());
         for txn in staying() {
-            let conditions = self.conditions(txn, &before, &put, others, &had)?;
+            let conditions = self.conditions(txn, &before, &put, others, had)?;
             before.take(txn);
             again.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
         }
@@ -504,7 +563,14 @@ impl DivergedHistories<'_> {
         Ok(had)
     }
 
-    fn staying(&self, own: &[Arc<Txn>], others: &Others, had: &Values) -> Result<BTreeSet<TxnId>, StateError> {
+    /// Returns which of the `own` transactions are pushed again; none of those that are `too_large`.
+    fn staying(
+        &self,
+        own: &[Arc<Txn>],
+        others: &Others,
+        had: &Values,
+        too_large: &BTreeSet<TxnId>,
+    ) -> Result<BTreeSet<TxnId>, StateError> {
         let mut lacked = BTreeSet::new();
         for name in had.keys() {
             if self.new.version(&name.0, &name.1)?.is_none() {
@@ -518,14 +584,14 @@ impl DivergedHistories<'_> {
         }
         // A transaction may require that an object which it deletes is present, although the new log lacks it. It is
         // left out, so that its other operations do not prevent the deletion.
-        let is_impossible = |txn: &Txn, condition: &Condition, before: &Before<'_>| {
+        let is_impossible = |last: &LastOps<'_>, condition: &Condition, before: &Before<'_>| {
             let name = place(condition);
-            let is_deleted = txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| op.value().is_none());
-            let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
-            requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
+            let requires = matches!(condition, Condition::Present { .. });
+            requires && last.is_deleted(&name) && lacked.contains(&name) && before.link(&name).is_none()
         };
         let parted = parted_by(own, &others.known, self.assumed, had);
-        let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
+        let is_left = |id: &TxnId| parted.contains(id) || too_large.contains(id);
+        let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !is_left(id)).collect();
         loop {
             // Leaving out a transaction may change how an object reads. Then its other writers are left out as well.
             let made: Vec<Arc<Txn>> = own.iter().filter(|txn| stay.contains(&txn.id)).cloned().collect();
@@ -540,9 +606,7 @@ impl DivergedHistories<'_> {
                     .iter()
                     .filter_map(|condition| Some((before.overtaken(condition)?, place(condition))))
                     .collect();
-                // What takes a right away stays, whatever came after it.
-                let is_superseded =
-                    |id: TxnId| overtaken.iter().any(|(writer, name)| *writer == id && !before.is_taken(name, had));
+                let (last, deletes_only, in_force) = (LastOps::of(txn), deletes_only(txn), InForce::of(txn, had));
                 // It was made in an epoch that has ended, which is pushed again over a later one.
                 let (is_revocation, grants) = (is_revocation(txn, had), txn.ops.iter().any(revocation::grants));
                 let is_of_former = |condition: &Condition| {
@@ -557,10 +621,9 @@ impl DivergedHistories<'_> {
                     condition.is_upon_lost()
                         || gone.contains(&place(condition)) && !is_there(condition)
                         || is_of_former(condition)
-                        || is_impossible(txn, condition, &before)
+                        || !deletes_only && is_impossible(&last, condition, &before)
                 };
-                let is_left =
-                    |op: &Op| !is_in_force(op, txn, had) && (!is_last(&named(op)) || gone.contains(&named(op)));
+                let is_left = |op: &Op| !in_force.has(op) && (!is_last(&named(op)) || gone.contains(&named(op)));
                 let is_ended = |name: Named| {
                     is_written(&name) || had.get(&name) != made.get(&name).or_else(|| epochs_there.get(&name))
                 };
@@ -569,7 +632,12 @@ impl DivergedHistories<'_> {
                     || txn.ops.iter().any(is_left)
                     || revocation::epochs_of(&txn.ops).any(is_ended)
                 {
-                    stay.retain(|id| *id != txn.id && !is_superseded(*id));
+                    stay.remove(&txn.id);
+                    // What takes a right away stays, whatever came after it.
+                    let superseded = overtaken.iter().filter(|(_, name)| !before.is_taken(name, had));
+                    for (writer, _) in superseded {
+                        stay.remove(writer);
+                    }
                 }
                 if stay.contains(&txn.id) {
                     before.take(txn);
@@ -593,43 +661,45 @@ impl DivergedHistories<'_> {
         others: &Others,
         had: &Values,
     ) -> Result<Vec<Condition>, StateError> {
-        let mut conditions = txn.conditions.clone();
         if fault_injection::is(Bug::AgainUnconditioned) {
-            return Ok(conditions);
+            return Ok(txn.conditions.clone());
         }
+        let mut conditions = Conditions::of(&txn.conditions);
+        let (last, deletes_only, in_force) = (LastOps::of(txn), deletes_only(txn), InForce::of(txn, had));
+        let mut deleters = BTreeSet::new();
         let read = txn.conditions.iter().map(place);
         let names: BTreeSet<Named> = read.chain(txn.ops.iter().map(named)).collect();
         for name in names {
-            let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (&name.0, &name.1));
+            let is_written = last.has(&name);
             let is_first = is_written && before.link(&name).is_none();
             let is_lacked = is_first && self.new.version(&name.0, &name.1)?.is_none();
-            if is_lacked && deletes_only(txn) {
+            if is_lacked && deletes_only {
                 // The deletion removes nothing, whatever it depended on.
-                conditions.retain(|condition| place(condition) != name);
+                conditions.retain_on(&name, |_| false);
             }
             if is_written {
-                ask_anew(&mut conditions, &name);
+                // Since when the object must be absent is determined again.
+                conditions.retain_on(&name, |condition| condition.since().is_none());
             }
             // It takes effect whatever the object is.
-            if txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| is_in_force(op, txn, had)) {
+            if last.get(&name).is_some_and(|op| in_force.has(op)) {
                 continue;
             }
             let may_return = put.contains(&name) && !fault_injection::is(Bug::DeletedMeanwhileReturns);
-            let more = match if may_return { before.last_link(&name) } else { before.link(&name) } {
-                Some(link) => [Some(link), before.deleted(&name)],
-                None => {
-                    let since = (is_lacked && may_return).then(|| self.absent_since(name.clone(), others));
-                    let is_said = !is_written || says_which(&conditions, &name);
-                    [(!is_said).then(|| self.as_it_is(name, others)).transpose()?, since]
+            if let Some(link) = if may_return { before.last_link(&name) } else { before.link(&name) } {
+                conditions.add(link);
+                // One condition for each transaction that deleted something.
+                if before.deleter(&name).is_some_and(|deleter| deleters.insert(deleter.id)) {
+                    before.deleted(&name).into_iter().for_each(|condition| conditions.add(condition));
                 }
-            };
-            for condition in more.into_iter().flatten() {
-                if !conditions.contains(&condition) {
-                    conditions.push(condition);
-                }
+            } else if is_lacked && may_return {
+                // This includes that it is absent.
+                conditions.add(self.absent_since(name, others));
+            } else if is_written && !conditions.say_which(&name) {
+                conditions.add(self.as_it_is(name, others)?);
             }
         }
-        Ok(conditions)
+        Ok(conditions.into_vec())
     }
 
     /// Returns the condition that an object is absent as in the new log, and was not deleted since that was read.
@@ -657,7 +727,7 @@ impl DivergedHistories<'_> {
         &self,
         lacking: &[Arc<Txn>],
         again: &BTreeSet<TxnId>,
-        gone: &[Arc<Txn>],
+        (gone, too_large): (&[Arc<Txn>], &BTreeSet<TxnId>),
         others: Option<&Others>,
     ) -> Result<Vec<Arc<Txn>>, StateError> {
         let deletions = self.new.deletions()?;
@@ -668,6 +738,7 @@ impl DivergedHistories<'_> {
             let is_required = upon.contains(&txn.id.mark()) || may_be_upon();
             if is_required
                 || gone_ids.contains(&txn.id)
+                || too_large.contains(&txn.id)
                 || self.left_something(txn)?
                 || self.is_undone(txn, &deletions, others)?
             {
@@ -680,34 +751,30 @@ impl DivergedHistories<'_> {
         let mut before = Before::default();
         let mut conditioned = Vec::new();
         for txn in &archived {
-            let mut conditions = txn.conditions.clone();
+            let (mut conditions, last) = (Conditions::of(&txn.conditions), LastOps::of(txn));
             for name in txn.ops.iter().map(named).collect::<BTreeSet<Named>>() {
                 // A right is taken away whatever the object is, and may have been taken away already.
                 // A right that was given and taken away since is absent again.
-                let may_be_again =
-                    revocation::takes_right(&name.0, false) && conditions.contains(&absent(name.clone()));
-                let is_said = says_which(&conditions, &name) && !may_be_again;
-                if !is_said && !self.has_ended(txn, &name)? {
+                let is_absence = |condition: &Condition| matches!(condition, Condition::Absent { .. });
+                let may_be_again = revocation::takes_right(&name.0, false) && conditions.on(&name).any(is_absence);
+                let is_said = conditions.say_which(&name) && !may_be_again;
+                if !is_said && !self.has_ended(&last, &conditions, &name)? {
                     let link = before.link(&name);
-                    let condition = link.map_or_else(|| self.as_shared(name, &deletions), Ok)?;
-                    if !conditions.contains(&condition) {
-                        conditions.push(condition);
-                    }
+                    conditions.add(link.map_or_else(|| self.as_shared(name, &deletions), Ok)?);
                 }
             }
             before.take(txn);
-            conditioned.push(Arc::new(Txn { conditions, ..Txn::clone(txn) }));
+            conditioned.push(Arc::new(listed(txn, conditions.into_vec())));
         }
         Ok(conditioned)
     }
 
     /// Returns whether a transaction deletes an object that gave a right, whatever it was, and the object is absent
     /// in this member's state.
-    fn has_ended(&self, txn: &Txn, name: &Named) -> Result<bool, StateError> {
-        let is_deleted = txn.ops.iter().rev().find(|op| named(op) == *name).is_some_and(|op| op.value().is_none());
+    fn has_ended(&self, last: &LastOps<'_>, conditions: &Conditions, name: &Named) -> Result<bool, StateError> {
         let is_version = |condition: &Condition| matches!(condition, Condition::Version { .. });
-        let is_upon = txn.conditions.iter().any(|condition| is_version(condition) && place(condition) == *name);
-        let takes_right = is_deleted && !is_upon && revocation::takes_right(&name.0, false);
+        let is_upon = conditions.on(name).any(is_version);
+        let takes_right = last.is_deleted(name) && !is_upon && revocation::takes_right(&name.0, false);
         Ok(takes_right && self.old.version(&name.0, &name.1)?.is_none())
     }
 

@@ -16,7 +16,7 @@ use gravwell_model::codec::admin::SeenVersion;
 use gravwell_model::codec::blob_manifest;
 use gravwell_model::fault_injection::{self, Bug};
 use gravwell_model::limits::{HARD, LimitExceeded};
-use gravwell_model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use gravwell_model::{Condition, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use gravwell_protocol::fatal::Fatal;
 use gravwell_protocol::outbox::{Outbox, OverlayRead, RejectedTxn, touched};
 use gravwell_protocol::sequencer::{is_contradicted, of_another_member};
@@ -360,7 +360,7 @@ impl OutboxWriter {
                         note: again.note.unwrap_or_else(|| old.note.clone()),
                         ..Draft::default()
                     };
-                    match self.stage(draft, &mut staged) {
+                    match self.stage(draft, &mut staged, true) {
                         Ok(Staged::New(txn)) => {
                             dealt_with.insert(id);
                             staged.note_retried(id, txn.id);
@@ -472,10 +472,11 @@ impl OutboxWriter {
 
     fn stage_within(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
         outbox_quota::check(&self.shared, &draft, staged)?;
-        self.stage(draft, staged)
+        self.stage(draft, staged, false)
     }
 
-    fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
+    /// Numbers and checks a transaction. `is_again`: it is retried, so this member may have added conditions to it.
+    fn stage(&mut self, draft: Draft, staged: &mut Outbox, is_again: bool) -> Result<Staged, SubmitError> {
         if draft.ops.is_empty() && draft.id.is_none() {
             return Err(SubmitError::Empty);
         }
@@ -542,8 +543,11 @@ impl OutboxWriter {
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
         // An author that numbers its own transactions needs a decision of the datastore on each, even on invalid ones.
         if is_judged_here {
-            let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            limits.check(&txn)?;
+            if is_again {
+                self.shared.push_limits().check(&txn)?;
+            } else {
+                self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).check(&txn)?;
+            }
             self.precheck(&txn.conditions, staged)?;
         } else {
             HARD.check(&txn)?;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, watch};
 
 use gravwell_model::codec::health;
-use gravwell_model::codec::message::{Progress, Welcome};
+use gravwell_model::codec::message::{Progress, VERSION_ADDED_CONDITIONS, Welcome};
 use gravwell_model::codec::report_limits::reportable;
 use gravwell_model::fault_injection::{self, Bug};
+use gravwell_model::limits::PushLimits;
 use gravwell_model::{
     Collection, Entry, Generation, Key, Limits, MemberName, Origin, OriginCounter, Position, Reason, Seq, TxnId,
     Verdict,
@@ -151,6 +152,8 @@ pub(super) struct ReplicaState {
     /// Whether the replica is being closed. Entries not applied by now are applied after the next start.
     pub is_closing: AtomicBool,
     pub limits: Mutex<Limits>,
+    /// Limits of pushed transactions at the datastore that has welcomed this member last.
+    push_limits: Mutex<Option<PushLimits>>,
     /// Limit, in bytes, of pending and rejected transactions.
     pub outbox_bytes_max: AtomicUsize,
     /// Reports why no other member is trusted.
@@ -210,6 +213,7 @@ impl ReplicaState {
             disk: Disk::unbounded(),
             is_closing: AtomicBool::new(false),
             limits: Mutex::default(),
+            push_limits: Mutex::default(),
             outbox_bytes_max: AtomicUsize::new(OUTBOX_BYTES_MAX),
             connector: Mutex::default(),
             member: std::sync::OnceLock::new(),
@@ -456,6 +460,23 @@ impl ReplicaState {
         let is_unmarked = lost.as_ref().map_or(is_absent, |lost| lost.mark.is_none());
         let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
         is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
+    }
+
+    /// Notes what the datastore accepts that has sent this welcome.
+    pub(super) fn note_push_limits(&self, welcome: &Welcome) {
+        let limits = PushLimits {
+            of_authors: Terms::of(welcome).limits(),
+            counts_added: welcome.version < VERSION_ADDED_CONDITIONS,
+        };
+        *self.push_limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    }
+
+    /// Returns the limits of transactions that are pushed with conditions that this member adds. Before the first
+    /// connection, the datastore is taken to be of this version: what it rejects nevertheless can be retried.
+    pub(super) fn push_limits(&self) -> PushLimits {
+        let noted = self.push_limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = || self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        noted.unwrap_or_else(|| PushLimits { of_authors: last(), counts_added: false })
     }
 
     /// Returns whether the state lacks values that this member may read, or has values withheld from it.

@@ -230,6 +230,7 @@ impl SteppedReplica {
 
     /// Decides how to continue after a welcome.
     pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
+        self.shared.note_push_limits(welcome);
         let step = judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_lacking(welcome));
         match step {
             NextStep::Refuse(verdict) => self.shared.set_problem(format!("the datastore is {verdict}")),

@@ -88,3 +88,42 @@ fn p04_a_deletion_is_pushed_again_regardless_of_later_puts() {
     assert!(archived.contains("large/") && !archived.contains("c/x"), "{archived}");
     assert!(is_listed(&fleet), "its author is notified");
 }
+
+/// A transaction at the limit for authors is pushed again with a condition for each of its objects.
+#[test]
+fn p04_deletions_and_puts_at_the_limits_are_pushed_again_and_not_rejected() {
+    let mut fleet = Fleet::new();
+    fleet.datastore_flags = ["--max-txn-kb", "64", "--max-value-kb", "32"].map(str::to_owned).to_vec();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    let name = |kind: &str, number: usize| format!(r#""collection":"c","key":"{kind}-{number}-{}""#, "k".repeat(600));
+    let import = |member: &str, kind: &str, op: &str, value: &str| {
+        let ops: Vec<_> = (0..100).map(|number| format!(r#"{{"{op}":{{{}{value}}}}}"#, name(kind, number))).collect();
+        let file = fleet.write_file(&format!("{op}-{kind}.jsonl"), &format!("{{\"ops\":[{}]}}\n", ops.join(",")));
+        fleet.ok(member, &["import", file.to_str().unwrap()]);
+    };
+    import("a", "deleted", "put", r#","value":1"#);
+    fleet.converges(&["a", "b"]);
+    let key = key_of(&fleet);
+    b.terminate();
+    import("a", "deleted", "delete", "");
+    import("a", "put", "put", r#","value":2"#);
+    fleet.converges(&["a"]);
+    a.terminate();
+    let _datastore = recovered(&fleet, datastore, &key);
+    let objects = || fleet.ok("d", &["export"]);
+    let _b = fleet.replica("b");
+    fleet.converges(&["b"]);
+    let count = |kind: &str| objects().matches(&format!(r#""key":"{kind}-"#)).count();
+    assert!(count("deleted") >= 100 && count("put") == 0, "the recovery lost both transactions");
+    let _a = back(&fleet, "a");
+    assert_eq!(fleet.status("a")["rejected"], 0, "{}", fleet.ok("a", &["outbox"]));
+    for number in [0, 99] {
+        let exists = |kind: &str| {
+            let key = format!("{kind}-{number}-{}", "k".repeat(600));
+            fleet.run("d", &["get", "c", &key]).status.success()
+        };
+        assert!(!exists("deleted"), "a deleted object is back");
+        assert!(exists("put"), "an acknowledged object is lost");
+    }
+}

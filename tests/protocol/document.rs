@@ -362,6 +362,9 @@ fn the_bounds_are_those_of_the_code() {
     assert!(text.contains(&limits), "{limits}");
     let rows = format!("{} operations and conditions together", grouped(Limits::default().ops_max));
     assert!(text.contains(&rows), "{rows}");
+    let pushed = Limits::default().of_pushed();
+    let rows = format!("{} operations and conditions", grouped(pushed.ops_max));
+    assert!(text.contains(&rows), "{rows}");
 }
 
 #[test]

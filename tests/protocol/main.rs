@@ -97,7 +97,8 @@ fn p12_every_kind_of_message_is_written_and_read_as_released() {
             assert!(files.insert(path), "duplicate sample {name}");
         }
     }
-    let of_version = |version| std::fs::read_dir(golden(version, "")).expect("a directory for each version");
+    // A version that adds no message has no directory.
+    let of_version = |version| std::fs::read_dir(golden(version, "")).into_iter().flatten();
     let found = (1..=VERSION_MAX).flat_map(of_version).map(|entry| entry.expect("lists").path());
     let messages = found.filter(|path| path.extension().is_some_and(|extension| extension == "bin"));
     let unknown: Vec<PathBuf> = messages.filter(|path| !files.contains(path) && !is_signed(path)).collect();

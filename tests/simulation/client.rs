@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gravwell_env::memory_fs::Survival;
 use gravwell_env::{Clock, Entropy};
 use gravwell_model::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
-use gravwell_model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
+use gravwell_model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId, Verdict};
 use gravwell_protocol::fatal::Fatal;
 use gravwell_protocol::push::Pusher;
 use gravwell_protocol::session::NextStep;
@@ -610,6 +610,23 @@ impl World {
         draft
     }
 
+    /// Adds writes until a transaction of them, with one condition, is almost as long as the datastore allows.
+    fn fill_to_limit(&mut self, number: usize, ops: &mut Vec<Op>) {
+        // More than a write of a few bytes, and more than a condition.
+        const ROOM: usize = 2 * 80;
+        let bytes = |ops: &[Op]| {
+            let (id, settled) = (TxnId::default(), OriginCounter(0));
+            let (note, conditions) = (Bytes::new(), Vec::new());
+            Txn { id, settled, time_ms: 0, note, conditions, ops: ops.to_vec() }.bytes_estimate()
+        };
+        while bytes(ops) + ROOM <= super::datastore::TXN_BYTES_MAX {
+            let (collection, key) = self.any_key();
+            self.next_value += 1;
+            let value = Bytes::from(format!("web{number} {}", self.next_value));
+            ops.push(if self.chance(50) { Op::Delete { collection, key } } else { Op::Put { collection, key, value } });
+        }
+    }
+
     /// Changes an object on the condition that it is unchanged since it was read, now or earlier: by the version in
     /// the state, or by the id of the pending transaction that wrote it.
     fn change_as_read(&mut self, number: usize) -> Option<Draft> {
@@ -674,6 +691,9 @@ impl World {
                     let value = Bytes::from(format!("web{number} {} {filler}", self.next_value));
                     Op::Put { collection, key, value }
                 });
+            }
+            if self.chance(6) {
+                self.fill_to_limit(number, &mut draft.ops);
             }
             if self.chance(40) {
                 let (collection, key) = self.any_key();

@@ -31,8 +31,12 @@ const RING_BYTES: usize = 3 << 10;
 /// Maximum length of values here; replicas allow longer ones, so an import is rejected late.
 pub const VALUE_BYTES_MAX: usize = 90;
 
+/// Maximum length of transactions here. Some are drawn close to it, and must not be rejected when their member adds
+/// conditions to them.
+pub const TXN_BYTES_MAX: usize = 1200;
+
 pub fn limits() -> Limits {
-    Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() }
+    Limits { value_bytes_max: VALUE_BYTES_MAX, txn_bytes_max: TXN_BYTES_MAX, ..Limits::default() }
 }
 
 /// Redaction for readers: the values of one of the two collections are withheld.

@@ -14,13 +14,15 @@ use crate::{Collection, Key, Maker, Origin, OriginRow, Withheld};
 /// Oldest supported protocol version.
 pub const VERSION_MIN: u16 = 1;
 /// Newest supported protocol version.
-pub const VERSION_MAX: u16 = 4;
+pub const VERSION_MAX: u16 = 5;
 /// First version with [`Open::StateAndDeletions`].
 pub const VERSION_DELETIONS: u16 = 2;
 /// First version with [`Open::WholeState`].
 pub const VERSION_MAKERS: u16 = 3;
 /// First version in which values are withheld from readers. Readers must support it.
 pub const VERSION_REDACTED: u16 = 4;
+/// First version in which the conditions that a member adds to a transaction do not count against the limits of authors.
+pub const VERSION_ADDED_CONDITIONS: u16 = 5;
 /// First version in which a generation may have more than 32 bits.
 pub const WIDE_GENERATIONS: u16 = 2;
 /// Maximum length of a message body. A block of frames holds at least one redacted transaction of maximum length.

@@ -1,6 +1,6 @@
 use super::*;
 use gravwell_model::{
-    Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason,
+    Chain, Collection, Entry, Generation, Key, Limits, LineageEntry, LogId, MemberName, OriginCounter, Reason,
 };
 use gravwell_state::StateStore;
 
@@ -75,9 +75,15 @@ fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
     let shown =
         written_after(&own, &new, &shown, Seq(shared_to)).expect("reads").expect("deletions known from the beginning");
     let lost = Lost::after(Seq(shared_to));
-    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-    let by_state = parted.again(&own, &shown).expect("reads");
-    let chosen = parted.again(&own, &since_then.others).expect("reads");
+    let parted = DivergedHistories {
+        old: &old,
+        new: &new,
+        lost: &lost,
+        assumed: &Assumed::new(),
+        limits: &PushLimits::default(),
+    };
+    let by_state = parted.again(&own, &shown, &mut BTreeSet::new()).expect("reads");
+    let chosen = parted.again(&own, &since_then.others, &mut BTreeSet::new()).expect("reads");
     let is_chosen = |txn: &Arc<Txn>| chosen.iter().any(|chosen| chosen.id == txn.id);
     assert!(by_state.iter().all(is_chosen), "the state shows every transaction superseded in the log");
     let of_state = |condition: &&Condition| condition.mark().is_none();
@@ -118,9 +124,15 @@ fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) 
     deletions.forget_to(Seq(known_after), &mut gravwell_model::deletions::Changed::new());
     let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
     let lost = Lost::after(shared_to);
-    let chosen = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() }
-        .again(&own, &written)
-        .expect("reads");
+    let chosen = DivergedHistories {
+        old: &old,
+        new: &new,
+        lost: &lost,
+        assumed: &Assumed::new(),
+        limits: &PushLimits::default(),
+    }
+    .again(&own, &written, &mut BTreeSet::new())
+    .expect("reads");
     Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
 }
 
@@ -198,8 +210,15 @@ fn p11_what_takes_a_right_away_is_pushed_again_whatever_others_wrote() {
         }
         let (old, new) = (state(&[&shared[..], own].concat()), state(&shared));
         let lost = Lost::after(Seq(1));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-        let pushed = parted.again(&[Arc::new(revocation.clone())], &Others::default()).expect("reads");
+        let parted = DivergedHistories {
+            old: &old,
+            new: &new,
+            lost: &lost,
+            assumed: &Assumed::new(),
+            limits: &PushLimits::default(),
+        };
+        let pushed =
+            parted.again(&[Arc::new(revocation.clone())], &Others::default(), &mut BTreeSet::new()).expect("reads");
         assert_eq!(pushed[0].conditions, [], "{ops:?}");
         // Given back later in the lost history, by others or by this member.
         let back: Vec<_> = ops.iter().map(|(key, value)| (*key, value.map_or(Some(4), |_| None))).collect();
@@ -309,17 +328,30 @@ fn p11_a_login_that_starts_its_epoch_stands_on_that_like_on_all_else() {
         // What others have not written while the log was read must not be written until the login arrives.
         let (old, new) = (state(&[&shared[..], own].concat()), state(&shared));
         let lost = Lost::after(Seq(1));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
-        let pushed = parted.again(&[Arc::new(begun.clone())], &Others::default()).expect("reads");
+        let parted = DivergedHistories {
+            old: &old,
+            new: &new,
+            lost: &lost,
+            assumed: &Assumed::new(),
+            limits: &PushLimits::default(),
+        };
+        let pushed = parted.again(&[Arc::new(begun.clone())], &Others::default(), &mut BTreeSet::new()).expect("reads");
         let there = new.version(&name(epochs).0, &name(epochs).1).expect("reads");
-        let as_it_is = there.map_or_else(|| absent(name(epochs)), |seq| version(name(epochs), seq));
+        let absent_since = |text| Condition::absent_since(name(text).0, name(text).1, Seq(1));
+        let as_it_is = there.map_or_else(|| absent_since(epochs), |seq| version(name(epochs), seq));
         assert!(pushed[0].conditions.contains(&as_it_is), "{:?}", pushed[0].conditions);
         // What else it does to take rights away remains.
         let (old, new) = (state(&[&shared[..], own].concat()), state(&[&shared[..], &[ended(2)]].concat()));
         let own = [Arc::new(begun)];
         let mut reading = Since::new(&old, &own);
         entries(&[ended(2)], 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let parted = DivergedHistories {
+            old: &old,
+            new: &new,
+            lost: &lost,
+            assumed: &Assumed::new(),
+            limits: &PushLimits::default(),
+        };
         let (again, archived) = parted.choose(&own, &[], Some(&reading.others), false).expect("reads");
         assert_eq!((again.len(), &again[0].ops[..], archived.len()), (1, &own[0].ops[3..], 1));
     }
@@ -348,7 +380,13 @@ fn p11_who_ended_all_logins_has_ended_them_although_that_login_is_lost() {
     let mut reading = Since::new(&old, &own);
     entries(&since, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
     let lost = Lost::after(Seq(1));
-    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let parted = DivergedHistories {
+        old: &old,
+        new: &new,
+        lost: &lost,
+        assumed: &Assumed::new(),
+        limits: &PushLimits::default(),
+    };
     let (again, archived) = parted.choose(&own, &[], Some(&reading.others), false).expect("reads");
     assert_eq!((again.len(), archived.len()), (0, 1), "{again:?}");
 }
@@ -363,7 +401,13 @@ fn p08_what_gives_a_right_is_archived_with_the_version_that_it_was_given_upon() 
     let revoked: Vec<_> = given.iter().map(|key| (*key, None)).collect();
     let new = state(&[&shared[..], &[txn(3, 1, &ops), txn(3, 2, &revoked)]].concat());
     let lost = Lost::after(Seq(1));
-    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let parted = DivergedHistories {
+        old: &old,
+        new: &new,
+        lost: &lost,
+        assumed: &Assumed::new(),
+        limits: &PushLimits::default(),
+    };
     let upon_lost = given.map(|key| Condition::upon_lost(name(key).0, name(key).1));
     for conditions in [vec![], given.map(|key| absent(name(key))).to_vec()] {
         let gone = [Arc::new(Txn { conditions, ..txn(ME, 1, &ops) })];
@@ -388,9 +432,15 @@ fn p11_who_lost_the_role_in_the_new_log_takes_no_rights_away_there() {
         entries(&[since], 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
         let shown = written_after(&own, &new, &new.deletions().expect("reads"), Seq(1)).expect("reads").expect("known");
         let lost = Lost::after(Seq(1));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let parted = DivergedHistories {
+            old: &old,
+            new: &new,
+            lost: &lost,
+            assumed: &Assumed::new(),
+            limits: &PushLimits::default(),
+        };
         for others in [&reading.others, &shown] {
-            assert_eq!(parted.again(&own, others).expect("reads")[0].conditions, kept);
+            assert_eq!(parted.again(&own, others, &mut BTreeSet::new()).expect("reads")[0].conditions, kept);
         }
     }
 }
@@ -410,7 +460,13 @@ fn p11_of_a_deletion_that_is_left_out_what_takes_rights_away_is_pushed() {
         let mut reading = Since::new(&old, &own);
         entries(&since, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
         let lost = Lost::after(Seq(1));
-        let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+        let parted = DivergedHistories {
+            old: &old,
+            new: &new,
+            lost: &lost,
+            assumed: &Assumed::new(),
+            limits: &PushLimits::default(),
+        };
         parted.choose(&own, &[], Some(&reading.others), false).expect("reads")
     };
     let (again, archived) = chosen(&[("users:7", Some(2)), ("admins:7", Some(2))]);
@@ -436,12 +492,84 @@ fn p04_since_when_an_object_is_absent_is_asked_anew() {
     let others = [txn(OTHER, 2, &[("s", Some(2))]), txn(OTHER, 3, &[("s", Some(3))])];
     let new = state(&[&shared[..], &others[..1]].concat());
     let lost = Lost::after(Seq(1));
-    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &Assumed::new() };
+    let parted = DivergedHistories {
+        old: &old,
+        new: &new,
+        lost: &lost,
+        assumed: &Assumed::new(),
+        limits: &PushLimits::default(),
+    };
     // The log was read to its end, or its state alone was.
     for (read, to) in [(&others[..], 3), (&[], 2)] {
         let mut reading = Since::new(&old, &own);
         entries(read, 2).iter().for_each(|entry| reading.take(entry).expect("reads"));
-        let again = parted.again(&own, &reading.others).expect("reads");
+        let again = parted.again(&own, &reading.others, &mut BTreeSet::new()).expect("reads");
         assert_eq!(again[0].conditions, [absent(name("k")), since(to)]);
     }
+}
+
+/// Returns counters and operations of what is pushed again, and the counters of what is archived, with these limits.
+fn within(limits: &PushLimits, shared: &[Txn], own: &[Txn]) -> (Vec<(u64, usize)>, Vec<u64>) {
+    let (old, new) = (state(&[shared, own].concat()), state(shared));
+    let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
+    let (lost, assumed) = (Lost::after(Seq(shared.len() as u64)), Assumed::new());
+    let parted = DivergedHistories { old: &old, new: &new, lost: &lost, assumed: &assumed, limits };
+    let (again, archived) = parted.choose(&own, &[], Some(&Others::default()), false).expect("reads");
+    assert!(again.iter().all(|txn| limits.check(txn).is_ok()), "the datastore accepts what is pushed");
+    let again = again.iter().map(|txn| (txn.id.counter.0, txn.ops.len())).collect();
+    (again, archived.iter().map(|txn| txn.id.counter.0).collect())
+}
+
+/// Puts and deletions at the limits of authors, of objects that the new log has or lacks.
+#[test]
+fn p04_what_was_accepted_is_not_too_large_to_be_pushed_again() {
+    let names: Vec<String> = (0..8).map(|number| format!("k{number}")).collect();
+    let of = |value: Option<u8>| names.iter().map(|name| (name.as_str(), value)).collect::<Vec<_>>();
+    let shared = [txn(OTHER, 1, &of(Some(1)))];
+    let all = [txn(ME, 1, &of(None)), txn(ME, 2, &of(Some(2))), txn(ME, 3, &of(Some(3))), txn(ME, 4, &of(None))];
+    let bytes = all.iter().map(Txn::bytes_estimate).max().expect("some");
+    let by_ops = Limits { ops_max: names.len(), ..Limits::default() };
+    let by_bytes = Limits { txn_bytes_max: bytes, ..Limits::default() };
+    for of_authors in [by_ops, by_bytes] {
+        assert!(all.iter().all(|txn| of_authors.check(txn).is_ok()));
+        let limits = PushLimits { of_authors, counts_added: false };
+        assert_eq!(within(&limits, &shared, &all[..1]), (vec![(1, 8)], vec![]), "{limits:?}");
+        assert_eq!(within(&limits, &shared, &all[1..2]), (vec![(2, 8)], vec![]), "{limits:?}");
+        assert_eq!(within(&limits, &[], &all[1..3]), (vec![(2, 8), (3, 8)], vec![]), "{limits:?}");
+        assert!(within(&limits, &shared, &all).1.is_empty(), "{limits:?}");
+        // A datastore of an earlier version would reject them, and the log would have the rejection for good.
+        let limits = PushLimits { counts_added: true, ..limits };
+        assert_eq!(within(&limits, &shared, &all[..1]), (vec![], vec![1]), "{limits:?}");
+        assert_eq!(within(&limits, &[], &all[1..3]), (vec![], vec![2, 3]), "{limits:?}");
+        // What depends on one that is left out is left out as well.
+        let upon = Txn { conditions: vec![written_by(name("k1"), all[1].id)], ..txn(ME, 3, &[("z", Some(1))]) };
+        assert_eq!(within(&limits, &[], &[all[1].clone(), upon]), (vec![], vec![2, 3]), "{limits:?}");
+    }
+}
+
+/// Comparing each object with each condition and operation would take minutes here, and hours at the limits.
+#[test]
+fn p04_a_transaction_of_many_operations_and_conditions_is_pushed_again() {
+    let names: Vec<String> = (0..6_000).map(|number| format!("k{number}")).collect();
+    let of = |value: Option<u8>| names.iter().map(|name| (name.as_str(), value)).collect::<Vec<_>>();
+    let shared = [txn(OTHER, 1, &of(Some(1)))];
+    let present = |text: &String| Condition::Present { collection: name(text).0, key: name(text).1 };
+    let deletion = Txn { conditions: names.iter().map(present).collect(), ..txn(ME, 1, &of(None)) };
+    let again = Txn { conditions: names.iter().map(|text| absent(name(text))).collect(), ..txn(ME, 2, &of(Some(2))) };
+    let own = [deletion, again, txn(ME, 3, &of(None))];
+    let count = names.len();
+    let expected = (1..=3).map(|counter| (counter, count)).collect();
+    assert_eq!(within(&PushLimits::default(), &shared, &own), (expected, vec![]));
+}
+
+/// A record of the journal must be able to hold what is listed.
+#[test]
+fn p04_the_conditions_of_an_archived_transaction_fit_into_the_journal() {
+    let put = Op::Put { collection: name("k").0, key: name("k").1, value: vec![0; HARD.txn_bytes_max - 1000].into() };
+    let large = Txn { ops: vec![put], ..txn(ME, 1, &[]) };
+    let many = (0..100).map(|number| absent(name(&format!("k{number}")))).collect::<Vec<_>>();
+    let lost = Condition::upon_lost(name("k").0, name("k").1);
+    assert_eq!(listed(&large, many).conditions, [lost]);
+    let few = vec![absent(name("k"))];
+    assert_eq!(listed(&large, few.clone()).conditions, few);
 }

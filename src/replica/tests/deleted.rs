@@ -6,6 +6,7 @@ use crate::conflict_archive::Change;
 use crate::leaving::{DivergedStates, Own};
 use crate::local_txns::{Others, Since, values};
 use gravwell_model::Condition;
+use gravwell_model::limits::PushLimits;
 use gravwell_protocol::rebase::Lost;
 
 use super::leaving::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
@@ -173,7 +174,7 @@ fn p04_the_deletions_of_what_went_with_a_state_are_pushed_again_and_archived() {
     let (old, lost) = (state_of(&[]), Lost::after(Seq(0)));
     let new = state_of(&[txn(RIVAL, 1, &[("there", Some("theirs"))], vec![])]);
     let gone = [Arc::new(txn(ME, 1, &[("k", None), ("there", None), ("own", Some("mine"))], vec![version("k", 7)]))];
-    let own = Own { kept: &[], lacking: &[], gone: &gone };
+    let own = Own { kept: &[], lacking: &[], gone: &gone, limits: &PushLimits::default() };
     let (again, archived) = own.split((&old, &new), &lost, None, false).expect("reads");
     assert_eq!((again.len(), archived.len()), (1, 1));
     assert_eq!((&again[0].ops[..], &again[0].conditions[..]), (&gone[0].ops[..1], &[absent("k")][..]));

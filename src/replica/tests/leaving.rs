@@ -10,6 +10,7 @@ use crate::outbox_writer::{Draft, OutboxWriter, Request, Step, SubmitError};
 use crate::receipts::Stage;
 use gravwell_log::journal::Journal;
 use gravwell_model::deletions::Deleted;
+use gravwell_model::limits::PushLimits;
 use gravwell_model::{Condition, Limits, OriginRow, Reason};
 use gravwell_protocol::outbox::RetainedTxn;
 use gravwell_protocol::rebase::{Leaving, Lost};
@@ -156,7 +157,7 @@ impl Case {
         let lost = Lost::after(shared_to).with_own(kept.iter(), left).expect("reads");
         let lost = with_required(lost, outbox.conditions(), &old, &new).expect("reads");
         let others = (!self.is_restore && !self.is_unknown).then(|| self.others(&old, &lacking));
-        let own = Own { kept: &kept, lacking: &lacking, gone: &[] };
+        let own = Own { kept: &kept, lacking: &lacking, gone: &[], limits: &PushLimits::default() };
         let (again, archived) = own.split((&old, &new), &lost, others.as_ref(), self.is_restore).expect("reads");
         let reason = Reason::Forbidden { message: "archived".into() };
         let mut fresh = 100;

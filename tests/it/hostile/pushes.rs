@@ -110,7 +110,7 @@ async fn p15_a_push_beyond_the_bounds_is_rejected_before_decoding_and_blocks_not
         body.push(0);
         body
     };
-    let table = [(6_500_000, "`txn_bytes_max` allows 4194304"), (800_000, "`ops_max` allows 65536")];
+    let table = [(6_500_000, "`txn_bytes_max` allows 12582912"), (800_000, "`ops_max` allows 131072")];
     for (counter, (count, said)) in (1..).zip(table) {
         wire::send_raw(&mut send, Kind::Push, &of_conditions(counter, count)).await.expect("is sent");
         match fate(&mut receive).await {
