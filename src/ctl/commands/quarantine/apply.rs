@@ -257,14 +257,10 @@ impl Applying<'_> {
     }
 }
 
-fn distinct(conditions: Vec<Condition>) -> Vec<Condition> {
-    let mut distinct = Vec::new();
-    for condition in conditions {
-        if !distinct.contains(&condition) {
-            distinct.push(condition);
-        }
-    }
-    distinct
+fn distinct(mut conditions: Vec<Condition>) -> Vec<Condition> {
+    let mut known = BTreeSet::new();
+    conditions.retain(|condition| known.insert(condition.clone()));
+    conditions
 }
 
 /// Returns why a transaction was not accepted.
