@@ -20,14 +20,14 @@ use super::cursor::FrameCursor;
 use super::directory::{SegmentName, UNFINISHED};
 use super::error::{Damage, IoFailure, ReadError};
 use super::format::{FLAG_COMPACTED, FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES};
-use super::liveness::{BaseChanges, LivenessIndex, row_digest};
+use super::liveness::{BaseChanges, BaseSummary, LivenessIndex, row_digest};
 use super::reader::{Entries, LogReader};
 use super::segment::Segment;
 use gravwell_model::codec::frame::check_chain;
 use gravwell_model::codec::payload::decode_entry;
 use gravwell_model::deletions::{Changed, Deletions};
 use gravwell_model::fault_injection::{self, Bug};
-use gravwell_model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
+use gravwell_model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Txn};
 
 pub use self::compactor::{Compactor, Outcome};
 pub use self::plan::{
@@ -43,9 +43,35 @@ const WRITE_BYTES: usize = 1 << 20;
 
 enum Phase {
     Advance(Box<Entries>),
-    Measure { walk: Option<Walk>, live: (u64, Digest) },
+    Measure { walk: Option<Walk>, live: Measured },
     Rewrite { group: usize, output: Option<Box<Output>> },
     Done,
+}
+
+/// Sums over the rows that the segments below the horizon result in, to be compared with those of the index.
+#[derive(Default)]
+struct Measured {
+    objects: u64,
+    digest: Digest,
+    origins: HashMap<Origin, OriginRow>,
+}
+
+impl Measured {
+    /// Records the outcome of an entry for its origin.
+    fn take_origin(&mut self, entry: &Entry) {
+        let (id, settled, reason) = match &entry.body {
+            EntryBody::Commit(txn) => (txn.id, txn.settled, None),
+            EntryBody::Reject { id, settled, reason } => (*id, *settled, Some(reason.clone())),
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => return,
+        };
+        self.origins.entry(id.origin).or_default().record(entry.seq, id.counter, settled, reason);
+    }
+
+    fn is_of(&self, summary: &BaseSummary) -> bool {
+        let sum = |sum: Digest, (origin, row): (&Origin, &OriginRow)| sum.plus(Digest::of_origin(*origin, row));
+        (summary.objects, summary.digest) == (self.objects, self.digest)
+            && summary.origins == self.origins.iter().fold(Digest::ZERO, sum)
+    }
 }
 
 struct Walk {
@@ -128,8 +154,11 @@ impl<I: LivenessIndex> Compaction<I> {
 
     /// Returns the phase that feeds the index with the entries it lacks to describe the log at the new horizon.
     fn first_phase(&mut self) -> Result<Phase, CompactionError> {
-        let position = self.index.summary().map_err(CompactionError::Index)?.position;
-        if position >= self.reader.horizon() && position <= self.horizon && position > Seq::ZERO {
+        let BaseSummary { position, chain, .. } = self.index.summary().map_err(CompactionError::Index)?;
+        let is_between = position >= self.reader.horizon() && position <= self.horizon && position > Seq::ZERO;
+        // After a restore, or when files were put back, the index may have been made from another history of this log.
+        let is_of_this_history = || Ok::<_, ReadError>(chain.is_some() && self.reader.chain_at(position)? == chain);
+        if is_between && is_of_this_history()? {
             return Ok(Phase::Advance(Box::new(self.reader.entries(position, self.horizon))));
         }
         // Below the horizon some entries are missing; above the target, the index no longer shows liveness at the target.
@@ -178,11 +207,12 @@ impl<I: LivenessIndex> Compaction<I> {
             changes.summary.position = self.horizon;
         }
         let position = changes.summary.position;
+        changes.summary.chain = self.reader.chain_at(position)?;
         self.index.commit(changes).map_err(CompactionError::Index)?;
         self.phase = if ended {
             self.measures.clear();
             self.deletions = Deletions::default();
-            Phase::Measure { walk: None, live: (0, Digest::ZERO) }
+            Phase::Measure { walk: None, live: Measured::default() }
         } else {
             Phase::Advance(entries)
         };
@@ -213,7 +243,7 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(Some((entry, raw.header.flags, raw.bytes.len() as u64)))
     }
 
-    fn measure(&mut self, walk: Option<Walk>, mut live: (u64, Digest)) -> Result<Seq, CompactionError> {
+    fn measure(&mut self, walk: Option<Walk>, mut live: Measured) -> Result<Seq, CompactionError> {
         let Some(mut walk) = walk.or_else(|| self.walk(self.measures.len())) else {
             return self.measured(live);
         };
@@ -235,15 +265,10 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(seq)
     }
 
-    fn measure_entry(
-        &self,
-        entry: &Entry,
-        bytes: u64,
-        measure: &mut Measure,
-        live: &mut (u64, Digest),
-    ) -> io::Result<()> {
+    fn measure_entry(&self, entry: &Entry, bytes: u64, measure: &mut Measure, live: &mut Measured) -> io::Result<()> {
         measure.frames_bytes += bytes;
         measure.records += 1;
+        live.take_origin(entry);
         let mut dead = 0;
         let mut live_ops = 0;
         if let EntryBody::Commit(txn) = &entry.body {
@@ -251,8 +276,8 @@ impl<I: LivenessIndex> Compaction<I> {
             for (index, op) in txn.ops.iter().enumerate() {
                 let version = self.index.version(op.collection(), op.key())?;
                 if is_live_put(op, version, entry.seq) && last.is_last(index, op) {
-                    live.0 += 1;
-                    live.1 = live.1.plus(row_digest(op.collection(), op.key(), entry.seq));
+                    live.objects += 1;
+                    live.digest = live.digest.plus(row_digest(op.collection(), op.key(), entry.seq));
                     live_ops += 1;
                     continue;
                 }
@@ -272,11 +297,11 @@ impl<I: LivenessIndex> Compaction<I> {
     }
 
     /// Compares the index with the measured segments, then plans the rewrite.
-    fn measured(&mut self, live: (u64, Digest)) -> Result<Seq, CompactionError> {
+    fn measured(&mut self, live: Measured) -> Result<Seq, CompactionError> {
         let summary = self.index.summary().map_err(CompactionError::Index)?;
-        if (summary.objects, summary.digest) != live {
+        if !live.is_of(&summary) {
             if self.rebuilt {
-                return Err(CompactionError::IndexWrong { expected: summary.objects, found: live.0 });
+                return Err(CompactionError::IndexWrong { expected: summary.objects, found: live.objects });
             }
             self.rebuilt = true;
             self.index.reset().map_err(CompactionError::Index)?;

@@ -2,8 +2,9 @@
 //! which records are still needed at the horizon. Only compaction uses and advances the index, which can always be
 //! rebuilt from the log.
 //!
-//! A running sum over all rows is stored with them. If a row is lost or changed on the medium, the sum differs from
-//! the one that compaction computes from the log; the index is then discarded before anything is dropped.
+//! Running sums over all rows are stored with them. If a row is lost or changed on the medium, the sums differ from
+//! those that compaction computes from the log; the index is then discarded before anything is dropped. So is an index
+//! of another history: the log's chain at its position is stored as well, and differs after a restore.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use gravwell_model::{Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
+use gravwell_model::{Chain, Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
 
 /// Position and totals of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct BaseSummary {
     pub objects: u64,
     /// Sum of [`row_digest`] over all objects.
     pub digest: Digest,
+    /// Sum of [`Digest::of_origin`] over all rows of origins.
+    pub origins: Digest,
+    /// Chain of the log at `position`; `None` if the position was below the horizon.
+    pub chain: Option<Chain>,
 }
 
 /// Returns the contribution of one object to [`BaseSummary::digest`].
@@ -116,11 +121,17 @@ impl BaseChanges {
                 return Ok(());
             }
         };
-        let mut row = match self.origins.remove(&id.origin) {
-            Some(row) => row,
-            None => index.origin(id.origin)?.unwrap_or_default(),
+        let known = match self.origins.remove(&id.origin) {
+            Some(row) => Some(row),
+            None => index.origin(id.origin)?,
         };
+        let summary = &mut self.summary;
+        if let Some(row) = &known {
+            summary.origins = summary.origins.minus(Digest::of_origin(id.origin, row));
+        }
+        let mut row = known.unwrap_or_default();
         row.record(entry.seq, id.counter, settled, reason);
+        summary.origins = summary.origins.plus(Digest::of_origin(id.origin, &row));
         self.origins.insert(id.origin, row);
         self.summary.position = entry.seq;
         Ok(())
@@ -190,7 +201,7 @@ impl LivenessIndex for MemoryLiveness {
 /// Index in a separate fjall database.
 ///
 /// Keys: `o` collection-length (1 byte) collection key → version (8 bytes, little-endian); `r` origin → row (postcard);
-/// `m` → log id, position, objects, digest.
+/// `m` → log id, position, objects, digest, digest of the rows of origins, and the chain if it is known.
 pub struct FjallLiveness {
     path: PathBuf,
     log_id: LogId,
@@ -226,7 +237,9 @@ fn origin_key(origin: Origin) -> Vec<u8> {
 }
 
 const SUMMARY_KEY: &[u8] = b"m";
-const SUMMARY_BYTES: usize = 16 + 8 + 8 + 32;
+/// Length of the summary without the chain. That of earlier versions, which did not store the last two, is shorter.
+const SUMMARY_BYTES: usize = 16 + 8 + 8 + 32 + 32;
+const CHAIN_BYTES: usize = size_of::<Chain>();
 
 impl FjallLiveness {
     /// Opens the index in a directory. Discards an index that cannot be opened or belongs to another log.
@@ -258,7 +271,9 @@ impl FjallLiveness {
     fn belongs(&self) -> bool {
         match self.get(SUMMARY_KEY) {
             Ok(None) => true,
-            Ok(Some(bytes)) => bytes.len() == SUMMARY_BYTES && bytes[..16] == self.log_id.0,
+            Ok(Some(bytes)) => {
+                [SUMMARY_BYTES, SUMMARY_BYTES + CHAIN_BYTES].contains(&bytes.len()) && bytes[..16] == self.log_id.0
+            }
             Err(_) => false,
         }
     }
@@ -272,10 +287,11 @@ impl LivenessIndex for FjallLiveness {
     fn summary(&self) -> io::Result<BaseSummary> {
         let Some(bytes) = self.get(SUMMARY_KEY)? else { return Ok(BaseSummary::default()) };
         let number = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-        let digest = bytes.get(32..64).and_then(|b| b.try_into().ok()).map(Digest::from_bytes);
-        match (number(16), number(24), digest) {
-            (Some(position), Some(objects), Some(digest)) => {
-                Ok(BaseSummary { position: Seq(position), objects, digest })
+        let digest = |at: usize| bytes.get(at..at + 32).and_then(|b| b.try_into().ok()).map(Digest::from_bytes);
+        let chain = bytes.get(SUMMARY_BYTES..).and_then(|b| b.try_into().ok());
+        match (number(16), number(24), digest(32), digest(64)) {
+            (Some(position), Some(objects), Some(digest), Some(origins)) => {
+                Ok(BaseSummary { position: Seq(position), objects, digest, origins, chain })
             }
             _ => Ok(BaseSummary::default()),
         }
@@ -303,11 +319,13 @@ impl LivenessIndex for FjallLiveness {
             let bytes = postcard::to_allocvec(row).map_err(|error| io::Error::other(error.to_string()))?;
             batch.insert(rows, origin_key(*origin), bytes);
         }
-        let BaseSummary { position, objects, digest } = changes.summary;
+        let BaseSummary { position, objects, digest, origins, chain } = changes.summary;
         let mut summary = self.log_id.0.to_vec();
         summary.extend_from_slice(&position.0.to_le_bytes());
         summary.extend_from_slice(&objects.to_le_bytes());
         summary.extend_from_slice(&digest.to_bytes());
+        summary.extend_from_slice(&origins.to_bytes());
+        summary.extend(chain.iter().flatten());
         batch.insert(rows, SUMMARY_KEY, summary);
         batch.commit().map_err(io_error)?;
         database.persist(PersistMode::Buffer).map_err(io_error)

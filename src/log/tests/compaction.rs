@@ -339,6 +339,87 @@ fn p10_a_wrong_index_is_noticed_and_rebuilt_before_anything_is_dropped() {
     check(&log, &all, "after the rebuild");
 }
 
+/// An index in which the row of one origin is as it was before.
+struct Outdated(MemoryLiveness, Option<(Origin, OriginRow)>);
+
+impl LivenessIndex for Outdated {
+    fn summary(&self) -> io::Result<BaseSummary> {
+        self.0.summary()
+    }
+    fn version(&self, collection: &Collection, key: &Key) -> io::Result<Option<Seq>> {
+        self.0.version(collection, key)
+    }
+    fn origin(&self, origin: Origin) -> io::Result<Option<OriginRow>> {
+        match &self.1 {
+            Some((of, row)) if *of == origin => Ok(Some(row.clone())),
+            _ => self.0.origin(origin),
+        }
+    }
+    fn commit(&mut self, changes: BaseChanges) -> io::Result<()> {
+        self.0.commit(changes)
+    }
+    fn reset(&mut self) -> io::Result<()> {
+        self.1 = None;
+        self.0.reset()
+    }
+}
+
+#[test]
+fn p06_an_outdated_row_of_an_origin_is_noticed_before_anything_is_dropped() {
+    let fs = MemoryFs::new();
+    let (mut log, _) = open(&fs, options(1500)).expect("creates");
+    let (mut traffic, mut all) = (Traffic::new(5), Vec::new());
+    let mut index = Outdated(MemoryLiveness::default(), None);
+    traffic.fill(&mut log, &mut all, 40);
+    compact(&log, &mut index, 20, 0.0);
+    let origin = Origin([1; 16]);
+    let row = index.origin(origin).expect("reads").expect("has written");
+    traffic.fill(&mut log, &mut all, 60);
+    compact(&log, &mut index, 60, 0.0);
+    index.1 = Some((origin, row));
+    compact(&log, &mut index, 90, 0.0);
+    assert!(index.1.is_none(), "the index was reset");
+    check(&log, &all, "after the rebuild");
+}
+
+/// After a restore, the log continues differently. Both histories have the same objects with the same versions, but
+/// different transactions wrote those that were overwritten.
+#[test]
+fn p06_the_index_of_an_abandoned_history_is_not_used() {
+    let of = |seq: u64, origin: u8, counter: u64| {
+        let mut entry = entry(seq, vec![put(&format!("k{}", seq % 3), vec![1; 40])]);
+        if let EntryBody::Commit(txn) = &mut entry.body {
+            txn.id = TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) };
+        }
+        entry
+    };
+    let append = |log: &mut Log, entries: &[Entry]| {
+        for entry in entries {
+            log.append(std::slice::from_ref(entry)).expect("appends");
+            log.sync().expect("syncs");
+        }
+    };
+    let shared: Vec<Entry> = (1..=10).map(|seq| of(seq, 1, seq)).collect();
+    let fs = MemoryFs::new();
+    append(&mut open(&fs, options(600)).expect("creates").0, &shared);
+    let history = |later: u8| {
+        let apart = (11..=30).map(|seq| if seq < 20 { of(seq, later, seq - 10) } else { of(seq, 4, seq - 19) });
+        let apart: Vec<Entry> = apart.collect();
+        let (mut log, _) = open(&fs.crash(Survival::Everything, 0), options(600)).expect("opens");
+        append(&mut log, &apart);
+        (log, [&shared[..], &apart].concat())
+    };
+    let ((abandoned, _), (log, all)) = (history(2), history(3));
+    assert_eq!(abandoned.log_id(), log.log_id());
+    let mut index = MemoryLiveness::default();
+    compact(&abandoned, &mut index, 24, 0.0);
+    let position = index.summary().expect("reads").position;
+    assert!(position > Seq(20) && position <= Seq(24), "{position}");
+    compact(&log, &mut index, 29, 0.0);
+    assert!(log.horizon() >= position);
+    check(&log, &all, "after the second compaction");
+}
+
 #[test]
 fn the_index_on_disk_behaves_like_the_one_in_memory() {
     let place = tempfile::tempdir().expect("directory");
