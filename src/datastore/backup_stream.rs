@@ -1,5 +1,7 @@
 //! Backup stream: a consistent copy of the log, sent while the log is written and compacted.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
@@ -13,7 +15,7 @@ use gravwell_transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::run_blocking;
 use super::shared::DatastoreRef;
-use super::{referenced_chunks, service};
+use super::{backup_origins, referenced_chunks, service};
 
 /// Returns how many bytes of a segment the client already has.
 /// Equal headers do not prove it: an older copy of the datastore that diverged later starts with the same header. The
@@ -63,6 +65,26 @@ pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
+/// Refuses a backup that could not be restored. The base changes with the horizon only, so it is read once for each.
+async fn check_origins(shared: &DatastoreRef) -> Result<(), Failure> {
+    let horizon = shared.log.horizon();
+    if *shared.origins_agree_at.lock().unwrap_or_else(PoisonError::into_inner) == Some(horizon) {
+        return Ok(());
+    }
+    let checking = shared.clone();
+    let problem = run_blocking(move || {
+        let state = checking.state.snapshot().map_err(|error| error.to_string())?;
+        backup_origins::problem(&checking.log, &state)
+    });
+    match problem.await?.map_err(damaged)? {
+        Some(problem) => Err(damaged(problem)),
+        None => {
+            *shared.origins_agree_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(horizon);
+            Ok(())
+        }
+    }
+}
+
 pub(super) async fn serve<W: AsyncWrite + Unpin>(
     shared: &DatastoreRef,
     of: Option<(LogId, Generation)>,
@@ -78,6 +100,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         Some(meta) => ExportEnd { seq: meta.seq, digest: meta.digest },
         None => return Err(damaged("the state index has no position")),
     };
+    check_origins(shared).await?;
     let mut copy: LogCopy = shared.log.copy();
     let names = {
         let shared = shared.clone();

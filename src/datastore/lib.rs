@@ -15,6 +15,7 @@ pub mod admin;
 mod applier;
 pub mod archive;
 pub mod audit;
+mod backup_origins;
 mod backup_stream;
 mod blobs;
 pub mod commit_pipeline;

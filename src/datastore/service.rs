@@ -345,6 +345,7 @@ impl Datastore {
             blocks: blocks(&limits),
             joins: join_permits(),
             queue_bytes: queue_permits(),
+            origins_agree_at: std::sync::Mutex::default(),
             limits,
             disk_free: u64::MAX.into(),
             clock: std::sync::Mutex::new(CommitClock::new(last_ms, steady_ms())),

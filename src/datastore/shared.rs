@@ -99,6 +99,8 @@ pub(super) struct DatastoreState {
     pub blocks: Shares<MemberName>,
     /// Limits the bytes queued for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
+    /// Horizon at which the origins of the state were found to agree with the log.
+    pub origins_agree_at: std::sync::Mutex<Option<Seq>>,
     pub limits: Limits,
     /// Bytes free on the file system, as last measured.
     pub disk_free: AtomicU64,
