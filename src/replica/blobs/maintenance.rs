@@ -125,16 +125,17 @@ impl Blobs {
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
         let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let cutoff = store.cutoff(grace.unwrap_or(self.inner.grace));
-        // Read before the outbox and after it: applying a set moves its changes from the archive to the outbox, and
-        // leaving a history moves changes the other way.
+        // Read before the pending changes and after them: applying a set and retrying a rejected change make changes
+        // pending, leaving a history and rejections do the opposite.
+        let shared = self.shared.clone();
         let before = {
-            let (store, directory) = (store.clone(), directory.clone());
-            blocking(move || set_aside(&store, &directory)).await.map_err(|error| error.to_string())??
+            let (shared, store, directory) = (shared.clone(), store.clone(), directory.clone());
+            blocking(move || set_aside(&shared, &store, &directory)).await.map_err(|error| error.to_string())??
         };
         let mut all = self.all().map_err(|error| error.to_string())?;
         let collecting = move || {
-            let held = before.into_iter().chain(set_aside(&store, &directory)?).enumerate();
-            all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));
+            let held = before.into_iter().chain(set_aside(&shared, &store, &directory)?).enumerate();
+            all.heads.extend(held.map(|(number, head)| (format!("set aside/{number}"), head)));
             all.collect(&store, cutoff, dry_run)
         };
         let collected = blocking(collecting).await;
@@ -196,17 +197,19 @@ impl Blobs {
     }
 
     /// Evicts chunks until about `bytes_max` are left: unreferenced ones first, then those of the blobs read longest
-    /// ago. Only chunks that the datastore has are evicted. Chunks waiting to be sent, lists, archived changes, and
-    /// chunks that a running upload relies on are kept.
+    /// ago. Only chunks that the datastore has are evicted. Chunks waiting to be sent, lists, archived and
+    /// rejected changes, and chunks that a running upload relies on are kept.
     async fn evict_to(&self, bytes_max: u64) -> Result<(), String> {
         let cutoff = self.inner.store.cutoff(Duration::ZERO);
         let all = self.all().map_err(|error| error.to_string())?;
-        let pending: Vec<_> = self.shared.outbox().pending().cloned().collect();
         let read_at = locked(&self.inner.read_at).clone();
+        let shared = self.shared.clone();
         let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let choosing = blocking(move || {
-            let mut kept: Vec<BlobManifest> = pending.iter().flat_map(|txn| blob_manifest::heads_of(txn)).collect();
-            kept.extend(set_aside(&store, &directory)?);
+            // Read twice, see `collect`.
+            let mut kept = set_aside(&shared, &store, &directory)?;
+            kept.extend(shared.outbox().pending().flat_map(|txn| blob_manifest::heads_of(txn)));
+            kept.extend(set_aside(&shared, &store, &directory)?);
             candidates(&store, &all, kept, &read_at)
         });
         let candidates = choosing.await.map_err(|error| error.to_string())??;
@@ -232,10 +235,12 @@ impl Blobs {
     }
 }
 
-/// Returns the blobs of archived changes. One of which a list of chunks was never here pins nothing; a list that is corrupt is kept here,
-/// so that collecting fails and names it instead of removing the chunks of that blob.
-fn set_aside(store: &ChunkStore, directory: &Path) -> Result<Vec<BlobManifest>, String> {
+/// Returns the blobs of archived and rejected changes, of which this may be the last copy: they can be applied or retried.
+/// One of which a list of chunks was never here pins nothing; a list that is corrupt is kept here, so that collecting
+/// fails and names it instead of removing the chunks of that blob.
+fn set_aside(shared: &ReplicaRef, store: &ChunkStore, directory: &Path) -> Result<Vec<BlobManifest>, String> {
     let mut heads = conflict_archive::heads(directory)?;
+    heads.extend(shared.outbox().rejected().values().flat_map(|rejected| blob_manifest::heads_of(&rejected.txn)));
     heads.retain(|head| head.index.iter().all(|id| store.contains(id) || store.is_damaged(id)));
     Ok(heads)
 }

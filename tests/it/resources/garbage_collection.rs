@@ -64,3 +64,30 @@ fn a_change_with_lost_chunks_is_rejected_and_blocks_nothing() {
     assert_eq!(admin.ok("GET", &resource.path)["Size"], 0, "the upload has no effect");
     assert_eq!(admin.get(&format!("/api/dashboards/{dashboard}")).status, 200);
 }
+
+/// A rejected upload can be retried, and its contents may exist nowhere else.
+#[test]
+fn p14_chunks_of_a_rejected_upload_are_kept_until_it_is_dismissed() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    let resource = Resource::new(&admin, "r");
+    farm.fleet.converges(&["a"]);
+    farm.stop_datastore(&["a"]);
+    resource.store(&admin, &noise(12, 1 << 20));
+    web.stop();
+    farm.start_datastore();
+    let guid = resource.path.rsplit('/').next().expect("a path");
+    farm.fleet.ok("d", &["delete", "resources", guid]);
+    farm.restart(&mut web);
+    farm.fleet.wait("it is rejected", || farm.fleet.status("a")["rejected"] == 1);
+    web.stop();
+    let collected = || {
+        let (code, report) = farm.blobs("a", &["gc", "--grace", "0"]);
+        assert_eq!(code, 0, "{report:?}");
+        report[0]["chunks"].as_u64().expect("a number")
+    };
+    assert_eq!(collected(), 0, "the chunks of the rejected upload are kept");
+    farm.fleet.ok("a", &["outbox", "dismiss", "--all"]);
+    assert!(collected() > 10, "nothing can be retried any more");
+}
