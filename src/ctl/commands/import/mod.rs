@@ -110,8 +110,11 @@ impl Source {
     /// then it is kept, so that the same command never commits them again. Returns whether the record was deleted.
     async fn finish(&self, client: &Client, last: OriginCounter) -> Result<bool, CtlError> {
         let Some(path) = &self.record else { return Ok(true) };
-        if has_decided(client, self.known.origin, last).await.unwrap_or(false) {
-            std::fs::remove_file(path).map_err(CtlError::new)?;
+        let is_decided = has_decided(client, self.known.origin, last).await.unwrap_or(false);
+        let _alone = record::lock_of(path)?;
+        if is_decided {
+            // Another command that imports the same file may have removed it already.
+            record::remove(path)?;
             return Ok(true);
         }
         let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
@@ -122,6 +125,12 @@ impl Source {
 
     /// Records the last reported outcome.
     fn save(&self) -> Result<(), CtlError> {
+        let _alone = self.record.as_deref().map(record::lock_of).transpose()?;
+        self.save_locked()
+    }
+
+    /// Like [`Source::save`]; the caller has locked the records.
+    fn save_locked(&self) -> Result<(), CtlError> {
         let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
         if let Some(record) = &self.record {
             let rejected = self.rejected.load(Ordering::Relaxed);
@@ -233,13 +242,15 @@ async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     let mut file = File::open(path).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?;
     let imports = dir.join("imports");
     create_dirs(&imports, 0o700).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
+    // Two commands that start at the same time would otherwise create two records, and commit everything twice.
+    let _alone = record::lock(&imports)?;
     forget_finished(dir, &imports, path, &mut file).await?;
     let (known, record, was_known) = record::find(&imports, path, &mut file)?;
     if was_known {
         complain!("resuming the interrupted import of {}", path.display());
     }
     let source = Source::new(Some(file), Some(record), known, was_known);
-    source.save()?;
+    source.save_locked()?;
     Ok(source)
 }
 
@@ -251,7 +262,7 @@ async fn forget_finished(dir: &Path, imports: &Path, path: &Path, file: &mut Fil
     let is_decided = has_decided(&client, earlier.origin, last).await;
     client.close().await;
     match is_decided? {
-        true => std::fs::remove_file(&at).map_err(CtlError::new),
+        true => record::remove(&at),
         false => Ok(()),
     }
 }

@@ -73,6 +73,30 @@ impl Record {
     }
 }
 
+/// Waits until no other command reads or changes a record. The lock is released when the file is dropped.
+pub(super) fn lock(imports: &Path) -> Result<File, CtlError> {
+    let path = imports.join("lock");
+    let failed = |error: io::Error| CtlError::new(format!("cannot lock {}: {error}", path.display()));
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// Like [`lock`], given the path of a record.
+pub(super) fn lock_of(record: &Path) -> Result<File, CtlError> {
+    lock(gravwell_env::fs::parent_dir(record))
+}
+
+/// Removes a record, unless another command has removed it.
+pub(super) fn remove(path: &Path) -> Result<(), CtlError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CtlError::new(format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Record with its checksum, as one JSON object.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -234,6 +258,21 @@ mod tests {
             assert!(error.contains(what) && error.contains("in.jsonl") && error.contains("remove "), "{error}");
         }
         bench.find(TEXT).expect("the file as it was");
+    }
+
+    /// Two commands that import the same file at the same time must not create two records.
+    #[test]
+    fn p06_records_are_read_and_changed_by_one_command_at_a_time() {
+        let (bench, _, at) = Bench::new();
+        let held = lock_of(&at).expect("locks");
+        let other = File::open(bench.temp.path().join("lock")).expect("opens");
+        assert!(matches!(other.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+        drop(held);
+        other.try_lock().expect("is free");
+        for _ in 0..2 {
+            remove(&at).expect("removes it, or finds that another command has");
+        }
+        assert!(!at.exists());
     }
 
     #[test]
