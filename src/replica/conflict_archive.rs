@@ -258,11 +258,14 @@ fn last_number(directory: &Path) -> io::Result<u64> {
     Ok(numbers.max().unwrap_or(0))
 }
 
+/// Maximum length of the description in a file: more than one with a lineage of the greatest length needs.
+const HEAD_BYTES_MAX: u64 = 64 << 10;
+
 /// Reads the description in a file, and nothing else of it.
 fn set_of(path: &Path) -> Result<Set, String> {
     let mut line = String::new();
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    io::Read::take(BufReader::new(file), 4096).read_line(&mut line).map_err(|error| error.to_string())?;
+    io::Read::take(BufReader::new(file), HEAD_BYTES_MAX).read_line(&mut line).map_err(|error| error.to_string())?;
     parse_head(line.trim_end())
 }
 
@@ -374,6 +377,25 @@ mod tests {
             deletions_after: None,
             revoked_ms,
         }
+    }
+
+    /// The description is longer where the log has many generations.
+    #[test]
+    fn p05_a_repeated_attempt_replaces_its_own_archive_however_long_the_lineage_is() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let lineage: Vec<_> = (0..249).map(|number| ((1 << 52) + number, (1 << 40) + number)).collect();
+        let set = set(&lineage, 2, None);
+        for key in ["first", "second"] {
+            let (collection, key) = (Collection::new("c").expect("name"), Key::new(key).expect("key"));
+            let value = Some(Bytes::from_static(b"1"));
+            let (seq, there) = (Some(Seq(11)), Some(Seq(1)));
+            let mut file = set.create(temp.path()).expect("creates");
+            file.write(&Change { seq, time_ms: None, collection, key, value, there, is_seen: false }).expect("writes");
+            file.finish().expect("finishes");
+        }
+        let files = files(temp.path()).expect("lists");
+        assert_eq!(files.len(), 1, "{files:?}");
+        assert_eq!(read(&files[0]).expect("is whole").1[0].key.as_str(), "second");
     }
 
     #[test]
