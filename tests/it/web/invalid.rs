@@ -12,7 +12,7 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
 }
 
 /// Collection, key of the invalid object, and the path of the list that shows the valid one.
-const KINDS: [(&str, &str, &str); 28] = [
+const KINDS: [(&str, &str, &str); 30] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
     ("admins", "99", "/api/users"),
@@ -35,7 +35,9 @@ const KINDS: [(&str, &str, &str); 28] = [
     ("tag-access", "user/99", "/api/info/capabilities"),
     ("tokens", "1/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12", "/api/tokens"),
     ("sessions", "1/5f5e", "/api/users/1/sessions"),
+    ("session-ends", "99/e", "/api/users"),
     ("session-epochs", "99", "/api/users"),
+    ("token-ends", "99/e", "/api/users"),
     ("token-epochs", "99", "/api/users"),
     ("cleanings", "user/99", "/api/users"),
     ("restores", "5f5e", "/api/users"),
