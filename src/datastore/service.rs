@@ -399,14 +399,11 @@ impl Datastore {
         threads.push(spawn("commit", Some(commit_thread::part_panicked), Box::new(committing))?);
         threads.push(compacting);
         threads.push(spawn("audit", None, Box::new(Audit::work(&shared)))?);
-        let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {
             listen(&shared, endpoint, &mut tasks)?;
-        }
-        tasks.spawn(watch.lasting("member registry", save_members(Arc::clone(&shared))));
-        if listens {
             blobs::spawn(&shared, &mut tasks);
         }
+        tasks.spawn(watch.lasting("member registry", save_members(Arc::clone(&shared))));
         Ok(Datastore { shared, place, threads, tasks, recovery })
     }
 
