@@ -205,6 +205,20 @@ bugs! {
     SeenDeletionsNotArchived,
     /// Fixed bug: an author does not find a deletion on the rejected list if the object was created again after it.
     UndoneDeletionNotListed,
+    /// Fixed bug: the outbox for the new log is made beside the thread that accepts transactions meanwhile.
+    SuccessorBesideWriter,
+    /// Fixed bug: if the task that exchanges outbox and state ends after the state was replaced, the outbox is not.
+    InstallLeftToTask,
+    /// A state is replaced that has moved since it was archived.
+    MovedUnnoticed,
+    /// The outbox is replaced in memory before the state is.
+    InstalledBeforeSwap,
+    /// Transactions are accepted between the steps of an exchange, for the outbox that is about to be replaced.
+    AcceptedWhileHeld,
+    /// If the state was not replaced, the journal keeps the outbox that was prepared for the new one.
+    TakeBackForgotten,
+    /// A second exchange starts before the first one is complete.
+    ExchangedTwice,
 }
 
 /// Value for no fault.

@@ -18,7 +18,9 @@ use gravwell_runtime::telemetry;
 use gravwell_state::{Fork, StateError, StateStore, descent};
 
 use super::directory::StateStorage;
+use super::exchange::Replacement;
 use super::high_water_mark::Mark;
+use super::leaving::MOVED;
 use super::opening::Lost;
 use super::outbox_writer;
 use super::shared::{Change, ReplicaRef, stop_process};
@@ -39,6 +41,8 @@ pub(super) enum Request {
     Bookmark(Bookmark),
     /// Replaces the state by a new one in a separate directory.
     Swap(StateStore, PathBuf, Descent, oneshot::Sender<Result<(), SwapError>>),
+    /// Replaces the state, and has the outbox replaced, because a history is left.
+    Replace(Replacement, oneshot::Sender<Result<(), SwapError>>),
     /// Answered when everything before it is done.
     Barrier(oneshot::Sender<()>),
     /// Makes the state durable and writes the high-water mark.
@@ -150,6 +154,9 @@ impl Applier {
             }
             Request::Swap(state, path, descent, reply) => {
                 let _ = reply.send(self.swap(state, path, descent)?);
+            }
+            Request::Replace(replacement, reply) => {
+                let _ = reply.send(self.replace(replacement)?);
             }
             Request::Barrier(reply) => drop(reply.send(())),
             Request::Persist(reply) => {
@@ -427,6 +434,22 @@ impl Applier {
             return Ok(None);
         }
         descent::fork(&present.snapshot()?, &state.snapshot()?)
+    }
+
+    /// Replaces the state by one of a log that has left its history. The inner error means that nothing has changed.
+    fn replace(&mut self, mut replacement: Replacement) -> Result<Result<(), SwapError>, Fatal> {
+        if replacement.has_moved() {
+            return Ok(Err(SwapError::Failed(MOVED.into())));
+        }
+        if fault_injection::is(Bug::InstalledBeforeSwap) {
+            replacement.install();
+        }
+        let (state, path) = (replacement.state().clone(), replacement.side().to_owned());
+        let swapped = self.swap(state, path, Descent::Archived)?;
+        if swapped.is_ok() {
+            replacement.install();
+        }
+        Ok(swapped)
     }
 
     /// Replaces the state. The inner error means that nothing has changed.

@@ -13,6 +13,7 @@
 //!
 //! The head has `"deletions_after":490` if the member did not know the deletions before that sequence any more.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -119,6 +120,11 @@ impl Change {
         }
     }
 
+    /// Returns what is changed, and to what.
+    fn named(&self) -> (Collection, Key, Option<Bytes>) {
+        (self.collection.clone(), self.key.clone(), self.value.clone())
+    }
+
     fn line(&self) -> String {
         let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
         let txn = txn_line(&[self.op()], &[]);
@@ -154,6 +160,8 @@ pub(super) struct Writing {
     out: BufWriter<fs::File>,
     hasher: blake3::Hasher,
     changes: u64,
+    /// Changes of the file that this one replaces, which are not in this one yet.
+    former: BTreeMap<(Collection, Key, Option<Bytes>), Change>,
 }
 
 /// Result of writing a file.
@@ -204,7 +212,13 @@ impl Set {
             .truncate(true)
             .mode(0o600)
             .open(path.with_extension("next"))?;
-        let mut writing = Writing { path, out: BufWriter::new(file), hasher: blake3::Hasher::new(), changes: 0 };
+        let mut writing = Writing {
+            path,
+            out: BufWriter::new(file),
+            hasher: blake3::Hasher::new(),
+            changes: 0,
+            former: BTreeMap::new(),
+        };
         let head = Head {
             version: VERSION,
             log: self.log_id,
@@ -224,18 +238,40 @@ impl Set {
 }
 
 impl Writing {
+    /// Also keeps the changes of an earlier attempt that this one does not find again. A file that cannot be read is not
+    /// replaced.
+    pub(super) fn keeping_former(mut self) -> io::Result<Writing> {
+        if self.path.exists() {
+            match read(&self.path) {
+                Ok((_, former)) => self.former = former.into_iter().map(|change| (change.named(), change)).collect(),
+                Err(error) => {
+                    tracing::error!(error, kept = %self.path.display(), "earlier archive of this history cannot be read");
+                    let directory = gravwell_env::fs::parent_dir(&self.path);
+                    let (unfinished, number) = (self.path.with_extension("next"), last_number(directory)? + 1);
+                    self.path = directory.join(format!("{number:04}.jsonl"));
+                    fs::rename(unfinished, self.path.with_extension("next"))?;
+                }
+            }
+        }
+        Ok(self)
+    }
+
     fn line(&mut self, line: &str) -> io::Result<()> {
         self.hasher.update(line.as_bytes()).update(b"\n");
         writeln!(self.out, "{line}")
     }
 
     pub(super) fn write(&mut self, change: &Change) -> io::Result<()> {
+        self.former.remove(&change.named());
         self.changes += 1;
         self.line(&change.line())
     }
 
     /// Makes the file durable under its name. A file without changes is removed.
     pub(super) fn finish(mut self) -> io::Result<Written> {
+        for change in std::mem::take(&mut self.former).into_values() {
+            self.write(&change)?;
+        }
         let unfinished = self.path.with_extension("next");
         if self.changes == 0 {
             fs::remove_file(&unfinished)?;
@@ -410,6 +446,53 @@ mod tests {
         let refused = set(&[], 2, Some(1));
         assert_eq!(shared(&refused, &[(1, 0), (2, 5)]), 10, "the refusal is of that generation");
         assert_eq!(shared(&refused, &[(1, 0), (2, 5), (3, 7)]), 7);
+    }
+
+    /// The state may have lost entries since an earlier attempt to leave the same history.
+    #[test]
+    fn p05_a_later_attempt_that_finds_less_drops_nothing_from_the_archive() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let set = set(&[(1, 0), (2, 10)], 2, None);
+        let change = |key: &str, there: u64| Change {
+            seq: Some(Seq(11)),
+            time_ms: None,
+            collection: Collection::new("c").expect("name"),
+            key: Key::new(key).expect("key"),
+            value: Some(Bytes::from_static(b"1")),
+            there: Some(Seq(there)),
+            is_seen: false,
+        };
+        let write = |keeps: bool, changes: &[Change]| {
+            let mut file = set.create(temp.path()).expect("creates");
+            if keeps {
+                file = file.keeping_former().expect("reads");
+            }
+            changes.iter().for_each(|change| file.write(change).expect("writes"));
+            file.finish().expect("finishes")
+        };
+        let found = || -> Vec<Vec<Change>> {
+            let files = files(temp.path()).expect("lists");
+            files.iter().map(|file| read(file).expect("is whole").1).collect()
+        };
+        write(true, &[change("a", 1), change("b", 1)]);
+        write(true, &[change("b", 2)]);
+        assert_eq!(found(), [[change("b", 2), change("a", 1)]]);
+        write(true, &[]);
+        assert_eq!(found()[0].len(), 2);
+        write(false, &[change("c", 3)]);
+        assert_eq!(found(), [[change("c", 3)]], "a state that has lost nothing shows everything");
+        // What cannot be read is kept.
+        let damaged = files(temp.path()).expect("lists").remove(0);
+        let text = fs::read_to_string(&damaged)
+            .expect("reads")
+            .replace("\"c\":", "\"d\":")
+            .replace("\"key\":\"c\"", "\"key\":\"d\"");
+        fs::write(&damaged, &text).expect("writes");
+        assert!(read(&damaged).is_err());
+        write(true, &[change("d", 4)]);
+        assert_eq!(fs::read_to_string(&damaged).expect("is kept"), text);
+        let files = files(temp.path()).expect("lists");
+        assert_eq!((files.len(), read(&files[1]).expect("is whole").1), (2, vec![change("d", 4)]));
     }
 
     #[test]

@@ -2,15 +2,14 @@
 //! that carry them out.
 //!
 //! Nothing here waits: [`super::rejoin`] drives it between tasks and threads, `stepped` by hand. First,
-//! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in
-//! this order:
+//! [`Leaving`] decides what happens to everything that the new log lacks. An [`Exchange`] carries that out:
 //!
 //! - the archive is written;
 //! - the future outbox is written to the journal (prepared);
 //! - the fetched state replaces the present one (swapped);
 //! - the outbox in memory is replaced (installed).
 //!
-//! Each of the first three is durable before the next one starts. After a crash between two of them all of it is done
+//! [`super::exchange`] decides which thread takes these steps, and when. Each of the first three is durable before the next one starts. After a crash between two of them all of it is done
 //! again: the state is still the former one, or the exchange is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +33,7 @@ use gravwell_state::{self as state, StateError, StateSnapshot, StateStore};
 
 use super::accepted_before;
 use super::conflict_archive::{Change, Set, Written};
+use super::history::History;
 use super::local_txns::{self, DivergedHistories, Others, Since, Txns, Values};
 use super::shared::{ReplicaRef, ReplicaState};
 
@@ -41,6 +41,10 @@ use super::shared::{ReplicaRef, ReplicaState};
 const ARCHIVED: &str = "committed, but the log continued without this change because the datastore was recovered or \
                         restored; it is archived at this member (`gravwell-logctl quarantine`) and not applied; retry \
                         or dismiss it";
+
+/// Error if a state is not the one about which everything was decided.
+pub(super) const MOVED: &str =
+    "the state has changed since it was archived; it will be archived again on the next connection";
 
 /// Point at which two logs with a common start diverged.
 pub(super) struct Fork<'a> {
@@ -195,6 +199,8 @@ fn lacking(shared: &ReplicaState, state: &StateStore) -> Result<Vec<Arc<Txn>>, S
 pub struct Leaving {
     shared: ReplicaRef,
     set: Set,
+    /// The history that is left.
+    history: History,
     state: StateStore,
     old: StateSnapshot,
     new: StateSnapshot,
@@ -208,6 +214,7 @@ impl Leaving {
     /// Takes snapshots of both states. Everything handed to the applier must have been applied, and nothing may follow.
     pub(super) fn new(shared: ReplicaRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
         let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+        let history = shared.histories.present();
         let lacking = lacking(&shared, &state)?;
         let (old, new) = (shared.state().snapshot()?, state.snapshot()?);
         let deletions = deletions_of(&old)?;
@@ -218,7 +225,8 @@ impl Leaving {
                 "some deletions of the abandoned history are unknown; objects deleted before may return"
             );
         }
-        Ok(Leaving { set: Set { lineage, deletions_after, ..set }, lacking, deletions, old, new, shared, state })
+        let set = Set { lineage, deletions_after, ..set };
+        Ok(Leaving { set, history, lacking, deletions, old, new, shared, state })
     }
 
     /// Returns the sequence after which to read what others did; `None` if nothing depends on it.
@@ -262,7 +270,7 @@ impl Leaving {
     /// Decides which local transactions are pushed again and which are archived. `others` is `None` if the changes of
     /// others are unknown.
     pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
-        let Leaving { shared, set, state, old, new, lacking, .. } = self;
+        let Leaving { shared, set, history, state, old, new, lacking, .. } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
         let kept: Vec<RetainedTxn> = shared.outbox().kept().cloned().collect();
         let lost = Lost::after(set.shared_to).with_own(kept.iter(), |collection, key| found(&old, collection, key))?;
@@ -270,7 +278,8 @@ impl Leaving {
         let own = Own { kept: &kept, lacking: &lacking, gone: &gone };
         let (again, archived) = own.split((&old, &new), &lost, others, set.is_restore)?;
         let others = others.cloned().unwrap_or_default();
-        Ok(Exchange { shared, set, state, lost, again, archived, gone, others })
+        let position = old.meta().map(|meta| meta.position());
+        Ok(Exchange { shared, set, history, position, state, lost, again, archived, gone, others })
     }
 }
 
@@ -283,6 +292,9 @@ pub(super) fn found(state: &StateSnapshot, collection: &Collection, key: &Key) -
 pub struct Exchange {
     shared: ReplicaRef,
     set: Set,
+    history: History,
+    /// The position at which everything was decided.
+    position: Option<Position>,
     state: StateStore,
     /// The abandoned history.
     lost: Lost,
@@ -308,9 +320,10 @@ impl Exchange {
         &self.state
     }
 
-    /// Returns the replica's current position.
-    pub(super) fn position(&self) -> Option<Position> {
-        self.shared.position()
+    /// Returns whether the replica is not where it was when everything was decided.
+    pub(super) fn has_moved(&self) -> bool {
+        let is_noticed = !fault_injection::is(Bug::MovedUnnoticed) && !fault_injection::is(Bug::ExchangedTwice);
+        is_noticed && self.shared.position() != self.position
     }
 
     /// Returns the number of local transactions that are pushed again.
@@ -329,6 +342,10 @@ impl Exchange {
         let new = self.state.snapshot().map_err(text)?;
         let (again, gone) = (local_txns::values(&self.again), local_txns::values(&self.gone));
         let mut file = self.set.create(directory).map_err(|error| error.to_string())?;
+        // A state that lost entries does not show all that an earlier attempt has archived.
+        if old.meta().is_none_or(|meta| meta.seq < self.set.seq) {
+            file = file.keeping_former().map_err(|error| error.to_string())?;
+        }
         // A state that is gone shows no differences.
         if old.meta().is_some() {
             let apart = DivergedStates { old: &old, new: &new, shared_to: self.set.shared_to, others: &self.others };
@@ -345,6 +362,9 @@ impl Exchange {
     /// Returns the outbox that continues from the counters of the new state. No transactions may be accepted while it
     /// is prepared.
     pub(super) fn requeued(&self, entropy: &dyn Entropy) -> Result<Outbox, String> {
+        if self.shared.histories.present() != self.history && !fault_injection::is(Bug::ExchangedTwice) {
+            return Err("this history was left already".into());
+        }
         let mut decided = BTreeMap::new();
         for origin in self.shared.outbox().all_origins() {
             let row = self.state.origin(origin).map_err(|error| error.to_string())?;
@@ -365,7 +385,9 @@ impl Exchange {
         let mut requeued = self.shared.outbox().requeued(leaving, &mut fresh);
         random?;
         accepted_before::note(&self.shared, &self.state, &mut requeued).map_err(|error| error.to_string())?;
-        Ok(requeued)
+        // Checked last, because the applier changes the outbox after the state. What it applied meanwhile would be missing
+        // here, and after a power cut in the state as well.
+        if self.has_moved() { Err(MOVED.into()) } else { Ok(requeued) }
     }
 
     /// Returns the abandoned history with the objects that transactions in the outbox require.

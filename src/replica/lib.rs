@@ -31,6 +31,7 @@ mod datastore_notes;
 pub mod directory;
 mod disk;
 mod evidence;
+mod exchange;
 mod handle;
 mod high_water_mark;
 mod history;

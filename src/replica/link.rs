@@ -328,6 +328,7 @@ impl LinkDriver {
         if step == NextStep::Snapshot {
             resync::fetch(self, connection, &welcome).await?;
         }
+        rejoin::pass_former(self, &welcome).await?;
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         self.shared.update_link(|link| link.is_welcome = true);
         self.adopt_terms(&welcome).await;

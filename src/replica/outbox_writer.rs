@@ -3,7 +3,7 @@
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
 //! cannot be fetched again: pending transactions, and rejected ones until a user has dealt with them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,19 +18,25 @@ use gravwell_model::fault_injection::{self, Bug};
 use gravwell_model::limits::{HARD, LimitExceeded};
 use gravwell_model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use gravwell_protocol::fatal::Fatal;
-use gravwell_protocol::outbox::{Outbox, OverlayRead, RejectedTxn, touched};
+use gravwell_protocol::outbox::{Outbox, OverlayRead, RejectedTxn};
 use gravwell_protocol::sequencer::{is_contradicted, of_another_member};
 use gravwell_runtime::telemetry;
 use gravwell_state::StateError;
 
 use super::history::History;
 use super::outbox_quota::{self, OutboxQuota};
-use super::outbox_records::{KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, retry, to_bytes};
+use super::outbox_records::RejectedV1;
 use super::receipts::{Receipt, Receipts, Stage};
 use super::reverted::Reverted;
-use super::shared::{Change, ReplicaRef, stop_process};
+use super::shared::{ReplicaRef, stop_process};
 
+mod batch;
 mod rewriting;
+mod turn;
+
+pub(super) use turn::Heard;
+#[cfg(any(test, feature = "testing"))]
+pub(super) use turn::Turn;
 
 /// The journal is rewritten when it has at least this many bytes and is mostly settled.
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
@@ -286,111 +292,11 @@ impl OutboxWriter {
         self.complete().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
     }
 
-    pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
-        let (exchanges, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| matches!(request, Request::Exchange(_)));
-        self.take_in(batch)?;
-        for request in exchanges {
-            if let Request::Exchange(steps) = request {
-                self.exchange(&steps)?;
-            }
+    pub(super) fn handle(&mut self, requests: Vec<Request>) -> Result<(), Fatal> {
+        let mut left = Some(self.begin(requests));
+        while let Some(turn) = left {
+            left = self.advance(turn, |steps| steps.recv().map_or(Heard::Ended, Heard::Step))?;
         }
-        Ok(())
-    }
-
-    fn take_in(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
-        let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
-        let mut accepted = Vec::new();
-        // Rejections that could not be written before go first: `settled` covers all rejections up to a counter.
-        let mut noted = std::mem::take(&mut self.unwritten);
-        for note in &noted {
-            frames.push((KIND_REJECTED, to_bytes(note)));
-        }
-        let mut closed = Vec::new();
-        // Rejections that a request of this batch has dealt with.
-        let mut dealt_with: HashSet<TxnId> = HashSet::new();
-        let mut twins = Vec::new();
-        // Conditions see the transactions before them in the same batch.
-        let mut staged = Outbox::default();
-        for request in batch {
-            match request {
-                Request::Submit(draft, reply) => match self.stage_within(draft, &mut staged) {
-                    Ok(Staged::New(txn)) => {
-                        frames.push((KIND_TXN, encoded(&txn)));
-                        accepted.push((txn, None, reply));
-                    }
-                    Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
-                    Ok(Staged::Twin(id)) => twins.push((id, reply)),
-                    Err(error) => drop(reply.send(Err(error))),
-                },
-                // Handled after the batch.
-                Request::Exchange(_) => {}
-                // Recorded with the next transaction, or soon: not worth a sync of its own for each.
-                Request::Committed => {}
-                Request::Note(rejections) => {
-                    for RejectedTxn { txn, seq, reason } in rejections {
-                        self.forsake(txn.id, seq, &reason);
-                        let note = RejectedV1 { id: txn.id, seq, reason };
-                        frames.push((KIND_REJECTED, to_bytes(&note)));
-                        noted.push(note);
-                    }
-                }
-                Request::Dismiss(id, reply) => {
-                    if self.shared.outbox().rejected().contains_key(&id) && dealt_with.insert(id) {
-                        frames.push((KIND_CLOSED, to_bytes(&id)));
-                        closed.push((id, reply));
-                    } else {
-                        let _ = reply.send(Err(SubmitError::NotRejected(id)));
-                    }
-                }
-                Request::Retry(id, again, reply) => {
-                    let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
-                    let Some(old) = found.filter(|_| !dealt_with.contains(&id)) else {
-                        let _ = reply.send(Err(SubmitError::NotRejected(id)));
-                        continue;
-                    };
-                    // A transaction that this one depends on may be retried in the same batch.
-                    let conditions = staged.upon_retried(&again.conditions(&old.conditions));
-                    let draft = Draft {
-                        ops: old.ops.clone(),
-                        conditions: conditions
-                            .iter()
-                            .map(|condition| self.shared.histories.raised(condition, &again.upon, again.seen_in))
-                            .collect(),
-                        note: again.note.unwrap_or_else(|| old.note.clone()),
-                        ..Draft::default()
-                    };
-                    match self.stage(draft, &mut staged) {
-                        Ok(Staged::New(txn)) => {
-                            dealt_with.insert(id);
-                            staged.note_retried(id, txn.id);
-                            frames.push((KIND_RETRY, retry(id, &txn)));
-                            accepted.push((txn, Some(id), reply));
-                        }
-                        Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
-                        Ok(Staged::Twin(id)) => twins.push((id, reply)),
-                        Err(error) => drop(reply.send(Err(error))),
-                    }
-                }
-            }
-        }
-        if frames.is_empty() {
-            return Ok(());
-        }
-        let recorded = self.add_sequences(&mut frames);
-        if let Err(error) = self.write(&frames)? {
-            self.forget(&accepted, &error);
-            if !fault_injection::is(Bug::ForgetUnwritten) {
-                self.unwritten = noted;
-            }
-            let error = SubmitError::Disk(error.to_string());
-            accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
-            twins.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
-            closed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
-            return Ok(());
-        }
-        self.shared.outbox_mut().note_recorded(recorded);
-        self.publish(accepted, twins, &noted, closed);
         Ok(())
     }
 
@@ -421,53 +327,6 @@ impl OutboxWriter {
         }
         // After a failed sync the disk contents are unknown, and a retry would not show them.
         self.journal.sync().map(Ok).map_err(Fatal::of(failed))
-    }
-
-    /// Releases the counters of transactions that could not be written.
-    fn forget(&mut self, accepted: &[Accepted], error: &JournalError) {
-        for (txn, ..) in accepted.iter().rev() {
-            self.last.insert(txn.id.origin, OriginCounter(txn.id.counter.0 - 1));
-        }
-        tracing::error!(%error, "failed to write the outbox journal");
-    }
-
-    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Duplicate>, noted: &[RejectedV1], closed: Vec<Closed>) {
-        for own in [&mut self.express, &mut self.bulk] {
-            let noted =
-                noted.iter().filter(|note| Some(note.id.origin) == own.origin).map(|note| note.id.counter).max();
-            own.settled = own.settled.max(noted.unwrap_or_default());
-        }
-        let mut replies = Vec::new();
-        let mut changes = Vec::new();
-        {
-            let mut outbox = self.shared.outbox_mut();
-            noted.iter().for_each(|note| outbox.note_written(note.id));
-            for (id, reply) in closed {
-                outbox.take_rejected(id);
-                replies.push(Reply::Closed(reply));
-            }
-            for (txn, replaces, reply) in accepted {
-                if let Some(id) = replaces {
-                    outbox.note_retried(id, txn.id);
-                }
-                changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
-                let receipt = self.shared.receipts.issue(txn.id);
-                telemetry::txn_trace::submitted(txn.id);
-                outbox.insert(txn);
-                replies.push(Reply::Accepted(receipt, reply));
-            }
-            replies.extend(twins.into_iter().map(|(id, reply)| Reply::Accepted(self.shared.receipts.issue(id), reply)));
-        }
-        self.shared.notify_outbox_changed();
-        for (collection, key) in changes {
-            let _ = self.shared.changes.send(Change::Overlay { collection, key });
-        }
-        for reply in replies {
-            match reply {
-                Reply::Closed(reply) => drop(reply.send(Ok(()))),
-                Reply::Accepted(receipt, reply) => drop(reply.send(Ok(receipt))),
-            }
-        }
     }
 
     fn stage_within(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
@@ -699,20 +558,11 @@ impl OutboxWriter {
     }
 }
 
-type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
-type Closed = (TxnId, oneshot::Sender<Result<(), SubmitError>>);
-type Duplicate = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
-
 enum Staged {
     New(Arc<Txn>),
     Known(Receipt),
     /// The same transaction is already in this batch.
     Twin(TxnId),
-}
-
-enum Reply {
-    Accepted(Receipt, oneshot::Sender<Result<Receipt, SubmitError>>),
-    Closed(oneshot::Sender<Result<(), SubmitError>>),
 }
 
 #[cfg(test)]

@@ -157,6 +157,9 @@ impl Refusals<'_> {
 
     /// Archives the pending transactions and moves them to the rejected list, so that their authors learn of it.
     async fn archive_pending(&self) -> Result<(), String> {
+        // An exchange outlives its connection. It would put them back as pending, because it goes on from the outbox as
+        // it was when the successor was made.
+        let _alone = self.shared.exchanging.lock().await;
         loop {
             let pending: Vec<Arc<Txn>> = self.shared.outbox().pending().cloned().collect();
             if pending.is_empty() {
@@ -204,7 +207,52 @@ async fn run_blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+    use gravwell_model::{Collection, Key, Op, Origin, OriginCounter, Seq, TxnId};
+    use gravwell_protocol::outbox::Outbox;
+    use gravwell_state::StateStore;
+
+    /// An exchange goes on from the outbox as it was when the next one was made.
+    #[test]
+    fn p07_nothing_is_refused_while_outbox_and_state_are_exchanged() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let (settled, note) = (OriginCounter(0), bytes::Bytes::new());
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let ops = vec![Op::Delete { collection, key }];
+        let txn = Txn { id, settled, time_ms: 0, note, conditions: vec![], ops };
+        let pending = |outbox: &mut Outbox| {
+            outbox.insert(Arc::new(txn.clone()));
+        };
+        let shared = Arc::new(ReplicaState::new(StateStore::in_memory(), Outbox::default(), None));
+        pending(&mut shared.outbox_mut());
+        shared.set_refusal(Some(Refusal::new("revoked".into())));
+        let (outbox, mut requests) = mpsc::channel(4);
+        let alone = Arc::clone(&shared.exchanging).try_lock_owned().expect("is free");
+        let refusals = Refusals { shared: &shared, outbox: &outbox, directory: temp.path() };
+        let error = LinkError::Revoked("revoked".into());
+        let mut learning = std::pin::pin!(refusals.learn(&error));
+        let mut poll = || learning.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // Much longer than it would take.
+        for _ in 0..100 {
+            assert!(poll().is_pending());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // The exchange replaces the outbox.
+        let mut next = Outbox::default();
+        pending(&mut next);
+        *shared.outbox_mut() = next;
+        assert!(requests.try_recv().is_err(), "nothing was refused");
+        drop(alone);
+        while let Poll::Pending = poll() {
+            std::thread::yield_now();
+        }
+        let Ok(Request::Note(noted)) = requests.try_recv() else { panic!("a rejection") };
+        assert_eq!(noted.iter().map(|rejected| (rejected.txn.id, rejected.seq)).collect::<Vec<_>>(), [(id, Seq::ZERO)]);
+        assert_eq!((shared.outbox().depth(), shared.outbox().rejected().len()), (0, 1));
+    }
 
     #[test]
     fn p11_a_refusal_is_kept_and_a_damaged_file_is_one_too() {

@@ -7,9 +7,8 @@
 //!   them (see [`super::local_txns`]), or an earlier state was restored on purpose;
 //! - every other change is durably written to a file in `quarantine/`, for an operator to inspect.
 //!
-//! Then outbox and state are exchanged in this order, while nothing is accepted: the outbox in the journal, the state,
-//! the outbox in memory. A crash at any point leaves the old state, for which all of this is repeated with the same
-//! result, or the new one.
+//! Then outbox and state are exchanged, in the steps of [`super::exchange`]. A crash at any point leaves the old state, for
+//! which all of this is repeated with the same result, or the new one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,12 +24,14 @@ use gravwell_model::{LineageEntry, Position};
 use gravwell_runtime::tasks::vital;
 use gravwell_state::{self as state, StateStore};
 
-use super::applier::{self, Descent};
+use super::applier;
 use super::conflict_archive::{Set, Written};
-use super::leaving::{self, Exchange, Fork, Leaving};
+use super::exchange::{self, Alone, Course, Effect, Failure};
+use super::leaving::{self, Fork, Leaving};
 use super::link::{LinkDriver, LinkError};
 use super::local_txns::Others;
-use super::outbox_writer::{self, Step};
+use super::outbox_writer;
+use super::shared::ReplicaState;
 use super::{disk, request, resync};
 
 /// Timeout for the datastore's report on how its generations started.
@@ -45,6 +46,7 @@ pub(super) async fn run(
     lineage: &[LineageEntry],
     welcome: &Welcome,
 ) -> Result<bool, LinkError> {
+    let alone = alone(&linker.shared).await?;
     let upon = |shared_to| leaving::is_upon_later(&linker.shared, shared_to);
     let Some(Fork { shared_to, theirs }) = leaving::fork(mine, lineage, welcome, upon) else { return Ok(false) };
     if linker.shared.disk.is_full() {
@@ -57,7 +59,7 @@ pub(super) async fn run(
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, welcome, &side).await?;
         let shared_to = leaving::earlier_fork(&linker.shared, &state, shared_to).map_err(failed)?;
-        exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
+        exchange(linker, connection, state, &side, Set { shared_to, ..set }, alone).await
     };
     resync::ended(linker, &side, reconciled.await).await.map(|()| true)
 }
@@ -71,8 +73,9 @@ pub(super) async fn leave(
     side: &Path,
     fork: state::Fork,
 ) -> Result<(), LinkError> {
+    let alone = alone(&linker.shared).await?;
     let set = leaving::set_of_fork(&linker.shared, &state, &fork).map_err(failed)?;
-    exchange(linker, connection, state, side, set).await
+    exchange(linker, connection, state, side, set, alone).await
 }
 
 /// Adopts a fetched state that lacks transactions decided before this member's state was lost. They are archived.
@@ -82,8 +85,9 @@ pub(super) async fn leave_lost(
     state: StateStore,
     side: &Path,
 ) -> Result<(), LinkError> {
+    let alone = alone(&linker.shared).await?;
     let set = leaving::set_of_lost(&linker.shared, &state).map_err(failed)?;
-    exchange(linker, connection, state, side, set).await
+    exchange(linker, connection, state, side, set, alone).await
 }
 
 /// Archives or queues what `state` lacks, and makes it the replica's state.
@@ -93,6 +97,7 @@ async fn exchange(
     state: StateStore,
     side: &Path,
     set: Set,
+    alone: Alone,
 ) -> Result<(), LinkError> {
     // Apply the entries of the former connection first. Afterwards it is known which transactions were committed here.
     barrier(&linker.applier).await?;
@@ -100,17 +105,25 @@ async fn exchange(
     let (leaving, others) = others_since(connection, leaving).await?;
     let choosing = vital::spawn_blocking(move || leaving.choose(others.as_ref()));
     let exchange = Arc::new(choosing.await.map_err(failed)?.map_err(failed)?);
+    let course = Course::new(exchange, side.to_owned(), Arc::new(SystemEntropy), alone);
     let (applier, outbox) = (linker.applier.clone(), linker.outbox.clone());
-    let exchanging =
-        Exchanging { exchange, applier, outbox, directory: linker.directory.clone(), side: side.to_owned() };
+    let exchanging = Exchanging { course, applier, outbox, directory: linker.directory.clone() };
     // The exchange continues if the connection breaks: once started, it is completed.
-    let alone = Arc::clone(&linker.shared.exchanging).lock_owned().await;
-    let running = async move {
-        let ended = exchanging.run().await;
-        drop(alone);
-        ended
-    };
-    tokio::spawn(running).await.map_err(|_| LinkError::Closing)?
+    tokio::spawn(exchanging.run()).await.map_err(|_| LinkError::Closing)?
+}
+
+/// Before the generation of a log is adopted: waits until the entries of the former connection are applied. They are of the
+/// former generation, and the log may have continued without them.
+pub(super) async fn pass_former(linker: &LinkDriver, welcome: &Welcome) -> Result<(), LinkError> {
+    let position = linker.shared.position();
+    if position.is_none_or(|position| position.generation == welcome.generation) {
+        return Ok(());
+    }
+    barrier(&linker.applier).await?;
+    if linker.shared.position() == position {
+        return Ok(());
+    }
+    Err(failed("the log has a new generation, and entries of the former one were applied meanwhile; comparing again"))
 }
 
 /// Returns whether an earlier state was restored on purpose; `None` if it is unknown why the log diverged.
@@ -140,6 +153,20 @@ pub(super) async fn learn(directory: &Path, connection: &quinn::Connection, welc
 
 fn failed(error: impl std::fmt::Display) -> LinkError {
     LinkError::Resync(error.to_string())
+}
+
+impl From<Failure> for LinkError {
+    fn from(failure: Failure) -> LinkError {
+        match failure {
+            Failure::Closing => LinkError::Closing,
+            Failure::Failed(reason) => LinkError::Resync(reason),
+        }
+    }
+}
+
+/// Keeps others from exchanging, from before anything is decided about it.
+async fn alone(shared: &ReplicaState) -> Result<Alone, LinkError> {
+    exchange::alone(shared).await.ok_or_else(|| failed("another connection has left this history"))
 }
 
 /// Returns later changes to objects of local transactions that the log lacks; `None` if they are unknown, or nothing
@@ -180,51 +207,43 @@ async fn barrier(applier: &mpsc::Sender<applier::Request>) -> Result<(), LinkErr
 }
 
 /// An exchange, with the channels to the threads that take its steps.
-struct Exchanging {
-    exchange: Arc<Exchange>,
-    applier: mpsc::Sender<applier::Request>,
-    outbox: mpsc::Sender<outbox_writer::Request>,
-    directory: PathBuf,
-    side: PathBuf,
+pub(super) struct Exchanging {
+    pub course: Course,
+    pub applier: mpsc::Sender<applier::Request>,
+    pub outbox: mpsc::Sender<outbox_writer::Request>,
+    pub directory: PathBuf,
 }
 
 impl Exchanging {
-    async fn run(self) -> Result<(), LinkError> {
-        barrier(&self.applier).await?;
-        // The archive is written while transactions are still accepted: they do not change the data that it needs.
-        let compared = self.exchange.position();
-        let mut written = self.archive().await?;
-        let (steps, receiver) = std::sync::mpsc::channel();
-        let request = outbox_writer::Request::Exchange(receiver);
-        self.outbox.send(request).await.map_err(|_| LinkError::Closing)?;
-        if self.exchange.position() != compared {
-            written = self.archive().await?;
+    pub(super) async fn run(mut self) -> Result<(), LinkError> {
+        let mut written = Written::default();
+        while let Some(effect) = self.course.next_effect() {
+            match effect {
+                Effect::Apply(request, mut answer) => {
+                    self.applier.send(request).await.map_err(|_| LinkError::Closing)?;
+                    answer.wait().await?;
+                }
+                Effect::Archive(exchange) => {
+                    let directory = self.directory.clone();
+                    let archiving = vital::spawn_blocking(move || exchange.archive(&directory));
+                    written = archiving.await.map_err(failed)?.map_err(failed)?;
+                }
+                Effect::Hold(request) => self.outbox.send(request).await.map_err(|_| LinkError::Closing)?,
+                Effect::Wait(mut answer) => answer.wait().await?,
+            }
         }
-        let (reply, done) = oneshot::channel();
-        let exchange = Arc::clone(&self.exchange);
-        let successor = Box::new(move || exchange.requeued(&SystemEntropy));
-        steps.send(Step::Prepare(successor, reply)).map_err(|_| LinkError::Closing)?;
-        done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
-        let (reply, done) = oneshot::channel();
-        let state = self.exchange.state().clone();
-        let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
-        let swap = applier::Request::Swap(state, self.side.clone(), Descent::Archived, reply);
-        self.applier.send(swap).await.map_err(|_| LinkError::Closing)?;
-        done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
-        let Set { shared_to, seq: was_at, .. } = *self.exchange.set();
-        let (reply, done) = oneshot::channel();
-        steps.send(Step::Install(shared_to, reply)).map_err(|_| LinkError::Closing)?;
-        done.await.map_err(|_| LinkError::Closing)?;
-        tracing::warn!(
-            %shared_to, %was_at, %seq, again = self.exchange.again(), set_aside = written.changes, file = written.file,
-            "log lacks entries of this member; pushed local changes again and archived the rest, see `gravwell-logctl \
-             quarantine list`"
-        );
+        self.report(&written);
         Ok(())
     }
 
-    async fn archive(&self) -> Result<Written, LinkError> {
-        let (exchange, directory) = (Arc::clone(&self.exchange), self.directory.clone());
-        vital::spawn_blocking(move || exchange.archive(&directory)).await.map_err(failed)?.map_err(failed)
+    fn report(&self, written: &Written) {
+        let exchange = self.course.exchange();
+        let Set { shared_to, seq: was_at, .. } = *exchange.set();
+        let seq = exchange.state().meta().map(|meta| meta.seq).unwrap_or_default();
+        tracing::warn!(
+            %shared_to, %was_at, %seq, again = exchange.again(), set_aside = written.changes, file = written.file,
+            "log lacks entries of this member; pushed local changes again and archived the rest, see `gravwell-logctl \
+             quarantine list`"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A replica driven by hand: no threads, no network, no internal clock. Simulations use the parts of [`super::Replica`]
 //! through it to take every step in any order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -32,9 +32,14 @@ use super::shared::{ReplicaRef, ReplicaState};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 
+mod threads;
+
+use threads::Threads;
+
 pub use super::applier::SwapError;
 pub use super::leaving::{Exchange, Leaving};
 pub use super::role::is_redacted;
+pub use threads::{Awaited, ExchangeProgress};
 
 /// Result of a submission.
 pub type Submitted = Result<Receipt, SubmitError>;
@@ -48,8 +53,7 @@ pub struct SteppedReplica {
     forks: u32,
     refusals: mpsc::Sender<outbox_writer::Request>,
     entropy: Arc<dyn Entropy>,
-    /// The outbox that is already in the journal while the state is being exchanged.
-    prepared: Option<Outbox>,
+    threads: Threads,
 }
 
 impl SteppedReplica {
@@ -137,7 +141,16 @@ impl SteppedReplica {
             Some(place) => applier.at(place, 0),
             None => applier,
         };
-        Ok(SteppedReplica { shared, writer, applier, notes, forks: 0, refusals: sender, entropy, prepared: None })
+        Ok(SteppedReplica {
+            shared,
+            writer,
+            applier,
+            notes,
+            forks: 0,
+            refusals: sender,
+            entropy,
+            threads: Threads::default(),
+        })
     }
 
     /// Submits drafts as one group.
@@ -274,20 +287,11 @@ impl SteppedReplica {
     /// # Errors
     /// Outer: the process must stop. Inner: the state was not adopted.
     pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
-        let swapped = self.exchange_state(state, path, Descent::Required)?;
+        let (reply, mut answer) = oneshot::channel();
+        self.applier.handle(applier::Request::Swap(state, path, Descent::Required, reply))?;
+        let swapped = answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string())));
         self.forks += u32::from(matches!(swapped, Err(SwapError::Forked(_))));
         Ok(swapped)
-    }
-
-    fn exchange_state(
-        &mut self,
-        state: StateStore,
-        path: PathBuf,
-        descent: Descent,
-    ) -> Result<Result<(), SwapError>, Fatal> {
-        let (reply, mut answer) = oneshot::channel();
-        self.applier.handle(applier::Request::Swap(state, path, descent, reply))?;
-        Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
     }
 
     /// Returns the last sequence shared with the datastore that sent this welcome, if its log has left this
@@ -369,60 +373,6 @@ impl SteppedReplica {
         };
         let chosen = others.and_then(|others| leaving.choose(others.as_ref()));
         chosen.map_err(|error| error.to_string())
-    }
-
-    /// First step of an exchange: writes the archive to the replica's directory. Transactions are still accepted.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn archive(&self, exchange: &Exchange, directory: &Path) -> Result<(), String> {
-        exchange.archive(directory).map(drop)
-    }
-
-    /// Second step: writes the future outbox to the journal. From here on no transactions are accepted.
-    ///
-    /// # Errors
-    /// Outer: the process must stop. Inner: it cannot be written, and nothing has changed.
-    pub fn prepare(&mut self, exchange: &Exchange) -> Result<Result<(), String>, Fatal> {
-        // In a running replica, the request for an exchange is queued behind the rejections of entries applied before.
-        self.write_notes()?;
-        let requeued = match exchange.requeued(&*self.entropy) {
-            Ok(requeued) => requeued,
-            Err(error) => return Ok(Err(error)),
-        };
-        let written = self.writer.prepare(&requeued)?;
-        self.prepared = written.is_ok().then_some(requeued);
-        Ok(written)
-    }
-
-    /// Third step: the fetched state replaces the present one.
-    ///
-    /// # Errors
-    /// Outer: the process must stop. Inner: nothing has changed, so call [`SteppedReplica::take_back`].
-    pub fn swap_left(&mut self, exchange: &Exchange, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
-        self.exchange_state(exchange.state().clone(), path, Descent::Archived)
-    }
-
-    /// Last step: the outbox in memory is replaced by the one in the journal.
-    ///
-    /// # Errors
-    /// If the process must stop.
-    pub fn install(&mut self, exchange: &Exchange) -> Result<(), Fatal> {
-        match self.prepared.take() {
-            Some(outbox) => self.writer.install(outbox, exchange.set().shared_to),
-            None => Ok(()),
-        }
-    }
-
-    /// Instead of the third or the last step: writes the present outbox back to the journal.
-    ///
-    /// # Errors
-    /// If the process must stop.
-    pub fn take_back(&mut self) -> Result<(), Fatal> {
-        match self.prepared.take() {
-            Some(_) => self.writer.take_back(),
-            None => Ok(()),
-        }
     }
 
     /// Compares arriving entries with pending transactions, before they are applied.

@@ -2,12 +2,18 @@
 //! two or three replicas with few objects, and crashes between any two steps of an exchange. `docs/testing.md`
 //! describes the checks.
 //!
+//! There are two kinds of worlds. In those of [`Kind::Steps`] one step of a member is complete before the next one. In those
+//! of [`Kind::Threads`] the threads of a member are interleaved, so that everything else happens between any two parts of a
+//! step, and its disk fails.
+//!
 //! `GRAVWELL_HISTORIES=100000 cargo test --profile sim -p gravwell-tests --test simulation histories -- --nocapture`
 //! `GRAVWELL_SEED=17 cargo test --profile sim -p gravwell-tests --test simulation histories_again -- --nocapture`
+//! Tests with `threads_of_` in their names run the worlds of threads.
 
 mod log;
 mod member;
 mod oracle;
+mod threads;
 mod world;
 
 use std::collections::BTreeMap;
@@ -19,7 +25,14 @@ use world::World;
 /// Number of a change made by a client.
 pub type Number = usize;
 
-/// Seeds that once violated a condition.
+/// Kind of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Steps,
+    Threads,
+}
+
+/// Seeds of worlds of steps that once violated a condition.
 const REGRESSIONS: &[(u64, &str)] = &[
     (5, "the filler of a rejected change was put on the rejected list at a start between two steps"),
     (103, "a rejected change counted as the deletion of an object, where only later deletions were known"),
@@ -32,11 +45,21 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (8786, "a deleted object was visible until the local deletion that followed it was pushed"),
 ];
 
-/// Returns whether an injected fault concerns abandoning a history.
+/// Returns the kind of worlds that an injected fault concerns, if it concerns abandoning a history.
 #[cfg(feature = "fault-injection")]
-pub fn concern(bug: gravwell_model::fault_injection::Bug) -> bool {
+pub fn concern(bug: gravwell_model::fault_injection::Bug) -> Option<Kind> {
     use gravwell_model::fault_injection::Bug;
-    matches!(
+    let is_of_threads = matches!(
+        bug,
+        Bug::SuccessorBesideWriter
+            | Bug::InstallLeftToTask
+            | Bug::MovedUnnoticed
+            | Bug::InstalledBeforeSwap
+            | Bug::AcceptedWhileHeld
+            | Bug::TakeBackForgotten
+            | Bug::ExchangedTwice
+    );
+    let is_of_steps = matches!(
         bug,
         Bug::ConditionsNotTranslated
             | Bug::PresentNotTranslated
@@ -55,7 +78,8 @@ pub fn concern(bug: gravwell_model::fault_injection::Bug) -> bool {
             | Bug::DeletionsKeptWithPuts
             | Bug::SeenDeletionsNotArchived
             | Bug::UndoneDeletionNotListed
-    )
+    );
+    if is_of_threads { Some(Kind::Threads) } else { is_of_steps.then_some(Kind::Steps) }
 }
 
 /// Number of failing seeds after which a run stops.
@@ -70,9 +94,9 @@ pub struct Report {
 }
 
 /// Runs one seed; a panic counts as a violated condition.
-fn run_one(seed: u64) -> (Option<World>, Result<(), String>) {
+fn run_one(seed: u64, kind: Kind) -> (Option<World>, Result<(), String>) {
     let run = std::panic::catch_unwind(|| {
-        let mut world = World::new(seed, false);
+        let mut world = World::new(seed, kind, false);
         let result = world.run();
         (Some(world), result)
     });
@@ -84,7 +108,7 @@ fn run_one(seed: u64) -> (Option<World>, Result<(), String>) {
 }
 
 /// Runs `count` seeds from `from` on; stops early after `failures_max` failures.
-pub fn run_until(from: u64, count: u64, failures_max: usize) -> Report {
+pub fn run_until(kind: Kind, from: u64, count: u64, failures_max: usize) -> Report {
     let (next, report) = (AtomicU64::new(from), Mutex::new(Report::default()));
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let locked = || report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -96,7 +120,7 @@ pub fn run_until(from: u64, count: u64, failures_max: usize) -> Report {
                     if seed >= from + count {
                         return;
                     }
-                    let (world, result) = run_one(seed);
+                    let (world, result) = run_one(seed, kind);
                     let mut report = locked();
                     report.seeds += 1;
                     if let Some(world) = world {
@@ -115,11 +139,10 @@ pub fn run_until(from: u64, count: u64, failures_max: usize) -> Report {
     report
 }
 
-#[test]
-fn histories() {
+fn run(kind: Kind, again: &str) {
     let count = super::number("GRAVWELL_HISTORIES", 2000);
     let started = std::time::Instant::now();
-    let report = run_until(super::number("GRAVWELL_FROM", 0), count, FAILURES_MAX);
+    let report = run_until(kind, super::number("GRAVWELL_FROM", 0), count, FAILURES_MAX);
     println!(
         "{} worlds in {:.0} s, {} checks: {:?}",
         report.seeds,
@@ -130,37 +153,56 @@ fn histories() {
     for (seed, broken) in &report.failures {
         println!("FAILED seed {seed}: {broken}");
         println!(
-            "  again: GRAVWELL_SEED={seed} cargo test --profile sim -p gravwell-tests --test simulation histories_again -- \
+            "  again: GRAVWELL_SEED={seed} cargo test --profile sim -p gravwell-tests --test simulation {again} -- \
              --nocapture"
         );
     }
     assert!(report.failures.is_empty(), "{:?}", report.failures);
 }
 
-#[test]
-fn histories_again() {
+fn run_again(kind: Kind) {
     let Ok(seed) = std::env::var("GRAVWELL_SEED") else { return };
-    let mut world = World::new(seed.parse().expect("GRAVWELL_SEED is a number"), true);
+    let mut world = World::new(seed.parse().expect("GRAVWELL_SEED is a number"), kind, true);
     if let Err(broken) = world.run() {
         panic!("seed {seed}: {broken}");
     }
 }
 
 #[test]
+fn histories() {
+    run(Kind::Steps, "histories_again");
+}
+
+#[test]
+fn histories_again() {
+    run_again(Kind::Steps);
+}
+
+#[test]
+fn threads_of_histories() {
+    run(Kind::Threads, "threads_of_one_history_again");
+}
+
+#[test]
+fn threads_of_one_history_again() {
+    run_again(Kind::Threads);
+}
+
+#[test]
 fn histories_that_once_broke_a_condition_stay_fixed() {
     for (seed, found) in REGRESSIONS {
-        let (_, result) = run_one(*seed);
+        let (_, result) = run_one(*seed, Kind::Steps);
         assert!(result.is_ok(), "seed {seed} ({found}): {result:?}");
     }
 }
 
 #[test]
 fn histories_of_one_seed_are_the_same() {
-    for seed in 0..20 {
+    for (seed, kind) in (0..20).flat_map(|seed| [(seed, Kind::Steps), (seed, Kind::Threads)]) {
         let times = || {
-            let world = run_one(seed).0.expect("no condition is broken");
+            let world = run_one(seed, kind).0.expect("no condition is broken");
             (world.log.past.chain_at(world.log.past.head()), world.times)
         };
-        assert_eq!(times(), times(), "seed {seed}");
+        assert_eq!(times(), times(), "seed {seed}, {kind:?}");
     }
 }

@@ -28,8 +28,8 @@ fn last_seed(bug: Bug) -> Option<u64> {
 /// Returns a seed that catches the injected fault, and the violated guarantee.
 fn caught(bug: Bug) -> Option<(u64, String)> {
     let failure = |from, count| match histories::concern(bug) {
-        true => histories::run_until(from, count, 1).failures.into_iter().next(),
-        false => runner::run_until(from, count, false, 1).failures.into_iter().next(),
+        Some(kind) => histories::run_until(kind, from, count, 1).failures.into_iter().next(),
+        None => runner::run_until(from, count, false, 1).failures.into_iter().next(),
     };
     match last_seed(bug).filter(|_| !is_search()) {
         Some(seed) => failure(seed, 1).or_else(|| failure(0, super::number("GRAVWELL_SEARCH", SEEDS_MAX))),

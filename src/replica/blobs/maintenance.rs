@@ -131,7 +131,11 @@ impl Blobs {
             let (store, directory) = (store.clone(), directory.clone());
             blocking(move || set_aside(&store, &directory)).await.map_err(|error| error.to_string())??
         };
-        let mut all = self.all().map_err(|error| error.to_string())?;
+        let mut all = {
+            // While outbox and state are exchanged, what is pushed again may be in neither.
+            let _alone = self.shared.exchanging.lock().await;
+            self.all().map_err(|error| error.to_string())?
+        };
         let collecting = move || {
             let held = before.into_iter().chain(set_aside(&store, &directory)?).enumerate();
             all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));

@@ -1,46 +1,20 @@
 //! Rewriting the outbox journal, for an exchange of the outbox or when most of it is resolved, and completing it.
 
 use crate::outbox_records::{frames_of, sequences};
+use crate::shared::Change;
 use gravwell_log::journal::JournalError;
 use gravwell_model::fault_injection::{self, Bug};
 use gravwell_model::{Seq, TxnId};
 use gravwell_protocol::fatal::Fatal;
 use gravwell_protocol::outbox::Outbox;
 
-use super::{OutboxWriter, Own, Request, Step};
+use super::{OutboxWriter, Own, Request};
 
 impl OutboxWriter {
-    pub(super) fn exchange(&mut self, steps: &std::sync::mpsc::Receiver<Step>) -> Result<(), Fatal> {
-        let mut prepared = None;
-        while let Ok(step) = steps.recv() {
-            match step {
-                Step::Prepare(successor, reply) => {
-                    let written = match successor() {
-                        Ok(outbox) => {
-                            let written = self.prepare(&outbox)?;
-                            prepared = written.is_ok().then_some(outbox);
-                            written
-                        }
-                        Err(error) => Err(error),
-                    };
-                    let _ = reply.send(written);
-                }
-                Step::Install(shared_to, reply) => {
-                    if let Some(outbox) = prepared.take() {
-                        self.install(outbox, shared_to)?;
-                    }
-                    let _ = reply.send(());
-                    return Ok(());
-                }
-            }
-        }
-        self.take_back()
-    }
-
     /// Writes the new outbox to the journal. After a crash before the state is exchanged, pending transactions are
     /// still there under the former state, and the exchange is repeated. The inner error, as on a full disk, means that
     /// the journal is unchanged.
-    pub(crate) fn prepare(&mut self, outbox: &Outbox) -> Result<Result<(), String>, Fatal> {
+    pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<Result<(), String>, Fatal> {
         if fault_injection::is(Bug::PreparedTooLate) {
             return Ok(Ok(()));
         }
@@ -53,6 +27,9 @@ impl OutboxWriter {
     /// Restores the present outbox in a journal that holds a prepared one, because the state was not exchanged. If
     /// there is no room, that is tried again before anything else is written.
     pub(crate) fn take_back(&mut self) -> Result<(), Fatal> {
+        if fault_injection::is(Bug::TakeBackForgotten) {
+            self.holds_prepared = false;
+        }
         if let Err(error) = self.written_back()? {
             tracing::error!(%error, "failed to restore the outbox journal; rejecting writes until it succeeds");
         }
@@ -89,10 +66,11 @@ impl OutboxWriter {
 
     /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
     /// has already decided leave the outbox, as at a start.
-    pub(crate) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
+    pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
         if fault_injection::is(Bug::PreparedTooLate) {
             let _ = self.journal.replace_with(frames_of(&outbox, None));
         }
+        self.shared.receipts.follow(&outbox);
         *self.shared.outbox_mut() = outbox;
         (self.express, self.bulk) = (Own::default(), Own::default());
         self.last.clear();
@@ -100,8 +78,11 @@ impl OutboxWriter {
         self.holds_prepared = false;
         self.shared.histories.leave(shared_to);
         self.shared.notify_outbox_changed();
+        // Who has read everything again since the state was replaced has seen it with the former outbox.
+        let seq = self.shared.state().meta().map_or(Seq::ZERO, |meta| meta.seq);
+        let _ = self.shared.changes.send(Change::Replaced { seq });
         let to_note = self.shared.resolve_by(&self.shared.state());
-        if to_note.is_empty() { Ok(()) } else { self.take_in(vec![Request::Note(to_note)]) }
+        if to_note.is_empty() { Ok(()) } else { self.handle(vec![Request::Note(to_note)]) }
     }
 
     pub(crate) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {

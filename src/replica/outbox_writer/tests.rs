@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::outbox_records::restore;
+use crate::outbox_records::{KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, encoded, restore, retry, to_bytes};
 use crate::shared::ReplicaState;
 use gravwell_env::memory_fs::{MemoryFs, Survival};
 use gravwell_model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};

@@ -7,7 +7,7 @@ use crate::{ConnectError, Connector, Pending, Replica, ReplicaOptions};
 
 /// Never connects, and counts the attempts.
 #[derive(Default)]
-struct Counting(AtomicUsize);
+pub(super) struct Counting(AtomicUsize);
 
 impl Connector for Counting {
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
@@ -19,6 +19,25 @@ impl Connector for Counting {
     fn on_connected(&self, _: quinn::Connection) -> Pending<'_, ()> {
         Box::pin(std::future::pending())
     }
+}
+
+/// Between the two replacements, a change that is about to be pushed again is in neither the state nor the outbox.
+#[tokio::test]
+async fn p13_no_chunks_are_collected_while_outbox_and_state_are_exchanged() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let contents = Some(crate::blobs::BlobOptions::default());
+    let options = ReplicaOptions { contents, free_min_bytes: 0, reserve_bytes: 0, ..ReplicaOptions::default() };
+    let replica = Replica::open(temp.path(), options).expect("opens");
+    let contents = replica.contents().expect("keeps blobs");
+    let alone = Arc::clone(&replica.shared.exchanging).lock_owned().await;
+    let mut collecting = std::pin::pin!(contents.collect(None, true));
+    // Many times what it takes.
+    for _ in 0..50 {
+        let waiting = tokio::time::timeout(Duration::from_millis(2), collecting.as_mut()).await;
+        assert!(waiting.is_err(), "collected");
+    }
+    drop(alone);
+    collecting.await.expect("collects");
 }
 
 /// A second exchange would remove the state that the first one is about to put in place, and push its transactions twice.

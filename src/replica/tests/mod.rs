@@ -5,6 +5,7 @@ mod evidence;
 mod exchange;
 mod leaving;
 mod losses;
+mod schedules;
 mod swap;
 mod witnesses;
 

@@ -14,13 +14,14 @@ use gravwell_protocol::push::Pusher;
 use gravwell_replica::History;
 use gravwell_replica::conflict_archive::{self, Change};
 use gravwell_replica::directory::StateStorage;
-use gravwell_replica::stepped::{Exchange, SteppedReplica};
+use gravwell_replica::stepped::SteppedReplica;
 use gravwell_state::StateStore;
 
 use super::super::engine::Disk;
 use super::super::replica::{JOURNAL, SimClock, SimEntropy, States};
 use super::Number;
 use super::log::{Past, change_of};
+use super::threads::Threads;
 
 /// The version of an object that an author saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub enum Step {
     Archived,
     Prepared,
     Swapped,
+    Installed,
 }
 
 /// Data for the checks after a history was abandoned.
@@ -67,9 +69,10 @@ pub struct Left {
 }
 
 pub struct UnderWay {
-    pub exchange: Exchange,
     pub step: Step,
     pub welcome: Welcome,
+    /// Whether the connection on which it started still waits for it.
+    pub is_awaited: bool,
 }
 
 pub struct Member {
@@ -96,6 +99,7 @@ pub struct Member {
     pub floor: Seq,
     /// Own transactions whose sequences in its current history are durably in the outbox journal.
     pub recorded: BTreeSet<TxnId>,
+    pub threads: Threads,
 }
 
 impl Member {
@@ -120,6 +124,7 @@ impl Member {
             reads: VecDeque::new(),
             floor: Seq::ZERO,
             recorded: BTreeSet::new(),
+            threads: Threads::default(),
         }
     }
 
@@ -171,6 +176,7 @@ impl Member {
     pub fn crash(&mut self, power: Option<(Survival, &mut SmallRandom)>) {
         (self.running, self.pusher, self.under_way, self.needs_snapshot) = (None, None, None, false);
         self.reads.clear();
+        self.threads.crash();
         if let Some((survival, random)) = power {
             self.fs = self.fs.crash(survival, random.next_u64());
             self.states.cut_power(random);
@@ -229,8 +235,18 @@ impl Member {
         Ok(all)
     }
 
+    /// Records a completed step of an exchange.
+    pub fn advance(&mut self, step: Step) {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.step = step;
+        }
+    }
+
     pub fn hang_up(&mut self) {
         self.pusher = None;
+        if let Some(under_way) = &mut self.under_way {
+            under_way.is_awaited = false;
+        }
         if let Some(stepped) = &self.running {
             stepped.set_connected(None);
         }

@@ -40,9 +40,38 @@ pub struct Made {
     /// or had been retried. It has a different id since then, so the duplicate cannot be detected: the change may be
     /// on the list and in the log, and an author who retries it sees the current objects.
     pub is_back: bool,
+    /// Whether its author has no answer, so that it may or may not have been accepted.
+    pub is_unanswered: bool,
+    /// Whether its author was told that it was not accepted.
+    pub is_refused: bool,
 }
 
 impl Made {
+    pub fn new(author: usize, ops: Vec<Op>, seen: Vec<(Key, Seen)>, present: Vec<(Key, Vec<Number>)>) -> Made {
+        Made {
+            author,
+            ops,
+            seen,
+            present,
+            is_dismissed: false,
+            let_go: None,
+            lost_after: None,
+            saw: BTreeSet::new(),
+            is_passed: false,
+            absent_since: BTreeSet::new(),
+            is_tried_again: false,
+            is_back: false,
+            is_unanswered: false,
+            is_refused: false,
+        }
+    }
+
+    /// Returns whether it need not exist anywhere.
+    fn is_settled(&self) -> bool {
+        let was_never_accepted = self.is_unanswered || self.is_refused;
+        self.is_dismissed || self.is_passed || self.let_go.is_some() || was_never_accepted
+    }
+
     /// Returns the value that the change gives an object; `None` if the change does not write it.
     pub fn value(&self, key: &Key) -> Option<Option<Bytes>> {
         self.ops.iter().rev().find(|op| op.key() == key).map(|op| op.value().cloned())
@@ -93,6 +122,7 @@ impl Oracle {
         let made = self.made[change].clone();
         ensure!(self, made.is_back || before.commit_of(change).is_none(), "change {change} is committed twice");
         ensure!(self, !made.is_dismissed, "change {change} was dismissed, but is committed");
+        ensure!(self, !made.is_refused, "change {change} was refused, but is committed");
         // A lost change that only deletes is pushed again on top of the versions that its author has seen there since,
         // or without conditions. If a member is killed after such a change was written to its journal, and a power cut
         // rolls back its state, the member pushes the change without abandoning the history again; then the oracle has
@@ -289,6 +319,9 @@ impl Oracle {
                 // A later deletion of the same object may be pushed again in place of this one.
                 let is_deleted = member.will_delete(op.key()) || new.deletes_after(shared_to, op.key());
                 let is_known = value.is_none() && (is_deleted || seq <= left.deletions_after);
+                // Any of several changes that leave an object with the same value may be pushed again.
+                let is_same = |other: &Number| self.made[*other].value(op.key()) == Some(value.clone());
+                let is_known = is_known || value.is_some() && pending.iter().any(is_same);
                 ensure!(self, is_known || has(op.key(), &value), "{name}: change {change} of {} is missing", op.key());
             }
             self.made[change].let_go = Some("a later change overwrote it, or it is archived");
@@ -321,8 +354,9 @@ impl Oracle {
         {
             let times = |of: &[Number]| of.iter().filter(|other| **other == change).count();
             let open = times(&pending) + times(&listed);
-            let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
+            let is_settled = made.is_settled();
             let is_there = past.commit_of(change).is_some() || log.commit_of(change).is_some();
+            ensure!(self, open == 0 || !made.is_refused, "{}: change {change} was refused, and is kept", member.name);
             ensure!(self, open <= 1, "{}: change {change} is open {open} times", member.name);
             ensure!(self, open == 1 || is_settled || is_there, "{}: change {change} is missing", member.name);
         }
@@ -338,7 +372,7 @@ impl Oracle {
             let found = format!("committed {committed}, listed {listed}, pending {pending}");
             ensure!(self, pending == 0, "change {change} is still pending: {found}");
             ensure!(self, committed + listed <= 1 || made.is_back, "change {change} is duplicated: {found}");
-            let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
+            let is_settled = made.is_settled();
             ensure!(self, committed + listed > 0 || is_settled, "change {change} is missing: {found}");
         }
         Ok(())

@@ -21,10 +21,11 @@ use gravwell_replica::stepped::{Leaving, SteppedReplica, SwapError};
 use gravwell_state::StateStore;
 
 use super::super::replica::REWRITE_BYTES_MIN;
-use super::Number;
 use super::log::{Ledger, Past, change_of, fetch, note, part_of};
 use super::member::{Left, Member, Read, Seen, Step, UnderWay};
 use super::oracle::{Checked, Made, Oracle};
+use super::threads::Retried;
+use super::{Kind, Number};
 
 /// Maximum number of reads that a client remembers.
 const READS_MAX: usize = 6;
@@ -36,12 +37,12 @@ const MEETING_EVERY: u64 = 8;
 const MEETS_AT: u64 = 4;
 
 pub struct World {
-    random: SmallRandom,
-    clock: Arc<AtomicU64>,
+    pub(super) random: SmallRandom,
+    pub(super) clock: Arc<AtomicU64>,
     pub log: Ledger,
-    members: Vec<Member>,
-    oracle: Oracle,
-    keys: Vec<Key>,
+    pub(super) members: Vec<Member>,
+    pub(super) oracle: Oracle,
+    pub(super) keys: Vec<Key>,
     /// Ticks at which the log is lost.
     losses: BTreeSet<usize>,
     generations: u64,
@@ -49,6 +50,8 @@ pub struct World {
     meets: bool,
     /// Ticks in which members do nothing but return.
     returning: usize,
+    /// Whether the threads of members are interleaved. Otherwise one step is complete before the next one.
+    pub(super) is_threaded: bool,
     prints: bool,
     pub times: BTreeMap<&'static str, u64>,
     _root: tempfile::TempDir,
@@ -75,10 +78,10 @@ fn limits(seed: u64) -> RetentionLimits {
 }
 
 impl World {
-    pub fn new(seed: u64, prints: bool) -> World {
+    pub fn new(seed: u64, kind: Kind, prints: bool) -> World {
         let mut random = SmallRandom(seed ^ 0x4849_5354);
         let root = root();
-        let meets = seed % MEETING_EVERY == MEETS_AT;
+        let meets = kind == Kind::Steps && seed % MEETING_EVERY == MEETS_AT;
         let count = if meets { 3 } else { 2 + random.below(2) };
         let keys = (0..2 + random.below(4)).map(|number| Key::new(format!("k{number}")).expect("key")).collect();
         let losses = (0..1 + random.below(3)).map(|_| 40 + random.below(TICKS - 60)).collect();
@@ -93,17 +96,18 @@ impl World {
             generations: 1,
             meets,
             returning: 0,
+            is_threaded: kind == Kind::Threads,
             prints,
             times: BTreeMap::new(),
             _root: root,
         }
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.random.below(100) < percent
     }
 
-    fn note(&mut self, what: &'static str, text: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, what: &'static str, text: impl FnOnce() -> String) {
         *self.times.entry(what).or_default() += 1;
         if self.prints {
             println!("{what}: {}", text());
@@ -125,6 +129,7 @@ impl World {
             }
             let number = self.random.below(self.members.len());
             match self.returning {
+                0 if self.is_threaded => self.act_threaded(number)?,
                 0 => self.act(number)?,
                 _ => self.come_closer(number)?,
             }
@@ -135,6 +140,7 @@ impl World {
             for number in 0..self.members.len() {
                 while let Some(id) = self.first_rejected(number) {
                     self.deal_with(number, id, true)?;
+                    self.end_dealing(number, id)?;
                 }
             }
             self.deliver()?;
@@ -142,10 +148,9 @@ impl World {
         self.oracle.at_the_end(&self.members, &self.log.past)
     }
 
-    fn check(&mut self, number: usize) -> Checked {
+    pub(super) fn check(&mut self, number: usize) -> Checked {
         let member = &self.members[number];
-        let is_between = member.under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
-        if member.running.is_none() || is_between {
+        if member.running.as_ref().is_none_or(SteppedReplica::is_prepared) {
             return Ok(());
         }
         self.oracle.accounts(member, &self.log.past)
@@ -241,10 +246,12 @@ impl World {
         }
     }
 
-    fn start(&mut self, number: usize) -> Checked {
+    pub(super) fn start(&mut self, number: usize) -> Checked {
         let seed = self.random.next_u64();
+        self.end_fault(number);
         let clock = Arc::clone(&self.clock);
         self.members[number].start(&clock, seed)?;
+        self.resolve_unanswered(number);
         let at = self.members[number].at();
         self.note("start", || format!("web{number} at {at:?}"));
         self.members[number].check_sequences()?;
@@ -258,7 +265,7 @@ impl World {
         self.check(number)
     }
 
-    fn check_left(&mut self, number: usize, left: &Left) -> Checked {
+    pub(super) fn check_left(&mut self, number: usize, left: &Left) -> Checked {
         let shared_to = left.old.shared_with(&left.new);
         self.members[number].floor = left.floor.min(shared_to);
         let text = format!("web{number} continues at {} of {shared_to}", left.new.head());
@@ -266,7 +273,7 @@ impl World {
         self.oracle.left(&self.members[number], left, &self.keys)
     }
 
-    fn crash(&mut self, number: usize) -> Checked {
+    pub(super) fn crash(&mut self, number: usize) -> Checked {
         let power = self.chance(50);
         let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
         let survival = survival[self.random.below(4)];
@@ -276,6 +283,7 @@ impl World {
             Some(Step::Archived) => "crash after the archive",
             Some(Step::Prepared) => "crash after the outbox was prepared",
             Some(Step::Swapped) => "crash after the state was swapped",
+            Some(Step::Installed) => "crash after the exchange",
         };
         self.note(what, || format!("web{number}, power={power}"));
         let member = &mut self.members[number];
@@ -292,8 +300,11 @@ impl World {
         Ok(())
     }
 
-    fn upkeep(&mut self, number: usize) -> Checked {
+    pub(super) fn upkeep(&mut self, number: usize) -> Checked {
         let rewrite = if self.chance(30) { 0 } else { REWRITE_BYTES_MIN };
+        if self.is_threaded {
+            return self.upkeep_threaded(number, rewrite);
+        }
         if self.members[number].under_way.is_some() {
             return Ok(());
         }
@@ -303,6 +314,10 @@ impl World {
         let exact = stepped.sequences().into_iter().filter(|(_, seq)| seq.is_some());
         self.members[number].recorded = exact.map(|(id, _)| id).collect();
         self.members[number].check_sequences()?;
+        self.drop_below_floor(number)
+    }
+
+    pub(super) fn drop_below_floor(&mut self, number: usize) -> Checked {
         if self.members[number].pusher.is_some() && self.chance(50) {
             let floor = self.floor();
             let member = &mut self.members[number];
@@ -323,7 +338,7 @@ impl World {
         self.members.iter().map(durable).min().unwrap_or_default()
     }
 
-    fn compact(&mut self) -> Checked {
+    pub(super) fn compact(&mut self) -> Checked {
         let head = self.log.past.head().0 as usize;
         let horizon = Seq(self.random.below(head + 1) as u64);
         let forgotten = if self.chance(30) { Seq(self.random.below(head + 1) as u64) } else { Seq::ZERO };
@@ -393,7 +408,7 @@ impl World {
     }
 
     /// A client reads an object, to base a change on it later.
-    fn look(&mut self, number: usize) -> Checked {
+    pub(super) fn look(&mut self, number: usize) -> Checked {
         let key = self.key();
         let read = self.read(number, key)?;
         let reads = &mut self.members[number].reads;
@@ -457,9 +472,14 @@ impl World {
         self.members[number].running.as_ref().map(SteppedReplica::history) == read_in
     }
 
-    fn submit(&mut self, number: usize) -> Checked {
-        let is_held = self.members[number].under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
-        if is_held {
+    /// Returns whether a client would wait until an exchange is complete. Where threads are interleaved, it does wait.
+    fn is_held(&self, number: usize) -> bool {
+        let is_prepared = |under_way: &UnderWay| under_way.step >= Step::Prepared;
+        !self.is_threaded && self.members[number].under_way.as_ref().is_some_and(is_prepared)
+    }
+
+    pub(super) fn submit(&mut self, number: usize) -> Checked {
+        if self.is_held(number) {
             return Ok(());
         }
         let mut keys = vec![self.key()];
@@ -510,44 +530,38 @@ impl World {
         };
         let required = seen.iter().filter(|(key, seen)| *seen == Seen::Present && !is_pending(key)).map(|(key, _)| key);
         let present = required.map(|key| (key.clone(), writers(key))).collect();
+        let made = Made::new(number, ops, seen, present);
+        if self.is_threaded {
+            return self.hand_draft(number, draft, made, text);
+        }
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         let submitted = stepped.submit(vec![draft]).map_err(|error| error.to_string())?;
         let is_taken = submitted.iter().all(Result::is_ok);
         if is_taken {
-            self.oracle.made.push(Made {
-                author: number,
-                ops,
-                seen,
-                present,
-                is_dismissed: false,
-                let_go: None,
-                lost_after: None,
-                saw: BTreeSet::new(),
-                is_passed: false,
-                absent_since: BTreeSet::new(),
-                is_tried_again: false,
-                is_back: false,
-            });
+            self.oracle.made.push(made);
         }
         self.note(if is_taken { "accepted" } else { "refused" }, || text);
         Ok(())
     }
 
-    fn first_rejected(&mut self, number: usize) -> Option<TxnId> {
+    pub(super) fn first_rejected(&mut self, number: usize) -> Option<TxnId> {
         let rejected = self.members[number].running.as_ref()?.rejected();
         let at = self.random.below(rejected.len());
         rejected.get(at).map(|rejected| rejected.txn.id)
     }
 
     /// The author retries a rejected change or dismisses it.
-    fn deal_with(&mut self, number: usize, id: TxnId, retries: bool) -> Checked {
-        let is_held = self.members[number].under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
+    pub(super) fn deal_with(&mut self, number: usize, id: TxnId, retries: bool) -> Checked {
+        let is_held = self.is_held(number);
         let Some(stepped) = self.members[number].running.as_ref().filter(|_| !is_held) else { return Ok(()) };
         let found = stepped.rejected().into_iter().find(|rejected| rejected.txn.id == id);
         let Some(rejected) = found else { return Ok(()) };
         let Some(change) = change_of(&rejected.txn) else {
             // The deletions of an archived change, which is on the list as a whole as well.
             part_of(&rejected.txn).ok_or("a rejected transaction without an author")?;
+            if self.is_threaded {
+                return self.hand_dismissal(number, id, None);
+            }
             let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
             return stepped.dismiss(id).map_err(|error| error.to_string())?.map_err(|error| error.to_string());
         };
@@ -565,6 +579,12 @@ impl World {
             _ => None,
         };
         let versions: Vec<SeenVersion> = upon.iter().filter_map(seen).collect();
+        if self.is_threaded {
+            return match retries {
+                true => self.hand_retry(number, &rejected, Retried { change, upon, versions, read_in }),
+                false => self.hand_dismissal(number, id, Some(change)),
+            };
+        }
         let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
         if retries {
             let retried = stepped.retry_upon(id, versions, read_in).map_err(|error| error.to_string())?;
@@ -582,7 +602,7 @@ impl World {
     }
 
     /// Records the objects that an author has read again before retrying a change: the change now depends on these versions.
-    fn now_upon(&mut self, change: Number, conditions: &[Condition], upon: &[Read]) {
+    pub(super) fn now_upon(&mut self, change: Number, conditions: &[Condition], upon: &[Read]) {
         let is_raised = |read: &&Read| {
             let of_it = |condition: &&Condition| condition.key() == &read.key;
             let raised = |condition: &Condition| !matches!(condition, Condition::Present { .. });
@@ -603,7 +623,7 @@ impl World {
         }
     }
 
-    fn greet(&mut self, number: usize) -> Checked {
+    pub(super) fn greet(&mut self, number: usize) -> Checked {
         let member = &mut self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
         let mine = stepped.claimed();
@@ -642,6 +662,7 @@ impl World {
     }
 
     fn take_snapshot(&mut self, number: usize, welcome: Welcome) -> Checked {
+        self.drain_applier(number)?;
         let (path, state) = self.fetched(number)?;
         let new = self.log.past.clone();
         let member = &mut self.members[number];
@@ -660,6 +681,10 @@ impl World {
                 self.note("forked", || format!("web{number}: {fork}"));
                 self.start_leaving(number, welcome, path, |stepped, _, _| stepped.leave_fork(state, &fork))
             }
+            Err(error) if self.is_threaded && error.to_string().contains("simulated failure") => {
+                self.members[number].states.discard(&path);
+                Ok(())
+            }
             Err(error) => Err(error.to_string()),
         }
     }
@@ -671,6 +696,8 @@ impl World {
         path: PathBuf,
         begin: impl FnOnce(&SteppedReplica, &Welcome, &Ledger) -> Result<Leaving, String>,
     ) -> Checked {
+        // What the former connection has handed over is applied first.
+        self.drain_applier(number)?;
         let member = &self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
         let leaving = begin(stepped, &welcome, &self.log)?;
@@ -694,67 +721,18 @@ impl World {
         };
         self.note(what, || format!("web{number} leaves the history at {}", left.old.shared_with(&left.new)));
         let member = &mut self.members[number];
+        let (directory, side) = (member.directory.clone(), left.path.clone());
+        let Some(stepped) = &mut member.running else { return Ok(()) };
+        stepped.begin_exchange(exchange, &directory, side)?;
         member.left = Some(left);
-        member.under_way = Some(UnderWay { exchange, step: Step::Chosen, welcome });
+        member.under_way = Some(UnderWay { step: Step::Chosen, welcome, is_awaited: true });
         Ok(())
     }
 
-    fn step(&mut self, number: usize) -> Checked {
-        let fails = self.chance(3);
-        let member = &mut self.members[number];
-        let (Some(stepped), Some(mut under_way), Some(left)) =
-            (&mut member.running, member.under_way.take(), member.left.clone())
-        else {
-            return Err("an exchange without a process".into());
-        };
-        under_way.step = match under_way.step {
-            Step::Chosen => {
-                stepped.archive(&under_way.exchange, &member.directory)?;
-                Step::Archived
-            }
-            Step::Archived => {
-                let mut left = left;
-                left.pending = member.pending().into_iter().collect();
-                let Some(stepped) = &mut member.running else { return Ok(()) };
-                stepped.prepare(&under_way.exchange).map_err(|error| error.to_string())??;
-                // The sequences belong to the state that is not in place yet.
-                member.recorded.clear();
-                self.oracle.prepared(number, &left);
-                member.left = Some(left);
-                Step::Prepared
-            }
-            Step::Prepared => {
-                if fails {
-                    member.states.fail_next();
-                }
-                let swapped = stepped.swap_left(&under_way.exchange, left.path.clone());
-                if swapped.map_err(|error| error.to_string())?.is_err() {
-                    stepped.take_back().map_err(|error| error.to_string())?;
-                    member.states.discard(&left.path);
-                    member.left = None;
-                    self.note("rolled back", || format!("web{number}"));
-                    return Ok(());
-                }
-                member.pasts.insert(left.path.clone(), left.new.clone());
-                Step::Swapped
-            }
-            Step::Swapped => {
-                stepped.install(&under_way.exchange).map_err(|error| error.to_string())?;
-                member.left = None;
-                self.check_left(number, &left)?;
-                let is_current = under_way.welcome.generation == self.log.generation;
-                return if is_current && !self.members[number].is_cut_off {
-                    self.connect(number, &under_way.welcome)
-                } else {
-                    Ok(())
-                };
-            }
-        };
-        member.under_way = Some(under_way);
-        Ok(())
-    }
-
-    fn connect(&mut self, number: usize, welcome: &Welcome) -> Checked {
+    pub(super) fn connect(&mut self, number: usize, welcome: &Welcome) -> Checked {
+        if !self.passes_former(number, welcome)? {
+            return Ok(());
+        }
         let head = self.log.past.head();
         let member = &mut self.members[number];
         let Some(stepped) = &member.running else { return Ok(()) };
@@ -762,11 +740,15 @@ impl World {
         member.states.keep_terms(stepped.terms());
         member.states.keep_reached(stepped.reached());
         stepped.set_connected(Some(head));
+        member.threads.intake = stepped.position().map_or(Seq::ZERO, |position| position.seq);
         member.pusher = Some(Pusher::default());
         Ok(())
     }
 
-    fn tail(&mut self, number: usize, count: usize) -> Checked {
+    pub(super) fn tail(&mut self, number: usize, count: usize) -> Checked {
+        if self.is_threaded {
+            return self.hand_entries(number, count);
+        }
         let head = self.log.past.head();
         let member = &mut self.members[number];
         let Some(stepped) = &mut member.running else { return Ok(()) };
@@ -798,7 +780,7 @@ impl World {
         Ok(())
     }
 
-    fn push(&mut self, number: usize, count: usize, lost: usize) -> Checked {
+    pub(super) fn push(&mut self, number: usize, count: usize, lost: usize) -> Checked {
         for _ in 0..count {
             let member = &mut self.members[number];
             let (Some(stepped), Some(mut pusher)) = (&member.running, member.pusher.take()) else { return Ok(()) };
@@ -837,12 +819,14 @@ impl World {
                 && member.under_way.is_none()
                 && member.pending().is_empty()
                 && member.at() == Some(self.log.past.head())
+                && member.threads.is_idle()
         })
     }
 
     /// Delivers everything without further faults.
     fn deliver(&mut self) -> Checked {
         let mut rounds = 0;
+        self.end_faults();
         while !self.is_level() {
             rounds += 1;
             if rounds > ROUNDS_MAX {
@@ -856,7 +840,11 @@ impl World {
                     self.start(number)?;
                 }
                 self.members[number].is_cut_off = false;
+                if self.is_threaded {
+                    self.settle(number)?;
+                }
                 match (self.members[number].under_way.is_some(), self.members[number].pusher.is_some()) {
+                    (true, _) if self.is_threaded => {}
                     (true, _) => self.step(number)?,
                     (false, false) => self.greet(number)?,
                     (false, true) => {
@@ -866,7 +854,8 @@ impl World {
                 }
                 self.check(number)?;
                 let member = &mut self.members[number];
-                if let Some(stepped) = member.running.as_mut().filter(|_| member.under_way.is_none()) {
+                let is_idle = member.under_way.is_none() && !self.is_threaded;
+                if let Some(stepped) = member.running.as_mut().filter(|_| is_idle) {
                     stepped.keep_journal(u64::MAX).map_err(|error| error.to_string())?;
                 }
             }
