@@ -1,17 +1,15 @@
-//! The tail of one subscriber: frames from the ring or from segments, interleaved with bookmarks.
-
-use std::sync::PoisonError;
+//! The tail of one subscriber: frames from the ring or from segments. Their choice, and the place of bookmarks among
+//! them, is up to the session machine.
 
 use bytes::Bytes;
-use tokio::sync::broadcast::error::RecvError;
 
 use gravwell_log::ReadError;
 use gravwell_model::codec::block;
 use gravwell_model::codec::error::DecodeError;
 use gravwell_model::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
 use gravwell_model::codec::redacted_frame::frames_for;
-use gravwell_model::{MemberName, Redaction, Seq};
-use gravwell_protocol::feed::{self, Next};
+use gravwell_model::{MemberName, Redaction};
+use gravwell_protocol::session::server::{Event, Feed};
 use gravwell_runtime::tasks::vital;
 use gravwell_transport::wire::{self, WireError};
 
@@ -19,8 +17,6 @@ use super::shared::{BLOCK_BYTES, DatastoreRef};
 
 /// Reason why a tail ended.
 pub(super) enum FeedEnd {
-    /// The subscriber is below the horizon.
-    Compacted,
     /// The connection ended.
     Wire(WireError),
     /// The log cannot be read.
@@ -33,68 +29,53 @@ impl<E: Into<WireError>> From<E> for FeedEnd {
     }
 }
 
-/// Serves the entries after `from`, without the values that `redaction` withholds, until the connection ends.
-pub(super) async fn serve(
+/// Opens a tail, which starts with the bookmark of the index.
+pub(super) async fn open(
     shared: &DatastoreRef,
-    member: &MemberName,
     connection: &quinn::Connection,
-    from: Seq,
-    redaction: Option<&Redaction>,
-) -> Result<std::convert::Infallible, FeedEnd> {
-    let broken = |error: quinn::ConnectionError| FeedEnd::Wire(error.into());
-    let mut stream = connection.open_uni().await.map_err(broken)?;
+) -> Result<quinn::SendStream, WireError> {
+    let mut stream = connection.open_uni().await?;
     wire::send(&mut stream, Kind::Open, &Open::Tail).await?;
-    let mut head = shared.head.subscribe();
-    let mut bookmarks = shared.bookmarks.subscribe();
     if let Some(meta) = shared.state.meta() {
         wire::send(&mut stream, Kind::Bookmark, &Bookmark { seq: meta.seq, digest: meta.digest }).await?;
     }
-    let mut sent = from;
-    loop {
-        let durable = *head.borrow_and_update();
-        let next = {
-            let ring = shared.ring.read().unwrap_or_else(PoisonError::into_inner);
-            feed::next(&ring, sent, durable, shared.log.horizon(), BLOCK_BYTES)
-        };
-        match next {
-            Next::Wait => tokio::select! {
-                changed = head.changed() => changed.map_err(std::io::Error::other)?,
-                bookmark = bookmarks.recv() => match bookmark {
-                    Ok(bookmark) => wire::send(&mut stream, Kind::Bookmark, &bookmark).await?,
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(closed) => return Err(std::io::Error::other(closed).into()),
-                },
-            },
-            Next::Send(blocks) => {
-                let _room = shared.room_for_block(member).await.map_err(std::io::Error::other)?;
-                let last = blocks.last().map_or(sent, |block| block.last);
-                let frames = blocks.into_iter().map(|block| frames_for(redaction, block.bytes));
-                let frames = frames.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
-                send(&mut stream, frames).await?;
-                sent = last;
-            }
-            Next::Read(after) => {
-                let (log, room) = (shared.log.clone(), shared.room_for_block(member).await);
-                let room = room.map_err(std::io::Error::other)?;
-                let reading = vital::spawn_blocking(move || (log.frames(after, BLOCK_BYTES), room));
-                let (found, _room) = reading.await.map_err(std::io::Error::other)?;
-                let block = match found {
-                    Ok(Some(block)) => block,
-                    Ok(None) => continue,
-                    Err(ReadError::Compacted { .. }) => return Err(FeedEnd::Compacted),
-                    Err(error) => return Err(FeedEnd::Log(error)),
-                };
-                let frames = frames_for(redaction, block.bytes).map_err(std::io::Error::other)?;
-                send(&mut stream, vec![frames]).await?;
-                sent = block.last;
-            }
-            Next::Compacted => return Err(FeedEnd::Compacted),
+    Ok(stream)
+}
+
+/// Sends the next entries, without the values that `redaction` withholds. Returns the event that completes this.
+pub(super) async fn send_next(
+    shared: &DatastoreRef,
+    member: &MemberName,
+    stream: &mut quinn::SendStream,
+    next: Feed,
+    redaction: Option<&Redaction>,
+) -> Result<Event, FeedEnd> {
+    let room = shared.room_for_block(member).await.map_err(std::io::Error::other)?;
+    let (last, blocks, _room) = match next {
+        Feed::Send(blocks) => {
+            let last = blocks.last().map(|block| block.last).unwrap_or_default();
+            (last, blocks.into_iter().map(|block| block.bytes).collect(), room)
         }
-    }
+        Feed::Read(after) => {
+            let log = shared.log.clone();
+            let reading = vital::spawn_blocking(move || (log.frames(after, BLOCK_BYTES), room));
+            let (found, room) = reading.await.map_err(std::io::Error::other)?;
+            match found {
+                Ok(Some(block)) => (block.last, vec![block.bytes], room),
+                Ok(None) => return Ok(Event::NothingRead),
+                Err(ReadError::Compacted { .. }) => return Ok(Event::ReadCompacted(shared.log.horizon())),
+                Err(error) => return Err(FeedEnd::Log(error)),
+            }
+        }
+    };
+    let frames = blocks.into_iter().map(|bytes| frames_for(redaction, bytes));
+    let frames = frames.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
+    send(stream, frames).await?;
+    Ok(Event::Fed(last))
 }
 
 /// Sends whole frames in as few messages as possible.
-async fn send(stream: &mut quinn::SendStream, frames: Vec<Bytes>) -> Result<(), FeedEnd> {
+async fn send(stream: &mut quinn::SendStream, frames: Vec<Bytes>) -> Result<(), WireError> {
     for message in messages(frames, MESSAGE_BYTES_MAX).map_err(std::io::Error::other)? {
         let bytes = message.iter().map(Bytes::len).sum();
         stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
@@ -117,6 +98,7 @@ fn messages(frames: Vec<Bytes>, bytes_max: usize) -> Result<Vec<Vec<Bytes>>, Dec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gravwell_model::Seq;
     use gravwell_model::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
     use gravwell_model::codec::message::{HEADER_BYTES, decode_header};
     use gravwell_model::limits::HARD;

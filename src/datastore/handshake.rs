@@ -1,10 +1,9 @@
-//! The datastore's half of the handshake: its welcome, the verdict on a member's position, and permission to follow
-//! the log.
+//! The datastore's half of the handshake: its welcome, with the verdict on a member's position.
 
 use gravwell_log::LogReader;
 use gravwell_model::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
 use gravwell_model::fault_injection::{self, Bug};
-use gravwell_model::{Digest, Limits, Position, Seq, Verdict};
+use gravwell_model::{Digest, Limits, Position, Seq};
 use gravwell_protocol::session::{check_generations, common_version, verdict};
 use gravwell_transport::trust::Role;
 
@@ -87,17 +86,6 @@ fn check_redaction(version: u16, role: Role, hello: &Hello) -> Result<(), Refuse
     Err(refused(RefusalCode::Version, message))
 }
 
-/// Checks whether a member that received `welcome` may be served the tail after `from`.
-///
-/// # Errors
-/// Returns a refusal if the positions are inconsistent.
-pub fn may_follow(welcome: &Welcome, from: Seq, head: Seq) -> Result<(), Refused> {
-    if welcome.verdict.is_none_or(Verdict::is_good) && from <= head {
-        return Ok(());
-    }
-    Err(refused(RefusalCode::Diverged, "the positions are inconsistent; no tail is served"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -106,8 +94,8 @@ mod tests {
     use super::*;
     use gravwell_env::MemoryFs;
     use gravwell_log::{Log, LogOptions};
-    use gravwell_model::Generation;
     use gravwell_model::codec::message::VERSION_MAX;
+    use gravwell_model::{Generation, Verdict};
 
     #[test]
     fn p12_a_member_that_cannot_read_the_generation_is_refused_by_name() {

@@ -20,6 +20,7 @@ mod blobs;
 pub mod commit_pipeline;
 pub mod commit_thread;
 mod compaction;
+mod control;
 mod feed;
 pub mod handshake;
 pub mod horizon;

@@ -1,16 +1,15 @@
-//! The connection of one member: handshake, verdict, and the streams that follow.
+//! The connection of one member, and its streams. What happens on the control stream and the tail is in
+//! [`super::control`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::time::{interval, sleep_until, timeout};
+use tokio::time::timeout;
 
-use gravwell_model::codec::message::{
-    self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
-};
+use gravwell_model::codec::message::{Hello, Kind, Open, RefusalCode, Refused, Welcome};
 use gravwell_model::codec::report_limits::REPORT_BYTES_MAX;
-use gravwell_model::{MemberName, Position, Seq};
+use gravwell_model::{MemberName, Position};
 use gravwell_runtime::tasks::vital;
 use gravwell_runtime::telemetry::{self, log_rate_limit::LogRateLimit};
 use gravwell_transport::flow_control;
@@ -18,27 +17,18 @@ use gravwell_transport::trust::{Proof, Role};
 use gravwell_transport::wire::{self, WireError};
 
 use super::access::may_open;
-use super::feed::{self, FeedEnd};
-use super::handshake::{Handshake, may_follow, refused};
+use super::control::Control;
+use super::handshake::{Handshake, refused};
 use super::presences::PresenceId;
-use super::read_only::{self, Here};
-use super::shared::{DatastoreRef, now_ms};
+use super::read_only::Here;
+use super::shared::DatastoreRef;
 use super::{admin, push, snapshot};
 
 /// Timeout for a client's first message.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for a member to show the latest register of members, if the present one is known not to be that. Members
-/// wait longer for a welcome.
-const SHOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Close codes on the wire.
 const CLOSE_DONE: u32 = 0;
 const CLOSE_REFUSED: u32 = 1;
-
-/// Interval at which signed positions of one connection are examined: a member shows one, and verifying takes time.
-const PROOF_EVERY: Duration = Duration::from_secs(1);
-
-/// Interval at which announced addresses of one connection are accepted: each changed one is sent to all members.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 static REFUSED: LogRateLimit = LogRateLimit::new();
 static DOUBTED: LogRateLimit = LogRateLimit::new();
@@ -53,13 +43,6 @@ pub(super) struct Session {
     pub is_bulk: bool,
     /// Whether the control stream was opened.
     pub has_control: Arc<AtomicBool>,
-}
-
-/// Waits until `every` has passed since the last time.
-async fn wait_since(last: Option<tokio::time::Instant>, every: Duration) {
-    if let Some(last) = last {
-        sleep_until(last + every).await;
-    }
 }
 
 impl Session {
@@ -145,7 +128,7 @@ impl Session {
                 Err(refused(RefusalCode::Protocol, "a connection has one control stream").into())
             }
             Open::Control => {
-                let served = self.control(presence, &mut send, &mut receive).await;
+                let served = Control::new(&self, presence, (send, receive)).run().await;
                 // Report the violated rule to the client.
                 served.map_err(|error| match error {
                     WireError::Message(bad) => refused(RefusalCode::Protocol, bad.to_string()).into(),
@@ -206,114 +189,8 @@ impl Session {
         Ok(())
     }
 
-    async fn control(
-        &self,
-        presence: PresenceId,
-        send: &mut quinn::SendStream,
-        receive: &mut quinn::RecvStream,
-    ) -> Result<(), WireError> {
-        let hello: Hello = wire::expect_at_most(receive, Kind::Hello, REPORT_BYTES_MAX).await?;
-        hello.check()?;
-        // Reads the log, and records the evidence in the member's position before the member gets an answer.
-        let session = self.clone();
-        let greeted = move || session.greeted(presence, &hello);
-        let welcome = vital::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
-        // A member that may have been revoked in a later register is not welcomed. It shows meanwhile what it has.
-        if let Some(why) = self.shared.wait_sound(&self.member, SHOWING_TIMEOUT).await {
-            return Err(refused(RefusalCode::Diverged, why).into());
-        }
-        wire::send(send, Kind::Welcome, &welcome).await?;
-        if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
-            telemetry::metrics::verdict(bad);
-            tracing::warn!(member = %self.member, verdict = %bad, "member position is inconsistent");
-        }
-        let published = self.shared.members.published();
-        let mut shown = std::pin::pin!(timeout(SHOWING_TIMEOUT, self.shows_register()));
-        let mut has_shown = false;
-        let (mut roster, mut revocations) = (published.watch_roster(), published.watch_revocations());
-        roster.mark_changed();
-        revocations.mark_changed();
-        let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
-        let mut proofs = self.shared.proof.subscribe();
-        proofs.mark_changed();
-        let mut tail = std::pin::pin!(futures_pending());
-        let mut is_fed = false;
-        let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
-        let listen = self.listen(presence, receive, wanted);
-        let mut listen = std::pin::pin!(listen);
-        loop {
-            tokio::select! {
-                result = &mut listen => return result,
-                _ = heartbeats.tick() => {
-                    let (head, floor) = (self.shared.head(), self.shared.floor());
-                    wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
-                }
-                Ok(()) = revocations.changed() => {
-                    let revocations = revocations.borrow_and_update().clone();
-                    wire::send_raw(send, Kind::Revocations, &revocations).await?;
-                }
-                _ = &mut shown, if !has_shown => has_shown = true,
-                // A registry that went back lists members that were revoked: what members know of each other is kept. The
-                // member may be the one whose mark shows it.
-                Ok(()) = roster.changed(), if has_shown && self.shared.register_waits().is_none() => {
-                    let roster = roster.borrow_and_update().clone();
-                    wire::send_raw(send, Kind::Roster, &roster).await?;
-                }
-                Ok(()) = proofs.changed() => {
-                    let proof = proofs.borrow_and_update().clone();
-                    if let Some(proof) = proof {
-                        wire::send_raw(send, Kind::Proof, proof.to_text().as_bytes()).await?;
-                    }
-                }
-                Some(from) = subscription.recv() => {
-                    may_follow(&welcome, from, self.shared.head())?;
-                    // Replacing a running tail would leave its current read of the log behind.
-                    if std::mem::replace(&mut is_fed, true) {
-                        return Err(refused(RefusalCode::Protocol, "the log is already followed on this stream").into());
-                    }
-                    tail.set(self.feed(from));
-                }
-                end = &mut tail => match end {
-                    FeedEnd::Compacted => {
-                        tail.set(futures_pending());
-                        is_fed = false;
-                        wire::send(send, Kind::Compacted, &Compacted { horizon: self.shared.log.horizon() }).await?;
-                    }
-                    FeedEnd::Log(error) => {
-                        tracing::error!(%error, "failed to read the log");
-                        return Err(refused(RefusalCode::Internal, format!("the log cannot be read: {error}")).into());
-                    }
-                    FeedEnd::Wire(error) => return Err(error),
-                },
-            }
-        }
-    }
-
-    /// Waits until the member has presented its mark of the registry over this connection, or has reported that it has
-    /// none.
-    async fn shows_register(&self) {
-        if self.role.holds_replica() {
-            self.shared.members.wait_shown(&self.member, self.connection.stable_id()).await;
-        }
-    }
-
-    fn greeted(&self, presence: PresenceId, hello: &Hello) -> Result<Welcome, Refused> {
-        let welcome = self.welcome(hello)?;
-        self.shared.members.greet(presence, hello);
-        self.examine(hello);
-        Ok(welcome)
-    }
-
-    /// Examines a member's position for evidence against the log. An unsigned position counts only from members that
-    /// may write. A reader has to present a signed one, which a member sends when its position contradicts the log.
-    fn examine(&self, hello: &Hello) {
-        if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
-            self.examine_position(&position, read_only::unsigned);
-        }
-    }
-
     /// Examines a signed position. It is trusted whichever member presents it.
-    fn examine_proof(&self, body: &[u8]) {
+    pub(super) fn examine_proof(&self, body: &[u8]) {
         match Proof::from_bytes(body) {
             Ok(proof) if self.shared.members.has_signed(&proof) => {
                 self.examine_position(&proof.position, str::to_owned);
@@ -331,72 +208,13 @@ impl Session {
         }
     }
 
-    fn examine_position(&self, position: &Position, worded: impl Fn(&str) -> String) {
+    pub(super) fn examine_position(&self, position: &Position, worded: impl Fn(&str) -> String) {
         let here = Here::of(&self.shared.log, self.shared.head());
         let evidence = self.shared.members.shown_by(&here, &self.member, position).map(|evidence| worded(&evidence));
         self.shared.wait_for_recovery(evidence, || self.shared.members.note_contradiction(&self.member, *position));
     }
 
-    fn feed(&self, from: Seq) -> Feeding {
-        let (shared, member, connection) = (Arc::clone(&self.shared), self.member.clone(), self.connection.clone());
-        let redaction = shared.redaction_for(self.role);
-        Box::pin(async move {
-            match feed::serve(&shared, &member, &connection, from, redaction.as_ref()).await {
-                Ok(never) => match never {},
-                Err(end) => end,
-            }
-        })
-    }
-
-    async fn listen(
-        &self,
-        presence: PresenceId,
-        receive: &mut quinn::RecvStream,
-        wanted: tokio::sync::mpsc::Sender<Seq>,
-    ) -> Result<(), WireError> {
-        let (mut examined, mut announced) = (None, None);
-        while let Some((kind, body)) = wire::read_known_at_most(receive, REPORT_BYTES_MAX).await? {
-            match kind {
-                Kind::Announce => {
-                    let announce: Announce = message::decode(kind, &body)?;
-                    announce.check()?;
-                    wait_since(announced, ANNOUNCE_EVERY).await;
-                    self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
-                    announced = Some(tokio::time::Instant::now());
-                }
-                Kind::Subscribe => {
-                    let subscribe: Subscribe = message::decode(kind, &body)?;
-                    let _ = wanted.send(subscribe.from).await;
-                }
-                Kind::Progress => {
-                    let progress: Progress = message::decode(kind, &body)?;
-                    progress.check()?;
-                    let head = self.shared.head();
-                    telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
-                    let may_note = self.shared.recovery().is_empty();
-                    if self.shared.members.progress(presence, &progress, head, may_note) {
-                        let shared = DatastoreRef::clone(&self.shared);
-                        let saving = move || shared.members.save();
-                        vital::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
-                    }
-                    self.shared.pins.end_loading(&self.member);
-                }
-                Kind::Proof => {
-                    // None is left out: each may be evidence.
-                    wait_since(examined, PROOF_EVERY).await;
-                    let session = self.clone();
-                    let examining = move || session.examine_proof(&body);
-                    vital::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
-                    examined = Some(tokio::time::Instant::now());
-                }
-                // A newer member may send other messages on this stream. Unknown messages can be ignored.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn welcome(&self, hello: &Hello) -> Result<Welcome, Refused> {
+    pub(super) fn welcome(&self, hello: &Hello) -> Result<Welcome, Refused> {
         let shared = &self.shared;
         let heartbeat_ms = shared.config.heartbeat_ms();
         let greeter = Handshake { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
@@ -409,10 +227,4 @@ async fn refuse(send: &mut quinn::SendStream, code: RefusalCode, message: impl I
     wire::send(send, Kind::Refused, &refused(code, message)).await?;
     let _ = send.finish();
     Ok(())
-}
-
-type Feeding = std::pin::Pin<Box<dyn Future<Output = FeedEnd> + Send>>;
-
-fn futures_pending() -> Feeding {
-    Box::pin(std::future::pending())
 }

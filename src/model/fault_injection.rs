@@ -205,6 +205,22 @@ bugs! {
     SeenDeletionsNotArchived,
     /// Fixed bug: an author does not find a deletion on the rejected list if the object was created again after it.
     UndoneDeletionNotListed,
+    /// A member follows a log that has left its history, because the positions are consistent.
+    LeftUnchecked,
+    /// Fixed bug: a state that went back before the start of a generation counts as one that never followed it.
+    LineageOfOlderState,
+    /// A member that needs another state follows the log from its present one.
+    FollowedBeforeSwap,
+    /// A member that leaves a history adopts the generation of the log before its state.
+    GenerationBeforeSwap,
+    /// A member ignores that the log is compacted past its position.
+    CompactedIgnored,
+    /// A member that fell below the horizon is sent nothing more and no reason.
+    CompactedNotSent,
+    /// A member that may not write pushes anyway.
+    PushedWhileForbidden,
+    /// Pending transactions of a new reader are rejected before its state has reached the head of the log.
+    PendingRefusedEarly,
 }
 
 /// Value for no fault.

@@ -50,6 +50,17 @@ pub enum PushReply {
     ChunksMissing(TxnId, String),
 }
 
+impl PushReply {
+    /// Returns whether the stream has to be closed for a while, because a transaction was not accepted.
+    #[must_use]
+    pub fn pauses(&self) -> bool {
+        match self {
+            PushReply::Pause(_) | PushReply::Gap(..) | PushReply::ChunksMissing(..) => true,
+            PushReply::Acknowledged(..) | PushReply::Refused(..) | PushReply::Decided(_) => false,
+        }
+    }
+}
+
 /// Action for the next transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {

@@ -1,11 +1,42 @@
-//! Handshake (hello and welcome): selection of the protocol version, and the next step of the replica given the verdict.
+//! Conversation between a member and the datastore. Each half is a state machine: [`client`] is the member's, [`server`]
+//! the datastore's.
+//!
+//! This file has the rules of the handshake (hello and welcome): selection of the protocol version, and the next step of
+//! the replica given the verdict.
+
+pub mod client;
+mod client_events;
+#[cfg(test)]
+mod client_tests;
+mod following;
+#[cfg(test)]
+mod joined_tests;
+pub mod reconnects;
+pub mod server;
+mod serving_tail;
 
 use gravwell_model::codec::message::{
-    Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome,
+    Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, VERSION_REDACTED, WIDE_GENERATIONS, Welcome,
 };
 use gravwell_model::fault_injection::{self, Bug};
 use gravwell_model::position::compare;
 use gravwell_model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
+
+/// Role of a member that may not write, and from which the values of some collections are withheld.
+pub const READER: &str = "reader";
+
+/// Returns whether the member that receives this welcome is a reader.
+#[must_use]
+pub fn is_reader(welcome: &Welcome) -> bool {
+    welcome.role == READER
+}
+
+/// Returns whether the state of a member that receives this welcome lacks values withheld from readers. Datastores of
+/// earlier versions withhold nothing.
+#[must_use]
+pub fn is_redacted(welcome: &Welcome) -> bool {
+    welcome.version >= VERSION_REDACTED && is_reader(welcome)
+}
 
 /// Returns the highest version that both sides support.
 ///
@@ -53,6 +84,18 @@ pub fn verdict(
     chain_at_client: Option<Chain>,
 ) -> Option<Verdict> {
     client.map(|client| compare(client, head, lineage, chain_at_client))
+}
+
+/// Checks whether a member that received `welcome` may be served the tail after `from`.
+///
+/// # Errors
+/// Returns a refusal if the positions are inconsistent.
+pub fn may_follow(welcome: &Welcome, from: Seq, head: Seq) -> Result<(), Refused> {
+    if welcome.verdict.is_none_or(Verdict::is_good) && from <= head {
+        return Ok(());
+    }
+    let message = "the positions are inconsistent; no tail is served".into();
+    Err(Refused { code: RefusalCode::Diverged, message })
 }
 
 /// Next step of a replica after a welcome.

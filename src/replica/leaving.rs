@@ -50,18 +50,21 @@ pub(super) struct Fork<'a> {
 }
 
 /// Returns the last sequence at which the datastore's log equals this member's, if the two diverged and the member is
-/// past it or, according to `upon`, holds something that depends on a later write. `lineage` is the member's.
-/// Generations are the same if their numbers and starts are.
+/// past it or, according to `upon`, holds something that depends on a later write. `mine` is the position that it claims,
+/// `present` and `lineage` are those of its state. Generations are the same if their numbers and starts are.
 pub(super) fn fork<'a>(
     mine: &Position,
-    lineage: &[LineageEntry],
+    (present, lineage): (Seq, &[LineageEntry]),
     welcome: &'a Welcome,
     upon: impl FnOnce(Seq) -> bool,
 ) -> Option<Fork<'a>> {
     let is_unknown = |entry: &&LineageEntry| {
         if lineage.is_empty() { entry.generation > mine.generation } else { !lineage.contains(entry) }
     };
-    let theirs: Vec<&LineageEntry> = welcome.lineage.iter().filter(is_unknown).collect();
+    let followed = followed_before(mine, lineage, welcome);
+    let is_followed = |(at, entry): (usize, &LineageEntry)| at < followed && present <= entry.shared_to;
+    let others = welcome.lineage.iter().enumerate().filter(|numbered| !is_followed(*numbered));
+    let theirs: Vec<&LineageEntry> = others.map(|(_, entry)| entry).filter(is_unknown).collect();
     let own = Divergence::of(lineage, &welcome.lineage).first;
     let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
     let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
@@ -74,9 +77,16 @@ pub(super) fn fork<'a>(
     (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
 }
 
-/// Returns whether the datastore's log has abandoned this member's history, whatever their positions are.
-pub(super) fn is_left(shared: &ReplicaState, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
-    fork(mine, lineage, welcome, |shared_to| is_upon_later(shared, shared_to)).is_some()
+/// Returns how many generations of the datastore's log the member followed before its state went back, if its lineage
+/// went back with the state and the datastore finds the former position in its log.
+fn followed_before(mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> usize {
+    let last_of = |lineage: &[LineageEntry]| lineage.iter().rposition(|entry| entry.generation == mine.generation);
+    let is_in_log = welcome.verdict.is_some_and(Verdict::is_good);
+    let is_unknown = lineage.is_empty() || !is_in_log || fault_injection::is(Bug::LineageOfOlderState);
+    if is_unknown || last_of(lineage).is_some() {
+        return 0;
+    }
+    last_of(&welcome.lineage).map_or(0, |last| last + 1)
 }
 
 /// Returns whether a pending transaction depends, or may depend, on an entry after `shared_to`. One that requires an absent
@@ -516,25 +526,25 @@ mod tests {
     use super::*;
     use gravwell_model::{Chain, Digest, LogId};
 
-    #[test]
-    fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {
-        let mine = |log, generation, seq| Position {
+    fn mine(log: u8, generation: u64, seq: u64) -> Position {
+        Position {
             log_id: LogId([log; 16]),
             generation: Generation(generation),
             seq: Seq(seq),
             chain: Chain::default(),
             digest: Digest::ZERO,
-        };
-        let entry =
-            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
-        let mut welcome = Welcome {
+        }
+    }
+
+    fn welcome(lineage: Vec<LineageEntry>) -> Welcome {
+        Welcome {
             version: 1,
             software: String::new(),
             member: "a".into(),
             role: "webserver".into(),
             log_id: LogId([1; 16]),
             generation: Generation(3),
-            lineage: vec![entry(1, 0), entry(2, 50), entry(3, 40)],
+            lineage,
             head: Seq(60),
             horizon: Seq(0),
             verdict: None,
@@ -542,15 +552,24 @@ mod tests {
             txn_bytes_max: 1,
             value_bytes_max: 1,
             key_bytes_max: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let mut welcome = welcome(vec![entry(1, 0), entry(2, 50), entry(3, 40)]);
         let first = [entry(1, 0)];
         let left_at = |mine: &Position, lineage: &[LineageEntry], welcome: &Welcome| {
-            fork(mine, lineage, welcome, |_| false).map(|fork| fork.shared_to.0)
+            fork(mine, (mine.seq, lineage), welcome, |_| false).map(|fork| fork.shared_to.0)
         };
         assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), Some(40));
         assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "lineage unknown");
         assert_eq!(left_at(&mine(1, 1, 40), &first, &welcome), None);
-        let upon = |version: u64| fork(&mine(1, 1, 40), &first, &welcome, |shared_to| version > shared_to.0).is_some();
+        let upon = |version: u64| {
+            fork(&mine(1, 1, 40), (Seq(40), &first), &welcome, |shared_to| version > shared_to.0).is_some()
+        };
         assert_eq!((upon(40), upon(41)), (false, true), "pending transactions depend on lost ones");
         assert_eq!(
             left_at(&mine(1, 3, 99), &welcome.lineage, &welcome),
@@ -559,8 +578,9 @@ mod tests {
         );
         assert_eq!(left_at(&mine(2, 1, 45), &first, &welcome), None, "another log");
         let upon_44 = |shared_to: Seq| Seq(44) > shared_to;
-        let within =
-            |upon: &dyn Fn(Seq) -> bool| fork(&mine(1, 1, 30), &first, &welcome, upon).map(|fork| fork.shared_to.0);
+        let within = |upon: &dyn Fn(Seq) -> bool| {
+            fork(&mine(1, 1, 30), (Seq(30), &first), &welcome, upon).map(|fork| fork.shared_to.0)
+        };
         assert_eq!(
             (within(&upon_44), within(&|_| false)),
             (Some(40), None),
@@ -580,5 +600,23 @@ mod tests {
         assert_eq!(left_at(&mine(1, 4, 58), &later, &welcome), None, "an older copy of the datastore is not followed");
         welcome.lineage.clear();
         assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), None);
+    }
+
+    #[test]
+    fn p05_a_state_that_went_back_before_the_start_of_its_generation_has_left_nothing() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let welcome = |verdict| Welcome { verdict, ..welcome(vec![entry(1, 0), entry(2, 40)]) };
+        let (first, claimed) = ([entry(1, 0)], mine(1, 2, 55));
+        let left_at = |present, verdict| {
+            let welcome = welcome(verdict);
+            fork(&claimed, (Seq(present), &first), &welcome, |_| false).map(|fork| fork.shared_to.0)
+        };
+        assert_eq!(left_at(30, Some(Verdict::Behind)), None);
+        assert_eq!(left_at(40, Some(Verdict::Same)), None);
+        assert_eq!(left_at(41, Some(Verdict::Behind)), Some(40), "the state has entries that the generation left");
+        for verdict in [None, Some(Verdict::Forked)] {
+            assert_eq!(left_at(30, verdict), Some(40), "the former position is not known to be in the log");
+        }
     }
 }

@@ -30,6 +30,7 @@ pub mod conflict_archive;
 mod datastore_notes;
 pub mod directory;
 mod disk;
+mod driver;
 mod evidence;
 mod handle;
 mod high_water_mark;
@@ -54,6 +55,7 @@ pub mod resync;
 mod reverted;
 mod role;
 pub mod service;
+mod session_effects;
 mod shared;
 #[cfg(any(test, feature = "testing"))]
 pub mod stepped;

@@ -1,51 +1,36 @@
-//! The connection to the datastore: reconnects forever, performs the handshake, follows the tail, pushes the outbox,
-//! reports progress.
+//! The connection to the datastore: reconnects without limit. [`super::driver`] carries out each connection.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use gravwell_env::{Clock, SystemClock};
 use gravwell_log::generations;
 use gravwell_model::address::host_and_port;
-use gravwell_model::codec::message::{
-    self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
-    Welcome,
-};
-use gravwell_model::{Generation, LineageEntry, Position, Verdict};
-use gravwell_protocol::backoff::Backoff;
-use gravwell_protocol::session::{NextStep, judge};
-use gravwell_protocol::tail::{EntryBatch, FrameError, Intake};
+use gravwell_model::codec::message::{Announce, Welcome};
+use gravwell_model::{Generation, Verdict};
+use gravwell_protocol::session::client::End;
+use gravwell_protocol::session::reconnects::Reconnects;
 use gravwell_runtime::tasks::vital;
 use gravwell_runtime::telemetry;
 use gravwell_transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
-use gravwell_transport::wire::{self, WireError};
+use gravwell_transport::wire::WireError;
 use gravwell_transport::{close_reason, pulse};
 
 use super::CaBackupProblem;
+use super::driver::Driver;
 use super::refusal::Refusals;
 use super::shared::ReplicaRef;
 use super::terms::Terms;
-use super::{applier, leaving, outbox_writer, proofs, push, recovery_donor, rejoin, resync, role};
+use super::{applier, disk, outbox_writer};
 
-/// Longest wait for an answer while a connection is being set up.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// A datastore that has not welcomed this member after this time may wait to be shown the latest register of members.
-const SHOW_AFTER: Duration = Duration::from_millis(200);
 /// Longest wait for a connection, over all addresses; a connector gives each address a shorter time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest backoff delay between two attempts.
-const RETRY_CAP: Duration = Duration::from_secs(5);
 /// Interval at which a log that is not followed is reported again.
 const REPEAT_EVERY: Duration = Duration::from_secs(300);
-/// Shortest interval between progress reports.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Reason for the end of a connection.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +45,11 @@ pub(super) enum LinkError {
     Timeout(Duration),
     #[error("nothing received from the datastore at {address} for {ms} ms", ms = pulse::SILENCE_MAX.as_millis())]
     Silent { address: String },
-    #[error(transparent)]
-    Frames(#[from] FrameError),
     #[error("cannot apply the snapshot: {0}")]
     Resync(String),
-    #[error("the log is compacted past this position; a snapshot is required")]
-    Compacted,
-    #[error("the state must be fetched again")]
-    ResyncWanted,
+    /// The session ended for a reason that needs no further distinction.
+    #[error(transparent)]
+    Ended(End),
     #[error(
         "the datastore closed the connection after receiving this member's position, which is in generation {0}; \
          upgrade the datastore, earlier versions cannot read such a number"
@@ -84,9 +66,29 @@ pub(super) enum LinkError {
     Closing,
 }
 
-impl From<Refused> for LinkError {
-    fn from(refused: Refused) -> Self {
-        WireError::from(refused).into()
+impl LinkError {
+    /// Returns the reason for which this member ended the connection, if it did.
+    fn end(&self) -> Option<&End> {
+        match self {
+            LinkError::Ended(end) => Some(end),
+            _ => None,
+        }
+    }
+}
+
+impl From<End> for LinkError {
+    fn from(end: End) -> Self {
+        match end {
+            End::Timeout(timeout) => LinkError::Timeout(timeout),
+            End::Message(error) => WireError::from(error).into(),
+            End::Refused(refused) => WireError::from(refused).into(),
+            End::Diverged(verdict) => LinkError::Diverged(verdict),
+            End::DiskFull => LinkError::Resync(disk::FULL.into()),
+            End::Failed(reason) => LinkError::Resync(reason),
+            End::Unread(generation) => LinkError::Unread(generation),
+            End::Lost => WireError::Closed.into(),
+            end @ (End::Compacted | End::ResyncWanted | End::Frames(_)) => LinkError::Ended(end),
+        }
     }
 }
 
@@ -192,22 +194,17 @@ pub(super) struct LinkDriver {
 impl LinkDriver {
     /// Keeps the replica connected until the task is dropped.
     pub(super) async fn run(self) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_CAP);
-        let mut needs_snapshot = false;
+        let mut reconnects = Reconnects::default();
         let mut told: Option<(Verdict, Instant)> = None;
         loop {
             let since = Instant::now();
-            let error = match self.attempt(needs_snapshot).await {
+            let error = match self.attempt(reconnects.needs_snapshot()).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            needs_snapshot = matches!(error, LinkError::Compacted);
-            self.shared.update_link(|link| {
-                link.disconnect();
-                link.trouble = error.to_string();
-            });
-            self.shared.gate().handle_disconnected();
-            self.shared.datastore.clear_refused();
+            reconnects.handle_end(since.elapsed(), error.end());
+            self.shared.note_disconnected();
+            self.shared.update_link(|link| link.trouble = error.to_string());
             self.refusals().learn(&error).await;
             if let LinkError::LeftBehind(why) = &error {
                 self.shared.set_problem(why.clone());
@@ -223,17 +220,14 @@ impl LinkDriver {
                 }
                 error => tracing::info!(%error, "disconnected"),
             }
-            if since.elapsed() > Duration::from_secs(10) || needs_snapshot || matches!(error, LinkError::ResyncWanted) {
-                backoff.reset();
-            }
             let mut random = [0; 8];
             // Without randomness the delay is the longest one, which is safe.
             let drawn = getrandom::fill(&mut random).map_or(u64::MAX, |()| u64::from_le_bytes(random));
-            sleep(backoff.next_delay(drawn)).await;
+            sleep(reconnects.next_delay(drawn)).await;
         }
     }
 
-    fn refusals(&self) -> Refusals<'_> {
+    pub(super) fn refusals(&self) -> Refusals<'_> {
         Refusals { shared: &self.shared, outbox: &self.outbox, directory: &self.directory }
     }
 
@@ -266,99 +260,11 @@ impl LinkDriver {
         address: String,
         needs_snapshot: bool,
     ) -> Result<std::convert::Infallible, LinkError> {
-        let (mut send, mut receive) = connection.open_bi().await?;
-        let mine = self.shared.claimed();
-        let hello = Hello {
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
-            software: software(),
-            position: mine,
-            external_addr: self.reportable_address(),
-        };
-        wire::send(&mut send, Kind::Open, &Open::Control).await?;
-        wire::send(&mut send, Kind::Hello, &hello).await?;
-        let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
-        let showing = async {
-            sleep(SHOW_AFTER).await;
-            self.connector.show_register(connection.clone()).await;
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        let welcome = tokio::select! {
-            welcome = welcome => welcome.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?,
-            never = showing => match never {},
-        };
-        let welcome = match welcome {
-            Ok(welcome) => welcome,
-            Err(error) => return Err(unread(close_reason::explained(connection, error).await, mine.as_ref())),
-        };
-        // A loss is judged by the position before it. The entries are fetched from the present position.
-        let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
-        let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let is_left = mine.as_ref().is_some_and(|mine| leaving::is_left(&self.shared, mine, &lineage, &welcome));
-        let step = match judge(mine.as_ref(), &welcome, wanted) {
-            // Positions alone do not show a fork if two generations were assigned the same number.
-            NextStep::Tail(_) | NextStep::Snapshot if is_left => NextStep::Refuse(Verdict::Forked),
-            step => step,
-        };
-        let verdict = match step {
-            NextStep::Refuse(verdict) => verdict,
-            _ => welcome.verdict.unwrap_or(Verdict::Behind),
-        };
-        self.shared.update_link(|link| {
-            link.address = address;
-            link.verdict = Some(verdict);
-            (link.head, link.horizon) = (welcome.head, welcome.horizon);
-            link.trouble.clear();
-        });
-        self.refusals().lift().await?;
-        if let NextStep::Refuse(verdict) = step
-            && !self.reconciles(connection, mine.as_ref(), &lineage, &welcome).await?
-        {
-            self.shared.set_problem(format!("the datastore is {verdict}"));
-            proofs::show(&self.shared, &mut send).await?;
-            if verdict == Verdict::Empty {
-                recovery_donor::serve(&self.shared, &self.directory, connection).await;
-            }
-            return Err(LinkError::Diverged(verdict));
-        }
-        if !self.shared.wants_resync() {
-            self.shared.set_problem("");
-        }
-        self.shared.set_forbidden(role::forbidden(&welcome.role));
-        if step == NextStep::Snapshot {
-            resync::fetch(self, connection, &welcome).await?;
-        }
-        let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
-        self.shared.update_link(|link| link.is_welcome = true);
-        self.adopt_terms(&welcome).await;
-        self.fetch_generations(connection, &welcome).await;
-        if let Some(announce) = self.connector.announcement() {
-            wire::send(&mut send, Kind::Announce, &announce).await?;
-        }
-        wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
-        self.shared.update_link(|link| link.connected = true);
-        *self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
-        let heard = Notify::new();
-        tracing::info!(member = welcome.member, seq = %position.seq, head = %welcome.head, "connected");
-        tokio::select! {
-            result = self.follow(connection, Intake::new(position.seq, position.chain, role::is_redacted(&welcome))) => result,
-            result = self.listen(&mut receive, &heard) => result,
-            result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
-            result = push::run(&self.shared, &self.outbox, connection), if self.shared.forbidden().is_none() => result,
-            result = role::refuse_pending(&self.shared, &self.outbox, welcome.head),
-                if self.shared.forbidden().is_some() => result,
-            result = self.watch_for_resync() => result,
-            result = proofs::keep(&self.shared, &self.directory) => result,
-            result = self.serve_blob_chunks(connection) => result,
-            never = async {
-                self.connector.on_connected(connection.clone()).await;
-                std::future::pending().await
-            } => never,
-        }
+        Driver::open(self, connection, address, needs_snapshot).await?.run().await
     }
 
     /// Returns the `External-Addr`, unless the datastore would reject this member because of it.
-    fn reportable_address(&self) -> Option<String> {
+    pub(super) fn reportable_address(&self) -> Option<String> {
         let text = self.external_addr.as_deref()?;
         match host_and_port(text) {
             Ok(_) => Some(text.to_owned()),
@@ -369,34 +275,8 @@ impl LinkDriver {
         }
     }
 
-    /// Serves streams on which the datastore requests chunks that it has lost.
-    async fn serve_blob_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
-        let server = self.shared.contents.as_ref().map(|contents| contents.server());
-        Ok(super::blobs::give(server, connection).await?)
-    }
-
-    /// Follows a log that continued without this member's last entries, if the reason is known. Returns whether it
-    /// is followed.
-    async fn reconciles(
-        &self,
-        connection: &quinn::Connection,
-        mine: Option<&Position>,
-        lineage: &[LineageEntry],
-        welcome: &Welcome,
-    ) -> Result<bool, LinkError> {
-        let Some(mine) = mine else { return Ok(false) };
-        let reconciled = rejoin::run(self, connection, mine, lineage, welcome).await?;
-        if reconciled {
-            self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
-        }
-        Ok(reconciled)
-    }
-
-    /// Stores why the log's generations started, in case the datastore loses its disk.
-    async fn fetch_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
-        if let Err(error) = rejoin::learn(&self.directory, connection, welcome).await {
-            tracing::warn!(error, "failed to store the origins of the log's generations");
-        }
+    /// Reports which generations of the log started for a reason that is not stored here.
+    pub(super) async fn check_generations(&self, welcome: &Welcome) {
         let (directory, log_id, lineage) = (self.directory.clone(), welcome.log_id, welcome.lineage.clone());
         let examining = move || generations::problem_of_member(&directory, log_id, &lineage);
         match vital::spawn_blocking(examining).await {
@@ -419,8 +299,7 @@ impl LinkDriver {
     }
 
     /// Adopts the datastore's terms. They hold until it sends others, also across a restart without it.
-    async fn adopt_terms(&self, welcome: &Welcome) {
-        let terms = Terms::of(welcome);
+    pub(super) async fn adopt_terms(&self, terms: Terms) {
         *self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = terms.limits();
         if self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).replace(terms.clone()).as_ref()
             == Some(&terms)
@@ -441,148 +320,11 @@ impl LinkDriver {
         }
     }
 
-    /// Receives frames and bookmarks.
-    async fn follow(
-        &self,
-        connection: &quinn::Connection,
-        mut intake: Intake,
-    ) -> Result<std::convert::Infallible, LinkError> {
-        let mut stream = connection.accept_uni().await?;
-        let _: Open = wire::expect(&mut stream, Kind::Open).await?;
-        loop {
-            let (kind, body) = wire::read(&mut stream).await?.ok_or(WireError::Closed)?;
-            match kind {
-                Kind::Frames => {
-                    let runs;
-                    (intake, runs) = take_in(intake, body).await?;
-                    for run in runs {
-                        self.shared.compare_arrived(&run.entries);
-                        self.hand_over(applier::Request::Run(run)).await?;
-                    }
-                }
-                Kind::Bookmark => {
-                    let bookmark: Bookmark = message::decode(kind, &body).map_err(WireError::from)?;
-                    self.hand_over(applier::Request::Bookmark(bookmark)).await?;
-                }
-                found => {
-                    let expected = "Frames or Bookmark";
-                    return Err(WireError::from(message::BadMessage::Unexpected { expected, found }).into());
-                }
-            }
-        }
-    }
-
     pub(super) async fn hand_over(&self, request: applier::Request) -> Result<(), LinkError> {
         self.applier.send(request).await.map_err(|_| LinkError::Closing)
     }
-
-    /// Receives messages on the control stream.
-    async fn listen(
-        &self,
-        receive: &mut quinn::RecvStream,
-        heard: &Notify,
-    ) -> Result<std::convert::Infallible, LinkError> {
-        loop {
-            let (kind, body) = wire::read_known(receive).await?.ok_or(WireError::Closed)?;
-            match kind {
-                Kind::Roster => self.connector.on_roster(&body),
-                Kind::Revocations => self.connector.on_revocations(&body),
-                Kind::Proof => proofs::take(&self.shared, &*self.connector, &body),
-                Kind::Heartbeat => {
-                    let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
-                    self.shared.datastore.note_clock(heartbeat.time_ms, SystemClock.now_ms());
-                    self.shared.update_link(|link| {
-                        link.head = link.head.max(heartbeat.head);
-                        link.floor = heartbeat.floor;
-                    });
-                    self.shared.outbox_mut().drop_below(heartbeat.floor);
-                    self.connector.on_heard();
-                    heard.notify_one();
-                }
-                Kind::Compacted => {
-                    let compacted: Compacted = message::decode(kind, &body).map_err(WireError::from)?;
-                    self.shared.update_link(|link| link.horizon = compacted.horizon);
-                    return Err(LinkError::Compacted);
-                }
-                Kind::Refused => {
-                    let refused: Refused = message::decode(kind, &body).map_err(WireError::from)?;
-                    return Err(refused.into());
-                }
-                // A newer datastore may send other kinds on this stream. Unknown ones are not needed.
-                _ => {}
-            }
-        }
-    }
-
-    /// Reports progress after changes and in answer to heartbeats, so that one packet serves both.
-    async fn report(
-        &self,
-        send: &mut quinn::SendStream,
-        heartbeat_ms: u64,
-        heard: &Notify,
-    ) -> Result<std::convert::Infallible, LinkError> {
-        let patience = Duration::from_millis(heartbeat_ms.max(self.heartbeat_ms).saturating_mul(2).max(100));
-        let mut durable = self.shared.durable.subscribe();
-        loop {
-            tokio::select! {
-                () = heard.notified() => {}
-                () = sleep(patience) => {}
-                changed = durable.changed() => {
-                    changed.map_err(|_| LinkError::Closing)?;
-                    sleep(PROGRESS_EVERY).await;
-                }
-            }
-            let applied = *durable.borrow_and_update();
-            let progress = self.shared.progress(applied);
-            telemetry::metrics::outbox(progress.outbox, progress.rejected);
-            wire::send(send, Kind::Progress, &progress).await?;
-        }
-    }
-
-    async fn watch_for_resync(&self) -> Result<std::convert::Infallible, LinkError> {
-        let mut changed = self.shared.outbox_changed.subscribe();
-        loop {
-            if self.shared.wants_resync() {
-                return Err(LinkError::ResyncWanted);
-            }
-            changed.changed().await.map_err(|_| LinkError::Closing)?;
-        }
-    }
-}
-
-/// Returns why no welcome arrived.
-fn unread(error: WireError, mine: Option<&Position>) -> LinkError {
-    let wide = mine.map(|mine| mine.generation).filter(|generation| generation.narrow().is_none());
-    match (error, wide) {
-        // Versions that cannot decode the generation close the connection without a reason.
-        (WireError::Closed, Some(generation)) => LinkError::Unread(generation),
-        (error, _) => error.into(),
-    }
-}
-
-/// Decodes a block of frames, a large one off the async threads.
-async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<EntryBatch>), LinkError> {
-    if frames.len() < 64 << 10 {
-        let runs = intake.handle_frames(frames)?;
-        return Ok((intake, runs));
-    }
-    let decoding = vital::spawn_blocking(move || intake.handle_frames(frames).map(|runs| (intake, runs)));
-    Ok(decoding.await.map_err(|_| LinkError::Closing)??)
 }
 
 pub(crate) fn software() -> String {
     format!("gravwell {}", env!("CARGO_PKG_VERSION"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gravwell_model::{Chain, Seq};
-
-    #[test]
-    fn p15_the_log_is_taken_in_though_others_have_taken_the_threads() {
-        // The bytes do not matter, as long as there are many.
-        let taken_in = take_in(Intake::new(Seq::ZERO, Chain::default(), false), vec![7; 256 << 10].into());
-        assert!(matches!(vital::testing::without_threads(taken_in), Err(LinkError::Frames(_))));
-    }
 }

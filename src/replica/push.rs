@@ -1,96 +1,127 @@
-//! The push stream: sends the transactions of the outbox and receives the answers.
+//! Push streams: carry the transactions of the outbox to the datastore, and its answers back. The session machine
+//! decides which transactions are sent, and when a stream is opened and closed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
 use gravwell_model::Txn;
 use gravwell_model::codec::message::{self, Kind, Open, Outcome};
-use gravwell_protocol::push::{self, Next, Pusher};
+use gravwell_protocol::push;
+use gravwell_protocol::session::client::{ClientSession, Event, PushId};
 use gravwell_runtime::telemetry;
 use gravwell_transport::wire::{self, WireError};
 
 use super::blobs::{Blobs, Delivery};
-use super::link::LinkError;
-use super::outbox_writer;
+use super::link::{LinkDriver, LinkError};
 use super::shared::ReplicaRef;
 
 /// Bytes collected before a write.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Delay after the datastore could not accept a transaction.
-const DEFERRED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Delay after chunks could not be sent.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-#[derive(Default)]
-struct Window {
-    pusher: Mutex<Pusher>,
-    room: Notify,
+type Job<'a> = Pin<Box<dyn Future<Output = Result<Done, LinkError>> + Send + 'a>>;
+
+enum Done {
+    Opened(PushId, quinn::SendStream, quinn::RecvStream),
+    Written(quinn::SendStream, Vec<u8>),
+    Answered(PushId, quinn::RecvStream, Outcome),
 }
 
-impl Window {
-    fn pusher(&self) -> std::sync::MutexGuard<'_, Pusher> {
-        self.pusher.lock().unwrap_or_else(PoisonError::into_inner)
+/// The push streams of a connection, of which one is open at a time.
+pub(super) struct PushStreams<'a> {
+    linker: &'a LinkDriver,
+    connection: &'a quinn::Connection,
+    /// Jobs of the open stream.
+    jobs: FuturesUnordered<Job<'a>>,
+    /// The open stream, and the buffer for it, while no job has them.
+    send: Option<(quinn::SendStream, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl<'a> PushStreams<'a> {
+    pub(super) fn new(linker: &'a LinkDriver, connection: &'a quinn::Connection) -> PushStreams<'a> {
+        PushStreams { linker, connection, jobs: FuturesUnordered::new(), send: None, body: Vec::new() }
     }
-}
 
-/// Pushes until the connection ends.
-pub(super) async fn run(
-    shared: &ReplicaRef,
-    outbox: &mpsc::Sender<outbox_writer::Request>,
-    connection: &quinn::Connection,
-) -> Result<std::convert::Infallible, LinkError> {
-    loop {
-        let (mut send, mut receive) = connection.open_bi().await?;
-        wire::send(&mut send, Kind::Open, &Open::Push).await?;
-        let window = Window::default();
-        let answer = tokio::select! {
-            sent = push_all(shared, &mut send, &window) => sent?,
-            never = open_gates(shared) => never?,
-            answer = hear(shared, outbox, &mut receive, &window) => answer?,
-        };
-        tracing::warn!(reason = answer, "datastore defers transactions; they wait in the outbox");
-        let _ = send.finish();
-        sleep(DEFERRED_PAUSE).await;
+    fn start(&self, job: impl Future<Output = Result<Done, LinkError>> + Send + 'a) {
+        self.jobs.push(Box::pin(job));
     }
-}
 
-async fn push_all(shared: &ReplicaRef, send: &mut quinn::SendStream, window: &Window) -> Result<String, LinkError> {
-    let mut changed = shared.outbox_changed.subscribe();
-    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-    let mut body = Vec::new();
-    loop {
-        changed.borrow_and_update();
+    /// Opens a stream, and sends the chunks of transactions for as long as it lasts.
+    pub(super) fn open(&mut self, id: PushId) {
+        let (linker, connection) = (self.linker, self.connection);
+        self.start(async move {
+            let (mut send, receive) = connection.open_bi().await?;
+            wire::send(&mut send, Kind::Open, &Open::Push).await?;
+            Ok(Done::Opened(id, send, receive))
+        });
+        self.start(async move { open_gates(&linker.shared).await.map(|never| match never {}) });
+    }
+
+    /// Finishes the open stream. A message that is being written stays incomplete, which the datastore ignores.
+    pub(super) fn close(&mut self) {
+        self.jobs = FuturesUnordered::new();
+        if let Some((mut send, _)) = self.send.take() {
+            let _ = send.finish();
+        }
+    }
+
+    /// Writes the transactions that may be sent now to the open stream, unless it is still being written.
+    pub(super) fn fill(&mut self, machine: &mut ClientSession) {
+        let Some((mut send, mut chunk)) = self.send.take() else { return };
         chunk.clear();
         while chunk.len() < CHUNK_BYTES {
-            let (next, pushed) = {
-                let mut pusher = window.pusher();
-                (pusher.next(&shared.outbox(), &shared.gate(), &mut body), pusher.latest())
-            };
-            let Next::Send(kind) = next else { break };
-            pushed.into_iter().for_each(telemetry::txn_trace::pushed);
-            chunk.extend_from_slice(&message::header(kind, body.len()));
-            chunk.extend_from_slice(&body);
+            let shared = &self.linker.shared;
+            let pushed = machine.poll_push(&shared.outbox(), &shared.gate(), &mut self.body);
+            let Some(pushed) = pushed else { break };
+            pushed.txn.into_iter().for_each(telemetry::txn_trace::pushed);
+            chunk.extend_from_slice(&message::header(pushed.kind, self.body.len()));
+            chunk.extend_from_slice(&self.body);
         }
-        if !chunk.is_empty() {
-            tokio::io::AsyncWriteExt::write_all(send, &chunk).await.map_err(WireError::from)?;
-            continue;
+        if chunk.is_empty() {
+            self.send = Some((send, chunk));
+            return;
         }
-        let is_full = window.pusher().is_full();
-        if is_full {
-            window.room.notified().await;
-        } else {
-            changed.changed().await.map_err(|_| LinkError::Closing)?;
+        self.start(async move {
+            send.write_all(&chunk).await.map_err(|error| WireError::from(std::io::Error::from(error)))?;
+            Ok(Done::Written(send, chunk))
+        });
+    }
+
+    /// Waits for the next event of the open stream. It never ends if none is open.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, LinkError> {
+        let Some(done) = self.jobs.next().await else { return std::future::pending().await };
+        match done? {
+            Done::Opened(id, send, receive) => {
+                self.send = Some((send, Vec::with_capacity(CHUNK_BYTES)));
+                self.read(id, receive);
+            }
+            Done::Written(send, chunk) => self.send = Some((send, chunk)),
+            Done::Answered(id, receive, outcome) => {
+                self.read(id, receive);
+                return Ok(Some(Event::Outcome(id, outcome)));
+            }
         }
+        Ok(None)
+    }
+
+    fn read(&self, id: PushId, mut receive: quinn::RecvStream) {
+        self.start(async move {
+            let outcome: Outcome = wire::expect(&mut receive, Kind::Outcome).await?;
+            Ok(Done::Answered(id, receive, outcome))
+        });
     }
 }
 
-/// Sends the chunks of the transactions that wait at the gate, one transaction after the other, for as long as the
-/// stream lasts.
-async fn open_gates(shared: &ReplicaRef) -> Result<String, LinkError> {
+/// Sends the chunks of the transactions that wait at the gate, one transaction after the other.
+async fn open_gates(shared: &ReplicaRef) -> Result<std::convert::Infallible, LinkError> {
     let mut changed = shared.outbox_changed.subscribe();
     loop {
         changed.borrow_and_update();
@@ -98,7 +129,7 @@ async fn open_gates(shared: &ReplicaRef) -> Result<String, LinkError> {
         match held {
             Some(txn) => {
                 open_gate(shared, &txn).await;
-                // The pusher checks the gate again.
+                // The gate is checked again for the transactions to send.
                 shared.notify_outbox_changed();
             }
             None => changed.changed().await.map_err(|_| LinkError::Closing)?,
@@ -122,27 +153,6 @@ async fn open_gate(shared: &ReplicaRef, txn: &Txn) {
                 tracing::info!(%error, "failed to send chunks; will retry");
                 sleep(RETRY_PAUSE).await;
             }
-        }
-    }
-}
-
-async fn hear(
-    shared: &ReplicaRef,
-    outbox: &mpsc::Sender<outbox_writer::Request>,
-    receive: &mut quinn::RecvStream,
-    window: &Window,
-) -> Result<String, LinkError> {
-    let mut to_note = Vec::new();
-    loop {
-        let outcome: Outcome = wire::expect(receive, Kind::Outcome).await?;
-        let heard = window.pusher().handle_outcome(outcome);
-        window.room.notify_one();
-        let pause = shared.handle_answer(heard, &mut to_note);
-        if !to_note.is_empty() {
-            let _ = outbox.send(outbox_writer::Request::Note(std::mem::take(&mut to_note))).await;
-        }
-        if let Some(reason) = pause {
-            return Ok(reason);
         }
     }
 }

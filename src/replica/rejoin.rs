@@ -13,77 +13,42 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use gravwell_env::SystemEntropy;
 use gravwell_log::generations;
+use gravwell_model::LineageEntry;
 use gravwell_model::codec::admin::{GenerationInfo, Request};
 use gravwell_model::codec::message::Welcome;
-use gravwell_model::{LineageEntry, Position};
+use gravwell_protocol::session::client::Leave;
 use gravwell_runtime::tasks::vital;
 use gravwell_state::{self as state, StateStore};
 
 use super::applier::{self, Descent};
 use super::conflict_archive::{Set, Written};
-use super::leaving::{self, Exchange, Fork, Leaving};
+use super::leaving::{self, Exchange, Leaving};
 use super::link::{LinkDriver, LinkError};
 use super::local_txns::Others;
 use super::outbox_writer::{self, Step};
-use super::{disk, request, resync};
+use super::resync::Fetched;
+use super::{request, resync};
 
-/// Timeout for the datastore's report on how its generations started.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Archives or queues what the log lacks, and adopts its state. Returns false if the log is not known to have left this
-/// history, or not why: an operator has to decide, and nothing was changed.
-pub(super) async fn run(
-    linker: &LinkDriver,
-    connection: &quinn::Connection,
-    mine: &Position,
-    lineage: &[LineageEntry],
-    welcome: &Welcome,
-) -> Result<bool, LinkError> {
-    let upon = |shared_to| leaving::is_upon_later(&linker.shared, shared_to);
-    let Some(Fork { shared_to, theirs }) = leaving::fork(mine, lineage, welcome, upon) else { return Ok(false) };
-    if linker.shared.disk.is_full() {
-        return Err(failed(disk::FULL));
-    }
-    let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
-    let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
-    let side = resync::side(linker).await?;
-    let set = Set { is_restore, ..leaving::set_of(mine, welcome.generation, shared_to) };
-    let reconciled = async {
-        let state = resync::fetch_into(linker, connection, welcome, &side).await?;
-        let shared_to = leaving::earlier_fork(&linker.shared, &state, shared_to).map_err(failed)?;
-        exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
-    };
-    resync::ended(linker, &side, reconciled.await).await.map(|()| true)
-}
-
-/// Adopts a fetched state that does not continue this member's history although the positions are consistent. Local
-/// transactions that it lacks are pushed again if it is known what came after them; everything else is archived.
+/// Archives or queues what a fetched state lacks, and makes it the replica's state. `fork` is the reason for which it
+/// could not just replace the present one, if that was tried.
 pub(super) async fn leave(
     linker: &LinkDriver,
     connection: &quinn::Connection,
-    state: StateStore,
-    side: &Path,
-    fork: state::Fork,
+    fetched: &Fetched,
+    leave: Leave,
+    fork: Option<&state::Fork>,
 ) -> Result<(), LinkError> {
-    let set = leaving::set_of_fork(&linker.shared, &state, &fork).map_err(failed)?;
-    exchange(linker, connection, state, side, set).await
-}
-
-/// Adopts a fetched state that lacks transactions decided before this member's state was lost. They are archived.
-pub(super) async fn leave_lost(
-    linker: &LinkDriver,
-    connection: &quinn::Connection,
-    state: StateStore,
-    side: &Path,
-) -> Result<(), LinkError> {
-    let set = leaving::set_of_lost(&linker.shared, &state).map_err(failed)?;
-    exchange(linker, connection, state, side, set).await
+    let Fetched { state, side } = fetched;
+    let left = async {
+        let set = linker.shared.set_for(leave, state, fork).map_err(failed)?;
+        exchange(linker, connection, state.clone(), side, set).await
+    };
+    resync::ended(linker, side, left.await).await
 }
 
 /// Archives or queues what `state` lacks, and makes it the replica's state.
@@ -113,15 +78,21 @@ async fn exchange(
     tokio::spawn(running).await.map_err(|_| LinkError::Closing)?
 }
 
-/// Returns whether an earlier state was restored on purpose; `None` if it is unknown why the log diverged.
-async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry], here: Vec<GenerationInfo>) -> Option<bool> {
+/// Returns whether an earlier state was restored on purpose; `None` if it is unknown why the log left this history.
+pub(super) async fn reason(
+    linker: &LinkDriver,
+    connection: &quinn::Connection,
+    theirs: &[LineageEntry],
+) -> Option<bool> {
+    let log_id = linker.shared.claimed()?.log_id;
+    let here = generations::all(&linker.directory, log_id).unwrap_or_default();
     let reply = request::ask(connection, &Request::Generations).await;
     let reply = reply.map_err(|error| tracing::warn!(%error, "failed to request the cause of the fork")).ok()?;
     let mut known: Vec<GenerationInfo> =
         reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     // The datastore's report takes precedence.
     known.extend(here);
-    leaving::is_restore(theirs, &known)
+    leaving::is_restore(&theirs.iter().collect::<Vec<_>>(), &known)
 }
 
 /// Stores in this member's directory why the generations started that led to the datastore's log.
@@ -131,8 +102,7 @@ pub(super) async fn learn(directory: &Path, connection: &quinn::Connection, welc
     if lineage.len() <= 1 || generations::problem(&directory, log_id, &lineage).is_none() {
         return Ok(());
     }
-    let asked = tokio::time::timeout(PATIENCE, request::ask(connection, &Request::Generations)).await;
-    let reply = asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let reply = request::ask(connection, &Request::Generations).await.map_err(|error| error.to_string())?;
     let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     let learning = move || generations::learn(&directory, log_id, &known).map_err(|error| error.to_string());
     vital::spawn_blocking(learning).await.map_err(|error| error.to_string())?

@@ -18,6 +18,7 @@ use gravwell_protocol::blob_gate::BlobGate;
 use gravwell_protocol::fatal::Fatal;
 use gravwell_protocol::outbox::{Outbox, RejectedTxn, ResolvedTxn, touched};
 use gravwell_protocol::push::PushReply;
+use gravwell_protocol::session::is_redacted;
 use gravwell_runtime::tasks::supervisor::Supervisor;
 use gravwell_runtime::telemetry::{self, output};
 use gravwell_state::{StateError, StateMeta, StateStore};
@@ -30,7 +31,6 @@ use super::history::Histories;
 use super::opening::Lost;
 use super::receipts::{Receipts, Stage};
 use super::refusal::Refusal;
-use super::role;
 use super::terms::Terms;
 use super::{CaBackupProblem, Connector};
 
@@ -460,7 +460,7 @@ impl ReplicaState {
 
     /// Returns whether the state lacks values that this member may read, or has values withheld from it.
     pub(super) fn is_redacted_wrongly(&self, welcome: &Welcome) -> bool {
-        let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != role::is_redacted(welcome));
+        let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != is_redacted(welcome));
         is_wrong && !fault_injection::is(Bug::RoleChangeKeepsState)
     }
 
@@ -606,6 +606,17 @@ impl ReplicaState {
             ids.into_iter().filter_map(|id| outbox.refuse(id, reason.clone())).collect()
         };
         self.settle(decided)
+    }
+
+    /// Moves all pending transactions to the rejected list if this member may not write. Returns them, to be written to
+    /// the journal.
+    pub(super) fn refuse_forbidden(&self) -> Vec<RejectedTxn> {
+        let Some(reason) = self.forbidden() else { return Vec::new() };
+        let to_note = self.refuse(None, &reason);
+        if !to_note.is_empty() {
+            tracing::warn!(count = to_note.len(), %reason, "rejected pending transactions");
+        }
+        to_note
     }
 
     /// Returns the progress report of this replica, which has durably applied everything up to `applied`.

@@ -10,17 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 use gravwell_env::{Clock, Entropy};
 use gravwell_log::journal::Journal;
 use gravwell_model::codec::admin::{GenerationInfo, SeenVersion};
-use gravwell_model::codec::message::{Bookmark, Outcome, Progress, Welcome};
-use gravwell_model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
+use gravwell_model::codec::message::{Bookmark, Progress, Welcome};
+use gravwell_model::{Collection, Entry, Key, LineageEntry, Position, Seq, Txn, TxnId};
 use gravwell_protocol::fatal::Fatal;
 use gravwell_protocol::outbox::{Outbox, OverlayRead, RejectedTxn, RetainedTxn};
 use gravwell_protocol::push::{Next, Pusher};
-use gravwell_protocol::session::{NextStep, judge};
+use gravwell_protocol::session::client::{ClientSession, Effect, Event, Leave, Push};
 use gravwell_protocol::tail::EntryBatch;
 use gravwell_state::{Fork, StateStore};
 
 use super::applier::{self, Applier, Descent};
-use super::conflict_archive::Set;
 use super::directory::StateStorage;
 use super::history::History;
 use super::leaving;
@@ -34,7 +33,6 @@ use super::view::{Object, ReadError};
 
 pub use super::applier::SwapError;
 pub use super::leaving::{Exchange, Leaving};
-pub use super::role::is_redacted;
 
 /// Result of a submission.
 pub type Submitted = Result<Receipt, SubmitError>;
@@ -47,6 +45,7 @@ pub struct SteppedReplica {
     notes: mpsc::Receiver<outbox_writer::Request>,
     forks: u32,
     refusals: mpsc::Sender<outbox_writer::Request>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     /// The outbox that is already in the journal while the state is being exchanged.
     prepared: Option<Outbox>,
@@ -130,14 +129,15 @@ impl SteppedReplica {
         if !to_note.is_empty() {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
         }
-        let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, Arc::clone(&entropy));
+        let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::clone(&clock), Arc::clone(&entropy));
         let place = home.current();
         let applier = Applier::new(Arc::clone(&shared), home, sender.clone());
         let applier = match place {
             Some(place) => applier.at(place, 0),
             None => applier,
         };
-        Ok(SteppedReplica { shared, writer, applier, notes, forks: 0, refusals: sender, entropy, prepared: None })
+        let (forks, refusals, prepared) = (0, sender, None);
+        Ok(SteppedReplica { shared, writer, applier, notes, forks, refusals, clock, entropy, prepared })
     }
 
     /// Submits drafts as one group.
@@ -228,29 +228,47 @@ impl SteppedReplica {
         self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Decides how to continue after a welcome.
-    pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
-        let step = judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_lacking(welcome));
-        match step {
-            NextStep::Refuse(verdict) => self.shared.set_problem(format!("the datastore is {verdict}")),
-            _ if self.wants_resync() => {}
-            _ => self.shared.set_problem(""),
-        }
-        step
-    }
-
-    /// Adopts the generation of a datastore with a consistent position. Returns the position from which to follow it.
+    /// Carries out an effect of the session machine that needs no network, directory or other thread. Returns the event
+    /// that completes it, if there is one.
     ///
     /// # Errors
-    /// If there is no position, or it cannot be written.
-    pub fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
-        let position = self.shared.take_over(welcome)?;
+    /// Returns an effect that needs more.
+    pub fn carry_out(&mut self, effect: Effect) -> Result<Option<Event>, Effect> {
+        let effect = match self.shared.carry_out(effect, self.clock.now_ms()) {
+            Ok(event) => return Ok(event),
+            Err(effect) => effect,
+        };
+        match effect {
+            Effect::AdoptTerms(welcome) => {
+                self.adopt_terms(&welcome);
+                Ok(Some(Event::TermsAdopted))
+            }
+            Effect::Answer(reply) => {
+                let mut to_note = Vec::new();
+                self.shared.handle_answer(reply, &mut to_note);
+                self.note(to_note);
+                Ok(None)
+            }
+            Effect::RefusePending => {
+                self.note(self.shared.refuse_forbidden());
+                Ok(None)
+            }
+            effect => Err(effect),
+        }
+    }
+
+    fn note(&self, to_note: Vec<RejectedTxn>) {
+        if !to_note.is_empty() {
+            let _ = self.refusals.try_send(outbox_writer::Request::Note(to_note));
+        }
+    }
+
+    fn adopt_terms(&self, welcome: &Welcome) {
         let terms = Some(Terms::of(welcome));
         // The terms are evidence that a state of this log and generation was here.
         if self.terms() != terms && self.shared.state().persist().is_ok() {
             *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
         }
-        Ok(position)
     }
 
     /// Applies a batch of entries.
@@ -290,67 +308,35 @@ impl SteppedReplica {
         Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
     }
 
-    /// Returns the last sequence shared with the datastore that sent this welcome, if its log has left this
-    /// replica's history.
+    /// Returns whether a fetched state lacks transactions that were resolved before this replica's state was lost.
+    ///
+    /// # Errors
+    /// If a state cannot be read.
+    pub fn lacks_lost(&self, state: &StateStore) -> Result<bool, String> {
+        leaving::lacks_what_was_lost(&self.shared, state).map_err(|error| error.to_string())
+    }
+
+    /// Returns whether one of these generations started because an earlier state was restored on purpose; `None` if the
+    /// reason of one is unknown.
     #[must_use]
-    pub fn left_at(&self, welcome: &Welcome) -> Option<Seq> {
-        let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let upon = |shared_to| leaving::is_upon_later(&self.shared, shared_to);
-        Some(leaving::fork(&self.claimed()?, &lineage, welcome, upon)?.shared_to)
+    pub fn is_restore(theirs: &[LineageEntry], known: &[GenerationInfo]) -> Option<bool> {
+        leaving::is_restore(&theirs.iter().collect::<Vec<_>>(), known)
     }
 
-    /// Starts to leave the present history for a fetched `state` of a log that has left it. `known` describes how
-    /// generations started. Returns `None` if the fork or its reason is unknown.
+    /// Starts to leave the present history for a fetched `state`. `fork` is the reason for which the state could not
+    /// just replace the present one, if that was tried.
     ///
     /// # Errors
     /// If a state cannot be read.
-    pub fn leave(
-        &self,
-        welcome: &Welcome,
-        known: &[GenerationInfo],
-        state: StateStore,
-    ) -> Result<Option<Leaving>, String> {
-        let Some(mine) = self.claimed() else { return Ok(None) };
-        let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let upon = |shared_to| leaving::is_upon_later(&self.shared, shared_to);
-        let Some(fork) = leaving::fork(&mine, &lineage, welcome, upon) else { return Ok(None) };
-        let Some(is_restore) = leaving::is_restore(&fork.theirs, known) else { return Ok(None) };
-        let earlier = leaving::earlier_fork(&self.shared, &state, fork.shared_to);
-        let shared_to = earlier.map_err(|error| error.to_string())?;
-        let set = Set { is_restore, ..leaving::set_of(&mine, welcome.generation, shared_to) };
-        self.leave_for(state, set).map(Some)
-    }
-
-    /// Like [`SteppedReplica::leave`], for a state that was rejected as a fork of the present one.
-    ///
-    /// # Errors
-    /// If a state cannot be read.
-    pub fn leave_fork(&self, state: StateStore, fork: &Fork) -> Result<Leaving, String> {
-        let set = leaving::set_of_fork(&self.shared, &state, fork)?;
-        self.leave_for(state, set)
-    }
-
-    /// Like [`SteppedReplica::leave`], for a state that lacks transactions decided before the present one was lost; `None` if
-    /// it lacks none.
-    ///
-    /// # Errors
-    /// If a state cannot be read.
-    pub fn leave_lost(&self, state: StateStore) -> Result<Option<Leaving>, String> {
-        if !leaving::lacks_what_was_lost(&self.shared, &state).map_err(|error| error.to_string())? {
-            return Ok(None);
-        }
-        let set = leaving::set_of_lost(&self.shared, &state)?;
-        self.leave_for(state, set).map(Some)
+    pub fn leave(&self, leave: Leave, state: StateStore, fork: Option<&Fork>) -> Result<Leaving, String> {
+        let set = self.shared.set_for(leave, &state, fork)?;
+        Leaving::new(Arc::clone(&self.shared), state, set).map_err(|error| error.to_string())
     }
 
     /// Returns the history that reads see now.
     #[must_use]
     pub fn history(&self) -> History {
         self.shared.histories.present()
-    }
-
-    fn leave_for(&self, state: StateStore, set: Set) -> Result<Leaving, String> {
-        Leaving::new(Arc::clone(&self.shared), state, set).map_err(|error| error.to_string())
     }
 
     /// Decides what happens to everything that the log lacks. `since` holds the log's entries after
@@ -430,12 +416,6 @@ impl SteppedReplica {
         self.shared.compare_arrived(entries);
     }
 
-    /// Drops transactions that need not be kept: every member within retention has durably applied everything up
-    /// to `floor`.
-    pub fn drop_below(&self, floor: Seq) {
-        self.shared.outbox_mut().drop_below(floor);
-    }
-
     /// Returns the committed transactions that would be pushed again.
     #[must_use]
     pub fn kept(&self) -> Vec<Arc<Txn>> {
@@ -471,35 +451,23 @@ impl SteppedReplica {
         Ok(())
     }
 
-    /// Returns the next transaction to push.
-    pub fn next_push(&self, pusher: &mut Pusher) -> Option<Bytes> {
+    /// Returns the next transaction that a session may push, with its body.
+    pub fn next_push(&self, session: &mut ClientSession) -> Option<(Push, Bytes)> {
+        let mut body = Vec::new();
+        let push = session.poll_push(&self.shared.outbox(), &self.shared.gate(), &mut body)?;
+        Some((push, body.into()))
+    }
+
+    /// Returns the next transaction that a member pushes that does not ask its session.
+    pub fn next_rogue_push(&self, pusher: &mut Pusher) -> Option<Bytes> {
         let mut body = Vec::new();
         let next = pusher.next(&self.shared.outbox(), &self.shared.gate(), &mut body);
         matches!(next, Next::Send(_)).then(|| body.into())
     }
 
-    /// Handles an answer. Returns the reason to pause, if any.
-    pub fn handle_outcome(&self, pusher: &mut Pusher, outcome: Outcome) -> Option<String> {
-        let mut to_note = Vec::new();
-        let pause = self.shared.handle_answer(pusher.handle_outcome(outcome), &mut to_note);
-        if !to_note.is_empty() {
-            let _ = self.refusals.try_send(outbox_writer::Request::Note(to_note));
-        }
-        pause
-    }
-
     /// Sets the role that the datastore reported for this member. A reader's writes are rejected from now on.
     pub fn take_role(&self, role: &str) {
         self.shared.set_forbidden(super::role::forbidden(role));
-    }
-
-    /// Moves all pending transactions to the rejected list if this member may not write. To be called once the state
-    /// has reached the head that the datastore had when it reported the role.
-    pub fn refuse_pending(&self) {
-        let to_note = self.shared.forbidden().map(|reason| self.shared.refuse(None, &reason)).unwrap_or_default();
-        if !to_note.is_empty() {
-            let _ = self.refusals.try_send(outbox_writer::Request::Note(to_note));
-        }
     }
 
     /// Returns the progress report for the datastore.
@@ -521,12 +489,15 @@ impl SteppedReplica {
         self.shared.wants_resync()
     }
 
-    /// Sets whether the replica is connected, to a datastore whose log ends at `head`; `None` disconnects it.
-    pub fn set_connected(&self, head: Option<Seq>) {
-        self.shared.update_link(|link| {
-            link.connected = head.is_some();
-            link.head = head.unwrap_or(link.head);
-        });
+    /// Handles the end of a connection.
+    pub fn disconnect(&self) {
+        self.shared.note_disconnected();
+    }
+
+    /// Returns whether an effect that waits for this sequence is complete.
+    #[must_use]
+    pub fn has_applied(&self, seq: Seq) -> bool {
+        *self.shared.applied.borrow() >= seq
     }
 
     /// Returns the health problem; empty if there is none.

@@ -1,25 +1,20 @@
 //! Replicas in the simulated world, and the clients that use them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gravwell_env::memory_fs::Survival;
 use gravwell_env::{Clock, Entropy};
-use gravwell_model::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
-use gravwell_model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
+use gravwell_model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId};
 use gravwell_protocol::fatal::Fatal;
-use gravwell_protocol::push::Pusher;
-use gravwell_protocol::session::NextStep;
-use gravwell_protocol::tail::Intake;
-use gravwell_replica::resync::Loading;
-use gravwell_replica::stepped::is_redacted;
+use gravwell_protocol::session::client::{self as session, End};
 use gravwell_replica::{Draft, Stage};
-use gravwell_state::StateStore;
 use gravwell_transport::trust::Role;
 
-use super::network::{ConnId, IDLE, MS, Message, SECOND};
+use super::network::{ConnId, MS, Message, SECOND};
 use super::oracle::{Checked, Wanted, broken};
-use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
+use super::replica::{REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
 
 /// Maximum number of own writes that a client remembers.
@@ -119,30 +114,7 @@ impl World {
             self.retry(number);
             return Ok(());
         }
-        let id = self.new_conn(number);
-        let now = self.now;
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        let position = running.stepped.claimed();
-        running.link = Some(Link {
-            id,
-            since: now,
-            greeted: position,
-            welcome: None,
-            intake: None,
-            pusher: Pusher::default(),
-            paused: false,
-            wants_fetch: false,
-            fetching: None,
-        });
-        let hello = Hello {
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
-            software: "simulated".into(),
-            position,
-            external_addr: None,
-        };
-        self.send(id, Message::Hello(hello));
-        Ok(())
+        self.start_session(number)
     }
 
     fn retry(&mut self, number: usize) {
@@ -152,7 +124,7 @@ impl World {
         let Some(running) = &mut node.running else { return };
         running.attempt += 1;
         let attempt = running.attempt;
-        let delay = running.backoff.next_delay(random);
+        let delay = running.reconnects.next_delay(random);
         self.after(u64::try_from(delay.as_micros()).unwrap_or(SECOND) + MS, Event::Connect(number, life, attempt));
     }
 
@@ -161,278 +133,41 @@ impl World {
             node.running.as_ref().and_then(|running| running.link.as_ref()).is_some_and(|link| link.id == id)
         });
         let Some(number) = found else { return Ok(()) };
-        self.note(|| format!("web{number} disconnected: {why}"));
-        let now = self.now;
-        if let Some(running) = &self.replicas[number].running {
-            running.stepped.set_connected(None);
-        }
-        let node = &mut self.replicas[number];
-        let link = node.running.as_mut().and_then(|running| running.link.take());
-        // A partially received state is removed before another one is fetched.
-        node.discard_fetched(link.as_ref());
-        if let (Some(running), Some(link)) = (&mut node.running, link)
-            && (now - link.since > 10 * SECOND || running.needs_snapshot || running.stepped.wants_resync())
-        {
-            running.backoff.reset();
-        }
-        self.retry(number);
+        self.disconnected(number, None, why);
         Ok(())
     }
 
-    /// Closes the connection on behalf of the replica.
-    fn hang_up(&mut self, number: usize, id: ConnId, why: &str) -> Checked {
-        let wait = self.draw(50 * MS);
-        self.after(wait, Event::ServerBroken(id));
-        let _ = number;
-        self.client_broken(id, why)
+    /// Handles the end of a connection. `end` is the reason if the replica has closed it.
+    pub fn disconnected(&mut self, number: usize, end: Option<&End>, why: &str) {
+        self.note(|| format!("web{number} disconnected: {why}"));
+        let now = self.now;
+        let node = &mut self.replicas[number];
+        let Some(running) = &mut node.running else { return };
+        running.stepped.disconnect();
+        let Some(link) = running.link.take() else { return };
+        running.reconnects.handle_end(Duration::from_micros(now - link.since), end);
+        // A partially received state is removed before another one is fetched.
+        node.discard_fetched(Some(&link));
+        self.retry(number);
     }
 
     pub fn at_replica(&mut self, id: ConnId, number: usize, message: Message) -> Checked {
-        let life = self.replicas[number].life;
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        let Some(link) = running.link.as_mut().filter(|link| link.id == id) else { return Ok(()) };
+        let link = self.replicas[number].running.as_mut().and_then(|running| running.link.as_mut());
+        let Some(link) = link.filter(|link| link.id == id) else { return Ok(()) };
         match message {
-            Message::Welcome(welcome) => self.welcomed(id, number, *welcome),
-            Message::Refused(refused) => self.hang_up(number, id, &refused.message),
-            Message::Closed => self.hang_up(number, id, "closed"),
-            Message::Compacted => {
-                running.needs_snapshot = true;
-                self.hang_up(number, id, "below the horizon")
+            Message::Closed => return self.client_broken(id, "closed"),
+            Message::Control(kind, body) => link.control.push_back((kind, body)),
+            Message::Tail(kind, body) => link.tail.push_back((kind, body)),
+            Message::Outcome(stream, outcome) => {
+                self.session_event(number, id, session::Event::Outcome(stream, outcome))?;
+                return self.check_receipts(number);
             }
-            Message::Frames(frames) => {
-                let Some(intake) = &mut link.intake else { return Ok(()) };
-                match intake.handle_frames(frames) {
-                    Ok(runs) => {
-                        for run in runs {
-                            self.enqueue(number, ToApply::Run(run));
-                        }
-                        Ok(())
-                    }
-                    Err(error) => {
-                        if self.truth == Truth::Genuine {
-                            broken!("web{number} received an inconsistent tail: {error}");
-                        }
-                        self.hang_up(number, id, &error.to_string())
-                    }
-                }
-            }
-            Message::Bookmark(bookmark) => {
-                self.enqueue(number, ToApply::Bookmark(bookmark));
-                Ok(())
-            }
-            Message::Outcome(outcome) => {
-                let pause = running.stepped.handle_outcome(&mut link.pusher, outcome);
-                if let Some(reason) = pause {
-                    link.paused = true;
-                    self.note(|| format!("web{number} pauses: {reason}"));
-                    self.after(SECOND, Event::PushOn(number, life));
-                }
-                self.check_receipts(number)
-            }
-            Message::Begin(begin) => {
-                let is_redacted = link.welcome.as_ref().is_some_and(is_redacted);
-                let (path, disk) = self.replicas[number].states.add();
-                let loading = StateStore::with_engine(Box::new(disk))
-                    .map_err(|error| error.to_string())
-                    .and_then(|store| Loading::begin(&store, &begin, is_redacted));
-                match loading {
-                    Ok(loading) => {
-                        if let Some(running) = self.running(number, life)
-                            && let Some(link) = &mut running.link
-                        {
-                            link.fetching = Some(Fetching { loading, path });
-                        }
-                        Ok(())
-                    }
-                    Err(error) => self.hang_up(number, id, &error),
-                }
-            }
-            Message::Deletions(deletions) => {
-                let Some(fetching) = &mut link.fetching else { return Ok(()) };
-                match fetching.loading.deletions(*deletions) {
-                    Ok(()) => Ok(()),
-                    Err(error) => self.hang_up(number, id, &error),
-                }
-            }
-            Message::Rows(rows) => {
-                let Some(fetching) = &mut link.fetching else { return Ok(()) };
-                match fetching.loading.rows(rows) {
-                    Ok(()) => Ok(()),
-                    Err(error) => self.hang_up(number, id, &error),
-                }
-            }
-            Message::End(end) => {
-                let Some(Fetching { loading, path }) = link.fetching.take() else { return Ok(()) };
-                let state = match loading.finish(&end) {
-                    Ok(state) => state,
-                    Err(error) => broken!("web{number}: a snapshot was incomplete: {error}"),
-                };
-                let before = running.stepped.position().map(|position| position.seq);
-                let forks = running.stepped.forks();
-                let swapped = running.stepped.swap(state, path.clone());
-                let is_fork = running.stepped.forks() > forks;
-                let after = running.stepped.position().map(|position| position.seq);
-                self.check_swap(id, number, before, is_fork, matches!(swapped, Ok(Ok(()))))?;
-                let Some(running) = self.running(number, life) else { return Ok(()) };
-                match swapped {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        self.replicas[number].states.discard(&path);
-                        return self.hang_up(number, id, &error.to_string());
-                    }
-                    Err(failure) => {
-                        self.fatal(number, Err(failure));
-                        return Ok(());
-                    }
-                }
-                running.needs_snapshot = false;
-                self.note(|| format!("web{number} installed a snapshot: {before:?} to {after:?}"));
-                if after < before {
-                    broken!("web{number} went back from {before:?} to {after:?} by a snapshot");
-                }
-                let node = &mut self.replicas[number];
-                (node.tampered, node.damaged) = (false, false);
-                if let Some(seq) = after {
-                    self.oracle.durable(number, seq);
-                    self.persisted[number] = Some(seq);
-                    self.replicas[number].shown = seq;
-                    self.replicas[number].came_to = self.replicas[number].came_to.max(seq);
-                    // The same rule by which the simulated datastore acts as an earlier version.
-                    let is_earlier = seq.0.is_multiple_of(3);
-                    self.replicas[number].states.note_filled(if is_earlier { seq } else { Seq::ZERO });
-                }
-                self.subscribe(id, number)?;
-                self.check_receipts(number)?;
-                self.check_replica(number)
-            }
-            _ => Ok(()),
+            part => return self.snapshot_part(number, id, part),
         }
+        self.session_poke(number)
     }
 
-    fn welcomed(&mut self, id: ConnId, number: usize, welcome: Welcome) -> Checked {
-        let life = self.replicas[number].life;
-        let tampered = self.replicas[number].tampered;
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        let needs = running.needs_snapshot;
-        let Some(link) = &mut running.link else { return Ok(()) };
-        let mine = link.greeted;
-        let step = running.stepped.judge(mine.as_ref(), &welcome, needs);
-        if !matches!(step, NextStep::Refuse(_)) {
-            running.stepped.set_connected(Some(welcome.head));
-        }
-        link.welcome = Some(welcome.clone());
-        if !matches!(step, NextStep::Refuse(_)) {
-            running.stepped.take_role(&welcome.role);
-            running.knows_role |= welcome.role == Role::Reader.to_string();
-        }
-        self.note(|| format!("web{number} at {:?} is welcomed: {step:?}", mine.map(|mine| mine.seq)));
-        if let Some(mine) = mine
-            && !tampered
-        {
-            let truth = self.conns.get(&id).and_then(|conn| conn.welcomed_by).unwrap_or(self.truth);
-            match &self.fence {
-                Some(fence) if fence.beyond.contains(&number) => fence.check_refused(number, step)?,
-                _ => self.check_verdict(truth, number, mine.seq, &welcome, step)?,
-            }
-        }
-        match step {
-            NextStep::Refuse(verdict) => self.hang_up(number, id, &format!("rejected: {verdict}")),
-            NextStep::Snapshot => {
-                if let Some(running) = self.running(number, life)
-                    && let Some(link) = &mut running.link
-                {
-                    link.wants_fetch = true;
-                }
-                self.send(id, Message::WantSnapshot);
-                Ok(())
-            }
-            NextStep::Tail(_) => self.subscribe(id, number),
-        }
-    }
-
-    /// Checks the verdict of a replica against the true identity of the datastore.
-    fn check_verdict(&self, truth: Truth, number: usize, seq: Seq, welcome: &Welcome, step: NextStep) -> Checked {
-        let expected = match truth {
-            Truth::Genuine => None,
-            Truth::Wiped if welcome.head == Seq::ZERO => Some(Verdict::Empty),
-            Truth::Wiped => Some(Verdict::Foreign),
-            Truth::OldCopy { head } if seq <= head => None,
-            Truth::OldCopy { .. } if welcome.head == Seq::ZERO => Some(Verdict::Empty),
-            Truth::OldCopy { .. } if seq > welcome.head => Some(Verdict::Ahead),
-            Truth::OldCopy { .. } if seq < welcome.horizon => return Ok(()),
-            Truth::OldCopy { .. } => Some(Verdict::Forked),
-        };
-        let found = match step {
-            NextStep::Refuse(verdict) => Some(verdict),
-            NextStep::Snapshot | NextStep::Tail(_) => None,
-        };
-        if expected != found && (seq > Seq::ZERO || found.is_some()) {
-            broken!(
-                "web{number} at {seq}, datastore {:?} at {}: expected {expected:?}, got {found:?}",
-                truth,
-                welcome.head
-            );
-        }
-        Ok(())
-    }
-
-    fn subscribe(&mut self, id: ConnId, number: usize) -> Checked {
-        let life = self.replicas[number].life;
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        let Some(link) = &mut running.link else { return Ok(()) };
-        let Some(welcome) = &link.welcome else { return Ok(()) };
-        let position = match running.stepped.take_over(welcome) {
-            Ok(position) => position,
-            Err(error) => return self.hang_up(number, id, &error),
-        };
-        link.intake = Some(Intake::new(position.seq, position.chain, is_redacted(welcome)));
-        let terms = running.stepped.terms();
-        let holds_all = running.stepped.state().meta().is_some_and(|meta| !meta.is_redacted);
-        if is_redacted(welcome) && holds_all {
-            broken!("web{number} is a reader that follows, and its state has values withheld from readers");
-        }
-        self.replicas[number].states.keep_terms(terms);
-        self.send(id, Message::Subscribe(position.seq));
-        self.push(number)
-    }
-
-    /// Sends the transactions in the outbox. A misbehaving reader also pushes.
-    fn push(&mut self, number: usize) -> Checked {
-        let life = self.replicas[number].life;
-        let is_reader = self.replicas[number].role == Role::Reader;
-        let rogue = is_reader && self.chance(5);
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        let Some(link) = &mut running.link else { return Ok(()) };
-        if link.intake.is_none() || link.paused || (is_reader && !rogue) {
-            return Ok(());
-        }
-        let id = link.id;
-        let mut bodies = Vec::new();
-        while bodies.len() < 16
-            && let Some(body) = running.stepped.next_push(&mut link.pusher)
-        {
-            bodies.push(body);
-        }
-        for body in bodies {
-            self.send(id, Message::Push(body));
-        }
-        Ok(())
-    }
-
-    /// Resumes pushing after the pause of a deferral: a new push stream starts with the oldest transaction.
-    pub fn push_on(&mut self, number: usize, life: u64) -> Checked {
-        if let Some(running) = self.running(number, life)
-            && let Some(link) = &mut running.link
-            && link.paused
-        {
-            // Replies of the old stream that are still in transit must be ignored, so a new connection is used.
-            let id = link.id;
-            return self.hang_up(number, id, "pushes again after a backoff delay");
-        }
-        Ok(())
-    }
-
-    fn enqueue(&mut self, number: usize, piece: ToApply) {
+    pub fn enqueue(&mut self, number: usize, piece: ToApply) {
         let life = self.replicas[number].life;
         if let Some(running) = self.running(number, life) {
             running.queue.push_back(piece);
@@ -461,7 +196,6 @@ impl World {
             }
         };
         let seq = running.stepped.position().map(|position| position.seq);
-        running.refuse_pending();
         let node = &mut self.replicas[number];
         node.came_to = node.came_to.max(seq.unwrap_or_default());
         self.note(|| format!("web{number} applied up to {seq:?}"));
@@ -481,13 +215,7 @@ impl World {
         self.replicas[number].compared = compared;
         self.check_receipts(number)?;
         self.check_replica(number)?;
-        if let Some(running) = self.running(number, life)
-            && running.stepped.wants_resync()
-            && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
-        {
-            return self.hang_up(number, id, "the state must be fetched again");
-        }
-        self.push(number)
+        self.session_poke(number)
     }
 
     pub fn persist(&mut self, number: usize, life: u64) -> Checked {
@@ -502,7 +230,9 @@ impl World {
             node.shown = node.shown.max(durable);
         }
         self.after(self.plan.persist_every, Event::Persist(number, life));
-        Ok(())
+        let link = self.running(number, life).and_then(|running| running.link.as_ref());
+        let Some(id) = link.map(|link| link.id) else { return Ok(()) };
+        self.session_event(number, id, session::Event::Durable)
     }
 
     /// Records the durable sequence. A state counts once it is durable: before a journal is rewritten, the state is persisted.
@@ -517,31 +247,13 @@ impl World {
     }
 
     pub fn report(&mut self, number: usize, life: u64) -> Checked {
-        let now = self.now;
-        let Some(running) = self.running(number, life) else { return Ok(()) };
-        // If the datastore has forgotten the connection, its silence ends it.
-        if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_none() && now - link.since > IDLE) {
-            let id = link.id;
-            self.after(SECOND, Event::Report(number, life));
-            return self.client_broken(id, "silence");
+        if self.running(number, life).is_none() {
+            return Ok(());
         }
-        // A read that finds damage ends the connection, so that the next one starts with a snapshot.
-        if running.stepped.wants_resync()
-            && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
-        {
-            self.after(SECOND, Event::Report(number, life));
-            return self.hang_up(number, id, "the state must be fetched again");
-        }
-        running.refuse_pending();
-        if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
-            let (id, progress) = (link.id, running.stepped.progress());
-            let reached = running.stepped.reached();
-            self.replicas[number].states.keep_reached(reached);
-            self.send(id, Message::Progress(progress));
-        }
-        self.check_receipts(number)?;
         self.after(SECOND, Event::Report(number, life));
-        Ok(())
+        self.check_silence(number)?;
+        self.session_poke(number)?;
+        self.check_receipts(number)
     }
 
     // ---- clients ----
@@ -735,7 +447,7 @@ impl World {
                 }
             }
         }
-        self.push(number)
+        self.session_poke(number)
     }
 
     /// Returns whether an answer about an identity may come from a state that was altered on its way, before any
@@ -767,7 +479,7 @@ impl World {
                     self.note(|| format!("web{number} tries {:?} again as {:?}", id.counter, new.counter));
                     self.oracle.dismissed(number, id);
                     self.oracle.accept(new, number, wanted)?;
-                    return self.push(number);
+                    return self.session_poke(number);
                 }
                 Ok(Err(_)) => {}
                 Err(failure) => {
@@ -790,7 +502,7 @@ impl World {
     }
 
     /// Passes the outcomes in receipts to the oracle.
-    fn check_receipts(&mut self, number: usize) -> Checked {
+    pub fn check_receipts(&mut self, number: usize) -> Checked {
         self.check_refusals(number)?;
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
         let mut told = Vec::new();

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gravwell_env::Fs;
 use gravwell_env::memory_fs::{MemoryFs, Survival};
-use gravwell_model::{Position, Seq};
-use gravwell_protocol::session::NextStep;
+use gravwell_model::{Position, Seq, Verdict};
 use gravwell_state::StateStore;
 use gravwell_transport::trust::Role;
 
@@ -442,10 +441,10 @@ pub struct Fence {
 
 impl Fence {
     /// Checks that a member that is beyond is not made to follow.
-    pub fn check_refused(&self, number: usize, step: NextStep) -> Checked {
-        match step {
-            NextStep::Refuse(_) => Ok(()),
-            step => broken!("web{number} is past an old copy of the datastore and has to follow it: {step:?}"),
+    pub fn check_refused(&self, number: usize, refused: Option<Verdict>) -> Checked {
+        match refused {
+            Some(_) => Ok(()),
+            None => broken!("web{number} is past an old copy of the datastore and has to follow it"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use gravwell_config::datastore::Recovery;
 use gravwell_datastore::commit_pipeline::{CommitPipeline, CommittedBatch, Outlet};
 use gravwell_datastore::open;
@@ -13,10 +14,12 @@ use gravwell_log::liveness::{BaseChanges, BaseSummary};
 use gravwell_log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
 };
-use gravwell_model::codec::message::{Bookmark, Outcome, Welcome};
+use gravwell_model::codec::message::{Bookmark, Kind, Outcome};
 use gravwell_model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Redaction, Seq, Txn};
 use gravwell_protocol::commit_clock::CommitClock;
 use gravwell_protocol::feed::{Block, Ring};
+use gravwell_protocol::session::client::PushId;
+use gravwell_protocol::session::server::{self, ServerSession};
 use gravwell_state::StateStore;
 use gravwell_transport::trust::{LogMark, Registry, Role};
 
@@ -96,9 +99,14 @@ impl LivenessIndex for Liveness {
 pub struct Session {
     pub member: MemberName,
     pub role: Role,
-    pub welcome: Option<Welcome>,
-    /// Last sequence sent, while a tail is served.
-    pub tail: Option<Seq>,
+    pub machine: ServerSession,
+    /// Messages that arrived and were not read yet, and whether the session is reading.
+    pub control: VecDeque<(Kind, Bytes)>,
+    pub reads: bool,
+    /// Completes what was sent on the tail, once the subscriber has received it.
+    pub fed: Option<server::Event>,
+    /// When the session is called next because of the time.
+    pub timer: Option<Time>,
     /// A snapshot is sent once the index has reached this sequence.
     pub snapshot_at: Option<Seq>,
 }
@@ -107,6 +115,7 @@ pub struct Session {
 pub struct Proposal {
     pub member: MemberName,
     pub conn: ConnId,
+    pub stream: PushId,
     pub txn: Txn,
 }
 

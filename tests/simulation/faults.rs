@@ -7,6 +7,7 @@ use gravwell_env::Fs;
 use gravwell_env::memory_fs;
 use gravwell_log::Log;
 use gravwell_model::{Collection, Generation, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell_protocol::session::client::PushId;
 use gravwell_transport::trust::Role;
 
 use super::datastore::{Disks, LOG, Proposal, log_options};
@@ -447,7 +448,12 @@ impl World {
                 conditions: Vec::new(),
                 ops: vec![Op::Delete { collection, key }],
             };
-            datastore.queue.push_back(Proposal { member: MemberName::new("datastore").expect("name"), conn: 0, txn });
+            datastore.queue.push_back(Proposal {
+                member: MemberName::new("datastore").expect("name"),
+                conn: 0,
+                stream: PushId(0),
+                txn,
+            });
         }
         self.after(0, Event::Commit);
         self.after(SECOND, Event::Compact);

@@ -8,6 +8,7 @@
 mod log;
 mod member;
 mod oracle;
+mod session;
 mod world;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ pub fn concern(bug: gravwell_model::fault_injection::Bug) -> bool {
             | Bug::DeletionsKeptWithPuts
             | Bug::SeenDeletionsNotArchived
             | Bug::UndoneDeletionNotListed
+            | Bug::LeftUnchecked
+            | Bug::GenerationBeforeSwap
     )
 }
 

@@ -23,6 +23,8 @@ mod replica;
 mod rights;
 mod runner;
 mod server;
+mod server_session;
+mod session;
 mod world;
 
 use world::World;

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gravwell_env::memory_fs::SmallRandom;
-use gravwell_model::codec::message::{
-    Bookmark, Hello, Outcome, Progress, Refused, Row, SnapshotBegin, SnapshotEnd, Welcome,
-};
-use gravwell_model::{Deletions, Seq};
+use gravwell_model::Deletions;
+use gravwell_model::codec::message::{self, Kind, Outcome, Row, SnapshotBegin, SnapshotEnd};
+use gravwell_protocol::session::client::PushId;
+use serde::Serialize;
 
 /// Microseconds of simulated time.
 pub type Time = u64;
@@ -23,17 +23,14 @@ pub type ConnId = u64;
 /// Messages between replicas and the datastore.
 #[derive(Clone, Debug)]
 pub enum Message {
-    Hello(Hello),
-    Subscribe(Seq),
-    Progress(Progress),
-    Push(Bytes),
+    /// Of a replica, on the control stream.
+    Report(Kind, Bytes),
+    Push(PushId, Bytes),
     WantSnapshot,
-    Welcome(Box<Welcome>),
-    Refused(Refused),
-    Compacted,
-    Frames(Bytes),
-    Bookmark(Bookmark),
-    Outcome(Outcome),
+    /// Of the datastore, on the control stream.
+    Control(Kind, Bytes),
+    Tail(Kind, Bytes),
+    Outcome(PushId, Outcome),
     Begin(Box<SnapshotBegin>),
     Deletions(Box<Deletions>),
     Rows(Vec<Row>),
@@ -46,29 +43,32 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     ControlUp,
-    PushUp,
+    PushUp(PushId),
     ControlDown,
     Tail,
-    PushDown,
+    PushDown(PushId),
     Snapshot,
 }
 
 impl Message {
+    /// Returns a message of the datastore on the control stream.
+    pub fn control<T: Serialize>(kind: Kind, body: &T) -> Message {
+        Message::Control(kind, message::encode_body(body).into())
+    }
+
     pub fn stream(&self) -> Stream {
         match self {
-            Message::Hello(_) | Message::Subscribe(_) | Message::Progress(_) | Message::WantSnapshot => {
-                Stream::ControlUp
-            }
-            Message::Push(_) => Stream::PushUp,
-            Message::Welcome(_) | Message::Refused(_) | Message::Compacted | Message::Closed => Stream::ControlDown,
-            Message::Frames(_) | Message::Bookmark(_) => Stream::Tail,
-            Message::Outcome(_) => Stream::PushDown,
+            Message::Report(..) | Message::WantSnapshot => Stream::ControlUp,
+            Message::Push(id, _) => Stream::PushUp(*id),
+            Message::Control(..) | Message::Closed => Stream::ControlDown,
+            Message::Tail(..) => Stream::Tail,
+            Message::Outcome(id, _) => Stream::PushDown(*id),
             Message::Begin(_) | Message::Deletions(_) | Message::Rows(_) | Message::End(_) => Stream::Snapshot,
         }
     }
 
     pub fn goes_up(&self) -> bool {
-        matches!(self.stream(), Stream::ControlUp | Stream::PushUp)
+        matches!(self.stream(), Stream::ControlUp | Stream::PushUp(_))
     }
 }
 

@@ -5,16 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use bytes::Bytes;
 use gravwell_env::memory_fs::{MemoryFs, SmallRandom};
 use gravwell_env::{Clock, Entropy};
 use gravwell_log::journal::Journal;
-use gravwell_model::codec::message::Bookmark;
+use gravwell_model::codec::message::{Bookmark, Kind, Welcome};
 use gravwell_model::{Collection, Condition, Generation, Key, MemberName, Origin, Position, Seq, TxnId};
-use gravwell_protocol::backoff::Backoff;
 use gravwell_protocol::push::Pusher;
-use gravwell_protocol::tail::{EntryBatch, Intake};
+use gravwell_protocol::session::client::ClientSession;
+use gravwell_protocol::session::reconnects::Reconnects;
+use gravwell_protocol::tail::EntryBatch;
 use gravwell_replica::directory::StateStorage;
 use gravwell_replica::resync::Loading;
 use gravwell_replica::stepped::SteppedReplica;
@@ -264,19 +265,32 @@ pub struct Link {
     pub id: ConnId,
     pub since: Time,
     pub greeted: Option<Position>,
-    pub welcome: Option<gravwell_model::codec::message::Welcome>,
-    pub intake: Option<Intake>,
-    pub pusher: Pusher,
-    pub paused: bool,
-    pub wants_fetch: bool,
+    pub session: ClientSession,
+    /// Messages that arrived and were not read yet, and whether the session is reading.
+    pub control: VecDeque<(Kind, Bytes)>,
+    pub tail: VecDeque<(Kind, Bytes)>,
+    pub reads_control: bool,
+    pub reads_tail: bool,
+    /// Completions of effects that take time.
+    pub completions: VecDeque<gravwell_protocol::session::client::Event>,
+    /// When the session is called next because of the time.
+    pub timer: Option<Time>,
+    /// The session waits until the state has applied this sequence.
+    pub awaits: Option<Seq>,
+    /// Whether a snapshot that arrives belongs to a fetch of this connection.
     pub fetching: Option<Fetching>,
+    pub fetched: Option<(StateStore, PathBuf)>,
+    pub is_redacted: bool,
+    /// Pushes of a member that does not ask its session.
+    pub rogue: Pusher,
 }
 
 pub struct Running {
     pub stepped: SteppedReplica,
     pub link: Option<Link>,
-    pub backoff: Backoff,
-    pub needs_snapshot: bool,
+    pub reconnects: Reconnects,
+    /// The last welcome.
+    pub welcome: Option<Arc<Welcome>>,
     pub queue: VecDeque<ToApply>,
     pub receipts: BTreeMap<TxnId, Receipt>,
     /// Whether it knows that it is a reader.
@@ -417,8 +431,8 @@ impl Node {
         self.running = Some(Running {
             stepped,
             link: None,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            needs_snapshot: false,
+            reconnects: Reconnects::default(),
+            welcome: None,
             queue: VecDeque::new(),
             receipts: BTreeMap::new(),
             knows_role: self.joined_as == Role::Reader,
@@ -439,8 +453,10 @@ impl Node {
 
     /// Removes a partially received state after its connection has ended.
     pub fn discard_fetched(&self, link: Option<&Link>) {
-        if let Some(fetching) = link.and_then(|link| link.fetching.as_ref()) {
-            self.states.discard(&fetching.path);
+        let Some(link) = link else { return };
+        let fetching = link.fetching.as_ref().map(|fetching| &fetching.path);
+        for path in fetching.into_iter().chain(link.fetched.as_ref().map(|(_, path)| path)) {
+            self.states.discard(path);
         }
     }
 

@@ -9,19 +9,8 @@ use gravwell_transport::trust::Role;
 
 use super::network::ConnId;
 use super::oracle::{Checked, broken};
-use super::replica::{Import, Running};
+use super::replica::Import;
 use super::world::{Truth, World};
-
-impl Running {
-    /// Rejects the transactions of a reader once its state has reached the head announced in the welcome.
-    pub fn refuse_pending(&mut self) {
-        let followed = self.link.as_ref().filter(|link| link.intake.is_some());
-        let Some(welcome) = followed.and_then(|link| link.welcome.as_ref()) else { return };
-        if self.stepped.position().is_some_and(|position| position.seq >= welcome.head) {
-            self.stepped.refuse_pending();
-        }
-    }
-}
 
 impl World {
     /// Checks that a reader that knows its role accepts no writes.

@@ -1,16 +1,15 @@
 //! The datastore in the simulated world.
 
 use gravwell_datastore::commit_pipeline::{self, Batch, PushStream, SealError, Submission};
-use gravwell_datastore::handshake::{Handshake, may_follow, refused};
+use gravwell_datastore::handshake::refused;
 use gravwell_datastore::{commit_thread, horizon, read_only, snapshot};
 use gravwell_env::Fs;
 use gravwell_env::memory_fs::Survival;
-use gravwell_log::ReadError;
 use gravwell_model::Seq;
-use gravwell_model::codec::message::{Outcome, RefusalCode, Refused, TxnOutcome};
-use gravwell_model::codec::redacted_frame::redact_frames;
+use gravwell_model::codec::message::{Kind, Outcome, RefusalCode, TxnOutcome};
 use gravwell_model::codec::txn::decode_txn;
-use gravwell_protocol::feed::{self, Next};
+use gravwell_protocol::session::client::PushId;
+use gravwell_protocol::session::server;
 use gravwell_transport::trust::Role;
 
 use super::datastore::{self, LOG, Proposal, Released, Running, Session};
@@ -18,8 +17,6 @@ use super::network::{ConnId, MS, Message, SECOND};
 use super::oracle::{Checked, Violation, broken};
 use super::world::{Event, Truth, World};
 
-/// Maximum number of bytes per chunk of a tail sent to a subscriber.
-const CHUNK_BYTES: usize = 2 << 10;
 /// Maximum clock jump that is believed: a host may have been switched off for that long.
 const BELIEVED_MS: u64 = 32 * 86_400_000;
 /// Below this free space writes are rejected.
@@ -146,14 +143,14 @@ impl World {
     pub fn at_datastore(&mut self, id: ConnId, replica: usize, message: Message) -> Checked {
         let now_ms = self.datastore_ms();
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
-        if !matches!(message, Message::Hello(_)) && !datastore.sessions.contains_key(&id) {
+        if !matches!(message, Message::Report(Kind::Hello, _)) && !datastore.sessions.contains_key(&id) {
             // A restarted datastore does not know the connection and closes it.
             self.conns.remove(&id);
             self.after(MS, Event::ClientBroken(id));
             return Ok(());
         }
         match message {
-            Message::Hello(hello) => {
+            Message::Report(Kind::Hello, body) => {
                 let node = &self.replicas[replica];
                 let (member, role) = match datastore.registry.authorise(&node.certificate, now_ms) {
                     Ok(found) => found,
@@ -161,92 +158,31 @@ impl World {
                         if !node.revoked && self.truth == Truth::Genuine {
                             broken!("{} is a member and was rejected: {refusal}", node.name);
                         }
-                        self.send(id, Message::Refused(refused(RefusalCode::NotAMember, refusal.to_string())));
+                        self.send(
+                            id,
+                            Message::control(Kind::Refused, &refused(RefusalCode::NotAMember, refusal.to_string())),
+                        );
                         return Ok(());
                     }
                 };
                 if node.revoked && self.truth == Truth::Genuine {
                     broken!("{member} was revoked and is accepted again");
                 }
-                // If the clock went back, silence counts from now on.
-                if let Some((at, ..)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
-                    *at = (*at).min(now_ms);
-                }
-                if let Some((at, ..)) = self.saved_reports[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
-                    *at = (*at).min(now_ms);
-                }
-                if let Some(position) = &hello.position
-                    && datastore.examine(&member, position, now_ms)
-                    && let Ok(text) = datastore.registry.text(now_ms)
-                {
-                    self.disks.members = text;
-                }
-                let waits = datastore.recovery.clone();
-                self.check_fence(replica, &waits)?;
-                let Some(datastore) = &mut self.datastore else { return Ok(()) };
-                let limits = datastore::limits();
-                let greeter =
-                    Handshake { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
-                match greeter.welcome(member.as_str(), role, &hello) {
-                    Ok(welcome) => {
-                        let session =
-                            Session { member, role, welcome: Some(welcome.clone()), tail: None, snapshot_at: None };
-                        datastore.sessions.insert(id, session);
-                        let truth = self.truth;
-                        if let Some(conn) = self.conns.get_mut(&id) {
-                            conn.welcomed_by = Some(truth);
-                        }
-                        self.send(id, Message::Welcome(Box::new(welcome)));
-                    }
-                    Err(refused) => self.send(id, Message::Refused(refused)),
-                }
+                self.accept_session(id, member, role);
+                self.report_arrived(id, Kind::Hello, body)?;
             }
-            Message::Subscribe(from) => {
-                let head = datastore.head;
-                let Some(session) = datastore.sessions.get_mut(&id) else { return Ok(()) };
-                let Some(welcome) = &session.welcome else { return Ok(()) };
-                if let Err(refused) = may_follow(welcome, from, head) {
-                    self.send(id, Message::Refused(refused));
-                    return Ok(());
-                }
-                session.tail = Some(from);
-                if let Some(bookmark) = datastore.bookmark() {
-                    self.send(id, Message::Bookmark(bookmark));
-                }
-                self.after(0, Event::Feed(id));
-            }
-            Message::Progress(progress) => {
-                let head = datastore.head;
-                let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
-                let may_note = !datastore.waits();
-                let is_first =
-                    may_note && datastore.registry.note_position(&session.member, progress.applied, head, now_ms);
-                if is_first && let Ok(text) = datastore.registry.text(now_ms) {
-                    self.disks.members = text;
-                }
-                self.replicas[replica].has_misreported |= self.replicas[replica].is_doubtful();
-                // A member counts from its first report on, whatever happens to the datastore.
-                let twins = self.twins_of(replica);
-                if twins.iter().all(|twin| self.saved_reports[*twin].is_none()) {
-                    self.saved_reports[replica] = Some((now_ms, progress.applied, now_ms));
-                }
-                // If one member has two directories, the registry stores the higher report.
-                let known = twins.iter().chain([&replica]).filter_map(|twin| self.reported[*twin]);
-                let (_, before, advanced) =
-                    known.max_by_key(|(_, applied, _)| *applied).unwrap_or((now_ms, Seq::ZERO, now_ms));
-                let gets_on = progress.applied > before || progress.applied >= head;
-                let advanced = if gets_on { now_ms } else { advanced };
-                twins.into_iter().for_each(|twin| self.reported[twin] = None);
-                self.reported[replica] = Some((now_ms, progress.applied.max(before), advanced));
-            }
-            Message::Push(bytes) => {
+            Message::Report(kind, body) => self.report_arrived(id, kind, body)?,
+            Message::Push(stream, bytes) => {
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
                 if !session.role.may_write() {
-                    self.send(id, Message::Refused(refused(RefusalCode::Forbidden, "a reader may not push")));
+                    self.send(
+                        id,
+                        Message::control(Kind::Refused, &refused(RefusalCode::Forbidden, "a reader may not push")),
+                    );
                     return Ok(());
                 }
                 let txn = decode_txn(&bytes).map_err(|error| Violation(format!("cannot decode a push: {error}")))?;
-                datastore.queue.push_back(Proposal { member: session.member.clone(), conn: id, txn });
+                datastore.queue.push_back(Proposal { member: session.member.clone(), conn: id, stream, txn });
                 self.wake_commit();
             }
             Message::WantSnapshot => {
@@ -285,7 +221,7 @@ impl World {
         let (wall_ms, steady_ms) = (now_ms, self.now / MS);
         batch.iter().for_each(|proposal| datastore.clock.member(proposal.txn.time_ms, wall_ms, steady_ms));
         let now_ms = datastore.clock.now(wall_ms, steady_ms);
-        let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
+        let conns: Vec<_> = batch.iter().map(|proposal| (proposal.conn, proposal.stream)).collect();
         let submission =
             // Each transaction as if it had a separate stream: the order among origins is random.
             |Proposal { member, txn, .. }: Proposal| Submission {
@@ -324,7 +260,7 @@ impl World {
         Ok(())
     }
 
-    fn release(&mut self, released: Released, conns: &[ConnId]) -> Checked {
+    fn release(&mut self, released: Released, conns: &[(ConnId, PushId)]) -> Checked {
         let Released { blocks, committed, answers } = released;
         let genuine = self.truth == Truth::Genuine;
         for block in blocks {
@@ -349,7 +285,7 @@ impl World {
             datastore.ring.push(block);
             let ids: Vec<ConnId> = datastore.sessions.keys().copied().collect();
             for id in ids {
-                self.after(0, Event::Feed(id));
+                self.server_event(id, server::Event::Head(last))?;
             }
         }
         if let Some(datastore) = &mut self.datastore {
@@ -360,8 +296,8 @@ impl World {
             if genuine {
                 self.check_answer(&outcome)?;
             }
-            if let Some(conn) = conns.get(place) {
-                self.send(*conn, Message::Outcome(outcome));
+            if let Some((conn, stream)) = conns.get(place) {
+                self.send(*conn, Message::Outcome(*stream, outcome));
             }
         }
         Ok(())
@@ -430,14 +366,13 @@ impl World {
             bookmarks.extend(datastore.bookmark());
         }
         let state = datastore.state.clone();
-        let ids: Vec<ConnId> =
-            datastore.sessions.iter().filter(|(_, session)| session.tail.is_some()).map(|(id, _)| *id).collect();
+        let ids: Vec<ConnId> = datastore.sessions.keys().copied().collect();
         if self.truth == Truth::Genuine {
             self.check_committed("the datastore", &state)?;
         }
         for bookmark in bookmarks {
             for id in &ids {
-                self.send(*id, Message::Bookmark(bookmark));
+                self.server_event(*id, server::Event::Bookmark(bookmark))?;
             }
         }
         if !is_level {
@@ -446,61 +381,8 @@ impl World {
         self.serve_snapshots()
     }
 
-    /// Sends the next frames to a subscriber.
-    pub fn feed(&mut self, id: ConnId) -> Checked {
-        let Some(datastore) = &mut self.datastore else { return Ok(()) };
-        let (head, horizon) = (datastore.head, datastore.reader.horizon());
-        let Some(session) = datastore.sessions.get_mut(&id) else { return Ok(()) };
-        let Some(sent) = session.tail else { return Ok(()) };
-        // Flow control: a subscriber that receives nothing is sent nothing more, and may fall below the horizon.
-        if self.conns.get(&id).is_some_and(|conn| conn.stalled.len() > 3) {
-            self.after(100 * MS, Event::Feed(id));
-            return Ok(());
-        }
-        let frames = match feed::next(&datastore.ring, sent, head, horizon, CHUNK_BYTES) {
-            Next::Wait => return Ok(()),
-            Next::Send(blocks) => blocks.into_iter().map(|block| (block.last, block.bytes)).collect::<Vec<_>>(),
-            Next::Read(after) => match datastore.reader.frames(after, CHUNK_BYTES) {
-                Ok(Some(block)) => vec![(block.last, block.bytes)],
-                Ok(None) => return Ok(()),
-                Err(ReadError::Compacted { .. }) => return self.send_compacted(id),
-                Err(error) => {
-                    self.note(|| format!("the log cannot be read: {error}"));
-                    let message = format!("the log cannot be read: {error}");
-                    self.send(id, Message::Refused(Refused { code: RefusalCode::Internal, message }));
-                    return Ok(());
-                }
-            },
-            Next::Compacted => return self.send_compacted(id),
-        };
-        let is_reader = session.role == Role::Reader;
-        for (last, bytes) in frames {
-            let bytes = match is_reader {
-                true => redact_frames(&datastore::redaction(), bytes).map_err(|error| Violation(error.to_string()))?,
-                false => bytes,
-            };
-            if let Some(session) = self.datastore.as_mut().and_then(|datastore| datastore.sessions.get_mut(&id)) {
-                session.tail = Some(last);
-            }
-            self.send(id, Message::Frames(bytes));
-        }
-        // A slow subscriber gets the next chunk after it has received this one.
-        let wait = self.draw(20 * MS);
-        self.after(wait, Event::Feed(id));
-        Ok(())
-    }
-
-    fn send_compacted(&mut self, id: ConnId) -> Checked {
-        let Some(datastore) = &mut self.datastore else { return Ok(()) };
-        if let Some(session) = datastore.sessions.get_mut(&id) {
-            session.tail = None;
-        }
-        self.send(id, Message::Compacted);
-        Ok(())
-    }
-
     /// Sends snapshots to waiting replicas once the index has reached the sequence they may have seen.
-    fn serve_snapshots(&mut self) -> Checked {
+    pub fn serve_snapshots(&mut self) -> Checked {
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         let applied = datastore.applied;
         let ready = |session: &Session| session.snapshot_at.is_some_and(|at| at <= applied);
@@ -533,11 +415,17 @@ impl World {
         Ok(())
     }
 
+    /// Returns the sequence that all members within retention have durably.
+    pub fn floor(&self) -> Seq {
+        let now_ms = self.datastore_ms();
+        let floor = |datastore: &Running| datastore.registry.floor(now_ms, self.plan.retention / MS, datastore.head);
+        self.datastore.as_ref().map(floor).unwrap_or_default()
+    }
+
     /// Returns the limit up to which the horizon may rise.
     pub fn compaction_target(&self) -> Option<Seq> {
         let datastore = self.datastore.as_ref()?;
-        let retention_ms = self.plan.retention / MS;
-        let floor = datastore.registry.floor(self.datastore_ms(), retention_ms, datastore.head);
+        let floor = self.floor();
         // The index must have applied the entries that are about to be dropped.
         Some(horizon::target(datastore.head, floor, self.plan.history_ops).0.min(datastore.applied))
     }

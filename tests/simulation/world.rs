@@ -44,7 +44,10 @@ pub enum Event {
     Apply(usize, u64),
     Persist(usize, u64),
     Report(usize, u64),
-    PushOn(usize, u64),
+    /// A timeout of the session on this connection, or the completion of one of its effects.
+    SessionTimeout(usize, ConnId),
+    SessionCompletion(usize, ConnId),
+    ServerTimeout(ConnId),
     // Clients, faults and phases.
     Client(usize),
     Strike(Fault, u64),
@@ -384,7 +387,9 @@ impl World {
             Event::Apply(number, life) => self.apply(number, life),
             Event::Persist(number, life) => self.persist(number, life),
             Event::Report(number, life) => self.report(number, life),
-            Event::PushOn(number, life) => self.push_on(number, life),
+            Event::SessionTimeout(number, id) => self.session_timeout(number, id),
+            Event::SessionCompletion(number, id) => self.session_completion(number, id),
+            Event::ServerTimeout(id) => self.server_timeout(id),
             Event::Client(number) => self.client(number),
             Event::Strike(fault, mean) => self.strike(fault, mean),
             Event::Undo(fault, number) => self.undo(fault, number),

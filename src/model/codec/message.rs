@@ -471,6 +471,12 @@ pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Vec<u8> {
     out
 }
 
+/// Encodes the postcard body of a message.
+#[must_use]
+pub fn encode_body<T: Serialize>(body: &T) -> Vec<u8> {
+    postcard::to_extend(body, Vec::new()).expect("invariant: encoding into memory cannot fail")
+}
+
 /// Encodes a message with a body that is already encoded.
 #[must_use]
 pub fn encode_raw(kind: Kind, body: &[u8]) -> Vec<u8> {

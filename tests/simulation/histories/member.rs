@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use gravwell_env::memory_fs::{MemoryFs, SmallRandom, Survival};
 use gravwell_log::journal::Journal;
-use gravwell_model::codec::message::Welcome;
 use gravwell_model::{Condition, Key, MemberName, Seq, TxnId};
 use gravwell_protocol::outbox::{Outbox, RetentionLimits};
-use gravwell_protocol::push::Pusher;
+use gravwell_protocol::session::client::{ClientSession, End};
+use gravwell_protocol::session::reconnects::Reconnects;
 use gravwell_replica::History;
 use gravwell_replica::conflict_archive::{self, Change};
 use gravwell_replica::directory::StateStorage;
 use gravwell_replica::stepped::{Exchange, SteppedReplica};
-use gravwell_state::StateStore;
+use gravwell_state::{Fork, StateStore};
 
 use super::super::engine::Disk;
 use super::super::replica::{JOURNAL, SimClock, SimEntropy, States};
@@ -69,7 +70,18 @@ pub struct Left {
 pub struct UnderWay {
     pub exchange: Exchange,
     pub step: Step,
-    pub welcome: Welcome,
+}
+
+/// A connection to the log.
+pub struct Link {
+    pub session: ClientSession,
+    /// Whether the session reads the next message of the control stream.
+    pub reads_control: bool,
+    /// Whether the tail was opened.
+    pub has_tail: bool,
+    pub fetched: Option<(PathBuf, StateStore)>,
+    /// Reason for which the fetched state did not replace the present one.
+    pub fork: Option<Fork>,
 }
 
 pub struct Member {
@@ -84,12 +96,11 @@ pub struct Member {
     /// The history that each state represents.
     pub pasts: BTreeMap<PathBuf, Past>,
     pub running: Option<SteppedReplica>,
-    /// Present while the member follows the log.
-    pub pusher: Option<Pusher>,
+    pub link: Option<Link>,
     pub under_way: Option<UnderWay>,
     /// Checked once the exchange is complete, even after a crash.
     pub left: Option<Left>,
-    pub needs_snapshot: bool,
+    pub reconnects: Reconnects,
     pub is_cut_off: bool,
     pub reads: VecDeque<Read>,
     /// The highest floor received in its current history.
@@ -112,10 +123,10 @@ impl Member {
             states: States::default(),
             pasts: BTreeMap::new(),
             running: None,
-            pusher: None,
+            link: None,
             under_way: None,
             left: None,
-            needs_snapshot: false,
+            reconnects: Reconnects::default(),
             is_cut_off: false,
             reads: VecDeque::new(),
             floor: Seq::ZERO,
@@ -169,7 +180,8 @@ impl Member {
 
     /// Ends the process immediately; with a power cut, disks lose data that was not synced.
     pub fn crash(&mut self, power: Option<(Survival, &mut SmallRandom)>) {
-        (self.running, self.pusher, self.under_way, self.needs_snapshot) = (None, None, None, false);
+        (self.running, self.link, self.under_way) = (None, None, None);
+        self.reconnects = Reconnects::default();
         self.reads.clear();
         if let Some((survival, random)) = power {
             self.fs = self.fs.crash(survival, random.next_u64());
@@ -230,9 +242,20 @@ impl Member {
     }
 
     pub fn hang_up(&mut self) {
-        self.pusher = None;
-        if let Some(stepped) = &self.running {
-            stepped.set_connected(None);
+        self.disconnected(None);
+    }
+
+    /// Handles the end of a connection. `end` is the reason if the member has closed it.
+    pub fn disconnected(&mut self, end: Option<&End>) {
+        if self.link.take().is_some() {
+            self.reconnects.handle_end(Duration::ZERO, end);
         }
+        if let Some(stepped) = &self.running {
+            stepped.disconnect();
+        }
+    }
+
+    pub fn is_following(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.session.is_following())
     }
 }

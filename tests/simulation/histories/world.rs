@@ -1,28 +1,22 @@
 //! A small world from one seed: a log that is lost, members that return to it, and interruptions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use gravwell_env::memory_fs::{SmallRandom, Survival};
 use gravwell_model::codec::admin::SeenVersion;
-use gravwell_model::codec::message::{Bookmark, Welcome};
-use gravwell_model::codec::txn::decode_txn;
 use gravwell_model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
 use gravwell_protocol::outbox::RetentionLimits;
-use gravwell_protocol::push::Pusher;
-use gravwell_protocol::session::NextStep;
-use gravwell_protocol::tail::EntryBatch;
+use gravwell_protocol::session::client::{Event, Leave};
 use gravwell_replica::Draft;
 use gravwell_replica::directory::StateStorage;
-use gravwell_replica::stepped::{Leaving, SteppedReplica, SwapError};
-use gravwell_state::StateStore;
+use gravwell_replica::stepped::SteppedReplica;
 
 use super::super::replica::REWRITE_BYTES_MIN;
 use super::Number;
-use super::log::{Ledger, Past, change_of, fetch, note, part_of};
+use super::log::{Ledger, Past, change_of, note, part_of};
 use super::member::{Left, Member, Read, Seen, Step, UnderWay};
 use super::oracle::{Checked, Made, Oracle};
 
@@ -37,10 +31,10 @@ const MEETS_AT: u64 = 4;
 
 pub struct World {
     random: SmallRandom,
-    clock: Arc<AtomicU64>,
+    pub clock: Arc<AtomicU64>,
     pub log: Ledger,
-    members: Vec<Member>,
-    oracle: Oracle,
+    pub members: Vec<Member>,
+    pub oracle: Oracle,
     keys: Vec<Key>,
     /// Ticks at which the log is lost.
     losses: BTreeSet<usize>,
@@ -99,11 +93,11 @@ impl World {
         }
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.random.below(100) < percent
     }
 
-    fn note(&mut self, what: &'static str, text: impl FnOnce() -> String) {
+    pub fn note(&mut self, what: &'static str, text: impl FnOnce() -> String) {
         *self.times.entry(what).or_default() += 1;
         if self.prints {
             println!("{what}: {}", text());
@@ -229,7 +223,7 @@ impl World {
         if self.members[number].is_cut_off {
             return Ok(());
         }
-        if self.members[number].pusher.is_none() {
+        if !self.members[number].is_following() {
             return self.greet(number);
         }
         if self.chance(50) {
@@ -303,13 +297,10 @@ impl World {
         let exact = stepped.sequences().into_iter().filter(|(_, seq)| seq.is_some());
         self.members[number].recorded = exact.map(|(id, _)| id).collect();
         self.members[number].check_sequences()?;
-        if self.members[number].pusher.is_some() && self.chance(50) {
+        if self.members[number].is_following() && self.chance(50) {
             let floor = self.floor();
-            let member = &mut self.members[number];
-            if let Some(stepped) = &member.running {
-                stepped.drop_below(floor);
-                member.floor = member.floor.max(floor);
-            }
+            self.members[number].floor = self.members[number].floor.max(floor);
+            return self.heartbeat(number, floor);
         }
         Ok(())
     }
@@ -603,77 +594,12 @@ impl World {
         }
     }
 
-    fn greet(&mut self, number: usize) -> Checked {
+    /// Starts to leave a history for the state that a connection has fetched.
+    pub fn start_leaving(&mut self, number: usize, leave: Leave) -> Checked {
         let member = &mut self.members[number];
-        let Some(stepped) = &member.running else { return Ok(()) };
-        let mine = stepped.claimed();
-        let welcome = self.log.welcome(&member.name, mine.as_ref());
-        let needs_snapshot = std::mem::take(&mut member.needs_snapshot);
-        let is_left = mine.is_some() && stepped.left_at(&welcome).is_some();
-        let step = match stepped.judge(mine.as_ref(), &welcome, needs_snapshot) {
-            NextStep::Refuse(verdict) => {
-                let (path, state) = self.fetched(number)?;
-                return self.start_leaving(number, welcome, path, |stepped, welcome, log| {
-                    let leaving = stepped.leave(welcome, &log.known, state)?;
-                    leaving.ok_or_else(|| format!("web{number} finds the log {verdict} without a known reason"))
-                });
-            }
-            _ if is_left => None,
-            step => Some(step),
-        };
-        match step {
-            None => {
-                let (path, state) = self.fetched(number)?;
-                self.start_leaving(number, welcome, path, |stepped, welcome, log| {
-                    stepped
-                        .leave(welcome, &log.known, state)?
-                        .ok_or_else(|| "the log was not abandoned as expected".to_owned())
-                })
-            }
-            Some(NextStep::Snapshot) => self.take_snapshot(number, welcome),
-            Some(_) => self.connect(number, &welcome),
-        }
-    }
-
-    fn fetched(&mut self, number: usize) -> Result<(PathBuf, StateStore), String> {
-        let (path, disk) = self.members[number].states.add();
-        let store = StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string())?;
-        Ok((path, fetch(&self.log.state, &store, Seq::ZERO)?))
-    }
-
-    fn take_snapshot(&mut self, number: usize, welcome: Welcome) -> Checked {
-        let (path, state) = self.fetched(number)?;
-        let new = self.log.past.clone();
-        let member = &mut self.members[number];
-        let Some(stepped) = &mut member.running else { return Ok(()) };
-        if let Some(leaving) = stepped.leave_lost(state.clone())? {
-            return self.start_leaving(number, welcome, path, |_, _, _| Ok(leaving));
-        }
-        let swapped = stepped.swap(state.clone(), path.clone()).map_err(|error| error.to_string())?;
-        match swapped {
-            Ok(()) => {
-                member.pasts.insert(path, new);
-                self.note("snapshot", || format!("web{number}"));
-                self.connect(number, &welcome)
-            }
-            Err(SwapError::Forked(fork)) => {
-                self.note("forked", || format!("web{number}: {fork}"));
-                self.start_leaving(number, welcome, path, |stepped, _, _| stepped.leave_fork(state, &fork))
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    fn start_leaving(
-        &mut self,
-        number: usize,
-        welcome: Welcome,
-        path: PathBuf,
-        begin: impl FnOnce(&SteppedReplica, &Welcome, &Ledger) -> Result<Leaving, String>,
-    ) -> Checked {
-        let member = &self.members[number];
-        let Some(stepped) = &member.running else { return Ok(()) };
-        let leaving = begin(stepped, &welcome, &self.log)?;
+        let (Some(stepped), Some(link)) = (&member.running, &mut member.link) else { return Ok(()) };
+        let Some((path, state)) = link.fetched.take() else { return Err("no state was fetched".into()) };
+        let leaving = stepped.leave(leave, state, link.fork.take().as_ref())?;
         let since = leaving.reads_after().map(|after| self.log.since(after));
         let what = match &since {
             None => "nothing to push again",
@@ -695,7 +621,7 @@ impl World {
         self.note(what, || format!("web{number} leaves the history at {}", left.old.shared_with(&left.new)));
         let member = &mut self.members[number];
         member.left = Some(left);
-        member.under_way = Some(UnderWay { exchange, step: Step::Chosen, welcome });
+        member.under_way = Some(UnderWay { exchange, step: Step::Chosen });
         Ok(())
     }
 
@@ -733,7 +659,7 @@ impl World {
                     member.states.discard(&left.path);
                     member.left = None;
                     self.note("rolled back", || format!("web{number}"));
-                    return Ok(());
+                    return self.session_event(number, Event::Failed("simulated failure".into()));
                 }
                 member.pasts.insert(left.path.clone(), left.new.clone());
                 Step::Swapped
@@ -742,98 +668,17 @@ impl World {
                 stepped.install(&under_way.exchange).map_err(|error| error.to_string())?;
                 member.left = None;
                 self.check_left(number, &left)?;
-                let is_current = under_way.welcome.generation == self.log.generation;
-                return if is_current && !self.members[number].is_cut_off {
-                    self.connect(number, &under_way.welcome)
-                } else {
-                    Ok(())
-                };
+                // The connection may have ended before.
+                return self.session_event(number, Event::Left);
             }
         };
         member.under_way = Some(under_way);
         Ok(())
     }
 
-    fn connect(&mut self, number: usize, welcome: &Welcome) -> Checked {
-        let head = self.log.past.head();
-        let member = &mut self.members[number];
-        let Some(stepped) = &member.running else { return Ok(()) };
-        stepped.take_over(welcome)?;
-        member.states.keep_terms(stepped.terms());
-        member.states.keep_reached(stepped.reached());
-        stepped.set_connected(Some(head));
-        member.pusher = Some(Pusher::default());
-        Ok(())
-    }
-
-    fn tail(&mut self, number: usize, count: usize) -> Checked {
-        let head = self.log.past.head();
-        let member = &mut self.members[number];
-        let Some(stepped) = &mut member.running else { return Ok(()) };
-        let from = stepped.position().map(|position| position.seq).ok_or("it follows without a position")?;
-        if from < self.log.horizon {
-            member.needs_snapshot = true;
-            member.hang_up();
-            return Ok(());
-        }
-        let entries = self.log.past.after(from, count);
-        if let Some(last) = entries.last().map(|entry| entry.seq) {
-            stepped.compare_arrived(&entries);
-            let chain = self.log.past.chain_at(last);
-            stepped.apply(EntryBatch { entries: entries.clone(), chain }).map_err(|error| error.to_string())?;
-            if let Some(past) = member.past_mut() {
-                entries.into_iter().for_each(|entry| past.push(entry));
-            }
-        }
-        let at = from.0 + self.members[number].past().head().since(from);
-        if Seq(at) == head
-            && let (Some(stepped), Some(meta)) = (&mut self.members[number].running, self.log.state.meta())
-        {
-            stepped.bookmark(Bookmark { seq: meta.seq, digest: meta.digest }).map_err(|error| error.to_string())?;
-            let problem = stepped.problem();
-            if !problem.is_empty() {
-                return Err(format!("web{number}: {problem}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, number: usize, count: usize, lost: usize) -> Checked {
-        for _ in 0..count {
-            let member = &mut self.members[number];
-            let (Some(stepped), Some(mut pusher)) = (&member.running, member.pusher.take()) else { return Ok(()) };
-            let Some(body) = stepped.next_push(&mut pusher) else {
-                member.pusher = Some(pusher);
-                return Ok(());
-            };
-            let txn = decode_txn(&body).map_err(|error| error.to_string())?;
-            let (part, is_idle) = (part_of(&txn), txn.ops.is_empty());
-            let (text, now_ms) = (format!("{txn:?}"), self.clock.load(Ordering::Relaxed));
-            let (outcome, is_new) = self.log.commit(&member.name, txn, now_ms)?;
-            let is_commit = is_new && matches!(outcome.fate, gravwell_model::codec::message::TxnOutcome::Committed(_));
-            let fate = format!("{:?}", outcome.fate);
-            self.note(if is_commit { "committed" } else { "answered" }, || format!("web{number}: {text}: {fate}"));
-            if is_commit && !is_idle {
-                match part.ok_or("a transaction without an author")? {
-                    (change, true) => self.oracle.committed(&self.log.past, change)?,
-                    (change, false) => self.oracle.part_committed(&self.log.past, change)?,
-                }
-            }
-            if self.chance(lost) {
-                self.members[number].hang_up();
-                return Ok(());
-            }
-            let member = &mut self.members[number];
-            let Some(stepped) = &member.running else { return Ok(()) };
-            let pause = stepped.handle_outcome(&mut pusher, outcome);
-            member.pusher = Some(if pause.is_some() { Pusher::default() } else { pusher });
-        }
-        Ok(())
-    }
-
     fn is_level(&self) -> bool {
         self.members.iter().all(|member| {
-            member.pusher.is_some()
+            member.is_following()
                 && member.under_way.is_none()
                 && member.pending().is_empty()
                 && member.at() == Some(self.log.past.head())
@@ -856,7 +701,7 @@ impl World {
                     self.start(number)?;
                 }
                 self.members[number].is_cut_off = false;
-                match (self.members[number].under_way.is_some(), self.members[number].pusher.is_some()) {
+                match (self.members[number].under_way.is_some(), self.members[number].is_following()) {
                     (true, _) => self.step(number)?,
                     (false, false) => self.greet(number)?,
                     (false, true) => {
