@@ -150,7 +150,15 @@ impl Oracle {
             let Some(last) = before.last_write(op.key()) else { continue };
             let is_same = last.value.as_ref() == op.value();
             let is_own = last.change.is_some_and(|last| self.made[last].author == made.author && last < change);
+            // One of several own deletions stands for all of them.
+            let is_seen_by = |other: &Made| {
+                let is_own = other.author == made.author && other.value(op.key()) == Some(None);
+                let seen = other.lost_after.as_ref();
+                is_own && seen.is_some_and(|seen| last.change.is_some_and(|last| seen.contains(&last)))
+            };
+            let is_deleted = op.value().is_none() && self.made.iter().any(is_seen_by);
             let is_known = last.change.is_some_and(|last| lost_after.contains(&last) || made.saw.contains(&last));
+            let is_known = is_known || is_deleted;
             let was_absent =
                 made.absent_since.contains(op.key()) || made.seen.contains(&(op.key().clone(), Seen::Absent));
             // What its member alone pushes again does not bring back what was deleted meanwhile.
@@ -183,9 +191,13 @@ impl Oracle {
                 txn.ops.iter().any(puts) && part_of(txn).is_some_and(|(change, _)| change < *created)
             };
             let is_shared = before.commits().any(|(_, txn)| is_earlier(txn));
+            // After a power failure the sequence of an own deletion may be known as later than it is. Then a deletion of an
+            // object that is present is taken for one that follows it.
+            let is_own_deletion = |other: &Made| other.author == made.author && other.value(key) == Some(None);
+            let is_again = made.value(key) == Some(None) && self.made[..change].iter().any(is_own_deletion);
             ensure!(
                 self,
-                !is_lost || is_known || is_same || is_shared,
+                !is_lost || is_known || is_same || is_shared || is_again,
                 "change {change} required {key} of {writers:?}, and is committed upon that of {there:?}"
             );
         }
